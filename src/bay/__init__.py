@@ -1,0 +1,1 @@
+"""Bay: sandboxes for programs."""

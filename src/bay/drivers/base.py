@@ -1,0 +1,187 @@
+"""The contract between Bay and the things that run sessions.
+
+A driver turns a `SessionSpec` into one container with Ship in it, and knows nothing of requests,
+owners, rows or global settings. What it cannot do it says in `capabilities`, as data asked before
+acting. Handles are small, versioned and JSON; Bay saves each one as it appears, so that after a
+crash at any point the newest saved handle (or the session id alone) is enough to go on or to undo.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bay.models import Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a driver can do, asked before it is asked to."""
+
+    isolation: tuple[str, ...]
+    pause: bool
+    images: tuple[str, ...]
+    """Image names that need no download; other references are refused while this is all there is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """Everything a driver needs to start one session; nothing of it names a host path a caller chose."""
+
+    session_id: str
+    sandbox_id: str
+    image: str
+    isolation: str
+    resources: Resources
+    env: Mapping[str, str]
+    workspace: Path
+    """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
+    token: str = field(repr=False)
+    """Shared secret of Bay and this session's Ship, at least 128 bits."""
+    hostname: str = "sandbox"
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where Ship answers: a Unix socket, and who must be at the other end of it.
+
+    `peer_uid` and `peer_pid` are as this host sees them; None means that the driver cannot know.
+    """
+
+    socket_path: str
+    peer_uid: int | None = None
+    peer_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handle:
+    """What a driver must know to find a session again. `data` is the driver's own, JSON scalars only."""
+
+    driver: str
+    session_id: str
+    version: int = 1
+    data: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
+    endpoint: Endpoint | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """This handle as JSON-ready data."""
+        endpoint = self.endpoint
+        return {
+            "driver": self.driver,
+            "session_id": self.session_id,
+            "version": self.version,
+            "data": dict(self.data),
+            "endpoint": endpoint
+            and {
+                "socket_path": endpoint.socket_path,
+                "peer_uid": endpoint.peer_uid,
+                "peer_pid": endpoint.peer_pid,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Handle":
+        """The handle that `to_json` wrote."""
+        endpoint = data["endpoint"]
+        return cls(
+            driver=data["driver"],
+            session_id=data["session_id"],
+            version=data["version"],
+            data=data["data"],
+            endpoint=Endpoint(**endpoint) if endpoint else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The container runs; Ship should answer at `endpoint`."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The container is frozen in memory; `resume` makes it answer at `endpoint`."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The container is there, its first process is not. `code` is None when nobody saw it end."""
+
+    code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such container, or only half of one that never ran."""
+
+
+Observed = Running | Paused | Exited | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Something on the host that this Bay made for a session: found by label, not by memory."""
+
+    session_id: str
+    sandbox_id: str | None
+    handle: Handle
+
+
+class Driver(Protocol):
+    """Runs sessions on one kind of host. One conformance suite, tests/drivers/conformance.py, holds for all."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def open(self) -> None:
+        """Check the host and make what all sessions share. Raises DriverUnavailable with the way to mend it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what `open` took. Sessions keep running."""
+        ...
+
+    def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncIterator[Handle]:
+        """Start `spec`, yielding a handle after each step that leaves something behind.
+
+        The last handle has an `endpoint` where Ship has already answered `/healthz`. With a `handle`
+        from an earlier attempt it goes on from there, or undoes that and begins again: never two
+        containers for one session id. On failure or `aclose` of the iterator what exists stays
+        for `destroy`. Raises DriverUnavailable, StorageFull or SandboxNotReady.
+        """
+        ...
+
+    async def observe(self, handle: Handle) -> Observed:
+        """What is true of the session now. Raises DriverUnavailable when that cannot be known: unknown is not gone."""
+        ...
+
+    async def wait(self, handle: Handle) -> Exited | Gone:
+        """Return when the session's first process has ended, by an event of the kernel, not by asking again."""
+        ...
+
+    async def pause(self, handle: Handle) -> None:
+        """Freeze every process of the session; idempotent."""
+        ...
+
+    async def resume(self, handle: Handle) -> None:
+        """Undo `pause`; idempotent."""
+        ...
+
+    async def stop(self, handle: Handle, grace_s: float) -> None:
+        """Ask Ship to end (TERM), after `grace_s` seconds kill it; returns when it ended. Gone is success."""
+        ...
+
+    async def destroy(self, handle: Handle) -> None:
+        """Remove the container and all that was made for it, running or not, also half of it.
+
+        Idempotent; a handle with nothing but the session id is enough.
+        """
+        ...
+
+    def list_owned(self) -> AsyncIterator[Owned]:
+        """Everything on the host that carries this Bay's label, also remains of starts that died half-way."""
+        ...

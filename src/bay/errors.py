@@ -1,0 +1,239 @@
+"""Every error Bay raises on purpose, on both sides of the wire.
+
+    BayError
+    ├── CallerError                 yours: the request cannot be served as it is
+    │   ├── Unauthorized            401 unauthorized
+    │   ├── Forbidden               403 forbidden
+    │   ├── NotFound                404 not_found
+    │   │   └── FileMissing         404 file_not_found
+    │   ├── InvalidArgument         422 validation_error (400 where part A of the API says so)
+    │   │   └── InvalidPath         400 invalid_path
+    │   ├── PayloadTooLarge         413 payload_too_large
+    │   ├── MethodNotAllowed        405 method_not_allowed
+    │   ├── CapabilityNotSupported  400 capability_not_supported
+    │   ├── Conflict                409 conflict
+    │   │   ├── SandboxExpired      409 sandbox_expired
+    │   │   └── SandboxTtlInfinite  409 sandbox_ttl_infinite
+    │   ├── OutputGone              410 output_gone
+    │   └── QuotaExceeded           429 quota_exceeded
+    ├── HostError                   the host's: Bay or what it stands on could not do it
+    │   ├── SandboxNotReady         503 session_not_ready
+    │   ├── DriverUnavailable       503 driver_unavailable
+    │   ├── StorageFull             507 storage_full
+    │   ├── ShipError               502 ship_error
+    │   ├── Timeout                 504 timeout
+    │   └── InternalError           500 internal_error
+    └── ConnectionFailed            the SDK could not reach Bay; never sent over the wire
+
+Raise where you know; the server turns an error into JSON in one place, and the SDK rebuilds
+the same class from `code` with `error_from_wire`. Messages name the thing, the fact and the way out.
+"""
+
+from typing import Any, ClassVar, cast
+
+
+class BayError(Exception):
+    """Anything Bay raises on purpose.
+
+    `code` is the word on the wire, `status` the HTTP status, `retryable` whether the same call
+    may succeed later, `exit_code` what the CLI exits with. `details` is JSON for programs.
+    """
+
+    code: ClassVar[str] = "error"
+    status: int = 500
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, message: str, *, details: dict[str, Any] | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details or {}
+        self.request_id = request_id
+
+
+class CallerError(BayError):
+    """The request cannot be served as it is; change it."""
+
+    status = 400
+    exit_code = 2
+
+
+class Unauthorized(CallerError):
+    """No key, or one that Bay does not know. Send `Authorization: Bearer <key>`."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(CallerError):
+    """The key is good but may not do this. Use a key with the scope the message names."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(CallerError):
+    """There is nothing of that name for you; another owner's things look the same."""
+
+    code = "not_found"
+    status = 404
+
+
+class FileMissing(NotFound):
+    """The sandbox has no such file or directory."""
+
+    code = "file_not_found"
+
+
+class InvalidArgument(CallerError):
+    """A field is missing, of the wrong type, or out of range; `details` says which."""
+
+    code = "validation_error"
+    status = 422
+
+
+class InvalidPath(InvalidArgument):
+    """A path that is empty, absolute, has a NUL, or leaves the workspace; `details.reason` says which."""
+
+    code = "invalid_path"
+    status = 400
+
+
+class PayloadTooLarge(CallerError):
+    """The body is larger than the limit the message names; send it in parts or as an upload."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class MethodNotAllowed(CallerError):
+    """The path exists but does not take this method; see the API docs."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class CapabilityNotSupported(CallerError):
+    """The profile lacks what the call needs; `details.available` lists what it has."""
+
+    code = "capability_not_supported"
+
+
+class Conflict(CallerError):
+    """The request contradicts what is there: a taken name, a cargo in use, a reused idempotency key."""
+
+    code = "conflict"
+    status = 409
+
+
+class SandboxExpired(Conflict):
+    """The sandbox is past its `expires_at` and takes no more work. Create a new one."""
+
+    code = "sandbox_expired"
+
+
+class SandboxTtlInfinite(Conflict):
+    """The sandbox never expires, so there is nothing to extend."""
+
+    code = "sandbox_ttl_infinite"
+
+
+class OutputGone(CallerError):
+    """The offset is before what is still buffered. Read on from `details.first_offset`."""
+
+    code = "output_gone"
+    status = 410
+
+
+class QuotaExceeded(CallerError):
+    """A limit of the key or the owner is reached; the message names it. Try again after `Retry-After`."""
+
+    code = "quota_exceeded"
+    status = 429
+    retryable = True
+
+
+class HostError(BayError):
+    """Bay, or what it stands on, could not do it; the request was fine."""
+
+    retryable = True
+
+
+class SandboxNotReady(HostError):
+    """The sandbox's compute is not there yet. Try again after `Retry-After`."""
+
+    code = "session_not_ready"
+    status = 503
+
+
+class DriverUnavailable(HostError):
+    """The host cannot run containers as asked. `bay doctor` says what is missing."""
+
+    code = "driver_unavailable"
+    status = 503
+
+
+class StorageFull(HostError):
+    """The disk, or the sandbox's share of it, is full. Free space and try again."""
+
+    code = "storage_full"
+    status = 507
+
+
+class ShipError(HostError):
+    """The runtime inside the sandbox failed or answered nonsense. Stop and start the sandbox."""
+
+    code = "ship_error"
+    status = 502
+
+
+class Timeout(HostError):
+    """It took longer than allowed; it may or may not have happened."""
+
+    code = "timeout"
+    status = 504
+
+
+class InternalError(HostError):
+    """A defect in Bay. Report it with the request id."""
+
+    code = "internal_error"
+    status = 500
+    retryable = False
+
+
+class ConnectionFailed(BayError):
+    """The SDK could not reach Bay, or the connection broke. Check the URL and that `bay serve` runs."""
+
+    code = "connection_failed"
+    status = 0
+    retryable = True
+
+
+def _descendants(cls: type[BayError]) -> list[type[BayError]]:
+    return [cls, *(d for sub in cls.__subclasses__() for d in _descendants(sub))]
+
+
+BY_CODE: dict[str, type[BayError]] = {cls.code: cls for cls in _descendants(BayError) if "code" in vars(cls)}
+
+
+def error_from_wire(status: int, body: object) -> BayError:
+    """The error that an HTTP answer `{"error": {…}}` with `status` stands for.
+
+    An unknown code, or a body that is not Bay's, gives a plain `BayError` with that status.
+    """
+    error = _as_object(_as_object(body).get("error"))
+    cls = BY_CODE.get(str(error.get("code")), BayError)
+    rebuilt = cls(
+        str(error.get("message") or f"the server answered HTTP {status}"),
+        details=_as_object(error.get("details")),
+        request_id=str(error["request_id"]) if error.get("request_id") else None,
+    )
+    rebuilt.status = status
+    return rebuilt
+
+
+def _as_object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

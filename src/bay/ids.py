@@ -1,0 +1,25 @@
+"""Identifiers: a word that says what it names, and 96 random bits that nobody can guess."""
+
+import re
+import secrets
+from typing import Literal
+
+Prefix = Literal["sandbox", "ws", "sess", "exec", "ckpt", "key"]
+
+_ID = re.compile(r"(?:sandbox|ws|sess|exec|ckpt|key)-[0-9a-f]{24}")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def new_id(prefix: Prefix) -> str:
+    """A fresh id such as ``sandbox-3f…``: the prefix and 24 hex characters (96 bits)."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of an id, of whatever noun."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a sandbox: a DNS label that cannot be taken for an id."""
+    return _NAME.fullmatch(text) is not None and not is_id(text)

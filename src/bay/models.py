@@ -1,0 +1,217 @@
+"""The nouns of Bay as every part sees them: store, API, SDK and CLI share these frozen classes.
+
+Times are aware UTC datetimes here and RFC 3339 text ending in ``Z`` on the wire; sizes are bytes
+and durations seconds unless the name says otherwise; bytes are base64 on the wire. `from_wire` and `to_wire` are the two
+directions; fields that a newer server adds are ignored.
+"""
+
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from bay.clock import from_rfc3339, to_rfc3339
+
+Status = Literal["idle", "starting", "ready", "failed", "expired"]
+"""What a sandbox is doing."""
+
+Compute = Literal["cold", "warming", "warm", "running"]
+"""What the next call will cost: cold = no container, warm = frozen in memory, running = answers now."""
+
+ExecState = Literal["running", "exited", "killed", "lost"]
+"""`killed` ended by a signal, `lost` when its session ended first."""
+
+Stream = Literal["stdout", "stderr", "tty"]
+Capability = Literal["python", "shell", "filesystem", "exec"]
+ALL_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "exec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a sandbox could not start: `code` for programs, `message` for people, `at` when."""
+
+    code: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a profile grants one session: cores, bytes of memory, and processes."""
+
+    cpus: float = 1.0
+    memory: int = 1 << 30
+    pids: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """The container of a live session, as the single GET of a sandbox shows it."""
+
+    name: str
+    runtime_type: str
+    status: str
+    version: str | None
+    capabilities: tuple[str, ...]
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A sandbox as its owner sees it. `status` and `compute` are computed from stored facts."""
+
+    id: str
+    name: str | None
+    status: Status
+    compute: Compute
+    profile: str
+    image: str
+    isolation: str
+    cargo_id: str
+    capabilities: tuple[str, ...]
+    labels: dict[str, str]
+    created_at: datetime
+    expires_at: datetime | None
+    idle_timeout: int | None
+    idle_expires_at: datetime | None
+    containers: tuple[Container, ...] | None = None
+    error: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What kind of sandbox a create gives. `start`: eager = compute begins with the create, lazy = with the first call."""
+
+    id: str
+    image: str = "host"
+    isolation: str = "container"
+    resources: Resources = field(default_factory=Resources)
+    capabilities: tuple[Capability, ...] = ("shell", "filesystem", "exec")
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    idle_timeout: int | None = 1800
+    ttl: int | None = None
+    start: Literal["eager", "lazy"] = "eager"
+    root: bool = True
+    """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exec:
+    """A process started through Bay. Offsets count bytes of output from the start of the exec, both streams together."""
+
+    id: str
+    argv: tuple[str, ...]
+    pid: int | None
+    tty: bool
+    state: ExecState
+    exit_code: int | None
+    signal: int | None
+    started_at: datetime
+    ended_at: datetime | None
+    output_bytes: int
+    first_offset: int
+    timed_out: bool = False
+    stdout: str | None = None
+    stderr: str | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellResult:
+    """The answer of `shell/exec`. `exit_code` is -1 after a timeout; `output` then holds what was printed so far."""
+
+    success: bool
+    output: str
+    error: str | None
+    exit_code: int | None
+    execution_id: str
+    execution_time_ms: int
+    command: str | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputChunk:
+    """Bytes of one stream of an exec; `offset` is the absolute byte offset of the first of them."""
+
+    offset: int
+    stream: Stream
+    data: bytes
+    t: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One name in a directory listing. `path` is absolute inside the sandbox, `modified_time` seconds since the epoch."""
+
+    name: str
+    path: str
+    is_file: bool
+    is_dir: bool
+    size: int | None
+    modified_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cargo:
+    """Persistent files, mounted at /workspace. Managed: lives and dies with its sandbox."""
+
+    id: str
+    managed: bool
+    managed_by_sandbox_id: str | None
+    backend: str
+    size_limit_mb: int | None
+    created_at: datetime
+    last_accessed_at: datetime
+
+
+Model = TypeVar("Model")
+
+
+def to_wire(value: object) -> Any:
+    """`value` (a model, or anything made of models) as JSON-ready data."""
+    if isinstance(value, datetime):
+        return to_rfc3339(value)
+    if isinstance(value, bytes):
+        return b64encode(value).decode("ascii")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_wire(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_wire(v) for k, v in cast("dict[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [to_wire(v) for v in cast("list[object]", value)]
+    return value
+
+
+def from_wire(cls: type[Model], data: object) -> Model:
+    """A `cls` from decoded JSON. Raises TypeError or ValueError when `data` does not describe one."""
+    if not isinstance(data, dict):
+        raise TypeError(f"expected an object for {cls.__name__}, got {type(data).__name__}")
+    hints = _hints(cls)
+    given = cast("dict[str, object]", data)
+    return cls(**{name: _decode(hint, given[name]) for name, hint in hints.items() if name in given})
+
+
+@cache
+def _hints(cls: type[object]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _decode(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return _decode(next(a for a in get_args(hint) if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_decode(get_args(hint)[0], item) for item in value)
+    if hint is datetime:
+        return from_rfc3339(value)
+    if hint is bytes:
+        return b64decode(value, validate=True)
+    if is_dataclass(hint):
+        return from_wire(cast("type[Any]", hint), value)
+    return value
