@@ -6,7 +6,8 @@
     │   ├── Forbidden               403 forbidden
     │   ├── NotFound                404 not_found
     │   │   └── FileMissing         404 file_not_found
-    │   ├── InvalidArgument         422 validation_error (400 where part A of the API says so)
+    │   ├── InvalidArgument         422 validation_error
+    │   │   ├── BadRequest          400 validation_error, for values only Bay can judge
     │   │   └── InvalidPath         400 invalid_path
     │   ├── PayloadTooLarge         413 payload_too_large
     │   ├── MethodNotAllowed        405 method_not_allowed
@@ -92,6 +93,12 @@ class InvalidArgument(CallerError):
 
     code = "validation_error"
     status = 422
+
+
+class BadRequest(InvalidArgument):
+    """A value has the right form but names nothing Bay has, such as an unknown profile."""
+
+    status = 400
 
 
 class InvalidPath(InvalidArgument):

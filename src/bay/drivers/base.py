@@ -6,7 +6,7 @@ acting. Handles are small, versioned and JSON; Bay saves each one as it appears,
 crash at any point the newest saved handle (or the session id alone) is enough to go on or to undo.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,12 +33,13 @@ class SessionSpec:
     image: str
     isolation: str
     resources: Resources
-    env: Mapping[str, str]
     workspace: Path
     """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
     token: str = field(repr=False)
     """Shared secret of Bay and this session's Ship, at least 128 bits."""
     hostname: str = "sandbox"
+    allow_root: bool = True
+    """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -145,7 +146,7 @@ class Driver(Protocol):
         """Let go of what `open` took. Sessions keep running."""
         ...
 
-    def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncIterator[Handle]:
+    def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
         """Start `spec`, yielding a handle after each step that leaves something behind.
 
         The last handle has an `endpoint` where Ship has already answered `/healthz`. With a `handle`

@@ -1,0 +1,1 @@
+"""HTTP routes, one module for each noun: parse, one service call, reply."""

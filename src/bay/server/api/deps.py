@@ -1,0 +1,72 @@
+"""What routes share: the services they call, the caller they call for, and the shapes of lists."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Header, Query, Request, Security
+from fastapi.security import HTTPBearer
+
+from bay.models import Profile
+from bay.server import cursors
+from bay.server.auth import Caller
+from bay.server.replies import ErrorBody
+from bay.server.services.execs import Execs
+from bay.server.services.files import Files
+from bay.server.services.sandboxes import Sandboxes
+from bay.store.records import Page
+
+T = TypeVar("T")
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is"},
+    "5XX": {"model": ErrorBody, "description": "Bay or its host could not do it"},
+}
+MAX_WAIT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may call."""
+
+    sandboxes: Sandboxes
+    execs: Execs
+    files: Files
+    profiles: dict[str, Profile]
+
+
+def _services(request: Request) -> Services:
+    return request.app.state.services
+
+
+# The edge has authenticated already; this names the scheme in the OpenAPI document.
+_bearer = Security(HTTPBearer(auto_error=False, description="An API key"))
+
+
+def _caller_with(scope: str) -> Callable[..., Caller]:
+    def caller(request: Request, _scheme: Annotated[Any, _bearer]) -> Caller:
+        known: Caller = request.state.caller
+        known.require("write" if scope == "write" else "read")
+        return known
+
+    return caller
+
+
+Svc = Annotated[Services, Depends(_services)]
+Reader = Annotated[Caller, Depends(_caller_with("read"))]
+Writer = Annotated[Caller, Depends(_caller_with("write"))]
+IdempotencyKey = Annotated[
+    str | None, Header(description="Makes a repeated call give the first one's answer")
+]
+Wait = Annotated[
+    float | None,
+    Query(ge=0, le=MAX_WAIT_S, description="Answer when it is settled, or after that many seconds"),
+]
+Limit = Annotated[int, Query(ge=1, le=200, description="Most items to return")]
+Cursor = Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before")]
+
+
+def listing(caller: Caller, page: Page[Any]) -> dict[str, Any]:
+    """A page as every list answers it."""
+    cursor = cursors.encode(caller.owner, page.next_cursor)
+    return {"items": page.items, "has_more": cursor is not None, "next_cursor": cursor}

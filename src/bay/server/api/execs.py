@@ -1,0 +1,144 @@
+"""`…/execs` and `…/shell/exec`: run commands and read what they print."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+from starlette.responses import StreamingResponse
+
+from bay.models import Exec, OutputChunk, ShellResult, to_wire
+from bay.server import cursors
+from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Wait, Writer, listing
+from bay.server.api.sandboxes import Env
+from bay.server.replies import WireResponse
+from bay.server.services.execs import NewExec
+from bay.server.ship_link import OutputEnd
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
+)
+
+Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, pattern=r"^[^\x00]*$")]
+Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
+
+
+class CreateExec(BaseModel):
+    """What to run: `command` by a login shell, or `argv` as it is."""
+
+    command: Command | None = None
+    argv: Annotated[list[Word] | None, Field(min_length=1, max_length=4096)] = None
+    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    env: Env = Field(default_factory=dict)
+    user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
+    stdin: Annotated[str | None, Field(description="Text to feed it; then end of file")] = None
+    stdin_base64: Annotated[
+        str | None, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="The same for bytes")
+    ] = None
+    timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400)] = None
+    id: Annotated[str | None, Field(pattern=r"^exec-[0-9a-f]{24}$", description="Chosen by the client")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "CreateExec":
+        if (self.command is None) == (self.argv is None):
+            raise ValueError("give either command or argv")
+        if self.stdin is not None and self.stdin_base64 is not None:
+            raise ValueError("give stdin or stdin_base64, not both")
+        return self
+
+
+class RunShell(BaseModel):
+    """A command for the sandbox's shell."""
+
+    command: Command
+    timeout: Annotated[int, Field(ge=1, le=300, description="Seconds")] = 30
+    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    include_code: Annotated[bool, Field(description="Echo the command in the answer")] = False
+    description: Annotated[str | None, Field(max_length=4096)] = None
+    tags: Annotated[str | None, Field(max_length=1024)] = None
+
+
+class ExecList(BaseModel):
+    """A page of execs, oldest first."""
+
+    items: list[Exec]
+    has_more: bool
+    next_cursor: str | None
+
+
+@router.post("/shell/exec", response_model=ShellResult)
+async def shell_exec(caller: Writer, services: Svc, sandbox_id: str, body: RunShell) -> WireResponse:
+    """Run a command to its end and return what it printed. A timeout keeps what was printed so far."""
+    result = await services.execs.shell(
+        caller, sandbox_id, body.command, body.timeout, body.cwd, include_code=body.include_code
+    )
+    return WireResponse(result)
+
+
+@router.post("/execs", status_code=201, response_model=Exec)
+async def create_exec(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    body: CreateExec,
+    wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
+) -> WireResponse:
+    """Start a command that outlives this connection; with `wait` also return its output once it has ended."""
+    values: dict[str, Any] = body.model_dump(exclude={"argv"})
+    new = NewExec(argv=None if body.argv is None else tuple(body.argv), **values)
+    return WireResponse(await services.execs.create(caller, sandbox_id, new, idempotency_key, wait), 201)
+
+
+@router.get("/execs", response_model=ExecList)
+async def list_execs(
+    caller: Reader, services: Svc, sandbox_id: str, limit: Limit = 50, cursor: Cursor = None
+) -> WireResponse:
+    """The sandbox's execs as last seen, oldest first."""
+    after = cursors.decode(caller.owner, cursor)
+    return WireResponse(
+        listing(caller, await services.execs.page(caller, sandbox_id, after=after, limit=limit))
+    )
+
+
+@router.get("/execs/{exec_id}", response_model=Exec)
+async def get_exec(
+    caller: Reader, services: Svc, sandbox_id: str, exec_id: str, wait: Wait = None
+) -> WireResponse:
+    """One exec as it stands; with `wait` when it has ended, with its output."""
+    return WireResponse(await services.execs.get(caller, sandbox_id, exec_id, wait))
+
+
+@router.delete("/execs/{exec_id}", response_model=Exec)
+async def delete_exec(caller: Writer, services: Svc, sandbox_id: str, exec_id: str) -> WireResponse:
+    """End the command and everything it started: TERM, then KILL."""
+    return WireResponse(await services.execs.delete(caller, sandbox_id, exec_id))
+
+
+@router.get("/execs/{exec_id}/output", response_class=StreamingResponse)
+async def exec_output(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    exec_id: str,
+    since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
+    follow: Annotated[bool, Query(description="Go on until the exec has ended")] = False,
+) -> StreamingResponse:
+    """What the exec printed, as lines of JSON with byte offsets; 410 when `since` is no longer buffered."""
+    stack = AsyncExitStack()
+    opened = services.execs.output(caller, sandbox_id, exec_id, since, follow=follow)
+    chunks = await stack.enter_async_context(opened)
+    return StreamingResponse(_lines(stack, chunks), media_type="application/x-ndjson")
+
+
+async def _lines(
+    stack: AsyncExitStack, chunks: AsyncIterator[OutputChunk | OutputEnd]
+) -> AsyncGenerator[bytes, None]:
+    async with stack:
+        async for item in chunks:
+            line = item.model_dump() if isinstance(item, OutputEnd) else to_wire(item)
+            yield json.dumps(line, separators=(",", ":")).encode() + b"\n"

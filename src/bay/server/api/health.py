@@ -1,0 +1,71 @@
+"""`/health` and `/v1/profiles`, which need no key."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from bay import __version__
+from bay.models import Profile
+from bay.server.api.deps import ERRORS, Svc
+from bay.server.replies import WireResponse
+
+router = APIRouter(responses=ERRORS, default_response_class=WireResponse)
+
+
+class Health(BaseModel):
+    """Bay answers."""
+
+    status: str
+    version: str
+
+
+class ProfileItem(BaseModel):
+    """A profile as a caller chooses it."""
+
+    id: str
+    image: str
+    resources: dict[str, Any]
+    capabilities: list[str]
+    idle_timeout: int | None
+    description: str
+    containers: list[dict[str, Any]] | None = None
+
+
+class ProfileList(BaseModel):
+    """Every profile there is."""
+
+    items: list[ProfileItem]
+
+
+@router.get("/health", response_model=Health, tags=["health"])
+async def health() -> WireResponse:
+    """Whether Bay answers, and which version."""
+    return WireResponse({"status": "ok", "version": __version__})
+
+
+@router.get("/v1/profiles", response_model=ProfileList, tags=["profiles"])
+async def list_profiles(
+    services: Svc, detail: Annotated[bool, Query(description="Also show the containers of a session")] = False
+) -> WireResponse:
+    """What kinds of sandbox there are."""
+    return WireResponse({"items": [_item(profile, detail=detail) for profile in services.profiles.values()]})
+
+
+def _item(profile: Profile, *, detail: bool) -> dict[str, Any]:
+    memory = f"{profile.resources.memory // (1 << 20)}m"
+    container = {
+        "name": "ship",
+        "runtime_type": "ship",
+        "image": profile.image,
+        "capabilities": profile.capabilities,
+    }
+    return {
+        "id": profile.id,
+        "image": profile.image,
+        "resources": {"cpus": profile.resources.cpus, "memory": memory, "pids": profile.resources.pids},
+        "capabilities": profile.capabilities,
+        "idle_timeout": profile.idle_timeout,
+        "description": profile.description,
+        "containers": [container] if detail else None,
+    }

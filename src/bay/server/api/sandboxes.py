@@ -1,0 +1,163 @@
+"""`/v1/sandboxes`: the handles of sandboxes and their life."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field, StringConstraints
+
+from bay.errors import InvalidArgument
+from bay.models import Compute, Sandbox, Status
+from bay.server import cursors
+from bay.server.api.deps import (
+    ERRORS,
+    MAX_WAIT_S,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    Reader,
+    Svc,
+    Wait,
+    Writer,
+    listing,
+)
+from bay.server.replies import WireResponse
+from bay.server.services.sandboxes import NewSandbox
+from bay.store.sandboxes import Filters
+
+router = APIRouter(
+    prefix="/v1/sandboxes", tags=["sandboxes"], responses=ERRORS, default_response_class=WireResponse
+)
+
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
+Env = Annotated[dict[EnvName, EnvValue], Field(max_length=256)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=64)]
+Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400)]
+
+
+class CreateSandbox(BaseModel):
+    """What a new sandbox should be; what is left out is the profile's."""
+
+    profile: Annotated[str, Field(max_length=128, description="One of `GET /v1/profiles`")] = "python-default"
+    cargo_id: Annotated[
+        str | None, Field(max_length=64, description="An external cargo; else one is made")
+    ] = None
+    ttl: Annotated[
+        int | None, Field(ge=0, le=10 * 365 * 86400, description="Seconds to live; null or 0 = for ever")
+    ] = None
+    name: Annotated[str | None, Field(max_length=63, description="Unique among your sandboxes")] = None
+    image: Annotated[str | None, Field(max_length=512)] = None
+    isolation: Annotated[str | None, Field(max_length=32)] = None
+    env: Env = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
+    idle_timeout: Annotated[
+        Seconds | None, Field(description="Seconds without activity before compute is given back")
+    ] = None
+    wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
+
+
+class ExtendTtl(BaseModel):
+    """By how many seconds."""
+
+    extend_by: Seconds
+
+
+class Ok(BaseModel):
+    """It is done."""
+
+    status: str
+
+
+class SandboxList(BaseModel):
+    """A page of sandboxes, oldest first."""
+
+    items: list[Sandbox]
+    has_more: bool
+    next_cursor: str | None
+
+
+@router.post("", status_code=201, response_model=Sandbox)
+async def create_sandbox(
+    caller: Writer,
+    services: Svc,
+    body: CreateSandbox | None = None,
+    wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
+) -> WireResponse:
+    """Make a sandbox. Answers at once, or with `wait` when it is ready or failed."""
+    body = body or CreateSandbox()
+    new = NewSandbox(**body.model_dump(exclude={"wait"}))
+    wait_s = wait if wait is not None else body.wait or 0
+    return WireResponse(await services.sandboxes.create(caller, new, idempotency_key, wait_s), 201)
+
+
+@router.get("", response_model=SandboxList)
+async def list_sandboxes(
+    caller: Reader,
+    services: Svc,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    status: Status | None = None,
+    compute: Compute | None = None,
+    profile: Annotated[str | None, Query(max_length=128)] = None,
+    name_prefix: Annotated[str | None, Query(max_length=63)] = None,
+    label: Annotated[list[str] | None, Query(max_length=16, description="`key:value`, repeatable")] = None,
+) -> WireResponse:
+    """Your sandboxes, oldest first."""
+    filters = Filters(
+        status=status, compute=compute, profile=profile, name_prefix=name_prefix, labels=_labels(label or [])
+    )
+    after = cursors.decode(caller.owner, cursor)
+    page = await services.sandboxes.page(caller, filters, after=after, limit=limit)
+    return WireResponse(listing(caller, page))
+
+
+@router.get("/{sandbox_id}", response_model=Sandbox)
+async def get_sandbox(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """One sandbox, by id or name, with its container while it has a live one."""
+    return WireResponse(await services.sandboxes.get(caller, sandbox_id))
+
+
+@router.delete("/{sandbox_id}", status_code=204)
+async def delete_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> Response:
+    """Remove the sandbox with its managed cargo; also when it already is."""
+    await services.sandboxes.delete(caller, sandbox_id)
+    return Response(status_code=204)
+
+
+@router.post("/{sandbox_id}/extend_ttl", response_model=Sandbox)
+async def extend_ttl(
+    caller: Writer, services: Svc, sandbox_id: str, body: ExtendTtl, idempotency_key: IdempotencyKey = None
+) -> WireResponse:
+    """Let it live longer: `expires_at = max(old, now) + extend_by`."""
+    return WireResponse(
+        await services.sandboxes.extend_ttl(caller, sandbox_id, body.extend_by, idempotency_key)
+    )
+
+
+@router.post("/{sandbox_id}/keepalive", response_model=Ok)
+async def keepalive(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+    """Push the idle clock; never starts compute."""
+    await services.sandboxes.keepalive(caller, sandbox_id)
+    return WireResponse({"status": "ok"})
+
+
+@router.post("/{sandbox_id}/start", response_model=Sandbox)
+async def start_sandbox(caller: Writer, services: Svc, sandbox_id: str, wait: Wait = None) -> WireResponse:
+    """Ask for compute, which any call that needs it also does by itself."""
+    return WireResponse(await services.sandboxes.start(caller, sandbox_id, wait or 0))
+
+
+@router.post("/{sandbox_id}/stop", response_model=Ok)
+async def stop_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+    """Give compute back and keep everything else."""
+    await services.sandboxes.stop(caller, sandbox_id)
+    return WireResponse({"status": "stopped"})
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    pairs = [item.partition(":") for item in given]
+    if not all(separator and key for key, separator, _ in pairs):
+        raise InvalidArgument("a label filter is key:value")
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,42 @@
+"""Tells those who wait that a row has changed. Holds no state of its own: the row is the truth."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Changes:
+    """Wakes waiters by key."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+
+    def announce(self, key: str) -> None:
+        """Something about `key` was committed; whoever waits reads again."""
+        for event in self._waiters.get(key, ()):
+            event.set()
+
+    async def wait_for(self, key: str, read: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
+        """Call `read` now and after each change of `key` until it gives something; None when time is up."""
+        event = asyncio.Event()
+        waiters = self._waiters.setdefault(key, set())
+        waiters.add(event)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._read_until(event, read)
+        except TimeoutError:
+            return None
+        finally:
+            waiters.discard(event)
+            if not waiters and self._waiters.get(key) is waiters:
+                del self._waiters[key]
+
+    async def _read_until(self, event: asyncio.Event, read: Callable[[], Awaitable[T | None]]) -> T:
+        while True:
+            event.clear()
+            found = await read()
+            if found is not None:
+                return found
+            await event.wait()

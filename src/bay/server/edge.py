@@ -1,0 +1,154 @@
+"""What every request passes first and every answer last: request id, sane HTTP, identity, body limit, log.
+
+One ASGI middleware instead of a stack of them, because the order is the point: nothing of a request is
+read before its caller is known, and no failure leaves without the one error shape. A route that is not
+in `OPEN_PATHS` needs a key, so a new route is closed until somebody opens it on purpose.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from bay.errors import BadRequest, BayError, InternalError, PayloadTooLarge
+from bay.server.auth import Keys
+from bay.server.replies import error_response
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = structlog.get_logger("bay.http")
+
+OPEN_PATHS = frozenset(
+    ("/health", "/v1/profiles", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Edge:
+    """Wraps the application."""
+
+    def __init__(self, app: App, *, keys: Keys, max_body_bytes: int, max_upload_bytes: int) -> None:
+        self._app = app
+        self._keys = keys
+        self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _Headers(scope)
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id)
+        started = time.perf_counter()
+        try:
+            limited = self._admit(scope, headers, receive)
+            await self._app(scope, limited, answer)
+        except BayError as error:
+            await answer.fail(scope, receive, error)
+        except Exception:
+            log.exception("http.defect", request_id=request_id, method=scope["method"], path=scope["path"])
+            await answer.fail(scope, receive, InternalError("something went wrong inside Bay; see its log"))
+        log.info(
+            "http.request", request_id=request_id, method=scope["method"], path=scope["path"],
+            status=answer.status, ms=round((time.perf_counter() - started) * 1000, 1),
+        )  # fmt: skip
+
+    def _admit(self, scope: Scope, headers: "_Headers", receive: Receive) -> Receive:
+        """Check the head of the request and name its caller; returns the body, limited."""
+        _check_framing(headers)
+        if scope["path"] not in OPEN_PATHS:
+            scope["state"]["caller"] = self._keys.authenticate(headers.one("authorization"))
+        limit = self._max_upload_bytes if scope["path"].endswith("/upload") else self._max_body_bytes
+        length = headers.one("content-length")
+        if length is not None and int(length) > limit:
+            raise _too_large(limit)
+        return _limited(receive, limit)
+
+
+class _Headers:
+    """The request's headers by lower-case name."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._pairs: list[tuple[bytes, bytes]] = scope["headers"]
+
+    def all(self, name: str) -> list[str]:
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for key, value in self._pairs if key == wanted]
+
+    def one(self, name: str) -> str | None:
+        """The header's value; a header that came twice is refused, since two readers may read two things."""
+        values = self.all(name)
+        if len(values) > 1:
+            raise BadRequest(f"the header {name} came {len(values)} times; send it once")
+        return values[0] if values else None
+
+
+def _check_framing(headers: _Headers) -> None:
+    """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends."""
+    if headers.one("host") is None:
+        raise BadRequest("the request has no Host header")
+    length = headers.one("content-length")
+    if length is not None and headers.all("transfer-encoding"):
+        raise BadRequest("a request has a Content-Length or a Transfer-Encoding, not both")
+    if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise BadRequest("Content-Length is not a number")
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    seen = 0
+
+    async def next_message() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise _too_large(limit)
+        return message
+
+    return next_message
+
+
+class _Answer:
+    """Sends the application's answer on, with the request id, and knows whether it has begun."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id.encode())]
+        await self._send(message)
+
+    async def fail(self, scope: Scope, receive: Receive, error: BayError) -> None:
+        """Answer with `error`; an answer that has begun is cut instead, so that nobody takes it for whole."""
+        if self.status is None:
+            await error_response(error, self._request_id)(scope, receive, self)
+            return
+        log.warning("http.cut", request_id=self._request_id, code=error.code, error=error.message)
+        raise ConnectionAbortedError(error.message) from error
+
+
+def _request_id(headers: _Headers) -> str:
+    given = headers.all("x-request-id")
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return given[0]
+    return f"req-{secrets.token_hex(8)}"
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body has more than {limit} bytes, which is the most this call takes")

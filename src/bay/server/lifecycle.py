@@ -1,0 +1,149 @@
+"""What a sandbox's stored facts mean, and what to do next about them. Pure: no I/O, no clock of its own.
+
+The public `status` and `compute` and the reconciler's next step are all functions of the same few
+facts (target, error, times, the live session's phase), so they can never disagree with the row.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from bay.models import Compute, Sandbox, Status
+from bay.store.records import Phase, SandboxRecord, SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The row is as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Make a new session and start it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """A start was interrupted: go on from the session's last handle."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The session is frozen and should run."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Stop and destroy the session. `graceful` gives its processes time to end by themselves."""
+
+    session: SessionRecord
+    reason: str
+    graceful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the sandbox with its managed cargo."""
+
+
+Step = Nothing | Begin | GoOn | Resume | End | Remove
+
+
+def is_expired(sandbox: SandboxRecord, now: datetime) -> bool:
+    """Whether the sandbox is past its `expires_at`."""
+    return sandbox.expires_at is not None and sandbox.expires_at <= now
+
+
+def phase_of(sandbox: SandboxRecord) -> Phase | None:
+    """The phase of the live session, None without one."""
+    return sandbox.session.phase if sandbox.session else None
+
+
+def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
+    """What the sandbox is doing."""
+    phase = phase_of(sandbox)
+    if is_expired(sandbox, now):
+        return "expired"
+    if phase is not None and sandbox.target != "running":
+        return "idle"
+    if phase == "starting":
+        return "starting"
+    if phase is not None:
+        return "ready"
+    return "failed" if sandbox.error else "idle"
+
+
+def compute_of(sandbox: SandboxRecord) -> Compute:
+    """What the next call will cost."""
+    match phase_of(sandbox):
+        case "starting":
+            return "warming"
+        case "paused":
+            return "warm"
+        case "running":
+            return "running"
+        case _:
+            return "cold"
+
+
+def next_step(
+    sandbox: SandboxRecord, now: datetime, *, exited: bool = False, retention: timedelta = timedelta(0)
+) -> Step:
+    """What brings `sandbox` nearer to its target.
+
+    `exited`: its container is known to have ended. `retention`: how long an expired sandbox is still
+    shown, with its cargo, before it is removed.
+    """
+    if sandbox.deleted_at is not None:
+        return Nothing()
+    if sandbox.session is not None:
+        return _step_with_session(sandbox, sandbox.session, now, exited=exited)
+    if sandbox.target == "deleted":
+        return Remove()
+    if sandbox.expires_at is not None and sandbox.expires_at <= now:
+        return Remove() if sandbox.expires_at + retention <= now else Nothing()
+    return Begin() if sandbox.target == "running" else Nothing()
+
+
+def _step_with_session(
+    sandbox: SandboxRecord, session: SessionRecord, now: datetime, *, exited: bool
+) -> Step:
+    if sandbox.target == "deleted":
+        return End(session, "deleted", graceful=False)
+    if is_expired(sandbox, now):
+        return End(session, "expired", graceful=False)
+    if exited:
+        return End(session, "exited", graceful=False)
+    if sandbox.target == "stopped":
+        return End(session, "stopped", graceful=session.phase == "running")
+    match session.phase:
+        case "starting":
+            return GoOn(session)
+        case "paused":
+            return Resume(session)
+        case _:
+            return Nothing()
+
+
+def view(sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...]) -> Sandbox:
+    """The sandbox as its owner sees it."""
+    return Sandbox(
+        id=sandbox.id,
+        name=sandbox.name,
+        status=status_of(sandbox, now),
+        compute=compute_of(sandbox),
+        profile=sandbox.profile,
+        image=sandbox.image,
+        isolation=sandbox.isolation,
+        cargo_id=sandbox.cargo_id,
+        capabilities=capabilities,
+        labels=sandbox.labels,
+        created_at=sandbox.created_at,
+        expires_at=sandbox.expires_at,
+        idle_timeout=sandbox.idle_timeout,
+        idle_expires_at=sandbox.idle_expires_at,
+        error=sandbox.error,
+    )

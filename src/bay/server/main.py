@@ -1,0 +1,169 @@
+"""`bay serve`: bind, open, serve, and leave the sandboxes running at the end."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+from bay.errors import BayError, Conflict, DriverUnavailable
+from bay.server import logs, settings
+from bay.server.app import KEY_FILE, Bay, build_app
+from bay.server.settings import Settings
+
+_SHUTDOWN_S = 5
+
+
+def serve(host: str | None, port: int | None, data_dir: Path | None, config: Path | None) -> int:
+    """Run the server until it is told to stop. Returns the exit code; says in one line what is wrong."""
+    try:
+        loaded = settings.load(config, host=host, port=port, data_dir=data_dir)
+        logs.configure(loaded.log_level, loaded.log_format)
+        run(loaded, _announce)
+    except ValidationError as error:
+        return _complain(_first_problem(error))
+    except tomllib.TOMLDecodeError as error:
+        return _complain(f"{config} is not valid TOML: {error}")
+    except OSError as error:
+        return _complain(f"{error.filename or config}: {error.strerror}")
+    except BayError as error:
+        return _complain(error.message)
+    return 0
+
+
+def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Event | None = None) -> None:
+    """Serve until a signal, or `stop`. `on_ready` is told the URL once requests are answered.
+
+    Raises BayError when the port is taken, the directory is in use or not writable, or the host lacks
+    what the driver needs. Nothing is left half made then.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(loaded.host, loaded.port))
+        stack.callback(os.close, lock_data_dir(loaded.data_dir))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(loaded, listener, on_ready, stop))
+
+
+async def _serve(
+    loaded: Settings,
+    listener: socket.socket,
+    on_ready: Callable[[str, Bay], None],
+    stop: asyncio.Event | None,
+) -> None:
+    app = build_app(loaded)
+    bay: Bay = app.state.bay
+    server = _Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",  # entered here instead, so that a failure to start is an error and not a log line
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+    )
+    async with bay.running(), asyncio.TaskGroup() as group:
+        address = listener.getsockname()
+        server.on_started = lambda: on_ready(_url(address), bay)
+        ender = group.create_task(_end_when_told(server, stop))
+        await server.serve(sockets=[listener])
+        ender.cancel()
+
+
+async def _end_when_told(server: "_Server", stop: asyncio.Event | None) -> None:
+    """End the server on `stop`, or without one on SIGINT and SIGTERM: the first gracefully, a second at once."""
+    told = stop or asyncio.Event()
+    if stop is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
+    await told.wait()
+    server.should_exit = True
+
+
+def _on_signal(server: "_Server", told: asyncio.Event) -> None:
+    server.force_exit = told.is_set()
+    told.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling when it serves."""
+
+    on_started: Callable[[], None]
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are ours: uvicorn's own handling would end the process before the control plane is closed."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_started()
+
+
+def lock_data_dir(data_dir: Path) -> int:
+    """Make the data directory and hold it for this process alone; the descriptor is the hold.
+
+    Raises Conflict when another Bay has it and DriverUnavailable when it cannot be written.
+    """
+    try:
+        data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "bay.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DriverUnavailable(
+            f"cannot write the data directory {data_dir}: {error.strerror}; choose another with --data-dir"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict(
+            f"another Bay uses the data directory {data_dir}; stop it or choose another"
+        ) from error
+    return descriptor
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
+        ) from error
+    return listener
+
+
+def _url(address: tuple[str, int]) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def _announce(url: str, bay: Bay) -> None:
+    print(f"Bay serves at {url}", flush=True)  # noqa: T201
+    if bay.new_key is not None:
+        kept = bay.settings.data_dir / KEY_FILE
+        print(f"API key (shown once, kept in {kept}): {bay.new_key}", flush=True)  # noqa: T201
+
+
+def _complain(message: str) -> int:
+    print(f"bay serve: {message}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"setting {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

@@ -1,0 +1,29 @@
+"""Workspace paths as the API takes them: relative, resolved lexically, never escaping.
+
+This is the first of two checks and the one with the better message; the kernel makes the second when
+Ship opens the path below /workspace with RESOLVE_BENEATH.
+"""
+
+import posixpath
+
+from bay.errors import InvalidPath
+
+MAX_PATH = 4096
+
+
+def workspace_path(text: str, field: str = "path") -> str:
+    """`text`, normalized. Raises InvalidPath with `details {field, reason}`."""
+    if not text.strip():
+        raise _invalid(field, "empty_path", "is empty")
+    if "\0" in text:
+        raise _invalid(field, "null_byte", "has a NUL in it")
+    if text.startswith("/"):
+        raise _invalid(field, "absolute_path", "is absolute; give it relative to /workspace")
+    normal = posixpath.normpath(text)
+    if normal == ".." or normal.startswith("../") or len(normal.encode("utf-8", "replace")) >= MAX_PATH:
+        raise _invalid(field, "path_traversal", "leaves the workspace")
+    return normal
+
+
+def _invalid(field: str, reason: str, fact: str) -> InvalidPath:
+    return InvalidPath(f"{field} {fact}", details={"field": field, "reason": reason})

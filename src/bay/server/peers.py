@@ -1,0 +1,11 @@
+"""From a session's row to the Ship that answers for it."""
+
+from bay.drivers.base import Handle
+from bay.server.ship_wire import Peer
+from bay.store.records import SessionRecord
+
+
+def peer_of(session: SessionRecord) -> Peer | None:
+    """How to reach the session's Ship, None while it has none."""
+    endpoint = Handle.from_json(session.handle).endpoint if session.handle else None
+    return Peer(session_id=session.id, endpoint=endpoint, token=session.token) if endpoint else None

@@ -1,0 +1,100 @@
+"""How answers look: models as JSON, and one shape for every error."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from bay.errors import (
+    BadRequest,
+    BayError,
+    InternalError,
+    InvalidArgument,
+    MethodNotAllowed,
+    NotFound,
+)
+from bay.models import to_wire
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: `code` for programs, `message` for people."""
+
+    code: str
+    message: str
+    request_id: str
+    retryable: bool
+    details: dict[str, Any] | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class WireResponse(JSONResponse):
+    """A model, or anything made of models, as JSON."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(to_wire(content), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def error_response(error: BayError, request_id: str, extra: dict[str, Any] | None = None) -> JSONResponse:
+    """The one error shape, with `Retry-After` (seconds) where trying again can help."""
+    body: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "request_id": request_id,
+        "retryable": error.retryable,
+    }
+    if error.details:
+        body["details"] = error.details
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    return JSONResponse({"error": body, **(extra or {})}, error.status, headers)
+
+
+async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
+    """Any error raised on purpose."""
+    known = error if isinstance(error, BayError) else InternalError("something went wrong inside Bay")
+    return error_response(known, request.state.request_id)
+
+
+async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """A body or parameter of the wrong form; keeps FastAPI's `detail` list beside the error."""
+    found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
+    detail: list[dict[str, Any]] = [
+        {"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in found
+    ]
+    first: dict[str, Any] = detail[0] if detail else {"loc": ["body"], "msg": "is not valid"}
+    where = ".".join(str(part) for part in first["loc"])
+    return error_response(
+        InvalidArgument(f"{where}: {first['msg']}", details={"errors": len(detail)}),
+        request.state.request_id,
+        {"detail": detail},
+    )
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses by itself: unknown routes, wrong methods, unreadable bodies."""
+    cause = error.__cause__
+    if isinstance(cause, BayError):
+        return error_response(cause, request.state.request_id)
+    return error_response(_from_framework(request, error), request.state.request_id)
+
+
+def _from_framework(request: Request, error: Exception) -> BayError:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    match status:
+        case 404:
+            return NotFound(f"there is no route {request.method} {request.url.path}; see /docs")
+        case 405:
+            return MethodNotAllowed(f"{request.url.path} does not take {request.method}; see /docs")
+        case _ if status < 500:
+            return BadRequest("the request body could not be read")
+        case _:
+            return InternalError("something went wrong inside Bay; see its log")

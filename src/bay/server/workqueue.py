@@ -1,0 +1,44 @@
+"""A queue of keys that merges: a key waits at most once and is never worked on twice at once.
+
+A key that is put while it is being worked on comes round again afterwards, so that no change is
+missed. Order is first in, first out.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+
+class WorkQueue:
+    """Keys to be worked on by any number of workers."""
+
+    def __init__(self) -> None:
+        self._ready: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting: set[str] = set()
+        self._working: set[str] = set()
+        self._again: set[str] = set()
+
+    def put(self, key: str) -> None:
+        """See to it that `key` is worked on, from now on, at least once more."""
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+
+    @asynccontextmanager
+    async def take(self) -> AsyncGenerator[str, None]:
+        """The next key, which is ours alone until the block is left."""
+        key = await self._ready.get()
+        self._waiting.discard(key)
+        self._working.add(key)
+        try:
+            yield key
+        finally:
+            self._working.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.put(key)
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._working)

@@ -1,0 +1,1 @@
+"""What Bay remembers: tables, migrations and one module of queries for each noun."""

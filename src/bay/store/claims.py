@@ -1,0 +1,30 @@
+"""Queries on idempotency claims: written in the transaction of the intent they guard."""
+
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.store.records import Claim
+from bay.store.schema import claims
+
+
+async def find(db: AsyncConnection, owner: str, key: str) -> Claim | None:
+    """The owner's claim on `key`, if the key was used."""
+    row = (await db.execute(select(claims).where(claims.c.owner == owner, claims.c.key == key))).first()
+    return Claim(**row._mapping) if row else None
+
+
+async def add(db: AsyncConnection, claim: Claim) -> None:
+    """Insert one claim."""
+    await db.execute(
+        insert(claims).values(
+            owner=claim.owner, key=claim.key, request_hash=claim.request_hash,
+            resource_id=claim.resource_id, answer=claim.answer, created_at=claim.created_at,
+        )
+    )  # fmt: skip
+
+
+async def forget(db: AsyncConnection, before: datetime) -> None:
+    """Drop the claims made before `before`."""
+    await db.execute(delete(claims).where(claims.c.created_at < before))

@@ -1,0 +1,104 @@
+"""The database connection: SQLite in WAL, many readers and one writer.
+
+Rejected: a session or unit-of-work layer. A service opens one transaction with `Store.write()`
+and hands the connection to the query functions; reads outside a transaction take `Store.read()`.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from bay.errors import DriverUnavailable, StorageFull
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Store:
+    """One database. `open` migrates it, `aclose` lets it go."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._readers = _engine(path, pool_size=4)
+        self._writer = _engine(path, pool_size=1)
+        event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+        # Guards the writer's one connection, so that writers queue here and not in SQLite's busy
+        # handler, which polls. Nothing else is awaited while it is held but the database.
+        self._write_lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
+        await asyncio.to_thread(migrate, self._path)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._readers.dispose()
+        await self._writer.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[AsyncConnection, None]:
+        """A connection for reading what is committed."""
+        async with self._readers.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[AsyncConnection, None]:
+        """The one transaction of a service call: committed at the end, rolled back on any error."""
+        try:
+            async with self._write_lock, self._writer.begin() as connection:
+                yield connection
+        except DatabaseError as error:
+            if "disk is full" in str(error.orig):
+                raise StorageFull("Bay's data directory is full; free space on its file system") from error
+            raise
+
+
+def migrate(path: Path) -> None:
+    """Run every migration that the database at `path` has not seen. Blocking."""
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        with engine.connect() as connection:
+            _check_sound(connection, path)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except DatabaseError as error:
+        raise DriverUnavailable(f"cannot use the database {path}: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def _check_sound(connection: Connection, path: Path) -> None:
+    verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if verdict != "ok":
+        raise DriverUnavailable(f"the database {path} is damaged ({verdict}); restore it from a backup")
+
+
+def _engine(path: Path, *, pool_size: int) -> AsyncEngine:
+    url = URL.create("sqlite+aiosqlite", database=str(path))
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30)
+    event.listen(engine.sync_engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    # The driver's own implicit BEGIN would be deferred; transactions are begun by us or not at all.
+    connection.isolation_level = None
+    cursor: sqlite3.Cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,14 @@
+"""Alembic's entry: migrate the connection that `bay.store.engine.migrate` hands over."""
+
+from alembic import context
+
+from bay.store.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+    compare_type=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

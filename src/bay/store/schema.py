@@ -1,0 +1,196 @@
+"""The tables. Migrations build them; a test holds that their sum equals what stands here.
+
+Every row that belongs to someone has an `owner`. Lists page by `seq`, which only grows.
+Times are UTC. A row that is deleted keeps standing with `deleted_at`, so that a second delete of the
+same id can be told from the delete of an id that never was.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes in Python, naive UTC in SQLite, which has no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+def _seq() -> Column[int]:
+    return Column("seq", Integer, primary_key=True, autoincrement=True)
+
+
+def _when(name: str, *, nullable: bool = True) -> Column[Any]:
+    return Column(name, UtcDateTime, nullable=nullable)
+
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(128), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("scope", String(16), nullable=False),
+    _when("created_at", nullable=False),
+    _when("expires_at"),
+    _when("revoked_at"),
+)
+
+cargos = Table(
+    "cargos",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("managed_by_sandbox_id", String(64)),
+    Column("backend", String(32), nullable=False),
+    Column("size_limit_mb", Integer),
+    _when("created_at", nullable=False),
+    _when("last_accessed_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("name", String(63)),
+    Column("profile", String(128), nullable=False),
+    Column("image", String(512), nullable=False),
+    Column("isolation", String(32), nullable=False),
+    Column("cargo_id", String(64), ForeignKey("cargos.id"), nullable=False),
+    Column("env", JSON, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("target", String(16), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("error", JSON(none_as_null=True)),
+    Column("idle_timeout", Integer),
+    _when("idle_expires_at"),
+    _when("expires_at"),
+    _when("created_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+Index("ix_sandboxes_owner_seq", sandboxes.c.owner, sandboxes.c.seq)
+Index("ix_sandboxes_expires_at", sandboxes.c.expires_at, sqlite_where=text("deleted_at IS NULL"))
+Index("ix_sandboxes_idle_expires_at", sandboxes.c.idle_expires_at, sqlite_where=text("deleted_at IS NULL"))
+Index(
+    "uq_sandboxes_owner_name",
+    sandboxes.c.owner,
+    sandboxes.c.name,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("sandbox_id", String(64), ForeignKey("sandboxes.id"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("driver", String(32), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("token", String(128), nullable=False),
+    Column("handle", JSON(none_as_null=True)),
+    Column("end_reason", Text),
+    _when("created_at", nullable=False),
+    _when("started_at"),
+    _when("ended_at"),
+    sqlite_autoincrement=True,
+)
+# At most one live session for each sandbox, held by the database and not by care alone.
+Index(
+    "uq_sessions_live",
+    sessions.c.sandbox_id,
+    unique=True,
+    sqlite_where=text("ended_at IS NULL"),
+    postgresql_where=text("ended_at IS NULL"),
+)
+
+execs = Table(
+    "execs",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("sandbox_id", String(64), ForeignKey("sandboxes.id"), nullable=False),
+    Column("session_id", String(64), ForeignKey("sessions.id"), nullable=False),
+    Column("argv", JSON, nullable=False),
+    Column("tty", Boolean, nullable=False),
+    Column("pid", Integer),
+    Column("state", String(16), nullable=False),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("timed_out", Boolean, nullable=False),
+    Column("output_bytes", Integer, nullable=False),
+    Column("first_offset", Integer, nullable=False),
+    _when("started_at", nullable=False),
+    _when("ended_at"),
+    sqlite_autoincrement=True,
+)
+Index("ix_execs_sandbox_id_seq", execs.c.sandbox_id, execs.c.seq)
+Index("ix_execs_session_id_state", execs.c.session_id, execs.c.state)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("owner", String(128), primary_key=True),
+    Column("key", String(128), primary_key=True),
+    Column("request_hash", String(64), nullable=False),
+    Column("resource_id", String(64), nullable=False),
+    Column("answer", JSON(none_as_null=True)),
+    _when("created_at", nullable=False),
+)
+Index("ix_claims_created_at", claims.c.created_at)
+
+events = Table(
+    "events",
+    metadata,
+    _seq(),
+    Column("owner", String(128), nullable=False),
+    Column("sandbox_id", String(64), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("data", JSON, nullable=False),
+    _when("at", nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_events_sandbox_id_seq", events.c.sandbox_id, events.c.seq)
+Index("ix_events_owner_seq", events.c.owner, events.c.seq)

@@ -1,0 +1,42 @@
+"""Queries on sessions, the incarnations of a sandbox's compute."""
+
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.store.records import SessionRecord
+from bay.store.schema import sandboxes, sessions
+
+
+async def add(db: AsyncConnection, session: SessionRecord) -> None:
+    """Insert one session. Raises IntegrityError when its sandbox has a live one."""
+    values = {column.name: getattr(session, column.name) for column in sessions.c if column.name != "seq"}
+    await db.execute(insert(sessions).values(values))
+
+
+async def change(db: AsyncConnection, session_id: str, **values: Any) -> None:
+    """Set columns of one session."""
+    await db.execute(update(sessions).where(sessions.c.id == session_id).values(**values))
+
+
+async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, Any]) -> str:
+    """Save what the driver yielded; returns the sandbox's present target, which may have changed meanwhile."""
+    await change(db, session_id, handle=handle)
+    query = (
+        select(sandboxes.c.target)
+        .join(sessions, sessions.c.sandbox_id == sandboxes.c.id)
+        .where(sessions.c.id == session_id)
+    )
+    return (await db.execute(query)).scalar_one()
+
+
+async def live_ids(db: AsyncConnection) -> set[str]:
+    """Ids of the sessions that have not ended."""
+    return set((await db.execute(select(sessions.c.id).where(sessions.c.ended_at.is_(None)))).scalars())
+
+
+async def is_live(db: AsyncConnection, session_id: str) -> bool:
+    """Whether the session has not ended."""
+    query = select(sessions.c.seq).where(sessions.c.id == session_id, sessions.c.ended_at.is_(None))
+    return (await db.execute(query)).first() is not None
