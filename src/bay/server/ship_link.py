@@ -21,6 +21,7 @@ _SMALL = 1 << 20
 _EXEC_ANSWER = 48 << 20  # two rings of 16 MiB in base64
 _LINE = 1 << 20
 _DEADLINE_S = 15.0
+_META_S = 2.0
 _TRANSFER_DEADLINE_S = 3600.0
 
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
@@ -127,8 +128,8 @@ class ShipLink:
             self.forget(session_id)
 
     async def meta(self, peer: Peer) -> ShipMeta:
-        """Ship's description of itself."""
-        return await self._call(peer, ShipMeta, "GET", "/meta")
+        """Ship's description of itself. Asked when somebody looks at a sandbox, so it must not keep them."""
+        return await self._call(peer, ShipMeta, "GET", "/meta", deadline_s=_META_S)
 
     async def run(self, peer: Peer, body: Mapping[str, Any], wait_s: float | None) -> Exec:
         """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output."""

@@ -27,7 +27,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._readers = _engine(path, pool_size=4)
+        # Readers open no transaction, so there is nothing to roll back when a connection is returned.
+        self._readers = _engine(path, pool_size=4, pool_reset_on_return=None)
         self._writer = _engine(path, pool_size=1)
         event.listen(self._writer.sync_engine, "begin", _begin_immediate)
         # Guards the writer's one connection, so that writers queue here and not in SQLite's busy
@@ -84,9 +85,9 @@ def _check_sound(connection: Connection, path: Path) -> None:
         raise DriverUnavailable(f"the database {path} is damaged ({verdict}); restore it from a backup")
 
 
-def _engine(path: Path, *, pool_size: int) -> AsyncEngine:
+def _engine(path: Path, **pool: Any) -> AsyncEngine:
     url = URL.create("sqlite+aiosqlite", database=str(path))
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30)
+    engine = create_async_engine(url, max_overflow=0, pool_timeout=30, **pool)
     event.listen(engine.sync_engine, "connect", _prepare)
     return engine
 

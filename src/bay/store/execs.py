@@ -36,12 +36,14 @@ async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec,
     return (_exec(row), row.session_id) if row else None
 
 
-async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) -> Page[Exec]:
-    """Up to `limit` execs of a sandbox with `seq` > `after`, oldest first."""
-    query = select(execs.c.seq, *_COLUMNS).where(execs.c.sandbox_id == sandbox_id, execs.c.seq > after)
+async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) -> Page[tuple[Exec, str]]:
+    """Up to `limit` execs of a sandbox with `seq` > `after`, oldest first, each with the id of its session."""
+    query = select(execs.c.seq, execs.c.session_id, *_COLUMNS).where(
+        execs.c.sandbox_id == sandbox_id, execs.c.seq > after
+    )
     rows = (await db.execute(query.order_by(execs.c.seq).limit(limit + 1))).all()
     more = len(rows) > limit
-    items = tuple(_exec(row) for row in rows[:limit])
+    items = tuple((_exec(row), row.session_id) for row in rows[:limit])
     return Page(items=items, next_cursor=rows[limit - 1].seq if more else None)
 
 

@@ -34,9 +34,3 @@ async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, An
 async def live_ids(db: AsyncConnection) -> set[str]:
     """Ids of the sessions that have not ended."""
     return set((await db.execute(select(sessions.c.id).where(sessions.c.ended_at.is_(None)))).scalars())
-
-
-async def is_live(db: AsyncConnection, session_id: str) -> bool:
-    """Whether the session has not ended."""
-    query = select(sessions.c.seq).where(sessions.c.id == session_id, sessions.c.ended_at.is_(None))
-    return (await db.execute(query)).first() is not None

@@ -1,6 +1,6 @@
 """What routes share: the services they call, the caller they call for, and the shapes of lists."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -14,7 +14,7 @@ from bay.server.replies import ErrorBody
 from bay.server.services.execs import Execs
 from bay.server.services.files import Files
 from bay.server.services.sandboxes import Sandboxes
-from bay.store.records import Page
+from bay.store.records import Page, Scope
 
 T = TypeVar("T")
 
@@ -35,7 +35,8 @@ class Services:
     profiles: dict[str, Profile]
 
 
-def _services(request: Request) -> Services:
+# `async`, so that FastAPI calls them on the event loop and not through its thread pool.
+async def _services(request: Request) -> Services:
     return request.app.state.services
 
 
@@ -43,10 +44,10 @@ def _services(request: Request) -> Services:
 _bearer = Security(HTTPBearer(auto_error=False, description="An API key"))
 
 
-def _caller_with(scope: str) -> Callable[..., Caller]:
-    def caller(request: Request, _scheme: Annotated[Any, _bearer]) -> Caller:
+def _caller_with(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+    async def caller(request: Request, _scheme: Annotated[Any, _bearer]) -> Caller:
         known: Caller = request.state.caller
-        known.require("write" if scope == "write" else "read")
+        known.require(scope)
         return known
 
     return caller

@@ -1,5 +1,6 @@
 """`/v1/sandboxes`: the handles of sandboxes and their life."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -31,7 +32,8 @@ router = APIRouter(
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Field(max_length=256)]
-LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+LabelName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL.pattern}$")]
 Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=64)]
 Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400)]
 
@@ -158,6 +160,6 @@ async def stop_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireRe
 
 def _labels(given: list[str]) -> dict[str, str]:
     pairs = [item.partition(":") for item in given]
-    if not all(separator and key for key, separator, _ in pairs):
+    if not all(separator and _LABEL.fullmatch(key) for key, separator, _ in pairs):
         raise InvalidArgument("a label filter is key:value")
     return {key: value for key, _, value in pairs}

@@ -19,7 +19,7 @@ from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
 from bay.server.wake import Awake, Waker
-from bay.store import execs, sessions
+from bay.store import execs
 from bay.store.engine import Store
 from bay.store.records import Page, SandboxRecord
 
@@ -78,7 +78,9 @@ class Execs:
         """Part of a sandbox's execs, oldest first, as last seen."""
         sandbox = await self._waker.find(caller, ref)
         async with self._store.read() as db:
-            return await execs.page(db, sandbox.id, after=after, limit=limit)
+            found = await execs.page(db, sandbox.id, after=after, limit=limit)
+        items = tuple(_as_it_is(item, session_id, sandbox) for item, session_id in found.items)
+        return Page(items=items, next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, exec_id: str, wait_s: float | None) -> Exec:
         """One exec as it stands; never starts compute."""
@@ -158,9 +160,6 @@ class Execs:
             raise ShipError("the sandbox's runtime answered for another exec")
         async with self._store.write() as db:
             await execs.add(db, awake.sandbox.id, awake.peer.session_id, item)
-            if not await sessions.is_live(db, awake.peer.session_id):
-                # It ended between Ship's answer and this row, after its running execs were marked lost.
-                await execs.lose_running(db, awake.peer.session_id, self._clock())
         await self._waker.touch(awake.sandbox)
         return item
 
@@ -174,7 +173,7 @@ class Execs:
         item, session_id = found
         session = sandbox.session
         alive = session is not None and session.id == session_id and session.phase == "running"
-        return item, peer_of(session) if session and alive else None
+        return _as_it_is(item, session_id, sandbox), peer_of(session) if session and alive else None
 
     async def _refreshed(self, item: Exec, peer: Peer, wait_s: float | None) -> Exec:
         try:
@@ -188,6 +187,15 @@ class Execs:
     async def _save(self, item: Exec) -> None:
         async with self._store.write() as db:
             await execs.save(db, item)
+
+
+def _as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
+    """The exec, lost if its row says it runs in a session that is over.
+
+    Rows are marked when their session ends; one that is written just after that is told here.
+    """
+    over = sandbox.session is None or sandbox.session.id != session_id
+    return replace(item, state="lost") if over and item.state == "running" else item
 
 
 def _shell_result(item: Exec, command: str | None) -> ShellResult:
