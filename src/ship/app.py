@@ -1,0 +1,222 @@
+"""Where the parts of Ship meet: the two doors, the life of the process, its end."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import os
+import signal
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ship import diary, kernel
+from ship import settings as settings_module
+from ship.errors import Forbidden, InternalError, PayloadTooLarge, ShipError
+from ship.execs import Execs
+from ship.files import FileThreads
+from ship.http import Answer, BadRequest, Conversation, CutShort, Request
+from ship.paths import Workspace
+from ship.reap import Nursery
+from ship.routes import InsideRoutes, Routes
+from ship.settings import Settings
+from ship.wire import PeerGone, Wire
+
+INSIDE_PORT = 8123
+
+_MOST_CONNECTIONS = 512
+_MOST_INSIDE_CONNECTIONS = 32
+_TERM_GRACE_S = 2.0
+_CLOSING_S = 1.0
+_BACKLOG = 1024
+_PEERCRED = struct.Struct("3i")
+
+
+class Answers(Protocol):
+    """The routes behind a door."""
+
+    async def answer(self, request: Request) -> Answer: ...
+
+
+class Door:
+    """Serves the connections of one listening socket. Without a `token` it asks for none and signs nothing."""
+
+    def __init__(
+        self, routes: Answers, limit: int, token: str | None, welcome: Callable[[Wire], bool]
+    ) -> None:
+        self._routes = routes
+        self._limit = limit
+        self._bearer = None if token is None else f"Bearer {token}".encode()
+        self._session = None if token is None else session_of(token)
+        self._welcome = welcome
+        self._open: set[Wire] = set()
+        self._busy: set[Wire] = set()
+        self._closing = False
+
+    def accept(self) -> Wire:
+        """A new connection, for asyncio's servers."""
+        return Wire(self._serve)
+
+    async def close(self) -> None:
+        """End every connection; answers that are under way have a second to be finished."""
+        self._closing = True
+        for wire in self._open - self._busy:
+            wire.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_S):
+                for wire in list(self._open):
+                    await wire.wait_closed()
+
+    async def _serve(self, wire: Wire) -> None:
+        if len(self._open) >= self._limit:
+            wire.abort()
+            return
+        self._open.add(wire)
+        try:
+            await self._converse(Conversation(wire, self._session))
+        except (PeerGone, TimeoutError):
+            return
+        except CutShort:
+            wire.abort()
+        finally:
+            self._open.discard(wire)
+            self._busy.discard(wire)
+            wire.close()
+
+    async def _converse(self, talk: Conversation) -> None:
+        if not self._welcome(talk.wire):
+            await talk.refuse(Forbidden("only the host may ask here"), signed=False)
+            return
+        try:
+            while (request := await talk.next_request()) is not None:
+                self._busy.add(talk.wire)
+                if not await self._reply(talk, request) or self._closing:
+                    return
+                self._busy.discard(talk.wire)
+        except (BadRequest, PayloadTooLarge) as error:
+            await talk.refuse(error, signed=False)  # it may be anyone who sent that
+
+    async def _reply(self, talk: Conversation, request: Request) -> bool:
+        """Answer one request; False when the connection must close."""
+        if not self._may_ask(request):
+            await talk.refuse(Forbidden("the token is missing or wrong"), signed=False)
+            return False
+        try:
+            await talk.answer(await self._routes.answer(request))
+        except ShipError as error:
+            await talk.refuse(error)
+        except (PeerGone, TimeoutError, CutShort):
+            raise
+        except Exception as error:  # noqa: BLE001 - the request edge: one bad request must not end the sandbox
+            diary.note(f"request.failed {diary.describe(error)}")
+            await talk.refuse(InternalError(f"Ship failed ({type(error).__name__})"))
+            return False
+        return await talk.recycle()
+
+    def _may_ask(self, request: Request) -> bool:
+        if self._bearer is None:
+            return True
+        return request.authorization is not None and hmac.compare_digest(request.authorization, self._bearer)
+
+
+def session_of(token: str) -> str:
+    """What X-Ship-Session says."""
+    return hashlib.sha256(f"ship-session:{token}".encode()).hexdigest()[:32]
+
+
+def main() -> None:
+    """Run until TERM, then leave at once: threads that still wait for a disk are not waited for."""
+    settings = settings_module.take(os.environ)
+    asyncio.run(_run(settings))
+    os._exit(0)
+
+
+async def _run(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_note_failure)
+    told_to_end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_end.set)
+    _prepare_process(settings)
+    workspace = Workspace(settings.workspace)
+    identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
+    nursery = Nursery()
+    if not settings.local:
+        kernel.hide_from_debuggers()
+    nursery.open()
+    execs = Execs(nursery, workspace, identities, settings.environment)
+    routes = Routes(settings, workspace, FileThreads(settings.user), execs)
+    outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
+    inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
+    server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
+    if not settings.local:
+        await _open_inside(inside)
+    _say_ready()
+    await told_to_end.wait()
+    server.close()
+    await execs.end_all(_TERM_GRACE_S)
+    await asyncio.gather(outside.close(), inside.close())
+    _remove_socket(settings.socket)
+
+
+def _prepare_process(settings: Settings) -> None:
+    os.umask(0o022)
+    if settings.local:
+        kernel.adopt_orphans()
+        return
+    os.chdir("/")
+    # Refused where the user namespace's map forbids it; there are none to give up then.
+    with contextlib.suppress(PermissionError):
+        os.setgroups([])
+
+
+def _bind(path: str) -> socket.socket:
+    _remove_socket(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listening.bind(path)
+    finally:
+        os.umask(before)
+    return listening
+
+
+def _remove_socket(path: str) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+
+
+async def _open_inside(inside: Door) -> None:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", INSIDE_PORT))
+        await asyncio.get_running_loop().create_server(inside.accept, sock=listening)
+    except OSError as error:
+        # No loopback device, or a program was first: the sandbox works without.
+        listening.close()
+        diary.note(f"inside.unavailable {error.strerror}")
+
+
+def _say_ready() -> None:
+    with contextlib.suppress(OSError):  # whoever started us may be gone already
+        os.write(1, b"ready\n")
+
+
+def _is_outside(wire: Wire) -> bool:
+    """Whether the peer is in none of our process namespaces: the kernel then has no number for it and says 0."""
+    peer: socket.socket = wire.transport.get_extra_info("socket")
+    pid, _uid, _gid = _PEERCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    return pid == 0
+
+
+def _anyone(_wire: Wire) -> bool:
+    return True
+
+
+def _note_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    diary.note(f"loop.failed {diary.describe(error) if error else context.get('message')}")

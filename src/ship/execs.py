@@ -1,0 +1,318 @@
+"""Execs: programs that outlive the connection that started them, with their output kept by byte offset."""
+
+import asyncio
+import base64
+import errno
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Literal, TypeVar
+
+from ship import processes
+from ship.clock import rfc3339
+from ship.errors import Conflict, InternalError, NotFound
+from ship.identity import Identity
+from ship.order import Order
+from ship.paths import Workspace
+from ship.pipes import InputPipe, OutputPipe
+from ship.reap import Nursery, Program
+from ship.ring import Ring
+from ship.waiting import Bell
+
+Pipe = TypeVar("Pipe", InputPipe, OutputPipe)
+State = Literal["running", "exited", "killed"]
+
+_MOST_RUNNING = 256
+_MOST_ENDED = 200
+_KEEP_ENDED_S = 600.0
+_KEEP_ENDED_BYTES = 32 << 20
+_REAP_S = 5.0
+_SWEEP_S = 60.0
+_TIMEOUT_GRACE_S = 1.0
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it: POSIX.1-2017, Shell & Utilities 2.8.2
+
+# What says that the sandbox, not the program, is the reason.
+_NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+
+
+class Exec:
+    """One exec. `news` rings at output and at the end, `ended` at the end only."""
+
+    def __init__(self, order: Order, identities: tuple[Identity, ...]) -> None:
+        self.id = order.id
+        self.argv = order.argv
+        self.pid: int | None = None
+        self.state: State = "running"
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.started_at = time.time()
+        self.ended_at: float | None = None
+        self.ended_monotonic = 0.0
+        self.timed_out = False
+        self.ring = Ring(order.ring_bytes)
+        self.news = Bell()
+        self.ended = Bell()
+        self._identities = identities
+        self._started = asyncio.Event()
+        self._dead = asyncio.Event()
+        self._leader_status: int | None = None
+        self._ending: asyncio.Task[bool] | None = None
+        self._kill_at = float("inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._input: InputPipe | None = None
+        self._outputs: list[OutputPipe] = []
+
+    @property
+    def running(self) -> bool:
+        """Not ended yet."""
+        return self.state == "running"
+
+    def to_wire(self) -> dict[str, object]:
+        """The exec as the contract shows it."""
+        return {
+            "id": self.id,
+            "argv": [_printable(word) for word in self.argv],
+            "pid": self.pid,
+            "tty": False,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "started_at": rfc3339(self.started_at),
+            "ended_at": None if self.ended_at is None else rfc3339(self.ended_at),
+            "output_bytes": self.ring.next_offset,
+            "first_offset": self.ring.first_offset,
+            "timed_out": self.timed_out,
+        }
+
+    def output_to_wire(self) -> dict[str, object]:
+        """What the ring still holds, by stream."""
+        return {
+            "stdout": base64.b64encode(self.ring.collect("stdout")).decode("ascii"),
+            "stderr": base64.b64encode(self.ring.collect("stderr")).decode("ascii"),
+            "truncated": self.ring.first_offset > 0,
+        }
+
+    def end_to_wire(self) -> dict[str, object]:
+        """The last line of the output."""
+        return {
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "state": self.state,
+            "timed_out": self.timed_out,
+        }
+
+    async def start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
+        """Start the program. One that cannot be run ends the exec with 126 or 127; Conflict when there is no room."""
+        try:
+            await self._start(order, nursery, directory, base)
+        except OSError as error:
+            self._cannot_start(order, error)
+        finally:
+            self._started.set()
+
+    async def wait_end(self, gone: asyncio.Future[None], timeout_s: float) -> None:
+        """Return when it has ended, the peer is gone, or after `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
+            await self.ended.wait(gone, left)
+
+    async def end(self, grace_s: float) -> None:
+        """TERM to the whole tree now, KILL after `grace_s`, and return when nothing of it is left.
+
+        Works on an ended exec too: what it left in the background goes. Goes on when the caller is cancelled.
+        Raises InternalError when the kernel does not let go of a process.
+        """
+        await self._started.wait()
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_tree())
+        if not await asyncio.shield(self._ending):
+            raise InternalError(f"processes of {self.id} do not die; stop the sandbox")
+
+    async def _start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
+        with ExitStack() as undo:
+            stdin = _undoable(undo, InputPipe(order.stdin)) if order.stdin else None
+            stdout = _undoable(undo, OutputPipe(lambda data: self._take("stdout", data)))
+            stderr = _undoable(undo, OutputPipe(lambda data: self._take("stderr", data)))
+            program = Program(
+                argv=[os.fsencode(word) for word in order.argv],
+                environment=_encode(self._environment(order, base)),
+                identity=order.identity,
+                directory=directory,
+                stdin=stdin.reading_end if stdin else None,
+                stdout=stdout.writing_end,
+                stderr=stderr.writing_end,
+            )
+            self.pid = await nursery.start(program, self._leader_ended)
+            undo.pop_all()
+        for pipe in (stdin, stdout, stderr):
+            if pipe is not None:
+                pipe.start()
+        self._input, self._outputs = stdin, [stdout, stderr]
+        self._arm(order.timeout_s)
+
+    def _environment(self, order: Order, base: Mapping[str, str]) -> dict[str, str]:
+        # The marker leads, so that it is found however much follows.
+        own = order.identity.environment(base)
+        return {processes.MARKER: "", **own, **order.environment, processes.MARKER: self.id}
+
+    def _cannot_start(self, order: Order, error: OSError) -> None:
+        if error.errno in _NO_ROOM:
+            raise Conflict(f"the sandbox has no room for another process ({error.strerror})") from error
+        missing = isinstance(error, FileNotFoundError)
+        reason = "command not found" if missing else error.strerror
+        self._take("stderr", f"ship: {_printable(order.argv[0])}: {reason}\n".encode())
+        self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
+
+    def _take(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        self.ring.append(stream, data, time.time())
+        self.news.ring()
+
+    def _arm(self, timeout_s: float | None) -> None:
+        if timeout_s is not None and self.running:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out)
+
+    def _time_out(self) -> None:
+        if self._leader_status is None:
+            self.timed_out = True
+            self._kill_at = min(self._kill_at, time.monotonic() + _TIMEOUT_GRACE_S)
+            self._ending = self._ending or asyncio.get_running_loop().create_task(self._end_tree())
+
+    async def _end_tree(self) -> bool:
+        try:
+            return await processes.end(self._members, lambda: self._kill_at) and await self._leader_reaped()
+        finally:
+            self._ending = None
+            self._kill_at = float("inf")
+            self._finish_if_dead()
+
+    async def _leader_reaped(self) -> bool:
+        # Dead is known from /proc, how it died a moment later from the reaper.
+        try:
+            async with asyncio.timeout(_REAP_S if self.pid is not None else 0):
+                await self._dead.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _members(self) -> list[processes.Process]:
+        leader = self.pid if self._leader_status is None else None
+        return processes.members(self.id, leader, self._identities)
+
+    def _leader_ended(self, status: int) -> None:
+        self._leader_status = status
+        self._dead.set()
+        self.ended_at = time.time()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._ending is None:  # else the tree is being ended, and the exec ends with it
+            self._finish_if_dead()
+
+    def _finish_if_dead(self) -> None:
+        if self._leader_status is None or not self.running:
+            return
+        for pipe in self._outputs:
+            pipe.finish()
+        if self._input is not None:
+            self._input.close()
+        self._settle(self._leader_status)
+
+    def _settle(self, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        self.exit_code, self.signal = (code, None) if code >= 0 else (None, -code)
+        self.state = "exited" if code >= 0 else "killed"
+        self.ended_monotonic = time.monotonic()
+        self.news.ring()
+        self.ended.ring()
+
+
+class Execs:
+    """The execs of this sandbox: all that run, and the last that ended."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        workspace: Workspace,
+        identities: tuple[Identity, ...],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._nursery = nursery
+        self._workspace = workspace
+        self._identities = identities
+        self._environment = environment
+        self._all: dict[str, Exec] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def create(self, order: Order) -> Exec:
+        """Start what `order` says. Raises Conflict for a known id or when too many run, and what a bad cwd raises."""
+        self._sweep_later()
+        if order.id in self._all:
+            raise Conflict(f"there is an exec {order.id} already", id=order.id)
+        if sum(item.running for item in self._all.values()) >= _MOST_RUNNING:
+            raise Conflict(f"{_MOST_RUNNING} execs are running; end one first", limit=_MOST_RUNNING)
+        with self._workspace.directory(order.cwd, order.identity) as directory:
+            found = self._all[order.id] = Exec(order, self._identities)
+            try:
+                await found.start(order, self._nursery, directory, self._environment)
+            except BaseException:
+                del self._all[order.id]
+                raise
+        return found
+
+    def get(self, exec_id: str) -> Exec:
+        """The exec of that id. Raises NotFound."""
+        self._forget_old()
+        found = self._all.get(exec_id)
+        if found is None:
+            raise NotFound(f"there is no exec {_printable(exec_id)}, or it ended long ago")
+        return found
+
+    def list(self) -> list[Exec]:
+        """All, oldest first."""
+        self._forget_old()
+        return list(self._all.values())
+
+    async def end_all(self, grace_s: float) -> None:
+        """TERM to everything that descends from Ship, KILL after `grace_s`."""
+        kill_at = time.monotonic() + grace_s
+        await processes.end(_everything, lambda: kill_at)
+
+    def _sweep_later(self) -> None:
+        # A timer only while there is something to forget: an idle sandbox stays asleep.
+        self._forget_old()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._swept)
+
+    def _swept(self) -> None:
+        self._sweep = None
+        if self._all:
+            self._sweep_later()
+
+    def _forget_old(self) -> None:
+        ended = sorted((e for e in self._all.values() if not e.running), key=lambda e: -e.ended_monotonic)
+        oldest = time.monotonic() - _KEEP_ENDED_S
+        room = _KEEP_ENDED_BYTES
+        for index, item in enumerate(ended):
+            if index >= _MOST_ENDED or item.ended_monotonic < oldest:
+                del self._all[item.id]
+            elif (room := room - item.ring.kept_bytes) < 0:
+                item.ring.forget()
+
+
+def _undoable(undo: ExitStack, pipe: Pipe) -> Pipe:
+    undo.callback(pipe.abandon)
+    return pipe
+
+
+def _everything() -> list[processes.Process]:
+    return [process for process in processes.table().values() if process.pid != os.getpid() and process.alive]
+
+
+def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,139 @@
+"""What a caller wants started, read from JSON and checked."""
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from ship.errors import Forbidden, InvalidArgument
+from ship.identity import Identity, find_shell
+
+DEFAULT_RING_BYTES = 1 << 20
+MOST_RING_BYTES = 16 << 20
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_LONGEST_S = 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One exec to be. Times in seconds, sizes in bytes."""
+
+    id: str
+    argv: tuple[str, ...]
+    cwd: str | None
+    environment: dict[str, str]
+    identity: Identity
+    stdin: bytes | None
+    timeout_s: float | None
+    ring_bytes: int
+
+
+def read(body: object, user: Identity, root: Identity | None) -> Order:
+    """The order in a decoded JSON `body`. Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships."""
+    if not isinstance(body, dict):
+        raise InvalidArgument("the body must be a JSON object")
+    given = cast("dict[str, object]", body)
+    if given.get("tty"):
+        raise InvalidArgument("this Ship has no terminals; leave out tty", field="tty")
+    return Order(
+        id=_id(given.get("id")),
+        argv=_argv(given.get("command"), given.get("argv")),
+        cwd=_optional_text(given, "cwd"),
+        environment=_environment(given.get("env")),
+        identity=_identity(given.get("user"), user, root),
+        stdin=_stdin(given.get("stdin")),
+        timeout_s=_timeout(given.get("timeout_s")),
+        ring_bytes=_ring_bytes(given.get("ring_bytes")),
+    )
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise InvalidArgument("id must be 1 to 128 of A-Z a-z 0-9 _ . -", field="id")
+    return value
+
+
+def _argv(command: object, argv: object) -> tuple[str, ...]:
+    if (command is None) == (argv is None):
+        raise InvalidArgument("give one of command and argv", field="command")
+    if command is not None:
+        return (find_shell() or "/bin/sh", "-lc", _text(command, "command"))
+    if not isinstance(argv, list) or not argv:
+        raise InvalidArgument("argv must be a list of strings that is not empty", field="argv")
+    words = tuple(_text(word, "argv") for word in cast("list[object]", argv))
+    if not words[0]:
+        raise InvalidArgument("argv[0] is empty; name a program", field="argv")
+    return words
+
+
+def _environment(value: object) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidArgument("env must be an object of strings", field="env")
+    found = {
+        _text(name, "env"): _text(text, "env") for name, text in cast("dict[object, object]", value).items()
+    }
+    if any(not name or "=" in name for name in found):
+        raise InvalidArgument("names in env are not empty and have no =", field="env")
+    return found
+
+
+def _identity(value: object, user: Identity, root: Identity | None) -> Identity:
+    if value is None or value == user.name:
+        return user
+    if value != "root":
+        raise InvalidArgument(f"user must be {user.name} or root", field="user")
+    if root is None:
+        raise Forbidden("this sandbox's profile does not allow root")
+    return root
+
+
+def _stdin(value: object) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        return base64.b64decode(_text(value, "stdin"), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument("stdin must be base64", field="stdin") from error
+
+
+def _timeout(value: object) -> float | None:
+    return None if value is None else seconds(value, "timeout_s", positive=True)
+
+
+def seconds(value: object, field: str, *, positive: bool = False) -> float:
+    """`value` as a number of seconds between 0 and a year. Raises InvalidArgument."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidArgument(f"{field} must be a number of seconds", field=field)
+    if value < 0 or value > _LONGEST_S or (positive and value == 0):
+        raise InvalidArgument(
+            f"{field} must be {'above 0' if positive else '0'} and at most a year", field=field
+        )
+    return float(value)
+
+
+def _ring_bytes(value: object) -> int:
+    if value is None:
+        return DEFAULT_RING_BYTES
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RING_BYTES:
+        raise InvalidArgument(f"ring_bytes must be between 1 and {MOST_RING_BYTES}", field="ring_bytes")
+    return value
+
+
+def _optional_text(given: Mapping[str, object], field: str) -> str | None:
+    value = given.get(field)
+    return None if value is None else _text(value, field)
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{field} must be text", field=field)
+    # Lone surrogates are neither UTF-8 nor, but for these 128, bytes in disguise.
+    if "\0" in value or any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in value):
+        raise InvalidArgument(f"{field} has a NUL or half a character", field=field)
+    return value

@@ -1,0 +1,139 @@
+"""Starting programs, and taking up the dead: those that Ship started, and every orphan of the sandbox."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+
+from ship import processes
+from ship.identity import Identity
+
+_STUCK_S = 5.0
+_CHILD_OOM_SCORE = 500
+_REAPED_AT_ONCE = 1000
+
+Ended = Callable[[int], None]
+"""Called on the loop with a wait status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors, which stay the caller's; no `stdin` is an empty one."""
+
+    argv: Sequence[bytes]
+    environment: dict[bytes, bytes]
+    identity: Identity
+    directory: int
+    stdin: int | None
+    stdout: int
+    stderr: int
+
+
+class OomScore:
+    """Makes programs more likely to be killed than Ship when memory runs out, where the kernel lets us."""
+
+    def __init__(self) -> None:
+        # Opened once and early: a process that hides from debuggers may not own its files in /proc.
+        try:
+            self._file = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self._file, self._own = None, b"0"
+        else:
+            self._own = os.pread(self._file, 16, 0).strip()
+        self._child = str(max(_CHILD_OOM_SCORE, int(self._own))).encode()
+
+    def raise_for_child(self) -> None:
+        """What is forked from now on inherits the higher score."""
+        self._set(self._child)
+
+    def restore(self) -> None:
+        """Ship's own score again. Going back down to where we were takes no capability."""
+        self._set(self._own)
+
+    def _set(self, score: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            os.pwrite(self._file, score, 0)
+        except OSError:
+            return
+
+
+class Nursery:
+    """Starts one program at a time, in a thread, and reaps on the loop.
+
+    In a thread since a start waits until the child has become its program, and another program of the same
+    user may stop the child just before. One at a time so that no child is reaped before its number is known.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[int, Ended] = {}
+        self._starting = asyncio.Lock()
+        self._thread = futures.ThreadPoolExecutor(1)
+        self._oom = OomScore()
+
+    def open(self) -> None:
+        """Begin to reap."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+
+    async def start(self, program: Program, ended: Ended) -> int:
+        """The pid of `program`, started; `ended` is called when it is dead. Raises OSError when it cannot be."""
+        async with self._starting:
+            try:
+                pid = await self._start_unstuck(program)
+                self._ended[pid] = ended
+            finally:
+                asyncio.get_running_loop().call_soon(self._reap)
+        return pid
+
+    async def _start_unstuck(self, program: Program) -> int:
+        attempt = asyncio.get_running_loop().run_in_executor(self._thread, _spawn, program, self._oom)
+        while not (await asyncio.wait({attempt}, timeout=_STUCK_S))[0]:
+            children = processes.stopped_children()
+            processes.send((child for child in children if child.pid not in self._ended), signal.SIGKILL)
+        return attempt.result()
+
+    def _reap(self) -> None:
+        for _ in range(_REAPED_AT_ONCE):
+            if self._starting.locked():
+                return  # `start` comes back here when it has noted its child
+            pid, status = _next_dead()
+            if pid == 0:
+                return
+            ended = self._ended.pop(pid, None)
+            if ended is not None:
+                ended(status)
+        asyncio.get_running_loop().call_soon(self._reap)
+
+
+def _next_dead() -> tuple[int, int]:
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
+
+
+def _spawn(program: Program, oom: OomScore) -> int:
+    identity = program.identity
+    with identity.using_files():
+        os.fchdir(program.directory)
+    oom.raise_for_child()
+    try:
+        child = subprocess.Popen(
+            program.argv,
+            stdin=subprocess.DEVNULL if program.stdin is None else program.stdin,
+            stdout=program.stdout,
+            stderr=program.stderr,
+            env=program.environment,
+            start_new_session=True,
+            user=identity.uid if identity.switch and identity.uid else None,
+            group=identity.gid if identity.switch and identity.gid else None,
+        )
+    finally:
+        oom.restore()
+        os.chdir("/")
+    child.returncode = 0  # Ship waits for it; else Popen's destructor would
+    return child.pid

@@ -1,0 +1,119 @@
+"""The newest output of an exec, by byte offset.
+
+Offsets count the bytes of both streams together, from the start of the exec and in the order in which they were
+read. The ring keeps the newest `capacity` bytes and a bounded number of pieces, so that a program that
+writes single bytes by turns to both streams costs no more memory than one that writes blocks.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Stream = Literal["stdout", "stderr"]
+
+_SMALL = 4096  # pieces below this grow by what follows on the same stream …
+_TOGETHER_S = 0.1  # … if it follows within this
+_BYTES_PER_PIECE = 256
+_FEWEST_PIECES = 1024
+_COMPACT = 512
+
+
+@dataclass(slots=True)
+class Piece:
+    """What was read at once. `t` is when, in seconds since the epoch."""
+
+    offset: int
+    stream: Stream
+    data: bytes | bytearray
+    t: float
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte."""
+        return self.offset + len(self.data)
+
+
+class Ring:
+    """See the module."""
+
+    def __init__(self, capacity: int) -> None:
+        self.first_offset = 0
+        self.next_offset = 0
+        self._capacity = capacity
+        self._most_pieces = max(_FEWEST_PIECES, capacity // _BYTES_PER_PIECE)
+        self._pieces: list[Piece] = []
+        self._dropped = 0  # pieces at the head of the list that are gone; removed in lots
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes can still be read."""
+        return self.next_offset - self.first_offset
+
+    def append(self, stream: Stream, data: bytes, t: float) -> None:
+        """Add what was read from `stream` at `t`."""
+        if not data:
+            return
+        if not self._grow_last(stream, data, t):
+            kept = data[-self._capacity :]
+            offset = self.next_offset + len(data) - len(kept)
+            self._pieces.append(Piece(offset, stream, bytearray(kept) if len(kept) < _SMALL else kept, t))
+        self.next_offset += len(data)
+        self._evict()
+
+    def read(self, since: int, limit: int) -> Iterator[Piece]:
+        """Copies of what lies from offset `since` on, `limit` bytes at most. `since` must be in the ring."""
+        index = max(self._dropped, bisect_right(self._pieces, since, lo=self._dropped, key=_offset) - 1)
+        for piece in self._from(index):
+            start = max(0, since - piece.offset)
+            data = bytes(memoryview(piece.data)[start : start + limit])
+            limit -= len(data)
+            if data:
+                yield Piece(piece.offset + start, piece.stream, data, piece.t)
+            if limit <= 0:
+                return
+
+    def collect(self, stream: Stream) -> bytes:
+        """All that is kept of one stream."""
+        return b"".join(
+            piece.data for piece in self.read(self.first_offset, self.kept_bytes) if piece.stream == stream
+        )
+
+    def forget(self) -> None:
+        """Let go of everything; the offsets stay true."""
+        self._pieces.clear()
+        self._dropped = 0
+        self.first_offset = self.next_offset
+
+    def _from(self, index: int) -> Iterator[Piece]:
+        return (self._pieces[i] for i in range(index, len(self._pieces)))
+
+    def _grow_last(self, stream: Stream, data: bytes, t: float) -> bool:
+        last = self._pieces[-1] if len(self._pieces) > self._dropped else None
+        if last is None or last.stream != stream or not isinstance(last.data, bytearray):
+            return False
+        if len(last.data) + len(data) > _SMALL or not 0 <= t - last.t < _TOGETHER_S:
+            return False
+        last.data += data
+        return True
+
+    def _evict(self) -> None:
+        self.first_offset = max(self.first_offset, self.next_offset - self._capacity)
+        while self._pieces[self._dropped].end <= self.first_offset or self._too_many():
+            self._drop_oldest()
+        if self._dropped > _COMPACT:
+            del self._pieces[: self._dropped]
+            self._dropped = 0
+
+    def _too_many(self) -> bool:
+        return len(self._pieces) - self._dropped > self._most_pieces
+
+    def _drop_oldest(self) -> None:
+        piece = self._pieces[self._dropped]
+        self.first_offset = max(self.first_offset, piece.end)
+        piece.data = b""
+        self._dropped += 1
+
+
+def _offset(piece: Piece) -> int:
+    return piece.offset

@@ -1,0 +1,252 @@
+"""The routes of the contract: parse, one call, answer."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from ship import about, files, order, processes
+from ship.clock import rfc3339
+from ship.errors import InvalidArgument, NotFound, OutputGone
+from ship.execs import Exec, Execs
+from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
+from ship.http import Answer, Request, json_answer
+from ship.paths import Workspace
+from ship.ring import Piece
+from ship.settings import Settings
+
+_EXEC_BODY_BYTES = 64 << 20
+_LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that line readers commonly take
+_READ_BYTES = 256 * 1024
+_DEFAULT_GRACE_S = 2.0
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Routes:
+    """What the host may ask."""
+
+    def __init__(self, settings: Settings, workspace: Workspace, threads: FileThreads, execs: Execs) -> None:
+        self._settings = settings
+        self._workspace = workspace
+        self._threads = threads
+        self._execs = execs
+        self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
+            ("GET", ("healthz",)): self._health,
+            ("GET", ("meta",)): self._meta,
+            ("GET", ("shell", "processes")): self._processes,
+            ("POST", ("execs",)): self._create_exec,
+            ("GET", ("execs",)): self._list_execs,
+            ("GET", ("files", "content")): self._read_file,
+            ("PUT", ("files", "content")): self._write_file,
+            ("GET", ("files", "list")): self._list_files,
+            ("DELETE", ("files",)): self._delete_file,
+        }
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to `request`. Raises ShipError."""
+        handler = self._fixed.get((request.method, request.segments))
+        if handler is not None:
+            return await handler(request)
+        match request.method, request.segments:
+            case "GET", ("execs", exec_id):
+                return await self._get_exec(request, self._execs.get(exec_id))
+            case "DELETE", ("execs", exec_id):
+                return await self._end_exec(request, self._execs.get(exec_id))
+            case "GET", ("execs", exec_id, "output"):
+                return self._output(request, self._execs.get(exec_id))
+            case _:
+                raise NotFound("there is no such route")
+
+    async def _health(self, _request: Request) -> Answer:
+        return json_answer(200, {"status": "ok"})
+
+    async def _meta(self, _request: Request) -> Answer:
+        return json_answer(200, about.describe(self._settings))
+
+    async def _processes(self, _request: Request) -> Answer:
+        found = await asyncio.get_running_loop().run_in_executor(None, processes.describe_all)
+        return json_answer(200, {"processes": found})
+
+    async def _create_exec(self, request: Request) -> Answer:
+        wait_s = _wait(request)
+        body = await request.read_json(_EXEC_BODY_BYTES)
+        wanted = order.read(body, self._settings.user, self._settings.root)
+        del body  # its stdin may be large
+        created = await self._execs.create(wanted)
+        if wait_s is None:
+            return json_answer(201, created.to_wire())
+        return await _answer_when_ended(request, created, wait_s)
+
+    async def _list_execs(self, _request: Request) -> Answer:
+        return json_answer(200, {"items": [item.to_wire() for item in self._execs.list()]})
+
+    async def _get_exec(self, request: Request, found: Exec) -> Answer:
+        wait_s = _wait(request)
+        if wait_s is None:
+            return json_answer(200, found.to_wire())
+        return await _answer_when_ended(request, found, wait_s)
+
+    async def _end_exec(self, request: Request, found: Exec) -> Answer:
+        await found.end(_seconds(request, "grace_s", _DEFAULT_GRACE_S))
+        return json_answer(200, found.to_wire())
+
+    def _output(self, request: Request, found: Exec) -> Answer:
+        since = _whole_number(request, "since")
+        follow = request.query.get("follow", "false") in ("true", "1")
+        ring = found.ring
+        if since < ring.first_offset:
+            raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
+        if since > ring.next_offset:
+            raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
+        return Answer(200, _stream_output(request, found, since, follow), "application/x-ndjson")
+
+    async def _read_file(self, request: Request) -> Answer:
+        download = Download(self._workspace, _path(request))
+        try:
+            size, first = await self._threads.run(download.open)
+        except BaseException:
+            download.close()
+            raise
+        if len(first) == size:
+            download.close()
+            return Answer(200, first, "application/octet-stream")
+        return Answer(200, self._rest(download, first), "application/octet-stream", size)
+
+    async def _rest(self, download: Download, first: bytes) -> AsyncGenerator[bytes]:
+        try:
+            data = first
+            while data:
+                yield data
+                data = await self._threads.run(download.read)
+        finally:
+            download.close()
+
+    async def _write_file(self, request: Request) -> Answer:
+        upload = Upload(self._workspace, _path(request))
+        try:
+            await self._threads.run(upload.open)
+            async for block in _blocks(request):
+                await self._threads.run(upload.write, block)
+            await self._threads.run(upload.commit)
+        finally:
+            await self._threads.run(upload.close)
+        return json_answer(200, {"path": self._absolute(upload.path), "size": upload.size})
+
+    async def _list_files(self, request: Request) -> Answer:
+        path = request.query.get("path", ".")
+        entries, truncated = await self._threads.run(files.list_directory, self._workspace, path)
+        return json_answer(200, {"entries": entries, "truncated": truncated})
+
+    async def _delete_file(self, request: Request) -> Answer:
+        gone = request.talk.wire.gone
+        await self._threads.run(files.delete, self._workspace, _path(request), gone.done)
+        return json_answer(200, {"status": "ok"})
+
+    def _absolute(self, path: str) -> str:
+        return self._workspace.absolute(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+class InsideRoutes:
+    """What programs in the sandbox may ask on the loopback device."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to `request`. Raises NotFound."""
+        match request.method, request.segments:
+            case "GET", ("health",):
+                return json_answer(200, {"status": "ok"})
+            case "GET", ("meta",):
+                return json_answer(200, about.describe(self._settings))
+            case _:
+                raise NotFound("only GET /meta and GET /health are served here")
+
+
+async def _answer_when_ended(request: Request, found: Exec, wait_s: float) -> Answer:
+    await found.wait_end(request.talk.wire.gone, wait_s)
+    return json_answer(200, {**found.to_wire(), **found.output_to_wire()})
+
+
+async def _stream_output(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
+    gone = request.talk.wire.gone
+    while True:
+        # Asked in this order: what is written between the two questions belongs before the last line.
+        ended = not found.running
+        if since < found.ring.first_offset:
+            yield _output_gone(found.ring.first_offset)
+            return
+        pieces = list(found.ring.read(since, _READ_BYTES))
+        if pieces:
+            since = pieces[-1].end
+            yield b"".join(line for piece in pieces for line in _lines(piece))
+        elif ended:
+            yield _line(found.end_to_wire())
+            return
+        elif not follow or gone.done():
+            return
+        else:
+            await found.news.wait(gone)
+
+
+def _lines(piece: Piece) -> list[bytes]:
+    return [
+        _line(
+            {
+                "offset": piece.offset + start,
+                "stream": piece.stream,
+                "data": base64.b64encode(piece.data[start : start + _LINE_BYTES]).decode("ascii"),
+                "t": rfc3339(piece.t),
+            }
+        )
+        for start in range(0, len(piece.data), _LINE_BYTES)
+    ]
+
+
+def _output_gone(first_offset: int) -> bytes:
+    message = "this reader fell behind what is kept; read on from first_offset"
+    error = {"code": OutputGone.code, "first_offset": first_offset, "message": message}
+    return _line({"error": {**error, "details": {"first_offset": first_offset}}})
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+async def _blocks(request: Request) -> AsyncGenerator[bytes]:
+    # A thread is asked per block, so blocks are larger than what one read of the socket gives.
+    block = bytearray()
+    async for data in request.talk.body():
+        block += data
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+def _path(request: Request) -> str:
+    return request.query.get("path", "")
+
+
+def _wait(request: Request) -> float | None:
+    return _seconds(request, "wait", 0.0) if "wait" in request.query else None
+
+
+def _seconds(request: Request, name: str, default: float) -> float:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{name} must be a number of seconds", field=name) from error
+    return order.seconds(value, name)
+
+
+def _whole_number(request: Request, name: str) -> int:
+    text = request.query.get(name, "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidArgument(f"{name} must be a byte offset", field=name)
+    return int(text)

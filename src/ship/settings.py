@@ -1,0 +1,57 @@
+"""What Ship is told in its environment, taken out of it as it is read."""
+
+import os
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+from ship import kernel
+from ship.identity import Identity
+
+# The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not mix with theirs.
+_INTERPRETER = ("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`environment` is what is left for programs."""
+
+    socket: str
+    token: str
+    workspace: str
+    user: Identity
+    root: Identity | None
+    local: bool
+    environment: dict[str, str]
+
+
+def take(environ: MutableMapping[str, str]) -> Settings:
+    """The settings in `environ` (normally `os.environ`), which loses them. Raises ValueError or KeyError when they are unusable."""
+    kernel.erase_variable("SHIP_TOKEN")
+    told = {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
+    for name in _INTERPRETER:
+        environ.pop(name, None)
+    if not told["SHIP_TOKEN"]:
+        raise ValueError("SHIP_TOKEN is empty")
+    local = told.get("SHIP_LOCAL") == "1"
+    workspace = os.path.normpath(told.get("SHIP_WORKSPACE", "/workspace"))
+    return Settings(
+        socket=told["SHIP_SOCKET"],
+        token=told["SHIP_TOKEN"],
+        workspace=workspace,
+        user=_user(told, workspace, local),
+        root=_root(local) if told.get("SHIP_ALLOW_ROOT") == "1" else None,
+        local=local,
+        environment=dict(environ),
+    )
+
+
+def _user(told: dict[str, str], workspace: str, local: bool) -> Identity:
+    uid = os.geteuid() if local else int(told.get("SHIP_UID", "1000"))
+    gid = os.getegid() if local else int(told.get("SHIP_GID", "1000"))
+    return Identity(told.get("SHIP_USER", "ship"), uid, gid, workspace, switch=not local)
+
+
+def _root(local: bool) -> Identity:
+    return Identity(
+        "root", os.geteuid() if local else 0, os.getegid() if local else 0, "/root", switch=not local
+    )

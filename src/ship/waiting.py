@@ -1,0 +1,32 @@
+"""Waiting for something to happen, or for the peer to be gone, or for the time to be over."""
+
+import asyncio
+from collections.abc import Iterable
+
+
+class Bell:
+    """Rings for everyone who is waiting now. Nothing is remembered: look first, then wait, without an await between."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        """Wake all."""
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, gone: asyncio.Future[None], timeout_s: float | None = None) -> None:
+        """Return when it rings, when `gone` is done, or after `timeout_s`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await first_of((future, gone), timeout_s)
+        finally:
+            self._waiting.discard(future)
+
+
+async def first_of(waited: Iterable[asyncio.Future[None]], timeout_s: float | None) -> None:
+    """Return when one is done or the time is over; nothing is cancelled."""
+    await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,120 @@
+"""The bytes of one connection, with back-pressure both ways, and knowing when the peer is gone.
+
+asyncio's streams hide the peer's going until something is read or written; an exec that is waited for, or
+followed in silence, needs to hear of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+_MOST_RECEIVED = 256 * 1024
+_MOST_UNSENT = 256 * 1024
+
+
+class PeerGone(Exception):
+    """The connection is closed; there is nobody to answer."""
+
+
+class Wire(asyncio.Protocol):
+    """A connection and the task that serves it. `gone` is done once the peer has closed, or stopped sending."""
+
+    def __init__(self, serve: Callable[["Wire"], Coroutine[Any, Any, None]]) -> None:
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._received = bytearray()
+        self._task: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_MOST_UNSENT)
+        self._task = self._loop.create_task(self._serve(self))
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        self._received += data
+        if len(self._received) >= _MOST_RECEIVED:
+            self.transport.pause_reading()
+        _wake(self._arrival)
+
+    def eof_received(self) -> bool:
+        """Called by asyncio. The peer may still be reading, so our side stays open."""
+        _wake(self.gone)
+        _wake(self._arrival)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio."""
+        self._lost = True
+        for future in (self.gone, self._arrival, self._room):
+            _wake(future)
+
+    def pause_writing(self) -> None:
+        """Called by asyncio."""
+        self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Called by asyncio."""
+        _wake(self._room)
+        self._room = None
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What carries the bytes."""
+        if self._transport is None:
+            raise PeerGone
+        return self._transport
+
+    async def receive(self, timeout_s: float) -> bytes:
+        """All that has come, or what comes next; empty at the end. Raises TimeoutError after `timeout_s` of silence."""
+        if not self._received and not self.gone.done():
+            await self._wait_arrival(timeout_s)
+        received = bytes(self._received)
+        self._received.clear()
+        if not self._lost:
+            self.transport.resume_reading()
+        return received
+
+    async def send(self, data: bytes) -> None:
+        """Send; returns once little enough is unsent. Raises PeerGone."""
+        self._check_not_lost()
+        self.transport.write(data)
+        if self._room is not None:
+            await self._room
+            self._check_not_lost()
+
+    def close(self) -> None:
+        """Send what is unsent, then close."""
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Return when the serving task is over."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _wait_arrival(self, timeout_s: float) -> None:
+        self._arrival = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._arrival
+        finally:
+            self._arrival = None
+
+    def _check_not_lost(self) -> None:
+        if self._lost:
+            raise PeerGone
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
