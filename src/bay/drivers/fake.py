@@ -1,0 +1,311 @@
+"""A driver for tests and for trying Bay without root. IT ISOLATES NOTHING: what runs in a session runs as you.
+
+Each session is a real Ship as a child process, on the real workspace directory, behind a real socket, so that
+everything above the driver is tested for real. It can be told to fail at a step, to hold at a
+step until a test lets it go, to refuse, to lie, and to lose a session; it never does so by itself.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from bay.drivers.base import (
+    Capabilities,
+    Endpoint,
+    Exited,
+    Gone,
+    Handle,
+    Observed,
+    Owned,
+    Paused,
+    Running,
+    SessionSpec,
+)
+from bay.drivers.oci.health import check_health
+from bay.drivers.oci.mounts import closing_fd
+from bay.drivers.oci.output import StartOutput
+from bay.drivers.oci.processes import (
+    descendants,
+    is_stopped,
+    kill_and_wait,
+    open_process,
+    send_signal,
+    start_time,
+)
+from bay.drivers.oci.readiness import wait_readable
+from bay.drivers.oci.threads import in_new_thread
+from bay.errors import DriverUnavailable, SandboxNotReady
+
+_READY_S = 15.0
+_END_S = 5.0
+
+STEPS = ("claim", "launch", "ready", "observe", "pause", "resume", "stop", "destroy", "list_owned")
+"""Where the driver can fail or be held: three steps of `start`, and every other call."""
+
+
+class FakeDriver:
+    """Runs sessions as plain processes of the calling user. No isolation at all; see the module.
+
+    `run_dir` belongs to this driver, is short enough for a socket's path, and is all it needs to find its
+    sessions again: a second FakeDriver on it takes over from a first one that was dropped.
+    """
+
+    name = "fake"
+    capabilities = Capabilities(isolation=("container",), pause=True, images=("host",))
+
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        fail_at: str | None = None,
+        hold_at: str | None = None,
+        refuse: bool = False,
+    ) -> None:
+        self._run_dir = run_dir
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self.fail_at = fail_at
+        """The step that raises DriverUnavailable, until a test sets it to None."""
+        self.hold_at = hold_at
+        """The step that waits for `let_go`."""
+        self.refuse = refuse
+        """Whether every call raises DriverUnavailable, as when a host is out of reach."""
+        self.let_go = asyncio.Event()
+        """Set by the test: the held step goes on."""
+        self.held = asyncio.Event()
+        """Set by the driver: it waits at `hold_at`."""
+        self.lies: dict[str, Observed] = {}
+        """What `observe` says of a session id, true or not."""
+
+    async def open(self) -> None:
+        """Make the directory."""
+        await in_new_thread(lambda: self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700))
+
+    async def aclose(self) -> None:
+        """Sessions keep running."""
+
+    async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
+        """See `Driver.start`. The steps are `claim`, `launch` and `ready`; each is reached before it is done."""
+        if handle is not None and (ready := await self._still_ready(spec, handle)):
+            yield ready
+            return
+        await self._reach("claim")
+        await self._remove(spec.session_id)
+        await in_new_thread(lambda: self._claim(spec))
+        claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})
+        yield claimed
+        await self._reach("launch")
+        with StartOutput() as output:
+            launched = replace(claimed, data=await in_new_thread(lambda: self._launch(spec, output.writer)))
+            output.close_writer()
+            yield launched
+            await self._reach("ready")
+            await output.wait_ready(spec.session_id, _READY_S)
+        endpoint = self._endpoint(launched)
+        await check_health(endpoint, spec.token)
+        yield replace(launched, data={**launched.data, "step": "ready"}, endpoint=endpoint)
+
+    async def observe(self, handle: Handle) -> Observed:
+        """See `Driver.observe`; `lies` come first."""
+        await self._reach("observe")
+        return self.lies.get(handle.session_id) or await in_new_thread(lambda: self._observe(handle))
+
+    async def wait(self, handle: Handle) -> Exited | Gone:
+        """See `Driver.wait`."""
+        if (pidfd := await in_new_thread(lambda: self._open(handle))) is not None:
+            with closing_fd(pidfd):
+                await wait_readable(pidfd)
+        return await in_new_thread(lambda: self._ended(handle))
+
+    async def pause(self, handle: Handle) -> None:
+        """See `Driver.pause`: SIGSTOP to every process."""
+        await self._reach("pause")
+        await in_new_thread(lambda: self._signal_all(handle, signal.SIGSTOP))
+
+    async def resume(self, handle: Handle) -> None:
+        """See `Driver.resume`: SIGCONT to every process."""
+        await self._reach("resume")
+        await in_new_thread(lambda: self._signal_all(handle, signal.SIGCONT))
+
+    async def stop(self, handle: Handle, grace_s: float) -> None:
+        """See `Driver.stop`."""
+        await self._reach("stop")
+        await self._end(handle, grace_s)
+
+    async def destroy(self, handle: Handle) -> None:
+        """See `Driver.destroy`."""
+        await self._reach("destroy")
+        await self._remove(handle.session_id)
+
+    async def list_owned(self) -> AsyncIterator[Owned]:
+        """See `Driver.list_owned`."""
+        await self._reach("list_owned")
+        for session_id, sandbox_id in await in_new_thread(self._owned):
+            yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
+
+    async def vanish(self, session_id: str) -> None:
+        """Lose a session as a host does that loses power: its processes and all that is known of it."""
+        await self._remove(session_id, grace_s=0)
+
+    async def crash(self, session_id: str) -> None:
+        """Kill a session's processes; that it was there can still be seen."""
+        await self._end(Handle(driver=self.name, session_id=session_id), 0)
+
+    async def _reach(self, step: str) -> None:
+        if self.refuse:
+            raise DriverUnavailable("the fake driver was told to refuse")
+        if self.hold_at == step:
+            self.held.set()
+            await self.let_go.wait()
+        if self.fail_at == step:
+            raise DriverUnavailable(f"the fake driver was told to fail at {step}")
+
+    async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:
+        seen = await in_new_thread(lambda: self._observe(handle))
+        if handle.endpoint is None or isinstance(seen, Exited | Gone):
+            return None
+        await in_new_thread(lambda: self._signal_all(handle, signal.SIGCONT))
+        try:
+            await check_health(handle.endpoint, spec.token)
+        except SandboxNotReady:
+            return None
+        return handle
+
+    def _claim(self, spec: SessionSpec) -> None:
+        self._directory(spec.session_id).mkdir(mode=0o700)
+        self._save(spec.session_id, {"sandbox_id": spec.sandbox_id})
+
+    def _launch(self, spec: SessionSpec, output: int) -> dict[str, str | int]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "ship"],
+            env=self._environment(spec),
+            cwd=self._directory(spec.session_id),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        self._children[child.pid] = child
+        threading.Thread(target=child.wait, name="bay-fake-reaper", daemon=True).start()
+        process: dict[str, str | int] = {
+            "step": "launched",
+            "pid": child.pid,
+            "started": start_time(child.pid) or 0,
+        }
+        self._save(spec.session_id, {"sandbox_id": spec.sandbox_id, **process})
+        return process
+
+    def _environment(self, spec: SessionSpec) -> dict[str, str]:
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(_parent_of("ship")),
+            "SHIP_LOCAL": "1",
+            "SHIP_SOCKET": str(self._directory(spec.session_id) / "ship.sock"),
+            "SHIP_TOKEN": spec.token,
+            "SHIP_WORKSPACE": str(spec.workspace),
+            "SHIP_UID": str(os.getuid()),
+            "SHIP_GID": str(os.getgid()),
+            "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
+        }
+
+    def _endpoint(self, handle: Handle) -> Endpoint:
+        return Endpoint(
+            socket_path=str(self._directory(handle.session_id) / "ship.sock"),
+            peer_uid=os.getuid(),
+            peer_pid=int(handle.data["pid"]),
+        )
+
+    def _observe(self, handle: Handle) -> Observed:
+        process = self._process(handle)
+        if process is None:
+            return Gone()
+        if (pidfd := open_process(*process)) is None:
+            child = self._children.get(process[0])
+            return Exited(child.returncode if child else None)
+        os.close(pidfd)
+        endpoint = self._endpoint(replace(handle, data={"pid": process[0]}))
+        return Paused(endpoint) if is_stopped(process[0]) else Running(endpoint)
+
+    def _ended(self, handle: Handle) -> Exited | Gone:
+        process = self._process(handle)
+        if process is None:
+            return Gone()
+        child = self._children.get(process[0])
+        return Exited(child.wait() if child else None)
+
+    def _owned(self) -> list[tuple[str, str | None]]:
+        states = {name: self._state(name) for name in sorted(os.listdir(self._run_dir))}
+        return [(name, str(state["sandbox_id"]) if state else None) for name, state in states.items()]
+
+    async def _end(self, handle: Handle, grace_s: float) -> None:
+        if (pidfd := await in_new_thread(lambda: self._open(handle))) is None:
+            return
+        with closing_fd(pidfd):
+            everyone = await in_new_thread(lambda: self._woken(handle))
+            send_signal(pidfd, signal.SIGTERM if grace_s else signal.SIGKILL)
+            try:
+                async with asyncio.timeout(grace_s or _END_S):
+                    await wait_readable(pidfd)
+            except TimeoutError:
+                send_signal(pidfd, signal.SIGKILL)
+                await wait_readable(pidfd)
+        # Ship ends its commands when it is asked to; killed, it leaves them behind.
+        await in_new_thread(lambda: kill_and_wait(everyone, _END_S))
+
+    def _woken(self, handle: Handle) -> list[int]:
+        self._signal_all(handle, signal.SIGCONT)
+        return self._everyone(handle)
+
+    async def _remove(self, session_id: str, grace_s: float = _END_S) -> None:
+        await self._end(Handle(driver=self.name, session_id=session_id), grace_s)
+        directory = self._directory(session_id)
+        await in_new_thread(lambda: shutil.rmtree(directory) if directory.exists() else None)
+
+    def _everyone(self, handle: Handle) -> list[int]:
+        process = self._process(handle)
+        if process is None or start_time(process[0]) != process[1]:
+            return []
+        return [process[0], *descendants(process[0])]
+
+    def _signal_all(self, handle: Handle, number: signal.Signals) -> None:
+        for pid in self._everyone(handle):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def _open(self, handle: Handle) -> int | None:
+        process = self._process(handle)
+        return None if process is None else open_process(*process)
+
+    def _process(self, handle: Handle) -> tuple[int, int] | None:
+        state = self._state(handle.session_id)
+        return (int(state["pid"]), int(state["started"])) if state and "pid" in state else None
+
+    def _directory(self, session_id: str) -> Path:
+        return self._run_dir / session_id
+
+    def _save(self, session_id: str, state: dict[str, str | int]) -> None:
+        (self._directory(session_id) / "state.json").write_text(json.dumps(state))
+
+    def _state(self, session_id: str) -> dict[str, str | int] | None:
+        try:
+            return json.loads((self._directory(session_id) / "state.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def _parent_of(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise DriverUnavailable(f"the package {package} is not installed beside Bay")
+    return Path(spec.origin).parent.parent

@@ -1,0 +1,137 @@
+"""Ship and everything it needs to run, in one read-only directory: any image works, even an empty one.
+
+It is the interpreter that runs Bay with its standard library, the shared libraries that both are linked
+against, the loader, h11, wsproto and Ship. Python files are compiled and their sources left
+out: starting writes nothing, and looks at half as many files.
+"""
+
+import compileall
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+_UNNEEDED = frozenset(
+    (
+        *(
+            "__pycache__",
+            "dbm",
+            "distutils",
+            "ensurepip",
+            "idlelib",
+            "lib2to3",
+            "pydoc_data",
+            "site-packages",
+        ),
+        *("sqlite3", "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref"),
+    )
+)
+_UNNEEDED_EXTENSIONS = re.compile(r"_?(test|xx|ctypes_test|tkinter|sqlite3|dbm|gdbm|curses|readline|nis)")
+_PACKAGES = ("h11", "wsproto", "ship")
+_LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
+
+
+def build(closures: Path) -> Path:
+    """The closure's directory below `closures`, made when the interpreter or Ship changed since the last time.
+
+    Safe against others who build at the same time. Blocks (about 2 s when it has to be made); raises OSError,
+    ImportError or subprocess.SubprocessError.
+    """
+    packages = [_package_directory(name) for name in _PACKAGES]
+    target = closures / _fingerprint(packages)
+    if target.is_dir():
+        return target
+    closures.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=closures))
+    try:
+        _fill(building, packages)
+        _move_into_place(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _move_into_place(building: Path, target: Path) -> None:
+    try:
+        building.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another Bay was faster, and its copy is as good
+            raise
+
+
+def _package_directory(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"the package {name} is not installed beside Bay")
+    return Path(spec.origin).parent
+
+
+def _interpreter() -> Path:
+    return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def _fingerprint(packages: list[Path]) -> str:
+    interpreter = _interpreter().stat()
+    digest = hashlib.sha256(f"2 {sys.version} {interpreter.st_size} {interpreter.st_mtime_ns}".encode())
+    for package in packages:
+        for file in sorted(package.rglob("*.py")):
+            digest.update(f"\0{package.name}/{file.relative_to(package)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _fill(closure: Path, packages: list[Path]) -> None:
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    python = closure / "lib" / stdlib.name
+    (closure / "bin").mkdir()
+    shutil.copyfile(_interpreter(), closure / "bin/python3")
+    shutil.copytree(stdlib, python, ignore=_ignored)
+    for package in packages:
+        shutil.copytree(package, python / package.name, ignore=_ignored)
+    _replace_sources(python)
+    _copy_libraries(closure, [closure / "bin/python3", *sorted((python / "lib-dynload").glob("*.so"))])
+    _open_to_everyone(closure)
+
+
+def _ignored(directory: str, names: list[str]) -> set[str]:
+    if Path(directory).name == "lib-dynload":
+        return {name for name in names if _UNNEEDED_EXTENSIONS.match(name)}
+    return {
+        name for name in names if name in _UNNEEDED or not (_is_code(name) or _is_directory(directory, name))
+    }
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith((".py", ".so"))
+
+
+def _is_directory(directory: str, name: str) -> bool:
+    return os.path.isdir(os.path.join(directory, name))
+
+
+def _replace_sources(python: Path) -> None:
+    # `-OO` level: no docstrings to load; legacy places, so that they are found without a source beside them.
+    compileall.compile_dir(python, quiet=2, legacy=True, optimize=2, stripdir=str(python), prependdir="/")
+    for source in python.rglob("*.py"):
+        if source.with_suffix(".pyc").exists():
+            source.unlink()
+
+
+def _copy_libraries(closure: Path, binaries: list[Path]) -> None:
+    # Asked of the originals' copies: `ldd` resolves them where Bay runs, which is where the libraries are.
+    command = ["ldd", *(str(binary) for binary in binaries)]
+    listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    for library in sorted({Path(found) for found in _LIBRARY.findall(listing)}):
+        shutil.copyfile(library, closure / "lib" / library.name)
+
+
+def _open_to_everyone(closure: Path) -> None:
+    closure.chmod(0o755)
+    for path in closure.rglob("*"):
+        program = path.is_dir() or path.parent.name == "bin" or ".so" in path.name
+        path.chmod(0o755 if program else 0o644)

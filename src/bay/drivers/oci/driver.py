@@ -1,0 +1,323 @@
+"""The `oci` driver: what is done, in order. What it consists of is in the modules beside this one."""
+
+import asyncio
+import os
+import platform
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bay.drivers.base import (
+    Capabilities,
+    Endpoint,
+    Exited,
+    Gone,
+    Handle,
+    Observed,
+    Owned,
+    Paused,
+    Running,
+    SessionSpec,
+)
+from bay.drivers.oci import cgroups, closure, host_image, mounts, seccomp
+from bay.drivers.oci.health import check_health
+from bay.drivers.oci.idrange import IdRanges
+from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
+from bay.drivers.oci.layout import Layout, SessionPlaces
+from bay.drivers.oci.output import StartOutput
+from bay.drivers.oci.probe import checks
+from bay.drivers.oci.processes import boot_id, open_process, send_signal
+from bay.drivers.oci.readiness import wait_readable
+from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
+from bay.drivers.oci.runc import Runc
+from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
+from bay.drivers.oci.threads import in_new_thread
+from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
+
+_READY_S = 15.0
+_REMOVE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What `open` made for all sessions."""
+
+    closure: Path
+    skeleton: Path
+    boot: str
+
+
+class OciDriver:
+    """Runs sessions as containers of runc on this host. Needs root, and no daemon.
+
+    `root` keeps what survives a reboot (the writable layers, images, Ship's closure), `run_dir` what does not;
+    both belong to this Bay alone. `ids_dir` is shared by every Bay on the host.
+    """
+
+    name = "oci"
+    capabilities = Capabilities(isolation=("container",), pause=True, images=("host",))
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        run_dir: Path,
+        runc: str = "runc",
+        instance: str | None = None,
+        ids_dir: Path = Path("/run/bay/ids"),
+        id_range_start: int = 1_879_048_192,
+        id_range_count: int = 4094,
+        parallel_starts: int | None = None,
+        seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
+    ) -> None:
+        self._layout = Layout(root, run_dir)
+        self._runc = Runc(runc, self._layout.runc_root)
+        self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
+        self._cgroup = f"/bay/{instance or run_dir.name}"
+        # Starting is work for the processor: more at once than this only makes each one slower.
+        self._starting = asyncio.Semaphore(parallel_starts or 2 * (os.cpu_count() or 1))
+        self._seccomp = seccomp_profile(platform.machine())
+        self._shared: _Shared | None = None
+
+    async def open(self) -> None:
+        """Check the host (see `probe`) and make what all sessions share: directories, the `host` image, Ship's closure (about 2 s the first time)."""
+        self._shared = await in_new_thread(self._make_shared)
+
+    async def aclose(self) -> None:
+        """Remove the empty control groups that sessions leave behind. Sessions keep running."""
+        await in_new_thread(lambda: cgroups.remove_if_empty(self._cgroup))
+
+    async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
+        """See `Driver.start`. The steps are `claimed`, `launched` and `ready`."""
+        shared = self._check(spec)
+        if handle is not None and (ready := await self._still_ready(spec, handle)):
+            yield ready
+            return
+        places = self._layout.session(spec.session_id)
+        if await in_new_thread(places.exist):
+            await self.destroy(Handle(driver=self.name, session_id=spec.session_id))
+        id_base = await in_new_thread(lambda: self._claim(spec, places))
+        claimed = Handle(
+            driver=self.name, session_id=spec.session_id, data={"step": "claimed", "id_base": id_base}
+        )
+        yield claimed
+        order = self._order(spec, places, shared, id_base)
+        with StartOutput() as output:
+            launched = await self._launch(order, output)
+            started = {
+                "step": "launched",
+                "pid": launched.pid,
+                "started": launched.started,
+                "boot": shared.boot,
+            }
+            yield replace(claimed, data={**claimed.data, **started})
+            await output.wait_ready(spec.session_id, _READY_S)
+        await self._seal(launched)
+        endpoint = Endpoint(socket_path=str(places.socket), peer_uid=id_base, peer_pid=launched.pid)
+        await check_health(endpoint, spec.token)
+        yield replace(claimed, data={**claimed.data, **started, "step": "ready"}, endpoint=endpoint)
+
+    async def observe(self, handle: Handle) -> Observed:
+        """See `Driver.observe`. Read from /proc and the control group; nothing is run."""
+        return await in_new_thread(lambda: self._observe(handle))
+
+    async def wait(self, handle: Handle) -> Exited | Gone:
+        """See `Driver.wait`. The exit code is not known: the process is no child of Bay's."""
+        if (pidfd := await in_new_thread(lambda: self._open_init(handle))) is not None:
+            with mounts.closing_fd(pidfd):
+                await wait_readable(pidfd)
+        seen = await self.observe(handle)
+        return seen if isinstance(seen, Gone) else Exited(None)
+
+    async def pause(self, handle: Handle) -> None:
+        """See `Driver.pause`."""
+        if not isinstance(await self.observe(handle), Paused):
+            await self._runc.pause(handle.session_id)
+
+    async def resume(self, handle: Handle) -> None:
+        """See `Driver.resume`."""
+        if isinstance(await self.observe(handle), Paused):
+            await self._runc.resume(handle.session_id)
+
+    async def stop(self, handle: Handle, grace_s: float) -> None:
+        """See `Driver.stop`. A paused session is resumed, so that it can hear the signal."""
+        if (pidfd := await in_new_thread(lambda: self._open_init(handle))) is None:
+            return
+        with mounts.closing_fd(pidfd):
+            await self.resume(handle)
+            send_signal(pidfd, signal.SIGTERM)
+            try:
+                async with asyncio.timeout(grace_s):
+                    await wait_readable(pidfd)
+            except TimeoutError:
+                send_signal(pidfd, signal.SIGKILL)
+                await wait_readable(pidfd)
+
+    async def destroy(self, handle: Handle) -> None:
+        """See `Driver.destroy`. Waits for a start of the same session that a killed Bay left under way."""
+        places = self._layout.session(handle.session_id)
+        cgroup = self._cgroup_of(handle.session_id)
+        if await in_new_thread(lambda: self._end_processes(places, cgroup)):
+            await self._runc.delete(handle.session_id)
+        await in_new_thread(lambda: cgroups.remove(cgroup))
+        await _remove_trees(places.data, places.run)
+        await in_new_thread(lambda: self._ids.release(places.run))
+
+    async def list_owned(self) -> AsyncIterator[Owned]:
+        """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough."""
+        for session_id, sandbox_id in await in_new_thread(self._owned):
+            yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
+
+    def _make_shared(self) -> _Shared:
+        root = self._layout.root
+        nearest = next(path for path in (root, *root.parents) if path.is_dir())
+        missing = [one for one in checks(self._runc.binary, scratch=nearest) if one.required and not one.ok]
+        if missing:
+            raise DriverUnavailable("; ".join(f"{one.name}: {one.found} ({one.fix})" for one in missing))
+        with host_errors():
+            self._layout.make()
+            skeleton = host_image.build(self._layout.images)
+            return _Shared(closure.build(self._layout.closures), skeleton, boot_id())
+
+    def _check(self, spec: SessionSpec) -> _Shared:
+        offered = self.capabilities
+        if spec.image not in offered.images:
+            raise CapabilityNotSupported(
+                f"there is no image {spec.image!r}", details={"available": offered.images}
+            )
+        if spec.isolation not in offered.isolation:
+            raise CapabilityNotSupported(
+                f"there is no isolation {spec.isolation!r}", details={"available": offered.isolation}
+            )
+        if self._shared is None:
+            raise DriverUnavailable("the oci driver is not open")
+        return self._shared
+
+    async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:
+        await self.resume(handle)
+        seen = await self.observe(handle)
+        if handle.endpoint is None or not isinstance(seen, Running):
+            return None
+        try:
+            await check_health(handle.endpoint, spec.token)
+        except SandboxNotReady:
+            return None
+        return handle
+
+    def _claim(self, spec: SessionSpec, places: SessionPlaces) -> int:
+        with host_errors():
+            places.make(spec.sandbox_id)
+            return self._ids.claim(places.run)
+
+    def _order(self, spec: SessionSpec, places: SessionPlaces, shared: _Shared, id_base: int) -> Order:
+        return Order(
+            spec=spec,
+            places=places,
+            stage=self._layout.stage,
+            rootfs=_rootfs(spec.workspace, places, shared),
+            cgroup=self._cgroup_of(spec.session_id),
+            id_base=id_base,
+            runc=self._runc,
+            seccomp=self._seccomp,
+        )
+
+    async def _launch(self, order: Order, output: StartOutput) -> Launched:
+        async with self._starting:
+            launched = await in_new_thread(lambda: _prepare_and_launch(order, output.writer))
+        output.close_writer()
+        return launched
+
+    async def _seal(self, launched: Launched) -> None:
+        pidfd = await in_new_thread(lambda: open_process(launched.pid, launched.started))
+        if pidfd is None:
+            raise SandboxNotReady("Ship ended right after it was ready")
+        with mounts.closing_fd(pidfd):
+            await in_new_thread(lambda: seal_socket_dir(pidfd))
+
+    def _end_processes(self, places: SessionPlaces, cgroup: str) -> bool:
+        """Kill all there is, and tell whether runc knows of a container."""
+        if places.lock.exists():
+            wait_unlocked(places.lock)
+        if not cgroups.kill(cgroup):
+            raise DriverUnavailable(
+                f"processes of session {places.session_id} in {cgroup} do not end when killed"
+            )
+        return self._runc.knows(places.session_id)
+
+    def _observe(self, handle: Handle) -> Observed:
+        places = self._layout.session(handle.session_id)
+        init = self._init(handle)
+        if init is None:
+            return Gone()
+        if (pidfd := open_process(*init)) is None:
+            return Exited(None) if places.run.exists() else Gone()
+        os.close(pidfd)
+        endpoint = handle.endpoint or Endpoint(socket_path=str(places.socket), peer_pid=init[0])
+        return (
+            Paused(endpoint) if cgroups.is_frozen(self._cgroup_of(handle.session_id)) else Running(endpoint)
+        )
+
+    def _open_init(self, handle: Handle) -> int | None:
+        init = self._init(handle)
+        return None if init is None else open_process(*init)
+
+    def _init(self, handle: Handle) -> tuple[int, int] | None:
+        data = handle.data
+        if data.get("boot") == boot_id():
+            return int(data["pid"]), int(data["started"])
+        return self._runc.init_process(handle.session_id)
+
+    def _cgroup_of(self, session_id: str) -> str:
+        return f"{self._cgroup}/{session_id}"
+
+    def _owned(self) -> list[tuple[str, str | None]]:
+        claimed = {
+            path.name for path in self._ids.holders() if path.parent == self._layout.run_dir / "sessions"
+        }
+        found = self._layout.session_ids() | cgroups.children(self._cgroup) | claimed
+        return [(session_id, self._layout.session(session_id).sandbox_id()) for session_id in sorted(found)]
+
+
+def _rootfs(workspace: Path, places: SessionPlaces, shared: _Shared) -> Rootfs:
+    private = mounts.NOSUID | mounts.NODEV
+    return Rootfs(
+        layers=(
+            Layer("/", shared.skeleton, places.data / "root"),
+            Layer("/usr", host_image.USR, places.data / "usr"),
+        ),
+        binds=(
+            Bind("/workspace", workspace, private, idmapped=True),
+            Bind(CLOSURE, shared.closure, private | mounts.RDONLY),
+            Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
+        ),
+    )
+
+
+def _prepare_and_launch(order: Order, output: int) -> Launched:
+    with host_errors():
+        for layer in order.rootfs.layers:
+            prepare_writable(layer)
+        order.places.socket_dir.mkdir(mode=0o700)
+        os.chown(order.places.socket_dir, order.id_base, order.id_base)
+    return launch(order, output)
+
+
+async def _remove_trees(*trees: Path) -> None:
+    """Remove directories that a tenant filled: any depth, any modes, no link followed, no mount crossed."""
+    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+    command = ["rm", "-rf", "--one-file-system", "--", *map(str, trees)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=pipe)
+    try:
+        async with asyncio.timeout(_REMOVE_S):
+            _, said = await process.communicate()
+    except TimeoutError:
+        raise DriverUnavailable(f"removing {trees[0]} took more than {_REMOVE_S:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise DriverUnavailable(
+            f"{trees[0]} cannot be removed: {said[-500:].decode(errors='replace').strip()}"
+        )

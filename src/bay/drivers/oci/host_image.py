@@ -1,0 +1,175 @@
+"""The image `host`: a synthesized skeleton, and the host's `/usr`. Nothing is downloaded, nothing else of the host is shown.
+
+An allow list: a file of the host's `/etc` is in the skeleton because a line here names it, it is readable by everyone
+on the host, and programs in `/usr` do not work without it.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+USR = Path("/usr")
+
+_FROM_ETC = (
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates.conf",
+    "debian_version",
+    "fonts",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "magic",
+    "mime.types",
+    "os-release",
+    "profile",
+    "protocols",
+    "python3",
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "python3.14",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "timezone",
+)
+
+_WRITTEN = {
+    "etc/passwd": """root:x:0:0:root:/root:/bin/bash
+daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
+bin:x:2:2:bin:/bin:/usr/sbin/nologin
+sys:x:3:3:sys:/dev:/usr/sbin/nologin
+man:x:6:12:man:/var/cache/man:/usr/sbin/nologin
+mail:x:8:8:mail:/var/mail:/usr/sbin/nologin
+www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
+_apt:x:42:65534::/nonexistent:/usr/sbin/nologin
+ship:x:1000:1000:ship:/workspace:/bin/bash
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+""",
+    "etc/group": """root:x:0:
+daemon:x:1:
+bin:x:2:
+sys:x:3:
+adm:x:4:
+tty:x:5:
+disk:x:6:
+mail:x:8:
+man:x:12:
+www-data:x:33:
+shadow:x:42:
+utmp:x:43:
+staff:x:50:
+ship:x:1000:
+nogroup:x:65534:
+""",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+    "etc/hostname": "sandbox\n",
+    "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost\n",
+    "etc/resolv.conf": "# this sandbox has no network\n",
+}
+
+_DIRECTORIES = {
+    **dict.fromkeys((".ship", "dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys", "usr"), 0o755),
+    **dict.fromkeys(("workspace", "run/lock", "var", "var/cache", "var/lib", "var/log", "var/spool"), 0o755),
+    "root": 0o700,
+    ".ship-run": 0o700,
+    "tmp": 0o1777,
+    "var/tmp": 0o1777,
+}
+_USR_LINKS = ("bin", "lib", "lib64", "sbin")
+
+
+def build(images: Path, *, etc: Path = Path("/etc"), root: Path = Path("/")) -> Path:
+    """The skeleton's directory below `images`, made when the host's files changed since the last time.
+
+    Safe against others who build at the same time. Blocks; raises OSError.
+    """
+    target = images / f"host-{_fingerprint(etc)}"
+    if target.is_dir():
+        return target
+    images.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=images))
+    try:
+        _fill(building, etc, root)
+        _move_into_place(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _move_into_place(building: Path, target: Path) -> None:
+    try:
+        building.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another Bay was faster, and its copy is as good
+            raise
+
+
+def _fill(skeleton: Path, etc: Path, root: Path) -> None:
+    skeleton.chmod(0o755)
+    for name, mode in _DIRECTORIES.items():
+        (skeleton / name).mkdir(exist_ok=True)
+        (skeleton / name).chmod(mode)
+    for name in _USR_LINKS:
+        _copy_link_or_make_directory(root / name, skeleton / name)
+    (skeleton / "etc/mtab").symlink_to("../proc/self/mounts")
+    (skeleton / "var/run").symlink_to("../run")
+    for source in _wanted(etc):
+        _copy(source, skeleton / "etc" / source.relative_to(etc))
+    for name, text in _WRITTEN.items():
+        (skeleton / name).write_text(text)
+        (skeleton / name).chmod(0o644)
+
+
+def _copy_link_or_make_directory(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(os.readlink(source))
+    elif source.is_dir():
+        raise OSError(f"{source} is not a link into /usr: the image `host` needs a host with a merged /usr")
+
+
+def _wanted(etc: Path) -> Iterator[Path]:
+    for name in _FROM_ETC:
+        top = etc / name
+        yield top
+        if top.is_dir() and not top.is_symlink():
+            yield from sorted(top.rglob("*"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        mode = source.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        _make_directory(target)
+        return
+    _make_directory(target.parent)
+    if stat.S_ISLNK(mode):
+        target.symlink_to(os.readlink(source))
+    elif stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        shutil.copyfile(source, target)
+        target.chmod(mode & 0o755)
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)  # whatever Bay's umask is
+
+
+def _fingerprint(etc: Path) -> str:
+    digest = hashlib.sha256(repr((_DIRECTORIES, _WRITTEN, _USR_LINKS)).encode())
+    for path in _wanted(etc):
+        try:
+            info = path.lstat()
+        except FileNotFoundError:
+            continue
+        digest.update(f"{path} {info.st_mode} {info.st_size} {info.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

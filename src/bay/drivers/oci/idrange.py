@@ -1,0 +1,81 @@
+"""Ranges of 65,536 host ids, one for each live session on this host, whichever Bay runs it.
+
+Two sessions in one range would share the kernel's per-user accounts (a pipe's buffer shrinks when the other
+has many) and could signal one another if a namespace ever leaked. A claim is a file named after the range's number,
+holding the path of the directory it is for; a claim whose directory is gone is free again, so nothing leaks
+when a Bay is killed or removed.
+"""
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bay.drivers.oci.userns import IDS
+from bay.errors import DriverUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class IdRanges:
+    """The claims in `directory`, which every Bay on the host shares. Range n begins at `start + n * 65536`."""
+
+    directory: Path
+    start: int
+    count: int
+
+    def claim(self, holder: Path) -> int:
+        """The first id of a range that is `holder`'s from now on; `holder` must exist, and a second claim gives the same range.
+
+        Raises DriverUnavailable when all ranges are taken by directories that exist.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+        with self._locked():
+            claims = self._claims()
+            number = next((n for n, path in claims.items() if path == holder), None)
+            if number is None:
+                number = self._free(claims)
+                self._file(number).write_text(str(holder))
+        return self.start + number * IDS
+
+    def release(self, holder: Path) -> None:
+        """Give back what `holder` claimed; nothing claimed is fine."""
+        if not self.directory.is_dir():
+            return
+        with self._locked():
+            for number, path in self._claims().items():
+                if path == holder:
+                    self._file(number).unlink()
+
+    def holders(self) -> list[Path]:
+        """The directories that hold a claim now, also those of other Bays."""
+        return list(self._claims().values()) if self.directory.is_dir() else []
+
+    def _free(self, claims: dict[int, Path]) -> int:
+        free = next((n for n in range(self.count) if n not in claims), None)
+        if free is not None:
+            return free
+        stale = next((n for n, path in claims.items() if not path.exists()), None)
+        if stale is None:
+            raise DriverUnavailable(
+                f"all {self.count} id ranges of this host are in use; stop some sandboxes"
+            )
+        return stale
+
+    def _claims(self) -> dict[int, Path]:
+        names = [name for name in os.listdir(self.directory) if name.isdecimal()]
+        return {int(name): Path((self.directory / name).read_text()) for name in sorted(names, key=int)}
+
+    def _file(self, number: int) -> Path:
+        return self.directory / str(number)
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        # Guards the directory against every other Bay; held for a few file operations only.
+        fd = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)

@@ -1,0 +1,141 @@
+"""Starting a session's container: everything that has to happen in one thread, in the order it happens.
+
+The thread leaves the host's mount and network namespaces, assembles the root file system, brings up loopback,
+runs runc there, and ends. runc and the container inherit what they should, and what the thread
+alone had is dropped by the kernel, also when Bay is killed on the way.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bay.drivers.base import SessionSpec
+from bay.drivers.oci import mounts, netns, rootfs
+from bay.drivers.oci.layout import SessionPlaces
+from bay.drivers.oci.processes import start_time
+from bay.drivers.oci.runc import Runc
+from bay.drivers.oci.spec import RLIMITS, SOCKET_DIR, Place, build
+from bay.drivers.oci.userns import user_namespace
+from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One container to start."""
+
+    spec: SessionSpec
+    places: SessionPlaces
+    stage: Path
+    rootfs: rootfs.Rootfs
+    cgroup: str
+    id_base: int
+    runc: Runc
+    seccomp: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The first process of a container, as the host sees it."""
+
+    pid: int
+    started: int
+
+
+def launch(order: Order, output: int) -> Launched:
+    """Start the container with `output` as stdout and stderr of its first process.
+
+    Blocks. The calling thread is in other namespaces afterwards and must end.
+    Raises DriverUnavailable, StorageFull or SandboxNotReady.
+    """
+    with host_errors(), locked(order.places.lock) as lock, user_namespace(order.id_base) as userns:
+        mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_NEWNET | mounts.CLONE_FS)
+        netns.set_up_loopback()
+        root = rootfs.assemble(order.rootfs, order.stage, userns, order.id_base)
+        _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}")
+        log = order.places.run / "runc.log"
+        pid = order.runc.run(order.spec.session_id, order.places.bundle, log=log, output=output, lock=lock)
+        return _launched(order.spec.session_id, pid)
+
+
+def seal_socket_dir(pidfd: int) -> None:
+    """Make the directory of Ship's socket read-only inside, now that the socket is there.
+
+    It is on the host's /run; root inside could fill that up, or put another socket in Ship's place.
+    Blocks. The calling thread is in other namespaces afterwards and must end.
+    """
+    with host_errors():
+        mounts.unshare(mounts.CLONE_FS)
+        mounts.setns(pidfd, mounts.CLONE_NEWNS)
+        mounts.make_read_only(SOCKET_DIR)
+
+
+@contextmanager
+def locked(file: Path) -> Generator[int]:
+    """Hold the lock of a session; a process that inherits the descriptor holds it as well, until it ends or runs a program."""
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def wait_unlocked(file: Path, timeout_s: float = 30.0) -> None:
+    """Return once nobody holds the lock. Blocks. Raises DriverUnavailable after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    with mounts.closing_fd(os.open(file, os.O_RDWR | os.O_CLOEXEC)) as fd:
+        while True:
+            try:
+                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # The kernel has no flock with a time limit, and a runc that hangs would hold it for ever.
+                if time.monotonic() > deadline:
+                    raise DriverUnavailable(f"{file} is held by a start that does not end") from None
+                time.sleep(0.01)
+
+
+@contextmanager
+def host_errors() -> Generator[None]:
+    """Turn what the kernel refuses into what Bay says: the disk is full, or this host cannot."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                f"the host's disk is full: {error}; free space in Bay's data directory"
+            ) from error
+        raise DriverUnavailable(f"the host refused a step of the start: {error}; see `bay doctor`") from error
+
+
+def _write_bundle(order: Order, root: Path, userns: str) -> None:
+    place = Place(
+        rootfs=root,
+        userns=userns,
+        cgroup=order.cgroup,
+        machine=platform.machine(),
+        seccomp=order.seccomp,
+        hard_limits=_hard_limits(),
+    )
+    order.places.bundle.mkdir(mode=0o700)
+    (order.places.bundle / "config.json").write_text(json.dumps(build(order.spec, place)))
+
+
+def _hard_limits() -> dict[str, int]:
+    limits = {name: resource.getrlimit(getattr(resource, name))[1] for name in RLIMITS}
+    return {name: limit for name, limit in limits.items() if limit != resource.RLIM_INFINITY}
+
+
+def _launched(session_id: str, pid: int) -> Launched:
+    started = start_time(pid)
+    if started is None:
+        raise SandboxNotReady(f"the first process of session {session_id} ended at once")
+    return Launched(pid, started)

@@ -1,0 +1,117 @@
+"""Where a Bay keeps what it needs for its sessions: names follow from the session's id alone."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bay.drivers.oci.spec import SOCKET_NAME
+from bay.errors import InvalidArgument
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlaces:
+    """One session's directories. `data` is on disk, `run` is gone after a reboot."""
+
+    session_id: str
+    data: Path
+    run: Path
+
+    @property
+    def bundle(self) -> Path:
+        """What runc starts from; removed once it has."""
+        return self.run / "bundle"
+
+    @property
+    def socket_dir(self) -> Path:
+        """Where Ship makes its socket."""
+        return self.run / "sock"
+
+    @property
+    def socket(self) -> Path:
+        """Ship's socket, as the host sees it."""
+        return self.socket_dir / SOCKET_NAME
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever starts or removes the session, also by a runc whose Bay was killed."""
+        return self.run / "lock"
+
+    def make(self, sandbox_id: str) -> None:
+        """Make both directories, each saying first of all whose it is."""
+        for directory in (self.data, self.run):
+            directory.mkdir(mode=0o700)
+            (directory / "owner.json").write_text(json.dumps({"sandbox_id": sandbox_id}))
+
+    def exist(self) -> bool:
+        """Whether there is anything of the session."""
+        return self.data.exists() or self.run.exists()
+
+    def sandbox_id(self) -> str | None:
+        """The sandbox that `make` was told, or None when neither directory says."""
+        for directory in (self.run, self.data):
+            try:
+                return str(json.loads((directory / "owner.json").read_text())["sandbox_id"])
+            except (OSError, ValueError, KeyError):
+                continue
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The directories of one Bay: `root` persists, `run_dir` does not."""
+
+    root: Path
+    run_dir: Path
+
+    @property
+    def stage(self) -> Path:
+        """The empty directory on which each launching thread mounts its session's root, in a mount namespace of its own."""
+        return self.run_dir / "stage"
+
+    @property
+    def runc_root(self) -> Path:
+        """Where runc keeps its state."""
+        return self.run_dir / "runc"
+
+    @property
+    def images(self) -> Path:
+        """Read-only root file systems."""
+        return self.root / "images"
+
+    @property
+    def closures(self) -> Path:
+        """Ship's interpreter closures."""
+        return self.root / "closures"
+
+    def make(self) -> None:
+        """Make what all sessions share."""
+        # Files made inside carry inside ids on disk; a set-uid one would be root's, so no user of the host may get near.
+        _make(self.root, 0o700)
+        _make(self.root / "sessions", 0o700)
+        # The session's own root passes through here to reach its mounts, and may do nothing else.
+        _make(self.run_dir, 0o711)
+        _make(self.stage, 0o711)
+        _make(self.runc_root, 0o700)
+        _make(self.run_dir / "sessions", 0o700)
+
+    def session(self, session_id: str) -> SessionPlaces:
+        """The places of one session. Raises InvalidArgument for an id that could be a path."""
+        if not _SESSION_ID.fullmatch(session_id):
+            raise InvalidArgument(f"{session_id!r} is not a session id")
+        return SessionPlaces(
+            session_id, self.root / "sessions" / session_id, self.run_dir / "sessions" / session_id
+        )
+
+    def session_ids(self) -> set[str]:
+        """The sessions that have a directory, in either place, or a state of runc."""
+        parents = (self.root / "sessions", self.run_dir / "sessions", self.runc_root)
+        return {name for parent in parents if parent.is_dir() for name in os.listdir(parent)}
+
+
+def _make(directory: Path, mode: int) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(mode)

@@ -1,0 +1,191 @@
+"""The kernel's descriptor-based mount calls, by ctypes: glibc wraps them only since 2.36, older `mount` cannot id-map.
+
+Mounts are made as descriptors and attached to descriptors, so no path that a tenant could have
+prepared is ever resolved by name. Every call raises OSError with the call's name on failure.
+"""
+
+import ctypes
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+# The same numbers on every architecture: all are newer than the common table of Linux 5.
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = (
+    428,
+    429,
+    430,
+    431,
+    432,
+    437,
+    442,
+)
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
+
+RDONLY = 0x01
+NOSUID = 0x02
+NODEV = 0x04
+NOEXEC = 0x08
+_IDMAP = 0x0010_0000
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
+
+CLONE_FS = 0x0200
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWNET = 0x4000_0000
+
+_CAPABILITY_VERSION_3 = 0x2008_0522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapSet(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_tree(path: str | Path) -> int:
+    """A descriptor of a detached copy of the one mount at `path` (what is mounted below it is not in the copy)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _call("open_tree", _OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def set_attributes(mount: int, attributes: int, *, userns: int | None = None) -> None:
+    """Set MOUNT_ATTR bits on `mount`, and show its owners through the map of `userns`; it must not be attached yet."""
+    idmap = _IDMAP if userns is not None else 0
+    _setattr(mount, b"", _AT_EMPTY_PATH, _MountAttr(attributes | idmap, 0, 0, userns or 0))
+
+
+def make_read_only(path: str) -> None:
+    """Turn the mount at `path`, as the calling thread sees it, read-only for everyone."""
+    _setattr(_AT_FDCWD, os.fsencode(path), 0, _MountAttr(RDONLY, 0, 0, 0))
+
+
+def make_all_private() -> None:
+    """Cut every mount of the calling thread's mount namespace off from its peers."""
+    _setattr(_AT_FDCWD, b"/", _AT_RECURSIVE, _MountAttr(0, 0, _MS_PRIVATE, 0))
+
+
+def new_mount(fstype: str, options: Iterable[tuple[str, str]], attributes: int = 0) -> int:
+    """A descriptor of a new detached mount. An option with an empty value is a flag; values are at most 255 bytes."""
+    with closing_fd(_call("fsopen", _FSOPEN, fstype.encode(), 1)) as context:
+        for key, value in options:
+            _configure(context, key, value)
+        _call(f"fsconfig {fstype}", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call("fsmount", _FSMOUNT, context, 1, attributes)
+
+
+def attach(mount: int, directory: int) -> None:
+    """Mount the detached `mount` on the open `directory`."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _call("move_mount", _MOVE_MOUNT, mount, b"", directory, b"", flags)
+
+
+def detach(path: str | Path) -> None:
+    """Unmount what is mounted at `path`, with everything below it, now or as soon as nobody uses it."""
+    _checked("umount2", _libc.umount2(os.fsencode(path), _MNT_DETACH))
+
+
+def open_beneath(root: int, path: str) -> int:
+    """An O_PATH descriptor of the directory `path` below `root`; a symbolic link on the way is an error."""
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+    how = _OpenHow(os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
+    return _call(f"openat2 {path}", _OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+
+
+def open_directory(path: str | Path) -> int:
+    """An O_PATH descriptor of the directory at `path`."""
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread, and it alone, new namespaces of the kinds in `flags`."""
+    _checked("unshare", _libc.unshare(flags))
+
+
+def setns(namespace: int, kind: int) -> None:
+    """Move the calling thread, and it alone, into the namespace behind the descriptor."""
+    _checked("setns", _libc.setns(namespace, kind))
+
+
+@contextmanager
+def acting_as(user: int, group: int) -> Generator[None]:
+    """Let the calling thread, and it alone, own what it creates as `user` and `group`, with all of its capabilities."""
+    _set_filesystem_ids(user, group)
+    try:
+        yield
+    finally:
+        _set_filesystem_ids(0, 0)
+
+
+@contextmanager
+def closing_fd(fd: int) -> Generator[int]:
+    """`fd`, closed at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _set_filesystem_ids(user: int, group: int) -> None:
+    _libc.setfsgid(group)
+    _libc.setfsuid(user)
+    # The kernel takes the file capabilities away with the root id; the thread still holds them in reserve.
+    header, sets = _CapHeader(_CAPABILITY_VERSION_3, 0), (_CapSet * 2)()
+    _checked("capget", _libc.capget(ctypes.byref(header), sets))
+    for one in sets:
+        one.effective = one.permitted
+    _checked("capset", _libc.capset(ctypes.byref(header), sets))
+
+
+def _configure(context: int, key: str, value: str) -> None:
+    command, text = (_FSCONFIG_SET_STRING, value.encode()) if value else (_FSCONFIG_SET_FLAG, None)
+    _call(f"fsconfig {key}={value}", _FSCONFIG, context, command, key.encode(), text, 0)
+
+
+def _setattr(fd: int, path: bytes, flags: int, attr: _MountAttr) -> None:
+    _call("mount_setattr", _MOUNT_SETATTR, fd, path, flags, ctypes.byref(attr), ctypes.sizeof(attr))
+
+
+def _call(name: str, number: int, *arguments: object) -> int:
+    return _checked(name, _libc.syscall(ctypes.c_long(number), *map(_argument, arguments)))
+
+
+def _argument(value: object) -> object:
+    # Variadic: an int would travel as 32 bits with an undefined upper half.
+    return ctypes.c_long(value) if isinstance(value, int) else value
+
+
+def _checked(name: str, result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result

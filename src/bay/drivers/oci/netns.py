@@ -1,0 +1,28 @@
+"""The session's network namespace, made by the host.
+
+Who creates a network namespace rules it. Made by runc inside the user namespace, root inside could
+flush any egress policy; made here, by a thread in the host's user namespace, the same root has no
+power over nftables, raw sockets or interfaces. runc cannot join it by path together with a user
+namespace (it enters the user namespace first and then lacks the right), so the launching thread
+is in it and runc inherits it.
+"""
+
+import fcntl
+import socket
+import struct
+from pathlib import Path
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
+
+# Root inside rules neither, so what it would be used for is granted to all: ports below 1024, and ping.
+_SYSCTLS = {"ipv4/ip_unprivileged_port_start": "0", "ipv4/ping_group_range": "0 2147483647"}
+
+
+def set_up_loopback() -> None:
+    """Bring `lo` up in the network namespace of the calling thread and let its users bind any port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+    for name, value in _SYSCTLS.items():
+        (Path("/proc/sys/net") / name).write_text(value)

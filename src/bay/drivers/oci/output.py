@@ -1,0 +1,57 @@
+"""What the first process of a container says while it starts: one line, `ready`, or why not."""
+
+import asyncio
+import os
+from types import TracebackType
+
+from bay.drivers.oci.readiness import wait_readable
+from bay.errors import SandboxNotReady
+
+_READY = b"ready\n"
+_KEPT = 8192
+
+
+class StartOutput:
+    """A pipe for the first process's stdout and stderr, open while it starts. Nobody reads it afterwards.
+
+    `writer` goes to the process; the reading end stays with Bay, so the end of the process is seen at once.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.reader, False)
+
+    def close_writer(self) -> None:
+        """Close Bay's copy of the writing end; to be called once the process has its own."""
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+    async def wait_ready(self, session_id: str, timeout_s: float) -> None:
+        """Return once the line has come. Raises SandboxNotReady with what came instead."""
+        said = b""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not said.endswith(_READY):
+                    await wait_readable(self.reader)
+                    if not (more := os.read(self.reader, _KEPT)):
+                        raise SandboxNotReady(f"Ship ended while session {session_id} started{_quoted(said)}")
+                    said = (said + more)[-_KEPT:]
+        except TimeoutError:
+            raise SandboxNotReady(
+                f"Ship was not ready within {timeout_s:g} s in session {session_id}{_quoted(said)}"
+            ) from None
+
+    def __enter__(self) -> "StartOutput":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_writer()
+        os.close(self.reader)
+
+
+def _quoted(said: bytes) -> str:
+    text = said.decode(errors="replace").strip()
+    return f"; it said: {text[-1000:]}" if text else ""

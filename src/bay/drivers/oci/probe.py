@@ -1,0 +1,236 @@
+"""What the `oci` driver needs of a host: asked at `open`, and shown by `bay doctor`.
+
+Where it matters whether something works, it is done once, by the code that a start uses, in namespaces
+of a thread that ends; versions are only read where a version is the question.
+"""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bay.drivers.oci import mounts, netns
+from bay.drivers.oci.cgroups import MOUNT
+from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
+from bay.drivers.oci.userns import user_namespace
+
+_CONTROLLERS = ("cpu", "memory", "pids")
+_ENOUGH_INOTIFY_INSTANCES = 1024
+_ENOUGH_FILES = 8192
+# CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected /proc.
+_FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing about the host. `required`: the driver does not open without it. `fix`: what an operator does about it."""
+
+    name: str
+    ok: bool
+    required: bool
+    found: str
+    fix: str
+
+
+def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192) -> list[Check]:
+    """Everything, in the order in which to mend it. Blocks for about 50 ms and leaves nothing behind.
+
+    `scratch` is a directory on the file system that will hold the sessions' layers (default: the system's).
+    """
+    root = Check("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run Bay as root")
+    return [root, *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base), *_limits(), *_extras()]
+
+
+def _runc(binary: str) -> list[Check]:
+    version = _version(binary)
+    fix = "install runc 1.1.10 or newer (Debian: apt install runc)"
+    if version is None:
+        return [Check("runc", False, True, f"{binary} does not run", fix)]
+    text = ".".join(map(str, version))
+    known = Check(
+        "runc-cves",
+        version[:2] >= (1, 4) or version[2] >= _FIXED_RUNC.get(version[:2], 1 << 30),
+        False,
+        f"{text}; CVE-2025-31133 and its siblings are fixed in 1.2.8 and 1.3.3",
+        "upgrade runc; until then: Bay mounts /dev and /proc itself and never from a tenant's files, which these need",
+    )
+    return [Check("runc", version >= (1, 1, 10), True, text, fix), known]
+
+
+def _version(binary: str) -> tuple[int, int, int] | None:
+    try:
+        said = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def _kernel() -> list[Check]:
+    users = _number("/proc/sys/user/max_user_namespaces")
+    seccomp = _text("/proc/sys/kernel/seccomp/actions_avail")
+    helper = shutil.which("unshare")
+    return [
+        Check(
+            "unshare", helper is not None, True, helper or "not on PATH", "install util-linux 2.36 or newer"
+        ),
+        Check(
+            "user-namespaces", users > 0, True, f"at most {users}", "sysctl -w user.max_user_namespaces=65536"
+        ),
+        Check(
+            "seccomp", "errno" in seccomp, True, seccomp or "none", "use a kernel with CONFIG_SECCOMP_FILTER"
+        ),
+        _tried("openat2", _try_openat2, "use Linux 5.6 or newer"),
+        Check(
+            "merged-usr", Path("/bin").is_symlink(), True, f"/bin is {_kind('/bin')}", "merge /usr (usrmerge)"
+        ),
+    ]
+
+
+def _cgroups() -> Check:
+    unified = MOUNT / "cgroup.controllers"
+    if unified.is_file():
+        found, version = set(unified.read_text().split()), "2"
+    else:
+        found, version = {path.name for path in MOUNT.iterdir()} if MOUNT.is_dir() else set[str](), "1"
+    missing = [name for name in _CONTROLLERS if name not in found]
+    text = f"version {version}" + (f" without {', '.join(missing)}" if missing else "")
+    return Check(
+        "cgroups", not missing, True, text, "boot with cgroup v2 and the cpu, memory and pids controllers"
+    )
+
+
+def _trials(scratch: Path | None, id_base: int) -> list[Check]:
+    return [
+        _tried(
+            "id-mapped-mounts",
+            lambda: _try_idmap(scratch, id_base),
+            "use Linux 5.19 or newer, data on ext4, xfs or btrfs",
+        ),
+        _tried(
+            "overlay-on-id-mapped",
+            lambda: _try_overlay(scratch, id_base),
+            "use Linux 5.19 or newer with overlayfs, data on ext4, xfs or btrfs",
+        ),
+        _tried("network-namespaces", _try_network, "use a kernel with CONFIG_NET_NS"),
+    ]
+
+
+def _limits() -> list[Check]:
+    instances = _number("/proc/sys/fs/inotify/max_user_instances")
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return [
+        Check(
+            "inotify",
+            instances >= _ENOUGH_INOTIFY_INSTANCES,
+            False,
+            f"{instances} instances for all sandboxes together",
+            "sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=1048576",
+        ),
+        Check(
+            "open-files", files >= _ENOUGH_FILES, False, f"{files}", "raise LimitNOFILE (ulimit -n) to 65536"
+        ),
+    ]
+
+
+def _extras() -> list[Check]:
+    filesystems = _text("/proc/filesystems").split()
+    btrfs, nft = shutil.which("btrfs"), shutil.which("nft")
+    kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return [
+        Check(
+            "btrfs",
+            btrfs is not None and "btrfs" in filesystems,
+            False,
+            f"{btrfs or 'no btrfs program'}, {'in' if 'btrfs' in filesystems else 'not in'} the kernel",
+            "install btrfs-progs and load btrfs, for instant checkpoints and disk limits",
+        ),
+        Check(
+            "nftables",
+            nft is not None,
+            False,
+            nft or "no nft program",
+            "install nftables, for egress policies",
+        ),
+        Check(
+            "kvm",
+            kvm,
+            False,
+            "usable" if kvm else "none",
+            "enable virtualisation, for isolation by virtual machines",
+        ),
+    ]
+
+
+def _try_openat2() -> None:
+    with mounts.closing_fd(mounts.open_directory("/")) as root:
+        os.close(mounts.open_beneath(root, "proc"))
+
+
+def _try_idmap(scratch: Path | None, id_base: int) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as directory,
+        user_namespace(id_base) as userns,
+        mounts.closing_fd(mounts.open_tree(directory)) as mount,
+    ):
+        mounts.set_attributes(mount, mounts.NODEV, userns=userns)
+
+
+def _try_overlay(scratch: Path | None, id_base: int) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch) as directory, user_namespace(id_base) as userns:
+        top = Path(directory)
+        (top / "lower").mkdir()
+        (top / "stage").mkdir()
+        layer = Layer("/", top / "lower", top / "writable")
+        prepare_writable(layer)
+        mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_FS)
+        try:
+            assemble(Rootfs((layer,), ()), top / "stage", userns, id_base)
+        finally:
+            os.chdir("/")
+            mounts.detach(top / "stage")
+
+
+def _try_network() -> None:
+    mounts.unshare(mounts.CLONE_NEWNET)
+    netns.set_up_loopback()
+
+
+def _tried(name: str, trial: Callable[[], None], fix: str) -> Check:
+    """Whether `trial` works, in a thread that may go into other namespaces."""
+    failures: list[OSError] = []
+
+    def work() -> None:
+        try:
+            trial()
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name=f"bay-probe-{name}")
+    thread.start()
+    thread.join()
+    return Check(name, not failures, True, str(failures[0]) if failures else "works", fix)
+
+
+def _kind(path: str) -> str:
+    return "a link" if Path(path).is_symlink() else "a directory of its own"
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _number(path: str) -> int:
+    text = _text(path)
+    return int(text) if text.isdecimal() else 0

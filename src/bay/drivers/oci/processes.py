@@ -1,0 +1,92 @@
+"""Processes by number and start time, so that a number used again is never mistaken for the first of its name."""
+
+import os
+import select
+import signal
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_START_TIME = 19  # of what follows the command's name in /proc/PID/stat
+_STATE, _PARENT = 0, 1
+
+
+def boot_id() -> str:
+    """What tells this boot of the host from others; start times count from it."""
+    return _BOOT_ID.read_text().strip()
+
+
+def start_time(pid: int) -> int | None:
+    """When `pid` started, in clock ticks since boot; None when it is no more, or only waits to be reaped."""
+    fields = _stat(pid)
+    return int(fields[_START_TIME]) if fields and fields[_STATE] not in ("Z", "X") else None
+
+
+def open_process(pid: int, started: int) -> int | None:
+    """A pidfd of the process `pid` that started at `started`, or None when it has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_time(pid) == started:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
+    """Kill `pids` and wait until all have ended; False when some had not after `timeout_s`. Blocks."""
+    pidfds = [pidfd for pid in pids if (pidfd := _killed(pid)) is not None]
+    try:
+        return all(_ended(pidfd, timeout_s) for pidfd in pidfds)
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether `pid` is stopped by a signal."""
+    fields = _stat(pid)
+    return fields is not None and fields[_STATE] == "T"
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of `pid`, theirs, and so on, as far as they have not been re-parented."""
+    children: dict[int, list[int]] = {}
+    for other in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        if fields := _stat(other):
+            children.setdefault(int(fields[_PARENT]), []).append(other)
+    found = [pid]
+    for parent in found:  # grows while it is walked
+        found += children.get(parent, [])
+    return found[1:]
+
+
+def _killed(pid: int) -> int | None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # gone, or a thread of a process that is on the list itself
+        return None
+    send_signal(pidfd, signal.SIGKILL)
+    return pidfd
+
+
+def send_signal(pidfd: int, number: signal.Signals) -> None:
+    """Send a signal to the process behind `pidfd`; one that has ended is fine."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return
+
+
+def _ended(pidfd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()

@@ -1,0 +1,115 @@
+"""The root file system of a session, put together in a mount namespace that only the launching thread has.
+
+The mounts never exist in the host's own mount namespace: the container copies them when it starts, and when
+the launching thread ends, or Bay is killed, the kernel drops the rest. There is nothing to unmount.
+Every layer is shown id-mapped, so that what lies on disk is owned by inside ids (0, 1000, …) and no image has to
+be chowned for a session. The directories that hold such files must be closed to the host's users.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bay.drivers.oci import mounts
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An overlay at `target`: `lower` as it is on the host, and `writable`, which holds `upper` and `work`."""
+
+    target: str
+    lower: Path
+    writable: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`."""
+
+    target: str
+    source: Path
+    attributes: int
+    idmapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rootfs:
+    """What a session's root is made of. The first layer is the root itself."""
+
+    layers: tuple[Layer, ...]
+    binds: tuple[Bind, ...]
+
+
+def prepare_writable(layer: Layer) -> None:
+    """Make the directories behind a layer's `writable`, empty."""
+    # The merged directory shows the owner and mode of `upper`.
+    (layer.writable / "upper").mkdir(parents=True)
+    (layer.writable / "upper").chmod(0o755)
+    (layer.writable / "work").mkdir()
+
+
+def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
+    """Mount `rootfs` and return where. The calling thread must be alone in its mount namespace and its fs attributes.
+
+    `stage` is an empty directory that the session's root may pass through. Blocks; raises OSError.
+    """
+    mounts.make_all_private()
+    scratch = mounts.new_mount("tmpfs", [("size", "64k"), ("mode", "0711")])
+    _attach_at(scratch, stage)
+    os.chdir(stage)  # this thread's alone; so that the mount table inside shows short relative names
+    Path("root").mkdir(mode=0o755)
+    # An overlay works with the ids of who mounts it, and on an id-mapped layer the host's root is nobody.
+    with mounts.acting_as(id_base, id_base):
+        _mount_root(rootfs, userns)
+    return stage / "root"
+
+
+def _mount_root(rootfs: Rootfs, userns: int) -> None:
+    first, *rest = rootfs.layers
+    _attach_at(_overlay(0, first, userns), "root")
+    with mounts.closing_fd(mounts.open_directory("root")) as root:
+        for number, layer in enumerate(rest, 1):
+            _attach_beneath(_overlay(number, layer, userns), root, layer.target)
+        for bind in rootfs.binds:
+            _attach_beneath(_bound(bind, userns), root, bind.target)
+
+
+def _overlay(number: int, layer: Layer, userns: int) -> int:
+    lower, writable = f"{number}.lower", f"{number}.writable"
+    for name, source in ((lower, layer.lower), (writable, layer.writable)):
+        Path(name).mkdir()
+        mapped = mounts.open_tree(source)
+        mounts.set_attributes(mapped, mounts.NOSUID | mounts.NODEV, userns=userns)
+        _attach_at(mapped, name)
+    # The layer does not outlive the session, so nothing in it needs to reach the disk: no fsync is passed on.
+    options = [
+        ("lowerdir", lower),
+        ("upperdir", f"{writable}/upper"),
+        ("workdir", f"{writable}/work"),
+        ("volatile", ""),
+    ]
+    mount = mounts.new_mount("overlay", options, mounts.NOSUID | mounts.NODEV)
+    if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+        # The kernel's way to say that it could not use the upper layer; its log has the reason.
+        raise OSError(errno.EROFS, f"the overlay at {layer.target} came up read-only; see dmesg")
+    return mount
+
+
+def _bound(bind: Bind, userns: int) -> int:
+    mount = mounts.open_tree(bind.source)
+    mounts.set_attributes(mount, bind.attributes, userns=userns if bind.idmapped else None)
+    return mount
+
+
+def _attach_at(mount: int, path: str | Path) -> None:
+    with mounts.closing_fd(mounts.open_directory(path)) as directory, mounts.closing_fd(mount):
+        mounts.attach(mount, directory)
+
+
+def _attach_beneath(mount: int, root: int, target: str) -> None:
+    with (
+        mounts.closing_fd(mount),
+        mounts.closing_fd(mounts.open_beneath(root, target.lstrip("/"))) as directory,
+    ):
+        mounts.attach(mount, directory)

@@ -1,0 +1,134 @@
+"""The seccomp profile: which system calls a sandbox may make, as an allow list of our own.
+
+It is the only layer against io_uring, keyrings, vsock, userfaultfd and the crypto sockets, and the
+first of two against new namespaces. One architecture only: a second one (32-bit calls) brings a second
+set of numbers, `socketcall` among them, whose arguments a filter cannot see. A call that is on no list is refused
+with EPERM, so that programs with a fallback take it.
+"""
+
+from typing import Any
+
+_ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
+
+_ALLOW = "SCMP_ACT_ALLOW"
+_ERRNO = "SCMP_ACT_ERRNO"
+_EPERM, _ENOSYS = 1, 38
+
+_FILES = """
+    access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
+    fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock
+    fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr getxattrat
+    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch lchown lgetxattr link linkat listxattr listxattrat
+    llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat name_to_handle_at newfstatat open
+    openat openat2 pipe pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat
+    readv removexattr removexattrat rename renameat renameat2 rmdir sendfile setxattr setxattrat splice stat statfs
+    statx symlink symlinkat sync sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes
+    vmsplice write writev cachestat
+"""
+_MEMORY = """
+    brk get_mempolicy madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall
+    mmap mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_madvise
+    process_mrelease remap_file_pages
+"""
+_PROCESSES = """
+    alarm arch_prctl capget capset execve execveat exit exit_group fork get_robust_list get_thread_area getcpu
+    getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getresgid getresuid
+    getrlimit getrusage getsid gettid getuid ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset
+    landlock_restrict_self nanosleep pause pidfd_getfd pidfd_open pidfd_send_signal prctl prlimit64
+    process_vm_readv process_vm_writev ptrace restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask
+    rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max
+    sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
+    sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp set_robust_list
+    set_thread_area set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid
+    setresgid setresuid setreuid setrlimit setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork
+    wait4 waitid
+"""
+_WAITING = """
+    clock_getres clock_gettime clock_nanosleep epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2
+    epoll_wait eventfd eventfd2 futex futex_requeue futex_wait futex_waitv futex_wake gettimeofday poll ppoll
+    pselect6 select signalfd signalfd4 timer_create timer_delete timer_getoverrun timer_gettime timer_settime
+    timerfd_create timerfd_gettime timerfd_settime io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit
+"""
+_TALKING = """
+    accept accept4 bind connect getpeername getrandom getsockname getsockopt listen mq_getsetattr mq_notify mq_open
+    mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd recvfrom recvmmsg recvmsg semctl semget
+    semop semtimedop sendmmsg sendmsg sendto setsockopt shmat shmctl shmdt shmget shutdown
+"""
+ALLOWED = tuple(
+    sorted({*_FILES.split(), *_MEMORY.split(), *_PROCESSES.split(), *_WAITING.split(), *_TALKING.split()})
+)
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_NETLINK_ROUTE = 0
+
+# Every CLONE_NEW* that fits in `clone`'s flags; CLONE_NEWTIME shares its bit with the exit signal there.
+NEW_NAMESPACES = 0x7E02_0000
+_CLONE_NEWTIME = 0x80
+
+# The type byte of all btrfs ioctls. Unprivileged, they make subvolumes, escape quotas and lock a workspace against deletion.
+_BTRFS_IOCTL = 0x94
+FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x4004_9409, 0x4020_940D, 0xC018_9436
+
+_ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY = 0x004_0000, 0xFFFF_FFFF
+
+
+def profile(machine: str) -> dict[str, Any]:
+    """The `linux.seccomp` object of an OCI spec for `machine` (as `uname -m` says it)."""
+    return {
+        "defaultAction": _ERRNO,
+        "defaultErrnoRet": _EPERM,
+        "architectures": [_ARCHITECTURES[machine]],
+        "syscalls": [
+            {"names": list(ALLOWED), "action": _ALLOW},
+            *_sockets(),
+            *_namespaces(),
+            *_ioctls(),
+            *(
+                _when("personality", _equal(0, value))
+                for value in (0, _ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY)
+            ),
+        ],
+    }
+
+
+def _sockets() -> list[dict[str, Any]]:
+    # An allow list of families: AF_VSOCK reaches the hypervisor, AF_ALG the page cache of shared files, others old code.
+    return [
+        *(_when("socket", _equal(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)),
+        _when("socket", _equal(0, _AF_NETLINK), _equal(2, _NETLINK_ROUTE)),
+        _when("socketpair", _equal(0, _AF_UNIX)),
+    ]
+
+
+def _namespaces() -> list[dict[str, Any]]:
+    return [
+        _when("clone", _masked(0, NEW_NAMESPACES, 0)),
+        _when("unshare", _masked(0, NEW_NAMESPACES | _CLONE_NEWTIME, 0)),
+        # Its flags are behind a pointer; glibc falls back to clone when it is told that clone3 does not exist.
+        {"names": ["clone3", "io_uring_setup"], "action": _ERRNO, "errnoRet": _ENOSYS},
+    ]
+
+
+def _ioctls() -> list[dict[str, Any]]:
+    # "Type byte is not 0x94" is "one of its eight bits differs"; only the low half of the argument counts for the kernel.
+    bits = [1 << bit for bit in range(8, 16)]
+    return [
+        *(_when("ioctl", _masked(1, bit, ~(_BTRFS_IOCTL << 8) & bit)) for bit in bits),
+        *(
+            _when("ioctl", _masked(1, 0xFFFF_FFFF, request))
+            for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE)
+        ),
+    ]
+
+
+def _when(name: str, *conditions: dict[str, Any]) -> dict[str, Any]:
+    return {"names": [name], "action": _ALLOW, "args": list(conditions)}
+
+
+def _equal(index: int, value: int) -> dict[str, Any]:
+    # Compared as the kernel sees it: 32 bits, whatever the upper half of the register holds.
+    return _masked(index, 0xFFFF_FFFF, value)
+
+
+def _masked(index: int, mask: int, value: int) -> dict[str, Any]:
+    return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}

@@ -1,0 +1,177 @@
+"""The OCI runtime specification of a session: a pure function of what was asked and where its parts are.
+
+runc is told to do as little as possible: the root file system with everything below it is assembled
+before (see `launch`), the network namespace is the one runc runs in, and nothing here names a path a caller chose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bay.drivers.base import SessionSpec
+from bay.models import Resources
+
+SOCKET_DIR = "/.ship-run"
+SOCKET_NAME = "ship.sock"
+CLOSURE = "/.ship"
+
+# What root inside needs to install packages and to become another user, each over the session's own ids only.
+# Not: SETFCAP (file capabilities are void under no_new_privs, and what it writes would be real on the host),
+# MKNOD, SYS_CHROOT, NET_* (the network belongs to the host), AUDIT_WRITE (void outside the first user namespace),
+# SYS_PTRACE and everything that rules the kernel.
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETPCAP",  # lets Ship and tools give capabilities up, also from the bounding set
+    "CAP_SETUID",
+)
+
+RLIMITS = {
+    "RLIMIT_CORE": 0,
+    "RLIMIT_MEMLOCK": 8 << 20,
+    "RLIMIT_MSGQUEUE": 819_200,
+    "RLIMIT_NOFILE": 65_536,
+}
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CPU_PERIOD_US = 100_000
+
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sys/kernel/core_pattern",
+)
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What the host chose for a session: where its root is, who its root is, and which machine this is."""
+
+    rootfs: Path
+    userns: str
+    cgroup: str
+    machine: str
+    seccomp: dict[str, Any]
+    hard_limits: Mapping[str, int]
+    """Bay's own hard limits: without CAP_SYS_RESOURCE nothing above them can be granted."""
+
+
+def build(spec: SessionSpec, place: Place) -> dict[str, Any]:
+    """The contents of `config.json`."""
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": spec.hostname,
+        "root": {"path": str(place.rootfs), "readonly": False},
+        "process": _process(spec, place),
+        "mounts": _mounts(spec.resources),
+        "linux": {
+            **_namespaces(place),
+            "cgroupsPath": place.cgroup,
+            "resources": _resources(spec.resources),
+            "seccomp": place.seccomp,
+            "maskedPaths": list(_MASKED),
+            "readonlyPaths": list(_READ_ONLY),
+        },
+    }
+
+
+def ship_command(machine: str) -> list[str]:
+    """How Ship is started from its closure: nothing of the image is needed, not even a loader."""
+    loader = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}[machine]
+    lib = f"{CLOSURE}/lib"
+    return [
+        f"{lib}/{loader}",
+        "--library-path",
+        lib,
+        f"{CLOSURE}/bin/python3",
+        "-I",
+        "-S",
+        "-B",
+        "-m",
+        "ship",
+    ]
+
+
+def _process(spec: SessionSpec, place: Place) -> dict[str, Any]:
+    granted = list(CAPABILITIES)
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0},
+        "args": ship_command(place.machine),
+        "env": [f"{name}={value}" for name, value in _environment(spec).items()],
+        "cwd": "/",
+        "noNewPrivileges": True,
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), granted),
+        "rlimits": _rlimits(place.hard_limits),
+        "oomScoreAdj": 100,  # the host short of memory loses a sandbox first, not Bay
+    }
+
+
+def _rlimits(hard_limits: Mapping[str, int]) -> list[dict[str, Any]]:
+    limits = {name: min(wanted, hard_limits.get(name, wanted)) for name, wanted in RLIMITS.items()}
+    return [{"type": name, "soft": limit, "hard": limit} for name, limit in limits.items()]
+
+
+def _environment(spec: SessionSpec) -> Mapping[str, str]:
+    return {
+        "PATH": _PATH,
+        "LANG": "C.UTF-8",
+        "SHIP_SOCKET": f"{SOCKET_DIR}/{SOCKET_NAME}",
+        "SHIP_TOKEN": spec.token,
+        "SHIP_WORKSPACE": "/workspace",
+        "SHIP_UID": "1000",
+        "SHIP_GID": "1000",
+        "SHIP_USER": "ship",
+        "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
+    }
+
+
+def _namespaces(place: Place) -> dict[str, Any]:
+    # No "network": see netns. No mappings: a user namespace that is joined has its own, and runc reads them from it.
+    new = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
+    return {"namespaces": [*new, {"type": "user", "path": place.userns}]}
+
+
+def _mounts(resources: Resources) -> list[dict[str, Any]]:
+    half = resources.memory // 2  # what lies in a tmpfs is charged to the session's memory as well
+    return [
+        _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"),
+        _mount(
+            "/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+        ),
+        _mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={half}"),  # noqa: S108 - inside
+        _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        _mount("/tmp", "tmpfs", "nosuid", "nodev", "mode=1777", f"size={half}"),  # noqa: S108 - inside
+    ]
+
+
+def _mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": fstype, "source": fstype, "options": list(options)}
+
+
+def _resources(resources: Resources) -> dict[str, Any]:
+    return {
+        "cpu": {"quota": max(1000, round(resources.cpus * _CPU_PERIOD_US)), "period": _CPU_PERIOD_US},
+        "memory": {"limit": resources.memory, "swap": resources.memory},
+        "pids": {"limit": resources.pids},
+        "devices": [{"allow": False, "access": "rwm"}],
+    }

@@ -1,0 +1,44 @@
+"""The one seam through which blocking work leaves the event loop."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_new_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a thread of its own, which ends with it, and return what it returns.
+
+    A fresh thread and not a pool, because the work may move the thread into other namespaces for good.
+    Cancellation waits for the work to end (all of it is bounded) and then takes effect: what the work was making
+    is then complete enough to be found and removed.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def work() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - carried to the caller, whatever it is
+            loop.call_soon_threadsafe(_fail, done, error)
+        else:
+            loop.call_soon_threadsafe(done.set_result, result)
+
+    threading.Thread(target=work, name="bay-oci", daemon=True).start()
+    return await _uninterrupted(done)
+
+
+def _fail(done: asyncio.Future[T], error: BaseException) -> None:
+    done.set_exception(error)
+
+
+async def _uninterrupted(done: asyncio.Future[T]) -> T:
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        if not done.cancelled():
+            done.exception()  # seen, so that asyncio does not report it as lost
+        raise

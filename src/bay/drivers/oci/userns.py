@@ -1,0 +1,82 @@
+"""The session's user namespace, made before the container so that its mounts and its limits can use it.
+
+A thread cannot leave its process's user namespace, so a helper process (`unshare`) holds the new one
+while it is set up. The helper keeps its capabilities there, and so may write the namespace's own limits:
+without them one sandbox could use up the inotify instances of every other and of Bay, because the
+kernel charges them to whoever made the namespace.
+"""
+
+import os
+import select
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bay.drivers.oci.mounts import closing_fd
+
+IDS = 65_536
+
+LIMITS = {
+    "max_cgroup_namespaces": 1,  # the container's own, and none after it; likewise the other ones
+    "max_fanotify_groups": 0,
+    "max_fanotify_marks": 0,
+    "max_inotify_instances": 64,
+    "max_inotify_watches": 32_768,
+    "max_ipc_namespaces": 1,
+    "max_mnt_namespaces": 1,
+    "max_net_namespaces": 0,
+    "max_pid_namespaces": 1,
+    "max_time_namespaces": 0,
+    "max_user_namespaces": 0,
+    "max_uts_namespaces": 1,
+}
+
+_SETTINGS = "; ".join(f"[ ! -e {name} ] || echo {value} > {name}" for name, value in LIMITS.items())
+_SCRIPT = f"echo made; read -r go; set -e; cd /proc/sys/user; {_SETTINGS}; echo limited; read -r go"
+
+
+@contextmanager
+def user_namespace(id_base: int, timeout_s: float = 5.0) -> Generator[int]:
+    """A descriptor of a new user namespace in which ids 0 to 65535 are `id_base` and up outside.
+
+    Blocks; raises OSError or TimeoutError. The namespace lives as long as a process or a mount uses it.
+    """
+    with _helper() as (helper, said, go):
+        _expect(said, b"made\n", timeout_s)
+        _write_maps(helper.pid, id_base)
+        os.write(go, b"go\n")
+        _expect(said, b"limited\n", timeout_s)
+        namespace = os.open(f"/proc/{helper.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    with closing_fd(namespace):
+        yield namespace
+
+
+@contextmanager
+def _helper() -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
+    command = ["unshare", "--user", "--keep-caps", "--", "sh", "-c", _SCRIPT]
+    said, its_said = os.pipe2(os.O_CLOEXEC)
+    its_go, go = os.pipe2(os.O_CLOEXEC)
+    try:
+        with subprocess.Popen(command, stdin=its_go, stdout=its_said, stderr=subprocess.DEVNULL) as helper:
+            try:
+                yield helper, said, go
+            finally:
+                helper.kill()
+    finally:
+        for fd in (said, its_said, its_go, go):
+            os.close(fd)
+
+
+def _write_maps(pid: int, id_base: int) -> None:
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{name}").write_text(f"0 {id_base} {IDS}\n")
+
+
+def _expect(said: int, line: bytes, timeout_s: float) -> None:
+    poll = select.poll()
+    poll.register(said, select.POLLIN)
+    if not poll.poll(timeout_s * 1000):
+        raise TimeoutError(f"the user namespace helper did not say {line!r} within {timeout_s:g} s")
+    if (heard := os.read(said, 64)) != line:
+        raise OSError(f"the user namespace helper failed: it said {heard!r} instead of {line!r}")
