@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes sure that the system packages Bay stands on are there.
+#
+# A package is judged by the command it brings. As root with apt-get they are installed; anyone else
+# gets the exact command to type, and exit code 1.
+set -euo pipefail
+
+# command and the package that brings it. /usr/bin/python3: the `host` image shows the host's /usr.
+needs=(
+  "runc runc"
+  "mkfs.btrfs btrfs-progs"
+  "mount mount"
+  "/usr/bin/bash bash"
+  "/usr/bin/python3 python3"
+)
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+missing=()
+for need in "${needs[@]}"; do
+  read -r command package <<<"$need"
+  command -v "$command" >/dev/null || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+command_line="apt-get install -y --no-install-recommends ${missing[*]}"
+if ! command -v apt-get >/dev/null; then
+  echo "setup: these packages are missing: ${missing[*]} (names as in Debian). Install them and try again." >&2
+  exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+  echo "setup: these packages are missing: ${missing[*]}. As root, type:" >&2
+  echo "  apt-get update && $command_line" >&2
+  exit 1
+fi
+
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# Package lists may be missing or old: fetch them only when the first try shows it.
+if ! $command_line </dev/null >"$log" 2>&1; then
+  if ! { apt-get update && $command_line; } </dev/null >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "setup: could not install ${missing[*]}; the command was: apt-get update && $command_line" >&2
+    exit 1
+  fi
+fi

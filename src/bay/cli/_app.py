@@ -1,0 +1,54 @@
+"""The tree of commands."""
+
+from typing import Annotated
+
+import typer
+
+import bay
+from bay.cli import _copy, _execute, _host, _sandboxes
+from bay.cli._output import print_line
+from bay.cli._state import state_of
+
+# Rich is pretty but costs a third of the time of `bay --help`; plain help also pipes better.
+app = typer.Typer(
+    name="bay",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("run")(_execute.run)
+app.command("create")(_sandboxes.create)
+app.command("ls")(_sandboxes.ls)
+app.command("get")(_sandboxes.get)
+app.command("exec")(_execute.exec_)
+app.command("cp")(_copy.cp)
+app.command("start")(_sandboxes.start)
+app.command("stop")(_sandboxes.stop)
+app.command("rm")(_sandboxes.rm)
+app.command("serve")(_host.serve)
+app.command("doctor")(_host.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"bay {bay.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(help="Where Bay is; else BAY_URL, else http://127.0.0.1:8700.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(help="The key to call with; else BAY_API_KEY.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sandboxes for programs: a computer with a name that stays, files that stay, and compute that comes and goes."""
+    state = state_of(ctx)
+    state.url, state.api_key = url, api_key
+    if ctx.invoked_subcommand is None:
+        print_line(ctx.get_help())

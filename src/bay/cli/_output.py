@@ -1,0 +1,67 @@
+"""What the CLI prints: plain columns that `grep` and `awk` can read, or JSON."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
+
+from bay.errors import BayError
+from bay.models import to_wire
+
+
+def print_json(value: object) -> None:
+    """`value` (models, or data made of them) as one line of JSON on stdout."""
+    print_line(json.dumps(to_wire(value), ensure_ascii=False))
+
+
+def print_line(text: str) -> None:
+    """One line on stdout, out at once, so that a reader sees it and a closed pipe is noticed here."""
+    sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def print_columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with as many spaces as it takes; what a sandbox or a user named is made harmless for the terminal."""
+    table = [list(heads), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print_line("  ".join(cells).rstrip())
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """`name: value` lines with the values under each other."""
+    width = max(map(len, fields)) + 1
+    for name, value in fields.items():
+        print_line(f"{name + ':':<{width}} {printable(value)}".rstrip())
+
+
+def print_error(error: BayError, *, as_json: bool) -> None:
+    """`error: message` on one line of stderr, or the shape that the API gives errors."""
+    if as_json:
+        body = {"code": error.code, "message": error.message, "details": error.details}
+        _say(json.dumps({"error": {**body, "request_id": error.request_id}}))
+    else:
+        _say(f"{_red('error:', sys.stderr)} {printable(error.message)}")
+
+
+def note(text: str) -> None:
+    """A remark for a person, on stderr so that it never mixes with output."""
+    _say(f"bay: {printable(text)}")
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters, which could move a terminal's cursor or colours."""
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _red(text: str, stream: TextIO) -> str:
+    return f"\x1b[31m{text}\x1b[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text

@@ -1,0 +1,155 @@
+"""`create ls get stop start rm`: the life of sandboxes."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli._output import print_columns, print_fields, print_json, print_line
+from bay.cli._state import EnvOption, JsonOption, NameArgument, NamesArgument, connect, pairs
+from bay.clock import to_rfc3339
+
+if TYPE_CHECKING:
+    from bay.models import Sandbox
+
+ProfileOption = Annotated[str | None, typer.Option(help="Kind of sandbox; the server's default if left out.")]
+ImageOption = Annotated[
+    str | None, typer.Option(help="Image of the root file system, instead of the profile's.")
+]
+IsolationOption = Annotated[str | None, typer.Option(help="How it is isolated: container or gvisor.")]
+
+
+def create(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Option(help="A name to call it by: a-z, 0-9 and '-'.")] = None,
+    profile: ProfileOption = None,
+    image: ImageOption = None,
+    isolation: IsolationOption = None,
+    env: EnvOption = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", metavar="KEY=VALUE", help="Attach a label. Repeatable."),
+    ] = None,
+    ttl: Annotated[int | None, typer.Option(help="Seconds until it expires; 0 is never.")] = None,
+    idle_timeout: Annotated[
+        int | None, typer.Option(help="Seconds without activity until compute is given back.")
+    ] = None,
+    cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
+    wait: Annotated[float | None, typer.Option(help="Seconds to wait until it is ready.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make a sandbox and print its id."""
+    with connect(ctx) as client:
+        box = client.sandboxes.create(
+            name=name,
+            profile=profile,
+            image=image,
+            isolation=isolation,
+            env=pairs(env, "--env", "=") or None,
+            labels=pairs(label, "--label", "=") or None,
+            ttl=ttl,
+            idle_timeout=idle_timeout,
+            cargo_id=cargo,
+            wait=wait,
+        )
+    print_json(box.info) if as_json else print_line(box.id)
+    return 1 if box.info.status == "failed" else 0
+
+
+def ls(
+    ctx: typer.Context,
+    status: Annotated[
+        str | None, typer.Option(help="Only with this status: idle, starting, ready, failed or expired.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Only of this profile.")] = None,
+    name_prefix: Annotated[str | None, typer.Option(help="Only with a name that begins so.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only with this label.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """List sandboxes, oldest first."""
+    wanted = pairs([label] if label else None, "--label", "=")
+    with connect(ctx) as client:
+        found = client.sandboxes.list(
+            status=status,
+            profile=profile,
+            name_prefix=name_prefix,
+            label=next((f"{key}:{value}" for key, value in wanted.items()), None),
+        )
+        if as_json or quiet:
+            for box in found:
+                print_json(box.info) if as_json else print_line(box.id)
+        else:
+            print_columns(
+                ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED"), (_row(box.info) for box in found)
+            )
+    return 0
+
+
+def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """Show one sandbox."""
+    with connect(ctx) as client:
+        info = client.sandboxes.get(name).info
+    print_json(info) if as_json else print_fields(_fields(info))
+    return 0
+
+
+def start(
+    ctx: typer.Context,
+    names: NamesArgument,
+    wait: Annotated[float, typer.Option(help="Seconds to wait until they are ready.")] = 60.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Give sandboxes compute; they keep name and files."""
+    with connect(ctx) as client:
+        found = [client.sandboxes.get(name).start(wait) for name in names]
+    for info in found:
+        print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
+    return 0 if all(info.status == "ready" for info in found) else 1
+
+
+def stop(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+    """Take compute back from sandboxes; files stay."""
+    with connect(ctx) as client:
+        for name in names:
+            box = client.sandboxes.get(name)
+            box.stop()
+            if as_json:
+                print_json(box.refresh())
+    return 0
+
+
+def rm(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+    """Remove sandboxes and their files for good."""
+    with connect(ctx) as client:
+        for name in names:
+            box = client.sandboxes.get(name)
+            box.delete()
+            if as_json:
+                print_json({"id": box.id, "deleted": True})
+    return 0
+
+
+def _row(info: "Sandbox") -> tuple[str, ...]:
+    created = to_rfc3339(info.created_at)[:19] + "Z"
+    return (info.id, info.name or "-", info.status, info.compute, info.profile, created)
+
+
+def _fields(info: "Sandbox") -> dict[str, str]:
+    fields = {
+        "id": info.id,
+        "name": info.name,
+        "status": info.status,
+        "compute": info.compute,
+        "profile": info.profile,
+        "image": info.image,
+        "isolation": info.isolation,
+        "cargo": info.cargo_id,
+        "labels": " ".join(f"{key}={value}" for key, value in info.labels.items()) or None,
+        "created": to_rfc3339(info.created_at),
+        "expires": "never" if info.expires_at is None else to_rfc3339(info.expires_at),
+        "idle timeout": None if info.idle_timeout is None else f"{info.idle_timeout} s",
+        "error": None if info.error is None else f"{info.error.code}: {info.error.message}",
+    }
+    return {name: value for name, value in fields.items() if value is not None}

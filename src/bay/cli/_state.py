@@ -1,0 +1,94 @@
+"""What every command shares: how to reach Bay, and what is loaded only when a command needs it."""
+
+import importlib
+import os
+import sys
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+import bay
+from bay.errors import BayError, InvalidArgument
+
+if TYPE_CHECKING:
+    from bay.client import Client
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one value a line; errors too, on stderr.")
+]
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", metavar="NAME=VALUE", help="Set an environment variable. Repeatable."),
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The sandbox's name or id.")]
+NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME", help="Names or ids of sandboxes.")]
+
+
+@dataclass(slots=True)
+class State:
+    """The options before the command."""
+
+    url: str | None = None
+    api_key: str | None = None
+
+    @property
+    def has_server(self) -> bool:
+        """Whether somebody said where Bay is."""
+        return bool(self.url or os.environ.get("BAY_URL"))
+
+
+def state_of(ctx: typer.Context) -> State:
+    """The options given before the command of `ctx`."""
+    return ctx.ensure_object(State)
+
+
+def connect(ctx: typer.Context) -> "Client":
+    """A client of the Bay that the options or the environment name."""
+    state = state_of(ctx)
+    return make_client(state.url, state.api_key)
+
+
+def make_client(url: str | None, api_key: str | None) -> "Client":
+    """A client, without httpx's own command line: that brings rich and pygments, 150 ms that nobody here uses."""
+    cast("dict[str, ModuleType | None]", sys.modules).setdefault("httpx._main", None)
+    return bay.Client(url, api_key)
+
+
+@contextmanager
+def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
+    """A client of the Bay that is named, else of one that runs in this process until the end of the block."""
+    if state_of(ctx).has_server:
+        with connect(ctx) as client:
+            yield client
+        return
+    start = load("bay.server.embedded", "start")
+    server = cast("AbstractContextManager[tuple[str, str]]", start())
+    with server as (url, api_key), make_client(url, api_key) as client:
+        yield client
+
+
+def load(module: str, name: str) -> Any:
+    """Something of the server, which the CLI never imports before a command asks for it."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise BayError(
+            f"this needs the server, and {error.name} is not installed: pip install 'bay-sandbox[server]', "
+            "or set BAY_URL to a Bay that runs elsewhere"
+        ) from error
+
+
+def pairs(texts: list[str] | None, option: str, between: str) -> dict[str, str]:
+    """The mapping that repeated ``NAME=VALUE`` (or ``key:value``) options spell."""
+    return dict(_pair(text, option, between) for text in texts or ())
+
+
+def _pair(text: str, option: str, between: str) -> tuple[str, str]:
+    name, found, value = text.partition(between)
+    if not (name and found):
+        raise InvalidArgument(f"{option} takes NAME{between}VALUE, not {text!r}")
+    return name, value

@@ -1,0 +1,138 @@
+"""One sandbox, as a thing to run commands in and keep files in."""
+
+from collections.abc import Mapping, Sequence
+
+from bay.client._async.execs import AsyncExecs, AsyncProc
+from bay.client._async.files import AsyncFiles
+from bay.client._async.http import AsyncHttp
+from bay.client._results import RunResult
+from bay.client._wire import Call, given, model, sandbox_path
+from bay.errors import BayError, DriverUnavailable, SandboxNotReady
+from bay.ids import new_id
+from bay.models import Sandbox, ShellResult
+
+
+class AsyncBox:
+    """A sandbox. `info` is what was last heard of it; `files` and `execs` are what is in it.
+
+    Any call that needs compute wakes the sandbox, under the same id.
+    """
+
+    def __init__(self, http: AsyncHttp, info: Sandbox) -> None:
+        self._http = http
+        self.info = info
+        self.files = AsyncFiles(http, info.id)
+        self.execs = AsyncExecs(http, info.id)
+
+    @property
+    def id(self) -> str:
+        """Its id, ``sandbox-…``."""
+        return self.info.id
+
+    @property
+    def name(self) -> str | None:
+        """The name it was created with, None without one."""
+        return self.info.name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name or self.id} {self.info.status}>"
+
+    async def refresh(self) -> Sandbox:
+        """Ask the server how it is; sets and returns `info`."""
+        return await self._update(Call(method="GET", path=self._path(), safe=True))
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout_s: float | None = 30,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+        check: bool = False,
+    ) -> RunResult:
+        """Run a command to its end. A string goes through a login shell, a sequence is run as it is.
+
+        After `timeout_s` seconds (None: no limit) the command and all it started are ended and the
+        result says `timed_out`. `cwd` is relative to /workspace; `env` adds to the sandbox's; `user`
+        may be ``"root"`` where the profile allows it. Raises CommandFailed with `check=True` when it
+        did not exit with 0. A cancelled call leaves the command running until its time limit.
+        """
+        result = await self.execs.run(command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
+        return result.check() if check else result
+
+    async def spawn(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+    ) -> AsyncProc:
+        """Start a command and return at once, with what reads its output and waits for it. Arguments as for `run`."""
+        return await self.execs.spawn(command, timeout_s=timeout_s, cwd=cwd, env=env, user=user, stdin=stdin)
+
+    async def shell(self, command: str, timeout_s: int = 30, *, cwd: str | None = None) -> ShellResult:
+        """Run a shell command by the v1 call `shell/exec`, which keeps it in the sandbox's history.
+
+        A command that ran out of time is no error: `success` is False and `exit_code` -1.
+        """
+        body = given(command=command, timeout=timeout_s, cwd=cwd)
+        path = self._path("shell", "exec")
+        return model(
+            ShellResult, await self._http.json(Call(method="POST", path=path, body=body, wait_s=timeout_s))
+        )
+
+    async def start(self, wait: float | None = None) -> Sandbox:
+        """Ask for compute, and wait up to `wait` seconds until it is there. `info` says how far it is."""
+        params = {"wait": wait} if wait else {}
+        path = self._path("start")
+        return await self._update(
+            Call(method="POST", path=path, params=params, safe=True, wait_s=wait or 0.0)
+        )
+
+    async def stop(self) -> None:
+        """Give the compute back; files stay, processes end. Again is no error."""
+        await self._http.json(Call(method="POST", path=self._path("stop"), safe=True))
+
+    async def delete(self) -> None:
+        """Remove the sandbox and its own files for good. Again is no error."""
+        await self._http.json(Call(method="DELETE", path=self._path(), safe=True))
+
+    async def extend_ttl(self, seconds: int) -> Sandbox:
+        """Put `expires_at` off by `seconds`, counted from now if it has passed. Raises SandboxTtlInfinite without one."""
+        headers = {"Idempotency-Key": new_id("key")}
+        body = {"extend_by": seconds}
+        return await self._update(
+            Call(method="POST", path=self._path("extend_ttl"), body=body, headers=headers, safe=True)
+        )
+
+    async def keepalive(self) -> None:
+        """Count as activity, so that the idle timeout starts anew; never starts compute."""
+        await self._http.json(Call(method="POST", path=self._path("keepalive"), safe=True))
+
+    async def _update(self, call: Call) -> Sandbox:
+        self.info = model(Sandbox, await self._http.json(call))
+        return self.info
+
+    def _path(self, *rest: str) -> str:
+        return sandbox_path(self.id, *rest)
+
+
+def ready(info: Sandbox, wait_s: float) -> Sandbox:
+    """`info` if that sandbox is ready; raises what it says it failed with, or SandboxNotReady."""
+    name = info.name or info.id
+    if info.status == "ready":
+        return info
+    if info.error is not None:
+        raise DriverUnavailable(
+            f"{name} could not start: {info.error.message}", details={"code": info.error.code}
+        )
+    if info.status == "failed":
+        raise BayError(f"{name} failed to start and does not say why; see the log of the server")
+    raise SandboxNotReady(
+        f"{name} is still {info.status} after {wait_s:g} s; raise `wait` if it needs longer"
+    )

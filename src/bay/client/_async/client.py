@@ -1,0 +1,163 @@
+"""The door to one Bay."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Self, Unpack
+
+import httpx
+
+from bay.client._async.box import AsyncBox, ready
+from bay.client._async.http import AsyncHttp
+from bay.client._config import resolve
+from bay.client._seam import async_cleanup
+from bay.client._wire import (
+    Call,
+    CreateOptions,
+    create_call,
+    items,
+    list_params,
+    model,
+    next_cursor,
+    sandbox_path,
+)
+from bay.errors import BayError, CallerError
+from bay.ids import new_id
+from bay.models import Profile, Sandbox
+
+READY_S = 60.0
+"""How long `client.sandbox()` waits until the sandbox is ready, unless told otherwise."""
+
+
+class AsyncSandboxes:
+    """The sandboxes of the key's owner."""
+
+    def __init__(self, http: AsyncHttp) -> None:
+        self._http = http
+
+    async def create(self, **options: Unpack[CreateOptions]) -> AsyncBox:
+        """A new sandbox. With `wait` it answers when the sandbox is ready or has failed, or the seconds are over.
+
+        Sent again by itself when the connection fails, under one idempotency key: one call makes
+        one sandbox. Raises Conflict when the name is taken.
+        """
+        key = options.get("idempotency_key") or new_id("key")
+        return AsyncBox(self._http, model(Sandbox, await self._http.json(create_call(options, key))))
+
+    async def get(self, id_or_name: str) -> AsyncBox:
+        """The sandbox of that id or name. Raises NotFound."""
+        call = Call(method="GET", path=sandbox_path(id_or_name), safe=True)
+        return AsyncBox(self._http, model(Sandbox, await self._http.json(call)))
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        compute: str | None = None,
+        profile: str | None = None,
+        name_prefix: str | None = None,
+        label: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[AsyncBox]:
+        """All that match, oldest first, page by page as they are taken. `label` is ``key:value``, `limit` the page size."""
+        filters: Mapping[str, object] = {
+            "status": status,
+            "compute": compute,
+            "profile": profile,
+            "name_prefix": name_prefix,
+            "label": label,
+            "limit": limit,
+        }
+        cursor: str | None = None
+        more = True
+        while more:
+            params = list_params(filters, cursor)
+            page = await self._http.json(Call(method="GET", path="/v1/sandboxes", params=params, safe=True))
+            for item in items(page):
+                yield AsyncBox(self._http, model(Sandbox, item))
+            cursor = next_cursor(page)
+            more = cursor is not None
+
+
+class AsyncClient:
+    """A client of one Bay, with its own pool of connections; close it, or use it as a context manager.
+
+    `base_url` and `api_key` default to `BAY_URL` (else http://127.0.0.1:8700) and `BAY_API_KEY`.
+    `timeout_s` bounds each silence of the server; `retry_s` bounds the waiting between attempts of
+    a call that is safe to repeat. `transport` is an httpx transport, for tests and for a Bay in the
+    same process. Raises InvalidArgument for a URL that is none.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retry_s: float = 10.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = AsyncHttp(resolve(base_url, api_key, timeout_s, retry_s), transport)
+        self.sandboxes = AsyncSandboxes(self._http)
+
+    @property
+    def base_url(self) -> str:
+        """Where it sends its calls."""
+        return self._http.config.url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. Sandboxes and commands go on."""
+        await self._http.aclose()
+
+    async def health(self) -> dict[str, str]:
+        """``{"status": "ok", "version": …}``; needs no key."""
+        answer = await self._http.json(Call(method="GET", path="/health", safe=True))
+        return {name: str(value) for name, value in answer.items()}
+
+    async def profiles(self) -> list[Profile]:
+        """The kinds of sandbox there are; needs no key."""
+        page = await self._http.json(Call(method="GET", path="/v1/profiles", safe=True))
+        return [model(Profile, item) for item in items(page)]
+
+    @asynccontextmanager
+    async def sandbox(self, **options: Unpack[CreateOptions]) -> AsyncGenerator[AsyncBox, None]:
+        """A sandbox for the length of a `with` block: ready at its start, deleted at its end, whatever happens.
+
+        Takes what `sandboxes.create` takes; `wait` is 60 seconds unless named. Raises SandboxNotReady
+        or DriverUnavailable when it does not get ready, and leaves nothing behind then either.
+        """
+        wait_s = options.get("wait") or READY_S
+        wanted: CreateOptions = {**options, "wait": wait_s}
+        box = await self._create_or_nothing(wanted)
+        try:
+            ready(box.info, wait_s)
+            yield box
+        finally:
+            with async_cleanup():
+                await box.delete()
+
+    async def _create_or_nothing(self, options: CreateOptions) -> AsyncBox:
+        """A create that, when it is cut short, takes back what the server may have made by then."""
+        keyed: CreateOptions = {**options, "idempotency_key": options.get("idempotency_key") or new_id("key")}
+        try:
+            return await self.sandboxes.create(**keyed)
+        except CallerError:
+            raise
+        except BaseException:
+            with async_cleanup():
+                await self._take_back({**keyed, "wait": None})
+            raise
+
+    async def _take_back(self, options: CreateOptions) -> None:
+        # The same key gives the same sandbox, which is how its id is learnt.
+        with suppress(BayError):
+            box = await self.sandboxes.create(**options)
+            await box.delete()

@@ -1,0 +1,216 @@
+"""Commands in a sandbox. An exec outlives the connection that started it, so a reader can leave and come back."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+
+import httpx
+
+from bay.client._async.http import AsyncHttp
+from bay.client._follow import Cursor
+from bay.client._results import RunResult, run_result
+from bay.client._seam import async_sleep
+from bay.client._wire import (
+    Call,
+    Json,
+    Lines,
+    exec_body,
+    items,
+    list_params,
+    model,
+    next_cursor,
+    sandbox_path,
+    wait_slice,
+)
+from bay.errors import Conflict, ConnectionFailed, HostError, NotFound, OutputGone, Timeout
+from bay.ids import new_id
+from bay.models import Exec, OutputChunk
+
+BETWEEN_S = 0.02
+"""Between two waits, so that a server that does not wait is not asked in a busy loop."""
+
+GRACE_S = 30.0
+"""How much later than its own limit a command may be reported as ended before the SDK gives up."""
+
+
+async def _chunks(response: httpx.Response, cursor: Cursor) -> AsyncGenerator[OutputChunk, None]:
+    lines = Lines()
+    async for data in response.aiter_bytes():
+        for line in lines.feed(data):
+            chunk = cursor.accept(line)
+            if chunk is not None:
+                yield chunk
+        if cursor.ended:
+            return
+
+
+class AsyncProc:
+    """A command that was started in a sandbox. `info` is what was last heard of it."""
+
+    def __init__(self, http: AsyncHttp, sandbox_id: str, info: Exec) -> None:
+        self._http = http
+        self._sandbox_id = sandbox_id
+        self.info = info
+
+    @property
+    def id(self) -> str:
+        """Its id, ``exec-…``."""
+        return self.info.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self.info.state}>"
+
+    async def refresh(self) -> Exec:
+        """Ask the server how it is; sets and returns `info`."""
+        return await self._get(wait_s=None)
+
+    async def kill(self) -> Exec:
+        """End it and everything it started: terminate, then kill. Answers once it has ended; again is no error."""
+        call = Call(method="DELETE", path=self._path(), safe=True, wait_s=GRACE_S)
+        self.info = model(Exec, await self._http.json(call))
+        return self.info
+
+    async def wait(self, timeout_s: float | None = None) -> RunResult:
+        """Wait until it has ended, for ever without a `timeout_s` (seconds).
+
+        Raises Timeout when it still runs then; it is left running.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            info = await self._get(wait_s=wait_slice(left))
+            if info.state != "running":
+                return run_result(info)
+            if left is not None and left <= 0:
+                raise Timeout(f"{self.id} still runs after {timeout_s} s; wait longer, or kill it")
+            await async_sleep(BETWEEN_S)
+
+    async def output(
+        self, since: int | None = None, *, follow: bool = True
+    ) -> AsyncGenerator[OutputChunk, None]:
+        """What it prints, stdout and stderr in the order in which they came, until it ends.
+
+        `since` is a byte offset from the start of its output; None is the oldest byte still kept,
+        in which case a gap shows as a jump of `offset` and is no error. Raises OutputGone when
+        output from a given `since` on is no longer kept. A dropped connection is taken up again
+        where it broke, for as long as the client's `retry_s`. With `follow=False` it ends with
+        what there is now. After the end `info` says how the command ended.
+        """
+        cursor = Cursor(self.info, since, self._http.config.retry_s)
+        while not cursor.ended:
+            async with aclosing(self._connection(cursor, follow)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        self.info = cursor.info
+
+    async def _connection(self, cursor: Cursor, follow: bool) -> AsyncGenerator[OutputChunk, None]:
+        """What one connection brings; returns when a new one should be made."""
+        connected = False
+        try:
+            async with self._http.stream(self._output_call(cursor.next, follow)) as response:
+                connected = True
+                async with aclosing(_chunks(response, cursor)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            cursor.ended = cursor.ended or not follow
+            if cursor.ended:
+                return
+            error = ConnectionFailed(f"the output of {self.id} broke off before the command ended")
+        except OutputGone as gone:
+            cursor.skip(gone)
+            return
+        except (HostError, ConnectionFailed) as failed:
+            # A command that prints nothing for a while looks like a timeout: ask again, it costs nothing.
+            if connected and isinstance(failed, Timeout):
+                return
+            error = failed
+        await async_sleep(cursor.pause(error))
+
+    def _output_call(self, since: int, follow: bool) -> Call:
+        params: dict[str, str | int] = {"since": since, "follow": "true" if follow else "false"}
+        return Call(method="GET", path=self._path("output"), params=params, safe=True)
+
+    async def _get(self, wait_s: float | None) -> Exec:
+        params = {} if wait_s is None else {"wait": wait_s}
+        call = Call(method="GET", path=self._path(), params=params, safe=True, wait_s=wait_s or 0.0)
+        self.info = model(Exec, await self._http.json(call))
+        return self.info
+
+    def _path(self, *rest: str) -> str:
+        return sandbox_path(self._sandbox_id, "execs", self.id, *rest)
+
+
+class AsyncExecs:
+    """The commands of one sandbox."""
+
+    def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
+        self._http = http
+        self._sandbox_id = sandbox_id
+
+    async def get(self, exec_id: str) -> AsyncProc:
+        """The command with that id. Raises NotFound when it is gone (10 minutes after its end)."""
+        path = sandbox_path(self._sandbox_id, "execs", exec_id)
+        info = model(Exec, await self._http.json(Call(method="GET", path=path, safe=True)))
+        return AsyncProc(self._http, self._sandbox_id, info)
+
+    async def list(self) -> AsyncIterator[AsyncProc]:
+        """All of them, page by page as they are taken."""
+        cursor: str | None = None
+        more = True
+        while more:
+            params = list_params({}, cursor)
+            call = Call(method="GET", path=sandbox_path(self._sandbox_id, "execs"), params=params, safe=True)
+            page = await self._http.json(call)
+            for item in items(page):
+                yield AsyncProc(self._http, self._sandbox_id, model(Exec, item))
+            cursor = next_cursor(page)
+            more = cursor is not None
+
+    async def spawn(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        stdin: str | bytes | None = None,
+    ) -> AsyncProc:
+        """Start a command and return at once; see `AsyncBox.run` for the arguments."""
+        body = exec_body(command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
+        return AsyncProc(self._http, self._sandbox_id, await self._start(body, None))
+
+    async def run(
+        self, command: str | Sequence[str], stdin: str | bytes | None, **options: object
+    ) -> RunResult:
+        """Start a command and wait for its end: one request when it ends within a wait slice."""
+        limit = options.get("timeout_s")
+        limit_s = limit + GRACE_S if isinstance(limit, int | float) else None
+        info = await self._start(exec_body(command, stdin, **options), wait_slice(limit_s))
+        if info.state != "running":
+            return run_result(info)
+        return await AsyncProc(self._http, self._sandbox_id, info).wait(limit_s)
+
+    async def _start(self, body: Json, wait_s: float | None) -> Exec:
+        # The id is ours and is the idempotency key too, so sending the start twice cannot run the command twice.
+        exec_id = new_id("exec")
+        call = Call(
+            method="POST",
+            path=sandbox_path(self._sandbox_id, "execs"),
+            params={} if wait_s is None else {"wait": wait_s},
+            body={**body, "id": exec_id},
+            headers={"Idempotency-Key": exec_id},
+            safe=True,
+            wait_s=wait_s or 0.0,
+        )
+        try:
+            return model(Exec, await self._http.json(call))
+        except Conflict as conflict:
+            return await self._already_started(exec_id, conflict)
+
+    async def _already_started(self, exec_id: str, conflict: Conflict) -> Exec:
+        """The exec whose first answer was lost; raises `conflict` when that is not what it meant."""
+        try:
+            return (await self.get(exec_id)).info
+        except NotFound:
+            raise conflict from None

@@ -1,0 +1,68 @@
+"""One pool of connections to one Bay: sends a call, tries again where that is safe, and raises Bay's errors."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+
+from bay.client._config import CONNECT_S, Config, http_options
+from bay.client._seam import async_sleep
+from bay.client._wire import Attempts, Call, Json, check, decode, http_errors
+from bay.errors import BayError
+
+Body = Callable[[], AsyncIterator[bytes]]
+
+
+class AsyncHttp:
+    """What the nouns of the SDK send their calls through."""
+
+    def __init__(self, config: Config, transport: httpx.AsyncBaseTransport | None) -> None:
+        self.config = config
+        self._client = httpx.AsyncClient(**http_options(config), transport=transport)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def json(self, call: Call, content: Body | None = None) -> Json:
+        """The JSON object that `call` answers. `content` makes the body anew for each attempt."""
+        return decode(await self._answer(call, content), self.config.url)
+
+    async def _answer(self, call: Call, content: Body | None) -> httpx.Response:
+        attempts = Attempts(call, self.config.retry_s)
+        while True:
+            try:
+                return await self._once(call, content)
+            except BayError as error:
+                pause = attempts.pause(error)
+            await async_sleep(pause)
+
+    async def _once(self, call: Call, content: Body | None) -> httpx.Response:
+        with http_errors(self.config.url):
+            response = await self._client.request(
+                call.method,
+                call.path,
+                params=call.params,
+                content=content() if content else call.json_content,
+                headers=call.all_headers,
+                timeout=self._timeout(call),
+            )
+        check(response, self.config.url)
+        return response
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncGenerator[httpx.Response, None]:
+        """The answer to `call` while it arrives. One attempt: only the reader knows where to go on."""
+        with http_errors(self.config.url):
+            request = self._client.stream(
+                call.method, call.path, params=call.params, timeout=self._timeout(call)
+            )
+            async with request as response:
+                if not response.is_success:
+                    await response.aread()
+                check(response, self.config.url)
+                yield response
+
+    def _timeout(self, call: Call) -> httpx.Timeout:
+        timeout_s = self.config.timeout_s
+        return httpx.Timeout(timeout_s, read=timeout_s + call.wait_s, connect=min(timeout_s, CONNECT_S))

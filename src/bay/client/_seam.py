@@ -1,0 +1,49 @@
+"""The few things that differ between the async and the sync client beyond `await`.
+
+`scripts/generate_sync.py` turns each `async_x` into `x`.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLEANUP_S = 10.0
+"""How long giving a sandbox or a temporary file back may take when the caller is already leaving."""
+
+
+async def async_sleep(seconds: float) -> None:
+    """Wait without holding up the event loop."""
+    await anyio.sleep(seconds)
+
+
+def sleep(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)
+
+
+async def async_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking file work off the event loop; the one place where the SDK does so."""
+    return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs))
+
+
+def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking file work; a sync caller is in a thread already."""
+    return function(*args, **kwargs)
+
+
+def async_cleanup() -> anyio.CancelScope:
+    """A scope that outlives the caller's cancellation, by `CLEANUP_S` at most."""
+    return anyio.move_on_after(CLEANUP_S, shield=True)
+
+
+@contextmanager
+def cleanup() -> Generator[None, None, None]:
+    """Nothing: a thread is not cancelled, and each request has its own timeout."""
+    yield

@@ -1,0 +1,357 @@
+"""What goes over the wire, decided without any I/O: calls, answers, failures, and when to try again."""
+
+import json
+import time
+from base64 import b64encode
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, TypedDict, TypeVar, cast
+from urllib.parse import quote
+
+import httpx
+
+from bay.errors import BayError, ConnectionFailed, InvalidArgument, SandboxNotReady, Timeout, error_from_wire
+from bay.ids import is_id, is_name
+from bay.models import from_wire
+
+Json = dict[str, Any]
+Params = Mapping[str, str | int | float | bool]
+Model = TypeVar("Model")
+
+QUICK_ATTEMPTS = 2
+"""How often a server that cannot be reached is tried again."""
+
+MAX_PAUSE_S = 2.0
+MIN_DELAY_S = 0.05
+"""So that `Retry-After: 0` is not a busy loop."""
+
+MAX_LINE_BYTES = 16 << 20
+_SLICE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request. `safe` says that sending it twice does no harm; `wait_s` that the server may take so long.
+
+    `repeatable` is False when the body can be read only once.
+    """
+
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    params: Params = field(default_factory=dict[str, str | int | float | bool])
+    body: Json | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    safe: bool = False
+    repeatable: bool = True
+    wait_s: float = 0.0
+
+    @property
+    def json_content(self) -> bytes | None:
+        """The body as JSON text, None where there is none."""
+        return None if self.body is None else json.dumps(self.body).encode()
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """The headers, with the content type of a JSON body."""
+        return {**({} if self.body is None else {"Content-Type": "application/json"}), **self.headers}
+
+
+class CreateOptions(TypedDict, total=False):
+    """What `sandboxes.create` and `client.sandbox` take; what is left out, or None, is the profile's.
+
+    `ttl` and `idle_timeout` are whole seconds, 0 = never. `wait` is how many seconds to wait until
+    the sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is
+    made up for each call unless you name it.
+    """
+
+    name: str | None
+    profile: str | None
+    image: str | None
+    isolation: str | None
+    env: Mapping[str, str] | None
+    labels: Mapping[str, str] | None
+    ttl: int | None
+    idle_timeout: int | None
+    cargo_id: str | None
+    wait: float | None
+    idempotency_key: str | None
+
+
+def given(**fields: object) -> Json:
+    """The fields that were given, without the ones that are None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def create_call(options: CreateOptions, key: str) -> Call:
+    """The create, safe to repeat because of its key."""
+    body = given(**{k: v for k, v in options.items() if k not in ("wait", "idempotency_key")})
+    wait = options.get("wait") or 0.0
+    return Call(
+        method="POST",
+        path="/v1/sandboxes",
+        params={"wait": wait} if wait else {},
+        body=body,
+        headers={"Idempotency-Key": key},
+        safe=True,
+        wait_s=wait,
+    )
+
+
+def list_params(filters: Mapping[str, object], cursor: str | None) -> Params:
+    """The query of one page. A mapping becomes ``key:value``, as the `label` filter wants it."""
+    return {k: str(v) for k, v in given(**filters, cursor=cursor).items()}
+
+
+def sandbox_path(id_or_name: str, *rest: str) -> str:
+    """The path of a sandbox. What can be neither id nor name is refused here, before it can mean another path."""
+    if not (is_id(id_or_name) or is_name(id_or_name)):
+        raise InvalidArgument(
+            f"{id_or_name!r} is neither the id nor the name of a sandbox; a name is made of a-z, 0-9 and '-'"
+        )
+    return "/".join(("/v1/sandboxes", id_or_name, *map(_segment, rest)))
+
+
+def _segment(text: str) -> str:
+    if text in ("", ".", ".."):
+        raise InvalidArgument(f"{text!r} is not an id")
+    return quote(text, safe="")
+
+
+def files_path(sandbox_id: str, what: Literal["files", "directories", "upload", "download"]) -> str:
+    """The path of one of the file calls."""
+    return sandbox_path(sandbox_id, "filesystem", what)
+
+
+def workspace_path(path: str) -> str:
+    """`path` as the server wants it: relative to /workspace, which listings show absolute. Others go as they are."""
+    if path.rstrip("/") == "/workspace":
+        return "."
+    relative = path.removeprefix("/workspace/")
+    while relative.startswith("./"):
+        relative = relative[2:].lstrip("/") or "."
+    return relative
+
+
+def exec_body(command: str | Sequence[str], stdin: str | bytes | None, **options: object) -> Json:
+    """The body of an exec: a string is run by a shell, a sequence is run as it is."""
+    what: Json = {"command": command} if isinstance(command, str) else {"argv": list(command)}
+    return {**what, **_stdin_field(stdin), **given(**options)}
+
+
+def _stdin_field(stdin: str | bytes | None) -> Json:
+    if isinstance(stdin, bytes):
+        return {"stdin_base64": base64_text(stdin)}
+    return given(stdin=stdin)
+
+
+def wait_slice(remaining_s: float | None) -> float:
+    """How long one request may wait: short enough that no proxy between cuts it."""
+    return _SLICE_S if remaining_s is None else max(0.0, min(_SLICE_S, remaining_s))
+
+
+def upload_head(path: str, boundary: str) -> bytes:
+    """The multipart text before the bytes of a file (RFC 7578; quoting of names as in the HTML standard)."""
+    name = path.rstrip("/").rpartition("/")[2] or "file"
+    quoted = name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    return (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="path"\r\n\r\n{path}\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    ).encode()
+
+
+def upload_tail(boundary: str) -> bytes:
+    """The multipart text after the bytes of a file."""
+    return f"\r\n--{boundary}--\r\n".encode()
+
+
+def base64_text(data: bytes) -> str:
+    """`data` as the wire carries bytes."""
+    return b64encode(data).decode("ascii")
+
+
+# Answers
+
+
+def check(response: httpx.Response, url: str) -> None:
+    """Raise what an unsuccessful answer stands for; its body must have been read."""
+    if response.is_success:
+        return
+    if response.is_redirect:
+        raise BayError(
+            f"{url} answered with a redirect to {response.headers.get('location')}, which is not followed; "
+            "if that is Bay, set BAY_URL to it"
+        )
+    body = _json_or_none(response)
+    if not _names_an_error(body):
+        _not_bay(response, url)
+    error = error_from_wire(response.status_code, body)
+    _note_retry_after(error, response.headers.get("retry-after", ""))
+    raise error
+
+
+def _names_an_error(body: object) -> bool:
+    return isinstance(body, dict) and isinstance(cast("Json", body).get("error"), dict)
+
+
+def decode(response: httpx.Response, url: str) -> Json:
+    """The JSON object of a successful answer, {} for an empty one."""
+    if not response.content:
+        return {}
+    body = _json_or_none(response)
+    if not isinstance(body, dict):
+        _not_bay(response, url)
+    return cast("Json", body)
+
+
+def model(cls: type[Model], data: object) -> Model:
+    """A `cls` from what the server said; BayError when it does not describe one."""
+    try:
+        return from_wire(cls, data)
+    except (TypeError, ValueError) as error:
+        raise BayError(
+            f"the server's answer is not a {cls.__name__} ({error}); is it a Bay of another version?"
+        ) from error
+
+
+def items(page: Json) -> list[object]:
+    """The items of one page of a list."""
+    found = page.get("items")
+    if not isinstance(found, list):
+        raise BayError("the server's answer is not a list; is it a Bay of another version?")
+    return cast("list[object]", found)
+
+
+def next_cursor(page: Json) -> str | None:
+    """Where the next page begins, None after the last one."""
+    return str(page["next_cursor"]) if page.get("has_more") and page.get("next_cursor") else None
+
+
+def _json_or_none(response: httpx.Response) -> object:
+    try:
+        return json.loads(response.content)
+    except ValueError:
+        return None
+
+
+def _not_bay(response: httpx.Response, url: str) -> NoReturn:
+    kind = response.headers.get("content-type", "no content type").partition(";")[0]
+    error = BayError(
+        f"{url} answered HTTP {response.status_code} with {kind}, which is not an answer of Bay; "
+        "check that BAY_URL is Bay and no proxy stands between"
+    )
+    error.status = response.status_code
+    raise error
+
+
+def _note_retry_after(error: BayError, header: str) -> None:
+    if header.isascii() and header.isdigit():
+        error.details.setdefault("retry_after_ms", int(header) * 1000)
+
+
+# Failures
+
+
+@contextmanager
+def http_errors(url: str) -> Generator[None, None, None]:
+    """The one place where what httpx raises becomes Bay's. `details.sent` is False when nothing reached the server."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+        raise _unreachable(url, error) from error
+    except httpx.TimeoutException as error:
+        raise Timeout(
+            f"{url} did not answer in time; what was asked for may or may not have happened. "
+            "Raise timeout_s if it needs longer"
+        ) from error
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise ConnectionFailed(
+            f"the connection to {url} broke: {_words(error)}", details={"url": url, "sent": True}
+        ) from error
+
+
+def _unreachable(url: str, error: httpx.TransportError) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"cannot reach Bay at {url}: {_words(error)}; start it with `bay serve`, or set BAY_URL to where it runs",
+        details={"url": url, "sent": False},
+    )
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+class Attempts:
+    """Decides, for one call, how long to pause before the next attempt.
+
+    A call that is not safe to send twice is repeated only when the server cannot have acted on it:
+    nothing was sent, or the sandbox was not ready to take it. A server that never answered is given
+    up quickly; one whose connection broke in the middle is given `retry_s` to come back.
+    """
+
+    def __init__(self, call: Call, retry_s: float) -> None:
+        self._call = call
+        self._deadline = time.monotonic() + retry_s
+        self._count = 0
+        self._broke = False
+
+    def pause(self, error: BayError) -> float:
+        """The pause in seconds; raises `error` to give up."""
+        delay = self._delay(error)
+        if delay is None or not self._call.repeatable or time.monotonic() + delay > self._deadline:
+            raise error
+        self._count += 1
+        return delay
+
+    def _delay(self, error: BayError) -> float | None:
+        if isinstance(error, ConnectionFailed):
+            return self._connection_delay(sent=bool(error.details.get("sent", True)))
+        if error.status == 503 and (self._call.safe or isinstance(error, SandboxNotReady)):
+            return _server_delay(error.details.get("retry_after_ms"))
+        return None
+
+    def _connection_delay(self, *, sent: bool) -> float | None:
+        self._broke = self._broke or sent
+        if (sent and not self._call.safe) or (self._count >= QUICK_ATTEMPTS and not self._broke):
+            return None
+        return backoff(self._count)
+
+
+def backoff(failures: int) -> float:
+    """The pause after so many failures in a row before this one: none at first, then growing to `MAX_PAUSE_S`."""
+    return min(MAX_PAUSE_S, 0.1 * 2 ** (failures - 1)) if failures else 0.0
+
+
+def _server_delay(retry_after_ms: object) -> float | None:
+    return max(MIN_DELAY_S, retry_after_ms / 1000) if isinstance(retry_after_ms, int | float) else None
+
+
+# Lines
+
+
+class Lines:
+    """Cuts a stream of bytes into its complete lines; what is after the last newline is kept for later."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise BayError(
+                f"the server sent a line of more than {MAX_LINE_BYTES} bytes; it is not Bay's output"
+            )
+        return [line for line in lines if line.strip()]
+
+
+def line_object(line: bytes) -> Json:
+    """The JSON object on one line of output."""
+    try:
+        found: object = json.loads(line)
+    except ValueError as error:
+        raise BayError(f"the server sent {line[:40]!r}, which is not a line of output") from error
+    if not isinstance(found, dict):
+        raise BayError(f"the server sent {line[:40]!r}, which is not a line of output")
+    return cast("Json", found)
