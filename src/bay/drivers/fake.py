@@ -6,6 +6,7 @@ step until a test lets it go, to refuse, to lie, and to lose a session; it never
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -277,11 +279,12 @@ class FakeDriver:
         return [process[0], *descendants(process[0])]
 
     def _signal_all(self, handle: Handle, number: signal.Signals) -> None:
-        for pid in self._everyone(handle):
-            try:
+        everyone = self._everyone(handle)
+        for pid in everyone:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+        if everyone and number == signal.SIGSTOP:
+            _wait_stopped(everyone[0])
 
     def _open(self, handle: Handle) -> int | None:
         process = self._process(handle)
@@ -302,6 +305,13 @@ class FakeDriver:
             return json.loads((self._directory(session_id) / "state.json").read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+
+def _wait_stopped(pid: int) -> None:
+    # A stop takes effect when the process next runs, and the kernel tells only its parent, which a second driver is not.
+    deadline = time.monotonic() + _END_S
+    while not is_stopped(pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def _parent_of(package: str) -> Path:

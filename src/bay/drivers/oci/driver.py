@@ -52,8 +52,9 @@ class _Shared:
 class OciDriver:
     """Runs sessions as containers of runc on this host. Needs root, and no daemon.
 
-    `root` keeps what survives a reboot (the writable layers, images, Ship's closure), `run_dir` what does not;
-    both belong to this Bay alone. `ids_dir` is shared by every Bay on the host.
+    `root` keeps what survives a reboot (the writable layers), `run_dir` what does not; both belong to this Bay
+    alone. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by every Bay on the host. `layer_bytes` bounds what a session
+    writes outside its workspace, where `root` is on btrfs with quotas (see `layers`).
     """
 
     name = "oci"
@@ -64,17 +65,20 @@ class OciDriver:
         *,
         root: Path,
         run_dir: Path,
+        cache: Path | None = None,
         runc: str = "runc",
         instance: str | None = None,
         ids_dir: Path = Path("/run/bay/ids"),
         id_range_start: int = 1_879_048_192,
         id_range_count: int = 4094,
+        layer_bytes: int = 10 << 30,
         parallel_starts: int | None = None,
         seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
     ) -> None:
-        self._layout = Layout(root, run_dir)
+        self._layout = Layout(root, run_dir, cache or root)
         self._runc = Runc(runc, self._layout.runc_root)
         self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
+        self._layer_bytes = layer_bytes
         self._cgroup = f"/bay/{instance or run_dir.name}"
         # Starting is work for the processor: more at once than this only makes each one slower.
         self._starting = asyncio.Semaphore(parallel_starts or 2 * (os.cpu_count() or 1))
@@ -86,8 +90,8 @@ class OciDriver:
         self._shared = await in_new_thread(self._make_shared)
 
     async def aclose(self) -> None:
-        """Remove the empty control groups that sessions leave behind. Sessions keep running."""
-        await in_new_thread(lambda: cgroups.remove_if_empty(self._cgroup))
+        """Remove the empty control groups and directories that sessions leave behind. Sessions keep running."""
+        await in_new_thread(self._tidy)
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
         """See `Driver.start`. The steps are `claimed`, `launched` and `ready`."""
@@ -170,6 +174,10 @@ class OciDriver:
         for session_id, sandbox_id in await in_new_thread(self._owned):
             yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
 
+    def _tidy(self) -> None:
+        cgroups.remove_if_empty(self._cgroup)
+        self._layout.remove_if_empty()
+
     def _make_shared(self) -> _Shared:
         root = self._layout.root
         nearest = next(path for path in (root, *root.parents) if path.is_dir())
@@ -208,7 +216,7 @@ class OciDriver:
 
     def _claim(self, spec: SessionSpec, places: SessionPlaces) -> int:
         with host_errors():
-            places.make(spec.sandbox_id)
+            places.make(spec.sandbox_id, self._layer_bytes)
             return self._ids.claim(places.run)
 
     def _order(self, spec: SessionSpec, places: SessionPlaces, shared: _Shared, id_base: int) -> Order:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ def launch(order: Order, output: int) -> Launched:
         _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}")
         log = order.places.run / "runc.log"
         pid = order.runc.run(order.spec.session_id, order.places.bundle, log=log, output=output, lock=lock)
+        shutil.rmtree(order.places.bundle)  # runc needs it no more, and Ship's token is in it
         return _launched(order.spec.session_id, pid)
 
 

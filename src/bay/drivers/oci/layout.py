@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bay.drivers.oci import layers
 from bay.drivers.oci.spec import SOCKET_NAME
 from bay.errors import InvalidArgument
 
@@ -40,10 +41,11 @@ class SessionPlaces:
         """Held by whoever starts or removes the session, also by a runc whose Bay was killed."""
         return self.run / "lock"
 
-    def make(self, sandbox_id: str) -> None:
-        """Make both directories, each saying first of all whose it is."""
+    def make(self, sandbox_id: str, layer_bytes: int) -> None:
+        """Make both directories, each saying first of all whose it is; `data` holds at most `layer_bytes` where it can."""
+        layers.make(self.data, layer_bytes)
+        self.run.mkdir(mode=0o700)
         for directory in (self.data, self.run):
-            directory.mkdir(mode=0o700)
             (directory / "owner.json").write_text(json.dumps({"sandbox_id": sandbox_id}))
 
     def exist(self) -> bool:
@@ -62,10 +64,11 @@ class SessionPlaces:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The directories of one Bay: `root` persists, `run_dir` does not."""
+    """The directories of one Bay: `root` persists, `run_dir` does not, and `cache` can be made again at any time."""
 
     root: Path
     run_dir: Path
+    cache: Path
 
     @property
     def stage(self) -> Path:
@@ -80,12 +83,12 @@ class Layout:
     @property
     def images(self) -> Path:
         """Read-only root file systems."""
-        return self.root / "images"
+        return self.cache / "images"
 
     @property
     def closures(self) -> Path:
         """Ship's interpreter closures."""
-        return self.root / "closures"
+        return self.cache / "closures"
 
     def make(self) -> None:
         """Make what all sessions share."""
@@ -97,6 +100,14 @@ class Layout:
         _make(self.stage, 0o711)
         _make(self.runc_root, 0o700)
         _make(self.run_dir / "sessions", 0o700)
+
+    def remove_if_empty(self) -> None:
+        """Remove what `make` made in `run_dir`, as far as no session is in it."""
+        for directory in (self.stage, self.runc_root, self.run_dir / "sessions", self.run_dir):
+            try:
+                directory.rmdir()
+            except OSError:
+                continue  # in use, or gone
 
     def session(self, session_id: str) -> SessionPlaces:
         """The places of one session. Raises InvalidArgument for an id that could be a path."""

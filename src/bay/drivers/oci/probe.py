@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.oci import mounts, netns
+from bay.drivers.oci import layers, mounts, netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.userns import user_namespace
@@ -44,7 +44,15 @@ def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_
     `scratch` is a directory on the file system that will hold the sessions' layers (default: the system's).
     """
     root = Check("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run Bay as root")
-    return [root, *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base), *_limits(), *_extras()]
+    return [
+        root,
+        *_runc(runc),
+        *_kernel(),
+        _cgroups(),
+        *_trials(scratch, id_base),
+        *_limits(),
+        *_extras(scratch),
+    ]
 
 
 def _runc(binary: str) -> list[Check]:
@@ -141,7 +149,7 @@ def _limits() -> list[Check]:
     ]
 
 
-def _extras() -> list[Check]:
+def _extras(scratch: Path | None) -> list[Check]:
     filesystems = _text("/proc/filesystems").split()
     btrfs, nft = shutil.which("btrfs"), shutil.which("nft")
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -152,6 +160,13 @@ def _extras() -> list[Check]:
             False,
             f"{btrfs or 'no btrfs program'}, {'in' if 'btrfs' in filesystems else 'not in'} the kernel",
             "install btrfs-progs and load btrfs, for instant checkpoints and disk limits",
+        ),
+        Check(
+            "layer-limits",
+            layers.is_bounded(scratch or Path(tempfile.gettempdir())),
+            False,
+            "what a session writes outside its workspace has a limit only on btrfs with quotas",
+            "put Bay's data directory on btrfs and run: btrfs quota enable --simple DIRECTORY",
         ),
         Check(
             "nftables",

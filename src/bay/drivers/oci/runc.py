@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from bay.drivers.oci.processes import has_ended
 from bay.errors import DriverUnavailable
 
 _ANSWER_S = 20.0
@@ -36,14 +37,11 @@ class Runc:
 
     def _wait(self, command: list[str], log: Path, output: int, lock: int, timeout_s: float) -> None:
         process = self._spawn(command, output, lock)
-        try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        if not has_ended(process.pid, timeout_s):
             process.kill()
             process.wait()
-            raise DriverUnavailable(
-                f"{self.binary} did not start a container within {timeout_s:g} s"
-            ) from None
+            raise DriverUnavailable(f"{self.binary} did not start a container within {timeout_s:g} s")
+        code = process.wait()
         if code:
             raise DriverUnavailable(f"{self.binary} could not start the container: {_last_error(log)}")
 
@@ -105,7 +103,8 @@ class Runc:
         return [self.binary, "--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
 
     def _missing(self, error: OSError) -> DriverUnavailable:
-        return DriverUnavailable(f"{self.binary} cannot be run: {error.strerror}; install runc")
+        remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
+        return DriverUnavailable(f"{self.binary} cannot be run: {error.strerror}; {remedy}")
 
 
 def _last_error(log: Path) -> str:

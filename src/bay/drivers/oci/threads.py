@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from bay.errors import DriverUnavailable
+
 T = TypeVar("T")
 
 
@@ -26,7 +28,12 @@ async def in_new_thread(function: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(done.set_result, result)
 
-    threading.Thread(target=work, name="bay-oci", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="bay-oci", daemon=True).start()
+    except RuntimeError as error:
+        raise DriverUnavailable(
+            f"the host lets Bay start no more threads ({error}); raise its pids limit"
+        ) from error
     return await _uninterrupted(done)
 
 

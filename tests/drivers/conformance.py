@@ -1,0 +1,240 @@
+"""What holds for every driver: each test runs on all of them. Names are the contract, sentence by sentence."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from driver_harness import Bench, call, endpoint_of, host_fingerprint, run
+
+from bay.drivers.base import Exited, Gone, Handle, Paused, Running, SessionSpec
+from bay.drivers.oci.health import check_health
+from bay.errors import SandboxNotReady
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_last_handle_of_a_start_has_an_endpoint_where_ship_answers(bench: Bench) -> None:
+    spec = bench.spec()
+    handles = [handle async for handle in bench.driver.start(spec, None)]
+    assert [handle.endpoint is None for handle in handles[:-1]] == [True] * (len(handles) - 1)
+    assert {handle.session_id for handle in handles} == {spec.session_id}
+    assert await call(endpoint_of(handles[-1]), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_a_handle_survives_json(bench: Bench) -> None:
+    async with bench.session() as handle:
+        assert Handle.from_json(handle.to_json()) == handle
+
+
+async def test_a_command_runs_in_the_workspace_and_its_files_are_there_for_the_host(bench: Bench) -> None:
+    spec = bench.spec()
+    handle = await bench.start(spec)
+    assert (await run(handle, "echo hello > greeting; true")).exit_code == 0
+    assert (spec.workspace / "greeting").read_text() == "hello\n"
+
+
+async def test_a_running_session_is_observed_as_running_at_its_endpoint(bench: Bench) -> None:
+    async with bench.session() as handle:
+        assert await bench.driver.observe(handle) == Running(endpoint_of(handle))
+
+
+async def test_the_session_id_alone_is_enough_to_observe(bench: Bench) -> None:
+    async with bench.session() as handle:
+        seen = await bench.driver.observe(bench.handle(handle.session_id))
+        assert isinstance(seen, Running)
+        assert seen.endpoint.socket_path == endpoint_of(handle).socket_path
+
+
+async def test_a_session_that_never_was_is_gone(bench: Bench) -> None:
+    assert await bench.driver.observe(bench.handle("sess-never")) == Gone()
+    assert await bench.driver.wait(bench.handle("sess-never")) == Gone()
+
+
+async def test_pause_freezes_and_resume_makes_it_answer_again(bench: Bench) -> None:
+    async with bench.session() as handle:
+        await bench.driver.pause(handle)
+        assert await bench.driver.observe(handle) == Paused(endpoint_of(handle))
+        with pytest.raises(SandboxNotReady):
+            await check_health(endpoint_of(handle), "x", timeout_s=0.2)
+        await bench.driver.resume(handle)
+        assert await bench.driver.observe(handle) == Running(endpoint_of(handle))
+        assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_pause_and_resume_twice_are_as_good_as_once(bench: Bench) -> None:
+    async with bench.session() as handle:
+        for _ in range(2):
+            await bench.driver.pause(handle)
+        for _ in range(2):
+            await bench.driver.resume(handle)
+        assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_stop_ends_it_and_wait_tells_so(bench: Bench) -> None:
+    async with bench.session() as handle, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(bench.driver.wait(handle))
+        await bench.driver.stop(handle, grace_s=5)
+        assert isinstance(await waiting, Exited)
+        assert isinstance(await bench.driver.observe(handle), Exited)
+
+
+async def test_stop_ends_a_paused_session_too(bench: Bench) -> None:
+    async with bench.session() as handle:
+        await bench.driver.pause(handle)
+        await bench.driver.stop(handle, grace_s=5)
+        assert isinstance(await bench.driver.observe(handle), Exited)
+
+
+async def test_stop_of_what_is_gone_is_success(bench: Bench) -> None:
+    async with bench.session() as handle:
+        pass
+    await bench.driver.stop(handle, grace_s=1)
+    await bench.driver.stop(bench.handle("sess-never"), grace_s=1)
+
+
+async def test_wait_sees_a_first_process_that_was_killed_from_outside(bench: Bench) -> None:
+    async with bench.session() as handle, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(bench.driver.wait(handle))
+        pid = endpoint_of(handle).peer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert isinstance(await waiting, Exited)
+
+
+async def test_destroy_leaves_nothing_and_says_gone(bench: Bench) -> None:
+    spec = bench.spec()
+    before = host_fingerprint(bench)
+    handle = await bench.start(spec)
+    await run(handle, "mkdir -p a/b; echo x > a/b/c; (sleep 1000 &) ; true")
+    (spec.workspace / "a/b/c").unlink()
+    await bench.driver.destroy(handle)
+    assert await bench.driver.observe(handle) == Gone()
+    assert host_fingerprint(bench) == before
+
+
+async def test_destroy_takes_a_paused_session(bench: Bench) -> None:
+    spec = bench.spec()
+    before = host_fingerprint(bench)
+    handle = await bench.start(spec)
+    await bench.driver.pause(handle)
+    await bench.driver.destroy(handle)
+    assert host_fingerprint(bench) == before
+
+
+async def test_destroy_is_idempotent_and_needs_only_the_session_id(bench: Bench) -> None:
+    spec = bench.spec()
+    before = host_fingerprint(bench)
+    await bench.start(spec)
+    for _ in range(2):
+        await bench.driver.destroy(bench.handle(spec.session_id))
+    await bench.driver.destroy(bench.handle("sess-never"))
+    assert host_fingerprint(bench) == before
+
+
+async def test_destroy_keeps_the_workspace(bench: Bench) -> None:
+    spec = bench.spec()
+    handle = await bench.start(spec)
+    await run(handle, "echo kept > file")
+    await bench.driver.destroy(handle)
+    assert (spec.workspace / "file").read_text() == "kept\n"
+
+
+async def test_a_session_can_be_started_again_on_the_same_workspace(bench: Bench) -> None:
+    spec = bench.spec()
+    handle = await bench.start(spec)
+    await run(handle, "echo first > file")
+    await bench.driver.destroy(handle)
+    assert (await run(await bench.start(spec), "cat file")).stdout == "first\n"
+
+
+async def test_start_with_the_handle_of_a_running_session_goes_on_with_it(bench: Bench) -> None:
+    spec = bench.spec()
+    handle = await bench.start(spec)
+    again = [found async for found in bench.driver.start(spec, handle)]
+    assert again[-1].endpoint == handle.endpoint
+
+
+async def test_start_with_the_handle_of_a_half_made_session_gives_one_container(bench: Bench) -> None:
+    spec = bench.spec()
+    for steps in (1, 2):
+        halfway = await start_partly(bench, spec, steps)
+        handle = [found async for found in bench.driver.start(spec, halfway)][-1]
+        assert await bench.driver.observe(handle) == Running(endpoint_of(handle))
+        assert [owned.session_id async for owned in bench.driver.list_owned()] == [spec.session_id]
+        assert len(ships(bench)) == 1
+        await bench.driver.destroy(handle)
+
+
+async def test_start_again_after_the_first_process_died_gives_a_new_one(bench: Bench) -> None:
+    spec = bench.spec()
+    handle = await bench.start(spec)
+    await bench.driver.stop(handle, grace_s=0)
+    again = [found async for found in bench.driver.start(spec, handle)][-1]
+    assert await call(endpoint_of(again), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_everything_started_is_listed_with_its_sandbox_and_nothing_after_destroy(bench: Bench) -> None:
+    specs = [bench.spec(), bench.spec()]
+    for spec in specs:
+        await bench.start(spec)
+    owned = [owned async for owned in bench.driver.list_owned()]
+    assert {(one.session_id, one.sandbox_id) for one in owned} == {
+        (s.session_id, s.sandbox_id) for s in specs
+    }
+    for one in owned:
+        await bench.driver.destroy(one.handle)
+    assert [one async for one in bench.driver.list_owned()] == []
+
+
+async def test_a_start_abandoned_after_any_step_is_listed_and_can_be_destroyed(bench: Bench) -> None:
+    for steps in (1, 2, 3):
+        spec = bench.spec()
+        before = host_fingerprint(bench)
+        await start_partly(bench, spec, steps)
+        assert [owned.session_id async for owned in bench.driver.list_owned()] == [spec.session_id]
+        await bench.driver.destroy(bench.handle(spec.session_id))
+        assert host_fingerprint(bench) == before
+
+
+async def test_a_start_cancelled_at_any_time_can_be_destroyed(bench: Bench) -> None:
+    for delay_s in (0.0, 0.01, 0.02, 0.04, 0.06):
+        spec = bench.spec()
+        before = host_fingerprint(bench)
+        with contextlib.suppress(TimeoutError):  # the longest ones may be long enough
+            async with asyncio.timeout(delay_s):
+                await bench.start(spec)
+        await bench.driver.destroy(bench.handle(spec.session_id))
+        assert host_fingerprint(bench) == before
+
+
+async def test_sessions_start_side_by_side(bench: Bench) -> None:
+    specs = [bench.spec() for _ in range(6)]
+    async with asyncio.TaskGroup() as tasks:
+        starting = [tasks.create_task(bench.start(spec)) for spec in specs]
+    endpoints = [endpoint_of(task.result()) for task in starting]
+    assert len({endpoint.socket_path for endpoint in endpoints}) == 6
+    assert len({endpoint.peer_pid for endpoint in endpoints}) == 6
+
+
+async def test_sessions_outlive_the_driver_object(bench: Bench) -> None:
+    async with bench.session() as handle:
+        await bench.driver.aclose()
+        assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def start_partly(bench: Bench, spec: SessionSpec, steps: int) -> Handle:
+    """Take `steps` handles from a start and drop it there."""
+    starting = bench.driver.start(spec, None)
+    handle = bench.handle(spec.session_id)
+    for _ in range(steps):
+        handle = await anext(starting)
+    await starting.aclose()
+    return handle
+
+
+def ships(bench: Bench) -> list[Path]:
+    """The sockets of Ship that this driver has on the host now."""
+    return [path for kept in bench.kept for path in kept.rglob("ship.sock")]

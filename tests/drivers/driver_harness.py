@@ -1,0 +1,171 @@
+"""What the tests of drivers stand on: a session to start, a way to run commands in it, and a look at the host."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from bay.drivers.base import Driver, Endpoint, Handle, SessionSpec
+from bay.models import Resources
+
+TOKEN = secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command said: both streams as text, and how it ended."""
+
+    exit_code: int | None
+    stdout: str
+    stderr: str
+
+
+@dataclass(slots=True)
+class Bench:
+    """One driver with everything it uses, in temporary directories and under a name of its own."""
+
+    driver: Driver
+    workspaces: Path
+    kept: tuple[Path, ...]
+    """The directories the driver was given."""
+    instance: str
+    started: list[str] = field(default_factory=list[str])
+
+    def spec(self, **changes: Any) -> SessionSpec:
+        """A session nobody has started, with a workspace of its own that belongs to the inside user."""
+        session_id = f"sess-{secrets.token_hex(8)}"
+        workspace = self.workspaces / session_id
+        workspace.mkdir()
+        if os.getuid() == 0 and self.driver.name != "fake":
+            os.chown(workspace, 1000, 1000)
+        self.started.append(session_id)
+        given: dict[str, Any] = {
+            "session_id": session_id,
+            "sandbox_id": f"sandbox-{session_id[5:]}",
+            "image": "host",
+            "isolation": "container",
+            "resources": Resources(),
+            "workspace": workspace,
+            "token": TOKEN,
+        }
+        return SessionSpec(**{**given, **changes})
+
+    def handle(self, session_id: str) -> Handle:
+        """A handle with nothing but the session's id."""
+        return Handle(driver=self.driver.name, session_id=session_id)
+
+    async def start(self, spec: SessionSpec) -> Handle:
+        """The last handle of a start."""
+        async with asyncio.timeout(30):
+            return [handle async for handle in self.driver.start(spec, None)][-1]
+
+    @asynccontextmanager
+    async def session(self, **changes: Any) -> AsyncGenerator[Handle]:
+        """A running session, destroyed at the end."""
+        spec = self.spec(**changes)
+        try:
+            yield await self.start(spec)
+        finally:
+            await self.driver.destroy(self.handle(spec.session_id))
+
+    async def clear(self) -> None:
+        """Destroy whatever a test left."""
+        for session_id in self.started:
+            await self.driver.destroy(self.handle(session_id))
+
+
+async def run(handle: Handle, command: str, *, user: str | None = None, timeout_s: float = 60) -> Answer:
+    """Run a shell command in a session, through Ship, and wait for it."""
+    exec_id = f"exec-{secrets.token_hex(8)}"
+    order = {"id": exec_id, "command": command, "user": user, "timeout_s": timeout_s}
+    async with asyncio.timeout(timeout_s + 10):
+        answer = await call(endpoint_of(handle), "POST", f"/execs?wait={timeout_s + 5:g}", order)
+    assert "exit_code" in answer, answer
+    return Answer(answer["exit_code"], _text(answer["stdout"]), _text(answer["stderr"]))
+
+
+async def call(endpoint: Endpoint, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """One request to a Ship, and its answer's JSON."""
+    reader, writer = await asyncio.open_unix_connection(endpoint.socket_path, limit=1 << 24)
+    try:
+        payload = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {TOKEN}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        )
+        writer.write(head.encode() + payload)
+        answer = await reader.read()
+    finally:
+        writer.close()
+    return cast("dict[str, Any]", json.loads(answer.partition(b"\r\n\r\n")[2]))
+
+
+def endpoint_of(handle: Handle) -> Endpoint:
+    """Where the session of a complete handle answers."""
+    assert handle.endpoint is not None
+    return handle.endpoint
+
+
+def host_fingerprint(bench: Bench) -> dict[str, object]:
+    """What a driver could leave on the host: to be the same before a session and after it."""
+    return {
+        "mounts": [line for line in _lines("/proc/self/mountinfo") if _mentions(line, bench)],
+        "processes": sorted(_processes(bench)),
+        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob(f"**/bay/{bench.instance}/*/"))),
+        "files": sorted(str(path) for kept in bench.kept for path in _below(kept)),
+        "claims": sorted(path.read_text() for path in bench.kept[-1].glob("[0-9]*")),
+        "descriptors": sorted(_descriptors()),
+        "workspaces": sorted(os.listdir(bench.workspaces)),
+    }
+
+
+def _mentions(line: str, bench: Bench) -> bool:
+    return bench.instance in line or any(str(kept) in line for kept in bench.kept)
+
+
+def _processes(bench: Bench) -> list[str]:
+    # By control group, so that those of other people on this host do not count; and Bay's own children.
+    found: list[str] = []
+    for pid in (name for name in os.listdir("/proc") if name.isdecimal()):
+        groups, stat = _lines(f"/proc/{pid}/cgroup"), "".join(_lines(f"/proc/{pid}/stat"))
+        state, parent, *_ = [*stat.rpartition(")")[2].split(), "", ""]
+        if state == "Z":  # ended; whoever adopted it will notice
+            continue
+        if any(f"/bay/{bench.instance}/" in group for group in groups) or parent == str(os.getpid()):
+            found.append(stat.rpartition(")")[0])
+    return found
+
+
+def _descriptors() -> list[str]:
+    kinds = ("mnt:", "net:", "user:", "[pidfd", "pipe:")
+    links = [_link(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return [link.split(":")[0] for link in links if any(kind in link for kind in kinds)]
+
+
+def _below(directory: Path) -> list[Path]:
+    # Not what is made once for all sessions: it may appear at the first start.
+    return [path for path in directory.rglob("*") if not {"closures", "images", ".lock"} & set(path.parts)]
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return ""
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _text(data: str) -> str:
+    return base64.b64decode(data).decode(errors="replace")

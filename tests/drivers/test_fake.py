@@ -1,0 +1,108 @@
+"""What only the fake driver does: fail, hold, refuse, lie and lose, when told."""
+
+import asyncio
+from pathlib import Path
+from typing import cast
+
+import pytest
+from driver_harness import Bench, host_fingerprint, run
+
+from bay.drivers.base import Exited, Gone, Running
+from bay.drivers.fake import STEPS, FakeDriver
+from bay.errors import DriverUnavailable
+
+pytestmark = pytest.mark.anyio
+
+
+def driver_of(bench: Bench) -> FakeDriver:
+    return cast("FakeDriver", bench.driver)
+
+
+@pytest.mark.parametrize("step", STEPS[:3])
+async def test_a_start_told_to_fail_at_a_step_fails_there_and_can_be_destroyed(
+    fake: Bench, step: str
+) -> None:
+    spec = fake.spec()
+    before = host_fingerprint(fake)
+    driver_of(fake).fail_at = step
+    with pytest.raises(DriverUnavailable, match=f"fail at {step}"):
+        await fake.start(spec)
+    await fake.driver.destroy(fake.handle(spec.session_id))
+    assert host_fingerprint(fake) == before
+
+
+async def test_every_other_call_can_be_told_to_fail(fake: Bench) -> None:
+    async with fake.session() as handle:
+        calls = {
+            "observe": lambda: fake.driver.observe(handle),
+            "pause": lambda: fake.driver.pause(handle),
+            "resume": lambda: fake.driver.resume(handle),
+            "stop": lambda: fake.driver.stop(handle, 1),
+            "destroy": lambda: fake.driver.destroy(handle),
+            "list_owned": lambda: anext(fake.driver.list_owned()),
+        }
+        assert set(STEPS) == {"claim", "launch", "ready", *calls}
+        for step, call in calls.items():
+            driver_of(fake).fail_at = step
+            with pytest.raises(DriverUnavailable, match=step):
+                await call()
+        driver_of(fake).fail_at = None
+
+
+async def test_a_held_start_waits_until_it_is_let_go(fake: Bench) -> None:
+    spec = fake.spec()
+    driver = driver_of(fake)
+    driver.hold_at = "launch"
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        starting = tasks.create_task(fake.start(spec))
+        await driver.held.wait()
+        assert not starting.done()
+        assert await driver.observe(fake.handle(spec.session_id)) == Gone()
+        driver.let_go.set()
+        assert isinstance(await driver.observe(await starting), Running)
+
+
+async def test_refusing_is_of_every_call(fake: Bench) -> None:
+    driver_of(fake).refuse = True
+    with pytest.raises(DriverUnavailable, match="refuse"):
+        await fake.driver.observe(fake.handle("sess-1"))
+    driver_of(fake).refuse = False
+
+
+async def test_it_lies_when_told_to(fake: Bench) -> None:
+    async with fake.session() as handle:
+        driver_of(fake).lies[handle.session_id] = Gone()
+        assert await fake.driver.observe(handle) == Gone()
+        del driver_of(fake).lies[handle.session_id]
+        assert isinstance(await fake.driver.observe(handle), Running)
+
+
+async def test_a_session_can_vanish_and_wait_notices(fake: Bench) -> None:
+    async with fake.session() as handle, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(fake.driver.wait(handle))
+        await fake.driver.observe(handle)
+        await driver_of(fake).vanish(handle.session_id)
+        assert isinstance(await waiting, Gone | Exited)
+        assert await fake.driver.observe(handle) == Gone()
+
+
+async def test_a_crash_takes_the_commands_with_it_and_leaves_a_trace(fake: Bench) -> None:
+    async with fake.session() as handle:
+        await run(handle, "sleep 1000 & true")
+        await driver_of(fake).crash(handle.session_id)
+        assert await fake.driver.observe(handle) == Exited(-9)
+
+
+async def test_a_second_driver_takes_over(fake: Bench) -> None:
+    async with fake.session() as handle:
+        second = FakeDriver(run_dir=fake.kept[0])
+        assert isinstance(await second.observe(handle), Running)
+        assert [owned.session_id async for owned in second.list_owned()] == [handle.session_id]
+        await second.destroy(handle)
+        assert await fake.driver.observe(handle) == Gone()
+
+
+async def test_it_fails_from_its_making_on(workspaces: Path) -> None:
+    driver = FakeDriver(run_dir=workspaces, fail_at="list_owned")
+    with pytest.raises(DriverUnavailable):
+        await anext(driver.list_owned())

@@ -1,0 +1,163 @@
+"""The seccomp profile as data: what is on no list, and which arguments are looked at."""
+
+from typing import Any
+
+import pytest
+
+from bay.drivers.oci.seccomp import ALLOWED, FICLONE, FICLONERANGE, FIDEDUPERANGE, NEW_NAMESPACES, profile
+
+PROFILE = profile("x86_64")
+
+NEVER = [
+    "acct",
+    "add_key",
+    "adjtimex",
+    "bpf",
+    "chroot",
+    "clock_adjtime",
+    "clock_settime",
+    "create_module",
+    "delete_module",
+    "fanotify_init",
+    "fanotify_mark",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "get_kernel_syms",
+    "init_module",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "listmount",
+    "lookup_dcookie",
+    "mbind",
+    "migrate_pages",
+    "modify_ldt",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "move_pages",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "pivot_root",
+    "query_module",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "socketcall",
+    "statmount",
+    "swapoff",
+    "swapon",
+    "syslog",
+    "sysfs",
+    "umount",
+    "umount2",
+    "uselib",
+    "userfaultfd",
+    "ustat",
+    "vhangup",
+    "vm86",
+    "io_uring_enter",
+    "io_uring_register",
+]
+
+
+def rules(name: str, action: str = "SCMP_ACT_ALLOW") -> list[dict[str, Any]]:
+    return [line for line in PROFILE["syscalls"] if name in line["names"] and line["action"] == action]
+
+
+def allows(name: str, *arguments: int) -> bool:
+    """Whether a call would pass, as libseccomp reads the lines."""
+    return any(all(_holds(one, arguments) for one in line.get("args", [])) for line in rules(name))
+
+
+def _holds(condition: dict[str, Any], arguments: tuple[int, ...]) -> bool:
+    assert condition["op"] == "SCMP_CMP_MASKED_EQ"
+    index, mask, expected = int(condition["index"]), int(condition["value"]), int(condition["valueTwo"])
+    return arguments[index] & mask == expected
+
+
+def test_what_is_not_listed_is_refused() -> None:
+    assert (PROFILE["defaultAction"], PROFILE["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
+
+
+def test_there_is_one_architecture() -> None:
+    assert PROFILE["architectures"] == ["SCMP_ARCH_X86_64"]
+    assert profile("aarch64")["architectures"] == ["SCMP_ARCH_AARCH64"]
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_it_is_never_allowed(name: str) -> None:
+    assert name not in ALLOWED
+    assert rules(name) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["socket", "socketpair", "clone", "clone3", "unshare", "ioctl", "personality"]
+)
+def test_a_call_with_conditions_is_not_allowed_without_them_elsewhere(name: str) -> None:
+    assert name not in ALLOWED
+    assert all(line.get("args") for line in rules(name))
+
+
+@pytest.mark.parametrize("family", range(64))
+def test_socket_families_are_an_allow_list(family: int) -> None:
+    assert allows("socket", family, 1, 0) == (family in (1, 2, 10, 16))
+    assert allows("socketpair", family, 1, 0) == (family == 1)
+
+
+@pytest.mark.parametrize("protocol", range(32))
+def test_of_netlink_only_route(protocol: int) -> None:
+    assert allows("socket", 16, 3, protocol) == (protocol == 0)
+
+
+@pytest.mark.parametrize("family", [40, 38, 17])
+def test_a_family_cannot_hide_behind_the_upper_half_of_its_register(family: int) -> None:
+    assert not allows("socket", (1 << 32) | family, 1, 0)
+
+
+@pytest.mark.parametrize("bit", range(256))
+def test_of_ioctls_only_those_of_btrfs_are_refused(bit: int) -> None:
+    request = (bit << 8) | 0x0E
+    assert allows("ioctl", 0, request) == (bit != 0x94)
+    assert allows("ioctl", 0, (1 << 32) | request) == (bit != 0x94)
+
+
+@pytest.mark.parametrize("request_", [FICLONE, FICLONERANGE, FIDEDUPERANGE])
+def test_copies_by_reference_are_allowed(request_: int) -> None:
+    assert allows("ioctl", 0, request_)
+
+
+@pytest.mark.parametrize("flag", [1 << bit for bit in range(32) if NEW_NAMESPACES & (1 << bit)])
+def test_every_new_namespace_is_refused(flag: int) -> None:
+    assert not allows("clone", flag | 17)
+    assert not allows("unshare", flag)
+
+
+def test_threads_and_processes_can_be_made() -> None:
+    assert allows("clone", 17)
+    assert allows("clone", 0x3D0F00)
+    assert allows("unshare", 0x200)
+    assert not allows("unshare", 0x80)
+
+
+def test_clone3_and_io_uring_do_not_exist() -> None:
+    for name in ("clone3", "io_uring_setup"):
+        assert [line["errnoRet"] for line in rules(name, "SCMP_ACT_ERRNO")] == [38]
+
+
+def test_personality_changes_no_architecture() -> None:
+    assert [allows("personality", value) for value in (0, 0x40000, 0xFFFFFFFF)] == [True] * 3
+    assert not any(allows("personality", value) for value in (8, 0x20008, 0x400000))
