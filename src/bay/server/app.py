@@ -109,13 +109,12 @@ class Bay:
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.link.close)
+            await self.reconciler.take_over()
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            await self.reconciler.take_over(group)
             tasks = [group.create_task(self.reconciler.run()), group.create_task(self.sweep.run())]
             try:
                 yield
             finally:
-                await self.reconciler.aclose()
                 for task in tasks:
                     task.cancel()
 
@@ -159,6 +158,7 @@ def make_driver(settings: Settings) -> Driver:
     return OciDriver(
         root=settings.data_dir / "oci",
         run_dir=run_dir,
+        cache=settings.cache_dir,
         runc=settings.runc,
         id_range_start=settings.id_range_start,
     )

@@ -60,13 +60,14 @@ class Keys:
         async with self._store.read() as db:
             if await keys.any_admin(db):
                 return None
-        secret = await self.add("admin", "first", "admin")
+        secret = _new_secret()
+        # The file first: a crash between the two leaves a key that opens nothing, not a Bay without a known key.
         _write_private(key_file, secret + "\n")
-        return secret
+        return await self.add("admin", "first", "admin", secret)
 
     async def add(self, owner: str, name: str, scope: Scope, secret: str | None = None) -> str:
         """Make a key for `owner` and return its secret, which is stored nowhere."""
-        secret = secret or f"bay_{secrets.token_urlsafe(32)}"
+        secret = secret or _new_secret()
         key = ApiKey(
             id=new_id("key"), owner=owner, name=name, hash=hash_secret(secret), scope=scope,
             created_at=self._clock(), expires_at=None, revoked_at=None,
@@ -85,6 +86,10 @@ class Keys:
         if key is None or (key.expires_at is not None and key.expires_at <= self._clock()):
             raise Unauthorized("this API key is unknown, revoked or expired")
         return Caller(key.owner, key.scope, key.id)
+
+
+def _new_secret() -> str:
+    return f"bay_{secrets.token_urlsafe(32)}"
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -41,10 +41,13 @@ class Edge:
         self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        await self._serve(scope, receive, send)
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "lifespan":
+                await self._app(scope, receive, send)
+            case _:  # no route takes a WebSocket, and one that will must pass this door first
+                await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _Headers(scope)

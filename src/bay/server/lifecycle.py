@@ -67,13 +67,9 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
     phase = phase_of(sandbox)
     if is_expired(sandbox, now):
         return "expired"
-    if phase is not None and sandbox.target != "running":
-        return "idle"
-    if phase == "starting":
-        return "starting"
-    if phase is not None:
-        return "ready"
-    return "failed" if sandbox.error else "idle"
+    if phase is None or sandbox.target != "running":
+        return "failed" if sandbox.error else "idle"
+    return "starting" if phase in ("starting", "ending") else "ready"
 
 
 def compute_of(sandbox: SandboxRecord) -> Compute:
@@ -111,6 +107,8 @@ def next_step(
 def _step_with_session(
     sandbox: SandboxRecord, session: SessionRecord, now: datetime, *, exited: bool
 ) -> Step:
+    if session.phase == "ending":
+        return End(session, session.end_reason or "stopped", graceful=False)
     if sandbox.target == "deleted":
         return End(session, "deleted", graceful=False)
     if is_expired(sandbox, now):

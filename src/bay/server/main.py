@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
@@ -21,6 +22,7 @@ from bay.server.app import KEY_FILE, Bay, build_app
 from bay.server.settings import Settings
 
 _SHUTDOWN_S = 5
+_BACKLOG = 2048
 
 
 def serve(host: str | None, port: int | None, data_dir: Path | None, config: Path | None) -> int:
@@ -31,7 +33,9 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, config: Pat
         run(loaded, _announce)
     except ValidationError as error:
         return _complain(_first_problem(error))
-    except tomllib.TOMLDecodeError as error:
+    except SettingsError as error:
+        return _complain(str(error))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return _complain(f"{config} is not valid TOML: {error}")
     except OSError as error:
         return _complain(f"{error.filename or config}: {error.strerror}")
@@ -139,6 +143,9 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(
+            _BACKLOG
+        )  # now and not by uvicorn: only this tells that the port is taken for certain
     except OSError as error:
         listener.close()
         raise Conflict(

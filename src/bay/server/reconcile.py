@@ -8,6 +8,7 @@ once, so a sandbox has one hand on it at a time, and no lock is held for it.
 
 import asyncio
 import secrets
+from collections.abc import Coroutine
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
-from bay.drivers.base import Driver, Handle, Paused, Running, SessionSpec
+from bay.drivers.base import Driver, Exited, Gone, Handle, SessionSpec
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.ids import new_id
 from bay.models import Exec, Failure, Profile
@@ -40,6 +41,7 @@ class Reconciler:
     """Works the queue until it is cancelled; sessions keep running then."""
 
     _group: asyncio.TaskGroup
+    """Parent of the workers and the watches, while `run` runs."""
 
     def __init__(
         self,
@@ -68,27 +70,25 @@ class Reconciler:
         self._retention = retention
         self._exited: set[str] = set()
         """Sessions whose container was seen to end; guarded by being touched on the event loop only."""
+        self._adopted: list[tuple[str, Handle]] = []
+        """Sandboxes and sessions of an earlier run, to be watched from the start."""
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._defects: set[str] = set()
         """Sandboxes on which a step failed in a way nobody foresaw; a start is then given up, not tried for ever."""
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._group:
+            for sandbox_id, handle in self._adopted:
+                self._watch(sandbox_id, handle)
             for _ in range(self._workers):
-                group.create_task(self._work())
+                self._group.create_task(self._work())
 
-    async def aclose(self) -> None:
-        """Stop watching; sessions keep running."""
-        for session_id in list(self._watches):
-            await self._unwatch(session_id)
-
-    async def take_over(self, group: asyncio.TaskGroup) -> None:
+    async def take_over(self) -> None:
         """Adopt running sessions, put everything unsettled into the queue, remove what nobody owns.
 
-        `group` becomes the parent of the tasks that watch sessions.
+        Comes before `run`. Raises DriverUnavailable when what the driver owns cannot be known.
         """
-        self._group = group
         async with self._store.read() as db:
             found = await sandboxes.unsettled(db)
         for sandbox in found:
@@ -99,7 +99,7 @@ class Reconciler:
 
     async def _adopt(self, sandbox: SandboxRecord) -> None:
         session = sandbox.session
-        if session is None or session.phase == "starting" or session.handle is None:
+        if session is None or session.handle is None or session.phase in ("starting", "ending"):
             return
         handle = Handle.from_json(session.handle)
         try:
@@ -107,11 +107,11 @@ class Reconciler:
         except DriverUnavailable as error:
             # Unknown is not dead: the row stays, and the watch tells when it does end.
             log.warning("session.unknown", id=session.id, error=error.message)
-            return
-        if isinstance(observed, Running | Paused):
-            self._watch(sandbox.id, handle)
-        else:
+            observed = None
+        if isinstance(observed, Exited | Gone):
             self._exited.add(session.id)
+        else:
+            self._adopted.append((sandbox.id, handle))
 
     async def _remove_orphans(self) -> int:
         async with self._store.read() as db:
@@ -149,6 +149,7 @@ class Reconciler:
                 return
             step = self._next_step(sandbox)
             if isinstance(step, Nothing):
+                self._changes.announce(sandbox_id)  # whoever waits for a target that was changed back
                 return
             await self._take(sandbox, step)
             self._defects.discard(sandbox_id)
@@ -197,7 +198,7 @@ class Reconciler:
 
     async def _start(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         try:
-            handle = await self._drive_start(sandbox, session)
+            handle = await self._unless_unwanted(sandbox.id, self._drive_start(sandbox, session))
         except BayError as error:
             await self._give_up(sandbox, session, error)
             return
@@ -209,6 +210,27 @@ class Reconciler:
             await events.add(db, sandbox, "sandbox.ready", self._clock(), session_id=session.id)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._driver.name)
         self._watch(sandbox.id, handle)
+
+    async def _unless_unwanted(
+        self, sandbox_id: str, start: Coroutine[None, None, Handle | None]
+    ) -> Handle | None:
+        """What `start` gives; None when the sandbox is no longer wanted, and the start was left where it stood."""
+        starting = asyncio.create_task(start)
+        unwanted = asyncio.create_task(self._wait_unwanted(sandbox_id))
+        try:
+            await asyncio.wait((starting, unwanted), return_when=asyncio.FIRST_COMPLETED)
+            return await starting if starting.done() else None
+        finally:
+            starting.cancel()
+            unwanted.cancel()
+            await asyncio.wait((starting, unwanted))
+
+    async def _wait_unwanted(self, sandbox_id: str) -> None:
+        while True:
+            await self.queue.put_again(sandbox_id)
+            sandbox = await self._read(sandbox_id)
+            if sandbox is None or sandbox.target != "running" or lifecycle.is_expired(sandbox, self._clock()):
+                return
 
     async def _drive_start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Save each handle as it appears; None when the target changed on the way and the start was left."""
@@ -245,11 +267,10 @@ class Reconciler:
         )
 
     async def _give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
-        """The start failed: remove what exists of it and say why in the row; the next call may try again."""
-        await self._driver.destroy(self._handle_of(session))
+        """The start failed: say why in the row, so that nobody waits longer; what exists of it is ended next."""
         failure = Failure(code=error.code, message=error.message, at=self._clock())
         async with self._store.write() as db:
-            await self._close_session(db, session, "failed")
+            await sessions.change(db, session.id, phase="ending", end_reason="failed")
             await sandboxes.change_target(db, sandbox.id, old="running", new="stopped", error=failure)
             await events.add(
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
@@ -267,6 +288,7 @@ class Reconciler:
     ) -> None:
         """Take a session down and write down that it is over, with the fate of its execs."""
         await self._unwatch(session.id)
+        await self._begin_to_end(sandbox, session, reason)
         handle = self._handle_of(session)
         finals = await self._final_execs(session) if graceful else []
         if graceful:
@@ -274,7 +296,7 @@ class Reconciler:
         await self._driver.destroy(handle)
         async with self._store.write() as db:
             for item in finals:
-                await execs.save(db, item)
+                await execs.save(db, session.id, item)
             await self._close_session(db, session, reason)
             if reason == "exited":
                 await sandboxes.change_target(db, sandbox.id, old="running", new="stopped")
@@ -283,6 +305,12 @@ class Reconciler:
             )
         self._exited.discard(session.id)
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
+
+    async def _begin_to_end(self, sandbox: SandboxRecord, session: SessionRecord, reason: str) -> None:
+        """No call may be sent to it from here on, also when the sandbox is wanted again before it has ended."""
+        async with self._store.write() as db:
+            await sessions.change(db, session.id, phase="ending", end_reason=reason)
+        self._changes.announce(sandbox.id)
 
     async def _final_execs(self, session: SessionRecord) -> list[Exec]:
         """What Ship knows of the execs that ended and whose end nobody has asked for yet; best effort."""
@@ -333,12 +361,17 @@ class Reconciler:
             await asyncio.wait([watch])
 
     async def _wait_for_end(self, sandbox_id: str, handle: Handle) -> None:
-        try:
-            ended = await self._driver.wait(handle)
-        except DriverUnavailable as error:
-            log.warning("session.unwatched", id=handle.session_id, error=error.message)
-            return
+        ended = await self._ended(handle)
         log.warning("session.exited", id=handle.session_id, observed=repr(ended))
         self._watches.pop(handle.session_id, None)
         self._exited.add(handle.session_id)
         self.queue.put(sandbox_id)
+
+    async def _ended(self, handle: Handle) -> Exited | Gone:
+        """How the session ended, once it has; a driver that cannot tell for the time being is asked again."""
+        while True:
+            try:
+                return await self._driver.wait(handle)
+            except DriverUnavailable as error:
+                log.warning("session.unknown", id=handle.session_id, error=error.message)
+            await asyncio.sleep(_RETRY_S)

@@ -52,16 +52,22 @@ def _default_profiles() -> dict[str, ProfileSettings]:
 class Settings(BaseSettings):
     """Everything that can be set. Durations are seconds, sizes MiB where the name says so."""
 
-    model_config = SettingsConfigDict(env_prefix="BAY_", extra="ignore", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        env_prefix="BAY_", extra="forbid", env_nested_delimiter="__", env_ignore_empty=True
+    )
 
     data_dir: Path = Field(Path("/var/lib/bay"), description="where Bay keeps its database and all files")
     run_dir: Path = Field(Path("/run/bay"), description="where sockets and mount points of live sessions are")
+    cache_dir: Path = Field(
+        Path("/var/cache/bay"),
+        description="what can be made again at any time: Ship's runtime and image skeletons",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8700, description="port to listen on; 0 picks a free one"
     )
     api_key: SecretStr | None = Field(
-        None, description="first admin key, for automation; made and shown once when unset"
+        None, min_length=1, description="first admin key, for automation; made and shown once when unset"
     )
     driver: Literal["oci", "fake"] = Field(
         "oci", description="what runs sessions; `fake` isolates nothing and is for tests"
@@ -106,7 +112,7 @@ class Settings(BaseSettings):
 def load(config: Path | None = None, **given: Any) -> Settings:
     """Settings from what was given on the command line (None = not given), the environment and `config`.
 
-    Raises OSError, tomllib.TOMLDecodeError or pydantic's ValidationError.
+    Raises OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, SettingsError or pydantic's ValidationError.
     """
     if config is not None:
         config.stat()  # a missing file would be taken for an empty one

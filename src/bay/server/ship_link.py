@@ -5,11 +5,11 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar, cast
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlencode
 
-from pydantic import Base64Bytes, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, ValidationError
 
 from bay.errors import BY_CODE, BayError, ShipError, Timeout
 from bay.models import Exec, ExecState, FileEntry, OutputChunk, Stream
@@ -32,6 +32,10 @@ _PASSED_ON = frozenset(
 
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Small = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
+]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -40,13 +44,13 @@ class ShipExec(BaseModel):
 
     id: Annotated[str, Field(max_length=128)]
     argv: Annotated[list[str], Field(max_length=100_000)]
-    pid: int | None
+    pid: Small | None
     tty: bool
     state: ExecState
-    exit_code: int | None
-    signal: int | None
-    started_at: datetime
-    ended_at: datetime | None
+    exit_code: Small | None
+    signal: Small | None
+    started_at: Moment
+    ended_at: Moment | None
     output_bytes: Count
     first_offset: Count
     timed_out: bool
@@ -78,7 +82,7 @@ class _Entry(BaseModel):
     is_file: bool
     is_dir: bool
     size: Count | None
-    modified_time: float
+    modified_time: FiniteFloat
 
 
 class _Entries(BaseModel):
@@ -94,22 +98,37 @@ class _Chunk(BaseModel):
     offset: Count
     stream: Stream
     data: Base64Bytes
-    t: datetime
+    t: Moment
 
 
 class OutputEnd(BaseModel):
     """The last line of an exec's output: how it ended."""
 
-    exit_code: int | None
-    signal: int | None
+    exit_code: Small | None
+    signal: Small | None
     state: Literal["exited", "killed", "lost"] = "exited"
     timed_out: bool = False
 
 
-class ShipLink:
-    """Connections to the Ships of all sessions, kept open between calls."""
+class _Fault(BaseModel):
+    code: Annotated[str, Field(max_length=64)]
+    message: str
+    details: Annotated[dict[Text, Text | Count | None], Field(max_length=16)] | None = None
 
-    def __init__(self) -> None:
+
+class _Refusal(BaseModel):
+    error: _Fault
+
+
+class ShipLink:
+    """Connections to the Ships of all sessions, kept open between calls.
+
+    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the bytes of one file.
+    """
+
+    def __init__(self, *, deadline_s: float = _DEADLINE_S, transfer_s: float = _TRANSFER_DEADLINE_S) -> None:
+        self._deadline_s = deadline_s
+        self._transfer_s = transfer_s
         self._idle: dict[str, list[tuple[float, Wire]]] = {}
         self._busy: dict[str, int] = {}
 
@@ -129,21 +148,15 @@ class ShipLink:
 
     async def meta(self, peer: Peer) -> ShipMeta:
         """Ship's description of itself. Asked when somebody looks at a sandbox, so it must not keep them."""
-        return await self._call(peer, ShipMeta, "GET", "/meta", deadline_s=_META_S)
+        return await self._call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
 
-    async def run(self, peer: Peer, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
         """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output."""
-        query = {} if wait_s is None else {"wait": wait_s}
-        deadline = _DEADLINE_S + (wait_s or 0)
-        found = await self._call(peer, ShipExec, "POST", "/execs", query, body, deadline, _EXEC_ANSWER)
-        return found.to_exec()
+        return await self._call_exec(peer, exec_id, "POST", "/execs", body, wait_s)
 
     async def get_exec(self, peer: Peer, exec_id: str, wait_s: float | None) -> Exec:
         """The exec as it stands; with `wait_s` as in `run`."""
-        query = {} if wait_s is None else {"wait": wait_s}
-        deadline = _DEADLINE_S + (wait_s or 0)
-        path = f"/execs/{exec_id}"
-        return (await self._call(peer, ShipExec, "GET", path, query, None, deadline, _EXEC_ANSWER)).to_exec()
+        return await self._call_exec(peer, exec_id, "GET", f"/execs/{exec_id}", None, wait_s)
 
     async def list_execs(self, peer: Peer) -> list[Exec]:
         """Every exec that Ship still knows of."""
@@ -152,7 +165,7 @@ class ShipLink:
 
     async def kill_exec(self, peer: Peer, exec_id: str) -> Exec:
         """End an exec's whole tree and return it."""
-        return (await self._call(peer, ShipExec, "DELETE", f"/execs/{exec_id}")).to_exec()
+        return await self._call_exec(peer, exec_id, "DELETE", f"/execs/{exec_id}", None, None)
 
     @asynccontextmanager
     async def output(
@@ -160,7 +173,10 @@ class ShipLink:
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
         """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended."""
         query = {"since": since, "follow": "true" if follow else "false"}
-        async with self._open(peer, "GET", f"/execs/{exec_id}/output", query, deadline_s=None) as (wire, _):
+        path = f"/execs/{exec_id}/output"
+        async with self._open(peer, "GET", path, query, deadline_s=self._deadline_s) as (wire, _):
+            if follow:
+                wire.set_deadline(None)  # a command may be silent for days
             yield _parse_output(wire.body())
 
     async def list_files(self, peer: Peer, path: str) -> list[FileEntry]:
@@ -184,7 +200,7 @@ class ShipLink:
     ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int | None], None]:
         """A file's bytes as they come, and how many there will be."""
         query = {"path": path}
-        async with self._open(peer, "GET", "/files/content", query, deadline_s=_TRANSFER_DEADLINE_S) as (
+        async with self._open(peer, "GET", "/files/content", query, deadline_s=self._transfer_s) as (
             wire,
             head,
         ):
@@ -194,7 +210,7 @@ class ShipLink:
         """Replace a file with `body`, atomically; returns its absolute path and size."""
         async with self._open(
             peer, "PUT", "/files/content", {"path": path}, body, "application/octet-stream",
-            deadline_s=_TRANSFER_DEADLINE_S,
+            deadline_s=self._transfer_s,
         ) as (wire, _):  # fmt: skip
             written = _parse(_Written, await _collect(wire.body(), _SMALL))
         return written.path, written.size
@@ -207,12 +223,29 @@ class ShipLink:
         path: str,
         query: Mapping[str, object] | None = None,
         body: Mapping[str, Any] | None = None,
-        deadline_s: float = _DEADLINE_S,
+        deadline_s: float | None = None,
         cap: int = _SMALL,
     ) -> M:
         data = None if body is None else json.dumps(body).encode()
-        async with self._open(peer, method, path, query, data, deadline_s=deadline_s) as (wire, _):
+        deadline = self._deadline_s if deadline_s is None else deadline_s
+        async with self._open(peer, method, path, query, data, deadline_s=deadline) as (wire, _):
             return _parse(model, await _collect(wire.body(), cap))
+
+    async def _call_exec(
+        self,
+        peer: Peer,
+        exec_id: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        wait_s: float | None,
+    ) -> Exec:
+        query = {} if wait_s is None else {"wait": wait_s}
+        deadline = self._deadline_s + (wait_s or 0)
+        found = await self._call(peer, ShipExec, method, path, query, body, deadline, _EXEC_ANSWER)
+        if found.id != exec_id:
+            raise ShipError("the sandbox's runtime answered for another exec")
+        return found.to_exec()
 
     @asynccontextmanager
     async def _open(
@@ -224,7 +257,7 @@ class ShipLink:
         body: bytes | AsyncIterator[bytes] | None = None,
         content_type: str = "application/json",
         *,
-        deadline_s: float | None,
+        deadline_s: float,
     ) -> AsyncGenerator[tuple[Wire, Head], None]:
         """One call: send, check the status, hand out the body, and keep or drop the connection.
 
@@ -238,7 +271,7 @@ class ShipLink:
             wire = self._take_idle(peer.session_id) or await Wire.open(peer)
             wire.set_deadline(deadline_s)
             head = await wire.send(method, target, body, content_type)
-            if head.status >= 400:
+            if head.status not in (200, 201):
                 raise _refusal(head.status, await _collect(wire.body(), _SMALL))
             yield wire, head
         except TimeoutError as error:
@@ -291,15 +324,14 @@ def _parse(model: type[M], data: bytes) -> M:
 def _refusal(status: int, data: bytes) -> BayError:
     """The error that Ship's refusal stands for: the caller's own where Ship may say so, else Ship's failure."""
     try:
-        error = json.loads(data)["error"]
-        code, message, details = error["code"], str(error["message"])[:1000], error.get("details")
-    except (ValueError, KeyError, TypeError):
+        error = _Refusal.model_validate_json(data).error
+    except ValidationError:
         return ShipError(f"the sandbox's runtime answered HTTP {status} without saying why")
-    if code not in _PASSED_ON:
+    message = error.message[:1000]
+    if error.code not in _PASSED_ON:
         return ShipError(f"the sandbox's runtime failed: {message}")
-    known = cast("dict[str, Any]", details) if isinstance(details, dict) else None
-    refusal = BY_CODE[code](message, details=known)
-    if code == "validation_error":
+    refusal = BY_CODE[error.code](message, details=error.details)
+    if error.code == "validation_error":
         refusal.status = 400
     return refusal
 

@@ -131,7 +131,8 @@ class Wire:
 
     def recycle(self) -> bool:
         """Make ready for the next call; False when this connection is used up."""
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+        unasked, _closed = self._http.trailing_data
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE and not unasked:
             self._http.start_next_cycle()
             return self.is_open()
         return False
@@ -185,5 +186,7 @@ class Wire:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
         if headers.get("x-ship-session") != self._peer.proof:
             raise ShipError("the answer does not come from this session's runtime")
+        if headers.get("content-encoding", "identity") != "identity":
+            raise ShipError("the sandbox's runtime sent an encoding that nobody asked for")
         length = headers.get("content-length", "")
         return Head(event.status_code, int(length) if length.isascii() and length.isdigit() else None)

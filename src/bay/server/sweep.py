@@ -66,8 +66,8 @@ class Sweep:
                 await sandboxes.change(db, sandbox.id, idle_expires_at=later)
             return
         async with self._store.write() as db:
-            await sandboxes.change_target(db, sandbox.id, old="running", new="stopped", error=sandbox.error)
-            await events.add(db, sandbox, "sandbox.idle", now)
+            if await sandboxes.idle_out(db, sandbox.id, now):
+                await events.add(db, sandbox, "sandbox.idle", now)
 
     async def _is_active(self, session: SessionRecord) -> bool:
         """Whether a call is under way or an exec still runs; the rows are brought up to date on the way."""
@@ -84,5 +84,5 @@ class Sweep:
             return False
         async with self._store.write() as db:
             for item in known:
-                await execs.save(db, item)
+                await execs.save(db, session.id, item)
         return any(item.state == "running" for item in known)

@@ -18,7 +18,7 @@ from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
 _RETRY_AFTER_MS = 1000
-_TOUCH = timedelta(seconds=5)
+_TOUCH = 0.05  # of the idle timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +113,20 @@ class Waker:
         return await self._changes.wait_for(sandbox_id, read, timeout_s)
 
     async def touch(self, sandbox: SandboxRecord) -> None:
-        """Push the idle clock after a call that counts as activity. Small pushes are not worth a write."""
+        """Push the idle clock for a call that counts as activity. Small pushes are not worth a write."""
         later = self._idle_after(sandbox)
         before = sandbox.idle_expires_at
-        if later is None or (before is not None and later - before < _TOUCH):
+        if later is None or (
+            before and (later - before).total_seconds() < _TOUCH * (sandbox.idle_timeout or 0)
+        ):
             return
         async with self._store.write() as db:
             await sandboxes.change(db, sandbox.id, idle_expires_at=later)
+
+    async def keep(self, sandbox: SandboxRecord) -> None:
+        """Push the idle clock, however little."""
+        async with self._store.write() as db:
+            await sandboxes.change(db, sandbox.id, idle_expires_at=self._idle_after(sandbox))
 
     def refuse_expired(self, sandbox: SandboxRecord) -> None:
         """Raises SandboxExpired once `expires_at` has passed, whether or not the sweep came by."""

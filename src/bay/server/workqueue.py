@@ -15,13 +15,13 @@ class WorkQueue:
     def __init__(self) -> None:
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
-        self._working: set[str] = set()
-        self._again: set[str] = set()
+        self._working: dict[str, asyncio.Event] = {}
+        """Keys that are worked on; the event says that the key was put again meanwhile."""
 
     def put(self, key: str) -> None:
         """See to it that `key` is worked on, from now on, at least once more."""
         if key in self._working:
-            self._again.add(key)
+            self._working[key].set()
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
@@ -31,14 +31,18 @@ class WorkQueue:
         """The next key, which is ours alone until the block is left."""
         key = await self._ready.get()
         self._waiting.discard(key)
-        self._working.add(key)
+        again = self._working[key] = asyncio.Event()
         try:
             yield key
         finally:
-            self._working.discard(key)
-            if key in self._again:
-                self._again.discard(key)
+            del self._working[key]
+            if again.is_set():
                 self.put(key)
+
+    async def put_again(self, key: str) -> None:
+        """Return when `key`, which the caller works on, is put again. The caller must look at it after that."""
+        await self._working[key].wait()
+        self._working[key].clear()
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._working)

@@ -13,6 +13,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -75,6 +76,10 @@ def migrate(path: Path) -> None:
             connection.commit()
     except DatabaseError as error:
         raise DriverUnavailable(f"cannot use the database {path}: {error.orig}") from error
+    except CommandError as error:
+        raise DriverUnavailable(
+            f"the database {path} was made by a newer Bay ({error}); run that one"
+        ) from error
     finally:
         engine.dispose()
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Exec
@@ -23,9 +23,13 @@ async def add(db: AsyncConnection, sandbox_id: str, session_id: str, item: Exec)
     )  # fmt: skip
 
 
-async def save(db: AsyncConnection, item: Exec) -> None:
-    """Write down how far an exec has come. One that has ended stays as it is."""
-    query = update(execs).where(execs.c.id == item.id, execs.c.state == "running")
+async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
+    """Write down how far an exec of the session has come. One that has ended stays as it is.
+
+    What a Ship says of execs that are not its own changes nothing.
+    """
+    own = and_(execs.c.session_id == session_id, execs.c.id == item.id)
+    query = update(execs).where(own, execs.c.state == "running")
     await db.execute(query.values(**_facts(item)))
 
 

@@ -11,8 +11,8 @@ T = TypeVar("T")
 Target = Literal["running", "stopped", "deleted"]
 """What the owner wants; the reconciler makes it so."""
 
-Phase = Literal["starting", "running", "paused", "ended"]
-"""How far a session has come."""
+Phase = Literal["starting", "running", "paused", "ending", "ended"]
+"""How far a session has come. From `ending` there is no way back: a sandbox that is wanted again gets a new one."""
 
 Scope = Literal["admin", "write", "read"]
 

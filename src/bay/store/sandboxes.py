@@ -1,6 +1,6 @@
 """Queries on sandboxes. A sandbox is read with its live session: one row tells all that a call needs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,8 @@ class Filters:
     compute: Compute | None = None
     profile: str | None = None
     name_prefix: str | None = None
-    labels: dict[str, str] = field(default_factory=dict[str, str])
+    labels: tuple[tuple[str, str], ...] = ()
+    """Pairs that must all hold; the same key twice with two values holds for none."""
 
 
 async def add(db: AsyncConnection, record: SandboxRecord) -> None:
@@ -72,6 +73,12 @@ async def change_target(
     await db.execute(update(sandboxes).where(_S.id == sandbox_id, _S.target == old).values(values))
 
 
+async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime) -> bool:
+    """Stop the sandbox, unless its idle clock was pushed meanwhile; whether it was stopped."""
+    query = update(sandboxes).where(_S.id == sandbox_id, _S.target == "running", _S.idle_expires_at <= now)
+    return (await db.execute(query.values(target="stopped"))).rowcount == 1
+
+
 async def due(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
     """Sandboxes past `expires_at` or `idle_expires_at` on which something is left to do."""
     idle = and_(_S.idle_expires_at <= now, _S.target == "running")
@@ -91,8 +98,9 @@ def status_expression(now: datetime) -> ColumnElement[str]:
     live = sessions.c.phase
     return case(
         (_S.expires_at <= now, "expired"),
-        (and_(live.is_not(None), _S.target != "running"), "idle"),
-        (live == "starting", "starting"),
+        (and_(_S.target != "running", _S.error.is_(None)), "idle"),
+        (_S.target != "running", "failed"),
+        (live.in_(["starting", "ending"]), "starting"),
         (live.in_(["running", "paused"]), "ready"),
         (_S.error.is_not(None), "failed"),
         else_="idle",
@@ -119,7 +127,7 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
         wanted.append(_S.profile == filters.profile)
     if filters.name_prefix:
         wanted.append(_S.name.startswith(filters.name_prefix, autoescape=True))
-    wanted += [_S.labels[key].as_string() == value for key, value in filters.labels.items()]
+    wanted += [_S.labels[key].as_string() == value for key, value in filters.labels]
     return wanted
 
 

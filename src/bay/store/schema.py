@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     text,
 )
 
@@ -150,7 +151,8 @@ execs = Table(
     "execs",
     metadata,
     _seq(),
-    Column("id", String(64), nullable=False, unique=True),
+    # Chosen by the client, if it likes: unique in its sandbox, so that nobody learns of another's.
+    Column("id", String(64), nullable=False),
     Column("sandbox_id", String(64), ForeignKey("sandboxes.id"), nullable=False),
     Column("session_id", String(64), ForeignKey("sessions.id"), nullable=False),
     Column("argv", JSON, nullable=False),
@@ -164,6 +166,7 @@ execs = Table(
     Column("first_offset", Integer, nullable=False),
     _when("started_at", nullable=False),
     _when("ended_at"),
+    UniqueConstraint("sandbox_id", "id"),
     sqlite_autoincrement=True,
 )
 Index("ix_execs_sandbox_id_seq", execs.c.sandbox_id, execs.c.seq)

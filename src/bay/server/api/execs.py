@@ -33,7 +33,9 @@ class CreateExec(BaseModel):
     cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
     env: Env = Field(default_factory=dict)
     user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
-    stdin: Annotated[str | None, Field(description="Text to feed it; then end of file")] = None
+    stdin: Annotated[
+        str | None, Field(max_length=1 << 30, description="Text to feed it; then end of file")
+    ] = None
     stdin_base64: Annotated[
         str | None, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="The same for bytes")
     ] = None

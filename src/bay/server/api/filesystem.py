@@ -30,7 +30,7 @@ class WriteFile(BaseModel):
     """A text file and where it goes."""
 
     path: Annotated[str, Field(max_length=8192)]
-    content: str
+    content: Annotated[str, Field(max_length=1 << 30)]  # a bound, so that lone surrogates are refused
 
 
 class FileContent(BaseModel):

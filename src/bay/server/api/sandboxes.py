@@ -158,8 +158,8 @@ async def stop_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireRe
     return WireResponse({"status": "stopped"})
 
 
-def _labels(given: list[str]) -> dict[str, str]:
+def _labels(given: list[str]) -> tuple[tuple[str, str], ...]:
     pairs = [item.partition(":") for item in given]
     if not all(separator and _LABEL.fullmatch(key) for key, separator, _ in pairs):
         raise InvalidArgument("a label filter is key:value")
-    return {key: value for key, _, value in pairs}
+    return tuple((key, value) for key, _, value in pairs)

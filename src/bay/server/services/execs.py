@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import Conflict, Forbidden, InvalidArgument, NotFound, OutputGone, ShipError
+from bay.errors import Conflict, Forbidden, InvalidArgument, NotFound, OutputGone
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult
 from bay.server import idempotency
@@ -57,9 +57,11 @@ class Execs:
         cwd = None if new.cwd is None else workspace_path(new.cwd, "cwd")
         awake = await self._waker.awake(caller, ref, "exec")
         self._check_user(awake, new.user)
-        exec_id, is_repeat = await self._identify(caller, awake.sandbox, new, idempotency_key)
+        exec_id, is_known = await self._identify(caller, awake.sandbox, new, idempotency_key)
+        if is_known:
+            return await self.get(caller, awake.sandbox.id, exec_id, wait_s)
         body = self._ship_body(awake, replace(new, id=exec_id, cwd=cwd))
-        return await self._run(awake, exec_id, body, wait_s, is_repeat=is_repeat)
+        return await self._run(awake, exec_id, body, wait_s, has_key=idempotency_key is not None)
 
     async def shell(
         self, caller: Caller, ref: str, command: str, timeout_s: float, cwd: str | None, *, include_code: bool
@@ -71,7 +73,7 @@ class Execs:
         awake = await self._waker.awake(caller, ref, "shell")
         exec_id = new_id("exec")
         body = self._ship_body(awake, replace(new, id=exec_id))
-        item = await self._run(awake, exec_id, body, timeout_s + _KILL_GRACE_S, is_repeat=False)
+        item = await self._run(awake, exec_id, body, timeout_s + _KILL_GRACE_S, has_key=False)
         return _shell_result(item, command if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
@@ -95,7 +97,7 @@ class Execs:
         if peer is None or item.state != "running":
             return item
         ended = await self._link.kill_exec(peer, exec_id)
-        await self._save(ended)
+        await self._save(peer, ended)
         return ended
 
     @asynccontextmanager
@@ -121,16 +123,23 @@ class Execs:
     async def _identify(
         self, caller: Caller, sandbox: SandboxRecord, new: NewExec, key: str | None
     ) -> tuple[str, bool]:
-        """The exec's id, and whether an earlier call with the same idempotency key may have started it."""
+        """The exec's id, and whether an earlier call with the same idempotency key has left its row already.
+
+        Raises Conflict when the client's choice is taken in this sandbox.
+        """
         wanted = {name: getattr(new, name) for name in new.__slots__}
         request = idempotency.request(caller, key, f"POST /v1/sandboxes/{sandbox.id}/execs", wanted)
         exec_id = new.id or new_id("exec")
-        if request is None:
+        if request is None and new.id is None:
             return exec_id, False
         async with self._store.write() as db:
-            if (claim := await request.earlier(db)) is not None:
-                return claim.resource_id, True
-            await request.claim(db, exec_id, None, self._clock())
+            if request and (claim := await request.earlier(db)) is not None:
+                found = await execs.get(db, sandbox.id, claim.resource_id)
+                return claim.resource_id, found is not None
+            if await execs.get(db, sandbox.id, exec_id) is not None:
+                raise Conflict(f"this sandbox has an exec {exec_id}; choose another id")
+            if request:
+                await request.claim(db, exec_id, None, self._clock())
         return exec_id, False
 
     def _ship_body(self, awake: Awake, new: NewExec) -> dict[str, Any]:
@@ -147,19 +156,18 @@ class Execs:
         return {name: value for name, value in body.items() if value is not None}
 
     async def _run(
-        self, awake: Awake, exec_id: str, body: dict[str, Any], wait_s: float | None, *, is_repeat: bool
+        self, awake: Awake, exec_id: str, body: dict[str, Any], wait_s: float | None, *, has_key: bool
     ) -> Exec:
-        """Start it in Ship, or find it there when this call was made before; then write the row."""
+        """Start it in Ship, or find it there when a call with the same key came first; then write the row."""
         try:
-            item = await self._link.run(awake.peer, body, wait_s)
+            item = await self._link.run(awake.peer, exec_id, body, wait_s)
         except Conflict:
-            if not is_repeat:
+            if not has_key:
                 raise
-            return await self._link.get_exec(awake.peer, exec_id, wait_s)
-        if item.id != exec_id:
-            raise ShipError("the sandbox's runtime answered for another exec")
+            item = await self._link.get_exec(awake.peer, exec_id, wait_s)
         async with self._store.write() as db:
-            await execs.add(db, awake.sandbox.id, awake.peer.session_id, item)
+            if await execs.get(db, awake.sandbox.id, exec_id) is None:
+                await execs.add(db, awake.sandbox.id, awake.peer.session_id, item)
         await self._waker.touch(awake.sandbox)
         return item
 
@@ -181,12 +189,12 @@ class Execs:
         except NotFound:
             return item  # Ship forgets execs some minutes after their end; the row does not
         if item.state == "running" and fresh.state != "running":
-            await self._save(fresh)
+            await self._save(peer, fresh)
         return fresh
 
-    async def _save(self, item: Exec) -> None:
+    async def _save(self, peer: Peer, item: Exec) -> None:
         async with self._store.write() as db:
-            await execs.save(db, item)
+            await execs.save(db, peer.session_id, item)
 
 
 def _as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:

@@ -158,7 +158,7 @@ class Sandboxes:
         """Push the idle clock; never starts compute."""
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
-        await self._waker.touch(record)
+        await self._waker.keep(record)
 
     def _profile(self, new: NewSandbox) -> Profile:
         """The profile, once everything that only Bay can judge about the request is found good."""
@@ -262,11 +262,11 @@ class Sandboxes:
         settled = await self._waker.settled(sandbox.id, wait_s)
         return self._view(settled or await self._waker.find(caller, sandbox.id))
 
-    async def _containers(self, record: SandboxRecord) -> tuple[Container, ...]:
+    async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
         """The live session's container as Ship describes itself; unhealthy when it does not answer."""
         session = record.session
         if session is None:
-            return ()
+            return None
         peer = peer_of(session) if session.phase == "running" else None
         try:
             meta = await self._link.meta(peer) if peer else None

@@ -163,7 +163,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["sandbox_id"], ["sandboxes.id"], name=op.f("fk_execs_sandbox_id_sandboxes")),
         sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name=op.f("fk_execs_session_id_sessions")),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_execs")),
-        sa.UniqueConstraint("id", name=op.f("uq_execs_id")),
+        sa.UniqueConstraint("sandbox_id", "id", name=op.f("uq_execs_sandbox_id_id")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("execs", schema=None) as batch_op:
