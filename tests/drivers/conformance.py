@@ -10,7 +10,7 @@ import pytest
 from driver_harness import Bench, call, endpoint_of, host_fingerprint, run
 
 from bay.drivers.base import Exited, Gone, Handle, Paused, Running, SessionSpec
-from bay.drivers.oci.health import check_health
+from bay.drivers.health import check_health
 from bay.errors import SandboxNotReady
 
 pytestmark = pytest.mark.anyio

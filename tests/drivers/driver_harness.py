@@ -117,12 +117,18 @@ def host_fingerprint(bench: Bench) -> dict[str, object]:
     return {
         "mounts": [line for line in _lines("/proc/self/mountinfo") if _mentions(line, bench)],
         "processes": sorted(_processes(bench)),
-        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob(f"**/bay/{bench.instance}/*/"))),
+        "cgroups": sorted(map(str, _cgroups(bench))),
         "files": sorted(str(path) for kept in bench.kept for path in _below(kept)),
         "claims": sorted(path.read_text() for path in bench.kept[-1].glob("[0-9]*")),
         "descriptors": sorted(_descriptors()),
         "workspaces": sorted(os.listdir(bench.workspaces)),
     }
+
+
+def _cgroups(bench: Bench) -> list[Path]:
+    # Version 2 and each hierarchy of version 1; not by `**`, which would walk through what other Bays remove meanwhile.
+    root = Path("/sys/fs/cgroup")
+    return [path for prefix in ("", "*/") for path in root.glob(f"{prefix}bay/{bench.instance}/*/")]
 
 
 def _mentions(line: str, bench: Bench) -> bool:

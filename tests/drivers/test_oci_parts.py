@@ -8,6 +8,7 @@ import pytest
 from bay.drivers.oci import cgroups, host_image, mounts, probe
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
+from bay.drivers.processes import closing_fd
 from bay.errors import DriverUnavailable, InvalidArgument
 
 START = 1_879_048_192
@@ -81,7 +82,7 @@ def test_groups_are_found_in_every_hierarchy_of_version_1(tmp_path: Path) -> Non
 def test_a_link_on_the_way_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with mounts.closing_fd(mounts.open_directory(tmp_path)) as root:
+    with closing_fd(mounts.open_directory(tmp_path)) as root:
         os.close(mounts.open_beneath(root, "real"))
         for bad in ("link", "../etc", "/etc"):
             with pytest.raises(OSError, match="openat2"):

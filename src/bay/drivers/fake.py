@@ -32,10 +32,10 @@ from bay.drivers.base import (
     Running,
     SessionSpec,
 )
-from bay.drivers.oci.health import check_health
-from bay.drivers.oci.mounts import closing_fd
-from bay.drivers.oci.output import StartOutput
-from bay.drivers.oci.processes import (
+from bay.drivers.health import check_health
+from bay.drivers.output import StartOutput
+from bay.drivers.processes import (
+    closing_fd,
     descendants,
     is_stopped,
     kill_and_wait,
@@ -43,8 +43,8 @@ from bay.drivers.oci.processes import (
     send_signal,
     start_time,
 )
-from bay.drivers.oci.readiness import wait_readable
-from bay.drivers.oci.threads import in_new_thread
+from bay.drivers.readiness import wait_readable
+from bay.drivers.threads import in_new_thread
 from bay.errors import DriverUnavailable, SandboxNotReady
 
 _READY_S = 15.0

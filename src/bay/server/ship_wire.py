@@ -7,22 +7,17 @@ h11 parses; rejected: httpx, whose timeouts are per read and which decodes compr
 """
 
 import asyncio
-import hashlib
-import os
-import socket
-import stat
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 import h11
 
 from bay.drivers.base import Endpoint
+from bay.drivers.ship_socket import connect, proof_of
 from bay.errors import ShipError
 
 _READ_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 32 * 1024
-_PEERCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +31,7 @@ class Peer:
     @property
     def proof(self) -> str:
         """What every answer must carry in X-Ship-Session."""
-        return hashlib.sha256(f"ship-session:{self.token}".encode()).hexdigest()[:32]
+        return proof_of(self.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +40,6 @@ class Head:
 
     status: int
     content_length: int | None
-
-
-def connect(endpoint: Endpoint) -> socket.socket:
-    """A connected, non-blocking socket whose peer is the session's own first process.
-
-    Raises OSError when there is nothing to connect to and ShipError when the peer is someone else.
-    Connecting to a Unix socket does not wait for the peer, so this does not block.
-    """
-    path = os.open(endpoint.socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISSOCK(os.fstat(path).st_mode):
-            raise ShipError("what stands at the sandbox's socket path is not a socket")
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            link.connect(f"/proc/self/fd/{path}")
-            _check_peer(link, endpoint)
-        except BaseException:
-            link.close()
-            raise
-        return link
-    finally:
-        os.close(path)
-
-
-def _check_peer(link: socket.socket, endpoint: Endpoint) -> None:
-    pid, uid, _gid = _PEERCRED.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    if endpoint.peer_uid not in (None, uid) or endpoint.peer_pid not in (None, pid):
-        raise ShipError("the process that listens in the sandbox is not its Ship; stop and start the sandbox")
 
 
 class Wire:

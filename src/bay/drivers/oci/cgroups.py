@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from bay.drivers.oci.processes import kill_and_wait
+from bay.drivers.processes import kill_and_wait
 
 MOUNT = Path("/sys/fs/cgroup")
 _REMOVE_S = 5.0

@@ -21,19 +21,19 @@ from bay.drivers.base import (
     Running,
     SessionSpec,
 )
+from bay.drivers.health import check_health
 from bay.drivers.oci import cgroups, closure, host_image, mounts, seccomp
-from bay.drivers.oci.health import check_health
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
 from bay.drivers.oci.layout import Layout, SessionPlaces
-from bay.drivers.oci.output import StartOutput
 from bay.drivers.oci.probe import checks
-from bay.drivers.oci.processes import boot_id, open_process, send_signal
-from bay.drivers.oci.readiness import wait_readable
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
-from bay.drivers.oci.threads import in_new_thread
+from bay.drivers.output import StartOutput
+from bay.drivers.processes import boot_id, closing_fd, open_process, send_signal
+from bay.drivers.readiness import wait_readable
+from bay.drivers.threads import in_new_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 
 _READY_S = 15.0
@@ -130,7 +130,7 @@ class OciDriver:
     async def wait(self, handle: Handle) -> Exited | Gone:
         """See `Driver.wait`. The exit code is not known: the process is no child of Bay's."""
         if (pidfd := await in_new_thread(lambda: self._open_init(handle))) is not None:
-            with mounts.closing_fd(pidfd):
+            with closing_fd(pidfd):
                 await wait_readable(pidfd)
         seen = await self.observe(handle)
         return seen if isinstance(seen, Gone) else Exited(None)
@@ -149,7 +149,7 @@ class OciDriver:
         """See `Driver.stop`. A paused session is resumed, so that it can hear the signal."""
         if (pidfd := await in_new_thread(lambda: self._open_init(handle))) is None:
             return
-        with mounts.closing_fd(pidfd):
+        with closing_fd(pidfd):
             await self.resume(handle)
             send_signal(pidfd, signal.SIGTERM)
             try:
@@ -241,7 +241,7 @@ class OciDriver:
         pidfd = await in_new_thread(lambda: open_process(launched.pid, launched.started))
         if pidfd is None:
             raise SandboxNotReady("Ship ended right after it was ready")
-        with mounts.closing_fd(pidfd):
+        with closing_fd(pidfd):
             await in_new_thread(lambda: seal_socket_dir(pidfd))
 
     def _end_processes(self, places: SessionPlaces, cgroup: str) -> bool:

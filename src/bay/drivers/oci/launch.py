@@ -22,10 +22,10 @@ from typing import Any
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import mounts, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
-from bay.drivers.oci.processes import start_time
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import RLIMITS, SOCKET_DIR, Place, build
 from bay.drivers.oci.userns import user_namespace
+from bay.drivers.processes import closing_fd, start_time
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
 
 
@@ -94,7 +94,7 @@ def locked(file: Path) -> Generator[int]:
 def wait_unlocked(file: Path, timeout_s: float = 30.0) -> None:
     """Return once nobody holds the lock. Blocks. Raises DriverUnavailable after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
-    with mounts.closing_fd(os.open(file, os.O_RDWR | os.O_CLOEXEC)) as fd:
+    with closing_fd(os.open(file, os.O_RDWR | os.O_CLOEXEC)) as fd:
         while True:
             try:
                 return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

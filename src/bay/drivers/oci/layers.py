@@ -11,7 +11,7 @@ import os
 import struct
 from pathlib import Path
 
-from bay.drivers.oci.mounts import closing_fd
+from bay.drivers.processes import closing_fd
 
 # From linux/btrfs.h.
 _SUBVOL_CREATE, _INO_LOOKUP, _QGROUP_LIMIT = 0x5000_940E, 0xD000_9412, 0x8030_942B

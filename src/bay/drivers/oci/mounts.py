@@ -10,6 +10,8 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+from bay.drivers.processes import closing_fd
+
 # The same numbers on every architecture: all are newer than the common table of Linux 5.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = (
     428,
@@ -144,15 +146,6 @@ def acting_as(user: int, group: int) -> Generator[None]:
         yield
     finally:
         _set_filesystem_ids(0, 0)
-
-
-@contextmanager
-def closing_fd(fd: int) -> Generator[int]:
-    """`fd`, closed at the end."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _set_filesystem_ids(user: int, group: int) -> None:

@@ -19,6 +19,7 @@ from bay.drivers.oci import layers, mounts, netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.userns import user_namespace
+from bay.drivers.processes import closing_fd
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = 1024
@@ -186,7 +187,7 @@ def _extras(scratch: Path | None) -> list[Check]:
 
 
 def _try_openat2() -> None:
-    with mounts.closing_fd(mounts.open_directory("/")) as root:
+    with closing_fd(mounts.open_directory("/")) as root:
         os.close(mounts.open_beneath(root, "proc"))
 
 
@@ -194,7 +195,7 @@ def _try_idmap(scratch: Path | None, id_base: int) -> None:
     with (
         tempfile.TemporaryDirectory(dir=scratch) as directory,
         user_namespace(id_base) as userns,
-        mounts.closing_fd(mounts.open_tree(directory)) as mount,
+        closing_fd(mounts.open_tree(directory)) as mount,
     ):
         mounts.set_attributes(mount, mounts.NODEV, userns=userns)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bay.drivers.oci import mounts
+from bay.drivers.processes import closing_fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
 def _mount_root(rootfs: Rootfs, userns: int) -> None:
     first, *rest = rootfs.layers
     _attach_at(_overlay(0, first, userns), "root")
-    with mounts.closing_fd(mounts.open_directory("root")) as root:
+    with closing_fd(mounts.open_directory("root")) as root:
         for number, layer in enumerate(rest, 1):
             _attach_beneath(_overlay(number, layer, userns), root, layer.target)
         for bind in rootfs.binds:
@@ -103,13 +104,13 @@ def _bound(bind: Bind, userns: int) -> int:
 
 
 def _attach_at(mount: int, path: str | Path) -> None:
-    with mounts.closing_fd(mounts.open_directory(path)) as directory, mounts.closing_fd(mount):
+    with closing_fd(mounts.open_directory(path)) as directory, closing_fd(mount):
         mounts.attach(mount, directory)
 
 
 def _attach_beneath(mount: int, root: int, target: str) -> None:
     with (
-        mounts.closing_fd(mount),
-        mounts.closing_fd(mounts.open_beneath(root, target.lstrip("/"))) as directory,
+        closing_fd(mount),
+        closing_fd(mounts.open_beneath(root, target.lstrip("/"))) as directory,
     ):
         mounts.attach(mount, directory)

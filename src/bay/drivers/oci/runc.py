@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.oci.processes import has_ended
+from bay.drivers.processes import has_ended
 from bay.errors import DriverUnavailable
 
 _ANSWER_S = 20.0

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bay.drivers.oci.mounts import closing_fd
+from bay.drivers.processes import closing_fd
 
 IDS = 65_536
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 from types import TracebackType
 
-from bay.drivers.oci.readiness import wait_readable
+from bay.drivers.readiness import wait_readable
 from bay.errors import SandboxNotReady
 
 _READY = b"ready\n"

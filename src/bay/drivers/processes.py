@@ -3,6 +3,8 @@
 import os
 import select
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -102,3 +104,12 @@ def _stat(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+@contextmanager
+def closing_fd(fd: int) -> Generator[int]:
+    """`fd`, closed at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)

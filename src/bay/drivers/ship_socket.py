@@ -1,0 +1,52 @@
+"""Opening a session's socket: the one way to Ship, and the same for drivers and for the server.
+
+What stands at the path may have been put there by the sandbox, so it is opened without following a link,
+must be a socket, and the kernel must say that the process behind it is the session's own first one.
+"""
+
+import hashlib
+import os
+import socket
+import stat
+import struct
+
+from bay.drivers.base import Endpoint
+from bay.errors import ShipError
+
+_PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid; see unix(7)
+
+
+def connect(endpoint: Endpoint) -> socket.socket:
+    """A connected, non-blocking socket. Raises OSError when nobody listens and ShipError when it is somebody else.
+
+    Connecting to a Unix socket does not wait for the peer, so this does not block.
+    """
+    path = os.open(endpoint.socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(path).st_mode):
+            raise ShipError("what stands at the sandbox's socket path is not a socket")
+        return _connect_checked(f"/proc/self/fd/{path}", endpoint)
+    finally:
+        os.close(path)
+
+
+def proof_of(token: str) -> str:
+    """What every answer of a session's Ship carries in X-Ship-Session."""
+    return hashlib.sha256(f"ship-session:{token}".encode()).hexdigest()[:32]
+
+
+def _connect_checked(path: str, endpoint: Endpoint) -> socket.socket:
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        link.connect(path)
+        _check_peer(link, endpoint)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def _check_peer(link: socket.socket, endpoint: Endpoint) -> None:
+    pid, uid, _gid = _PEERCRED.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    if endpoint.peer_uid not in (None, uid) or endpoint.peer_pid not in (None, pid):
+        raise ShipError("the process that listens in the sandbox is not its Ship; stop and start the sandbox")
