@@ -7,12 +7,14 @@ sandbox's own ids: a set-uid root program that a sandbox makes must be out of a 
 import asyncio
 import errno
 import os
-import shutil
 from pathlib import Path
 
+from bay import trees
 from bay.errors import DriverUnavailable, StorageFull
+from bay.ids import is_id
 
 SANDBOX_UID = SANDBOX_GID = 1000
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryCargo:
@@ -33,10 +35,10 @@ class DirectoryCargo:
         return self._root / cargo_id
 
     async def remove(self, cargo_id: str) -> None:
-        await asyncio.to_thread(_remove_tree, self.path(cargo_id))
+        await trees.remove(self.path(cargo_id))
 
     async def list_ids(self) -> set[str]:
-        return set(await asyncio.to_thread(os.listdir, self._root))
+        return {name for name in await asyncio.to_thread(os.listdir, self._root) if is_id(name)}
 
     def _create(self, cargo_id: str) -> None:
         path = self.path(cargo_id)
@@ -52,13 +54,3 @@ def _as_bay_error(error: OSError, path: Path) -> StorageFull | DriverUnavailable
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"no space left for {path}; free space on its file system")
     return DriverUnavailable(f"cannot make {path}: {error.strerror}")
-
-
-def _remove_tree(path: Path) -> None:
-    # shutil.rmtree walks by directory descriptors here and follows no link a sandbox left behind.
-    if not shutil.rmtree.avoids_symlink_attacks:
-        raise DriverUnavailable("this platform cannot remove directories safely")
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return

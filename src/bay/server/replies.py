@@ -84,7 +84,10 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     cause = error.__cause__
     if isinstance(cause, BayError):
         return error_response(cause, request.state.request_id)
-    return error_response(_from_framework(request, error), request.state.request_id)
+    answer = error_response(_from_framework(request, error), request.state.request_id)
+    if isinstance(error, HTTPException) and error.headers:
+        answer.headers.update(error.headers)  # `Allow`, which a 405 must have
+    return answer
 
 
 def _from_framework(request: Request, error: Exception) -> BayError:

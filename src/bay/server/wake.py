@@ -95,6 +95,7 @@ class Waker:
             await sandboxes.change_target(db, sandbox.id, old="stopped", new="running")
             await sandboxes.change(db, sandbox.id, idle_expires_at=self._idle_after(sandbox))
         self._queue.put(sandbox.id)
+        self._changes.announce(sandbox.id)
 
     async def settled(self, sandbox_id: str, timeout_s: float) -> SandboxRecord | None:
         """The sandbox once it neither starts nor is about to; None when that takes longer than `timeout_s`."""

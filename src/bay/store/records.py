@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from bay.models import Failure
+from bay.models import Compute, Failure, Status
 
 T = TypeVar("T")
 
@@ -98,6 +98,18 @@ class Claim:
     resource_id: str
     answer: dict[str, Any] | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """What a list is narrowed to; None and empty mean all."""
+
+    status: Status | None = None
+    compute: Compute | None = None
+    profile: str | None = None
+    name_prefix: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    """Pairs that must all hold; the same key twice with two values holds for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

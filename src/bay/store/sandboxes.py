@@ -1,14 +1,13 @@
 """Queries on sandboxes. A sandbox is read with its live session: one row tells all that a call needs."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.models import Compute, Failure, Status, from_wire, to_wire
-from bay.store.records import Page, SandboxRecord, SessionRecord, Target
+from bay.models import Failure, from_wire, to_wire
+from bay.store.records import Filters, Page, SandboxRecord, SessionRecord, Target
 from bay.store.schema import sandboxes, sessions
 
 _S = sandboxes.c
@@ -16,18 +15,6 @@ _LIVE = [c.label(f"session_{c.name}") for c in sessions.c]
 _JOINED = select(sandboxes, *_LIVE).outerjoin(
     sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """What a list is narrowed to; None and empty mean all."""
-
-    status: Status | None = None
-    compute: Compute | None = None
-    profile: str | None = None
-    name_prefix: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    """Pairs that must all hold; the same key twice with two values holds for none."""
 
 
 async def add(db: AsyncConnection, record: SandboxRecord) -> None:

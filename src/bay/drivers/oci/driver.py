@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bay import trees
 from bay.drivers.base import (
     Capabilities,
     Endpoint,
@@ -37,7 +38,6 @@ from bay.drivers.threads import in_new_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 
 _READY_S = 15.0
-_REMOVE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class OciDriver:
         if await in_new_thread(lambda: self._end_processes(places, cgroup)):
             await self._runc.delete(handle.session_id)
         await in_new_thread(lambda: cgroups.remove(cgroup))
-        await _remove_trees(places.data, places.run)
+        await trees.remove(places.data, places.run)
         await in_new_thread(lambda: self._ids.release(places.run))
 
     async def list_owned(self) -> AsyncIterator[Owned]:
@@ -310,22 +310,3 @@ def _prepare_and_launch(order: Order, output: int) -> Launched:
         order.places.socket_dir.mkdir(mode=0o700)
         os.chown(order.places.socket_dir, order.id_base, order.id_base)
     return launch(order, output)
-
-
-async def _remove_trees(*trees: Path) -> None:
-    """Remove directories that a tenant filled: any depth, any modes, no link followed, no mount crossed."""
-    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
-    command = ["rm", "-rf", "--one-file-system", "--", *map(str, trees)]
-    process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=pipe)
-    try:
-        async with asyncio.timeout(_REMOVE_S):
-            _, said = await process.communicate()
-    except TimeoutError:
-        raise DriverUnavailable(f"removing {trees[0]} took more than {_REMOVE_S:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode:
-        raise DriverUnavailable(
-            f"{trees[0]} cannot be removed: {said[-500:].decode(errors='replace').strip()}"
-        )

@@ -23,7 +23,7 @@ from bay.server.api.deps import (
 )
 from bay.server.replies import WireResponse
 from bay.server.services.sandboxes import NewSandbox
-from bay.store.sandboxes import Filters
+from bay.store.records import Filters
 
 router = APIRouter(
     prefix="/v1/sandboxes", tags=["sandboxes"], responses=ERRORS, default_response_class=WireResponse

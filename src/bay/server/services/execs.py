@@ -210,12 +210,14 @@ def _shell_result(item: Exec, command: str | None) -> ShellResult:
     """Part A's answer. After a timeout the output so far is kept and the exit code is -1."""
     ended = item.ended_at or item.started_at
     exit_code = -1 if item.timed_out or item.state == "running" else item.exit_code
+    error = "Command timed out" if exit_code == -1 else item.stderr or None
     if exit_code is None and item.signal is not None:
         exit_code = 128 + item.signal
+        error = error or f"killed by signal {item.signal}"
     return ShellResult(
         success=exit_code == 0,
         output=item.stdout or "",
-        error="Command timed out" if exit_code == -1 else item.stderr or None,
+        error=error,
         exit_code=exit_code,
         execution_id=item.id,
         execution_time_ms=round((ended - item.started_at).total_seconds() * 1000),

@@ -31,8 +31,7 @@ from bay.server.wake import Waker
 from bay.server.workqueue import WorkQueue
 from bay.store import cargos, events, sandboxes
 from bay.store.engine import Store
-from bay.store.records import Page, SandboxRecord, Target
-from bay.store.sandboxes import Filters
+from bay.store.records import Filters, Page, SandboxRecord, Target
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400

@@ -1,0 +1,65 @@
+"""Cargos as plain directories."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bay.cargo.directory import DirectoryCargo
+from bay.ids import new_id
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def cargo(tmp_path: Path) -> DirectoryCargo:
+    backend = DirectoryCargo(tmp_path / "cargo")
+    await backend.open()
+    return backend
+
+
+async def test_a_cargo_is_closed_to_other_users_and_owned_by_the_sandboxs_user(cargo: DirectoryCargo) -> None:
+    cargo_id = new_id("ws")
+    await cargo.create(cargo_id)
+    assert cargo.path(cargo_id).parent.stat().st_mode & 0o777 == 0o700
+    assert os.geteuid() != 0 or cargo.path(cargo_id).stat().st_uid == 1000
+
+
+async def test_making_a_cargo_again_keeps_its_files(cargo: DirectoryCargo) -> None:
+    cargo_id = new_id("ws")
+    await cargo.create(cargo_id)
+    (cargo.path(cargo_id) / "kept").touch()
+    await cargo.create(cargo_id)
+    assert (cargo.path(cargo_id) / "kept").exists()
+
+
+async def test_a_tree_deeper_than_pythons_recursion_limit_is_removed(cargo: DirectoryCargo) -> None:
+    cargo_id = new_id("ws")
+    await cargo.create(cargo_id)
+    here = os.open(cargo.path(cargo_id), os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    await cargo.remove(cargo_id)
+    await cargo.remove(cargo_id)
+    assert await cargo.list_ids() == set()
+
+
+async def test_removing_a_cargo_follows_no_link_out_of_it(cargo: DirectoryCargo, tmp_path: Path) -> None:
+    cargo_id = new_id("ws")
+    await cargo.create(cargo_id)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").touch()
+    (cargo.path(cargo_id) / "link").symlink_to(tmp_path / "outside")
+    await cargo.remove(cargo_id)
+    assert (tmp_path / "outside/file").exists()
+
+
+async def test_what_is_no_cargo_is_not_listed(cargo: DirectoryCargo) -> None:
+    cargo_id = new_id("ws")
+    await cargo.create(cargo_id)
+    (cargo.path(cargo_id).parent / "lost+found").mkdir()
+    assert await cargo.list_ids() == {cargo_id}
