@@ -1,0 +1,373 @@
+"""The `bay` executable against a stand-in server: output, exit codes, signals, pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.request import Request, urlopen
+
+import pytest
+
+KEY = "bay_standin"
+
+
+class Cli(Protocol):
+    """What tests/cli/conftest.py gives."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def environment(self) -> dict[str, str]: ...
+    def __call__(
+        self, *arguments: str, stdin: bytes = b"", **settings: str
+    ) -> "subprocess.CompletedProcess[bytes]": ...
+    def process(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]": ...
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]": ...
+
+
+@pytest.fixture
+def name(bay: Cli) -> str:
+    """A sandbox that exists."""
+    return api(bay, "/v1/sandboxes", {"name": f"box-{os.urandom(6).hex()}"})["name"]
+
+
+def api(bay: Cli, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What the server says, without a `bay` process, of which each takes a third of a second."""
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(bay.url + path, data, {"Authorization": f"Bearer {KEY}"}), timeout=10) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def sandboxes(bay: Cli) -> set[str]:
+    return {item["id"] for item in api(bay, "/v1/sandboxes?limit=200")["items"]}
+
+
+def error(done: "subprocess.CompletedProcess[bytes]") -> dict[str, Any]:
+    return json.loads(done.stderr)["error"]
+
+
+# The life of a sandbox
+
+
+def test_create_prints_the_id_alone(bay: Cli) -> None:
+    done = bay("create", "--profile", "p", "--ttl", "60", "--idle-timeout", "9", "--wait", "5")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"sandbox-")
+    assert done.stdout.count(b"\n") == 1
+
+
+def test_create_passes_labels_and_environment_on(bay: Cli) -> None:
+    made = json.loads(bay("create", "-l", "team=red", "-e", "A=b=c", "--json").stdout)
+    assert made["labels"] == {"team": "red"}
+    assert bay("exec", made["id"], "--", "printenv", "A").stdout == b"b=c\n"
+
+
+def test_a_sandbox_that_failed_is_exit_1(bay: Cli) -> None:
+    assert bay("create", "--image", "broken").returncode == 1
+
+
+def test_get_shows_a_sandbox_to_people_and_to_programs(bay: Cli, name: str) -> None:
+    shown = bay("get", name).stdout.decode()
+    assert f"name:      {name}\n" in shown
+    assert "status:    ready\n" in shown
+    assert json.loads(bay("get", name, "--json").stdout)["name"] == name
+
+
+def test_ls_has_one_line_for_each_sandbox(bay: Cli, name: str) -> None:
+    lines = bay("ls", "--name-prefix", name).stdout.decode().splitlines()
+    assert lines[0].split() == ["ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED"]
+    assert lines[1].split()[1:5] == [name, "ready", "running", "python-default"]
+    assert len(lines) == 2
+
+
+def test_ls_quiet_feeds_rm(bay: Cli) -> None:
+    for _ in range(3):
+        bay("create", "--label", "doomed=yes")
+    ids = bay("ls", "-q", "--label", "doomed=yes").stdout.decode().split()
+    assert len(ids) == 3
+    assert bay("rm", *ids).returncode == 0
+    assert bay("ls", "-q", "--label", "doomed=yes").stdout == b""
+
+
+def test_stop_start_rm(bay: Cli, name: str) -> None:
+    assert json.loads(bay("stop", name, "--json").stdout)["status"] == "idle"
+    assert bay("start", name).stdout.decode() == f"{name} ready\n"
+    assert json.loads(bay("rm", name, "--json").stdout)["deleted"] is True
+    assert bay("get", name).returncode == 2
+
+
+# exec
+
+
+def test_exec_keeps_the_streams_apart_and_exits_as_the_command_does(bay: Cli, name: str) -> None:
+    done = bay.process("exec", name, "--", "sh", "-c", "echo out; echo err >&2; exit 42")
+    assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 42)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_exec_exits_with_128_and_the_signal(bay: Cli, name: str, number: int) -> None:
+    assert bay.process("exec", name, "--", "sh", "-c", f"kill -{int(number)} $$").returncode == 128 + number
+
+
+def test_exec_passes_bytes_through_untouched(bay: Cli, name: str) -> None:
+    every = bytes(range(256)) * 1000
+    assert bay("exec", name, "-i", "--", "cat", stdin=every).stdout == every
+
+
+def test_exec_without_output_prints_nothing(bay: Cli, name: str) -> None:
+    done = bay("exec", name, "--", "true")
+    assert (done.stdout, done.stderr, done.returncode) == (b"", b"", 0)
+
+
+def test_exec_does_not_eat_stdin_unless_told(bay: Cli, name: str) -> None:
+    assert bay("exec", name, "--", "cat", stdin=b"not for it").stdout == b""
+
+
+def test_exec_takes_directory_and_environment(bay: Cli, name: str) -> None:
+    bay("exec", name, "--", "mkdir", "sub")
+    done = bay("exec", name, "--cwd", "sub", "-e", "A=1", "--", "sh", "-c", "basename $PWD; echo $A")
+    assert done.stdout == b"sub\n1\n"
+
+
+def test_exec_options_of_the_command_need_no_quoting(bay: Cli, name: str) -> None:
+    assert bay("exec", name, "--", "echo", "--json", "-n", "--", "x").stdout == b"--json -n -- x\n"
+
+
+def test_exec_out_of_time_is_exit_124(bay: Cli, name: str) -> None:
+    done = bay.process("exec", name, "--timeout", "0.2", "--", "sleep", "30")
+    assert done.returncode == 124
+    assert b"ran out of time" in done.stderr
+
+
+def test_exec_as_json_is_a_line_for_each_chunk_and_one_for_the_end(bay: Cli, name: str) -> None:
+    done = bay("exec", name, "--json", "--", "sh", "-c", "echo hi; exit 3")
+    *chunks, end = (json.loads(line) for line in done.stdout.splitlines())
+    assert [(chunk["stream"], chunk["data"]) for chunk in chunks] == [("stdout", "aGkK")]
+    assert (end["exit_code"], end["state"], end["timed_out"], done.returncode) == (3, "exited", False, 3)
+
+
+def test_exec_goes_on_after_a_broken_connection(bay: Cli, name: str) -> None:
+    script = "for i in 1 2 3; do echo $i; sleep 0.05; done"
+    done = bay("--url", f"{bay.url}/cut", "exec", name, "--", "sh", "-c", script)
+    assert (done.stdout, done.returncode) == (b"1\n2\n3\n", 0)
+
+
+def test_exec_streams_while_the_command_runs(bay: Cli, name: str) -> None:
+    bay("exec", name, "--", "mkfifo", "gate")
+    with bay.start("exec", name, "--", "sh", "-c", "echo first; cat gate") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"first\n"
+        bay("exec", name, "--", "sh", "-c", "echo second > gate")
+        assert process.communicate(timeout=20)[0] == b"second\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_exec_takes_the_command_down_when_it_is_told_to_stop(
+    bay: Cli, name: str, number: int, code: int
+) -> None:
+    with bay.start("exec", name, "--", "sh", "-c", "echo $$; exec sleep 60") as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(20) == code
+    # The stand-in runs commands on this machine, so their end can be seen here.
+    assert not alive(pid)
+
+
+def test_exec_takes_the_command_down_when_nobody_reads(bay: Cli, name: str) -> None:
+    script = f"{' '.join(['exec', name])} -- sh -c 'echo $$ >pid; yes' | head -1"
+    done = shell(bay, f"bay {script}")
+    assert (done.stdout, done.stderr) == (b"y\n", b"")
+    pid = int(bay("exec", name, "--", "cat", "pid").stdout)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def shell(bay: Cli, script: str) -> "subprocess.CompletedProcess[bytes]":
+    bindir = Path(sys.executable).parent
+    environment = bay.environment | {"PATH": f"{bindir}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, timeout=30, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize("command", ["ls", "--help", "ls --json", "ls -q"])
+def test_a_closed_stdout_is_no_noise(bay: Cli, name: str, command: str) -> None:
+    done = shell(bay, f"bay {command} | true")
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+# run
+
+
+def test_run_makes_a_sandbox_and_removes_it(bay: Cli) -> None:
+    before = sandboxes(bay)
+    done = bay.process("run", "-e", "A=1", "--", "sh", "-c", "echo $A; exit 5")
+    assert (done.stdout, done.stderr, done.returncode) == (b"1\n", b"", 5)
+    assert sandboxes(bay) == before
+
+
+def test_run_keeps_the_sandbox_when_asked(bay: Cli) -> None:
+    done = bay("run", "--keep", "--", "true")
+    kept = done.stderr.decode().removeprefix("bay: kept ").strip()
+    assert bay("get", kept).returncode == 0
+
+
+def test_run_copies_files_and_directories_in_first(bay: Cli, tmp_path: Path) -> None:
+    (tmp_path / "dir" / "deep").mkdir(parents=True)
+    (tmp_path / "dir" / "deep" / "f").write_text("deep\n")
+    (tmp_path / "g").write_text("flat\n")
+    done = bay(
+        "run", "--cp", f"{tmp_path}/dir:there", "--cp", f"{tmp_path}/g:", "--", "cat", "there/deep/f", "g"
+    )
+    assert done.stdout == b"deep\nflat\n"
+
+
+def test_run_of_a_missing_file_makes_no_sandbox(bay: Cli) -> None:
+    before = sandboxes(bay)
+    done = bay("run", "--cp", "/nope:x", "--", "true")
+    assert (done.returncode, done.stderr) == (2, b"error: there is no local file '/nope'\n")
+    assert sandboxes(bay) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_run_removes_its_sandbox_when_it_is_told_to_stop(bay: Cli, number: int, code: int) -> None:
+    before = sandboxes(bay)
+    with bay.start("run", "--", "sh", "-c", "echo up; sleep 60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (code, b"", b"")
+    assert sandboxes(bay) == before
+
+
+def test_run_in_a_sandbox_that_cannot_start_says_why(bay: Cli) -> None:
+    done = bay("run", "--image", "broken", "--", "true")
+    assert done.returncode == 1
+    assert b"no such image: broken" in done.stderr
+
+
+# cp
+
+
+def test_cp_both_ways_keeps_every_byte(bay: Cli, name: str, tmp_path: Path) -> None:
+    (tmp_path / "中文.bin").write_bytes(bytes(range(256)) * 2000)
+    assert bay("cp", str(tmp_path / "中文.bin"), f"{name}:").returncode == 0
+    assert bay("cp", f"{name}:中文.bin", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back").read_bytes() == bytes(range(256)) * 2000
+
+
+def test_cp_into_a_directory_keeps_the_name(bay: Cli, name: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    (tmp_path / "d").mkdir()
+    bay("exec", name, "--", "mkdir", "inside")
+    bay("cp", str(tmp_path / "f"), f"{name}:inside")
+    bay("cp", str(tmp_path / "f"), f"{name}:made/")
+    bay("cp", f"{name}:inside/f", str(tmp_path / "d"))
+    assert bay("exec", name, "--", "ls", "inside/f", "made/f").returncode == 0
+    assert (tmp_path / "d" / "f").read_text() == "x"
+
+
+def test_cp_of_a_directory_goes_both_ways(bay: Cli, name: str, tmp_path: Path) -> None:
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "deep" / "f").write_text("x")
+    bay("cp", str(tmp_path / "tree"), f"{name}:")
+    assert bay("cp", f"{name}:tree", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back" / "deep" / "f").read_text() == "x"
+
+
+def test_cp_reads_and_writes_pipes(bay: Cli, name: str) -> None:
+    assert bay("cp", "-", f"{name}:piped", stdin=b"\x00\xff").returncode == 0
+    assert bay("cp", f"{name}:piped", "-").stdout == b"\x00\xff"
+
+
+def test_cp_as_json_says_how_much(bay: Cli, name: str) -> None:
+    done = bay("cp", "-", f"{name}:piped", "--json", stdin=b"12345")
+    assert json.loads(done.stdout) == {"source": "-", "target": f"{name}:piped", "bytes": 5}
+
+
+@pytest.mark.parametrize("sides", [("a", "b"), ("x:a", "y:b"), ("./x:a", "b")])
+def test_cp_needs_one_side_in_a_sandbox(bay: Cli, sides: tuple[str, str]) -> None:
+    done = bay("cp", *sides)
+    assert (done.returncode, b"one of SRC and DST" in done.stderr) == (2, True)
+
+
+def test_cp_of_what_is_not_there_says_so_and_leaves_nothing(bay: Cli, name: str, tmp_path: Path) -> None:
+    done = bay("cp", f"{name}:nope", str(tmp_path / "x"))
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert bay("cp", str(tmp_path / "nope"), f"{name}:x").returncode == 2
+
+
+def test_cp_to_where_it_may_not_write_is_one_line(bay: Cli, name: str) -> None:
+    bay("cp", "-", f"{name}:x", stdin=b"1")
+    done = bay("cp", f"{name}:x", "/nope/dir/x")
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"No such file or directory" in done.stderr
+
+
+# Errors
+
+
+def test_an_error_is_one_line_with_the_exit_code_of_its_class(bay: Cli) -> None:
+    done = bay.process("get", "nobody")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"error: there is no sandbox nobody\n"
+
+
+def test_an_error_as_json_has_the_shape_of_the_api(bay: Cli) -> None:
+    done = bay("get", "nobody", "--json")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert (error(done)["code"], error(done)["request_id"]) == ("not_found", "req-1")
+
+
+@pytest.mark.parametrize("arguments", [("frob",), ("rm",), ("ls", "--frob"), ("get", "a", "b"), ("cp", "a")])
+def test_a_wrong_command_line_is_one_line_and_exit_2(bay: Cli, arguments: tuple[str, ...]) -> None:
+    done = bay.process(*arguments)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert done.stderr.startswith(b"error: ")
+    assert b"--help" in done.stderr
+
+
+def test_a_forgotten_double_dash_is_pointed_out(bay: Cli, name: str) -> None:
+    assert b"put `--` before" in bay.process("exec", name, "ls", "-l").stderr
+
+
+@pytest.mark.parametrize("option", [("--env", "X"), ("--env", "=x"), ("--label", "team")])
+def test_a_pair_that_is_none_is_named(bay: Cli, option: tuple[str, str]) -> None:
+    done = bay("create", *option)
+    assert (done.returncode, option[0].encode() in done.stderr) == (2, True)
+
+
+def test_a_wrong_key_says_what_to_do(bay: Cli) -> None:
+    done = bay("--api-key", "wrong", "ls")
+    assert (done.returncode, b"BAY_API_KEY" in done.stderr) == (2, True)
+
+
+def test_no_server_says_what_to_do(bay: Cli) -> None:
+    done = bay("ls", BAY_URL="http://127.0.0.1:1")
+    assert (done.returncode, b"bay serve" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("fault", ["html", "garbage", "redirect"])
+def test_a_server_that_is_not_bay_is_one_line(bay: Cli, fault: str) -> None:
+    done = bay("--url", f"{bay.url}/{fault}", "ls")
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+
+
+def test_the_terminal_is_safe_from_what_a_server_says(bay: Cli) -> None:
+    done = bay("get", "x\x1b[31m\r")
+    assert b"\x1b" not in done.stderr
+    assert b"\r" not in done.stderr

@@ -1,0 +1,103 @@
+"""The async client: the same words, awaited; and what only it can do, being cancelled."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import httpx
+import pytest
+import standin
+
+import bay
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def aclient(url: str) -> AsyncIterator[bay.AsyncClient]:
+    async with bay.AsyncClient(url, standin.KEY, timeout_s=20) as made:
+        yield made
+
+
+async def test_a_sandbox_runs_keeps_files_and_goes(aclient: bay.AsyncClient) -> None:
+    async with aclient.sandbox(name="async") as box:
+        assert (await box.run("echo hi")).stdout == "hi\n"
+        await box.files.write("a/b", b"data")
+        assert await box.files.read("a/b") == b"data"
+        assert [entry.name for entry in await box.files.list("a")] == ["b"]
+    with pytest.raises(bay.NotFound):
+        await aclient.sandboxes.get("async")
+
+
+async def test_output_is_followed(aclient: bay.AsyncClient) -> None:
+    async with aclient.sandbox() as box:
+        proc = await box.spawn("echo one; sleep 0.05; echo two; exit 3")
+        assert b"".join([chunk.data async for chunk in proc.output()]) == b"one\ntwo\n"
+        assert proc.info.exit_code == 3
+
+
+async def test_a_broken_connection_is_taken_up_where_it_broke(url: str, aclient: bay.AsyncClient) -> None:
+    async with aclient.sandbox() as box, bay.AsyncClient(f"{url}/cut", standin.KEY) as cut:
+        proc = await box.spawn("for i in 1 2 3; do echo $i; sleep 0.05; done")
+        again = await (await cut.sandboxes.get(box.id)).execs.get(proc.id)
+        assert b"".join([chunk.data async for chunk in again.output()]) == b"1\n2\n3\n"
+
+
+async def test_files_stream_both_ways(aclient: bay.AsyncClient, tmp_path: anyio.Path) -> None:
+    local = anyio.Path(tmp_path)
+    await (local / "up").write_bytes(b"z" * 700_000)
+    async with aclient.sandbox() as box:
+        assert await box.files.upload(str(local / "up"), "remote") == 700_000
+        assert await box.files.download("remote", str(local / "down")) == 700_000
+    assert await (local / "down").read_bytes() == b"z" * 700_000
+
+
+async def test_list_goes_through_all_pages(aclient: bay.AsyncClient) -> None:
+    made = [(await aclient.sandboxes.create(labels={"async": "yes"})).id for _ in range(3)]
+    assert [box.id async for box in aclient.sandboxes.list(label="async:yes", limit=2)] == made
+
+
+async def test_many_commands_run_at_once(aclient: bay.AsyncClient) -> None:
+    seen: set[str] = set()
+
+    async def one(box: bay.AsyncBox, number: int) -> None:
+        seen.add((await box.run(f"echo {number}")).stdout)
+
+    with anyio.fail_after(20):
+        async with aclient.sandbox() as box, anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(one, box, number)
+    assert len(seen) == 10
+
+
+async def test_cancellation_still_deletes_the_sandbox(aclient: bay.AsyncClient) -> None:
+    with anyio.move_on_after(0.3) as scope:
+        async with aclient.sandbox(name="cancelled") as box:
+            await box.run("sleep 30", timeout_s=1)
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    with pytest.raises(bay.NotFound):
+        await aclient.sandboxes.get("cancelled")
+
+
+async def test_cancellation_of_a_create_takes_it_back() -> None:
+    seen: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(f"{request.method} {request.url.params.get('wait')}")
+        if request.url.params.get("wait"):
+            await anyio.sleep_forever()
+        return (
+            httpx.Response(204) if request.method == "DELETE" else httpx.Response(201, json=standin.SANDBOX)
+        )
+
+    transport = httpx.MockTransport(answer)
+    with anyio.move_on_after(0.05):
+        async with bay.AsyncClient("http://bay.test", transport=transport) as client, client.sandbox():
+            pytest.fail("the block must not be entered")
+    assert seen == ["POST 60.0", "POST None", "DELETE None"]
+
+
+async def test_a_server_that_does_not_answer_is_a_timeout(url: str) -> None:
+    async with bay.AsyncClient(f"{url}/mute", timeout_s=0.1) as client:
+        with pytest.raises(bay.Timeout):
+            await client.health()

@@ -1,0 +1,125 @@
+"""The SDK against a real Bay with the `fake` driver: real routes, real Ship, no isolation."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bay
+from bay.server import embedded
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, str]]:
+    # Not tmp_path: the paths of sockets are at most 107 bytes long.
+    with (
+        tempfile.TemporaryDirectory(prefix="bay-") as root,
+        embedded.start(driver="fake", run_dir=Path(root)) as where,
+    ):
+        yield where
+
+
+@pytest.fixture
+def client(served: tuple[str, str]) -> Iterator[bay.Client]:
+    with bay.Client(*served, timeout_s=30) as made:
+        yield made
+
+
+@pytest.fixture
+def box(client: bay.Client) -> Iterator[bay.Box]:
+    with client.sandbox() as made:
+        yield made
+
+
+def test_a_sandbox_lives_and_goes(client: bay.Client) -> None:
+    with client.sandbox(name="real", labels={"a": "b"}, env={"X": "1"}) as box:
+        assert (box.info.status, box.name) == ("ready", "real")
+        assert [found.id for found in client.sandboxes.list(label="a:b", status="ready")] == [box.id]
+        assert box.run("echo $X").stdout == "1\n"
+    with pytest.raises(bay.NotFound):
+        client.sandboxes.get("real")
+
+
+def test_commands_end_as_they_do_anywhere(box: bay.Box) -> None:
+    assert box.run("echo out; echo err >&2; exit 3").exit_code == 3
+    assert box.run("kill -9 $$").signal == 9
+    assert box.run(["no-such-program"]).exit_code == 127
+    assert box.run(["od", "-An", "-tx1"], stdin=b"\x00\xff").stdout.split() == ["00", "ff"]
+    assert box.run("echo before; sleep 30", timeout_s=0.3).timed_out
+    assert box.shell("echo v1").output == "v1\n"
+
+
+def test_output_is_followed_and_read_again(box: bay.Box) -> None:
+    proc = box.spawn("printf abc; sleep 0.1; printf de >&2; exit 5")
+    assert [(chunk.offset, chunk.stream, chunk.data) for chunk in proc.output()] == [
+        (0, "stdout", b"abc"),
+        (3, "stderr", b"de"),
+    ]
+    assert (proc.info.exit_code, proc.wait().exit_code) == (5, 5)
+    assert b"".join(chunk.data for chunk in box.execs.get(proc.id).output(since=1)) == b"bcde"
+    assert proc.id in [listed.id for listed in box.execs.list()]
+
+
+def test_output_that_is_no_longer_kept_shows_as_a_jump(box: bay.Box) -> None:
+    proc = box.spawn("head -c 3000000 /dev/zero")
+    proc.wait()
+    first = next(proc.output())
+    assert first.offset > 0
+    with pytest.raises(bay.OutputGone):
+        next(proc.output(since=0))
+
+
+def test_kill_takes_the_whole_tree(box: bay.Box) -> None:
+    proc = box.spawn("sleep 600 & echo $!; wait")
+    child = int(next(proc.output()).data)
+    # The shell may see its child die first and exit by itself, so its own state is either.
+    assert proc.kill().state in ("killed", "exited")
+    assert box.run(["kill", "-0", str(child)]).exit_code == 1
+
+
+def test_files_of_any_name_and_size(box: bay.Box, tmp_path: Path) -> None:
+    for name in ("中文/ä b.txt", 'qu"ote', "%41&x=1", "./dot"):
+        box.files.write(name, b"data")
+        assert box.files.read(name) == b"data"
+    (tmp_path / "big").write_bytes(b"z" * 5_000_000)
+    assert box.files.upload(tmp_path / "big", "big") == 5_000_000
+    assert box.files.download("big", tmp_path / "back") == 5_000_000
+    assert (tmp_path / "back").read_bytes() == b"z" * 5_000_000
+    assert box.files.download_tree("中文", tmp_path / "tree") == 4
+    box.files.delete("中文")
+    with pytest.raises(bay.FileMissing):
+        box.files.read("中文/ä b.txt")
+    with pytest.raises(bay.InvalidPath):
+        box.files.read("../up")
+
+
+def test_stop_keeps_files_and_the_next_command_wakes(box: bay.Box) -> None:
+    box.files.write("kept", b"1")
+    box.stop()
+    assert box.refresh().compute == "cold"
+    assert box.run("cat kept").stdout == "1"
+    assert box.start(wait=30).status == "ready"
+    box.keepalive()
+    with pytest.raises(bay.SandboxTtlInfinite):
+        box.extend_ttl(60)
+
+
+def test_errors_are_the_classes_they_were_on_the_server(client: bay.Client, served: tuple[str, str]) -> None:
+    with pytest.raises(bay.InvalidArgument):
+        client.sandboxes.create(ttl=-1)
+    with pytest.raises(bay.BayError, match="nope"):
+        client.sandboxes.create(profile="nope")
+    with bay.Client(served[0], "wrong") as stranger, pytest.raises(bay.Unauthorized):
+        stranger.sandboxes.get("x")
+    assert client.health()["status"] == "ok"
+    assert "python-default" in [profile.id for profile in client.profiles()]
+
+
+def test_the_example_of_the_docs_runs(served: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAY_URL", served[0])
+    monkeypatch.setenv("BAY_API_KEY", served[1])
+    text = (Path(__file__).parents[2] / "docs" / "sdk.md").read_text(encoding="utf-8")
+    examples = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+    whole = next(example for example in examples if example.startswith("import bay"))
+    exec(compile(whole, "docs/sdk.md", "exec"), {})  # noqa: S102 — our own documentation
