@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that the system packages Bay stands on are there.
 #
+#   setup-system.sh [tests]     tests: also what only the tests need
+#
 # A package is judged by the command it brings. As root with apt-get they are installed; anyone else
 # gets the exact command to type, and exit code 1.
 set -euo pipefail
@@ -13,6 +15,7 @@ needs=(
   "/usr/bin/bash bash"
   "/usr/bin/python3 python3"
 )
+[ "${1:-}" = tests ] && needs+=("ip iproute2" "pgrep procps" "git git")
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 missing=()

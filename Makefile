@@ -1,0 +1,78 @@
+# Everything a person does with this tree. `make` alone lists it.
+#
+# Set-up is remembered in .stamp-* files; system packages are looked at every time, since that is quick.
+# No index address is named anywhere: the machine's own pip and uv configuration decides.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8700
+DATA_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/bay,$(HOME)/.local/share/bay)
+UV = $(or $(shell command -v uv),$(BIN)/uv)
+SPEC_COMPILE = pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra server
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: .stamp-server ## install what Bay needs: system packages, .venv, the locked requirements
+
+.PHONY: demo
+demo: .stamp-server ## start Bay, run real work in a sandbox, check every step, leave nothing
+	@$(BIN)/python -m examples.demo
+
+.PHONY: serve
+serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/bay as root)
+	@exec $(BIN)/bay serve --host "$(HOST)" --port "$(PORT)" --data-dir "$(DATA_DIR)"
+
+.PHONY: test
+test: check ## all checks and all tests
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: .stamp-dev ## format, lint, types, generated SDK, lock files
+	@scripts/check.sh $(BIN)
+
+.PHONY: fix
+fix: .stamp-dev ## format the code, mend what the linter can, generate the SDK again
+	@$(BIN)/ruff check --fix --exit-zero --quiet
+	@$(BIN)/ruff format --quiet
+	@$(BIN)/python scripts/generate_sync.py
+	@$(BIN)/ruff check
+
+.PHONY: bench
+bench: .stamp-server ## measure (ARGS="exec memory" for some of it); JSON in bench/results/
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: lock
+lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
+	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt
+	@$(UV) $(SPEC_COMPILE) --group dev pyproject.toml -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## remove .venv, stamps, caches and build results (never a data directory)
+	@rm -rf $(VENV) .stamp-* .pytest_cache .ruff_cache .hypothesis dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: system system-tests
+system:
+	@scripts/setup-system.sh
+
+system-tests:
+	@scripts/setup-system.sh tests
+
+.stamp-server: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
+	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/server.txt
+	@touch $@
+
+.stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests
+	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/dev.txt
+	@touch $@ .stamp-server

@@ -1,0 +1,1 @@
+"""Measurements of Bay; `python -m bench` runs them."""

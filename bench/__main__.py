@@ -1,0 +1,116 @@
+"""`python -m bench [NAMES] [--json FILE]`: measure, print a table, write JSON.
+
+It starts a Bay of its own, and compares with Docker where a daemon answers. Nothing here is a test: the budgets
+are in SPECIFICATION.md, and a person looks at both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from examples.own_server import own_server
+from rich.console import Console
+from rich.table import Table
+
+from bay import __version__
+from bench.cases import CASES, Bench
+from bench.docker import Docker, NoDocker, docker
+from bench.figures import Absent, Figure, Ratio, Result
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> int:
+    """Exit code 0 when everything asked for was measured."""
+    options = _options()
+    console = Console(highlight=False)
+    if (load := os.getloadavg()[0]) > 1:
+        console.print(f"[yellow]the load of this machine is {load:.1f}: trust ratios, not milliseconds[/]")
+    found: dict[str, list[Result]] = {}
+    with docker_or_none() as peer, own_server("bay-bench-") as server, server.client() as client:
+        bench = Bench(server, client, peer)
+        for name in options.names or CASES:
+            console.print(f"[dim]measuring {name}[/]")
+            found[name] = CASES[name](bench)
+    console.print(_table(found))
+    _write(options.json, found)
+    console.print(f"[dim]{options.json}[/]")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Bay on this machine.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(CASES)}; all without one"
+    )
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    parser.add_argument("--json", type=Path, default=RESULTS / f"{stamp}.json", help="where the figures go")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(CASES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    return options
+
+
+@contextmanager
+def docker_or_none() -> Generator[Docker | None, None, None]:
+    """Docker, or None with a word about it on stderr."""
+    holder = docker()
+    try:
+        peer = holder.__enter__()
+    except NoDocker as error:
+        print(error, file=sys.stderr)
+        yield None
+        return
+    try:
+        yield peer
+    finally:
+        holder.__exit__(None, None, None)
+
+
+def _table(found: dict[str, list[Result]]) -> Table:
+    table = Table("benchmark", "what", "p50", "p99", "n", "note")
+    for name, results in found.items():
+        for result in results:
+            table.add_row(name, *_cells(result))
+        table.add_section()
+    return table
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    match result:
+        case Figure():
+            numbers = (
+                f"{result.p50:.1f} {result.unit}",
+                f"{result.p99:.1f} {result.unit}",
+                str(len(result.samples)),
+            )
+            return (result.name, *numbers, result.note)
+        case Ratio():
+            return (f"{result.of.name} / {result.to.name}", f"{result.value:.3f} times", "", "", "")
+        case Absent():
+            return (result.name, "", "", "", result.why)
+
+
+def _write(path: Path, found: dict[str, list[Result]]) -> None:
+    machine = {
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    figures = {name: [result.to_json() for result in results] for name, results in found.items()}
+    text = json.dumps(
+        {"bay": __version__, "machine": machine, "benchmarks": figures}, indent=2, ensure_ascii=False
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

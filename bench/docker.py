@@ -1,0 +1,73 @@
+"""Docker, to compare with, when a daemon answers here: containers of a tiny image made on the spot."""
+
+import io
+import re
+import subprocess
+import tarfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+IMAGE = "bay-bench:tiny"
+PROGRAMS = (Path("/usr/bin/true"), Path("/usr/bin/sleep"))
+
+
+class NoDocker(Exception):
+    """There is no daemon that answers; the message says so."""
+
+
+class Docker:
+    """Commands of the `docker` client on the tiny image."""
+
+    def run(self) -> None:
+        """`docker run --rm IMAGE true`."""
+        _docker("run", "--rm", IMAGE, "/usr/bin/true")
+
+    @contextmanager
+    def container(self) -> Generator[str, None, None]:
+        """A running container for the length of the block."""
+        name = _docker("run", "--detach", IMAGE, "/usr/bin/sleep", "3600").strip()
+        try:
+            yield name
+        finally:
+            _docker("rm", "--force", name)
+
+    def exec(self, container: str) -> None:
+        """`docker exec CONTAINER true`."""
+        _docker("exec", container, "/usr/bin/true")
+
+
+@contextmanager
+def docker() -> Generator[Docker, None, None]:
+    """Docker with the tiny image, which is removed afterwards. Raises NoDocker."""
+    try:
+        _docker("info")
+    except (OSError, subprocess.SubprocessError):
+        raise NoDocker("docker not available: no daemon answers") from None
+    subprocess.run(
+        ["docker", "import", "-", IMAGE], input=_rootfs(), check=True, timeout=60, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield Docker()
+    finally:
+        _docker("rmi", "--force", IMAGE)
+
+
+def _docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+def _rootfs() -> bytes:
+    """A tar with the programs and the libraries that they name."""
+    files = {path for program in PROGRAMS for path in (program, *_libraries(program))}
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", dereference=True) as tar:
+        for path in sorted(files):
+            tar.add(path, arcname=str(path).lstrip("/"))
+    return out.getvalue()
+
+
+def _libraries(program: Path) -> list[Path]:
+    done = subprocess.run(["ldd", program], capture_output=True, text=True, timeout=20, check=True)
+    return [Path(found) for found in re.findall(r"(/\S+)", done.stdout)]

@@ -1,0 +1,178 @@
+"""The documentation is held to the code: routes, settings, errors, commands, links and the Python in it."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from bay.cli._app import app as cli
+from bay.errors import BY_CODE
+from bay.server.app import build_app
+from bay.server.settings import ProfileSettings, Settings, load
+
+ROOT = Path(__file__).parents[2]
+METHODS = ("get", "put", "post", "delete", "patch")
+ROUTE = re.compile(r"^\| `(GET|PUT|POST|DELETE|PATCH) (/[^` ?]*)[^`]*` \|", re.MULTILINE)
+FENCE = re.compile(r"(?ms)^( *)```(\w*)[^\n]*\n(.*?)^ *```$")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def documents() -> list[Path]:
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z", "*.md"]
+    names = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    return [path for name in names.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def fences() -> Iterator[tuple[str, str, str]]:
+    """Each fenced block: where it is, its language, its text."""
+    for path in documents():
+        for number, block in enumerate(FENCE.finditer(path.read_text(encoding="utf-8"))):
+            indent = len(block[1])
+            yield (
+                f"{path.name}-{number}",
+                block[2],
+                "\n".join(line[indent:] for line in block[3].splitlines()),
+            )
+
+
+def nameless(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+def test_every_route_is_documented_and_every_documented_route_exists(tmp_path: Path) -> None:
+    settings = load(driver="fake", data_dir=tmp_path / "data", run_dir=tmp_path / "run")
+    paths = build_app(settings).openapi()["paths"]
+    routes = {(m.upper(), nameless(path)) for path, item in paths.items() for m in METHODS if m in item}
+    documented = {(method, nameless(path)) for method, path in ROUTE.findall(read("docs/api.md"))}
+    assert documented == routes
+
+
+def default_of(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value in ({}, ""):
+        return "empty"
+    if isinstance(value, dict):
+        return "see below"
+    return "none" if value is None else f"`{show(value)}`"
+
+
+def show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def setting_rows() -> Iterator[str]:
+    for name, field in Settings.model_fields.items():
+        yield f"| `{name}` | `BAY_{name.upper()}` | {default_of(field)} | {field.description} |"
+
+
+def profile_rows() -> Iterator[str]:
+    for name, field in ProfileSettings.model_fields.items():
+        yield f"| `{name}` | {default_of(field)} | {field.description} |"
+
+
+@pytest.mark.parametrize("line", [*setting_rows(), *profile_rows()], ids=lambda line: line.split("`")[1])
+def test_every_setting_is_documented_as_it_is(line: str) -> None:
+    assert line in read("docs/settings.md").splitlines()
+
+
+@pytest.mark.parametrize("model", [Settings, ProfileSettings])
+def test_every_setting_says_what_it_is(model: type[BaseModel]) -> None:
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    documented = set(re.findall(r"(?m)^\| `(\w+)` \|", read("docs/settings.md")))
+    assert documented == {*Settings.model_fields, *ProfileSettings.model_fields}
+
+
+def error_rows() -> dict[str, tuple[str, ...]]:
+    """The cells of docs/errors.md by error code."""
+    rows = re.findall(r"(?m)^\| `(\w+)` \|(.*)\|$", read("docs/errors.md"))
+    return {code: tuple(cell.strip().strip("`") for cell in rest.split(" | ")) for code, rest in rows}
+
+
+@pytest.mark.parametrize("code", BY_CODE)
+def test_every_error_code_is_documented_as_it_is(code: str) -> None:
+    cls = BY_CODE[code]
+    status = str(cls.status) if cls.status else "none"
+    facts = (cls.__name__, status, "yes" if cls.retryable else "no", str(cls.exit_code))
+    assert error_rows()[code][:4] == facts
+
+
+def test_no_error_code_is_documented_that_does_not_exist() -> None:
+    assert set(error_rows()) <= set(BY_CODE)
+
+
+def test_every_error_says_what_it_means() -> None:
+    assert [code for code, cells in error_rows().items() if len(cells) != 5 or len(cells[4]) < 20] == []
+
+
+def commands() -> list[str]:
+    group = typer.main.get_command(cli)
+    return sorted(group.list_commands(typer.Context(group)))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_cli_command_is_documented(name: str) -> None:
+    assert re.search(rf"(?m)^#+ `?bay {name}\b", read("docs/cli.md"))
+
+
+@pytest.mark.parametrize("block", list(fences()), ids=lambda block: block[0])
+def test_python_in_the_docs_compiles(block: tuple[str, str, str]) -> None:
+    where, language, text = block
+    if language == "python":
+        compile(text, where, "exec")
+
+
+def slugs(path: Path) -> set[str]:
+    headings = re.findall(r"(?m)^#+ +(.+?)\s*$", path.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(path: Path) -> Iterator[str]:
+    """The relative links of `path` that lead nowhere."""
+    for link in LINK.findall(path.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path if not name else path.parent / name
+        if not target.exists() or (anchor and anchor not in slugs(target)):
+            yield link
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    assert list(broken(path)) == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = read("docs/README.md")
+    missing = [p.name for p in (ROOT / "docs").glob("*.md") if p.name != "README.md" and p.name not in index]
+    assert missing == []
+
+
+def test_design_notes_have_numbers_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "docs/design").glob("*.md")]
+    assert [name for name in names if not re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", name)] == []
+    assert len({name[:4] for name in names}) == len(names)
+
+
+def test_change_fragments_are_one_plain_sentence_or_more() -> None:
+    fragments = [path for path in (ROOT / "changelog.d").glob("*.md") if path.name != "README.md"]
+    assert [
+        path.name
+        for path in fragments
+        if not re.fullmatch(r"[a-z0-9-]+\.(added|changed|fixed|removed|security)\.md", path.name)
+    ] == []

@@ -1,0 +1,202 @@
+"""The import arrows of ARCHITECTURE.md, drawn from the source: a wrong arrow, a cycle or a hidden import fails."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src"
+
+# Which group a module belongs to: the longest prefix decides.
+GROUPS = {
+    "bay": "root",
+    "bay.models": "words",
+    "bay.errors": "words",
+    "bay.ids": "words",
+    "bay.clock": "words",
+    "bay.trees": "words",
+    "bay.store": "store",
+    "bay.store.records": "records",  # the shapes of rows, without any access to them
+    "bay.drivers": "drivers",
+    "bay.cargo": "cargo",
+    "bay.server": "server",
+    "bay.server.api": "api",
+    "bay.server.compat": "api",
+    "bay.server.services": "services",
+    "bay.server.app": "app",
+    "bay.server.embedded": "app",
+    "bay.server.main": "app",
+    "bay.client": "client",
+    "bay.cli": "cli",
+    "bay.mcp": "cli",
+    "ship": "ship",
+}
+
+# What a group may import of this project, itself included where that is fine.
+MAY = {
+    "root": {"client", "words"},
+    "words": {"words"},
+    "records": {"root", "drivers", "words"},
+    "store": {"root", "store", "records", "words"},
+    "drivers": {"root", "drivers", "words"},
+    "cargo": {"root", "cargo", "words"},
+    "server": {"root", "server", "store", "records", "drivers", "cargo", "words"},
+    "services": {"root", "server", "store", "records", "drivers", "cargo", "words"},
+    "api": {"root", "api", "services", "server", "records", "words"},
+    "app": {"root", "app", "api", "services", "server", "store", "records", "drivers", "cargo", "words"},
+    "client": {"root", "client", "words"},
+    "cli": {"root", "cli", "client", "words"},
+    "ship": {"ship"},
+}
+
+# Where a module is imported only when it is needed, so that `import bay` and `bay --help` stay quick.
+LAZY = {
+    "bay": "the SDK, of which most programs need one class",
+    "bay.cli._state": "the SDK, the server and the probe, each for the commands that need it",
+}
+
+SHIP_MAY = {*sys.stdlib_module_names, "h11", "wsproto", "ship"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the source by its dotted name."""
+    found: dict[str, Path] = {}
+    for path in SRC.rglob("*.py"):
+        parts = path.relative_to(SRC).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """The dotted names that an import statement may load; `from a import b` gives both `a.b` and `a`."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield node.module
+
+
+def run_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but what stands under `if TYPE_CHECKING`: that is for type checkers and never runs."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)):
+            yield from run_nodes(child)
+
+
+def arrows(name: str) -> set[str]:
+    """The modules of this project that `name` imports."""
+    known = modules()
+    found: set[str] = set()
+    for node in run_nodes(tree(known[name])):
+        names = list(imported(node))
+        inner = {n for n in names if n in known}
+        # `from bay.store import keys` means the submodule, not the package it lies in.
+        packages = {
+            n for n in inner if isinstance(node, ast.ImportFrom) and n == node.module and len(inner) > 1
+        }
+        found |= inner - packages
+    return found - {name}
+
+
+def group(name: str) -> str:
+    prefixes = [p for p in GROUPS if name == p or name.startswith(f"{p}.")]
+    longest = max(prefixes, key=len)
+    assert longest != "bay" or name == "bay", f"{name} is in no group: give it one, and its arrows"
+    return GROUPS[longest]
+
+
+def test_every_arrow_points_the_right_way() -> None:
+    wrong = [
+        f"{name} ({group(name)}) imports {target} ({group(target)})"
+        for name in modules()
+        for target in arrows(name)
+        if group(target) not in MAY[group(name)]
+    ]
+    assert wrong == []
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {name: arrows(name) for name in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_services_do_not_import_each_other() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name in modules()
+        for target in arrows(name)
+        if group(name) == group(target) == "services" and target != "bay.server.services"
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", ["bay.drivers.fake", "bay.drivers.oci", "bay.cargo.directory"])
+def test_only_the_app_knows_which_kinds_there_are(kind: str) -> None:
+    """Everyone else is handed one and knows only the contract."""
+    wrong = [
+        f"{name} imports {target}"
+        for name in modules()
+        for target in arrows(name)
+        if f"{target}.".startswith(f"{kind}.") and group(name) not in ("app", group(kind))
+    ]
+    assert wrong == []
+
+
+def functions(path: Path) -> Iterator[ast.AST]:
+    return (n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_no_import_hides_in_a_function() -> None:
+    hidden = [
+        f"{name}:{statement.lineno}"
+        for name, path in modules().items()
+        for function in functions(path)
+        for statement in ast.walk(function)
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+    ]
+    assert hidden == []
+
+
+def test_lazy_imports_are_the_ones_listed_here() -> None:
+    found = {
+        name
+        for name, path in modules().items()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute | ast.Name | ast.alias) and "import_module" in ast.dump(node)
+    }
+    assert found == set(LAZY)
+
+
+def test_ship_needs_only_the_standard_library_and_its_two_libraries() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        if group(name) == "ship"
+        for node in ast.walk(tree(path))
+        for target in imported(node)
+        if target.split(".")[0] not in SHIP_MAY
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["bay", "bay.client", "bay.cli"])
+def test_clients_do_not_load_the_server(module: str) -> None:
+    code = f"import {module}, sys; print([m for m in sys.modules if m.startswith(('bay.server', 'bay.store', 'fastapi'))])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == "[]"
