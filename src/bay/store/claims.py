@@ -28,3 +28,8 @@ async def add(db: AsyncConnection, claim: Claim) -> None:
 async def forget(db: AsyncConnection, before: datetime) -> None:
     """Drop the claims made before `before`."""
     await db.execute(delete(claims).where(claims.c.created_at < before))
+
+
+async def forget_resource(db: AsyncConnection, owner: str, resource_id: str) -> None:
+    """Drop the claim on something that came to nothing, so that the call may be made again."""
+    await db.execute(delete(claims).where(claims.c.owner == owner, claims.c.resource_id == resource_id))

@@ -64,8 +64,10 @@ class Store:
 
 
 def migrate(path: Path) -> None:
-    """Run every migration that the database at `path` has not seen. Blocking."""
+    """Run every migration that the database at `path` has not seen, all or none. Blocking."""
     engine = create_engine(URL.create("sqlite", database=str(path)))
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin_immediate)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     try:

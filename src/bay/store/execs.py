@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, insert, select, update
+from sqlalchemy import Row, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Exec
@@ -30,7 +30,12 @@ async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
     """
     own = and_(execs.c.session_id == session_id, execs.c.id == item.id)
     query = update(execs).where(own, execs.c.state == "running")
-    await db.execute(query.values(**_facts(item)))
+    await db.execute(query.values(argv=list(item.argv), **_facts(item)))
+
+
+async def remove(db: AsyncConnection, sandbox_id: str, exec_id: str) -> None:
+    """Forget an exec that was never started."""
+    await db.execute(delete(execs).where(execs.c.sandbox_id == sandbox_id, execs.c.id == exec_id))
 
 
 async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec, str] | None:

@@ -1,17 +1,19 @@
 """Execs: commands that run in a sandbox and outlive the connection that started them.
 
-Ship holds a running exec and its output; the row remembers how it ended once somebody has seen that.
+The row is written before Ship is told, so that an exec can be asked for from its first moment, whatever
+becomes of the call that started it. Ship holds the running exec and its output; the row remembers how it ended.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import Conflict, Forbidden, InvalidArgument, NotFound, OutputGone
+from bay.errors import CallerError, Conflict, Forbidden, InvalidArgument, NotFound, OutputGone
 from bay.ids import new_id
-from bay.models import Exec, OutputChunk, ShellResult
+from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server import idempotency
 from bay.server.auth import Caller
 from bay.server.paths import workspace_path
@@ -19,11 +21,12 @@ from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
 from bay.server.wake import Awake, Waker
-from bay.store import execs
+from bay.store import claims, execs
 from bay.store.engine import Store
 from bay.store.records import Page, SandboxRecord
 
 _KILL_GRACE_S = 5.0
+_TOLD_WITHIN = timedelta(seconds=30)  # Ship is told of a planned exec well within this, or never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,26 +57,24 @@ class Execs:
         self, caller: Caller, ref: str, new: NewExec, idempotency_key: str | None, wait_s: float | None
     ) -> Exec:
         """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over."""
-        cwd = None if new.cwd is None else workspace_path(new.cwd, "cwd")
+        checked = _checked(new)
         awake = await self._waker.awake(caller, ref, "exec")
         self._check_user(awake, new.user)
-        exec_id, is_known = await self._identify(caller, awake.sandbox, new, idempotency_key)
-        if is_known:
-            return await self.get(caller, awake.sandbox.id, exec_id, wait_s)
-        body = self._ship_body(awake, replace(new, id=exec_id, cwd=cwd))
-        return await self._run(awake, exec_id, body, wait_s, has_key=idempotency_key is not None)
+        call = f"POST /v1/sandboxes/{awake.sandbox.id}/execs"
+        request = idempotency.request(caller, idempotency_key, call, to_wire(new))
+        planned = await self._plan(awake, checked, request)
+        if planned.state != "running":
+            return await self.get(caller, awake.sandbox.id, planned.id, wait_s)
+        return await self._run(awake, planned, checked, wait_s, is_repeatable=request is not None)
 
     async def shell(
         self, caller: Caller, ref: str, command: str, timeout_s: float, cwd: str | None, *, include_code: bool
     ) -> ShellResult:
         """Run a command to its end, or to `timeout_s`, and return what it printed."""
-        new = NewExec(
-            command=command, cwd=None if cwd is None else workspace_path(cwd, "cwd"), timeout_s=timeout_s
-        )
+        new = _checked(NewExec(command=command, cwd=cwd, timeout_s=timeout_s))
         awake = await self._waker.awake(caller, ref, "shell")
-        exec_id = new_id("exec")
-        body = self._ship_body(awake, replace(new, id=exec_id))
-        item = await self._run(awake, exec_id, body, timeout_s + _KILL_GRACE_S, has_key=False)
+        planned = await self._plan(awake, new, None)
+        item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, is_repeatable=False)
         return _shell_result(item, command if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
@@ -120,56 +121,49 @@ class Execs:
         if user not in (None, "root", "ship"):
             raise InvalidArgument("user is ship (the default) or root")
 
-    async def _identify(
-        self, caller: Caller, sandbox: SandboxRecord, new: NewExec, key: str | None
-    ) -> tuple[str, bool]:
-        """The exec's id, and whether an earlier call with the same idempotency key has left its row already.
+    async def _plan(self, awake: Awake, new: NewExec, request: idempotency.Request | None) -> Exec:
+        """Write down what is about to run, before it does, or find what an earlier call with this key wrote.
 
-        Raises Conflict when the client's choice is taken in this sandbox.
+        From here on the exec can be asked for, whatever becomes of this call and of Bay. Raises Conflict
+        when the client's id is taken in this sandbox.
         """
-        wanted = {name: getattr(new, name) for name in new.__slots__}
-        request = idempotency.request(caller, key, f"POST /v1/sandboxes/{sandbox.id}/execs", wanted)
-        exec_id = new.id or new_id("exec")
-        if request is None and new.id is None:
-            return exec_id, False
+        sandbox_id = awake.sandbox.id
+        planned = _planned(new, self._clock())
         async with self._store.write() as db:
             if request and (claim := await request.earlier(db)) is not None:
-                found = await execs.get(db, sandbox.id, claim.resource_id)
-                return claim.resource_id, found is not None
-            if await execs.get(db, sandbox.id, exec_id) is not None:
-                raise Conflict(f"this sandbox has an exec {exec_id}; choose another id")
+                found = await execs.get(db, sandbox_id, claim.resource_id)
+                return found[0] if found else replace(planned, id=claim.resource_id)
+            if new.id and await execs.get(db, sandbox_id, new.id) is not None:
+                raise Conflict(f"this sandbox has an exec {new.id}; choose another id")
+            await execs.add(db, sandbox_id, awake.peer.session_id, planned)
             if request:
-                await request.claim(db, exec_id, None, self._clock())
-        return exec_id, False
-
-    def _ship_body(self, awake: Awake, new: NewExec) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "id": new.id,
-            "command": new.command,
-            "argv": new.argv,
-            "cwd": new.cwd,
-            "env": {**awake.env, **(new.env or {})},
-            "user": new.user,
-            "stdin": encode_stdin(new.stdin, new.stdin_base64),
-            "timeout_s": new.timeout_s,
-        }
-        return {name: value for name, value in body.items() if value is not None}
+                await request.claim(db, planned.id, None, self._clock())
+        return planned
 
     async def _run(
-        self, awake: Awake, exec_id: str, body: dict[str, Any], wait_s: float | None, *, has_key: bool
+        self, awake: Awake, planned: Exec, new: NewExec, wait_s: float | None, *, is_repeatable: bool
     ) -> Exec:
-        """Start it in Ship, or find it there when a call with the same key came first; then write the row."""
+        """Start it in Ship, or find it there when an earlier call with the same key did; then write what came of it."""
+        peer, exec_id = awake.peer, planned.id
         try:
-            item = await self._link.run(awake.peer, exec_id, body, wait_s)
+            item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s)
         except Conflict:
-            if not has_key:
+            if not is_repeatable:
+                await self._withdraw(awake, exec_id)
                 raise
-            item = await self._link.get_exec(awake.peer, exec_id, wait_s)
-        async with self._store.write() as db:
-            if await execs.get(db, awake.sandbox.id, exec_id) is None:
-                await execs.add(db, awake.sandbox.id, awake.peer.session_id, item)
+            item = await self._link.get_exec(peer, exec_id, wait_s)
+        except CallerError:
+            await self._withdraw(awake, exec_id)
+            raise
+        await self._save(peer, item)
         await self._waker.touch(awake.sandbox)
         return item
+
+    async def _withdraw(self, awake: Awake, exec_id: str) -> None:
+        """Ship refused it, so it never was; a repeat of the call may be tried afresh."""
+        async with self._store.write() as db:
+            await execs.remove(db, awake.sandbox.id, exec_id)
+            await claims.forget_resource(db, awake.sandbox.owner, exec_id)
 
     async def _locate(self, caller: Caller, ref: str, exec_id: str) -> tuple[Exec, Peer | None]:
         """The exec's row, and its Ship while the session it ran in lives."""
@@ -187,14 +181,48 @@ class Execs:
         try:
             fresh = await self._link.get_exec(peer, item.id, wait_s)
         except NotFound:
-            return item  # Ship forgets execs some minutes after their end; the row does not
+            return await self._unknown_to_ship(item, peer)
         if item.state == "running" and fresh.state != "running":
             await self._save(peer, fresh)
         return fresh
 
+    async def _unknown_to_ship(self, item: Exec, peer: Peer) -> Exec:
+        """Ship forgets execs some minutes after their end, which the row does not; or it was never told of this one."""
+        if item.state != "running" or self._clock() - item.started_at < _TOLD_WITHIN:
+            return item
+        lost = replace(item, state="lost", ended_at=self._clock())
+        await self._save(peer, lost)
+        return lost
+
     async def _save(self, peer: Peer, item: Exec) -> None:
         async with self._store.write() as db:
             await execs.save(db, peer.session_id, item)
+
+
+def _checked(new: NewExec) -> NewExec:
+    return new if new.cwd is None else replace(new, cwd=workspace_path(new.cwd, "cwd"))
+
+
+def _planned(new: NewExec, now: datetime) -> Exec:
+    argv = new.argv or ("bash", "-lc", new.command or "")
+    return Exec(
+        id=new.id or new_id("exec"), argv=argv, pid=None, tty=False, state="running", exit_code=None, signal=None,
+        started_at=now, ended_at=None, output_bytes=0, first_offset=0,
+    )  # fmt: skip
+
+
+def _ship_body(awake: Awake, exec_id: str, new: NewExec) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": exec_id,
+        "command": new.command,
+        "argv": new.argv,
+        "cwd": new.cwd,
+        "env": {**awake.env, **(new.env or {})},
+        "user": new.user,
+        "stdin": encode_stdin(new.stdin, new.stdin_base64),
+        "timeout_s": new.timeout_s,
+    }
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:

@@ -9,6 +9,7 @@ context.configure(
     target_metadata=metadata,
     render_as_batch=True,
     compare_type=True,
+    transactional_ddl=True,  # SQLite can; Python's driver, left to itself, would commit before each statement
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,91 @@
+"""An exec's row is written before Ship is told: it can be asked for at once, and runs once whatever breaks."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import Json, World, assert_error, create, shell, within
+
+from bay.errors import ShipError
+from bay.ids import new_id
+from bay.models import Exec
+from bay.server.auth import Caller
+from bay.server.services.execs import Execs, NewExec
+from bay.server.ship_link import ShipLink
+from bay.server.ship_wire import Peer
+
+pytestmark = pytest.mark.anyio
+KEY = {"Idempotency-Key": "once"}
+
+
+class Unreachable(ShipLink):
+    """A link that breaks before Ship hears of the exec."""
+
+    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+        raise ShipError("the connection to the sandbox's runtime broke")
+
+
+@pytest.fixture
+async def box(alice: httpx.AsyncClient) -> str:
+    return (await create(alice, wait=15))["id"]
+
+
+async def break_off(bay: World, box: str, argv: tuple[str, ...]) -> None:
+    """A call with the key `once` that is broken off between the row and Ship."""
+    execs = Execs(store=bay.bay.store, waker=bay.bay.waker, link=Unreachable(), clock=bay.clock)
+    with pytest.raises(ShipError):
+        await execs.create(Caller("alice", "write", "key"), box, NewExec(argv=argv, env={}), "once", 5)
+
+
+async def listed(client: httpx.AsyncClient, box: str) -> list[Json]:
+    return (await client.get(f"/v1/sandboxes/{box}/execs")).json()["items"]
+
+
+async def test_an_exec_is_there_while_the_call_that_waits_for_it_still_does(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    exec_id = new_id("exec")
+    body = {"id": exec_id, "command": "mkfifo go; cat go; exit 3"}
+    waiting = asyncio.create_task(alice.post(f"/v1/sandboxes/{box}/execs", params={"wait": 15}, json=body))
+    await shell(alice, box, "until [ -p go ]; do sleep 0.01; done")
+    seen = (await alice.get(f"/v1/sandboxes/{box}/execs/{exec_id}")).json()
+    assert (seen["state"], waiting.done()) == ("running", False)
+    await shell(alice, box, "echo > go")
+    assert (await within(waiting)).json()["exit_code"] == 3
+
+
+async def test_a_call_that_broke_off_before_ship_heard_of_it_is_made_good_by_its_repeat(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    await break_off(bay, box, ("sh", "-c", "echo ran >> log"))
+    [planned] = await listed(alice, box)
+    body = {"argv": ["sh", "-c", "echo ran >> log"]}
+    for _ in range(2):
+        answer = await alice.post(f"/v1/sandboxes/{box}/execs", params={"wait": 10}, json=body, headers=KEY)
+        assert (answer.status_code, answer.json()["id"]) == (201, planned["id"])
+        assert (answer.json()["state"], answer.json()["exit_code"]) == ("exited", 0)
+    assert (await shell(alice, box, "cat log"))["output"] == "ran\n"
+
+
+async def test_an_exec_that_ship_never_heard_of_is_lost_after_a_while(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    await break_off(bay, box, ("true",))
+    [planned] = await listed(alice, box)
+    path = f"/v1/sandboxes/{box}/execs/{planned['id']}"
+    assert (await alice.get(path)).json()["state"] == "running"
+    bay.clock.advance(31)
+    assert (await alice.get(path)).json()["state"] == "lost"
+
+
+async def test_what_ship_refuses_leaves_no_exec_and_the_call_may_be_made_again(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    path, body = f"/v1/sandboxes/{box}/execs", {"argv": ["pwd"], "cwd": "missing"}
+    assert_error(await alice.post(path, json=body, headers=KEY), 404, "file_not_found")
+    assert await listed(alice, box) == []
+    await shell(alice, box, "mkdir missing")
+    answer = await alice.post(path, params={"wait": 10}, json=body, headers=KEY)
+    assert answer.json()["stdout"].endswith("/missing\n")
