@@ -1,6 +1,7 @@
 """The generated OCI specification, line by line against what `security-facts` learned."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import seccomp
+from bay.drivers.oci.runc import reads_mappings
 from bay.drivers.oci.spec import CAPABILITIES, CLOSURE, RLIMITS, SOCKET_DIR, Place, build, ship_command
 from bay.models import Resources
 
@@ -50,6 +52,17 @@ def test_every_namespace_is_new_but_the_two_that_the_host_made(config: dict[str,
         "user": "/proc/1/fd/7",
     }
     assert "uidMappings" not in config["linux"]
+
+
+def test_a_runc_that_cannot_read_the_mapping_is_told_it() -> None:
+    linux = build(spec_of(), replace(PLACE, told_id_base=70_000))["linux"]
+    mapping = [{"containerID": 0, "hostID": 70_000, "size": 65_536}]
+    assert (linux["uidMappings"], linux["gidMappings"]) == (mapping, mapping)
+
+
+@pytest.mark.parametrize(("version", "reads"), [((1, 1, 5), False), ((1, 1, 10), True), ((1, 3, 0), True)])
+def test_which_runc_reads_the_mapping(version: tuple[int, int, int], reads: bool) -> None:
+    assert reads_mappings(version) is reads
 
 
 def test_a_network_namespace_is_never_made_inside_the_user_namespace(config: dict[str, Any]) -> None:

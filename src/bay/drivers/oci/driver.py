@@ -29,7 +29,7 @@ from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_so
 from bay.drivers.oci.layout import Layout, SessionPlaces
 from bay.drivers.oci.probe import checks
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
-from bay.drivers.oci.runc import Runc
+from bay.drivers.oci.runc import Runc, reads_mappings, runc_version
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import boot_id, closing_fd, open_process, send_signal
@@ -47,6 +47,7 @@ class _Shared:
     closure: Path
     skeleton: Path
     boot: str
+    tell_mapping: bool
 
 
 class OciDriver:
@@ -187,7 +188,8 @@ class OciDriver:
         with host_errors():
             self._layout.make()
             skeleton = host_image.build(self._layout.images)
-            return _Shared(closure.build(self._layout.closures), skeleton, boot_id())
+            tell_mapping = not reads_mappings(runc_version(self._runc.binary))
+            return _Shared(closure.build(self._layout.closures), skeleton, boot_id(), tell_mapping)
 
     def _check(self, spec: SessionSpec) -> _Shared:
         offered = self.capabilities
@@ -228,6 +230,7 @@ class OciDriver:
             cgroup=self._cgroup_of(spec.session_id),
             id_base=id_base,
             runc=self._runc,
+            tell_mapping=shared.tell_mapping,
             seccomp=self._seccomp,
         )
 

@@ -40,6 +40,7 @@ class Order:
     cgroup: str
     id_base: int
     runc: Runc
+    tell_mapping: bool
     seccomp: dict[str, Any]
 
 
@@ -125,6 +126,7 @@ def _write_bundle(order: Order, root: Path, userns: str) -> None:
         cgroup=order.cgroup,
         machine=platform.machine(),
         seccomp=order.seccomp,
+        told_id_base=order.id_base if order.tell_mapping else None,
         hard_limits=_hard_limits(),
     )
     order.places.bundle.mkdir(mode=0o700)

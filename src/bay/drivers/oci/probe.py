@@ -5,10 +5,8 @@ of a thread that ends; versions are only read where a version is the question.
 """
 
 import os
-import re
 import resource
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from pathlib import Path
 from bay.drivers.oci import layers, mounts, netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
+from bay.drivers.oci.runc import runc_version
 from bay.drivers.oci.userns import user_namespace
 from bay.drivers.processes import closing_fd
 
@@ -57,8 +56,8 @@ def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_
 
 
 def _runc(binary: str) -> list[Check]:
-    version = _version(binary)
-    fix = "install runc 1.1.10 or newer (Debian: apt install runc)"
+    version = runc_version(binary)
+    fix = "install runc 1.1.0 or newer (Debian: apt install runc)"
     if version is None:
         return [Check("runc", False, True, f"{binary} does not run", fix)]
     text = ".".join(map(str, version))
@@ -69,18 +68,7 @@ def _runc(binary: str) -> list[Check]:
         f"{text}; CVE-2025-31133 and its siblings are fixed in 1.2.8 and 1.3.3",
         "upgrade runc; until then: Bay mounts /dev and /proc itself and never from a tenant's files, which these need",
     )
-    return [Check("runc", version >= (1, 1, 10), True, text, fix), known]
-
-
-def _version(binary: str) -> tuple[int, int, int] | None:
-    try:
-        said = subprocess.run(
-            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+    return [Check("runc", version >= (1, 1, 0), True, text, fix), known]
 
 
 def _kernel() -> list[Check]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,26 @@ class Runc:
     def _missing(self, error: OSError) -> DriverUnavailable:
         remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
         return DriverUnavailable(f"{self.binary} cannot be run: {error.strerror}; {remedy}")
+
+
+def runc_version(binary: str) -> tuple[int, int, int] | None:
+    """The version that `binary` says it has; None when it does not run or says something else. Blocks."""
+    try:
+        said = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def reads_mappings(version: tuple[int, int, int] | None) -> bool:
+    """Whether this runc finds out the id mapping of a user namespace that it joins.
+
+    Older ones must be told it, and newer ones refuse to be.
+    """
+    return version is None or version >= (1, 1, 10)
 
 
 def _last_error(log: Path) -> str:

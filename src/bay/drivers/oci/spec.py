@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bay.drivers.base import SessionSpec
+from bay.drivers.oci.userns import IDS
 from bay.models import Resources
 
 SOCKET_DIR = "/.ship-run"
@@ -72,6 +73,8 @@ class Place:
     seccomp: dict[str, Any]
     hard_limits: Mapping[str, int]
     """Bay's own hard limits: without CAP_SYS_RESOURCE nothing above them can be granted."""
+    told_id_base: int | None = None
+    """The first outside id, for a runc that must be told the mapping (see `runc.reads_mappings`)."""
 
 
 def build(spec: SessionSpec, place: Place) -> dict[str, Any]:
@@ -145,9 +148,13 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
 
 
 def _namespaces(place: Place) -> dict[str, Any]:
-    # No "network": see netns. No mappings: a user namespace that is joined has its own, and runc reads them from it.
+    # No "network": see netns. A user namespace that is joined has its mapping already, which an old runc wants to hear.
     new = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
-    return {"namespaces": [*new, {"type": "user", "path": place.userns}]}
+    joined = {"namespaces": [*new, {"type": "user", "path": place.userns}]}
+    if place.told_id_base is None:
+        return joined
+    mapping = [{"containerID": 0, "hostID": place.told_id_base, "size": IDS}]
+    return {**joined, "uidMappings": mapping, "gidMappings": mapping}
 
 
 def _mounts(resources: Resources) -> list[dict[str, Any]]:
