@@ -22,6 +22,7 @@ from ship.paths import Workspace
 from ship.reap import Nursery
 from ship.routes import InsideRoutes, Routes
 from ship.settings import Settings
+from ship.signals import Signals
 from ship.wire import PeerGone, Wire
 
 INSIDE_PORT = 8123
@@ -60,10 +61,16 @@ class Door:
         return Wire(self._serve)
 
     async def close(self) -> None:
-        """End every connection; answers that are under way have a second to be finished."""
+        """End every connection; an answer that is under way has a second to be finished."""
         self._closing = True
         for wire in self._open - self._busy:
             wire.close()
+        await self._wait_closed()
+        for wire in self._open:
+            wire.abort()
+        await self._wait_closed()  # what was begun is undone: an upload removes its temporary file
+
+    async def _wait_closed(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_S):
                 for wire in list(self._open):
@@ -127,25 +134,24 @@ def session_of(token: str) -> str:
 
 
 def main() -> None:
-    """Run until TERM, then leave at once: threads that still wait for a disk are not waited for."""
-    settings = settings_module.take(os.environ)
-    asyncio.run(_run(settings))
-    os._exit(0)
+    """Run until TERM."""
+    asyncio.run(_run(settings_module.take(os.environ)))
 
 
 async def _run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_note_failure)
     told_to_end = asyncio.Event()
+    signals = Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told_to_end.set)
+        signals.on(number, told_to_end.set)
     _prepare_process(settings)
     workspace = Workspace(settings.workspace)
     identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
     nursery = Nursery()
     if not settings.local:
         kernel.hide_from_debuggers()
-    nursery.open()
+    nursery.open(signals)
     execs = Execs(nursery, workspace, identities, settings.environment)
     routes = Routes(settings, workspace, FileThreads(settings.user), execs)
     outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
@@ -159,6 +165,7 @@ async def _run(settings: Settings) -> None:
     await execs.end_all(_TERM_GRACE_S)
     await asyncio.gather(outside.close(), inside.close())
     _remove_socket(settings.socket)
+    os._exit(0)  # threads that still wait for a disk are not waited for
 
 
 def _prepare_process(settings: Settings) -> None:

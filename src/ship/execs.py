@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Literal, TypeVar
 
-from ship import processes
+from ship import trees
 from ship.clock import rfc3339
 from ship.errors import Conflict, InternalError, NotFound
 from ship.identity import Identity
@@ -155,7 +155,7 @@ class Exec:
     def _environment(self, order: Order, base: Mapping[str, str]) -> dict[str, str]:
         # The marker leads, so that it is found however much follows.
         own = order.identity.environment(base)
-        return {processes.MARKER: "", **own, **order.environment, processes.MARKER: self.id}
+        return {trees.MARKER: "", **own, **order.environment, trees.MARKER: self.id}
 
     def _cannot_start(self, order: Order, error: OSError) -> None:
         if error.errno in _NO_ROOM:
@@ -181,7 +181,7 @@ class Exec:
 
     async def _end_tree(self) -> bool:
         try:
-            return await processes.end(self._members, lambda: self._kill_at) and await self._leader_reaped()
+            return await self._tree().end(lambda: self._kill_at) and await self._leader_reaped()
         finally:
             self._ending = None
             self._kill_at = float("inf")
@@ -196,9 +196,11 @@ class Exec:
             return False
         return True
 
-    def _members(self) -> list[processes.Process]:
-        leader = self.pid if self._leader_status is None else None
-        return processes.members(self.id, leader, self._identities)
+    def _tree(self) -> trees.Tree:
+        return trees.Tree(self._roots, self.id, self._identities)
+
+    def _roots(self) -> set[int]:
+        return set() if self.pid is None or self._leader_status is not None else {self.pid}
 
     def _leader_ended(self, status: int) -> None:
         self._leader_status = status
@@ -276,7 +278,7 @@ class Execs:
     async def end_all(self, grace_s: float) -> None:
         """TERM to everything that descends from Ship, KILL after `grace_s`."""
         kill_at = time.monotonic() + grace_s
-        await processes.end(_everything, lambda: kill_at)
+        await trees.all_below_ship(self._identities).end(lambda: kill_at)
 
     def _sweep_later(self) -> None:
         # A timer only while there is something to forget: an idle sandbox stays asleep.
@@ -304,10 +306,6 @@ class Execs:
 def _undoable(undo: ExitStack, pipe: Pipe) -> Pipe:
     undo.callback(pipe.abandon)
     return pipe
-
-
-def _everything() -> list[processes.Process]:
-    return [process for process in processes.table().values() if process.pid != os.getpid() and process.alive]
 
 
 def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:

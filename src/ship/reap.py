@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 
-from ship import processes
+from ship import processes, trees
 from ship.identity import Identity
+from ship.signals import Signals
 
 _STUCK_S = 5.0
 _CHILD_OOM_SCORE = 500
@@ -75,9 +76,9 @@ class Nursery:
         self._thread = futures.ThreadPoolExecutor(1)
         self._oom = OomScore()
 
-    def open(self) -> None:
+    def open(self, signals: Signals) -> None:
         """Begin to reap."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+        signals.on(signal.SIGCHLD, self._reap)
 
     async def start(self, program: Program, ended: Ended) -> int:
         """The pid of `program`, started; `ended` is called when it is dead. Raises OSError when it cannot be."""
@@ -93,7 +94,7 @@ class Nursery:
         attempt = asyncio.get_running_loop().run_in_executor(self._thread, _spawn, program, self._oom)
         while not (await asyncio.wait({attempt}, timeout=_STUCK_S))[0]:
             children = processes.stopped_children()
-            processes.send((child for child in children if child.pid not in self._ended), signal.SIGKILL)
+            trees.send((child for child in children if child.pid not in self._ended), signal.SIGKILL)
         return attempt.result()
 
     def _reap(self) -> None:
