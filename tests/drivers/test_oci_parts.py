@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bay.drivers.oci import cgroups, host_image, mounts, probe
+from bay.drivers.oci import cgroups, host_image, mounts, probe, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
 from bay.drivers.processes import closing_fd
@@ -132,3 +132,14 @@ def test_a_missing_runc_is_named_with_its_remedy() -> None:
     missing = next(one for one in probe.checks("/nowhere/runc") if one.name == "runc")
     assert not missing.ok
     assert "install runc" in missing.fix
+
+
+def test_a_host_that_refuses_user_namespaces_is_noticed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(OSError, match="helper failed"), userns.user_namespace(2_000_000_000, timeout_s=60):
+        pass

@@ -59,13 +59,16 @@ def _helper() -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
     its_go, go = os.pipe2(os.O_CLOEXEC)
     try:
         with subprocess.Popen(command, stdin=its_go, stdout=its_said, stderr=subprocess.DEVNULL) as helper:
+            os.close(its_said)  # so that a helper that ends without a word is heard to
+            its_said = -1
             try:
                 yield helper, said, go
             finally:
                 helper.kill()
     finally:
         for fd in (said, its_said, its_go, go):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 def _write_maps(pid: int, id_base: int) -> None:
