@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
@@ -19,6 +20,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bay.errors import DriverUnavailable, StorageFull
+from bay.store import sqlite
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -94,7 +96,12 @@ def _check_sound(connection: Connection, path: Path) -> None:
 
 def _engine(path: Path, **pool: Any) -> AsyncEngine:
     url = URL.create("sqlite+aiosqlite", database=str(path))
-    engine = create_async_engine(url, max_overflow=0, pool_timeout=30, **pool)
+
+    def connect(*_args: Any, **_options: Any) -> aiosqlite.Connection:
+        return sqlite.connect(path)
+
+    options = {"connect_args": {"async_creator_fn": connect}, "max_overflow": 0, "pool_timeout": 30}
+    engine = create_async_engine(url, **options, **pool)
     event.listen(engine.sync_engine, "connect", _prepare)
     return engine
 
