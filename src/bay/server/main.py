@@ -38,7 +38,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, config: Pat
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return _complain(f"{config} is not valid TOML: {error}")
     except OSError as error:
-        return _complain(f"{error.filename or config}: {error.strerror}")
+        return _complain(f"{error.filename or 'a file of Bay'}: {error.strerror}")
     except BayError as error:
         return _complain(error.message)
     return 0

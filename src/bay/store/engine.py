@@ -5,6 +5,7 @@ and hands the connection to the query functions; reads outside a transaction tak
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ class Store:
 
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
+        await asyncio.to_thread(_make_private, self._path)
         await asyncio.to_thread(migrate, self._path)
 
     async def aclose(self) -> None:
@@ -63,6 +65,15 @@ class Store:
             if "disk is full" in str(error.orig):
                 raise StorageFull("Bay's data directory is full; free space on its file system") from error
             raise
+
+
+def _make_private(path: Path) -> None:
+    # It holds the secrets of sessions. SQLite gives the files beside it the same mode.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        raise DriverUnavailable(f"cannot write the database {path}: {error.strerror}") from error
 
 
 def migrate(path: Path) -> None:
