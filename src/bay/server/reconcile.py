@@ -109,7 +109,7 @@ class Reconciler:
             log.warning("session.unknown", id=session.id, error=error.message)
             observed = None
         if isinstance(observed, Exited | Gone):
-            self._exited.add(session.id)
+            await self._begin_to_end(sandbox, session, "exited")
         else:
             self._adopted.append((sandbox.id, handle))
 
@@ -298,8 +298,6 @@ class Reconciler:
             for item in finals:
                 await execs.save(db, session.id, item)
             await self._close_session(db, session, reason)
-            if reason == "exited":
-                await sandboxes.change_target(db, sandbox.id, old="running", new="stopped")
             await events.add(
                 db, sandbox, "sandbox.stopped", self._clock(), session_id=session.id, reason=reason
             )
@@ -307,9 +305,16 @@ class Reconciler:
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
 
     async def _begin_to_end(self, sandbox: SandboxRecord, session: SessionRecord, reason: str) -> None:
-        """No call may be sent to it from here on, also when the sandbox is wanted again before it has ended."""
+        """No call may be sent to it from here on, also when the sandbox is wanted again before it has ended.
+
+        A session that ended by itself is not started again by itself, but by the next call, which may come at once.
+        """
+        if session.phase == "ending":
+            return
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="ending", end_reason=reason)
+            if reason == "exited":
+                await sandboxes.change_target(db, sandbox.id, old="running", new="stopped")
         self._changes.announce(sandbox.id)
 
     async def _final_execs(self, session: SessionRecord) -> list[Exec]:

@@ -54,14 +54,30 @@ class Waker:
         self._profiles = profiles
         self._clock = clock
         self._start_timeout_s = start_timeout_s
+        self._found: dict[tuple[str, str], SandboxRecord] = {}
+        """Rows read at version `_found_at` of the store, by owner and id or name."""
+        self._found_at = 0
 
     async def find(self, caller: Caller, ref: str) -> SandboxRecord:
         """The caller's sandbox with that id or name. Raises NotFound, also for another owner's."""
-        async with self._store.read() as db:
-            sandbox = await sandboxes.find(db, caller.owner, ref)
+        sandbox = await self._find_cached(caller.owner, ref)
         if sandbox is None or sandbox.target == "deleted" or sandbox.deleted_at is not None:
             raise NotFound(f"there is no sandbox {ref}")
         return sandbox
+
+    async def _find_cached(self, owner: str, ref: str) -> SandboxRecord | None:
+        """The row as it is, read again only if anything may have changed since: most calls follow one another."""
+        version = self._store.version
+        if version != self._found_at:
+            self._found.clear()
+            self._found_at = version
+        if (known := self._found.get((owner, ref))) is not None:
+            return known
+        async with self._store.read() as db:
+            found = await sandboxes.find(db, owner, ref)
+        if found is not None and self._store.version == version:
+            self._found[owner, ref] = found
+        return found
 
     async def awake(self, caller: Caller, ref: str, capability: Capability) -> Awake:
         """The sandbox, running, within the start timeout.

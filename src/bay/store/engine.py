@@ -38,6 +38,9 @@ class Store:
         # Guards the writer's one connection, so that writers queue here and not in SQLite's busy
         # handler, which polls. Nothing else is awaited while it is held but the database.
         self._write_lock = asyncio.Lock()
+        self.version = 0
+        """Grows with each transaction that may have changed a sandbox or a session. This process is the
+        database's only writer, so a row that was read at one version is good until the next."""
 
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
@@ -56,8 +59,12 @@ class Store:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[AsyncConnection, None]:
-        """The one transaction of a service call: committed at the end, rolled back on any error."""
+    async def write(self, *, only_execs: bool = False) -> AsyncGenerator[AsyncConnection, None]:
+        """The one transaction of a service call: committed at the end, rolled back on any error.
+
+        `only_execs` is a promise that no sandbox and no session is changed, so that what was read of them
+        stays good (see `version`).
+        """
         try:
             async with self._write_lock, self._writer.begin() as connection:
                 yield connection
@@ -65,6 +72,8 @@ class Store:
             if "disk is full" in str(error.orig):
                 raise StorageFull("Bay's data directory is full; free space on its file system") from error
             raise
+        finally:
+            self.version += not only_execs
 
 
 def _make_private(path: Path) -> None:

@@ -129,7 +129,7 @@ class Execs:
         """
         sandbox_id = awake.sandbox.id
         planned = _planned(new, self._clock())
-        async with self._store.write() as db:
+        async with self._store.write(only_execs=True) as db:
             if request and (claim := await request.earlier(db)) is not None:
                 found = await execs.get(db, sandbox_id, claim.resource_id)
                 return found[0] if found else replace(planned, id=claim.resource_id)
@@ -161,7 +161,7 @@ class Execs:
 
     async def _withdraw(self, awake: Awake, exec_id: str) -> None:
         """Ship refused it, so it never was; a repeat of the call may be tried afresh."""
-        async with self._store.write() as db:
+        async with self._store.write(only_execs=True) as db:
             await execs.remove(db, awake.sandbox.id, exec_id)
             await claims.forget_resource(db, awake.sandbox.owner, exec_id)
 
@@ -195,7 +195,7 @@ class Execs:
         return lost
 
     async def _save(self, peer: Peer, item: Exec) -> None:
-        async with self._store.write() as db:
+        async with self._store.write(only_execs=True) as db:
             await execs.save(db, peer.session_id, item)
 
 
