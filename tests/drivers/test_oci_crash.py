@@ -1,7 +1,5 @@
 """Bay is killed at any moment, or parts of the host are lost: what remains is found, and one destroy leaves nothing."""
 
-# ruff: noqa: ASYNC240 - a test may look at the host as it likes
-
 import asyncio
 import os
 import shutil

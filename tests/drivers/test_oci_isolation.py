@@ -4,8 +4,6 @@ Refusals are not enough on a kernel that lacks the thing: where a line of the se
 attempt is made once with that line taken out, and must then get further.
 """
 
-# ruff: noqa: ASYNC240 - a test may look at the host as it likes
-
 import errno
 import fcntl
 import json

@@ -1,0 +1,235 @@
+"""What the tests of the server stand on: a real app on a real database, real Ships, and a clock that is told."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+from blockbuster import blockbuster_ctx
+from fastapi import FastAPI
+
+from bay.clock import ManualClock
+from bay.drivers.base import Handle
+from bay.drivers.fake import FakeDriver
+from bay.server import main
+from bay.server.app import Bay, build_app
+from bay.server.settings import ProfileSettings, Settings
+from bay.store import sandboxes
+from bay.store.records import SandboxRecord, Scope, SessionRecord
+
+T = TypeVar("T")
+Json = dict[str, Any]
+WAIT_S = 20.0
+"""Bound of every wait. Nothing comes near it unless it is broken."""
+
+PROFILES = {
+    "python-default": ProfileSettings.model_validate({"start": "lazy", "env": {"FROM_PROFILE": "yes"}}),
+    "eager": ProfileSettings.model_validate({"start": "eager"}),
+    "bare": ProfileSettings.model_validate(
+        {"start": "lazy", "capabilities": ["filesystem"], "idle_timeout": None}
+    ),
+    "rootless": ProfileSettings.model_validate({"start": "lazy", "root": False, "ttl": 100}),
+}
+
+
+@contextmanager
+def short_dir() -> Generator[Path]:
+    """A temporary directory whose path leaves room for a socket's, which is 107 bytes at most."""
+    path = Path(tempfile.mkdtemp(prefix="bay-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def settings_in(root: Path, **given: Any) -> Settings:
+    """Settings for a Bay below `root` with the `fake` driver."""
+    (root / "data").mkdir(exist_ok=True)
+    values: Json = {
+        "data_dir": root / "data", "run_dir": root / "run", "driver": "fake", "stop_grace": 1,
+        "start_timeout": WAIT_S, "profiles": PROFILES,
+    }  # fmt: skip
+    return Settings(**{**values, **given})
+
+
+@dataclass(slots=True)
+class World:
+    """A Bay that runs, seen from all sides."""
+
+    app: FastAPI
+    bay: Bay
+    driver: FakeDriver
+    clock: ManualClock
+    root: Path
+    stack: AsyncExitStack
+    keys: dict[tuple[str, Scope], str] = field(default_factory=dict[tuple[str, Scope], str])
+
+    async def key(self, owner: str = "alice", scope: Scope = "write") -> str:
+        """A key of `owner`, made once."""
+        if (owner, scope) not in self.keys:
+            self.keys[owner, scope] = await self.bay.keys.add(owner, f"{owner}-{scope}", scope)
+        return self.keys[owner, scope]
+
+    async def client(self, owner: str = "alice", scope: Scope = "write") -> httpx.AsyncClient:
+        """A client that calls the app directly as `owner`."""
+        headers = {"Authorization": f"Bearer {await self.key(owner, scope)}"}
+        return await self.open_client(headers)
+
+    async def open_client(self, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+        """A client with those headers."""
+        transport = httpx.ASGITransport(self.app)
+        client = httpx.AsyncClient(
+            transport=transport, base_url="http://bay", headers=headers, timeout=WAIT_S
+        )
+        return await self.stack.enter_async_context(client)
+
+    async def record(self, sandbox_id: str) -> SandboxRecord:
+        """The row, deleted or not."""
+        async with self.bay.store.read() as db:
+            found = await sandboxes.get(db, sandbox_id)
+        assert found is not None
+        return found
+
+    async def session(self, sandbox_id: str) -> SessionRecord:
+        """The live session's row."""
+        session = (await self.record(sandbox_id)).session
+        assert session is not None
+        return session
+
+    async def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Rows of a query on the database."""
+        async with self.bay.store.read() as db:
+            return [tuple(row) for row in await db.exec_driver_sql(statement)]
+
+    async def settled(self, sandbox_id: str, done: Callable[[SandboxRecord], bool]) -> SandboxRecord:
+        """The row once `done` holds for it."""
+        found = await self.bay.waker.wait_until(sandbox_id, done, WAIT_S)
+        assert found is not None, f"still {await self.record(sandbox_id)}"
+        return found
+
+    async def owned(self) -> set[str]:
+        """Ids of the sessions that have something on the host."""
+        return {owned.session_id async for owned in self.driver.list_owned()}
+
+    def workspace(self, sandbox: Json) -> Path:
+        """Where the files of a sandbox are on this host."""
+        return self.bay.cargo.path(sandbox["cargo_id"])
+
+
+@contextmanager
+def no_blocking() -> Generator[None]:
+    """A call of the server that blocks the event loop fails the test. The driver has a suite of its own.
+
+    Allowed: start-up, before anybody is served; and a traceback on its way into the log, which reads its source.
+    """
+    with blockbuster_ctx(["bay.server", "bay.store", "bay.cargo"]) as watch:
+        for function in watch.functions.values():
+            function.can_block_in("structlog/tracebacks.py", {"extract"})
+        yield
+
+
+@asynccontextmanager
+async def world(root: Path, driver: FakeDriver | None = None, **given: Any) -> AsyncGenerator[World]:
+    """A Bay below `root`. Its sessions outlive it: `clear` ends them."""
+    settings = settings_in(root, **given)
+    driver = driver or FakeDriver(run_dir=root / "run")
+    clock = ManualClock()
+    app = build_app(settings, driver=driver, clock=clock)
+    async with AsyncExitStack() as stack:
+        bay: Bay = app.state.bay
+        await within(stack.enter_async_context(bay.running()))
+        stack.enter_context(no_blocking())
+        yield World(app, bay, driver, clock, root, stack)
+
+
+async def clear(root: Path) -> None:
+    """End every session below `root`, whoever started it."""
+    driver = FakeDriver(run_dir=root / "run")
+    await driver.open()
+    for owned in [o async for o in driver.list_owned()]:
+        await within(driver.destroy(Handle(driver="fake", session_id=owned.session_id)))
+
+
+async def within(what: Awaitable[T], seconds: float = WAIT_S) -> T:
+    """`what`, or a failure when it takes longer."""
+    async with asyncio.timeout(seconds):
+        return await what
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once `condition` holds, looked at again and again: for what tells nobody when it changes."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A Bay behind a real port."""
+
+    url: str
+    bay: Bay
+    key: str
+    root: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@asynccontextmanager
+async def served(root: Path, **given: Any) -> AsyncGenerator[Served]:
+    """Serve as `bay serve` does, on a free port, in this event loop."""
+    settings = settings_in(root, host="127.0.0.1", port=0, **given)
+    ready: asyncio.Future[tuple[str, Bay]] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    listener = main._listen("127.0.0.1", 0)
+    with listener:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                main._serve(settings, listener, lambda url, bay: ready.set_result((url, bay)), stop)
+            )
+            url, bay = await within(ready)
+            try:
+                yield Served(url, bay, await bay.keys.add("alice", "alice", "write"), root)
+            finally:
+                stop.set()
+
+
+Method = Literal["GET", "PUT", "POST", "DELETE", "PATCH"]
+
+
+async def create(client: httpx.AsyncClient, *, wait: float | None = None, **body: Any) -> Json:
+    """A sandbox as the create answers it."""
+    answer = await client.post("/v1/sandboxes", params={"wait": wait} if wait else None, json=body)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def shell(client: httpx.AsyncClient, sandbox: str, command: str, **body: Any) -> Json:
+    """The answer of shell/exec."""
+    answer = await client.post(f"/v1/sandboxes/{sandbox}/shell/exec", json={"command": command, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def assert_error(answer: httpx.Response, status: int, code: str) -> Json:
+    """The error of an answer, which has the one shape."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error: Json = answer.json()["error"]
+    assert set(error) - {"details"} == {"code", "message", "request_id", "retryable"}
+    assert (error["code"], error["request_id"]) == (code, answer.headers["x-request-id"])
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert "Traceback" not in answer.text
+    return error

@@ -1,0 +1,272 @@
+"""Owners do not exist for each other. Generated from the OpenAPI document: a new route without a rule here fails.
+
+What is another's must look exactly as what never was, by id and by name, on every route and in every place.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import Json, World, clear, create, settings_in, shell, world
+
+from bay.drivers.base import Handle, SessionSpec
+from bay.drivers.fake import FakeDriver
+from bay.server.app import build_app
+
+pytestmark = pytest.mark.anyio
+
+RANDOM = "0123456789abcdef01234567"
+NOBODY = {"sandbox_id": f"sandbox-{RANDOM}", "exec_id": f"exec-{RANDOM}"}
+OPEN = {"/health", "/v1/profiles"}
+OWN_LISTS = {("get", "/v1/sandboxes"), ("post", "/v1/sandboxes")}
+"""Routes without a path parameter; what they show of others has tests of its own below."""
+
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("post", "/v1/sandboxes/{sandbox_id}/extend_ttl"): {"json": {"extend_by": 10}},
+    ("post", "/v1/sandboxes/{sandbox_id}/shell/exec"): {"json": {"command": "true"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/execs"): {"json": {"command": "true"}},
+    ("put", "/v1/sandboxes/{sandbox_id}/filesystem/files"): {"json": {"path": "x", "content": "x"}},
+    ("get", "/v1/sandboxes/{sandbox_id}/filesystem/files"): {"params": {"path": "x"}},
+    ("delete", "/v1/sandboxes/{sandbox_id}/filesystem/files"): {"params": {"path": "x"}},
+    ("get", "/v1/sandboxes/{sandbox_id}/filesystem/download"): {"params": {"path": "x"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/filesystem/upload"): {
+        "files": {"file": b"x"},
+        "data": {"path": "x"},
+    },
+}
+"""What makes a request good, so that only its owner can be the reason for a refusal."""
+
+BARE = {
+    ("get", "/v1/sandboxes/{sandbox_id}"), ("delete", "/v1/sandboxes/{sandbox_id}"),
+    ("post", "/v1/sandboxes/{sandbox_id}/keepalive"), ("post", "/v1/sandboxes/{sandbox_id}/start"),
+    ("post", "/v1/sandboxes/{sandbox_id}/stop"), ("get", "/v1/sandboxes/{sandbox_id}/execs"),
+    ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"), ("delete", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"),
+    ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/output"),
+    ("get", "/v1/sandboxes/{sandbox_id}/filesystem/directories"),
+}  # fmt: skip
+"""Routes that need nothing but their path."""
+
+
+@pytest.fixture(scope="module")
+def all_operations(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Every route of the API, as the document that is served tells them."""
+    document = build_app(settings_in(tmp_path_factory.mktemp("docs"))).openapi()
+    return [(method, path) for path, item in document["paths"].items() for method in item if path not in OPEN]
+
+
+def test_every_route_has_its_rule(all_operations: list[tuple[str, str]]) -> None:
+    ruled = set(BODIES) | BARE | OWN_LISTS
+    assert set(all_operations) == ruled
+    for _, path in all_operations:
+        assert set(re.findall(r"\{(\w+)\}", path)) <= set(NOBODY), f"{path} takes an id that has no rule"
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What alice has, and bob who wants it."""
+
+    bay: World
+    alice: httpx.AsyncClient
+    bob: httpx.AsyncClient
+    ids: Mapping[str, str]
+    own: Mapping[str, str]
+    """What bob has himself, for the nested ids."""
+
+
+@pytest.fixture
+async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -> Estate:
+    made = await create(alice, name="alices-box", ttl=1000, wait=15)
+    ran = (
+        await alice.post(f"/v1/sandboxes/{made['id']}/execs", json={"command": "echo x > x; sleep 1000"})
+    ).json()
+    own = await create(bob, name="bobs-box", wait=15)
+    own_exec = (await bob.post(f"/v1/sandboxes/{own['id']}/execs", json={"command": "true"})).json()
+    return Estate(
+        bay, alice, bob, {"sandbox_id": made["id"], "exec_id": ran["id"]},
+        {"sandbox_id": own["id"], "exec_id": own_exec["id"]},
+    )  # fmt: skip
+
+
+async def ask(
+    client: httpx.AsyncClient, operation: tuple[str, str], ids: Mapping[str, str]
+) -> httpx.Response:
+    method, path = operation
+    return await client.request(method.upper(), path.format(**ids), **BODIES.get(operation, {}))
+
+
+def nameless(answer: httpx.Response, ids: Mapping[str, str]) -> tuple[int, str, dict[str, str]]:
+    """Status, body and headers without the request's id and what the caller said himself."""
+    text = answer.text.replace(answer.headers["x-request-id"], "REQUEST")
+    for name, value in ids.items():
+        text = text.replace(value, name)
+    headers = {k: v for k, v in answer.headers.items() if k not in ("x-request-id", "content-length", "date")}
+    return answer.status_code, text, headers
+
+
+async def facts(estate: Estate) -> list[Any]:
+    """All of alice's rows and files: nothing bob does may change them."""
+    hers = "(SELECT id FROM sandboxes WHERE owner = 'alice')"
+    tables = (
+        "SELECT * FROM sandboxes WHERE owner = 'alice'", f"SELECT * FROM sessions WHERE sandbox_id IN {hers}",  # noqa: S608
+        f"SELECT * FROM execs WHERE sandbox_id IN {hers}", "SELECT * FROM cargos WHERE owner = 'alice'",  # noqa: S608
+        "SELECT * FROM events WHERE owner = 'alice'",
+    )  # fmt: skip
+    record = await estate.bay.record(estate.ids["sandbox_id"])
+    where = estate.bay.bay.cargo.path(record.cargo_id)
+    files = {str(p): p.read_bytes() for p in sorted(where.rglob("*")) if p.is_file()}
+    return [[await estate.bay.sql(query) for query in tables], files]
+
+
+async def test_what_is_anothers_looks_on_every_route_as_what_never_was(
+    estate: Estate, all_operations: list[tuple[str, str]]
+) -> None:
+    before = await facts(estate)
+    checked = 0
+    for operation in all_operations:
+        parameters = re.findall(r"\{(\w+)\}", operation[1])
+        never = nameless(await ask(estate.bob, operation, NOBODY), NOBODY) if parameters else None
+        for foreign in attempts(estate, parameters):
+            answer = await ask(estate.bob, operation, foreign)
+            assert answer.status_code == 404, (operation, foreign, answer.text)
+            if foreign["sandbox_id"] != estate.own["sandbox_id"]:
+                assert nameless(answer, foreign) == never, operation
+            checked += 1
+    assert checked >= 2 * len(BARE | set(BODIES))
+    assert await facts(estate) == before
+    for operation in all_operations:
+        if operation[0] == "get" and "exec_id" not in operation[1]:  # and alice is not locked out
+            assert (await ask(estate.alice, operation, estate.ids)).status_code == 200, operation
+
+
+def attempts(estate: Estate, parameters: list[str]) -> list[dict[str, str]]:
+    """By id, by name, and another's nested id below one's own."""
+    if not parameters:
+        return []
+    found = [dict(estate.ids), {**estate.ids, "sandbox_id": "alices-box"}]
+    if "exec_id" in parameters:
+        found += [{**estate.ids, "sandbox_id": estate.own["sandbox_id"]}]
+        found += [{**estate.ids, "exec_id": estate.own["exec_id"]}]
+    return found
+
+
+async def test_anothers_exec_below_ones_own_sandbox_looks_as_one_that_never_was(estate: Estate) -> None:
+    for operation in sorted(BARE):
+        if "{exec_id}" in operation[1]:
+            own = {"sandbox_id": estate.own["sandbox_id"]}
+            foreign = {**own, "exec_id": estate.ids["exec_id"]}
+            never = {**own, "exec_id": NOBODY["exec_id"]}
+            answers = [nameless(await ask(estate.bob, operation, ids), ids) for ids in (foreign, never)]
+            assert answers[0] == answers[1]
+
+
+async def test_a_list_never_shows_what_is_anothers(estate: Estate) -> None:
+    for params in (
+        {}, {"status": "ready"}, {"compute": "running"}, {"name_prefix": "alices"}, {"profile": "python-default"},
+        {"limit": "200"}, {"name_prefix": "alices-box' OR '1'='1"},
+    ):  # fmt: skip
+        items = (await estate.bob.get("/v1/sandboxes", params=params)).json()["items"]
+        assert {i["id"] for i in items} <= {estate.own["sandbox_id"]}, params
+
+
+async def test_a_cursor_is_of_use_only_to_whom_it_was_given(
+    bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    for _ in range(2):
+        await create(alice)
+        await create(bob)
+    cursor = (await alice.get("/v1/sandboxes", params={"limit": 1})).json()["next_cursor"]
+    assert (await alice.get("/v1/sandboxes", params={"cursor": cursor})).status_code == 200
+    assert (await bob.get("/v1/sandboxes", params={"cursor": cursor})).status_code == 422
+
+
+async def test_an_idempotency_key_is_of_use_only_to_whom_it_belongs(
+    alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    headers = {"Idempotency-Key": "the-same"}
+    first = (await alice.post("/v1/sandboxes", headers=headers)).json()
+    answer = await bob.post("/v1/sandboxes", headers=headers)
+    assert answer.status_code == 201
+    assert answer.json()["id"] != first["id"]
+    different = await bob.post("/v1/sandboxes", json={"ttl": 5}, headers={"Idempotency-Key": "the-same-2"})
+    assert different.status_code == 201
+
+
+async def test_two_keys_of_one_owner_see_the_same(bay: World, alice: httpx.AsyncClient) -> None:
+    made = await create(alice)
+    secret = await bay.bay.keys.add("alice", "second", "read")
+    second = await bay.open_client({"Authorization": f"Bearer {secret}"})
+    assert (await second.get(f"/v1/sandboxes/{made['id']}")).status_code == 200
+
+
+async def test_anothers_cargo_is_as_one_that_never_was(estate: Estate) -> None:
+    cargo_id = (await estate.bay.record(estate.ids["sandbox_id"])).cargo_id
+    answers = [
+        nameless(await estate.bob.post("/v1/sandboxes", json={"cargo_id": i}), {"cargo": i})
+        for i in (cargo_id, f"ws-{RANDOM}")
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+
+
+async def test_deleted_and_foreign_look_the_same(estate: Estate) -> None:
+    await estate.alice.delete("/v1/sandboxes/alices-box")
+    for method in ("GET", "DELETE"):
+        answer = await estate.bob.request(method, f"/v1/sandboxes/{estate.ids['sandbox_id']}")
+        assert answer.status_code == 404
+
+
+class Recorder(FakeDriver):
+    """Remembers what it was asked to start."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir=run_dir)
+        self.specs: list[SessionSpec] = []
+
+    def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
+        self.specs.append(spec)
+        return super().start(spec, handle)
+
+
+POWER: Json = {
+    "owner": "bob", "privileged": True, "mounts": [{"source": "/", "target": "/host"}], "volumes": ["/:/host"],
+    "user": "root", "uid": 0, "network": "host", "capabilities": ["CAP_SYS_ADMIN"], "workspace": "/etc", "hostname": "x",
+    "token": "mine", "session_id": "sess-mine", "sandbox_id": "sandbox-mine", "id": "sandbox-mine", "allow_root": True,
+    "resources": {"memory": 1 << 50}, "cpus": 64, "target": "running", "generation": 7, "devices": ["/dev/kvm"],
+    "__class__": "x",
+}  # fmt: skip
+
+
+async def test_fields_that_sound_like_power_never_reach_a_session(root: Path) -> None:
+    driver = Recorder(root / "run")
+    async with world(root, driver) as bay:
+        alice = await bay.client()
+        plain = await create(alice, profile="rootless")
+        strong = await create(alice, profile="rootless", **POWER)
+        for made in (plain, strong):
+            await shell(alice, made["id"], "true")
+            await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true", **POWER})
+        assert (await bay.record(strong["id"])).owner == "alice"
+        assert set(strong) == set(plain)
+    await clear(root)
+    first, second = driver.specs
+    own = {"session_id", "sandbox_id", "token", "workspace"}
+    assert {f: getattr(first, f) for f in SessionSpec.__slots__ if f not in own} == {
+        f: getattr(second, f) for f in SessionSpec.__slots__ if f not in own
+    }
+    assert second.allow_root is False
+    assert second.workspace.parent == root / "data" / "cargo"
+    assert second.token not in (first.token, "mine")
+    assert len(second.token) >= 32
+
+
+async def test_the_secret_between_bay_and_ship_is_shown_to_nobody(estate: Estate) -> None:
+    session = await estate.bay.session(estate.ids["sandbox_id"])
+    for operation in (o for o in BARE if o[0] == "get"):
+        assert session.token not in (await estate.alice.get(operation[1].format(**estate.ids))).text
+    assert session.token not in repr(SessionSpec(
+        session_id="", sandbox_id="", image="", isolation="", resources=None, workspace=Path(), token=session.token,  # pyright: ignore[reportArgumentType]
+    ))  # fmt: skip

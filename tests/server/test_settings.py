@@ -1,0 +1,82 @@
+"""Settings: environment over TOML file over default."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from bay.server import settings
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests do not count."""
+    for name in settings.Settings.model_fields:
+        monkeypatch.delenv(f"BAY_{name.upper()}", raising=False)
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "bay.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_given_beats_the_environment_beats_the_file_beats_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings.load().port == 8700
+    path = toml(tmp_path, "port = 1\nhost = '::1'\n")
+    assert (settings.load(path).port, settings.load(path).host) == (1, "::1")
+    monkeypatch.setenv("BAY_PORT", "2")
+    assert (settings.load(path).port, settings.load(path).host) == (2, "::1")
+    assert settings.load(path, port=3, host=None).port == 3
+    assert settings.load(path, port=None, host=None).host == "::1"
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAY_API_KEY", "")
+    monkeypatch.setenv("BAY_PORT", "")
+    loaded = settings.load()
+    assert (loaded.api_key, loaded.port) == (None, 8700)
+
+
+def test_a_key_is_never_shown_by_printing_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAY_API_KEY", "bay_secret")
+    loaded = settings.load()
+    assert "bay_secret" not in f"{loaded!r} {loaded} {loaded.model_dump_json()}"
+    assert loaded.api_key is not None
+    assert loaded.api_key.get_secret_value() == "bay_secret"
+
+
+def test_profiles_come_from_the_file(tmp_path: Path) -> None:
+    path = toml(tmp_path, "[profiles.big]\ncpus = 4\nmemory_mb = 2048\nenv = {A = 'b'}\nidle_timeout = 5\n")
+    (profile,) = [item.to_profile(name) for name, item in settings.load(path).profiles.items()]
+    assert (profile.id, profile.resources.cpus, profile.resources.memory) == ("big", 4.0, 2 << 30)
+    assert (profile.env, profile.idle_timeout, profile.start) == ({"A": "b"}, 5, "eager")
+
+
+def test_there_is_a_profile_when_nobody_says_anything() -> None:
+    assert list(settings.load().profiles) == ["python-default"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["port = 70000", "port = 'x'", "driver = 'lxd'", "log_level = 'loud'", "start_concurrency = 0", "api_key = ''",
+     "[profiles.x]\nspeed = 9", "[profiles.x]\ncpus = 0", "[profiles.x]\ncapabilities = ['fly']", "max_body_mb = 0",
+     "max_upload_md = 7"],
+)  # fmt: skip
+def test_a_value_or_a_name_that_is_unknown_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValidationError):
+        settings.load(toml(tmp_path, text))
+
+
+def test_a_file_that_is_missing_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        settings.load(tmp_path / "nowhere.toml")
+
+
+def test_a_variable_that_is_no_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAY_PROFILES", "{broken")
+    with pytest.raises(SettingsError):
+        settings.load()

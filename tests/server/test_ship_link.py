@@ -1,0 +1,585 @@
+"""A Ship that lies: whatever it sends, the call ends in time, small, with the right error, on a connection never used again."""
+
+import asyncio
+import gzip
+import json
+import os
+import resource
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+from server_harness import Json, short_dir, until, within
+
+from bay.drivers.base import Endpoint
+from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
+from bay.models import OutputChunk
+from bay.server.ship_link import OutputEnd, ShipLink
+from bay.server.ship_wire import Peer
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "t" * 64
+EXEC_ID = "exec-" + "0" * 24
+EXEC: Json = {
+    "id": EXEC_ID, "argv": ["true"], "pid": 7, "tty": False, "state": "exited", "exit_code": 0, "signal": None,
+    "started_at": "2030-01-01T00:00:00Z", "ended_at": "2030-01-01T00:00:01Z", "output_bytes": 0, "first_offset": 0,
+    "timed_out": False,
+}  # fmt: skip
+META: Json = {"version": "1", "protocol": 1, "capabilities": []}
+DEADLINE_S = 0.5
+
+Script = Callable[["Liar", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Liar:
+    """A server on a Unix socket that answers as its script says."""
+
+    path: Path
+    script: Script
+    connections: int = 0
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Bay has dropped the connection."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    def peer(self, **changes: Any) -> Peer:
+        endpoint = Endpoint(
+            socket_path=str(self.path), **{"peer_uid": os.getuid(), "peer_pid": os.getpid(), **changes}
+        )
+        return Peer(session_id="sess-1", endpoint=endpoint, token=TOKEN)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            await self.script(self, reader, writer)
+            await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # Bay went away, or the test is over
+        finally:
+            self.closed.set()
+            writer.transport.abort()
+
+    async def aclose(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks)
+        await asyncio.sleep(0)  # aborted transports close on the next turn
+
+
+@pytest.fixture
+async def lie() -> AsyncGenerator[Callable[[Script], Awaitable[Liar]]]:
+    servers: list[asyncio.Server] = []
+    liars: list[Liar] = []
+    with short_dir() as directory, blockbuster_ctx(["bay.server"]):
+
+        async def start(script: Script) -> Liar:
+            liar = Liar(directory / "ship.sock", script)
+            liars.append(liar)
+            servers.append(await asyncio.start_unix_server(liar.serve, liar.path))
+            return liar
+
+        yield start
+        for server in servers:
+            server.close()
+        for liar in liars:
+            await liar.aclose()
+
+
+@pytest.fixture
+async def link() -> AsyncGenerator[ShipLink]:
+    made = ShipLink(deadline_s=DEADLINE_S, transfer_s=DEADLINE_S)
+    yield made
+    made.close()
+    await asyncio.sleep(0)
+
+
+Lie = Callable[[Script], Awaitable[Liar]]
+
+
+async def request(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+def head(status: str = "200 OK", length: int | None = None, *extra: str, proof: str | None = None) -> bytes:
+    proof = (
+        Peer(session_id="", endpoint=Endpoint(socket_path=""), token=TOKEN).proof if proof is None else proof
+    )
+    lines = [f"HTTP/1.1 {status}", f"X-Ship-Session: {proof}", *extra]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def whole(body: bytes | Json, status: str = "200 OK", *extra: str) -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return head(status, len(data), *extra) + data
+
+
+def saying(*pieces: bytes, close: bool = False) -> Script:
+    async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        for piece in pieces:
+            writer.write(piece)
+        await writer.drain()
+        if close:
+            writer.close()
+
+    return script
+
+
+def for_ever(first: bytes, piece: bytes, *, pause: float = 0) -> Script:
+    async def script(liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(first)
+        while not writer.is_closing():
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    return script
+
+
+# The honest case, so that the lies below are seen to be the reason
+
+
+async def test_an_honest_answer_is_taken_and_its_connection_used_again(lie: Lie, link: ShipLink) -> None:
+    async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked = await request(reader)
+            assert b"authorization: bearer " + TOKEN.encode() in asked.lower()
+            assert b"accept-encoding: identity" in asked.lower()
+            writer.write(whole(META))
+
+    liar = await lie(script)
+    for _ in range(3):
+        assert (await within(link.meta(liar.peer()))).version == "1"
+    assert liar.connections == 1
+    assert not link.busy("sess-1")
+    link.forget("sess-1")
+    await within(liar.closed.wait())
+
+
+async def test_calls_at_once_have_connections_of_their_own_and_few_are_kept(lie: Lie, link: ShipLink) -> None:
+    go = asyncio.Event()
+
+    async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        await go.wait()
+        writer.write(whole(META))
+
+    liar = await lie(script)
+    calls = [asyncio.create_task(link.meta(liar.peer())) for _ in range(20)]
+    await until(lambda: liar.connections == 20)
+    assert link.busy("sess-1")
+    go.set()
+    await within(asyncio.gather(*calls))
+    assert len(link._idle["sess-1"]) == 8
+    link.close()
+    assert link._idle == {}
+
+
+# Who is there
+
+
+async def test_nobody_is_there(link: ShipLink) -> None:
+    peer = Peer(session_id="s", endpoint=Endpoint(socket_path="/nowhere/ship.sock"), token=TOKEN)
+    with pytest.raises(ShipError, match="not reachable"):
+        await within(link.meta(peer))
+    assert not link.busy("s")
+
+
+async def test_a_link_at_the_path_is_not_followed(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(saying(whole(META)))
+    trap = liar.path.with_name("trap.sock")
+    trap.symlink_to(liar.path)
+    with pytest.raises(ShipError):
+        await within(link.meta(at(trap)))
+    assert liar.connections == 0
+
+
+def at(path: Path) -> Peer:
+    return Peer(session_id="sess-1", endpoint=Endpoint(socket_path=str(path)), token=TOKEN)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "fifo", "dead socket"])
+async def test_what_is_no_live_socket_is_not_talked_to(lie: Lie, link: ShipLink, kind: str) -> None:
+    liar = await lie(saying())
+    path = liar.path.with_name("other")
+    match kind:
+        case "file":
+            path.touch()
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(path))
+    with pytest.raises(ShipError):
+        await within(link.meta(at(path)))
+
+
+@pytest.mark.parametrize("wrong", [{"peer_uid": 4242}, {"peer_pid": 1}])
+async def test_another_process_than_ship_is_not_talked_to(
+    lie: Lie, link: ShipLink, wrong: dict[str, int]
+) -> None:
+    async def script(_liar: Liar, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""  # the token was not shown
+
+    liar = await lie(script)
+    with pytest.raises(ShipError, match="is not its Ship"):
+        await within(link.meta(liar.peer(**wrong)))
+    await within(liar.closed.wait())
+
+
+# What it says to any call
+
+PROOF_OF_ANOTHER = "0" * 32
+LIES: dict[str, tuple[Script, type[BayError]]] = {
+    "wrong proof": (saying(head(length=2, proof=PROOF_OF_ANOTHER) + b"{}"), ShipError),
+    "no proof": (saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), ShipError),
+    "error with the wrong proof": (saying(head("404 Not Found", 2, proof=PROOF_OF_ANOTHER) + b"{}"), ShipError),
+    "garbage": (saying(b"\x00\xff garbage\r\n\r\n"), ShipError),
+    "another protocol": (saying(b"SSH-2.0-OpenSSH_9.2\r\n"), Timeout),
+    "nothing, then closed": (saying(close=True), ShipError),
+    "half a head, then closed": (saying(b"HTTP/1.1 200 OK\r\nX-Sh", close=True), ShipError),
+    "half a body, then closed": (saying(head(length=100) + b'{"a":', close=True), ShipError),
+    "half a chunk, then closed": (
+        saying(head("200 OK", None, "Transfer-Encoding: chunked") + b"ff\r\nabc", close=True),
+        ShipError,
+    ),
+    "silence": (saying(), Timeout),
+    "drip of a head": (for_ever(b"HTTP/1.1 200 OK\r\n", b"X", pause=0.01), Timeout),
+    "drip of a body": (for_ever(head(length=10**6), b" ", pause=0.01), Timeout),
+    "endless body": (for_ever(head("200 OK", None, "Transfer-Encoding: chunked"), b"1000\r\n" + b" " * 4096 + b"\r\n"), ShipError),
+    "endless head": (for_ever(b"HTTP/1.1 200 OK\r\nX-A: ", b"x" * 4096), ShipError),
+    "endless header lines": (for_ever(b"HTTP/1.1 200 OK\r\n", b"X-A: x\r\n" * 512), ShipError),
+    "10,000 headers": (saying(b"HTTP/1.1 200 OK\r\n" + b"X-Ship: x\r\n" * 10_000 + b"\r\n"), ShipError),
+    "body until close": (for_ever(head(), b" " * 4096), ShipError),
+    "continue for ever": (for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), ShipError),
+    "other protocol offered": (saying(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), ShipError),
+    "redirect": (saying(head("302 Found", 0, "Location: http://169.254.169.254/")), ShipError),
+    "no content": (saying(head("204 No Content")), ShipError),
+    "compressed": (saying(whole(gzip.compress(json.dumps(META).encode()), "200 OK", "Content-Encoding: gzip")), ShipError),
+    "two lengths": (saying(head("200 OK", 2, "Content-Length: 3") + b"{}"), ShipError),
+    "length and chunks": (saying(head("200 OK", 2, "Transfer-Encoding: chunked") + b"{}\r\n"), ShipError),
+    "a length that is none": (saying(head("200 OK", None, "Content-Length: -5")), ShipError),
+    "no JSON": (saying(whole(b"hello")), ShipError),
+    "deep JSON": (saying(whole(b"[" * 100_000)), ShipError),
+    "no UTF-8": (saying(whole(b'{"version": "\xff"}')), ShipError),
+    "other JSON": (saying(whole({"a": 1})), ShipError),
+    "a list": (saying(whole(b"[]")), ShipError),
+    "an error of its own": (saying(whole({"error": {"code": "internal_error", "message": "x"}}, "500 X")), ShipError),
+    "an error that is none": (saying(whole(b"{}", "400 X")), ShipError),
+    "a deep error": (saying(whole(b'{"error":' + b"[" * 100_000, "400 X")), ShipError),
+    "an error in no language": (
+        saying(whole(b'{"error": {"code": "conflict", "message": "\\ud800"}}', "409 X")), ShipError,
+    ),
+    "an endless error": (
+        for_ever(head("500 X", None, "Transfer-Encoding: chunked"), b"1000\r\n" + b" " * 4096 + b"\r\n"), ShipError,
+    ),
+    "an error that is a lie about us": (
+        saying(whole({"error": {"code": "unauthorized", "message": "give me your key"}}, "401 X")), ShipError,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LIES)
+@pytest.mark.parametrize("call", ["meta", "get_exec", "write_file", "delete_file"])
+async def test_a_lie_ends_the_call_in_time_and_its_connection_for_good(
+    lie: Lie, link: ShipLink, what: str, call: str
+) -> None:
+    script, expected = LIES[what]
+    liar = await lie(script)
+    peer = liar.peer()
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "meta": lambda: link.meta(peer),
+        "get_exec": lambda: link.get_exec(peer, EXEC_ID, None),
+        "write_file": lambda: link.write_file(peer, "x", b"content"),
+        "delete_file": lambda: link.delete_file(peer, "x"),
+    }
+    if call == "delete_file" and what in ("no JSON", "deep JSON", "no UTF-8", "other JSON", "a list"):
+        await within(calls[call]())  # nobody reads what a delete answers
+        return
+    if call == "delete_file" and what in ("silence", "another protocol", "drip of a head", "drip of a body"):
+        return  # the same deadline of the wire, two minutes here
+    if call == "get_exec" and what in ("endless body", "body until close"):
+        return  # the same cap, megabytes here
+    before = peak_kib()
+    with pytest.raises(expected):
+        await within(calls[call](), 10)
+    assert peak_kib() - before < 32 * 1024
+    assert not link.busy("sess-1")
+    if what not in KEPT:
+        assert link._idle.get("sess-1", []) == []
+        await within(liar.closed.wait())
+
+
+KEPT = (
+    "no JSON", "deep JSON", "no UTF-8", "other JSON", "a list", "an error of its own", "an error that is none", "a deep error",
+    "an error in no language", "an error that is a lie about us", "redirect", "no content",
+)  # fmt: skip
+"""Well-formed HTTP, whole to the last byte: what it says is refused, the connection is as good as before."""
+
+
+def peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# What it says to one
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "exec-" + "1" * 24}, {"id": "x" * 200}, {"argv": "true"}, {"argv": [1]}, {"pid": 10**30}, {"pid": "x"},
+        {"exit_code": 2**40}, {"signal": -(2**40)}, {"state": "dancing"}, {"started_at": "2030-01-01T00:00:00"},
+        {"started_at": None}, {"started_at": "9999-12-31T23:59:59-23:59"}, {"ended_at": "0001-01-01T00:00:00+23:59"},
+        {"output_bytes": -1}, {"output_bytes": 2**63}, {"first_offset": 1.5},
+        {"timed_out": []}, {"tty": None},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_an_exec_of_the_wrong_form_is_refused(lie: Lie, link: ShipLink, change: Json) -> None:
+    liar = await lie(saying(whole({**EXEC, **change})))
+    with pytest.raises(ShipError):
+        await within(link.get_exec(liar.peer(), EXEC_ID, None))
+
+
+@pytest.mark.parametrize("call", ["run", "get_exec", "kill_exec"])
+async def test_an_answer_about_another_exec_is_refused(lie: Lie, link: ShipLink, call: str) -> None:
+    liar = await lie(saying(whole({**EXEC, "id": "exec-" + "1" * 24}, "201 Created")))
+    calls = {
+        "run": lambda: link.run(liar.peer(), EXEC_ID, {"id": EXEC_ID, "command": "true"}, None),
+        "get_exec": lambda: link.get_exec(liar.peer(), EXEC_ID, None),
+        "kill_exec": lambda: link.kill_exec(liar.peer(), EXEC_ID),
+    }
+    with pytest.raises(ShipError, match="another exec"):
+        await within(calls[call]())
+
+
+@pytest.mark.parametrize(
+    "entry", [{"modified_time": "1e999"}, {"name": "x" * 5000}, {"size": -1}, {"is_dir": None}], ids=str
+)
+async def test_a_directory_of_the_wrong_form_is_refused(lie: Lie, link: ShipLink, entry: Json) -> None:
+    good: Json = {
+        "name": "a",
+        "path": "/a",
+        "is_file": True,
+        "is_dir": False,
+        "size": 1,
+        "modified_time": 1.5,
+    }
+    body = json.dumps({"entries": [{**good, **entry}]}).replace('"1e999"', "1e999").encode()
+    liar = await lie(saying(whole(body)))
+    with pytest.raises(ShipError):
+        await within(link.list_files(liar.peer(), "."))
+
+
+async def test_a_directory_of_more_entries_than_agreed_is_refused(lie: Lie, link: ShipLink) -> None:
+    good: Json = {"name": "a", "path": "/a", "is_file": True, "is_dir": False, "size": 1, "modified_time": 1}
+    liar = await lie(saying(whole({"entries": [good] * 10_001})))
+    with pytest.raises(ShipError):
+        await within(link.list_files(liar.peer(), "."))
+
+
+async def test_a_refusal_in_the_callers_name_is_passed_on_within_bounds(lie: Lie, link: ShipLink) -> None:
+    def refusal(code: str, details: Any) -> Script:
+        return saying(whole({"error": {"code": code, "message": "m" * 5000, "details": details}}, "400 X"))
+
+    for code, kind in (
+        ("file_not_found", FileMissing),
+        ("validation_error", InvalidArgument),
+        ("output_gone", OutputGone),
+    ):
+        liar = await lie(refusal(code, {"first_offset": 7, "path": "x"}))
+        with pytest.raises(kind) as caught:
+            await within(link.get_exec(liar.peer(), EXEC_ID, None))
+        assert caught.value.details == {"first_offset": 7, "path": "x"}
+        assert len(caught.value.message) == 1000
+        assert type(caught.value) is kind
+        link.close()
+        liar.path.unlink()
+    liar = await lie(refusal("conflict", {"nested": {"a": ["deep"]}}))
+    with pytest.raises(ShipError):
+        await within(link.get_exec(liar.peer(), EXEC_ID, None))
+
+
+async def test_bytes_that_nobody_asked_for_spoil_the_connection(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(saying(whole(META) + whole({**META, "version": "smuggled"})))
+    assert (await within(link.meta(liar.peer()))).version == "1"
+    assert link._idle.get("sess-1", []) == []
+
+
+async def test_a_connection_that_ship_closed_meanwhile_is_not_used(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(saying(whole(META), close=True))
+    for count in (1, 2):
+        assert (await within(link.meta(liar.peer()))).version == "1"
+        assert liar.connections == count
+        await within(liar.closed.wait())
+        await until(lambda: not any(wire.is_open() for _, wire in link._idle.get("sess-1", [])))
+        liar.closed.clear()
+
+
+async def test_a_call_that_is_cancelled_drops_its_connection(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(saying())
+    call = asyncio.create_task(link.meta(liar.peer()))
+    await until(lambda: liar.connections == 1)
+    call.cancel()
+    await asyncio.wait([call])
+    await within(liar.closed.wait())
+    assert not link.busy("sess-1")
+
+
+# Output and files as they stream
+
+
+async def collect(link: ShipLink, liar: Liar, *, follow: bool) -> list[OutputChunk | OutputEnd]:
+    async with link.output(liar.peer(), EXEC_ID, 0, follow) as items:
+        return [item async for item in items]
+
+
+CHUNKED = head("200 OK", None, "Transfer-Encoding: chunked")
+LINE = b'{"offset":0,"stream":"stdout","data":"YQ==","t":"2030-01-01T00:00:00Z"}\n'
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"hello\n", b"\n", b"{}\n", b"[]\n", b'{"offset":-1,"stream":"stdout","data":"","t":"2030-01-01T00:00:00Z"}\n',
+     b'{"offset":0,"stream":"nose","data":"","t":"2030-01-01T00:00:00Z"}\n',
+     b'{"offset":0,"stream":"stdout","data":"%","t":"2030-01-01T00:00:00"}\n', b'{"offset":' + b"[" * 9999 + b"\n",
+     b'{"exit_code":99999999999,"signal":null}\n', b'{"error":{"code":"internal_error","message":"x"}}\n', b"\xff\n"],
+    ids=range(11),
+)  # fmt: skip
+async def test_a_line_of_the_wrong_form_ends_the_stream(lie: Lie, link: ShipLink, line: bytes) -> None:
+    liar = await lie(saying(CHUNKED, chunk(LINE), chunk(line)))
+    with pytest.raises(ShipError):
+        await within(collect(link, liar, follow=True))
+    await within(liar.closed.wait())
+
+
+async def test_a_line_without_end_is_cut(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(for_ever(CHUNKED, chunk(b"x" * 65536)))
+    before = peak_kib()
+    with pytest.raises(ShipError, match="line"):
+        await within(collect(link, liar, follow=True))
+    assert peak_kib() - before < 32 * 1024
+    await within(liar.closed.wait())
+
+
+async def test_output_that_breaks_off_is_not_taken_for_whole(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(saying(CHUNKED, chunk(LINE), close=True))
+    with pytest.raises(ShipError):
+        await within(collect(link, liar, follow=True))
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_output_whose_head_never_comes_times_out(lie: Lie, link: ShipLink, follow: bool) -> None:
+    liar = await lie(saying())
+    with pytest.raises(Timeout):
+        await within(collect(link, liar, follow=follow))
+    await within(liar.closed.wait())
+
+
+async def test_output_that_is_not_followed_has_a_deadline_and_followed_may_be_silent(
+    lie: Lie, link: ShipLink
+) -> None:
+    go = asyncio.Event()
+
+    async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(CHUNKED + chunk(LINE))
+        await go.wait()
+        writer.write(chunk(b'{"exit_code":0,"signal":null}\n') + b"0\r\n\r\n")
+
+    liar = await lie(script)
+    following = asyncio.create_task(collect(link, liar, follow=True))
+    with pytest.raises(Timeout):
+        await within(collect(link, liar, follow=False))
+    go.set()
+    items = await within(following)
+    assert items[-1] == OutputEnd(exit_code=0, signal=None)
+
+
+async def test_an_endless_stream_is_read_no_faster_than_its_reader(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(for_ever(CHUNKED, chunk(LINE * 500)))
+    before = peak_kib()
+    async with link.output(liar.peer(), EXEC_ID, 0, True) as items:
+        for _ in range(2000):
+            await within(anext(items))
+    assert peak_kib() - before < 32 * 1024
+    await within(liar.closed.wait())
+
+
+async def test_a_download_is_handed_on_as_it_comes_and_one_that_breaks_off_fails(
+    lie: Lie, link: ShipLink
+) -> None:
+    liar = await lie(saying(head(length=100) + b"x" * 40, close=True))
+
+    async def download() -> int:
+        async with link.download(liar.peer(), "x") as (chunks, size):
+            assert size == 100
+            return sum([len(piece) async for piece in chunks])
+
+    with pytest.raises(ShipError):
+        await within(download())
+
+
+async def test_a_compressed_download_is_refused(lie: Lie, link: ShipLink) -> None:
+    liar = await lie(saying(whole(gzip.compress(b"x" * 10**6), "200 OK", "Content-Encoding: gzip")))
+    with pytest.raises(ShipError):
+        async with link.download(liar.peer(), "x"):
+            raise AssertionError("it was taken")
+
+
+async def test_an_upload_that_ship_does_not_take_times_out(lie: Lie, link: ShipLink) -> None:
+    async def script(_liar: Liar, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        await asyncio.Event().wait()
+
+    liar = await lie(script)
+
+    async def body() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    before = peak_kib()
+    with pytest.raises(Timeout):
+        await within(link.write_file(liar.peer(), "x", body()))
+    assert peak_kib() - before < 32 * 1024
+
+
+async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: ShipLink) -> None:
+    """As Ship does on a full disk: the answer comes while the body is still on its way."""
+
+    async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        refusal = {"error": {"code": "storage_full", "message": "the disk is full"}}
+        writer.write(whole(refusal, "507 X", "Connection: close"))
+        await writer.drain()
+        writer.close()
+
+    liar = await lie(script)
+
+    async def body() -> AsyncGenerator[bytes]:
+        for _ in range(200):
+            yield b"x" * 65536
+            await asyncio.sleep(0)
+
+    with pytest.raises(BayError) as caught:
+        await within(link.write_file(liar.peer(), "x", body()))
+    assert caught.value.code in ("storage_full", "ship_error")
+    assert not link.busy("sess-1")
