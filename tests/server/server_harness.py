@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from bay.clock import ManualClock
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
+from bay.ids import is_id
 from bay.server import main
-from bay.server.app import Bay, build_app
+from bay.server.app import Bay, build_app, instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord, Scope, SessionRecord
@@ -149,10 +150,12 @@ async def world(root: Path, driver: FakeDriver | None = None, **given: Any) -> A
 
 async def clear(root: Path) -> None:
     """End every session below `root`, whoever started it."""
-    driver = FakeDriver(run_dir=root / "run")
-    await driver.open()
-    for owned in [o async for o in driver.list_owned()]:
-        await within(driver.destroy(Handle(driver="fake", session_id=owned.session_id)))
+    # `bay serve` puts a directory with the mark of its data directory between; that one is no session.
+    for run_dir in (root / "run" / instance_of(root / "data"), root / "run"):
+        driver = FakeDriver(run_dir=run_dir)
+        await driver.open()
+        for owned in [o async for o in driver.list_owned() if is_id(o.session_id)]:
+            await within(driver.destroy(Handle(driver="fake", session_id=owned.session_id)))
 
 
 async def within(what: Awaitable[T], seconds: float = WAIT_S) -> T:

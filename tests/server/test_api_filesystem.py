@@ -81,8 +81,8 @@ async def test_what_is_missing_is_404_everywhere(alice: httpx.AsyncClient, base:
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("", "empty_path"), ("/etc/passwd", "absolute_path"), ("../x", "path_traversal"), ("..", "path_traversal"),
-     ("a/../../x", "path_traversal"), ("a\0b", "null_byte"), ("//etc", "absolute_path")],
+    [("", "empty_path"), ("/nowhere/secret", "absolute_path"), ("../x", "path_traversal"), ("..", "path_traversal"),
+     ("a/../../x", "path_traversal"), ("a\0b", "null_byte"), ("//nowhere", "absolute_path")],
 )  # fmt: skip
 async def test_a_path_that_leaves_the_workspace_is_refused_before_anything_starts(
     bay: World, alice: httpx.AsyncClient, path: str, reason: str
