@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_harness import Served, World, clear, served, short_dir, world
+from server_harness import Served, World, clear, served, ships, short_dir, world
 
 from bay.server import logs
 
@@ -18,9 +18,10 @@ def quiet_logs() -> None:
 
 @pytest.fixture
 def root() -> Generator[Path]:
-    """A short temporary directory."""
+    """A short temporary directory, in which no session may be left running."""
     with short_dir() as path:
         yield path
+        assert ships(path) == []
 
 
 @pytest.fixture

@@ -158,6 +158,19 @@ async def clear(root: Path) -> None:
             await within(driver.destroy(Handle(driver="fake", session_id=owned.session_id)))
 
 
+def ships(root: Path) -> list[int]:
+    """Processes that run a Ship of a session below `root`."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if f"SHIP_SOCKET={root}/".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
 async def within(what: Awaitable[T], seconds: float = WAIT_S) -> T:
     """`what`, or a failure when it takes longer."""
     async with asyncio.timeout(seconds):

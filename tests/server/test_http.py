@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_harness import Json, clear, create, shell, short_dir, within, world
+from server_harness import Json, clear, create, shell, ships, short_dir, within, world
 from serving import KEY, WAIT_S, Server, environment, read_line, run_to_its_end, serving, talk
 
 from bay.drivers.fake import FakeDriver
@@ -349,10 +349,10 @@ async def test_a_bay_killed_at_any_step_of_a_start_leaves_one_session_after_the_
             alice = await bay.client()
             assert (await shell(alice, sandbox_id, "echo alive"))["output"] == "alive\n"
             assert await bay.sql("SELECT count(*) FROM sessions") == [(1,)]
-            assert len(_ships(root)) == 1
+            assert len(ships(root)) == 1
             assert (await alice.delete(f"/v1/sandboxes/{sandbox_id}")).status_code == 204
             assert await bay.owned() == set()
-        assert _ships(root) == []
+        assert ships(root) == []
         assert list((root / "data" / "cargo").iterdir()) == []
     finally:
         await clear(root)
@@ -367,7 +367,7 @@ async def test_what_no_row_owns_is_removed_by_the_next_start(root: Path, step: s
             (root / "data" / name).unlink(missing_ok=True)
         async with world(root) as bay:
             assert await bay.owned() == set()
-        assert _ships(root) == []
+        assert ships(root) == []
         assert list((root / "data" / "cargo").iterdir()) == []
     finally:
         await clear(root)
@@ -391,19 +391,6 @@ def _killed_at(root: Path, step: str) -> str:
             process.wait(WAIT_S)
     assert sandbox_id.startswith("sandbox-")
     return sandbox_id
-
-
-def _ships(root: Path) -> list[int]:
-    """Processes that run a Ship of a session below `root`."""
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if f"SHIP_SOCKET={root}/".encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 async def test_a_bay_that_ends_during_a_start_goes_on_with_it_the_next_time(root: Path) -> None:
@@ -462,9 +449,9 @@ def test_a_signal_ends_it_also_while_a_client_follows_output(root: Path) -> None
             assert running.process.wait(WAIT_S) == 0
             assert time.monotonic() - began < 12
             follower.join(WAIT_S)
-    assert len(_ships(root)) == 1  # and the sandbox goes on
+    assert len(ships(root)) == 1  # and the sandbox goes on
     asyncio.run(clear(root))
-    assert _ships(root) == []
+    assert ships(root) == []
 
 
 def _drain(items: Iterator[str]) -> None:
