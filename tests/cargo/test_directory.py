@@ -25,6 +25,12 @@ async def test_a_cargo_is_closed_to_other_users_and_owned_by_the_sandboxs_user(c
     assert os.geteuid() != 0 or cargo.path(cargo_id).stat().st_uid == 1000
 
 
+async def test_a_directory_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> None:
+    (tmp_path / "cargo").mkdir(mode=0o755)
+    await DirectoryCargo(tmp_path / "cargo").open()
+    assert (tmp_path / "cargo").stat().st_mode & 0o777 == 0o700
+
+
 async def test_making_a_cargo_again_keeps_its_files(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)

@@ -69,6 +69,7 @@ NEVER = [
     "ustat",
     "vhangup",
     "vm86",
+    "io_setup",
     "io_uring_enter",
     "io_uring_register",
 ]

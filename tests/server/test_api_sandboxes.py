@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, create, shell, until, within
 
+from bay.clock import to_rfc3339
 from bay.drivers.base import Handle
 from bay.store import cargos
 
@@ -546,15 +548,17 @@ async def test_extend_ttl_refuses_what_it_must(bay: World, alice: httpx.AsyncCli
     assert_error(most, 422, "validation_error")
 
 
-async def test_keepalive_pushes_the_idle_clock_and_starts_nothing(
-    bay: World, alice: httpx.AsyncClient
+@pytest.mark.parametrize("idle_timeout", [3, 98])
+async def test_keepalive_pushes_the_idle_clock_however_little_and_starts_nothing(
+    bay: World, alice: httpx.AsyncClient, idle_timeout: int
 ) -> None:
-    made = await create(alice, idle_timeout=3)
+    made = await create(alice, idle_timeout=idle_timeout)
     bay.clock.advance(2)
     answer = await alice.post(f"/v1/sandboxes/{made['id']}/keepalive")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     shown = await get(alice, made["id"])
-    assert (shown["idle_expires_at"], shown["compute"]) == ("2030-01-01T00:00:05.000000Z", "cold")
+    pushed = to_rfc3339(bay.clock() + timedelta(seconds=idle_timeout))
+    assert (shown["idle_expires_at"], shown["compute"]) == (pushed, "cold")
 
 
 async def test_an_idle_sandbox_gives_its_compute_back(bay: World, alice: httpx.AsyncClient) -> None:
@@ -608,6 +612,26 @@ async def test_a_call_under_way_keeps_its_sandbox_awake(bay: World, alice: httpx
     await bay.bay.sweep.sweep()
     (bay.workspace(made) / "go").write_text("went\n")
     assert (await within(call))["output"] == "went\n"
+
+
+async def test_an_upload_under_way_keeps_its_sandbox_awake(bay: World, alice: httpx.AsyncClient) -> None:
+    made = await create(alice, idle_timeout=100, wait=15)
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"one"
+        begun.set()
+        await go.wait()
+        yield b"two"
+
+    caller = bay.bay.keys.authenticate(alice.headers["authorization"])
+    upload = asyncio.create_task(bay.app.state.services.files.write(caller, made["id"], "file", body()))
+    await within(begun.wait())
+    bay.clock.advance(1000)
+    await bay.bay.sweep.sweep()
+    go.set()
+    assert (await within(upload))[1] == 6
+    assert (await get(alice, made["id"]))["compute"] == "running"
 
 
 async def test_a_sandbox_without_idle_timeout_is_never_stopped(bay: World, alice: httpx.AsyncClient) -> None:

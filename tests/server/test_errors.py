@@ -94,6 +94,18 @@ async def test_two_authorization_headers_are_refused(bay: World) -> None:
     assert_error(await client.get("/v1/sandboxes", headers=headers), 400, "validation_error")
 
 
+async def test_a_body_with_two_ends_is_refused_whatever_the_parser_lets_through(
+    alice: httpx.AsyncClient,
+) -> None:
+    headers = {"Content-Length": "2", "Transfer-Encoding": "chunked", "Content-Type": "application/json"}
+    assert_error(await alice.post("/v1/sandboxes", content=b"{}", headers=headers), 400, "validation_error")
+    for length in ("-1", "0x2", "2, 2", "9" * 19, "\u0662".encode().decode("latin-1")):
+        answer = await alice.post(
+            "/v1/sandboxes", content=b"{}", headers={b"Content-Length": length.encode("latin-1")}
+        )
+        assert_error(answer, 400, "validation_error")
+
+
 async def test_a_read_key_reads_and_does_nothing_else(bay: World, alice: httpx.AsyncClient) -> None:
     made = await create(alice)
     reader = await bay.client("alice", "read")

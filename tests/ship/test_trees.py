@@ -101,7 +101,7 @@ def test_another_exec_survives_a_timeout(ship: Ship) -> None:
 def test_a_child_without_ships_mark_is_found_by_its_parents_and_session(ship: Ship) -> None:
     bare = "env -i sleep 600"
     ended = ship.run(
-        f"{bare} & setsid {bare} & (setsid sh -c '({bare} &); exec sleep 600' &); exec {bare}", timeout_s=0.3
+        f"{bare} & setsid {bare} & (setsid sh -c '({bare} &); exec sleep 600' &); exec {bare}", timeout_s=2
     )
     assert ended.json["timed_out"] is True
     assert eventually(lambda: not descendants(ship.pid))

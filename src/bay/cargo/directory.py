@@ -27,6 +27,7 @@ class DirectoryCargo:
 
     async def open(self) -> None:
         await asyncio.to_thread(self._root.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(self._root.chmod, 0o700)  # a copy or a restore may have opened it
 
     async def create(self, cargo_id: str) -> None:
         await asyncio.to_thread(self._create, cargo_id)

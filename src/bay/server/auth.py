@@ -13,6 +13,7 @@ from bay.store import keys
 from bay.store.engine import Store
 from bay.store.records import ApiKey, Scope
 
+_GIVEN = "BAY_API_KEY"
 _RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -55,7 +56,7 @@ class Keys:
         """
         if given is not None:
             if hash_secret(given) not in self._by_hash:
-                await self.add("admin", "BAY_API_KEY", "admin", given)
+                await self._replace_given(given)
             return None
         async with self._store.read() as db:
             if await keys.any_admin(db):
@@ -64,6 +65,13 @@ class Keys:
         # The file first: a crash between the two leaves a key that opens nothing, not a Bay without a known key.
         _write_private(key_file, secret + "\n")
         return await self.add("admin", "first", "admin", secret)
+
+    async def _replace_given(self, given: str) -> None:
+        """Another BAY_API_KEY than before: the one before was given up, perhaps because it leaked."""
+        async with self._store.write() as db:
+            await keys.remove_named(db, _GIVEN)
+        await self.add("admin", _GIVEN, "admin", given)
+        await self.open()
 
     async def add(self, owner: str, name: str, scope: Scope, secret: str | None = None) -> str:
         """Make a key for `owner` and return its secret, which is stored nowhere."""

@@ -28,6 +28,8 @@ log = structlog.get_logger("bay.http")
 OPEN_PATHS = frozenset(
     ("/health", "/v1/profiles", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 )
+_READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_SMALL_BODY = 1 << 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -72,12 +74,22 @@ class Edge:
         """Check the head of the request and name its caller; returns the body, limited."""
         _check_framing(headers)
         if scope["path"] not in OPEN_PATHS:
-            scope["state"]["caller"] = self._keys.authenticate(headers.one("authorization"))
-        limit = self._max_upload_bytes if scope["path"].endswith("/upload") else self._max_body_bytes
+            caller = self._keys.authenticate(headers.one("authorization"))
+            if scope["method"] not in _READING:
+                caller.require("write")  # before a byte of the body is read
+            scope["state"]["caller"] = caller
+        limit = self._limit_of(scope["path"])
         length = headers.one("content-length")
         if length is not None and int(length) > limit:
             raise _too_large(limit)
         return _limited(receive, limit)
+
+    def _limit_of(self, path: str) -> int:
+        """Bytes the body may have. JSON costs a multiple of its size to parse, so only what carries files is large."""
+        if path.endswith("/upload"):
+            return self._max_upload_bytes
+        large = path.endswith(("/files", "/execs"))
+        return self._max_body_bytes if large else min(_SMALL_BODY, self._max_body_bytes)
 
 
 class _Headers:

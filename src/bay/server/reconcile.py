@@ -345,6 +345,7 @@ class Reconciler:
         now = self._clock()
         async with self._store.write() as db:
             await sandboxes.change(db, sandbox.id, deleted_at=now, env={})
+            await execs.remove_all(db, sandbox.id)
             if managed:
                 await cargos.change(db, cargo.id, deleted_at=now)
             await events.add(db, sandbox, "sandbox.deleted", now)

@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     expired_retention: int = Field(
         60, ge=0, description="seconds an expired sandbox is still shown before it is removed"
     )
-    max_body_mb: int = Field(64, ge=1, description="largest request body but uploads, MiB")
+    max_body_mb: int = Field(
+        16, ge=1, description="largest JSON body that carries a file or stdin, MiB; others may have 1 MiB"
+    )
     max_upload_mb: int = Field(4096, ge=1, description="largest upload, MiB")
     max_file_mb: int = Field(16, ge=1, description="largest file that `filesystem/files` reads as JSON, MiB")
     profiles: dict[str, ProfileSettings] = Field(

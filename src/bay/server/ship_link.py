@@ -351,11 +351,15 @@ def _parse_line(line: bytes) -> OutputChunk | OutputEnd:
 
 
 async def _lines(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    rest = b""
+    rest = bytearray()
     async for chunk in chunks:
-        *complete, rest = (rest + chunk).split(b"\n")
-        for line in complete:
-            yield line
+        # Only what is new is searched: a long line in tiny pieces would cost its square otherwise.
+        head, newline, tail = chunk.partition(b"\n")
+        rest += head
+        while newline:
+            yield bytes(rest)
+            head, newline, tail = tail.partition(b"\n")
+            rest = bytearray(head)
         if len(rest) > _LINE:
             raise ShipError(f"the sandbox's runtime sent a line of more than {_LINE} bytes")
 

@@ -8,7 +8,7 @@ h11 parses; rejected: httpx, whose timeouts are per read and which decodes compr
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import h11
 
@@ -26,7 +26,7 @@ class Peer:
 
     session_id: str
     endpoint: Endpoint
-    token: str
+    token: str = field(repr=False)
 
     @property
     def proof(self) -> str:

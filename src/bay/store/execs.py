@@ -38,6 +38,11 @@ async def remove(db: AsyncConnection, sandbox_id: str, exec_id: str) -> None:
     await db.execute(delete(execs).where(execs.c.sandbox_id == sandbox_id, execs.c.id == exec_id))
 
 
+async def remove_all(db: AsyncConnection, sandbox_id: str) -> None:
+    """Forget every exec of a sandbox that is being removed: their command lines may hold secrets."""
+    await db.execute(delete(execs).where(execs.c.sandbox_id == sandbox_id))
+
+
 async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec, str] | None:
     """The exec and the id of the session it ran in."""
     query = select(execs.c.session_id, *_COLUMNS)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import ApiKey
@@ -17,6 +17,11 @@ async def add(db: AsyncConnection, key: ApiKey) -> None:
             created_at=key.created_at, expires_at=key.expires_at, revoked_at=key.revoked_at,
         )
     )  # fmt: skip
+
+
+async def remove_named(db: AsyncConnection, name: str) -> None:
+    """Forget every key of that name; one that is given again later is a new one."""
+    await db.execute(delete(keys).where(keys.c.name == name))
 
 
 async def all_valid(db: AsyncConnection, now: datetime) -> list[ApiKey]:

@@ -1,6 +1,6 @@
 """The facts as they are stored. What a user sees of them is computed in `bay.server.lifecycle`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -26,7 +26,7 @@ class SessionRecord:
     generation: int
     driver: str
     phase: Phase
-    token: str
+    token: str = field(repr=False)
     handle: dict[str, Any] | None
     """What the driver last yielded, as JSON."""
     end_reason: str | None
@@ -47,7 +47,7 @@ class SandboxRecord:
     image: str
     isolation: str
     cargo_id: str
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     labels: dict[str, str]
     target: Target
     generation: int
@@ -81,7 +81,7 @@ class ApiKey:
     id: str
     owner: str
     name: str
-    hash: str
+    hash: str = field(repr=False)
     scope: Scope
     created_at: datetime
     expires_at: datetime | None

@@ -38,6 +38,7 @@ from bay.drivers.threads import in_new_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 
 _READY_S = 15.0
+_KILL_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class OciDriver:
                     await wait_readable(pidfd)
             except TimeoutError:
                 send_signal(pidfd, signal.SIGKILL)
-                await wait_readable(pidfd)
+                await _wait_killed(pidfd, handle.session_id)
 
     async def destroy(self, handle: Handle) -> None:
         """See `Driver.destroy`. Waits for a start of the same session that a killed Bay left under way."""
@@ -289,6 +290,16 @@ class OciDriver:
         }
         found = self._layout.session_ids() | cgroups.children(self._cgroup) | claimed
         return [(session_id, self._layout.session(session_id).sandbox_id()) for session_id in sorted(found)]
+
+
+async def _wait_killed(pidfd: int, session_id: str) -> None:
+    try:
+        async with asyncio.timeout(_KILL_S):
+            await wait_readable(pidfd)
+    except TimeoutError:
+        raise DriverUnavailable(
+            f"session {session_id} does not end within {_KILL_S:g} s of its kill"
+        ) from None
 
 
 def _rootfs(workspace: Path, places: SessionPlaces, shared: _Shared) -> Rootfs:

@@ -161,9 +161,18 @@ def _mounts(resources: Resources) -> list[dict[str, Any]]:
     half = resources.memory // 2  # what lies in a tmpfs is charged to the session's memory as well
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        # Pseudo-terminals are counted for the whole host as well, hence `max`.
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"),
         _mount(
-            "/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+            "/dev/pts",
+            "devpts",
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "max=128",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
         ),
         _mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={half}"),  # noqa: S108 - inside
         _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),

@@ -22,6 +22,7 @@ router = APIRouter(
 )
 
 Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, pattern=r"^[^\x00]*$")]
+_MOST_ARGV = 256 * 1024
 Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 
 
@@ -48,6 +49,8 @@ class CreateExec(BaseModel):
     def _one_of_each(self) -> "CreateExec":
         if (self.command is None) == (self.argv is None):
             raise ValueError("give either command or argv")
+        if sum(map(len, self.argv or [])) > _MOST_ARGV:
+            raise ValueError(f"argv has more than {_MOST_ARGV} characters; send data by stdin or a file")
         if self.stdin is not None and self.stdin_base64 is not None:
             raise ValueError("give stdin or stdin_base64, not both")
         return self
