@@ -15,6 +15,7 @@ from bay.server.auth import Caller
 from bay.server.services.execs import Execs, NewExec
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
+from bay.server.sweep import Sweep
 
 pytestmark = pytest.mark.anyio
 KEY = {"Idempotency-Key": "once"}
@@ -24,6 +25,9 @@ class Unreachable(ShipLink):
     """A link that breaks before Ship hears of the exec."""
 
     async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+        raise ShipError("the connection to the sandbox's runtime broke")
+
+    async def list_execs(self, peer: Peer) -> list[Exec]:
         raise ShipError("the connection to the sandbox's runtime broke")
 
 
@@ -69,6 +73,17 @@ async def test_a_call_that_broke_off_before_ship_heard_of_it_is_made_good_by_its
     assert (await shell(alice, box, "cat log"))["output"] == "ran\n"
 
 
+async def test_a_repeat_that_comes_late_runs_nothing_a_second_time(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    await break_off(bay, box, ("touch", "ran"))
+    bay.clock.advance(31)  # by now Ship could have run it and forgotten it
+    body = {"argv": ["touch", "ran"]}
+    answer = await alice.post(f"/v1/sandboxes/{box}/execs", params={"wait": 10}, json=body, headers=KEY)
+    assert (answer.status_code, answer.json()["state"]) == (201, "lost")
+    assert (await shell(alice, box, "ls"))["output"] == ""
+
+
 async def test_an_exec_that_ship_never_heard_of_is_lost_after_a_while(
     bay: World, alice: httpx.AsyncClient, box: str
 ) -> None:
@@ -89,3 +104,14 @@ async def test_what_ship_refuses_leaves_no_exec_and_the_call_may_be_made_again(
     await shell(alice, box, "mkdir missing")
     answer = await alice.post(path, params={"wait": 10}, json=body, headers=KEY)
     assert answer.json()["stdout"].endswith("/missing\n")
+
+
+async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, idle_timeout=10, wait=15)
+    await alice.post(f"/v1/sandboxes/{made['id']}/execs", json={"argv": ["sleep", "1000"]})
+    bay.clock.advance(11)
+    queue = bay.bay.reconciler.queue
+    await Sweep(store=bay.bay.store, queue=queue, link=Unreachable(), clock=bay.clock).sweep()
+    assert (await bay.record(made["id"])).target == "running"

@@ -143,9 +143,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(
-            _BACKLOG
-        )  # now and not by uvicorn: only this tells that the port is taken for certain
+        # Now and not by uvicorn: only this tells for certain that the port is taken.
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise Conflict(

@@ -189,11 +189,6 @@ class ShipLink:
         async with self._open(peer, "DELETE", "/files", {"path": path}, deadline_s=120) as (wire, _):
             await _collect(wire.body(), _SMALL)
 
-    async def read_file(self, peer: Peer, path: str, cap: int) -> bytes:
-        """A whole file of at most `cap` bytes. Raises ShipError when it is larger."""
-        async with self.download(peer, path) as (chunks, _size):
-            return await _collect(chunks, cap)
-
     @asynccontextmanager
     async def download(
         self, peer: Peer, path: str

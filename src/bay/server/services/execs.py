@@ -63,7 +63,8 @@ class Execs:
         call = f"POST /v1/sandboxes/{awake.sandbox.id}/execs"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
         planned = await self._plan(awake, checked, request)
-        if planned.state != "running":
+        if planned.state != "running" or self._clock() - planned.started_at >= _TOLD_WITHIN:
+            # An earlier call's, and no longer in doubt: Ship may have forgotten it, and must not run it again.
             return await self.get(caller, awake.sandbox.id, planned.id, wait_s)
         return await self._run(awake, planned, checked, wait_s, is_repeatable=request is not None)
 

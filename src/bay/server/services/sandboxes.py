@@ -84,8 +84,9 @@ class Sandboxes:
         profile = self._profile(new)
         try:
             async with self._store.write() as db:
-                sandbox = await self._earlier(db, request) or await self._insert(db, caller, new, profile)
-                if request and not await request.earlier(db):
+                earlier = await self._earlier(db, request)
+                sandbox = earlier or await self._insert(db, caller, new, profile)
+                if request and earlier is None:
                     await request.claim(db, sandbox.id, to_wire(sandbox), self._clock())
         except IntegrityError as error:
             raise Conflict(
