@@ -25,6 +25,7 @@ async def remove(*trees: Path) -> None:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     if process.returncode:
         raise DriverUnavailable(
             f"{trees[0]} cannot be removed: {said[-500:].decode(errors='replace').strip()}"

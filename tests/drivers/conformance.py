@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from driver_harness import Bench, call, endpoint_of, host_fingerprint, run
+from driver_harness import Answer, Bench, call, endpoint_of, host_fingerprint, run
 
 from bay.drivers.base import Exited, Gone, Handle, Paused, Running, SessionSpec
 from bay.drivers.health import check_health
@@ -71,6 +71,56 @@ async def test_pause_and_resume_twice_are_as_good_as_once(bench: Bench) -> None:
         for _ in range(2):
             await bench.driver.resume(handle)
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_pausing_what_has_ended_or_never_was_changes_nothing(bench: Bench) -> None:
+    async with bench.session() as handle:
+        await bench.driver.stop(handle, grace_s=0)
+        for ended in (handle, bench.handle(handle.session_id), bench.handle("sess-never")):
+            seen = await bench.driver.observe(ended)
+            await bench.driver.pause(ended)
+            await bench.driver.resume(ended)
+            assert await bench.driver.observe(ended) == seen
+
+
+async def test_the_session_id_alone_is_enough_to_pause_and_to_resume(bench: Bench) -> None:
+    async with bench.session() as handle:
+        await bench.driver.pause(bench.handle(handle.session_id))
+        assert isinstance(await bench.driver.observe(handle), Paused)
+        await bench.driver.resume(bench.handle(handle.session_id))
+        assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_a_command_goes_on_after_a_pause_and_nothing_it_wrote_is_lost(bench: Bench) -> None:
+    spec = bench.spec()
+    handle = await bench.start(spec)
+    command = "echo before; touch begun; until [ -e go ]; do sleep 0.01; done; echo after"
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run(handle, command))
+        await run(handle, "until [ -e begun ]; do sleep 0.01; done")
+        await bench.driver.pause(handle)
+        (spec.workspace / "go").touch()
+        assert not running.done()
+        await bench.driver.resume(handle)
+    assert running.result() == Answer(0, "before\nafter\n", "")
+
+
+async def test_a_first_process_that_is_killed_while_paused_is_seen_to_end_once_resumed(bench: Bench) -> None:
+    async with bench.session() as handle, asyncio.TaskGroup() as tasks:
+        await bench.driver.pause(handle)
+        waiting = tasks.create_task(bench.driver.wait(handle))
+        pid = endpoint_of(handle).peer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await bench.driver.resume(handle)
+        assert isinstance(await waiting, Exited)
+
+
+async def test_pausing_one_session_leaves_another_alone(bench: Bench) -> None:
+    async with bench.session() as handle, bench.session() as other:
+        await bench.driver.pause(handle)
+        assert isinstance(await bench.driver.observe(other), Running)
+        assert await call(endpoint_of(other), "GET", "/healthz") == {"status": "ok"}
 
 
 async def test_stop_ends_it_and_wait_tells_so(bench: Bench) -> None:

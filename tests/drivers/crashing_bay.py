@@ -12,9 +12,11 @@ from bay.drivers.oci import OciDriver
 from bay.models import Resources
 
 
-async def main(root: str, run_dir: str, ids: str, workspace: str, session_id: str, stop_at: str) -> None:
+async def main(
+    root: str, run_dir: str, ids: str, workspace: str, session_id: str, stop_at: str, runc: str
+) -> None:
     """Start `session_id` as far as `stop_at`."""
-    driver = OciDriver(root=Path(root), run_dir=Path(run_dir), ids_dir=Path(ids))
+    driver = OciDriver(root=Path(root), run_dir=Path(run_dir), ids_dir=Path(ids), runc=runc)
     await driver.open()
     spec = SessionSpec(
         session_id=session_id,

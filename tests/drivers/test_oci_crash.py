@@ -1,17 +1,19 @@
 """Bay is killed at any moment, or parts of the host are lost: what remains is found, and one destroy leaves nothing."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from driver_harness import Bench, host_fingerprint
 
 from bay.drivers.base import Gone, Running, SessionSpec
-from bay.drivers.oci import OciDriver
+from bay.drivers.oci import OciDriver, cgroups, runc
 from bay.errors import DriverUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -94,22 +96,136 @@ async def test_a_number_used_again_is_not_taken_for_the_first_process(oci: Bench
     await oci.driver.destroy(stranger)  # and this process is still here
 
 
-async def test_a_runc_that_fails_says_why_and_leaves_nothing(oci: Bench, workspaces: Path) -> None:
-    spec = oci.spec()
+REMAINS = ("a data directory", "a run directory", "a state of runc", "a control group", "an id claim")
+
+
+@pytest.mark.parametrize("kind", REMAINS)
+async def test_any_single_thing_that_is_left_is_listed_and_removed(oci: Bench, kind: str) -> None:
     before = host_fingerprint(oci)
     root, run_dir, ids = oci.kept
-    failing = workspaces / "runc"
-    failing.write_text(
-        '#!/bin/sh\ncase "$*" in *--version*) exec runc --version;; esac\necho no >&2; exit 1\n'
-    )
-    failing.chmod(0o755)
-    driver = OciDriver(root=root, run_dir=run_dir, ids_dir=ids, runc=str(failing))
-    await driver.open()
-    with pytest.raises(DriverUnavailable, match="could not start the container"):
-        [handle async for handle in driver.start(spec, None)]
-    await driver.destroy(oci.handle(spec.session_id))
-    failing.unlink()
+    session_id = "sess-left"
+    match kind:
+        case "a data directory":
+            (root / "sessions" / session_id / "root/upper").mkdir(parents=True)
+        case "a run directory":
+            (run_dir / "sessions" / session_id / "sock").mkdir(parents=True)
+        case "a state of runc":
+            (run_dir / "runc" / session_id).mkdir(parents=True)
+            os.mkfifo(run_dir / "runc" / session_id / "exec.fifo")
+        case "a control group":
+            one_hierarchy(f"bay/{oci.instance}/{session_id}").mkdir(parents=True)
+        case _:
+            ids.mkdir(exist_ok=True)
+            (ids / "7").write_text(str(run_dir / "sessions" / session_id))
+    assert [owned.session_id async for owned in oci.driver.list_owned()] == [session_id]
+    await oci.driver.destroy(oci.handle(session_id))
+    assert [owned.session_id async for owned in oci.driver.list_owned()] == []
     assert host_fingerprint(oci) == before
+
+
+async def test_what_lies_among_the_sessions_and_is_none_is_passed_over(oci: Bench) -> None:
+    (oci.kept[1] / "sessions/.not a session").mkdir()
+    assert [owned async for owned in oci.driver.list_owned()] == []
+
+
+async def test_a_group_that_was_made_below_and_frozen_by_itself_goes_with_its_session(oci: Bench) -> None:
+    spec = oci.spec()
+    before = host_fingerprint(oci)
+    await oci.start(spec)
+    await asyncio.to_thread(freeze_below, f"/bay/{oci.instance}/{spec.session_id}")
+    await oci.driver.destroy(oci.handle(spec.session_id))
+    assert host_fingerprint(oci) == before
+
+
+@pytest.mark.parametrize("paused", [False, True])
+@pytest.mark.parametrize("words", ["echo broken >&2; exit 1", "sleep 4711", None])
+async def test_a_session_is_stopped_and_removed_without_any_help_of_runc(
+    oci: Bench, workspaces: Path, words: str | None, paused: bool
+) -> None:
+    spec = oci.spec()
+    before = host_fingerprint(oci)
+    handle = await oci.start(spec)
+    with other_runc(workspaces, words or "") as path:
+        driver = driver_with(oci, path if words else Path("/nowhere/runc"))
+        if paused:
+            await driver.pause(handle)
+        await driver.stop(handle, grace_s=5)
+        await driver.destroy(oci.handle(spec.session_id))
+    assert host_fingerprint(oci) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("echo no such luck >&2; exit 1", "could not start the container.*no such luck"),
+        ("exit 3", "it logged no error"),
+        ("echo done; exit 0", "did not; it said: done"),
+        ("sleep 4712 & sleep 4712", "within 1 s"),
+        ('runc "$@"; sleep 4712', "within 1 s"),
+    ],
+)
+async def test_a_runc_that_fails_or_hangs_is_told_of_in_time_and_leaves_nothing(
+    oci: Bench, workspaces: Path, words: str, says: str
+) -> None:
+    spec = oci.spec()
+    before = host_fingerprint(oci)
+    with other_runc(workspaces, words) as path:
+        driver = driver_with(oci, path)
+        await driver.open()
+        with pytest.raises(DriverUnavailable, match=says):
+            [handle async for handle in driver.start(spec, None)]
+        assert commands_like("sleep\0" + "4712") == []
+        await driver.destroy(oci.handle(spec.session_id))
+    assert host_fingerprint(oci) == before
+
+
+async def test_after_a_runc_that_hung_the_session_starts_with_one_that_does_not(
+    oci: Bench, workspaces: Path
+) -> None:
+    spec = oci.spec()
+    with other_runc(workspaces, "sleep 4713") as path:
+        driver = driver_with(oci, path)
+        await driver.open()
+        with pytest.raises(DriverUnavailable):
+            [handle async for handle in driver.start(spec, None)]
+    handle = await oci.start(spec)
+    assert isinstance(await oci.driver.observe(handle), Running)
+
+
+async def test_a_runc_that_answers_late_is_waited_for(oci: Bench, workspaces: Path) -> None:
+    with other_runc(workspaces, 'sleep 1.5; exec runc "$@"') as path:
+        driver = driver_with(oci, path, runc_timeout_s=20)
+        await driver.open()
+        handle = [handle async for handle in driver.start(oci.spec(), None)][-1]
+        assert isinstance(await oci.driver.observe(handle), Running)
+
+
+async def test_a_runc_that_hangs_without_its_bay_is_ended_by_the_next_one(
+    oci: Bench, workspaces: Path
+) -> None:
+    spec = oci.spec()
+    before = host_fingerprint(oci)
+    with other_runc(workspaces, "echo $$ > $0.pid; sleep 4714") as path:
+        await killed(oci, spec, "never", 0.3, runc_path=path)
+        assert len(commands_like("sleep\0" + "4714")) == 1
+        assert [owned.session_id async for owned in oci.driver.list_owned()] == [spec.session_id]
+        async with asyncio.timeout(10):
+            await oci.driver.destroy(oci.handle(spec.session_id))
+        assert commands_like("sleep\0" + "4714") == []
+        path.with_name("runc.pid").unlink()
+    assert host_fingerprint(oci) == before
+
+
+async def test_a_runc_that_hangs_when_it_is_asked_for_its_version_is_told_of(
+    oci: Bench, workspaces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runc, "_VERSION_S", 0.2)
+    path = workspaces / "runc"
+    path.write_text("#!/bin/sh\nsleep 4715\n")
+    path.chmod(0o755)
+    with pytest.raises(DriverUnavailable, match="does not run"):
+        await driver_with(oci, path).open()
+    assert commands_like("sleep\0" + "4715") == []
 
 
 async def test_a_host_without_runc_is_told_what_to_install(oci: Bench) -> None:
@@ -119,9 +235,57 @@ async def test_a_host_without_runc_is_told_what_to_install(oci: Bench) -> None:
         await driver.open()
 
 
-async def killed(bench: Bench, spec: SessionSpec, stop_at: str, delay_s: float) -> None:
+def freeze_below(cgroup: str) -> None:
+    """Make a group below `cgroup`, move its first process there and freeze it, in every hierarchy that can."""
+    for group in cgroups.directories(cgroup):
+        below = group / "below"
+        below.mkdir()
+        if (below / "freezer.state").exists() or (below / "cgroup.freeze").exists():
+            first = (group / "cgroup.procs").read_text().split()[0]
+            (below / "cgroup.procs").write_text(first)
+    for group in cgroups.directories(cgroup):
+        for name, word in (("freezer.state", "FROZEN"), ("cgroup.freeze", "1")):
+            if (group / "below" / name).exists():
+                (group / "below" / name).write_text(word)
+
+
+@contextlib.contextmanager
+def other_runc(directory: Path, words: str) -> Generator[Path]:
+    """A runc that knows its version and otherwise does what `words` say in shell."""
+    path = directory / "runc"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *--version*) exec runc --version;; esac\n{words}\n')
+    path.chmod(0o755)
+    yield path
+    path.unlink()
+
+
+def driver_with(bench: Bench, path: Path, runc_timeout_s: float = 1) -> OciDriver:
+    """A driver of the same Bay that calls another runc."""
+    root, run_dir, ids = bench.kept
+    return OciDriver(root=root, run_dir=run_dir, ids_dir=ids, runc=str(path), runc_timeout_s=runc_timeout_s)
+
+
+def commands_like(words: str) -> list[int]:
+    """The processes on the host whose command line has `words`, which are told apart by NUL."""
+    found: list[int] = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with contextlib.suppress(OSError):
+            if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def one_hierarchy(group: str) -> Path:
+    """Where `group` would be in one hierarchy only, as when the rest was removed already."""
+    version_1 = cgroups.MOUNT / "freezer"
+    return (version_1 if version_1.is_dir() else cgroups.MOUNT) / group
+
+
+async def killed(
+    bench: Bench, spec: SessionSpec, stop_at: str, delay_s: float, runc_path: Path = Path("runc")
+) -> None:
     """Run a Bay until it is at `stop_at`, or until `delay_s` after it began to start, and kill it."""
-    arguments = [*map(str, bench.kept), str(spec.workspace), spec.session_id, stop_at]
+    arguments = [*map(str, bench.kept), str(spec.workspace), spec.session_id, stop_at, str(runc_path)]
     bay = await asyncio.create_subprocess_exec(
         sys.executable, str(PROGRAM), *arguments, stdout=asyncio.subprocess.PIPE
     )

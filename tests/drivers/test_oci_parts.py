@@ -1,10 +1,14 @@
 """The small parts of the `oci` driver that can be tried without a container."""
 
 import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bay.drivers import processes
 from bay.drivers.oci import cgroups, host_image, mounts, probe, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
@@ -72,11 +76,126 @@ def test_groups_are_found_on_version_2(tmp_path: Path) -> None:
 def test_groups_are_found_in_every_hierarchy_of_version_1(tmp_path: Path) -> None:
     for name in ("freezer", "memory"):
         (tmp_path / name / "bay/x/s").mkdir(parents=True)
-    (tmp_path / "freezer/bay/x/s/freezer.state").write_text("THAWED\n")
+    (tmp_path / "freezer/bay/x/s/freezer.self_freezing").write_text("0\n")
     assert set(cgroups.directories("/bay/x/s", tmp_path)) == {
         tmp_path / n / "bay/x/s" for n in ("freezer", "memory")
     }
     assert not cgroups.is_frozen("/bay/x/s", tmp_path)
+
+
+def group(mount: Path, **files: str) -> Path:
+    """A directory that stands in for a control group."""
+    made = mount / "bay/x/s"
+    made.mkdir(parents=True)
+    for name, text in files.items():
+        (made / name.replace("_", ".")).write_text(text)
+    return made
+
+
+def test_freezing_on_version_2_returns_when_the_kernel_says_frozen(tmp_path: Path) -> None:
+    made = group(tmp_path, cgroup_freeze="0", cgroup_events="populated 1\nfrozen 1\n")
+    cgroups.freeze("/bay/x/s", 1, tmp_path)
+    assert (made / "cgroup.freeze").read_text() == "1"
+    cgroups.thaw("/bay/x/s", tmp_path)
+    assert (made / "cgroup.freeze").read_text() == "0"
+
+
+def test_a_group_of_version_2_that_does_not_halt_is_thawed_again(tmp_path: Path) -> None:
+    made = group(tmp_path, cgroup_freeze="0", cgroup_events="populated 1\nfrozen 0\n")
+    with pytest.raises(TimeoutError, match="halt"):
+        cgroups.freeze("/bay/x/s", 0.05, tmp_path)
+    assert (made / "cgroup.freeze").read_text() == "0"
+
+
+def test_a_group_of_version_1_that_stays_freezing_is_given_up(tmp_path: Path) -> None:
+    made = group(tmp_path / "freezer")
+    (made / "freezer.state").symlink_to("/dev/null")  # takes every word, and never says FROZEN
+    with pytest.raises(TimeoutError, match="halt"):
+        cgroups.freeze("/bay/x/s", 0.05, tmp_path)
+
+
+def test_freezing_a_group_that_is_gone_is_fine_and_one_without_a_freezer_is_not(tmp_path: Path) -> None:
+    cgroups.freeze("/bay/x/s", 1, tmp_path)
+    cgroups.thaw("/bay/x/s", tmp_path)
+    group(tmp_path)
+    with pytest.raises(OSError, match="no freezer"):
+        cgroups.freeze("/bay/x/s", 1, tmp_path)
+
+
+def test_on_a_hybrid_host_the_freezer_of_version_1_is_used(tmp_path: Path) -> None:
+    old = group(tmp_path / "freezer", freezer_state="THAWED")
+    new = group(tmp_path / "unified", cgroup_freeze="0", cgroup_events="frozen 0\n")
+    cgroups.freeze("/bay/x/s", 1, tmp_path)
+    assert (old / "freezer.state").read_text() == "FROZEN"
+    assert (new / "cgroup.freeze").read_text() == "0"
+
+
+HIERARCHIES = {"version 1": cgroups.MOUNT / "freezer", "version 2": cgroups.MOUNT / "unified"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="making control groups needs root")
+@pytest.mark.parametrize("version", HIERARCHIES)
+def test_a_real_group_stands_still_until_it_is_thawed(version: str) -> None:
+    mount = HIERARCHIES[version] if HIERARCHIES[version].is_dir() else cgroups.MOUNT
+    name = f"bay-test-{os.getpid()}"
+    (mount / name).mkdir()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as cat:
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        try:
+            (mount / name / "cgroup.procs").write_text(str(cat.pid))
+            for _ in range(3):  # the kernel holds back the event of a change that follows another closely
+                cgroups.freeze(name, 5, mount)
+                assert cgroups.is_frozen(name, mount)
+                cat.stdin.write(b"x")
+                assert select.select([cat.stdout], [], [], 0.05)[0] == []
+                cgroups.thaw(name, mount)
+                assert cat.stdout.read(1) == b"x"
+        finally:
+            cgroups.thaw(name, mount)
+            cat.kill()
+            cat.wait()
+            cgroups.remove(name, mount)
+
+
+def test_a_tree_of_processes_is_killed_as_a_whole() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 4716 & sleep 4716 & echo begun; wait"], stdout=-1) as top:
+        assert top.stdout is not None
+        top.stdout.readline()
+        below = [os.pidfd_open(pid) for pid in processes.descendants(top.pid)]
+        assert processes.kill_tree(top.pid, 5)
+        assert len(below) == 2
+        for pidfd in below:
+            with closing_fd(pidfd):
+                assert processes.ends_within(pidfd, 0)
+
+
+HOLDING = """
+import os, sys
+from bay.drivers.oci import userns
+with userns._helper() as (helper, said, go):
+    print(os.read(said, 64).decode(), end="", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="user namespaces with a mapping need root")
+def test_the_helper_that_makes_a_user_namespace_ends_with_its_bay() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDING], stdin=-1, stdout=-1) as bay:
+        assert bay.stdout is not None
+        assert bay.stdout.readline() == b"made\n"
+        helpers = [os.pidfd_open(pid) for pid in processes.descendants(bay.pid)]
+        bay.kill()
+        assert len(helpers) == 1
+        with closing_fd(helpers[0]) as helper:
+            assert processes.ends_within(helper, 5)
+
+
+def test_a_claim_that_was_being_written_when_its_bay_died_is_free(ranges: IdRanges, tmp_path: Path) -> None:
+    ranges.claim(holder(tmp_path, "a"))
+    (tmp_path / "ids/1").touch()
+    assert ranges.holders() == [tmp_path / "a"]
+    assert ranges.claim(holder(tmp_path, "b")) == START + 65_536
 
 
 def test_a_link_on_the_way_is_not_followed(tmp_path: Path) -> None:

@@ -165,11 +165,16 @@ class Driver(Protocol):
         ...
 
     async def pause(self, handle: Handle) -> None:
-        """Freeze every process of the session; idempotent."""
+        """Freeze every process of the session, and return when all stand still; idempotent.
+
+        Pausing or resuming what has ended or is gone changes nothing and is no error: `observe` and `wait` tell of it.
+        What was written before is kept. A frozen process that is killed may end only when it is resumed or destroyed.
+        Raises DriverUnavailable, with the session running, when it cannot be done.
+        """
         ...
 
     async def resume(self, handle: Handle) -> None:
-        """Undo `pause`; idempotent."""
+        """Undo `pause`, within a few milliseconds; idempotent."""
         ...
 
     async def stop(self, handle: Handle, grace_s: float) -> None:

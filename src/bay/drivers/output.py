@@ -27,6 +27,13 @@ class StartOutput:
             os.close(self.writer)
             self.writer = -1
 
+    def said(self) -> str:
+        """What has come so far, in words to end a message with; empty when nothing has."""
+        try:
+            return _quoted(os.read(self.reader, _KEPT))
+        except BlockingIOError:
+            return ""
+
     async def wait_ready(self, session_id: str, timeout_s: float) -> None:
         """Return once the line has come. Raises SandboxNotReady with what came instead."""
         said = b""

@@ -1,5 +1,6 @@
 """Processes by number and start time, so that a number used again is never mistaken for the first of its name."""
 
+import contextlib
 import os
 import select
 import signal
@@ -42,7 +43,7 @@ def has_ended(child: int, timeout_s: float) -> bool:
     """
     pidfd = os.pidfd_open(child)
     try:
-        return _ended(pidfd, timeout_s)
+        return ends_within(pidfd, timeout_s)
     finally:
         os.close(pidfd)
 
@@ -51,10 +52,44 @@ def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
     """Kill `pids` and wait until all have ended; False when some had not after `timeout_s`. Blocks."""
     pidfds = [pidfd for pid in pids if (pidfd := _killed(pid)) is not None]
     try:
-        return all(_ended(pidfd, timeout_s) for pidfd in pidfds)
+        return all(ends_within(pidfd, timeout_s) for pidfd in pidfds)
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
+
+
+def kill_tree(pid: int, timeout_s: float) -> bool:
+    """Kill `pid` with all that descends from it, and wait; False when some had not ended after `timeout_s`. Blocks.
+
+    Before any is killed all are stopped and looked for again, so that none is forked and re-parented in between.
+    """
+    found: list[int] = []
+    while (everyone := [pid, *descendants(pid)]) != found:
+        found = everyone
+        for one in everyone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGSTOP)
+    return kill_and_wait(found, timeout_s)
+
+
+def holders(file: Path) -> list[int]:
+    """The other processes that have `file` open. Blocks for some milliseconds: it looks at every descriptor there is."""
+    found = (int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid())
+    return [pid for pid in found if _has_open(pid, str(file))]
+
+
+def _has_open(pid: int, file: str) -> bool:
+    descriptors = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):  # it ended, or it is none of ours
+        return any(_link(f"{descriptors}/{fd}") == file for fd in os.listdir(descriptors))
+    return False
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return ""
 
 
 def is_stopped(pid: int) -> bool:
@@ -92,7 +127,8 @@ def send_signal(pidfd: int, number: signal.Signals) -> None:
         return
 
 
-def _ended(pidfd: int, timeout_s: float) -> bool:
+def ends_within(pidfd: int, timeout_s: float) -> bool:
+    """Wait until the process behind `pidfd` has ended; False after `timeout_s`. Blocks."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(max(0.0, timeout_s) * 1000))

@@ -26,19 +26,20 @@ from bay.drivers.health import check_health
 from bay.drivers.oci import cgroups, closure, host_image, mounts, seccomp
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
-from bay.drivers.oci.layout import Layout, SessionPlaces
+from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
 from bay.drivers.oci.probe import checks
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
-from bay.drivers.oci.runc import Runc, reads_mappings, runc_version
+from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
 from bay.drivers.output import StartOutput
-from bay.drivers.processes import boot_id, closing_fd, open_process, send_signal
+from bay.drivers.processes import boot_id, closing_fd, ends_within, open_process, send_signal
 from bay.drivers.readiness import wait_readable
 from bay.drivers.threads import in_new_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 
 _READY_S = 15.0
 _KILL_S = 20.0
+_UNLOCK_MARGIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class OciDriver:
 
     `root` keeps what survives a reboot (the writable layers), `run_dir` what does not; both belong to this Bay
     alone. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by every Bay on the host. `layer_bytes` bounds what a session
-    writes outside its workspace, where `root` is on btrfs with quotas (see `layers`).
+    writes outside its workspace, where `root` is on btrfs with quotas (see `layers`). `runc_timeout_s` is how long
+    runc may take to start a container before it is killed.
     """
 
     name = "oci"
@@ -69,6 +71,7 @@ class OciDriver:
         run_dir: Path,
         cache: Path | None = None,
         runc: str = "runc",
+        runc_timeout_s: float = ANSWER_S,
         instance: str | None = None,
         ids_dir: Path = Path("/run/bay/ids"),
         id_range_start: int = 1_879_048_192,
@@ -78,7 +81,7 @@ class OciDriver:
         seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
     ) -> None:
         self._layout = Layout(root, run_dir, cache or root)
-        self._runc = Runc(runc, self._layout.runc_root)
+        self._runc = Runc(runc, self._layout.runc_root, runc_timeout_s)
         self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
         self._layer_bytes = layer_bytes
         self._cgroup = f"/bay/{instance or run_dir.name}"
@@ -138,14 +141,12 @@ class OciDriver:
         return seen if isinstance(seen, Gone) else Exited(None)
 
     async def pause(self, handle: Handle) -> None:
-        """See `Driver.pause`."""
-        if not isinstance(await self.observe(handle), Paused):
-            await self._runc.pause(handle.session_id)
+        """See `Driver.pause`. Raises DriverUnavailable, with the session running, when some process cannot be frozen."""
+        await in_new_thread(lambda: self._freeze(handle.session_id))
 
     async def resume(self, handle: Handle) -> None:
         """See `Driver.resume`."""
-        if isinstance(await self.observe(handle), Paused):
-            await self._runc.resume(handle.session_id)
+        await in_new_thread(lambda: self._thaw(handle.session_id))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """See `Driver.stop`. A paused session is resumed, so that it can hear the signal."""
@@ -162,17 +163,26 @@ class OciDriver:
                 await _wait_killed(pidfd, handle.session_id)
 
     async def destroy(self, handle: Handle) -> None:
-        """See `Driver.destroy`. Waits for a start of the same session that a killed Bay left under way."""
+        """See `Driver.destroy`. Waits for a start of the same session that a killed Bay left under way.
+
+        runc is not asked, so a session can be removed where runc is broken, hangs or is no longer there. `runc delete`
+        would do three things: kill by control group and remove the groups, which is done here; remove its directory of
+        state, which holds nothing that outlives the container (`state.json`, and the fifo of one that was half made);
+        and run the hooks of the specification, of which Bay's has none. Its mounts were in the container's namespace
+        and went with its last process.
+        """
         places = self._layout.session(handle.session_id)
         cgroup = self._cgroup_of(handle.session_id)
-        if await in_new_thread(lambda: self._end_processes(places, cgroup)):
-            await self._runc.delete(handle.session_id)
-        await in_new_thread(lambda: cgroups.remove(cgroup))
-        await trees.remove(places.data, places.run)
+        await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
+        await trees.remove(places.data, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
 
     async def list_owned(self) -> AsyncIterator[Owned]:
-        """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough."""
+        """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough.
+
+        There is nothing else to look for: sockets are in the directories, mounts only ever in namespaces that ended with
+        their processes, and the helper that makes a user namespace ends when the pipe from its Bay breaks.
+        """
         for session_id, sandbox_id in await in_new_thread(self._owned):
             yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
 
@@ -237,7 +247,7 @@ class OciDriver:
 
     async def _launch(self, order: Order, output: StartOutput) -> Launched:
         async with self._starting:
-            launched = await in_new_thread(lambda: _prepare_and_launch(order, output.writer))
+            launched = await in_new_thread(lambda: _prepare_and_launch(order, output))
         output.close_writer()
         return launched
 
@@ -248,15 +258,37 @@ class OciDriver:
         with closing_fd(pidfd):
             await in_new_thread(lambda: seal_socket_dir(pidfd))
 
-    def _end_processes(self, places: SessionPlaces, cgroup: str) -> bool:
-        """Kill all there is, and tell whether runc knows of a container."""
+    def _freeze(self, session_id: str) -> None:
+        try:
+            cgroups.freeze(self._cgroup_of(session_id))
+        except OSError as error:
+            raise DriverUnavailable(f"session {session_id} cannot be paused: {error}") from error
+
+    def _thaw(self, session_id: str) -> None:
+        try:
+            cgroups.thaw(self._cgroup_of(session_id))
+        except OSError as error:
+            raise DriverUnavailable(f"session {session_id} cannot be resumed: {error}") from error
+
+    def _end_processes(self, handle: Handle, places: SessionPlaces, cgroup: str) -> None:
+        """Kill all there is and remove the control groups; a first process that is in none of them ends as well."""
         if places.lock.exists():
-            wait_unlocked(places.lock)
-        if not cgroups.kill(cgroup):
+            wait_unlocked(places.lock, self._runc.timeout_s + _UNLOCK_MARGIN_S)
+        if not (cgroups.kill(cgroup) and self._kill_init(handle)):
             raise DriverUnavailable(
                 f"processes of session {places.session_id} in {cgroup} do not end when killed"
             )
-        return self._runc.knows(places.session_id)
+        try:
+            cgroups.remove(cgroup)
+        except OSError as error:
+            raise DriverUnavailable(f"the control group {cgroup} cannot be removed: {error}") from error
+
+    def _kill_init(self, handle: Handle) -> bool:
+        if (pidfd := self._open_init(handle)) is None:
+            return True
+        with closing_fd(pidfd):
+            send_signal(pidfd, signal.SIGKILL)
+            return ends_within(pidfd, _KILL_S)
 
     def _observe(self, handle: Handle) -> Observed:
         places = self._layout.session(handle.session_id)
@@ -289,7 +321,8 @@ class OciDriver:
             path.name for path in self._ids.holders() if path.parent == self._layout.run_dir / "sessions"
         }
         found = self._layout.session_ids() | cgroups.children(self._cgroup) | claimed
-        return [(session_id, self._layout.session(session_id).sandbox_id()) for session_id in sorted(found)]
+        sessions = sorted(filter(is_session_id, found))
+        return [(session_id, self._layout.session(session_id).sandbox_id()) for session_id in sessions]
 
 
 async def _wait_killed(pidfd: int, session_id: str) -> None:
@@ -317,7 +350,7 @@ def _rootfs(workspace: Path, places: SessionPlaces, shared: _Shared) -> Rootfs:
     )
 
 
-def _prepare_and_launch(order: Order, output: int) -> Launched:
+def _prepare_and_launch(order: Order, output: StartOutput) -> Launched:
     with host_errors():
         for layer in order.rootfs.layers:
             prepare_writable(layer)

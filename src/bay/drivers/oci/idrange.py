@@ -50,7 +50,10 @@ class IdRanges:
 
     def holders(self) -> list[Path]:
         """The directories that hold a claim now, also those of other Bays."""
-        return list(self._claims().values()) if self.directory.is_dir() else []
+        if not self.directory.is_dir():
+            return []
+        with self._locked():
+            return list(self._claims().values())
 
     def _free(self, claims: dict[int, Path]) -> int:
         free = next((n for n in range(self.count) if n not in claims), None)
@@ -65,7 +68,9 @@ class IdRanges:
 
     def _claims(self) -> dict[int, Path]:
         names = [name for name in os.listdir(self.directory) if name.isdecimal()]
-        return {int(name): Path((self.directory / name).read_text()) for name in sorted(names, key=int)}
+        claims = {int(name): (self.directory / name).read_text() for name in sorted(names, key=int)}
+        # An empty one was being written when its Bay was killed, and nobody has been told of it.
+        return {number: Path(path) for number, path in claims.items() if path}
 
     def _file(self, number: int) -> Path:
         return self.directory / str(number)

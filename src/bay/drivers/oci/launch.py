@@ -25,7 +25,8 @@ from bay.drivers.oci.layout import SessionPlaces
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import RLIMITS, SOCKET_DIR, Place, build
 from bay.drivers.oci.userns import user_namespace
-from bay.drivers.processes import closing_fd, start_time
+from bay.drivers.output import StartOutput
+from bay.drivers.processes import closing_fd, holders, kill_tree, start_time
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
 
 
@@ -52,7 +53,7 @@ class Launched:
     started: int
 
 
-def launch(order: Order, output: int) -> Launched:
+def launch(order: Order, output: StartOutput) -> Launched:
     """Start the container with `output` as stdout and stderr of its first process.
 
     Blocks. The calling thread is in other namespaces afterwards and must end.
@@ -92,18 +93,31 @@ def locked(file: Path) -> Generator[int]:
         os.close(fd)
 
 
-def wait_unlocked(file: Path, timeout_s: float = 30.0) -> None:
-    """Return once nobody holds the lock. Blocks. Raises DriverUnavailable after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+def wait_unlocked(file: Path, timeout_s: float, patience_s: float = 2.0) -> None:
+    """Return once nobody holds the lock. Blocks. Raises DriverUnavailable after `timeout_s`.
+
+    A start that another Bay left when it was killed gets `patience_s` to come to its end, which takes a runc some
+    hundredths of a second. Then the processes that hold the lock hang, and are killed.
+    """
+    began = time.monotonic()
     with closing_fd(os.open(file, os.O_RDWR | os.O_CLOEXEC)) as fd:
-        while True:
-            try:
-                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # The kernel has no flock with a time limit, and a runc that hangs would hold it for ever.
-                if time.monotonic() > deadline:
-                    raise DriverUnavailable(f"{file} is held by a start that does not end") from None
-                time.sleep(0.01)
+        while not _try_lock(fd):
+            # The kernel has no flock with a time limit, and a runc that hangs would hold it for ever.
+            waited = time.monotonic() - began
+            if waited > timeout_s:
+                raise DriverUnavailable(f"{file} is held by a start that does not end")
+            if waited > patience_s:
+                for pid in holders(file):
+                    kill_tree(pid, patience_s)
+            time.sleep(0.01)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

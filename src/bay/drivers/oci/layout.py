@@ -57,7 +57,7 @@ class SessionPlaces:
         for directory in (self.run, self.data):
             try:
                 return str(json.loads((directory / "owner.json").read_text())["sandbox_id"])
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError):
                 continue
         return None
 
@@ -111,7 +111,7 @@ class Layout:
 
     def session(self, session_id: str) -> SessionPlaces:
         """The places of one session. Raises InvalidArgument for an id that could be a path."""
-        if not _SESSION_ID.fullmatch(session_id):
+        if not is_session_id(session_id):
             raise InvalidArgument(f"{session_id!r} is not a session id")
         return SessionPlaces(
             session_id, self.root / "sessions" / session_id, self.run_dir / "sessions" / session_id
@@ -121,6 +121,11 @@ class Layout:
         """The sessions that have a directory, in either place, or a state of runc."""
         parents = (self.root / "sessions", self.run_dir / "sessions", self.runc_root)
         return {name for parent in parents if parent.is_dir() for name in os.listdir(parent)}
+
+
+def is_session_id(text: str) -> bool:
+    """Whether `text` may name a session: something else that lies among the sessions is not one."""
+    return _SESSION_ID.fullmatch(text) is not None
 
 
 def _make(directory: Path, mode: int) -> None:

@@ -1,50 +1,62 @@
 """The command line of runc, and the one place where its failures become Bay's errors."""
 
-import asyncio
 import json
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.processes import has_ended
+from bay.drivers.output import StartOutput
+from bay.drivers.processes import has_ended, kill_tree
 from bay.errors import DriverUnavailable
 
-_ANSWER_S = 20.0
+ANSWER_S = 20.0
+_VERSION_S = 10.0
+_END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Runc:
-    """runc as `binary`, keeping its state in `root`."""
+    """runc as `binary`, keeping its state in `root`, given `timeout_s` to start a container.
+
+    It is needed to start one and for nothing else: see `cgroups` for what freezes, and the driver's `destroy` for what removes.
+    """
 
     binary: str
     root: Path
+    timeout_s: float = ANSWER_S
 
-    def run(
-        self, container: str, bundle: Path, *, log: Path, output: int, lock: int, timeout_s: float = _ANSWER_S
-    ) -> int:
+    def run(self, container: str, bundle: Path, *, log: Path, output: StartOutput, lock: int) -> int:
         """Start `container` from `bundle` and return the host pid of its first process.
 
         That process gets `output` as stdout and stderr, and `/dev/null` as stdin. Blocks, and runs in the calling
         thread's namespaces. `lock` stays open in runc and nowhere else, so that its lock outlives a Bay that is
-        killed meanwhile. Raises DriverUnavailable.
+        killed meanwhile. A runc that takes too long is killed with all it started. Raises DriverUnavailable.
         """
         pid_file = bundle / "pid"
         command = self._command(
             log, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container
         )
-        self._wait(command, log, output, lock, timeout_s)
-        return int(pid_file.read_text())
+        self._wait(command, log, output, lock)
+        try:
+            return int(pid_file.read_text())
+        except (FileNotFoundError, ValueError) as error:
+            raise DriverUnavailable(
+                f"{self.binary} said that it started a container, and did not{output.said()}"
+            ) from error
 
-    def _wait(self, command: list[str], log: Path, output: int, lock: int, timeout_s: float) -> None:
-        process = self._spawn(command, output, lock)
-        if not has_ended(process.pid, timeout_s):
-            process.kill()
-            process.wait()
-            raise DriverUnavailable(f"{self.binary} did not start a container within {timeout_s:g} s")
-        code = process.wait()
-        if code:
-            raise DriverUnavailable(f"{self.binary} could not start the container: {_last_error(log)}")
+    def _wait(self, command: list[str], log: Path, output: StartOutput, lock: int) -> None:
+        process = self._spawn(command, output.writer, lock)
+        if not has_ended(process.pid, self.timeout_s):
+            kill_tree(process.pid, _END_S)
+            process.poll()
+            raise DriverUnavailable(
+                f"{self.binary} did not start a container within {self.timeout_s:g} s{output.said()}"
+            )
+        if process.wait():
+            raise DriverUnavailable(
+                f"{self.binary} could not start the container: {_last_error(log) or _silence(output)}"
+            )
 
     def _spawn(self, command: list[str], output: int, lock: int) -> subprocess.Popen[bytes]:
         try:
@@ -57,48 +69,14 @@ class Runc:
     def init_process(self, container: str) -> tuple[int, int] | None:
         """Host pid and start time of the first process of `container`, as runc noted them; None without a container."""
         try:
-            state = json.loads((self.root / container / "state.json").read_text())
-        except (FileNotFoundError, ValueError):
+            state = json.loads((self.state(container) / "state.json").read_text())
+            return int(state["init_process_pid"]), int(state["init_process_start"])
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that was being written
             return None
-        return int(state["init_process_pid"]), int(state["init_process_start"])
 
-    def knows(self, container: str) -> bool:
-        """Whether there is a container of that name, whole or half made."""
-        return (self.root / container).exists()
-
-    async def delete(self, container: str) -> None:
-        """Remove `container`, killing what runs in it."""
-        await self._answer("delete", "--force", container)
-
-    async def pause(self, container: str) -> None:
-        """Freeze `container`."""
-        await self._answer("pause", container)
-
-    async def resume(self, container: str) -> None:
-        """Undo `pause`."""
-        await self._answer("resume", container)
-
-    async def _answer(self, *arguments: str) -> None:
-        pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        command = [self.binary, "--root", str(self.root), *arguments]
-        try:
-            process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=pipe)
-        except OSError as error:
-            raise self._missing(error) from error
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                _, said = await process.communicate()
-        except TimeoutError:
-            raise DriverUnavailable(
-                f"{self.binary} {arguments[0]} did not end within {_ANSWER_S:g} s"
-            ) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if process.returncode:
-            raise DriverUnavailable(
-                f"{self.binary} {arguments[0]} failed: {said[-500:].decode(errors='replace').strip()}"
-            )
+    def state(self, container: str) -> Path:
+        """The directory in which runc keeps what it knows of `container`."""
+        return self.root / container
 
     def _command(self, log: Path, *arguments: str) -> list[str]:
         return [self.binary, "--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
@@ -109,15 +87,28 @@ class Runc:
 
 
 def runc_version(binary: str) -> tuple[int, int, int] | None:
-    """The version that `binary` says it has; None when it does not run or says something else. Blocks."""
+    """The version that `binary` says it has; None when it does not run, hangs or says something else. Blocks."""
     try:
-        said = subprocess.run(
-            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        with subprocess.Popen(
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            said = _answer(process)
+    except OSError:
         return None
     found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", said)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    try:
+        return process.communicate(timeout=_VERSION_S)[0]
+    except subprocess.TimeoutExpired:
+        kill_tree(process.pid, _END_S)
+        return ""
 
 
 def reads_mappings(version: tuple[int, int, int] | None) -> bool:
@@ -128,10 +119,15 @@ def reads_mappings(version: tuple[int, int, int] | None) -> bool:
     return version is None or version >= (1, 1, 10)
 
 
-def _last_error(log: Path) -> str:
+def _last_error(log: Path) -> str | None:
+    """The last error that runc logged; it says the same on stderr, in more words."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except FileNotFoundError:
-        return "it left no log"
+        return None
     errors = [line for line in lines if '"level":"error"' in line or '"level":"fatal"' in line]
-    return json.loads(errors[-1])["msg"] if errors else "its log names no error"
+    return json.loads(errors[-1])["msg"] if errors else None
+
+
+def _silence(output: StartOutput) -> str:
+    return f"it logged no error{output.said()}"
