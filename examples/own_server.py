@@ -1,8 +1,8 @@
 """A Bay of one's own: `bay serve` on a free loopback port with a temporary directory, gone without trace afterwards."""
 
+import asyncio
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +11,11 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from bay import trees
 from bay.client import Client
 from bay.errors import BayError
 from examples import host_view
@@ -28,22 +28,90 @@ class ServerFailed(Exception):
     """`bay serve` did not start, or did not end as it should; the message has its last words."""
 
 
-@dataclass(frozen=True, slots=True)
 class OwnServer:
-    """A running server. `folder` holds everything it has on disk."""
+    """A server and the directory that holds everything it has on disk.
 
-    url: str
-    api_key: str = field(repr=False)
-    folder: Path
-    pid: int
+    It may be ended and started again, under the same URL and key; its sandboxes live on meanwhile. `config` is the
+    text of its configuration file, read at each start.
+    """
+
+    def __init__(self, folder: Path, config: str = "") -> None:
+        self.folder = folder
+        self.config = config
+        self.api_key = secrets.token_urlsafe(24)
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now, or ran last."""
+        return self._started().pid
 
     def client(self) -> Client:
         """A client of it, to be closed by the caller. It gives up soon: a server on this machine answers or is gone."""
         return Client(self.url, self.api_key, retry_s=5)
 
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises ServerFailed."""
+        (self.folder / "bay.toml").write_text(self.config)
+        with self._log.open("ab") as output:
+            # A session of its own: Ctrl-C here must not end the server before its sandboxes are deleted.
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(self.folder, self.api_key),
+                start_new_session=True,
+            )
+        self._wait_healthy(self._process)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._started().kill()
+        self._started().wait()
+
+    def end(self) -> None:
+        """End it as `bay serve` is ended, with a signal. Raises ServerFailed when it did not end well."""
+        if self._process is not None and (code := _end(self._process)) != 0:
+            raise ServerFailed(f"the server ended with code {code}:\n{self._tail()}")
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServerFailed("the server was not started")
+        return self._process
+
+    def _command(self) -> list[str | Path]:
+        bay = Path(sys.executable).with_name("bay")
+        where = ["--host", "127.0.0.1", "--port", str(self._port), "--data-dir", self.folder / "data"]
+        return [bay, "serve", *where, "--config", self.folder / "bay.toml"]
+
+    def _wait_healthy(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_S
+        while not _healthy(self.url):
+            if process.poll() is not None:
+                raise ServerFailed(
+                    f"the server ended at once, with code {process.returncode}:\n{self._tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"the server does not answer after {START_S:g} s:\n{self._tail()}")
+            time.sleep(0.01)
+
+    def _tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
+
 
 @contextmanager
-def own_server(prefix: str) -> Generator[OwnServer]:
+def own_server(prefix: str, config: str = "") -> Generator[OwnServer]:
     """Start a server and, whatever happens, delete its sandboxes, end it and remove its directory.
 
     Raises ServerFailed when it does not start within a minute, does not end on SIGTERM, or leaves
@@ -52,7 +120,7 @@ def own_server(prefix: str) -> Generator[OwnServer]:
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     folder.chmod(0o711)  # root inside a sandbox is nobody here, and must pass to reach its root file system
     try:
-        with _process(folder) as server:
+        with _running(OwnServer(folder, config)) as server:
             yield server
     finally:
         left = _remove(folder)
@@ -61,28 +129,16 @@ def own_server(prefix: str) -> Generator[OwnServer]:
 
 
 @contextmanager
-def _process(folder: Path) -> Generator[OwnServer]:
-    key, port, log = secrets.token_urlsafe(24), _free_port(), folder / "log"
-    command = [Path(sys.executable).with_name("bay"), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C here must not end the server before its sandboxes are deleted.
-        process = subprocess.Popen(
-            [*command, "--data-dir", folder / "data"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(folder, key),
-            start_new_session=True,
-        )
-    server = OwnServer(f"http://127.0.0.1:{port}", key, folder, process.pid)
+def _running(server: OwnServer) -> Generator[OwnServer]:
     try:
-        _wait_healthy(server, process, log)
+        server.start()
         with _sandboxes_deleted(server):
             yield server
-    finally:
-        code = _end(process)
-    if code != 0:
-        raise ServerFailed(f"the server ended with code {code}:\n{_tail(log)}")
+    except BaseException:
+        with suppress(ServerFailed):  # the first failure is what counts
+            server.end()
+        raise
+    server.end()
 
 
 def _environment(folder: Path, key: str) -> dict[str, str]:
@@ -94,16 +150,6 @@ def _environment(folder: Path, key: str) -> dict[str, str]:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
-
-
-def _wait_healthy(server: OwnServer, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while not _healthy(server.url):
-        if process.poll() is not None:
-            raise ServerFailed(f"the server ended at once, with code {process.returncode}:\n{_tail(log)}")
-        if time.monotonic() > deadline:
-            raise ServerFailed(f"the server does not answer after {START_S:g} s:\n{_tail(log)}")
-        time.sleep(0.01)
 
 
 def _healthy(url: str) -> bool:
@@ -145,11 +191,7 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 def _remove(folder: Path) -> list[str]:
     """Remove `folder` and what stands on it; what was still there, in words."""
     left = host_view.remove_containers(folder) + host_view.unmount_below(folder)
-    # Never through a mount: what is below one may be the host's own files.
+    # Never through a mount: what is below one may be the host's own files. And sandboxes nest deeper than shutil goes.
     if not host_view.mounts_below(folder):
-        shutil.rmtree(folder)
+        asyncio.run(trees.remove(folder))
     return left
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])

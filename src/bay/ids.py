@@ -4,10 +4,11 @@ import re
 import secrets
 from typing import Literal
 
-Prefix = Literal["sandbox", "ws", "sess", "exec", "ckpt", "key"]
+Prefix = Literal["sandbox", "ws", "sess", "exec", "ckpt", "key", "hook"]
 
-_ID = re.compile(r"(?:sandbox|ws|sess|exec|ckpt|key)-[0-9a-f]{24}")
+_ID = re.compile(r"(?:sandbox|ws|sess|exec|ckpt|key|hook)-[0-9a-f]{24}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,62}")
 
 
 def new_id(prefix: Prefix) -> str:
@@ -23,3 +24,8 @@ def is_id(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether `text` may name a sandbox: a DNS label that cannot be taken for an id."""
     return _NAME.fullmatch(text) is not None and not is_id(text)
+
+
+def is_owner(text: str) -> bool:
+    """Whether `text` may be the owner of keys and sandboxes: 1 to 63 letters, digits and ``._@+-``, a letter or digit first."""
+    return _OWNER.fullmatch(text) is not None

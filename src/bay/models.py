@@ -30,7 +30,7 @@ ALL_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "ex
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a sandbox could not start: `code` for programs, `message` for people, `at` when."""
+    """Why a sandbox has no compute: `code` for programs, `message` for people, `at` when."""
 
     code: str
     message: str
@@ -76,6 +76,10 @@ class Sandbox:
     expires_at: datetime | None
     idle_timeout: int | None
     idle_expires_at: datetime | None
+    """When its compute is frozen for want of activity; null while none runs."""
+    warm_timeout: int | None = None
+    warm_expires_at: datetime | None = None
+    """When its frozen memory is given back; null while it is not frozen."""
     containers: tuple[Container, ...] | None = None
     error: Failure | None = None
 
@@ -91,11 +95,33 @@ class Profile:
     capabilities: tuple[Capability, ...] = ("shell", "filesystem", "exec")
     env: dict[str, str] = field(default_factory=dict[str, str])
     idle_timeout: int | None = 1800
+    warm_timeout: int | None = 3600
+    pool_size: int = 0
+    """How many started sandboxes wait for a create."""
     ttl: int | None = None
     start: Literal["eager", "lazy"] = "eager"
     root: bool = True
     """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
     description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolState:
+    """How full the pool of one profile is. The counts of hits, misses and failures are since Bay started.
+
+    `refill_at` is set after failed starts: nothing is started before.
+    """
+
+    profile: str
+    size: int
+    ready: int
+    starting: int
+    oldest_at: datetime | None
+    hits: int
+    misses: int
+    failures: int
+    last_error: str | None
+    refill_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +139,8 @@ class Exec:
     ended_at: datetime | None
     output_bytes: int
     first_offset: int
+    keep_alive: bool = True
+    """Whether the sandbox counts as active while this runs."""
     timed_out: bool = False
     stdout: str | None = None
     stderr: str | None = None
@@ -131,6 +159,32 @@ class ShellResult:
     execution_time_ms: int
     command: str | None = None
     truncated: bool = False
+
+
+ExecType = Literal["python", "shell"]
+"""The calls that make entries of the history."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """A `shell/exec` or `python/exec` that is over, as the history of its sandbox keeps it.
+
+    Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted and separated by commas.
+    """
+
+    id: str
+    session_id: str
+    exec_type: ExecType
+    code: str
+    success: bool
+    execution_time_ms: int
+    output: str | None
+    error: str | None
+    payload_ref: str | None = None
+    description: str | None
+    tags: str | None
+    notes: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +220,113 @@ class Cargo:
     size_limit_mb: int | None
     created_at: datetime
     last_accessed_at: datetime
+
+
+KeyScope = Literal["admin", "write", "read"]
+"""What a key may do: read = look only, write = everything of its owner's, admin = also keys, audit and the host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a key, or all keys of an owner together, may use at once; None = no limit. Sizes are MiB."""
+
+    sandboxes: int | None = None
+    running: int | None = None
+    """Sandboxes that have or want compute and are not frozen."""
+    cpus: float | None = None
+    """Cores of those."""
+    memory_mb: int | None = None
+    """Memory of those and of the frozen ones."""
+    disk_mb: int | None = None
+    """Files, as last measured."""
+    creates_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """Who calls: whose sandboxes a key sees, and what it may do to them. The secret is stored nowhere."""
+
+    id: str
+    name: str
+    owner: str
+    scope: KeyScope
+    quotas: Limits | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey(Key):
+    """A key as its create answers it. `secret` is shown this once; a repeated create has None there."""
+
+    secret: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One call that was meant to change something, and what came of it.
+
+    `status` is None while the call is under way, and for ever when Bay ended during it. `owner` and
+    `key_id` are None when nobody was authenticated; `code` is the error's, None on success.
+    """
+
+    at: datetime
+    owner: str | None
+    key_id: str | None
+    method: str
+    path: str
+    resource_id: str | None
+    request_id: str
+    status: int | None
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened. `id` is the place in the stream to go on from; it has a meaning only to its owner."""
+
+    id: str
+    type: str
+    sandbox_id: str | None
+    at: datetime
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+GAP = "events.gap"
+"""The type of an event that is not stored: it stands where older ones are no longer kept."""
+
+EVENT_TYPES: tuple[str, ...] = (
+    "sandbox.created",
+    "sandbox.updated",
+    "sandbox.starting",
+    "sandbox.ready",
+    "sandbox.failed",
+    "sandbox.idle",
+    "sandbox.paused",
+    "sandbox.resumed",
+    "sandbox.cooled",
+    "sandbox.exited",
+    "sandbox.unreachable",
+    "sandbox.stopped",
+    "sandbox.deleted",
+)
+"""What is stored, and what a webhook can be told of; docs/events.md says when each happens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where events are sent. `types` empty means all; `secret` signs, and is there only in the answer of the create."""
+
+    id: str
+    url: str
+    types: tuple[str, ...]
+    created_at: datetime
+    attempts: int = 0
+    """Failed attempts in a row, 0 while all is well."""
+    next_attempt_at: datetime | None = None
+    last_error: str | None = None
+    secret: str | None = field(default=None, repr=False)
 
 
 Model = TypeVar("Model")

@@ -99,6 +99,49 @@ def test_stop_start_rm(bay: Cli, name: str) -> None:
     assert bay("get", name).returncode == 2
 
 
+def test_pause_resume_and_ls_by_compute(bay: Cli, name: str) -> None:
+    assert json.loads(bay("pause", name, "--json").stdout)["compute"] == "warm"
+    assert bay("ls", "-q", "--compute", "warm", "--name-prefix", name).stdout.count(b"sandbox-") == 1
+    assert bay("resume", name).stdout.decode() == f"{name} ready\n"
+    assert bay("ls", "-q", "--compute", "warm", "--name-prefix", name).stdout == b""
+    bay("stop", name)
+    assert bay("pause", name).returncode == 2
+
+
+def test_update_changes_what_is_named_and_nothing_else(bay: Cli, name: str) -> None:
+    arguments = ("--label", "a=b", "--idle-timeout", "never", "--warm-timeout", "0", "--json")
+    shown = json.loads(bay("update", name, *arguments).stdout)
+    assert (shown["name"], shown["labels"], shown["idle_timeout"], shown["warm_timeout"]) == (
+        name,
+        {"a": "b"},
+        None,
+        0,
+    )
+    assert bay("update", name, "--name", "", "--no-labels").stdout == b""
+    shown = json.loads(bay("get", shown["id"], "--json").stdout)
+    assert (shown["name"], shown["labels"], shown["warm_timeout"]) == (None, {}, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((), "say what to change"), (("--idle-timeout", "soon"), "seconds or never"),
+     (("--label", "a=b", "--no-labels"), "not both")],
+)  # fmt: skip
+def test_update_says_what_is_wrong(bay: Cli, name: str, arguments: tuple[str, ...], said: str) -> None:
+    done = bay("update", name, *arguments, "--json")
+    assert done.returncode == 2
+    assert said in error(done)["message"]
+
+
+def test_admin_pool_shows_how_full_it_is_and_what_is_in_the_way(bay: Cli) -> None:
+    done = bay("admin", "pool")
+    head, row = done.stdout.decode().splitlines()
+    assert head.split() == ["PROFILE", "SIZE", "READY", "STARTING", "HITS", "MISSES", "FAILURES"]
+    assert row.split() == ["python-default", "2", "1", "1", "5", "3", "1"]
+    assert b"before 00:00:01 UTC: no space left" in done.stderr
+    assert json.loads(bay("admin", "pool", "--json").stdout)["hits"] == 5
+
+
 # exec
 
 

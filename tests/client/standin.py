@@ -35,6 +35,18 @@ KEY = "bay_standin"
 FAULTS = ("html", "redirect", "garbage", "busy", "cut", "mute")
 Json = dict[str, Any]
 
+POOL: Json = {
+    "profile": "python-default",
+    "size": 2,
+    "ready": 1,
+    "starting": 1,
+    "oldest_at": "2030-01-01T00:00:00Z",
+    "hits": 5,
+    "misses": 3,
+    "failures": 1,
+    "last_error": "no space left",
+    "refill_at": "2030-01-01T00:00:01Z",
+}
 PROFILE: Json = {"id": "python-default", "resources": {"cpus": 1.0, "memory": 1 << 30}, "containers": []}
 SANDBOX: Json = {
     "id": f"sandbox-{'0' * 24}",
@@ -160,6 +172,8 @@ class World:
             "expires_at": None,
             "idle_timeout": body.get("idle_timeout"),
             "idle_expires_at": None,
+            "warm_timeout": body.get("warm_timeout"),
+            "warm_expires_at": None,
             "containers": None,
             "error": {"code": "driver_unavailable", "message": "no such image: broken", "at": now()}
             if body.get("image") == "broken"
@@ -204,6 +218,7 @@ class World:
             "ended_at": None,
             "output_bytes": 0,
             "first_offset": 0,
+            "keep_alive": body.get("keep_alive", True),
             "timed_out": False,
         }
         command = Command(info)
@@ -268,7 +283,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_POST = do_DELETE = do_PUT = do_GET
+    do_POST = do_DELETE = do_PUT = do_PATCH = do_GET
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
@@ -310,6 +325,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._json(200, {"items": [PROFILE]})
         if self.headers.get("Authorization") != f"Bearer {KEY}":
             raise Refused(401, "unauthorized", "no such key; set BAY_API_KEY")
+        if words == ["v1", "admin", "pool"]:
+            return self._json(200, {"items": [POOL]})
         if words == ["v1", "sandboxes"]:
             return self._sandboxes()
         return self._sandbox(self.world.find(words[2]), words[3:])
@@ -333,6 +350,7 @@ class Handler(BaseHTTPRequestHandler):
         name, _, value = self.query.get("label", ":").partition(":")
         return (
             self.query.get("status", sandbox["status"]) == sandbox["status"]
+            and self.query.get("compute", sandbox["compute"]) == sandbox["compute"]
             and (not name or sandbox["labels"].get(name) == value)
             and (sandbox["name"] or "").startswith(self.query.get("name_prefix", ""))
         )
@@ -344,7 +362,15 @@ class Handler(BaseHTTPRequestHandler):
             case ("DELETE", []):
                 del self.world.sandboxes[sandbox["id"]]
                 self._bytes(204, b"", "text/plain")
-            case ("POST", ["start"]):
+            case ("PATCH", []):
+                sandbox |= json.loads(self.body)
+                self._json(200, sandbox)
+            case ("POST", ["pause"]):
+                if sandbox["compute"] == "cold":
+                    raise Refused(409, "conflict", "it is cold already")
+                sandbox |= {"compute": "warm"}
+                self._json(200, sandbox)
+            case ("POST", ["start" | "resume"]):
                 sandbox |= {"status": "ready", "compute": "running"}
                 self._json(200, sandbox)
             case ("POST", ["stop"]):

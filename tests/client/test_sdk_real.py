@@ -123,3 +123,20 @@ def test_the_example_of_the_docs_runs(served: tuple[str, str], monkeypatch: pyte
     examples = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
     whole = next(example for example in examples if example.startswith("import bay"))
     exec(compile(whole, "docs/sdk.md", "exec"), {})  # noqa: S102 — our own documentation
+
+
+def test_the_history_is_read_and_noted_on(box: bay.Box) -> None:
+    with pytest.raises(bay.NotFound):
+        box.last_execution()
+    ran = box.shell("echo one", description="a try", tags="b,a")
+    failed = box.shell("exit 3")
+    assert [entry.id for entry in box.history()] == [failed.execution_id, ran.execution_id]
+    assert [entry.code for entry in box.history(failed_only=True)] == ["exit 3"]
+    assert [entry.code for entry in box.history(success_only=True, tags="a", limit=1)] == ["echo one"]
+    assert box.history(offset=2) == box.history(exec_type="python") == box.history(has_notes=True) == []
+    assert box.last_execution("shell").id == failed.execution_id
+    noted = box.annotate(ran.execution_id, notes="look", tags="")
+    assert (noted.description, noted.tags, noted.notes, noted.output) == ("a try", None, "look", "one\n")
+    assert box.history_entry(ran.execution_id) == noted
+    with pytest.raises(bay.NotFound):
+        box.history_entry("exec-0123456789abcdef01234567")

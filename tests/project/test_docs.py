@@ -59,7 +59,7 @@ def test_every_route_is_documented_and_every_documented_route_exists(tmp_path: P
 
 def default_of(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value in ({}, ""):
+    if value in ({}, "", ()):
         return "empty"
     if isinstance(value, dict):
         return "see below"

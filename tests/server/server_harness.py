@@ -34,6 +34,7 @@ PROFILES = {
     "bare": ProfileSettings.model_validate(
         {"start": "lazy", "capabilities": ["filesystem"], "idle_timeout": None}
     ),
+    "forever": ProfileSettings.model_validate({"start": "lazy", "idle_timeout": 100, "warm_timeout": None}),
     "rootless": ProfileSettings.model_validate({"start": "lazy", "root": False, "ttl": 100}),
 }
 
@@ -54,6 +55,7 @@ def settings_in(root: Path, **given: Any) -> Settings:
     values: Json = {
         "data_dir": root / "data", "run_dir": root / "run", "driver": "fake", "stop_grace": 1,
         "start_timeout": WAIT_S, "profiles": PROFILES,
+        "history_max_age": 36500,  # Ship's clock is the host's, and the one that is told is years ahead of it
     }  # fmt: skip
     return Settings(**{**values, **given})
 
@@ -135,12 +137,19 @@ def no_blocking() -> Generator[None]:
 
 
 @asynccontextmanager
-async def world(root: Path, driver: FakeDriver | None = None, **given: Any) -> AsyncGenerator[World]:
+async def world(
+    root: Path,
+    driver: FakeDriver | None = None,
+    *,
+    clock: ManualClock | None = None,
+    available_memory: Callable[[], int] = lambda: 1 << 40,
+    **given: Any,
+) -> AsyncGenerator[World]:
     """A Bay below `root`. Its sessions outlive it: `clear` ends them."""
     settings = settings_in(root, **given)
     driver = driver or FakeDriver(run_dir=root / "run")
-    clock = ManualClock()
-    app = build_app(settings, driver=driver, clock=clock)
+    clock = clock or ManualClock()
+    app = build_app(settings, driver=driver, clock=clock, available_memory=available_memory)
     async with AsyncExitStack() as stack:
         bay: Bay = app.state.bay
         await within(stack.enter_async_context(bay.running()))
@@ -182,6 +191,13 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """The same for a condition that has to be awaited."""
+    async with asyncio.timeout(WAIT_S):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from server_harness import Json, World, assert_error, create, shell, until, with
 
 from bay.clock import to_rfc3339
 from bay.drivers.base import Handle
+from bay.server.wake import is_frozen
 from bay.store import cargos
 
 pytestmark = pytest.mark.anyio
 
 FIELDS = {
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
-    "created_at", "expires_at", "idle_timeout", "idle_expires_at", "containers", "error",
+    "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
 }  # fmt: skip
 RANDOM = "sandbox-" + "0123456789ab" * 2
 
@@ -50,7 +51,7 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
     made = answer.json()
     assert set(made) == FIELDS
     assert made == {
-        **dict.fromkeys(("name", "expires_at", "containers", "error")),
+        **dict.fromkeys(("name", "expires_at", "idle_expires_at", "warm_expires_at", "containers", "error")),
         "id": made["id"],
         "cargo_id": made["cargo_id"],
         "status": "idle",
@@ -62,7 +63,7 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
         "labels": {},
         "created_at": "2030-01-01T00:00:00.000000Z",
         "idle_timeout": 1800,
-        "idle_expires_at": "2030-01-01T00:30:00.000000Z",
+        "warm_timeout": 3600,
     }
     assert made["id"].startswith("sandbox-")
     assert made["cargo_id"].startswith("ws-")
@@ -272,9 +273,9 @@ async def test_the_single_get_shows_the_container_of_a_live_session(alice: httpx
     assert (await get(alice, made["id"]))["containers"] is None
 
 
-async def test_there_is_no_patch(alice: httpx.AsyncClient) -> None:
+async def test_a_method_that_a_route_does_not_take_is_405(alice: httpx.AsyncClient) -> None:
     made = await create(alice)
-    assert_error(await alice.patch(f"/v1/sandboxes/{made['id']}", json={}), 405, "method_not_allowed")
+    assert_error(await alice.put(f"/v1/sandboxes/{made['id']}", json={}), 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize("ref", [RANDOM, "no-such-name", "%00", "a%2Fb", "\u6c99\u76d2", "x" * 5000])
@@ -463,8 +464,10 @@ async def test_a_session_that_dies_is_noticed_and_the_next_call_starts_another_u
     first = (await bay.session(made["id"])).id
     await bay.driver.crash(first)
     await bay.settled(made["id"], lambda r: r.session is None)
-    assert (await get(alice, made["id"]))["status"] == "idle"
+    shown = await get(alice, made["id"])
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "session_exited")
     assert (await shell(alice, made["id"], "cat file"))["output"] == "kept\n"
+    assert (await get(alice, made["id"]))["error"] is None
     assert (await bay.session(made["id"])).generation == 2
     await bay.driver.vanish((await bay.session(made["id"])).id)
     await bay.settled(made["id"], lambda r: r.session is None)
@@ -552,17 +555,23 @@ async def test_extend_ttl_refuses_what_it_must(bay: World, alice: httpx.AsyncCli
 async def test_keepalive_pushes_the_idle_clock_however_little_and_starts_nothing(
     bay: World, alice: httpx.AsyncClient, idle_timeout: int
 ) -> None:
-    made = await create(alice, idle_timeout=idle_timeout)
+    made = await create(alice, idle_timeout=idle_timeout, wait=15)
     bay.clock.advance(2)
     answer = await alice.post(f"/v1/sandboxes/{made['id']}/keepalive")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     shown = await get(alice, made["id"])
     pushed = to_rfc3339(bay.clock() + timedelta(seconds=idle_timeout))
-    assert (shown["idle_expires_at"], shown["compute"]) == (pushed, "cold")
+    assert (shown["idle_expires_at"], shown["compute"]) == (pushed, "running")
+    await alice.post(f"/v1/sandboxes/{made['id']}/stop")
+    await alice.post(f"/v1/sandboxes/{made['id']}/keepalive")
+    shown = await get(alice, made["id"])
+    assert (shown["idle_expires_at"], shown["compute"]) == (None, "cold")
 
 
-async def test_an_idle_sandbox_gives_its_compute_back(bay: World, alice: httpx.AsyncClient) -> None:
-    made = await create(alice, idle_timeout=100)
+async def test_an_idle_sandbox_that_may_not_be_frozen_gives_its_compute_back(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, idle_timeout=100, warm_timeout=0)
     await shell(alice, made["id"], "echo kept > file")
     bay.clock.advance(99)
     await bay.bay.sweep.sweep()
@@ -601,7 +610,7 @@ async def test_a_running_exec_keeps_its_sandbox_awake_until_it_ends(
     await alice.delete(f"{path}/{sleeper['id']}")
     bay.clock.advance(100)
     await bay.bay.sweep.sweep()
-    await bay.settled(made["id"], lambda r: r.session is None)
+    await bay.settled(made["id"], is_frozen)
 
 
 async def test_a_call_under_way_keeps_its_sandbox_awake(bay: World, alice: httpx.AsyncClient) -> None:
@@ -710,10 +719,10 @@ async def test_a_key_is_forgotten_after_a_day(bay: World, alice: httpx.AsyncClie
     key = {"Idempotency-Key": "k"}
     first = (await alice.post("/v1/sandboxes", headers=key)).json()
     bay.clock.advance(timedelta(hours=23, minutes=59).total_seconds())
-    await bay.bay.sweep.sweep()
+    await bay.bay.housekeeping.housekeep()
     assert (await alice.post("/v1/sandboxes", headers=key)).json() == first
     bay.clock.advance(timedelta(hours=1, minutes=2).total_seconds())
-    await bay.bay.sweep.sweep()
+    await bay.bay.housekeeping.housekeep()
     assert (await alice.post("/v1/sandboxes", headers=key)).json()["id"] != first["id"]
 
 
@@ -725,7 +734,7 @@ async def test_health_and_profiles_are_open(bay: World) -> None:
     health = await anybody.get("/health")
     assert health.json() == {"status": "ok", "version": bay.app.version}
     items = (await anybody.get("/v1/profiles")).json()["items"]
-    assert [item["id"] for item in items] == ["python-default", "eager", "bare", "rootless"]
+    assert [item["id"] for item in items] == ["python-default", "eager", "bare", "forever", "rootless"]
     assert set(items[0]) == {
         "id", "image", "resources", "capabilities", "idle_timeout", "description", "containers",
     }  # fmt: skip

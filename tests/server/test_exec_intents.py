@@ -38,7 +38,9 @@ async def box(alice: httpx.AsyncClient) -> str:
 
 async def break_off(bay: World, box: str, argv: tuple[str, ...]) -> None:
     """A call with the key `once` that is broken off between the row and Ship."""
-    execs = Execs(store=bay.bay.store, waker=bay.bay.waker, link=Unreachable(), clock=bay.clock)
+    execs = Execs(
+        store=bay.bay.store, later=bay.bay.later, waker=bay.bay.waker, link=Unreachable(), clock=bay.clock
+    )
     with pytest.raises(ShipError):
         await execs.create(Caller("alice", "write", "key"), box, NewExec(argv=argv, env={}), "once", 5)
 
@@ -113,5 +115,9 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     await alice.post(f"/v1/sandboxes/{made['id']}/execs", json={"argv": ["sleep", "1000"]})
     bay.clock.advance(11)
     queue = bay.bay.reconciler.queue
-    await Sweep(store=bay.bay.store, queue=queue, link=Unreachable(), clock=bay.clock).sweep()
+    sweep = Sweep(
+        store=bay.bay.store, later=bay.bay.later, queue=queue, link=Unreachable(), uses=bay.bay.uses, clock=bay.clock,
+        can_freeze=True, chores=[],
+    )  # fmt: skip
+    await sweep.sweep()
     assert (await bay.record(made["id"])).target == "running"

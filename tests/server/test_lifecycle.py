@@ -15,6 +15,7 @@ from bay.server.lifecycle import (
     End,
     GoOn,
     Nothing,
+    Pause,
     Remove,
     Resume,
     Step,
@@ -33,7 +34,7 @@ from bay.store.schema import sessions as sessions_table
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 RETENTION = timedelta(seconds=60)
 FAILURE = Failure(code="driver_unavailable", message="no runc", at=NOW)
-TARGETS: tuple[Target, ...] = ("running", "stopped", "deleted")
+TARGETS: tuple[Target, ...] = ("running", "paused", "stopped", "deleted")
 PHASES: tuple[Phase | None, ...] = (None, "starting", "running", "paused", "ending")
 EXPIRIES = {
     "never": None,
@@ -83,7 +84,7 @@ def expected_status(case: Case) -> Status:
     """The table, written as the specification tells it and not as the code does."""
     if case.expires in PAST:
         return "expired"
-    if case.target != "running":
+    if case.target not in ("running", "paused"):
         return "failed" if case.failed else "idle"
     by_phase: dict[Phase | None, Status] = {
         "starting": "starting",
@@ -109,7 +110,7 @@ def expected_step(case: Case, session: SessionRecord | None) -> Step:
     if session is None:
         if case.target == "deleted" or case.expires == "long":
             return Remove()
-        wanted = case.target == "running" and case.expires not in PAST
+        wanted = case.target in ("running", "paused") and case.expires not in PAST
         return Begin() if wanted else Nothing()
     if case.phase == "ending":
         return End(session, "stopped", graceful=False)
@@ -121,8 +122,14 @@ def expected_step(case: Case, session: SessionRecord | None) -> Step:
     }
     for reason, holds in reasons.items():
         if holds:
-            return End(session, reason, graceful=reason == "stopped" and case.phase == "running")
-    return {"starting": GoOn(session), "paused": Resume(session)}.get(session.phase, Nothing())
+            return End(session, reason, graceful=reason == "stopped" and case.phase in ("running", "paused"))
+    by_phase: dict[tuple[Phase, Target], Step] = {
+        ("starting", "running"): GoOn(session),
+        ("starting", "paused"): GoOn(session),
+        ("running", "paused"): Pause(session),
+        ("paused", "running"): Resume(session),
+    }
+    return by_phase.get((session.phase, case.target), Nothing())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -153,6 +160,7 @@ def test_what_is_wanted_is_reached_from_every_combination_in_a_few_steps() -> No
             raise AssertionError(f"{case} never settles")
         settled_ok = {
             "running": sandbox.session is not None and sandbox.session.phase == "running",
+            "paused": sandbox.session is not None and sandbox.session.phase == "paused",
             "stopped": sandbox.session is None,
             "deleted": sandbox.deleted_at is not None,
         }[sandbox.target]
@@ -163,6 +171,8 @@ def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
     match step:
         case Begin() | GoOn() | Resume():
             return replace(sandbox, session=session_of(sandbox.id, "running"))
+        case Pause():
+            return replace(sandbox, session=session_of(sandbox.id, "paused"))
         case End(reason=reason):
             return replace(sandbox, session=None, target="stopped" if reason == "exited" else sandbox.target)
         case Remove():
@@ -202,7 +212,7 @@ async def test_sql_and_python_agree_on_every_combination(tmp_path: Path) -> None
             await sandboxes.add(db, record)
             if record.error:
                 await sandboxes.change_target(
-                    db, record.id, old=record.target, new=record.target, error=record.error
+                    db, record.id, old=(record.target,), new=record.target, error=record.error
                 )
             if record.session:
                 await sessions.add(db, record.session)

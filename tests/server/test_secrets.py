@@ -44,7 +44,11 @@ async def test_a_row_that_is_shown_shows_no_secret(bay: World, alice: httpx.Asyn
 
 
 async def test_another_bay_api_key_takes_the_place_of_the_one_before(root: Path) -> None:
-    for given, others in (("first-key", ["second-key"]), ("second-key", ["first-key"]), ("first-key", [])):
+    for given, others in (
+        ("first-key-of-all", ["second-key-of-all"]),
+        ("second-key-of-all", ["first-key-of-all"]),
+        ("first-key-of-all", []),
+    ):
         async with world(root, api_key=given) as running:
             client = await running.open_client({"Authorization": f"Bearer {given}"})
             assert (await client.get("/v1/sandboxes")).status_code == 200

@@ -42,11 +42,11 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_key_is_never_shown_by_printing_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BAY_API_KEY", "bay_secret")
+    monkeypatch.setenv("BAY_API_KEY", "bay_secret_01234")
     loaded = settings.load()
-    assert "bay_secret" not in f"{loaded!r} {loaded} {loaded.model_dump_json()}"
+    assert "bay_secret_01234" not in f"{loaded!r} {loaded} {loaded.model_dump_json()}"
     assert loaded.api_key is not None
-    assert loaded.api_key.get_secret_value() == "bay_secret"
+    assert loaded.api_key.get_secret_value() == "bay_secret_01234"
 
 
 def test_profiles_come_from_the_file(tmp_path: Path) -> None:
@@ -62,7 +62,8 @@ def test_there_is_a_profile_when_nobody_says_anything() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["port = 70000", "port = 'x'", "driver = 'lxd'", "log_level = 'loud'", "start_concurrency = 0", "api_key = ''",
+    ["port = 70000", "port = 'x'", "driver = 'lxd'", "log_level = 'loud'", "start_concurrency = 0", "api_key = ''", "api_key = 'fifteen-letters'",
+     "[quotas]\nsandboxs = 1", "[quotas]\nrunning = -1", "[owners.'a b']\nrunning = 1",
      "[profiles.x]\nspeed = 9", "[profiles.x]\ncpus = 0", "[profiles.x]\ncapabilities = ['fly']", "max_body_mb = 0",
      "max_upload_md = 7"],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Cargos as plain directories."""
 
+import asyncio
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +54,7 @@ async def test_what_a_sandbox_nested_deeper_than_any_stack_is_removed(cargo: Dir
     os.close(here)
     await cargo.remove(cargo_id)
     assert not cargo.path(cargo_id).exists()
+    await emptied(cargo, cargo.path(cargo_id).parent)
 
 
 async def test_no_link_is_followed_by_a_remove(cargo: DirectoryCargo, tmp_path: Path) -> None:
@@ -70,6 +72,7 @@ async def test_no_link_is_followed_by_a_remove(cargo: DirectoryCargo, tmp_path: 
     (where / os.fsdecode(b"bad\xff")).mkdir()
     await cargo.remove(cargo_id)
     assert not where.exists()
+    await emptied(cargo, where.parent)
     assert os.listdir(outside) == ["kept"]
 
 
@@ -81,6 +84,7 @@ async def test_a_link_in_place_of_the_cargo_is_not_followed(cargo: DirectoryCarg
     cargo.path(cargo_id).symlink_to(outside)
     with suppress(OSError):
         await cargo.remove(cargo_id)
+    await emptied(cargo, tmp_path / "cargo")
     assert os.listdir(outside) == ["kept"]
 
 
@@ -96,3 +100,12 @@ async def test_a_cargo_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DriverUnavailable, match="cannot make"):
         await DirectoryCargo(tmp_path / "file").create(new_id("ws"))
+
+
+async def emptied(cargo: DirectoryCargo, root: Path) -> None:
+    """Let the trash be emptied, which also spares pytest a tree that it cannot remove."""
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(cargo.run())
+        while os.listdir(root / ".trash"):  # noqa: ASYNC110  turns of the loop, not time
+            await asyncio.sleep(0)
+        running.cancel()

@@ -216,7 +216,7 @@ async def test_a_key_is_known_once(store: Store) -> None:
             await keys.add(db, replace(key, id="key-3"))
     async with store.read() as db:
         assert [k.id for k in await keys.all_valid(db, NOW)] == ["key-1"]
-        assert await keys.any_admin(db)
+        assert await keys.any_admin(db, NOW)
 
 
 # Queries
@@ -226,7 +226,7 @@ async def test_what_is_written_is_read_again_to_the_microsecond(store: Store) ->
     failure = Failure(code="c", message="m", at=NOW)
     await add_sandbox(store, SANDBOX)
     async with store.write() as db:
-        await sandboxes.change_target(db, SANDBOX.id, old="running", new="stopped", error=failure)
+        await sandboxes.change_target(db, SANDBOX.id, old=("running",), new="stopped", error=failure)
     async with store.read() as db:
         assert await sandboxes.get(db, SANDBOX.id) == replace(SANDBOX, target="stopped", error=failure)
         assert await sandboxes.get(db, "sandbox-9") is None
@@ -235,7 +235,7 @@ async def test_what_is_written_is_read_again_to_the_microsecond(store: Store) ->
 async def test_a_target_is_changed_only_from_what_it_was_thought_to_be(store: Store) -> None:
     await add_sandbox(store, replace(SANDBOX, target="deleted"))
     async with store.write() as db:
-        await sandboxes.change_target(db, SANDBOX.id, old="running", new="stopped")
+        await sandboxes.change_target(db, SANDBOX.id, old=("running",), new="stopped")
     async with store.read() as db:
         found = await sandboxes.get(db, SANDBOX.id)
     assert found is not None
@@ -245,9 +245,9 @@ async def test_a_target_is_changed_only_from_what_it_was_thought_to_be(store: St
 async def test_an_idle_sandbox_is_stopped_only_while_its_clock_says_so(store: Store) -> None:
     await add_sandbox(store, SANDBOX)
     async with store.write() as db:
-        assert not await sandboxes.idle_out(db, SANDBOX.id, NOW.replace(microsecond=0))
-        assert await sandboxes.idle_out(db, SANDBOX.id, NOW)
-        assert not await sandboxes.idle_out(db, SANDBOX.id, NOW)
+        assert not await sandboxes.idle_out(db, SANDBOX.id, NOW.replace(microsecond=0), "paused")
+        assert await sandboxes.idle_out(db, SANDBOX.id, NOW, "paused")
+        assert not await sandboxes.idle_out(db, SANDBOX.id, NOW, "paused")
 
 
 async def test_rows_are_due_once_their_time_has_come(store: Store) -> None:
@@ -290,8 +290,8 @@ async def test_an_exec_is_saved_by_its_own_session_alone_and_until_it_ended(stor
         assert await execs.get(db, "sandbox-2", EXEC.id) == (ended, "sess-2")
         await execs.save(db, "sess-2", replace(ended, exit_code=9))
         assert await execs.get(db, "sandbox-2", EXEC.id) == (ended, "sess-2")
-        assert await execs.any_running(db, "sess-1")
-        assert not await execs.any_running(db, "sess-2")
+        assert await execs.any_active(db, "sess-1")
+        assert not await execs.any_active(db, "sess-2")
         await execs.lose_running(db, "sess-1", NOW)
         await execs.lose_running(db, "sess-2", NOW)
         assert await execs.get(db, "sandbox-1", EXEC.id) == (

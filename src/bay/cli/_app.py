@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import bay
-from bay.cli import _copy, _execute, _host, _sandboxes
+from bay.cli import _admin, _copy, _events, _execute, _history, _host, _keys, _sandboxes
 from bay.cli._output import print_line
 from bay.cli._state import state_of
 
@@ -22,10 +22,18 @@ app.command("create")(_sandboxes.create)
 app.command("ls")(_sandboxes.ls)
 app.command("get")(_sandboxes.get)
 app.command("exec")(_execute.exec_)
+app.command("history")(_history.history)
 app.command("cp")(_copy.cp)
+app.command("update")(_sandboxes.update)
 app.command("start")(_sandboxes.start)
+app.command("pause")(_sandboxes.pause)
+app.command("resume")(_sandboxes.resume)
 app.command("stop")(_sandboxes.stop)
 app.command("rm")(_sandboxes.rm)
+app.command("events")(_events.events)
+app.add_typer(_events.webhooks, name="webhooks")
+app.add_typer(_keys.keys, name="keys")
+app.add_typer(_admin.admin, name="admin")
 app.command("serve")(_host.serve)
 app.command("doctor")(_host.doctor)
 

@@ -1,4 +1,4 @@
-"""`create ls get stop start rm`: the life of sandboxes."""
+"""`create ls get update start pause resume stop rm`: the life of sandboxes."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,9 +7,13 @@ import typer
 from bay.cli._output import print_columns, print_fields, print_json, print_line
 from bay.cli._state import EnvOption, JsonOption, NameArgument, NamesArgument, connect, pairs
 from bay.clock import to_rfc3339
+from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from bay.client import UpdateOptions
     from bay.models import Sandbox
+
+_NEVER = "never"
 
 ProfileOption = Annotated[str | None, typer.Option(help="Kind of sandbox; the server's default if left out.")]
 ImageOption = Annotated[
@@ -31,7 +35,10 @@ def create(
     ] = None,
     ttl: Annotated[int | None, typer.Option(help="Seconds until it expires; 0 is never.")] = None,
     idle_timeout: Annotated[
-        int | None, typer.Option(help="Seconds without activity until compute is given back.")
+        int | None, typer.Option(help="Seconds without activity until it is frozen.")
+    ] = None,
+    warm_timeout: Annotated[
+        int | None, typer.Option(help="Seconds frozen until compute is given back; 0 is at once.")
     ] = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
     wait: Annotated[float | None, typer.Option(help="Seconds to wait until it is ready.")] = None,
@@ -48,6 +55,7 @@ def create(
             labels=pairs(label, "--label", "=") or None,
             ttl=ttl,
             idle_timeout=idle_timeout,
+            warm_timeout=warm_timeout,
             cargo_id=cargo,
             wait=wait,
         )
@@ -59,6 +67,9 @@ def ls(
     ctx: typer.Context,
     status: Annotated[
         str | None, typer.Option(help="Only with this status: idle, starting, ready, failed or expired.")
+    ] = None,
+    compute: Annotated[
+        str | None, typer.Option(help="Only with this compute: cold, warming, warm or running.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Only of this profile.")] = None,
     name_prefix: Annotated[str | None, typer.Option(help="Only with a name that begins so.")] = None,
@@ -73,6 +84,7 @@ def ls(
     with connect(ctx) as client:
         found = client.sandboxes.list(
             status=status,
+            compute=compute,
             profile=profile,
             name_prefix=name_prefix,
             label=next((f"{key}:{value}" for key, value in wanted.items()), None),
@@ -95,6 +107,50 @@ def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> 
     return 0
 
 
+def update(
+    ctx: typer.Context,
+    name: NameArgument,
+    new_name: Annotated[
+        str | None, typer.Option("--name", help="Another name to call it by; an empty one takes it away.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", "-l", metavar="KEY=VALUE", help="Its labels, instead of all it has. Repeatable."
+        ),
+    ] = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all its labels away.")] = False,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="SECONDS", help="Seconds without activity until it is frozen, or never."),
+    ] = None,
+    warm_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="SECONDS", help="Seconds frozen until compute is given back, or never."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Change a sandbox's name, labels or timeouts."""
+    changes: UpdateOptions = {}
+    if new_name is not None:
+        changes["name"] = new_name or None
+    if label or no_labels:
+        changes["labels"] = _labels(label, none=no_labels)
+    if idle_timeout is not None:
+        changes["idle_timeout"] = _seconds("--idle-timeout", idle_timeout)
+    if warm_timeout is not None:
+        changes["warm_timeout"] = _seconds("--warm-timeout", warm_timeout)
+    if not changes:
+        raise InvalidArgument(
+            "say what to change: --name, --label, --no-labels, --idle-timeout or --warm-timeout"
+        )
+    with connect(ctx) as client:
+        info = client.sandboxes.get(name).update(**changes)
+    if as_json:
+        print_json(info)
+    return 0
+
+
 def start(
     ctx: typer.Context,
     names: NamesArgument,
@@ -104,9 +160,29 @@ def start(
     """Give sandboxes compute; they keep name and files."""
     with connect(ctx) as client:
         found = [client.sandboxes.get(name).start(wait) for name in names]
-    for info in found:
-        print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
-    return 0 if all(info.status == "ready" for info in found) else 1
+    return _shown(found, as_json)
+
+
+def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+    """Freeze sandboxes in memory; the next call wakes them."""
+    with connect(ctx) as client:
+        for name in names:
+            info = client.sandboxes.get(name).pause()
+            if as_json:
+                print_json(info)
+    return 0
+
+
+def resume(
+    ctx: typer.Context,
+    names: NamesArgument,
+    wait: Annotated[float, typer.Option(help="Seconds to wait until they run.")] = 60.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Let frozen sandboxes run again; start those that are cold."""
+    with connect(ctx) as client:
+        found = [client.sandboxes.get(name).resume(wait) for name in names]
+    return _shown(found, as_json)
 
 
 def stop(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
@@ -131,6 +207,29 @@ def rm(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) ->
     return 0
 
 
+def _shown(found: "list[Sandbox]", as_json: bool) -> int:
+    """Say how they are; the exit code tells whether all are ready."""
+    for info in found:
+        print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
+    return 0 if all(info.status == "ready" for info in found) else 1
+
+
+def _labels(given: list[str] | None, *, none: bool) -> dict[str, str]:
+    if given and none:
+        raise InvalidArgument("give --label or --no-labels, not both")
+    return pairs(given, "--label", "=")
+
+
+def _seconds(option: str, text: str) -> int | None:
+    """So many seconds; None for ``never``."""
+    if text == _NEVER:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{option} takes seconds or {_NEVER}, not {text!r}") from error
+
+
 def _row(info: "Sandbox") -> tuple[str, ...]:
     created = to_rfc3339(info.created_at)[:19] + "Z"
     return (info.id, info.name or "-", info.status, info.compute, info.profile, created)
@@ -150,6 +249,7 @@ def _fields(info: "Sandbox") -> dict[str, str]:
         "created": to_rfc3339(info.created_at),
         "expires": "never" if info.expires_at is None else to_rfc3339(info.expires_at),
         "idle timeout": None if info.idle_timeout is None else f"{info.idle_timeout} s",
+        "warm timeout": None if info.warm_timeout is None else f"{info.warm_timeout} s",
         "error": None if info.error is None else f"{info.error.code}: {info.error.message}",
     }
     return {name: value for name, value in fields.items() if value is not None}

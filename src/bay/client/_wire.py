@@ -37,7 +37,7 @@ class Call:
     `repeatable` is False when the body can be read only once.
     """
 
-    method: Literal["GET", "POST", "PUT", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     params: Params = field(default_factory=dict[str, str | int | float | bool])
     body: Json | None = None
@@ -60,8 +60,8 @@ class Call:
 class CreateOptions(TypedDict, total=False):
     """What `sandboxes.create` and `client.sandbox` take; what is left out, or None, is the profile's.
 
-    `ttl` and `idle_timeout` are whole seconds, 0 = never. `wait` is how many seconds to wait until
-    the sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is
+    `ttl`, `idle_timeout` and `warm_timeout` are whole seconds; a `ttl` of 0 means never, a `warm_timeout`
+    of 0 that it is not kept frozen. `wait` is how many seconds to wait until the sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is
     made up for each call unless you name it.
     """
 
@@ -73,9 +73,19 @@ class CreateOptions(TypedDict, total=False):
     labels: Mapping[str, str] | None
     ttl: int | None
     idle_timeout: int | None
+    warm_timeout: int | None
     cargo_id: str | None
     wait: float | None
     idempotency_key: str | None
+
+
+class UpdateOptions(TypedDict, total=False):
+    """What `box.update` takes; what is left out stays as it is, and None is a value like any other."""
+
+    name: str | None
+    labels: Mapping[str, str]
+    idle_timeout: int | None
+    warm_timeout: int | None
 
 
 def given(**fields: object) -> Json:
@@ -116,6 +126,16 @@ def _segment(text: str) -> str:
     if text in ("", ".", ".."):
         raise InvalidArgument(f"{text!r} is not an id")
     return quote(text, safe="")
+
+
+def key_path(key_id: str) -> str:
+    """The path of an API key."""
+    return f"/v1/keys/{_segment(key_id)}"
+
+
+def webhook_path(webhook_id: str) -> str:
+    """The path of a webhook."""
+    return f"/v1/webhooks/{_segment(webhook_id)}"
 
 
 def files_path(sandbox_id: str, what: Literal["files", "directories", "upload", "download"]) -> str:
@@ -217,7 +237,12 @@ def model(cls: type[Model], data: object) -> Model:
 
 def items(page: Json) -> list[object]:
     """The items of one page of a list."""
-    found = page.get("items")
+    return listed(page, "items")
+
+
+def listed(page: Json, name: str) -> list[object]:
+    """The list of that name in an answer."""
+    found = page.get(name)
     if not isinstance(found, list):
         raise BayError("the server's answer is not a list; is it a Bay of another version?")
     return cast("list[object]", found)
@@ -344,6 +369,20 @@ class Lines:
                 f"the server sent a line of more than {MAX_LINE_BYTES} bytes; it is not Bay's output"
             )
         return [line for line in lines if line.strip()]
+
+
+class Blocks:
+    """Cuts a stream of server-sent events into its complete blocks, each the lines up to an empty one."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The blocks that `data` completes."""
+        *blocks, self._rest = (self._rest + data).split(b"\n\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise BayError(f"the server sent an event of more than {MAX_LINE_BYTES} bytes; it is not Bay's")
+        return blocks
 
 
 def line_object(line: bytes) -> Json:

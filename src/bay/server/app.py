@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,29 +13,56 @@ from starlette.exceptions import HTTPException
 
 from bay import __version__
 from bay.cargo.directory import DirectoryCargo
-from bay.clock import Clock, utc_now
+from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError
+from bay.models import Limits
+from bay.server.addresses import Addresses
+from bay.server.api import admin as admin_api
+from bay.server.api import audit as audit_api
+from bay.server.api import events as events_api
 from bay.server.api import execs as execs_api
 from bay.server.api import filesystem as filesystem_api
 from bay.server.api import health as health_api
+from bay.server.api import history as history_api
+from bay.server.api import keys as keys_api
 from bay.server.api import sandboxes as sandboxes_api
+from bay.server.api import webhooks as webhooks_api
 from bay.server.api.deps import Services
+from bay.server.audit import Auditor
 from bay.server.auth import Keys
 from bay.server.changes import Changes
 from bay.server.edge import Edge
+from bay.server.event_ids import EventIds
+from bay.server.feed import Feed
+from bay.server.housekeeping import Housekeeping, Retention
+from bay.server.outcomes import Outcomes
+from bay.server.pool import Pool
+from bay.server.pressure import Pressure, available_memory
+from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
 from bay.server.replies import on_bay_error, on_http_exception, on_invalid_request
+from bay.server.services.audit import Audits
+from bay.server.services.events import Events
 from bay.server.services.execs import Execs
 from bay.server.services.files import Files
+from bay.server.services.history import History
+from bay.server.services.keys import ApiKeys
 from bay.server.services.sandboxes import Sandboxes
+from bay.server.services.webhooks import Webhooks
 from bay.server.settings import MIB, Settings
 from bay.server.ship_link import ShipLink
+from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
+from bay.server.usage import Usage
+from bay.server.uses import Uses
 from bay.server.wake import Waker
+from bay.server.webhooks import Deliverer, Poster
 from bay.store.engine import Store
+from bay.store.later import Later
+from bay.store.records import Keep
 
 DATABASE = "bay.db"
 KEY_FILE = "admin.key"
@@ -44,7 +71,9 @@ KEY_FILE = "admin.key"
 class Bay:
     """A control plane that is put together but not yet running."""
 
-    def __init__(self, settings: Settings, driver: Driver, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, driver: Driver, clock: Clock, available_memory: Callable[[], int]
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self.driver = driver
@@ -53,28 +82,88 @@ class Bay:
         self.cargo = DirectoryCargo(settings.data_dir / "cargo")
         self.link = ShipLink()
         self.changes = Changes()
+        self.later = Later(self.store)
+        self.uses = Uses()
         self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
+        self.quotas = Quotas(
+            of_key=self.keys.quotas,
+            each_owner=settings.quotas.over(None) if settings.quotas else Limits(),
+            owners={name: given.over(settings.quotas) for name, given in settings.owners.items()},
+            profiles=self.profiles,
+            clock=clock,
+        )
         self.reconciler = Reconciler(
             store=self.store,
+            later=self.later,
             driver=driver,
             cargo=self.cargo,
             link=self.link,
+            uses=self.uses,
             profiles=self.profiles,
             changes=self.changes,
             clock=clock,
-            workers=settings.start_concurrency,
+            start_concurrency=settings.start_concurrency,
+            start_limit_s=settings.start_limit,
             stop_grace_s=settings.stop_grace,
             retention=timedelta(seconds=settings.expired_retention),
         )
-        self.sweep = Sweep(store=self.store, queue=self.reconciler.queue, link=self.link, clock=clock)
-        self.waker = Waker(
+        self.pool = Pool(
             store=self.store,
             queue=self.reconciler.queue,
+            profiles=self.profiles,
+            cargo_backend=self.cargo.name,
+            clock=clock,
+            max_age=timedelta(seconds=settings.pool_max_age),
+            is_busy=self.reconciler.is_starting_owned,
+        )
+        self.pressure = Pressure(
+            store=self.store,
+            queue=self.reconciler.queue,
+            pool=self.pool,
+            uses=self.uses,
+            clock=clock,
+            reserve=settings.memory_reserve_mb * MIB,
+            available=available_memory,
+        )
+        self.sweep = Sweep(
+            store=self.store,
+            later=self.later,
+            queue=self.reconciler.queue,
+            link=self.link,
+            uses=self.uses,
+            clock=clock,
+            can_freeze=driver.capabilities.pause,
+            chores=[self._settle_clock, self.pressure.relieve, self.reconciler.look_after],
+        )
+        self.outcomes = Outcomes(store=self.store, later=self.later, link=self.link, clock=clock)
+        self.housekeeping = Housekeeping(
+            store=self.store,
+            later=self.later,
+            outcomes=self.outcomes,
+            clock=clock,
+            retention=_retention(settings),
+        )
+        self.waker = Waker(
+            store=self.store,
+            later=self.later,
+            queue=self.reconciler.queue,
+            uses=self.uses,
+            settle_suspicion=self.reconciler.settle_suspicion,
             changes=self.changes,
+            quotas=self.quotas,
             profiles=self.profiles,
             clock=clock,
             start_timeout_s=settings.start_timeout,
         )
+        self.feed = Feed()
+        self.store.on_commit = self.feed.wake
+        self.event_ids = EventIds(self.store)
+        self.addresses = Addresses(settings.webhook_allow)
+        self.deliverer = Deliverer(
+            store=self.store, feed=self.feed, ids=self.event_ids, poster=Poster(self.addresses), clock=clock
+        )
+        self.auditor = Auditor(self.later, clock)
+        self.usage = Usage(store=self.store, later=self.later, cargo=self.cargo, clock=clock)
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
 
@@ -82,17 +171,35 @@ class Bay:
         """What the routes call."""
         sandboxes = Sandboxes(
             store=self.store,
-            queue=self.reconciler.queue,
+            later=self.later,
             waker=self.waker,
+            pool=self.pool,
+            quotas=self.quotas,
             link=self.link,
+            suspect=self.reconciler.suspect,
             profiles=self.profiles,
             driver=self.driver.capabilities,
             cargo_backend=self.cargo.name,
             clock=self.clock,
         )
-        execs = Execs(store=self.store, waker=self.waker, link=self.link, clock=self.clock)
+        execs = Execs(store=self.store, later=self.later, waker=self.waker, link=self.link, clock=self.clock)
         files = Files(waker=self.waker, link=self.link, max_text_bytes=self.settings.max_file_mb * MIB)
-        return Services(sandboxes=sandboxes, execs=execs, files=files, profiles=self.profiles)
+        events = Events(store=self.store, feed=self.feed, ids=self.event_ids, clock=self.clock)
+        webhooks = Webhooks(
+            store=self.store, addresses=self.addresses, on_change=self.deliverer.recheck, clock=self.clock
+        )
+        return Services(
+            sandboxes=sandboxes,
+            execs=execs,
+            files=files,
+            history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
+            keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
+            audit=Audits(store=self.store, later=self.later),
+            events=events,
+            webhooks=webhooks,
+            pool=self.pool,
+            profiles=self.profiles,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -103,20 +210,40 @@ class Bay:
         async with AsyncExitStack() as stack:
             await self.store.open()
             stack.push_async_callback(self.store.aclose)
+            if isinstance(self.clock, SteadyClock):
+                await self.clock.open(self.store)
             await self.keys.open()
+            await self.event_ids.open()
+            stack.callback(self.addresses.close)
+            stack.callback(self.feed.close)
             await self._ensure_key()
             await self.cargo.open()
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.link.close)
             await self.reconciler.take_over()
+            stack.push_async_callback(self.later.flush)
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            tasks = [group.create_task(self.reconciler.run()), group.create_task(self.sweep.run())]
+            parts = (
+                self.reconciler,
+                self.sweep,
+                self.housekeeping,
+                self.pool,
+                self.later,
+                self.usage,
+                self.cargo,
+            )
+            tasks = [group.create_task(part.run()) for part in parts]
+            tasks.append(group.create_task(self.deliverer.run()))
             try:
                 yield
             finally:
                 for task in tasks:
                     task.cancel()
+
+    async def _settle_clock(self) -> None:
+        if isinstance(self.clock, SteadyClock):
+            await self.clock.settle(self.store)
 
     async def _ensure_key(self) -> None:
         given = self.settings.api_key
@@ -124,9 +251,27 @@ class Bay:
         self.new_key = await self.keys.ensure_admin(secret, self.settings.data_dir / KEY_FILE)
 
 
-def build_app(settings: Settings, *, driver: Driver | None = None, clock: Clock = utc_now) -> FastAPI:
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        history=Keep(count=settings.history_max_count, size=settings.history_max_mb * MIB),
+        history_age=timedelta(days=settings.history_max_age),
+        events=settings.event_max_count,
+        event_age=timedelta(days=settings.event_retention),
+        audit=settings.audit_max_count,
+        audit_age=timedelta(days=settings.audit_retention),
+        deleted_age=timedelta(days=settings.deleted_retention),
+    )
+
+
+def build_app(
+    settings: Settings,
+    *,
+    driver: Driver | None = None,
+    clock: Clock | None = None,
+    available_memory: Callable[[], int] = available_memory,
+) -> FastAPI:
     """The ASGI application. Its lifespan runs the control plane; `app.state.bay` is the `Bay` behind it."""
-    bay = Bay(settings, driver or make_driver(settings), clock)
+    bay = Bay(settings, driver or make_driver(settings), clock or SteadyClock(), available_memory)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
@@ -136,7 +281,18 @@ def build_app(settings: Settings, *, driver: Driver | None = None, clock: Clock 
     app = FastAPI(title="Bay", version=__version__, lifespan=lifespan)
     app.state.bay = bay
     app.state.services = bay.services()
-    for api in (health_api, sandboxes_api, execs_api, filesystem_api):
+    for api in (
+        admin_api,
+        health_api,
+        sandboxes_api,
+        execs_api,
+        filesystem_api,
+        history_api,
+        keys_api,
+        audit_api,
+        events_api,
+        webhooks_api,
+    ):
         app.include_router(api.router)
     app.add_exception_handler(BayError, on_bay_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
@@ -144,6 +300,7 @@ def build_app(settings: Settings, *, driver: Driver | None = None, clock: Clock 
     app.add_middleware(
         Edge,
         keys=bay.keys,
+        auditor=bay.auditor,
         max_body_bytes=settings.max_body_mb * MIB,
         max_upload_bytes=settings.max_upload_mb * MIB,
     )
@@ -160,6 +317,7 @@ def make_driver(settings: Settings) -> Driver:
         run_dir=run_dir,
         cache=settings.cache_dir,
         runc=settings.runc,
+        runc_timeout_s=settings.runc_timeout,
         id_range_start=settings.id_range_start,
     )
 

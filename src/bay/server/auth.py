@@ -1,19 +1,24 @@
 """Who calls. Keys are compared by their SHA-256, which a caller cannot steer, so look-ups leak no prefix."""
 
 import hashlib
+import hmac
 import os
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from bay.clock import Clock
-from bay.errors import Forbidden, Unauthorized
-from bay.ids import new_id
+from bay.errors import Forbidden, InvalidArgument, Unauthorized
+from bay.ids import is_owner, new_id
+from bay.models import Limits, from_wire, to_wire
 from bay.store import keys
 from bay.store.engine import Store
 from bay.store.records import ApiKey, Scope
 
-_GIVEN = "BAY_API_KEY"
+GIVEN = "BAY_API_KEY"
+"""The name of the key that the setting gives; no other key may have it."""
+
 _RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -43,57 +48,115 @@ class Keys:
         self._store = store
         self._clock = clock
         self._by_hash: dict[str, ApiKey] = {}
+        self._limits: dict[str, Limits] = {}
+        """Also of keys that open nothing any more: what they made is still bound by them."""
 
     async def open(self) -> None:
-        """Read the valid keys."""
+        """Read the keys."""
         async with self._store.read() as db:
             self._by_hash = {key.hash: key for key in await keys.all_valid(db, self._clock())}
+            self._limits = {key.id: limits_of(key) or Limits() for key in await keys.with_quotas(db)}
 
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
         """See to it that there is an admin key: `given`, else a new one, also written to `key_file` (0600).
 
-        Returns the secret when it was made now, to be shown once.
+        Returns the secret when it was made now, to be shown once. A new one is also made when the ones there were
+        have expired, so that a restart is the way back in. Raises InvalidArgument when `given` is a key that was
+        revoked, that has expired, or that is no admin key.
         """
         if given is not None:
-            if hash_secret(given) not in self._by_hash:
-                await self._replace_given(given)
+            await self._take_given(given)
             return None
         async with self._store.read() as db:
-            if await keys.any_admin(db):
+            if await keys.any_admin(db, self._clock()):
                 return None
         secret = _new_secret()
         # The file first: a crash between the two leaves a key that opens nothing, not a Bay without a known key.
         _write_private(key_file, secret + "\n")
         return await self.add("admin", "first", "admin", secret)
 
+    async def _take_given(self, given: str) -> None:
+        async with self._store.read() as db:
+            known = await keys.by_hash(db, hash_secret(given))
+        if known is None:
+            await self._replace_given(given)
+        elif known.hash not in self._by_hash:
+            raise InvalidArgument(
+                f"{GIVEN} is the key {known.id}, which was revoked or has expired; set another"
+            )
+        elif known.scope != "admin":
+            raise InvalidArgument(f"{GIVEN} is the key {known.id}, which may only {known.scope}; set another")
+
     async def _replace_given(self, given: str) -> None:
         """Another BAY_API_KEY than before: the one before was given up, perhaps because it leaked."""
         async with self._store.write() as db:
-            await keys.remove_named(db, _GIVEN)
-        await self.add("admin", _GIVEN, "admin", given)
+            await keys.remove_named(db, GIVEN)
+        await self.add("admin", GIVEN, "admin", given)
         await self.open()
 
     async def add(self, owner: str, name: str, scope: Scope, secret: str | None = None) -> str:
-        """Make a key for `owner` and return its secret, which is stored nowhere."""
-        secret = secret or _new_secret()
-        key = ApiKey(
-            id=new_id("key"), owner=owner, name=name, hash=hash_secret(secret), scope=scope,
-            created_at=self._clock(), expires_at=None, revoked_at=None,
-        )  # fmt: skip
+        """Make a key for `owner` that never expires, and return its secret, which is stored nowhere."""
+        made, key = new_key(owner, name, scope, self._clock(), secret=secret)
         async with self._store.write() as db:
             await keys.add(db, key)
+        self.learn(key)
+        return made
+
+    def learn(self, key: ApiKey) -> None:
+        """Let a key in, once it is committed."""
         self._by_hash[key.hash] = key
-        return secret
+        if (limits := limits_of(key)) is not None:
+            self._limits[key.id] = limits
+
+    def quotas(self, key_id: str) -> Limits | None:
+        """The quotas of a key, valid or not; None when it has none."""
+        return self._limits.get(key_id)
+
+    def forget(self, key: ApiKey) -> None:
+        """Let a key in no more, from now on; a call that is under way goes on to its end."""
+        self._by_hash.pop(key.hash, None)
 
     def authenticate(self, authorization: str | None) -> Caller:
         """The caller that an Authorization header names. Raises Unauthorized."""
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret:
             raise Unauthorized("no API key; send the header Authorization: Bearer <key>")
-        key = self._by_hash.get(hash_secret(secret.strip()))
-        if key is None or (key.expires_at is not None and key.expires_at <= self._clock()):
+        digest = hash_secret(secret.strip())
+        key = self._by_hash.get(digest)
+        if key is None or not hmac.compare_digest(key.hash, digest) or self._is_over(key):
             raise Unauthorized("this API key is unknown, revoked or expired")
         return Caller(key.owner, key.scope, key.id)
+
+    def _is_over(self, key: ApiKey) -> bool:
+        return key.expires_at is not None and key.expires_at <= self._clock()
+
+
+def new_key(
+    owner: str,
+    name: str,
+    scope: Scope,
+    now: datetime,
+    *,
+    quotas: Limits | None = None,
+    expires_at: datetime | None = None,
+    secret: str | None = None,
+) -> tuple[str, ApiKey]:
+    """A secret, and the key that it opens, which nobody has stored yet. Raises InvalidArgument for an owner that may not be."""
+    if not is_owner(owner):
+        raise InvalidArgument(
+            "an owner is 1 to 63 letters, digits and . _ @ + -, and begins with a letter or digit"
+        )
+    secret = secret or _new_secret()
+    key = ApiKey(
+        id=new_id("key"), owner=owner, name=name, hash=hash_secret(secret), scope=scope,
+        quotas=to_wire(quotas) if quotas else None, created_at=now, expires_at=expires_at, revoked_at=None,
+    )  # fmt: skip
+    return secret, key
+
+
+def limits_of(key: ApiKey) -> Limits | None:
+    """The quotas in a key's row."""
+    return None if key.quotas is None else from_wire(Limits, key.quotas)
 
 
 def _new_secret() -> str:

@@ -1,8 +1,9 @@
-"""What every request passes first and every answer last: request id, sane HTTP, identity, body limit, log.
+"""What every request passes first and every answer last: request id, sane HTTP, identity, body limit, audit, log.
 
 One ASGI middleware instead of a stack of them, because the order is the point: nothing of a request is
 read before its caller is known, and no failure leaves without the one error shape. A route that is not
-in `OPEN_PATHS` needs a key, so a new route is closed until somebody opens it on purpose.
+in `OPEN_PATHS` needs a key, so a new route is closed until somebody opens it on purpose; what is below
+`ADMIN_PATHS` needs an admin key, and what changes something is audited.
 """
 
 import re
@@ -14,8 +15,11 @@ from typing import Any
 import structlog
 
 from bay.errors import BadRequest, BayError, InternalError, PayloadTooLarge
+from bay.server.audit import READING, Auditor, name_caller
 from bay.server.auth import Keys
 from bay.server.replies import error_response
+from bay.store.audit import Call, during
+from bay.store.records import Scope as KeyScope
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,7 +32,7 @@ log = structlog.get_logger("bay.http")
 OPEN_PATHS = frozenset(
     ("/health", "/v1/profiles", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 )
-_READING = frozenset(("GET", "HEAD", "OPTIONS"))
+ADMIN_PATHS = ("/v1/keys", "/v1/admin")
 _SMALL_BODY = 1 << 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -36,9 +40,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: App, *, keys: Keys, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(
+        self, app: App, *, keys: Keys, auditor: Auditor, max_body_bytes: int, max_upload_bytes: int
+    ) -> None:
         self._app = app
         self._keys = keys
+        self._auditor = auditor
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
 
@@ -56,27 +63,47 @@ class Edge:
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         answer = _Answer(send, request_id)
+        call = self._auditor.begin(scope["method"], scope["path"], request_id)
         started = time.perf_counter()
         try:
-            limited = self._admit(scope, headers, receive)
-            await self._app(scope, limited, answer)
-        except BayError as error:
-            await answer.fail(scope, receive, error)
-        except Exception:
-            log.exception("http.defect", request_id=request_id, method=scope["method"], path=scope["path"])
-            await answer.fail(scope, receive, InternalError("something went wrong inside Bay; see its log"))
+            with during(call):
+                await self._answer(scope, headers, receive, answer, call)
+        finally:
+            if call is not None:
+                code = answer.code or scope["state"].get("error_code")
+                self._auditor.end(call, answer.status, code, scope.get("path_params", {}))
         log.info(
             "http.request", request_id=request_id, method=scope["method"], path=scope["path"],
             status=answer.status, ms=round((time.perf_counter() - started) * 1000, 1),
         )  # fmt: skip
 
-    def _admit(self, scope: Scope, headers: "_Headers", receive: Receive) -> Receive:
+    async def _answer(
+        self, scope: Scope, headers: "_Headers", receive: Receive, answer: "_Answer", call: Call | None
+    ) -> None:
+        """Have the application answer, or answer with the error that it or the edge raised."""
+        try:
+            limited = self._admit(scope, headers, receive, call)
+            await self._app(scope, limited, answer)
+        except BayError as error:
+            await answer.fail(scope, receive, error)
+        except Exception as error:
+            if isinstance(
+                error.__cause__, BayError
+            ):  # the framework's word for one that came after the answer began
+                await answer.fail(scope, receive, error.__cause__)
+                return
+            log.exception(
+                "http.defect", request_id=answer.request_id, method=scope["method"], path=scope["path"]
+            )
+            await answer.fail(scope, receive, InternalError("something went wrong inside Bay; see its log"))
+
+    def _admit(self, scope: Scope, headers: "_Headers", receive: Receive, call: Call | None) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
         _check_framing(headers)
         if scope["path"] not in OPEN_PATHS:
             caller = self._keys.authenticate(headers.one("authorization"))
-            if scope["method"] not in _READING:
-                caller.require("write")  # before a byte of the body is read
+            name_caller(call, caller)
+            caller.require(_needed(scope))  # before a byte of the body is read
             scope["state"]["caller"] = caller
         limit = self._limit_of(scope["path"])
         length = headers.one("content-length")
@@ -110,6 +137,14 @@ class _Headers:
         return values[0] if values else None
 
 
+def _needed(scope: Scope) -> KeyScope:
+    """The least scope that any route of this path and method may ask for; routes ask again themselves."""
+    path: str = scope["path"]
+    if any(path == above or path.startswith(f"{above}/") for above in ADMIN_PATHS):
+        return "admin"
+    return "read" if scope["method"] in READING else "write"
+
+
 def _check_framing(headers: _Headers) -> None:
     """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends."""
     if headers.one("host") is None:
@@ -140,21 +175,24 @@ class _Answer:
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
-        self._request_id = request_id
+        self.request_id = request_id
         self.status: int | None = None
+        self.code: str | None = None
+        """The code of the error that it failed or was cut with."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id.encode())]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
         await self._send(message)
 
     async def fail(self, scope: Scope, receive: Receive, error: BayError) -> None:
         """Answer with `error`; an answer that has begun is cut instead, so that nobody takes it for whole."""
+        self.code = error.code
         if self.status is None:
-            await error_response(error, self._request_id)(scope, receive, self)
+            await error_response(error, self.request_id)(scope, receive, self)
             return
-        log.warning("http.cut", request_id=self._request_id, code=error.code, error=error.message)
+        log.warning("http.cut", request_id=self.request_id, code=error.code, error=error.message)
         raise ConnectionAbortedError(error.message) from error
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import shutil
 import tempfile
 import threading
 from collections.abc import Generator
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from bay.server import logs, settings
+from bay.server import logs, remains, settings
 from bay.server.app import Bay
 from bay.server.main import run
 
@@ -27,18 +26,21 @@ def start(**given: Any) -> Generator[tuple[str, str], None, None]:
 
     Raises the BayError that kept the server from starting.
     """
-    data_dir = Path(tempfile.mkdtemp(prefix="bay-"))
+    home = remains.home()
+    remains.clear(home)
+    data_dir = Path(tempfile.mkdtemp(dir=home))
     key = f"bay_{secrets.token_urlsafe(32)}"
     loaded = settings.load(
         None, host="127.0.0.1", port=0, data_dir=data_dir, api_key=SecretStr(key), log_level="error", **given
     )
     logs.configure(loaded.log_level, loaded.log_format)
+    remains.sign(loaded)
     server = _Thread(loaded)
     try:
         yield server.wait_ready(), key
     finally:
         server.stop()
-        shutil.rmtree(data_dir, ignore_errors=True)
+        remains.remove(data_dir)
 
 
 class _Thread:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bay.models import Compute, Sandbox, Status
-from bay.store.records import Phase, SandboxRecord, SessionRecord
+from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,13 @@ class Begin:
 @dataclass(frozen=True, slots=True)
 class GoOn:
     """A start was interrupted: go on from the session's last handle."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The session runs and should be frozen."""
 
     session: SessionRecord
 
@@ -49,12 +56,18 @@ class Remove:
     """Remove the sandbox with its managed cargo."""
 
 
-Step = Nothing | Begin | GoOn | Resume | End | Remove
+Step = Nothing | Begin | GoOn | Pause | Resume | End | Remove
 
 
 def is_expired(sandbox: SandboxRecord, now: datetime) -> bool:
     """Whether the sandbox is past its `expires_at`."""
     return sandbox.expires_at is not None and sandbox.expires_at <= now
+
+
+def is_idled(sandbox: SandboxRecord, now: datetime) -> bool:
+    """Whether its compute is being taken for want of activity, and not because its owner said so."""
+    clock = sandbox.idle_expires_at
+    return sandbox.target in ("paused", "stopped") and clock is not None and clock <= now
 
 
 def phase_of(sandbox: SandboxRecord) -> Phase | None:
@@ -67,7 +80,7 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
     phase = phase_of(sandbox)
     if is_expired(sandbox, now):
         return "expired"
-    if phase is None or sandbox.target != "running":
+    if phase is None or sandbox.target not in HAVING:
         return "failed" if sandbox.error else "idle"
     return "starting" if phase in ("starting", "ending") else "ready"
 
@@ -101,7 +114,7 @@ def next_step(
         return Remove()
     if sandbox.expires_at is not None and sandbox.expires_at <= now:
         return Remove() if sandbox.expires_at + retention <= now else Nothing()
-    return Begin() if sandbox.target == "running" else Nothing()
+    return Begin() if sandbox.target in HAVING else Nothing()
 
 
 def _step_with_session(
@@ -116,14 +129,20 @@ def _step_with_session(
     if exited:
         return End(session, "exited", graceful=False)
     if sandbox.target == "stopped":
-        return End(session, "stopped", graceful=session.phase == "running")
-    match session.phase:
-        case "starting":
+        return End(session, "stopped", graceful=session.phase in ("running", "paused"))
+    match session.phase, sandbox.target:
+        case "starting", _:
             return GoOn(session)
-        case "paused":
+        case "running", "paused":
+            return Pause(session)
+        case "paused", "running":
             return Resume(session)
         case _:
             return Nothing()
+
+
+def _counts_idleness(sandbox: SandboxRecord, now: datetime) -> bool:
+    return sandbox.target == "running" and not is_expired(sandbox, now)
 
 
 def view(sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...]) -> Sandbox:
@@ -142,6 +161,8 @@ def view(sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...]) -
         created_at=sandbox.created_at,
         expires_at=sandbox.expires_at,
         idle_timeout=sandbox.idle_timeout,
-        idle_expires_at=sandbox.idle_expires_at,
+        idle_expires_at=sandbox.idle_expires_at if _counts_idleness(sandbox, now) else None,
+        warm_timeout=sandbox.warm_timeout,
+        warm_expires_at=sandbox.warm_expires_at if phase_of(sandbox) == "paused" else None,
         error=sandbox.error,
     )

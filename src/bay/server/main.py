@@ -18,7 +18,8 @@ from pydantic_settings import SettingsError
 
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
-from bay.server.app import KEY_FILE, Bay, build_app
+from bay.server.app import DATABASE, KEY_FILE, Bay, build_app
+from bay.server.data_dir import check as check_data_dir
 from bay.server.settings import Settings
 
 _SHUTDOWN_S = 5
@@ -53,6 +54,7 @@ def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Ev
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(loaded.host, loaded.port))
         stack.callback(os.close, lock_data_dir(loaded.data_dir))
+        check_data_dir(loaded.data_dir, loaded.data_dir / DATABASE)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(loaded, listener, on_ready, stop))
 
@@ -80,18 +82,19 @@ async def _serve(
     async with bay.running(), asyncio.TaskGroup() as group:
         address = listener.getsockname()
         server.on_started = lambda: on_ready(_url(address), bay)
-        ender = group.create_task(_end_when_told(server, stop))
+        ender = group.create_task(_end_when_told(server, stop, bay))
         await server.serve(sockets=[listener])
         ender.cancel()
 
 
-async def _end_when_told(server: "_Server", stop: asyncio.Event | None) -> None:
+async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Bay) -> None:
     """End the server on `stop`, or without one on SIGINT and SIGTERM: the first gracefully, a second at once."""
     told = stop or asyncio.Event()
     if stop is None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
     await told.wait()
+    bay.feed.close()  # whoever follows events would be waited for otherwise
     server.should_exit = True
 
 
@@ -172,4 +175,4 @@ def _complain(message: str) -> int:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    return f"setting {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+    return f"setting {'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"

@@ -7,34 +7,49 @@ once, so a sandbox has one hand on it at a time, and no lock is held for it.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Coroutine
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
-from bay.drivers.base import Driver, Exited, Gone, Handle, SessionSpec
-from bay.errors import BayError, DriverUnavailable, InternalError
+from bay.drivers.base import Driver, Exited, Gone, Handle, Owned, Paused, Running, SessionSpec
+from bay.errors import BayError, DriverUnavailable, InternalError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, Failure, Profile
 from bay.server import lifecycle
 from bay.server.changes import Changes
-from bay.server.lifecycle import Begin, End, GoOn, Nothing, Remove, Resume, Step
+from bay.server.lifecycle import Begin, End, GoOn, Nothing, Pause, Remove, Resume, Step
 from bay.server.peers import peer_of
 from bay.server.ship_link import ShipLink
+from bay.server.turns import Turns
+from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import cargos, events, execs, sandboxes, sessions
 from bay.store.engine import Store
-from bay.store.records import SandboxRecord, SessionRecord
+from bay.store.later import Later
+from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")
 
-_RETRY_S = 5.0
+_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
+_WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
+_DYING_S = 1.0
+_SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
+_ORPHANS_AT_ONCE = 8
+
+
+_LOST = {
+    "exited": "its container ended by itself; the files are kept, and the next call starts it again",
+    "unreachable": "its runtime could not be reached and was ended; the files are kept, and the next call starts it again",
+}
+"""Why a session ended that nobody wanted ended, as the owner reads it."""
 
 
 class Reconciler:
@@ -47,25 +62,34 @@ class Reconciler:
         self,
         *,
         store: Store,
+        later: Later,
         driver: Driver,
         cargo: CargoBackend,
         link: ShipLink,
+        uses: Uses,
         profiles: dict[str, Profile],
         changes: Changes,
         clock: Clock,
-        workers: int,
+        start_concurrency: int,
+        start_limit_s: float,
         stop_grace_s: float,
         retention: timedelta,
     ) -> None:
         self.queue = WorkQueue()
         self._store = store
+        self._later = later
+        self._uses = uses
         self._driver = driver
         self._cargo = cargo
         self._link = link
         self._profiles = profiles
         self._changes = changes
         self._clock = clock
-        self._workers = workers
+        # Each kind of slow work waits for its own kind only: a delete never queues behind a hundred starts.
+        # Nothing else is held while one of these is waited for. Both serve in order.
+        self._starting = Turns(start_concurrency)
+        self._ending = asyncio.Semaphore(2 * start_concurrency)
+        self._start_limit_s = start_limit_s
         self._stop_grace_s = stop_grace_s
         self._retention = retention
         self._exited: set[str] = set()
@@ -75,14 +99,49 @@ class Reconciler:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._defects: set[str] = set()
         """Sandboxes on which a step failed in a way nobody foresaw; a start is then given up, not tried for ever."""
+        self._attempts: dict[str, int] = {}
+        """How often in a row a sandbox's next step has failed."""
+        self._troubles: dict[str, Failure] = {}
+        """What the rows of such sandboxes say of it."""
+        self._suspects: set[str] = set()
+        """Sandboxes of which a call failed: what is true of them is looked at before anything else."""
+        self._orphans: dict[str, Owned] = {}
+        """What nobody owns and could not be removed yet, by session."""
+
+    def suspect(self, sandbox_id: str) -> None:
+        """A call to the sandbox failed or takes long: see whether it is still there."""
+        self._suspects.add(sandbox_id)
+        self.queue.put(sandbox_id)
+
+    async def settle_suspicion(self, sandbox_id: str) -> None:
+        """The same, and return when it was seen to: whoever calls again then meets what is true. Bounded."""
+        self.suspect(sandbox_id)
+
+        async def is_settled() -> bool | None:
+            return None if sandbox_id in self._suspects else True
+
+        await self._changes.wait_for(sandbox_id, is_settled, _SUSPICIOUS_S)
+
+    def is_starting_owned(self) -> bool:
+        """Whether starts that somebody waits for wait for their turn."""
+        return self._starting.any_urgent()
+
+    async def look_after(self) -> None:
+        """Once a second: suspect what keeps calls waiting, and try again to remove what nobody owns."""
+        for session_id in self._link.long_busy(_SUSPICIOUS_S):
+            async with self._store.read() as db:
+                sandbox_id = await sessions.sandbox_of(db, session_id)
+            if sandbox_id is not None:
+                self.suspect(sandbox_id)
+        for owned in list(self._orphans.values())[:1]:
+            await self._remove_orphan(owned)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as self._group:
             for sandbox_id, handle in self._adopted:
                 self._watch(sandbox_id, handle)
-            for _ in range(self._workers):
-                self._group.create_task(self._work())
+            self._group.create_task(self._work())
 
     async def take_over(self) -> None:
         """Adopt running sessions, put everything unsettled into the queue, remove what nobody owns.
@@ -95,7 +154,11 @@ class Reconciler:
             await self._adopt(sandbox)
             self.queue.put(sandbox.id)
         orphans = await self._remove_orphans()
-        log.info("bay.took_over", sandboxes=len(found), orphans_removed=orphans)
+        phases = [lifecycle.phase_of(sandbox) for sandbox in found]
+        log.info(
+            "bay.took_over", sandboxes=len(found), adopted=len(self._adopted), starts_to_finish=phases.count("starting"),
+            ends_to_finish=phases.count("ending"), orphans_removed=orphans, orphans_left=len(self._orphans),
+        )  # fmt: skip
 
     async def _adopt(self, sandbox: SandboxRecord) -> None:
         session = sandbox.session
@@ -110,43 +173,90 @@ class Reconciler:
             observed = None
         if isinstance(observed, Exited | Gone):
             await self._begin_to_end(sandbox, session, "exited")
-        else:
-            self._adopted.append((sandbox.id, handle))
+            return
+        self._adopted.append((sandbox.id, handle))
+        # A Bay that died while it froze or thawed left the row saying one thing and the host another.
+        # The host is right, and the next step brings it to what is wanted.
+        if isinstance(observed, Paused) and session.phase == "running":
+            await self._set_phase(session, "paused")
+        elif isinstance(observed, Running) and session.phase == "paused":
+            await self._set_phase(session, "running")
+
+    async def _set_phase(self, session: SessionRecord, phase: Phase) -> None:
+        async with self._store.write() as db:
+            await sessions.change(db, session.id, phase=phase)
 
     async def _remove_orphans(self) -> int:
         async with self._store.read() as db:
             owned_sessions = await sessions.live_ids(db)
             owned_cargos = await cargos.live_ids(db)
-        orphans = [o async for o in self._driver.list_owned() if o.session_id not in owned_sessions]
-        removed = [await self._remove_orphan(orphan.handle) for orphan in orphans]
+        async for owned in self._driver.list_owned():
+            if owned.session_id not in owned_sessions:
+                self._orphans[owned.session_id] = owned
+        limit = asyncio.Semaphore(_ORPHANS_AT_ONCE)
+        removed = await asyncio.gather(*(self._remove_orphan(o, limit) for o in list(self._orphans.values())))
         strays = await self._cargo.list_ids() - owned_cargos
         for cargo_id in strays:
             await self._cargo.remove(cargo_id)
         return sum(removed) + len(strays)
 
-    async def _remove_orphan(self, handle: Handle) -> bool:
+    async def _remove_orphan(self, orphan: Owned, limit: asyncio.Semaphore | None = None) -> bool:
         try:
-            await self._driver.destroy(handle)
+            async with limit or contextlib.nullcontext():
+                await self._driver.destroy(orphan.handle)
         except BayError as error:
-            log.warning("session.orphan_stays", id=handle.session_id, error=error.message)
+            log.warning("session.orphan_stays", id=orphan.session_id, error=error.message)
             return False
+        self._orphans.pop(orphan.session_id, None)
         return True
 
     async def _work(self) -> None:
-        while True:
-            async with self.queue.take() as sandbox_id:
-                try:
-                    await self._settle(sandbox_id)
-                except Exception:
-                    log.exception("sandbox.reconcile_failed", id=sandbox_id)
-                    self._defects.add(sandbox_id)
-                    asyncio.get_running_loop().call_later(_RETRY_S, self.queue.put, sandbox_id)
+        async with self.queue.take() as sandbox_id:
+            self._group.create_task(self._work())  # somebody else waits for the next one
+            try:
+                await self._settle(sandbox_id)
+                await self._forgive(sandbox_id)
+            except BayError as error:
+                await self._put_off(sandbox_id, error)
+            except Exception:
+                log.exception("sandbox.reconcile_failed", id=sandbox_id)
+                self._defects.add(sandbox_id)
+                self._retry(sandbox_id)
+
+    def _retry(self, sandbox_id: str) -> float:
+        """Look again by and by: after a second, then two, four and so on. Gives the seconds."""
+        attempts = self._attempts[sandbox_id] = self._attempts.get(sandbox_id, 0) + 1
+        wait_s = min(_RETRY_S * 2 ** (attempts - 1), _LONGEST_RETRY_S)
+        asyncio.get_running_loop().call_later(wait_s, self.queue.put, sandbox_id)
+        return wait_s
+
+    async def _put_off(self, sandbox_id: str, error: BayError) -> None:
+        """The host would not do it now: say so in the row, unless that says something already, and try again."""
+        wait_s = self._retry(sandbox_id)
+        log.warning(
+            "sandbox.step_failed", id=sandbox_id, retry_in_s=wait_s, code=error.code, error=error.message
+        )
+        failure = Failure(code=error.code, message=error.message, at=self._clock())
+        async with self._store.write() as db:
+            if await sandboxes.change_error(db, sandbox_id, old=None, new=failure):
+                self._troubles[sandbox_id] = failure
+        self._changes.announce(sandbox_id)
+
+    async def _forgive(self, sandbox_id: str) -> None:
+        """What was put off is done."""
+        self._attempts.pop(sandbox_id, None)
+        if (trouble := self._troubles.pop(sandbox_id, None)) is not None:
+            async with self._store.write() as db:
+                await sandboxes.change_error(db, sandbox_id, old=trouble, new=None)
+            self._changes.announce(sandbox_id)
 
     async def _settle(self, sandbox_id: str) -> None:
         while True:
             sandbox = await self._read(sandbox_id)
             if sandbox is None:
                 return
+            if sandbox.id in self._suspects and await self._look_at(sandbox):
+                continue
             step = self._next_step(sandbox)
             if isinstance(step, Nothing):
                 self._changes.announce(sandbox_id)  # whoever waits for a target that was changed back
@@ -154,6 +264,46 @@ class Reconciler:
             await self._take(sandbox, step)
             self._defects.discard(sandbox_id)
             self._changes.announce(sandbox_id)
+
+    async def _look_at(self, sandbox: SandboxRecord) -> bool:
+        """See what is true of a suspect, and mend it; whether its row has changed.
+
+        Only a Ship that cannot be reached at all is given up. One that is slow may be at work.
+        """
+        try:
+            session = sandbox.session
+            if session is None or session.phase != "running":
+                return False
+            return await self._mend(sandbox, session)
+        finally:
+            self._suspects.discard(sandbox.id)
+
+    async def _mend(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
+        handle = self._handle_of(session)
+        observed = await self._driver.observe(handle)
+        if isinstance(observed, Exited | Gone):
+            self._exited.add(session.id)
+        elif isinstance(observed, Paused):
+            log.warning("session.thawed", id=session.id)  # somebody else froze it
+            await self._driver.resume(handle)
+        elif not self._is_reachable(session):
+            reason = "exited" if await self._ends_now(handle) else "unreachable"
+            await self._begin_to_end(sandbox, session, reason)
+            return True
+        return False
+
+    async def _ends_now(self, handle: Handle) -> bool:
+        """Whether its first process is ending: the kernel closes sockets first, and tells of the end a moment later."""
+        try:
+            async with asyncio.timeout(_DYING_S):
+                await self._driver.wait(handle)
+        except (TimeoutError, DriverUnavailable):
+            return False
+        return True
+
+    def _is_reachable(self, session: SessionRecord) -> bool:
+        peer = peer_of(session)
+        return peer is not None and self._link.can_connect(peer)
 
     async def _read(self, sandbox_id: str) -> SandboxRecord | None:
         async with self._store.read() as db:
@@ -173,6 +323,8 @@ class Reconciler:
                 )
             case GoOn(session):
                 await self._start(sandbox, session)
+            case Pause(session):
+                await self._pause(sandbox, session)
             case Resume(session):
                 await self._resume(sandbox, session)
             case End(session, reason, graceful):
@@ -184,8 +336,11 @@ class Reconciler:
 
     async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""
+        fence = await self._cargo.fenced(sandbox.cargo_id)
+        # A database from a backup may be behind what has been on this cargo since.
+        seen = fence.generation if fence and fence.sandbox_id == sandbox.id else 0
         session = SessionRecord(
-            id=new_id("sess"), sandbox_id=sandbox.id, generation=sandbox.generation + 1, driver=self._driver.name,
+            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._driver.name,
             phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._clock(),
             started_at=None, ended_at=None,
         )  # fmt: skip
@@ -229,12 +384,26 @@ class Reconciler:
         while True:
             await self.queue.put_again(sandbox_id)
             sandbox = await self._read(sandbox_id)
-            if sandbox is None or sandbox.target != "running" or lifecycle.is_expired(sandbox, self._clock()):
+            if (
+                sandbox is None
+                or sandbox.target not in HAVING
+                or lifecycle.is_expired(sandbox, self._clock())
+            ):
                 return
 
     async def _drive_start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
+        """Start it when its turn comes, within the limit. Raises Timeout beyond that."""
+        async with self._starting.take(urgent=sandbox.pool is None):
+            try:
+                async with asyncio.timeout(self._start_limit_s):
+                    return await self._step_through(sandbox, session)
+            except TimeoutError as error:
+                raise Timeout(f"the start did not end within {self._start_limit_s:g} s") from error
+
+    async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Save each handle as it appears; None when the target changed on the way and the start was left."""
         await self._cargo.create(sandbox.cargo_id)
+        await self._fence_off(sandbox, session)
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
         async with aclosing(self._driver.start(self._spec(sandbox, session), before)) as handles:
@@ -242,11 +411,20 @@ class Reconciler:
                 last = handle
                 async with self._store.write() as db:
                     target = await sessions.save_handle(db, session.id, handle.to_json())
-                if target != "running":
+                if target not in HAVING:
                     return None
         if last is None or last.endpoint is None:
             raise DriverUnavailable(f"driver {self._driver.name} ended its start without an endpoint")
         return last
+
+    async def _fence_off(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """No older session of the sandbox writes to its cargo from here on: none is left, and none may begin."""
+        await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
+        for orphan in [o for o in self._orphans.values() if o.sandbox_id == sandbox.id]:
+            if not await self._remove_orphan(orphan):
+                raise DriverUnavailable(
+                    f"session {orphan.session_id} of this sandbox is still there and cannot be removed"
+                )
 
     def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
         profile = self._profiles.get(sandbox.profile)
@@ -262,7 +440,6 @@ class Reconciler:
             resources=profile.resources,
             workspace=self._cargo.path(sandbox.cargo_id),
             token=session.token,
-            hostname=sandbox.name or "sandbox",
             allow_root=profile.root,
         )
 
@@ -271,14 +448,52 @@ class Reconciler:
         failure = Failure(code=error.code, message=error.message, at=self._clock())
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="ending", end_reason="failed")
-            await sandboxes.change_target(db, sandbox.id, old="running", new="stopped", error=failure)
+            await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
             await events.add(
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
             )
         log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
 
+    async def _pause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """Freeze it, unless a call is under way. Its owner's word counts more than one that only follows output.
+
+        The row first: a call that comes from here on reads that it must be thawed, and one that came before is seen.
+        """
+        now = self._clock()
+        async with self._store.write() as db:
+            await sessions.change(db, session.id, phase="paused")
+            clocks = {"idle_expires_at": None, "warm_expires_at": _after(now, sandbox.warm_timeout)}
+            await sandboxes.change(db, sandbox.id, **clocks)
+        if self._uses.any(sandbox.id, patient=lifecycle.is_idled(sandbox, now)):
+            await self._unpause(sandbox, session)
+            return
+        try:
+            await self._driver.pause(self._handle_of(session))
+        except BayError as error:
+            log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
+            self._suspects.add(sandbox.id)
+            await self._unpause(sandbox, session)
+            return
+        async with self._store.write() as db:
+            await events.add(db, sandbox, "sandbox.paused", now, session_id=session.id)
+        log.info("sandbox.paused", id=sandbox.id, session=session.id)
+
+    async def _unpause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """It was not frozen after all: it runs, and its idle clock starts again."""
+        async with self._store.write() as db:
+            await sessions.change(db, session.id, phase="running")
+            await sandboxes.change_target(
+                db, sandbox.id, old=("paused",), new="running",
+                idle_expires_at=_after(self._clock(), sandbox.idle_timeout), warm_expires_at=None,
+            )  # fmt: skip
+
     async def _resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        await self._driver.resume(self._handle_of(session))
+        try:
+            await self._driver.resume(self._handle_of(session))
+        except BayError as error:
+            log.warning("session.not_resumed", id=session.id, code=error.code, error=error.message)
+            await self._begin_to_end(sandbox, session, "unreachable")
+            return
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._clock(), session_id=session.id)
@@ -287,22 +502,43 @@ class Reconciler:
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
     ) -> None:
         """Take a session down and write down that it is over, with the fate of its execs."""
+        if lifecycle.is_idled(sandbox, self._clock()) and self._uses.any(sandbox.id):
+            await self._begin_again(sandbox)
+            return
         await self._unwatch(session.id)
         await self._begin_to_end(sandbox, session, reason)
-        handle = self._handle_of(session)
-        finals = await self._final_execs(session) if graceful else []
-        if graceful:
-            await self._driver.stop(handle, self._stop_grace_s)
-        await self._driver.destroy(handle)
+        async with self._ending:
+            finals = await self._take_down(session, graceful=graceful)
+        await self._later.flush()  # what is known of its execs, before the rest is called lost
         async with self._store.write() as db:
             for item in finals:
                 await execs.save(db, session.id, item)
             await self._close_session(db, session, reason)
+            await sandboxes.stop_clocks(db, sandbox.id)
             await events.add(
                 db, sandbox, "sandbox.stopped", self._clock(), session_id=session.id, reason=reason
             )
         self._exited.discard(session.id)
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
+
+    async def _begin_again(self, sandbox: SandboxRecord) -> None:
+        """A call came just before its idle sandbox was taken: let it be, and start its clock again."""
+        async with self._store.write() as db:
+            later = _after(self._clock(), sandbox.idle_timeout)
+            await sandboxes.change_target(
+                db, sandbox.id, old=("stopped",), new="running", idle_expires_at=later
+            )
+
+    async def _take_down(self, session: SessionRecord, *, graceful: bool) -> list[Exec]:
+        handle = self._handle_of(session)
+        finals: list[Exec] = []
+        if graceful:
+            if session.phase == "paused":
+                await self._driver.resume(handle)  # so that it can say its last words
+            finals = await self._final_execs(session)
+            await self._driver.stop(handle, self._stop_grace_s)
+        await self._driver.destroy(handle)
+        return finals
 
     async def _begin_to_end(self, sandbox: SandboxRecord, session: SessionRecord, reason: str) -> None:
         """No call may be sent to it from here on, also when the sandbox is wanted again before it has ended.
@@ -313,8 +549,12 @@ class Reconciler:
             return
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="ending", end_reason=reason)
-            if reason == "exited":
-                await sandboxes.change_target(db, sandbox.id, old="running", new="stopped")
+            if reason in _LOST:
+                failure = Failure(code=f"session_{reason}", message=_LOST[reason], at=self._clock())
+                await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
+                await events.add(
+                    db, sandbox, f"sandbox.{reason}", self._clock(), session_id=session.id, message=failure.message
+                )  # fmt: skip
         self._changes.announce(sandbox.id)
 
     async def _final_execs(self, session: SessionRecord) -> list[Exec]:
@@ -380,4 +620,8 @@ class Reconciler:
                 return await self._driver.wait(handle)
             except DriverUnavailable as error:
                 log.warning("session.unknown", id=handle.session_id, error=error.message)
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_WATCH_RETRY_S)
+
+
+def _after(now: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

@@ -1,6 +1,7 @@
 """How answers look: models as JSON, and one shape for every error."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,14 +55,26 @@ def error_response(error: BayError, request_id: str, extra: dict[str, Any] | Non
     }
     if error.details:
         body["details"] = error.details
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    headers = {"Retry-After": str(_retry_after_s(error))} if error.status in (429, 503) else None
     return JSONResponse({"error": body, **(extra or {})}, error.status, headers)
+
+
+def _retry_after_s(error: BayError) -> int:
+    """Whole seconds, never sooner than the error says and never at once: a client must not spin."""
+    said = error.details.get("retry_after_ms")
+    return max(1, math.ceil(said / 1000)) if isinstance(said, int | float) else 1
+
+
+def _respond(request: Request, error: BayError, extra: dict[str, Any] | None = None) -> JSONResponse:
+    """The answer, its code left where the edge finds it for the audit."""
+    request.state.error_code = error.code
+    return error_response(error, request.state.request_id, extra)
 
 
 async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
     """Any error raised on purpose."""
     known = error if isinstance(error, BayError) else InternalError("something went wrong inside Bay")
-    return error_response(known, request.state.request_id)
+    return _respond(request, known)
 
 
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -72,19 +85,16 @@ async def on_invalid_request(request: Request, error: Exception) -> JSONResponse
     ]
     first: dict[str, Any] = detail[0] if detail else {"loc": ["body"], "msg": "is not valid"}
     where = ".".join(str(part) for part in first["loc"])
-    return error_response(
-        InvalidArgument(f"{where}: {first['msg']}", details={"errors": len(detail)}),
-        request.state.request_id,
-        {"detail": detail},
-    )
+    invalid = InvalidArgument(f"{where}: {first['msg']}", details={"errors": len(detail)})
+    return _respond(request, invalid, {"detail": detail})
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """What the framework refuses by itself: unknown routes, wrong methods, unreadable bodies."""
     cause = error.__cause__
     if isinstance(cause, BayError):
-        return error_response(cause, request.state.request_id)
-    answer = error_response(_from_framework(request, error), request.state.request_id)
+        return _respond(request, cause)
+    answer = _respond(request, _from_framework(request, error))
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)  # `Allow`, which a 405 must have
     return answer

@@ -1,9 +1,10 @@
 """Settings: environment (`BAY_…`) over TOML file over default. Each is documented in docs/settings.md."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -11,9 +12,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from bay.models import Capability, Profile, Resources
+from bay.ids import is_owner
+from bay.models import Capability, Limits, Profile, Resources
 
 MIB = 1 << 20
+MIN_KEY = 16
+"""Characters of an API key that somebody chose."""
 
 
 class ProfileSettings(BaseModel):
@@ -31,8 +35,12 @@ class ProfileSettings(BaseModel):
     )
     env: dict[str, str] = Field(default_factory=dict[str, str], description="environment of every command")
     idle_timeout: int | None = Field(
-        1800, ge=1, description="seconds without activity before compute is given back"
+        1800, ge=1, description="seconds without activity before compute is frozen"
     )
+    warm_timeout: int | None = Field(
+        3600, ge=0, description="seconds frozen in memory before compute is given back; 0 = never frozen"
+    )
+    pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that wait for a create")
     ttl: int | None = Field(None, ge=1, description="seconds a sandbox lives when the create does not say")
     start: Literal["eager", "lazy"] = Field("eager", description="when compute begins")
     root: bool = Field(True, description="whether an exec may ask for `user: root`")
@@ -45,15 +53,47 @@ class ProfileSettings(BaseModel):
         return Profile(id=name, resources=resources, **values)
 
 
+Limit = Annotated[int | None, Field(ge=0, le=1_000_000_000)]
+
+
+class QuotaSettings(BaseModel):
+    """Limits on what is used at once. What is left out is not limited, or as for every owner; `"none"` lifts a limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sandboxes: Limit = Field(None, description="sandboxes")
+    running: Limit = Field(None, description="sandboxes that have or want compute and are not frozen")
+    cpus: Annotated[float | None, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = Field(
+        None, description="cores of those"
+    )
+    memory_mb: Limit = Field(None, description="memory of those and of the frozen ones, MiB")
+    disk_mb: Limit = Field(None, description="files, as last measured, MiB")
+    creates_per_minute: Limit = Field(None, description="sandboxes made in the last 60 seconds")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        return None if value == "none" else value  # TOML has no null
+
+    def over(self, others: "QuotaSettings | None") -> Limits:
+        """These limits, and where nothing is said those of `others`."""
+        below = others.model_dump() if others else {}
+        return Limits(**{**below, **self.model_dump(exclude_unset=True)})
+
+
 def _default_profiles() -> dict[str, ProfileSettings]:
     return {"python-default": ProfileSettings(description="One core, 1 GiB, the host's own programs")}  # pyright: ignore[reportCallIssue]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Durations are seconds, sizes MiB where the name says so."""
+    """Everything that can be set. Durations are seconds where nothing else is said, sizes MiB where the name says so."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BAY_", extra="forbid", env_nested_delimiter="__", env_ignore_empty=True
+        env_prefix="BAY_",
+        extra="forbid",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may be a key
     )
 
     data_dir: Path = Field(Path("/var/lib/bay"), description="where Bay keeps its database and all files")
@@ -67,12 +107,15 @@ class Settings(BaseSettings):
         8700, description="port to listen on; 0 picks a free one"
     )
     api_key: SecretStr | None = Field(
-        None, min_length=1, description="first admin key, for automation; made and shown once when unset"
+        None, description="admin key, for automation, 16 characters or more; made and shown once when unset"
     )
     driver: Literal["oci", "fake"] = Field(
         "oci", description="what runs sessions; `fake` isolates nothing and is for tests"
     )
     runc: str = Field("runc", description="the OCI runtime to call")
+    runc_timeout: float = Field(
+        20, gt=0, description="seconds the OCI runtime may take to start a container before it is killed"
+    )
     id_range_start: int = Field(
         1_879_048_192, ge=65536, description="first host uid of the ranges given to sandboxes"
     )
@@ -85,8 +128,15 @@ class Settings(BaseSettings):
     start_timeout: float = Field(
         60, gt=0, description="seconds a call waits for compute before it answers 503"
     )
+    start_limit: float = Field(
+        120, gt=0, description="seconds after which a start that does not end is given up"
+    )
     stop_grace: float = Field(5, ge=0, description="seconds processes get to end by themselves on stop")
-    start_concurrency: int = Field(4, ge=1, le=64, description="sessions started or ended at once")
+    start_concurrency: int = Field(4, ge=1, le=64, description="sessions started at once; more wait in order")
+    pool_max_age: int = Field(3600, ge=1, description="seconds after which what waits in a pool is replaced")
+    memory_reserve_mb: int = Field(
+        512, ge=0, description="available memory, MiB, below which idle sandboxes give theirs back"
+    )
     expired_retention: int = Field(
         60, ge=0, description="seconds an expired sandbox is still shown before it is removed"
     )
@@ -95,9 +145,59 @@ class Settings(BaseSettings):
     )
     max_upload_mb: int = Field(4096, ge=1, description="largest upload, MiB")
     max_file_mb: int = Field(16, ge=1, description="largest file that `filesystem/files` reads as JSON, MiB")
+    webhook_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="networks that webhooks may be sent to although they are not public"
+    )
+    history_max_age: int = Field(
+        30, ge=1, le=36500, description="days after which successful executions leave the history"
+    )
+    history_max_count: int = Field(
+        1000, ge=1, le=100_000, description="successful executions that the history of a sandbox keeps"
+    )
+    history_max_mb: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="room for the history of a sandbox, MiB; ten times as much for what failed",
+    )
+    event_retention: int = Field(7, ge=1, le=36500, description="days that events are kept")
+    event_max_count: int = Field(
+        1_000_000, ge=1000, description="events that are kept, of all owners together"
+    )
+    audit_retention: int = Field(90, ge=1, le=36500, description="days that the audit is kept")
+    audit_max_count: int = Field(1_000_000, ge=1000, description="calls that the audit keeps")
+    deleted_retention: int = Field(
+        7,
+        ge=1,
+        le=36500,
+        description="days that a removed sandbox is remembered, so that a second delete is no error",
+    )
     profiles: dict[str, ProfileSettings] = Field(
         default_factory=_default_profiles, description="what kinds of sandbox there are, by name"
     )
+
+    quotas: QuotaSettings | None = Field(None, description="what each owner may use at once")
+    owners: dict[str, QuotaSettings] = Field(
+        default_factory=dict[str, QuotaSettings],
+        description="quotas of single owners, by name, over those of each",
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_KEY:
+            raise ValueError(
+                f"BAY_API_KEY has fewer than {MIN_KEY} characters, which can be guessed; "
+                "take the output of: openssl rand -hex 32"
+            )
+        return value
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_that_may_be(cls, value: dict[str, QuotaSettings]) -> dict[str, QuotaSettings]:
+        if wrong := [name for name in value if not is_owner(name)]:
+            raise ValueError(f"{wrong[0]!r} is no owner: 1 to 63 letters, digits and . _ @ + -")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, ValidationError
 
+from bay.drivers.ship_socket import connect
 from bay.errors import BY_CODE, BayError, ShipError, Timeout
 from bay.models import Exec, ExecState, FileEntry, OutputChunk, Stream
 from bay.server.ship_wire import Head, Peer, Wire
@@ -130,11 +131,17 @@ class ShipLink:
         self._deadline_s = deadline_s
         self._transfer_s = transfer_s
         self._idle: dict[str, list[tuple[float, Wire]]] = {}
-        self._busy: dict[str, int] = {}
+        self._busy: dict[str, list[float]] = {}
+        """When each call that is under way began (monotonic), by session."""
 
-    def busy(self, session_id: str) -> bool:
-        """Whether a call to that session is under way."""
-        return self._busy.get(session_id, 0) > 0
+    def busy(self, session_id: str, for_s: float = 0.0) -> bool:
+        """Whether a call to that session is under way, for `for_s` seconds or longer."""
+        began = self._busy.get(session_id)
+        return bool(began) and time.monotonic() - began[0] >= for_s
+
+    def long_busy(self, for_s: float) -> list[str]:
+        """The sessions a call to which has been under way for `for_s` seconds or longer."""
+        return [session_id for session_id in self._busy if self.busy(session_id, for_s)]
 
     def forget(self, session_id: str) -> None:
         """Drop the idle connections to a session that is over."""
@@ -149,6 +156,16 @@ class ShipLink:
     async def meta(self, peer: Peer) -> ShipMeta:
         """Ship's description of itself. Asked when somebody looks at a sandbox, so it must not keep them."""
         return await self._call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
+
+    def can_connect(self, peer: Peer) -> bool:
+        """Whether somebody listens at the Ship's socket, who is who it should be. Nothing is said or asked."""
+        try:
+            connect(peer.endpoint).close()
+        except BlockingIOError:
+            return True  # more callers wait than it can take: slow, which is another thing
+        except (OSError, ShipError):
+            return False
+        return True
 
     async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
         """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output."""
@@ -259,7 +276,8 @@ class ShipLink:
         The deadline is the connection's own and not an `asyncio.timeout` around this block, since a
         streaming answer is read in another task than the one that opened it.
         """
-        self._busy[peer.session_id] = self._busy.get(peer.session_id, 0) + 1
+        began = time.monotonic()
+        self._busy.setdefault(peer.session_id, []).append(began)
         target = f"{path}?{urlencode(query)}" if query else path
         wire: Wire | None = None
         try:
@@ -276,7 +294,7 @@ class ShipLink:
         except OSError as error:
             raise ShipError("the connection to the sandbox's runtime broke") from error
         finally:
-            self._release(peer.session_id, wire)
+            self._release(peer.session_id, began, wire)
 
     def _take_idle(self, session_id: str) -> Wire | None:
         idle = self._idle.get(session_id, [])
@@ -287,8 +305,8 @@ class ShipLink:
             wire.close()
         return None
 
-    def _release(self, session_id: str, wire: Wire | None) -> None:
-        self._busy[session_id] -= 1
+    def _release(self, session_id: str, began: float, wire: Wire | None) -> None:
+        self._busy[session_id].remove(began)
         if not self._busy[session_id]:
             del self._busy[session_id]
         if wire is None:

@@ -1,7 +1,8 @@
 """Enforces time limits: looks once a second for rows whose time has come. The times are in the rows."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,27 +11,49 @@ from bay.errors import BayError
 from bay.server import lifecycle
 from bay.server.peers import peer_of
 from bay.server.ship_link import ShipLink
+from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
-from bay.store import claims, events, execs, sandboxes
+from bay.store import events, execs, sandboxes
 from bay.store.engine import Store
-from bay.store.records import SandboxRecord, SessionRecord
+from bay.store.later import Later
+from bay.store.records import SandboxRecord, SessionRecord, Target
 
 log = structlog.get_logger("bay.sweep")
 
 _PERIOD_S = 1.0
-_CLAIM_PERIOD = timedelta(hours=1)
-CLAIM_LIFE = timedelta(hours=24)
+_ASK_S = 2.0
+_AT_ONCE = 16
 
 
 class Sweep:
-    """Expires sandboxes, gives back idle compute, and forgets old idempotency claims."""
+    """Expires sandboxes, freezes idle ones, and gives back the memory of those that stay frozen.
 
-    def __init__(self, *, store: Store, queue: WorkQueue, link: ShipLink, clock: Clock) -> None:
+    `can_freeze` says whether the driver can; else idle sandboxes are stopped. `chores` are done first on each
+    round: what else has to be looked at once a second.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        later: Later,
+        queue: WorkQueue,
+        link: ShipLink,
+        uses: Uses,
+        clock: Clock,
+        can_freeze: bool,
+        chores: list[Callable[[], Awaitable[None]]],
+    ) -> None:
         self._store = store
+        self._later = later
         self._queue = queue
         self._link = link
+        self._uses = uses
         self._clock = clock
-        self._claims_checked_at = datetime.min.replace(tzinfo=UTC)
+        self._can_freeze = can_freeze
+        self._chores = chores
+        # How many Ships are asked at once; nothing else is held with it.
+        self._asking = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -43,47 +66,65 @@ class Sweep:
 
     async def sweep(self) -> None:
         """Look once."""
+        for chore in self._chores:
+            await chore()
+        await self._later.flush()
         now = self._clock()
         async with self._store.read() as db:
             due = await sandboxes.due(db, now)
+        waiting = [s for s in due if not lifecycle.is_expired(s, now)]
         for sandbox in due:
-            if not lifecycle.is_expired(sandbox, now):
-                await self._idle_out(sandbox, now)
-            self._queue.put(sandbox.id)
-        if self._claims_checked_at + _CLAIM_PERIOD <= now:
-            self._claims_checked_at = now
-            await self._forget_claims(now)
+            if lifecycle.is_expired(sandbox, now):
+                self._queue.put(sandbox.id)
+        async with asyncio.TaskGroup() as group:
+            for sandbox in waiting:
+                group.create_task(self._cool(sandbox, now))
 
-    async def _forget_claims(self, now: datetime) -> None:
+    async def _cool(self, sandbox: SandboxRecord, now: datetime) -> None:
+        if sandbox.target == "paused":
+            await self._thaw_out(sandbox, now)
+        else:
+            await self._idle_out(sandbox, now)
+        self._queue.put(sandbox.id)
+
+    async def _thaw_out(self, sandbox: SandboxRecord, now: datetime) -> None:
+        """Frozen for long enough: its memory goes back to the host."""
         async with self._store.write() as db:
-            await claims.forget(db, now - CLAIM_LIFE)
+            if await sandboxes.change_target(db, sandbox.id, old=("paused",), new="stopped"):
+                await events.add(db, sandbox, "sandbox.cooled", now, reason="warm_timeout")
 
     async def _idle_out(self, sandbox: SandboxRecord, now: datetime) -> None:
-        """Stop an idle sandbox, unless a call or an exec is under way: then its idle clock starts again."""
-        if sandbox.session and await self._is_active(sandbox.session):
+        """Freeze an idle sandbox, unless a call or an exec is under way: then its idle clock starts again."""
+        if sandbox.session and await self._is_active(sandbox, sandbox.session):
             async with self._store.write() as db:
                 later = now + timedelta(seconds=sandbox.idle_timeout or 0)
                 await sandboxes.change(db, sandbox.id, idle_expires_at=later)
             return
+        frozen = self._can_freeze and sandbox.warm_timeout != 0 and lifecycle.phase_of(sandbox) == "running"
+        new: Target = "paused" if frozen else "stopped"
+        await self._later.flush()  # a call that came and went meanwhile may have pushed the clock
         async with self._store.write() as db:
-            if await sandboxes.idle_out(db, sandbox.id, now):
+            if await sandboxes.idle_out(db, sandbox.id, now, new):
                 await events.add(db, sandbox, "sandbox.idle", now)
 
-    async def _is_active(self, session: SessionRecord) -> bool:
+    async def _is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Whether a call is under way or an exec still runs; the rows are brought up to date on the way."""
+        if self._uses.any(sandbox.id):
+            return True
         peer = peer_of(session)
-        if peer is None or self._link.busy(session.id):
-            return peer is not None
+        if peer is None:
+            return session.phase == "starting"
         async with self._store.read() as db:
-            if not await execs.any_running(db, session.id):
+            if not await execs.any_active(db, session.id):
                 return False
         try:
-            known = await self._link.list_execs(peer)
-        except BayError as error:
+            async with self._asking, asyncio.timeout(_ASK_S):
+                known = await self._link.list_execs(peer)
+        except (BayError, TimeoutError) as error:
             # Its rows say that something runs, and unknown is not idle: a build must not end with one bad answer.
-            log.info("session.silent", id=session.id, error=error.message)
+            log.info("session.silent", id=session.id, error=str(error))
             return True
         async with self._store.write(only_execs=True) as db:
             for item in known:
                 await execs.save(db, session.id, item)
-        return any(item.state == "running" for item in known)
+            return await execs.any_active(db, session.id)

@@ -1,24 +1,37 @@
 """From a caller and a reference to a sandbox that answers now, started on the way if it must be."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from bay.clock import Clock
-from bay.errors import CapabilityNotSupported, NotFound, SandboxExpired, SandboxNotReady
+from bay.errors import (
+    CapabilityNotSupported,
+    NotFound,
+    SandboxExpired,
+    SandboxNotReady,
+    ShipError,
+    Timeout,
+)
 from bay.models import Capability, Profile
 from bay.server import lifecycle
 from bay.server.auth import Caller
 from bay.server.changes import Changes
 from bay.server.peers import peer_of
+from bay.server.quotas import Quotas
 from bay.server.ship_wire import Peer
+from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
-from bay.store import sandboxes
+from bay.store import audit, sandboxes
 from bay.store.engine import Store
-from bay.store.records import SandboxRecord
+from bay.store.later import Later
+from bay.store.records import HAVING, SandboxRecord
 
 _RETRY_AFTER_MS = 1000
 _TOUCH = 0.05  # of the idle timeout
+_TOUCH_S = 30.0  # without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +55,23 @@ class Waker:
         self,
         *,
         store: Store,
+        later: Later,
         queue: WorkQueue,
+        uses: Uses,
+        settle_suspicion: Callable[[str], Awaitable[None]],
         changes: Changes,
+        quotas: Quotas,
         profiles: dict[str, Profile],
         clock: Clock,
         start_timeout_s: float,
     ) -> None:
         self._store = store
+        self._later = later
         self._queue = queue
+        self._uses = uses
+        self._settle_suspicion = settle_suspicion
         self._changes = changes
+        self._quotas = quotas
         self._profiles = profiles
         self._clock = clock
         self._start_timeout_s = start_timeout_s
@@ -63,6 +84,7 @@ class Waker:
         sandbox = await self._find_cached(caller.owner, ref)
         if sandbox is None or sandbox.target == "deleted" or sandbox.deleted_at is not None:
             raise NotFound(f"there is no sandbox {ref}")
+        audit.about(sandbox.id)
         return sandbox
 
     async def _find_cached(self, owner: str, ref: str) -> SandboxRecord | None:
@@ -76,22 +98,48 @@ class Waker:
         async with self._store.read() as db:
             found = await sandboxes.find(db, owner, ref)
         if found is not None and self._store.version == version:
-            self._found[owner, ref] = found
+            self._found[owner, ref] = self._found[owner, found.id] = found
         return found
 
-    async def awake(self, caller: Caller, ref: str, capability: Capability) -> Awake:
-        """The sandbox, running, within the start timeout.
+    @asynccontextmanager
+    async def awake(self, caller: Caller, ref: str, capability: Capability) -> AsyncGenerator[Awake, None]:
+        """The sandbox, running, and not idled away while the block lasts; started within the start timeout.
 
         Raises NotFound, SandboxExpired, CapabilityNotSupported before anything starts, and
         SandboxNotReady when the start failed or takes longer.
         """
-        sandbox = await self.find(caller, ref)
-        profile = self._checked_profile(sandbox, capability)
+        async with self.holding(caller, ref) as sandbox:
+            profile = self._checked_profile(sandbox, capability)
+            async with self.reach(sandbox) as (ready, peer):
+                yield Awake(ready, profile, peer)
+
+    @asynccontextmanager
+    async def holding(
+        self, caller: Caller, ref: str, *, patient: bool = False
+    ) -> AsyncGenerator[SandboxRecord, None]:
+        """The caller's sandbox as it is, not idled away while the block lasts. `patient` as in `Uses.hold`."""
+        found = await self.find(caller, ref)
+        with self._uses.hold(found.id, patient=patient):
+            # Read again now that it is held (see `uses`); from memory, unless something was written meanwhile.
+            yield await self.find(caller, found.id)
+
+    @asynccontextmanager
+    async def reach(self, sandbox: SandboxRecord) -> AsyncGenerator[tuple[SandboxRecord, Peer], None]:
+        """A held sandbox's Ship, woken or started if it must be; leaving the block counts as activity.
+
+        Raises as `start` does. A call that fails in the block is a probe: the reconciler looks what became of it.
+        """
         ready = sandbox if _is_running(sandbox) else await self.start(sandbox, self._start_timeout_s)
         peer = ready.session and peer_of(ready.session)
         if peer is None:
             raise _not_ready(ready, "is starting")
-        return Awake(ready, profile, peer)
+        try:
+            yield ready, peer
+        except (ShipError, Timeout):
+            await self._settle_suspicion(sandbox.id)
+            raise
+        finally:
+            self.touch(ready)
 
     async def start(self, sandbox: SandboxRecord, timeout_s: float) -> SandboxRecord:
         """Ask for compute and wait until it is there. Raises SandboxNotReady with the reason if it is not."""
@@ -107,11 +155,29 @@ class Waker:
 
     async def want_running(self, sandbox: SandboxRecord) -> None:
         """Write down that the sandbox should run, which also forgives an earlier failure, and poke the queue."""
+        now = self._clock()
+        clocks: dict[str, Any] = {
+            "idle_expires_at": self._idle_after(sandbox),
+            "warm_expires_at": None,
+            "last_active_at": now,
+        }
         async with self._store.write() as db:
-            await sandboxes.change_target(db, sandbox.id, old="stopped", new="running")
-            await sandboxes.change(db, sandbox.id, idle_expires_at=self._idle_after(sandbox))
-        self._queue.put(sandbox.id)
-        self._changes.announce(sandbox.id)
+            await self._quotas.admit_running(db, sandbox)
+            moved = await sandboxes.change_target(
+                db, sandbox.id, old=("stopped", "paused"), new="running", **clocks
+            )
+            if not moved:
+                await sandboxes.change(db, sandbox.id, **clocks)
+        self.poke(sandbox.id)
+
+    def is_called(self, sandbox_id: str) -> bool:
+        """Whether a call that cannot wait is under way."""
+        return self._uses.any(sandbox_id, patient=False)
+
+    def poke(self, sandbox_id: str) -> None:
+        """What is wanted of the sandbox was written: the reconciler sees to it, and whoever waits for it looks again."""
+        self._queue.put(sandbox_id)
+        self._changes.announce(sandbox_id)
 
     async def settled(self, sandbox_id: str, timeout_s: float) -> SandboxRecord | None:
         """The sandbox once it neither starts nor is about to; None when that takes longer than `timeout_s`."""
@@ -129,21 +195,20 @@ class Waker:
 
         return await self._changes.wait_for(sandbox_id, read, timeout_s)
 
-    async def touch(self, sandbox: SandboxRecord) -> None:
+    def touch(self, sandbox: SandboxRecord) -> None:
         """Push the idle clock for a call that counts as activity. Small pushes are not worth a write."""
-        later = self._idle_after(sandbox)
-        before = sandbox.idle_expires_at
-        if later is None or (
-            before and (later - before).total_seconds() < _TOUCH * (sandbox.idle_timeout or 0)
-        ):
-            return
-        async with self._store.write() as db:
-            await sandboxes.change(db, sandbox.id, idle_expires_at=later)
+        now = self._clock()
+        step = _TOUCH * sandbox.idle_timeout if sandbox.idle_timeout else _TOUCH_S
+        before = sandbox.last_active_at
+        if before is None or not 0 <= (now - before).total_seconds() < step:
+            self._later.put(lambda db: sandboxes.touch(db, sandbox.id, now), only_execs=False)
 
     async def keep(self, sandbox: SandboxRecord) -> None:
-        """Push the idle clock, however little."""
+        """Push the idle clock, or the warm one of a frozen sandbox, however little."""
+        now = self._clock()
         async with self._store.write() as db:
-            await sandboxes.change(db, sandbox.id, idle_expires_at=self._idle_after(sandbox))
+            await sandboxes.touch(db, sandbox.id, now)
+            await sandboxes.keep_warm(db, sandbox.id, now)
 
     def refuse_expired(self, sandbox: SandboxRecord) -> None:
         """Raises SandboxExpired once `expires_at` has passed, whether or not the sweep came by."""
@@ -168,11 +233,16 @@ class Waker:
     def _is_on_its_way(self, sandbox: SandboxRecord) -> bool:
         if sandbox.deleted_at is not None or lifecycle.is_expired(sandbox, self._clock()):
             return False
-        return sandbox.target == "running" and not _is_running(sandbox)
+        return sandbox.target in HAVING and not _is_running(sandbox) and not is_frozen(sandbox)
 
 
 def _is_running(sandbox: SandboxRecord) -> bool:
     return sandbox.target == "running" and lifecycle.phase_of(sandbox) == "running"
+
+
+def is_frozen(sandbox: SandboxRecord) -> bool:
+    """Whether it waits frozen in memory, as it should."""
+    return sandbox.target == "paused" and lifecycle.phase_of(sandbox) == "paused"
 
 
 def _not_ready(sandbox: SandboxRecord, what: str) -> SandboxNotReady:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import Claim
@@ -25,9 +25,12 @@ async def add(db: AsyncConnection, claim: Claim) -> None:
     )  # fmt: skip
 
 
-async def forget(db: AsyncConnection, before: datetime) -> None:
-    """Drop the claims made before `before`."""
-    await db.execute(delete(claims).where(claims.c.created_at < before))
+async def forget(db: AsyncConnection, before: datetime, most: int = 500) -> int:
+    """Drop up to `most` claims made before `before`; how many that were."""
+    old = select(claims.c.owner, claims.c.key).where(claims.c.created_at < before)
+    oldest = old.order_by(claims.c.created_at).limit(most)
+    found = await db.execute(delete(claims).where(tuple_(claims.c.owner, claims.c.key).in_(oldest)))
+    return found.rowcount
 
 
 async def forget_resource(db: AsyncConnection, owner: str, resource_id: str) -> None:

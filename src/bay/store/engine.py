@@ -7,12 +7,13 @@ and hands the connection to the query functions; reads outside a transaction tak
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
@@ -20,10 +21,15 @@ from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from bay.errors import DriverUnavailable, StorageFull
-from bay.store import sqlite
+from bay.errors import DriverUnavailable, InternalError, StorageFull
+from bay.store import audit, sqlite
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+_DAMAGE = ("malformed", "not a database", "corrupt")
+_FIX = "stop Bay and put back a backup with `bay admin restore`"
+
+log = structlog.get_logger("bay.store")
 
 
 class Store:
@@ -41,6 +47,8 @@ class Store:
         self.version = 0
         """Grows with each transaction that may have changed a sandbox or a session. This process is the
         database's only writer, so a row that was read at one version is good until the next."""
+        self.on_commit: Callable[[], None] = _nothing
+        """Called after each transaction that may have changed a sandbox or a session and was committed."""
 
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
@@ -54,9 +62,13 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection, None]:
-        """A connection for reading what is committed."""
-        async with self._readers.connect() as connection:
-            yield connection
+        """A connection for reading what is committed. Raises InternalError when the database turns out to be damaged."""
+        try:
+            async with self._readers.connect() as connection:
+                yield connection
+        except DatabaseError as error:
+            self._raise_if_damaged(error)
+            raise
 
     @asynccontextmanager
     async def write(self, *, only_execs: bool = False) -> AsyncGenerator[AsyncConnection, None]:
@@ -68,12 +80,29 @@ class Store:
         try:
             async with self._write_lock, self._writer.begin() as connection:
                 yield connection
+                committed = await audit.note(connection)
+            committed()
+            if not only_execs:
+                self.on_commit()
         except DatabaseError as error:
             if "disk is full" in str(error.orig):
                 raise StorageFull("Bay's data directory is full; free space on its file system") from error
+            self._raise_if_damaged(error)
             raise
         finally:
             self.version += not only_execs
+
+    def _raise_if_damaged(self, error: DatabaseError) -> None:
+        """The caller is told what is wrong, and the log where: a tenant need not know the host's paths."""
+        if _is_damage(error):
+            log.error("store.damaged", database=str(self._path), error=str(error.orig), fix=_FIX)
+            raise InternalError(
+                "Bay's database is damaged; whoever runs it has to restore a backup"
+            ) from error
+
+
+def _nothing() -> None:
+    pass
 
 
 def _make_private(path: Path) -> None:
@@ -81,6 +110,8 @@ def _make_private(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)
+    except IsADirectoryError as error:
+        raise DriverUnavailable(f"the database {path} is damaged (it is a directory); {_FIX}") from error
     except OSError as error:
         raise DriverUnavailable(f"cannot write the database {path}: {error.strerror}") from error
 
@@ -99,6 +130,8 @@ def migrate(path: Path) -> None:
             command.upgrade(config, "head")
             connection.commit()
     except DatabaseError as error:
+        if _is_damage(error):
+            raise DriverUnavailable(f"the database {path} is damaged ({error.orig}); {_FIX}") from error
         raise DriverUnavailable(f"cannot use the database {path}: {error.orig}") from error
     except CommandError as error:
         raise DriverUnavailable(
@@ -111,7 +144,12 @@ def migrate(path: Path) -> None:
 def _check_sound(connection: Connection, path: Path) -> None:
     verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
     if verdict != "ok":
-        raise DriverUnavailable(f"the database {path} is damaged ({verdict}); restore it from a backup")
+        found = str(verdict).splitlines()[-1]
+        raise DriverUnavailable(f"the database {path} is damaged ({found}); {_FIX}")
+
+
+def _is_damage(error: DatabaseError) -> bool:
+    return any(words in str(error.orig) for words in _DAMAGE)
 
 
 def _engine(path: Path, **pool: Any) -> AsyncEngine:

@@ -1,13 +1,15 @@
 """Queries on events: every change of state, written in the transaction that makes it."""
 
+import hashlib
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.store.records import SandboxRecord
-from bay.store.schema import events
+from bay.store.records import EventRecord, SandboxRecord
+from bay.store.schema import events, facts
 
 
 async def add(db: AsyncConnection, sandbox: SandboxRecord, kind: str, at: datetime, **data: Any) -> None:
@@ -20,3 +22,84 @@ async def add_for(
 ) -> None:
     """The same for a sandbox whose row is being made."""
     await db.execute(insert(events).values(owner=owner, sandbox_id=sandbox_id, type=kind, at=at, data=data))
+
+
+async def after(
+    db: AsyncConnection, owner: str, sandbox_id: str | None, seq: int, limit: int
+) -> list[EventRecord]:
+    """Up to `limit` of the owner's events (of one sandbox) behind `seq`, oldest first."""
+    query = select(events).where(events.c.owner == owner, events.c.seq > seq)
+    if sandbox_id is not None:
+        query = query.where(events.c.sandbox_id == sandbox_id)
+    rows = await db.execute(query.order_by(events.c.seq).limit(limit))
+    return [EventRecord(**row._mapping) for row in rows]
+
+
+async def next_of(db: AsyncConnection, owner: str, types: tuple[str, ...], seq: int) -> EventRecord | None:
+    """The owner's first event behind `seq` of one of `types`, or of any when there are none."""
+    query = select(events).where(events.c.owner == owner, events.c.seq > seq)
+    if types:
+        query = query.where(events.c.type.in_(types))
+    row = (await db.execute(query.order_by(events.c.seq).limit(1))).first()
+    return EventRecord(**row._mapping) if row else None
+
+
+async def newest(db: AsyncConnection, owner: str) -> int:
+    """Where the owner's events end: the place to go on from for what is still to come."""
+    last = (await db.execute(select(func.max(events.c.seq)).where(events.c.owner == owner))).scalar()
+    return max(last or 0, await gone(db, owner))
+
+
+async def newest_before(db: AsyncConnection, owner: str, at: datetime) -> int:
+    """The last of the owner's events that are no younger than `at`; 0 without any."""
+    query = select(func.max(events.c.seq)).where(events.c.owner == owner, events.c.at <= at)
+    return (await db.execute(query)).scalar() or 0
+
+
+async def last(db: AsyncConnection) -> int:
+    """The newest event of all, whoever's; 0 without any."""
+    return (await db.execute(select(func.max(events.c.seq)))).scalar() or 0
+
+
+async def owners_after(db: AsyncConnection, seq: int) -> dict[str, int]:
+    """Who has events behind `seq`, and up to where."""
+    query = select(events.c.owner, func.max(events.c.seq)).where(events.c.seq > seq)
+    return {row.owner: row[1] for row in await db.execute(query.group_by(events.c.owner))}
+
+
+async def time_of(db: AsyncConnection, seq: int) -> datetime | None:
+    """When the newest event up to `seq` happened; None when none is kept."""
+    query = select(events.c.at).where(events.c.seq <= seq).order_by(events.c.seq.desc())
+    return (await db.execute(query.limit(1))).scalar()
+
+
+async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
+    """Forget up to `most` events from before `before`, and note how far each owner's are gone; gives the count."""
+    oldest = select(events.c.seq, events.c.owner).where(events.c.at < before)
+    old = oldest.order_by(events.c.at, events.c.seq).limit(most).subquery()
+    lasts = (await db.execute(select(old.c.owner, func.max(old.c.seq)).group_by(old.c.owner))).all()
+    for owner, last in lasts:
+        await _set_gone(db, owner, max(last, await gone(db, owner)))
+    return (await db.execute(delete(events).where(events.c.seq.in_(select(old.c.seq))))).rowcount
+
+
+async def gone(db: AsyncConnection, owner: str) -> int:
+    """The last of the owner's events that are no longer kept; 0 when all are."""
+    query = select(facts.c.value).where(facts.c.name == _gone_name(owner))
+    return (await db.execute(query)).scalar() or 0
+
+
+async def _set_gone(db: AsyncConnection, owner: str, seq: int) -> None:
+    row = upsert(facts).values(name=_gone_name(owner), value=seq)
+    await db.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": seq}))
+
+
+def _gone_name(owner: str) -> str:
+    # An owner may have 128 characters, the name of a fact 64.
+    return f"events_gone:{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
+
+
+async def id_key(db: AsyncConnection, fresh: str) -> str:
+    """The secret (hex) that ids of events are sealed with: the one of this database, else `fresh` from now on."""
+    await db.execute(upsert(facts).values(name="event_id_key", value=fresh).on_conflict_do_nothing())
+    return (await db.execute(select(facts.c.value).where(facts.c.name == "event_id_key"))).scalar_one()

@@ -1,24 +1,32 @@
-"""Queries on execs."""
+"""Queries on execs. What the history keeps of some of them is in `bay.store.history`."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Exec
-from bay.store.records import Page
-from bay.store.schema import execs
+from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
+from bay.store.schema import execs, sessions
 
-_COLUMNS = [c for c in execs.c if c.name not in ("seq", "sandbox_id", "session_id")]
+_HISTORY = frozenset(
+    ("exec_type", "code", "success", "execution_time_ms", "output", "error", "description", "tags", "notes")
+)
+_NOTED = ("exec_type", "code", "description", "tags")
+_COLUMNS = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id"} | _HISTORY]
+_SESSION = [c for c in sessions.c if c.name != "seq"]
 
 
-async def add(db: AsyncConnection, sandbox_id: str, session_id: str, item: Exec) -> None:
-    """Insert one exec."""
+async def add(
+    db: AsyncConnection, sandbox_id: str, session_id: str, item: Exec, note: HistoryNote | None = None
+) -> None:
+    """Insert one exec, with a `note` as an entry of the history to be."""
+    kept: dict[str, Any] = {} if note is None else {name: getattr(note, name) for name in _NOTED}
     await db.execute(
         insert(execs).values(
             id=item.id, sandbox_id=sandbox_id, session_id=session_id, argv=list(item.argv), tty=item.tty,
-            **_facts(item),
+            keep_alive=item.keep_alive, **_facts(item), **kept,
         )
     )  # fmt: skip
 
@@ -61,9 +69,11 @@ async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) 
     return Page(items=items, next_cursor=rows[limit - 1].seq if more else None)
 
 
-async def any_running(db: AsyncConnection, session_id: str) -> bool:
-    """Whether an exec of the session has not been seen to end."""
-    query = select(execs.c.seq).where(execs.c.session_id == session_id, execs.c.state == "running")
+async def any_active(db: AsyncConnection, session_id: str) -> bool:
+    """Whether an exec of the session that keeps its sandbox active has not been seen to end."""
+    query = select(execs.c.seq).where(
+        execs.c.session_id == session_id, execs.c.state == "running", execs.c.keep_alive
+    )
     return (await db.execute(query.limit(1))).first() is not None
 
 
@@ -71,6 +81,42 @@ async def lose_running(db: AsyncConnection, session_id: str, at: datetime) -> No
     """The session is over: what still counts as running is lost."""
     query = update(execs).where(execs.c.session_id == session_id, execs.c.state == "running")
     await db.execute(query.values(state="lost", ended_at=at))
+
+
+async def with_unfinished(db: AsyncConnection) -> list[SessionRecord]:
+    """The sessions that answer and of which execs count as running."""
+    answers = and_(sessions.c.ended_at.is_(None), sessions.c.phase == "running")
+    runs = select(execs.c.seq).where(execs.c.session_id == sessions.c.id, execs.c.state == "running")
+    found = await db.execute(select(*_SESSION).where(answers, runs.exists()))
+    return [SessionRecord(**row._mapping) for row in found]
+
+
+async def unfinished(db: AsyncConnection, session_id: str, limit: int) -> list[Unfinished]:
+    """The execs of the session that count as running, oldest first."""
+    return await _unfinished(db, execs.c.session_id == session_id, execs.c.state == "running", limit=limit)
+
+
+async def unfinished_history(db: AsyncConnection, session_id: str, limit: int) -> list[Unfinished]:
+    """The executions of the session for its sandbox's history that count as running, or whose output is not known."""
+    silent = and_(execs.c.success.is_(None), execs.c.state.in_(("exited", "killed")))
+    own = and_(execs.c.session_id == session_id, execs.c.exec_type.is_not(None))
+    return await _unfinished(db, own, or_(execs.c.state == "running", silent), limit=limit)
+
+
+async def _unfinished(db: AsyncConnection, *conditions: ColumnElement[bool], limit: int) -> list[Unfinished]:
+    query = select(execs.c.id, execs.c.exec_type, execs.c.state, execs.c.started_at).where(*conditions)
+    return [
+        Unfinished(
+            id=row.id, is_history=row.exec_type is not None, has_ended=row.state != "running", started_at=row.started_at
+        )
+        for row in await db.execute(query.order_by(execs.c.seq).limit(limit))
+    ]  # fmt: skip
+
+
+async def lose(db: AsyncConnection, session_id: str, exec_id: str, at: datetime) -> None:
+    """Nobody knows any more how this exec of the session ended."""
+    query = update(execs).where(execs.c.session_id == session_id, execs.c.id == exec_id)
+    await db.execute(query.where(execs.c.state == "running").values(state="lost", ended_at=at))
 
 
 def _facts(item: Exec) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Queries on API keys."""
+"""Queries on API keys. A key that is revoked keeps its row, so that what it did can still be told."""
 
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import ApiKey
@@ -13,24 +13,77 @@ async def add(db: AsyncConnection, key: ApiKey) -> None:
     """Insert one key. Raises IntegrityError when the secret is known already."""
     await db.execute(
         insert(keys).values(
-            id=key.id, owner=key.owner, name=key.name, hash=key.hash, scope=key.scope,
+            id=key.id, owner=key.owner, name=key.name, hash=key.hash, scope=key.scope, quotas=key.quotas,
             created_at=key.created_at, expires_at=key.expires_at, revoked_at=key.revoked_at,
         )
     )  # fmt: skip
 
 
+async def get(db: AsyncConnection, key_id: str) -> ApiKey | None:
+    """The key, revoked or not, whoever owns it."""
+    return await _one(db, keys.c.id == key_id)
+
+
+async def by_hash(db: AsyncConnection, secret_hash: str) -> ApiKey | None:
+    """The key with that secret, revoked or not."""
+    return await _one(db, keys.c.hash == secret_hash)
+
+
+async def revoke(db: AsyncConnection, key_id: str, now: datetime) -> None:
+    """Write down that the key opens nothing from `now` on."""
+    await db.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=now))
+
+
 async def remove_named(db: AsyncConnection, name: str) -> None:
-    """Forget every key of that name; one that is given again later is a new one."""
-    await db.execute(delete(keys).where(keys.c.name == name))
+    """Forget every key of that name but the revoked; one that is given again later is a new one."""
+    await db.execute(delete(keys).where(keys.c.name == name, keys.c.revoked_at.is_(None)))
 
 
 async def all_valid(db: AsyncConnection, now: datetime) -> list[ApiKey]:
     """Every key that is neither revoked nor expired."""
-    query = select(keys).where(keys.c.revoked_at.is_(None))
-    found = [ApiKey(**row._mapping) for row in await db.execute(query)]
-    return [key for key in found if key.expires_at is None or key.expires_at > now]
+    return [ApiKey(**row._mapping) for row in await db.execute(select(keys).where(_valid(now)))]
 
 
-async def any_admin(db: AsyncConnection) -> bool:
-    """Whether an admin key was ever made."""
-    return (await db.execute(select(keys.c.id).where(keys.c.scope == "admin").limit(1))).first() is not None
+async def with_quotas(db: AsyncConnection) -> list[ApiKey]:
+    """Every key that has quotas, valid or not."""
+    return [
+        ApiKey(**row._mapping) for row in await db.execute(select(keys).where(keys.c.quotas.is_not(None)))
+    ]
+
+
+async def page(
+    db: AsyncConnection, owner: str | None, *, after: tuple[datetime, str] | None, limit: int
+) -> tuple[tuple[ApiKey, ...], bool]:
+    """Up to `limit` keys behind the one made at `after` (its time and id), oldest first; and whether there are more.
+
+    The table has no `seq`: it is short, and no two keys have both time and id in common.
+    """
+    query = select(keys).order_by(keys.c.created_at, keys.c.id).limit(limit + 1)
+    if owner is not None:
+        query = query.where(keys.c.owner == owner)
+    if after is not None:
+        made_at, key_id = after
+        same_time = and_(keys.c.created_at == made_at, keys.c.id > key_id)
+        query = query.where(or_(keys.c.created_at > made_at, same_time))
+    found = tuple(ApiKey(**row._mapping) for row in await db.execute(query))
+    return found[:limit], len(found) > limit
+
+
+async def other_admin(db: AsyncConnection, key_id: str, now: datetime) -> bool:
+    """Whether a valid admin key would be left without `key_id`."""
+    query = select(keys.c.id).where(keys.c.scope == "admin", keys.c.id != key_id, _valid(now)).limit(1)
+    return (await db.execute(query)).first() is not None
+
+
+async def any_admin(db: AsyncConnection, now: datetime) -> bool:
+    """Whether there is an admin key that opens something."""
+    return await other_admin(db, "", now)
+
+
+def _valid(now: datetime) -> ColumnElement[bool]:
+    return and_(keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now))
+
+
+async def _one(db: AsyncConnection, condition: ColumnElement[bool]) -> ApiKey | None:
+    row = (await db.execute(select(keys).where(condition))).first()
+    return ApiKey(**row._mapping) if row else None

@@ -4,12 +4,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from bay.models import Compute, Failure, Status
+from bay.models import Compute, ExecType, Failure, Status
 
 T = TypeVar("T")
 
-Target = Literal["running", "stopped", "deleted"]
+NOBODY = ""
+"""The owner of what waits in the pool. No key has it."""
+
+Target = Literal["running", "paused", "stopped", "deleted"]
 """What the owner wants; the reconciler makes it so."""
+
+HAVING: tuple[Target, ...] = ("running", "paused")
+"""Targets that keep a session: it answers, or it waits frozen in memory."""
 
 Phase = Literal["starting", "running", "paused", "ending", "ended"]
 """How far a session has come. From `ending` there is no way back: a sandbox that is wanted again gets a new one."""
@@ -42,6 +48,8 @@ class SandboxRecord:
     seq: int
     id: str
     owner: str
+    key_id: str | None = None
+    """The key that made it, for that key's quotas."""
     name: str | None
     profile: str
     image: str
@@ -52,8 +60,14 @@ class SandboxRecord:
     target: Target
     generation: int
     error: Failure | None
+    pool: str | None = None
+    """While it waits in the pool: the fingerprint of the profile that it was started for."""
     idle_timeout: int | None
     idle_expires_at: datetime | None
+    warm_timeout: int | None = None
+    warm_expires_at: datetime | None = None
+    """When a frozen sandbox gives its memory back; set by the freezing."""
+    last_active_at: datetime | None = None
     expires_at: datetime | None
     created_at: datetime
     deleted_at: datetime | None
@@ -69,6 +83,9 @@ class CargoRecord:
     managed_by_sandbox_id: str | None
     backend: str
     size_limit_mb: int | None
+    used_bytes: int | None = None
+    """Bytes on disk at `measured_at`, None before the first measurement."""
+    measured_at: datetime | None = None
     created_at: datetime
     last_accessed_at: datetime
     deleted_at: datetime | None
@@ -83,6 +100,7 @@ class ApiKey:
     name: str
     hash: str = field(repr=False)
     scope: Scope
+    quotas: dict[str, int | float] | None = None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -101,6 +119,34 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    """An event's row. `seq` grows with each event of whatever owner."""
+
+    seq: int
+    owner: str
+    sandbox_id: str
+    type: str
+    data: dict[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookRecord:
+    """A webhook's row. `after_seq` is the last event that was delivered or given up, `attempts` failures since."""
+
+    id: str
+    owner: str
+    url: str = field(repr=False)
+    secret: str = field(repr=False)
+    types: tuple[str, ...]
+    after_seq: int
+    attempts: int
+    last_error: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
     """What a list is narrowed to; None and empty mean all."""
 
@@ -110,6 +156,59 @@ class Filters:
     name_prefix: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     """Pairs that must all hold; the same key twice with two values holds for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilters:
+    """What the audit is narrowed to; None means all. `since` is included, `until` is not."""
+
+    owner: str | None = None
+    key_id: str | None = None
+    method: str | None = None
+    request_id: str | None = None
+    resource_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryNote:
+    """What the history knows of an execution from its beginning. `tags` in their normal form."""
+
+    exec_type: ExecType
+    code: str = field(repr=False)
+    description: str | None = None
+    tags: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryFilters:
+    """What the history is narrowed to. `tags`: entries with any of them, whatever their case; empty means all."""
+
+    exec_type: ExecType | None = None
+    success_only: bool = False
+    failed_only: bool = False
+    tags: tuple[str, ...] = ()
+    has_notes: bool = False
+    has_description: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """An exec of which it is not written yet how it ended, or not yet what it printed."""
+
+    id: str
+    is_history: bool
+    has_ended: bool
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How many rows, and bytes of them, of one kind a sandbox may have."""
+
+    count: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

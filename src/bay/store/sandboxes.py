@@ -1,13 +1,13 @@
 """Queries on sandboxes. A sandbox is read with its live session: one row tells all that a call needs."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Failure, from_wire, to_wire
-from bay.store.records import Filters, Page, SandboxRecord, SessionRecord, Target
+from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.schema import sandboxes, sessions
 
 _S = sandboxes.c
@@ -53,24 +53,124 @@ async def change(db: AsyncConnection, sandbox_id: str, **values: Any) -> None:
 
 
 async def change_target(
-    db: AsyncConnection, sandbox_id: str, *, old: Target, new: Target, error: Failure | None = None
-) -> None:
-    """Move the target from `old` to `new`, unless its owner has changed it meanwhile, and set `error`."""
-    values = {"target": new, "error": to_wire(error) if error else None}
-    await db.execute(update(sandboxes).where(_S.id == sandbox_id, _S.target == old).values(values))
+    db: AsyncConnection,
+    sandbox_id: str,
+    *,
+    old: tuple[Target, ...],
+    new: Target,
+    error: Failure | None = None,
+    **values: Any,
+) -> bool:
+    """Move the target from one of `old` to `new`, unless its owner has changed it meanwhile, and set `error`.
+
+    Whether it was moved.
+    """
+    query = update(sandboxes).where(_S.id == sandbox_id, _S.target.in_(old))
+    wanted = {"target": new, "error": to_wire(error) if error else None, **values}
+    return (await db.execute(query.values(wanted))).rowcount == 1
 
 
-async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime) -> bool:
-    """Stop the sandbox, unless its idle clock was pushed meanwhile; whether it was stopped."""
+async def change_error(
+    db: AsyncConnection, sandbox_id: str, *, old: Failure | None, new: Failure | None
+) -> bool:
+    """Say `new` of the sandbox if `old` is what is said of it now; whether that was so."""
+    present = (await db.execute(select(_S.error).where(_S.id == sandbox_id))).scalar()
+    if present != (to_wire(old) if old else None):
+        return False
+    await change(db, sandbox_id, error=to_wire(new) if new else None)
+    return True
+
+
+async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+    """Something happened in the sandbox at `now`: its idle clock, if it counts, starts again from there."""
+    own = and_(_S.id == sandbox_id, _S.target == "running")
+    row = (await db.execute(select(_S.idle_timeout).where(own))).first()
+    if row is not None:
+        await change(db, sandbox_id, idle_expires_at=_after(now, row.idle_timeout), last_active_at=now)
+
+
+async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
+    """Its compute is gone, and its idle and warm clocks with it; not so if it is wanted again already."""
+    own = and_(_S.id == sandbox_id, _S.target.not_in(HAVING))
+    await db.execute(update(sandboxes).where(own).values(idle_expires_at=None, warm_expires_at=None))
+
+
+async def keep_warm(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+    """The clock of a frozen sandbox starts again at `now`."""
+    own = and_(_S.id == sandbox_id, _S.target == "paused")
+    row = (await db.execute(select(_S.warm_timeout).where(own))).first()
+    if row is not None:
+        await change(db, sandbox_id, warm_expires_at=_after(now, row.warm_timeout))
+
+
+async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Target) -> bool:
+    """Take the compute of a sandbox, unless its idle clock was pushed meanwhile; whether it was taken."""
     query = update(sandboxes).where(_S.id == sandbox_id, _S.target == "running", _S.idle_expires_at <= now)
-    return (await db.execute(query.values(target="stopped"))).rowcount == 1
+    return (await db.execute(query.values(target=new))).rowcount == 1
 
 
 async def due(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
-    """Sandboxes past `expires_at` or `idle_expires_at` on which something is left to do."""
+    """Sandboxes past `expires_at`, `idle_expires_at` or `warm_expires_at` on which something is left to do."""
     idle = and_(_S.idle_expires_at <= now, _S.target == "running")
-    query = _JOINED.where(_S.deleted_at.is_(None), or_(_S.expires_at <= now, idle))
+    warm = and_(_S.warm_expires_at <= now, _S.target == "paused")
+    query = _JOINED.where(_S.deleted_at.is_(None), or_(_S.expires_at <= now, idle, warm))
     return [_record(row) for row in await db.execute(query)]
+
+
+async def longest_idle(db: AsyncConnection, phase: Phase) -> SandboxRecord | None:
+    """The owned sandbox with a session in `phase` that nobody has used for longest."""
+    query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.phase == phase)
+    query = query.where(_S.target == ("paused" if phase == "paused" else "running"))
+    row = (await db.execute(query.order_by(_S.last_active_at, _S.seq).limit(1))).first()
+    return _record(row) if row else None
+
+
+async def shift_times(db: AsyncConnection, by: timedelta) -> int:
+    """Move every time limit that still counts, and when they last were active, by `by`; how many sandboxes have one."""
+    limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at)
+    query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
+    rows = (await db.execute(query)).all()
+    for row in rows:
+        moved = {name: at + by for name, at in row._mapping.items() if name != "id" and at is not None}
+        await change(db, row.id, **moved)
+    return len(rows)
+
+
+async def pooled(db: AsyncConnection) -> list[SandboxRecord]:
+    """Everything that waits in the pool or is on its way there, oldest first."""
+    query = _JOINED.where(_S.pool.is_not(None), _S.deleted_at.is_(None), _S.target != "deleted")
+    return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
+
+
+async def first_pooled(db: AsyncConnection, fingerprint: str) -> SandboxRecord | None:
+    """The oldest sandbox of that fingerprint that runs and waits in the pool."""
+    query = _JOINED.where(
+        _S.pool == fingerprint,
+        _S.owner == NOBODY,
+        _S.target == "running",
+        _S.deleted_at.is_(None),
+        sessions.c.phase == "running",
+    )
+    row = (await db.execute(query.order_by(_S.seq).limit(1))).first()
+    return _record(row) if row else None
+
+
+async def drop_pooled(db: AsyncConnection, sandbox_id: str) -> None:
+    """Remove one that waits in the pool, unless a create has taken it meanwhile."""
+    query = update(sandboxes).where(_S.id == sandbox_id, _S.owner == NOBODY, _S.pool.is_not(None))
+    await db.execute(query.values(target="deleted"))
+
+
+async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
+    """Turn a pooled sandbox into what `record` says it is now.
+
+    It moves to the end of the lists, so that whoever pages through them meets it as the new one it is.
+    Raises IntegrityError when its owner has the name in use.
+    """
+    kept = ("seq", "id", "cargo_id", "generation", "error")
+    values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in kept}
+    last = select(func.max(_S.seq) + 1).scalar_subquery()
+    await db.execute(update(sandboxes).where(_S.id == record.id).values(seq=last, **values))
 
 
 async def unsettled(db: AsyncConnection) -> list[SandboxRecord]:
@@ -85,8 +185,8 @@ def status_expression(now: datetime) -> ColumnElement[str]:
     live = sessions.c.phase
     return case(
         (_S.expires_at <= now, "expired"),
-        (and_(_S.target != "running", _S.error.is_(None)), "idle"),
-        (_S.target != "running", "failed"),
+        (and_(_S.target.not_in(HAVING), _S.error.is_(None)), "idle"),
+        (_S.target.not_in(HAVING), "failed"),
         (live.in_(["starting", "ending"]), "starting"),
         (live.in_(["running", "paused"]), "ready"),
         (_S.error.is_not(None), "failed"),
@@ -131,3 +231,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
 
 
 _LIVE_NAMES = frozenset(f"session_{c.name}" for c in sessions.c)
+
+
+def _after(now: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

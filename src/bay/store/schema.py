@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     text,
+    true,
 )
 
 NAMING = {
@@ -66,6 +68,7 @@ keys = Table(
     Column("name", String(128), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
     Column("scope", String(16), nullable=False),
+    Column("quotas", JSON(none_as_null=True)),
     _when("created_at", nullable=False),
     _when("expires_at"),
     _when("revoked_at"),
@@ -80,6 +83,8 @@ cargos = Table(
     Column("managed_by_sandbox_id", String(64)),
     Column("backend", String(32), nullable=False),
     Column("size_limit_mb", Integer),
+    Column("used_bytes", BigInteger),
+    _when("measured_at"),
     _when("created_at", nullable=False),
     _when("last_accessed_at", nullable=False),
     _when("deleted_at"),
@@ -91,7 +96,9 @@ sandboxes = Table(
     metadata,
     _seq(),
     Column("id", String(64), nullable=False, unique=True),
+    # Empty while the sandbox waits in the pool: no key has that owner, so nobody sees it.
     Column("owner", String(128), nullable=False),
+    Column("key_id", String(64)),
     Column("name", String(63)),
     Column("profile", String(128), nullable=False),
     Column("image", String(512), nullable=False),
@@ -102,8 +109,13 @@ sandboxes = Table(
     Column("target", String(16), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("error", JSON(none_as_null=True)),
+    # What the session of a pooled sandbox was started for: a fingerprint of the profile. Null for everybody's own.
+    Column("pool", String(64)),
     Column("idle_timeout", Integer),
     _when("idle_expires_at"),
+    Column("warm_timeout", Integer),
+    _when("warm_expires_at"),
+    _when("last_active_at"),
     _when("expires_at"),
     _when("created_at", nullable=False),
     _when("deleted_at"),
@@ -112,6 +124,11 @@ sandboxes = Table(
 Index("ix_sandboxes_owner_seq", sandboxes.c.owner, sandboxes.c.seq)
 Index("ix_sandboxes_expires_at", sandboxes.c.expires_at, sqlite_where=text("deleted_at IS NULL"))
 Index("ix_sandboxes_idle_expires_at", sandboxes.c.idle_expires_at, sqlite_where=text("deleted_at IS NULL"))
+Index("ix_sandboxes_warm_expires_at", sandboxes.c.warm_expires_at, sqlite_where=text("deleted_at IS NULL"))
+Index("ix_sandboxes_pool", sandboxes.c.pool, sqlite_where=text("pool IS NOT NULL"))
+Index("ix_sandboxes_owner_created_at", sandboxes.c.owner, sandboxes.c.created_at)
+Index("ix_sandboxes_deleted_at", sandboxes.c.deleted_at)
+Index("ix_sandboxes_cargo_id", sandboxes.c.cargo_id)
 Index(
     "uq_sandboxes_owner_name",
     sandboxes.c.owner,
@@ -138,6 +155,7 @@ sessions = Table(
     _when("ended_at"),
     sqlite_autoincrement=True,
 )
+Index("ix_sessions_sandbox_id", sessions.c.sandbox_id)
 # At most one live session for each sandbox, held by the database and not by care alone.
 Index(
     "uq_sessions_live",
@@ -164,12 +182,24 @@ execs = Table(
     Column("timed_out", Boolean, nullable=False),
     Column("output_bytes", Integer, nullable=False),
     Column("first_offset", Integer, nullable=False),
+    Column("keep_alive", Boolean, nullable=False, server_default=true()),
     _when("started_at", nullable=False),
     _when("ended_at"),
+    # The history of `shell/exec` and `python/exec`; null for plain execs.
+    Column("exec_type", String(16)),
+    Column("code", Text),
+    Column("success", Boolean),
+    Column("execution_time_ms", Integer),
+    Column("output", Text),
+    Column("error", Text),
+    Column("description", Text),
+    Column("tags", Text),
+    Column("notes", Text),
     UniqueConstraint("sandbox_id", "id"),
     sqlite_autoincrement=True,
 )
 Index("ix_execs_sandbox_id_seq", execs.c.sandbox_id, execs.c.seq)
+Index("ix_execs_sandbox_id_exec_type_seq", execs.c.sandbox_id, execs.c.exec_type, execs.c.seq)
 Index("ix_execs_session_id_state", execs.c.session_id, execs.c.state)
 
 claims = Table(
@@ -197,3 +227,50 @@ events = Table(
 )
 Index("ix_events_sandbox_id_seq", events.c.sandbox_id, events.c.seq)
 Index("ix_events_owner_seq", events.c.owner, events.c.seq)
+Index("ix_events_at", events.c.at)
+
+audit = Table(
+    "audit",
+    metadata,
+    _seq(),
+    _when("at", nullable=False),
+    Column("owner", String(128)),
+    Column("key_id", String(64)),
+    Column("method", String(16), nullable=False),
+    Column("path", String(1024), nullable=False),
+    Column("resource_id", String(64)),
+    Column("request_id", String(128), nullable=False),
+    # Null until the answer is known: a row that stays so tells of a call in which Bay ended.
+    Column("status", Integer),
+    Column("code", String(64)),
+    sqlite_autoincrement=True,
+)
+Index("ix_audit_owner_seq", audit.c.owner, audit.c.seq)
+Index("ix_audit_at", audit.c.at)
+Index("ix_audit_request_id", audit.c.request_id)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("secret", String(128), nullable=False),
+    Column("types", JSON, nullable=False),
+    # The last event that was delivered or given up: deliveries are in order, and a restart goes on behind it.
+    Column("after_seq", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text),
+    _when("next_attempt_at"),
+    _when("created_at", nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_webhooks_owner_seq", webhooks.c.owner, webhooks.c.seq)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", JSON, nullable=False),
+)

@@ -34,3 +34,8 @@ async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, An
 async def live_ids(db: AsyncConnection) -> set[str]:
     """Ids of the sessions that have not ended."""
     return set((await db.execute(select(sessions.c.id).where(sessions.c.ended_at.is_(None)))).scalars())
+
+
+async def sandbox_of(db: AsyncConnection, session_id: str) -> str | None:
+    """The id of the sandbox that a session belongs to."""
+    return (await db.execute(select(sessions.c.sandbox_id).where(sessions.c.id == session_id))).scalar()

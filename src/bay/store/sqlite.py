@@ -42,6 +42,12 @@ class _Connection(aiosqlite.Connection):
     async def cursor(self) -> aiosqlite.Cursor:
         return _Cursor(self, self._conn.cursor())
 
+    def __del__(self) -> None:
+        # A task that is cancelled while it opens a connection lets go of it wherever it stands. To close it is all
+        # that is left to do, and nothing to warn of, as the parent class does.
+        if self._connection is not None:
+            cast("Any", self).stop()
+
 
 def connect(path: Path) -> aiosqlite.Connection:
     """An unopened connection to the database at `path`; awaiting it opens it."""

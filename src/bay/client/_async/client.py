@@ -7,8 +7,13 @@ from typing import Self, Unpack
 
 import httpx
 
+from bay.client._async.admin import AsyncAdmin
+from bay.client._async.audit import AsyncAudit
 from bay.client._async.box import AsyncBox, ready
+from bay.client._async.events import AsyncEvents
 from bay.client._async.http import AsyncHttp
+from bay.client._async.keys import AsyncKeys
+from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._config import resolve
 from bay.client._seam import async_cleanup
 from bay.client._wire import (
@@ -23,7 +28,7 @@ from bay.client._wire import (
 )
 from bay.errors import BayError, CallerError
 from bay.ids import new_id
-from bay.models import Profile, Sandbox
+from bay.models import Event, Profile, Sandbox
 
 READY_S = 60.0
 """How long `client.sandbox()` waits until the sandbox is ready, unless told otherwise."""
@@ -99,6 +104,10 @@ class AsyncClient:
     ) -> None:
         self._http = AsyncHttp(resolve(base_url, api_key, timeout_s, retry_s), transport)
         self.sandboxes = AsyncSandboxes(self._http)
+        self.webhooks = AsyncWebhooks(self._http)
+        self.keys = AsyncKeys(self._http)
+        self.audit = AsyncAudit(self._http)
+        self.admin = AsyncAdmin(self._http)
 
     @property
     def base_url(self) -> str:
@@ -126,6 +135,20 @@ class AsyncClient:
         """The kinds of sandbox there are; needs no key."""
         page = await self._http.json(Call(method="GET", path="/v1/profiles", safe=True))
         return [model(Profile, item) for item in items(page)]
+
+    def events(
+        self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to all of the owner's sandboxes, in order, without end; or to one, until it is deleted.
+
+        It begins with what happens after the first event is asked for, or behind the event whose id is `since`
+        (``"0"``: with the oldest still kept). A dropped connection is taken up again where it broke, for as long as
+        the client's `retry_s`. An event of type ``events.gap`` stands where older ones are no longer kept. With
+        `follow=False` it gives what is kept now, and ends. A deleted `sandbox` is known by its id.
+        """
+        path = sandbox_path(sandbox, "events") if sandbox else "/v1/events"
+        events = AsyncEvents(self._http, path, one_sandbox=sandbox is not None)
+        return events.follow(since) if follow else events.kept(since)
 
     @asynccontextmanager
     async def sandbox(self, **options: Unpack[CreateOptions]) -> AsyncGenerator[AsyncBox, None]:

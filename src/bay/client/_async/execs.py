@@ -175,9 +175,12 @@ class AsyncExecs:
         env: Mapping[str, str] | None = None,
         user: str | None = None,
         stdin: str | bytes | None = None,
+        keep_alive: bool = True,
     ) -> AsyncProc:
         """Start a command and return at once; see `AsyncBox.run` for the arguments."""
-        body = exec_body(command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
+        body = exec_body(
+            command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
+        )
         return AsyncProc(self._http, self._sandbox_id, await self._start(body, None))
 
     async def run(

@@ -2,16 +2,22 @@
 
 """One sandbox, as a thing to run commands in and keep files in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from typing import Unpack
 
 from bay.client._results import RunResult
+from bay.client._sync.events import Events
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
+from bay.client._sync.history import History, HistoryOptions
 from bay.client._sync.http import Http
-from bay.client._wire import Call, given, model, sandbox_path
+from bay.client._wire import Call, UpdateOptions, given, model, sandbox_path
 from bay.errors import BayError, DriverUnavailable, SandboxNotReady
 from bay.ids import new_id
-from bay.models import Sandbox, ShellResult
+from bay.models import Event, ExecType, HistoryEntry, Sandbox, ShellResult
+
+RESUME_S = 60.0
+"""How long the server waits for a resume, unless told otherwise."""
 
 
 class Box:
@@ -25,6 +31,7 @@ class Box:
         self.info = info
         self.files = Files(http, info.id)
         self.execs = Execs(http, info.id)
+        self._history = History(http, info.id)
 
     @property
     def id(self) -> str:
@@ -33,7 +40,7 @@ class Box:
 
     @property
     def name(self) -> str | None:
-        """The name it was created with, None without one."""
+        """Its name, None without one."""
         return self.info.name
 
     def __repr__(self) -> str:
@@ -41,7 +48,7 @@ class Box:
 
     def refresh(self) -> Sandbox:
         """Ask the server how it is; sets and returns `info`."""
-        return self._update(Call(method="GET", path=self._path(), safe=True))
+        return self._ask(Call(method="GET", path=self._path(), safe=True))
 
     def run(
         self,
@@ -52,16 +59,20 @@ class Box:
         env: Mapping[str, str] | None = None,
         user: str | None = None,
         stdin: str | bytes | None = None,
+        keep_alive: bool = True,
         check: bool = False,
     ) -> RunResult:
         """Run a command to its end. A string goes through a login shell, a sequence is run as it is.
 
         After `timeout_s` seconds (None: no limit) the command and all it started are ended and the
         result says `timed_out`. `cwd` is relative to /workspace; `env` adds to the sandbox's; `user`
-        may be ``"root"`` where the profile allows it. Raises CommandFailed with `check=True` when it
+        may be ``"root"`` where the profile allows it. With `keep_alive=False` its running is no activity, and
+        an idle sandbox is frozen with it. Raises CommandFailed with `check=True` when it
         did not exit with 0. A cancelled call leaves the command running until its time limit.
         """
-        result = self.execs.run(command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
+        result = self.execs.run(
+            command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
+        )
         return result.check() if check else result
 
     def spawn(
@@ -73,16 +84,28 @@ class Box:
         env: Mapping[str, str] | None = None,
         user: str | None = None,
         stdin: str | bytes | None = None,
+        keep_alive: bool = True,
     ) -> Proc:
         """Start a command and return at once, with what reads its output and waits for it. Arguments as for `run`."""
-        return self.execs.spawn(command, timeout_s=timeout_s, cwd=cwd, env=env, user=user, stdin=stdin)
+        return self.execs.spawn(
+            command, timeout_s=timeout_s, cwd=cwd, env=env, user=user, stdin=stdin, keep_alive=keep_alive
+        )
 
-    def shell(self, command: str, timeout_s: int = 30, *, cwd: str | None = None) -> ShellResult:
+    def shell(
+        self,
+        command: str,
+        timeout_s: int = 30,
+        *,
+        cwd: str | None = None,
+        description: str | None = None,
+        tags: str | None = None,
+    ) -> ShellResult:
         """Run a shell command by the v1 call `shell/exec`, which keeps it in the sandbox's history.
 
-        A command that ran out of time is no error: `success` is False and `exit_code` -1.
+        A command that ran out of time is no error: `success` is False and `exit_code` -1. `description` and `tags`
+        (with commas between) are for the history.
         """
-        body = given(command=command, timeout=timeout_s, cwd=cwd)
+        body = given(command=command, timeout=timeout_s, cwd=cwd, description=description, tags=tags)
         path = self._path("shell", "exec")
         return model(
             ShellResult, self._http.json(Call(method="POST", path=path, body=body, wait_s=timeout_s))
@@ -92,7 +115,29 @@ class Box:
         """Ask for compute, and wait up to `wait` seconds until it is there. `info` says how far it is."""
         params = {"wait": wait} if wait else {}
         path = self._path("start")
-        return self._update(Call(method="POST", path=path, params=params, safe=True, wait_s=wait or 0.0))
+        return self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait or 0.0))
+
+    def pause(self) -> Sandbox:
+        """Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error.
+
+        Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to freeze.
+        """
+        return self._ask(Call(method="POST", path=self._path("pause"), safe=True))
+
+    def resume(self, wait: float | None = None) -> Sandbox:
+        """Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started."""
+        params = {} if wait is None else {"wait": wait}
+        path = self._path("resume")
+        wait_s = RESUME_S if wait is None else wait
+        return self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
+
+    def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
+        """Change its `name`, its `labels` (all of them), `idle_timeout` or `warm_timeout`, and nothing else.
+
+        What is left out stays. None takes a name away; of a timeout it means never. A changed timeout counts
+        from now. Raises Conflict when the name is taken.
+        """
+        return self._ask(Call(method="PATCH", path=self._path(), body={**options}, safe=True))
 
     def stop(self) -> None:
         """Give the compute back; files stay, processes end. Again is no error."""
@@ -106,15 +151,46 @@ class Box:
         """Put `expires_at` off by `seconds`, counted from now if it has passed. Raises SandboxTtlInfinite without one."""
         headers = {"Idempotency-Key": new_id("key")}
         body = {"extend_by": seconds}
-        return self._update(
+        return self._ask(
             Call(method="POST", path=self._path("extend_ttl"), body=body, headers=headers, safe=True)
         )
 
     def keepalive(self) -> None:
-        """Count as activity, so that the idle timeout starts anew; never starts compute."""
+        """Count as activity: the idle timeout starts anew, or the warm one of a frozen sandbox. Starts and wakes nothing."""
         self._http.json(Call(method="POST", path=self._path("keepalive"), safe=True))
 
-    def _update(self, call: Call) -> Sandbox:
+    def events(self, since: str | None = None, *, follow: bool = True) -> Generator[Event, None, None]:
+        """What happens to this sandbox, until it is deleted; see `Client.events`."""
+        events = Events(self._http, self._path("events"), one_sandbox=True)
+        return events.follow(since) if follow else events.kept(since)
+
+    def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
+        """What `shell` ran here, newest first: up to `limit` (100, at most 500) behind the first `offset`.
+
+        Filters: `exec_type`, `success_only`, `failed_only`, `tags`, `has_notes`, `has_description`. Never starts compute.
+        """
+        return self._history.list(**options)
+
+    def history_entry(self, execution_id: str) -> HistoryEntry:
+        """One entry of the history. Raises NotFound when there is none, or none any more."""
+        return self._history.get(execution_id)
+
+    def last_execution(self, exec_type: ExecType | None = None) -> HistoryEntry:
+        """The newest entry of the history. Raises NotFound when there is none."""
+        return self._history.last(exec_type)
+
+    def annotate(
+        self,
+        execution_id: str,
+        *,
+        description: str | None = None,
+        tags: str | None = None,
+        notes: str | None = None,
+    ) -> HistoryEntry:
+        """Note something about an entry of the history. None leaves a field as it is, an empty text takes it away."""
+        return self._history.annotate(execution_id, description=description, tags=tags, notes=notes)
+
+    def _ask(self, call: Call) -> Sandbox:
         self.info = model(Sandbox, self._http.json(call))
         return self.info
 

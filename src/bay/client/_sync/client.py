@@ -11,8 +11,13 @@ import httpx
 
 from bay.client._config import resolve
 from bay.client._seam import cleanup
+from bay.client._sync.admin import Admin
+from bay.client._sync.audit import Audit
 from bay.client._sync.box import Box, ready
+from bay.client._sync.events import Events
 from bay.client._sync.http import Http
+from bay.client._sync.keys import Keys
+from bay.client._sync.webhooks import Webhooks
 from bay.client._wire import (
     Call,
     CreateOptions,
@@ -25,7 +30,7 @@ from bay.client._wire import (
 )
 from bay.errors import BayError, CallerError
 from bay.ids import new_id
-from bay.models import Profile, Sandbox
+from bay.models import Event, Profile, Sandbox
 
 READY_S = 60.0
 """How long `client.sandbox()` waits until the sandbox is ready, unless told otherwise."""
@@ -101,6 +106,10 @@ class Client:
     ) -> None:
         self._http = Http(resolve(base_url, api_key, timeout_s, retry_s), transport)
         self.sandboxes = Sandboxes(self._http)
+        self.webhooks = Webhooks(self._http)
+        self.keys = Keys(self._http)
+        self.audit = Audit(self._http)
+        self.admin = Admin(self._http)
 
     @property
     def base_url(self) -> str:
@@ -128,6 +137,20 @@ class Client:
         """The kinds of sandbox there are; needs no key."""
         page = self._http.json(Call(method="GET", path="/v1/profiles", safe=True))
         return [model(Profile, item) for item in items(page)]
+
+    def events(
+        self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True
+    ) -> Generator[Event, None, None]:
+        """What happens to all of the owner's sandboxes, in order, without end; or to one, until it is deleted.
+
+        It begins with what happens after the first event is asked for, or behind the event whose id is `since`
+        (``"0"``: with the oldest still kept). A dropped connection is taken up again where it broke, for as long as
+        the client's `retry_s`. An event of type ``events.gap`` stands where older ones are no longer kept. With
+        `follow=False` it gives what is kept now, and ends. A deleted `sandbox` is known by its id.
+        """
+        path = sandbox_path(sandbox, "events") if sandbox else "/v1/events"
+        events = Events(self._http, path, one_sandbox=sandbox is not None)
+        return events.follow(since) if follow else events.kept(since)
 
     @contextmanager
     def sandbox(self, **options: Unpack[CreateOptions]) -> Generator[Box, None, None]:

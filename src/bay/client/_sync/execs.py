@@ -173,9 +173,12 @@ class Execs:
         env: Mapping[str, str] | None = None,
         user: str | None = None,
         stdin: str | bytes | None = None,
+        keep_alive: bool = True,
     ) -> Proc:
         """Start a command and return at once; see `Box.run` for the arguments."""
-        body = exec_body(command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
+        body = exec_body(
+            command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
+        )
         return Proc(self._http, self._sandbox_id, self._start(body, None))
 
     def run(self, command: str | Sequence[str], stdin: str | bytes | None, **options: object) -> RunResult:

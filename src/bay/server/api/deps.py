@@ -10,10 +10,16 @@ from fastapi.security import HTTPBearer
 from bay.models import Profile
 from bay.server import cursors
 from bay.server.auth import Caller
+from bay.server.pool import Pool
 from bay.server.replies import ErrorBody
+from bay.server.services.audit import Audits
+from bay.server.services.events import Events
 from bay.server.services.execs import Execs
 from bay.server.services.files import Files
+from bay.server.services.history import History
+from bay.server.services.keys import ApiKeys
 from bay.server.services.sandboxes import Sandboxes
+from bay.server.services.webhooks import Webhooks
 from bay.store.records import Page, Scope
 
 T = TypeVar("T")
@@ -32,6 +38,12 @@ class Services:
     sandboxes: Sandboxes
     execs: Execs
     files: Files
+    history: History
+    keys: ApiKeys
+    audit: Audits
+    events: Events
+    webhooks: Webhooks
+    pool: Pool
     profiles: dict[str, Profile]
 
 
@@ -56,6 +68,7 @@ def _caller_with(scope: Scope) -> Callable[..., Awaitable[Caller]]:
 Svc = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
+Admin = Annotated[Caller, Depends(_caller_with("admin"))]
 IdempotencyKey = Annotated[
     str | None, Header(description="Makes a repeated call give the first one's answer")
 ]

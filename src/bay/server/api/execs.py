@@ -12,10 +12,12 @@ from starlette.responses import StreamingResponse
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server import cursors
 from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Wait, Writer, listing
+from bay.server.api.history import Description, Tags
 from bay.server.api.sandboxes import Env
 from bay.server.replies import WireResponse
 from bay.server.services.execs import NewExec
 from bay.server.ship_link import OutputEnd
+from bay.store.records import HistoryNote
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
@@ -41,6 +43,7 @@ class CreateExec(BaseModel):
         str | None, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="The same for bytes")
     ] = None
     timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400)] = None
+    keep_alive: Annotated[bool, Field(description="Whether the sandbox is active while it runs")] = True
     id: Annotated[str | None, Field(pattern=r"^exec-[0-9a-f]{24}$", description="Chosen by the client")] = (
         None
     )
@@ -63,8 +66,8 @@ class RunShell(BaseModel):
     timeout: Annotated[int, Field(ge=1, le=300, description="Seconds")] = 30
     cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
     include_code: Annotated[bool, Field(description="Echo the command in the answer")] = False
-    description: Annotated[str | None, Field(max_length=4096)] = None
-    tags: Annotated[str | None, Field(max_length=1024)] = None
+    description: Description = None
+    tags: Tags = None
 
 
 class ExecList(BaseModel):
@@ -78,8 +81,9 @@ class ExecList(BaseModel):
 @router.post("/shell/exec", response_model=ShellResult)
 async def shell_exec(caller: Writer, services: Svc, sandbox_id: str, body: RunShell) -> WireResponse:
     """Run a command to its end and return what it printed. A timeout keeps what was printed so far."""
+    note = HistoryNote(exec_type="shell", code=body.command, description=body.description, tags=body.tags)
     result = await services.execs.shell(
-        caller, sandbox_id, body.command, body.timeout, body.cwd, include_code=body.include_code
+        caller, sandbox_id, note, body.timeout, body.cwd, include_code=body.include_code
     )
     return WireResponse(result)
 

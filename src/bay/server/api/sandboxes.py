@@ -22,7 +22,7 @@ from bay.server.api.deps import (
     listing,
 )
 from bay.server.replies import WireResponse
-from bay.server.services.sandboxes import NewSandbox
+from bay.server.services.sandboxes import NewSandbox, SandboxChanges
 from bay.store.records import Filters
 
 router = APIRouter(
@@ -32,6 +32,7 @@ router = APIRouter(
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Field(max_length=256)]
+RESUME_S = 60.0
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 LabelName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL.pattern}$")]
 Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=64)]
@@ -54,9 +55,24 @@ class CreateSandbox(BaseModel):
     env: Env = Field(default_factory=dict)
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Annotated[
-        Seconds | None, Field(description="Seconds without activity before compute is given back")
+        Seconds | None, Field(description="Seconds without activity before compute is frozen")
+    ] = None
+    warm_timeout: Annotated[
+        int | None,
+        Field(
+            ge=0, le=10 * 365 * 86400, description="Seconds frozen before compute is given back; 0 = at once"
+        ),
     ] = None
     wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
+
+
+class UpdateSandbox(BaseModel):
+    """What to change; what is left out stays, and null takes it away."""
+
+    name: Annotated[str | None, Field(max_length=63)] = None
+    labels: Labels = Field(default_factory=dict)
+    idle_timeout: Seconds | None = None
+    warm_timeout: Annotated[int | None, Field(ge=0, le=10 * 365 * 86400)] = None
 
 
 class ExtendTtl(BaseModel):
@@ -121,6 +137,13 @@ async def get_sandbox(caller: Reader, services: Svc, sandbox_id: str) -> WireRes
     return WireResponse(await services.sandboxes.get(caller, sandbox_id))
 
 
+@router.patch("/{sandbox_id}", response_model=Sandbox)
+async def update_sandbox(caller: Writer, services: Svc, sandbox_id: str, body: UpdateSandbox) -> WireResponse:
+    """Change its name, labels or timeouts."""
+    changes = SandboxChanges(given=frozenset(body.model_fields_set), **body.model_dump())
+    return WireResponse(await services.sandboxes.update(caller, sandbox_id, changes))
+
+
 @router.delete("/{sandbox_id}", status_code=204)
 async def delete_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> Response:
     """Remove the sandbox with its managed cargo; also when it already is."""
@@ -149,6 +172,20 @@ async def keepalive(caller: Writer, services: Svc, sandbox_id: str) -> WireRespo
 async def start_sandbox(caller: Writer, services: Svc, sandbox_id: str, wait: Wait = None) -> WireResponse:
     """Ask for compute, which any call that needs it also does by itself."""
     return WireResponse(await services.sandboxes.start(caller, sandbox_id, wait or 0))
+
+
+@router.post("/{sandbox_id}/pause", response_model=Sandbox)
+async def pause_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+    """Freeze it in memory, with all that runs in it. Any call that needs compute resumes it."""
+    return WireResponse(await services.sandboxes.pause(caller, sandbox_id))
+
+
+@router.post("/{sandbox_id}/resume", response_model=Sandbox)
+async def resume_sandbox(caller: Writer, services: Svc, sandbox_id: str, wait: Wait = None) -> WireResponse:
+    """Let it run again, and answer when it does; one that is cold is started."""
+    return WireResponse(
+        await services.sandboxes.resume(caller, sandbox_id, RESUME_S if wait is None else wait)
+    )
 
 
 @router.post("/{sandbox_id}/stop", response_model=Ok)

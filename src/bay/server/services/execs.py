@@ -7,7 +7,7 @@ becomes of the call that started it. Ship holds the running exec and its output;
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from bay.clock import Clock
@@ -16,17 +16,18 @@ from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server import idempotency
 from bay.server.auth import Caller
+from bay.server.outcomes import TOLD_WITHIN, shell_result
 from bay.server.paths import workspace_path
 from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
 from bay.server.wake import Awake, Waker
-from bay.store import claims, execs
+from bay.store import claims, execs, history
 from bay.store.engine import Store
-from bay.store.records import Page, SandboxRecord
+from bay.store.later import Later
+from bay.store.records import HAVING, HistoryNote, Page, SandboxRecord
 
 _KILL_GRACE_S = 5.0
-_TOLD_WITHIN = timedelta(seconds=30)  # Ship is told of a planned exec well within this, or never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +43,15 @@ class NewExec:
     stdin: str | None = None
     stdin_base64: str | None = None
     timeout_s: float | None = None
+    keep_alive: bool = True
 
 
 class Execs:
     """The service behind `…/execs` and `…/shell/exec`."""
 
-    def __init__(self, *, store: Store, waker: Waker, link: ShipLink, clock: Clock) -> None:
+    def __init__(self, *, store: Store, later: Later, waker: Waker, link: ShipLink, clock: Clock) -> None:
         self._store = store
+        self._later = later
         self._waker = waker
         self._link = link
         self._clock = clock
@@ -58,63 +61,72 @@ class Execs:
     ) -> Exec:
         """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over."""
         checked = _checked(new)
-        awake = await self._waker.awake(caller, ref, "exec")
-        self._check_user(awake, new.user)
-        call = f"POST /v1/sandboxes/{awake.sandbox.id}/execs"
-        request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        planned = await self._plan(awake, checked, request)
-        if planned.state != "running" or self._clock() - planned.started_at >= _TOLD_WITHIN:
-            # An earlier call's, and no longer in doubt: Ship may have forgotten it, and must not run it again.
-            return await self.get(caller, awake.sandbox.id, planned.id, wait_s)
-        return await self._run(awake, planned, checked, wait_s, is_repeatable=request is not None)
+        async with self._waker.awake(caller, ref, "exec") as awake:
+            self._check_user(awake, new.user)
+            call = f"POST /v1/sandboxes/{awake.sandbox.id}/execs"
+            request = idempotency.request(caller, idempotency_key, call, to_wire(new))
+            planned = await self._plan(awake, checked, request)
+            if planned.state != "running" or self._clock() - planned.started_at >= TOLD_WITHIN:
+                # An earlier call's, and no longer in doubt: Ship may have forgotten it, and must not run it again.
+                return await self.get(caller, awake.sandbox.id, planned.id, wait_s)
+            return await self._run(awake, planned, checked, wait_s, is_repeatable=request is not None)
 
     async def shell(
-        self, caller: Caller, ref: str, command: str, timeout_s: float, cwd: str | None, *, include_code: bool
+        self,
+        caller: Caller,
+        ref: str,
+        note: HistoryNote,
+        timeout_s: float,
+        cwd: str | None,
+        *,
+        include_code: bool,
     ) -> ShellResult:
-        """Run a command to its end, or to `timeout_s`, and return what it printed."""
-        new = _checked(NewExec(command=command, cwd=cwd, timeout_s=timeout_s))
-        awake = await self._waker.awake(caller, ref, "shell")
-        planned = await self._plan(awake, new, None)
-        item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, is_repeatable=False)
-        return _shell_result(item, command if include_code else None)
+        """Run `note.code` to its end, or to `timeout_s`, and return what it printed, which the history keeps too."""
+        new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
+        async with self._waker.awake(caller, ref, "shell") as awake:
+            planned = await self._plan(awake, new, None, note)
+            item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, is_repeatable=False)
+            result = shell_result(item)
+            outcome = history.outcome_of(result)
+            self._later.put(lambda db: history.finish(db, awake.peer.session_id, outcome))
+        return replace(result, command=note.code if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
         """Part of a sandbox's execs, oldest first, as last seen."""
         sandbox = await self._waker.find(caller, ref)
+        await self._later.flush()
         async with self._store.read() as db:
             found = await execs.page(db, sandbox.id, after=after, limit=limit)
         items = tuple(_as_it_is(item, session_id, sandbox) for item, session_id in found.items)
         return Page(items=items, next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, exec_id: str, wait_s: float | None) -> Exec:
-        """One exec as it stands; never starts compute."""
-        item, peer = await self._locate(caller, ref, exec_id)
-        if peer is None:
-            return item
-        return await self._refreshed(item, peer, wait_s)
+        """One exec as it stands. Never starts compute; to wait for its end thaws the sandbox it is frozen in."""
+        async with self._locate(caller, ref, exec_id, thaw=wait_s is not None) as (item, peer):
+            return item if peer is None else await self._refreshed(item, peer, wait_s)
 
     async def delete(self, caller: Caller, ref: str, exec_id: str) -> Exec:
         """End an exec's whole process tree, and return how it ended. Idempotent."""
-        item, peer = await self._locate(caller, ref, exec_id)
-        if peer is None or item.state != "running":
-            return item
-        ended = await self._link.kill_exec(peer, exec_id)
-        await self._save(peer, ended)
-        return ended
+        async with self._locate(caller, ref, exec_id, thaw=True) as (item, peer):
+            if peer is None or item.state != "running":
+                return item
+            ended = replace(await self._link.kill_exec(peer, exec_id), keep_alive=item.keep_alive)
+            self._save(peer, ended)
+            return ended
 
     @asynccontextmanager
     async def output(
         self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
         """The output from byte `since` on. Raises OutputGone when it is no longer, or not any more, buffered."""
-        item, peer = await self._locate(caller, ref, exec_id)
-        if peer is None:
-            raise OutputGone(
-                f"the session that ran {exec_id} is over, and its output with it",
-                details={"first_offset": item.output_bytes},
-            )
-        async with self._link.output(peer, exec_id, since, follow) as chunks:
-            yield chunks
+        async with self._locate(caller, ref, exec_id, thaw=True, patient=follow) as (item, peer):
+            if peer is None:
+                raise OutputGone(
+                    f"the session that ran {exec_id} is over, and its output with it",
+                    details={"first_offset": item.output_bytes},
+                )
+            async with self._link.output(peer, exec_id, since, follow) as chunks:
+                yield chunks
 
     def _check_user(self, awake: Awake, user: str | None) -> None:
         if user == "root" and not awake.profile.root:
@@ -122,7 +134,9 @@ class Execs:
         if user not in (None, "root", "ship"):
             raise InvalidArgument("user is ship (the default) or root")
 
-    async def _plan(self, awake: Awake, new: NewExec, request: idempotency.Request | None) -> Exec:
+    async def _plan(
+        self, awake: Awake, new: NewExec, request: idempotency.Request | None, note: HistoryNote | None = None
+    ) -> Exec:
         """Write down what is about to run, before it does, or find what an earlier call with this key wrote.
 
         From here on the exec can be asked for, whatever becomes of this call and of Bay. Raises Conflict
@@ -136,7 +150,7 @@ class Execs:
                 return found[0] if found else replace(planned, id=claim.resource_id)
             if new.id and await execs.get(db, sandbox_id, new.id) is not None:
                 raise Conflict(f"this sandbox has an exec {new.id}; choose another id")
-            await execs.add(db, sandbox_id, awake.peer.session_id, planned)
+            await execs.add(db, sandbox_id, awake.peer.session_id, planned, note)
             if request:
                 await request.claim(db, planned.id, None, self._clock())
         return planned
@@ -156,8 +170,8 @@ class Execs:
         except CallerError:
             await self._withdraw(awake, exec_id)
             raise
-        await self._save(peer, item)
-        await self._waker.touch(awake.sandbox)
+        item = replace(item, keep_alive=planned.keep_alive)
+        self._save(peer, item)
         return item
 
     async def _withdraw(self, awake: Awake, exec_id: str) -> None:
@@ -166,38 +180,55 @@ class Execs:
             await execs.remove(db, awake.sandbox.id, exec_id)
             await claims.forget_resource(db, awake.sandbox.owner, exec_id)
 
-    async def _locate(self, caller: Caller, ref: str, exec_id: str) -> tuple[Exec, Peer | None]:
-        """The exec's row, and its Ship while the session it ran in lives."""
-        sandbox = await self._waker.find(caller, ref)
+    @asynccontextmanager
+    async def _locate(
+        self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, patient: bool = False
+    ) -> AsyncGenerator[tuple[Exec, Peer | None], None]:
+        """The exec's row, and its Ship while the session it ran in lives; a frozen one is asked with `thaw` only."""
+        async with self._waker.holding(caller, ref, patient=patient) as sandbox:
+            item, session_id = await self._row(sandbox, exec_id)
+            session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
+            if session is None or session.phase not in ("running", "paused"):
+                yield item, None
+            elif thaw and sandbox.target in HAVING:
+                async with self._waker.reach(sandbox) as (_, peer):
+                    yield item, peer if peer.session_id == session_id else None
+            else:
+                yield item, peer_of(session) if session.phase == "running" else None
+
+    async def _row(self, sandbox: SandboxRecord, exec_id: str) -> tuple[Exec, str]:
+        await self._later.flush()
         async with self._store.read() as db:
             found = await execs.get(db, sandbox.id, exec_id)
         if found is None:
             raise NotFound(f"there is no exec {exec_id} in this sandbox")
         item, session_id = found
-        session = sandbox.session
-        alive = session is not None and session.id == session_id and session.phase == "running"
-        return _as_it_is(item, session_id, sandbox), peer_of(session) if session and alive else None
+        return _as_it_is(item, session_id, sandbox), session_id
 
     async def _refreshed(self, item: Exec, peer: Peer, wait_s: float | None) -> Exec:
         try:
             fresh = await self._link.get_exec(peer, item.id, wait_s)
         except NotFound:
-            return await self._unknown_to_ship(item, peer)
+            return self._unknown_to_ship(item, peer)
+        fresh = replace(fresh, keep_alive=item.keep_alive)
         if item.state == "running" and fresh.state != "running":
-            await self._save(peer, fresh)
+            self._save(peer, fresh)
         return fresh
 
-    async def _unknown_to_ship(self, item: Exec, peer: Peer) -> Exec:
+    def _unknown_to_ship(self, item: Exec, peer: Peer) -> Exec:
         """Ship forgets execs some minutes after their end, which the row does not; or it was never told of this one."""
-        if item.state != "running" or self._clock() - item.started_at < _TOLD_WITHIN:
+        if item.state != "running" or self._clock() - item.started_at < TOLD_WITHIN:
             return item
         lost = replace(item, state="lost", ended_at=self._clock())
-        await self._save(peer, lost)
+        self._save(peer, lost)
         return lost
 
-    async def _save(self, peer: Peer, item: Exec) -> None:
-        async with self._store.write(only_execs=True) as db:
-            await execs.save(db, peer.session_id, item)
+    def _save(self, peer: Peer, item: Exec) -> None:
+        """Write down how far it has come, soon: what a crash loses of it Ship still knows."""
+        bare = replace(
+            item, stdout=None, stderr=None
+        )  # which may be large, and wait for long when the disk is full
+        self._later.put(lambda db: execs.save(db, peer.session_id, bare))
 
 
 def _checked(new: NewExec) -> NewExec:
@@ -209,6 +240,7 @@ def _planned(new: NewExec, now: datetime) -> Exec:
     return Exec(
         id=new.id or new_id("exec"), argv=argv, pid=None, tty=False, state="running", exit_code=None, signal=None,
         started_at=now, ended_at=None, output_bytes=0, first_offset=0,
+        keep_alive=new.keep_alive,
     )  # fmt: skip
 
 
@@ -233,23 +265,3 @@ def _as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
     """
     over = sandbox.session is None or sandbox.session.id != session_id
     return replace(item, state="lost") if over and item.state == "running" else item
-
-
-def _shell_result(item: Exec, command: str | None) -> ShellResult:
-    """Part A's answer. After a timeout the output so far is kept and the exit code is -1."""
-    ended = item.ended_at or item.started_at
-    exit_code = -1 if item.timed_out or item.state == "running" else item.exit_code
-    error = "Command timed out" if exit_code == -1 else item.stderr or None
-    if exit_code is None and item.signal is not None:
-        exit_code = 128 + item.signal
-        error = error or f"killed by signal {item.signal}"
-    return ShellResult(
-        success=exit_code == 0,
-        output=item.stdout or "",
-        error=error,
-        exit_code=exit_code,
-        execution_id=item.id,
-        execution_time_ms=round((ended - item.started_at).total_seconds() * 1000),
-        command=command,
-        truncated=item.truncated,
-    )

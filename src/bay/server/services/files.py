@@ -8,7 +8,8 @@ from bay.models import FileEntry
 from bay.server.auth import Caller
 from bay.server.paths import workspace_path
 from bay.server.ship_link import ShipLink
-from bay.server.wake import Awake, Waker
+from bay.server.ship_wire import Peer
+from bay.server.wake import Waker
 
 
 class Files:
@@ -36,33 +37,35 @@ class Files:
         self, caller: Caller, ref: str, path: str, body: bytes | AsyncIterator[bytes]
     ) -> tuple[str, int]:
         """Replace a file atomically, making its directories; returns its absolute path and size in bytes."""
-        normal, awake = await self._reach(caller, ref, path)
-        return await self._link.write_file(awake.peer, normal, body)
+        async with self._reach(caller, ref, path) as (normal, peer):
+            return await self._link.write_file(peer, normal, body)
 
     async def delete(self, caller: Caller, ref: str, path: str) -> None:
         """Remove a file, or a directory with everything in it. Raises FileMissing."""
-        normal, awake = await self._reach(caller, ref, path)
-        await self._link.delete_file(awake.peer, normal)
+        async with self._reach(caller, ref, path) as (normal, peer):
+            await self._link.delete_file(peer, normal)
 
     async def list(self, caller: Caller, ref: str, path: str) -> list[FileEntry]:
         """What a directory holds, directories first."""
-        normal, awake = await self._reach(caller, ref, path)
-        return await self._link.list_files(awake.peer, normal)
+        async with self._reach(caller, ref, path) as (normal, peer):
+            return await self._link.list_files(peer, normal)
 
     @asynccontextmanager
     async def download(
         self, caller: Caller, ref: str, path: str
     ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int | None], None]:
         """A file's bytes as they come, and how many there will be. Raises FileMissing before the first."""
-        normal, awake = await self._reach(caller, ref, path)
-        async with self._link.download(awake.peer, normal) as opened:
+        async with (
+            self._reach(caller, ref, path) as (normal, peer),
+            self._link.download(peer, normal) as opened,
+        ):
             yield opened
 
-    async def _reach(self, caller: Caller, ref: str, path: str) -> tuple[str, Awake]:
+    @asynccontextmanager
+    async def _reach(self, caller: Caller, ref: str, path: str) -> AsyncGenerator[tuple[str, Peer], None]:
         normal = workspace_path(path)
-        awake = await self._waker.awake(caller, ref, "filesystem")
-        await self._waker.touch(awake.sandbox)
-        return normal, awake
+        async with self._waker.awake(caller, ref, "filesystem") as awake:
+            yield normal, awake.peer
 
 
 async def _capped(chunks: AsyncIterator[bytes], cap: int) -> AsyncGenerator[bytes, None]:

@@ -6,6 +6,7 @@ Each call writes what is wanted in one transaction and pokes the queue; the reco
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,7 +16,9 @@ from bay.drivers.base import Capabilities
 from bay.errors import (
     BadRequest,
     BayError,
+    CapabilityNotSupported,
     Conflict,
+    DriverUnavailable,
     InvalidArgument,
     NotFound,
     SandboxTtlInfinite,
@@ -26,12 +29,14 @@ from bay.models import Container, Profile, Sandbox, from_wire, to_wire
 from bay.server import idempotency, lifecycle
 from bay.server.auth import Caller
 from bay.server.peers import peer_of
+from bay.server.pool import Pool
+from bay.server.quotas import Quotas
 from bay.server.ship_link import ShipLink
-from bay.server.wake import Waker
-from bay.server.workqueue import WorkQueue
-from bay.store import cargos, events, sandboxes
+from bay.server.wake import Waker, is_frozen
+from bay.store import audit, cargos, events, sandboxes
 from bay.store.engine import Store
-from bay.store.records import Filters, Page, SandboxRecord, Target
+from bay.store.later import Later
+from bay.store.records import HAVING, Filters, Page, SandboxRecord, Target
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
@@ -50,6 +55,18 @@ class NewSandbox:
     env: dict[str, str] = field(default_factory=dict[str, str])
     labels: dict[str, str] = field(default_factory=dict[str, str])
     idle_timeout: int | None = None
+    warm_timeout: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxChanges:
+    """What of a sandbox is to be changed: only the fields that `given` names."""
+
+    given: frozenset[str]
+    name: str | None = None
+    labels: dict[str, str] | None = None
+    idle_timeout: int | None = None
+    warm_timeout: int | None = None
 
 
 class Sandboxes:
@@ -59,18 +76,24 @@ class Sandboxes:
         self,
         *,
         store: Store,
-        queue: WorkQueue,
+        later: Later,
         waker: Waker,
+        pool: Pool,
+        quotas: Quotas,
         link: ShipLink,
+        suspect: Callable[[str], None],
         profiles: dict[str, Profile],
         driver: Capabilities,
         cargo_backend: str,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._queue = queue
+        self._later = later
         self._waker = waker
+        self._pool = pool
+        self._quotas = quotas
         self._link = link
+        self._suspect = suspect
         self._profiles = profiles
         self._driver = driver
         self._cargo_backend = cargo_backend
@@ -85,18 +108,19 @@ class Sandboxes:
         try:
             async with self._store.write() as db:
                 earlier = await self._earlier(db, request)
-                sandbox = earlier or await self._insert(db, caller, new, profile)
+                sandbox = earlier or await self._insert(db, caller, new, profile, waits=wait_s > 0)
+                audit.about(sandbox.id)
                 if request and earlier is None:
                     await request.claim(db, sandbox.id, to_wire(sandbox), self._clock())
         except IntegrityError as error:
-            raise Conflict(
-                f"you have a sandbox named {new.name}; delete it or choose another name"
-            ) from error
-        self._queue.put(sandbox.id)
-        return await self._after_wait(caller, sandbox, wait_s) if wait_s else sandbox
+            raise _taken(new.name) from error
+        self._waker.poke(sandbox.id)
+        self._pool.poke()
+        return await self._after_wait(sandbox, wait_s, is_repeat=earlier is not None) if wait_s else sandbox
 
     async def get(self, caller: Caller, ref: str) -> Sandbox:
         """One sandbox, with its container when it has a live one."""
+        await self._later.flush()
         record = await self._waker.find(caller, ref)
         return replace(self._view(record), containers=await self._containers(record))
 
@@ -121,8 +145,49 @@ class Sandboxes:
         """Give compute back and keep everything else; returns when it is given back. Idempotent."""
         record = await self._waker.find(caller, ref)
         async with self._store.write() as db:
-            await sandboxes.change_target(db, record.id, old="running", new="stopped", error=record.error)
-        await self._settle(record.id, lambda r: r.session is None or r.target != "stopped")
+            await sandboxes.change_target(
+                db, record.id, old=HAVING, new="stopped", error=record.error, idle_expires_at=None
+            )
+        await self._settle(record, lambda r: r.session is None or r.target != "stopped")
+
+    async def pause(self, caller: Caller, ref: str) -> Sandbox:
+        """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
+
+        Whoever follows output waits until it is resumed. Raises Conflict when there is no compute to freeze, or
+        while other calls are under way.
+        """
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        self._check_can_pause(record)
+        async with self._store.write() as db:
+            await sandboxes.change_target(
+                db, record.id, old=("running",), new="paused", error=record.error, idle_expires_at=None
+            )
+        await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
+        present = await self._waker.find(caller, record.id)
+        if not is_frozen(present) and self._waker.is_called(record.id):
+            raise Conflict(f"calls to sandbox {record.id} are under way; wait for them, or stop it")
+        return self._view(present)
+
+    async def resume(self, caller: Caller, ref: str, wait_s: float) -> Sandbox:
+        """Let it run again; returns when it does, or when the seconds are over. One that is cold is started."""
+        return await self.start(caller, ref, wait_s)
+
+    async def update(self, caller: Caller, ref: str, new: SandboxChanges) -> Sandbox:
+        """Change its name, labels or timeouts; a timeout counts from now. Raises Conflict when the name is taken."""
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        _check_name(new.name)
+        changed = {name: getattr(new, name) for name in new.given}
+        try:
+            async with self._store.write() as db:
+                if changed:
+                    present = await sandboxes.get(db, record.id) or record
+                    await sandboxes.change(db, record.id, **changed, **self._clocks(present, changed))
+                    await events.add(db, record, "sandbox.updated", self._clock(), fields=sorted(changed))
+        except IntegrityError as error:
+            raise _taken(new.name) from error
+        return self._view(await self._waker.find(caller, record.id))
 
     async def delete(self, caller: Caller, ref: str) -> None:
         """Remove a sandbox and its managed cargo; returns when it is gone. Also when it already is."""
@@ -130,11 +195,12 @@ class Sandboxes:
             record = await sandboxes.find(db, caller.owner, ref)
         if record is None:
             raise NotFound(f"there is no sandbox {ref}")
+        audit.about(record.id)
         if record.deleted_at is not None:
             return
         async with self._store.write() as db:
             await sandboxes.change(db, record.id, target="deleted")
-        await self._settle(record.id, lambda r: r.deleted_at is not None)
+        await self._settle(record, lambda r: r.deleted_at is not None)
 
     async def extend_ttl(
         self, caller: Caller, ref: str, extend_by: int, idempotency_key: str | None
@@ -155,7 +221,7 @@ class Sandboxes:
         return sandbox
 
     async def keepalive(self, caller: Caller, ref: str) -> None:
-        """Push the idle clock; never starts compute."""
+        """Push the clock that runs now: the idle one, or of a frozen sandbox the warm one. Never starts compute."""
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
         await self._waker.keep(record)
@@ -169,9 +235,26 @@ class Sandboxes:
             )
         self._check_offered("image", new.image or profile.image, self._driver.images)
         self._check_offered("isolation", new.isolation or profile.isolation, self._driver.isolation)
-        if new.name is not None and not is_name(new.name):
-            raise InvalidArgument("a name is 1 to 63 characters of a-z, 0-9 and inner hyphens, and no id")
+        _check_name(new.name)
         return profile
+
+    def _check_can_pause(self, record: SandboxRecord) -> None:
+        if not self._driver.pause:
+            raise CapabilityNotSupported(
+                "sandboxes cannot be frozen here; stop it instead",
+                details={"capability": "pause", "available": []},
+            )
+        if record.target not in HAVING:
+            raise Conflict(f"sandbox {record.id} has no compute that could be frozen; it is cold already")
+
+    def _clocks(self, present: SandboxRecord, changed: dict[str, Any]) -> dict[str, datetime | None]:
+        """Where the clocks of changed timeouts stand now."""
+        now, clocks = self._clock(), dict[str, datetime | None]()
+        if "idle_timeout" in changed and present.target == "running":
+            clocks["idle_expires_at"] = _after(now, changed["idle_timeout"])
+        if "warm_timeout" in changed and lifecycle.phase_of(present) == "paused":
+            clocks["warm_expires_at"] = _after(now, changed["warm_timeout"])
+        return clocks
 
     def _check_offered(self, what: str, wanted: str, offered: tuple[str, ...]) -> None:
         if wanted not in offered:
@@ -182,9 +265,15 @@ class Sandboxes:
         return from_wire(Sandbox, claim.answer) if claim else None
 
     async def _insert(
-        self, db: AsyncConnection, caller: Caller, new: NewSandbox, profile: Profile
+        self, db: AsyncConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
     ) -> Sandbox:
         now = self._clock()
+        # Whoever waits for compute wants it from the start: a quota must refuse the create and not what comes after it.
+        starts = waits or profile.start == "eager"
+        await self._quotas.admit_create(db, caller, profile, starts=starts)
+        pooled = await self._pool.claim(db, profile) if _fits_pool(new, profile) else None
+        if pooled is not None:
+            return await self._claim(db, caller, self._claimed(caller, new, profile, pooled, now))
         sandbox_id = new_id("sandbox")
         cargo_id = new.cargo_id or new_id("ws")
         if new.cargo_id is None:
@@ -192,9 +281,25 @@ class Sandboxes:
         else:
             await self._check_cargo(db, caller, cargo_id)
         record = self._record(caller, new, profile, sandbox_id, cargo_id, now)
+        record = replace(record, target="running" if starts else "stopped")
         await sandboxes.add(db, record)
         await events.add(db, record, "sandbox.created", now)
         return self._view(record)
+
+    async def _claim(self, db: AsyncConnection, caller: Caller, record: SandboxRecord) -> Sandbox:
+        await sandboxes.claim(db, record)
+        await cargos.change(db, record.cargo_id, owner=caller.owner, created_at=record.created_at)
+        session_id = record.session.id if record.session else None
+        await events.add(db, record, "sandbox.created", record.created_at)
+        await events.add(db, record, "sandbox.ready", record.created_at, session_id=session_id, pooled=True)
+        return self._view(record)
+
+    def _claimed(
+        self, caller: Caller, new: NewSandbox, profile: Profile, pooled: SandboxRecord, now: datetime
+    ) -> SandboxRecord:
+        """What the create would have made, with the session that is there already."""
+        made = self._record(caller, new, profile, pooled.id, pooled.cargo_id, now)
+        return replace(made, generation=pooled.generation, session=pooled.session, target="running")
 
     async def _insert_cargo(
         self, db: AsyncConnection, caller: Caller, cargo_id: str, sandbox_id: str, now: datetime
@@ -219,11 +324,13 @@ class Sandboxes:
     ) -> SandboxRecord:
         ttl = profile.ttl if new.ttl is None else new.ttl
         idle_timeout = new.idle_timeout if new.idle_timeout is not None else profile.idle_timeout
+        warm_timeout = new.warm_timeout if new.warm_timeout is not None else profile.warm_timeout
         target: Target = "running" if profile.start == "eager" else "stopped"
         return SandboxRecord(
             seq=0,
             id=sandbox_id,
             owner=caller.owner,
+            key_id=caller.key_id,
             name=new.name,
             profile=profile.id,
             image=new.image or profile.image,
@@ -235,7 +342,9 @@ class Sandboxes:
             generation=0,
             error=None,
             idle_timeout=idle_timeout,
-            idle_expires_at=now + timedelta(seconds=idle_timeout) if idle_timeout else None,
+            idle_expires_at=_after(now, idle_timeout),
+            warm_timeout=warm_timeout,
+            last_active_at=now,
             expires_at=now + timedelta(seconds=ttl) if ttl else None,
             created_at=now,
             deleted_at=None,
@@ -256,11 +365,21 @@ class Sandboxes:
         profile = self._profiles.get(record.profile)
         return lifecycle.view(record, self._clock(), profile.capabilities if profile else ())
 
-    async def _after_wait(self, caller: Caller, sandbox: Sandbox, wait_s: float) -> Sandbox:
-        record = await self._waker.find(caller, sandbox.id)
-        await self._waker.want_running(record)
-        settled = await self._waker.settled(sandbox.id, wait_s)
-        return self._view(settled or await self._waker.find(caller, sandbox.id))
+    async def _after_wait(self, sandbox: Sandbox, wait_s: float, *, is_repeat: bool) -> Sandbox:
+        """The sandbox once it is settled. A repeated create starts nothing that was stopped since."""
+        record = await self._present(sandbox.id)
+        if record is None:
+            return sandbox
+        if not is_repeat:
+            await self._waker.want_running(record)
+        await self._waker.settled(sandbox.id, wait_s)
+        settled = await self._present(sandbox.id)
+        return self._view(settled) if settled else sandbox
+
+    async def _present(self, sandbox_id: str) -> SandboxRecord | None:
+        async with self._store.read() as db:
+            record = await sandboxes.get(db, sandbox_id)
+        return record if record and record.deleted_at is None and record.target != "deleted" else None
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
         """The live session's container as Ship describes itself; unhealthy when it does not answer."""
@@ -272,6 +391,7 @@ class Sandboxes:
             meta = await self._link.meta(peer) if peer else None
         except BayError:
             meta = None
+            self._suspect(record.id)
         return (
             Container(
                 name="ship",
@@ -283,8 +403,42 @@ class Sandboxes:
             ),
         )
 
-    async def _settle(self, sandbox_id: str, done: Callable[[SandboxRecord], bool]) -> None:
-        """Poke the queue and wait until `done`. Raises Timeout; the reconciler goes on all the same."""
-        self._queue.put(sandbox_id)
-        if await self._waker.wait_until(sandbox_id, done, _SETTLE_S) is None:
-            raise Timeout(f"sandbox {sandbox_id} takes longer than {_SETTLE_S:g} s; it goes on by itself")
+    async def _settle(self, before: SandboxRecord, done: Callable[[SandboxRecord], bool]) -> None:
+        """Poke the reconciler and wait until `done`. `before` is the row as it was before something else was wanted.
+
+        Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on all the same.
+        """
+        self._waker.poke(before.id)
+        settled = await self._waker.wait_until(
+            before.id, lambda r: done(r) or _is_refused(r, before), _SETTLE_S
+        )
+        if settled is None:
+            raise Timeout(f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; it goes on by itself")
+        if settled.error is not None and not done(settled):
+            raise DriverUnavailable(f"{settled.error.message}; it is tried again by itself")
+
+
+def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
+    """Whether what is asked for is what waits in the pool: env, labels, name and limits come after the start."""
+    wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
+    return new.cargo_id is None and not wants_other
+
+
+def _is_refused(record: SandboxRecord, before: SandboxRecord) -> bool:
+    """Whether the host has refused to end it: its row says something that it did not say before."""
+    error = record.error
+    said = error is not None and error != before.error and not error.code.startswith("session_")
+    return said and record.target in ("stopped", "deleted")
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and not is_name(name):
+        raise InvalidArgument("a name is 1 to 63 characters of a-z, 0-9 and inner hyphens, and no id")
+
+
+def _taken(name: str | None) -> Conflict:
+    return Conflict(f"you have a sandbox named {name}; delete it or choose another name")
+
+
+def _after(now: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

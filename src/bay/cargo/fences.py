@@ -1,0 +1,93 @@
+"""Which session owns a cargo, written beside the cargos and not in the database.
+
+The database can be put back to an older state, by a restored backup or a lost disk. It would then count
+generations that the host has seen before, and an old session and a new one could both believe that the files are
+theirs. What is written here is never older than the newest session that was let onto the files.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bay.cargo.base import Fence, StaleGeneration
+
+_LARGEST = 4096
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Fences:
+    """One small file for each cargo in `directory`. Everything here blocks, and raises OSError."""
+
+    directory: Path
+
+    def raise_to(self, cargo_id: str, fence: Fence) -> None:
+        """Make `fence` the cargo's, unless a newer one is there. Raises StaleGeneration."""
+        before = self.read(cargo_id)
+        if before == fence:
+            return
+        if before is not None and before.sandbox_id == fence.sandbox_id:
+            _check_newer(cargo_id, before, fence)
+        self._write(cargo_id, fence)
+
+    def read(self, cargo_id: str) -> Fence | None:
+        """The cargo's fence; None when there is none or it is not to be understood."""
+        try:
+            with open(os.open(self.directory / cargo_id, _READ), "rb") as file:
+                found = json.loads(file.read(_LARGEST))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        return _parsed(found)
+
+    def remove(self, cargo_id: str) -> None:
+        """Forget the cargo's fence; none is fine."""
+        (self.directory / cargo_id).unlink(missing_ok=True)
+
+    def keep_only(self, cargo_ids: set[str]) -> None:
+        """Remove what belongs to no cargo: a crash left it, between the removal of one and of the other."""
+        for name in set(os.listdir(self.directory)) - cargo_ids:
+            with contextlib.suppress(IsADirectoryError):  # not ours
+                (self.directory / name).unlink()
+
+    def _write(self, cargo_id: str, fence: Fence) -> None:
+        new = self.directory / f".{cargo_id}.{secrets.token_hex(4)}"
+        try:
+            with open(os.open(new, _WRITE, 0o600), "w") as file:
+                json.dump(asdict(fence), file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(self.directory / cargo_id)
+        finally:
+            new.unlink(missing_ok=True)
+        self._sync()
+
+    def _sync(self) -> None:
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _check_newer(cargo_id: str, before: Fence, fence: Fence) -> None:
+    if fence.generation > before.generation:
+        return
+    raise StaleGeneration(
+        f"cargo {cargo_id} was last owned by generation {before.generation} of {before.sandbox_id} "
+        f"({before.session_id}), and {fence.session_id} would be generation {fence.generation}: the database is older "
+        "than this host, as after a restored backup; start the sandbox again, or restore a newer backup with "
+        "`bay admin restore`",
+        details={"generation": before.generation},
+    )
+
+
+def _parsed(found: object) -> Fence | None:
+    match found:
+        case {"sandbox_id": str(sandbox_id), "generation": int(generation), "session_id": str(session_id)}:
+            return Fence(sandbox_id=sandbox_id, generation=generation, session_id=session_id)
+        case _:
+            return None

@@ -1,0 +1,75 @@
+"""What is to be removed and may take long: moved aside at once, removed one after the other when there is time.
+
+A million files take minutes to remove. Whoever deletes a sandbox does not wait for that, nor does
+whoever starts one, nor the start of Bay after a crash.
+"""
+
+import asyncio
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+import structlog
+
+from bay import trees
+from bay.errors import DriverUnavailable
+
+_AGAIN_S = 60.0
+
+log = structlog.get_logger("bay.cargo")
+
+
+class Trash:
+    """A directory on the file system of what is thrown into it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._filled = asyncio.Event()
+
+    def open(self) -> None:
+        """Make the directory, closed to everyone else; what an earlier Bay left in it is removed by `run`. Blocks."""
+        make_private(self._directory)
+        self._filled.set()
+
+    async def put(self, path: Path) -> None:
+        """Move the directory `path`, or the link or file in its place, here; nothing there is fine. Raises OSError."""
+        await asyncio.to_thread(self._move, path)
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Remove what is there and what comes, until cancelled."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            if not await self._empty():
+                # The host refused something, and says nothing when it no longer would.
+                asyncio.get_running_loop().call_later(_AGAIN_S, self._filled.set)
+
+    def _move(self, path: Path) -> None:
+        try:
+            # Never a name that is taken: the same cargo may be thrown away, made again by a restore, and thrown away again.
+            path.rename(self._directory / f"{path.name}.{secrets.token_hex(6)}")
+        except FileNotFoundError:
+            if os.path.lexists(path):  # then it is the trash that is lost
+                raise
+
+    async def _empty(self) -> bool:
+        """Remove everything; False when something stays."""
+        clean = True
+        for name in await asyncio.to_thread(os.listdir, self._directory):
+            try:
+                await trees.remove(self._directory / name)
+            except DriverUnavailable as error:
+                log.warning("trash.stays", name=name, error=error.message)
+                clean = False
+        return clean
+
+
+def make_private(directory: Path) -> None:
+    """Make `directory`, open to its owner alone. Raises NotADirectoryError when something else is in its place. Blocks."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not stat.S_ISDIR(directory.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "is a link, and must be a directory", str(directory))
+    directory.chmod(0o700)  # a copy or a restore may have opened it

@@ -1,0 +1,12 @@
+"""`admin`: for whoever runs Bay."""
+
+import typer
+
+from bay.cli import _admin_backup, _admin_pool, _audit
+
+admin = typer.Typer(help="For whoever runs Bay.", rich_markup_mode=None, no_args_is_help=True)
+
+admin.command("audit")(_audit.audit)
+admin.command("backup")(_admin_backup.backup)
+admin.command("restore")(_admin_backup.restore)
+admin.command("pool")(_admin_pool.pool)

@@ -1,0 +1,67 @@
+"""What happened, and what happens: events of all sandboxes or of one."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from bay.client._async.http import AsyncHttp
+from bay.client._events import Place
+from bay.client._seam import async_sleep
+from bay.client._wire import Blocks, Call, items, list_params, model, next_cursor
+from bay.errors import ConnectionFailed, HostError, Timeout
+from bay.models import Event
+
+
+class AsyncEvents:
+    """The events at one path of the API."""
+
+    def __init__(self, http: AsyncHttp, path: str, *, one_sandbox: bool) -> None:
+        self._http = http
+        self._path = path
+        self._one_sandbox = one_sandbox
+
+    async def kept(self, since: str | None) -> AsyncGenerator[Event, None]:
+        """What the server still knows, behind the event `since`, page by page as it is taken."""
+        cursor, more = since, True
+        while more:
+            params = list_params({"limit": 200}, cursor)
+            page = await self._http.json(Call(method="GET", path=self._path, params=params, safe=True))
+            for item in items(page):
+                yield model(Event, item)
+            cursor = next_cursor(page)
+            more = cursor is not None
+
+    async def follow(self, since: str | None) -> AsyncGenerator[Event, None]:
+        """What comes, over as many connections as it takes; ends only with the one sandbox it is of."""
+        place = Place(since, self._http.config.retry_s, one_sandbox=self._one_sandbox)
+        while not place.ended:
+            async with aclosing(self._connection(place)) as events:
+                async for event in events:
+                    yield event
+
+    async def _connection(self, place: Place) -> AsyncGenerator[Event, None]:
+        """What one connection brings; returns when a new one should be made."""
+        connected = False
+        try:
+            async with self._http.stream(self._call(place)) as response:
+                connected = True
+                place.ended = response.status_code == 204  # the sandbox is gone, and all of it was told
+                blocks = Blocks()
+                async for data in response.aiter_bytes():
+                    for block in blocks.feed(data):
+                        event = place.accept(block)
+                        if event is not None:
+                            yield event
+            if place.ended:
+                return
+            error = ConnectionFailed(f"the events of {self._http.config.url} broke off")
+        except (HostError, ConnectionFailed) as failed:
+            if connected and isinstance(
+                failed, Timeout
+            ):  # a time limit shorter than the server's sign of life
+                return
+            error = failed
+        await async_sleep(place.pause(error))
+
+    def _call(self, place: Place) -> Call:
+        params = list_params({"follow": "true", "since": place.last_id}, None)
+        return Call(method="GET", path=self._path, params=params, safe=True)

@@ -1,0 +1,19 @@
+"""Lists that come page by page."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from bay.client._async.http import AsyncHttp
+from bay.client._wire import Call, items, list_params, next_cursor
+
+
+async def paged(http: AsyncHttp, path: str, filters: Mapping[str, object]) -> AsyncIterator[object]:
+    """Every item of the list at `path` that matches; a page is asked for when the one before has been taken."""
+    cursor: str | None = None
+    more = True
+    while more:
+        params = list_params(filters, cursor)
+        page = await http.json(Call(method="GET", path=path, params=params, safe=True))
+        for item in items(page):
+            yield item
+        cursor = next_cursor(page)
+        more = cursor is not None

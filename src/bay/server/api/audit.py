@@ -1,0 +1,50 @@
+"""`/v1/audit`: who changed what, and what came of it."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel
+
+from bay.models import AuditEntry
+from bay.server import cursors
+from bay.server.api.deps import ERRORS, Cursor, Limit, Reader, Svc, listing
+from bay.server.replies import WireResponse
+from bay.store.records import AuditFilters
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=ERRORS, default_response_class=WireResponse)
+
+Id = Annotated[str | None, Query(max_length=128)]
+
+
+class AuditList(BaseModel):
+    """A page of calls, oldest first."""
+
+    items: list[AuditEntry]
+    has_more: bool
+    next_cursor: str | None
+
+
+@router.get("", response_model=AuditList)
+async def list_audit(
+    caller: Reader,
+    services: Svc,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    owner: Annotated[
+        str | None, Query(max_length=128, description="Only of this owner; for admin keys")
+    ] = None,
+    key_id: Id = None,
+    method: Literal["POST", "PUT", "PATCH", "DELETE"] | None = None,
+    request_id: Id = None,
+    resource_id: Id = None,
+    since: Annotated[AwareDatetime | None, Query(description="Calls that began then or later")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Calls that began before")] = None,
+) -> WireResponse:
+    """Calls that were meant to change something: everybody's for an admin key, else those of your owner."""
+    filters = AuditFilters(
+        owner=owner, key_id=key_id, method=method, request_id=request_id, resource_id=resource_id,
+        since=since, until=until,
+    )  # fmt: skip
+    after = cursors.decode(caller.owner, cursor)
+    page = await services.audit.page(caller, filters, after=after, limit=limit)
+    return WireResponse(listing(caller, page))

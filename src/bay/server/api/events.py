@@ -1,0 +1,113 @@
+"""`/v1/events` and `…/events`: what happened, in pages, or as server-sent events while it happens."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from pydantic import BaseModel
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from bay.models import Event, to_wire
+from bay.server.api.deps import ERRORS, Cursor, Limit, Reader, Svc
+from bay.server.auth import Caller
+from bay.server.replies import WireResponse
+from bay.server.services.events import Events, Stream
+
+_SSE = "text/event-stream"
+
+router = APIRouter(tags=["events"], responses=ERRORS, default_response_class=WireResponse)
+
+Since = Annotated[str | None, Query(max_length=64, description="Go on behind the event of this id; 0 = all")]
+Follow = Annotated[bool, Query(description="Server-sent events, as with `Accept: text/event-stream`")]
+Accept = Annotated[str, Header(include_in_schema=False)]
+LastEventId = Annotated[str | None, Header(max_length=64, description="As `since`, and goes before it")]
+
+
+class EventList(BaseModel):
+    """A page of events, oldest first."""
+
+    items: list[Event]
+    has_more: bool
+    next_cursor: str | None
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events (WHATWG HTML, section 9.2), written as fast as they are read and no faster."""
+
+    media_type = _SSE
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        # Proxies that gather answers before they pass them on are asked not to.
+        super().__init__(_blocks(stream), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._stream.room():
+            await super().__call__(scope, receive, send)
+
+
+@router.get("/v1/events", response_model=EventList)
+async def list_events(
+    caller: Reader,
+    services: Svc,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    since: Since = None,
+    follow: Follow = False,
+    last_event_id: LastEventId = None,
+    accept: Accept = "",
+) -> Response:
+    """What happened to your sandboxes, oldest first; or, followed, what happens from now on or behind an id."""
+    if follow or _SSE in accept:
+        return await _followed(services.events, caller, None, last_event_id or since)
+    return await _page(services.events, caller, None, cursor or since, limit)
+
+
+@router.get("/v1/sandboxes/{sandbox_id}/events", response_model=EventList)
+async def list_sandbox_events(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    since: Since = None,
+    follow: Follow = False,
+    last_event_id: LastEventId = None,
+    accept: Accept = "",
+) -> Response:
+    """The same for one sandbox, also for one that is deleted, by its id. Followed, it ends with the sandbox."""
+    if follow or _SSE in accept:
+        return await _followed(services.events, caller, sandbox_id, last_event_id or since)
+    return await _page(services.events, caller, sandbox_id, cursor or since, limit)
+
+
+async def _page(events: Events, caller: Caller, ref: str | None, after: str | None, limit: int) -> Response:
+    items, more = await events.page(caller, ref, after, limit)
+    return WireResponse({"items": items, "has_more": more is not None, "next_cursor": more})
+
+
+async def _followed(events: Events, caller: Caller, ref: str | None, since: str | None) -> Response:
+    stream = await events.follow(caller, ref, since)
+    if await stream.is_over():
+        return Response(status_code=204)  # which tells a browser's EventSource not to come again
+    return EventStream(stream)
+
+
+async def _blocks(stream: Stream) -> AsyncGenerator[bytes, None]:
+    # An id alone is no event, but moves the reader's Last-Event-ID: whoever is cut off at once misses nothing.
+    yield f"id: {stream.place}\n\n".encode()
+    async with aclosing(stream.events()) as batches:
+        async for batch in batches:
+            yield _text(batch)
+
+
+def _text(batch: Sequence[Event]) -> bytes:
+    return b"".join(map(_block, batch)) or b": ping\n\n"
+
+
+def _block(event: Event) -> bytes:
+    data = json.dumps(to_wire(event), separators=(",", ":"))
+    return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n".encode()

@@ -1,0 +1,101 @@
+"""`…/history`: what was executed in a sandbox, and notes on it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import AfterValidator, BaseModel, Field
+
+from bay.models import ExecType, HistoryEntry
+from bay.server.api.deps import ERRORS, Reader, Svc, Writer
+from bay.server.replies import WireResponse
+from bay.store.records import HistoryFilters
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}/history",
+    tags=["history"],
+    responses=ERRORS,
+    default_response_class=WireResponse,
+)
+
+
+def split_tags(text: str) -> tuple[str, ...]:
+    """The tags in a text of tags with commas between: sorted, each once."""
+    return tuple(sorted({tag.strip() for tag in text.split(",")} - {""}))
+
+
+def _normal(text: str | None) -> str | None:
+    return ",".join(split_tags(text or "")) or None
+
+
+Description = Annotated[str | None, Field(max_length=4096)]
+Tags = Annotated[
+    str | None, Field(max_length=1024, description="With commas between"), AfterValidator(_normal)
+]
+Kind = Annotated[ExecType | None, Query(description="Only of this kind")]
+
+
+class HistoryPage(BaseModel):
+    """Entries, newest first, and how many there are in all."""
+
+    entries: list[HistoryEntry]
+    total: int
+
+
+class Annotate(BaseModel):
+    """What to set; what is left out or null stays as it is, and an empty text takes away."""
+
+    description: Description = None
+    tags: Annotated[str | None, Field(max_length=1024, description="With commas between")] = None
+    notes: Annotated[str | None, Field(max_length=16 * 1024)] = None
+
+    def values(self) -> dict[str, str | None]:
+        """The columns to set."""
+        given: dict[str, str | None] = {**self.model_dump(exclude_none=True)}
+        return {**given, "tags": _normal(self.tags)} if self.tags is not None else given
+
+
+@router.get("", response_model=HistoryPage)
+async def list_history(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    exec_type: Kind = None,
+    success_only: bool = False,
+    failed_only: bool = False,
+    limit: Annotated[int, Query(ge=1, le=500, description="Most entries to return")] = 100,
+    offset: Annotated[int, Query(ge=0, lt=2**63, description="How many to leave out first")] = 0,
+    tags: Annotated[
+        str | None, Query(max_length=1024, description="Entries with any of these; commas between")
+    ] = None,
+    has_notes: bool = False,
+    has_description: bool = False,
+) -> WireResponse:
+    """What `shell/exec` and `python/exec` ran in the sandbox, newest first. Never starts compute."""
+    filters = HistoryFilters(
+        exec_type=exec_type, success_only=success_only, failed_only=failed_only, tags=split_tags(tags or ""),
+        has_notes=has_notes, has_description=has_description,
+    )  # fmt: skip
+    entries, total = await services.history.page(caller, sandbox_id, filters, limit=limit, offset=offset)
+    return WireResponse({"entries": entries, "total": total})
+
+
+@router.get("/last", response_model=HistoryEntry)
+async def last_execution(
+    caller: Reader, services: Svc, sandbox_id: str, exec_type: Kind = None
+) -> WireResponse:
+    """The newest entry; 404 without any."""
+    return WireResponse(await services.history.last(caller, sandbox_id, exec_type))
+
+
+@router.get("/{execution_id}", response_model=HistoryEntry)
+async def get_execution(caller: Reader, services: Svc, sandbox_id: str, execution_id: str) -> WireResponse:
+    """One entry."""
+    return WireResponse(await services.history.get(caller, sandbox_id, execution_id))
+
+
+@router.patch("/{execution_id}", response_model=HistoryEntry)
+async def annotate_execution(
+    caller: Writer, services: Svc, sandbox_id: str, execution_id: str, body: Annotate
+) -> WireResponse:
+    """Set its description, tags or notes."""
+    return WireResponse(await services.history.annotate(caller, sandbox_id, execution_id, body.values()))

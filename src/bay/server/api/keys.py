@@ -1,0 +1,74 @@
+"""`/v1/keys`: who may call. For admin keys alone."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+
+from bay.models import Key, KeyScope, NewKey
+from bay.server import cursors
+from bay.server.api.deps import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
+from bay.server.replies import WireResponse
+from bay.server.services.keys import KeyWish
+from bay.server.settings import QuotaSettings
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERRORS, default_response_class=WireResponse)
+
+KeyName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Owner = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class CreateKey(BaseModel):
+    """Whom the key is for, and what it may."""
+
+    name: Annotated[KeyName, Field(description="For people; need not be unique")]
+    owner: Annotated[Owner | None, Field(description="Whose sandboxes it sees; else your own owner")] = None
+    scope: Annotated[KeyScope, Field(description="What it may do")] = "write"
+    expires_at: Annotated[AwareDatetime | None, Field(description="When it stops; null = never")] = None
+    expires_in: Annotated[
+        int | None, Field(ge=1, le=10 * 365 * 86400, description="The same in seconds from now")
+    ] = None
+    quotas: Annotated[
+        QuotaSettings | None,
+        Field(description="What its sandboxes may use at once, beside its owner's quotas"),
+    ] = None
+
+
+class KeyList(BaseModel):
+    """A page of keys, oldest first."""
+
+    items: list[Key]
+    has_more: bool
+    next_cursor: str | None
+
+
+@router.post("", status_code=201, response_model=NewKey)
+async def create_key(
+    caller: Admin, services: Svc, body: CreateKey, idempotency_key: IdempotencyKey = None
+) -> WireResponse:
+    """Make a key. Its secret is shown in this answer alone; a repeated call has null in its place."""
+    given = body.model_dump(exclude={"quotas"})
+    wish = KeyWish(**given, quotas=body.quotas.over(None) if body.quotas else None)
+    return WireResponse(await services.keys.create(caller, wish, idempotency_key), 201)
+
+
+@router.get("", response_model=KeyList)
+async def list_keys(
+    caller: Admin,
+    services: Svc,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    owner: Annotated[str | None, Query(max_length=128, description="Only of this owner")] = None,
+) -> WireResponse:
+    """The keys of every owner, revoked and expired ones too, oldest first; never a secret."""
+    after = cursors.decode_text(caller.owner, cursor)
+    items, place = await services.keys.page(owner, after=after, limit=limit)
+    following = cursors.encode_text(caller.owner, place)
+    return WireResponse({"items": items, "has_more": place is not None, "next_cursor": following})
+
+
+@router.delete("/{key_id}", status_code=204)
+async def revoke_key(_caller: Admin, services: Svc, key_id: str) -> Response:
+    """Let the key open nothing any more, from now on; also when it is revoked already."""
+    await services.keys.revoke(key_id)
+    return Response(status_code=204)

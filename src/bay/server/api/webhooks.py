@@ -1,0 +1,61 @@
+"""`/v1/webhooks`: where events are sent."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from bay.models import Webhook
+from bay.server.api.deps import ERRORS, IdempotencyKey, Reader, Svc, Writer
+from bay.server.replies import WireResponse
+
+router = APIRouter(
+    prefix="/v1/webhooks", tags=["webhooks"], responses=ERRORS, default_response_class=WireResponse
+)
+
+
+class CreateWebhook(BaseModel):
+    """Where to send what."""
+
+    url: Annotated[
+        str, Field(min_length=1, max_length=2048, description="http or https, on a public address")
+    ]
+    types: Annotated[
+        list[Annotated[str, Field(max_length=64)]], Field(max_length=64, description="Empty means all")
+    ] = Field(default_factory=list)
+
+
+class WebhookList(BaseModel):
+    """All webhooks, oldest first: there are never so many that they need pages."""
+
+    items: list[Webhook]
+    has_more: bool
+    next_cursor: str | None
+
+
+@router.post("", status_code=201, response_model=Webhook)
+async def create_webhook(
+    caller: Writer, services: Svc, body: CreateWebhook, idempotency_key: IdempotencyKey = None
+) -> WireResponse:
+    """Have events sent to a URL. `secret`, which signs them, is shown in this answer and never again."""
+    return WireResponse(await services.webhooks.create(caller, body.url, body.types, idempotency_key), 201)
+
+
+@router.get("", response_model=WebhookList)
+async def list_webhooks(caller: Reader, services: Svc) -> WireResponse:
+    """Your webhooks, oldest first."""
+    items = await services.webhooks.all(caller)
+    return WireResponse({"items": items, "has_more": False, "next_cursor": None})
+
+
+@router.get("/{webhook_id}", response_model=Webhook)
+async def get_webhook(caller: Reader, services: Svc, webhook_id: str) -> WireResponse:
+    """One webhook, with what went wrong at its last attempt, if anything did."""
+    return WireResponse(await services.webhooks.get(caller, webhook_id))
+
+
+@router.delete("/{webhook_id}", status_code=204)
+async def delete_webhook(caller: Writer, services: Svc, webhook_id: str) -> Response:
+    """Send nothing more there."""
+    await services.webhooks.delete(caller, webhook_id)
+    return Response(status_code=204)

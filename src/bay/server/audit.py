@@ -1,0 +1,82 @@
+"""What the edge tells the audit: when a call that may change something begins, and what came of it."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import structlog
+
+from bay.clock import Clock
+from bay.ids import is_id
+from bay.server.auth import Caller
+from bay.store import audit
+from bay.store.audit import Call
+from bay.store.later import Later
+
+log = structlog.get_logger("bay.audit")
+
+READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_PATH = 512
+_METHOD = 16
+_SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
+
+NAMELESS = 60
+"""Rows for each minute of calls that nobody authenticated: whoever has no key must not fill the disk."""
+_MINUTE = timedelta(minutes=1)
+
+
+class Auditor:
+    """Makes the calls that `bay.store.audit` writes down."""
+
+    def __init__(self, later: Later, clock: Clock) -> None:
+        self._later = later
+        self._clock = clock
+        self._nameless = _Ration(NAMELESS)
+
+    def begin(self, method: str, path: str, request_id: str) -> Call | None:
+        """A call that starts now; None for one that only reads, which is not audited."""
+        if method in READING:
+            return None
+        return Call(at=self._clock(), method=method[:_METHOD], path=_clean(path), request_id=request_id)
+
+    def end(self, call: Call, status: int | None, code: str | None, params: Mapping[str, object]) -> None:
+        """Write soon what came of it. `params` are those of its route, None of `status` that it was cut off."""
+        call.status, call.code = status, code
+        if call.resource_id is None:
+            call.resource_id = next((p for p in params.values() if isinstance(p, str) and is_id(p)), None)
+        if call.owner is not None or call.seq is not None or self._nameless.take(self._clock()):
+            self._later.put(lambda db: audit.finish(db, call))
+
+
+def name_caller(call: Call | None, caller: Caller) -> None:
+    """Write the authenticated caller into its call."""
+    if call is not None:
+        call.owner, call.key_id = caller.owner, caller.key_id
+
+
+class _Ration:
+    """So many each minute; what is above that is counted, and told in one line once the minute is over."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ends: datetime | None = None
+        self._taken = 0
+
+    def take(self, now: datetime) -> bool:
+        # A clock that was put back must not hold the ration for as long.
+        if self._ends is None or not now < self._ends <= now + _MINUTE:
+            self._start(now)
+        self._taken += 1
+        if self._taken == self._most + 1:
+            log.warning("audit.nameless_limit", most=self._most, seconds=_MINUTE.total_seconds())
+        return self._taken <= self._most
+
+    def _start(self, now: datetime) -> None:
+        if self._taken > self._most:
+            log.warning("audit.nameless_left_out", count=self._taken - self._most)
+        self._ends, self._taken = now + _MINUTE, 0
+
+
+def _clean(path: str) -> str:
+    """The path without what looks like a key that somebody put into it, and not longer than a row takes."""
+    return _SECRET.sub("bay_…", path)[:_PATH]

@@ -1,0 +1,46 @@
+"""What must hold of a data directory before a Bay starts on it: its database is the one that belongs to its files.
+
+A Bay removes every workspace that no row knows. On a database that was lost and made anew, or one that is half restored,
+that would be all of them.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from bay.errors import DriverUnavailable
+from bay.ids import is_id
+
+UNFINISHED = "restore.unfinished"
+"""Stands in the data directory while a restore puts things in place."""
+
+
+def check(data_dir: Path, database: Path) -> None:
+    """Raises DriverUnavailable when a restore was interrupted, or when there are workspaces and a database that knows of none."""
+    if (data_dir / UNFINISHED).exists():
+        raise DriverUnavailable(
+            f"a restore into {data_dir} was interrupted; run `bay admin restore --force` with the backup again"
+        )
+    if _has_workspaces(data_dir / "cargo") and not _knows_workspaces(database):
+        raise DriverUnavailable(
+            f"the database {database} is lost or empty, and there are workspaces in {data_dir / 'cargo'} that a new one "
+            "would not know; put it back with `bay admin restore`, or move that directory away to begin anew"
+        )
+
+
+def _has_workspaces(cargo: Path) -> bool:
+    return cargo.is_dir() and any(is_id(path.name) for path in cargo.iterdir())
+
+
+def _knows_workspaces(database: Path) -> bool:
+    """Whether it has a row for any, deleted or not. What cannot be read is for the store to complain about."""
+    if not database.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True)) as db:
+            return db.execute("SELECT 1 FROM cargos LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        return "no such table" not in str(error)
+    except sqlite3.DatabaseError:
+        return True

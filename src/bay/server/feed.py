@@ -1,0 +1,82 @@
+"""Wakes those who follow events. Holds no events: the rows are the truth, and each follower reads on by itself.
+
+A follower asks the database for what is behind its place, and waits here when there is nothing. Nothing is queued
+for it, so one that reads slowly or not at all costs no memory.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from bay.errors import QuotaExceeded
+
+T = TypeVar("T")
+
+PING_S = 15.0
+"""After so long without an event a follower is told that all is well."""
+
+MOST_FOLLOWERS = 100
+
+
+class Feed:
+    """Tells listeners that something was committed, until it is closed."""
+
+    def __init__(self, ping_s: float = PING_S) -> None:
+        self._ping_s = ping_s
+        self._listeners: set[asyncio.Event] = set()
+        self._followers: Counter[str] = Counter()
+        self.is_closed = False
+
+    def wake(self) -> None:
+        """Something was committed; whoever listens looks again. Costs next to nothing."""
+        for listener in self._listeners:
+            listener.set()
+
+    def close(self) -> None:
+        """End every `follow`, now and from now on: the server is shutting down."""
+        self.is_closed = True
+        self.wake()
+
+    @contextmanager
+    def listening(self) -> Generator[asyncio.Event, None, None]:
+        """An event that is set by each `wake`; the listener clears it before it looks."""
+        listener = asyncio.Event()
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+    @contextmanager
+    def place(self, owner: str) -> Generator[None, None, None]:
+        """Room for one more follower of `owner`. Raises QuotaExceeded when all is taken."""
+        if self._followers[owner] >= MOST_FOLLOWERS:
+            raise QuotaExceeded(
+                f"{MOST_FOLLOWERS} connections of yours follow events already; close one, and try again"
+            )
+        self._followers[owner] += 1
+        try:
+            yield
+        finally:
+            self._followers[owner] -= 1
+            if not self._followers[owner]:
+                del self._followers[owner]
+
+    async def follow(self, read: Callable[[], Awaitable[Sequence[T]]]) -> AsyncGenerator[Sequence[T], None]:
+        """What each `read` gives, in order, for as long as the feed is open; an empty batch is a sign of life."""
+        with self.listening() as woken:
+            while not self.is_closed:
+                woken.clear()
+                batch = await read()
+                if batch or not await self._waited(woken):
+                    yield batch
+
+    async def _waited(self, woken: asyncio.Event) -> bool:
+        """Whether something was committed within the time after which a sign of life is due."""
+        try:
+            async with asyncio.timeout(self._ping_s):
+                return await woken.wait()
+        except TimeoutError:
+            return False

@@ -1,0 +1,118 @@
+"""How execs ended whose end nobody waited for: of a call that broke off, or of a Bay that died meanwhile.
+
+Ship knows, for ten minutes and for its newest two hundred. So it is asked each minute, and before somebody reads the
+history; and what it no longer knows of is lost, and said to be.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+
+from bay.clock import Clock
+from bay.errors import BayError, NotFound
+from bay.models import Exec, ShellResult
+from bay.server.peers import peer_of
+from bay.server.ship_link import ShipLink
+from bay.server.ship_wire import Peer
+from bay.store import execs, history
+from bay.store.engine import Store
+from bay.store.later import Later
+from bay.store.records import SandboxRecord, SessionRecord, Unfinished
+
+log = structlog.get_logger("bay.outcomes")
+
+TOLD_WITHIN = timedelta(seconds=30)
+"""Ship is told of a planned exec well within this, or never."""
+
+_ASK_S = 2.0
+_MOST = 1000
+_MOST_TO_READ = 20
+_LEAST_AGE = timedelta(seconds=1)  # younger ones are waited for by the calls that started them
+
+
+class Outcomes:
+    """Asks Ships what the rows do not say yet. Never wakes or thaws anything."""
+
+    def __init__(self, *, store: Store, later: Later, link: ShipLink, clock: Clock) -> None:
+        self._store = store
+        self._later = later
+        self._link = link
+        self._clock = clock
+
+    async def learn(self) -> None:
+        """Ask the Ship of each session that has execs which count as running, one after the other."""
+        async with self._store.read() as db:
+            sessions = await execs.with_unfinished(db)
+        for session in sessions:
+            async with self._store.read() as db:
+                waiting = await execs.unfinished(db, session.id, _MOST)
+            await self._ask(session, waiting)
+
+    async def learn_history(self, sandbox: SandboxRecord) -> None:
+        """Ask before somebody reads the history of `sandbox`, if there is something to ask and somebody to be asked."""
+        session = sandbox.session
+        if session is None or session.phase != "running":
+            return
+        async with self._store.read() as db:
+            waiting = await execs.unfinished_history(db, session.id, _MOST_TO_READ)
+        await self._ask(session, waiting)
+        await self._later.flush()
+
+    async def _ask(self, session: SessionRecord, waiting: list[Unfinished]) -> None:
+        now = self._clock()
+        old = [one for one in waiting if now - one.started_at >= _LEAST_AGE]
+        peer = peer_of(session)
+        if peer is None or not old:
+            return
+        try:
+            async with asyncio.timeout(_ASK_S):
+                known = {item.id: item for item in await self._link.list_execs(peer)}
+                for one in old:
+                    await self._note(peer, one, known)
+        except (BayError, TimeoutError) as error:
+            log.info("session.silent", id=session.id, error=str(error))
+
+    async def _note(self, peer: Peer, one: Unfinished, known: Mapping[str, Exec]) -> None:
+        item = known.get(one.id)
+        if item is None:
+            self._note_forgotten(peer, one)
+        elif item.state != "running":
+            if one.is_history:
+                await self._note_output(peer, one.id)
+            self._later.put(lambda db: execs.save(db, peer.session_id, item))
+
+    def _note_forgotten(self, peer: Peer, one: Unfinished) -> None:
+        now = self._clock()
+        if one.has_ended:
+            self._later.put(lambda db: history.settle(db, peer.session_id, one.id))
+        elif now - one.started_at >= TOLD_WITHIN:
+            self._later.put(lambda db: execs.lose(db, peer.session_id, one.id, now))
+
+    async def _note_output(self, peer: Peer, exec_id: str) -> None:
+        try:
+            item = await self._link.get_exec(peer, exec_id, 0)
+        except NotFound:
+            return  # forgotten just now
+        outcome = history.outcome_of(shell_result(item))
+        self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
+
+
+def shell_result(item: Exec) -> ShellResult:
+    """Part A's answer. After a timeout the output so far is kept and the exit code is -1."""
+    ended = item.ended_at or item.started_at
+    exit_code = -1 if item.timed_out or item.state == "running" else item.exit_code
+    error = "Command timed out" if exit_code == -1 else item.stderr or None
+    if exit_code is None and item.signal is not None:
+        exit_code = 128 + item.signal
+        error = error or f"killed by signal {item.signal}"
+    return ShellResult(
+        success=exit_code == 0,
+        output=item.stdout or "",
+        error=error,
+        exit_code=exit_code,
+        execution_id=item.id,
+        execution_time_ms=round((ended - item.started_at).total_seconds() * 1000),
+        truncated=item.truncated,
+    )

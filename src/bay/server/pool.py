@@ -1,0 +1,237 @@
+"""Started sandboxes that wait for somebody to want one: ordinary rows without an owner.
+
+A create takes one over in its own transaction and answers at once; what it does not find here it starts as
+ever. A row is taken only by a create that wants exactly what its session was started for, told by a fingerprint of
+the profile; what no profile wants any more, and what has grown old, is removed and made anew.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay import __version__
+from bay.clock import Clock
+from bay.ids import new_id
+from bay.models import PoolState, Profile, to_wire
+from bay.server import lifecycle
+from bay.server.workqueue import WorkQueue
+from bay.store import cargos, sandboxes
+from bay.store.engine import Store
+from bay.store.records import NOBODY, SandboxRecord
+
+log = structlog.get_logger("bay.pool")
+
+_PERIOD_S = 1.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is remembered of one profile's pool while Bay runs."""
+
+    hits: int = 0
+    misses: int = 0
+    failures: int = 0
+    last_error: str | None = None
+    failed_at: datetime | None = None
+    refill_at: datetime | None = None
+    seen: set[str] = field(default_factory=set[str])
+    """Failed rows that are counted already."""
+
+
+class Pool:
+    """Keeps every profile's pool at its size."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: WorkQueue,
+        profiles: dict[str, Profile],
+        cargo_backend: str,
+        clock: Clock,
+        max_age: timedelta,
+        is_busy: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._profiles = {name: p for name, p in profiles.items() if p.pool_size}
+        self._fingerprints = {name: fingerprint_of(p) for name, p in self._profiles.items()}
+        self._cargo_backend = cargo_backend
+        self._clock = clock
+        self._max_age = max_age
+        self._is_busy = is_busy
+        """Whether owned sandboxes wait for their start: those come first."""
+        self._tallies = {name: _Tally() for name in self._profiles}
+        self._poked = asyncio.Event()
+        self.is_held_back = False
+        """Set while the host is short of memory: nothing is refilled."""
+
+    async def run(self) -> None:
+        """Tend until cancelled: after each claim, and once a second for what tells nobody."""
+        while True:
+            try:
+                await self.tend()
+            except Exception:
+                log.exception("pool.failed")
+            try:
+                async with asyncio.timeout(_PERIOD_S):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+
+    def poke(self) -> None:
+        """Something was taken out: look at once."""
+        self._poked.set()
+
+    async def claim(self, db: AsyncConnection, profile: Profile) -> SandboxRecord | None:
+        """A started sandbox of that profile, to be made the caller's in the transaction of `db`; None when none waits."""
+        if profile.id not in self._profiles:
+            return None
+        found = await sandboxes.first_pooled(db, self._fingerprints[profile.id])
+        tally = self._tallies[profile.id]
+        tally.hits, tally.misses = tally.hits + (found is not None), tally.misses + (found is None)
+        return found
+
+    async def tend(self) -> None:
+        """Remove what should not be there, and begin what is missing."""
+        async with self._store.read() as db:
+            found = await sandboxes.pooled(db)
+        by_profile = {
+            name: [r for r in found if r.pool == print_] for name, print_ in self._fingerprints.items()
+        }
+        unwanted = [r for r in found if r.pool not in self._fingerprints.values()]
+        for name, records in by_profile.items():
+            unwanted += self._unwanted(name, records)
+        await self._drop(unwanted)
+        if not self._is_busy() and not self.is_held_back:
+            gone = {record.id for record in unwanted}
+            for name, records in by_profile.items():
+                await self._refill(self._profiles[name], [r for r in records if r.id not in gone])
+
+    async def shrink(self) -> bool:
+        """Give back the memory of one that waits; whether there was one."""
+        async with self._store.read() as db:
+            found = await sandboxes.pooled(db)
+        await self._drop(found[:1])
+        return bool(found)
+
+    async def state(self) -> list[PoolState]:
+        """How full each pool is."""
+        async with self._store.read() as db:
+            found = await sandboxes.pooled(db)
+        return [
+            self._state(name, [r for r in found if r.pool == self._fingerprints[name]])
+            for name in self._profiles
+        ]
+
+    def _state(self, name: str, records: list[SandboxRecord]) -> PoolState:
+        tally = self._tallies[name]
+        phases = [lifecycle.phase_of(r) for r in records]
+        return PoolState(
+            profile=name,
+            size=self._profiles[name].pool_size,
+            ready=phases.count("running"),
+            starting=len(phases) - phases.count("running"),
+            oldest_at=min((r.created_at for r in records), default=None),
+            hits=tally.hits,
+            misses=tally.misses,
+            failures=tally.failures,
+            last_error=tally.last_error,
+            refill_at=tally.refill_at,
+        )
+
+    def _unwanted(self, name: str, records: list[SandboxRecord]) -> list[SandboxRecord]:
+        """Those that failed, those beyond the size, and one that is too old if the pool is full without it."""
+        failed = [r for r in records if r.target != "running"]
+        self._count(name, failed, records)
+        good = [r for r in records if r.target == "running"]
+        size = self._profiles[name].pool_size
+        if len(good) > size:
+            return failed + good[size:]
+        old = [r for r in good[:1] if r.created_at + self._max_age <= self._clock()]
+        return failed + (old if all(lifecycle.phase_of(r) == "running" for r in good) else [])
+
+    def _count(self, name: str, failed: list[SandboxRecord], records: list[SandboxRecord]) -> None:
+        """Each failed start puts the next refill off, twice as long each time; one that works since forgives all."""
+        tally = self._tallies[name]
+        new = [r for r in failed if r.id not in tally.seen]
+        tally.seen = {r.id for r in failed}
+        if new:
+            self._put_off(name, tally, next((r.error.message for r in new if r.error), "it ended by itself"))
+        elif tally.failed_at and any(_started_after(r, tally.failed_at) for r in records):
+            tally.failures, tally.failed_at, tally.refill_at = 0, None, None
+
+    def _put_off(self, name: str, tally: _Tally, why: str) -> None:
+        now = self._clock()
+        tally.last_error, tally.failed_at = why, now
+        if tally.refill_at is not None and now < tally.refill_at:
+            return  # one of several that were begun together
+        wait_s = min(_FIRST_WAIT_S * 2**tally.failures, _LONGEST_WAIT_S)
+        tally.failures += 1
+        tally.refill_at = tally.failed_at + timedelta(seconds=wait_s)
+        log.warning("pool.start_failed", profile=name, retry_in_s=wait_s, error=why)
+
+    async def _drop(self, records: list[SandboxRecord]) -> None:
+        if not records:
+            return
+        async with self._store.write() as db:
+            for record in records:
+                await sandboxes.drop_pooled(db, record.id)
+        for record in records:
+            self._queue.put(record.id)
+
+    async def _refill(self, profile: Profile, present: list[SandboxRecord]) -> None:
+        missing = self._to_begin(profile, present)
+        if missing <= 0:
+            return
+        records = [self._record(profile) for _ in range(missing)]
+        async with self._store.write() as db:
+            for record in records:
+                await self._insert(db, record)
+        for record in records:
+            self._queue.put(record.id)
+
+    def _to_begin(self, profile: Profile, present: list[SandboxRecord]) -> int:
+        """How many are begun now. After a failure one goes first, to see whether it works again."""
+        missing = profile.pool_size - len(present)
+        due = self._tallies[profile.id].refill_at
+        if due is None:
+            return missing
+        is_trying = any(lifecycle.phase_of(r) != "running" for r in present)
+        return 0 if is_trying or due > self._clock() else min(missing, 1)
+
+    async def _insert(self, db: AsyncConnection, record: SandboxRecord) -> None:
+        await cargos.add(
+            db,
+            {"id": record.cargo_id, "owner": NOBODY, "managed_by_sandbox_id": record.id, "backend": self._cargo_backend,
+             "created_at": record.created_at, "last_accessed_at": record.created_at},
+        )  # fmt: skip
+        await sandboxes.add(db, record)
+
+    def _record(self, profile: Profile) -> SandboxRecord:
+        return SandboxRecord(
+            seq=0, id=new_id("sandbox"), owner=NOBODY, name=None, profile=profile.id, image=profile.image,
+            isolation=profile.isolation, cargo_id=new_id("ws"), env={}, labels={}, target="running", generation=0,
+            error=None, pool=self._fingerprints[profile.id], idle_timeout=None, idle_expires_at=None, expires_at=None,
+            created_at=self._clock(), deleted_at=None, session=None,
+        )  # fmt: skip
+
+
+def _started_after(record: SandboxRecord, moment: datetime) -> bool:
+    session = record.session
+    return session is not None and session.started_at is not None and session.started_at > moment
+
+
+def fingerprint_of(profile: Profile) -> str:
+    """What a session depends on: two profiles with one fingerprint start the same thing. 32 hex characters."""
+    session = (profile.id, profile.image, profile.isolation, profile.resources, profile.root)
+    text = json.dumps([__version__, to_wire(list(session))], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,182 @@
+"""Quotas: what a key, and all keys of an owner together, may use at once.
+
+Asked inside the transaction that writes the intent. The database has one writer, so however many
+calls come at once, the sum never passes a limit. Rejected: counters beside the rows, which a crash makes wrong.
+What waits in the pool is nobody's and counts for nobody.
+"""
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.clock import Clock
+from bay.errors import QuotaExceeded
+from bay.models import Limits, Profile, Resources
+from bay.server import lifecycle
+from bay.server.auth import Caller
+from bay.store import sandboxes, tallies
+from bay.store.records import SandboxRecord
+from bay.store.tallies import Tally, Whose
+
+_MIB = 1 << 20
+_MINUTE = timedelta(minutes=1)
+_RETRY_S = 5
+"""When somebody will have stopped or deleted something, nobody knows."""
+_EPSILON = 1e-9  # cores are sums of decimal fractions
+
+_WORDS = {
+    "sandboxes": ("sandboxes", "delete one"),
+    "running": ("running sandboxes", "pause or stop one"),
+    "cpus": ("cores in running sandboxes", "pause or stop one"),
+    "memory_mb": ("MiB of memory in sandboxes that run or are frozen", "stop one"),
+    "disk_mb": ("MiB of files", "delete files or sandboxes"),
+    "creates_per_minute": ("creates in a minute", "wait {} s"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Need:
+    """What is asked for."""
+
+    sandboxes: int = 0
+    running: int = 0
+    cpus: float = 0
+    memory_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """Limits, and whose they are."""
+
+    of: Literal["key", "owner"]
+    whose: Whose
+    limits: Limits
+
+    def check(self, quota: str, used: float, more: float, retry_s: int = _RETRY_S) -> None:
+        """Raises QuotaExceeded when `more` does not fit; asking for nothing always fits."""
+        limit: float | None = getattr(self.limits, quota)
+        if limit is None or not more or used + more <= limit + _EPSILON:
+            return
+        what, way_out = _WORDS[quota]
+        who = f"key {self.whose.key_id}" if self.of == "key" else f"owner {self.whose.owner}"
+        details = {
+            "quota": quota,
+            "limit": limit,
+            "used": used,
+            "of": self.of,
+            "retry_after_ms": retry_s * 1000,
+        }
+        raise QuotaExceeded(
+            f"{who} may have {_plain(limit)} {what} and has {_plain(used)}, which leaves no room for "
+            f"{_plain(more)} more; {way_out.format(retry_s)}, or have the quota {quota} raised",
+            details=details,
+        )
+
+
+class Quotas:
+    """Says whether there is room. Each question is asked with the connection of the transaction that would take it."""
+
+    def __init__(
+        self,
+        *,
+        of_key: Callable[[str], Limits | None],
+        each_owner: Limits,
+        owners: Mapping[str, Limits],
+        profiles: Mapping[str, Profile],
+        clock: Clock,
+    ) -> None:
+        self._of_key = of_key
+        self._each_owner = each_owner
+        self._owners = owners
+        self._profiles = profiles
+        self._clock = clock
+
+    async def admit_create(
+        self, db: AsyncConnection, caller: Caller, profile: Profile, *, starts: bool
+    ) -> None:
+        """Let the caller make a sandbox, which with `starts` also wants compute. Raises QuotaExceeded."""
+        now = self._clock()
+        need = replace(_compute(profile.resources) if starts else _Need(), sandboxes=1)
+        for bound in self._bounds(caller.owner, caller.key_id):
+            await self._check_rate(db, bound, now)
+            await self._check_disk(db, bound)
+            await self._check_present(db, bound, now, need)
+
+    async def admit_running(self, db: AsyncConnection, sandbox: SandboxRecord) -> None:
+        """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded.
+
+        Its files are no reason to refuse: whoever has too many must get at them to remove some.
+        """
+        for bound in self._bounds(sandbox.owner, sandbox.key_id):
+            present = await sandboxes.get(db, sandbox.id)
+            if present is None or _is_counted(present):
+                return
+            need = _compute(self._resources(present.profile))
+            if present.session is not None:  # frozen, which holds the memory already
+                need = replace(need, memory_mb=0)
+            await self._check_present(db, bound, self._clock(), need, besides=present.id)
+
+    def _bounds(self, owner: str, key_id: str | None) -> Generator[_Bound]:
+        of_key = self._of_key(key_id) if key_id else None
+        if of_key is not None and of_key != Limits():
+            yield _Bound("key", Whose(owner, key_id), of_key)
+        of_owner = self._owners.get(owner, self._each_owner)
+        if of_owner != Limits():
+            yield _Bound("owner", Whose(owner), of_owner)
+
+    async def _check_rate(self, db: AsyncConnection, bound: _Bound, now: datetime) -> None:
+        limit = bound.limits.creates_per_minute
+        if limit is None:
+            return
+        used = await tallies.created_since(db, bound.whose, now - _MINUTE)
+        if used >= limit:
+            retry_s = await self._until_room(db, bound.whose, limit, now)
+            bound.check("creates_per_minute", used, 1, retry_s)
+
+    async def _until_room(self, db: AsyncConnection, whose: Whose, limit: int, now: datetime) -> int:
+        """Seconds until so many of the newest are a minute old that one more fits."""
+        leaves = await tallies.nth_newest(db, whose, limit) if limit else None
+        wait = (leaves or now) + _MINUTE - now
+        return min(60, max(1, math.ceil(wait.total_seconds())))  # the clock may have been put back
+
+    async def _check_disk(self, db: AsyncConnection, bound: _Bound) -> None:
+        if bound.limits.disk_mb is not None:
+            used = math.ceil(await tallies.disk_bytes(db, bound.whose) / _MIB)
+            bound.check("disk_mb", used, 1)
+
+    async def _check_present(
+        self, db: AsyncConnection, bound: _Bound, now: datetime, need: _Need, besides: str | None = None
+    ) -> None:
+        found = await tallies.by_profile(db, bound.whose, now, besides)
+        bound.check("sandboxes", sum(t.sandboxes for t in found), need.sandboxes)
+        bound.check("running", sum(t.running for t in found), need.running)
+        bound.check("cpus", self._cpus(found), need.cpus)
+        bound.check("memory_mb", self._memory_mb(found), need.memory_mb)
+
+    def _cpus(self, found: list[Tally]) -> float:
+        return round(sum(t.running * self._resources(t.profile).cpus for t in found), 6)
+
+    def _memory_mb(self, found: list[Tally]) -> int:
+        return sum(t.holding * (self._resources(t.profile).memory // _MIB) for t in found)
+
+    def _resources(self, profile: str) -> Resources:
+        # A profile that was taken out of the settings: what one has that says nothing.
+        known = self._profiles.get(profile)
+        return known.resources if known else Resources()
+
+
+def _compute(resources: Resources) -> _Need:
+    return _Need(running=1, cpus=resources.cpus, memory_mb=resources.memory // _MIB)
+
+
+def _plain(number: float) -> str:
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def _is_counted(sandbox: SandboxRecord) -> bool:
+    """Whether it counts as running already."""
+    return sandbox.target == "running" or lifecycle.phase_of(sandbox) in ("starting", "running", "ending")

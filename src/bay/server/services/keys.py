@@ -1,0 +1,118 @@
+"""API keys: make, list, revoke. Only admin keys come this far."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from bay.clock import Clock, from_rfc3339, to_rfc3339
+from bay.errors import Conflict, InvalidArgument, NotFound
+from bay.models import Key, Limits, NewKey, from_wire, to_wire
+from bay.server import idempotency
+from bay.server.auth import GIVEN, Caller, Keys, limits_of, new_key
+from bay.store import audit, keys
+from bay.store.engine import Store
+from bay.store.records import ApiKey, Scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyWish:
+    """What a create asks for. Without an owner it is the caller's, without an expiry it is for ever."""
+
+    name: str
+    scope: Scope
+    owner: str | None = None
+    quotas: Limits | None = None
+    expires_at: datetime | None = None
+    expires_in: int | None = None
+
+
+class ApiKeys:
+    """The service behind `/v1/keys`."""
+
+    def __init__(self, *, store: Store, keys: Keys, clock: Clock) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+
+    async def create(self, caller: Caller, wish: KeyWish, idempotency_key: str | None) -> NewKey:
+        """Make a key; its secret is in the answer and nowhere else, so a repeated call gives the answer without it."""
+        request = idempotency.request(caller, idempotency_key, "POST /v1/keys", to_wire(wish))
+        secret, key = self._new(caller, wish)
+        async with self._store.write(only_execs=True) as db:
+            if request and (claim := await request.earlier(db)):
+                audit.about(claim.resource_id)
+                return from_wire(NewKey, claim.answer)
+            audit.about(key.id)
+            await keys.add(db, key)
+            if request:
+                await request.claim(db, key.id, to_wire(_made(key, None)), self._clock())
+        self._keys.learn(key)
+        return _made(key, secret)
+
+    async def page(
+        self, owner: str | None, *, after: str | None, limit: int
+    ) -> tuple[tuple[Key, ...], str | None]:
+        """Keys of every owner, or of one, oldest first, revoked and expired ones too; and where the next page begins."""
+        async with self._store.read() as db:
+            found, more = await keys.page(db, owner, after=_place(after), limit=limit)
+        return tuple(map(_view, found)), _after(found[-1]) if more else None
+
+    async def revoke(self, key_id: str) -> None:
+        """Let the key open nothing any more, from now on. Idempotent. Raises NotFound, and Conflict for the last admin key."""
+        async with self._store.write(only_execs=True) as db:
+            key = await keys.get(db, key_id)
+            if key is None:
+                raise NotFound(f"there is no key {key_id}")
+            audit.about(key_id)
+            if key.revoked_at is not None:
+                return
+            now = self._clock()
+            if key.scope == "admin" and not await keys.other_admin(db, key_id, now):
+                raise Conflict(f"key {key_id} is the last admin key that is valid; make another one first")
+            await keys.revoke(db, key_id, now)
+        self._keys.forget(key)
+
+    def _new(self, caller: Caller, wish: KeyWish) -> tuple[str, ApiKey]:
+        if wish.name == GIVEN:
+            raise InvalidArgument(f"the name {GIVEN} is for the key of the settings; choose another")
+        now = self._clock()
+        expires_at = _expiry(wish, now)
+        owner = caller.owner if wish.owner is None else wish.owner
+        return new_key(owner, wish.name, wish.scope, now, quotas=wish.quotas, expires_at=expires_at)
+
+
+def _expiry(wish: KeyWish, now: datetime) -> datetime | None:
+    if wish.expires_at is None:
+        return None if wish.expires_in is None else now + timedelta(seconds=wish.expires_in)
+    if wish.expires_in is not None:
+        raise InvalidArgument("give expires_at or expires_in, not both")
+    if wish.expires_at <= now:
+        raise InvalidArgument(f"expires_at {to_rfc3339(wish.expires_at)} has passed already")
+    return wish.expires_at
+
+
+def _view(key: ApiKey) -> Key:
+    return Key(
+        id=key.id, name=key.name, owner=key.owner, scope=key.scope, quotas=limits_of(key),
+        created_at=key.created_at, expires_at=key.expires_at, revoked_at=key.revoked_at,
+    )  # fmt: skip
+
+
+def _made(key: ApiKey, secret: str | None) -> NewKey:
+    return NewKey(
+        id=key.id, name=key.name, owner=key.owner, scope=key.scope, quotas=limits_of(key),
+        created_at=key.created_at, expires_at=key.expires_at, revoked_at=None, secret=secret,
+    )  # fmt: skip
+
+
+def _after(key: ApiKey) -> str:
+    return f"{to_rfc3339(key.created_at)} {key.id}"
+
+
+def _place(after: str | None) -> tuple[datetime, str] | None:
+    if after is None:
+        return None
+    made_at, _, key_id = after.partition(" ")
+    try:
+        return from_rfc3339(made_at), key_id
+    except ValueError:
+        raise InvalidArgument("this cursor is of another list; start again without one") from None

@@ -1,0 +1,101 @@
+"""Webhooks: where an owner wants events sent. The sending is `bay.server.webhooks`."""
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from bay.clock import Clock
+from bay.errors import InvalidArgument, NotFound, QuotaExceeded
+from bay.ids import new_id
+from bay.models import EVENT_TYPES, Webhook
+from bay.server import idempotency
+from bay.server.addresses import Addresses, checked_url
+from bay.server.auth import Caller
+from bay.store import audit, events, webhooks
+from bay.store.engine import Store
+from bay.store.records import WebhookRecord
+
+MOST_WEBHOOKS = 20
+
+
+class Webhooks:
+    """The service behind `/v1/webhooks`."""
+
+    def __init__(
+        self, *, store: Store, addresses: Addresses, on_change: Callable[[], None], clock: Clock
+    ) -> None:
+        self._store = store
+        self._on_change = on_change
+        self._addresses = addresses
+        self._clock = clock
+
+    async def create(
+        self, caller: Caller, url: str, types: Sequence[str], idempotency_key: str | None
+    ) -> Webhook:
+        """Send the events that come from now on to `url`. The answer alone has the secret they are signed with."""
+        request = idempotency.request(caller, idempotency_key, "POST /v1/webhooks", [url, list(types)])
+        _check_types(types)
+        await self._addresses.public(checked_url(url))
+        async with self._store.write(only_execs=True) as db:
+            if request and (claim := await request.earlier(db)) is not None:
+                made = claim.resource_id
+                return _view(_found(await webhooks.find(db, caller.owner, made), made), show=True)
+            if await webhooks.count(db, caller.owner) >= MOST_WEBHOOKS:
+                raise QuotaExceeded(f"you have {MOST_WEBHOOKS} webhooks, the most there may be; delete one")
+            record = self._record(caller.owner, url, types, await events.newest(db, caller.owner))
+            await webhooks.add(db, record)
+            audit.about(record.id)
+            if request:
+                await request.claim(db, record.id, None, self._clock())
+        self._on_change()
+        return _view(record, show=True)
+
+    async def all(self, caller: Caller) -> list[Webhook]:
+        """The caller's webhooks, oldest first."""
+        async with self._store.read() as db:
+            return [_view(record) for record in await webhooks.of_owner(db, caller.owner)]
+
+    async def get(self, caller: Caller, webhook_id: str) -> Webhook:
+        """One webhook and how its deliveries go."""
+        async with self._store.read() as db:
+            return _view(_found(await webhooks.find(db, caller.owner, webhook_id), webhook_id))
+
+    async def delete(self, caller: Caller, webhook_id: str) -> None:
+        """Send nothing more there; what is under way is broken off."""
+        async with self._store.write(only_execs=True) as db:
+            if not await webhooks.remove(db, caller.owner, webhook_id):
+                raise NotFound(f"there is no webhook {webhook_id}")
+        self._on_change()
+
+    def _record(self, owner: str, url: str, types: Sequence[str], after_seq: int) -> WebhookRecord:
+        return WebhookRecord(
+            id=new_id("hook"), owner=owner, url=url, secret=f"whsec_{secrets.token_urlsafe(32)}",
+            types=tuple(sorted(set(types))), after_seq=after_seq, attempts=0, last_error=None, next_attempt_at=None,
+            created_at=self._clock(),
+        )  # fmt: skip
+
+
+def _check_types(types: Sequence[str]) -> None:
+    unknown = sorted(set(types) - set(EVENT_TYPES))
+    if unknown:
+        raise InvalidArgument(
+            f"there are no events of type {unknown[0]}", details={"available": list(EVENT_TYPES)}
+        )
+
+
+def _found(record: WebhookRecord | None, webhook_id: str) -> WebhookRecord:
+    if record is None:
+        raise NotFound(f"there is no webhook {webhook_id}")
+    return record
+
+
+def _view(record: WebhookRecord, *, show: bool = False) -> Webhook:
+    return Webhook(
+        id=record.id,
+        url=record.url,
+        types=record.types,
+        created_at=record.created_at,
+        attempts=record.attempts,
+        next_attempt_at=record.next_attempt_at,
+        last_error=record.last_error,
+        secret=record.secret if show else None,
+    )

@@ -1,0 +1,67 @@
+"""A clock that counts what has passed, so that a corrected wall clock ends nobody's sandbox.
+
+The wall clock of a host is set right by hours when a virtual machine was suspended, or when its time server
+answers late. Time limits are lengths of time: they were promised in seconds. So Bay's present goes on
+with the kernel's boot clock, which never jumps, and when the wall clock parts from it, the limits that still
+count are moved along with the present, in one transaction. The same is done at the start of Bay for a
+jump that came while it was down, on the same boot of the host.
+"""
+
+import time
+from datetime import datetime, timedelta
+
+import structlog
+
+from bay.clock import Clock, utc_now
+from bay.drivers.processes import boot_id
+from bay.store import facts, sandboxes
+from bay.store.engine import Store
+
+log = structlog.get_logger("bay.clock")
+
+_TOLERATED = timedelta(seconds=2)
+_FACT = "clock"
+
+
+def since_boot() -> timedelta:
+    """How long ago this host booted, suspended time included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class SteadyClock:
+    """The present: when the host booted, as far as the wall clock knew when it was last asked, and the time since."""
+
+    def __init__(self, wall: Clock = utc_now) -> None:
+        self._wall = wall
+        self.booted_at = wall() - since_boot()
+
+    def __call__(self) -> datetime:
+        return self.booted_at + since_boot()
+
+    def drift(self) -> timedelta:
+        """How far the wall clock is ahead of this one; nothing while it is no more than time servers correct by and by."""
+        ahead = self._wall() - self()
+        return ahead if abs(ahead) > _TOLERATED else timedelta(0)
+
+    async def settle(self, store: Store) -> None:
+        """Follow a wall clock that has jumped, and move every time limit with it."""
+        if by := self.drift():
+            await self._move(store, by)
+
+    async def open(self, store: Store) -> None:
+        """Move the time limits by what the wall clock jumped while no Bay ran, and remember where it stands."""
+        async with store.read() as db:
+            known = await facts.get(db, _FACT)
+        by = timedelta(0)
+        if known is not None and known["boot_id"] == boot_id():
+            by = self.booted_at - datetime.fromisoformat(known["booted_at"])
+        await self._move(store, by if abs(by) > _TOLERATED else timedelta(0), at_start=True)
+
+    async def _move(self, store: Store, by: timedelta, *, at_start: bool = False) -> None:
+        booted_at = self.booted_at + (timedelta(0) if at_start else by)
+        async with store.write() as db:
+            moved = await sandboxes.shift_times(db, by) if by else 0
+            await facts.set(db, _FACT, {"boot_id": boot_id(), "booted_at": booted_at.isoformat()})
+        self.booted_at = booted_at
+        if by:
+            log.warning("clock.jumped", seconds=by.total_seconds(), sandboxes=moved)

@@ -1,0 +1,269 @@
+"""Sends events to webhooks: in order for each, at least once, for as long as 24 hours.
+
+How far a webhook has come is in its row, so a restart goes on where it was. An event counts as delivered when it was
+answered with 2xx; if Bay ends between that and the row, it is sent again under the same delivery id.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import ssl
+from collections.abc import AsyncGenerator, Set
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
+
+import httpx
+import structlog
+
+from bay import __version__
+from bay.clock import Clock
+from bay.errors import InvalidArgument
+from bay.models import Event, to_wire
+from bay.server.addresses import Addresses, checked_url
+from bay.server.event_ids import EventIds
+from bay.server.feed import Feed
+from bay.store import events, webhooks
+from bay.store.engine import Store
+from bay.store.records import EventRecord, WebhookRecord
+
+log = structlog.get_logger("bay.webhooks")
+
+DEADLINE_S = 10.0
+GIVE_UP = timedelta(hours=24)
+_LONGEST_PAUSE_S = 3600
+_MOST_AT_ONCE = 64
+_MOST_AT_ONCE_FOR_OWNER = 4
+_MOST_ADDRESSES = 4
+_ANSWER_BYTES = 16 << 10
+_LOOK_AGAIN_S = 60.0  # at a pause's end, should somebody set the wall clock
+_RETRY_S = 1.0
+
+
+class Poster:
+    """Sends one request to a public address, and says in words what went wrong."""
+
+    def __init__(self, addresses: Addresses, deadline_s: float = DEADLINE_S) -> None:
+        self._addresses = addresses
+        self._deadline_s = deadline_s
+        self._tls: ssl.SSLContext | None = None
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> str | None:
+        """None when it was answered with 2xx in time, else why it was not delivered."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                status = await self._send(checked_url(url), headers, body)
+        except TimeoutError:
+            return f"no answer within {self._deadline_s:g} s"
+        except InvalidArgument as error:
+            return error.message
+        except httpx.HTTPError as error:
+            return f"the request failed: {type(error).__name__}"
+        if 300 <= status < 400:
+            return f"answered {status}; redirects are not followed"
+        return None if 200 <= status < 300 else f"answered {status}"
+
+    async def _send(self, url: httpx.URL, headers: dict[str, str], body: bytes) -> int:
+        """The status of the first of the host's addresses that can be reached."""
+        *others, last = (await self._addresses.public(url))[:_MOST_ADDRESSES]
+        async with await self._client(self._deadline_s / (len(others) + 1)) as client:
+            for address in others:
+                try:
+                    return await _send_to(client, address, url, headers, body)
+                except (httpx.ConnectError, httpx.ConnectTimeout):
+                    continue
+            return await _send_to(client, last, url, headers, body)
+
+    async def _client(self, connect_s: float) -> httpx.AsyncClient:
+        # One for each request: connections are pooled by address, where two names may have one.
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
+        timeout = httpx.Timeout(self._deadline_s, connect=connect_s)
+        return httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, timeout=timeout)
+
+
+async def _send_to(
+    client: httpx.AsyncClient, address: str, url: httpx.URL, headers: dict[str, str], body: bytes
+) -> int:
+    """POST to exactly `address`; the Host header, the TLS server name and the certificate are the name's."""
+    name = url.raw_host.decode("ascii")
+    request = client.build_request(
+        "POST",
+        url.copy_with(host=address),
+        headers={**headers, "Host": url.netloc.decode("ascii")},
+        content=body,
+        extensions={"sni_hostname": name},
+    )
+    response = await client.send(request, stream=True)
+    try:
+        await _read_some(response)
+    finally:
+        await response.aclose()
+    return response.status_code
+
+
+async def _read_some(response: httpx.Response) -> None:
+    """What an honest receiver says, so that it is not cut off; more is nobody's business."""
+    seen = 0
+    async for piece in response.aiter_raw():
+        seen += len(piece)
+        if seen > _ANSWER_BYTES:
+            return
+
+
+class Deliverer:
+    """A task for each webhook, so that a slow receiver holds up nobody else's events."""
+
+    def __init__(self, *, store: Store, feed: Feed, ids: EventIds, poster: Poster, clock: Clock) -> None:
+        self._store = store
+        self._feed = feed
+        self._ids = ids
+        self._poster = poster
+        self._clock = clock
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pokes: dict[str, asyncio.Event] = {}
+        self._owners: dict[str, str] = {}
+        """The owner of each webhook that has a task."""
+        self._sending = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._sending_for: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._is_stale = True
+        """Whether webhooks may have come or gone since they were read."""
+        self._seen = 0
+        """The last event whose owner's webhooks were told."""
+
+    def recheck(self) -> None:
+        """A webhook came or went, or the clock was set: let each look again."""
+        self._is_stale = True
+        self._feed.wake()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            with self._feed.listening() as woken:
+                while True:
+                    woken.clear()
+                    try:
+                        await self._look(group)
+                    except Exception:
+                        log.exception("webhooks.look_failed")
+                        await asyncio.sleep(_RETRY_S)
+                        woken.set()
+                    await woken.wait()
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        """Start and end tasks as webhooks come and go, and tell those whose owner has new events."""
+        async with self._store.read() as db:
+            if self._is_stale:
+                self._seen = self._seen or await events.last(db)  # a new task looks for itself what is there
+                there = dict(await webhooks.ids(db))
+                self._is_stale = False
+                self._match(there, group)
+                self._poke(set(there.values()))
+            news = await events.owners_after(db, self._seen) if self._tasks else {}
+        self._poke(news.keys())
+        self._seen = max(self._seen, 0, *news.values())
+
+    def _poke(self, owners: Set[str]) -> None:
+        for webhook_id, owner in self._owners.items():
+            if owner in owners:
+                self._pokes[webhook_id].set()
+
+    def _match(self, there: dict[str, str], group: asyncio.TaskGroup) -> None:
+        for webhook_id in self._tasks.keys() - there.keys():
+            self._tasks.pop(webhook_id).cancel()
+            del self._pokes[webhook_id], self._owners[webhook_id]
+        for webhook_id in there.keys() - self._tasks.keys():
+            self._pokes[webhook_id], self._owners[webhook_id] = asyncio.Event(), there[webhook_id]
+            self._tasks[webhook_id] = group.create_task(self._serve(webhook_id))
+
+    async def _serve(self, webhook_id: str) -> None:
+        poke = self._pokes[webhook_id]
+        while True:
+            poke.clear()
+            try:
+                pause_s = await self._deliver_next(webhook_id)
+            except Exception:
+                log.exception("webhook.failed", id=webhook_id)
+                pause_s = _RETRY_S
+            if pause_s != 0:
+                await _poked(poke, pause_s)
+
+    async def _deliver_next(self, webhook_id: str) -> float | None:
+        """Try one event. Gives the seconds until there is something to do, None for not before new events."""
+        async with self._store.read() as db:
+            hook = await webhooks.get(db, webhook_id)
+            event = await events.next_of(db, hook.owner, hook.types, hook.after_seq) if hook else None
+        if hook is None or event is None:
+            return None
+        now = self._clock()
+        if hook.next_attempt_at and hook.next_attempt_at > now:
+            return min(_LOOK_AGAIN_S, (hook.next_attempt_at - now).total_seconds())
+        async with self._slot(hook.owner):
+            error = await self._post(hook, event)
+        await self._write_down(hook, event, error)
+        return 0
+
+    @asynccontextmanager
+    async def _slot(self, owner: str) -> AsyncGenerator[None, None]:
+        """The right to send: few at once for each owner, so that one with many dead receivers leaves room."""
+        own = self._sending_for.setdefault(owner, asyncio.Semaphore(_MOST_AT_ONCE_FOR_OWNER))
+        async with own, self._sending:
+            yield
+
+    async def _post(self, hook: WebhookRecord, event: EventRecord) -> str | None:
+        event_id = self._ids.id_of(event.owner, event.seq)
+        told = Event(id=event_id, type=event.type, sandbox_id=event.sandbox_id, at=event.at, data=event.data)
+        body = json.dumps(to_wire(told), separators=(",", ":")).encode()
+        timestamp = str(int(self._clock().timestamp()))
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"bay/{__version__}",
+            "X-Bay-Event": event.type,
+            "X-Bay-Delivery": hashlib.sha256(f"{hook.id}:{event_id}".encode()).hexdigest()[:32],
+            "X-Bay-Timestamp": timestamp,
+            "X-Bay-Signature": signature(hook.secret, timestamp, body),
+        }
+        return await self._poster.post(hook.url, headers, body)
+
+    async def _write_down(self, hook: WebhookRecord, event: EventRecord, error: str | None) -> None:
+        now = self._clock()
+        async with self._store.write(only_execs=True) as db:
+            if error is None:
+                await webhooks.change(
+                    db, hook.id, after_seq=event.seq, attempts=0, next_attempt_at=None, last_error=None
+                )
+                return
+            attempts = hook.attempts + 1
+            retry_at = now + timedelta(seconds=pause_after(attempts))
+            await webhooks.change(db, hook.id, attempts=attempts, next_attempt_at=retry_at, last_error=error)
+            if event.at <= now - GIVE_UP:
+                # All that is as old goes with it, or a receiver that comes back would wait an hour for each.
+                old = await events.newest_before(db, hook.owner, now - GIVE_UP)
+                await webhooks.change(db, hook.id, after_seq=max(old, event.seq))
+        self._say(hook, event, error, attempts, now)
+
+    def _say(self, hook: WebhookRecord, event: EventRecord, error: str, attempts: int, now: datetime) -> None:
+        # The host alone: path and query of a webhook's URL are often a secret.
+        kind = "webhook.gave_up" if event.at <= now - GIVE_UP else "webhook.undelivered"
+        log.info(kind, id=hook.id, host=httpx.URL(hook.url).host, attempts=attempts, error=error)
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """What X-Bay-Signature says: HMAC-SHA256 (RFC 2104) over the timestamp, a dot and the body."""
+    text = timestamp.encode() + b"." + body
+    return f"sha256={hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()}"
+
+
+def pause_after(attempts: int) -> int:
+    """Seconds to wait after so many failures in a row: 1, 2, 4 … up to an hour."""
+    return min(_LONGEST_PAUSE_S, 2 ** min(attempts - 1, 20))
+
+
+async def _poked(poke: asyncio.Event, pause_s: float | None) -> None:
+    """Return when it is poked, or after `pause_s`."""
+    try:
+        async with asyncio.timeout(pause_s):
+            await poke.wait()
+    except TimeoutError:
+        pass

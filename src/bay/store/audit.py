@@ -1,0 +1,128 @@
+"""The audit: one row for each call that is meant to change something.
+
+The row is written by the first transaction that such a call commits, together with what that changes, and its result is
+added when the answer is known. So nothing is ever changed by a call that left no row, and a row without a
+result says that Bay ended during the call. Rejected: a row after the call, which a crash would lose
+together with the one fact that matters then; and a transaction of its own before it, which costs as much as the call.
+
+Which call a transaction belongs to is told by a context variable and not by an argument, so that a new service cannot forget it.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.models import AuditEntry
+from bay.store.records import AuditFilters, Page
+from bay.store.schema import audit
+
+_COLUMNS = [c for c in audit.c if c.name != "seq"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A call under way. Filled in as it becomes known who makes it and what it is about."""
+
+    at: datetime
+    method: str
+    path: str
+    request_id: str
+    owner: str | None = None
+    key_id: str | None = None
+    resource_id: str | None = None
+    status: int | None = None
+    code: str | None = None
+    seq: int | None = None
+    """Its row, once that is committed."""
+    over: bool = False
+    """Whether it has been answered: what a task that it left behind writes is not the call's any more."""
+
+    def row(self) -> dict[str, Any]:
+        """The values of its row."""
+        return {c.name: getattr(self, c.name) for c in _COLUMNS}
+
+
+_call: ContextVar[Call | None] = ContextVar("bay_audited_call", default=None)
+
+
+@contextmanager
+def during(call: Call | None) -> Generator[None]:
+    """Take every transaction in the block, and in what it calls, for one of `call`; None for a call that only reads."""
+    token = _call.set(call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+        if call is not None:
+            call.over = True
+
+
+def about(resource_id: str) -> None:
+    """Say which sandbox, key or other thing the present call is about. Best before its first transaction ends."""
+    call = _call.get()
+    if call is not None:
+        call.resource_id = resource_id
+
+
+async def note(db: AsyncConnection) -> Callable[[], None]:
+    """Add the present call's row to this transaction, unless it has one; gives what to call after the commit."""
+    call = _call.get()
+    if call is None or call.over or call.seq is not None:
+        return _nothing
+    seq = await _insert(db, call)
+
+    def committed() -> None:
+        call.seq = seq
+
+    return committed
+
+
+async def finish(db: AsyncConnection, call: Call) -> None:
+    """Write what came of a call that is over: into its row, or with a row if it made no transaction."""
+    if call.seq is None:
+        await _insert(db, call)
+    else:
+        result = {"status": call.status, "code": call.code, "resource_id": call.resource_id}
+        await db.execute(update(audit).where(audit.c.seq == call.seq).values(result))
+
+
+async def page(db: AsyncConnection, filters: AuditFilters, *, after: int, limit: int) -> Page[AuditEntry]:
+    """Up to `limit` rows with `seq` > `after`, oldest first."""
+    query = select(audit).where(audit.c.seq > after, *_conditions(filters)).order_by(audit.c.seq)
+    rows = (await db.execute(query.limit(limit + 1))).all()
+    found = tuple(AuditEntry(**{c.name: row._mapping[c.name] for c in _COLUMNS}) for row in rows[:limit])
+    return Page(items=found, next_cursor=rows[limit - 1].seq if len(rows) > limit else None)
+
+
+async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
+    """Forget the rows from before `before`, and the oldest beyond `most`; how many that were."""
+    last = select(func.max(audit.c.seq)).scalar_subquery()
+    old = or_(audit.c.at < before, audit.c.seq <= last - most)
+    return (await db.execute(delete(audit).where(old))).rowcount
+
+
+async def _insert(db: AsyncConnection, call: Call) -> int:
+    made = await db.execute(insert(audit).values(call.row()))
+    key = made.inserted_primary_key
+    assert key is not None  # noqa: S101 — an INSERT of one row has one
+    return key[0]
+
+
+def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
+    names = ("owner", "key_id", "method", "request_id", "resource_id")
+    wanted = [audit.c[name] == value for name in names if (value := getattr(filters, name)) is not None]
+    if filters.since is not None:
+        wanted.append(audit.c.at >= filters.since)
+    if filters.until is not None:
+        wanted.append(audit.c.at < filters.until)
+    return wanted
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,17 @@
+"""Queries on facts of Bay's own: a few words of JSON by name."""
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.store.schema import facts
+
+
+async def get(db: AsyncConnection, name: str) -> dict[str, str] | None:
+    """The fact of that name, None when it was never set."""
+    return (await db.execute(select(facts.c.value).where(facts.c.name == name))).scalar()
+
+
+async def set(db: AsyncConnection, name: str, value: dict[str, str]) -> None:  # noqa: A001 - read as facts.set
+    """Remember `value` under `name`, in place of what was there."""
+    await db.execute(delete(facts).where(facts.c.name == name))
+    await db.execute(insert(facts).values(name=name, value=value))

@@ -1,0 +1,267 @@
+"""Queries on the history: the execs that `shell/exec` and `python/exec` made, once they are over.
+
+What an entry says of its end is written by whoever waited for it (`finish`). Where nobody could, it follows from the
+exec's state, which is kept true in any case; so an entry is never left saying that something runs which does not.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import (
+    ColumnElement,
+    LargeBinary,
+    Row,
+    Select,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.models import ExecType, HistoryEntry, ShellResult
+from bay.store.records import HistoryFilters, Keep
+from bay.store.schema import execs, sessions
+
+MAX_TEXT_BYTES = 64 * 1024
+"""How much of stdout, and of stderr, an entry keeps: half of it from the beginning, half from the end."""
+
+_E = execs.c
+_DONE = or_(_E.state != "running", _E.success.is_not(None))
+_SUCCEEDED = case(
+    (_E.success.is_not(None), _E.success),
+    (and_(_E.state == "exited", _E.exit_code == 0, _E.timed_out.is_(False)), true()),
+    else_=False,
+)
+_KEPT = ("id", "session_id", "exec_type", "code", "description", "tags", "notes")
+_TIMED_OUT = "Command timed out"
+_LOST = "lost: its session or Bay ended first, so how it ended is not known"
+
+Kind = Literal["plain", "running", "successful", "failed"]
+"""Kinds of rows that have limits of their own: execs of no history, ended or not; and entries of the history."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an execution ended, cut to what is kept."""
+
+    id: str
+    success: bool
+    execution_time_ms: int
+    output: str = field(repr=False)
+    error: str | None = field(repr=False)
+
+
+def outcome_of(result: ShellResult) -> Outcome:
+    """What is kept of an answer."""
+    return Outcome(
+        id=result.execution_id,
+        success=result.success,
+        execution_time_ms=result.execution_time_ms,
+        output=_bounded(result.output, lacks_head=result.truncated),
+        error=_bounded(result.error, lacks_head=result.truncated) if result.error is not None else None,
+    )
+
+
+async def finish(db: AsyncConnection, session_id: str, outcome: Outcome) -> None:
+    """Write down how an execution of the session ended, unless that is written already."""
+    own = and_(_E.session_id == session_id, _E.id == outcome.id, _E.exec_type.is_not(None))
+    query = update(execs).where(own, _E.success.is_(None))
+    await db.execute(
+        query.values(
+            success=outcome.success, execution_time_ms=outcome.execution_time_ms,
+            output=outcome.output, error=outcome.error,
+        )
+    )  # fmt: skip
+
+
+async def settle(db: AsyncConnection, session_id: str, execution_id: str) -> None:
+    """What an ended execution of the session printed will never be known: take what its state says for its end."""
+    own = and_(_E.session_id == session_id, _E.id == execution_id, _E.exec_type.is_not(None))
+    await db.execute(update(execs).where(own, _E.success.is_(None)).values(success=_SUCCEEDED))
+
+
+async def page(
+    db: AsyncConnection,
+    sandbox_id: str,
+    live: str | None,
+    filters: HistoryFilters,
+    *,
+    limit: int,
+    offset: int,
+) -> tuple[list[HistoryEntry], int]:
+    """Some of a sandbox's entries, newest first, and how many there are. `live` is the id of its live session."""
+    wanted = _conditions(sandbox_id, live, filters)
+    total = (await db.execute(select(func.count()).select_from(execs).where(*wanted))).scalar_one()
+    query = _entries().where(*wanted).order_by(_E.seq.desc()).limit(limit).offset(offset)
+    return [_entry(row) for row in await db.execute(query)], total
+
+
+async def last(
+    db: AsyncConnection, sandbox_id: str, live: str | None, kind: ExecType | None
+) -> HistoryEntry | None:
+    """The newest entry (of that kind)."""
+    wanted = _conditions(sandbox_id, live, HistoryFilters(exec_type=kind))
+    row = (await db.execute(_entries().where(*wanted).order_by(_E.seq.desc()).limit(1))).first()
+    return _entry(row) if row else None
+
+
+async def get(
+    db: AsyncConnection, sandbox_id: str, live: str | None, execution_id: str
+) -> HistoryEntry | None:
+    """One entry."""
+    wanted = _conditions(sandbox_id, live, HistoryFilters())
+    row = (await db.execute(_entries().where(*wanted, _E.id == execution_id))).first()
+    return _entry(row) if row else None
+
+
+async def annotate(db: AsyncConnection, sandbox_id: str, execution_id: str, **values: str | None) -> None:
+    """Set `description`, `tags` or `notes` of an entry."""
+    own = and_(_E.sandbox_id == sandbox_id, _E.id == execution_id, _E.exec_type.is_not(None))
+    await db.execute(update(execs).where(own).values(**values))
+
+
+async def newest(db: AsyncConnection) -> int:
+    """The last row of all execs, whoever's; 0 without any."""
+    return (await db.execute(select(func.max(_E.seq)))).scalar() or 0
+
+
+async def grown(db: AsyncConnection, since: int) -> list[str]:
+    """The sandboxes that have got execs behind row `since`."""
+    return list((await db.execute(select(_E.sandbox_id).where(_E.seq > since).distinct())).scalars())
+
+
+async def surplus(db: AsyncConnection, sandbox_id: str, kind: Kind, keep: Keep) -> list[int]:
+    """The rows of a sandbox beyond the newest that `keep` allows, oldest first."""
+    newest_first = _E.seq.desc()
+    ranked = (
+        select(
+            _E.seq,
+            func.row_number().over(order_by=newest_first).label("place"),
+            func.sum(_size()).over(order_by=newest_first).label("size"),
+        )
+        .where(_E.sandbox_id == sandbox_id, _of_kind(kind))
+        .subquery()
+    )
+    beyond = or_(ranked.c.place > keep.count, ranked.c.size > keep.size)
+    found = await db.execute(select(ranked.c.seq).where(beyond).order_by(ranked.c.seq))
+    return list(found.scalars())
+
+
+async def aged(db: AsyncConnection, after: int, before: datetime, limit: int) -> tuple[list[int], int | None]:
+    """Among the next rows behind `after` that began before `before`: those that go by their age, and the last looked at.
+
+    Entries of failed executions never go so.
+    """
+    goes = or_(_of_kind("plain"), _of_kind("successful"))
+    query = select(_E.seq, _E.started_at, goes.label("goes")).where(_E.seq > after)
+    rows = (await db.execute(query.order_by(_E.seq).limit(limit))).all()
+    old = [row for row in rows if row.started_at < before]
+    return [row.seq for row in old if row.goes], old[-1].seq if old else None
+
+
+async def drop(db: AsyncConnection, seqs: list[int]) -> None:
+    """Remove those rows, which are never many at once."""
+    await db.execute(delete(execs).where(_E.seq.in_(seqs)))
+
+
+def _of_kind(kind: Kind) -> ColumnElement[bool]:
+    match kind:
+        case "plain":
+            return and_(_E.exec_type.is_(None), _over())
+        case "running":
+            return ~_DONE
+        case "successful":
+            return and_(_E.exec_type.is_not(None), _over(), _SUCCEEDED.is_(True))
+        case "failed":
+            return and_(_E.exec_type.is_not(None), _over(), _SUCCEEDED.is_(False))
+
+
+def _over() -> ColumnElement[bool]:
+    """Done, or of a session that has ended; the second is looked up for the few rows only of which the first is false."""
+    ended = select(sessions.c.seq).where(sessions.c.id == _E.session_id, sessions.c.ended_at.is_not(None))
+    return or_(_DONE, ended.exists())
+
+
+def _size() -> ColumnElement[int]:
+    texts = (_E.argv, _E.code, _E.output, _E.error, _E.description, _E.tags, _E.notes)
+    sizes = [func.coalesce(func.length(cast(column, LargeBinary)), 0) for column in texts]
+    return sum(sizes[1:], sizes[0])
+
+
+def _entries() -> Select[Any]:
+    columns = [_E[name] for name in _KEPT]
+    facts = (
+        _E.success, _E.execution_time_ms, _E.output, _E.error, _E.state, _E.exit_code, _E.signal,
+        _E.timed_out, _E.started_at, _E.ended_at,
+    )  # fmt: skip
+    return select(*columns, *facts, _SUCCEEDED.label("succeeded"))
+
+
+def _conditions(sandbox_id: str, live: str | None, filters: HistoryFilters) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = [_E.sandbox_id == sandbox_id]
+    wanted.append(_E.exec_type == filters.exec_type if filters.exec_type else _E.exec_type.is_not(None))
+    # A row of a session that is over says "running" only for the moment until it is called lost.
+    wanted.append(or_(_DONE, _E.session_id != live) if live else true())
+    if filters.success_only:
+        wanted.append(_SUCCEEDED.is_(True))
+    if filters.failed_only:
+        wanted.append(_SUCCEEDED.is_(False))
+    if filters.has_notes:
+        wanted.append(_E.notes != "")
+    if filters.has_description:
+        wanted.append(_E.description != "")
+    if filters.tags:
+        wanted.append(or_(*map(_has_tag, filters.tags)))
+    return wanted
+
+
+def _has_tag(tag: str) -> ColumnElement[bool]:
+    return (literal(",") + _E.tags + ",").icontains(f",{tag},", autoescape=True)
+
+
+def _entry(row: Row[Any]) -> HistoryEntry:
+    kept: dict[str, Any] = {name: row._mapping[name] for name in _KEPT}
+    return HistoryEntry(
+        **kept,
+        success=bool(row.succeeded),
+        execution_time_ms=_time_ms(row),
+        output=row.output,
+        error=row.error if row.output is not None else _reason(row),
+        created_at=row.started_at,
+    )
+
+
+def _time_ms(row: Row[Any]) -> int:
+    if row.execution_time_ms is not None:
+        return row.execution_time_ms
+    return max(0, round(((row.ended_at or row.started_at) - row.started_at).total_seconds() * 1000))
+
+
+def _reason(row: Row[Any]) -> str | None:
+    """Why an execution failed whose end nobody waited for."""
+    if row.timed_out:
+        return _TIMED_OUT
+    if row.state == "killed":
+        return f"killed by signal {row.signal}" if row.signal else "killed"
+    if row.state == "exited":
+        return None if row.exit_code == 0 else f"exited with {row.exit_code}; what it printed was not kept"
+    return _LOST
+
+
+def _bounded(text: str, *, lacks_head: bool) -> str:
+    """`text`, without its middle if it is long. A stranger's text: it may hold what UTF-8 does not."""
+    data = text.encode("utf-8", "replace")
+    text = data.decode("utf-8")
+    if len(data) > MAX_TEXT_BYTES:
+        half = MAX_TEXT_BYTES // 2
+        head, tail = (part.decode("utf-8", "ignore") for part in (data[:half], data[-half:]))
+        text = f"{head}\n[... {len(data) - MAX_TEXT_BYTES} bytes not kept ...]\n{tail}"
+    return f"[... the beginning was not kept ...]\n{text}" if lacks_head and text else text

@@ -1,0 +1,93 @@
+"""Writes that nobody waits for, gathered into one transaction.
+
+A transaction costs about a millisecond, most of it the trips to the database's thread. What can be found out
+again after a crash (how an exec ended: Ship knows) or is only a courtesy (a pushed idle clock) need not be
+written while a caller waits. Whoever reads such rows calls `flush` first, so that a caller
+always sees its own writes. Rejected: a timer, which would make every reader wait for it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.errors import StorageFull
+from bay.store.engine import Store
+
+log = structlog.get_logger("bay.store")
+
+Write = Callable[[AsyncConnection], Awaitable[None]]
+
+_BATCH = 200
+_MOST = 20_000
+_GATHER_S = 0.02
+_RETRY_S = 1.0
+
+
+class Later:
+    """Writes waiting for a transaction of their own, in order."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[tuple[Write, bool]] = deque()
+        self._some = asyncio.Event()
+        # Guards the order of batches: `flush` and `run` may both want to write. Held over one transaction.
+        self._writing = asyncio.Lock()
+
+    def put(self, write: Write, *, only_execs: bool = True) -> None:
+        """Write this soon; `only_execs` as for `Store.write`.
+
+        With a disk that is full for long, the oldest are given up for the newest.
+        """
+        if len(self._waiting) >= _MOST:
+            self._waiting.popleft()
+            log.error("store.write_lost", waiting=_MOST)
+        self._waiting.append((write, only_execs))
+        self._some.set()
+
+    async def flush(self) -> None:
+        """Return once everything put before this call is written. Raises StorageFull when it cannot be."""
+        if not self._waiting and not self._writing.locked():
+            return
+        async with self._writing:
+            while self._waiting:
+                await self._write_batch()
+
+    async def run(self) -> None:
+        """Write until cancelled; what is waiting then is left to `flush`."""
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(_GATHER_S)  # others will come: one transaction for all of them
+            self._some.clear()
+            try:
+                await self.flush()
+            except StorageFull as error:
+                log.warning("store.full", error=error.message)
+                await asyncio.sleep(_RETRY_S)
+                self._some.set()
+
+    async def _write_batch(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        try:
+            await self._write(batch)
+        except StorageFull:
+            self._waiting.extendleft(reversed(batch))
+            raise
+        except SQLAlchemyError:
+            # One of them is bad; the others must not suffer for it.
+            for one in batch:
+                await self._write_alone(one)
+
+    async def _write_alone(self, one: tuple[Write, bool]) -> None:
+        try:
+            await self._write([one])
+        except SQLAlchemyError:
+            log.exception("store.write_failed")
+
+    async def _write(self, batch: list[tuple[Write, bool]]) -> None:
+        async with self._store.write(only_execs=all(only_execs for _, only_execs in batch)) as db:
+            for write, _ in batch:
+                await write(db)

@@ -1,0 +1,96 @@
+"""How much an owner, or one of its keys, uses now: counted from the rows, inside the transaction that wants more."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.store.schema import cargos, sandboxes, sessions
+
+_S = sandboxes.c
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Everything of an owner, or with `key_id` only what that key made."""
+
+    owner: str
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The sandboxes of one profile. What is being deleted is not in `sandboxes` any more, but holds what it holds."""
+
+    profile: str
+    sandboxes: int
+    running: int
+    """Have or want compute, and are not frozen."""
+    holding: int
+    """Those and the frozen ones."""
+
+
+async def by_profile(db: AsyncConnection, whose: Whose, now: datetime, besides: str | None) -> list[Tally]:
+    """What there is, without the sandbox `besides`."""
+    live = and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
+    wants = and_(_S.target == "running", or_(_S.expires_at.is_(None), _S.expires_at > now))
+    query = (
+        select(
+            _S.profile,
+            _count(_S.target != "deleted"),
+            _count(or_(sessions.c.phase != "paused", wants)),
+            _count(or_(sessions.c.id.is_not(None), wants)),
+        )
+        .outerjoin(sessions, live)
+        .where(*_of(whose), _S.deleted_at.is_(None), _S.id != (besides or ""))
+        .group_by(_S.profile)
+    )
+    return [Tally(*row) for row in await db.execute(query)]
+
+
+async def disk_bytes(db: AsyncConnection, whose: Whose) -> int:
+    """Bytes of the cargos as last measured; of a key: those that its sandboxes have."""
+    query = select(func.coalesce(func.sum(cargos.c.used_bytes), 0)).where(cargos.c.deleted_at.is_(None))
+    if whose.key_id is None:
+        return (await db.execute(query.where(cargos.c.owner == whose.owner))).scalar_one()
+    its = select(_S.cargo_id).where(*_of(whose), _S.deleted_at.is_(None))
+    return (await db.execute(query.where(cargos.c.id.in_(its)))).scalar_one()
+
+
+async def created_since(db: AsyncConnection, whose: Whose, since: datetime) -> int:
+    """Sandboxes made after `since`, deleted ones too."""
+    return (await db.execute(select(func.count()).where(*_of(whose), _S.created_at > since))).scalar_one()
+
+
+async def nth_newest(db: AsyncConnection, whose: Whose, n: int) -> datetime | None:
+    """When the `n`th newest sandbox was made, counted from 1."""
+    query = select(_S.created_at).where(*_of(whose)).order_by(_S.created_at.desc()).offset(n - 1).limit(1)
+    return (await db.execute(query)).scalar_one_or_none()
+
+
+async def unmeasured(db: AsyncConnection, stale: datetime) -> list[str]:
+    """Ids of the cargos that may have changed since they were measured, the longest ago first.
+
+    Those of sandboxes that were active or lost their session since, and those that run and were measured before `stale`.
+    """
+    at = cargos.c.measured_at
+    changed = or_(
+        _S.last_active_at >= at,
+        sessions.c.ended_at >= at,
+        and_(sessions.c.ended_at.is_(None), sessions.c.phase == "running", at < stale),
+    )
+    using = select(_S.id).outerjoin(sessions, sessions.c.sandbox_id == _S.id)
+    using = using.where(_S.cargo_id == cargos.c.id, _S.deleted_at.is_(None), changed)
+    query = select(cargos.c.id).where(cargos.c.deleted_at.is_(None), or_(at.is_(None), using.exists()))
+    return list((await db.execute(query.order_by(at))).scalars())
+
+
+def _of(whose: Whose) -> list[ColumnElement[bool]]:
+    # The owner also where the key would do: the index is on that.
+    mine = [_S.owner == whose.owner]
+    return mine if whose.key_id is None else [*mine, _S.key_id == whose.key_id]
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count().filter(condition)

@@ -1,0 +1,90 @@
+"""Freezing, changing and the pool through the SDK, on a real Bay."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bay
+from bay.server import embedded
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, str]]:
+    # Not tmp_path: the paths of sockets are at most 107 bytes long.
+    with (
+        tempfile.TemporaryDirectory(prefix="bay-") as root,
+        embedded.start(driver="fake", run_dir=Path(root)) as where,
+    ):
+        yield where
+
+
+@pytest.fixture(scope="module")
+def client(served: tuple[str, str]) -> Iterator[bay.Client]:
+    with bay.Client(*served, timeout_s=30) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box(client: bay.Client) -> Iterator[bay.Box]:
+    with client.sandbox(warm_timeout=77) as made:
+        yield made
+
+
+def test_pause_freezes_resume_thaws_and_any_call_wakes_it(client: bay.Client, box: bay.Box) -> None:
+    for _ in range(2):
+        assert box.pause().compute == "warm"
+    assert box.info.warm_timeout == 77
+    assert box.info.warm_expires_at is not None
+    assert [found.id for found in client.sandboxes.list(compute="warm")] == [box.id]
+    assert box.resume().compute == "running"
+    box.pause()
+    assert box.run("echo hi").stdout == "hi\n"
+    assert box.refresh().compute == "running"
+
+
+def test_what_is_cold_cannot_be_paused_but_resumed(box: bay.Box) -> None:
+    box.stop()
+    with pytest.raises(bay.Conflict, match="cold already"):
+        box.pause()
+    assert box.resume(wait=30).status == "ready"
+
+
+def test_update_changes_what_is_named_and_none_is_a_value(box: bay.Box) -> None:
+    info = box.update(name="other", labels={"a": "b"}, warm_timeout=5)
+    assert (box.name, info.labels, info.idle_timeout, info.warm_timeout) == ("other", {"a": "b"}, 1800, 5)
+    assert info.idle_expires_at is not None
+    info = box.update(name=None, idle_timeout=None)
+    assert (info.name, info.labels, info.idle_timeout, info.idle_expires_at) == (None, {"a": "b"}, None, None)
+    assert box.update() == info
+
+
+def test_an_update_to_a_name_that_is_taken_is_a_conflict(client: bay.Client, box: bay.Box) -> None:
+    client.sandboxes.create(name="taken")
+    with pytest.raises(bay.Conflict, match="taken"):
+        box.update(name="taken")
+
+
+def test_a_command_may_run_without_counting_as_activity(box: bay.Box) -> None:
+    quiet = box.spawn("sleep 1000", keep_alive=False)
+    assert quiet.info.keep_alive is False
+    assert quiet.kill().keep_alive is False
+    assert box.spawn("true").info.keep_alive is True
+    assert box.run("echo hi", keep_alive=False).stdout == "hi\n"
+
+
+def test_the_pool_is_shown_to_admin_keys(client: bay.Client) -> None:
+    assert client.admin.pool() == []
+    key = client.keys.create("plain")
+    with bay.Client(client.base_url, key.secret) as plain, pytest.raises(bay.Forbidden):
+        plain.admin.pool()
+
+
+@pytest.mark.anyio
+async def test_the_async_client_has_the_same_words(served: tuple[str, str]) -> None:
+    async with bay.AsyncClient(*served, timeout_s=30) as client, client.sandbox() as box:
+        assert (await box.pause()).compute == "warm"
+        assert (await box.resume()).compute == "running"
+        assert (await box.update(labels={"x": "y"})).labels == {"x": "y"}
+        assert await client.admin.pool() == []

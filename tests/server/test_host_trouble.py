@@ -1,0 +1,210 @@
+"""A host that does not do what it is told: nothing waits for ever, the row says why, and it is made good by itself."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from server_harness import (
+    WAIT_S,
+    Json,
+    World,
+    assert_error,
+    clear,
+    create,
+    eventually,
+    shell,
+    within,
+    world,
+)
+
+from bay.cargo.base import Fence
+from bay.drivers.base import Exited, Handle
+from bay.drivers.fake import FakeDriver
+
+pytestmark = pytest.mark.anyio
+
+
+async def get(client: httpx.AsyncClient, sandbox: str) -> Json:
+    answer = await client.get(f"/v1/sandboxes/{sandbox}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_stop_that_the_host_refuses_says_why_at_once_and_is_done_later(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    bay.driver.fail_at = "destroy"
+    answer = await within(alice.post(f"/v1/sandboxes/{made['id']}/stop"))
+    error = assert_error(answer, 503, "driver_unavailable")
+    assert "told to fail at destroy" in error["message"]
+    shown = await get(alice, made["id"])
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "driver_unavailable")
+    bay.driver.fail_at = None
+    await bay.settled(made["id"], lambda r: r.session is None and r.error is None)
+    assert (await get(alice, made["id"]))["status"] == "idle"
+    assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
+
+
+async def test_a_delete_that_the_host_refuses_says_why_at_once_and_is_done_later(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    bay.driver.refuse = True
+    assert_error(await within(alice.delete(f"/v1/sandboxes/{made['id']}")), 503, "driver_unavailable")
+    bay.driver.refuse = False
+    await bay.settled(made["id"], lambda r: r.deleted_at is not None)
+    assert await bay.owned() == set()
+
+
+async def test_why_a_start_failed_is_not_forgotten_when_its_remains_cannot_be_removed_either(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    bay.driver.fail_at = "launch"
+    made = await create(alice, wait=WAIT_S)
+    bay.driver.fail_at = "destroy"
+    shown = await get(alice, made["id"])
+    assert (shown["status"], shown["error"]["message"]) == (
+        "failed",
+        "the fake driver was told to fail at launch",
+    )
+    bay.driver.fail_at = None
+    await bay.settled(made["id"], lambda r: r.session is None)
+    assert "launch" in (await get(alice, made["id"]))["error"]["message"]
+
+
+async def test_a_start_that_does_not_end_is_given_up_with_a_reason(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run", hold_at="launch")
+    async with world(root, driver, start_limit=0.3) as bay:
+        alice = await bay.client()
+        made = await create(alice, wait=WAIT_S)
+        assert (made["status"], made["error"]["code"]) == ("failed", "timeout")
+        driver.hold_at = None
+    async with world(root) as bay:
+        alice = await bay.client()
+        assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
+    await clear(root)
+
+
+async def test_the_call_that_finds_its_sandbox_unreachable_fails_and_the_next_one_is_served(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    await shell(alice, made["id"], "echo kept > file")
+    session = await bay.session(made["id"])
+    assert session.handle is not None
+    endpoint = Handle.from_json(session.handle).endpoint
+    assert endpoint is not None
+    bay.bay.link.forget(session.id)
+    Path(endpoint.socket_path).unlink()
+    answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
+    assert_error(answer, 502, "ship_error")
+    shown = await get(alice, made["id"])
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "session_unreachable")
+    assert (await shell(alice, made["id"], "cat file"))["output"] == "kept\n"
+    assert (await bay.session(made["id"])).id != session.id
+
+
+async def test_looking_at_a_sandbox_that_cannot_be_reached_is_enough_to_notice(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    session = await bay.session(made["id"])
+    assert session.handle is not None
+    endpoint = Handle.from_json(session.handle).endpoint
+    assert endpoint is not None
+    Path(endpoint.socket_path).unlink()
+    assert (await get(alice, made["id"]))["containers"][0]["healthy"] is False
+    await bay.settled(made["id"], lambda r: r.session is None)
+    assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"
+
+
+async def test_a_driver_that_says_it_is_gone_is_believed(bay: World, alice: httpx.AsyncClient) -> None:
+    made = await create(alice, wait=WAIT_S)
+    session = await bay.session(made["id"])
+    bay.driver.lies[session.id] = Exited(137)
+    bay.bay.reconciler.suspect(made["id"])
+    await bay.settled(made["id"], lambda r: r.session is None)
+    assert (await get(alice, made["id"]))["error"]["code"] == "session_exited"
+
+
+async def test_what_nobody_owns_and_cannot_be_removed_keeps_its_sandbox_from_starting(root: Path) -> None:
+    """As after a restore: the host has a session that the database does not know."""
+    async with world(root) as bay:
+        alice = await bay.client()
+        made = await create(alice, wait=WAIT_S)
+        old = (await bay.session(made["id"])).id
+    driver = FakeDriver(run_dir=root / "run", fail_at="destroy")
+    async with world(root, driver) as bay:
+        alice = await bay.client()
+        async with bay.bay.store.write() as db:
+            await db.exec_driver_sql("UPDATE sessions SET phase = 'ended', ended_at = created_at")
+            await db.exec_driver_sql("UPDATE sandboxes SET target = 'stopped'")
+    async with world(root, driver) as bay:
+        alice = await bay.client()
+        answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
+        error = assert_error(answer, 503, "session_not_ready")
+        assert old in error["message"]
+        assert await bay.owned() == {old}
+        driver.fail_at = None
+
+        async def is_removed() -> bool:
+            await bay.bay.reconciler.look_after()
+            return old not in await bay.owned()
+
+        await eventually(is_removed)
+        assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
+    await clear(root)
+
+
+async def test_a_database_older_than_the_host_goes_on_behind_what_the_cargo_has_seen(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice)
+    await bay.bay.cargo.create(made["cargo_id"])
+    await bay.bay.cargo.fence(made["cargo_id"], made["id"], 41, "sess-of-the-time-before")
+    assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
+    session = await bay.session(made["id"])
+    assert session.generation == 42
+    assert await bay.bay.cargo.fenced(made["cargo_id"]) == Fence(
+        sandbox_id=made["id"], generation=42, session_id=session.id
+    )
+
+
+async def test_a_hundred_starts_do_not_keep_a_stop_or_a_delete_waiting(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run")
+    async with world(root, driver, start_concurrency=2) as bay:
+        alice = await bay.client()
+        running = [await create(alice, wait=WAIT_S) for _ in range(2)]
+        driver.hold_at = "launch"
+        held = [await create(alice, profile="eager") for _ in range(100)]
+        await within(driver.held.wait())
+        assert (await within(alice.post(f"/v1/sandboxes/{running[0]['id']}/stop"))).status_code == 200
+        assert (await within(alice.delete(f"/v1/sandboxes/{running[1]['id']}"))).status_code == 204
+        for made in held:  # in the middle of its start, or waiting for it
+            answer = await alice.post(f"/v1/sandboxes/{made['id']}/extend_ttl", json={"extend_by": 1})
+            assert_error(answer, 409, "sandbox_ttl_infinite")
+        assert (await within(alice.delete(f"/v1/sandboxes/{held[0]['id']}"))).status_code == 204
+        assert (await within(alice.delete(f"/v1/sandboxes/{held[-1]['id']}"))).status_code == 204
+        for made in held[1:-1]:
+            async with bay.bay.store.write() as db:
+                await db.exec_driver_sql("UPDATE sandboxes SET target = 'deleted'")
+            bay.bay.reconciler.queue.put(made["id"])
+        driver.let_go.set()
+        for made in held[1:-1]:
+            await bay.settled(made["id"], lambda r: r.deleted_at is not None)
+    await clear(root)
+
+
+async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run", hold_at="claim")
+    async with world(root, driver, start_concurrency=1) as bay:
+        alice = await bay.client()
+        made = [(await create(alice, profile="eager"))["id"] for _ in range(6)]
+        await within(driver.held.wait())
+        driver.let_go.set()
+        for sandbox in made:
+            await bay.settled(sandbox, lambda r: r.session is not None and r.session.phase == "running")
+        started = await bay.sql("SELECT sandbox_id FROM events WHERE type = 'sandbox.ready' ORDER BY seq")
+        assert [row[0] for row in started] == made
+    await clear(root)
