@@ -52,6 +52,14 @@ fix: .stamp-dev ## format the code, mend what the linter can, generate the SDK a
 bench: .stamp-server ## measure (ARGS="exec memory" for some of it); JSON in bench/results/
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: .stamp-server ## half an hour of traffic with crashes; fails when anything grows (ARGS="--minutes 2")
+	@$(BIN)/python -m bench.soak $(ARGS)
+
+.PHONY: crash
+crash: .stamp-dev ## kill Bay everywhere and count what is lost, leaked or doubled (ARGS="create stop", ARGS=--write)
+	@$(BIN)/python tests/crash/crash_matrix.py $(ARGS)
+
 .PHONY: lock
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt

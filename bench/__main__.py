@@ -1,4 +1,4 @@
-"""`python -m bench [NAMES] [--json FILE]`: measure, print a table, write JSON.
+"""`python -m bench [NAMES] [--scale X] [--json FILE]`: measure, print a table, write JSON.
 
 It starts a Bay of its own, and compares with Docker where a daemon answers. Nothing here is a test: the budgets
 are in SPECIFICATION.md, and a person looks at both.
@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bay import __version__
-from bench.cases import CASES, Bench
+from bench.base import Bench
+from bench.cases import CASES
 from bench.docker import Docker, NoDocker, docker
-from bench.figures import Absent, Figure, Ratio, Result
+from bench.figures import Absent, Figure, Ratio, Result, Score
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -33,21 +34,33 @@ def main() -> int:
     if (load := os.getloadavg()[0]) > 1:
         console.print(f"[yellow]the load of this machine is {load:.1f}: trust ratios, not milliseconds[/]")
     found: dict[str, list[Result]] = {}
+    try:
+        _measure(options, console, found)
+    finally:  # what was found before something failed is worth having
+        console.print(_table(found))
+        _write(options.json, found)
+        console.print(f"[dim]{options.json}[/]")
+    return 0
+
+
+def _measure(options: argparse.Namespace, console: Console, found: dict[str, list[Result]]) -> None:
     with docker_or_none() as peer, own_server("bay-bench-") as server, server.client() as client:
-        bench = Bench(server, client, peer)
+        bench = Bench(server, client, peer, options.scale)
         for name in options.names or CASES:
             console.print(f"[dim]measuring {name}[/]")
             found[name] = CASES[name](bench)
-    console.print(_table(found))
-    _write(options.json, found)
-    console.print(f"[dim]{options.json}[/]")
-    return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Bay on this machine.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"which: {', '.join(CASES)}; all without one"
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="take this share of the usual counts and times; 0.1 for a quick look",
     )
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parser.add_argument("--json", type=Path, default=RESULTS / f"{stamp}.json", help="where the figures go")
@@ -74,7 +87,7 @@ def docker_or_none() -> Generator[Docker | None, None, None]:
 
 
 def _table(found: dict[str, list[Result]]) -> Table:
-    table = Table("benchmark", "what", "p50", "p99", "n", "note")
+    table = Table("benchmark", "what", "p50", "p95", "p99", "n", "note")
     for name, results in found.items():
         for result in results:
             table.add_row(name, *_cells(result))
@@ -87,14 +100,18 @@ def _cells(result: Result) -> tuple[str, ...]:
         case Figure():
             numbers = (
                 f"{result.p50:.1f} {result.unit}",
-                f"{result.p99:.1f} {result.unit}",
+                f"{result.p95:.1f}",
+                f"{result.p99:.1f}",
                 str(len(result.samples)),
             )
             return (result.name, *numbers, result.note)
         case Ratio():
-            return (f"{result.of.name} / {result.to.name}", f"{result.value:.3f} times", "", "", "")
+            return (f"{result.of.name} / {result.to.name}", f"{result.value:.3f} times", "", "", "", "")
+        case Score():
+            note = f"{result.weighted_ms:.0f} ms weighted, {result.good} of {result.tried} succeeded"
+            return (f"score: {result.of.name}", f"{result.points:.1f} points", "", "", "", note)
         case Absent():
-            return (result.name, "", "", "", result.why)
+            return (result.name, "", "", "", "", result.why)
 
 
 def _write(path: Path, found: dict[str, list[Result]]) -> None:

@@ -1,4 +1,8 @@
-"""Docker, to compare with, when a daemon answers here: containers of a tiny image made on the spot."""
+"""Docker, to compare with, when a daemon answers here: containers of a tiny image made on the spot.
+
+A daemon without a network of its own (`dockerd --iptables=false --ip6tables=false --bridge=none`) is good enough: its containers
+get none, as Bay's sandboxes, and the figures say so.
+"""
 
 import io
 import re
@@ -6,6 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 IMAGE = "bay-bench:tiny"
@@ -16,17 +21,26 @@ class NoDocker(Exception):
     """There is no daemon that answers; the message says so."""
 
 
+@dataclass(frozen=True, slots=True)
 class Docker:
     """Commands of the `docker` client on the tiny image."""
 
+    network: tuple[str, ...]
+    """What containers are started with: nothing for the daemon's own network, else that there is none."""
+
+    @property
+    def options(self) -> str:
+        """The same for people, with a space behind it."""
+        return "".join(f"{word} " for word in self.network)
+
     def run(self) -> None:
         """`docker run --rm IMAGE true`."""
-        _docker("run", "--rm", IMAGE, "/usr/bin/true")
+        _docker("run", "--rm", *self.network, IMAGE, "/usr/bin/true")
 
     @contextmanager
     def container(self) -> Generator[str, None, None]:
         """A running container for the length of the block."""
-        name = _docker("run", "--detach", IMAGE, "/usr/bin/sleep", "3600").strip()
+        name = _docker("run", "--detach", *self.network, IMAGE, "/usr/bin/sleep", "3600").strip()
         try:
             yield name
         finally:
@@ -48,7 +62,7 @@ def docker() -> Generator[Docker, None, None]:
         ["docker", "import", "-", IMAGE], input=_rootfs(), check=True, timeout=60, stdout=subprocess.DEVNULL
     )
     try:
-        yield Docker()
+        yield Docker(_network())
     finally:
         _docker("rmi", "--force", IMAGE)
 
@@ -56,6 +70,11 @@ def docker() -> Generator[Docker, None, None]:
 def _docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
+
+
+def _network() -> tuple[str, ...]:
+    names = _docker("network", "ls", "--format", "{{.Name}}").split()
+    return () if "bridge" in names else ("--network", "none")
 
 
 def _rootfs() -> bytes:

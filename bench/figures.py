@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+CEILING_MS = 10_000.0
+"""A start that takes longer is worth nothing in a `Score`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -20,6 +23,11 @@ class Figure:
         return percentile(self.samples, 50)
 
     @property
+    def p95(self) -> float:
+        """The 95th percentile; with fewer than 20 samples, the largest."""
+        return percentile(self.samples, 95)
+
+    @property
     def p99(self) -> float:
         """The 99th percentile; with fewer than 100 samples, the largest."""
         return percentile(self.samples, 99)
@@ -31,6 +39,7 @@ class Figure:
             "unit": self.unit,
             "n": len(self.samples),
             "p50": round(self.p50, 3),
+            "p95": round(self.p95, 3),
             "p99": round(self.p99, 3),
             "min": round(min(self.samples), 3),
             "note": self.note,
@@ -55,6 +64,45 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """One number for how starts feel: the usual one, the slow ones and the failed ones together.
+
+    `of` holds the milliseconds of the `good` of `tried` starts that were answered. Each of median, p95 and p99 is worth
+    nothing from `CEILING_MS` on and everything at 0; they are weighted 60, 25 and 15 of 100 points, and the sum is
+    multiplied with the share of starts that were answered. Higher is better. `weighted_ms` is the same weighting of the times.
+    """
+
+    of: Figure
+    tried: int
+
+    @property
+    def good(self) -> int:
+        """How many were answered."""
+        return len(self.of.samples)
+
+    @property
+    def weighted_ms(self) -> float:
+        """`0.60 * median + 0.25 * p95 + 0.15 * p99`, milliseconds."""
+        return _weighted(self.of.p50, self.of.p95, self.of.p99)
+
+    @property
+    def points(self) -> float:
+        """0 to 100."""
+        worth = _weighted(_worth(self.of.p50), _worth(self.of.p95), _worth(self.of.p99))
+        return 100 * worth * self.good / self.tried
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {
+            "of": self.of.name,
+            "points": round(self.points, 2),
+            "weighted_ms": round(self.weighted_ms, 1),
+            "good": self.good,
+            "tried": self.tried,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Absent:
     """What could not be measured here, and why."""
 
@@ -66,10 +114,18 @@ class Absent:
         return {"name": self.name, "absent": self.why}
 
 
-Result = Figure | Ratio | Absent
+Result = Figure | Ratio | Score | Absent
 
 
 def percentile(samples: tuple[float, ...], rank: float) -> float:
     """The smallest sample that at least `rank` percent of them do not exceed (nearest rank)."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(rank / 100 * len(ordered)) - 1)]
+
+
+def _weighted(median: float, p95: float, p99: float) -> float:
+    return 0.60 * median + 0.25 * p95 + 0.15 * p99
+
+
+def _worth(value_ms: float) -> float:
+    return 1 - min(value_ms, CEILING_MS) / CEILING_MS

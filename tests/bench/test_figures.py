@@ -1,0 +1,32 @@
+"""How samples become the numbers that are printed."""
+
+import pytest
+from bench.figures import Figure, Score
+
+
+def score(*samples: float, tried: int | None = None) -> Score:
+    return Score(Figure("starts", "ms", samples), tried or len(samples))
+
+
+def test_instant_starts_that_all_succeed_score_a_hundred() -> None:
+    assert score(0, 0, 0).points == 100
+
+
+def test_starts_at_or_beyond_the_ceiling_score_nothing() -> None:
+    assert score(10_000, 25_000).points == 0
+
+
+def test_the_three_ranks_have_their_weights() -> None:
+    samples = [1_000.0] * 94 + [2_000.0] * 4 + [4_000.0] * 2
+    found = score(*samples)
+    assert found.weighted_ms == pytest.approx(0.60 * 1_000 + 0.25 * 2_000 + 0.15 * 4_000)
+    assert found.points == pytest.approx(100 * (0.60 * 0.9 + 0.25 * 0.8 + 0.15 * 0.6))
+
+
+def test_a_failed_start_takes_its_share_of_the_score() -> None:
+    assert score(0, 0, 0, tried=4).points == 75
+
+
+def test_ranks_are_samples_that_were_taken() -> None:
+    figure = Figure("x", "ms", tuple(float(n) for n in range(1, 101)))
+    assert (figure.p50, figure.p95, figure.p99) == (50, 95, 99)
