@@ -208,3 +208,26 @@ async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
         started = await bay.sql("SELECT sandbox_id FROM events WHERE type = 'sandbox.ready' ORDER BY seq")
         assert [row[0] for row in started] == made
     await clear(root)
+
+
+async def test_a_disk_that_is_full_while_trouble_is_written_down_ends_nothing(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    other = await create(alice, wait=WAIT_S)
+    bay.driver.fail_at = "destroy"
+    async with bay.bay.store.write() as db:
+        pages = (await db.exec_driver_sql("PRAGMA page_count")).scalar()
+        await db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        await db.exec_driver_sql("UPDATE sandboxes SET target = 'stopped' WHERE id = ?", (made["id"],))
+    bay.bay.reconciler.queue.put(made["id"])
+    await eventually(lambda: has_tried(bay, made["id"]))
+    async with bay.bay.store.write() as db:
+        await db.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    bay.driver.fail_at = None
+    await bay.settled(made["id"], lambda r: r.session is None)
+    assert (await shell(alice, other["id"], "echo hi"))["output"] == "hi\n"
+
+
+async def has_tried(bay: World, sandbox_id: str) -> bool:
+    return bay.bay.reconciler._attempts.get(sandbox_id, 0) > 0

@@ -7,10 +7,7 @@ once, so a sandbox has one hand on it at a time, and no lock is held for it.
 """
 
 import asyncio
-import contextlib
-import secrets
-from collections.abc import Coroutine
-from contextlib import aclosing
+import time
 from datetime import datetime, timedelta
 
 import structlog
@@ -18,16 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
-from bay.drivers.base import Driver, Exited, Gone, Handle, Owned, Paused, Running, SessionSpec
-from bay.errors import BayError, DriverUnavailable, InternalError, Timeout
-from bay.ids import new_id
+from bay.drivers.base import Driver, Exited, Gone, Handle, Paused, Running
+from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
 from bay.server import lifecycle
 from bay.server.changes import Changes
 from bay.server.lifecycle import Begin, End, GoOn, Nothing, Pause, Remove, Resume, Step
+from bay.server.orphans import Orphans
 from bay.server.peers import peer_of
 from bay.server.ship_link import ShipLink
-from bay.server.turns import Turns
+from bay.server.starter import Starter
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import cargos, events, execs, sandboxes, sessions
@@ -42,6 +39,7 @@ _WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
 _DYING_S = 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
+_LONGEST_LOOK_S = 16.0
 _ORPHANS_AT_ONCE = 8
 
 
@@ -81,15 +79,17 @@ class Reconciler:
         self._uses = uses
         self._driver = driver
         self._cargo = cargo
+        self._orphans = Orphans(store=store, driver=driver, cargo=cargo)
+        self._starter = Starter(
+            store=store, driver=driver, cargo=cargo, orphans=self._orphans, queue=self.queue, profiles=profiles,
+            clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
+        )  # fmt: skip
         self._link = link
-        self._profiles = profiles
         self._changes = changes
         self._clock = clock
         # Each kind of slow work waits for its own kind only: a delete never queues behind a hundred starts.
         # Nothing else is held while one of these is waited for. Both serve in order.
-        self._starting = Turns(start_concurrency)
         self._ending = asyncio.Semaphore(2 * start_concurrency)
-        self._start_limit_s = start_limit_s
         self._stop_grace_s = stop_grace_s
         self._retention = retention
         self._exited: set[str] = set()
@@ -105,8 +105,7 @@ class Reconciler:
         """What the rows of such sandboxes say of it."""
         self._suspects: set[str] = set()
         """Sandboxes of which a call failed: what is true of them is looked at before anything else."""
-        self._orphans: dict[str, Owned] = {}
-        """What nobody owns and could not be removed yet, by session."""
+        self._patience = _Patience()
 
     def suspect(self, sandbox_id: str) -> None:
         """A call to the sandbox failed or takes long: see whether it is still there."""
@@ -124,17 +123,16 @@ class Reconciler:
 
     def is_starting_owned(self) -> bool:
         """Whether starts that somebody waits for wait for their turn."""
-        return self._starting.any_urgent()
+        return self._starter.is_owned_waiting()
 
     async def look_after(self) -> None:
         """Once a second: suspect what keeps calls waiting, and try again to remove what nobody owns."""
-        for session_id in self._link.long_busy(_SUSPICIOUS_S):
+        for session_id in self._patience.worn_out(self._link.long_busy(_SUSPICIOUS_S)):
             async with self._store.read() as db:
                 sandbox_id = await sessions.sandbox_of(db, session_id)
             if sandbox_id is not None:
                 self.suspect(sandbox_id)
-        for owned in list(self._orphans.values())[:1]:
-            await self._remove_orphan(owned)
+        await self._orphans.try_again()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -153,7 +151,7 @@ class Reconciler:
         for sandbox in found:
             await self._adopt(sandbox)
             self.queue.put(sandbox.id)
-        orphans = await self._remove_orphans()
+        orphans = await self._orphans.remove_all()
         phases = [lifecycle.phase_of(sandbox) for sandbox in found]
         log.info(
             "bay.took_over", sandboxes=len(found), adopted=len(self._adopted), starts_to_finish=phases.count("starting"),
@@ -186,30 +184,6 @@ class Reconciler:
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase=phase)
 
-    async def _remove_orphans(self) -> int:
-        async with self._store.read() as db:
-            owned_sessions = await sessions.live_ids(db)
-            owned_cargos = await cargos.live_ids(db)
-        async for owned in self._driver.list_owned():
-            if owned.session_id not in owned_sessions:
-                self._orphans[owned.session_id] = owned
-        limit = asyncio.Semaphore(_ORPHANS_AT_ONCE)
-        removed = await asyncio.gather(*(self._remove_orphan(o, limit) for o in list(self._orphans.values())))
-        strays = await self._cargo.list_ids() - owned_cargos
-        for cargo_id in strays:
-            await self._cargo.remove(cargo_id)
-        return sum(removed) + len(strays)
-
-    async def _remove_orphan(self, orphan: Owned, limit: asyncio.Semaphore | None = None) -> bool:
-        try:
-            async with limit or contextlib.nullcontext():
-                await self._driver.destroy(orphan.handle)
-        except BayError as error:
-            log.warning("session.orphan_stays", id=orphan.session_id, error=error.message)
-            return False
-        self._orphans.pop(orphan.session_id, None)
-        return True
-
     async def _work(self) -> None:
         async with self.queue.take() as sandbox_id:
             self._group.create_task(self._work())  # somebody else waits for the next one
@@ -223,6 +197,19 @@ class Reconciler:
                 self._defects.add(sandbox_id)
                 self._retry(sandbox_id)
 
+    async def _put_off(self, sandbox_id: str, error: BayError) -> None:
+        """The host would not do it now: try again by and by, and say so in the row if that can be written."""
+        wait_s = self._retry(sandbox_id)
+        log.warning(
+            "sandbox.step_failed", id=sandbox_id, retry_in_s=wait_s, code=error.code, error=error.message
+        )
+        try:
+            await self._complain(
+                sandbox_id, Failure(code=error.code, message=error.message, at=self._clock())
+            )
+        except Exception:
+            log.exception("sandbox.trouble_not_written", id=sandbox_id)  # the disk may be full for this, too
+
     def _retry(self, sandbox_id: str) -> float:
         """Look again by and by: after a second, then two, four and so on. Gives the seconds."""
         attempts = self._attempts[sandbox_id] = self._attempts.get(sandbox_id, 0) + 1
@@ -230,13 +217,8 @@ class Reconciler:
         asyncio.get_running_loop().call_later(wait_s, self.queue.put, sandbox_id)
         return wait_s
 
-    async def _put_off(self, sandbox_id: str, error: BayError) -> None:
-        """The host would not do it now: say so in the row, unless that says something already, and try again."""
-        wait_s = self._retry(sandbox_id)
-        log.warning(
-            "sandbox.step_failed", id=sandbox_id, retry_in_s=wait_s, code=error.code, error=error.message
-        )
-        failure = Failure(code=error.code, message=error.message, at=self._clock())
+    async def _complain(self, sandbox_id: str, failure: Failure) -> None:
+        """Say it in the row, unless that says something already."""
         async with self._store.write() as db:
             if await sandboxes.change_error(db, sandbox_id, old=None, new=failure):
                 self._troubles[sandbox_id] = failure
@@ -316,7 +298,9 @@ class Reconciler:
     async def _take(self, sandbox: SandboxRecord, step: Step) -> None:
         match step:
             case Begin():
-                await self._start(sandbox, await self._new_session(sandbox))
+                session = await self._starter.new_session(sandbox)
+                self._changes.announce(sandbox.id)
+                await self._start(sandbox, session)
             case GoOn(session) if sandbox.id in self._defects:
                 await self._give_up(
                     sandbox, session, InternalError("the start failed on a defect in Bay; see its log")
@@ -334,26 +318,9 @@ class Reconciler:
             case Nothing():
                 pass
 
-    async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
-        """Write down that a session begins, before anything of it exists."""
-        fence = await self._cargo.fenced(sandbox.cargo_id)
-        # A database from a backup may be behind what has been on this cargo since.
-        seen = fence.generation if fence and fence.sandbox_id == sandbox.id else 0
-        session = SessionRecord(
-            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._driver.name,
-            phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._clock(),
-            started_at=None, ended_at=None,
-        )  # fmt: skip
-        async with self._store.write() as db:
-            await sessions.add(db, session)
-            await sandboxes.change(db, sandbox.id, generation=session.generation)
-            await events.add(db, sandbox, "sandbox.starting", self._clock(), session_id=session.id)
-        self._changes.announce(sandbox.id)
-        return session
-
     async def _start(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         try:
-            handle = await self._unless_unwanted(sandbox.id, self._drive_start(sandbox, session))
+            handle = await self._starter.start(sandbox, session)
         except BayError as error:
             await self._give_up(sandbox, session, error)
             return
@@ -365,83 +332,6 @@ class Reconciler:
             await events.add(db, sandbox, "sandbox.ready", self._clock(), session_id=session.id)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._driver.name)
         self._watch(sandbox.id, handle)
-
-    async def _unless_unwanted(
-        self, sandbox_id: str, start: Coroutine[None, None, Handle | None]
-    ) -> Handle | None:
-        """What `start` gives; None when the sandbox is no longer wanted, and the start was left where it stood."""
-        starting = asyncio.create_task(start)
-        unwanted = asyncio.create_task(self._wait_unwanted(sandbox_id))
-        try:
-            await asyncio.wait((starting, unwanted), return_when=asyncio.FIRST_COMPLETED)
-            return await starting if starting.done() else None
-        finally:
-            starting.cancel()
-            unwanted.cancel()
-            await asyncio.wait((starting, unwanted))
-
-    async def _wait_unwanted(self, sandbox_id: str) -> None:
-        while True:
-            await self.queue.put_again(sandbox_id)
-            sandbox = await self._read(sandbox_id)
-            if (
-                sandbox is None
-                or sandbox.target not in HAVING
-                or lifecycle.is_expired(sandbox, self._clock())
-            ):
-                return
-
-    async def _drive_start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
-        """Start it when its turn comes, within the limit. Raises Timeout beyond that."""
-        async with self._starting.take(urgent=sandbox.pool is None):
-            try:
-                async with asyncio.timeout(self._start_limit_s):
-                    return await self._step_through(sandbox, session)
-            except TimeoutError as error:
-                raise Timeout(f"the start did not end within {self._start_limit_s:g} s") from error
-
-    async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
-        """Save each handle as it appears; None when the target changed on the way and the start was left."""
-        await self._cargo.create(sandbox.cargo_id)
-        await self._fence_off(sandbox, session)
-        before = Handle.from_json(session.handle) if session.handle else None
-        last: Handle | None = None
-        async with aclosing(self._driver.start(self._spec(sandbox, session), before)) as handles:
-            async for handle in handles:
-                last = handle
-                async with self._store.write() as db:
-                    target = await sessions.save_handle(db, session.id, handle.to_json())
-                if target not in HAVING:
-                    return None
-        if last is None or last.endpoint is None:
-            raise DriverUnavailable(f"driver {self._driver.name} ended its start without an endpoint")
-        return last
-
-    async def _fence_off(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        """No older session of the sandbox writes to its cargo from here on: none is left, and none may begin."""
-        await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
-        for orphan in [o for o in self._orphans.values() if o.sandbox_id == sandbox.id]:
-            if not await self._remove_orphan(orphan):
-                raise DriverUnavailable(
-                    f"session {orphan.session_id} of this sandbox is still there and cannot be removed"
-                )
-
-    def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
-        profile = self._profiles.get(sandbox.profile)
-        if profile is None:
-            raise DriverUnavailable(
-                f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
-            )
-        return SessionSpec(
-            session_id=session.id,
-            sandbox_id=sandbox.id,
-            image=sandbox.image,
-            isolation=sandbox.isolation,
-            resources=profile.resources,
-            workspace=self._cargo.path(sandbox.cargo_id),
-            token=session.token,
-            allow_root=profile.root,
-        )
 
     async def _give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
         """The start failed: say why in the row, so that nobody waits longer; what exists of it is ended next."""
@@ -461,9 +351,10 @@ class Reconciler:
         """
         now = self._clock()
         async with self._store.write() as db:
+            until = _after(now, sandbox.warm_timeout)
+            if not await sandboxes.begin_warm(db, sandbox.id, until):
+                return  # it was wanted again meanwhile
             await sessions.change(db, session.id, phase="paused")
-            clocks = {"idle_expires_at": None, "warm_expires_at": _after(now, sandbox.warm_timeout)}
-            await sandboxes.change(db, sandbox.id, **clocks)
         if self._uses.any(sandbox.id, patient=lifecycle.is_idled(sandbox, now)):
             await self._unpause(sandbox, session)
             return
@@ -621,6 +512,24 @@ class Reconciler:
             except DriverUnavailable as error:
                 log.warning("session.unknown", id=handle.session_id, error=error.message)
             await asyncio.sleep(_WATCH_RETRY_S)
+
+
+class _Patience:
+    """How long sessions that keep calls waiting are let be: a long command is no reason to look every second."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[float, float]] = {}
+        """When each is looked at next (monotonic), and how long it was let be before."""
+
+    def worn_out(self, waiting: list[str]) -> list[str]:
+        """Those of `waiting` that should be looked at now; what waits no more is forgotten."""
+        now = time.monotonic()
+        self._until = {one: self._until.get(one, (now, _SUSPICIOUS_S / 2)) for one in waiting}
+        due = [one for one, (at, _) in self._until.items() if at <= now]
+        for one in due:
+            wait_s = min(2 * self._until[one][1], _LONGEST_LOOK_S)
+            self._until[one] = (now + wait_s, wait_s)
+        return due
 
 
 def _after(now: datetime, seconds: int | None) -> datetime | None:

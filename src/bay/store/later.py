@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.errors import StorageFull
+from bay.errors import BayError, StorageFull
 from bay.store.engine import Store
 
 log = structlog.get_logger("bay.store")
@@ -68,6 +68,8 @@ class Later:
                 log.warning("store.full", error=error.message)
                 await asyncio.sleep(_RETRY_S)
                 self._some.set()
+            except BayError as error:  # the database is damaged, which every call says as well
+                log.error("store.write_failed", error=error.message)
 
     async def _write_batch(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]

@@ -95,6 +95,13 @@ async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
     await db.execute(update(sandboxes).where(own).values(idle_expires_at=None, warm_expires_at=None))
 
 
+async def begin_warm(db: AsyncConnection, sandbox_id: str, until: datetime | None) -> bool:
+    """Its idle clock stops and its warm one runs, if it is still to be frozen; whether it is."""
+    own = and_(_S.id == sandbox_id, _S.target == "paused")
+    clocks = {"idle_expires_at": None, "warm_expires_at": until}
+    return (await db.execute(update(sandboxes).where(own).values(clocks))).rowcount == 1
+
+
 async def keep_warm(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
     """The clock of a frozen sandbox starts again at `now`."""
     own = and_(_S.id == sandbox_id, _S.target == "paused")

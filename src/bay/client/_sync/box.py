@@ -120,7 +120,7 @@ class Box:
     def pause(self) -> Sandbox:
         """Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error.
 
-        Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to freeze.
+        Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to freeze, or while calls are under way in it.
         """
         return self._ask(Call(method="POST", path=self._path("pause"), safe=True))
 

@@ -1,0 +1,74 @@
+"""What is on the host and belongs to no row: found when Bay starts, and removed."""
+
+import asyncio
+
+import structlog
+
+from bay.cargo.base import CargoBackend
+from bay.drivers.base import Driver, Owned
+from bay.errors import BayError, DriverUnavailable
+from bay.store import cargos, sessions
+from bay.store.engine import Store
+
+log = structlog.get_logger("bay.orphans")
+
+_AT_ONCE = 8
+
+
+class Orphans:
+    """Sessions and cargos that nobody owns. What cannot be removed is tried again."""
+
+    def __init__(self, *, store: Store, driver: Driver, cargo: CargoBackend) -> None:
+        self._store = store
+        self._driver = driver
+        self._cargo = cargo
+        self._left: dict[str, Owned] = {}
+        """What could not be removed yet, by session."""
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    async def remove_all(self) -> int:
+        """Find and remove them; how many that were. Raises DriverUnavailable when what the driver owns cannot be known."""
+        async with self._store.read() as db:
+            owned_sessions = await sessions.live_ids(db)
+            owned_cargos = await cargos.live_ids(db)
+        async for owned in self._driver.list_owned():
+            if owned.session_id not in owned_sessions:
+                self._left[owned.session_id] = owned
+        removed = await self._remove_together(list(self._left.values()))
+        strays = await self._cargo.list_ids() - owned_cargos
+        for cargo_id in strays:
+            await self._cargo.remove(cargo_id)
+        return removed + len(strays)
+
+    async def try_again(self) -> None:
+        """Try to remove one of those that are left."""
+        for owned in list(self._left.values())[:1]:
+            await self._remove(owned)
+
+    async def remove_of(self, sandbox_id: str) -> None:
+        """See to it that none is left of that sandbox. Raises DriverUnavailable when one stays."""
+        for owned in [o for o in self._left.values() if o.sandbox_id == sandbox_id]:
+            if not await self._remove(owned):
+                raise DriverUnavailable(
+                    f"session {owned.session_id} of this sandbox is still there and cannot be removed"
+                )
+
+    async def _remove_together(self, found: list[Owned]) -> int:
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def in_turn(owned: Owned) -> bool:
+            async with limit:
+                return await self._remove(owned)
+
+        return sum(await asyncio.gather(*map(in_turn, found)))
+
+    async def _remove(self, owned: Owned) -> bool:
+        try:
+            await self._driver.destroy(owned.handle)
+        except BayError as error:
+            log.warning("session.orphan_stays", id=owned.session_id, error=error.message)
+            return False
+        self._left.pop(owned.session_id, None)
+        return True

@@ -1,0 +1,151 @@
+"""Starting a session: its turn, the fence, the driver's steps each saved as it appears, and a turn-round when it is wanted no more."""
+
+import asyncio
+import secrets
+from collections.abc import Coroutine
+from contextlib import aclosing
+
+from bay.cargo.base import CargoBackend
+from bay.clock import Clock
+from bay.drivers.base import Driver, Handle, SessionSpec
+from bay.errors import DriverUnavailable, Timeout
+from bay.ids import new_id
+from bay.models import Profile
+from bay.server import lifecycle
+from bay.server.orphans import Orphans
+from bay.server.turns import Turns
+from bay.server.workqueue import WorkQueue
+from bay.store import events, sandboxes, sessions
+from bay.store.engine import Store
+from bay.store.records import HAVING, SandboxRecord, SessionRecord
+
+
+class Starter:
+    """Starts sessions, `at_once` at a time; each is given up after `limit_s` seconds of its own."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        driver: Driver,
+        cargo: CargoBackend,
+        orphans: Orphans,
+        queue: WorkQueue,
+        profiles: dict[str, Profile],
+        clock: Clock,
+        at_once: int,
+        limit_s: float,
+    ) -> None:
+        self._store = store
+        self._driver = driver
+        self._cargo = cargo
+        self._orphans = orphans
+        self._queue = queue
+        self._profiles = profiles
+        self._clock = clock
+        self._turns = Turns(at_once)
+        self._limit_s = limit_s
+
+    def is_owned_waiting(self) -> bool:
+        """Whether starts that somebody waits for wait for their turn."""
+        return self._turns.any_urgent()
+
+    async def new_session(self, sandbox: SandboxRecord) -> SessionRecord:
+        """Write down that a session begins, before anything of it exists."""
+        fence = await self._cargo.fenced(sandbox.cargo_id)
+        # A database from a backup may be behind what has been on this cargo since.
+        seen = fence.generation if fence and fence.sandbox_id == sandbox.id else 0
+        session = SessionRecord(
+            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._driver.name,
+            phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._clock(),
+            started_at=None, ended_at=None,
+        )  # fmt: skip
+        async with self._store.write() as db:
+            await sessions.add(db, session)
+            await sandboxes.change(db, sandbox.id, generation=session.generation)
+            await events.add(db, sandbox, "sandbox.starting", self._clock(), session_id=session.id)
+        return session
+
+    async def start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
+        """Start it, or go on with a start that was interrupted; None when the sandbox is wanted no more on the way.
+
+        What exists of it then is left to be ended. Raises what the driver raises, and Timeout.
+        """
+        return await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
+
+    async def _unless_unwanted(
+        self, sandbox_id: str, start: Coroutine[None, None, Handle | None]
+    ) -> Handle | None:
+        """What `start` gives; None when the sandbox is no longer wanted, and the start was left where it stood."""
+        starting = asyncio.create_task(start)
+        unwanted = asyncio.create_task(self._wait_unwanted(sandbox_id))
+        try:
+            await asyncio.wait((starting, unwanted), return_when=asyncio.FIRST_COMPLETED)
+            return await starting if starting.done() else None
+        finally:
+            starting.cancel()
+            unwanted.cancel()
+            await asyncio.wait((starting, unwanted))
+
+    async def _wait_unwanted(self, sandbox_id: str) -> None:
+        while True:
+            await self._queue.put_again(sandbox_id)
+            sandbox = await self._read(sandbox_id)
+            if (
+                sandbox is None
+                or sandbox.target not in HAVING
+                or lifecycle.is_expired(sandbox, self._clock())
+            ):
+                return
+
+    async def _in_turn(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
+        """Start it when its turn comes, within the limit. Raises Timeout beyond that."""
+        async with self._turns.take(urgent=sandbox.pool is None):
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    return await self._step_through(sandbox, session)
+            except TimeoutError as error:
+                raise Timeout(f"the start did not end within {self._limit_s:g} s") from error
+
+    async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
+        """Save each handle as it appears; None when the target changed on the way and the start was left."""
+        await self._cargo.create(sandbox.cargo_id)
+        await self._fence_off(sandbox, session)
+        before = Handle.from_json(session.handle) if session.handle else None
+        last: Handle | None = None
+        async with aclosing(self._driver.start(self._spec(sandbox, session), before)) as handles:
+            async for handle in handles:
+                last = handle
+                async with self._store.write() as db:
+                    target = await sessions.save_handle(db, session.id, handle.to_json())
+                if target not in HAVING:
+                    return None
+        if last is None or last.endpoint is None:
+            raise DriverUnavailable(f"driver {self._driver.name} ended its start without an endpoint")
+        return last
+
+    async def _fence_off(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """No older session of the sandbox writes to its cargo from here on: none is left, and none may begin."""
+        await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
+        await self._orphans.remove_of(sandbox.id)
+
+    def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
+        profile = self._profiles.get(sandbox.profile)
+        if profile is None:
+            raise DriverUnavailable(
+                f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
+            )
+        return SessionSpec(
+            session_id=session.id,
+            sandbox_id=sandbox.id,
+            image=sandbox.image,
+            isolation=sandbox.isolation,
+            resources=profile.resources,
+            workspace=self._cargo.path(sandbox.cargo_id),
+            token=session.token,
+            allow_root=profile.root,
+        )
+
+    async def _read(self, sandbox_id: str) -> SandboxRecord | None:
+        async with self._store.read() as db:
+            return await sandboxes.get(db, sandbox_id)
