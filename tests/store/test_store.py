@@ -12,14 +12,15 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from blockbuster import blockbuster_ctx
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, insert, text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from bay.errors import DriverUnavailable, StorageFull
 from bay.models import Exec, Failure
-from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
+from bay.store import cargos, claims, events, execs, facts, keys, sandboxes, sessions
 from bay.store.engine import Store, migrate
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
+from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
 
 pytestmark = pytest.mark.anyio
@@ -404,3 +405,26 @@ async def test_other_faults_of_the_database_are_not_called_full(store: Store) ->
 async def count(store: Store, table: str) -> int:
     async with store.read() as db:
         return (await db.exec_driver_sql(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_transaction_that_fails_leaves_nothing_whatever_its_first_statement(
+    store: Store, many: bool
+) -> None:
+    rows: list[dict[str, Any]] = [{"name": f"fact-{number}", "value": {}} for number in range(3)]
+
+    async def fail() -> None:
+        async with store.write() as db:
+            await db.execute(insert(facts_table), rows if many else rows[0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with store.read() as db:
+        assert await facts.get(db, "fact-0") is None
+    async with store.write():
+        pass  # one that does nothing holds up nobody
+    async with store.write() as db:
+        await db.execute(insert(facts_table), rows)
+    async with store.read() as db:
+        assert await facts.get(db, "fact-2") == {}

@@ -28,6 +28,7 @@ from bay.store.records import NOBODY, SandboxRecord
 log = structlog.get_logger("bay.pool")
 
 _PERIOD_S = 1.0
+_BREATH_S = 0.2  # whoever claimed one is about to use it: the processor is theirs first
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 
@@ -74,7 +75,7 @@ class Pool:
         """Set while the host is short of memory: nothing is refilled."""
 
     async def run(self) -> None:
-        """Tend until cancelled: after each claim, and once a second for what tells nobody."""
+        """Tend until cancelled: a moment after each claim, and once a second for what tells nobody."""
         while True:
             try:
                 await self.tend()
@@ -85,6 +86,7 @@ class Pool:
                     await self._poked.wait()
             except TimeoutError:
                 pass
+            await asyncio.sleep(_BREATH_S)
             self._poked.clear()
 
     def poke(self) -> None:

@@ -10,6 +10,7 @@ import os
 import resource
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -24,6 +25,7 @@ log = structlog.get_logger("bay.usage")
 
 _PERIOD_S = 60.0
 _DU_S = 120.0
+_BATCH = 50  # a process for each would cost more than the measuring
 _DU_BYTES = 1 << 30
 """Memory that `du` may have: it remembers each file with several names."""
 _STALE = timedelta(minutes=10)
@@ -53,36 +55,54 @@ class Usage:
         await self._later.flush()
         async with self._store.read() as db:
             due = await tallies.unmeasured(db, self._clock() - _STALE)
-        for cargo_id in due:
-            await self._measure(cargo_id)
+        for first in range(0, len(due), _BATCH):
+            await self._measure(due[first : first + _BATCH])
 
-    async def _measure(self, cargo_id: str) -> None:
+    async def _measure(self, cargo_ids: list[str]) -> None:
         now = self._clock()  # before: what is written meanwhile asks for another measurement
-        found = await disk_use(self._cargo.path(cargo_id))
-        values = {"measured_at": now} if found is None else {"measured_at": now, "used_bytes": found}
-        self._later.put(lambda db: cargos.change(db, cargo_id, **values))
+        found = await disk_use([self._cargo.path(cargo_id) for cargo_id in cargo_ids])
+        for cargo_id, used in zip(cargo_ids, found, strict=False):
+            values = {"measured_at": now} if used is None else {"measured_at": now, "used_bytes": used}
+            self._later.put(partial(cargos.change, cargo_id=cargo_id, **values))
 
 
-async def disk_use(path: Path) -> int | None:
-    """Bytes on disk below `path`; None when it is not there, or is so large that it takes too long."""
+async def disk_use(paths: list[Path]) -> list[int | None]:
+    """Bytes on disk below each of `paths`, in order; None for one that is not there.
+
+    Ends early, with None for the one that took too long and nothing for those behind it.
+    """
     null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        "du", "-skx", "--", str(path), stdin=null, stdout=pipe, stderr=null
+        "du", "-0skx", "--", *map(str, paths), stdin=null, stdout=pipe, stderr=null
     )
+    found: dict[str, int] = {}
     try:
         _humble(process.pid)
         async with asyncio.timeout(_DU_S):
-            said, _ = await process.communicate()
+            await _read_sums(process, found)
+            return [found.get(str(path)) for path in paths]
     except TimeoutError:
-        log.warning("usage.too_slow", path=str(path), seconds=_DU_S)
-        return None
+        said = max((number for number, path in enumerate(paths, 1) if str(path) in found), default=0)
+        log.warning("usage.too_slow", path=str(paths[min(said, len(paths) - 1)]), seconds=_DU_S)
+        return [*(found.get(str(path)) for path in paths[:said]), None]
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    # It fails when a file goes away under it, but says the sum of the others then.
-    kibibytes = said.split(b"\t")[0]
-    return int(kibibytes) * 1024 if kibibytes.isdigit() else None
+
+
+async def _read_sums(process: asyncio.subprocess.Process, found: dict[str, int]) -> None:
+    """Take down each sum as it is said. `du` fails when a file goes away under it, but says the sum of the others then."""
+    assert process.stdout is not None  # noqa: S101 - it was asked for
+    while True:
+        try:
+            line = await process.stdout.readuntil(b"\0")
+        except asyncio.IncompleteReadError:
+            await process.wait()
+            return
+        kibibytes, _, path = line[:-1].partition(b"\t")
+        if kibibytes.isdigit():
+            found[path.decode()] = int(kibibytes) * 1024
 
 
 def _humble(pid: int) -> None:

@@ -17,14 +17,26 @@ from aiosqlite.context import contextmanager
 
 _ITER_CHUNK_SIZE = 64
 
+BEGIN = "BEGIN IMMEDIATE"
+"""Makes no trip of its own: it goes with the first statement of its transaction."""
+
 
 class _Cursor(aiosqlite.Cursor):
     _fetched: list[Any]
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> aiosqlite.Cursor:
+        connection = cast("_Connection", self._conn)
+        if sql == BEGIN:
+            connection.is_beginning = True
+            self._fetched = []
+            return self
         in_thread = cast("Any", self._conn)._execute
         self._fetched = await in_thread(self._execute_and_fetch, sql, parameters or ())
         return self
+
+    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> aiosqlite.Cursor:
+        await cast("Any", self._conn)._execute(self._begin)
+        return await super().executemany(sql, parameters)
 
     async def fetchall(self) -> Iterable[sqlite3.Row]:
         return self._fetched
@@ -33,11 +45,29 @@ class _Cursor(aiosqlite.Cursor):
         self._cursor.close()
 
     def _execute_and_fetch(self, sql: str, parameters: Any) -> list[Any]:
+        self._begin()
         self._cursor.execute(sql, parameters)
         return self._cursor.fetchall() if self._cursor.description else []
 
+    def _begin(self) -> None:
+        connection = cast("_Connection", self._conn)
+        if connection.is_beginning:
+            self._cursor.execute(BEGIN)
+            connection.is_beginning = False
+
 
 class _Connection(aiosqlite.Connection):
+    is_beginning = False
+    """Whether a transaction begins with the next statement."""
+
+    async def rollback(self) -> None:
+        self.is_beginning = False
+        await super().rollback()
+
+    async def commit(self) -> None:
+        self.is_beginning = False
+        await super().commit()
+
     @contextmanager
     async def cursor(self) -> aiosqlite.Cursor:
         return _Cursor(self, self._conn.cursor())
