@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def written() -> Iterator[tuple[str, ast.expr]]:
-    """The type that each call of `events.add` and `events.add_for` is given, and where."""
+    """The type that each call of `events.add` is given, and where."""
     for path in (ROOT / "src" / "bay" / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             function = node.func if isinstance(node, ast.Call) else None
             if isinstance(node, ast.Call) and isinstance(function, ast.Attribute):
-                position = {"events.add": 2, "events.add_for": 3}.get(ast.unparse(function))
+                position = {"events.add": 2}.get(ast.unparse(function))
                 if position is not None:
                     yield f"{path.name}:{node.lineno}", node.args[position]
 

@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx
 from blockbuster import blockbuster_ctx
 from fastapi import FastAPI
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import ManualClock
 from bay.drivers.base import Handle
@@ -22,6 +25,7 @@ from bay.server.app import Bay, build_app, instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord, Scope, SessionRecord
+from bay.store.schema import events
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -235,6 +239,13 @@ async def served(root: Path, **given: Any) -> AsyncGenerator[Served]:
                 yield Served(url, bay, await bay.keys.add("alice", "alice", "write"), root)
             finally:
                 stop.set()
+
+
+async def add_event(
+    db: AsyncConnection, owner: str, sandbox_id: str, kind: str, at: datetime, **data: Any
+) -> None:
+    """An event of a sandbox that need not be there."""
+    await db.execute(insert(events).values(owner=owner, sandbox_id=sandbox_id, type=kind, at=at, data=data))
 
 
 Method = Literal["GET", "PUT", "POST", "DELETE", "PATCH"]

@@ -15,6 +15,7 @@ from server_harness import (
     Json,
     Served,
     World,
+    add_event,
     assert_error,
     clear,
     create,
@@ -26,8 +27,9 @@ from server_harness import (
 from bay.errors import InvalidArgument
 from bay.server.event_ids import EventIds
 from bay.server.feed import MOST_FOLLOWERS, Feed
+from bay.server.services.keys import ApiKeys
 from bay.store import events
-from bay.store.records import NOBODY
+from bay.store.records import NOBODY, WebhookRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -187,7 +189,7 @@ async def test_many_events_at_once_come_whole_and_in_order(live: Served) -> None
     async with client_of(live) as client, following(client) as stream:
         async with live.bay.store.write() as db:
             for number in range(350):
-                await events.add_for(db, "alice", "sandbox-x", "sandbox.ready", live.bay.clock(), n=number)
+                await add_event(db, "alice", "sandbox-x", "sandbox.ready", live.bay.clock(), n=number)
         got = await take(stream, 350)
     assert [event["data"]["n"] for event in got] == list(range(350))
 
@@ -197,7 +199,7 @@ async def test_one_who_does_not_read_is_served_when_it_does(live: Served) -> Non
     async with live.bay.store.write() as db:
         for number in range(250):
             data = {"n": number, "filling": "x" * 65536}
-            await events.add_for(db, "alice", "sandbox-x", "sandbox.ready", live.bay.clock(), **data)
+            await add_event(db, "alice", "sandbox-x", "sandbox.ready", live.bay.clock(), **data)
     async with client_of(live) as client, following(client, since="0") as stream:
         got = await take(stream, 1)
         await create(client)  # others are served meanwhile
@@ -301,7 +303,7 @@ async def test_ids_outlive_a_restart(bay: World) -> None:
 async def test_what_happened_in_the_pool_is_nobodys(bay: World, alice: httpx.AsyncClient) -> None:
     box = await create(alice)
     async with bay.bay.store.write() as db:
-        await events.add_for(db, NOBODY, box["id"], "sandbox.ready", bay.clock())
+        await add_event(db, NOBODY, box["id"], "sandbox.ready", bay.clock())
     assert kinds(await kept(alice)) == ["sandbox.created"]
     assert kinds(await kept(alice, f"/v1/sandboxes/{box['id']}/events")) == ["sandbox.created"]
 
@@ -365,3 +367,35 @@ async def test_a_quiet_owner_is_told_of_no_gap_that_is_anothers(
     async with bay.bay.store.write(only_execs=True) as db:
         await events.trim(db, bay.clock() + timedelta(seconds=1), 1000)
     assert kinds(await kept(bob, since=event["id"])) == []
+
+
+async def test_a_follower_whose_key_is_revoked_is_told_nothing_more(live: Served) -> None:
+    secret = await live.bay.keys.add("alice", "leaked", "read")
+    caller = live.bay.keys.authenticate(f"Bearer {secret}")
+    async with client_of(live) as client, client_of(live, secret) as leaked, following(leaked) as stream:
+        await create(client)
+        await take(stream, 1)
+        await ApiKeys(store=live.bay.store, keys=live.bay.keys, clock=live.bay.clock).revoke(caller.key_id)
+        await create(client)
+        assert await within(to_end(stream)) == []
+
+
+async def test_a_webhook_of_rare_types_is_told_of_one_that_comes_after_many_others(live: Served) -> None:
+    """What it was looked through in vain for is not looked through again, and nothing behind it is missed."""
+    deliverer = live.bay.deliverer
+    async with live.bay.store.write() as db:
+        record = WebhookRecord(
+            id="hook-1", owner="alice", url="https://example.com", secret="s", types=("sandbox.failed",), after_seq=0,
+            attempts=0, last_error=None, next_attempt_at=None, created_at=live.bay.clock(),
+        )  # fmt: skip
+        for kind in ("sandbox.ready", "sandbox.ready"):
+            await add_event(db, "alice", "sandbox-x", kind, live.bay.clock())
+    async with live.bay.store.read() as db:
+        assert await deliverer._next(db, record) is None
+        assert deliverer._passed["hook-1"] == await events.newest(db, "alice")
+    async with live.bay.store.write() as db:
+        await add_event(db, "alice", "sandbox-x", "sandbox.failed", live.bay.clock())
+    async with live.bay.store.read() as db:
+        found = await deliverer._next(db, record)
+    assert found is not None
+    assert found.type == "sandbox.failed"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -117,7 +118,18 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     queue = bay.bay.reconciler.queue
     sweep = Sweep(
         store=bay.bay.store, later=bay.bay.later, queue=queue, link=Unreachable(), uses=bay.bay.uses, clock=bay.clock,
-        can_freeze=True, chores=[],
+        can_freeze=True, retention=timedelta(0), chores=[],
     )  # fmt: skip
     await sweep.sweep()
     assert (await bay.record(made["id"])).target == "running"
+
+
+async def test_a_repeat_of_an_exec_that_is_over_starts_nothing_to_be_told(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    call = {"json": {"argv": ["true"]}, "headers": {"Idempotency-Key": "once"}, "params": {"wait": 15}}
+    first = (await alice.post(f"/v1/sandboxes/{box}/execs", **call)).json()  # pyright: ignore[reportArgumentType]
+    await alice.post(f"/v1/sandboxes/{box}/stop")
+    again = (await alice.post(f"/v1/sandboxes/{box}/execs", **call)).json()  # pyright: ignore[reportArgumentType]
+    assert (again["id"], again["state"], again["exit_code"]) == (first["id"], "exited", 0)
+    assert (await alice.get(f"/v1/sandboxes/{box}")).json()["compute"] == "cold"

@@ -20,6 +20,7 @@ from server_harness import (
 from bay.cargo.base import Fence
 from bay.drivers.base import Exited, Handle
 from bay.drivers.fake import FakeDriver
+from bay.errors import DriverUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -149,7 +150,7 @@ async def test_what_nobody_owns_and_cannot_be_removed_keeps_its_sandbox_from_sta
         driver.fail_at = None
 
         async def is_removed() -> bool:
-            await bay.bay.reconciler.look_after()
+            await bay.bay.reconciler._orphans.try_again()
             return old not in await bay.owned()
 
         await eventually(is_removed)
@@ -231,3 +232,76 @@ async def test_a_disk_that_is_full_while_trouble_is_written_down_ends_nothing(
 
 async def has_tried(bay: World, sandbox_id: str) -> bool:
     return bay.bay.reconciler._attempts.get(sandbox_id, 0) > 0
+
+
+async def test_a_step_that_has_failed_for_days_is_still_tried_and_ends_nothing(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    bay.bay.reconciler._attempts[made["id"]] = 5000
+    bay.driver.fail_at = "destroy"
+    answer = await within(alice.post(f"/v1/sandboxes/{made['id']}/stop"))
+    assert_error(answer, 503, "driver_unavailable")
+    bay.driver.fail_at = None
+    bay.bay.reconciler.queue.put(made["id"])
+    await bay.settled(made["id"], lambda r: r.session is None)
+
+
+async def test_a_chore_that_fails_keeps_no_time_limit_from_being_kept(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise OSError("no descriptor is left")
+
+    monkeypatch.setattr(bay.bay.sweep, "_chores", [fail])
+    made = await create(alice, ttl=10, wait=WAIT_S)
+    bay.clock.advance(11)
+    await bay.bay.sweep.sweep()
+    await bay.settled(made["id"], lambda r: r.session is None)
+
+
+async def test_one_orphan_that_stays_keeps_no_other_from_going(root: Path) -> None:
+    async with world(root) as bay:
+        alice = await bay.client()
+        made = [await create(alice, wait=WAIT_S) for _ in range(2)]
+        ended = [(await bay.session(m["id"])).id for m in made]
+        async with bay.bay.store.write() as db:
+            await db.exec_driver_sql("UPDATE sessions SET phase = 'ended', ended_at = created_at")
+            await db.exec_driver_sql("UPDATE sandboxes SET target = 'stopped'")
+    driver = Stubborn(root / "run", set(ended))
+    async with world(root, driver) as bay:
+        first = next(iter(bay.bay.reconciler._orphans._left))
+        driver.stubborn = {first}
+        for _ in range(2):
+            await bay.bay.reconciler._orphans.try_again()
+        assert await bay.owned() == {first}
+        driver.stubborn = set()
+    await clear(root)
+
+
+class Stubborn(FakeDriver):
+    """Cannot remove some sessions."""
+
+    def __init__(self, run_dir: Path, stubborn: set[str]) -> None:
+        super().__init__(run_dir=run_dir)
+        self.stubborn = stubborn
+
+    async def destroy(self, handle: Handle) -> None:
+        if handle.session_id in self.stubborn:
+            raise OSError("the host has no process left for it")
+        await super().destroy(handle)
+
+
+async def test_a_start_that_cannot_even_be_written_down_is_told_at_once(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_cargo_id: str) -> None:
+        raise DriverUnavailable("the disk does not answer")
+
+    made = await create(alice)
+    with monkeypatch.context() as patch:
+        patch.setattr(bay.bay.cargo, "fenced", fail)
+        answer = await within(alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"}))
+        assert "the disk does not answer" in assert_error(answer, 503, "session_not_ready")["message"]
+        assert (await get(alice, made["id"]))["status"] == "failed"
+    assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"

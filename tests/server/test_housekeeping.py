@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from server_harness import World, assert_error, clear, create, shell, until, world
+from server_harness import World, add_event, assert_error, clear, create, shell, until, world
 
 from bay.ids import new_id
-from bay.store import claims, events
+from bay.store import claims
 from bay.store.records import Claim
 from bay.store.schema import audit, sessions
 from bay.store.schema import events as events_table
@@ -174,8 +174,8 @@ async def test_many_old_rows_go_in_several_small_transactions(bay: World) -> Non
 async def test_events_leave_by_their_age_and_their_number(bay: World) -> None:
     now = bay.clock()
     async with bay.bay.store.write() as db:
-        await events.add_for(db, "alice", "sandbox-1", "sandbox.created", now - timedelta(days=8))
-        await events.add_for(db, "alice", "sandbox-1", "sandbox.ready", now - timedelta(days=6))
+        await add_event(db, "alice", "sandbox-1", "sandbox.created", now - timedelta(days=8))
+        await add_event(db, "alice", "sandbox-1", "sandbox.ready", now - timedelta(days=6))
     await bay.bay.housekeeping.housekeep()
     assert await bay.sql("SELECT type FROM events") == [("sandbox.ready",)]
     row: dict[str, Any] = {"owner": "bob", "sandbox_id": "sandbox-2", "type": "t", "data": {}}

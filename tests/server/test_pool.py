@@ -25,7 +25,7 @@ from server_harness import (
 from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server.settings import ProfileSettings
-from bay.store import sandboxes
+from bay.store import events, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
 
 pytestmark = pytest.mark.anyio
@@ -272,3 +272,29 @@ async def test_a_create_that_wants_something_else_leaves_the_pool_alone(bay: Wor
     before = {r.id for r in await waiting(bay)}
     assert (await create(alice, profile="eager"))["id"] not in before
     assert {r.id for r in await waiting(bay)} == before
+
+
+@pytest.mark.parametrize("start", ["eager", "lazy"])
+async def test_what_is_taken_from_the_pool_counts_against_the_quota(root: Path, start: str) -> None:
+    async with world(root, profiles=pooled(2, start=start), quotas={"running": 1}) as bay:
+        await full(bay, 2)
+        alice = await bay.client()
+        await create(alice, profile="pooled")
+        answer = await alice.post("/v1/sandboxes", json={"profile": "pooled"})
+        assert_error(answer, 429, "quota_exceeded")
+        assert len((await alice.get("/v1/sandboxes")).json()["items"]) == 1
+        await full(bay, 2)
+    await clear(root)
+
+
+async def test_what_happens_to_a_sandbox_just_taken_is_told_to_its_owner(bay: World) -> None:
+    """The reconciler has read the row before the claim, and writes its event after it."""
+    before = (await waiting(bay))[0]
+    made = await create(await bay.client(), profile="pooled")
+    assert made["id"] == before.id
+    async with bay.bay.store.write() as db:
+        await events.add(db, before, "sandbox.exited", bay.clock())
+    told = await bay.sql(
+        f"SELECT type FROM events WHERE owner = 'alice' AND sandbox_id = '{made['id']}' ORDER BY seq"
+    )  # noqa: S608
+    assert [row[0] for row in told] == ["sandbox.created", "sandbox.ready", "sandbox.exited"]

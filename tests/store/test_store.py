@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +262,9 @@ async def test_rows_are_due_once_their_time_has_come(store: Store) -> None:
         replace(SANDBOX, seq=5, id="forever", name=None, expires_at=None, idle_expires_at=None),
     )
     async with store.read() as db:
-        assert await sandboxes.due(db, early) == []
-        assert [r.id for r in await sandboxes.due(db, NOW)] == ["sandbox-1", "idle"]
+        assert await sandboxes.due(db, early, timedelta(0)) == []
+        assert [r.id for r in await sandboxes.due(db, NOW, timedelta(0))] == ["sandbox-1", "idle"]
+        assert [r.id for r in await sandboxes.due(db, NOW, timedelta(minutes=1))] == ["idle"]
         assert {r.id for r in await sandboxes.unsettled(db)} == {"sandbox-1", "idle", "forever"}
 
 

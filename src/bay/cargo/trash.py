@@ -57,14 +57,23 @@ class Trash:
 
     async def _empty(self) -> bool:
         """Remove everything; False when something stays."""
-        clean = True
-        for name in await asyncio.to_thread(os.listdir, self._directory):
-            try:
-                await trees.remove(self._directory / name)
-            except DriverUnavailable as error:
-                log.warning("trash.stays", name=name, error=error.message)
-                clean = False
-        return clean
+        try:
+            names = await asyncio.to_thread(os.listdir, self._directory)
+        except OSError as error:
+            log.warning("trash.unreadable", error=str(error))
+            return False
+        return all([await self._remove(name) for name in names])
+
+    async def _remove(self, name: str) -> bool:
+        try:
+            await trees.remove(self._directory / name)
+        except (
+            DriverUnavailable,
+            OSError,
+        ) as error:  # the host may have no process or descriptor left for it
+            log.warning("trash.stays", name=name, error=str(error))
+            return False
+        return True
 
 
 def make_private(directory: Path) -> None:

@@ -30,7 +30,12 @@ def open_process(pid: int, started: int) -> int | None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if start_time(pid) == started:
+    try:
+        is_it = start_time(pid) == started
+    except OSError:
+        os.close(pidfd)
+        raise
+    if is_it:
         return pidfd
     os.close(pidfd)
     return None

@@ -133,6 +133,7 @@ class Bay:
             uses=self.uses,
             clock=clock,
             can_freeze=driver.capabilities.pause,
+            retention=timedelta(seconds=settings.expired_retention),
             chores=[self._settle_clock, self.pressure.relieve, self.reconciler.look_after],
         )
         self.outcomes = Outcomes(store=self.store, later=self.later, link=self.link, clock=clock)
@@ -184,7 +185,9 @@ class Bay:
         )
         execs = Execs(store=self.store, later=self.later, waker=self.waker, link=self.link, clock=self.clock)
         files = Files(waker=self.waker, link=self.link, max_text_bytes=self.settings.max_file_mb * MIB)
-        events = Events(store=self.store, feed=self.feed, ids=self.event_ids, clock=self.clock)
+        events = Events(
+            store=self.store, keys=self.keys, feed=self.feed, ids=self.event_ids, clock=self.clock
+        )
         webhooks = Webhooks(
             store=self.store, addresses=self.addresses, on_change=self.deliverer.recheck, clock=self.clock
         )

@@ -20,6 +20,9 @@ _PATH = 512
 _METHOD = 16
 _SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
 
+REFUSED = 600
+"""Rows for each minute of one key's calls that were refused and changed nothing."""
+
 NAMELESS = 60
 """Rows for each minute of calls that nobody authenticated: whoever has no key must not fill the disk."""
 _MINUTE = timedelta(minutes=1)
@@ -31,7 +34,9 @@ class Auditor:
     def __init__(self, later: Later, clock: Clock) -> None:
         self._later = later
         self._clock = clock
-        self._nameless = _Ration(NAMELESS)
+        self._nameless = _Ration("nobody", NAMELESS)
+        self._refused: dict[str, _Ration] = {}
+        """What each key may leave of calls that changed nothing: else one key could push out what all others did."""
 
     def begin(self, method: str, path: str, request_id: str) -> Call | None:
         """A call that starts now; None for one that only reads, which is not audited."""
@@ -44,8 +49,14 @@ class Auditor:
         call.status, call.code = status, code
         if call.resource_id is None:
             call.resource_id = next((p for p in params.values() if isinstance(p, str) and is_id(p)), None)
-        if call.owner is not None or call.seq is not None or self._nameless.take(self._clock()):
+        has_done = call.owner is not None and status is not None and status < 400  # such as to write a file
+        if call.seq is not None or has_done or self._ration_of(call).take(self._clock()):
             self._later.put(lambda db: audit.finish(db, call))
+
+    def _ration_of(self, call: Call) -> "_Ration":
+        if call.key_id is None:
+            return self._nameless
+        return self._refused.setdefault(call.key_id, _Ration(call.key_id, REFUSED))
 
 
 def name_caller(call: Call | None, caller: Caller) -> None:
@@ -57,7 +68,8 @@ def name_caller(call: Call | None, caller: Caller) -> None:
 class _Ration:
     """So many each minute; what is above that is counted, and told in one line once the minute is over."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, whose: str, most: int) -> None:
+        self._whose = whose
         self._most = most
         self._ends: datetime | None = None
         self._taken = 0
@@ -68,12 +80,12 @@ class _Ration:
             self._start(now)
         self._taken += 1
         if self._taken == self._most + 1:
-            log.warning("audit.nameless_limit", most=self._most, seconds=_MINUTE.total_seconds())
+            log.warning("audit.limit", whose=self._whose, most=self._most, seconds=_MINUTE.total_seconds())
         return self._taken <= self._most
 
     def _start(self, now: datetime) -> None:
         if self._taken > self._most:
-            log.warning("audit.nameless_left_out", count=self._taken - self._most)
+            log.warning("audit.left_out", whose=self._whose, count=self._taken - self._most)
         self._ends, self._taken = now + _MINUTE, 0
 
 

@@ -108,6 +108,10 @@ class Keys:
         if (limits := limits_of(key)) is not None:
             self._limits[key.id] = limits
 
+    def is_valid(self, key_id: str) -> bool:
+        """Whether that key still opens something: for answers that go on after it was checked."""
+        return any(key.id == key_id and not self._is_over(key) for key in self._by_hash.values())
+
     def quotas(self, key_id: str) -> Limits | None:
         """The quotas of a key, valid or not; None when it has none."""
         return self._limits.get(key_id)

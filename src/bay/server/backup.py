@@ -43,6 +43,7 @@ _LARGEST_MANIFEST = 1 << 30
 _STOP_EVERYTHING = """
     UPDATE sessions SET phase = 'ending', end_reason = 'restored' WHERE phase NOT IN ('ending', 'ended');
     UPDATE sandboxes SET target = 'stopped' WHERE target IN ('running', 'paused') AND deleted_at IS NULL;
+    DELETE FROM facts WHERE name = 'event_id_key';
 """
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -51,7 +52,10 @@ def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Ev
     Raises BayError when the port is taken, the directory is in use or not writable, or the host lacks
     what the driver needs. Nothing is left half made then.
     """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         listener = stack.enter_context(_listen(loaded.host, loaded.port))
         stack.callback(os.close, lock_data_dir(loaded.data_dir))
         check_data_dir(loaded.data_dir, loaded.data_dir / DATABASE)

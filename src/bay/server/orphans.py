@@ -13,6 +13,7 @@ from bay.store.engine import Store
 log = structlog.get_logger("bay.orphans")
 
 _AT_ONCE = 8
+_AGAIN_S = 5.0
 
 
 class Orphans:
@@ -42,8 +43,14 @@ class Orphans:
             await self._cargo.remove(cargo_id)
         return removed + len(strays)
 
+    async def run(self) -> None:
+        """Try again, one at a time and in turn, until cancelled."""
+        while True:
+            await asyncio.sleep(_AGAIN_S)
+            await self.try_again()
+
     async def try_again(self) -> None:
-        """Try to remove one of those that are left."""
+        """Try to remove the one of those that are left that was tried longest ago."""
         for owned in list(self._left.values())[:1]:
             await self._remove(owned)
 
@@ -67,8 +74,9 @@ class Orphans:
     async def _remove(self, owned: Owned) -> bool:
         try:
             await self._driver.destroy(owned.handle)
-        except BayError as error:
-            log.warning("session.orphan_stays", id=owned.session_id, error=error.message)
+        except (BayError, OSError) as error:
+            log.warning("session.orphan_stays", id=owned.session_id, error=str(error))
+            self._left[owned.session_id] = self._left.pop(owned.session_id, owned)  # behind the others
             return False
         self._left.pop(owned.session_id, None)
         return True

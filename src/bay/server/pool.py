@@ -29,7 +29,7 @@ log = structlog.get_logger("bay.pool")
 
 _PERIOD_S = 1.0
 _BREATH_S = 0.2  # whoever claimed one is about to use it: the processor is theirs first
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _DOUBLINGS = 1.0, 60.0, 6
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ class Pool:
         tally.last_error, tally.failed_at = why, now
         if tally.refill_at is not None and now < tally.refill_at:
             return  # one of several that were begun together
-        wait_s = min(_FIRST_WAIT_S * 2**tally.failures, _LONGEST_WAIT_S)
+        wait_s = min(_FIRST_WAIT_S * 2 ** min(tally.failures, _DOUBLINGS), _LONGEST_WAIT_S)
         tally.failures += 1
         tally.refill_at = tally.failed_at + timedelta(seconds=wait_s)
         log.warning("pool.start_failed", profile=name, retry_in_s=wait_s, error=why)

@@ -34,7 +34,7 @@ from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")
 
-_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
+_RETRY_S, _LONGEST_RETRY_S, _DOUBLINGS = 1.0, 60.0, 6
 _WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
 _DYING_S = 1.0
@@ -101,6 +101,8 @@ class Reconciler:
         """Sandboxes on which a step failed in a way nobody foresaw; a start is then given up, not tried for ever."""
         self._attempts: dict[str, int] = {}
         """How often in a row a sandbox's next step has failed."""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """When each of them is looked at again."""
         self._troubles: dict[str, Failure] = {}
         """What the rows of such sandboxes say of it."""
         self._suspects: set[str] = set()
@@ -126,13 +128,12 @@ class Reconciler:
         return self._starter.is_owned_waiting()
 
     async def look_after(self) -> None:
-        """Once a second: suspect what keeps calls waiting, and try again to remove what nobody owns."""
+        """Once a second: suspect what keeps calls waiting."""
         for session_id in self._patience.worn_out(self._link.long_busy(_SUSPICIOUS_S)):
             async with self._store.read() as db:
                 sandbox_id = await sessions.sandbox_of(db, session_id)
             if sandbox_id is not None:
                 self.suspect(sandbox_id)
-        await self._orphans.try_again()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -140,6 +141,7 @@ class Reconciler:
             for sandbox_id, handle in self._adopted:
                 self._watch(sandbox_id, handle)
             self._group.create_task(self._work())
+            self._group.create_task(self._orphans.run())
 
     async def take_over(self) -> None:
         """Adopt running sessions, put everything unsettled into the queue, remove what nobody owns.
@@ -213,8 +215,11 @@ class Reconciler:
     def _retry(self, sandbox_id: str) -> float:
         """Look again by and by: after a second, then two, four and so on. Gives the seconds."""
         attempts = self._attempts[sandbox_id] = self._attempts.get(sandbox_id, 0) + 1
-        wait_s = min(_RETRY_S * 2 ** (attempts - 1), _LONGEST_RETRY_S)
-        asyncio.get_running_loop().call_later(wait_s, self.queue.put, sandbox_id)
+        wait_s = min(_RETRY_S * 2 ** min(attempts - 1, _DOUBLINGS), _LONGEST_RETRY_S)
+        if (earlier := self._timers.pop(sandbox_id, None)) is not None:
+            earlier.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[sandbox_id] = loop.call_later(wait_s, self.queue.put, sandbox_id)
         return wait_s
 
     async def _complain(self, sandbox_id: str, failure: Failure) -> None:
@@ -227,6 +232,7 @@ class Reconciler:
     async def _forgive(self, sandbox_id: str) -> None:
         """What was put off is done."""
         self._attempts.pop(sandbox_id, None)
+        self._timers.pop(sandbox_id, None)
         if (trouble := self._troubles.pop(sandbox_id, None)) is not None:
             async with self._store.write() as db:
                 await sandboxes.change_error(db, sandbox_id, old=trouble, new=None)
@@ -509,8 +515,8 @@ class Reconciler:
         while True:
             try:
                 return await self._driver.wait(handle)
-            except DriverUnavailable as error:
-                log.warning("session.unknown", id=handle.session_id, error=error.message)
+            except (DriverUnavailable, OSError) as error:  # such as: no descriptor is left to watch with
+                log.warning("session.unknown", id=handle.session_id, error=str(error))
             await asyncio.sleep(_WATCH_RETRY_S)
 
 

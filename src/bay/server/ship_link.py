@@ -161,10 +161,12 @@ class ShipLink:
         """Whether somebody listens at the Ship's socket, who is who it should be. Nothing is said or asked."""
         try:
             connect(peer.endpoint).close()
-        except BlockingIOError:
-            return True  # more callers wait than it can take: slow, which is another thing
-        except (OSError, ShipError):
+        except (ConnectionRefusedError, FileNotFoundError, ShipError):
             return False
+        except OSError:
+            return (
+                True  # more callers wait than it can take, or Bay has no descriptor left: no fault of its own
+            )
         return True
 
     async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:

@@ -42,6 +42,7 @@ class Sweep:
         uses: Uses,
         clock: Clock,
         can_freeze: bool,
+        retention: timedelta,
         chores: list[Callable[[], Awaitable[None]]],
     ) -> None:
         self._store = store
@@ -51,6 +52,7 @@ class Sweep:
         self._uses = uses
         self._clock = clock
         self._can_freeze = can_freeze
+        self._retention = retention
         self._chores = chores
         # How many Ships are asked at once; nothing else is held with it.
         self._asking = asyncio.Semaphore(_AT_ONCE)
@@ -67,11 +69,14 @@ class Sweep:
     async def sweep(self) -> None:
         """Look once."""
         for chore in self._chores:
-            await chore()
+            try:
+                await chore()
+            except Exception:
+                log.exception("sweep.chore_failed")  # it must not keep time limits from being kept
         await self._later.flush()
         now = self._clock()
         async with self._store.read() as db:
-            due = await sandboxes.due(db, now)
+            due = await sandboxes.due(db, now, self._retention)
         waiting = [s for s in due if not lifecycle.is_expired(s, now)]
         for sandbox in due:
             if lifecycle.is_expired(sandbox, now):

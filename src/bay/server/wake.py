@@ -167,7 +167,7 @@ class Waker:
                 db, sandbox.id, old=("stopped", "paused"), new="running", **clocks
             )
             if not moved:
-                await sandboxes.change(db, sandbox.id, **clocks)
+                await sandboxes.change(db, sandbox.id, error=None, **clocks)
         self.poke(sandbox.id)
 
     def is_called(self, sandbox_id: str) -> bool:
@@ -233,6 +233,8 @@ class Waker:
     def _is_on_its_way(self, sandbox: SandboxRecord) -> bool:
         if sandbox.deleted_at is not None or lifecycle.is_expired(sandbox, self._clock()):
             return False
+        if sandbox.session is None and sandbox.error is not None:
+            return False  # the host would not even let it begin
         return sandbox.target in HAVING and not _is_running(sandbox) and not is_frozen(sandbox)
 
 

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import httpx
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay import __version__
 from bay.clock import Clock
@@ -125,6 +126,8 @@ class Deliverer:
         self._pokes: dict[str, asyncio.Event] = {}
         self._owners: dict[str, str] = {}
         """The owner of each webhook that has a task."""
+        self._passed: dict[str, int] = {}
+        """Up to where each has been looked through in vain."""
         self._sending = asyncio.Semaphore(_MOST_AT_ONCE)
         self._sending_for: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._is_stale = True
@@ -173,6 +176,7 @@ class Deliverer:
         for webhook_id in self._tasks.keys() - there.keys():
             self._tasks.pop(webhook_id).cancel()
             del self._pokes[webhook_id], self._owners[webhook_id]
+            self._passed.pop(webhook_id, None)
         for webhook_id in there.keys() - self._tasks.keys():
             self._pokes[webhook_id], self._owners[webhook_id] = asyncio.Event(), there[webhook_id]
             self._tasks[webhook_id] = group.create_task(self._serve(webhook_id))
@@ -193,7 +197,7 @@ class Deliverer:
         """Try one event. Gives the seconds until there is something to do, None for not before new events."""
         async with self._store.read() as db:
             hook = await webhooks.get(db, webhook_id)
-            event = await events.next_of(db, hook.owner, hook.types, hook.after_seq) if hook else None
+            event = await self._next(db, hook) if hook else None
         if hook is None or event is None:
             return None
         now = self._clock()
@@ -203,6 +207,15 @@ class Deliverer:
             error = await self._post(hook, event)
         await self._write_down(hook, event, error)
         return 0
+
+    async def _next(self, db: AsyncConnection, hook: WebhookRecord) -> EventRecord | None:
+        """The hook's next event. What was found to be of no type that it wants is not looked through again."""
+        newest = await events.newest(db, hook.owner)  # before the search, so that none slips in between
+        place = max(hook.after_seq, self._passed.get(hook.id, 0))
+        event = await events.next_of(db, hook.owner, hook.types, place)
+        if event is None:
+            self._passed[hook.id] = newest
+        return event
 
     @asynccontextmanager
     async def _slot(self, owner: str) -> AsyncGenerator[None, None]:

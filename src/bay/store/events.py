@@ -9,19 +9,17 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import EventRecord, SandboxRecord
-from bay.store.schema import events, facts
+from bay.store.schema import events, facts, sandboxes
 
 
 async def add(db: AsyncConnection, sandbox: SandboxRecord, kind: str, at: datetime, **data: Any) -> None:
-    """Record that `kind` (such as ``sandbox.started``) happened to `sandbox`."""
-    await add_for(db, sandbox.owner, sandbox.id, kind, at, **data)
+    """Record that `kind` (such as ``sandbox.started``) happened to `sandbox`, for whoever owns it now.
 
-
-async def add_for(
-    db: AsyncConnection, owner: str, sandbox_id: str, kind: str, at: datetime, **data: Any
-) -> None:
-    """The same for a sandbox whose row is being made."""
-    await db.execute(insert(events).values(owner=owner, sandbox_id=sandbox_id, type=kind, at=at, data=data))
+    `sandbox` may have been read before a create took it from the pool.
+    """
+    present = select(sandboxes.c.owner).where(sandboxes.c.id == sandbox.id).scalar_subquery()
+    owner = func.coalesce(present, sandbox.owner)
+    await db.execute(insert(events).values(owner=owner, sandbox_id=sandbox.id, type=kind, at=at, data=data))
 
 
 async def after(

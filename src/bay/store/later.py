@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.errors import BayError, StorageFull
+from bay.errors import StorageFull
 from bay.store.engine import Store
 
 log = structlog.get_logger("bay.store")
@@ -68,14 +68,16 @@ class Later:
                 log.warning("store.full", error=error.message)
                 await asyncio.sleep(_RETRY_S)
                 self._some.set()
-            except BayError as error:  # the database is damaged, which every call says as well
-                log.error("store.write_failed", error=error.message)
+            except Exception:
+                log.exception(
+                    "store.write_failed"
+                )  # such as: the database is damaged, which every call says as well
 
     async def _write_batch(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         try:
             await self._write(batch)
-        except StorageFull:
+        except (StorageFull, asyncio.CancelledError):
             self._waiting.extendleft(reversed(batch))
             raise
         except SQLAlchemyError:

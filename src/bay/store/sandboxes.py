@@ -1,9 +1,9 @@
 """Queries on sandboxes. A sandbox is read with its live session: one row tells all that a call needs."""
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Failure, from_wire, to_wire
@@ -11,6 +11,7 @@ from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecor
 from bay.store.schema import sandboxes, sessions
 
 _S = sandboxes.c
+KEEP: Literal["keep"] = "keep"
 _LIVE = [c.label(f"session_{c.name}") for c in sessions.c]
 _JOINED = select(sandboxes, *_LIVE).outerjoin(
     sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
@@ -58,15 +59,17 @@ async def change_target(
     *,
     old: tuple[Target, ...],
     new: Target,
-    error: Failure | None = None,
+    error: Failure | Literal["keep"] | None = None,
     **values: Any,
 ) -> bool:
-    """Move the target from one of `old` to `new`, unless its owner has changed it meanwhile, and set `error`.
+    """Move the target from one of `old` to `new`, unless its owner has changed it meanwhile, and set `error` or keep it.
 
     Whether it was moved.
     """
     query = update(sandboxes).where(_S.id == sandbox_id, _S.target.in_(old))
-    wanted = {"target": new, "error": to_wire(error) if error else None, **values}
+    wanted = {"target": new, **values}
+    if error != KEEP:
+        wanted["error"] = to_wire(error) if error else None
     return (await db.execute(query.values(wanted))).rowcount == 1
 
 
@@ -116,11 +119,16 @@ async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Tar
     return (await db.execute(query.values(target=new))).rowcount == 1
 
 
-async def due(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
-    """Sandboxes past `expires_at`, `idle_expires_at` or `warm_expires_at` on which something is left to do."""
+async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
+    """Sandboxes past `expires_at`, `idle_expires_at` or `warm_expires_at` on which something is left to begin.
+
+    What has expired is shown for `retention`. What is ending already is not hurried.
+    """
     idle = and_(_S.idle_expires_at <= now, _S.target == "running")
     warm = and_(_S.warm_expires_at <= now, _S.target == "paused")
-    query = _JOINED.where(_S.deleted_at.is_(None), or_(_S.expires_at <= now, idle, warm))
+    has_compute = and_(_S.expires_at <= now, sessions.c.phase != "ending")
+    is_shown_no_more = and_(_S.expires_at <= now - retention, sessions.c.id.is_(None))
+    query = _JOINED.where(_S.deleted_at.is_(None), or_(has_compute, is_shown_no_more, idle, warm))
     return [_record(row) for row in await db.execute(query)]
 
 
@@ -136,11 +144,17 @@ async def shift_times(db: AsyncConnection, by: timedelta) -> int:
     """Move every time limit that still counts, and when they last were active, by `by`; how many sandboxes have one."""
     limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at)
     query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
-    rows = (await db.execute(query)).all()
-    for row in rows:
-        moved = {name: at + by for name, at in row._mapping.items() if name != "id" and at is not None}
-        await change(db, row.id, **moved)
-    return len(rows)
+    moved = [
+        {
+            "row_id" if name == "id" else name: at + by if isinstance(at, datetime) else at
+            for name, at in row._mapping.items()
+        }
+        for row in await db.execute(query)
+    ]
+    if moved:
+        new: dict[str, Any] = {limit.name: bindparam(limit.name) for limit in limits}
+        await db.execute(update(sandboxes).where(_S.id == bindparam("row_id")).values(new), moved)
+    return len(moved)
 
 
 async def pooled(db: AsyncConnection) -> list[SandboxRecord]:

@@ -1,6 +1,7 @@
 """`/v1/sandboxes`: the handles of sandboxes and their life."""
 
 import re
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -106,6 +107,8 @@ async def create_sandbox(
     """Make a sandbox. Answers at once, or with `wait` when it is ready or failed."""
     body = body or CreateSandbox()
     new = NewSandbox(**body.model_dump(exclude={"wait"}))
+    if "ttl" in body.model_fields_set and body.ttl is None:
+        new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0
     return WireResponse(await services.sandboxes.create(caller, new, idempotency_key, wait_s), 201)
 

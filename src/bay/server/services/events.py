@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, aclosing
 from bay.clock import Clock
 from bay.errors import NotFound
 from bay.models import GAP, Event
-from bay.server.auth import Caller
+from bay.server.auth import Caller, Keys
 from bay.server.event_ids import EventIds
 from bay.server.feed import Feed
 from bay.store import events, sandboxes
@@ -21,11 +21,12 @@ class Stream:
     """What one follower is told from its place on."""
 
     def __init__(
-        self, service: "Events", feed: Feed, owner: str, sandbox: SandboxRecord | None, seq: int
+        self, service: "Events", feed: Feed, caller: Caller, sandbox: SandboxRecord | None, seq: int
     ) -> None:
         self._service = service
         self._feed = feed
-        self._owner = owner
+        self._caller = caller
+        self._owner = caller.owner
         self._sandbox_id = sandbox.id if sandbox else None
         self._seq = seq
 
@@ -43,9 +44,14 @@ class Stream:
         return not await self._read() and await self._service.is_gone(self._owner, self._sandbox_id)
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
-        """Events in order until the sandbox is deleted or the server shuts down; an empty batch is a sign of life."""
+        """Events in order until the sandbox is deleted, the key is valid no more, or the server shuts down.
+
+        An empty batch is a sign of life.
+        """
         async with aclosing(self._feed.follow(self._read)) as batches:
             async for batch in batches:
+                if not self._service.may_go_on(self._caller):
+                    return
                 self._seq = batch[-1][0] if batch else self._seq
                 yield [event for _, event in batch]
                 if self._sandbox_id and await self._was_last(batch):
@@ -63,8 +69,9 @@ class Stream:
 class Events:
     """The service behind `/v1/events` and `…/events`."""
 
-    def __init__(self, *, store: Store, feed: Feed, ids: EventIds, clock: Clock) -> None:
+    def __init__(self, *, store: Store, keys: Keys, feed: Feed, ids: EventIds, clock: Clock) -> None:
         self._store = store
+        self._keys = keys
         self._feed = feed
         self._ids = ids
         self._clock = clock
@@ -87,7 +94,11 @@ class Events:
         else:
             async with self._store.read() as db:
                 seq = await events.newest(db, caller.owner)
-        return Stream(self, self._feed, caller.owner, sandbox, seq)
+        return Stream(self, self._feed, caller, sandbox, seq)
+
+    def may_go_on(self, caller: Caller) -> bool:
+        """Whether the key that asked is still valid."""
+        return self._keys.is_valid(caller.key_id)
 
     def id_of(self, owner: str, seq: int) -> str:
         """How a place in the owner's events is named to it."""

@@ -61,15 +61,27 @@ class Execs:
     ) -> Exec:
         """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over."""
         checked = _checked(new)
-        async with self._waker.awake(caller, ref, "exec") as awake:
+        sandbox = await self._waker.find(caller, ref)
+        call = f"POST /v1/sandboxes/{sandbox.id}/execs"
+        request = idempotency.request(caller, idempotency_key, call, to_wire(new))
+        if request and (earlier := await self._earlier(request, sandbox)) is not None:
+            # No longer in doubt: Ship may have forgotten it, and must not run it again.
+            return await self.get(caller, sandbox.id, earlier.id, wait_s)
+        async with self._waker.awake(caller, sandbox.id, "exec") as awake:
             self._check_user(awake, new.user)
-            call = f"POST /v1/sandboxes/{awake.sandbox.id}/execs"
-            request = idempotency.request(caller, idempotency_key, call, to_wire(new))
             planned = await self._plan(awake, checked, request)
-            if planned.state != "running" or self._clock() - planned.started_at >= TOLD_WITHIN:
-                # An earlier call's, and no longer in doubt: Ship may have forgotten it, and must not run it again.
-                return await self.get(caller, awake.sandbox.id, planned.id, wait_s)
             return await self._run(awake, planned, checked, wait_s, is_repeatable=request is not None)
+
+    async def _earlier(self, request: idempotency.Request, sandbox: SandboxRecord) -> Exec | None:
+        """What an earlier call with this key ran, once that is past doubt; it needs no compute to be told."""
+        async with self._store.read() as db:
+            claim = await request.earlier(db)
+            found = await execs.get(db, sandbox.id, claim.resource_id) if claim else None
+        if found is None:
+            return None
+        item = _as_it_is(found[0], found[1], sandbox)
+        is_past = item.state != "running" or self._clock() - item.started_at >= TOLD_WITHIN
+        return item if is_past else None
 
     async def shell(
         self,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from bay.clock import Clock, from_rfc3339, to_rfc3339
 from bay.errors import Conflict, InvalidArgument, NotFound
 from bay.models import Key, Limits, NewKey, from_wire, to_wire
@@ -63,13 +65,15 @@ class ApiKeys:
             if key is None:
                 raise NotFound(f"there is no key {key_id}")
             audit.about(key_id)
-            if key.revoked_at is not None:
-                return
-            now = self._clock()
-            if key.scope == "admin" and not await keys.other_admin(db, key_id, now):
-                raise Conflict(f"key {key_id} is the last admin key that is valid; make another one first")
-            await keys.revoke(db, key_id, now)
+            if key.revoked_at is None:
+                await self._revoke(db, key)
         self._keys.forget(key)
+
+    async def _revoke(self, db: AsyncConnection, key: ApiKey) -> None:
+        now = self._clock()
+        if key.scope == "admin" and not await keys.other_admin(db, key.id, now):
+            raise Conflict(f"key {key.id} is the last admin key that is valid; make another one first")
+        await keys.revoke(db, key.id, now)
 
     def _new(self, caller: Caller, wish: KeyWish) -> tuple[str, ApiKey]:
         if wish.name == GIVEN:

@@ -37,6 +37,7 @@ from bay.store import audit, cargos, events, sandboxes
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, Filters, Page, SandboxRecord, Target
+from bay.store.sandboxes import KEEP
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
@@ -146,7 +147,7 @@ class Sandboxes:
         record = await self._waker.find(caller, ref)
         async with self._store.write() as db:
             await sandboxes.change_target(
-                db, record.id, old=HAVING, new="stopped", error=record.error, idle_expires_at=None
+                db, record.id, old=HAVING, new="stopped", error=KEEP, idle_expires_at=None
             )
         await self._settle(record, lambda r: r.session is None or r.target != "stopped")
 
@@ -161,7 +162,7 @@ class Sandboxes:
         self._check_can_pause(record)
         async with self._store.write() as db:
             await sandboxes.change_target(
-                db, record.id, old=("running",), new="paused", error=record.error, idle_expires_at=None
+                db, record.id, old=("running",), new="paused", error=KEEP, idle_expires_at=None
             )
         await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
         present = await self._waker.find(caller, record.id)
@@ -270,8 +271,8 @@ class Sandboxes:
         now = self._clock()
         # Whoever waits for compute wants it from the start: a quota must refuse the create and not what comes after it.
         starts = waits or profile.start == "eager"
-        await self._quotas.admit_create(db, caller, profile, starts=starts)
         pooled = await self._pool.claim(db, profile) if _fits_pool(new, profile) else None
+        await self._quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
         if pooled is not None:
             return await self._claim(db, caller, self._claimed(caller, new, profile, pooled, now))
         sandbox_id = new_id("sandbox")
