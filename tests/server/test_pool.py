@@ -294,7 +294,5 @@ async def test_what_happens_to_a_sandbox_just_taken_is_told_to_its_owner(bay: Wo
     assert made["id"] == before.id
     async with bay.bay.store.write() as db:
         await events.add(db, before, "sandbox.exited", bay.clock())
-    told = await bay.sql(
-        f"SELECT type FROM events WHERE owner = 'alice' AND sandbox_id = '{made['id']}' ORDER BY seq"
-    )  # noqa: S608
+    told = await bay.sql("SELECT type FROM events WHERE owner = 'alice' ORDER BY seq")
     assert [row[0] for row in told] == ["sandbox.created", "sandbox.ready", "sandbox.exited"]

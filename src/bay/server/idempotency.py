@@ -32,6 +32,10 @@ class Request:
             raise Conflict(f"idempotency key {self.key} was used for another request; choose a new key")
         return claim
 
+    async def withdraw(self, db: AsyncConnection) -> None:
+        """The call came to nothing: let it be made again."""
+        await claims.forget_key(db, self.caller.owner, self.key)
+
     async def claim(
         self, db: AsyncConnection, resource_id: str, answer: dict[str, Any] | None, now: datetime
     ) -> None:

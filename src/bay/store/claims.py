@@ -33,6 +33,6 @@ async def forget(db: AsyncConnection, before: datetime, most: int = 500) -> int:
     return found.rowcount
 
 
-async def forget_resource(db: AsyncConnection, owner: str, resource_id: str) -> None:
-    """Drop the claim on something that came to nothing, so that the call may be made again."""
-    await db.execute(delete(claims).where(claims.c.owner == owner, claims.c.resource_id == resource_id))
+async def forget_key(db: AsyncConnection, owner: str, key: str) -> None:
+    """Drop the claim of a call that came to nothing, so that it may be made again."""
+    await db.execute(delete(claims).where(claims.c.owner == owner, claims.c.key == key))

@@ -26,7 +26,7 @@ async def add(
     await db.execute(
         insert(execs).values(
             id=item.id, sandbox_id=sandbox_id, session_id=session_id, argv=list(item.argv), tty=item.tty,
-            keep_alive=item.keep_alive, **_facts(item), **kept,
+            keep_alive=item.keep_alive, started_at=item.started_at, **_facts(item), **kept,
         )
     )  # fmt: skip
 
@@ -34,7 +34,7 @@ async def add(
 async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
     """Write down how far an exec of the session has come. One that has ended stays as it is.
 
-    What a Ship says of execs that are not its own changes nothing.
+    What a Ship says of execs that are not its own changes nothing, nor when it says that one began: Bay told it.
     """
     own = and_(execs.c.session_id == session_id, execs.c.id == item.id)
     query = update(execs).where(own, execs.c.state == "running")
@@ -128,7 +128,6 @@ def _facts(item: Exec) -> dict[str, Any]:
         "timed_out": item.timed_out,
         "output_bytes": item.output_bytes,
         "first_offset": item.first_offset,
-        "started_at": item.started_at,
         "ended_at": item.ended_at,
     }
 

@@ -22,7 +22,7 @@ from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
 from bay.server.wake import Awake, Waker
-from bay.store import claims, execs, history
+from bay.store import execs, history
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, HistoryNote, Page, SandboxRecord
@@ -70,7 +70,7 @@ class Execs:
         async with self._waker.awake(caller, sandbox.id, "exec") as awake:
             self._check_user(awake, new.user)
             planned = await self._plan(awake, checked, request)
-            return await self._run(awake, planned, checked, wait_s, is_repeatable=request is not None)
+            return await self._run(awake, planned, checked, wait_s, request)
 
     async def _earlier(self, request: idempotency.Request, sandbox: SandboxRecord) -> Exec | None:
         """What an earlier call with this key ran, once that is past doubt; it needs no compute to be told."""
@@ -97,7 +97,7 @@ class Execs:
         new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
         async with self._waker.awake(caller, ref, "shell") as awake:
             planned = await self._plan(awake, new, None, note)
-            item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, is_repeatable=False)
+            item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, None)
             result = shell_result(item)
             outcome = history.outcome_of(result)
             self._later.put(lambda db: history.finish(db, awake.peer.session_id, outcome))
@@ -168,29 +168,35 @@ class Execs:
         return planned
 
     async def _run(
-        self, awake: Awake, planned: Exec, new: NewExec, wait_s: float | None, *, is_repeatable: bool
+        self,
+        awake: Awake,
+        planned: Exec,
+        new: NewExec,
+        wait_s: float | None,
+        request: idempotency.Request | None,
     ) -> Exec:
         """Start it in Ship, or find it there when an earlier call with the same key did; then write what came of it."""
         peer, exec_id = awake.peer, planned.id
         try:
             item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s)
         except Conflict:
-            if not is_repeatable:
-                await self._withdraw(awake, exec_id)
+            if request is None:
+                await self._withdraw(awake, exec_id, None)
                 raise
             item = await self._link.get_exec(peer, exec_id, wait_s)
         except CallerError:
-            await self._withdraw(awake, exec_id)
+            await self._withdraw(awake, exec_id, request)
             raise
         item = replace(item, keep_alive=planned.keep_alive)
         self._save(peer, item)
         return item
 
-    async def _withdraw(self, awake: Awake, exec_id: str) -> None:
+    async def _withdraw(self, awake: Awake, exec_id: str, request: idempotency.Request | None) -> None:
         """Ship refused it, so it never was; a repeat of the call may be tried afresh."""
         async with self._store.write(only_execs=True) as db:
             await execs.remove(db, awake.sandbox.id, exec_id)
-            await claims.forget_resource(db, awake.sandbox.owner, exec_id)
+            if request is not None:
+                await request.withdraw(db)
 
     @asynccontextmanager
     async def _locate(
