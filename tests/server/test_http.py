@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from serving import KEY, WAIT_S, Server, environment, read_line, run_to_its_end,
 from bay.drivers.fake import FakeDriver
 from bay.errors import Conflict, DriverUnavailable
 from bay.server import logs, main
+from bay.server.replies import AnswerCut
 
 pytestmark = pytest.mark.anyio
 
@@ -460,3 +462,11 @@ def _drain(items: Iterator[str]) -> None:
             pass
     except httpx.HTTPError:
         return
+
+
+def test_an_answer_that_is_cut_on_purpose_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    logs.configure("info", "json")
+    for error, logged in ((AnswerCut("the sandbox is gone"), 0), (ZeroDivisionError(), 1)):
+        caplog.clear()
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
+        assert len(caplog.records) == logged

@@ -17,7 +17,7 @@ import structlog
 from bay.errors import BadRequest, BayError, InternalError, PayloadTooLarge
 from bay.server.audit import READING, Auditor, name_caller
 from bay.server.auth import Keys
-from bay.server.replies import error_response
+from bay.server.replies import AnswerCut, error_response
 from bay.store.audit import Call, during
 from bay.store.records import Scope as KeyScope
 
@@ -193,7 +193,7 @@ class _Answer:
             await error_response(error, self.request_id)(scope, receive, self)
             return
         log.warning("http.cut", request_id=self.request_id, code=error.code, error=error.message)
-        raise ConnectionAbortedError(error.message) from error
+        raise AnswerCut(error.message) from error
 
 
 def _request_id(headers: _Headers) -> str:

@@ -6,6 +6,8 @@ from typing import Literal
 
 import structlog
 
+from bay.server.replies import AnswerCut
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
 
@@ -32,4 +34,11 @@ def configure(level: Level, form: Format) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # uvicorn cuts a connection because we tell it to, by this error, and would call it an error of ours.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, AnswerCut)

@@ -233,10 +233,15 @@ class Reconciler:
         """What was put off is done."""
         self._attempts.pop(sandbox_id, None)
         self._timers.pop(sandbox_id, None)
-        if (trouble := self._troubles.pop(sandbox_id, None)) is not None:
+        if sandbox_id in self._troubles:
             async with self._store.write() as db:
-                await sandboxes.change_error(db, sandbox_id, old=trouble, new=None)
+                await self._take_back(db, sandbox_id)
             self._changes.announce(sandbox_id)
+
+    async def _take_back(self, db: AsyncConnection, sandbox_id: str) -> None:
+        """Say no more in the row what was said there for a step that is done now."""
+        if (trouble := self._troubles.pop(sandbox_id, None)) is not None:
+            await sandboxes.change_error(db, sandbox_id, old=trouble, new=None)
 
     async def _settle(self, sandbox_id: str) -> None:
         while True:
@@ -412,6 +417,7 @@ class Reconciler:
                 await execs.save(db, session.id, item)
             await self._close_session(db, session, reason)
             await sandboxes.stop_clocks(db, sandbox.id)
+            await self._take_back(db, sandbox.id)
             await events.add(
                 db, sandbox, "sandbox.stopped", self._clock(), session_id=session.id, reason=reason
             )

@@ -38,6 +38,10 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class AnswerCut(ConnectionAbortedError):
+    """An answer that has begun cannot be finished: the connection is broken off, so that nobody takes it for whole."""
+
+
 class WireResponse(JSONResponse):
     """A model, or anything made of models, as JSON."""
 
