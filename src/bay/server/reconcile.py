@@ -37,7 +37,7 @@ log = structlog.get_logger("bay.reconcile")
 _RETRY_S, _LONGEST_RETRY_S, _DOUBLINGS = 1.0, 60.0, 6
 _WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
-_DYING_S = 1.0
+_DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
 _ORPHANS_AT_ONCE = 8
@@ -279,16 +279,19 @@ class Reconciler:
         elif isinstance(observed, Paused):
             log.warning("session.thawed", id=session.id)  # somebody else froze it
             await self._driver.resume(handle)
+        elif await self._ends_within(_DYING_S, handle):
+            await self._begin_to_end(sandbox, session, "exited")
+            return True
         elif not self._is_reachable(session):
-            reason = "exited" if await self._ends_now(handle) else "unreachable"
+            reason = "exited" if await self._ends_within(_LONG_DYING_S, handle) else "unreachable"
             await self._begin_to_end(sandbox, session, reason)
             return True
         return False
 
-    async def _ends_now(self, handle: Handle) -> bool:
-        """Whether its first process is ending: the kernel closes sockets first, and tells of the end a moment later."""
+    async def _ends_within(self, seconds: float, handle: Handle) -> bool:
+        """Whether its first process is ending: the kernel breaks its connections first, and tells of the end a moment later."""
         try:
-            async with asyncio.timeout(_DYING_S):
+            async with asyncio.timeout(seconds):
                 await self._driver.wait(handle)
         except (TimeoutError, DriverUnavailable):
             return False
