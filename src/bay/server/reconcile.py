@@ -40,7 +40,6 @@ _LAST_WORDS_S = 2.0
 _DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
-_ORPHANS_AT_ONCE = 8
 
 
 _LOST = {
@@ -87,8 +86,8 @@ class Reconciler:
         self._link = link
         self._changes = changes
         self._clock = clock
-        # Each kind of slow work waits for its own kind only: a delete never queues behind a hundred starts.
-        # Nothing else is held while one of these is waited for. Both serve in order.
+        # Ends wait for ends only: a delete never queues behind a hundred starts. It serves in order, and nothing
+        # else is held while it is waited for.
         self._ending = asyncio.Semaphore(2 * start_concurrency)
         self._stop_grace_s = stop_grace_s
         self._retention = retention
@@ -293,7 +292,7 @@ class Reconciler:
         try:
             async with asyncio.timeout(seconds):
                 await self._driver.wait(handle)
-        except (TimeoutError, DriverUnavailable):
+        except (TimeoutError, DriverUnavailable, OSError):  # not to know is no end
             return False
         return True
 
