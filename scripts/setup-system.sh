@@ -3,7 +3,7 @@
 #
 #   setup-system.sh [tests]     tests: also what only the tests need
 #
-# A package is judged by the command it brings. As root with apt-get they are installed; anyone else
+# A package is judged by the command or the file it brings. As root with apt-get they are installed; anyone else
 # gets the exact command to type, and exit code 1.
 set -euo pipefail
 
@@ -15,13 +15,20 @@ needs=(
   "/usr/bin/bash bash"
   "/usr/bin/python3 python3"
 )
-[ "${1:-}" = tests ] && needs+=("ip iproute2" "pgrep procps" "git git")
+packages=/usr/lib/python3/dist-packages
+[ "${1:-}" = tests ] && needs+=(
+  "ip iproute2"
+  "pgrep procps"
+  "git git"
+  "$packages/matplotlib/__init__.py python3-matplotlib" # figures and tables of kernels, which use the host's Python
+  "$packages/pandas/__init__.py python3-pandas"
+)
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 missing=()
 for need in "${needs[@]}"; do
   read -r command package <<<"$need"
-  command -v "$command" >/dev/null || missing+=("$package")
+  command -v "$command" >/dev/null || [ -f "$command" ] || missing+=("$package")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
