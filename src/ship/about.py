@@ -17,7 +17,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "name": "ship",
         "version": __version__,
         "protocol": 1,
-        "capabilities": ["shell", "filesystem", "exec"],
+        "capabilities": ["shell", "filesystem", "exec", "python"],
         "user": settings.user.name,
         "uid": settings.user.uid,
         "workspace": settings.workspace,

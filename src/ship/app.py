@@ -17,7 +17,10 @@ from ship import settings as settings_module
 from ship.errors import Forbidden, InternalError, PayloadTooLarge, ShipError
 from ship.execs import Execs
 from ship.files import FileThreads
-from ship.http import Answer, BadRequest, Conversation, CutShort, Request
+from ship.http import Answer, BadRequest, Conversation, CutShort, Request, Upgrade
+from ship.kernel_life import Ground
+from ship.kernel_routes import KernelRoutes
+from ship.kernels import Kernels, default_order
 from ship.paths import Workspace
 from ship.reap import Nursery
 from ship.routes import InsideRoutes, Routes
@@ -38,7 +41,7 @@ _PEERCRED = struct.Struct("3i")
 class Answers(Protocol):
     """The routes behind a door."""
 
-    async def answer(self, request: Request) -> Answer: ...
+    async def answer(self, request: Request) -> Answer | Upgrade: ...
 
 
 class Door:
@@ -111,7 +114,11 @@ class Door:
             await talk.refuse(Forbidden("the token is missing or wrong"), signed=False)
             return False
         try:
-            await talk.answer(await self._routes.answer(request))
+            answer = await self._routes.answer(request)
+            if isinstance(answer, Upgrade):
+                await answer.serve(await talk.upgrade(request.websocket_key or b""))
+                return False
+            await talk.answer(answer)
         except ShipError as error:
             await talk.refuse(error)
         except (PeerGone, TimeoutError, CutShort):
@@ -153,15 +160,20 @@ async def _run(settings: Settings) -> None:
         kernel.hide_from_debuggers()
     nursery.open(signals)
     execs = Execs(nursery, workspace, identities, settings.environment)
-    routes = Routes(settings, workspace, FileThreads(settings.user), execs)
+    kernels = Kernels(Ground(nursery, workspace, identities, settings.environment, settings.local))
+    kernel_routes = KernelRoutes(settings, kernels)
+    routes = Routes(settings, workspace, FileThreads(settings.user), execs, kernel_routes)
     outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
     inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:
         await _open_inside(inside)
     _say_ready()
+    if settings.eager_kernel:
+        kernels.prepare(default_order(settings.user))
     await told_to_end.wait()
     server.close()
+    kernels.stop()
     await execs.end_all(_TERM_GRACE_S)
     await asyncio.gather(outside.close(), inside.close())
     _remove_socket(settings.socket)

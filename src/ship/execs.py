@@ -4,23 +4,25 @@ import asyncio
 import base64
 import errno
 import os
+import signal
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Literal, TypeVar
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
 
 from ship import trees
 from ship.clock import rfc3339
-from ship.errors import Conflict, InternalError, NotFound
+from ship.errors import Conflict, Forbidden, InternalError, NotFound
 from ship.identity import Identity
 from ship.order import Order
 from ship.paths import Workspace
-from ship.pipes import InputPipe, OutputPipe
+from ship.pipes import Pipes
+from ship.ptys import Pty
 from ship.reap import Nursery, Program
-from ship.ring import Ring
+from ship.ring import Ring, Stream
 from ship.waiting import Bell
+from ship.watch import Watch
 
-Pipe = TypeVar("Pipe", InputPipe, OutputPipe)
 State = Literal["running", "exited", "killed"]
 
 _MOST_RUNNING = 256
@@ -30,6 +32,7 @@ _KEEP_ENDED_BYTES = 32 << 20
 _REAP_S = 5.0
 _SWEEP_S = 60.0
 _TIMEOUT_GRACE_S = 1.0
+_TERM = "xterm-256color"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it: POSIX.1-2017, Shell & Utilities 2.8.2
 
 # What says that the sandbox, not the program, is the reason.
@@ -53,6 +56,11 @@ class Exec:
         self.ring = Ring(order.ring_bytes)
         self.news = Bell()
         self.ended = Bell()
+        self.group: int | None = None
+        self._size = (order.rows, order.cols)
+        self._tty = order.tty
+        self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
+        self._holds = 0
         self._identities = identities
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
@@ -60,8 +68,12 @@ class Exec:
         self._ending: asyncio.Task[bool] | None = None
         self._kill_at = float("inf")
         self._timer: asyncio.TimerHandle | None = None
-        self._input: InputPipe | None = None
-        self._outputs: list[OutputPipe] = []
+        self._stdio: Pipes | Pty | None = None
+
+    @property
+    def tty(self) -> bool:
+        """Whether it has, or had, a terminal."""
+        return self._tty
 
     @property
     def running(self) -> bool:
@@ -74,7 +86,9 @@ class Exec:
             "id": self.id,
             "argv": [_printable(word) for word in self.argv],
             "pid": self.pid,
-            "tty": False,
+            "tty": self._tty,
+            "rows": self._size[0] if self._tty else None,
+            "cols": self._size[1] if self._tty else None,
             "state": self.state,
             "exit_code": self.exit_code,
             "signal": self.signal,
@@ -86,9 +100,10 @@ class Exec:
         }
 
     def output_to_wire(self) -> dict[str, object]:
-        """What the ring still holds, by stream."""
+        """What the ring still holds, by stream; what a terminal shows is as good as stdout."""
+        stdout = self.ring.collect("tty" if self._tty else "stdout")
         return {
-            "stdout": base64.b64encode(self.ring.collect("stdout")).decode("ascii"),
+            "stdout": base64.b64encode(stdout).decode("ascii"),
             "stderr": base64.b64encode(self.ring.collect("stderr")).decode("ascii"),
             "truncated": self.ring.first_offset > 0,
         }
@@ -114,8 +129,53 @@ class Exec:
     async def wait_end(self, gone: asyncio.Future[None], timeout_s: float) -> None:
         """Return when it has ended, the peer is gone, or after `timeout_s`."""
         until = time.monotonic() + timeout_s
-        while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
-            await self.ended.wait(gone, left)
+        with self.watched():
+            while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
+                await self.ended.wait(gone, left)
+
+    async def write_input(self, data: bytes, gone: asyncio.Future[None] | None = None) -> None:
+        """Return when the program's pipe or terminal has taken all of `data`. Several writers are served in the order of their calls.
+
+        When the caller is cancelled, or `gone` is done, what was not taken is dropped.
+        Raises Conflict when stdin is not open, nobody reads it any more, or the exec has ended.
+        """
+        await self._living_stdio().write(data, gone)
+
+    async def close_input(self, gone: asyncio.Future[None] | None = None) -> None:
+        """The end of input, after all that was written; for a terminal ctrl-D. Raises Conflict as `write_input` does."""
+        await self._living_stdio().end(gone)
+
+    def send_signal(self, number: int) -> None:
+        """To the first process's group, with a terminal to the group in front. Raises Conflict when the exec has ended."""
+        front = self._living_stdio().foreground()
+        try:
+            os.killpg(front or self._leader(), number)
+        except ProcessLookupError as error:
+            raise Conflict(f"exec {self.id} is ending") from error
+        except PermissionError as error:
+            raise Forbidden(f"the kernel does not let Ship signal exec {self.id}") from error
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Give its terminal another size. Raises Conflict when it has none, or has ended."""
+        self._living_stdio().resize(rows, cols)
+        self._size = (rows, cols)
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Within, none of its output is read, so that a program that prints waits. For moments only."""
+        self._holds += 1
+        if self._stdio is not None:
+            self._stdio.pause()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if self._stdio is not None and not self._holds:
+                self._stdio.resume()
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Within, someone is attached, follows or waits, so that the exec is not ended for want of that."""
+        return self._watch.watching()
 
     async def end(self, grace_s: float) -> None:
         """TERM to the whole tree now, KILL after `grace_s`, and return when nothing of it is left.
@@ -131,41 +191,59 @@ class Exec:
             raise InternalError(f"processes of {self.id} do not die; stop the sandbox")
 
     async def _start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
-        with ExitStack() as undo:
-            stdin = _undoable(undo, InputPipe(order.stdin)) if order.stdin else None
-            stdout = _undoable(undo, OutputPipe(lambda data: self._take("stdout", data)))
-            stderr = _undoable(undo, OutputPipe(lambda data: self._take("stderr", data)))
-            program = Program(
-                argv=[os.fsencode(word) for word in order.argv],
-                environment=_encode(self._environment(order, base)),
-                identity=order.identity,
-                directory=directory,
-                stdin=stdin.reading_end if stdin else None,
-                stdout=stdout.writing_end,
-                stderr=stderr.writing_end,
-            )
-            self.pid = await nursery.start(program, self._leader_ended)
-            undo.pop_all()
-        for pipe in (stdin, stdout, stderr):
-            if pipe is not None:
-                pipe.start()
-        self._input, self._outputs = stdin, [stdout, stderr]
+        self.group = nursery.groups.take(order.identity)
+        stdio = _open_stdio(order, self._take)
+        try:
+            self.pid = await nursery.start(self._program(order, stdio, directory, base), self._leader_ended)
+        except BaseException:
+            stdio.abandon()
+            raise
+        stdio.start()
+        self._stdio = stdio
         self._arm(order.timeout_s)
+        self._watch.arm()
+
+    def _program(self, order: Order, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]) -> Program:
+        stdin, stdout, stderr = stdio.descriptors
+        return Program(
+            argv=[os.fsencode(word) for word in order.argv],
+            environment=_encode(self._environment(order, base)),
+            identity=order.identity,
+            directory=directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            group=self.group,
+            tty=stdio.tty,
+        )
 
     def _environment(self, order: Order, base: Mapping[str, str]) -> dict[str, str]:
         # The marker leads, so that it is found however much follows.
         own = order.identity.environment(base)
+        if order.tty:
+            own["TERM"] = _TERM
         return {trees.MARKER: "", **own, **order.environment, trees.MARKER: self.id}
+
+    def _living_stdio(self) -> Pipes | Pty:
+        if not self.running or self._stdio is None:
+            raise Conflict(f"exec {self.id} {'is starting' if self.running else 'has ended'}")
+        return self._stdio
+
+    def _leader(self) -> int:
+        if self.pid is None or self._leader_status is not None:
+            raise Conflict(f"exec {self.id} is ending")
+        return self.pid
 
     def _cannot_start(self, order: Order, error: OSError) -> None:
         if error.errno in _NO_ROOM:
             raise Conflict(f"the sandbox has no room for another process ({error.strerror})") from error
         missing = isinstance(error, FileNotFoundError)
         reason = "command not found" if missing else error.strerror
-        self._take("stderr", f"ship: {_printable(order.argv[0])}: {reason}\n".encode())
+        stream, line_end = ("tty", "\r\n") if order.tty else ("stderr", "\n")
+        self._take(stream, f"ship: {_printable(order.argv[0])}: {reason}{line_end}".encode())
         self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
 
-    def _take(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+    def _take(self, stream: Stream, data: bytes) -> None:
         self.ring.append(stream, data, time.time())
         self.news.ring()
 
@@ -176,16 +254,31 @@ class Exec:
     def _time_out(self) -> None:
         if self._leader_status is None:
             self.timed_out = True
-            self._kill_at = min(self._kill_at, time.monotonic() + _TIMEOUT_GRACE_S)
-            self._ending = self._ending or asyncio.get_running_loop().create_task(self._end_tree())
+            self._end_soon()
+
+    def _nobody_came(self) -> None:
+        if self._leader_status is None:
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        self._kill_at = min(self._kill_at, time.monotonic() + _TIMEOUT_GRACE_S)
+        self._ending = self._ending or asyncio.get_running_loop().create_task(self._end_tree())
 
     async def _end_tree(self) -> bool:
         try:
-            return await self._tree().end(lambda: self._kill_at) and await self._leader_reaped()
+            return await self._end_members(self._tree()) and await self._leader_reaped()
         finally:
             self._ending = None
             self._kill_at = float("inf")
             self._finish_if_dead()
+
+    async def _end_members(self, tree: trees.Tree) -> bool:
+        if not self._tty:
+            return await tree.end(lambda: self._kill_at)
+        # A shell at a terminal does not heed TERM, but HUP. One that comes just when bash has prompted it notices only
+        # when something else interrupts its waiting.
+        polite = (signal.SIGHUP, signal.SIGTERM)
+        return await tree.end(lambda: self._kill_at, polite, nudge=signal.SIGWINCH)
 
     async def _leader_reaped(self) -> bool:
         # Dead is known from /proc, how it died a moment later from the reaper.
@@ -197,7 +290,7 @@ class Exec:
         return True
 
     def _tree(self) -> trees.Tree:
-        return trees.Tree(self._roots, self.id, self._identities)
+        return trees.Tree(self._roots, self.id, self._identities, self.group)
 
     def _roots(self) -> set[int]:
         return set() if self.pid is None or self._leader_status is not None else {self.pid}
@@ -208,16 +301,15 @@ class Exec:
         self.ended_at = time.time()
         if self._timer is not None:
             self._timer.cancel()
+        self._watch.stop()
         if self._ending is None:  # else the tree is being ended, and the exec ends with it
             self._finish_if_dead()
 
     def _finish_if_dead(self) -> None:
         if self._leader_status is None or not self.running:
             return
-        for pipe in self._outputs:
-            pipe.finish()
-        if self._input is not None:
-            self._input.close()
+        if self._stdio is not None:
+            self._stdio.finish()
         self._settle(self._leader_status)
 
     def _settle(self, status: int) -> None:
@@ -258,7 +350,7 @@ class Execs:
             try:
                 await found.start(order, self._nursery, directory, self._environment)
             except BaseException:
-                del self._all[order.id]
+                self._forget(order.id)
                 raise
         return found
 
@@ -292,20 +384,24 @@ class Execs:
         if self._all:
             self._sweep_later()
 
+    def _forget(self, exec_id: str) -> None:
+        self._nursery.groups.give_back(self._all.pop(exec_id).group)
+
     def _forget_old(self) -> None:
         ended = sorted((e for e in self._all.values() if not e.running), key=lambda e: -e.ended_monotonic)
         oldest = time.monotonic() - _KEEP_ENDED_S
         room = _KEEP_ENDED_BYTES
         for index, item in enumerate(ended):
             if index >= _MOST_ENDED or item.ended_monotonic < oldest:
-                del self._all[item.id]
+                self._forget(item.id)
             elif (room := room - item.ring.kept_bytes) < 0:
                 item.ring.forget()
 
 
-def _undoable(undo: ExitStack, pipe: Pipe) -> Pipe:
-    undo.callback(pipe.abandon)
-    return pipe
+def _open_stdio(order: Order, take: Callable[[Stream, bytes], None]) -> Pipes | Pty:
+    if order.tty:
+        return Pty(take, order.stdin, order.identity, (order.rows, order.cols))
+    return Pipes(take, order.stdin, stays_open=order.stdin_open)
 
 
 def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:

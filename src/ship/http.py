@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import h11
 
 from ship.errors import InvalidArgument, PayloadTooLarge, ShipError
+from ship.websocket import WebSocket, accept_of
 from ship.wire import Wire
 
 HEAD_BYTES = 32 * 1024
@@ -16,6 +17,7 @@ IDLE_S = 600.0
 _LINGER_S = 2.0
 _LINGER_BYTES = 1 << 20
 
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -38,6 +40,13 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A WebSocket instead of an answer, and who serves it."""
+
+    serve: Callable[[WebSocket], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request whose body has not been read. `segments` are the decoded parts of the path."""
 
@@ -45,6 +54,8 @@ class Request:
     segments: tuple[str, ...]
     query: dict[str, str]
     authorization: bytes | None
+    websocket_key: bytes | None
+    """What a well-formed request for a WebSocket carries."""
     talk: "Conversation" = field(repr=False)
 
     async def read_json(self, limit: int) -> object:
@@ -95,6 +106,15 @@ class Conversation:
         if answer.length is not None and sent != answer.length:
             raise CutShort
         await self._send(b"", h11.EndOfMessage())
+
+    async def upgrade(self, key: bytes) -> WebSocket:
+        """Say yes to a request for a WebSocket. Raises BadRequest when it has a body."""
+        async for _ in self.body():
+            raise BadRequest("a request for a WebSocket has no body")
+        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), *self._signature()]
+        accept = ("Sec-WebSocket-Accept", accept_of(key).decode())
+        await self._send(b"", h11.InformationalResponse(status_code=101, headers=[*headers, accept]))
+        return WebSocket(self.wire, self._http.trailing_data[0])
 
     async def refuse(self, error: ShipError, *, signed: bool = True) -> None:
         """Answer with `error`, when an answer has not begun. Not `signed`: without X-Ship-Session."""
@@ -149,9 +169,10 @@ class Conversation:
         headers = [("Content-Type", answer.content_type)]
         if length is not None:
             headers.append(("Content-Length", str(length)))
-        if self._session is not None:
-            headers.append(("X-Ship-Session", self._session))
-        return h11.Response(status_code=answer.status, headers=headers)
+        return h11.Response(status_code=answer.status, headers=[*headers, *self._signature()])
+
+    def _signature(self) -> list[tuple[str, str]]:
+        return [] if self._session is None else [("X-Ship-Session", self._session)]
 
 
 def json_answer(status: int, value: object) -> Answer:
@@ -170,8 +191,23 @@ def _to_request(event: h11.Request, talk: Conversation) -> Request:
         segments=tuple(_unescape(part) for part in path[1:].split(b"/")),
         query=_parse_query(query),
         authorization=_only_header(event, b"authorization"),
+        websocket_key=_websocket_key(event),
         talk=talk,
     )
+
+
+def _websocket_key(event: h11.Request) -> bytes | None:
+    """RFC 6455, 4.2.1: the key, when all the rest is as it must be."""
+    upgrade = (_only_header(event, b"upgrade") or b"").lower()
+    connection = {word.strip().lower() for word in (_only_header(event, b"connection") or b"").split(b",")}
+    if (
+        upgrade != b"websocket"
+        or b"upgrade" not in connection
+        or _only_header(event, b"sec-websocket-version") != b"13"
+    ):
+        return None
+    key = _only_header(event, b"sec-websocket-key") or b""
+    return key if _WEBSOCKET_KEY.fullmatch(key) else None
 
 
 def _only_header(event: h11.Request, name: bytes) -> bytes | None:

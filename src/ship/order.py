@@ -4,6 +4,7 @@ import base64
 import binascii
 import math
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -13,9 +14,12 @@ from ship.identity import Identity, find_shell
 
 DEFAULT_RING_BYTES = 1 << 20
 MOST_RING_BYTES = 16 << 20
+DEFAULT_ROWS, DEFAULT_COLS = 24, 80
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _LONGEST_S = 365 * 86400.0
+_LARGEST_EXTENT = 1000
+_SIGNALS = {name.removeprefix("SIG"): int(found) for name, found in signal.Signals.__members__.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,12 @@ class Order:
     environment: dict[str, str]
     identity: Identity
     stdin: bytes | None
+    stdin_open: bool
+    tty: bool
+    rows: int
+    cols: int
     timeout_s: float | None
+    max_run_after_disconnect_s: float | None
     ring_bytes: int
 
 
@@ -37,21 +46,27 @@ def read(body: object, user: Identity, root: Identity | None) -> Order:
     if not isinstance(body, dict):
         raise InvalidArgument("the body must be a JSON object")
     given = cast("dict[str, object]", body)
-    if given.get("tty"):
-        raise InvalidArgument("this Ship has no terminals; leave out tty", field="tty")
+    tty = _flag(given, "tty")
+    rows, cols = size(given.get("rows", DEFAULT_ROWS), given.get("cols", DEFAULT_COLS))
     return Order(
-        id=_id(given.get("id")),
+        id=identifier(given.get("id")),
         argv=_argv(given.get("command"), given.get("argv")),
-        cwd=_optional_text(given, "cwd"),
-        environment=_environment(given.get("env")),
-        identity=_identity(given.get("user"), user, root),
+        cwd=optional_text(given, "cwd"),
+        environment=environment(given.get("env")),
+        identity=identity(given.get("user"), user, root),
         stdin=_stdin(given.get("stdin")),
-        timeout_s=_timeout(given.get("timeout_s")),
+        stdin_open=_flag(given, "stdin_open") or tty,
+        tty=tty,
+        rows=rows,
+        cols=cols,
+        timeout_s=_limit(given, "timeout_s"),
+        max_run_after_disconnect_s=_limit(given, "max_run_after_disconnect_s"),
         ring_bytes=_ring_bytes(given.get("ring_bytes")),
     )
 
 
-def _id(value: object) -> str:
+def identifier(value: object) -> str:
+    """An id as callers choose them. Raises InvalidArgument."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
         raise InvalidArgument("id must be 1 to 128 of A-Z a-z 0-9 _ . -", field="id")
     return value
@@ -70,7 +85,8 @@ def _argv(command: object, argv: object) -> tuple[str, ...]:
     return words
 
 
-def _environment(value: object) -> dict[str, str]:
+def environment(value: object) -> dict[str, str]:
+    """Variables, none when not given. Raises InvalidArgument."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -83,7 +99,8 @@ def _environment(value: object) -> dict[str, str]:
     return found
 
 
-def _identity(value: object, user: Identity, root: Identity | None) -> Identity:
+def identity(value: object, user: Identity, root: Identity | None) -> Identity:
+    """The user who is named, the sandbox's own when none is. Raises InvalidArgument, or Forbidden for a root that is not allowed."""
     if value is None or value == user.name:
         return user
     if value != "root":
@@ -102,8 +119,35 @@ def _stdin(value: object) -> bytes | None:
         raise InvalidArgument("stdin must be base64", field="stdin") from error
 
 
-def _timeout(value: object) -> float | None:
-    return None if value is None else seconds(value, "timeout_s", positive=True)
+def _limit(given: Mapping[str, object], field: str) -> float | None:
+    value = given.get(field)
+    return None if value is None else seconds(value, field, positive=True)
+
+
+def _flag(given: Mapping[str, object], field: str) -> bool:
+    value = given.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidArgument(f"{field} must be true or false", field=field)
+    return bool(value)
+
+
+def size(rows: object, cols: object) -> tuple[int, int]:
+    """A terminal's size in characters. Raises InvalidArgument."""
+    return _extent(rows, "rows"), _extent(cols, "cols")
+
+
+def _extent(value: object, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_EXTENT:
+        raise InvalidArgument(f"{field} must be between 1 and {_LARGEST_EXTENT}", field=field)
+    return value
+
+
+def signal_number(value: object) -> int:
+    """The number of a signal given as "INT", "SIGINT" or 2. Raises InvalidArgument for what this platform does not have."""
+    number = _SIGNALS.get(value.upper().removeprefix("SIG")) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int) or number not in signal.valid_signals():
+        raise InvalidArgument("signal must be the name or the number of a signal, as TERM", field="signal")
+    return int(number)
 
 
 def seconds(value: object, field: str, *, positive: bool = False) -> float:
@@ -125,7 +169,8 @@ def _ring_bytes(value: object) -> int:
     return value
 
 
-def _optional_text(given: Mapping[str, object], field: str) -> str | None:
+def optional_text(given: Mapping[str, object], field: str) -> str | None:
+    """The text of a field, None when it is missing. Raises InvalidArgument."""
     value = given.get(field)
     return None if value is None else _text(value, field)
 

@@ -4,8 +4,12 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
-_SLICE_BYTES = 64 * 1024
+from ship.errors import Conflict
+from ship.feed import SLICE_BYTES, Feed
+from ship.ring import Stream
+
 _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 
@@ -23,25 +27,39 @@ class OutputPipe:
         os.close(self.writing_end)
         self._loop.add_reader(self._fd, self._ready)
 
+    def pause(self) -> None:
+        """Read nothing until `resume`, so that the program waits when the pipe is full."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._ready)
+
     def abandon(self) -> None:
         """Call when no program was started."""
         os.close(self.writing_end)
         os.close(self._fd)
         self._fd = -1
 
+    def drain(self) -> None:
+        """Take what lies in the pipe at this moment."""
+        left = _readable_bytes(self._fd) if self._fd >= 0 else 0
+        while left > 0 and (data := self._read(min(left, SLICE_BYTES))):
+            left -= len(data)
+            self._give(data)
+
     def finish(self) -> None:
         """Take what lies in the pipe at this moment, and drop whatever comes later.
 
         A background child that holds the pipe neither blocks nor is killed by SIGPIPE.
         """
-        left = _readable_bytes(self._fd) if self._fd >= 0 else 0
-        while left > 0 and (data := self._read(min(left, _SLICE_BYTES))):
-            left -= len(data)
-            self._give(data)
+        self.drain()
         self._take = None
 
     def _ready(self) -> None:
-        data = self._read(_SLICE_BYTES)
+        data = self._read(SLICE_BYTES)
         if data is not None:
             self._give(data)
 
@@ -64,42 +82,119 @@ class OutputPipe:
 
 
 class InputPipe:
-    """Writes bytes to a program's stdin as it takes them, then closes. A pipe and not a file: some programs insist on one."""
+    """A program's stdin. A pipe and not a file: some programs insist on one."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, stays_open: bool) -> None:
         self.reading_end, self._fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
-        self._left = memoryview(data)
-        self._loop = asyncio.get_running_loop()
+        self._first = data
+        self._stays_open = stays_open
+        self._feed = Feed(self._fd, self._close)
 
     def start(self) -> None:
-        """Call when the program has its end."""
+        """Call when the program has its end: it gets what it was given at first, and then the end unless more may come."""
         os.close(self.reading_end)
-        self._loop.add_writer(self._fd, self._ready)
+        if self._first or not self._stays_open:
+            self._feed.give(self._first, last=not self._stays_open)
+        self._first = b""
 
     def abandon(self) -> None:
         """Call when no program was started."""
         os.close(self.reading_end)
-        os.close(self._fd)
-        self._fd = -1
+        self._close()
+
+    async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
+        """Return when the pipe has taken all of it. Raises Conflict when nobody reads, or the end was given."""
+        await self._feed.write(data, gone)
+
+    async def end(self, gone: asyncio.Future[None] | None) -> None:
+        """Give the end after all that was written."""
+        await self._feed.end(gone)
 
     def close(self) -> None:
         """Give no more, and let go of what was not taken."""
+        self._feed.stop()
+
+    def _close(self) -> None:
         if self._fd >= 0:
-            self._loop.remove_writer(self._fd)
             os.close(self._fd)
             self._fd = -1
-            self._left = memoryview(b"")
 
-    def _ready(self) -> None:
-        try:
-            self._left = self._left[os.write(self._fd, self._left[:_SLICE_BYTES]) :]
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:  # nobody reads any more
-            self._left = self._left[:0]
-        if not self._left:
-            self.close()
+
+class Pipes:
+    """A program's stdin, stdout and stderr as pipes; no stdin (`given` None) is an empty one. Raises OSError when there is no room."""
+
+    tty = False
+
+    def __init__(
+        self, take: Callable[[Stream, bytes], None], given: bytes | None, *, stays_open: bool
+    ) -> None:
+        with ExitStack() as undo:
+            self._stdin: InputPipe | None = None
+            if given or stays_open:
+                self._stdin = InputPipe(given or b"", stays_open=stays_open)
+                undo.callback(self._stdin.abandon)
+            self._stdout = OutputPipe(lambda data: take("stdout", data))
+            undo.callback(self._stdout.abandon)
+            self._stderr = OutputPipe(lambda data: take("stderr", data))
+            undo.pop_all()
+
+    @property
+    def descriptors(self) -> tuple[int | None, int, int]:
+        """What the program gets."""
+        stdin = None if self._stdin is None else self._stdin.reading_end
+        return stdin, self._stdout.writing_end, self._stderr.writing_end
+
+    def start(self) -> None:
+        """Call when the program has its ends."""
+        for pipe in self._all():
+            pipe.start()
+
+    def abandon(self) -> None:
+        """Call when no program was started."""
+        for pipe in self._all():
+            pipe.abandon()
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        self._stdout.pause()
+        self._stderr.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._stdout.resume()
+        self._stderr.resume()
+
+    def finish(self) -> None:
+        """Take what lies in the pipes at this moment, drop what comes later, and give no more."""
+        self._stdout.finish()
+        self._stderr.finish()
+        if self._stdin is not None:
+            self._stdin.close()
+
+    async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
+        """Write to stdin. Raises Conflict when it is not open."""
+        await self._open_stdin().write(data, gone)
+
+    async def end(self, gone: asyncio.Future[None] | None) -> None:
+        """End stdin. Raises Conflict when it was never open."""
+        await self._open_stdin().end(gone)
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Raises Conflict."""
+        raise Conflict(f"there is no terminal to make {rows} by {cols}; start the exec with tty")
+
+    def foreground(self) -> int:
+        """There is no group in front."""
+        return 0
+
+    def _all(self) -> tuple[InputPipe | OutputPipe, ...]:
+        return (*(() if self._stdin is None else (self._stdin,)), self._stdout, self._stderr)
+
+    def _open_stdin(self) -> InputPipe:
+        if self._stdin is None:
+            raise Conflict("stdin is not open; start the exec with stdin_open or tty")
+        return self._stdin
 
 
 def _readable_bytes(descriptor: int) -> int:

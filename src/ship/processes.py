@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ship.clock import rfc3339
+from ship.errors import Forbidden, NotFound
 
 _COMMAND_BYTES = 4096
 _MOST_LISTED = 10_000
+_STATUS_BYTES = 4096
 _DEAD = frozenset("ZXx")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -63,11 +65,25 @@ def stopped_children() -> list[Process]:
     return [process for process in table().values() if process.ppid == os.getpid() and process.state in "Tt"]
 
 
-def describe_all() -> list[dict[str, object]]:
-    """What `GET /shell/processes` answers."""
+def describe_all(owner: Callable[[Process], str | None]) -> list[dict[str, object]]:
+    """What `GET /shell/processes` answers. `owner` names the exec to which a process belongs."""
     booted = _boot_time()
     processes = sorted(table().values())[:_MOST_LISTED]
-    return [_describe(process, booted) for process in processes]
+    return [{**_describe(process, booted), "exec_id": owner(process)} for process in processes]
+
+
+def signal_one(pid: int, number: int) -> None:
+    """Signal a process of the sandbox. Raises Forbidden for Ship itself, NotFound for what does not descend from it."""
+    if pid == os.getpid():
+        raise Forbidden(f"process {pid} is Ship, which runs the sandbox; stop the sandbox instead")
+    if pid not in table():
+        raise NotFound(f"there is no process {pid} in this sandbox")
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError as error:
+        raise NotFound(f"process {pid} has just ended") from error
+    except PermissionError as error:
+        raise Forbidden(f"the kernel does not let Ship signal process {pid}") from error
 
 
 def read(pid: int) -> Process | None:
@@ -87,6 +103,15 @@ def read(pid: int) -> Process | None:
         memory=int(fields[20]),
         rss_pages=int(fields[21]),
     )
+
+
+def groups(pid: int) -> frozenset[int] | None:
+    """The supplementary groups of a process, None when it is gone. Everyone may read this of every process."""
+    status = read_file(f"/proc/{pid}/status", _STATUS_BYTES)
+    if not status:
+        return None
+    line = status.partition(b"\nGroups:")[2].partition(b"\n")[0]
+    return frozenset(int(word) for word in line.split())
 
 
 def read_file(path: str, limit: int) -> bytes:
@@ -133,7 +158,7 @@ def _describe(process: Process, booted: float) -> dict[str, object]:
 
 def _uid(pid: int) -> int | None:
     # The owner of /proc/PID is root for what cannot be debugged, so this line and not that.
-    status = read_file(f"/proc/{pid}/status", 4096)
+    status = read_file(f"/proc/{pid}/status", _STATUS_BYTES)
     line = status.partition(b"\nUid:")[2].split(maxsplit=1)
     return int(line[0]) if line else None
 

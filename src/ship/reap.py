@@ -3,14 +3,15 @@
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 
 from ship import processes, trees
+from ship.groups import Groups
 from ship.identity import Identity
 from ship.signals import Signals
+from ship.spawn import Ids, Spawner, block_signals
 
 _STUCK_S = 5.0
 _CHILD_OOM_SCORE = 500
@@ -22,7 +23,10 @@ Ended = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors, which stay the caller's; no `stdin` is an empty one."""
+    """What to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors, which stay the caller's; no `stdin` is an empty one.
+
+    `group` marks its tree (see `Nursery.groups`); with `tty`, stdin is a terminal and becomes the one that rules the session.
+    """
 
     argv: Sequence[bytes]
     environment: dict[bytes, bytes]
@@ -31,6 +35,8 @@ class Program:
     stdin: int | None
     stdout: int
     stderr: int
+    group: int | None = None
+    tty: bool = False
 
 
 class OomScore:
@@ -71,9 +77,12 @@ class Nursery:
     """
 
     def __init__(self) -> None:
+        self.groups = Groups()
         self._ended: dict[int, Ended] = {}
         self._starting = asyncio.Lock()
-        self._thread = futures.ThreadPoolExecutor(1)
+        self._thread = futures.ThreadPoolExecutor(1, initializer=block_signals)
+        self._spawner = Spawner()
+        self._empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._oom = OomScore()
 
     def open(self, signals: Signals) -> None:
@@ -91,11 +100,26 @@ class Nursery:
         return pid
 
     async def _start_unstuck(self, program: Program) -> int:
-        attempt = asyncio.get_running_loop().run_in_executor(self._thread, _spawn, program, self._oom)
+        attempt = asyncio.get_running_loop().run_in_executor(self._thread, self._spawn, program)
         while not (await asyncio.wait({attempt}, timeout=_STUCK_S))[0]:
             children = processes.stopped_children()
             trees.send((child for child in children if child.pid not in self._ended), signal.SIGKILL)
         return attempt.result()
+
+    def _spawn(self, program: Program) -> int:
+        stdin = self._empty if program.stdin is None else program.stdin
+        self._oom.raise_for_child()
+        try:
+            return self._spawner.start(
+                program.argv,
+                program.environment,
+                program.directory,
+                (stdin, program.stdout, program.stderr),
+                _ids(program),
+                tty=program.tty,
+            )
+        finally:
+            self._oom.restore()
 
     def _reap(self) -> None:
         for _ in range(_REAPED_AT_ONCE):
@@ -117,24 +141,8 @@ def _next_dead() -> tuple[int, int]:
         return 0, 0
 
 
-def _spawn(program: Program, oom: OomScore) -> int:
+def _ids(program: Program) -> Ids | None:
     identity = program.identity
-    with identity.using_files():
-        os.fchdir(program.directory)
-    oom.raise_for_child()
-    try:
-        child = subprocess.Popen(
-            program.argv,
-            stdin=subprocess.DEVNULL if program.stdin is None else program.stdin,
-            stdout=program.stdout,
-            stderr=program.stderr,
-            env=program.environment,
-            start_new_session=True,
-            user=identity.uid if identity.switch and identity.uid else None,
-            group=identity.gid if identity.switch and identity.gid else None,
-        )
-    finally:
-        oom.restore()
-        os.chdir("/")
-    child.returncode = 0  # Ship waits for it; else Popen's destructor would
-    return child.pid
+    if not identity.switch:
+        return None
+    return Ids(identity.uid, identity.gid, () if program.group is None else (program.group,))

@@ -1,6 +1,6 @@
 """The newest output of an exec, by byte offset.
 
-Offsets count the bytes of both streams together, from the start of the exec and in the order in which they were
+Offsets count the bytes of all streams together, from the start of the exec and in the order in which they were
 read. The ring keeps the newest `capacity` bytes and a bounded number of pieces, so that a program that
 writes single bytes by turns to both streams costs no more memory than one that writes blocks.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Stream = Literal["stdout", "stderr"]
+Stream = Literal["stdout", "stderr", "tty"]
 
 _SMALL = 4096  # pieces below this grow by what follows on the same stream …
 _TOGETHER_S = 0.1  # … if it follows within this
@@ -50,6 +50,10 @@ class Ring:
         """How many bytes can still be read."""
         return self.next_offset - self.first_offset
 
+    def endangers(self, offset: int) -> bool:
+        """Whether `offset` lies in the older half of what can be kept, or before it: what is there goes soon."""
+        return self.next_offset - offset > self._capacity // 2
+
     def append(self, stream: Stream, data: bytes, t: float) -> None:
         """Add what was read from `stream` at `t`."""
         if not data:
@@ -66,7 +70,8 @@ class Ring:
         index = max(self._dropped, bisect_right(self._pieces, since, lo=self._dropped, key=_offset) - 1)
         for piece in self._from(index):
             start = max(0, since - piece.offset)
-            data = bytes(memoryview(piece.data)[start : start + limit])
+            whole = start == 0 and len(piece.data) <= limit  # then bytes need no copy
+            data = bytes(piece.data if whole else memoryview(piece.data)[start : start + limit])
             limit -= len(data)
             if data:
                 yield Piece(piece.offset + start, piece.stream, data, piece.t)

@@ -4,18 +4,23 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import cast
 
-from ship import about, files, order, processes
+from ship import about, attach, files, order, processes
 from ship.clock import rfc3339
 from ship.errors import InvalidArgument, NotFound, OutputGone
 from ship.execs import Exec, Execs
 from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
-from ship.http import Answer, Request, json_answer
+from ship.http import Answer, Request, Upgrade, json_answer
+from ship.kernel_routes import KernelRoutes
+from ship.owners import Owners
 from ship.paths import Workspace
 from ship.ring import Piece
 from ship.settings import Settings
 
 _EXEC_BODY_BYTES = 64 << 20
+_SMALL_BODY_BYTES = 1 << 20
 _LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that line readers commonly take
 _READ_BYTES = 256 * 1024
 _DEFAULT_GRACE_S = 2.0
@@ -26,11 +31,19 @@ Handler = Callable[[Request], Awaitable[Answer]]
 class Routes:
     """What the host may ask."""
 
-    def __init__(self, settings: Settings, workspace: Workspace, threads: FileThreads, execs: Execs) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        workspace: Workspace,
+        threads: FileThreads,
+        execs: Execs,
+        kernels: KernelRoutes,
+    ) -> None:
         self._settings = settings
         self._workspace = workspace
         self._threads = threads
         self._execs = execs
+        self._kernels = kernels
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("healthz",)): self._health,
             ("GET", ("meta",)): self._meta,
@@ -43,7 +56,7 @@ class Routes:
             ("DELETE", ("files",)): self._delete_file,
         }
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Answer | Upgrade:
         """The answer to `request`. Raises ShipError."""
         handler = self._fixed.get((request.method, request.segments))
         if handler is not None:
@@ -55,6 +68,18 @@ class Routes:
                 return await self._end_exec(request, self._execs.get(exec_id))
             case "GET", ("execs", exec_id, "output"):
                 return self._output(request, self._execs.get(exec_id))
+            case "GET", ("execs", exec_id, "attach"):
+                return _attach(request, self._execs.get(exec_id))
+            case "POST", ("execs", exec_id, "stdin"):
+                return await _write_stdin(request, self._execs.get(exec_id))
+            case "POST", ("execs", exec_id, "signal"):
+                return await _signal_exec(request, self._execs.get(exec_id))
+            case "POST", ("execs", exec_id, "resize"):
+                return await _resize_exec(request, self._execs.get(exec_id))
+            case "POST", ("shell", "processes", pid, "signal"):
+                return await self._signal_process(request, pid)
+            case _, ("kernels" | "kernelspecs" | "cells", *_):
+                return await self._kernels.answer(request)
             case _:
                 raise NotFound("there is no such route")
 
@@ -65,8 +90,17 @@ class Routes:
         return json_answer(200, about.describe(self._settings))
 
     async def _processes(self, _request: Request) -> Answer:
-        found = await asyncio.get_running_loop().run_in_executor(None, processes.describe_all)
-        return json_answer(200, {"processes": found})
+        owners = Owners((found.id, found.group) for found in self._execs.list())
+        loop = asyncio.get_running_loop()
+        described = await loop.run_in_executor(None, processes.describe_all, owners.of)
+        return json_answer(200, {"processes": described})
+
+    async def _signal_process(self, request: Request, pid: str) -> Answer:
+        number = await _signal(request)
+        if not pid.isascii() or not pid.isdigit() or len(pid) > 10:
+            raise NotFound(f"there is no process {pid[:20]!a}; a process has a number")
+        await asyncio.get_running_loop().run_in_executor(None, processes.signal_one, int(pid), number)
+        return json_answer(200, {"status": "ok"})
 
     async def _create_exec(self, request: Request) -> Answer:
         wait_s = _wait(request)
@@ -94,11 +128,7 @@ class Routes:
     def _output(self, request: Request, found: Exec) -> Answer:
         since = _whole_number(request, "since")
         follow = request.query.get("follow", "false") in ("true", "1")
-        ring = found.ring
-        if since < ring.first_offset:
-            raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
-        if since > ring.next_offset:
-            raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
+        attach.check_offset(found, since)
         return Answer(200, _stream_output(request, found, since, follow), "application/x-ndjson")
 
     async def _read_file(self, request: Request) -> Answer:
@@ -164,12 +194,62 @@ class InsideRoutes:
                 raise NotFound("only GET /meta and GET /health are served here")
 
 
+def _attach(request: Request, found: Exec) -> Upgrade:
+    since = _whole_number(request, "since") if "since" in request.query else None
+    if request.websocket_key is None:
+        raise InvalidArgument("attaching takes a WebSocket: ask for the upgrade as RFC 6455 says")
+    first = attach.check_offset(found, since)
+    return Upgrade(lambda socket: attach.Attachment(socket, found, first).run())
+
+
+async def _write_stdin(request: Request, found: Exec) -> Answer:
+    gone = request.talk.wire.gone
+    written = 0
+    async for data in request.talk.body():
+        await found.write_input(data, gone)
+        written += len(data)
+    if request.query.get("eof", "false") in ("true", "1"):
+        await found.close_input(gone)
+    elif written == 0:
+        await found.write_input(b"")  # so that it is refused where input would be
+    return json_answer(200, {"written": written})
+
+
+async def _signal_exec(request: Request, found: Exec) -> Answer:
+    found.send_signal(await _signal(request))
+    return json_answer(200, found.to_wire())
+
+
+async def _signal(request: Request) -> int:
+    return order.signal_number((await _read_object(request)).get("signal"))
+
+
+async def _resize_exec(request: Request, found: Exec) -> Answer:
+    given = await _read_object(request)
+    found.resize(*order.size(given.get("rows"), given.get("cols")))
+    return json_answer(200, found.to_wire())
+
+
+async def _read_object(request: Request) -> dict[str, object]:
+    body = await request.read_json(_SMALL_BODY_BYTES)
+    if not isinstance(body, dict):
+        raise InvalidArgument("the body must be a JSON object")
+    return cast("dict[str, object]", body)
+
+
 async def _answer_when_ended(request: Request, found: Exec, wait_s: float) -> Answer:
     await found.wait_end(request.talk.wire.gone, wait_s)
     return json_answer(200, {**found.to_wire(), **found.output_to_wire()})
 
 
 async def _stream_output(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
+    with found.watched():
+        async with aclosing(_output_lines(request, found, since, follow)) as lines:
+            async for line in lines:
+                yield line
+
+
+async def _output_lines(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
     gone = request.talk.wire.gone
     while True:
         # Asked in this order: what is written between the two questions belongs before the last line.

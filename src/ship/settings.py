@@ -21,6 +21,7 @@ class Settings:
     user: Identity
     root: Identity | None
     local: bool
+    eager_kernel: bool
     environment: dict[str, str]
 
 
@@ -41,6 +42,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         user=_user(told, workspace, local),
         root=_root(local) if told.get("SHIP_ALLOW_ROOT") == "1" else None,
         local=local,
+        eager_kernel=told.get("SHIP_KERNEL") == "eager",
         environment=dict(environ),
     )
 

@@ -1,10 +1,11 @@
 """How a whole tree of processes is found and ended.
 
-A tree is what descends from an exec's first process. Parents die and children move to Ship, so three things are followed: who
-is whose child now, which session (setsid) a member is in, and `SHIP_EXEC_ID`, which every program inherits unless
-it drops it. A program that does all of that between two looks (its own session, its parent gone, its
-environment cleared) is not found; only a control group of its own would tell.
-Rejected: a subreaper per exec, since a first process that does not reap would be left with zombies.
+A tree is what descends from an exec's first process. Parents die and children move to Ship, so it is known by a group (see
+`groups`) that its members inherit and cannot give up. Where there is none (root can give it up; outside a container nobody is
+switched) three things are followed besides: who is whose child now, which session (setsid) a member is in, and
+`SHIP_EXEC_ID`, which every program inherits unless it drops it. What does all of that between two looks is not found then.
+Rejected: a subreaper per exec, since a first process that does not reap would be left with zombies; a control group per exec,
+since a sandbox has no control groups of its own to make.
 
 Programs come and go while /proc is read. So each member is signalled the moment it is seen, and that nobody is left is
 believed only of a look in which nothing died before it could be asked: it may have left a child that is on no list.
@@ -31,30 +32,46 @@ _PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Tree:
-    """The processes that descend from some roots, or bear a mark.
+    """The processes that descend from some roots, bear a mark, or have a group.
 
     `roots` gives the numbers of processes that belong to it as long as they are not reaped. Ship is never a member.
     """
 
     def __init__(
-        self, roots: Callable[[], set[int]], exec_id: str | None, identities: Iterable[Identity]
+        self,
+        roots: Callable[[], set[int]],
+        exec_id: str | None,
+        identities: Iterable[Identity],
+        group: int | None = None,
     ) -> None:
         self.members: dict[int, Process] = {}
         self._roots = roots
         self._mark = None if exec_id is None else f"\0{MARKER}={exec_id}\0".encode()
         self._identities = tuple(identities)
+        self._group = group
         self._sessions: set[int] = set()
         self._strangers: set[tuple[int, int]] = set()
         self._known: set[int] = {os.getpid()}
         self._unsure = False
 
-    async def end(self, deadline: Callable[[], float]) -> bool:
-        """TERM to all now, KILL at `deadline` (monotonic seconds, asked again and again); True when none is left."""
+    async def end(
+        self,
+        deadline: Callable[[], float],
+        polite: tuple[int, ...] = (signal.SIGTERM,),
+        nudge: int | None = None,
+    ) -> bool:
+        """`polite` signals to all now, KILL at `deadline` (monotonic seconds, asked again and again); True when none is left.
+
+        `nudge` is sent again and again until then.
+        """
+        await self._find()
         # A stopped program would not hear the first without the second.
-        await self._signal_each((signal.SIGTERM, signal.SIGCONT))
+        await self._signal_each((*polite, signal.SIGCONT))
         for pause in _pauses(deadline):
             if await self._is_gone():
                 return True
+            if nudge is not None:
+                send(self.members.values(), nudge)
             await asyncio.sleep(pause)
         bound = time.monotonic() + _KILL_BOUND_S
         for pause in _pauses(lambda: bound):
@@ -65,6 +82,15 @@ class Tree:
                 return True
             await asyncio.sleep(pause)
         return await self._is_gone()
+
+    async def _find(self) -> None:
+        # Before any dies of a signal: its children become Ship's, and by that alone nobody would know whose they were.
+        for _ in range(_FREEZE_LOOKS):
+            before = len(self.members)
+            self._look(set(), ())
+            if len(self.members) <= before:
+                return
+            await asyncio.sleep(0)
 
     async def _signal_each(self, numbers: tuple[int, ...]) -> None:
         done: set[tuple[int, int]] = set()
@@ -134,10 +160,12 @@ class Tree:
             self._strangers.add(key)
         if self._mark is None or key in self._strangers:
             return False
-        environ = processes.read_file(f"/proc/{process.pid}/environ", _ENVIRON_BYTES)
-        if self._mark in b"\0" + environ + b"\0":
+        if self._group is not None and self._group in (processes.groups(process.pid) or ()):
+            return True
+        environ = _environ(process.pid)
+        if self._mark in environ:
             return _is_ours(process)
-        if environ:
+        if environ != b"\0\0":
             self._strangers.add(key)
         return False
 
@@ -158,6 +186,16 @@ def send(targets: Iterable[Process], number: int) -> None:
 def all_below_ship(identities: Iterable[Identity]) -> Tree:
     """Everything that descends from Ship."""
     return Tree(lambda: {os.getpid()}, None, identities)
+
+
+def marked_with(pid: int) -> str | None:
+    """The exec of which a process says that it belongs to it, as far as the calling thread may ask it."""
+    _, found, rest = _environ(pid).partition(f"\0{MARKER}=".encode())
+    return os.fsdecode(rest.partition(b"\0")[0]) if found else None
+
+
+def _environ(pid: int) -> bytes:
+    return b"\0" + processes.read_file(f"/proc/{pid}/environ", _ENVIRON_BYTES) + b"\0"
 
 
 def _is_still(old: Process) -> bool:

@@ -5,11 +5,14 @@ followed in silence, needs to hear of it.
 """
 
 import asyncio
+import select
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 _MOST_RECEIVED = 256 * 1024
 _MOST_UNSENT = 256 * 1024
+_LOOK_S = 1.0
 
 
 class PeerGone(Exception):
@@ -29,6 +32,7 @@ class Wire(asyncio.Protocol):
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._lost = False
+        self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -40,7 +44,7 @@ class Wire(asyncio.Protocol):
         """Called by asyncio."""
         self._received += data
         if len(self._received) >= _MOST_RECEIVED:
-            self.transport.pause_reading()
+            self._pause_reading()
         _wake(self._arrival)
 
     def eof_received(self) -> bool:
@@ -52,6 +56,7 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         self._lost = True
+        self._stop_looking()
         for future in (self.gone, self._arrival, self._room):
             _wake(future)
 
@@ -71,22 +76,34 @@ class Wire(asyncio.Protocol):
             raise PeerGone
         return self._transport
 
-    async def receive(self, timeout_s: float) -> bytes:
+    async def receive(self, timeout_s: float | None) -> bytes:
         """All that has come, or what comes next; empty at the end. Raises TimeoutError after `timeout_s` of silence."""
         if not self._received and not self.gone.done():
             await self._wait_arrival(timeout_s)
         received = bytes(self._received)
         self._received.clear()
+        self._stop_looking()
         if not self._lost:
             self.transport.resume_reading()
         return received
 
-    async def send(self, data: bytes) -> None:
-        """Send; returns once little enough is unsent. Raises PeerGone."""
+    @property
+    def room(self) -> asyncio.Future[None] | None:
+        """Done once little enough is unsent; None when that is so now."""
+        return self._room
+
+    def write(self, data: bytes) -> None:
+        """Send, for a caller who looks at `room`. Raises PeerGone."""
         self._check_not_lost()
         self.transport.write(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send; returns once little enough is unsent. Raises PeerGone."""
+        self.write(data)
         if self._room is not None:
-            await self._room
+            await asyncio.wait(
+                {self._room}
+            )  # several may wait for it; one that is cancelled leaves it to the others
             self._check_not_lost()
 
     def close(self) -> None:
@@ -102,7 +119,31 @@ class Wire(asyncio.Protocol):
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    async def _wait_arrival(self, timeout_s: float) -> None:
+    def _pause_reading(self) -> None:
+        self.transport.pause_reading()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        # While nothing is read nothing tells that the peer has gone.
+        self._stop_looking()
+        self._look = self._loop.call_later(_LOOK_S, self._look_for_peer)
+
+    def _look_for_peer(self) -> None:
+        asked = select.poll()
+        asked.register(
+            cast("socket.socket", self.transport.get_extra_info("socket")).fileno(), select.POLLRDHUP
+        )
+        if asked.poll(0):
+            _wake(self.gone)
+        else:
+            self._look_later()
+
+    def _stop_looking(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    async def _wait_arrival(self, timeout_s: float | None) -> None:
         self._arrival = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout_s):

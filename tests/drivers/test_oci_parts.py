@@ -1,15 +1,19 @@
 """The small parts of the `oci` driver that can be tried without a container."""
 
+import json
 import os
 import select
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bay.drivers import processes
-from bay.drivers.oci import cgroups, host_image, mounts, probe, userns
+from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts, probe, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
 from bay.drivers.processes import closing_fd
@@ -262,3 +266,68 @@ def test_a_host_that_refuses_user_namespaces_is_noticed_at_once(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(OSError, match="helper failed"), userns.user_namespace(2_000_000_000, timeout_s=60):
         pass
+
+
+@pytest.fixture(scope="module")
+def bundle(oci_root: Path) -> Path:
+    """The closure of this interpreter, the same as every session of this run has."""
+    return closure.build(Layout(oci_root, oci_root, oci_root).closures)
+
+
+def test_a_closure_is_made_once(bundle: Path) -> None:
+    made = bundle.stat().st_ino
+    assert closure.build(bundle.parent).stat().st_ino == made
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_a_closure_is_made_anew_when_the_code_of_kernels_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = kernel_bundle.fingerprint()
+    monkeypatch.setattr(kernel_bundle, "HOST_PYTHON", Path("/nowhere"))
+    assert kernel_bundle.fingerprint() != before
+
+
+def test_what_kernels_need_can_be_read_by_everyone_and_has_no_compiled_parts(bundle: Path) -> None:
+    kernel = bundle / "kernel"
+    assert (kernel / "IPython/__init__.py").stat().st_mode & 0o004
+    assert list(kernel.rglob("*.so*")) == []
+    compiled = {path.suffixes[0] for path in (kernel / "ship_kernel/__pycache__").iterdir()}
+    assert f".{sys.implementation.cache_tag}" in compiled
+
+
+@pytest.mark.parametrize("interpreter", ["closure", "host"])
+def test_a_kernel_starts_from_the_closure_alone(bundle: Path, interpreter: str, tmp_path: Path) -> None:
+    loader = next((bundle / "lib").glob("ld-linux-*"))
+    own = [str(loader), "--library-path", f"{bundle}/lib", f"{bundle}/bin/python3", "-I", "-S", "-B"]
+    command = own if interpreter == "closure" else ["/usr/bin/python3", "-s"]
+    said = _ask_kernel(bundle, command, tmp_path)
+    assert [message["type"] for message in said] == ["ready", "start", "result", "end"]
+    assert said[2]["data"] == {"text/plain": "42"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"tmp"}
+
+
+def test_an_interpreter_that_cannot_be_a_kernel_lets_the_next_one_try(bundle: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "kernel"
+    shutil.copytree(bundle / "kernel/ship_kernel", bare / "ship_kernel")
+    boot = str(bare / "ship_kernel/boot.py")
+    command = ["/usr/bin/python3", "-I", "-S", boot, str(bare), "python"]
+    alone = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert alone.returncode == 1
+    assert "no Python here can be a kernel: No module named 'IPython'" in alone.stderr
+    following = subprocess.run(
+        [*command, "/bin/echo", "next"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert following.stdout == f"next {boot} {bare} python\n"
+
+
+def _ask_kernel(bundle: Path, command: list[str], home: Path) -> list[dict[str, Any]]:
+    boot = [*command, str(bundle / "kernel/ship_kernel/boot.py"), str(bundle / "kernel"), "python"]
+    (home / "tmp").mkdir()
+    environment = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "PATH": "/usr/bin:/bin"}
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen(boot, stdin=theirs.fileno(), env=environment, cwd=home) as process:
+        theirs.close()
+        ours.settimeout(30)
+        ours.sendall(b'{"type":"run","cell":"c","code":"6 * 7"}\n{"type":"exit"}\n')
+        said = [json.loads(line) for line in ours.makefile("rb")]
+        assert process.wait(30) == 0
+    return said

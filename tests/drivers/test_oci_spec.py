@@ -148,11 +148,13 @@ def test_ship_is_told_what_the_protocol_says_and_nothing_more(config: dict[str, 
         "SHIP_GID": "1000",
         "SHIP_USER": "ship",
         "SHIP_ALLOW_ROOT": "1",
+        "SHIP_KERNEL": "lazy",
     }
 
 
 def test_root_is_refused_where_the_profile_says_so() -> None:
     assert "SHIP_ALLOW_ROOT=0" in build(spec_of(allow_root=False), PLACE)["process"]["env"]
+    assert "SHIP_KERNEL=eager" in build(spec_of(kernel="eager"), PLACE)["process"]["env"]
 
 
 def test_ship_runs_from_its_closure_alone() -> None:

@@ -22,6 +22,12 @@ import httpx
 TOKEN = "a-token-of-the-tests"
 PATIENCE_S = 20.0
 
+# Login shells of root would run what this machine's root has in its profile, and be killed in the middle of it.
+_WITHOUT_PROFILES = (
+    "cd /root && for f in .profile .bash_profile .bash_login .bashrc; do"
+    ' [ ! -e "$f" ] || mount --bind /dev/null "$f"; done; cd /; '
+)
+
 # As the oci driver gives them.
 CAPABILITIES = "chown,dac_override,fowner,fsetid,kill,setgid,setpcap,setuid"
 
@@ -251,8 +257,8 @@ def _command(first: bool, loopback: bool) -> list[str]:
     unshare = ["unshare", "--pid", "--net", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     limits = ",".join(f"+{name}" for name in CAPABILITIES.split(","))
     powers = ["setpriv", "--no-new-privs", f"--bounding-set=-all,{limits}", "--groups=4,27"]
-    up = ["sh", "-c", 'ip link set lo up; exec "$@"', "sh"] if loopback else []
-    return [*unshare, *up, *powers, *ship]
+    up = "ip link set lo up; " if loopback else ""
+    return [*unshare, "sh", "-c", f'{up}{_WITHOUT_PROFILES}exec "$@"', "sh", *powers, *ship]
 
 
 def _sweep(mark: str) -> None:

@@ -105,10 +105,13 @@ def test_cwd_is_below_the_workspace(ship: Ship) -> None:
         ("out", 400, "invalid_path"),
         ("missing", 404, "file_not_found"),
         ("file", 404, "file_not_found"),
+        ("/proc/self/fd/7", 400, "invalid_path"),
+        ("fd", 400, "invalid_path"),
     ],
 )
 def test_a_bad_cwd_starts_nothing(ship: Ship, cwd: str, status: int, code: str) -> None:
     (ship.workspace / "out").symlink_to("/tmp")
+    (ship.workspace / "fd").symlink_to("/proc/self/fd/7")
     (ship.workspace / "file").touch()
     answer = ship.http.post("/execs", json=order("true", cwd=cwd))
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
@@ -178,7 +181,15 @@ def test_an_id_whose_start_failed_is_free_again(ship: Ship) -> None:
         {"id": "x", "command": "true", "user": "nobody"},
         {"id": "x", "command": "true", "user": 0},
         {"id": "x", "command": "true", "cwd": 1},
-        {"id": "x", "command": "true", "tty": True},
+        {"id": "x", "command": "true", "tty": "yes"},
+        {"id": "x", "command": "true", "tty": 1},
+        {"id": "x", "command": "true", "stdin_open": "yes"},
+        {"id": "x", "command": "true", "tty": True, "rows": 0},
+        {"id": "x", "command": "true", "tty": True, "rows": 1001},
+        {"id": "x", "command": "true", "tty": True, "cols": 80.5},
+        {"id": "x", "command": "true", "tty": True, "cols": None},
+        {"id": "x", "command": "true", "max_run_after_disconnect_s": 0},
+        {"id": "x", "command": "true", "max_run_after_disconnect_s": True},
     ],
 )
 def test_a_body_that_makes_no_sense_is_refused(ship: Ship, body: Any) -> None:
@@ -299,6 +310,25 @@ def test_no_zombie_is_left(ship: Ship) -> None:
 
 def states(ship: Ship) -> set[str]:
     return {item["state"] for item in ship.http.get("/shell/processes").json()["processes"]}
+
+
+def test_an_exec_that_nobody_waits_for_is_ended_when_its_time_is_over(ship: Ship) -> None:
+    exec_id = ship.start("setsid sleep 600 & exec sleep 600", max_run_after_disconnect_s=0.1)
+    assert eventually(lambda: ship.http.get(f"/execs/{exec_id}").json()["state"] == "killed")
+    ended = ship.http.get(f"/execs/{exec_id}").json()
+    assert (ended["signal"], ended["timed_out"]) == (15, False)
+    assert ship.left() == []
+
+
+def test_an_exec_lives_on_while_someone_waits_for_it_or_follows_it(ship: Ship) -> None:
+    waited = ship.run("sleep 0.4; echo done", max_run_after_disconnect_s=0.05)
+    assert (waited.code, waited.out) == (0, "done\n")
+    os.mkfifo(ship.workspace / "go")
+    exec_id = ship.start("echo up; read x < go; echo on; sleep 0.4; exit 3", max_run_after_disconnect_s=5)
+    with ship.follow(exec_id) as lines:
+        next(lines)
+        (ship.workspace / "go").write_text("go\n")
+        assert [line.get("exit_code") for line in lines][-1] == 3
 
 
 def test_processes_are_listed(ship: Ship) -> None:

@@ -24,8 +24,11 @@ def test_a_program_is_the_sandboxs_user_in_every_respect(first: Ship) -> None:
     ended = first.run(
         "id -u; id -g; id -G; grep -E 'CapEff|CapPrm|CapInh|NoNewPrivs' /proc/self/status; ps -o pid= 1"
     )
-    assert ended.out.split() == [
-        "1000", "1000", "1000", "CapInh:", "0" * 16, "CapPrm:", "0" * 16, "CapEff:", "0" * 16, "NoNewPrivs:", "1", "1",
+    uid, gid, *groups, mark = ended.out.split()[:4]
+    assert (uid, gid, groups) == ("1000", "1000", ["1000"])
+    assert 60_000 <= int(mark) < 61_000  # by which the exec's tree is known; nothing of the host's is left
+    assert ended.out.split()[4:] == [
+        "CapInh:", "0" * 16, "CapPrm:", "0" * 16, "CapEff:", "0" * 16, "NoNewPrivs:", "1", "1",
     ]  # fmt: skip
     assert first.run(["touch", "mine"]).code == 0
     assert (first.workspace / "mine").stat().st_uid == 1000
@@ -33,7 +36,8 @@ def test_a_program_is_the_sandboxs_user_in_every_respect(first: Ship) -> None:
 
 def test_root_is_root(first: Ship) -> None:
     ended = first.run("id -u; id -G; echo $HOME; pwd", user="root")
-    assert ended.out == f"0\n0\n/root\n{first.workspace}\n"
+    uid, groups, home, cwd = ended.out.splitlines()
+    assert (uid, groups.split()[0], home, cwd) == ("0", "0", "/root", str(first.workspace))
 
 
 def test_the_sandboxs_user_learns_nothing_of_ship(first: Ship) -> None:
@@ -90,6 +94,49 @@ def test_delete_finds_what_an_ended_exec_left_in_sessions_of_its_own(first: Ship
     assert len(first.left()) == 2
     first.http.delete(f"/execs/{ended.json['id']}", params={"grace_s": 0})
     assert first.left() == []
+
+
+ESCAPE = """
+import ctypes, os, sys, time
+if os.fork():
+    time.sleep(600)
+for _ in range(3):  # a session of its own, its parent gone, its environment cleared, and closed to whoever asks
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+if len(sys.argv) == 1:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], 'again'], {})
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+os.write(1, b'away')
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["timeout", "delete", "delete_after_end"])
+def test_what_has_shaken_off_everything_but_its_group_is_ended_too(first: Ship, how: str) -> None:
+    escape = ["/usr/bin/python3", "-c", ESCAPE]
+    other = first.start(escape)
+    first.wait_output(other, "away")
+    exec_id = first.start(escape, timeout_s=3 if how == "timeout" else None)
+    first.wait_output(exec_id, "away")
+    if how == "delete_after_end":
+        first.http.post(f"/execs/{exec_id}/signal", json={"signal": "KILL"})
+        first.wait(exec_id)
+    if how == "timeout":
+        assert first.wait(exec_id).json["timed_out"] is True
+    else:
+        assert first.http.delete(f"/execs/{exec_id}", params={"grace_s": 0.2}).status_code == 200
+    found = first.http.get("/shell/processes").json()["processes"]
+    owners = sorted(str(process["exec_id"]) for process in found if process["state"] != "Z")
+    assert owners == sorted(["None", *[other] * len(owners[1:])])
+    assert len(owners) >= 4  # Ship, and the other exec with its escapee and what lies between
+
+
+def test_each_exec_has_a_group_of_its_own_which_its_user_cannot_leave(first: Ship) -> None:
+    leave = "import os; os.setgroups([])"
+    ended = [first.run(f"id -G; python3 -c '{leave}' 2>&1 | tail -n 1") for _ in range(2)]
+    assert all("Operation not permitted" in each.out for each in ended)
+    assert ended[0].out.splitlines()[0] != ended[1].out.splitlines()[0]
 
 
 def test_term_ends_everything() -> None:

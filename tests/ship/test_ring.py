@@ -74,3 +74,12 @@ def test_a_ring_that_forgot_keeps_its_offsets() -> None:
     assert (ring.first_offset, ring.next_offset, ring.kept_bytes) == (3, 3, 0)
     ring.append("stdout", b"def", 1.0)
     assert [(p.offset, p.data) for p in ring.read(3, 10)] == [(3, b"def")]
+
+
+def test_an_offset_in_the_older_half_is_in_danger() -> None:
+    ring = Ring(8)
+    ring.append("stdout", b"0123", 0.0)
+    assert not ring.endangers(0)
+    ring.append("stdout", b"4", 0.0)
+    assert ring.endangers(0)
+    assert not ring.endangers(1)

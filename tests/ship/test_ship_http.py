@@ -19,7 +19,7 @@ def test_meta_describes_ship(ship: Ship) -> None:
     meta = ship.http.get("/meta").json()
     assert meta["name"] == "ship"
     assert meta["protocol"] == 1
-    assert meta["capabilities"] == ["shell", "filesystem", "exec"]
+    assert meta["capabilities"] == ["shell", "filesystem", "exec", "python"]
     assert meta["workspace"] == str(ship.workspace)
     assert meta["user"] == "ship"
     assert set(meta) == {

@@ -9,7 +9,7 @@ crash at any point the newest saved handle (or the session id alone) is enough t
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from bay.models import Resources
 
@@ -40,6 +40,8 @@ class SessionSpec:
     hostname: str = "sandbox"
     allow_root: bool = True
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
+    kernel: Literal["eager", "lazy"] = "lazy"
+    """Whether the default kernel starts with the session, or with the first code that is run in it (`SHIP_KERNEL`)."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

@@ -217,6 +217,7 @@ class FakeDriver:
             "SHIP_UID": str(os.getuid()),
             "SHIP_GID": str(os.getgid()),
             "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
+            "SHIP_KERNEL": spec.kernel,
         }
 
     def _endpoint(self, handle: Handle) -> Endpoint:

@@ -1,8 +1,8 @@
 """Ship and everything it needs to run, in one read-only directory: any image works, even an empty one.
 
 It is the interpreter that runs Bay with its standard library, the shared libraries that both are linked
-against, the loader, h11, wsproto and Ship. Python files are compiled and their sources left
-out: starting writes nothing, and looks at half as many files.
+against, the loader, h11 and Ship. Python files are compiled and their sources left
+out: starting writes nothing, and looks at half as many files. Beside them lies what kernels need (see `kernel_bundle`).
 """
 
 import compileall
@@ -17,6 +17,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from bay.drivers.oci import kernel_bundle
+
+_SHOWN_AT = "/.ship/kernel"
 _UNNEEDED = frozenset(
     (
         *(
@@ -33,14 +36,14 @@ _UNNEEDED = frozenset(
     )
 )
 _UNNEEDED_EXTENSIONS = re.compile(r"_?(test|xx|ctypes_test|tkinter|sqlite3|dbm|gdbm|curses|readline|nis)")
-_PACKAGES = ("h11", "wsproto", "ship")
+_PACKAGES = ("h11", "ship")
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
 def build(closures: Path) -> Path:
-    """The closure's directory below `closures`, made when the interpreter or Ship changed since the last time.
+    """The closure's directory below `closures`, made when the interpreter, Ship or IPython changed since the last time.
 
-    Safe against others who build at the same time. Blocks (about 2 s when it has to be made); raises OSError,
+    Safe against others who build at the same time. Blocks (about 5 s when it has to be made); raises OSError,
     ImportError or subprocess.SubprocessError.
     """
     packages = [_package_directory(name) for name in _PACKAGES]
@@ -78,7 +81,8 @@ def _interpreter() -> Path:
 
 def _fingerprint(packages: list[Path]) -> str:
     interpreter = _interpreter().stat()
-    digest = hashlib.sha256(f"2 {sys.version} {interpreter.st_size} {interpreter.st_mtime_ns}".encode())
+    digest = hashlib.sha256(f"3 {sys.version} {interpreter.st_size} {interpreter.st_mtime_ns}".encode())
+    digest.update(kernel_bundle.fingerprint().encode())
     for package in packages:
         for file in sorted(package.rglob("*.py")):
             digest.update(f"\0{package.name}/{file.relative_to(package)}\0".encode() + file.read_bytes())
@@ -94,7 +98,10 @@ def _fill(closure: Path, packages: list[Path]) -> None:
     for package in packages:
         shutil.copytree(package, python / package.name, ignore=_ignored)
     _replace_sources(python)
-    _copy_libraries(closure, [closure / "bin/python3", *sorted((python / "lib-dynload").glob("*.so"))])
+    kernel_bundle.fill(closure / "kernel", _SHOWN_AT)
+    bridge = kernel_bundle.fill_bridge(closure / "jupyter")
+    extensions = sorted((python / "lib-dynload").glob("*.so"))
+    _copy_libraries(closure, [closure / "bin/python3", *extensions, *bridge])
     _open_to_everyone(closure)
 
 

@@ -26,6 +26,7 @@ _FROM_ETC = (
     "ld.so.conf.d",
     "localtime",
     "magic",
+    "matplotlibrc",
     "mime.types",
     "os-release",
     "profile",
@@ -68,7 +69,9 @@ utmp:x:43:
 staff:x:50:
 ship:x:1000:
 nogroup:x:65534:
-""",
+"""
+    # What tells the programs of one exec from those of another (see ship/groups.py): `groups` complains of one without a name.
+    + "".join(f"exec-{gid}:x:{gid}:\n" for gid in range(60_000, 61_000)),
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/hostname": "sandbox\n",
     "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost\n",

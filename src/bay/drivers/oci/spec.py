@@ -144,6 +144,7 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
         "SHIP_GID": "1000",
         "SHIP_USER": "ship",
         "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
+        "SHIP_KERNEL": spec.kernel,
     }
 
 

@@ -1,0 +1,235 @@
+"""An attachment to an exec: its output as it comes and its input, on one WebSocket. The process never waits for it.
+
+An attachment is a cursor in the exec's ring and has no queue of its own. One that is so far behind that the ring will
+soon let go of what it needs makes Ship read no output until it has taken some, so that a program that does nothing but
+print does not outrun every reader there is. But it has half a second of that, and earns more only by taking 8 MiB a
+second: one that is slower is not waited for. It is told where the ring begins now and let go.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import groupby
+from typing import cast
+
+from ship import order
+from ship.errors import Conflict, Forbidden, InvalidArgument, OutputGone
+from ship.execs import Exec
+from ship.ring import Piece
+from ship.waiting import first_of
+from ship.websocket import NORMAL, Closing, WebSocket
+from ship.wire import PeerGone
+
+BAD_FRAME, NO_STDIN, FELL_BEHIND, FLOOD = 4400, 4409, 4410, 4429
+
+_OUTPUT_MARKERS = {"stdout": b"\1", "tty": b"\1", "stderr": b"\2"}
+_STDIN, _EOF = 0, 4
+_FRAME_BYTES = 128 * 1024
+_SLICE_BYTES = 64 * 1024
+_MOST_CONTROLS_PER_S = 50
+_INPUT_BYTES = 1 << 20
+_LEFT_BEHIND_S = 2.0
+_PATIENCE_S = 0.5
+_QUICK_BYTES_PER_S = 8 << 20
+_ENDING_S = 1.0
+
+
+def check_offset(found: Exec, since: int | None) -> int:
+    """Where an attachment begins; without `since` at the oldest byte kept. Raises OutputGone, InvalidArgument."""
+    ring = found.ring
+    if since is None:
+        return ring.first_offset
+    if since < ring.first_offset:
+        raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
+    if since > ring.next_offset:
+        raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
+    return since
+
+
+class Attachment:
+    """One attachment, from its first message to its close."""
+
+    def __init__(self, socket: WebSocket, found: Exec, since: int) -> None:
+        self._socket = socket
+        self._exec = found
+        self._next = since
+        self._input = _Input(found)
+        self._controls: list[float] = []
+        self._patience_s = _PATIENCE_S
+        """For how long the program may still be kept waiting; 0 until the reader has caught up."""
+
+    async def run(self) -> None:
+        """Serve it to its end, whichever side that comes from."""
+        closing = Closing(NORMAL, "")
+        try:
+            with self._exec.watched():
+                async with asyncio.TaskGroup() as tasks:
+                    for part in (self._give_output(), self._take_messages(), self._input.run()):
+                        tasks.create_task(part)
+        except* Closing as group:
+            closing = next(each for each in group.exceptions if isinstance(each, Closing))
+        await self._socket.close(closing.code, closing.reason)
+
+    async def _give_output(self) -> None:
+        with suppress(PeerGone):
+            await self._give_all()
+        # It is gone. What it sent before may still be on its way in, for a moment.
+        await asyncio.sleep(_LEFT_BEHIND_S)
+        raise Closing(NORMAL, "")
+
+    async def _give_all(self) -> None:
+        gone = self._socket.wire.gone
+        first = {"type": "attached", "exec": self._exec.to_wire(), "next_offset": self._next}
+        await self._socket.send_text(json.dumps(first))
+        while not gone.done():
+            # Asked in this order: what is written between the two questions belongs before the last message.
+            ended = not self._exec.running
+            if self._next < self._exec.ring.first_offset:
+                raise Closing(FELL_BEHIND, f"first_offset={self._exec.ring.first_offset}")
+            if not await self._give_some():
+                if ended:
+                    await self._socket.send_text(json.dumps({"type": "exit", **self._exec.end_to_wire()}))
+                    raise Closing(NORMAL, "")
+                await self._exec.news.wait(gone)
+
+    async def _give_some(self) -> bool:
+        pieces = list(self._exec.ring.read(self._next, _FRAME_BYTES))
+        for marker, run in _frames(pieces):
+            self._socket.write_bytes(marker, *(bytes(piece.data) for piece in run))
+            self._earn(run[-1].end - self._next)
+            self._next = run[-1].end
+            await self._wait_room()
+        if not pieces:
+            self._patience_s = _PATIENCE_S
+        return bool(pieces)
+
+    async def _wait_room(self) -> None:
+        while (room := self._socket.wire.room) is not None:
+            if self._patience_s and self._exec.ring.endangers(self._next):
+                await self._hold(room)
+            else:
+                await self._exec.news.wait(room)
+
+    async def _hold(self, room: asyncio.Future[None]) -> None:
+        began = time.monotonic()
+        with self._exec.held():
+            await first_of((room,), self._patience_s)
+        self._patience_s = max(0.0, self._patience_s - (time.monotonic() - began))
+
+    def _earn(self, taken: int) -> None:
+        if self._patience_s:
+            self._patience_s = min(_PATIENCE_S, self._patience_s + taken / _QUICK_BYTES_PER_S)
+
+    async def _take_messages(self) -> None:
+        async for message in self._socket.messages():
+            if isinstance(message, bytes):
+                await self._take_frame(message)
+            else:
+                self._count_control()
+                if isinstance(message, str):
+                    self._take_control(message)
+        await self._input.wait_taken()
+        raise Closing(NORMAL, "")
+
+    async def _take_frame(self, frame: bytes) -> None:
+        if len(frame) > 1 and frame[0] == _STDIN:
+            await self._input.put(frame[1:])
+            return
+        self._count_control()
+        if frame == bytes((_EOF,)):
+            await self._input.end()
+        elif frame != bytes((_STDIN,)):
+            raise Closing(BAD_FRAME, "a binary message begins with 0 (stdin) or is 4 (end of stdin)")
+
+    def _count_control(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._controls = [*(at for at in self._controls if now - at < 1), now]
+        if len(self._controls) > _MOST_CONTROLS_PER_S:
+            raise Closing(FLOOD, f"more than {_MOST_CONTROLS_PER_S} control messages in a second")
+
+    def _take_control(self, text: str) -> None:
+        message = _parse_control(text)
+        try:
+            match message.get("type"):
+                case "resize":
+                    self._exec.resize(*order.size(message.get("rows"), message.get("cols")))
+                case "signal":
+                    self._exec.send_signal(order.signal_number(message.get("signal")))
+                case _:
+                    raise Closing(BAD_FRAME, "the type of a text message is resize or signal")
+        except Conflict as error:
+            if message["type"] == "resize" and not self._exec.tty:
+                raise Closing(BAD_FRAME, error.message) from error
+            # Else it is ending, and that is what comes next.
+        except (Forbidden, InvalidArgument) as error:
+            raise Closing(BAD_FRAME, error.message) from error
+
+
+class _Input:
+    """Input on its way to the program: a little of it, so that a signal behind it comes through when nobody reads."""
+
+    def __init__(self, found: Exec) -> None:
+        self._exec = found
+        self._waiting = bytearray()
+        self._ended = False
+        self._changed = asyncio.Condition()
+
+    async def put(self, data: bytes) -> None:
+        """Add `data`; returns when there is room for it. Raises Closing after the end."""
+        if self._ended:
+            raise Closing(NO_STDIN, "stdin has been closed")
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._waiting) < _INPUT_BYTES)
+            self._waiting += data
+            self._changed.notify_all()
+
+    async def end(self) -> None:
+        """No more comes."""
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    async def wait_taken(self) -> None:
+        """Return when the program has taken all."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._waiting)
+
+    async def run(self) -> None:
+        """Give the program what comes. Raises Closing when it does not take it."""
+        try:
+            while await self._give_slice():
+                continue
+            await self._exec.close_input()
+        except Conflict as error:
+            # A program closes its stdin a moment before it ends, and then its end is the news.
+            await self._exec.wait_end(asyncio.get_running_loop().create_future(), _ENDING_S)
+            if self._exec.running:
+                raise Closing(NO_STDIN, error.message) from error
+
+    async def _give_slice(self) -> bool:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting or self._ended)
+            part = bytes(self._waiting[:_SLICE_BYTES])
+        if part:
+            await self._exec.write_input(part)
+            async with self._changed:
+                del self._waiting[: len(part)]
+                self._changed.notify_all()
+        return bool(part)
+
+
+def _frames(pieces: Iterable[Piece]) -> Iterator[tuple[bytes, list[Piece]]]:
+    for marker, run in groupby(pieces, key=lambda piece: _OUTPUT_MARKERS[piece.stream]):
+        yield marker, list(run)
+
+
+def _parse_control(text: str) -> dict[str, object]:
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Closing(BAD_FRAME, "a text message is JSON") from error
+    if not isinstance(message, dict):
+        raise Closing(BAD_FRAME, "a text message is a JSON object")
+    return cast("dict[str, object]", message)

@@ -1,0 +1,143 @@
+"""Cells: pieces of code that a kernel runs, each with its events, which outlive the connection that asked for them."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from ship.clock import rfc3339
+from ship.waiting import Bell
+
+State = Literal["queued", "running", "ended"]
+Status = Literal["ok", "error", "timeout", "interrupted", "lost"]
+
+MOST_CELL_BYTES = 16 << 20
+_EVENT_OVERHEAD = 160
+_ALWAYS = frozenset(("start", "error", "end"))
+
+
+class Cell:
+    """One cell. `news` rings at every event."""
+
+    def __init__(
+        self,
+        cell_id: str,
+        kernel_id: str,
+        code: str,
+        timeout_s: float | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.id = cell_id
+        self.kernel_id = kernel_id
+        self.code = code
+        self.timeout_s = timeout_s
+        self.environment = environment
+        self.state: State = "queued"
+        self.status: Status | None = None
+        self.execution_count: int | None = None
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.ended_monotonic = 0.0
+        self.truncated = False
+        self.kept_bytes = 0
+        self.news = Bell()
+        self._events: list[bytes] = []
+        self._started_monotonic = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Nothing comes any more."""
+        return self.state == "ended"
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next event."""
+        return len(self._events)
+
+    def to_wire(self) -> dict[str, object]:
+        """The cell as the contract shows it."""
+        return {
+            "id": self.id,
+            "kernel": self.kernel_id,
+            "state": self.state,
+            "status": self.status,
+            "started_at": None if self.started_at is None else rfc3339(self.started_at),
+            "ended_at": None if self.ended_at is None else rfc3339(self.ended_at),
+        }
+
+    def events(self, since: int, limit: int) -> list[bytes]:
+        """The lines of the events from number `since` on, about `limit` bytes at most but one at least."""
+        found: list[bytes] = []
+        for index in range(since, len(self._events)):
+            if found and limit < len(self._events[index]):
+                break
+            limit -= len(self._events[index])
+            found.append(self._events[index])
+        return found
+
+    def begin(self) -> None:
+        """The kernel has been given it."""
+        self.state = "running"
+        self.started_at = time.time()
+        self._started_monotonic = time.monotonic()
+        self.code = ""  # may be large, and is done with
+
+    def add(self, kind: str, fields: Mapping[str, object]) -> None:
+        """One more event; what is too much for one cell is left out."""
+        if self.ended:
+            return
+        line = (
+            json.dumps({"seq": self.next_seq, "type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
+        )
+        cost = len(line) + _EVENT_OVERHEAD
+        if kind not in _ALWAYS and self.kept_bytes + cost > MOST_CELL_BYTES:
+            self.truncated = True
+            return
+        self._events.append(line)
+        self.kept_bytes += cost
+        self.news.ring()
+
+    def end(self, status: Status, message: str | None = None, *, restarted: bool = False) -> None:
+        """The last event. A second end changes nothing."""
+        if self.ended:
+            return
+        now = time.monotonic()
+        duration_s = now - self._started_monotonic if self.started_at is not None else 0.0
+        self.add(
+            "end",
+            {
+                "status": status,
+                "execution_count": self.execution_count,
+                "restarted": restarted,
+                "message": message,
+                "duration_ms": round(duration_s * 1000, 3),
+                "truncated": self.truncated,
+            },
+        )
+        self.state, self.status = "ended", status
+        self.ended_at, self.ended_monotonic = time.time(), now
+        self.code = ""
+        self.news.ring()
+
+
+class CellShelf:
+    """The cells that ended, kept for a while: the newest of each kernel, and a bounded amount together."""
+
+    MOST_PER_KERNEL = 200
+    KEEP_S = 600.0
+    KEEP_BYTES = 32 << 20
+
+    def forget(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Which of `cells` are to be let go of."""
+        ended = sorted((cell for cell in cells if cell.ended), key=lambda cell: -cell.ended_monotonic)
+        oldest = time.monotonic() - self.KEEP_S
+        room = self.KEEP_BYTES
+        count: dict[str, int] = {}
+        gone: list[Cell] = []
+        for cell in ended:
+            count[cell.kernel_id] = count.get(cell.kernel_id, 0) + 1
+            room -= cell.kept_bytes
+            too_many = count[cell.kernel_id] > self.MOST_PER_KERNEL
+            if too_many or room < 0 or cell.ended_monotonic < oldest:
+                gone.append(cell)
+        return gone

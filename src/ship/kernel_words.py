@@ -1,0 +1,155 @@
+"""What a kernel's process says, read line by line. Hostile code may be speaking: every line is bounded and checked, and what
+is not understood is dropped."""
+
+import json
+from collections.abc import Callable
+from typing import cast
+
+LINE_BYTES = 9 << 20
+_TEXT_CHARS = 64 * 1024
+_TRACEBACK_CHARS = 256 * 1024
+_MOST_COUNT = 1 << 40
+
+Fields = dict[str, object]
+
+
+class Lines:
+    """Cuts what comes into lines. One that is too long is skipped to its end."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now."""
+        first, *more = data.split(b"\n")
+        self._add(first)
+        found: list[bytes] = []
+        for part in more:
+            found.append(self._take())
+            self._add(part)
+        return [line for line in found if line]
+
+    def _add(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > LINE_BYTES:
+            self._parts.clear()
+        else:
+            self._parts.append(part)
+
+    def _take(self) -> bytes:
+        line = b"".join(self._parts) if self._size <= LINE_BYTES else b""
+        self._parts, self._size = [], 0
+        return line
+
+
+def parse(line: bytes) -> Fields | None:
+    """The message in `line`, None when it is none."""
+    try:
+        found = json.loads(line, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    if b"\\ud" in line.lower():  # perhaps half a character, which no other program would take
+        found = _without_halves(cast("object", found))
+    return cast("Fields", found)
+
+
+def event(message: Fields) -> tuple[str, Fields] | None:
+    """Type and fields of the event in `message` as a cell keeps it, None when it is none."""
+    kind = message.get("type")
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        return None
+    try:
+        return str(kind), reader(message)
+    except (TypeError, ValueError):
+        return None
+
+
+def text(message: Fields, name: str, limit: int = _TEXT_CHARS) -> str:
+    """A text of a message. Raises TypeError."""
+    value = message.get(name)
+    if not isinstance(value, str):
+        raise TypeError(name)
+    return value[:limit]
+
+
+def count(message: Fields) -> int | None:
+    """The execution count in a message, None when it is not to be believed."""
+    value = message.get("execution_count")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST_COUNT:
+        return None
+    return value
+
+
+def _printed(message: Fields) -> Fields:
+    return {"text": text(message, "text", LINE_BYTES)}
+
+
+def _bundle(message: Fields) -> Fields:
+    fields: Fields = {"data": _object(message, "data"), "metadata": _object(message, "metadata")}
+    if message.get("display_id") is not None:
+        fields["display_id"] = text(message, "display_id", 256)
+    if message.get("update") is True:
+        fields["update"] = True
+    return fields
+
+
+def _result(message: Fields) -> Fields:
+    return {
+        "data": _object(message, "data"),
+        "metadata": _object(message, "metadata"),
+        "execution_count": count(message),
+    }
+
+
+def _clear(message: Fields) -> Fields:
+    return {"wait": message.get("wait") is True}
+
+
+def _error(message: Fields) -> Fields:
+    lines = message.get("traceback")
+    if not isinstance(lines, list):
+        raise TypeError("traceback")
+    found: list[str] = []
+    room = _TRACEBACK_CHARS
+    for line in cast("list[object]", lines):
+        if not isinstance(line, str) or room <= 0:
+            break
+        found.append(line[:room])
+        room -= len(line) + 1
+    return {"ename": text(message, "ename", 1024), "evalue": text(message, "evalue"), "traceback": found}
+
+
+def _object(message: Fields, name: str) -> Fields:
+    value = message.get(name)
+    if not isinstance(value, dict):
+        raise TypeError(name)
+    return cast("Fields", value)
+
+
+_READERS: dict[str, Callable[[Fields], Fields]] = {
+    "stdout": _printed,
+    "stderr": _printed,
+    "display": _bundle,
+    "clear": _clear,
+    "result": _result,
+    "error": _error,
+}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _without_halves(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_without_halves(inner) for inner in cast("list[object]", value)]
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value).items()
+        return {name.encode("utf-8", "replace").decode(): _without_halves(inner) for name, inner in pairs}
+    return value

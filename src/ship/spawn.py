@@ -1,0 +1,194 @@
+"""Becoming a program without copying Ship: `posix_spawn`, by a thread that has taken the user's ids for a moment.
+
+`subprocess` must fork to switch the user: it copies Ship's page tables, and both sides then fault on every page they
+touch, which was most of the time of a short exec. A child that only borrows the memory (CLONE_VM | CLONE_VFORK) costs a
+tenth of that, but must have its ids when it is made. Ids belong to threads: the C library's wrappers change
+those of all, the system calls below those of the calling one. So the starting thread becomes real and effective user
+1000 and keeps 0 as its saved id alone; exec replaces the saved id by the effective one and, for a user that is not
+root, drops every capability (credentials(7), capabilities(7)); then the thread takes 0 back.
+
+What a hostile program of that user can do to the thread meanwhile, and to the child before it is a program:
+- Read or trace it: no. ptrace, process_vm_readv and /proc/PID ask for all three ids to be the caller's, and for memory that
+  may be dumped; the saved id is 0 and Ship's memory is hidden.
+- Signal it: yes (`tgkill`; the real id is enough). KILL and STOP do not reach the first process of a pid
+  namespace from inside it, nor does any signal without a handler; the thread blocks every signal, those of the C library too,
+  from before it takes the ids for as long as it lives, so that handlers of others (TERM ends Ship) never run for it.
+- Kill the child: yes, as any exec of that user; the start then succeeds and the exec ends with that signal.
+- Stop the child: yes; the thread then waits in the kernel without Python's lock, so that Ship goes on, and kills what is stopped.
+- Change the thread's niceness, scheduling or processors: yes, for the worse only, and what is started later inherits it. It could
+  slow its own programs down anyway.
+
+Rejected: vfork by `subprocess`, which holds Python's lock until the child is a program (a stopped one would stop all of Ship); a
+fork server, which is one more process of 5 MB in every idle sandbox.
+"""
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from ctypes import byref, c_char_p, c_int, c_long, c_short, c_uint
+from typing import NamedTuple
+
+_SETGROUPS, _SETRESUID, _SETRESGID, _SIGPROCMASK = {
+    "x86_64": (116, 117, 119, 14),
+    "aarch64": (159, 147, 149, 135),
+}[os.uname().machine]
+_SIG_BLOCK, _SIG_SETMASK = 0, 2
+_EVERY_SIGNAL = b"\xff" * 8
+
+# spawn.h
+_SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
+_ROOM = 1024  # more than any C library's structures take
+_SIGNALS_ROOM = 128
+# Python ignores the first two, and the C library its own two in what it spawns; programs expect neither.
+_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, 32, 33)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = c_long
+_CAN_CLOSE_FROM = hasattr(_libc, "posix_spawn_file_actions_addclosefrom_np")  # glibc 2.34
+
+
+class Ids(NamedTuple):
+    """Who a program is: real, effective and, once it runs, saved."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def block_signals() -> None:
+    """Call first in the thread that starts programs: no signal handler runs in it from now on."""
+    # By number, since the C library's wrapper leaves out the signals that it uses itself.
+    _check(_libc.syscall(c_long(_SIGPROCMASK), c_long(_SIG_BLOCK), c_char_p(_EVERY_SIGNAL), None, c_long(8)))
+
+
+class Spawner:
+    """Starts programs; the structures that are the same for each are made once."""
+
+    def __init__(self) -> None:
+        self._attributes = _attributes()
+
+    def start(
+        self,
+        argv: Sequence[bytes],
+        environment: dict[bytes, bytes],
+        directory: int,
+        stdio: tuple[int, int, int],
+        ids: Ids | None,
+        *,
+        tty: bool,
+    ) -> int:
+        """The pid of a program in a session of its own, ruled by its stdin when that is a `tty`. Raises OSError.
+
+        To be called by the thread that blocks signals, and only there, with ids of 0 and no supplementary groups.
+        """
+        actions = _actions(directory, stdio, tty=tty)
+        try:
+            with _being(ids):
+                return self._start_first(
+                    _candidates(argv[0], environment, directory), argv, environment, actions
+                )
+        finally:
+            _libc.posix_spawn_file_actions_destroy(actions)
+
+    def _start_first(
+        self, paths: Sequence[bytes], argv: Sequence[bytes], environment: dict[bytes, bytes], actions: object
+    ) -> int:
+        words = _strings(argv)
+        variables = _strings(b"%b=%b" % pair for pair in environment.items())
+        refusal = errno.ENOENT
+        for path in paths:
+            pid = c_int()
+            # Returns when the child has become its program, or could not; others run meanwhile.
+            number: int = _libc.posix_spawn(
+                byref(pid), c_char_p(path), actions, self._attributes, words, variables
+            )
+            if number == 0:
+                return pid.value
+            if number not in (errno.ENOENT, errno.ENOTDIR):
+                refusal = number
+        raise OSError(refusal, os.strerror(refusal), os.fsdecode(argv[0]))
+
+
+@contextmanager
+def _being(ids: Ids | None) -> Generator[None]:
+    """Within, the calling thread has these ids, and 0 in reserve."""
+    if ids is None:
+        yield
+        return
+    try:
+        _set_groups(ids.groups)
+        _set_ids(_SETRESGID, ids.gid)
+        _set_ids(_SETRESUID, ids.uid)  # last, since it takes the capabilities that the others need
+        yield
+    finally:
+        _set_ids(_SETRESUID, 0)
+        _set_ids(_SETRESGID, 0)
+        _set_groups(())
+
+
+def _set_ids(call: int, number: int) -> None:
+    _check(_libc.syscall(c_long(call), c_long(number), c_long(number), c_long(0)))
+
+
+def _set_groups(groups: Sequence[int]) -> None:
+    _check(_libc.syscall(c_long(_SETGROUPS), c_long(len(groups)), (c_uint * len(groups))(*groups)))
+
+
+def _candidates(name: bytes, environment: dict[bytes, bytes], directory: int) -> Sequence[bytes]:
+    """The paths to try: `name`, or where it lies in the program's own PATH. As execvp(3) does it."""
+    if b"/" in name:
+        return (name,)
+    folders = environment.get(b"PATH", os.defpath.encode()).split(b":")
+    paths = [os.path.join(folder, name) for folder in folders]
+    # A try costs a child. Where none may be run, all are tried, to learn why.
+    return [path for path in paths if os.access(path, os.X_OK, dir_fd=directory)] or paths
+
+
+def _attributes() -> object:
+    attributes = ctypes.create_string_buffer(_ROOM)
+    none = ctypes.create_string_buffer(_SIGNALS_ROOM)
+    bits = sum(1 << (number - 1) for number in _RESTORED)
+    restored = ctypes.create_string_buffer(bits.to_bytes(8, sys.byteorder), _SIGNALS_ROOM)
+    _check_number(_libc.posix_spawnattr_init(attributes))
+    _check_number(_libc.posix_spawnattr_setflags(attributes, c_short(_SETSIGDEF | _SETSIGMASK | _SETSID)))
+    _check_number(_libc.posix_spawnattr_setsigmask(attributes, none))
+    _check_number(_libc.posix_spawnattr_setsigdefault(attributes, restored))
+    return attributes
+
+
+def _actions(directory: int, stdio: tuple[int, int, int], *, tty: bool) -> object:
+    actions = ctypes.create_string_buffer(_ROOM)
+    _check_number(_libc.posix_spawn_file_actions_init(actions))
+    for target, source in enumerate(stdio):
+        _check_number(_libc.posix_spawn_file_actions_adddup2(actions, c_int(source), c_int(target)))
+    if tty:
+        # The first terminal that the leader of a session opens is the one that rules it (tty_ioctl(4)).
+        # Not "/proc/self/fd/0", which is closed before the path is looked at.
+        same = c_char_p(b"/proc/self/fd/%d" % stdio[0])
+        _check_number(
+            _libc.posix_spawn_file_actions_addopen(actions, c_int(0), same, c_int(os.O_RDWR), c_int(0))
+        )
+    _check_number(_libc.posix_spawn_file_actions_addfchdir_np(actions, c_int(directory)))
+    if _CAN_CLOSE_FROM:  # Ship opens nothing that a program inherits; whoever started Ship may have
+        _check_number(_libc.posix_spawn_file_actions_addclosefrom_np(actions, c_int(3)))
+    return actions
+
+
+def _strings(words: Iterable[bytes]) -> object:
+    listed = list(words)
+    return (c_char_p * (len(listed) + 1))(*listed, None)
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _check_number(number: int) -> None:
+    if number:
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,49 @@
+"""Started by Ship with an interpreter: becomes a kernel, or lets the next interpreter try.
+
+    python3 boot.py HOME KIND [NEXT ...]
+
+HOME holds this package, with IPython and what that needs beside it. KIND is `python`, or `jupyter:NAME` for a kernel
+spec of the image. NEXT is how the next interpreter is started, when this one cannot be the kernel.
+
+The image's own interpreter comes first, so that the packages of the image are there, and its own IPython before the
+one in HOME. Whether it will do is found by trying: another process to ask would cost as much as the kernel.
+It may be an old one, so this file is written for any Python 3.
+"""
+
+import gc
+import importlib
+import os
+import sys
+
+OLDEST = (3, 8)
+_JUPYTER = "jupyter:"
+
+
+def main() -> None:
+    """Never returns, but for a kernel that was told to end."""
+    home, kind = sys.argv[1:3]
+    del sys.path[0]  # the folder of this file
+    sys.path.append(home)
+    if kind.startswith(_JUPYTER):
+        sys.path.append(os.path.join(os.path.dirname(home), "jupyter"))  # where Ship has a closure
+    if sys.version_info < OLDEST:
+        give_up("Python %s is too old" % sys.version.split()[0])  # noqa: UP031
+    gc.disable()  # what loads is no garbage
+    try:
+        module = importlib.import_module("ship_kernel.serve" if kind == "python" else "ship_kernel.jupyter")
+    except ImportError as error:
+        give_up(str(error))
+    else:
+        module.main(kind)
+
+
+def give_up(problem: str) -> None:
+    """Let the next interpreter try, or say why there is none."""
+    following = sys.argv[3:]
+    if following:
+        os.execv(following[0], [*following, os.path.abspath(__file__), *sys.argv[1:3]])  # noqa: S606
+    sys.exit("no Python here can be a kernel: " + problem)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""MIME bundles as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+MOST_BYTES = 8 << 20
+_DEEPEST = 64
+
+
+def clean(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """`bundle` as JSON takes it, bytes in base64; a note in its place when it is too large."""
+    found = {str(kind): _value(value, 0) for kind, value in bundle.items() if value is not None}
+    size = len(json.dumps(found, separators=(",", ":"), allow_nan=False))
+    if size <= MOST_BYTES:
+        return found
+    kinds = ", ".join(sorted(found))[:200]
+    note = f"[not shown: {size} bytes of {kinds}; at most {MOST_BYTES} are. Save it to a file instead]"
+    return {"text/plain": note}
+
+
+def _value(value: Any, depth: int) -> Any:
+    if depth > _DEEPEST:
+        return None
+    if isinstance(value, str):
+        return text(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(bytes(cast("bytes", value))).decode("ascii")
+    return _compound(value, depth)
+
+
+def _compound(value: Any, depth: int) -> Any:
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value).items()
+        return {text(str(name)): _value(inner, depth + 1) for name, inner in pairs}
+    if isinstance(value, Sequence | set | frozenset):
+        return [_value(inner, depth + 1) for inner in cast("Sequence[Any]", value)]
+    if hasattr(value, "tolist"):  # the arrays and numbers of numpy and its like
+        return _value(value.tolist(), depth + 1)
+    return text(str(value))
+
+
+def text(value: str) -> str:
+    """`value` without half characters."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

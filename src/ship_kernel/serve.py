@@ -1,0 +1,98 @@
+# pyright: reportUnknownMemberType=false
+# (IPython has hardly any types.)
+"""A Python kernel: runs the cells that Ship sends, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import os
+import sys
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import IPython
+
+from ship_kernel import shell as shells
+from ship_kernel import streams
+from ship_kernel.channel import Channel, take_connection
+from ship_kernel.figures import InlineFigures
+from ship_kernel.interrupts import Interrupts
+from ship_kernel.shell import Shell
+
+
+class Kernel:
+    """See the module."""
+
+    def __init__(self, channel: Channel, interrupts: Interrupts) -> None:
+        self._channel = channel
+        self._interrupts = interrupts
+        self._attribution = streams.Attribution()
+        self._pid = os.getpid()
+        self._shell: Shell = shells.make(self._publish, channel.settle)
+        streams.install(channel, self._attribution)
+
+    def run(self, cell: str, code: str, environment: Mapping[str, str]) -> None:
+        """Run one cell, and tell Ship what comes of it."""
+        self._attribution.enter(cell)
+        count = self._shell.cell_count = self._shell.execution_count
+        status = "interrupted"
+        with contextlib.suppress(KeyboardInterrupt):
+            # Armed before it is said that the cell has begun: who hears that may interrupt it.
+            self._interrupts.armed = True
+            self._channel.send({"type": "start", "cell": cell, "execution_count": count})
+            with _variables(environment):
+                status = self._run_code(code)
+        self._interrupts.armed = False
+        if os.getpid() != self._pid:  # a child that the cell forked and that ran to its end
+            os._exit(0)
+        self._interrupts.listen()
+        self._channel.send({"type": "end", "cell": cell, "status": status, "execution_count": count})
+
+    def _run_code(self, code: str) -> str:
+        done = self._shell.run_cell(code, store_history=True)
+        error: BaseException | None = done.error_before_exec or done.error_in_exec
+        if isinstance(error, KeyboardInterrupt):
+            return "interrupted"
+        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+            return "ok"
+        return "error"
+
+    def _publish(self, kind: str, fields: dict[str, Any]) -> None:
+        self._channel.send({"type": kind, "cell": self._attribution.current(), **fields})
+
+
+def main(_kind: str) -> None:
+    """Serve until Ship says `exit` or is gone."""
+    connection = take_connection()
+    faulthandler.enable(2)  # the last words of a crash in C, on the pipe
+    interrupts = Interrupts()
+    interrupts.listen()
+    channel = Channel(connection, interrupts)
+    kernel = Kernel(channel, interrupts)
+    InlineFigures().install()
+    sys.argv = [""]
+    sys.path.insert(0, "")
+    gc.freeze()
+    gc.enable()
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    channel.send({"type": "ready", "language": "python", "python": python, "ipython": IPython.__version__})
+    for message in channel.receive():
+        if message["type"] == "exit":
+            return
+        kernel.run(message["cell"], message["code"], message.get("env") or {})
+
+
+@contextlib.contextmanager
+def _variables(wanted: Mapping[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,166 @@
+# pyright: reportUnknownMemberType=false, reportOptionalMemberAccess=false
+# (IPython has hardly any types.)
+"""IPython without a terminal: what it shows goes to Ship."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from IPython.core import page
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.profiledir import ProfileDir
+from traitlets import Type
+from traitlets.config import Config
+
+from ship_kernel import bundles
+
+_TRACEBACK_CHARS = 64 * 1024
+_VALUE_CHARS = 16 * 1024
+
+Publish = Callable[[str, "dict[str, Any]"], None]
+"""Sends an event of the running cell: its type and its fields."""
+
+
+class Results(DisplayHook):
+    """What the last expression of a cell gives."""
+
+    def write_output_prompt(self) -> None:
+        """Nothing: the event says its number."""
+
+    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+        """Send the result."""
+        fields = {"data": bundles.clean(format_dict), "metadata": bundles.clean(md_dict or {})}
+        self.shell.publish("result", {**fields, "execution_count": self.shell.cell_count})
+
+    def finish_displayhook(self) -> None:
+        """No line to end."""
+        self._is_active = False
+
+
+class Displays(DisplayPublisher):
+    """display(), and what calls it."""
+
+    def publish(
+        self,
+        data: Any,
+        metadata: Any = None,
+        source: Any = None,
+        *,
+        transient: Any = None,
+        update: bool = False,
+        **_kwargs: Any,
+    ) -> None:
+        """Send it."""
+        fields: dict[str, Any] = {"data": bundles.clean(data), "metadata": bundles.clean(metadata or {})}
+        if transient and transient.get("display_id"):
+            fields["display_id"] = bundles.text(str(transient["display_id"]))
+        if update:
+            fields["update"] = True
+        self.shell.publish("display", fields)
+
+    def clear_output(self, wait: bool = False) -> None:
+        """Ask who shows the output to take away what is there."""
+        self.shell.publish("clear", {"wait": bool(wait)})
+
+
+class Shell(InteractiveShell):
+    """The interpreter of a kernel. `publish` and `settle` (see `Channel`) are set by its maker; `cell_count` is the number of the running cell."""
+
+    publish: Publish
+    settle: Callable[[], None]
+    cell_count = 0
+    _failed_in = -1
+    displayhook_class = Type(Results)
+    display_pub_class = Type(Displays)
+
+    def init_hooks(self) -> None:
+        """Documentation is shown like everything else, there being no pager."""
+        super().init_hooks()
+        self.set_hook("show_in_pager", page.as_hook(page.display_page), 99)
+
+    def init_profile_dir(self, profile_dir: Any) -> None:
+        """A folder of its own for what IPython writes, and nothing in the user's home."""
+        self.profile_dir = profile_dir or ProfileDir.create_profile_dir(self.ipython_dir)
+
+    def enable_gui(self, gui: Any = None) -> None:
+        """There is no screen, and nothing to do about it."""
+
+    def system(self, cmd: str) -> None:
+        """`!command`: its output goes into the pipes as it comes, stdout and stderr apart."""
+        self.settle()
+        self.system_raw(cmd)
+
+    def ask_exit(self) -> None:
+        """exit() and quit() end the cell; the kernel stays."""
+        raise SystemExit
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        if etype is SystemExit and evalue.code in (None, 0):
+            return  # a script that says it is done
+        if self._failed_in == self.cell_count:
+            return  # IPython's second try at an exception that cannot be printed
+        self._failed_in = self.cell_count
+        lines = [bundles.text(line) for line in stb]
+        fields = {
+            "ename": bundles.text(etype.__name__),
+            "evalue": _message(evalue),
+            "traceback": _bounded(lines),
+        }
+        self.publish("error", fields)
+
+
+def make(publish: Publish, settle: Callable[[], None]) -> Shell:
+    """The shell of this process."""
+    config = Config()
+    config.HistoryManager.enabled = False  # no database of what was typed
+    config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.loop_runner = _Loop().run
+    config.InteractiveShell.banner1 = ""
+    home = tempfile.mkdtemp(prefix="ipython-")
+    shell = Shell.instance(config=config, ipython_dir=home)
+    shell.publish, shell.settle = publish, settle
+    warnings.filterwarnings("ignore", message="To exit: use")
+    return shell
+
+
+class _Loop:
+    """The event loop that `await` at the top of a cell uses, the same for all cells."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Its result. When it is interrupted it is cancelled, so that it does not go on in the next cell."""
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        task = self._loop.create_task(coroutine)
+        try:
+            return self._loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(task)
+            raise
+
+
+def _message(value: object) -> str:
+    try:
+        return bundles.text(str(value))[:_VALUE_CHARS]
+    except Exception as error:  # noqa: BLE001 - an exception of the user's whose __str__ raises what it likes
+        return f"<the message cannot be had: {type(error).__name__}>"
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    if sum(map(len, lines)) <= _TRACEBACK_CHARS:
+        return lines
+    whole = "\n".join(lines)
+    half = _TRACEBACK_CHARS // 2
+    return [whole[:half], "…", whole[-half:]]

@@ -1,0 +1,50 @@
+"""Groups that mark trees: which are given out again, and when. In a process of its own, whose children have them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PREAMBLE = """
+import subprocess
+from ship.groups import Groups
+from ship.identity import Identity
+user = Identity("ship", 1000, 1000, "/", switch=True)
+groups = Groups(range(60_000, 60_004))
+taken = [groups.take(user) for _ in range(4)]
+assert taken == [60_000, 60_001, 60_002, 60_003], taken
+"""
+
+
+def check(body: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + body], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sets groups, which takes root")
+
+
+def test_a_group_comes_again_only_when_nobody_asks_for_it_any_more_and_no_process_has_it() -> None:
+    check("""
+child = subprocess.Popen(["sleep", "60"], extra_groups=[60_001])
+for group in taken[1:3]:
+    groups.give_back(group)
+assert groups.take(user) == 60_002
+assert groups.take(user) is None
+child.kill()
+child.wait()
+assert groups.take(user) == 60_001
+""")
+
+
+def test_when_all_are_in_use_there_is_none() -> None:
+    check("assert groups.take(user) is None; groups.give_back(None)")
+
+
+def test_where_users_are_not_switched_there_is_none() -> None:
+    check("""
+assert groups.take(Identity("me", 0, 0, "/", switch=False)) is None
+""")
