@@ -92,14 +92,18 @@ class Profile:
     image: str = "host"
     isolation: str = "container"
     resources: Resources = field(default_factory=Resources)
-    capabilities: tuple[Capability, ...] = ("shell", "filesystem", "exec")
+    capabilities: tuple[Capability, ...] = ALL_CAPABILITIES
     env: dict[str, str] = field(default_factory=dict[str, str])
     idle_timeout: int | None = 1800
     warm_timeout: int | None = 3600
     pool_size: int = 0
     """How many started sandboxes wait for a create."""
+    output_buffer_mb: int = 1
+    """How much of the newest output of each exec is kept, MiB."""
     ttl: int | None = None
     start: Literal["eager", "lazy"] = "eager"
+    kernel: Literal["eager", "lazy"] = "lazy"
+    """Whether the default kernel starts with the session, or with the first code that is run in it."""
     root: bool = True
     """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
     description: str = ""
@@ -142,9 +146,30 @@ class Exec:
     keep_alive: bool = True
     """Whether the sandbox counts as active while this runs."""
     timed_out: bool = False
+    rows: int | None = None
+    cols: int | None = None
+    """The size of its terminal now; null without one."""
     stdout: str | None = None
     stderr: str | None = None
     truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process of the sandbox. `cpu_s` counts seconds on a processor, `rss_bytes` memory held now.
+
+    `exec_id` is the exec whose tree it belongs to; null for Ship itself and for what no exec started.
+    """
+
+    pid: int
+    ppid: int
+    uid: int | None
+    state: str
+    command: str
+    rss_bytes: int
+    cpu_s: float
+    started_at: datetime
+    exec_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +184,116 @@ class ShellResult:
     execution_time_ms: int
     command: str | None = None
     truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonOutput:
+    """What code printed and gave, as text, and the images it showed: each ``{"image/png": base64}``."""
+
+    text: str
+    images: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonData:
+    """The structured half of the answer of `python/exec`."""
+
+    execution_count: int | None
+    output: PythonOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonResult:
+    """The answer of `python/exec`. `error` is the traceback, or why the code did not come to its end."""
+
+    success: bool
+    output: str
+    error: str | None
+    data: PythonData
+    execution_id: str
+    execution_time_ms: int
+    code: str | None = None
+    truncated: bool = False
+
+
+KernelState = Literal["starting", "idle", "busy", "dead"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """A process that runs code cell by cell and remembers its variables. It ends with the session it is in.
+
+    `queued` cells wait for the one that runs. `message` says why a dead one is dead.
+    """
+
+    id: str
+    spec: str
+    language: str | None
+    state: KernelState
+    pid: int | None
+    version: str | None
+    execution_count: int | None
+    queued: int
+    started_at: datetime | None
+    last_active_at: datetime | None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSpec:
+    """A kind of kernel that the image has."""
+
+    name: str
+    display_name: str
+    language: str | None
+
+
+CellEventType = Literal["start", "stdout", "stderr", "display", "clear", "result", "error", "end"]
+CellStatus = Literal["ok", "error", "timeout", "interrupted", "lost"]
+"""How a cell ended: `error` by an exception, `lost` with its kernel, whose variables are gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellEvent:
+    """Something that a cell did. `seq` counts its events; which other fields are set follows from `type`.
+
+    `data` is a MIME bundle: content types, each with its text, or base64 where the type is binary. A
+    `display` with `update` replaces what was shown under its `display_id`; `clear` takes away what was shown,
+    with `wait` when the next output comes. `end` is always the last.
+    """
+
+    seq: int
+    type: CellEventType
+    text: str | None = None
+    data: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    display_id: str | None = None
+    update: bool | None = None
+    wait: bool | None = None
+    execution_count: int | None = None
+    ename: str | None = None
+    evalue: str | None = None
+    traceback: tuple[str, ...] | None = None
+    status: CellStatus | None = None
+    restarted: bool | None = None
+    """Whether there is a new kernel process in the place of the one that ran the cell."""
+    message: str | None = None
+    duration_ms: float | None = None
+    truncated: bool | None = None
+    """Whether output was dropped because there was too much of it."""
+
+
+CELL_EVENT_FIELDS: dict[CellEventType, tuple[str, ...]] = {
+    "start": ("execution_count",),
+    "stdout": ("text",),
+    "stderr": ("text",),
+    "display": ("data", "metadata", "display_id", "update"),
+    "clear": ("wait",),
+    "result": ("data", "metadata", "execution_count"),
+    "error": ("ename", "evalue", "traceback"),
+    "end": ("status", "execution_count", "restarted", "message", "duration_ms", "truncated"),
+}
+"""What an event of each type has beside `seq` and `type`."""
 
 
 ExecType = Literal["python", "shell"]
@@ -195,6 +330,26 @@ class OutputChunk:
     stream: Stream
     data: bytes
     t: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """What a terminal shows. Lines come without the blanks at their ends; rows and columns of the cursor count from 0.
+
+    `scrollback` are the lines that have left at the top, oldest first, `alternate` whether a program draws on the second
+    screen, as editors do, and `offset` the byte offset of the output that is not in it yet.
+    """
+
+    rows: int
+    cols: int
+    lines: tuple[str, ...]
+    scrollback: tuple[str, ...]
+    cursor_row: int
+    cursor_col: int
+    cursor_visible: bool
+    alternate: bool
+    title: str
+    offset: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

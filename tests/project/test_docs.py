@@ -2,23 +2,25 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from fastapi.routing import APIRouter, APIWebSocketRoute
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bay.cli._app import app as cli
 from bay.errors import BY_CODE
+from bay.server.api.relay import CODES, SILENT
 from bay.server.app import build_app
 from bay.server.settings import ProfileSettings, Settings, load
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("get", "put", "post", "delete", "patch")
-ROUTE = re.compile(r"^\| `(GET|PUT|POST|DELETE|PATCH) (/[^` ?]*)[^`]*` \|", re.MULTILINE)
+ROUTE = re.compile(r"^\| `(GET|PUT|POST|DELETE|PATCH|WS) (/[^` ?]*)[^`]*` \|", re.MULTILINE)
 FENCE = re.compile(r"(?ms)^( *)```(\w*)[^\n]*\n(.*?)^ *```$")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -51,10 +53,21 @@ def nameless(path: str) -> str:
 
 def test_every_route_is_documented_and_every_documented_route_exists(tmp_path: Path) -> None:
     settings = load(driver="fake", data_dir=tmp_path / "data", run_dir=tmp_path / "run")
-    paths = build_app(settings).openapi()["paths"]
+    app = build_app(settings)
+    paths = app.openapi()["paths"]
     routes = {(m.upper(), nameless(path)) for path, item in paths.items() for m in METHODS if m in item}
+    routes |= {("WS", nameless(path)) for path in websockets(app.routes)}
     documented = {(method, nameless(path)) for method, path in ROUTE.findall(read("docs/api.md"))}
     assert documented == routes
+
+
+def websockets(routes: Iterable[object]) -> Iterator[str]:
+    """The paths of WebSockets, which OpenAPI leaves out, also in routers that were included."""
+    for route in routes:
+        if isinstance(route, APIWebSocketRoute):
+            yield route.path
+        elif isinstance(router := getattr(route, "original_router", None), APIRouter):
+            yield from websockets(router.routes)
 
 
 def default_of(field: FieldInfo) -> str:
@@ -117,6 +130,11 @@ def test_no_error_code_is_documented_that_does_not_exist() -> None:
 
 def test_every_error_says_what_it_means() -> None:
     assert [code for code, cells in error_rows().items() if len(cells) != 5 or len(cells[4]) < 20] == []
+
+
+def test_every_close_code_of_an_attachment_is_documented() -> None:
+    documented = {int(code) for code in re.findall(r"(?m)^\| (\d{4}) \|", read("docs/errors.md"))}
+    assert documented == {1000, 1009, 1011, 1012, SILENT, *CODES.values()}
 
 
 def commands() -> list[str]:

@@ -19,6 +19,7 @@ GROUPS = {
     "bay.errors": "words",
     "bay.ids": "words",
     "bay.clock": "words",
+    "bay.cells": "words",
     "bay.trees": "words",
     "bay.store": "store",
     "bay.store.records": "records",  # the shapes of rows, without any access to them
@@ -37,6 +38,7 @@ GROUPS = {
     "bay.cli": "cli",
     "bay.mcp": "cli",
     "ship": "ship",
+    "ship_kernel": "kernel",
 }
 
 # What a group may import of this project, itself included where that is fine.
@@ -54,15 +56,22 @@ MAY = {
     "client": {"root", "client", "words"},
     "cli": {"root", "cli", "client", "words"},
     "ship": {"ship"},
+    "kernel": {"kernel"},
 }
 
 # Where a module is imported only when it is needed, so that `import bay` and `bay --help` stay quick.
 LAZY = {
     "bay": "the SDK, of which most programs need one class",
     "bay.cli._state": "the SDK, the server and the probe, each for the commands that need it",
+    "bay.client._socket": "the WebSocket library, for the programs that attach to something",
+    "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",
 }
 
-SHIP_MAY = {*sys.stdlib_module_names, "h11", "wsproto", "ship"}
+# What runs in the sandbox's own interpreters, and the bridge to Jupyter's kernels in the closure's.
+KERNEL_MAY = {*sys.stdlib_module_names, "IPython", "traitlets", "ship_kernel"}
+BRIDGE_MAY = {*KERNEL_MAY, "jupyter_client", "zmq"}
+
+SHIP_MAY = {*sys.stdlib_module_names, "h11", "ship"}
 
 
 def modules() -> dict[str, Path]:
@@ -191,6 +200,18 @@ def test_ship_needs_only_the_standard_library_and_its_two_libraries() -> None:
         for node in ast.walk(tree(path))
         for target in imported(node)
         if target.split(".")[0] not in SHIP_MAY
+    ]
+    assert wrong == []
+
+
+def test_a_kernel_needs_only_ipython() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        if group(name) == "kernel"
+        for node in ast.walk(tree(path))
+        for target in imported(node)
+        if target.split(".")[0] not in (BRIDGE_MAY if name == "ship_kernel.jupyter" else KERNEL_MAY)
     ]
     assert wrong == []
 

@@ -1,13 +1,17 @@
 """A running Bay for each test, and nothing left of it afterwards."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import httpx
 import pytest
+from blockbuster import blockbuster_ctx
+from lying_ship import DEADLINE_S, Liar, Lie, Script
 from server_harness import Served, World, clear, served, ships, short_dir, world
 
 from bay.server import logs
+from bay.server.ship_link import ShipLink
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,3 +58,32 @@ async def live(root: Path) -> AsyncGenerator[Served]:
             yield running
     finally:
         await clear(root)
+
+
+@pytest.fixture
+async def lie() -> AsyncGenerator[Lie]:
+    """Starts a Ship that answers what a script says, while no call of the server may block."""
+    servers: list[asyncio.Server] = []
+    liars: list[Liar] = []
+    with short_dir() as directory, blockbuster_ctx(["bay.server"]):
+
+        async def start(script: Script) -> Liar:
+            liar = Liar(directory / "ship.sock", script)
+            liars.append(liar)
+            servers.append(await asyncio.start_unix_server(liar.serve, liar.path))
+            return liar
+
+        yield start
+        for server in servers:
+            server.close()
+        for liar in liars:
+            await liar.aclose()
+
+
+@pytest.fixture
+async def link() -> AsyncGenerator[ShipLink]:
+    """A link that is impatient."""
+    made = ShipLink(deadline_s=DEADLINE_S, transfer_s=DEADLINE_S)
+    yield made
+    made.close()
+    await asyncio.sleep(0)

@@ -2,19 +2,22 @@
 
 import asyncio
 import base64
+import hashlib
 import json
+import os
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, Served, World, assert_error, create, shell, until, within
+from server_harness import Json, Served, World, assert_error, create, eventually, shell, until, within
 
 pytestmark = pytest.mark.anyio
 
 FIELDS = {
     "id", "argv", "pid", "tty", "state", "exit_code", "signal", "started_at", "ended_at", "output_bytes",
-    "first_offset", "keep_alive", "timed_out", "stdout", "stderr", "truncated",
+    "first_offset", "keep_alive", "timed_out", "stdout", "stderr", "truncated", "rows", "cols",
 }  # fmt: skip
 UNKNOWN = "exec-" + "0123456789ab" * 2
 
@@ -209,8 +212,10 @@ async def test_stdin_env_and_timeout_reach_the_command(alice: httpx.AsyncClient,
     "body",
     [
         {}, {"command": "a", "argv": ["a"]}, {"argv": []}, {"argv": ["a\0"]}, {"command": "a", "timeout_s": 0},
-        {"command": "a", "timeout_s": "NaN"}, {"command": "a", "id": "mine"}, {"command": "a", "env": {"A=B": "x"}},
-        {"command": "a", "user": "nobody-knows"}, {"command": "a", "stdin": "x", "stdin_base64": ""},
+        {"command": "a", "timeout_s": "NaN"}, {"command": "a", "id": "mine"},
+        {"command": "a", "rows": 24}, {"command": "a", "tty": True, "cols": 0}, {"command": "a", "tty": "maybe"},
+        {"command": "a", "max_run_after_disconnect_s": 0}, {"command": "a", "max_run_after_disconnect_s": 1e999},
+        {"command": "a", "env": {"A": 1}}, {"command": "a", "stdin": "x", "stdin_base64": ""},
         {"command": "a", "stdin_base64": "%%"}, {"command": "a", "stdin": "\ud800"}, {"argv": ["\ud800"]},
     ],
     ids=lambda b: str(b)[:50],
@@ -220,6 +225,26 @@ async def test_a_wrong_exec_is_422(alice: httpx.AsyncClient, body: Json) -> None
     path = f"/v1/sandboxes/{made['id']}/execs"
     assert_error(await alice.post(path, content=json.dumps(body), headers=JSON), 422, "validation_error")
     assert (await alice.get(path)).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"user": "nobody-knows"}, {"user": "0"}, {"env": {"A=B": "x"}}, {"env": {"": "x"}}, {"env": {"A": "x\0y"}},
+        {"cwd": "/proc/self/fd/7"}, {"cwd": "../.."}, {"cwd": ""}, {"cwd": "a\0b"},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_place_an_environment_or_a_user_that_cannot_be_is_400_before_anything_starts(
+    bay: World, alice: httpx.AsyncClient, body: Json
+) -> None:
+    made = await create(alice)
+    path = f"/v1/sandboxes/{made['id']}/execs"
+    answer = await alice.post(path, json={"command": "true", **body})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] in ("validation_error", "invalid_path")
+    assert (await alice.get(path)).json()["items"] == []
+    assert (await bay.record(made["id"])).session is None
 
 
 async def test_stdin_that_is_not_base64_is_the_callers_mistake(alice: httpx.AsyncClient, box: str) -> None:
@@ -397,6 +422,202 @@ async def test_how_an_exec_ended_that_nobody_asked_for_is_known_after_the_stop(
     await alice.post(f"/v1/sandboxes/{box}/stop")
     found = await look(alice, box, unseen["id"])
     assert (found["state"], found["exit_code"]) == ("exited", 7)
+
+
+# Input, signals, terminals
+
+
+def path_of(box: str, exec_id: str, what: str) -> str:
+    return f"/v1/sandboxes/{box}/execs/{exec_id}/{what}"
+
+
+async def test_stdin_is_fed_in_pieces_until_its_end_and_comes_out_unharmed(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    made = await start(alice, box, command="sha256sum", stdin="begin", stdin_open=True)
+    path = path_of(box, made["id"], "stdin")
+    pieces = [os.urandom(size) for size in (1, 3 << 20, 0, 100)]
+    for piece in pieces:
+        answer = await alice.post(path, content=piece)
+        assert answer.json() == {"written": len(piece)}
+
+    async def streamed() -> AsyncGenerator[bytes]:
+        for _ in range(100):
+            yield b"x" * 10_000
+
+    answer = await alice.post(path, content=streamed(), params={"eof": "true"})
+    assert answer.json() == {"written": 1_000_000}
+    ended = await look(alice, box, made["id"], 15)
+    wanted = hashlib.sha256(b"begin" + b"".join(pieces) + b"x" * 1_000_000).hexdigest()
+    assert ended["stdout"].split()[0] == wanted
+    assert_error(await alice.post(path, content=b"late"), 409, "conflict")
+
+
+async def test_stdin_that_was_not_left_open_takes_nothing(alice: httpx.AsyncClient, box: str) -> None:
+    made = await start(alice, box, command="sleep 1000")
+    assert_error(await alice.post(path_of(box, made["id"], "stdin"), content=b"x"), 409, "conflict")
+    assert (await look(alice, box, made["id"]))["state"] == "running"
+
+
+@pytest.mark.parametrize("name", ["INT", "SIGINT", 2])
+async def test_a_signal_is_sent_by_name_or_number(
+    alice: httpx.AsyncClient, box: str, name: str | int
+) -> None:
+    command = "trap 'echo caught; exit 7' INT; mkfifo go; cat go; while :; do sleep 0.05; done"
+    made = await start(alice, box, command=command)
+    await shell(alice, box, "echo > go")
+    answer = await alice.post(path_of(box, made["id"], "signal"), json={"signal": name})
+    assert answer.json()["id"] == made["id"]
+    ended = await look(alice, box, made["id"], 15)
+    assert (ended["exit_code"], ended["stdout"].strip()) == (7, "caught")
+    late = await alice.post(path_of(box, made["id"], "signal"), json={"signal": name})
+    assert_error(late, 409, "conflict")
+
+
+async def test_a_terminal_is_resized_and_what_has_none_is_not(alice: httpx.AsyncClient, box: str) -> None:
+    argv = ["sh", "-c", "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done"]
+    made = await start(alice, box, argv=argv, tty=True, rows=10, cols=20)
+    assert (made["tty"], made["rows"], made["cols"]) == (True, 10, 20)
+
+    async def is_ready() -> bool:
+        return (await look(alice, box, made["id"]))["output_bytes"] > 0
+
+    await eventually(is_ready)
+    answer = await alice.post(path_of(box, made["id"], "resize"), json={"rows": 33, "cols": 44})
+    assert (answer.json()["rows"], answer.json()["cols"]) == (33, 44)
+    await look(alice, box, made["id"], 15)
+    answer = await alice.get(path_of(box, made["id"], "output"))
+    items = lines(answer.text)
+    assert data(items, "tty") == data(items) == b"ready\r\n33 44\r\n"
+    plain = await start(alice, box, command="sleep 1000")
+    resized = await alice.post(path_of(box, plain["id"], "resize"), json={"rows": 33, "cols": 44})
+    assert_error(resized, 409, "conflict")
+
+
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("signal", {"signal": "NONE"}), ("signal", {"signal": 0}), ("signal", {"signal": 1000}), ("signal", {}),
+        ("signal", {"signal": True}), ("signal", {"signal": "9"}), ("resize", {"rows": 0, "cols": 80}),
+        ("resize", {"rows": 24}), ("resize", {"rows": 24, "cols": 1001}), ("resize", {"rows": "x", "cols": 1}),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_wrong_signal_or_size_is_422(alice: httpx.AsyncClient, what: str, body: Json) -> None:
+    made = await create(alice)
+    assert_error(await alice.post(path_of(made["id"], UNKNOWN, what), json=body), 422, "validation_error")
+
+
+async def test_what_is_over_or_never_was_takes_no_input(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    made = await start(alice, box, command="sleep 1000", stdin_open=True)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("stdin", {"content": b"x"}),
+        ("signal", {"json": {"signal": "INT"}}),
+        ("resize", {"json": SIZE}),
+    ]
+    for what, body in calls:
+        assert_error(await alice.post(path_of(box, UNKNOWN, what), **body), 404, "not_found")
+    await alice.post(f"/v1/sandboxes/{box}/stop")
+    for what, body in calls:
+        assert_error(await alice.post(path_of(box, made["id"], what), **body), 409, "conflict")
+    assert (await bay.record(box)).session is None  # and starts nothing
+
+
+SIZE = {"rows": 10, "cols": 10}
+
+
+async def test_a_repeated_call_answers_for_the_same_terminal_with_all_it_was_given(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    body = {
+        "argv": ["sh", "-c", "stty size; read x; echo got $x"], "tty": True, "rows": 7, "cols": 9,
+        "stdin_open": True, "max_run_after_disconnect_s": 3600,
+    }  # fmt: skip
+    headers = {"Idempotency-Key": "once"}
+    first, second = [
+        (await alice.post(f"/v1/sandboxes/{box}/execs", json=body, headers=headers)).json() for _ in range(2)
+    ]
+    assert first["id"] == second["id"]
+    assert (second["tty"], second["rows"], second["cols"]) == (True, 7, 9)
+    other = {**body, "max_run_after_disconnect_s": 60}
+    answer = await alice.post(f"/v1/sandboxes/{box}/execs", json=other, headers=headers)
+    assert_error(answer, 409, "conflict")
+    await alice.post(path_of(box, first["id"], "stdin"), content=b"it\n")
+    ended = await look(alice, box, first["id"], 15)
+    assert ended["exit_code"] == 0
+    items = lines((await alice.get(path_of(box, first["id"], "output"))).text)
+    assert b"7 9" in data(items)
+    assert b"got it" in data(items)
+
+
+async def test_an_exec_that_was_watched_by_nobody_from_the_start_ends_in_time(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    made = await start(alice, box, command="sleep 1000", max_run_after_disconnect_s=0.2)
+
+    async def has_ended() -> bool:
+        return (await look(alice, box, made["id"]))["state"] == "killed"
+
+    await eventually(has_ended)
+
+
+# Processes
+
+
+async def test_processes_are_listed_with_their_parents_and_the_exec_they_belong_to(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    made = await start(alice, box, command="sleep 1234 & wait")
+    items = (await alice.get(f"/v1/sandboxes/{box}/processes")).json()["items"]
+    mine = [item for item in items if item["exec_id"] == made["id"]]
+    assert made["pid"] in {item["pid"] for item in mine}
+    sleeper = next(item for item in mine if item["command"].startswith("sleep 1234"))
+    assert sleeper["ppid"] == made["pid"]
+    assert sleeper["rss_bytes"] > 0
+    answer = await alice.post(
+        f"/v1/sandboxes/{box}/processes/{sleeper['pid']}/signal", json={"signal": "KILL"}
+    )
+    assert answer.json() == {"status": "ok"}
+    assert (await look(alice, box, made["id"], 15))["state"] == "exited"
+    gone = await alice.post(f"/v1/sandboxes/{box}/processes/{sleeper['pid']}/signal", json={"signal": "KILL"})
+    assert_error(gone, 404, "not_found")
+
+
+async def test_a_sandbox_without_compute_has_no_processes_and_gets_none_by_looking(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice))["id"]
+    assert (await alice.get(f"/v1/sandboxes/{box}/processes")).json() == {"items": []}
+    for pid, status in ((1, 404), (0, 422), (-1, 422), (2**31, 422)):
+        answer = await alice.post(f"/v1/sandboxes/{box}/processes/{pid}/signal", json={"signal": "KILL"})
+        assert answer.status_code == status
+    assert (await bay.record(box)).session is None
+
+
+# Server-sent events
+
+
+async def test_output_comes_as_server_sent_events_too_whose_ids_are_where_to_go_on(
+    alice: httpx.AsyncClient, box: str
+) -> None:
+    made = await start(alice, box, 15, command="echo one; echo two >&2; exit 3")
+    path = path_of(box, made["id"], "output")
+    headers = {"Accept": "text/event-stream"}
+    answer = await alice.get(path, headers=headers, params={"follow": "true"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *outputs, end = [
+        dict(line.split(": ", 1) for line in b.split("\n")) for b in answer.text.split("\n\n")[:-1]
+    ]
+    assert [event["event"] for event in outputs] == ["output"] * len(outputs)
+    assert data([json.loads(event["data"]) for event in outputs]) in (b"one\ntwo\n", b"two\none\n")
+    assert outputs[-1]["id"] == "8"
+    assert (end["event"], json.loads(end["data"])["exit_code"]) == ("end", 3)
+    again = await alice.get(path, headers={**headers, "Last-Event-ID": "8"}, params={"since": 2})
+    assert "event: output" not in again.text
+    assert "event: end" in again.text
+    assert_error(await alice.get(path, headers={**headers, "Last-Event-ID": "9"}), 400, "validation_error")
 
 
 # Following, on a real connection

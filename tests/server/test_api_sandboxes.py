@@ -59,7 +59,7 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
         "profile": "python-default",
         "image": "host",
         "isolation": "container",
-        "capabilities": ["shell", "filesystem", "exec"],
+        "capabilities": ["python", "shell", "filesystem", "exec"],
         "labels": {},
         "created_at": "2030-01-01T00:00:00.000000Z",
         "idle_timeout": 1800,

@@ -222,7 +222,7 @@ async def test_a_start_that_takes_too_long_is_503_and_goes_on(root: Any) -> None
     await clear(root)
 
 
-async def test_a_websocket_is_refused_while_no_route_takes_one(bay: World) -> None:
+async def test_a_websocket_where_no_route_takes_one_is_refused_in_the_one_shape(bay: World) -> None:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -231,9 +231,11 @@ async def test_a_websocket_is_refused_while_no_route_takes_one(bay: World) -> No
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {"type": "websocket", "path": "/health", "headers": [], "query_string": b""}
+    headers = [(b"host", b"bay")]
+    scope: dict[str, Any] = {"type": "websocket", "path": "/health", "headers": headers, "query_string": b""}
     await bay.app(scope, receive, send)
-    assert [m["type"] for m in sent] == ["websocket.close"]
+    assert (sent[0]["type"], sent[0]["status"]) == ("websocket.http.response.start", 404)
+    assert json.loads(sent[1]["body"])["error"]["code"] == "not_found"
 
 
 async def test_the_openapi_document_is_complete(bay: World) -> None:

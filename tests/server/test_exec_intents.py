@@ -13,6 +13,7 @@ from bay.errors import ShipError
 from bay.ids import new_id
 from bay.models import Exec
 from bay.server.auth import Caller
+from bay.server.locate import Locator
 from bay.server.services.execs import Execs, NewExec
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
@@ -39,9 +40,11 @@ async def box(alice: httpx.AsyncClient) -> str:
 
 async def break_off(bay: World, box: str, argv: tuple[str, ...]) -> None:
     """A call with the key `once` that is broken off between the row and Ship."""
+    it = bay.bay
+    locator = Locator(store=it.store, later=it.later, waker=it.waker)
     execs = Execs(
-        store=bay.bay.store, later=bay.bay.later, waker=bay.bay.waker, link=Unreachable(), clock=bay.clock
-    )
+        store=it.store, later=it.later, waker=it.waker, locator=locator, link=Unreachable(), stays=it.stays, clock=bay.clock
+    )  # fmt: skip
     with pytest.raises(ShipError):
         await execs.create(Caller("alice", "write", "key"), box, NewExec(argv=argv, env={}), "once", 5)
 
@@ -117,8 +120,8 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     bay.clock.advance(11)
     queue = bay.bay.reconciler.queue
     sweep = Sweep(
-        store=bay.bay.store, later=bay.bay.later, queue=queue, link=Unreachable(), uses=bay.bay.uses, clock=bay.clock,
-        can_freeze=True, retention=timedelta(0), chores=[],
+        store=bay.bay.store, later=bay.bay.later, queue=queue, link=Unreachable(), kernels=bay.bay.kernels,
+        uses=bay.bay.uses, clock=bay.clock, can_freeze=True, retention=timedelta(0), chores=[],
     )  # fmt: skip
     await sweep.sweep()
     assert (await bay.record(made["id"])).target == "running"

@@ -12,6 +12,7 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 from bay.errors import ShipError
 from bay.models import Exec
 from bay.server.auth import Caller
+from bay.server.locate import Locator
 from bay.server.services.execs import Execs
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
@@ -229,7 +230,11 @@ class BreaksOff(ShipLink):
 
 async def break_off(bay: World, box: str, command: str, *, told: bool) -> None:
     link = BreaksOff(told=told)
-    execs = Execs(store=bay.bay.store, later=bay.bay.later, waker=bay.bay.waker, link=link, clock=bay.clock)
+    it = bay.bay
+    locator = Locator(store=it.store, later=it.later, waker=it.waker)
+    execs = Execs(
+        store=it.store, later=it.later, waker=it.waker, locator=locator, link=link, stays=it.stays, clock=bay.clock
+    )  # fmt: skip
     with pytest.raises(ShipError):
         await execs.shell(
             ALICE, box, HistoryNote(exec_type="shell", code=command), 10, None, include_code=False

@@ -3,14 +3,17 @@
 What is another's must look exactly as what never was, by id and by name, on every route and in every place.
 """
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from attaching import ask_in_process
+from fastapi.routing import APIRouter, APIWebSocketRoute
 from server_harness import Json, World, clear, create, settings_in, shell, world
 
 from bay.drivers.base import Handle, SessionSpec
@@ -22,7 +25,8 @@ pytestmark = pytest.mark.anyio
 RANDOM = "0123456789abcdef01234567"
 NOBODY = {"sandbox_id": f"sandbox-{RANDOM}", "exec_id": f"exec-{RANDOM}", "webhook_id": f"hook-{RANDOM}"}
 NOBODY["execution_id"] = NOBODY["exec_id"]
-NESTED = ("exec_id", "execution_id")
+NOBODY.update(pid="1", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RANDOM}")
+NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
 ADMIN = ("/v1/keys", "/v1/admin")
@@ -41,7 +45,13 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("patch", "/v1/sandboxes/{sandbox_id}"): {"json": {"labels": {"changed": "yes"}}},
     ("post", "/v1/sandboxes/{sandbox_id}/extend_ttl"): {"json": {"extend_by": 10}},
     ("post", "/v1/sandboxes/{sandbox_id}/shell/exec"): {"json": {"command": "true"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/python/exec"): {"json": {"code": "1"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/run"): {"json": {"code": "1"}},
     ("post", "/v1/sandboxes/{sandbox_id}/execs"): {"json": {"command": "true"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/signal"): {"json": {"signal": "KILL"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/resize"): {"json": {"rows": 9, "cols": 9}},
+    ("post", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/stdin"): {"content": b"x"},
+    ("post", "/v1/sandboxes/{sandbox_id}/processes/{pid}/signal"): {"json": {"signal": "KILL"}},
     ("patch", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"): {"json": {"notes": "x"}},
     ("put", "/v1/sandboxes/{sandbox_id}/filesystem/files"): {"json": {"path": "x", "content": "x"}},
     ("get", "/v1/sandboxes/{sandbox_id}/filesystem/files"): {"params": {"path": "x"}},
@@ -61,6 +71,14 @@ BARE = {
     ("post", "/v1/sandboxes/{sandbox_id}/stop"), ("get", "/v1/sandboxes/{sandbox_id}/execs"),
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"), ("delete", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/output"),
+    ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/screen"),
+    ("get", "/v1/sandboxes/{sandbox_id}/processes"), ("get", "/v1/sandboxes/{sandbox_id}/kernelspecs"),
+    ("get", "/v1/sandboxes/{sandbox_id}/kernels"), ("post", "/v1/sandboxes/{sandbox_id}/kernels"),
+    ("get", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}"),
+    ("delete", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}"),
+    ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/interrupt"),
+    ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/restart"),
+    ("get", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/cells/{cell_id}/events"),
     ("get", "/v1/sandboxes/{sandbox_id}/filesystem/directories"),
     ("get", "/v1/sandboxes/{sandbox_id}/history"), ("get", "/v1/sandboxes/{sandbox_id}/history/last"),
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
@@ -68,6 +86,9 @@ BARE = {
     ("delete", "/v1/webhooks/{webhook_id}"),
 }  # fmt: skip
 """Routes that need nothing but their path."""
+
+SOCKETS = {"/v1/sandboxes/{sandbox_id}/execs/{exec_id}/attach", "/v1/sandboxes/{sandbox_id}/terminal"}
+"""WebSockets, which no OpenAPI document tells of: they are read from the application."""
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +104,17 @@ def test_every_route_has_its_rule(all_operations: list[tuple[str, str]]) -> None
     assert set(all_operations) == ruled
     for _, path in all_operations:
         assert set(re.findall(r"\{(\w+)\}", path)) <= set(NOBODY), f"{path} takes an id that has no rule"
+
+
+def sockets_of(routes: Iterable[object]) -> set[str]:
+    """Paths of the WebSockets among the routes, also of those in routers that were included."""
+    found = {route.path for route in routes if isinstance(route, APIWebSocketRoute)}
+    inner = [getattr(route, "original_router", None) for route in routes]
+    return found.union(*(sockets_of(router.routes) for router in inner if isinstance(router, APIRouter)))
+
+
+def test_every_websocket_has_its_rule(tmp_path: Path) -> None:
+    assert sockets_of(build_app(settings_in(tmp_path)).routes) == SOCKETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +140,20 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
     own = await create(bob, name="bobs-box", wait=15)
     own_exec = (await bob.post(f"/v1/sandboxes/{own['id']}/execs", json={"command": "true"})).json()
     ids = [(await shell(c, box["id"], "true"))["execution_id"] for c, box in ((alice, made), (bob, own))]
+    hers, his = await asyncio.gather(run_cell(alice, made["id"]), run_cell(bob, own["id"]))
     return Estate(
         bay, alice, bob,
-        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "execution_id": ids[0]},
-        {"sandbox_id": own["id"], "exec_id": own_exec["id"], "execution_id": ids[1]},
+        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "execution_id": ids[0], "pid": "1", **hers},
+        {"sandbox_id": own["id"], "exec_id": own_exec["id"], "execution_id": ids[1], **his},
     )  # fmt: skip
+
+
+async def run_cell(client: httpx.AsyncClient, box: str) -> dict[str, str]:
+    """The ids of a new kernel and of a cell that has ended in it."""
+    kernels = f"/v1/sandboxes/{box}/kernels"
+    kernel = (await client.post(kernels)).json()["id"]
+    answer = await client.post(f"{kernels}/{kernel}/run", json={"code": "1"})
+    return {"kernel_id": kernel, "cell_id": answer.headers["bay-cell-id"]}
 
 
 async def ask(
@@ -167,6 +208,30 @@ async def test_what_is_anothers_looks_on_every_route_as_what_never_was(
             assert (await ask(estate.alice, operation, estate.ids)).status_code == 200, operation
 
 
+async def test_a_websocket_to_what_is_anothers_is_refused_as_one_to_what_never_was(estate: Estate) -> None:
+    before = await facts(estate)
+    key = {"Authorization": f"Bearer {await estate.bay.key('bob')}"}
+    for path in sorted(sockets_of(estate.bay.app.routes)):
+        never = plain(await ask_in_process(estate.bay.app, path.format(**NOBODY), key), NOBODY)
+        assert never[0] == 404
+        for foreign in attempts(estate, re.findall(r"\{(\w+)\}", path)):
+            answer = await ask_in_process(estate.bay.app, path.format(**foreign), key)
+            assert answer[0] == 404, (path, foreign)
+            if foreign["sandbox_id"] != estate.own["sandbox_id"]:
+                assert plain(answer, foreign) == never
+        assert (await ask_in_process(estate.bay.app, path.format(**estate.ids), {}))[0] == 401
+    assert await facts(estate) == before
+
+
+def plain(answer: tuple[int, str, dict[str, str]], ids: Mapping[str, str]) -> tuple[int, str]:
+    """Status and body without the request's id and what the caller said himself."""
+    status, text, headers = answer
+    text = text.replace(headers["x-request-id"], "REQUEST")
+    for name, value in ids.items():
+        text = text.replace(value, name)
+    return status, text
+
+
 def attempts(estate: Estate, parameters: list[str]) -> list[dict[str, str]]:
     """By id, by name, and another's nested id below one's own."""
     if not parameters:
@@ -181,7 +246,7 @@ def attempts(estate: Estate, parameters: list[str]) -> list[dict[str, str]]:
 async def test_anothers_exec_below_ones_own_sandbox_looks_as_one_that_never_was(estate: Estate) -> None:
     for operation in sorted(BARE):
         for name in (n for n in NESTED if f"{{{n}}}" in operation[1]):
-            own = {"sandbox_id": estate.own["sandbox_id"]}
+            own = dict(estate.own)
             foreign = {**own, name: estate.ids[name]}
             never = {**own, name: NOBODY[name]}
             answers = [nameless(await ask(estate.bob, operation, ids), ids) for ids in (foreign, never)]

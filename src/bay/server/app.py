@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 
 from bay import __version__
@@ -21,13 +21,16 @@ from bay.errors import BayError
 from bay.models import Limits
 from bay.server.addresses import Addresses
 from bay.server.api import admin as admin_api
+from bay.server.api import attach as attach_api
 from bay.server.api import audit as audit_api
 from bay.server.api import events as events_api
 from bay.server.api import execs as execs_api
 from bay.server.api import filesystem as filesystem_api
 from bay.server.api import health as health_api
 from bay.server.api import history as history_api
+from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
+from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.api.deps import Services
@@ -38,22 +41,29 @@ from bay.server.edge import Edge
 from bay.server.event_ids import EventIds
 from bay.server.feed import Feed
 from bay.server.housekeeping import Housekeeping, Retention
+from bay.server.kernel_link import KernelLink
+from bay.server.locate import Locator
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.pressure import Pressure, available_memory
 from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
 from bay.server.replies import on_bay_error, on_http_exception, on_invalid_request
+from bay.server.screen import Screens
+from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.events import Events
 from bay.server.services.execs import Execs
 from bay.server.services.files import Files
 from bay.server.services.history import History
+from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
+from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
 from bay.server.settings import MIB, Settings
 from bay.server.ship_link import ShipLink
+from bay.server.stays import Stays
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
 from bay.server.usage import Usage
@@ -81,9 +91,12 @@ class Bay:
         self.keys = Keys(self.store, clock)
         self.cargo = DirectoryCargo(settings.data_dir / "cargo")
         self.link = ShipLink()
+        self.kernels = KernelLink(self.link)
         self.changes = Changes()
         self.later = Later(self.store)
         self.uses = Uses()
+        self.stays = Stays(self.keys)
+        self.screens = Screens()
         self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
         self.quotas = Quotas(
             of_key=self.keys.quotas,
@@ -130,13 +143,16 @@ class Bay:
             later=self.later,
             queue=self.reconciler.queue,
             link=self.link,
+            kernels=self.kernels,
             uses=self.uses,
             clock=clock,
             can_freeze=driver.capabilities.pause,
             retention=timedelta(seconds=settings.expired_retention),
             chores=[self._settle_clock, self.pressure.relieve, self.reconciler.look_after],
         )
-        self.outcomes = Outcomes(store=self.store, later=self.later, link=self.link, clock=clock)
+        self.outcomes = Outcomes(
+            store=self.store, later=self.later, link=self.link, kernels=self.kernels, clock=clock
+        )
         self.housekeeping = Housekeeping(
             store=self.store,
             later=self.later,
@@ -183,7 +199,19 @@ class Bay:
             cargo_backend=self.cargo.name,
             clock=self.clock,
         )
-        execs = Execs(store=self.store, later=self.later, waker=self.waker, link=self.link, clock=self.clock)
+        locator = Locator(store=self.store, later=self.later, waker=self.waker)
+        execs = Execs(
+            store=self.store,
+            later=self.later,
+            waker=self.waker,
+            locator=locator,
+            link=self.link,
+            stays=self.stays,
+            clock=self.clock,
+        )
+        attachments = Attachments(
+            waker=self.waker, locator=locator, link=self.link, screens=self.screens, stays=self.stays
+        )
         files = Files(waker=self.waker, link=self.link, max_text_bytes=self.settings.max_file_mb * MIB)
         events = Events(
             store=self.store, keys=self.keys, feed=self.feed, ids=self.event_ids, clock=self.clock
@@ -194,6 +222,16 @@ class Bay:
         return Services(
             sandboxes=sandboxes,
             execs=execs,
+            attachments=attachments,
+            processes=Processes(waker=self.waker, link=self.link),
+            kernels=Kernels(
+                store=self.store,
+                later=self.later,
+                waker=self.waker,
+                link=self.kernels,
+                stays=self.stays,
+                clock=self.clock,
+            ),
             files=files,
             history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
             keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
@@ -219,6 +257,8 @@ class Bay:
             await self.event_ids.open()
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)
+            stack.callback(self.stays.close)
+            stack.push_async_callback(self.screens.aclose)
             await self._ensure_key()
             await self.cargo.open()
             await self.driver.open()
@@ -289,6 +329,9 @@ def build_app(
         health_api,
         sandboxes_api,
         execs_api,
+        attach_api,
+        processes_api,
+        kernels_api,
         filesystem_api,
         history_api,
         keys_api,
@@ -299,6 +342,7 @@ def build_app(
         app.include_router(api.router)
     app.add_exception_handler(BayError, on_bay_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(
         Edge,

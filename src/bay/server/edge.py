@@ -6,6 +6,7 @@ in `OPEN_PATHS` needs a key, so a new route is closed until somebody opens it on
 `ADMIN_PATHS` needs an admin key, and what changes something is audited.
 """
 
+import base64
 import re
 import secrets
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from bay.errors import BadRequest, BayError, InternalError, PayloadTooLarge
+from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
 from bay.server.audit import READING, Auditor, name_caller
 from bay.server.auth import Keys
 from bay.server.replies import AnswerCut, error_response
@@ -34,6 +35,10 @@ OPEN_PATHS = frozenset(
 )
 ADMIN_PATHS = ("/v1/keys", "/v1/admin")
 _SMALL_BODY = 1 << 20
+_ANY_SIZE = 1 << 63
+_BEARER = "bay.bearer."
+SUBPROTOCOL = "bay.v1"
+"""What a WebSocket is answered with when its client offers it, as a browser must to be answered at all."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -51,29 +56,27 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
-            case "http":
-                await self._serve(scope, receive, send)
             case "lifespan":
                 await self._app(scope, receive, send)
-            case _:  # no route takes a WebSocket, and one that will must pass this door first
-                await send({"type": "websocket.close", "code": 1008})
+            case _:
+                await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _Headers(scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
-        call = self._auditor.begin(scope["method"], scope["path"], request_id)
+        method = scope.setdefault("method", "WEBSOCKET")
+        call = self._auditor.begin(method, scope["path"], request_id)
+        record = _Record(self._auditor, call, scope)
+        answer = _Answer(send, request_id, on_accepted=record.end)
         started = time.perf_counter()
         try:
             with during(call):
                 await self._answer(scope, headers, receive, answer, call)
         finally:
-            if call is not None:
-                code = answer.code or scope["state"].get("error_code")
-                self._auditor.end(call, answer.status, code, scope.get("path_params", {}))
+            record.end(answer)
         log.info(
-            "http.request", request_id=request_id, method=scope["method"], path=scope["path"],
+            "http.request", request_id=request_id, method=method, path=scope["path"],
             status=answer.status, ms=round((time.perf_counter() - started) * 1000, 1),
         )  # fmt: skip
 
@@ -101,10 +104,12 @@ class Edge:
         """Check the head of the request and name its caller; returns the body, limited."""
         _check_framing(headers)
         if scope["path"] not in OPEN_PATHS:
-            caller = self._keys.authenticate(headers.one("authorization"))
+            caller = self._keys.authenticate(headers.one("authorization") or _bearer_of(scope))
             name_caller(call, caller)
             caller.require(_needed(scope))  # before a byte of the body is read
             scope["state"]["caller"] = caller
+        if scope["type"] == "websocket":
+            return receive  # its messages are bounded where they are parsed
         limit = self._limit_of(scope["path"])
         length = headers.one("content-length")
         if length is not None and int(length) > limit:
@@ -115,6 +120,8 @@ class Edge:
         """Bytes the body may have. JSON costs a multiple of its size to parse, so only what carries files is large."""
         if path.endswith("/upload"):
             return self._max_upload_bytes
+        if path.endswith("/stdin"):
+            return _ANY_SIZE  # nobody keeps it: it is read as fast as the command takes it
         large = path.endswith(("/files", "/execs"))
         return self._max_body_bytes if large else min(_SMALL_BODY, self._max_body_bytes)
 
@@ -145,6 +152,20 @@ def _needed(scope: Scope) -> KeyScope:
     return "read" if scope["method"] in READING else "write"
 
 
+def _bearer_of(scope: Scope) -> str | None:
+    """The key that a browser gives with a WebSocket, to which it cannot add headers, as an Authorization header has it."""
+    given = [p.removeprefix(_BEARER) for p in scope.get("subprotocols", ()) if p.startswith(_BEARER)]
+    if not given:
+        return None
+    try:
+        encoded = given[0].encode("ascii")
+        return (
+            f"Bearer {base64.b64decode(encoded + b'=' * (-len(encoded) % 4), b'-_', validate=True).decode()}"
+        )
+    except ValueError:  # also binascii's own, and text that is no text
+        return "Bearer"
+
+
 def _check_framing(headers: _Headers) -> None:
     """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends."""
     if headers.one("host") is None:
@@ -170,21 +191,44 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return next_message
 
 
+class _Record:
+    """The audit's row of one call, written once: when it was answered, or a WebSocket accepted, which may stay for days."""
+
+    def __init__(self, auditor: Auditor, call: Call | None, scope: Scope) -> None:
+        self._auditor = auditor
+        self._call = call
+        self._scope = scope
+        self._is_written = False
+
+    def end(self, answer: "_Answer") -> None:
+        if self._call is None or self._is_written:
+            return
+        self._is_written = self._call.over = True
+        code = answer.code or self._scope["state"].get("error_code")
+        self._auditor.end(self._call, answer.status, code, self._scope.get("path_params", {}))
+
+
 class _Answer:
     """Sends the application's answer on, with the request id, and knows whether it has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, *, on_accepted: Callable[["_Answer"], None]) -> None:
         self._send = send
+        self._on_accepted = on_accepted
         self.request_id = request_id
         self.status: int | None = None
         self.code: str | None = None
         """The code of the error that it failed or was cut with."""
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+        kind: str = message["type"]
+        if kind == "websocket.close" and self.status is None:
+            raise NotFound("there is no WebSocket here; see the API docs")  # as the framework says it
+        if kind.endswith(("response.start", "accept")):
+            self.status = message.get("status", 101)
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
         await self._send(message)
+        if kind == "websocket.accept":
+            self._on_accepted(self)
 
     async def fail(self, scope: Scope, receive: Receive, error: BayError) -> None:
         """Answer with `error`; an answer that has begun is cut instead, so that nobody takes it for whole."""

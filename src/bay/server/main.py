@@ -22,6 +22,7 @@ from bay.server import logs, settings
 from bay.server.app import DATABASE, KEY_FILE, Bay, build_app
 from bay.server.data_dir import check as check_data_dir
 from bay.server.settings import Settings
+from bay.server.sockets import MAX_MESSAGE, PING_S, Socket
 
 _SHUTDOWN_S = 5
 _BACKLOG = 2048
@@ -76,7 +77,11 @@ async def _serve(
             app,
             lifespan="off",  # entered here instead, so that a failure to start is an error and not a log line
             http="httptools",
-            ws="none",
+            ws=Socket,
+            ws_max_size=MAX_MESSAGE,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -99,6 +104,7 @@ async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Bay
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
     await told.wait()
     bay.feed.close()  # whoever follows events would be waited for otherwise
+    bay.stays.close()
     server.should_exit = True
 
 

@@ -6,13 +6,16 @@ history; and what it no longer knows of is lost, and said to be.
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
+from bay.cells import python_result
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
-from bay.models import Exec, ShellResult
+from bay.models import CellStatus, Exec, ShellResult
+from bay.server.kernel_link import Cell, KernelLink, read_all
 from bay.server.peers import peer_of
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
@@ -26,6 +29,9 @@ log = structlog.get_logger("bay.outcomes")
 TOLD_WITHIN = timedelta(seconds=30)
 """Ship is told of a planned exec well within this, or never."""
 
+MAX_CELL_BYTES = 48 << 20
+"""Most that is taken of one cell which is wanted as a whole: what Ship keeps of one, three times over."""
+
 _ASK_S = 2.0
 _MOST = 1000
 _MOST_TO_READ = 20
@@ -35,10 +41,13 @@ _LEAST_AGE = timedelta(seconds=1)  # younger ones are waited for by the calls th
 class Outcomes:
     """Asks Ships what the rows do not say yet. Never wakes or thaws anything."""
 
-    def __init__(self, *, store: Store, later: Later, link: ShipLink, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, later: Later, link: ShipLink, kernels: KernelLink, clock: Clock
+    ) -> None:
         self._store = store
         self._later = later
         self._link = link
+        self._kernels = kernels
         self._clock = clock
 
     async def learn(self) -> None:
@@ -75,13 +84,33 @@ class Outcomes:
             log.info("session.silent", id=session.id, error=str(error))
 
     async def _note(self, peer: Peer, one: Unfinished, known: Mapping[str, Exec]) -> None:
+        if one.exec_type == "python":
+            await self._note_cell(peer, one)
+            return
         item = known.get(one.id)
         if item is None:
             self._note_forgotten(peer, one)
         elif item.state != "running":
-            if one.is_history:
+            if one.exec_type is not None:
                 await self._note_output(peer, one.id)
             self._later.put(lambda db: execs.save(db, peer.session_id, item))
+
+    async def _note_cell(self, peer: Peer, one: Unfinished) -> None:
+        """The same for code in a kernel, which is a cell of the id of the execution."""
+        try:
+            cell = await self._kernels.cell(peer, one.id)
+            if cell.state == "ended":
+                await self._note_shown(peer, one, cell)
+        except NotFound:
+            self._note_forgotten(peer, one)
+
+    async def _note_shown(self, peer: Peer, one: Unfinished, cell: Cell) -> None:
+        async with self._kernels.events(peer, cell.kernel, cell.id, 0, follow=False) as events:
+            found = await read_all(events, MAX_CELL_BYTES)
+        outcome = history.outcome_of(python_result(one.id, found))
+        ended = ended_row(_python_row(one), cell.status, cell.ended_at or self._clock())
+        self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
+        self._later.put(lambda db: execs.save(db, peer.session_id, ended))
 
     def _note_forgotten(self, peer: Peer, one: Unfinished) -> None:
         now = self._clock()
@@ -97,6 +126,19 @@ class Outcomes:
             return  # forgotten just now
         outcome = history.outcome_of(shell_result(item))
         self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
+
+
+def _python_row(one: Unfinished) -> Exec:
+    return Exec(
+        id=one.id, argv=("python",), pid=None, tty=False, state="running", exit_code=None, signal=None,
+        started_at=one.started_at, ended_at=None, output_bytes=0, first_offset=0,
+    )  # fmt: skip
+
+
+def ended_row(row: Exec, status: CellStatus | None, at: datetime) -> Exec:
+    """The row of code in a kernel that has ended: as of a process that exits with 1 unless all went well."""
+    exit_code = 0 if status == "ok" else 1
+    return replace(row, state="exited", exit_code=exit_code, timed_out=status == "timeout", ended_at=at)
 
 
 def shell_result(item: Exec) -> ShellResult:

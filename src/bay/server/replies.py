@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import ValidationException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -83,7 +83,7 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
 
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     """A body or parameter of the wrong form; keeps FastAPI's `detail` list beside the error."""
-    found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
+    found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
     detail: list[dict[str, Any]] = [
         {"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in found
     ]

@@ -13,7 +13,7 @@ from pydantic_settings import (
 )
 
 from bay.ids import is_owner
-from bay.models import Capability, Limits, Profile, Resources
+from bay.models import ALL_CAPABILITIES, Capability, Limits, Profile, Resources
 
 MIB = 1 << 20
 MIN_KEY = 16
@@ -30,9 +30,7 @@ class ProfileSettings(BaseModel):
     cpus: float = Field(1.0, gt=0, le=1024, description="cores")
     memory_mb: int = Field(1024, ge=64, description="memory, MiB")
     pids: int = Field(512, ge=16, le=1_000_000, description="processes and threads")
-    capabilities: tuple[Capability, ...] = Field(
-        ("shell", "filesystem", "exec"), description="calls this profile serves"
-    )
+    capabilities: tuple[Capability, ...] = Field(ALL_CAPABILITIES, description="calls this profile serves")
     env: dict[str, str] = Field(default_factory=dict[str, str], description="environment of every command")
     idle_timeout: int | None = Field(
         1800, ge=1, description="seconds without activity before compute is frozen"
@@ -41,8 +39,12 @@ class ProfileSettings(BaseModel):
         3600, ge=0, description="seconds frozen in memory before compute is given back; 0 = never frozen"
     )
     pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that wait for a create")
+    output_buffer_mb: int = Field(1, ge=1, le=16, description="newest output of each exec that is kept, MiB")
     ttl: int | None = Field(None, ge=1, description="seconds a sandbox lives when the create does not say")
     start: Literal["eager", "lazy"] = Field("eager", description="when compute begins")
+    kernel: Literal["eager", "lazy"] = Field(
+        "lazy", description="when the default kernel starts: with the sandbox, or with the first code"
+    )
     root: bool = Field(True, description="whether an exec may ask for `user: root`")
     description: str = Field("", description="for people")
 

@@ -3,17 +3,31 @@
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 from urllib.parse import urlencode
 
-from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, ValidationError
-
 from bay.drivers.ship_socket import connect
-from bay.errors import BY_CODE, BayError, ShipError, Timeout
-from bay.models import Exec, ExecState, FileEntry, OutputChunk, Stream
+from bay.errors import ShipError, Timeout
+from bay.models import Exec, FileEntry, OutputChunk, Process
+from bay.server.attachment import Attachment
+from bay.server.ship_answers import (
+    Chunk,
+    Entries,
+    M,
+    OutputEnd,
+    ShipExec,
+    ShipExecs,
+    ShipMeta,
+    ShipProcesses,
+    TakenInput,
+    Written,
+    collect,
+    parse,
+    refusal,
+)
+from bay.server.ship_websocket import ShipWebSocket
 from bay.server.ship_wire import Head, Peer, Wire
 
 _IDLE_PER_SESSION = 8
@@ -24,101 +38,6 @@ _LINE = 1 << 20
 _DEADLINE_S = 15.0
 _META_S = 2.0
 _TRANSFER_DEADLINE_S = 3600.0
-
-# Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
-_PASSED_ON = frozenset(
-    ("validation_error", "invalid_path", "file_not_found", "not_found", "forbidden", "conflict", "output_gone",
-     "payload_too_large", "storage_full")
-)  # fmt: skip
-
-Text = Annotated[str, Field(max_length=4096)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Small = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-Moment = Annotated[
-    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
-]
-M = TypeVar("M", bound=BaseModel)
-
-
-class ShipExec(BaseModel):
-    """An exec as Ship tells it, checked."""
-
-    id: Annotated[str, Field(max_length=128)]
-    argv: Annotated[list[str], Field(max_length=100_000)]
-    pid: Small | None
-    tty: bool
-    state: ExecState
-    exit_code: Small | None
-    signal: Small | None
-    started_at: Moment
-    ended_at: Moment | None
-    output_bytes: Count
-    first_offset: Count
-    timed_out: bool
-    stdout: Base64Bytes | None = None
-    stderr: Base64Bytes | None = None
-    truncated: bool = False
-
-    def to_exec(self) -> Exec:
-        """The same as the noun the rest of Bay uses; output that is not UTF-8 is shown with U+FFFD."""
-        values = self.model_dump(exclude={"argv", "stdout", "stderr"})
-        return Exec(argv=tuple(self.argv), stdout=_text(self.stdout), stderr=_text(self.stderr), **values)
-
-
-class _ShipExecs(BaseModel):
-    items: Annotated[list[ShipExec], Field(max_length=1000)]
-
-
-class ShipMeta(BaseModel):
-    """Ship's description of itself, checked."""
-
-    version: Annotated[str, Field(max_length=64)]
-    protocol: int
-    capabilities: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)]
-
-
-class _Entry(BaseModel):
-    name: Text
-    path: Annotated[str, Field(max_length=65536)]
-    is_file: bool
-    is_dir: bool
-    size: Count | None
-    modified_time: FiniteFloat
-
-
-class _Entries(BaseModel):
-    entries: Annotated[list[_Entry], Field(max_length=10_000)]
-
-
-class _Written(BaseModel):
-    path: Annotated[str, Field(max_length=65536)]
-    size: Count
-
-
-class _Chunk(BaseModel):
-    offset: Count
-    stream: Stream
-    data: Base64Bytes
-    t: Moment
-
-
-class OutputEnd(BaseModel):
-    """The last line of an exec's output: how it ended."""
-
-    exit_code: Small | None
-    signal: Small | None
-    state: Literal["exited", "killed", "lost"] = "exited"
-    timed_out: bool = False
-
-
-class _Fault(BaseModel):
-    code: Annotated[str, Field(max_length=64)]
-    message: str
-    details: Annotated[dict[Text, Text | Count | None], Field(max_length=16)] | None = None
-
-
-class _Refusal(BaseModel):
-    error: _Fault
 
 
 class ShipLink:
@@ -155,7 +74,7 @@ class ShipLink:
 
     async def meta(self, peer: Peer) -> ShipMeta:
         """Ship's description of itself. Asked when somebody looks at a sandbox, so it must not keep them."""
-        return await self._call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
+        return await self.call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
 
     def can_connect(self, peer: Peer) -> bool:
         """Whether somebody listens at the Ship's socket, who is who it should be. Nothing is said or asked."""
@@ -179,7 +98,7 @@ class ShipLink:
 
     async def list_execs(self, peer: Peer) -> list[Exec]:
         """Every exec that Ship still knows of."""
-        found = await self._call(peer, _ShipExecs, "GET", "/execs", cap=32 << 20)
+        found = await self.call(peer, ShipExecs, "GET", "/execs", cap=32 << 20)
         return [item.to_exec() for item in found.items]
 
     async def kill_exec(self, peer: Peer, exec_id: str) -> Exec:
@@ -193,20 +112,78 @@ class ShipLink:
         """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended."""
         query = {"since": since, "follow": "true" if follow else "false"}
         path = f"/execs/{exec_id}/output"
-        async with self._open(peer, "GET", path, query, deadline_s=self._deadline_s) as (wire, _):
+        async with self.open(peer, "GET", path, query, deadline_s=self._deadline_s) as (wire, _):
             if follow:
                 wire.set_deadline(None)  # a command may be silent for days
             yield _parse_output(wire.body())
 
+    @asynccontextmanager
+    async def attach(
+        self, peer: Peer, exec_id: str, since: int | None = None
+    ) -> AsyncGenerator[Attachment, None]:
+        """An exec's live output from byte `since` on (None: the oldest that is kept), and its input.
+
+        Raises OutputGone or BadRequest for an offset that is not there, NotFound for an unknown exec.
+        """
+        path = f"/execs/{exec_id}/attach" + ("" if since is None else f"?since={since}")
+        with self._counted(peer.session_id):
+            wire = await self._connect(peer)
+            try:
+                with _translated(f"GET {path}", self._deadline_s):
+                    wire.set_deadline(self._deadline_s)
+                    await self._upgrade(wire, path)
+                    attachment = await Attachment.begin(ShipWebSocket(wire, wire.take_rest()), exec_id)
+                    wire.set_deadline(None)  # a command may be silent for days
+                yield attachment
+            finally:
+                wire.finish()
+
+    async def write_stdin(
+        self, peer: Peer, exec_id: str, body: bytes | AsyncIterator[bytes], *, eof: bool
+    ) -> int:
+        """Give an exec input; with `eof` the last. Returns how many bytes, once the exec has taken all of them.
+
+        Takes as long as the exec takes, unless nothing moves for `transfer_s`. Raises Conflict when stdin is not
+        open or nobody reads it any more.
+        """
+        async with self.open(
+            peer, "POST", f"/execs/{exec_id}/stdin", {"eof": "true" if eof else "false"}, body,
+            "application/octet-stream", deadline_s=self._transfer_s, while_moving=True,
+        ) as (wire, _):  # fmt: skip
+            return parse(TakenInput, await collect(wire.body(), _SMALL)).written
+
+    async def signal_exec(self, peer: Peer, exec_id: str, signal: str) -> Exec:
+        """Send a signal to an exec's process group, in a terminal to the one in the foreground."""
+        return await self._call_exec(
+            peer, exec_id, "POST", f"/execs/{exec_id}/signal", {"signal": signal}, None
+        )
+
+    async def resize_exec(self, peer: Peer, exec_id: str, rows: int, cols: int) -> Exec:
+        """Change the size of an exec's terminal."""
+        body = {"rows": rows, "cols": cols}
+        return await self._call_exec(peer, exec_id, "POST", f"/execs/{exec_id}/resize", body, None)
+
+    async def processes(self, peer: Peer) -> list[Process]:
+        """Every process of the sandbox."""
+        found = await self.call(peer, ShipProcesses, "GET", "/shell/processes", cap=64 << 20)
+        return [Process(**item.model_dump()) for item in found.processes]
+
+    async def signal_process(self, peer: Peer, pid: int, signal: str) -> None:
+        """Send a signal to one process. Raises NotFound, and Forbidden for Ship itself."""
+        body = json.dumps({"signal": signal}).encode()
+        path = f"/shell/processes/{pid}/signal"
+        async with self.open(peer, "POST", path, None, body, deadline_s=self._deadline_s) as (wire, _):
+            await collect(wire.body(), _SMALL)
+
     async def list_files(self, peer: Peer, path: str) -> list[FileEntry]:
         """What a directory holds, directories first."""
-        found = await self._call(peer, _Entries, "GET", "/files/list", {"path": path}, cap=32 << 20)
+        found = await self.call(peer, Entries, "GET", "/files/list", {"path": path}, cap=32 << 20)
         return [FileEntry(**entry.model_dump()) for entry in found.entries]
 
     async def delete_file(self, peer: Peer, path: str) -> None:
         """Remove a file, or a directory with all in it."""
-        async with self._open(peer, "DELETE", "/files", {"path": path}, deadline_s=120) as (wire, _):
-            await _collect(wire.body(), _SMALL)
+        async with self.open(peer, "DELETE", "/files", {"path": path}, deadline_s=120) as (wire, _):
+            await collect(wire.body(), _SMALL)
 
     @asynccontextmanager
     async def download(
@@ -214,7 +191,7 @@ class ShipLink:
     ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int | None], None]:
         """A file's bytes as they come, and how many there will be."""
         query = {"path": path}
-        async with self._open(peer, "GET", "/files/content", query, deadline_s=self._transfer_s) as (
+        async with self.open(peer, "GET", "/files/content", query, deadline_s=self._transfer_s) as (
             wire,
             head,
         ):
@@ -222,14 +199,14 @@ class ShipLink:
 
     async def write_file(self, peer: Peer, path: str, body: bytes | AsyncIterator[bytes]) -> tuple[str, int]:
         """Replace a file with `body`, atomically; returns its absolute path and size."""
-        async with self._open(
+        async with self.open(
             peer, "PUT", "/files/content", {"path": path}, body, "application/octet-stream",
             deadline_s=self._transfer_s,
         ) as (wire, _):  # fmt: skip
-            written = _parse(_Written, await _collect(wire.body(), _SMALL))
+            written = parse(Written, await collect(wire.body(), _SMALL))
         return written.path, written.size
 
-    async def _call(
+    async def call(
         self,
         peer: Peer,
         model: type[M],
@@ -240,10 +217,11 @@ class ShipLink:
         deadline_s: float | None = None,
         cap: int = _SMALL,
     ) -> M:
+        """One call whose answer is a `model` of at most `cap` bytes."""
         data = None if body is None else json.dumps(body).encode()
         deadline = self._deadline_s if deadline_s is None else deadline_s
-        async with self._open(peer, method, path, query, data, deadline_s=deadline) as (wire, _):
-            return _parse(model, await _collect(wire.body(), cap))
+        async with self.open(peer, method, path, query, data, deadline_s=deadline) as (wire, _):
+            return parse(model, await collect(wire.body(), cap))
 
     async def _call_exec(
         self,
@@ -256,13 +234,13 @@ class ShipLink:
     ) -> Exec:
         query = {} if wait_s is None else {"wait": wait_s}
         deadline = self._deadline_s + (wait_s or 0)
-        found = await self._call(peer, ShipExec, method, path, query, body, deadline, _EXEC_ANSWER)
+        found = await self.call(peer, ShipExec, method, path, query, body, deadline, _EXEC_ANSWER)
         if found.id != exec_id:
             raise ShipError("the sandbox's runtime answered for another exec")
         return found.to_exec()
 
     @asynccontextmanager
-    async def _open(
+    async def open(
         self,
         peer: Peer,
         method: str,
@@ -272,31 +250,46 @@ class ShipLink:
         content_type: str = "application/json",
         *,
         deadline_s: float,
+        while_moving: bool = False,
     ) -> AsyncGenerator[tuple[Wire, Head], None]:
         """One call: send, check the status, hand out the body, and keep or drop the connection.
+
+        `while_moving` lets the deadline begin anew whenever a part of `body` has gone out. Raises what Ship refuses
+        the call with, ShipError when the connection breaks or nonsense comes, and Timeout.
 
         The deadline is the connection's own and not an `asyncio.timeout` around this block, since a
         streaming answer is read in another task than the one that opened it.
         """
-        began = time.monotonic()
-        self._busy.setdefault(peer.session_id, []).append(began)
         target = f"{path}?{urlencode(query)}" if query else path
-        wire: Wire | None = None
+        with self._counted(peer.session_id), _translated(f"{method} {path}", deadline_s):
+            wire = await self._connect(peer)
+            try:
+                wire.set_deadline(deadline_s, while_moving=while_moving)
+                head = await wire.send(method, target, body, content_type)
+                if head.status not in (200, 201):
+                    raise refusal(head.status, await collect(wire.body(), _SMALL))
+                yield wire, head
+            finally:
+                self._keep_or_close(peer.session_id, wire)
+
+    @contextmanager
+    def _counted(self, session_id: str) -> Generator[None]:
+        began = time.monotonic()
+        self._busy.setdefault(session_id, []).append(began)
         try:
-            wire = self._take_idle(peer.session_id) or await Wire.open(peer)
-            wire.set_deadline(deadline_s)
-            head = await wire.send(method, target, body, content_type)
-            if head.status not in (200, 201):
-                raise _refusal(head.status, await _collect(wire.body(), _SMALL))
-            yield wire, head
-        except TimeoutError as error:
-            raise Timeout(
-                f"the sandbox's runtime did not finish {method} {path} in {deadline_s:g} s"
-            ) from error
-        except OSError as error:
-            raise ShipError("the connection to the sandbox's runtime broke") from error
+            yield
         finally:
-            self._release(peer.session_id, began, wire)
+            self._busy[session_id].remove(began)
+            if not self._busy[session_id]:
+                del self._busy[session_id]
+
+    async def _connect(self, peer: Peer) -> Wire:
+        return self._take_idle(peer.session_id) or await Wire.open(peer)
+
+    async def _upgrade(self, wire: Wire, target: str) -> None:
+        head = await wire.upgrade(target)
+        if head is not None:
+            raise refusal(head.status, await collect(wire.body(), _SMALL))
 
     def _take_idle(self, session_id: str) -> Wire | None:
         idle = self._idle.get(session_id, [])
@@ -307,12 +300,7 @@ class ShipLink:
             wire.close()
         return None
 
-    def _release(self, session_id: str, began: float, wire: Wire | None) -> None:
-        self._busy[session_id].remove(began)
-        if not self._busy[session_id]:
-            del self._busy[session_id]
-        if wire is None:
-            return
+    def _keep_or_close(self, session_id: str, wire: Wire) -> None:
         idle = self._idle.setdefault(session_id, [])
         if wire.recycle() and len(idle) < _IDLE_PER_SESSION:
             idle.append((time.monotonic(), wire))
@@ -320,54 +308,43 @@ class ShipLink:
             wire.close()
 
 
-async def _collect(chunks: AsyncIterator[bytes], cap: int) -> bytes:
-    collected = bytearray()
-    async for chunk in chunks:
-        collected += chunk
-        if len(collected) > cap:
-            raise ShipError(f"the sandbox's runtime answered with more than {cap} bytes")
-    return bytes(collected)
-
-
-def _parse(model: type[M], data: bytes) -> M:
+@contextmanager
+def _translated(call: str, deadline_s: float) -> Generator[None]:
     try:
-        return model.model_validate_json(data)
-    except ValidationError as error:
-        raise ShipError("the sandbox's runtime answered with something else than asked") from error
-
-
-def _refusal(status: int, data: bytes) -> BayError:
-    """The error that Ship's refusal stands for: the caller's own where Ship may say so, else Ship's failure."""
-    try:
-        error = _Refusal.model_validate_json(data).error
-    except ValidationError:
-        return ShipError(f"the sandbox's runtime answered HTTP {status} without saying why")
-    message = error.message[:1000]
-    if error.code not in _PASSED_ON:
-        return ShipError(f"the sandbox's runtime failed: {message}")
-    refusal = BY_CODE[error.code](message, details=error.details)
-    if error.code == "validation_error":
-        refusal.status = 400
-    return refusal
+        yield
+    except TimeoutError as error:
+        raise Timeout(f"the sandbox's runtime did not finish {call} in {deadline_s:g} s") from error
+    except OSError as error:
+        raise ShipError("the connection to the sandbox's runtime broke") from error
 
 
 async def _parse_output(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[OutputChunk | OutputEnd, None]:
-    async for line in _lines(chunks):
+    async for line in lines(chunks):
         yield _parse_line(line)
 
 
 def _parse_line(line: bytes) -> OutputChunk | OutputEnd:
     if b'"error"' in line[:16]:
-        raise _refusal(410, line)
+        raise refusal(410, line)
     if b'"offset"' not in line[:16]:
-        return _parse(OutputEnd, line)
-    chunk = _parse(_Chunk, line)
+        return parse(OutputEnd, line)
+    chunk = parse(Chunk, line)
     return OutputChunk(offset=chunk.offset, stream=chunk.stream, data=chunk.data, t=chunk.t)
 
 
-async def _lines(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same, with Bay's own error when the connection breaks: whoever reads may want to know why it did."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except ConnectionError as error:
+        raise ShipError("the connection to the sandbox's runtime broke") from error
+
+
+async def lines(chunks: AsyncGenerator[bytes, None], cap: int = _LINE) -> AsyncGenerator[bytes, None]:
+    """A body line by line. Raises ShipError at a line of more than `cap` bytes."""
     rest = bytearray()
-    async for chunk in chunks:
+    async for chunk in _unbroken(chunks):
         # Only what is new is searched: a long line in tiny pieces would cost its square otherwise.
         head, newline, tail = chunk.partition(b"\n")
         rest += head
@@ -375,12 +352,8 @@ async def _lines(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, N
             yield bytes(rest)
             head, newline, tail = tail.partition(b"\n")
             rest = bytearray(head)
-        if len(rest) > _LINE:
-            raise ShipError(f"the sandbox's runtime sent a line of more than {_LINE} bytes")
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "replace")
+        if len(rest) > cap:
+            raise ShipError(f"the sandbox's runtime sent a line of more than {cap} bytes")
 
 
 def encode_stdin(stdin: str | None, stdin_base64: str | None) -> str | None:

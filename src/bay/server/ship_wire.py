@@ -7,16 +7,20 @@ h11 parses; rejected: httpx, whose timeouts are per read and which decodes compr
 """
 
 import asyncio
+import base64
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 import h11
+from wsproto.utilities import generate_accept_token
 
 from bay.drivers.base import Endpoint
 from bay.drivers.ship_socket import connect, proof_of
 from bay.errors import ShipError
 
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 256 * 1024
+_FINISH_S = 2.0
 _MAX_HEAD_BYTES = 32 * 1024
 
 
@@ -51,6 +55,8 @@ class Wire:
         self._writer = writer
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
         self._deadline: float | None = None
+        self._renewed_s: float | None = None
+        """The deadline while the parts of a body go out, where it begins anew with each."""
 
     @classmethod
     async def open(cls, peer: Peer) -> "Wire":
@@ -59,12 +65,16 @@ class Wire:
             link = connect(peer.endpoint)
         except OSError as error:
             raise ShipError(f"the sandbox's runtime is not reachable ({error.strerror})") from error
-        reader, writer = await asyncio.open_unix_connection(sock=link)
+        reader, writer = await asyncio.open_unix_connection(sock=link, limit=_READ_BYTES)
         return cls(peer, reader, writer)
 
-    def set_deadline(self, seconds: float | None) -> None:
-        """Everything up to the last byte of the next answer must happen within `seconds`, else TimeoutError."""
+    def set_deadline(self, seconds: float | None, *, while_moving: bool = False) -> None:
+        """Everything up to the last byte of the next answer must happen within `seconds`, else TimeoutError.
+
+        With `while_moving` they begin anew whenever a part of the request's body has gone out.
+        """
         self._deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self._renewed_s = seconds if while_moving else None
 
     async def send(
         self, method: str, target: str, body: bytes | AsyncIterator[bytes] | None, content_type: str
@@ -75,15 +85,53 @@ class Wire:
         when the connection was closed before the first byte of an answer.
         """
         self._write(h11.Request(method=method, target=target, headers=self._headers(body, content_type)))
-        if isinstance(body, bytes):
+        if body is not None and not isinstance(body, bytes):
+            return self._check_head(await self._send_parts(body))
+        if body is not None:
             self._write(h11.Data(data=body))
-        elif body is not None:
-            async for chunk in body:
-                self._write(h11.Data(data=chunk))
-                await self._drain()
         self._write(h11.EndOfMessage())
         await self._drain()
         return self._check_head(await self._next_event())
+
+    async def upgrade(self, target: str) -> Head | None:
+        """Ask for a WebSocket. None when this connection is one now, else the head of the refusal."""
+        key = base64.b64encode(os.urandom(16))
+        asked = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+        headers = [*self._headers(None, ""), *asked, ("Sec-WebSocket-Key", key.decode())]
+        self._write(h11.Request(method="GET", target=target, headers=headers))
+        self._write(h11.EndOfMessage())
+        await self._drain()
+        event = await self._next_event()
+        if not isinstance(event, h11.InformationalResponse):
+            return self._check_head(event)
+        self._check_switch(event, key)
+        return None
+
+    def take_rest(self) -> bytes:
+        """What came behind the answer to an upgrade."""
+        return self._http.trailing_data[0]
+
+    async def receive(self) -> bytes:
+        """What comes next on an upgraded connection. Raises ConnectionResetError at its end, and TimeoutError."""
+        async with asyncio.timeout_at(self._deadline):
+            data = await self._reader.read(_READ_BYTES)
+        if not data:
+            raise ConnectionResetError("closed by the sandbox's runtime")
+        return data
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send on an upgraded connection; returns when there is room for more."""
+        self._writer.write(data)
+        await self._drain()
+
+    def finish(self) -> None:
+        """Drop the connection, after what is unsent if the peer takes it soon."""
+        transport = self._writer.transport
+        if transport.get_write_buffer_size() == 0:
+            transport.abort()
+            return
+        transport.close()
+        asyncio.get_running_loop().call_later(_FINISH_S, transport.abort)
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The rest of the answer, chunk by chunk."""
@@ -129,14 +177,41 @@ class Wire:
         if data:
             self._writer.write(data)
 
+    async def _send_parts(self, body: AsyncIterator[bytes]) -> object:
+        """Send a body and wait for the answer, which may come before the end of it: then nobody wants the rest."""
+        answer = asyncio.create_task(self._read_event(None))
+        sending = asyncio.create_task(self._write_parts(body))
+        try:
+            await asyncio.wait({answer, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                await sending
+            async with asyncio.timeout_at(self._deadline):
+                return await answer
+        finally:
+            for task in (answer, sending):
+                task.cancel()
+            await asyncio.wait({answer, sending})
+
+    async def _write_parts(self, body: AsyncIterator[bytes]) -> None:
+        async for chunk in body:
+            self._write(h11.Data(data=chunk))
+            await self._drain()
+            if self._renewed_s is not None:
+                self.set_deadline(self._renewed_s, while_moving=True)
+        self._write(h11.EndOfMessage())
+        await self._drain()
+
     async def _drain(self) -> None:
         async with asyncio.timeout_at(self._deadline):
             await self._writer.drain()
 
     async def _next_event(self) -> object:
+        return await self._read_event(self._deadline)
+
+    async def _read_event(self, deadline: float | None) -> object:
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                async with asyncio.timeout_at(self._deadline):
+                async with asyncio.timeout_at(deadline):
                     data = await self._reader.read(_READ_BYTES)
                 self._http.receive_data(data)
         except h11.RemoteProtocolError as error:
@@ -150,10 +225,22 @@ class Wire:
             raise ConnectionResetError("closed by the sandbox's runtime")
         if not isinstance(event, h11.Response):
             raise ShipError("the sandbox's runtime sent an unexpected interim answer")
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-        if headers.get("x-ship-session") != self._peer.proof:
-            raise ShipError("the answer does not come from this session's runtime")
+        headers = self._proven(event)
         if headers.get("content-encoding", "identity") != "identity":
             raise ShipError("the sandbox's runtime sent an encoding that nobody asked for")
         length = headers.get("content-length", "")
         return Head(event.status_code, int(length) if length.isascii() and length.isdigit() else None)
+
+    def _check_switch(self, event: h11.InformationalResponse, key: bytes) -> None:
+        headers = self._proven(event)
+        unasked = {"sec-websocket-extensions", "sec-websocket-protocol"} & set(headers)
+        if event.status_code != 101 or headers.get("upgrade", "").lower() != "websocket" or unasked:
+            raise ShipError("the sandbox's runtime sent an unexpected interim answer")
+        if headers.get("sec-websocket-accept", "").encode() != generate_accept_token(key):
+            raise ShipError("the sandbox's runtime does not speak WebSocket")
+
+    def _proven(self, event: h11.Response | h11.InformationalResponse) -> dict[str, str]:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+        if headers.get("x-ship-session") != self._peer.proof:
+            raise ShipError("the answer does not come from this session's runtime")
+        return headers

@@ -144,6 +144,7 @@ class Starter:
             workspace=self._cargo.path(sandbox.cargo_id),
             token=session.token,
             allow_root=profile.root,
+            kernel=profile.kernel,
         )
 
     async def _read(self, sandbox_id: str) -> SandboxRecord | None:

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from bay.clock import Clock
-from bay.errors import BayError
+from bay.errors import BayError, NotFound
 from bay.server import lifecycle
+from bay.server.kernel_link import KernelLink
 from bay.server.peers import peer_of
 from bay.server.ship_link import ShipLink
+from bay.server.ship_wire import Peer
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import events, execs, sandboxes
@@ -39,6 +41,7 @@ class Sweep:
         later: Later,
         queue: WorkQueue,
         link: ShipLink,
+        kernels: KernelLink,
         uses: Uses,
         clock: Clock,
         can_freeze: bool,
@@ -49,6 +52,7 @@ class Sweep:
         self._later = later
         self._queue = queue
         self._link = link
+        self._kernels = kernels
         self._uses = uses
         self._clock = clock
         self._can_freeze = can_freeze
@@ -113,23 +117,34 @@ class Sweep:
                 await events.add(db, sandbox, "sandbox.idle", now)
 
     async def _is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
-        """Whether a call is under way or an exec still runs; the rows are brought up to date on the way."""
+        """Whether a call is under way, an exec still runs or a kernel is busy."""
         if self._uses.any(sandbox.id):
             return True
         peer = peer_of(session)
         if peer is None:
             return session.phase == "starting"
-        async with self._store.read() as db:
-            if not await execs.any_active(db, session.id):
-                return False
         try:
             async with self._asking, asyncio.timeout(_ASK_S):
-                known = await self._link.list_execs(peer)
+                return await self._any_exec(peer) or await self._any_cell(peer)
         except (BayError, TimeoutError) as error:
-            # Its rows say that something runs, and unknown is not idle: a build must not end with one bad answer.
+            # Unknown is not idle: a build must not end with one bad answer.
             log.info("session.silent", id=session.id, error=str(error))
             return True
+
+    async def _any_exec(self, peer: Peer) -> bool:
+        """Whether an exec that counts still runs; the rows are brought up to date on the way."""
+        async with self._store.read() as db:
+            if not await execs.any_active(db, peer.session_id):
+                return False
+        known = await self._link.list_execs(peer)
         async with self._store.write(only_execs=True) as db:
             for item in known:
-                await execs.save(db, session.id, item)
-            return await execs.any_active(db, session.id)
+                await execs.save(db, peer.session_id, item)
+            return await execs.any_active(db, peer.session_id)
+
+    async def _any_cell(self, peer: Peer) -> bool:
+        """Whether a cell runs or waits for its turn. Cells have no rows, so this is always asked."""
+        try:
+            return any(item.queued or item.state == "busy" for item in await self._kernels.every(peer))
+        except NotFound:
+            return False  # the runtime of a session that an older Bay started knows no kernels

@@ -102,13 +102,15 @@ class Waker:
         return found
 
     @asynccontextmanager
-    async def awake(self, caller: Caller, ref: str, capability: Capability) -> AsyncGenerator[Awake, None]:
+    async def awake(
+        self, caller: Caller, ref: str, capability: Capability, *, patient: bool = False
+    ) -> AsyncGenerator[Awake, None]:
         """The sandbox, running, and not idled away while the block lasts; started within the start timeout.
 
-        Raises NotFound, SandboxExpired, CapabilityNotSupported before anything starts, and
+        `patient` as in `Uses.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything starts, and
         SandboxNotReady when the start failed or takes longer.
         """
-        async with self.holding(caller, ref) as sandbox:
+        async with self.holding(caller, ref, patient=patient) as sandbox:
             profile = self._checked_profile(sandbox, capability)
             async with self.reach(sandbox) as (ready, peer):
                 yield Awake(ready, profile, peer)
@@ -152,6 +154,14 @@ class Waker:
             reason = settled.error.message if settled.error else "it was stopped meanwhile"
             raise _not_ready(settled, f"did not start: {reason}")
         return settled
+
+    async def is_over(self, sandbox_id: str, session_id: str) -> bool:
+        """Whether a session to which the connection broke is known to have ended; it is looked at first. Bounded."""
+        await self._settle_suspicion(sandbox_id)
+        async with self._store.read() as db:
+            found = await sandboxes.get(db, sandbox_id)
+        session = found.session if found else None
+        return session is None or session.id != session_id or session.phase in ("ending", "ended")
 
     async def want_running(self, sandbox: SandboxRecord) -> None:
         """Write down that the sandbox should run, which also forgives an earlier failure, and poke the queue."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import AuditEntry
@@ -23,6 +23,9 @@ from bay.store.records import AuditFilters, Page
 from bay.store.schema import audit
 
 _COLUMNS = [c for c in audit.c if c.name != "seq"]
+# Made once, since they run for every call that changes something.
+_ADD = insert(audit)
+_FINISH = update(audit).where(audit.c.seq == bindparam("of_seq"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +92,7 @@ async def finish(db: AsyncConnection, call: Call) -> None:
         await _insert(db, call)
     else:
         result = {"status": call.status, "code": call.code, "resource_id": call.resource_id}
-        await db.execute(update(audit).where(audit.c.seq == call.seq).values(result))
+        await db.execute(_FINISH, {"of_seq": call.seq, **result})
 
 
 async def page(db: AsyncConnection, filters: AuditFilters, *, after: int, limit: int) -> Page[AuditEntry]:
@@ -108,7 +111,7 @@ async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
 
 
 async def _insert(db: AsyncConnection, call: Call) -> int:
-    made = await db.execute(insert(audit).values(call.row()))
+    made = await db.execute(_ADD, call.row())
     key = made.inserted_primary_key
     assert key is not None  # noqa: S101 — an INSERT of one row has one
     return key[0]

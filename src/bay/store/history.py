@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.models import ExecType, HistoryEntry, ShellResult
+from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
 from bay.store.records import HistoryFilters, Keep
 from bay.store.schema import execs, sessions
 
@@ -59,7 +59,7 @@ class Outcome:
     error: str | None = field(repr=False)
 
 
-def outcome_of(result: ShellResult) -> Outcome:
+def outcome_of(result: ShellResult | PythonResult) -> Outcome:
     """What is kept of an answer."""
     return Outcome(
         id=result.execution_id,

@@ -198,7 +198,7 @@ class Unfinished:
     """An exec of which it is not written yet how it ended, or not yet what it printed."""
 
     id: str
-    is_history: bool
+    exec_type: ExecType | None
     has_ended: bool
     started_at: datetime
 

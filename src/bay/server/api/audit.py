@@ -34,7 +34,7 @@ async def list_audit(
         str | None, Query(max_length=128, description="Only of this owner; for admin keys")
     ] = None,
     key_id: Id = None,
-    method: Literal["POST", "PUT", "PATCH", "DELETE"] | None = None,
+    method: Literal["POST", "PUT", "PATCH", "DELETE", "WEBSOCKET"] | None = None,
     request_id: Id = None,
     resource_id: Id = None,
     since: Annotated[AwareDatetime | None, Query(description="Calls that began then or later")] = None,

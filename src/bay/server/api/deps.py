@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Security
+from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 
 from bay.models import Profile
@@ -12,12 +13,15 @@ from bay.server import cursors
 from bay.server.auth import Caller
 from bay.server.pool import Pool
 from bay.server.replies import ErrorBody
+from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.events import Events
 from bay.server.services.execs import Execs
 from bay.server.services.files import Files
 from bay.server.services.history import History
+from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
+from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
 from bay.store.records import Page, Scope
@@ -37,6 +41,9 @@ class Services:
 
     sandboxes: Sandboxes
     execs: Execs
+    attachments: Attachments
+    processes: Processes
+    kernels: Kernels
     files: Files
     history: History
     keys: ApiKeys
@@ -48,8 +55,8 @@ class Services:
 
 
 # `async`, so that FastAPI calls them on the event loop and not through its thread pool.
-async def _services(request: Request) -> Services:
-    return request.app.state.services
+async def _services(connection: HTTPConnection) -> Services:
+    return connection.app.state.services
 
 
 # The edge has authenticated already; this names the scheme in the OpenAPI document.
@@ -65,10 +72,17 @@ def _caller_with(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     return caller
 
 
+async def _socket_writer(connection: HTTPConnection) -> Caller:
+    known: Caller = connection.state.caller
+    known.require("write")
+    return known
+
+
 Svc = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
 Admin = Annotated[Caller, Depends(_caller_with("admin"))]
+SocketWriter = Annotated[Caller, Depends(_socket_writer)]
 IdempotencyKey = Annotated[
     str | None, Header(description="Makes a repeated call give the first one's answer")
 ]

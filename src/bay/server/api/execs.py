@@ -1,22 +1,23 @@
 """`…/execs` and `…/shell/exec`: run commands and read what they print."""
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, Field, StringConstraints, model_validator
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
-from bay.models import Exec, OutputChunk, ShellResult, to_wire
+from bay.errors import BadRequest
+from bay.models import Exec, ShellResult
 from bay.server import cursors
 from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Wait, Writer, listing
 from bay.server.api.history import Description, Tags
-from bay.server.api.sandboxes import Env
+from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
+from bay.server.frames import Rows
 from bay.server.replies import WireResponse
 from bay.server.services.execs import NewExec
-from bay.server.ship_link import OutputEnd
+from bay.server.signals import SignalName
 from bay.store.records import HistoryNote
 
 router = APIRouter(
@@ -34,7 +35,9 @@ class CreateExec(BaseModel):
     command: Command | None = None
     argv: Annotated[list[Word] | None, Field(min_length=1, max_length=4096)] = None
     cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
-    env: Env = Field(default_factory=dict)
+    env: Annotated[dict[Word, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
+        default_factory=dict[str, str]
+    )
     user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
     stdin: Annotated[
         str | None, Field(max_length=1 << 30, description="Text to feed it; then end of file")
@@ -44,6 +47,16 @@ class CreateExec(BaseModel):
     ] = None
     timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400)] = None
     keep_alive: Annotated[bool, Field(description="Whether the sandbox is active while it runs")] = True
+    tty: Annotated[bool, Field(description="Give it a terminal; its output is one stream then")] = False
+    rows: Annotated[int | None, Field(ge=1, le=1000, description="Of the terminal (24)")] = None
+    cols: Annotated[int | None, Field(ge=1, le=1000, description="Of the terminal (80)")] = None
+    stdin_open: Annotated[bool, Field(description="Leave stdin open for later input; a terminal's is")] = (
+        False
+    )
+    max_run_after_disconnect_s: Annotated[
+        float | None,
+        Field(gt=0, le=7 * 86400, description="End it when nobody was attached or followed for so long"),
+    ] = None
     id: Annotated[str | None, Field(pattern=r"^exec-[0-9a-f]{24}$", description="Chosen by the client")] = (
         None
     )
@@ -56,7 +69,28 @@ class CreateExec(BaseModel):
             raise ValueError(f"argv has more than {_MOST_ARGV} characters; send data by stdin or a file")
         if self.stdin is not None and self.stdin_base64 is not None:
             raise ValueError("give stdin or stdin_base64, not both")
+        if not self.tty and (self.rows is not None or self.cols is not None):
+            raise ValueError("rows and cols are those of a terminal; give them with tty")
         return self
+
+
+class SendSignal(BaseModel):
+    """Which signal to send."""
+
+    signal: SignalName
+
+
+class ResizeTerminal(BaseModel):
+    """The terminal's new size in characters."""
+
+    rows: Rows
+    cols: Rows
+
+
+class Written(BaseModel):
+    """How many bytes the command took."""
+
+    written: int
 
 
 class RunShell(BaseModel):
@@ -128,6 +162,40 @@ async def delete_exec(caller: Writer, services: Svc, sandbox_id: str, exec_id: s
     return WireResponse(await services.execs.delete(caller, sandbox_id, exec_id))
 
 
+@router.post("/execs/{exec_id}/signal", response_model=Exec)
+async def signal_exec(
+    caller: Writer, services: Svc, sandbox_id: str, exec_id: str, body: SendSignal
+) -> WireResponse:
+    """Send a signal to the command's process group; on a terminal to what runs in the foreground."""
+    return WireResponse(await services.execs.signal(caller, sandbox_id, exec_id, body.signal))
+
+
+@router.post("/execs/{exec_id}/resize", response_model=Exec)
+async def resize_exec(
+    caller: Writer, services: Svc, sandbox_id: str, exec_id: str, body: ResizeTerminal
+) -> WireResponse:
+    """Change the size of the command's terminal."""
+    return WireResponse(await services.execs.resize(caller, sandbox_id, exec_id, body.rows, body.cols))
+
+
+@router.post("/execs/{exec_id}/stdin", response_model=Written)
+async def write_stdin(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    exec_id: str,
+    request: Request,
+    eof: Annotated[bool, Query(description="End of file after the body")] = False,
+) -> WireResponse:
+    """Feed the body to the command as fast as it reads; answers once it has taken all of it."""
+    body = request.stream()
+    try:
+        written = await services.execs.write_stdin(caller, sandbox_id, exec_id, body, eof=eof)
+    except ClientDisconnect as error:
+        raise BadRequest("the body broke off; what came of it was written") from error
+    return WireResponse({"written": written})
+
+
 @router.get("/execs/{exec_id}/output", response_class=StreamingResponse)
 async def exec_output(
     caller: Reader,
@@ -136,18 +204,19 @@ async def exec_output(
     exec_id: str,
     since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
     follow: Annotated[bool, Query(description="Go on until the exec has ended")] = False,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, lt=2**63, description="As `since`, and goes before it")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
-    """What the exec printed, as lines of JSON with byte offsets; 410 when `since` is no longer buffered."""
+    """What the exec printed, as lines of JSON with byte offsets; 410 when that one is no longer buffered.
+
+    With `Accept: text/event-stream` the same as server-sent events, whose ids are the offsets to go on from.
+    """
     stack = AsyncExitStack()
+    since = since if last_event_id is None else last_event_id
     opened = services.execs.output(caller, sandbox_id, exec_id, since, follow=follow)
     chunks = await stack.enter_async_context(opened)
-    return StreamingResponse(_lines(stack, chunks), media_type="application/x-ndjson")
-
-
-async def _lines(
-    stack: AsyncExitStack, chunks: AsyncIterator[OutputChunk | OutputEnd]
-) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        async for item in chunks:
-            line = item.model_dump() if isinstance(item, OutputEnd) else to_wire(item)
-            yield json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    if SSE in accept:
+        return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)
+    return StreamingResponse(output_lines(stack, chunks), media_type="application/x-ndjson")

@@ -4,30 +4,33 @@ The row is written before Ship is told, so that an exec can be asked for from it
 becomes of the call that started it. Ship holds the running exec and its output; the row remembers how it ended.
 """
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import CallerError, Conflict, Forbidden, InvalidArgument, NotFound, OutputGone
+from bay.errors import BadRequest, CallerError, Conflict, Forbidden, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server import idempotency
 from bay.server.auth import Caller
+from bay.server.locate import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
 from bay.server.paths import workspace_path
-from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
+from bay.server.stays import Stays
 from bay.server.wake import Awake, Waker
 from bay.store import execs, history
 from bay.store.engine import Store
 from bay.store.later import Later
-from bay.store.records import HAVING, HistoryNote, Page, SandboxRecord
+from bay.store.records import HistoryNote, Page, SandboxRecord
 
 _KILL_GRACE_S = 5.0
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +47,32 @@ class NewExec:
     stdin_base64: str | None = None
     timeout_s: float | None = None
     keep_alive: bool = True
+    tty: bool = False
+    rows: int | None = None
+    cols: int | None = None
+    stdin_open: bool = False
+    max_run_after_disconnect_s: float | None = None
 
 
 class Execs:
     """The service behind `…/execs` and `…/shell/exec`."""
 
-    def __init__(self, *, store: Store, later: Later, waker: Waker, link: ShipLink, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        later: Later,
+        waker: Waker,
+        locator: Locator,
+        link: ShipLink,
+        stays: Stays,
+        clock: Clock,
+    ) -> None:
         self._store = store
         self._later = later
         self._waker = waker
+        self._locator = locator
+        self._stays = stays
         self._link = link
         self._clock = clock
 
@@ -79,7 +99,7 @@ class Execs:
             found = await execs.get(db, sandbox.id, claim.resource_id) if claim else None
         if found is None:
             return None
-        item = _as_it_is(found[0], found[1], sandbox)
+        item = as_it_is(found[0], found[1], sandbox)
         is_past = item.state != "running" or self._clock() - item.started_at >= TOLD_WITHIN
         return item if is_past else None
 
@@ -109,17 +129,18 @@ class Execs:
         await self._later.flush()
         async with self._store.read() as db:
             found = await execs.page(db, sandbox.id, after=after, limit=limit)
-        items = tuple(_as_it_is(item, session_id, sandbox) for item, session_id in found.items)
+        items = tuple(as_it_is(item, session_id, sandbox) for item, session_id in found.items)
         return Page(items=items, next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, exec_id: str, wait_s: float | None) -> Exec:
         """One exec as it stands. Never starts compute; to wait for its end thaws the sandbox it is frozen in."""
-        async with self._locate(caller, ref, exec_id, thaw=wait_s is not None) as (item, peer):
-            return item if peer is None else await self._refreshed(item, peer, wait_s)
+        async with self._locator.locate(caller, ref, exec_id, thaw=wait_s is not None) as found:
+            return found.item if found.peer is None else await self._refreshed(found.item, found.peer, wait_s)
 
     async def delete(self, caller: Caller, ref: str, exec_id: str) -> Exec:
         """End an exec's whole process tree, and return how it ended. Idempotent."""
-        async with self._locate(caller, ref, exec_id, thaw=True) as (item, peer):
+        async with self._locator.locate(caller, ref, exec_id, thaw=True) as found:
+            item, peer = found.item, found.peer
             if peer is None or item.state != "running":
                 return item
             ended = replace(await self._link.kill_exec(peer, exec_id), keep_alive=item.keep_alive)
@@ -130,21 +151,64 @@ class Execs:
     async def output(
         self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
-        """The output from byte `since` on. Raises OutputGone when it is no longer, or not any more, buffered."""
-        async with self._locate(caller, ref, exec_id, thaw=True, patient=follow) as (item, peer):
-            if peer is None:
-                raise OutputGone(
-                    f"the session that ran {exec_id} is over, and its output with it",
-                    details={"first_offset": item.output_bytes},
-                )
-            async with self._link.output(peer, exec_id, since, follow) as chunks:
-                yield chunks
+        """The output from byte `since` on. Raises OutputGone when it is no longer, or not any more, buffered.
+
+        Followed, it ends with how the exec ended; without that when the key is valid no more or the server shuts down.
+        """
+        with ExitStack() as held:
+            if follow:
+                held.enter_context(self._stays.place(caller.owner))
+            async with (
+                self._locator.locate(caller, ref, exec_id, thaw=True, patient=follow) as found,
+                self._link.output(found.live_peer, exec_id, since, follow) as chunks,
+            ):
+                yield self._followed(caller, found, chunks) if follow else chunks
+
+    async def _followed(
+        self, caller: Caller, found: Located, chunks: AsyncIterator[OutputChunk | OutputEnd]
+    ) -> AsyncGenerator[OutputChunk | OutputEnd]:
+        """The chunks, and that the exec is lost when they break off because its session is over."""
+        async with aclosing(self._stays.allowed(caller, chunks)) as allowed:
+            try:
+                async for chunk in allowed:
+                    yield chunk
+            except (ShipError, Timeout, OSError):  # which the call's own block would have translated
+                if not await self._waker.is_over(found.sandbox_id, found.live_peer.session_id):
+                    raise
+                yield LOST
+
+    async def write_stdin(
+        self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
+    ) -> int:
+        """Feed a running exec as fast as it reads; returns how many bytes it took. Raises Conflict when its stdin is closed."""
+        async with self._running(caller, ref, exec_id, patient=True) as (_, peer):
+            return await self._link.write_stdin(peer, exec_id, body, eof=eof)
+
+    async def signal(self, caller: Caller, ref: str, exec_id: str, name: str) -> Exec:
+        """Send a signal to its process group, on a terminal to the foreground. Raises Conflict once it has ended."""
+        async with self._running(caller, ref, exec_id) as (item, peer):
+            told = await self._link.signal_exec(peer, exec_id, name)
+            return replace(told, keep_alive=item.keep_alive)
+
+    async def resize(self, caller: Caller, ref: str, exec_id: str, rows: int, cols: int) -> Exec:
+        """Change the size of its terminal. Raises Conflict when it has none, or has ended."""
+        async with self._running(caller, ref, exec_id) as (item, peer):
+            told = await self._link.resize_exec(peer, exec_id, rows, cols)
+            return replace(told, keep_alive=item.keep_alive)
+
+    @asynccontextmanager
+    async def _running(
+        self, caller: Caller, ref: str, exec_id: str, *, patient: bool = False
+    ) -> AsyncGenerator[tuple[Exec, Peer]]:
+        """An exec whose session is not over, and its Ship."""
+        async with self._locator.locate(caller, ref, exec_id, thaw=True, patient=patient) as found:
+            if found.peer is None:
+                raise Conflict(f"exec {exec_id} is over: the session it ran in has ended")
+            yield found.item, found.peer
 
     def _check_user(self, awake: Awake, user: str | None) -> None:
         if user == "root" and not awake.profile.root:
             raise Forbidden(f"profile {awake.profile.id} does not allow commands as root")
-        if user not in (None, "root", "ship"):
-            raise InvalidArgument("user is ship (the default) or root")
 
     async def _plan(
         self, awake: Awake, new: NewExec, request: idempotency.Request | None, note: HistoryNote | None = None
@@ -160,9 +224,8 @@ class Execs:
             if request and (claim := await request.earlier(db)) is not None:
                 found = await execs.get(db, sandbox_id, claim.resource_id)
                 return found[0] if found else replace(planned, id=claim.resource_id)
-            if new.id and await execs.get(db, sandbox_id, new.id) is not None:
-                raise Conflict(f"this sandbox has an exec {new.id}; choose another id")
-            await execs.add(db, sandbox_id, awake.peer.session_id, planned, note)
+            if not await execs.add(db, sandbox_id, awake.peer.session_id, planned, note):
+                raise Conflict(f"this sandbox has an exec {planned.id}; choose another id")
             if request:
                 await request.claim(db, planned.id, None, self._clock())
         return planned
@@ -198,31 +261,6 @@ class Execs:
             if request is not None:
                 await request.withdraw(db)
 
-    @asynccontextmanager
-    async def _locate(
-        self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, patient: bool = False
-    ) -> AsyncGenerator[tuple[Exec, Peer | None], None]:
-        """The exec's row, and its Ship while the session it ran in lives; a frozen one is asked with `thaw` only."""
-        async with self._waker.holding(caller, ref, patient=patient) as sandbox:
-            item, session_id = await self._row(sandbox, exec_id)
-            session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
-            if session is None or session.phase not in ("running", "paused"):
-                yield item, None
-            elif thaw and sandbox.target in HAVING:
-                async with self._waker.reach(sandbox) as (_, peer):
-                    yield item, peer if peer.session_id == session_id else None
-            else:
-                yield item, peer_of(session) if session.phase == "running" else None
-
-    async def _row(self, sandbox: SandboxRecord, exec_id: str) -> tuple[Exec, str]:
-        await self._later.flush()
-        async with self._store.read() as db:
-            found = await execs.get(db, sandbox.id, exec_id)
-        if found is None:
-            raise NotFound(f"there is no exec {exec_id} in this sandbox")
-        item, session_id = found
-        return _as_it_is(item, session_id, sandbox), session_id
-
     async def _refreshed(self, item: Exec, peer: Peer, wait_s: float | None) -> Exec:
         try:
             fresh = await self._link.get_exec(peer, item.id, wait_s)
@@ -250,13 +288,19 @@ class Execs:
 
 
 def _checked(new: NewExec) -> NewExec:
+    """What can be judged without the sandbox is, before anything wakes. Raises BadRequest or InvalidPath."""
+    if new.user not in (None, "ship", "root"):
+        raise BadRequest("user is ship (the default) or root")
+    for name, value in (new.env or {}).items():
+        if not _ENV_NAME.fullmatch(name) or "\0" in value:
+            raise BadRequest(f"env: {name[:64]!r} is no name of a variable, or its value has a NUL")
     return new if new.cwd is None else replace(new, cwd=workspace_path(new.cwd, "cwd"))
 
 
 def _planned(new: NewExec, now: datetime) -> Exec:
     argv = new.argv or ("bash", "-lc", new.command or "")
     return Exec(
-        id=new.id or new_id("exec"), argv=argv, pid=None, tty=False, state="running", exit_code=None, signal=None,
+        id=new.id or new_id("exec"), argv=argv, pid=None, tty=new.tty, state="running", exit_code=None, signal=None,
         started_at=now, ended_at=None, output_bytes=0, first_offset=0,
         keep_alive=new.keep_alive,
     )  # fmt: skip
@@ -272,14 +316,11 @@ def _ship_body(awake: Awake, exec_id: str, new: NewExec) -> dict[str, Any]:
         "user": new.user,
         "stdin": encode_stdin(new.stdin, new.stdin_base64),
         "timeout_s": new.timeout_s,
+        "tty": new.tty or None,
+        "rows": new.rows,
+        "cols": new.cols,
+        "stdin_open": new.stdin_open or None,
+        "max_run_after_disconnect_s": new.max_run_after_disconnect_s,
+        "ring_bytes": awake.profile.output_buffer_mb << 20,
     }
     return {name: value for name, value in body.items() if value is not None}
-
-
-def _as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
-    """The exec, lost if its row says it runs in a session that is over.
-
-    Rows are marked when their session ends; one that is written just after that is told here.
-    """
-    over = sandbox.session is None or sandbox.session.id != session_id
-    return replace(item, state="lost") if over and item.state == "running" else item

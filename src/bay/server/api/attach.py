@@ -1,0 +1,77 @@
+"""`…/attach`, `…/terminal` and `…/screen`: an exec live, by WebSocket, and the screen of one."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated
+
+from fastapi import APIRouter, Query, WebSocket
+
+from bay.models import Screen
+from bay.server.api.deps import ERRORS, Reader, SocketWriter, Svc
+from bay.server.api.relay import relay
+from bay.server.edge import SUBPROTOCOL
+from bay.server.replies import WireResponse
+from bay.server.services.attachments import Attached
+from bay.server.services.execs import NewExec
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
+)
+
+Size = Annotated[int, Query(ge=1, le=1000)]
+Since = Annotated[int | None, Query(ge=0, lt=2**63, description="Byte offset; without it all that is kept")]
+Repaint = Annotated[bool, Query(description="Begin with what redraws the terminal's last screen")]
+
+_SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -l')
+"""A login shell: bash where the image has it."""
+
+
+@router.websocket("/execs/{exec_id}/attach")
+async def attach(
+    socket: WebSocket,
+    caller: SocketWriter,
+    services: Svc,
+    sandbox_id: str,
+    exec_id: str,
+    since: Since = None,
+    repaint: Repaint = False,
+) -> None:
+    """Output as it comes, input as it is typed; leaves the exec running."""
+    await _serve(socket, services.attachments.attach(caller, sandbox_id, exec_id, since, repaint=repaint))
+
+
+@router.websocket("/terminal")
+async def terminal(
+    socket: WebSocket,
+    caller: SocketWriter,
+    services: Svc,
+    sandbox_id: str,
+    rows: Size = 24,
+    cols: Size = 80,
+    exec: Annotated[str | None, Query(max_length=64, description="Come back to this one")] = None,  # noqa: A002
+) -> None:
+    """A login shell on a terminal in one call, or one that was started before, beginning with its last screen."""
+    if exec is None:
+        shell = NewExec(argv=_SHELL, tty=True, rows=rows, cols=cols, keep_alive=False)
+        exec = (await services.execs.create(caller, sandbox_id, shell, None, None)).id  # noqa: A001
+    attached = services.attachments.attach(caller, sandbox_id, exec, None, repaint=True, size=(rows, cols))
+    await _serve(socket, attached)
+
+
+@router.get("/execs/{exec_id}/screen", response_model=Screen)
+async def exec_screen(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    exec_id: str,
+    scrollback: Annotated[int, Query(ge=0, le=10_000, description="Lines above the screen")] = 0,
+) -> WireResponse:
+    """What the exec's terminal shows now, as lines of text."""
+    return WireResponse(await services.attachments.screen(caller, sandbox_id, exec_id, scrollback))
+
+
+async def _serve(socket: WebSocket, opening: AbstractAsyncContextManager[Attached]) -> None:
+    """Refuse in plain HTTP while that is possible, then relay."""
+    async with opening as attached:
+        offered: list[str] = socket.scope.get("subprotocols", [])
+        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        await relay(socket, attached)

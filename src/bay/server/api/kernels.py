@@ -1,0 +1,177 @@
+"""`…/kernels` and `…/python/exec`: run code that remembers, and see what it shows."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, Field, StringConstraints
+from starlette.responses import StreamingResponse
+
+from bay.cells import event_to_wire
+from bay.ids import new_id
+from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
+from bay.server.api.deps import ERRORS, IdempotencyKey, Reader, Svc, Writer
+from bay.server.api.history import Description, Tags
+from bay.server.api.sandboxes import Env
+from bay.server.replies import WireResponse
+from bay.server.services.kernels import NewKernel
+from bay.store.records import HistoryNote
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}",
+    tags=["kernels"],
+    responses=ERRORS,
+    default_response_class=WireResponse,
+)
+
+Code = Annotated[str, StringConstraints(max_length=1 << 20)]
+KernelId = Annotated[str, Path(max_length=64, description="`default`, or an id of a create")]
+CellId = Annotated[str, Path(max_length=64, description="As `run` was given or answered it")]
+
+
+class RunPython(BaseModel):
+    """Code for the default kernel."""
+
+    code: Code
+    timeout: Annotated[int, Field(ge=1, le=300, description="Seconds from its start")] = 30
+    include_code: Annotated[bool, Field(description="Echo the code in the answer")] = False
+    description: Description = None
+    tags: Tags = None
+
+
+class CreateKernel(BaseModel):
+    """What kind of kernel to make, and where in the sandbox it starts."""
+
+    spec: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="One of `kernelspecs`")] = (
+        "python3"
+    )
+    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    env: Env = Field(default_factory=dict)
+    user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
+
+
+class RunCell(BaseModel):
+    """Code, and how long it may run."""
+
+    code: Code
+    timeout_s: Annotated[float, Field(gt=0, le=7 * 86400, description="Seconds from its start")] = 300
+    id: Annotated[str | None, Field(pattern=r"^cell-[0-9a-f]{24}$", description="Chosen by the client")] = (
+        None
+    )
+
+
+class KernelList(BaseModel):
+    """All kernels of a sandbox."""
+
+    items: list[Kernel]
+
+
+class KernelSpecList(BaseModel):
+    """The kinds of kernel that an image has."""
+
+    items: list[KernelSpec]
+
+
+@router.post("/python/exec", response_model=PythonResult)
+async def python_exec(caller: Writer, services: Svc, sandbox_id: str, body: RunPython) -> WireResponse:
+    """Run code in the default kernel to its end. A timeout interrupts it and keeps what was printed so far."""
+    note = HistoryNote(exec_type="python", code=body.code, description=body.description, tags=body.tags)
+    result = await services.kernels.python(
+        caller, sandbox_id, note, body.timeout, include_code=body.include_code
+    )
+    return WireResponse(result)
+
+
+@router.get("/kernelspecs", response_model=KernelSpecList)
+async def list_kernelspecs(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """What kinds of kernel the image has. Wakes the sandbox."""
+    return WireResponse({"items": await services.kernels.specs(caller, sandbox_id)})
+
+
+@router.post("/kernels", status_code=201, response_model=Kernel)
+async def create_kernel(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    body: CreateKernel | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> WireResponse:
+    """Make a kernel of its own, beside the default one."""
+    new = NewKernel(**(body or CreateKernel()).model_dump())
+    return WireResponse(await services.kernels.create(caller, sandbox_id, new, idempotency_key), 201)
+
+
+@router.get("/kernels", response_model=KernelList)
+async def list_kernels(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """The kernels there are; none in a sandbox without compute."""
+    return WireResponse({"items": await services.kernels.every(caller, sandbox_id)})
+
+
+@router.get("/kernels/{kernel_id}", response_model=Kernel)
+async def get_kernel(caller: Reader, services: Svc, sandbox_id: str, kernel_id: KernelId) -> WireResponse:
+    """One kernel; 404 when it ended with its session."""
+    return WireResponse(await services.kernels.get(caller, sandbox_id, kernel_id))
+
+
+@router.delete("/kernels/{kernel_id}", status_code=204)
+async def delete_kernel(caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId) -> Response:
+    """End a kernel and everything it started."""
+    await services.kernels.delete(caller, sandbox_id, kernel_id)
+    return Response(status_code=204)
+
+
+@router.post("/kernels/{kernel_id}/interrupt", response_model=Kernel)
+async def interrupt_kernel(
+    caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId
+) -> WireResponse:
+    """Interrupt the cell that runs, if one does; those that wait go on."""
+    return WireResponse(await services.kernels.interrupt(caller, sandbox_id, kernel_id))
+
+
+@router.post("/kernels/{kernel_id}/restart", response_model=Kernel)
+async def restart_kernel(caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId) -> WireResponse:
+    """Begin anew under the same id, without variables."""
+    return WireResponse(await services.kernels.restart(caller, sandbox_id, kernel_id))
+
+
+@router.post("/kernels/{kernel_id}/run", response_class=StreamingResponse)
+async def run_cell(
+    caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId, body: RunCell
+) -> StreamingResponse:
+    """Run code and follow what it does, as lines of JSON; `Bay-Cell-Id` says how to come back to it."""
+    stack = AsyncExitStack()
+    cell_id = body.id or new_id("cell")
+    opened = services.kernels.run(caller, sandbox_id, kernel_id, cell_id, body.code, body.timeout_s)
+    events = await stack.enter_async_context(opened)
+    return _streamed(stack, events, {"Bay-Cell-Id": cell_id})
+
+
+@router.get("/kernels/{kernel_id}/cells/{cell_id}/events", response_class=StreamingResponse)
+async def cell_events(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    kernel_id: KernelId,
+    cell_id: CellId,
+    since: Annotated[int, Query(ge=0, lt=2**63, description="The first event wanted, by `seq`")] = 0,
+    follow: Annotated[bool, Query(description="Go on until the cell has ended")] = False,
+) -> StreamingResponse:
+    """What a cell did, as lines of JSON, also after its end for ten minutes."""
+    stack = AsyncExitStack()
+    opened = services.kernels.events(caller, sandbox_id, kernel_id, cell_id, since, follow=follow)
+    return _streamed(stack, await stack.enter_async_context(opened), {})
+
+
+def _streamed(
+    stack: AsyncExitStack, events: AsyncIterator[CellEvent], headers: dict[str, str]
+) -> StreamingResponse:
+    return StreamingResponse(_lines(stack, events), media_type="application/x-ndjson", headers=headers)
+
+
+async def _lines(stack: AsyncExitStack, events: AsyncIterator[CellEvent]) -> AsyncGenerator[bytes, None]:
+    async with stack:
+        async for event in events:
+            line: dict[str, Any] = event_to_wire(event)
+            yield json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,49 @@
+"""How output is written to a client: lines of JSON, or server-sent events (WHATWG HTML, section 9.2)."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from bay.errors import BayError
+from bay.models import OutputChunk, to_wire
+from bay.server.ship_link import OutputEnd
+
+SSE = "text/event-stream"
+UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Asks proxies that gather answers before they pass them on not to."""
+
+Output = AsyncIterator[OutputChunk | OutputEnd]
+
+
+async def output_lines(stack: AsyncExitStack, chunks: Output) -> AsyncGenerator[bytes]:
+    """A line for each chunk; how the exec ended is the last one. `stack` is what the chunks need, closed at the end."""
+    async with stack:
+        async for item in chunks:
+            yield _json(_wire(item)) + b"\n"
+
+
+async def output_events(stack: AsyncExitStack, chunks: Output) -> AsyncGenerator[bytes]:
+    """Events `output`, then `end` with how the exec ended, or `error`. The id is the offset to go on from."""
+    async with stack:
+        try:
+            async for item in chunks:
+                yield _event(item)
+        except BayError as error:
+            wire = {"code": error.code, "message": error.message, "details": error.details}
+            yield b"event: error\ndata: " + _json(wire) + b"\n\n"
+
+
+def _event(item: OutputChunk | OutputEnd) -> bytes:
+    data = _json(_wire(item))
+    if isinstance(item, OutputEnd):
+        return b"event: end\ndata: " + data + b"\n\n"
+    return b"id: %d\nevent: output\ndata: %s\n\n" % (item.offset + len(item.data), data)
+
+
+def _wire(item: OutputChunk | OutputEnd) -> dict[str, Any]:
+    return item.model_dump() if isinstance(item, OutputEnd) else to_wire(item)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,56 @@
+"""`…/processes`: what runs in a sandbox, and signals for it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi import Path as PathParameter
+from pydantic import BaseModel
+
+from bay.models import Process
+from bay.server.api.deps import ERRORS, Reader, Svc, Writer
+from bay.server.replies import WireResponse
+from bay.server.signals import SignalName
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}",
+    tags=["processes"],
+    responses=ERRORS,
+    default_response_class=WireResponse,
+)
+
+
+class ProcessList(BaseModel):
+    """Every process of a sandbox."""
+
+    items: list[Process]
+
+
+class SendSignal(BaseModel):
+    """Which signal to send."""
+
+    signal: SignalName
+
+
+class Ok(BaseModel):
+    """It is done."""
+
+    status: str = "ok"
+
+
+@router.get("/processes", response_model=ProcessList)
+async def list_processes(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """What runs in the sandbox, each process with its parent's id; nothing without compute."""
+    return WireResponse({"items": await services.processes.list(caller, sandbox_id)})
+
+
+@router.post("/processes/{pid}/signal", response_model=Ok)
+async def signal_process(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    pid: Annotated[int, PathParameter(ge=1, lt=2**31)],
+    body: SendSignal,
+) -> WireResponse:
+    """Send a signal to one process; the sandbox's first, which is its runtime, takes none."""
+    await services.processes.signal(caller, sandbox_id, pid, body.signal)
+    return WireResponse({"status": "ok"})

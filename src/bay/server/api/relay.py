@@ -1,0 +1,139 @@
+"""Carries what an exec prints to a client, and what the client types to the exec, until one of the two is done.
+
+Each direction is one loop that takes the next piece when the last one is out of its hands, so nothing piles up here: a client
+that does not read is not read for, and one that types faster than the exec reads is not listened to.
+The first to end decides how all of it ends: the exec, the client, the key, or Bay.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from bay.errors import (
+    BayError,
+    Conflict,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    OutputGone,
+    PayloadTooLarge,
+    QuotaExceeded,
+    SandboxExpired,
+    ShipError,
+    Timeout,
+)
+from bay.models import to_wire
+from bay.server.frames import REPAINT, Pace, check_input, parse_control
+from bay.server.races import first
+from bay.server.services.attachments import Attached
+from bay.server.ship_link import OutputEnd
+
+_GOODBYE_S = 5.0
+_VERDICT_S = 5.0
+_REPAINT_BYTES = 256 << 10  # a message; clients need take no large ones
+_REASON = 120
+"""Bytes; RFC 6455, section 5.5.1, has room for 123."""
+
+CODES: dict[type[BayError], int] = {
+    PayloadTooLarge: 1009,
+    InvalidArgument: 4400,
+    Forbidden: 4403,
+    NotFound: 4404,
+    SandboxExpired: 4404,
+    Conflict: 4409,
+    OutputGone: 4410,
+    QuotaExceeded: 4429,
+}
+"""The close code of an error, or of the nearest above it; all others are 4502, after which a client may come back."""
+
+SILENT = 4502
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Bay's last word: a close code, why, and how the exec ended if it did."""
+
+    code: int
+    reason: str = ""
+    end: OutputEnd | None = None
+
+
+_BY_REASON = {
+    "leaving": Goodbye(1012, "Bay goes down; come back and go on by offset"),
+    "revoked": Goodbye(4403, "the key was revoked or has expired"),
+}
+
+
+async def relay(socket: WebSocket, attached: Attached) -> None:
+    """Serve an accepted WebSocket to its end. The exec lives on in all cases."""
+    goodbye = await first(_down(socket, attached), _stay(attached), _up(socket, attached))
+    if goodbye is not None:
+        await _leave(socket, goodbye)
+
+
+async def _down(socket: WebSocket, attached: Attached) -> Goodbye | None:
+    """Output to the client. None when that has left."""
+    try:
+        await _send_json(
+            socket, {"type": "attached", "exec": to_wire(attached.exec), "next_offset": attached.next_offset}
+        )
+        if attached.repaint is not None:
+            for start in range(0, len(attached.repaint), _REPAINT_BYTES):
+                await socket.send_bytes(REPAINT + attached.repaint[start : start + _REPAINT_BYTES])
+        async for frame in attached.frames():
+            if isinstance(frame, OutputEnd):
+                return Goodbye(1000, end=frame)
+            await socket.send_bytes(frame)
+        return Goodbye(SILENT, "the sandbox's runtime stopped in the middle of the output")
+    except WebSocketDisconnect:
+        return None
+    except BayError as error:
+        return _goodbye_for(error)
+
+
+async def _up(socket: WebSocket, attached: Attached) -> Goodbye | None:
+    """Input to the exec. None when the client has left."""
+    pace = Pace()
+    try:
+        while (message := await socket.receive())["type"] != "websocket.disconnect":
+            if (data := message.get("bytes")) is not None:
+                check_input(data)
+                await attached.send(data)
+            else:
+                pace.take()
+                await attached.send(parse_control(message["text"]))
+    except (ShipError, Timeout) as error:
+        await asyncio.sleep(
+            _VERDICT_S
+        )  # the other direction knows why, and decides if it says so within this
+        return _goodbye_for(error)
+    except BayError as error:
+        return _goodbye_for(error)
+    return None
+
+
+async def _stay(attached: Attached) -> Goodbye:
+    return _BY_REASON[await attached.must_leave()]
+
+
+async def _leave(socket: WebSocket, goodbye: Goodbye) -> None:
+    """Say it, unless the client is gone or takes nothing."""
+    try:
+        async with asyncio.timeout(_GOODBYE_S):
+            if goodbye.end is not None:
+                await _send_json(socket, {"type": "exit", **goodbye.end.model_dump()})
+            await socket.close(goodbye.code, goodbye.reason.encode()[:_REASON].decode(errors="ignore"))
+    except (WebSocketDisconnect, TimeoutError):
+        return
+
+
+async def _send_json(socket: WebSocket, message: object) -> None:
+    await socket.send_text(json.dumps(message, separators=(",", ":")))
+
+
+def _goodbye_for(error: BayError) -> Goodbye:
+    code = next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), SILENT)
+    gone = error.details.get("first_offset") if isinstance(error, OutputGone) else None
+    return Goodbye(code, error.message if gone is None else f"first_offset={gone}")

@@ -1,0 +1,73 @@
+"""What a client may say to an exec that it is attached to, checked before the sandbox hears of it."""
+
+import time
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from bay.errors import BadRequest, QuotaExceeded
+from bay.server.signals import SignalName
+
+STDIN = 0
+END_OF_FILE = 4
+REPAINT = b"\x03"
+"""Marks the frame that redraws the last screen; its bytes are not counted in offsets."""
+
+Rows = Annotated[int, Field(ge=1, le=1000)]
+
+MAX_CONTROL = 1024
+CONTROLS_PER_S = 50
+
+
+class Resize(BaseModel):
+    """The client's window has another size now."""
+
+    type: Literal["resize"]
+    rows: Rows
+    cols: Rows
+
+
+class Signal(BaseModel):
+    """To the process, or to what runs in the foreground of its terminal."""
+
+    type: Literal["signal"]
+    signal: SignalName
+
+
+_control: TypeAdapter[Resize | Signal] = TypeAdapter(Annotated[Resize | Signal, Field(discriminator="type")])
+
+
+def check_input(frame: bytes) -> None:
+    """Raises BadRequest unless `frame` is stdin, or its end."""
+    if frame[:1] != bytes((STDIN,)) and frame != bytes((END_OF_FILE,)):
+        raise BadRequest("a binary frame is a byte 0 with data for stdin, or the byte 4 alone for its end")
+
+
+def parse_control(text: str) -> Resize | Signal:
+    """A text frame. Raises BadRequest when it is neither a resize nor a signal."""
+    if len(text) > MAX_CONTROL:
+        raise BadRequest(f"a text frame has at most {MAX_CONTROL} characters; stdin goes in binary frames")
+    try:
+        return _control.validate_json(text)
+    except ValidationError as error:
+        raise BadRequest(
+            "a text frame is JSON that says resize or signal; stdin goes in binary frames"
+        ) from error
+
+
+class Pace:
+    """So many control messages a second; each is a call into the sandbox."""
+
+    def __init__(self, most: int = CONTROLS_PER_S) -> None:
+        self._most = most
+        self._since = 0.0
+        self._count = 0
+
+    def take(self) -> None:
+        """Count one. Raises QuotaExceeded when the second has had its share."""
+        now = time.monotonic()
+        if now - self._since >= 1:
+            self._since, self._count = now, 0
+        self._count += 1
+        if self._count > self._most:
+            raise QuotaExceeded(f"more than {self._most} control messages in a second")

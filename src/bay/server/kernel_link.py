@@ -1,0 +1,301 @@
+"""Bay's calls to the kernels of a Ship: what a cell did comes as lines, each checked and bounded here."""
+
+import json
+import math
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
+
+from bay.errors import ShipError
+from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
+from bay.server.ship_answers import Count, Moment, Small, Text, collect
+from bay.server.ship_link import ShipLink, lines
+from bay.server.ship_wire import Peer
+
+_START_S = 60.0
+"""For what waits for a kernel's process; its first start in a cold image reads many files."""
+_LINE = (16 << 20) + 4096  # Ship keeps no more of one cell
+_SMALL = 1 << 20
+_ERROR_LINE = re.compile(rb'^\{"error"')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_NOTE = "[not shown: it is nested too deeply, has too many parts, or numbers that JSON has not]"
+
+Name = Annotated[str, Field(max_length=256)]
+Words = Annotated[str, Field(max_length=_LINE)]
+"""What a program wrote, as long as a line may be."""
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """JSON has no NaN, which some parsers of it take; those of clients need not."""
+    match value:
+        case float() if not math.isfinite(value):
+            raise ValueError("is not a finite number")
+        case list():
+            for item in value:
+                _finite(item)
+        case dict():
+            for item in value.values():
+                _finite(item)
+        case _:
+            pass
+    return value
+
+
+Finite = Annotated[JsonValue, AfterValidator(_finite)]
+Bundle = Annotated[dict[Name, Finite], Field(max_length=64)]
+
+
+class _Kernel(BaseModel):
+    id: Annotated[str, Field(max_length=128)]
+    spec: Name
+    language: Name | None = None
+    state: KernelState
+    pid: Small | None = None
+    version: Name | None = None
+    execution_count: Count | None = None
+    queued: Count = 0
+    started_at: Moment | None = None
+    last_active_at: Moment | None = None
+    message: Text | None = None
+
+    def to_kernel(self) -> Kernel:
+        return Kernel(**self.model_dump())
+
+
+class _Kernels(BaseModel):
+    items: Annotated[list[_Kernel], Field(max_length=1000)]
+
+
+class _Spec(BaseModel):
+    name: Name
+    display_name: Name
+    language: Name | None = None
+
+
+class _Specs(BaseModel):
+    items: Annotated[list[_Spec], Field(max_length=1000)]
+
+
+class Cell(BaseModel):
+    """How far a cell has come, as Ship tells it."""
+
+    id: Annotated[str, Field(max_length=128)]
+    kernel: Annotated[str, Field(max_length=128)]
+    state: Literal["queued", "running", "ended"]
+    status: CellStatus | None = None
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+
+
+class _Start(BaseModel):
+    seq: Count
+    type: Literal["start"]
+    execution_count: Count | None = None
+
+
+class _Stream(BaseModel):
+    seq: Count
+    type: Literal["stdout", "stderr"]
+    text: Words
+
+
+class _Display(BaseModel):
+    seq: Count
+    type: Literal["display"]
+    data: Bundle
+    metadata: Bundle = Field(default_factory=dict[Name, Finite])
+    display_id: Name | None = None
+    update: bool = False
+
+
+class _Clear(BaseModel):
+    seq: Count
+    type: Literal["clear"]
+    wait: bool = False
+
+
+class _Result(BaseModel):
+    seq: Count
+    type: Literal["result"]
+    data: Bundle
+    metadata: Bundle = Field(default_factory=dict[Name, Finite])
+    execution_count: Count | None = None
+
+
+class _Error(BaseModel):
+    seq: Count
+    type: Literal["error"]
+    ename: Words
+    evalue: Words
+    traceback: Annotated[list[Words], Field(max_length=100_000)]
+
+
+class _End(BaseModel):
+    seq: Count
+    type: Literal["end"]
+    status: CellStatus
+    execution_count: Count | None = None
+    restarted: bool = False
+    message: Text | None = None
+    duration_ms: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    truncated: bool = False
+
+
+class _Unshowable(BaseModel):
+    seq: Count
+    type: Literal["display", "result"]
+    data: dict[str, Any]
+
+
+_Line = Annotated[_Start | _Stream | _Display | _Clear | _Result | _Error | _End, Field(discriminator="type")]
+_LINE_OF: TypeAdapter[_Line] = TypeAdapter(_Line)
+
+
+class KernelLink:
+    """What is asked of the kernels behind `link`."""
+
+    def __init__(self, link: ShipLink) -> None:
+        self._link = link
+
+    async def create(self, peer: Peer, kernel_id: str, body: Mapping[str, Any]) -> Kernel:
+        """Start a kernel. Raises Conflict when there is one of that id, or as many as there may be."""
+        return await self._kernel(peer, kernel_id, "POST", "/kernels", {"id": kernel_id, **body})
+
+    async def every(self, peer: Peer) -> list[Kernel]:
+        """All kernels, dead ones too."""
+        found = await self._link.call(peer, _Kernels, "GET", "/kernels")
+        return [item.to_kernel() for item in found.items]
+
+    async def get(self, peer: Peer, kernel_id: str) -> Kernel:
+        """One kernel."""
+        return await self._kernel(peer, kernel_id, "GET", f"/kernels/{kernel_id}")
+
+    async def delete(self, peer: Peer, kernel_id: str) -> None:
+        """End a kernel and everything it started."""
+        opened = self._link.open(peer, "DELETE", f"/kernels/{kernel_id}", deadline_s=_START_S)
+        async with opened as (wire, _):
+            await collect(wire.body(), _SMALL)
+
+    async def interrupt(self, peer: Peer, kernel_id: str) -> Kernel:
+        """Interrupt the cell that runs."""
+        return await self._kernel(peer, kernel_id, "POST", f"/kernels/{kernel_id}/interrupt", {})
+
+    async def restart(self, peer: Peer, kernel_id: str) -> Kernel:
+        """Begin anew, without variables."""
+        return await self._kernel(peer, kernel_id, "POST", f"/kernels/{kernel_id}/restart", {})
+
+    async def specs(self, peer: Peer) -> list[KernelSpec]:
+        """What kinds of kernel can be made."""
+        found = await self._link.call(peer, _Specs, "GET", "/kernelspecs", deadline_s=_START_S)
+        return [KernelSpec(**item.model_dump()) for item in found.items]
+
+    async def cell(self, peer: Peer, cell_id: str) -> Cell:
+        """How far a cell has come."""
+        found = await self._link.call(peer, Cell, "GET", f"/cells/{cell_id}")
+        if found.id != cell_id:
+            raise ShipError("the sandbox's runtime answered for another cell")
+        return found
+
+    @asynccontextmanager
+    async def run(
+        self, peer: Peer, kernel_id: str, body: Mapping[str, Any]
+    ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
+        """Run a cell, or find it running, and follow what it does until its end."""
+        path, data = f"/kernels/{kernel_id}/cells", json.dumps(body).encode()
+        opened = self._link.open(peer, "POST", path, {"follow": "true"}, data, deadline_s=_START_S)
+        async with opened as (wire, _):
+            wire.set_deadline(None)  # it may be silent for days
+            yield events_of(wire.body())
+
+    @asynccontextmanager
+    async def events(
+        self, peer: Peer, kernel_id: str, cell_id: str, since: int, *, follow: bool
+    ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
+        """What a cell did, from its event `since` on; with `follow` until its end."""
+        path = f"/kernels/{kernel_id}/cells/{cell_id}/events"
+        query = {"since": since, "follow": "true" if follow else "false"}
+        async with self._link.open(peer, "GET", path, query, deadline_s=_START_S) as (wire, _):
+            if follow:
+                wire.set_deadline(None)
+            yield events_of(wire.body())
+
+    async def _kernel(
+        self, peer: Peer, kernel_id: str, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> Kernel:
+        found = await self._link.call(peer, _Kernel, method, path, body=body, deadline_s=_START_S)
+        if found.id != kernel_id:
+            raise ShipError("the sandbox's runtime answered for another kernel")
+        return found.to_kernel()
+
+
+async def events_of(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[CellEvent, None]:
+    """The events in order; what comes twice or behind the end is nonsense."""
+    last, ended = -1, False
+    async for line in lines(chunks, _LINE):
+        event = parse_event(line)
+        if ended or event.seq <= last:
+            raise ShipError("the sandbox's runtime sent the events of a cell in no order")
+        last, ended = event.seq, event.type == "end"
+        yield event
+
+
+def parse_event(line: bytes) -> CellEvent:
+    """The event on one line. Raises ShipError when it is none."""
+    if _ERROR_LINE.match(line):
+        raise ShipError("the sandbox's runtime lost track of a cell")
+    try:
+        found = _LINE_OF.validate_json(_without_surrogates(line))
+    except ValidationError:
+        found = _in_its_place(line)
+    values: dict[str, Any] = found.model_dump()
+    if "traceback" in values:
+        values["traceback"] = tuple(cast("list[str]", values["traceback"]))
+    return CellEvent(**values)
+
+
+def _in_its_place(line: bytes) -> _Display | _Result:
+    """A note for a display or a result of a form that is not passed on, such as JSON a thousand levels deep.
+
+    The program in the sandbox chose it, so that it must not cost anybody the rest of the cell.
+    """
+    try:
+        shown = _Unshowable.model_validate(json.loads(line))
+    except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
+        raise ShipError("the sandbox's runtime sent a line that is no event of a cell") from error
+    data: dict[str, JsonValue] = {"text/plain": _NOTE}
+    if shown.type == "display":
+        return _Display(seq=shown.seq, type="display", data=data)
+    return _Result(seq=shown.seq, type="result", data=data)
+
+
+def _without_surrogates(line: bytes) -> bytes:
+    """Half of a surrogate pair, which a program can print in Python, becomes `?`: no UTF-8 can carry it."""
+    if _SURROGATE.search(line) is None:
+        return line
+    try:
+        return json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError) as error:
+        raise ShipError("the sandbox's runtime sent a line that is no JSON") from error
+
+
+async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[CellEvent]:
+    """Every event, for those who want the cell as a whole. Raises ShipError beyond `most_bytes`."""
+    found: list[CellEvent] = []
+    size = 0
+    async for event in events:
+        found.append(event)
+        size += _size(event)
+        if size > most_bytes:
+            raise ShipError(f"the sandbox's runtime sent more than {most_bytes} bytes for one cell")
+    return found
+
+
+def _size(event: CellEvent) -> int:
+    """About how much memory it takes; small ones count too."""
+    shown = (*(event.data or {}).values(), *(event.metadata or {}).values())
+    sizes = [len(value) if isinstance(value, str) else len(json.dumps(value)) for value in shown]
+    return 200 + len(event.text or "") + sum(sizes) + sum(map(len, event.traceback or ()))

@@ -1,0 +1,101 @@
+"""Where an exec is: its row, and the Ship of the session it runs in for as long as that lives."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from bay.errors import NotFound, OutputGone
+from bay.models import Exec
+from bay.server.auth import Caller
+from bay.server.peers import peer_of
+from bay.server.ship_link import OutputEnd
+from bay.server.ship_wire import Peer
+from bay.server.wake import Waker
+from bay.store import execs
+from bay.store.engine import Store
+from bay.store.later import Later
+from bay.store.records import HAVING, SandboxRecord
+
+LOST = OutputEnd(exit_code=None, signal=None, state="lost")
+"""What is said of an exec when its session is over before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An exec as last seen, and who can tell more of it; None once its session is over."""
+
+    sandbox_id: str
+    item: Exec
+    peer: Peer | None
+
+    @property
+    def live_peer(self) -> Peer:
+        """The Ship that has its output. Raises OutputGone when that went with the session."""
+        if self.peer is None:
+            raise OutputGone(
+                f"the session that ran {self.item.id} is over, and its output with it",
+                details={"first_offset": self.item.output_bytes},
+            )
+        return self.peer
+
+
+class Locator:
+    """Finds execs for their owners. Never starts compute for one whose session is over."""
+
+    def __init__(self, *, store: Store, later: Later, waker: Waker) -> None:
+        self._store = store
+        self._later = later
+        self._waker = waker
+
+    @asynccontextmanager
+    async def locate(
+        self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, patient: bool = False
+    ) -> AsyncGenerator[Located]:
+        """The exec, not idled away while the block lasts; a frozen sandbox is asked with `thaw` only. Raises NotFound."""
+        async with self._waker.holding(caller, ref, patient=patient) as sandbox:
+            item, session_id = await self._row(sandbox, exec_id)
+            async with self.reach(sandbox, session_id, thaw=thaw) as peer:
+                yield Located(sandbox.id, item, peer)
+
+    @asynccontextmanager
+    async def reach(
+        self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
+    ) -> AsyncGenerator[Peer | None]:
+        """The Ship of that session of a held sandbox, None when it is over, or frozen and not to be thawed."""
+        session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
+        if session is None or session.phase not in ("running", "paused"):
+            yield None
+        elif thaw and sandbox.target in HAVING:
+            async with self._waker.reach(sandbox) as (_, peer):
+                yield peer if peer.session_id == session_id else None
+        else:
+            yield peer_of(session) if session.phase == "running" else None
+
+    async def thaw(self, caller: Caller, sandbox_id: str, session_id: str) -> bool:
+        """Have the session answer, which counts as activity; False when it is over."""
+        try:
+            async with (
+                self._waker.holding(caller, sandbox_id) as sandbox,
+                self.reach(sandbox, session_id, thaw=True) as peer,
+            ):
+                return peer is not None
+        except NotFound:
+            return False
+
+    async def _row(self, sandbox: SandboxRecord, exec_id: str) -> tuple[Exec, str]:
+        await self._later.flush()
+        async with self._store.read() as db:
+            found = await execs.get(db, sandbox.id, exec_id)
+        if found is None:
+            raise NotFound(f"there is no exec {exec_id} in this sandbox")
+        item, session_id = found
+        return as_it_is(item, session_id, sandbox), session_id
+
+
+def as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
+    """The exec, lost if its row says it runs in a session that is over.
+
+    Rows are marked when their session ends; one that is written just after that is told here.
+    """
+    over = sandbox.session is None or sandbox.session.id != session_id
+    return replace(item, state="lost") if over and item.state == "running" else item

@@ -1,0 +1,202 @@
+"""Attached to an exec: its output as it comes, and input that wakes the sandbox if it must.
+
+Any number may be attached to one exec. Each reads Ship's buffer at its own place, and Bay keeps nothing for it, so a
+slow one holds up nobody; who is too slow for the buffer is told where it begins now.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+
+from bay.errors import BadRequest, Conflict, OutputGone, QuotaExceeded, SandboxNotReady, ShipError, Timeout
+from bay.models import Exec, OutputChunk, Screen
+from bay.server.auth import Caller
+from bay.server.frames import Resize, Signal
+from bay.server.locate import LOST, Located, Locator
+from bay.server.screen import Screens
+from bay.server.ship_link import Attachment, OutputEnd, ShipLink
+from bay.server.ship_wire import Peer
+from bay.server.stays import Reason, Stays
+from bay.server.wake import Waker
+
+_TRIES = 2
+"""How often a screen is rendered whose end the buffer has let go of meanwhile."""
+
+_REPAINT_LINES = 1000
+"""How many lines that have left the screen a repaint brings along."""
+
+_READS = 5
+"""How often the output is read that the buffer lets go of meanwhile."""
+
+_MOST_OUTPUT = 17 << 20
+"""Bytes, just above the largest buffer that Ship has."""
+
+
+class Attached:
+    """One who is attached to an exec."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        found: Located,
+        attachment: Attachment,
+        *,
+        waker: Waker,
+        locator: Locator,
+        stays: Stays,
+        repaint: bytes | None,
+    ) -> None:
+        self._caller = caller
+        self._sandbox_id = found.sandbox_id
+        self._session_id = found.live_peer.session_id
+        self._attachment = attachment
+        self._waker = waker
+        self._locator = locator
+        self._stays = stays
+        self.repaint = repaint
+        """What redraws the screen as it was at `next_offset`."""
+        self.exec = replace(attachment.exec, keep_alive=found.item.keep_alive)
+        self.next_offset = attachment.next_offset
+        """Of the first byte that `frames` gives."""
+
+    async def frames(self) -> AsyncGenerator[bytes | OutputEnd]:
+        """Output with its stream's mark before it, and at last how the exec ended: `lost` if its session did first.
+
+        Raises OutputGone when the buffer has let go of what comes next, and ShipError when the sandbox cannot be heard.
+        """
+        try:
+            async for frame in self._attachment.frames():
+                yield frame
+        except (ShipError, Timeout):
+            if not await self._waker.is_over(self._sandbox_id, self._session_id):
+                raise
+            yield LOST
+
+    async def send(self, message: bytes | Resize | Signal) -> None:
+        """Pass input on, as fast as it is taken; wakes a frozen sandbox. Once its session is over it goes nowhere."""
+        try:
+            is_there = await self._locator.thaw(self._caller, self._sandbox_id, self._session_id)
+        except QuotaExceeded as error:
+            raise SandboxNotReady(f"sandbox {self._sandbox_id} cannot wake: {error.message}") from error
+        if not is_there:
+            return
+        if isinstance(message, bytes):
+            await self._attachment.send(message)
+        else:
+            await self._attachment.send_json(message.model_dump())
+
+    async def must_leave(self) -> Reason:
+        """Return once the connection has to end for Bay's sake, and why."""
+        return await self._stays.over(self._caller)
+
+
+class Attachments:
+    """The service behind `…/attach`, `…/terminal` and `…/screen`."""
+
+    def __init__(
+        self, *, waker: Waker, locator: Locator, link: ShipLink, screens: Screens, stays: Stays
+    ) -> None:
+        self._waker = waker
+        self._locator = locator
+        self._link = link
+        self._screens = screens
+        self._stays = stays
+
+    @asynccontextmanager
+    async def attach(
+        self,
+        caller: Caller,
+        ref: str,
+        exec_id: str,
+        since: int | None,
+        *,
+        repaint: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> AsyncGenerator[Attached]:
+        """Attach to an exec from byte `since` on, or from its last screen, which first gets `size` (rows, columns).
+
+        Thaws a frozen sandbox once; it may freeze again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest
+        for the screen of what has none.
+        """
+        with self._stays.place(caller.owner):
+            async with self._locator.locate(caller, ref, exec_id, thaw=True, patient=True) as found:
+                peer = found.live_peer
+                if size is not None:
+                    with suppress(Conflict):  # it has ended, or has no terminal, which is told below
+                        await self._link.resize_exec(peer, exec_id, *size)
+                opened = self._at_screen(peer, exec_id) if repaint else self._at(peer, exec_id, since)
+                async with opened as (attachment, redraw):
+                    yield Attached(
+                        caller, found, attachment,
+                        waker=self._waker, locator=self._locator, stays=self._stays, repaint=redraw,
+                    )  # fmt: skip
+
+    async def screen(self, caller: Caller, ref: str, exec_id: str, scrollback: int) -> Screen:
+        """The screen of an exec's terminal as it is now, with up to `scrollback` lines that have left it."""
+        async with self._locator.locate(caller, ref, exec_id, thaw=True) as found:
+            screen, _ = await self._render(found.live_peer, exec_id, scrollback)
+            return screen
+
+    @asynccontextmanager
+    async def _at(
+        self, peer: Peer, exec_id: str, since: int | None
+    ) -> AsyncGenerator[tuple[Attachment, None]]:
+        async with self._link.attach(peer, exec_id, since) as attachment:
+            yield attachment, None
+
+    @asynccontextmanager
+    async def _at_screen(self, peer: Peer, exec_id: str) -> AsyncGenerator[tuple[Attachment, bytes]]:
+        async with AsyncExitStack() as stack:
+            yield await self._enter_at_screen(stack, peer, exec_id)
+
+    async def _enter_at_screen(
+        self, stack: AsyncExitStack, peer: Peer, exec_id: str
+    ) -> tuple[Attachment, bytes]:
+        """Attach just behind what the screen shows."""
+        redraw = b""
+        for _ in range(_TRIES):
+            with suppress(OutputGone):
+                screen, redraw = await self._render(peer, exec_id, _REPAINT_LINES)
+                opened = self._link.attach(peer, exec_id, screen.offset)
+                return await stack.enter_async_context(opened), redraw
+        # It prints faster than a screen can be rendered: what is missing would have left the screen at once.
+        return await stack.enter_async_context(self._link.attach(peer, exec_id, None)), redraw
+
+    async def _render(self, peer: Peer, exec_id: str, scrollback: int) -> tuple[Screen, bytes]:
+        item, data, offset = await self._read(peer, exec_id)
+        screen, redraw = await self._screens.render(data, item.rows or 24, item.cols or 80, scrollback)
+        return replace(screen, offset=offset), redraw
+
+    async def _read(self, peer: Peer, exec_id: str) -> tuple[Exec, bytes, int]:
+        """An exec on a terminal, what Ship still has of its output, and the offset behind that.
+
+        From an exec that prints faster than it is read less is taken with each try.
+        """
+        attempt = 0
+        while True:
+            item = await self._link.get_exec(peer, exec_id, None)
+            if not item.tty:
+                raise BadRequest(f"exec {exec_id} has no terminal, so it has no screen; start it with tty")
+            skipped = (item.output_bytes - item.first_offset) * attempt // _READS
+            try:
+                return item, *await self._read_from(peer, exec_id, item.first_offset + skipped)
+            except OutputGone:
+                attempt += 1
+                if attempt == _READS:
+                    raise
+
+    async def _read_from(self, peer: Peer, exec_id: str, offset: int) -> tuple[bytes, int]:
+        data = bytearray()
+        async with self._link.output(peer, exec_id, offset, follow=False) as chunks:
+            async for chunk in _chunks_of(chunks):
+                data += chunk.data
+                if len(data) > _MOST_OUTPUT:
+                    raise ShipError("the sandbox's runtime sent more output than it can have")
+                offset = chunk.offset + len(chunk.data)
+        return bytes(data), offset
+
+
+async def _chunks_of(items: AsyncIterator[OutputChunk | OutputEnd]) -> AsyncGenerator[OutputChunk]:
+    async for item in items:
+        if isinstance(item, OutputChunk):
+            yield item

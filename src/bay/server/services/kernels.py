@@ -1,0 +1,298 @@
+"""Kernels: processes that run code cell by cell and keep its variables. They live in a session and end with it.
+
+Only `python/exec` writes rows, for the history. What else runs in kernels is known to Ship alone, which is asked.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bay.cells import python_result
+from bay.clock import Clock
+from bay.errors import BadRequest, CallerError, Conflict, Forbidden, NotFound, ShipError, Timeout
+from bay.ids import new_id
+from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
+from bay.server import idempotency
+from bay.server.auth import Caller
+from bay.server.kernel_link import KernelLink, read_all
+from bay.server.outcomes import MAX_CELL_BYTES, ended_row
+from bay.server.paths import workspace_path
+from bay.server.ship_wire import Peer
+from bay.server.stays import Stays
+from bay.server.wake import Awake, Waker
+from bay.store import execs, history
+from bay.store.engine import Store
+from bay.store.later import Later
+from bay.store.records import HAVING, HistoryNote, SandboxRecord
+
+DEFAULT = "default"
+"""The kernel that is made by the first code that is run in it."""
+
+_KERNEL_ID = re.compile(r"kern-[0-9a-f]{24}")
+_CELL_ID = re.compile(r"(?:cell|exec)-[0-9a-f]{24}")
+_QUEUE_S = 3600.0
+"""How long `python/exec` waits for the cells before its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKernel:
+    """What kind of kernel to make, and where in the sandbox it starts."""
+
+    spec: str = "python3"
+    cwd: str | None = None
+    env: dict[str, str] | None = None
+    user: str | None = None
+
+
+class Kernels:
+    """The service behind `…/kernels`, `…/kernelspecs` and `…/python/exec`."""
+
+    def __init__(
+        self, *, store: Store, later: Later, waker: Waker, link: KernelLink, stays: Stays, clock: Clock
+    ) -> None:
+        self._store = store
+        self._later = later
+        self._waker = waker
+        self._link = link
+        self._stays = stays
+        self._clock = clock
+
+    async def create(self, caller: Caller, ref: str, new: NewKernel, idempotency_key: str | None) -> Kernel:
+        """Make a kernel, waking the sandbox. Under one key a repeated call finds the kernel of the first."""
+        checked = _checked(new)
+        sandbox = await self._waker.find(caller, ref)
+        call = f"POST /v1/sandboxes/{sandbox.id}/kernels"
+        request = idempotency.request(caller, idempotency_key, call, to_wire(new))
+        async with self._waker.awake(caller, sandbox.id, "python") as awake:
+            if new.user == "root" and not awake.profile.root:
+                raise Forbidden(f"profile {awake.profile.id} does not allow kernels as root")
+            kernel_id = await self._claim(request)
+            try:
+                return await self._link.create(awake.peer, kernel_id, _kernel_body(awake, checked))
+            except Conflict:
+                if request is None:
+                    raise
+                return await self._found_or_withdrawn(awake.peer, kernel_id, request)
+            except CallerError:
+                await self._withdraw(request)
+                raise
+
+    async def every(self, caller: Caller, ref: str) -> list[Kernel]:
+        """The kernels there are: none in a sandbox without compute, which is not started for that."""
+        async with self._waker.holding(caller, ref) as sandbox:
+            if not _has_session(sandbox):
+                return []
+            async with self._waker.reach(sandbox) as (_, peer):
+                return await self._link.every(peer)
+
+    async def get(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
+        """One kernel. Raises NotFound when it ended with its session."""
+        async with self._locate(caller, ref, kernel_id) as peer:
+            return await self._link.get(peer, kernel_id)
+
+    async def delete(self, caller: Caller, ref: str, kernel_id: str) -> None:
+        """End a kernel and everything it started."""
+        async with self._locate(caller, ref, kernel_id) as peer:
+            await self._link.delete(peer, kernel_id)
+
+    async def interrupt(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
+        """Interrupt the cell that runs in it, which ends as `interrupted`; the next one goes on."""
+        async with self._locate(caller, ref, kernel_id) as peer:
+            return await self._link.interrupt(peer, kernel_id)
+
+    async def restart(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
+        """Begin anew under the same id, without variables. The cell that runs is lost."""
+        async with self._locate(caller, ref, kernel_id) as peer:
+            return await self._link.restart(peer, kernel_id)
+
+    async def specs(self, caller: Caller, ref: str) -> list[KernelSpec]:
+        """What kinds of kernel the image has; wakes the sandbox to look."""
+        async with self._waker.awake(caller, ref, "python") as awake:
+            return await self._link.specs(awake.peer)
+
+    @asynccontextmanager
+    async def run(
+        self, caller: Caller, ref: str, kernel_id: str, cell_id: str, code: str, timeout_s: float
+    ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
+        """Run code and follow what it does; the same id again follows the same cell from its beginning.
+
+        The cell goes on when nobody follows. When its session ends, its last event says that it is lost; without
+        an end the events break off when the key is valid no more or the server shuts down.
+        """
+        if kernel_id != DEFAULT:
+            await self._refuse_without_session(caller, ref, kernel_id)
+        with self._stays.place(caller.owner):
+            async with self._waker.awake(caller, ref, "python", patient=True) as awake:
+                body = {"id": cell_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
+                async with self._link.run(awake.peer, kernel_id, body) as events:
+                    yield self._followed(caller, awake.sandbox.id, awake.peer, events)
+
+    @asynccontextmanager
+    async def events(
+        self, caller: Caller, ref: str, kernel_id: str, cell_id: str, since: int, *, follow: bool
+    ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
+        """What a cell did, from event `since` on. Raises NotFound when it is no longer known."""
+        sandbox = await self._waker.find(caller, ref)
+        if _CELL_ID.fullmatch(cell_id) is None:
+            raise NotFound(f"there is no cell {cell_id} in this kernel")
+        with self._stays.place(caller.owner) if follow else nullcontext():
+            async with (
+                self._locate(caller, ref, kernel_id, patient=follow) as peer,
+                self._link.events(peer, kernel_id, cell_id, since, follow=follow) as events,
+            ):
+                yield self._followed(caller, sandbox.id, peer, events) if follow else events
+
+    async def python(
+        self, caller: Caller, ref: str, note: HistoryNote, timeout_s: float, *, include_code: bool
+    ) -> PythonResult:
+        """Run `note.code` in the default kernel to its end, or to `timeout_s`; the history keeps what came of it."""
+        async with self._waker.awake(caller, ref, "python") as awake:
+            planned = await self._plan(awake, note)
+            events = await self._run_to_end(awake, planned.id, note.code, timeout_s)
+            result = python_result(planned.id, events)
+            self._finish(awake.peer, planned, events, result)
+        return replace(result, code=note.code if include_code else None)
+
+    async def _run_to_end(
+        self, awake: Awake, execution_id: str, code: str, timeout_s: float
+    ) -> list[CellEvent]:
+        body = {"id": execution_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
+        try:
+            async with (
+                asyncio.timeout(timeout_s + _QUEUE_S),
+                self._link.run(awake.peer, DEFAULT, body) as events,
+            ):
+                whole = self._until_lost(awake.sandbox.id, awake.peer, events)
+                found = await read_all(whole, MAX_CELL_BYTES)
+        except TimeoutError as error:
+            raise Timeout(
+                f"the code waited for {_QUEUE_S:g} s behind other code in this kernel; interrupt that, or use another kernel"
+            ) from error
+        except CallerError:
+            async with self._store.write(only_execs=True) as db:
+                await execs.remove(db, awake.sandbox.id, execution_id)  # refused: it never was
+            raise
+        if not found or found[-1].type != "end":
+            raise ShipError("the sandbox's runtime did not say how the code ended")
+        return found
+
+    async def _plan(self, awake: Awake, note: HistoryNote) -> Exec:
+        """Write down what is about to run, before it does."""
+        planned = Exec(
+            id=new_id("exec"), argv=("python",), pid=None, tty=False, state="running", exit_code=None, signal=None,
+            started_at=self._clock(), ended_at=None, output_bytes=0, first_offset=0,
+        )  # fmt: skip
+        async with self._store.write(only_execs=True) as db:
+            await execs.add(db, awake.sandbox.id, awake.peer.session_id, planned, note)
+        return planned
+
+    def _finish(self, peer: Peer, planned: Exec, events: list[CellEvent], result: PythonResult) -> None:
+        ended = ended_row(planned, events[-1].status, self._clock())
+        outcome = history.outcome_of(result)
+        self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
+        self._later.put(lambda db: execs.save(db, peer.session_id, ended))
+
+    async def _followed(
+        self, caller: Caller, sandbox_id: str, peer: Peer, events: AsyncIterator[CellEvent]
+    ) -> AsyncGenerator[CellEvent, None]:
+        """The events, for as long as the caller may follow."""
+        async with aclosing(self._stays.allowed(caller, events)) as allowed:
+            async for event in self._until_lost(sandbox_id, peer, allowed):
+                yield event
+
+    async def _until_lost(
+        self, sandbox_id: str, peer: Peer, events: AsyncIterator[CellEvent]
+    ) -> AsyncGenerator[CellEvent, None]:
+        """The events, with an end of Bay's own when the session ended before the cell did."""
+        last = -1
+        try:
+            async for event in events:
+                last = event.seq
+                yield event
+                if event.type == "end":
+                    return
+        except (ShipError, Timeout):
+            if not await self._waker.is_over(sandbox_id, peer.session_id):
+                raise
+            yield _lost(last + 1)
+
+    @asynccontextmanager
+    async def _locate(
+        self, caller: Caller, ref: str, kernel_id: str, *, patient: bool = False
+    ) -> AsyncGenerator[Peer, None]:
+        """The Ship that may know the kernel. Nothing is started for it: what ended is gone."""
+        async with self._waker.holding(caller, ref, patient=patient) as sandbox:
+            _check_id(kernel_id)
+            _refuse_gone(sandbox, kernel_id)
+            async with self._waker.reach(sandbox) as (_, peer):
+                yield peer
+
+    async def _refuse_without_session(self, caller: Caller, ref: str, kernel_id: str) -> None:
+        sandbox = await self._waker.find(caller, ref)
+        _check_id(kernel_id)
+        _refuse_gone(sandbox, kernel_id)
+
+    async def _claim(self, request: idempotency.Request | None) -> str:
+        """The id of the kernel to make, written down first when the call may come again."""
+        kernel_id = new_id("kern")
+        if request is None:
+            return kernel_id
+        async with self._store.write() as db:
+            if (claim := await request.earlier(db)) is not None:
+                return claim.resource_id
+            await request.claim(db, kernel_id, None, self._clock())
+        return kernel_id
+
+    async def _found_or_withdrawn(self, peer: Peer, kernel_id: str, request: idempotency.Request) -> Kernel:
+        """What an earlier call with the key made; or there was a conflict of another kind, and nothing was made."""
+        try:
+            return await self._link.get(peer, kernel_id)
+        except NotFound:
+            await self._withdraw(request)
+            raise Conflict("this sandbox has as many kernels as it may have; delete one") from None
+
+    async def _withdraw(self, request: idempotency.Request | None) -> None:
+        if request is not None:
+            async with self._store.write() as db:
+                await request.withdraw(db)
+
+
+def _lost(seq: int) -> CellEvent:
+    return CellEvent(
+        seq=seq, type="end", status="lost", restarted=False, truncated=False,
+        message="the sandbox's session ended before the code did, and the kernel and its variables with it",
+    )  # fmt: skip
+
+
+def _has_session(sandbox: SandboxRecord) -> bool:
+    session = sandbox.session
+    return session is not None and session.phase in ("running", "paused") and sandbox.target in HAVING
+
+
+def _check_id(kernel_id: str) -> None:
+    """Nothing else becomes part of a path in Ship."""
+    if kernel_id != DEFAULT and _KERNEL_ID.fullmatch(kernel_id) is None:
+        raise NotFound(f"there is no kernel {kernel_id} in this sandbox")
+
+
+def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
+    if not _has_session(sandbox):
+        raise NotFound(
+            f"there is no kernel {kernel_id} in this sandbox: it has no compute now, and kernels end with it; make a new one"
+        )
+
+
+def _checked(new: NewKernel) -> NewKernel:
+    """What can be judged before anything starts. Raises BadRequest or InvalidPath."""
+    if new.user not in (None, "root", "ship"):
+        raise BadRequest("user is ship (the default) or root")
+    return new if new.cwd is None else replace(new, cwd=workspace_path(new.cwd, "cwd"))
+
+
+def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
+    env = {**awake.env, **(new.env or {})}
+    body: dict[str, Any] = {"spec": new.spec, "cwd": new.cwd, "env": env, "user": new.user}
+    return {name: value for name, value in body.items() if value is not None}

@@ -1,0 +1,36 @@
+"""What runs in a sandbox, whoever started it."""
+
+from bay.errors import NotFound
+from bay.models import Process
+from bay.server.auth import Caller
+from bay.server.ship_link import ShipLink
+from bay.server.wake import Waker
+from bay.store.records import HAVING, SandboxRecord
+
+
+class Processes:
+    """The service behind `…/processes`. Thaws a frozen sandbox, and never starts a cold one."""
+
+    def __init__(self, *, waker: Waker, link: ShipLink) -> None:
+        self._waker = waker
+        self._link = link
+
+    async def list(self, caller: Caller, ref: str) -> list[Process]:
+        """Every process, its parent by `ppid`; none without compute."""
+        async with self._waker.holding(caller, ref) as sandbox:
+            if not _has_compute(sandbox):
+                return []
+            async with self._waker.reach(sandbox) as (_, peer):
+                return await self._link.processes(peer)
+
+    async def signal(self, caller: Caller, ref: str, pid: int, name: str) -> None:
+        """Send a signal to one process. Raises NotFound when there is none of that id, Forbidden for the first one."""
+        async with self._waker.holding(caller, ref) as sandbox:
+            if not _has_compute(sandbox):
+                raise NotFound(f"there is no process {pid} in this sandbox")
+            async with self._waker.reach(sandbox) as (_, peer):
+                await self._link.signal_process(peer, pid, name)
+
+
+def _has_compute(sandbox: SandboxRecord) -> bool:
+    return sandbox.session is not None and sandbox.target in HAVING

@@ -1,0 +1,93 @@
+"""uvicorn's WebSocket with what it leaves open closed.
+
+uvicorn waits for a slow reader before it sends more, and reads no further message before the last one was taken. Not bounded
+there, and bounded here: answers to the pings of a client that does not read; fragments without content; tiny messages that
+come in one read; and a connection that is being closed, but whose client takes nothing. And a client whose input is not taken is not
+dropped for want of a pong, which nobody would read.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+
+MAX_MESSAGE = 1 << 20
+"""Bytes of a message, its mark included: what a Ship takes too."""
+
+PING_S = 20.0
+"""How often a client is pinged, and how long it has to answer."""
+
+_FRAGMENTS = 1024
+_SLICE = 16 * 1024
+_LAST_S = 10.0
+_LEAVE_S = 1.0
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """One client's connection, bounded in memory and time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unread: deque[bytes] = deque()
+        self._took = False
+        """Whether the client took something since the last look."""
+
+    def data_received(self, data: bytes) -> None:
+        self._unread.extend(data[at : at + _SLICE] for at in range(0, len(data), _SLICE))
+        self._parse()
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # refused, which uvicorn would call a defect of the application
+
+    async def receive(self) -> "ASGIReceiveEvent":
+        self._parse()
+        return await super().receive()
+
+    def _parse(self) -> None:
+        """Parse what has come until there is a message for the application; after its last word all of it."""
+        while self._unread and (self.queue.empty() or self.close_sent):
+            super().data_received(self._unread.popleft())
+
+    def handle_ping(self) -> None:
+        pongs = b"".join(self.conn.data_to_send())
+        if self.writable.is_set():  # whoever does not read gets no pong either
+            self.transport.write(pongs)
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= _FRAGMENTS:
+            self.conn.fail(1009, f"more than {_FRAGMENTS} fragments")
+            self.handle_parser_exception()
+        else:
+            super().handle_cont(event)
+
+    def resume_writing(self) -> None:
+        self._took = True
+        super().resume_writing()
+
+    def send_keepalive_ping(self) -> None:
+        if self._is_closing():
+            self.loop.call_later(_LAST_S, self.transport.abort)
+        else:
+            super().send_keepalive_ping()
+
+    def keepalive_timeout(self) -> None:
+        is_waiting = self.read_paused or self._took
+        self._took = False
+        if is_waiting and not self._is_closing():
+            self.send_keepalive_ping()
+            return
+        super().keepalive_timeout()
+        self.loop.call_later(_LAST_S, self.transport.abort)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(_LEAVE_S, self.transport.abort)
+
+    def _is_closing(self) -> bool:
+        return self.close_sent or self.transport.is_closing()

@@ -1,0 +1,85 @@
+"""How long a connection may go on: until Bay goes down, or the key it came with opens nothing any more.
+
+Most calls are short and checked once. One that follows output or is attached to an exec may last for days, so it is
+looked after here, and counted, since each costs Bay a descriptor and some memory.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+from bay.errors import QuotaExceeded
+from bay.server.auth import Caller, Keys
+from bay.server.races import first
+
+T = TypeVar("T")
+Reason = Literal["leaving", "revoked"]
+"""`leaving`: Bay goes down. `revoked`: the key was revoked or has expired."""
+
+LOOK_S = 3.0
+"""How often the key of a connection is looked at."""
+
+MOST = 1000
+
+
+class Stays:
+    """Connections that go on, by owner, until it is closed."""
+
+    def __init__(self, keys: Keys, look_s: float = LOOK_S) -> None:
+        self._keys = keys
+        self._look_s = look_s
+        self._leaving = asyncio.Event()
+        self._places: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """End all of them, now and from now on: the server is shutting down."""
+        self._leaving.set()
+
+    @contextmanager
+    def place(self, owner: str) -> Generator[None]:
+        """Room for one more connection of `owner`. Raises QuotaExceeded when all is taken."""
+        if self._places[owner] >= MOST:
+            raise QuotaExceeded(
+                f"{MOST} connections of yours follow or are attached already; close one, and try again"
+            )
+        self._places[owner] += 1
+        try:
+            yield
+        finally:
+            self._places[owner] -= 1
+            if not self._places[owner]:
+                del self._places[owner]
+
+    async def over(self, caller: Caller) -> Reason:
+        """Return once a connection of `caller` has to end, and why."""
+        while not self._leaving.is_set():
+            if not self._keys.is_valid(caller.key_id):
+                return "revoked"
+            await self._look_again()
+        return "leaving"
+
+    async def allowed(self, caller: Caller, items: AsyncIterator[T]) -> AsyncGenerator[T]:
+        """The items, for as long as a connection of `caller` may go on; then they end, with none to say so."""
+        over = asyncio.create_task(self.over(caller))
+        try:
+            while (item := await first(_next(items), _none_after(over))) is not None:
+                yield item
+        finally:
+            over.cancel()
+
+    async def _look_again(self) -> None:
+        try:
+            async with asyncio.timeout(self._look_s):
+                await self._leaving.wait()
+        except TimeoutError:
+            return
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
+
+
+async def _none_after(over: asyncio.Task[Reason]) -> None:
+    await asyncio.wait((over,))
