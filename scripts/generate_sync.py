@@ -24,7 +24,7 @@ PACKAGE_DOCSTRING = {
 }
 
 FIXES = [
-    *("check", "--fix", "--unsafe-fixes", "--quiet", "--select", "I,UP028"),
+    *("check", "--fix", "--unsafe-fixes", "--quiet", "--select", "I,UP028,C416"),
     *("--config", "lint.isort.known-first-party=['bay']"),
 ]
 
@@ -33,13 +33,14 @@ WORDS = [
     (r"\bawait ", ""),
     (r"\bbay\.client\._async\b", "bay.client._sync"),
     (r"\bhttpx\.Async(\w+)", r"httpx.\1"),
-    (r"\bAsync([A-Z]\w*)", r"\1"),
+    (r"\b(_?)Async([A-Z]\w*)", r"\1\2"),
     (r"\basync_(\w+)", r"\1"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\baclosing\b", "closing"),
     (r"\baclose\b", "close"),
     (r"\baread\b", "read"),
     (r"\baiter_bytes\b", "iter_bytes"),
+    (r"\b__aiter__\b", "__iter__"),
     (r"\b__aenter__\b", "__enter__"),
     (r"\b__aexit__\b", "__exit__"),
     # AsyncGenerator has two parameters, Generator three.

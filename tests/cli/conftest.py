@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -48,9 +49,12 @@ class Cli:
         before = dict(os.environ), sys.stdin
         os.environ.clear()
         os.environ.update(self.environment | settings)
-        sys.stdin = _text(stdin)
         try:
-            with redirect_stdout(out), redirect_stderr(err):
+            # A real file: what reads stdin in a thread reads the descriptor.
+            with tempfile.TemporaryFile() as given, redirect_stdout(out), redirect_stderr(err):
+                given.write(stdin)
+                given.seek(0)
+                sys.stdin = io.TextIOWrapper(given)
                 code = main(list(arguments))
         finally:
             os.environ.clear()

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.parser import BytesParser
@@ -113,6 +113,14 @@ class Command:
                 "timed_out": timed_out,
             }
             self.changed.notify_all()
+
+    def write(self, data: bytes, *, eof: bool) -> None:
+        stdin = cast("subprocess.Popen[bytes]", self.process).stdin
+        if stdin is None or stdin.closed:
+            return
+        with stdin if eof else nullcontext():
+            stdin.write(data)
+            stdin.flush()
 
     def wait(self, seconds: float) -> None:
         with self.changed:
@@ -240,11 +248,13 @@ class World:
             command.end(127, timed_out=False)
         else:
             threading.Thread(
-                target=self._attend, args=(command, given, body.get("timeout_s")), daemon=True
+                target=self._attend,
+                args=(command, given, body.get("timeout_s"), bool(body.get("stdin_open"))),
+                daemon=True,
             ).start()
         return command
 
-    def _attend(self, command: Command, given: bytes, timeout_s: float | None) -> None:
+    def _attend(self, command: Command, given: bytes, timeout_s: float | None, stdin_open: bool) -> None:
         process = cast("subprocess.Popen[bytes]", command.process)
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
         readers = [
@@ -252,8 +262,8 @@ class World:
         ]
         for reader in readers:
             reader.start()
-        with suppress(BrokenPipeError), cast("Any", process.stdin) as stdin:
-            stdin.write(given)
+        with suppress(BrokenPipeError):
+            command.write(given, eof=not stdin_open)
         timed_out = False
         try:
             process.wait(timeout_s)
@@ -263,6 +273,8 @@ class World:
             process.wait()
         for reader in readers:
             reader.join()
+        with suppress(BrokenPipeError):
+            command.write(b"", eof=True)
         command.end(process.returncode, timed_out=timed_out)
 
     def _read(self, command: Command, stream: str, pipe: Any) -> None:
@@ -418,6 +430,13 @@ class Handler(BaseHTTPRequestHandler):
             command = self.world.commands[rest[0]]
         if rest[1:] == ["output"]:
             return self._output(command)
+        if rest[1:] == ["stdin"]:
+            return self._stdin(command)
+        if rest[1:] == ["signal"]:
+            os.killpg(
+                cast("Any", command.process).pid, getattr(signal, f"SIG{json.loads(self.body)['signal']}")
+            )
+            return self._json(200, command.info)
         if self.command == "DELETE" and command.process:
             with suppress(ProcessLookupError):
                 os.killpg(command.process.pid, signal.SIGTERM)
@@ -426,6 +445,15 @@ class Handler(BaseHTTPRequestHandler):
             command.wait(float(self.query["wait"]))
             return self._json(201, command.with_text())
         return self._json(201, command.info)
+
+    def _stdin(self, command: Command) -> None:
+        if command.info["state"] != "running":
+            raise Refused(409, "conflict", f"{command.info['id']} has ended")
+        try:
+            command.write(self.body, eof="eof" in self.query)
+        except BrokenPipeError as error:
+            raise Refused(409, "conflict", "nobody reads any more") from error
+        self._json(200, {"written": len(self.body)})
 
     def _output(self, command: Command) -> None:
         since = int(self.query["since"])

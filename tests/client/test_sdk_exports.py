@@ -67,6 +67,10 @@ def test_an_error_is_had_without_an_http_client() -> None:
     assert "httpx" not in loaded_after("import bay; bay.NotFound")
 
 
+def test_the_websocket_library_is_loaded_when_something_is_attached_to() -> None:
+    assert "websockets" not in loaded_after("import bay; bay.Client; bay.Attachment")
+
+
 def test_the_sync_client_is_what_the_generator_makes_of_the_async_one() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "generate_sync.py"), "--check"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)

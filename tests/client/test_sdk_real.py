@@ -1,6 +1,7 @@
 """The SDK against a real Bay with the `fake` driver: real routes, real Ship, no isolation."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,90 @@ def test_output_that_is_no_longer_kept_shows_as_a_jump(box: bay.Box) -> None:
     assert first.offset > 0
     with pytest.raises(bay.OutputGone):
         next(proc.output(since=0))
+
+
+def test_being_attached_gives_output_takes_input_and_comes_back(box: bay.Box) -> None:
+    proc = box.spawn("echo one; read x; echo $x >&2; read y; exit 6", stdin_open=True)
+    with proc.attach() as attached:
+        output = iter(attached)
+        assert next(output).data == b"one\n"
+        attached.write("two\n")
+        assert (chunk := next(output)).stream == "stderr"
+        assert (chunk.data, attached.offset) == (b"two\n", 8)
+    with box.execs.get(proc.id).attach(since=4) as again:
+        proc.write("three\n")
+        assert b"".join(chunk.data for chunk in again) == b"two\n"
+        assert again.exit
+        assert again.exit.exit_code == 6
+    with proc.attach() as ended:
+        assert len(list(ended)) == 2
+        with pytest.raises(bay.Conflict):
+            ended.write("too late")
+
+
+def test_a_terminal_is_left_looked_at_and_come_back_to(box: bay.Box) -> None:
+    with box.terminal(rows=12, cols=40) as shell:
+        shell.write("echo $((40 + 2)) $(stty size)\n")
+        text = b""
+        for chunk in shell:
+            text += chunk.data
+            if b"42 12 40" in text:
+                break
+    proc = box.execs.get(shell.info.id)
+    screen = proc.screen()
+    assert (screen.rows, screen.cols, "42 12 40" in screen.lines) == (12, 40, True)
+    with box.terminal(rows=13, cols=41, exec_id=proc.id) as again:
+        assert b"42 12 40" in next(iter(again)).data
+        again.write("exit 8\n")
+        list(again)
+        assert again.exit
+        assert again.exit.exit_code == 8
+
+
+def test_input_is_taken_whole_and_closed(box: bay.Box) -> None:
+    proc = box.spawn(["sh", "-c", "wc -c; exit 2"], stdin_open=True)
+    proc.write(b"\x00\xff" * 1_000_000)
+    proc.write("")
+    proc.close_stdin()
+    assert (proc.wait(20).stdout.strip(), proc.info.exit_code) == ("2000000", 2)
+    with pytest.raises(bay.Conflict):
+        proc.write("more")
+    with pytest.raises(bay.Conflict):
+        proc.signal("TERM")
+
+
+@pytest.mark.parametrize("signal", ["USR1", "SIGUSR1", 10])
+def test_signals_go_by_name_or_number(box: bay.Box, signal: str | int) -> None:
+    # Waits in the shell itself: the signal goes to the whole process group.
+    proc = box.spawn("trap 'echo got it; exit 4' USR1; echo ready; read x", stdin_open=True)
+    output = proc.output()
+    assert next(output).data == b"ready\n"
+    proc.signal(signal)
+    assert b"".join(chunk.data for chunk in output) == b"got it\n"
+    assert proc.info.exit_code == 4
+
+
+def test_processes_are_listed_and_signalled(box: bay.Box) -> None:
+    proc = box.spawn(["sleep", "600"])
+    [process] = [process for process in box.processes() if process.exec_id == proc.id]
+    assert (process.pid, process.command) == (proc.info.pid, "sleep 600")
+    box.signal_process(process.pid)
+    assert proc.wait(20).signal == 15
+    with pytest.raises(bay.NotFound):
+        box.signal_process(process.pid)
+    with pytest.raises(bay.Forbidden):
+        box.signal_process(
+            next(process.pid for process in box.processes() if process.exec_id is None), "KILL"
+        )
+
+
+def test_a_command_that_nobody_looks_at_is_ended(box: bay.Box) -> None:
+    proc = box.spawn(["sleep", "600"], max_run_after_disconnect_s=0.3)
+    with proc.attach() as attached:
+        assert attached.info.state == "running"
+    while proc.refresh().state == "running":
+        time.sleep(0.02)
+    assert proc.info.signal == 15
 
 
 def test_kill_takes_the_whole_tree(box: bay.Box) -> None:

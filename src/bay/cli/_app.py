@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 import bay
-from bay.cli import _admin, _copy, _events, _execute, _history, _host, _keys, _sandboxes
+from bay.cli import (
+    _admin,
+    _attach,
+    _copy,
+    _events,
+    _execute,
+    _history,
+    _host,
+    _keys,
+    _processes,
+    _python,
+    _sandboxes,
+)
 from bay.cli._output import print_line
 from bay.cli._state import state_of
 
@@ -22,6 +34,13 @@ app.command("create")(_sandboxes.create)
 app.command("ls")(_sandboxes.ls)
 app.command("get")(_sandboxes.get)
 app.command("exec")(_execute.exec_)
+app.command("python")(_python.python)
+app.command("shell")(_attach.shell)
+app.command("attach")(_attach.attach)
+app.command("logs")(_attach.logs)
+app.command("execs")(_processes.execs)
+app.command("ps")(_processes.ps)
+app.command("kill")(_processes.kill)
 app.command("history")(_history.history)
 app.command("cp")(_copy.cp)
 app.command("update")(_sandboxes.update)

@@ -2,26 +2,28 @@
 
 import os
 import signal
-import sys
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from bay.cli._copy import put
-from bay.cli._output import note, print_json
+from bay.cli._detach import DEFAULT_KEYS, parse_keys
+from bay.cli._follow import exit_code, follow, killed_with_us, pump, say_end
+from bay.cli._output import note, print_json, print_line
 from bay.cli._sandboxes import ImageOption, IsolationOption, ProfileOption
-from bay.cli._state import EnvOption, JsonOption, NameArgument, connect, connect_or_embed, pairs
-from bay.errors import BayError, InvalidArgument
+from bay.cli._state import RETRY_S, EnvOption, JsonOption, NameArgument, connect, connect_or_embed, pairs
+from bay.cli._terminal import STDOUT, need_terminal, on_terminal
+from bay.cli._tty import window_size
+from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from bay.client import Box, Client, CreateOptions, Proc
-    from bay.models import OutputChunk
+    from bay.client import Box, Client, CreateOptions, Proc, SpawnOptions
 
-TIMED_OUT = 124
-"""What timeout(1) exits with."""
+PATIENCE_S = 60.0
+"""How long a terminal waits for a connection that broke."""
 
 CommandArgument = Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments.")]
 TimeoutOption = Annotated[
@@ -29,7 +31,16 @@ TimeoutOption = Annotated[
     typer.Option(help="Seconds the command may take; then it is ended and the exit code is 124."),
 ]
 StdinOption = Annotated[
-    bool, typer.Option("--stdin", "-i", help="Read stdin to its end and give it to the command.")
+    bool, typer.Option("--stdin", "-i", help="Give the command what comes on stdin, as it comes.")
+]
+CwdOption = Annotated[str | None, typer.Option(help="Directory to run in, relative to /workspace.")]
+UserOption = Annotated[str | None, typer.Option(help="User to run as; root where the profile allows it.")]
+TtyOption = Annotated[
+    bool, typer.Option("--tty", "-t", help="Run it on a terminal, and give it this one. Implies --stdin.")
+]
+DetachKeysOption = Annotated[
+    str,
+    typer.Option(metavar="KEYS", help="What to type to leave it running; an empty text turns that off."),
 ]
 
 
@@ -46,6 +57,7 @@ def run(
     ] = None,
     timeout: TimeoutOption = None,
     stdin: StdinOption = False,
+    tty: TtyOption = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the sandbox afterwards, and say its name.")
     ] = False,
@@ -59,10 +71,12 @@ def run(
         "isolation": isolation,
         "env": pairs(env, "--env", "=") or None,
     }
+    how: SpawnOptions = {"timeout_s": timeout, **_how(tty=tty, stdin=stdin)}
     with _signals_end_it(), connect_or_embed(ctx) as client, _sandbox(client, options, keep) as box:
         for source, target in copies:
             put(box, source, target)
-        return _follow(box.spawn(command, timeout_s=timeout, stdin=_stdin(stdin)), as_json)
+        proc = box.spawn(command, **how)
+        return _attend(box, proc, b"") if tty else _follow(proc, stdin, as_json)
 
 
 def exec_(
@@ -70,25 +84,59 @@ def exec_(
     name: NameArgument,
     command: CommandArgument,
     env: EnvOption = None,
-    cwd: Annotated[str | None, typer.Option(help="Directory to run in, relative to /workspace.")] = None,
-    user: Annotated[
-        str | None, typer.Option(help="User to run as; root where the profile allows it.")
-    ] = None,
+    cwd: CwdOption = None,
+    user: UserOption = None,
     timeout: TimeoutOption = None,
     stdin: StdinOption = False,
+    tty: TtyOption = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print its id and leave it running.")
+    ] = False,
+    detach_keys: DetachKeysOption = DEFAULT_KEYS,
     as_json: JsonOption = False,
 ) -> int:
     """Run a command in a sandbox that exists, waking it if need be."""
-    with _signals_end_it(), connect(ctx) as client:
-        proc = client.sandboxes.get(name).spawn(
-            command,
-            timeout_s=timeout,
-            cwd=cwd,
-            env=pairs(env, "--env", "=") or None,
-            user=user,
-            stdin=_stdin(stdin),
-        )
-        return _follow(proc, as_json)
+    keys = parse_keys(detach_keys)
+    how: SpawnOptions = {
+        "timeout_s": timeout,
+        "cwd": cwd,
+        "env": pairs(env, "--env", "=") or None,
+        "user": user,
+        **_how(tty=tty, stdin=stdin, here=not detach),
+    }
+    with _signals_end_it(), connect(ctx, PATIENCE_S if tty else RETRY_S) as client:
+        box = client.sandboxes.get(name)
+        proc = box.spawn(command, **how)
+        if detach:
+            print_json(proc.info) if as_json else print_line(proc.id)
+            return 0
+        return _attend(box, proc, keys) if tty else _follow(proc, stdin, as_json)
+
+
+def _how(*, tty: bool, stdin: bool, here: bool = True) -> "SpawnOptions":
+    """What the command is to be started with, by the options `-t` and `-i`; `here` is whether this terminal has it."""
+    if not tty:
+        return {"stdin_open": True} if stdin else {}
+    if not here:
+        return {"tty": True}
+    need_terminal()
+    rows, cols = window_size(STDOUT)
+    return {"tty": True, "rows": rows, "cols": cols}
+
+
+def _attend(box: "Box", proc: "Proc", keys: bytes) -> int:
+    """The command on this terminal. A signal that ends us ends it; the detach keys do not."""
+    with killed_with_us(proc):
+        return on_terminal(box.name or box.id, proc.attach(0, repaint=True), keys)
+
+
+def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
+    """Pass its output on until it ends; take it down with us when we are told to stop or nobody reads."""
+    with killed_with_us(proc), pump(proc, wanted=stdin):
+        follow(proc, as_json)
+    if as_json:
+        say_end(proc.info)
+    return exit_code(proc.info)
 
 
 @contextmanager
@@ -102,57 +150,6 @@ def _sandbox(client: "Client", options: "CreateOptions", keep: bool) -> Generato
         yield box
     finally:
         note(f"kept {box.name or box.id}")
-
-
-def _follow(proc: "Proc", as_json: bool) -> int:
-    """Pass its output on until it ends; take it down with us when we are told to stop or nobody reads."""
-    offset = 0
-    try:
-        for chunk in proc.output():
-            if chunk.offset > offset:
-                note(
-                    f"{chunk.offset - offset} bytes of output were lost: they came faster than they were read"
-                )
-            offset = chunk.offset + len(chunk.data)
-            print_json(chunk) if as_json else _pass_on(chunk)
-    except (KeyboardInterrupt, SystemExit, OSError):
-        with suppress(BayError):
-            proc.kill()
-        raise
-    return _ended(proc, as_json)
-
-
-def _pass_on(chunk: "OutputChunk") -> None:
-    stream = sys.stderr if chunk.stream == "stderr" else sys.stdout
-    stream.buffer.write(chunk.data)
-    stream.buffer.flush()
-
-
-def _ended(proc: "Proc", as_json: bool) -> int:
-    # Only the exec itself is sure to say whether a signal was its time limit.
-    info = proc.info if proc.info.signal is None else proc.refresh()
-    if as_json:
-        print_json(
-            {
-                "exec_id": info.id,
-                "state": info.state,
-                "exit_code": info.exit_code,
-                "signal": info.signal,
-                "timed_out": info.timed_out,
-            }
-        )
-    if info.timed_out:
-        note("the command ran out of time and was ended")
-        return TIMED_OUT
-    if info.signal is not None:
-        return 128 + info.signal
-    if info.exit_code is None:
-        raise BayError(f"{info.id} was lost: its sandbox stopped before the command ended")
-    return info.exit_code
-
-
-def _stdin(wanted: bool) -> bytes | None:
-    return sys.stdin.buffer.read() if wanted else None
 
 
 def _copy_pair(text: str) -> tuple[str, str]:

@@ -26,7 +26,7 @@ def history(
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="The newest N.")] = 100,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what `shell/exec` ran in a sandbox, newest first."""
+    """Show what `shell/exec` and `python/exec` ran in a sandbox, newest first."""
     with connect(ctx) as client:
         entries = client.sandboxes.get(name).history(failed_only=failed or None, tags=tags, limit=limit)
     if as_json:

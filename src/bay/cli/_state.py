@@ -46,16 +46,20 @@ def state_of(ctx: typer.Context) -> State:
     return ctx.ensure_object(State)
 
 
-def connect(ctx: typer.Context) -> "Client":
+RETRY_S = 10.0
+"""How long a connection that breaks is tried again, unless told otherwise."""
+
+
+def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> "Client":
     """A client of the Bay that the options or the environment name."""
     state = state_of(ctx)
-    return make_client(state.url, state.api_key)
+    return make_client(state.url, state.api_key, retry_s)
 
 
-def make_client(url: str | None, api_key: str | None) -> "Client":
+def make_client(url: str | None, api_key: str | None, retry_s: float = RETRY_S) -> "Client":
     """A client, without httpx's own command line: that brings rich and pygments, 150 ms that nobody here uses."""
     cast("dict[str, ModuleType | None]", sys.modules).setdefault("httpx._main", None)
-    return bay.Client(url, api_key)
+    return bay.Client(url, api_key, retry_s=retry_s)
 
 
 @contextmanager

@@ -1,48 +1,64 @@
 """The SDK: `Client` for threads, `AsyncClient` for event loops; the same words with and without `await`."""
 
 from bay.client._async.admin import AsyncAdmin
+from bay.client._async.attach import AsyncAttachment
 from bay.client._async.audit import AsyncAudit
 from bay.client._async.box import AsyncBox
 from bay.client._async.client import AsyncClient, AsyncSandboxes
 from bay.client._async.execs import AsyncExecs, AsyncProc
 from bay.client._async.files import AsyncFiles
+from bay.client._async.kernels import AsyncKernels, AsyncPython, AsyncRepl
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.webhooks import AsyncWebhooks
+from bay.client._cells import CellFailed, CellResult
 from bay.client._events import verify_webhook
 from bay.client._results import CommandFailed, RunResult
 from bay.client._sync.admin import Admin
+from bay.client._sync.attach import Attachment
 from bay.client._sync.audit import Audit
 from bay.client._sync.box import Box
 from bay.client._sync.client import Client, Sandboxes
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
+from bay.client._sync.kernels import Kernels, Python, Repl
 from bay.client._sync.keys import Keys
 from bay.client._sync.webhooks import Webhooks
-from bay.client._wire import CreateOptions, UpdateOptions
+from bay.client._wire import CreateOptions, SpawnOptions, UpdateOptions
 
 __all__ = [
     "Admin",
     "AsyncAdmin",
+    "AsyncAttachment",
     "AsyncAudit",
     "AsyncBox",
     "AsyncClient",
     "AsyncExecs",
     "AsyncFiles",
+    "AsyncKernels",
     "AsyncKeys",
     "AsyncProc",
+    "AsyncPython",
+    "AsyncRepl",
     "AsyncSandboxes",
     "AsyncWebhooks",
+    "Attachment",
     "Audit",
     "Box",
+    "CellFailed",
+    "CellResult",
     "Client",
     "CommandFailed",
     "CreateOptions",
     "Execs",
     "Files",
+    "Kernels",
     "Keys",
     "Proc",
+    "Python",
+    "Repl",
     "RunResult",
     "Sandboxes",
+    "SpawnOptions",
     "UpdateOptions",
     "Webhooks",
     "verify_webhook",

@@ -7,6 +7,9 @@ from bay.client._wire import Json, backoff, line_object, model
 from bay.errors import BayError, OutputGone
 from bay.models import Exec, OutputChunk
 
+STEADY_S = 5.0
+"""A connection that stood so long was a good one, also when nothing came over it: its end begins a new count of failures."""
+
 
 class Patience:
     """How often in a row a connection failed, and for how long that is borne."""
@@ -15,16 +18,24 @@ class Patience:
         self._retry_s = retry_s
         self._failures = 0
         self._failing_since: float | None = None
+        self._opened_at: float | None = None
 
     def renew(self) -> None:
         """Something came: all is well again."""
         self._failures, self._failing_since = 0, None
+
+    def opened(self) -> None:
+        """A connection stands. That alone is no proof that it is of use."""
+        self._opened_at = time.monotonic()
 
     def pause(self, error: BayError) -> float:
         """How long to wait before connecting again; raises `error` when it has failed for too long, or trying again cannot help."""
         if not error.retryable:
             raise error
         now = time.monotonic()
+        if self._opened_at is not None and now - self._opened_at >= STEADY_S:
+            self.renew()
+        self._opened_at = None
         self._failing_since = self._failing_since or now
         pause = backoff(self._failures)
         self._failures += 1
@@ -33,30 +44,26 @@ class Patience:
         return pause
 
 
-class Cursor:
-    """The position in the output of `info`.
+class Place:
+    """A position in the output of a command.
 
     `since` None means "from the oldest byte still kept": a gap is skipped, and the offsets of the
     chunks show it. A number means exactly there: a gap is OutputGone.
     """
 
-    def __init__(self, info: Exec, since: int | None, retry_s: float) -> None:
-        self.info = info
+    def __init__(self, since: int | None, retry_s: float) -> None:
         self.next = since or 0
         self.ended = False
         self._exact = since is not None
         self._patience = Patience(retry_s)
 
-    def accept(self, line: bytes) -> OutputChunk | None:
-        """The new bytes on `line`; None for the last line, which tells how the command ended."""
-        data = line_object(line)
-        if "data" not in data:
-            self._end(data)
-            return None
-        chunk = self._unseen(model(OutputChunk, data))
+    def take(self, chunk: OutputChunk) -> OutputChunk | None:
+        """What is new in `chunk`, None when nothing is."""
+        seen = max(0, self.next - chunk.offset)
+        unseen = replace(chunk, offset=chunk.offset + seen, data=chunk.data[seen:]) if seen else chunk
         self._patience.renew()
-        self.next = max(self.next, chunk.offset + len(chunk.data))
-        return chunk if chunk.data else None
+        self.next = max(self.next, unseen.offset + len(unseen.data))
+        return unseen if unseen.data else None
 
     def skip(self, gone: OutputGone) -> None:
         """Go on at the oldest byte still kept; raises `gone` when the caller wanted every byte."""
@@ -65,21 +72,39 @@ class Cursor:
             raise gone
         self.next = first
 
+    def opened(self) -> None:
+        """A connection stands; see `Patience`."""
+        self._patience.opened()
+
     def pause(self, error: BayError) -> float:
         """How long to wait before connecting again; see `Patience`."""
         return self._patience.pause(error)
 
-    def _unseen(self, chunk: OutputChunk) -> OutputChunk:
-        seen = max(0, self.next - chunk.offset)
-        return replace(chunk, offset=chunk.offset + seen, data=chunk.data[seen:]) if seen else chunk
 
-    def _end(self, data: Json) -> None:
+class Cursor(Place):
+    """The position in the output of `info` of someone who reads it line by line."""
+
+    def __init__(self, info: Exec, since: int | None, retry_s: float) -> None:
+        super().__init__(since, retry_s)
+        self.info = info
+
+    def accept(self, line: bytes) -> OutputChunk | None:
+        """The new bytes on `line`; None for the last line, which tells how the command ended."""
+        data = line_object(line)
+        if "data" in data:
+            return self.take(model(OutputChunk, data))
         self.ended = True
-        self.info = replace(
-            self.info,
-            state=data.get("state", "exited"),
-            exit_code=data.get("exit_code"),
-            signal=data.get("signal"),
-            timed_out=bool(data.get("timed_out", False)),
-            output_bytes=max(self.info.output_bytes, self.next),
-        )
+        self.info = ended(self.info, data, self.next)
+        return None
+
+
+def ended(info: Exec, data: Json, output_bytes: int) -> Exec:
+    """`info` after the end that `data` tells of."""
+    return replace(
+        info,
+        state=data.get("state", "exited"),
+        exit_code=data.get("exit_code"),
+        signal=data.get("signal"),
+        timed_out=bool(data.get("timed_out", False)),
+        output_bytes=max(info.output_bytes, output_bytes),
+    )

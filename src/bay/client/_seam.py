@@ -3,6 +3,7 @@
 `scripts/generate_sync.py` turns each `async_x` into `x`.
 """
 
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -36,6 +37,16 @@ async def async_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.k
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking file work; a sync caller is in a thread already."""
     return function(*args, **kwargs)
+
+
+def async_lock() -> anyio.Lock:
+    """A lock for tasks."""
+    return anyio.Lock()
+
+
+def lock() -> threading.Lock:
+    """A lock for threads."""
+    return threading.Lock()
 
 
 def async_cleanup() -> anyio.CancelScope:

@@ -165,6 +165,33 @@ def _stdin_field(stdin: str | bytes | None) -> Json:
     return given(stdin=stdin)
 
 
+class SpawnOptions(TypedDict, total=False):
+    """What `box.spawn` takes beside the command; what is left out, or None, is the server's.
+
+    `timeout_s`, `cwd`, `env`, `user`, `stdin` and `keep_alive` are as for `box.run`. With `tty` it runs on a terminal
+    of `rows` (24) and `cols` (80), which is its stdin too; without, `stdin_open` keeps stdin open for `proc.write`.
+    It is ended when nobody has been attached, following or waiting for `max_run_after_disconnect_s` seconds.
+    """
+
+    timeout_s: float | None
+    cwd: str | None
+    env: Mapping[str, str] | None
+    user: str | None
+    stdin: str | bytes | None
+    keep_alive: bool | None
+    tty: bool | None
+    rows: int | None
+    cols: int | None
+    stdin_open: bool | None
+    max_run_after_disconnect_s: float | None
+
+
+def spawn_body(command: str | Sequence[str], options: SpawnOptions) -> Json:
+    """The body of an exec that is not waited for."""
+    rest = {name: value for name, value in options.items() if name != "stdin"}
+    return exec_body(command, options.get("stdin"), **rest)
+
+
 def wait_slice(remaining_s: float | None) -> float:
     """How long one request may wait: short enough that no proxy between cuts it."""
     return _SLICE_S if remaining_s is None else max(0.0, min(_SLICE_S, remaining_s))

@@ -5,23 +5,26 @@
 from collections.abc import Generator, Mapping, Sequence
 from typing import Unpack
 
+from bay.client._frames import Door, Progress
 from bay.client._results import RunResult
+from bay.client._sync.attach import Attachment
 from bay.client._sync.events import Events
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
 from bay.client._sync.history import History, HistoryOptions
 from bay.client._sync.http import Http
-from bay.client._wire import Call, UpdateOptions, given, model, sandbox_path
+from bay.client._sync.kernels import Kernels, Python
+from bay.client._wire import Call, SpawnOptions, UpdateOptions, given, items, model, sandbox_path
 from bay.errors import BayError, DriverUnavailable, SandboxNotReady
 from bay.ids import new_id
-from bay.models import Event, ExecType, HistoryEntry, Sandbox, ShellResult
+from bay.models import Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """How long the server waits for a resume, unless told otherwise."""
 
 
 class Box:
-    """A sandbox. `info` is what was last heard of it; `files` and `execs` are what is in it.
+    """A sandbox. `info` is what was last heard of it; `files`, `execs`, `kernels` and `python` are what is in it.
 
     Any call that needs compute wakes the sandbox, under the same id.
     """
@@ -31,6 +34,8 @@ class Box:
         self.info = info
         self.files = Files(http, info.id)
         self.execs = Execs(http, info.id)
+        self.kernels = Kernels(http, info.id)
+        self.python = Python(http, info.id)
         self._history = History(http, info.id)
 
     @property
@@ -75,21 +80,33 @@ class Box:
         )
         return result.check() if check else result
 
-    def spawn(
-        self,
-        command: str | Sequence[str],
-        *,
-        timeout_s: float | None = None,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        keep_alive: bool = True,
-    ) -> Proc:
-        """Start a command and return at once, with what reads its output and waits for it. Arguments as for `run`."""
-        return self.execs.spawn(
-            command, timeout_s=timeout_s, cwd=cwd, env=env, user=user, stdin=stdin, keep_alive=keep_alive
-        )
+    def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> Proc:
+        """Start a command and return at once, with what reads its output, writes to it and waits for it.
+
+        Takes what `run` takes but `check`, without a time limit unless given, and what `SpawnOptions` adds: a
+        terminal (`tty`, `rows`, `cols`), `stdin_open`, and `max_run_after_disconnect_s`.
+        """
+        return self.execs.spawn(command, **options)
+
+    def terminal(self, rows: int = 24, cols: int = 80, exec_id: str | None = None) -> Attachment:
+        """A login shell on a terminal of its own, to be used with `with`; leaving it leaves the shell running.
+
+        `exec_id` is one that was left: its last screen comes first, at the new size. An idle sandbox is frozen
+        together with such a shell.
+        """
+        size = {"rows": rows, "cols": cols}
+        progress = Progress(None, None, self._http.config.retry_s, repaint=True)
+        return Attachment(self._http, Door(self.id, exec_id, repaint=True, size=size), progress)
+
+    def processes(self) -> list[Process]:
+        """What runs in it now. Never starts compute."""
+        page = self._http.json(Call(method="GET", path=self._path("processes"), safe=True))
+        return [model(Process, item) for item in items(page)]
+
+    def signal_process(self, pid: int, signal: str | int = "TERM") -> None:
+        """Send a process a signal, by name or number. Raises NotFound when there is none of that `pid`."""
+        path = self._path("processes", str(pid), "signal")
+        self._http.json(Call(method="POST", path=path, body={"signal": signal}))
 
     def shell(
         self,

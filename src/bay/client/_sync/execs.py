@@ -3,36 +3,44 @@
 """Commands in a sandbox. An exec outlives the connection that started it, so a reader can leave and come back."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from typing import Literal, Unpack
 
 import httpx
 
 from bay.client._follow import Cursor
+from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._results import RunResult, run_result
 from bay.client._seam import sleep
-from bay.client._sync.http import Http
+from bay.client._sync.attach import Attachment
+from bay.client._sync.http import Body, Http
 from bay.client._wire import (
     Call,
     Json,
     Lines,
+    SpawnOptions,
     exec_body,
     items,
     list_params,
     model,
     next_cursor,
     sandbox_path,
+    spawn_body,
     wait_slice,
 )
 from bay.errors import Conflict, ConnectionFailed, HostError, NotFound, OutputGone, Timeout
 from bay.ids import new_id
-from bay.models import Exec, OutputChunk
+from bay.models import Exec, OutputChunk, Screen
 
 BETWEEN_S = 0.02
 """Between two waits, so that a server that does not wait is not asked in a busy loop."""
 
 GRACE_S = 30.0
 """How much later than its own limit a command may be reported as ended before the SDK gives up."""
+
+TAKING_S = 86_400.0
+"""How long a command may leave what is written to it unread."""
 
 
 def _chunks(response: httpx.Response, cursor: Cursor) -> Generator[OutputChunk, None, None]:
@@ -102,12 +110,65 @@ class Proc:
                 yield from chunks
         self.info = cursor.info
 
+    def attach(self, since: int | None = None, *, repaint: bool = False) -> Attachment:
+        """Be attached to it: output as it comes, input, size and signals over one connection; use it with `with`.
+
+        `since` is as for `output`. With `repaint`, for a command on a terminal, its last screen is drawn, by a chunk
+        that has no place in the count of bytes: at the beginning, unless there is a `since`; and where output is gone.
+        """
+        progress = Progress(self.info, since, self._http.config.retry_s, repaint=repaint)
+        return Attachment(self._http, Door(self._sandbox_id, self.id, repaint=repaint), progress)
+
+    def write(self, data: str | bytes) -> None:
+        """Give it input; returns when it, or the pipe to it, has taken all.
+
+        Raises Conflict when it has ended or its stdin is not open. When the connection breaks meanwhile it is
+        ConnectionFailed, and some of it may have arrived.
+        """
+        whole = data.encode() if isinstance(data, str) else data
+        if whole:
+            self._http.json(self._stdin_call(eof=False), _pieces(whole))
+
+    def close_stdin(self) -> None:
+        """Close its input, after what was written before."""
+        self._http.json(self._stdin_call(eof=True))
+
+    def signal(self, signal: str | int) -> Exec:
+        """Send it a signal, by name (``"INT"``) or number: to its process group, or what has its terminal's foreground.
+
+        Raises Conflict when it has ended.
+        """
+        return self._post("signal", signal=signal)
+
+    def resize(self, rows: int, cols: int) -> Exec:
+        """Say how large its terminal is now. Raises Conflict when it has none."""
+        return self._post("resize", rows=rows, cols=cols)
+
+    def screen(self, scrollback: int = 0) -> Screen:
+        """What its terminal shows now, below up to `scrollback` lines that scrolled off. InvalidArgument without a terminal."""
+        params = {"scrollback": scrollback}
+        call = Call(method="GET", path=self._path("screen"), params=params, safe=True)
+        return model(Screen, self._http.json(call))
+
+    def _post(self, what: Literal["signal", "resize"], **body: object) -> Exec:
+        # A size sent twice is the same size; a signal sent twice is two signals.
+        call = Call(method="POST", path=self._path(what), body=body, safe=what == "resize")
+        self.info = model(Exec, self._http.json(call))
+        return self.info
+
+    def _stdin_call(self, *, eof: bool) -> Call:
+        params = {"eof": "true"} if eof else {}
+        headers = {"Content-Type": "application/octet-stream"}
+        path = self._path("stdin")
+        return Call(method="POST", path=path, params=params, headers=headers, wait_s=TAKING_S)
+
     def _connection(self, cursor: Cursor, follow: bool) -> Generator[OutputChunk, None, None]:
         """What one connection brings; returns when a new one should be made."""
         connected = False
         try:
             with self._http.stream(self._output_call(cursor.next, follow)) as response:
                 connected = True
+                cursor.opened()
                 with closing(_chunks(response, cursor)) as chunks:
                     yield from chunks
             cursor.ended = cursor.ended or not follow
@@ -138,6 +199,14 @@ class Proc:
         return sandbox_path(self._sandbox_id, "execs", self.id, *rest)
 
 
+def _pieces(data: bytes) -> Body:
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(data), FRAME_BYTES):
+            yield data[start : start + FRAME_BYTES]
+
+    return pieces
+
+
 class Execs:
     """The commands of one sandbox."""
 
@@ -164,22 +233,9 @@ class Execs:
             cursor = next_cursor(page)
             more = cursor is not None
 
-    def spawn(
-        self,
-        command: str | Sequence[str],
-        *,
-        timeout_s: float | None = None,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
-        stdin: str | bytes | None = None,
-        keep_alive: bool = True,
-    ) -> Proc:
-        """Start a command and return at once; see `Box.run` for the arguments."""
-        body = exec_body(
-            command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
-        )
-        return Proc(self._http, self._sandbox_id, self._start(body, None))
+    def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> Proc:
+        """Start a command and return at once; see `SpawnOptions`, and `Box.run` for the rest."""
+        return Proc(self._http, self._sandbox_id, self._start(spawn_body(command, options), None))
 
     def run(self, command: str | Sequence[str], stdin: str | bytes | None, **options: object) -> RunResult:
         """Start a command and wait for its end: one request when it ends within a wait slice."""

@@ -57,7 +57,12 @@ class Http:
         """The answer to `call` while it arrives. One attempt: only the reader knows where to go on."""
         with http_errors(self.config.url):
             request = self._client.stream(
-                call.method, call.path, params=call.params, timeout=self._timeout(call)
+                call.method,
+                call.path,
+                params=call.params,
+                content=call.json_content,
+                headers=call.all_headers,
+                timeout=self._timeout(call),
             )
             with request as response:
                 if not response.is_success:
@@ -67,4 +72,5 @@ class Http:
 
     def _timeout(self, call: Call) -> httpx.Timeout:
         timeout_s = self.config.timeout_s
-        return httpx.Timeout(timeout_s, read=timeout_s + call.wait_s, connect=min(timeout_s, CONNECT_S))
+        longer_s = timeout_s + call.wait_s
+        return httpx.Timeout(timeout_s, read=longer_s, write=longer_s, connect=min(timeout_s, CONNECT_S))

@@ -1,0 +1,136 @@
+"""A command's output on stdout and stderr, this stdin as its input, and its end as an exit code."""
+
+import os
+import select
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from bay.cli._output import note, print_json
+from bay.errors import BayError, Conflict, NotFound
+
+if TYPE_CHECKING:
+    from bay.client import Proc
+    from bay.models import Exec, OutputChunk
+
+TIMED_OUT = 124
+"""What timeout(1) exits with."""
+
+STOP_S = 2.0
+"""How long what is being written may hold up the end."""
+
+_READ_BYTES = 64 << 10
+
+
+def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: bool = True) -> None:
+    """Pass its output on as it comes, until it ends or, without `until_end`, there is no more now."""
+    offset = since or 0
+    for chunk in proc.output(since, follow=until_end):
+        if chunk.offset > offset:
+            note(f"{chunk.offset - offset} bytes of output were lost: they came faster than they were read")
+        offset = chunk.offset + len(chunk.data)
+        print_json(chunk) if as_json else _pass_on(chunk)
+
+
+@contextmanager
+def killed_with_us(proc: "Proc") -> Generator[None, None, None]:
+    """End the command when we are told to stop, or when nobody reads what it prints."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, OSError):
+        with suppress(BayError):
+            proc.kill()
+        raise
+
+
+@contextmanager
+def pump(proc: "Proc", *, wanted: bool) -> Generator[None, None, None]:
+    """Give it what comes on stdin, in a thread, and the end of it. Raises what kept that from being done."""
+    if not wanted:
+        yield
+        return
+    pumping = _Pump(proc)
+    thread = threading.Thread(target=pumping.run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        pumping.stop()
+        thread.join(STOP_S)
+    if pumping.failure is not None:
+        raise pumping.failure
+
+
+class _Pump:
+    """Reads the descriptor itself, past Python's buffer, and never waits where it cannot be stopped."""
+
+    def __init__(self, proc: "Proc") -> None:
+        self._proc = proc
+        # Where stdin is closed there is nothing on it.
+        self._source = -1 if sys.stdin is None else sys.stdin.fileno()
+        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self.failure: BayError | OSError | None = None
+
+    def run(self) -> None:
+        """Pass on what comes, until its end or until told to stop."""
+        try:
+            while data := self._read():
+                self._proc.write(data)
+            if data is not None:
+                self._proc.close_stdin()
+        except (Conflict, NotFound):
+            pass  # it has ended, or does not want any more
+        except (BayError, OSError) as error:
+            self.failure = error
+            # It would wait for the rest for ever.
+            with suppress(BayError):
+                self._proc.kill()
+        finally:
+            os.close(self._stop_read)
+
+    def stop(self) -> None:
+        """Come to an end; what was not read yet stays there."""
+        os.close(self._stop_write)
+
+    def _read(self) -> bytes | None:
+        """What there is; nothing at its end, None when told to stop."""
+        if self._source < 0:
+            return b""
+        poll = select.poll()
+        poll.register(self._stop_read, select.POLLIN)
+        poll.register(self._source, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll()]
+        return None if self._stop_read in ready else os.read(self._source, _READ_BYTES)
+
+
+def _pass_on(chunk: "OutputChunk") -> None:
+    stream = sys.stderr if chunk.stream == "stderr" else sys.stdout
+    stream.buffer.write(chunk.data)
+    stream.buffer.flush()
+
+
+def say_end(info: "Exec") -> None:
+    """How it ended, as one line of JSON."""
+    print_json(
+        {
+            "exec_id": info.id,
+            "state": info.state,
+            "exit_code": info.exit_code,
+            "signal": info.signal,
+            "timed_out": info.timed_out,
+        }
+    )
+
+
+def exit_code(info: "Exec") -> int:
+    """What a shell would make of its end. Raises BayError when nobody knows how it ended."""
+    if info.timed_out:
+        note("the command ran out of time and was ended")
+        return TIMED_OUT
+    if info.signal is not None:
+        return 128 + info.signal
+    if info.exit_code is None:
+        raise BayError(f"{info.id} was lost: its sandbox stopped before the command ended")
+    return info.exit_code

@@ -1,0 +1,96 @@
+"""`python`: code in a sandbox that remembers its variables from call to call."""
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cells import event_to_wire, text_of, traceback_of
+from bay.cli._output import note, print_json
+from bay.cli._state import JsonOption, NameArgument, connect
+from bay.errors import BayError, InvalidArgument
+
+if TYPE_CHECKING:
+    from bay.client import Box, Repl
+    from bay.models import CellEvent
+
+
+def python(
+    ctx: typer.Context,
+    name: NameArgument,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A local file with the code; - reads stdin.")
+    ] = None,
+    code: Annotated[str | None, typer.Option("-c", metavar="CODE", help="The code itself.")] = None,
+    kernel: Annotated[str, typer.Option(metavar="ID", help="The kernel to run it in.")] = "default",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds the code may run; then it is interrupted.", min=0.001)
+    ] = 300,
+    as_json: JsonOption = False,
+) -> int:
+    """Run code in the Python of a sandbox, where variables stay from call to call. Exits with 1 when it fails."""
+    text = _code(code, file)
+    with connect(ctx) as client:
+        box = client.sandboxes.get(name)
+        events = (_kernel(box, kernel) or box.python).stream(text, timeout)
+        printer = _Printer(as_json)
+        try:
+            for event in events:
+                printer.take(event)
+        except (KeyboardInterrupt, OSError):
+            with suppress(BayError):
+                box.kernels.get(kernel).interrupt()
+            raise
+    return 0 if printer.is_ok else 1
+
+
+def _code(code: str | None, file: str | None) -> str:
+    if (code is None) == (file is None):
+        raise InvalidArgument("give the code by -c CODE, as a FILE, or by - on stdin")
+    if code is not None:
+        return code
+    if file == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        with open(str(file), "rb") as source:
+            data = source.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{file} is not UTF-8 text") from error
+
+
+def _kernel(box: "Box", kernel_id: str) -> "Repl | None":
+    return None if kernel_id == "default" else box.kernels.get(kernel_id)
+
+
+class _Printer:
+    """Passes on what the code does: output as it is, values and displays as plain text, a traceback on stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self.is_ok = False
+
+    def take(self, event: "CellEvent") -> None:
+        self.is_ok = event.status == "ok"
+        if self._as_json:
+            print_json(event_to_wire(event))
+            return
+        match event.type:
+            case "stdout" | "stderr":
+                _say(event.text or "", is_error=event.type == "stderr")
+            case "result" | "display":
+                _say(text_of(event) + "\n")
+            case "error":
+                _say(traceback_of(event) + "\n", is_error=True)
+            case "end" if event.status not in ("ok", "error"):
+                note(event.message or f"the code ended as {event.status}")
+            case _:
+                pass
+
+
+def _say(text: str, *, is_error: bool = False) -> None:
+    stream = sys.stderr if is_error else sys.stdout
+    stream.buffer.write(text.encode("utf-8", "replace"))
+    stream.buffer.flush()

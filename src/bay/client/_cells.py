@@ -1,0 +1,137 @@
+"""What a cell of a kernel did, as a program sees it; and where a reader of its events stands, without I/O."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bay.cells import Shown, traceback_of, why
+from bay.client._follow import Patience
+from bay.client._wire import line_object, model
+from bay.errors import BayError
+from bay.models import CellEvent, CellStatus
+
+_LOST = "the kernel that ran it is gone: its sandbox was stopped, or it ended too long ago to be told"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """What code in a kernel printed, showed and gave.
+
+    `text` is all of it in order as plain text. `results` and `displays` are MIME bundles: content types, each with
+    text, or base64 for images; `images` are the PNG bytes' base64 of both. `error` is the exception's event, if
+    there was one; `status` says how the cell ended, `message` why in words. In a notebook it shows itself.
+    """
+
+    cell_id: str
+    status: CellStatus
+    text: str
+    stdout: str
+    stderr: str
+    results: tuple[dict[str, Any], ...]
+    displays: tuple[dict[str, Any], ...]
+    images: tuple[str, ...]
+    error: CellEvent | None
+    message: str | None
+    execution_count: int | None
+    restarted: bool
+    """Whether the kernel is a new one now, without the variables."""
+    truncated: bool
+    duration_s: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came to its end without an exception."""
+        return self.status == "ok"
+
+    @property
+    def traceback(self) -> str:
+        """The exception's traceback as plain text, empty without one."""
+        return traceback_of(self.error)
+
+    def check(self) -> "CellResult":
+        """This result; raises CellFailed when it is not `ok`."""
+        if not self.ok:
+            raise CellFailed(self)
+        return self
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.text.rstrip("\n"), self.message or "") if part)
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        """What a notebook shows of it: the last thing that it gave or showed, and all of it as plain text."""
+        shown = (*self.displays, *self.results)[-1:]
+        bundle: dict[str, Any] = {**(shown[0] if shown else {}), "text/plain": str(self)}
+        wanted = set(bundle) if include is None else set(include) & set(bundle)
+        return {kind: bundle[kind] for kind in bundle if kind in wanted - set(exclude or ())}
+
+
+class CellFailed(BayError):
+    """Code that was checked did not come to its end; `result` has all of it."""
+
+    code: ClassVar[str] = "cell_failed"
+    status = 0
+
+    def __init__(self, result: CellResult) -> None:
+        last = (result.message or "").strip().rpartition("\n")[2]
+        super().__init__(
+            f"the code ended with {result.status}: {last}",
+            details={"cell_id": result.cell_id, "status": result.status},
+        )
+        self.result = result
+
+
+def cell_result(cell_id: str, shown: Shown) -> CellResult:
+    """The result of a cell that has shown all it shows."""
+    end = shown.end or lost(0)
+    return CellResult(
+        cell_id=cell_id,
+        status=end.status or "lost",
+        text=shown.text,
+        stdout=shown.stream("stdout"),
+        stderr=shown.stream("stderr"),
+        results=tuple(shown.results),
+        displays=tuple(shown.displays),
+        images=tuple(shown.images),
+        error=shown.error,
+        message=why(shown),
+        execution_count=shown.execution_count,
+        restarted=bool(end.restarted),
+        truncated=bool(end.truncated),
+        duration_s=(end.duration_ms or 0) / 1000,
+    )
+
+
+def lost(seq: int) -> CellEvent:
+    """The end of a cell of which nobody knows any more."""
+    return CellEvent(seq=seq, type="end", status="lost", restarted=False, truncated=False, message=_LOST)
+
+
+class CellCursor:
+    """The position in the events of one cell."""
+
+    def __init__(self, retry_s: float) -> None:
+        self.next = 0
+        self.begun = False
+        """Whether the server is known to have the cell, so that it must not be sent a second time."""
+        self.ended = False
+        self._patience = Patience(retry_s)
+
+    def accept(self, line: bytes) -> CellEvent | None:
+        """The event on `line`; None for one that was seen before."""
+        event = model(CellEvent, line_object(line))
+        self._patience.renew()
+        if event.seq < self.next:
+            return None
+        self.next, self.ended = event.seq + 1, event.type == "end"
+        return event
+
+    def lose(self) -> CellEvent:
+        """The server does not know the cell any more: its end."""
+        self.ended = True
+        return lost(self.next)
+
+    def pause(self, error: BayError) -> float:
+        """How long to wait before connecting again; see `Patience`."""
+        return self._patience.pause(error)

@@ -1,0 +1,202 @@
+"""What goes over the WebSocket of an attached exec, decided without I/O.
+
+A binary frame is one byte that says what it is and then bytes as they are; a text frame is a JSON object.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from bay.client._follow import Place, ended
+from bay.client._wire import Json, Params, given, line_object, model, sandbox_path
+from bay.errors import (
+    BayError,
+    Conflict,
+    ConnectionFailed,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    OutputGone,
+    PayloadTooLarge,
+    QuotaExceeded,
+    Unauthorized,
+)
+from bay.models import Exec, OutputChunk, Stream
+
+FRAME_BYTES = 256 << 10
+"""How much input one frame carries; the server takes a megabyte."""
+
+MAX_FRAME_BYTES = 4 << 20
+"""What is longer is not Bay's."""
+
+EOF_FRAME = b"\x04"
+_INPUT, _STDOUT, _STDERR, _REPAINT = 0, 1, 2, 3
+
+_CLOSED: dict[int, type[BayError]] = {
+    1009: PayloadTooLarge,
+    1011: InternalError,
+    4400: InvalidArgument,
+    4403: Unauthorized,
+    4404: NotFound,
+    4409: Conflict,
+    4410: OutputGone,
+    4429: QuotaExceeded,
+}
+_COME_BACK = {1000, 1001, 1005, 1006, 1012, 1013, 4502}
+_FIRST_OFFSET = re.compile(r"first_offset=(\d{1,19})")
+
+
+def close_error(code: int, reason: str, url: str) -> BayError:
+    """What it means that the server closed the socket with `code` before the exec had ended."""
+    said = f": {reason}" if reason else ""
+    if code in _COME_BACK:
+        return ConnectionFailed(
+            f"the connection to {url} broke (code {code}{said})", details={"url": url, "sent": True}
+        )
+    kind = _CLOSED.get(code, BayError)
+    first = _FIRST_OFFSET.search(reason) if kind is OutputGone else None
+    details: Json = {"close_code": code} | ({"first_offset": int(first[1])} if first else {})
+    return kind(f"the server closed the connection with code {code}{said}", details=details)
+
+
+def input_frames(data: str | bytes) -> Iterator[bytes]:
+    """The frames that carry `data` to the process."""
+    whole = memoryview(data.encode() if isinstance(data, str) else data)
+    for start in range(0, len(whole), FRAME_BYTES):
+        yield bytes([_INPUT]) + whole[start : start + FRAME_BYTES]
+
+
+def resize_frame(rows: int, cols: int) -> str:
+    """The frame that says how large the terminal is now."""
+    return json.dumps({"type": "resize", "rows": rows, "cols": cols})
+
+
+def signal_frame(signal: str | int) -> str:
+    """The frame that has a signal sent."""
+    return json.dumps({"type": "signal", "signal": signal})
+
+
+class Door:
+    """Where an attachment is asked for.
+
+    Without an exec it is the terminal of the sandbox, which starts a shell; what it started is what one comes back to.
+    """
+
+    def __init__(
+        self, sandbox_id: str, exec_id: str | None, *, repaint: bool, size: Json | None = None
+    ) -> None:
+        self._sandbox_id = sandbox_id
+        self._size = size
+        self._exec_id = exec_id
+        self._repaint = repaint
+
+    @property
+    def starts_a_shell(self) -> bool:
+        """Whether asking again would start another."""
+        return self._exec_id is None
+
+    def path(self) -> str:
+        """The path of the route."""
+        if self._size is not None or self._exec_id is None:
+            return sandbox_path(self._sandbox_id, "terminal")
+        return sandbox_path(self._sandbox_id, "execs", self._exec_id, "attach")
+
+    def params(self, since: int | None) -> Params:
+        """Its query. Without a `since` it is the last screen that comes first, where that was asked for."""
+        if self._size is not None or self._exec_id is None:
+            return given(**(self._size or {}), exec=self._exec_id)
+        return given(since=since, repaint="true" if self._repaint and since is None else None)
+
+    def opened(self, exec_id: str) -> None:
+        """It led to that exec, to which one comes back."""
+        self._exec_id, self._size = exec_id, None
+
+
+class Reading:
+    """One connection's place in the output, which begins where its first frame says."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+class Progress(Place):
+    """Where an attachment stands, over all its connections. `since` is what the next one asks for.
+
+    With `repaint` what is gone is not missed: the screen is drawn anew.
+    """
+
+    def __init__(self, info: Exec | None, since: int | None, retry_s: float, *, repaint: bool) -> None:
+        super().__init__(since, retry_s)
+        self._exact = self._exact and not repaint
+        self.info = info
+        self.since = since
+        self._repaint = repaint
+
+    def begin(self, info: Exec, offset: int) -> Reading:
+        """A connection that said `attached`. Raises OutputGone when bytes before it are missing that were wanted."""
+        self.info = info
+        self.opened()
+        if offset > self.next:
+            self.skip(OutputGone(f"output before offset {offset} is gone", details={"first_offset": offset}))
+        return Reading(offset)
+
+    def accept(self, reading: Reading, frame: str | bytes) -> OutputChunk | None:
+        """What is new in a frame; None for one that is no output."""
+        if isinstance(frame, str):
+            return self._text(line_object(frame.encode()))
+        marker = frame[0] if frame else -1
+        if marker == _REPAINT:
+            # Not output but what redraws it: it has no place of its own in the count.
+            return OutputChunk(offset=reading.offset, stream="tty", data=frame[1:], t=datetime.now(UTC))
+        if marker not in (_STDOUT, _STDERR):
+            raise BayError(
+                f"the server sent a frame that begins with {marker}; is it a Bay of another version?"
+            )
+        chunk = OutputChunk(
+            offset=reading.offset, stream=self._stream(marker), data=frame[1:], t=datetime.now(UTC)
+        )
+        reading.offset += len(chunk.data)
+        return self.take(chunk)
+
+    def broke(self, error: BayError) -> float:
+        """How long to wait before connecting again; raises `error` when that cannot help."""
+        if isinstance(error, OutputGone):
+            self.skip(error)
+            self.since = None if self._repaint else self.next
+            return 0.0
+        if self.info is not None and self.next:
+            self.since = self.next
+        return self.pause(error)
+
+    def _stream(self, marker: int) -> Stream:
+        if marker == _STDERR:
+            return "stderr"
+        return "tty" if self.info is not None and self.info.tty else "stdout"
+
+    def _text(self, data: Json) -> None:
+        # A kind of text frame that a newer server adds is no output, so it may be passed over.
+        if data.get("type") == "exit" and self.info is not None:
+            self.ended = True
+            self.info = ended(self.info, data, self.next)
+
+
+def attached(frame: str | bytes) -> tuple[Exec, int]:
+    """What the first frame of a connection says: the exec, and the offset of the first byte that follows."""
+    data = line_object(frame if isinstance(frame, bytes) else frame.encode())
+    offset = data.get("next_offset")
+    if (
+        data.get("type") != "attached"
+        or not isinstance(offset, int)
+        or isinstance(offset, bool)
+        or offset < 0
+    ):
+        raise BayError("the server's first frame does not say `attached`; is it a Bay of another version?")
+    return model(Exec, data.get("exec")), offset
+
+
+def not_for_sure(error: ConnectionFailed) -> ConnectionFailed:
+    """The error of input that was on its way when the connection broke; sending it again could double it."""
+    return ConnectionFailed(
+        f"{error.message}; what was being written may or may not have arrived", details=error.details
+    )

@@ -1,0 +1,213 @@
+"""A WebSocket to Bay, for threads and for event loops: opened as the HTTP client is, with Bay's errors.
+
+`scripts/generate_sync.py` turns `AsyncSocket` into `Socket`. The websockets library is loaded when the first one
+is opened: few programs attach to anything.
+"""
+
+import asyncio
+import importlib
+import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+from urllib.parse import urlencode, urlsplit
+
+import anyio
+import httpx
+
+from bay.client._config import CONNECT_S, Config, http_options
+from bay.client._frames import MAX_FRAME_BYTES, close_error
+from bay.client._seam import async_cleanup
+from bay.client._wire import Params, check, decode
+from bay.errors import BayError, ConnectionFailed, Timeout
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection as AsyncConnection
+    from websockets.exceptions import ConnectionClosed
+    from websockets.http11 import Response
+    from websockets.sync.client import ClientConnection
+
+CLOSE_S = 2.0
+"""How long saying goodbye may take."""
+
+_LOCAL_REFUSALS = (1002, 1003, 1007, 1009)
+
+
+class AsyncSocket:
+    """One connection, to send and receive frames: text as str, binary as bytes."""
+
+    def __init__(self, manager: Any, connection: "AsyncConnection", url: str) -> None:
+        self._manager = manager
+        self._connection = connection
+        self._url = url
+
+    @classmethod
+    async def open(cls, config: Config, path: str, params: Params) -> "AsyncSocket":
+        """Connect. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
+        _need_asyncio()
+        with _opening(config.url):
+            manager = _load("websockets.asyncio.client").connect(
+                _address(config, path, params), **_options(config)
+            )
+            connection = await manager.__aenter__()
+        return cls(manager, connection, config.url)
+
+    async def receive(self, timeout_s: float | None = None) -> str | bytes:
+        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s`."""
+        with _using(self._url), anyio.fail_after(timeout_s):
+            return await self._connection.recv()
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a frame; waits while the other side takes nothing."""
+        with _using(self._url):
+            await self._connection.send(frame)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is known that nothing can be sent any more."""
+        return self._connection.state.name != "OPEN"
+
+    async def aclose(self) -> None:
+        """Hang up. Again is no error."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with async_cleanup():
+                await manager.__aexit__(None, None, None)
+
+
+class Socket:
+    """One connection, to send and receive frames: text as str, binary as bytes. One thread may send while another receives."""
+
+    def __init__(self, manager: Any, connection: "ClientConnection", url: str) -> None:
+        self._manager = manager
+        self._connection = connection
+        self._url = url
+
+    @classmethod
+    def open(cls, config: Config, path: str, params: Params) -> "Socket":
+        """Connect. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
+        with _opening(config.url):
+            manager = _load("websockets.sync.client").connect(
+                _address(config, path, params), **_options(config)
+            )
+            connection = manager.__enter__()
+        return cls(manager, connection, config.url)
+
+    def receive(self, timeout_s: float | None = None) -> str | bytes:
+        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s`."""
+        with _using(self._url):
+            return self._connection.recv(timeout_s)
+
+    def send(self, frame: str | bytes) -> None:
+        """Send a frame; waits while the other side takes nothing."""
+        with _using(self._url):
+            self._connection.send(frame)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is known that nothing can be sent any more."""
+        return self._connection.state.name != "OPEN"
+
+    def close(self) -> None:
+        """Hang up. Again is no error."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.__exit__(None, None, None)
+
+
+def _need_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise BayError(
+            "attaching needs asyncio; under trio, read `output()` and write with `write()`"
+        ) from error
+
+
+def _load(module: str) -> Any:
+    return importlib.import_module(module)
+
+
+def _address(config: Config, path: str, params: Params) -> str:
+    query = f"?{urlencode(params)}" if params else ""
+    return f"ws{config.url.removeprefix('http')}{path}{query}"
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """As the HTTP client is made. Frames are not compressed: what compresses well is cheap to send as it is."""
+    http = http_options(config)
+    headers = {name: value for name, value in http["headers"].items() if name == "Authorization"}
+    secure = urlsplit(config.url).scheme == "https"
+    return {
+        "additional_headers": headers,
+        "user_agent_header": http["headers"]["User-Agent"],
+        "proxy": True if http["trust_env"] else None,
+        "compression": None,
+        "open_timeout": min(config.timeout_s, CONNECT_S),
+        "close_timeout": CLOSE_S,
+        "max_size": MAX_FRAME_BYTES,
+        **({"ssl": _certificates()} if secure else {}),
+    }
+
+
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+# Failures
+
+
+@contextmanager
+def _opening(url: str) -> Generator[None, None, None]:
+    """The one place where what websockets raises before there is a connection becomes Bay's."""
+    exceptions = _load("websockets.exceptions")
+    try:
+        yield
+    except exceptions.InvalidStatus as error:
+        _refused(error.response, url)
+    except (exceptions.InvalidMessage, exceptions.ConnectionClosed) as error:
+        raise ConnectionFailed(
+            f"the connection to {url} broke before it stood: {error}", details={"url": url, "sent": True}
+        ) from error
+    except TimeoutError as error:
+        raise Timeout(f"{url} did not answer in time; raise timeout_s if it needs longer") from error
+    except OSError as error:
+        raise ConnectionFailed(
+            f"cannot reach Bay at {url}: {error}; start it with `bay serve`, or set BAY_URL to where it runs",
+            details={"url": url, "sent": False},
+        ) from error
+    except (exceptions.WebSocketException, ImportError, ValueError) as error:
+        raise BayError(f"{url} does not speak WebSocket as Bay does: {error}") from error
+
+
+def _refused(response: "Response", url: str) -> NoReturn:
+    """An answer in place of an upgrade says why, as any other answer does."""
+    kept = {name: value for name, value in response.headers.raw_items() if name.lower() in _HEADERS}
+    answer = httpx.Response(response.status_code, headers=kept, content=bytes(response.body or b""))
+    check(answer, url)
+    decode(answer, url)
+    raise BayError(f"{url} answered HTTP {response.status_code} in place of opening a WebSocket")
+
+
+_HEADERS = frozenset({"content-type", "location", "retry-after"})
+
+
+@contextmanager
+def _using(url: str) -> Generator[None, None, None]:
+    """The one place where the end of a connection becomes Bay's."""
+    closed = cast("type[ConnectionClosed]", _load("websockets.exceptions").ConnectionClosed)
+    try:
+        yield
+    except closed as error:
+        raise _closed(error, url) from error
+    except TimeoutError as error:
+        raise Timeout(f"{url} fell silent") from error
+
+
+def _closed(error: "ConnectionClosed", url: str) -> BayError:
+    if error.rcvd is not None:
+        return close_error(error.rcvd.code, error.rcvd.reason, url)
+    # Nobody said goodbye to us. Either the line broke, or what came was such that we hung up.
+    if error.sent is not None and error.sent.code in _LOCAL_REFUSALS:
+        return BayError(f"{url} sent what is not WebSocket as Bay speaks it: {error.sent.reason or error}")
+    return close_error(1006, "", url)

@@ -1,0 +1,88 @@
+"""`bay python` on a real Bay with the `fake` driver."""
+
+import json
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bay as sdk
+from bay.server import embedded
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, str]]:
+    # Not tmp_path: the paths of sockets are at most 107 bytes long.
+    with (
+        tempfile.TemporaryDirectory(prefix="bay-") as root,
+        embedded.start(driver="fake", run_dir=Path(root)) as where,
+    ):
+        yield where
+
+
+@pytest.fixture(scope="module")
+def box(served: tuple[str, str]) -> Iterator[sdk.Box]:
+    with sdk.Client(*served) as client, client.sandbox(name="py") as made:
+        yield made
+
+
+@pytest.fixture
+def cli(served: tuple[str, str], box: sdk.Box, bay: Any) -> Any:
+    return type(bay)(served[0], {"BAY_API_KEY": served[1]})
+
+
+def test_code_remembers_and_its_output_goes_where_it_belongs(cli: Any, tmp_path: Path) -> None:
+    assert cli("python", "py", "-c", "x = 20").returncode == 0
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint('out é')\nprint('err', file=sys.stderr)\nx + 1")
+    done = cli("python", "py", str(script))
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, "out é\n21\n", b"err\n")
+    assert cli("python", "py", "-", stdin=b"print(x)").stdout == b"20\n"
+
+
+def test_what_fails_exits_with_1_and_says_why_on_stderr(cli: Any) -> None:
+    done = cli("python", "py", "-c", "print('before'); 1 / 0")
+    assert (done.returncode, done.stdout) == (1, b"before\n")
+    assert b"ZeroDivisionError: division by zero" in done.stderr
+    assert b"\x1b" not in done.stderr
+    late = cli("python", "py", "-c", "while True: pass", "--timeout", "0.3")
+    assert (late.returncode, late.stdout) == (1, b"")
+    assert late.stderr.splitlines()[-1].startswith(b"bay: the cell ran longer than 0.3 s")
+
+
+def test_json_prints_the_events(cli: Any) -> None:
+    done = cli("python", "py", "-c", "print(1)", "--json")
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["start", "stdout", "end"]
+
+
+def test_a_kernel_is_named_by_its_id(cli: Any, box: sdk.Box) -> None:
+    made = box.kernels.create()
+    made.run("y = 'there'")
+    assert cli("python", "py", "--kernel", made.id, "-c", "print(y)").stdout == b"there\n"
+    made.delete()
+    assert cli("python", "py", "--kernel", made.id, "-c", "1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), b"give the code"), (("-c", "1", "file"), b"give the code"), (("no-such-file",), b"No such file"),
+        (("/bin/sh",), b"is not UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_explained(cli: Any, arguments: tuple[str, ...], words: bytes) -> None:
+    done = cli("python", "py", *arguments)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_ctrl_c_interrupts_the_code(cli: Any, box: sdk.Box) -> None:
+    process = cli.start("python", "py", "-c", "print('on', flush=True)\nwhile True: pass")
+    with process:
+        assert process.stdout.readline() == b"on\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert box.python.run("'free'", timeout_s=10).text == "'free'"

@@ -1,0 +1,335 @@
+"""Being attached through the SDK: output and input over a WebSocket, and what becomes of it when that breaks."""
+
+import json
+import threading
+from collections.abc import Iterator
+
+import anyio
+import attaching
+import pytest
+import standin
+from attaching import EXEC_ID
+
+import bay
+
+LINES = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; exit 7"
+EXPECTED = b"".join(b"line %d\n" % number for number in range(300))
+
+
+@pytest.fixture(scope="module")
+def attach_server() -> Iterator[tuple[str, attaching.World]]:
+    with attaching.standing_in() as served:
+        yield served
+
+
+@pytest.fixture
+def world(attach_server: tuple[str, attaching.World]) -> Iterator[attaching.World]:
+    attach_server[1].clear()
+    yield attach_server[1]
+    attach_server[1].clear()
+
+
+@pytest.fixture
+def box(attach_server: tuple[str, attaching.World], world: attaching.World) -> Iterator[bay.Box]:
+    with bay.Client(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+        yield client.sandboxes.get("box")
+
+
+def proc(box: bay.Box) -> bay.Proc:
+    return box.execs.get(EXEC_ID)
+
+
+def refusal(status: int, code: str, **details: object) -> tuple[int, bytes, dict[str, str]]:
+    body = {"error": {"code": code, "message": f"a {code}", "details": details, "request_id": "req-7"}}
+    return status, json.dumps(body).encode(), {"Content-Type": "application/json"}
+
+
+def test_output_comes_with_its_streams_and_offsets_until_the_end(
+    world: attaching.World, box: bay.Box
+) -> None:
+    world.spawn("sh", "-c", "printf abc; read x; printf de >&2; exit 5")
+    with proc(box).attach() as attachment:
+        seen: list[tuple[int, str, bytes]] = []
+        for chunk in attachment:
+            seen.append((chunk.offset, chunk.stream, chunk.data))
+            if len(seen) == 1:
+                attachment.write("go\n")
+        assert seen == [(0, "stdout", b"abc"), (3, "stderr", b"de")]
+        assert (attachment.exit and attachment.exit.exit_code, attachment.offset) == (5, 5)
+
+
+def test_input_its_end_sizes_and_signals_arrive(world: attaching.World, box: bay.Box) -> None:
+    world.spawn("sh", "-c", "trap 'echo got it' USR1; cat; exit 3")
+    with proc(box).attach() as attachment:
+        output = iter(attachment)
+        attachment.write(b"\x00\xff\n")
+        assert next(output).data == b"\x00\xff\n"
+        attachment.send_eof()
+        assert b"".join(chunk.data for chunk in output) == b""
+        assert attachment.exit
+        assert attachment.exit.exit_code == 3
+        with pytest.raises(bay.Conflict, match="has ended"):
+            attachment.write("more")
+
+
+def test_a_terminal_is_made_in_one_call_and_resized(world: attaching.World, box: bay.Box) -> None:
+    with box.terminal(rows=11, cols=33) as terminal:
+        terminal.write("stty size; echo $(( 40 + 2 ))\n")
+        text = b""
+        for chunk in terminal:
+            assert chunk.stream == "tty"
+            text += chunk.data
+            if (
+                b"42" in text
+                and b"11 33" in text
+                and {"type": "resize", "rows": 5, "cols": 6} not in world.heard
+            ):
+                terminal.resize(5, 6)
+                terminal.write("stty size; exit 9\n")
+        assert b"5 6" in text
+        assert terminal.exit
+        assert terminal.exit.exit_code == 9
+
+
+def test_coming_back_to_a_terminal_draws_its_last_screen(world: attaching.World, box: bay.Box) -> None:
+    world.spawn("cat", tty=True)
+    with box.terminal(exec_id=EXEC_ID) as terminal:
+        assert next(iter(terminal)).data == attaching.SCREEN
+    assert f"exec={EXEC_ID}" in world.asked[-1]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 7, 100, 900])
+def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(
+    world: attaching.World, box: bay.Box, cut: int
+) -> None:
+    world.spawn("sh", "-c", LINES)
+    world.faults.cuts = [cut, cut + 1, cut + 3]
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == EXPECTED
+        assert attachment.exit
+        assert attachment.exit.exit_code == 7
+    assert world.faults.cuts == []
+
+
+@pytest.mark.parametrize("code", [1000, 1012, 4502])
+def test_a_server_that_says_come_back_is_come_back_to(
+    world: attaching.World, box: bay.Box, code: int
+) -> None:
+    world.spawn("sh", "-c", "echo here")
+    world.faults.closes = [(code, "later"), (code, "later")]
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == b"here\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1009, bay.PayloadTooLarge),
+        (1011, bay.InternalError),
+        (4400, bay.InvalidArgument),
+        (4403, bay.Unauthorized),
+        (4404, bay.NotFound),
+        (4409, bay.Conflict),
+        (4429, bay.QuotaExceeded),
+        (4999, bay.BayError),
+    ],
+)
+def test_any_other_close_is_the_error_it_stands_for(
+    world: attaching.World, box: bay.Box, code: int, kind: type[bay.BayError]
+) -> None:
+    world.spawn("cat")
+    world.faults.closes = [(code, "the reason")]
+    with proc(box).attach() as attachment, pytest.raises(bay.BayError, match="the reason") as caught:
+        next(iter(attachment))
+    assert type(caught.value) is kind
+
+
+def test_falling_behind_is_a_jump_or_an_error_where_every_byte_was_wanted(
+    world: attaching.World, box: bay.Box
+) -> None:
+    program = world.spawn("sh", "-c", "printf abcdef; exec cat")
+    program.after(5)
+    world.faults.closes = [(4410, "first_offset=4")]
+    with proc(box).attach() as attachment:
+        chunk = next(iter(attachment))
+        assert (chunk.offset, chunk.data) == (4, b"ef")
+    world.faults.closes = [(4410, "first_offset=4")]
+    with proc(box).attach(since=0) as attachment, pytest.raises(bay.OutputGone) as caught:
+        next(iter(attachment))
+    assert caught.value.details["first_offset"] == 4
+
+
+def test_falling_behind_on_a_screen_draws_it_anew(world: attaching.World, box: bay.Box) -> None:
+    program = world.spawn("sh", "-c", "printf abcdef; exec cat", tty=True)
+    program.after(5)
+    with proc(box).attach(repaint=True) as attachment:
+        output = iter(attachment)
+        assert next(output).data == attaching.SCREEN
+        world.sockets[-1].close(4410, "first_offset=9")
+        assert next(output).data == attaching.SCREEN
+    assert [path.partition("?")[2] for path in world.asked[-2:]] == ["repaint=true", "repaint=true"]
+
+
+def test_a_screen_is_drawn_only_where_output_is_gone_when_there_is_a_since(
+    world: attaching.World, box: bay.Box
+) -> None:
+    program = world.spawn("sh", "-c", "printf abcdef; exec cat", tty=True)
+    program.after(5)
+    with proc(box).attach(0, repaint=True) as attachment:
+        output = iter(attachment)
+        assert next(output).data == b"abcdef"
+        world.sockets[-1].close(4410, "first_offset=9")
+        assert next(output).data == attaching.SCREEN
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (401, "unauthorized", bay.Unauthorized),
+        (404, "not_found", bay.NotFound),
+        (409, "conflict", bay.Conflict),
+    ],
+)
+def test_a_refusal_before_the_upgrade_is_the_error_it_names(
+    world: attaching.World, box: bay.Box, status: int, code: str, kind: type[bay.BayError]
+) -> None:
+    world.spawn("cat")
+    world.faults.refusals = [refusal(status, code)]
+    with pytest.raises(kind, match=f"a {code}") as caught, proc(box).attach():
+        pytest.fail("it must not be attached")
+    assert caught.value.request_id == "req-7"
+
+
+def test_output_that_is_gone_before_the_upgrade_is_skipped_or_an_error(
+    world: attaching.World, box: bay.Box
+) -> None:
+    world.spawn("printf", "abcdef")
+    world.faults.refusals = [refusal(410, "output_gone", first_offset=4)]
+    with proc(box).attach() as attachment:
+        assert [(chunk.offset, chunk.data) for chunk in attachment] == [(4, b"ef")]
+    world.faults.refusals = [refusal(410, "output_gone", first_offset=4)]
+    with pytest.raises(bay.OutputGone), proc(box).attach(since=1):
+        pytest.fail("it must not be attached")
+
+
+def test_a_server_that_is_busy_is_asked_again(world: attaching.World, box: bay.Box) -> None:
+    world.spawn("printf", "abc")
+    world.faults.refusals = [refusal(503, "session_not_ready")]
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == b"abc"
+
+
+@pytest.mark.parametrize("status", [200, 302, 500])
+def test_what_is_not_bay_is_said_to_be_so(world: attaching.World, box: bay.Box, status: int) -> None:
+    world.spawn("cat")
+    world.faults.refusals = [(status, b"<html>", {"Content-Type": "text/html"})]
+    with pytest.raises(bay.BayError, match=r"not an answer of Bay|redirect"), proc(box).attach():
+        pytest.fail("it must not be attached")
+
+
+@pytest.mark.parametrize("frame", ["{", "[]", "{}", b"\x01abc", '{"type": "attached", "next_offset": -1}'])
+def test_a_first_frame_that_is_none_is_an_error(
+    world: attaching.World, box: bay.Box, frame: str | bytes
+) -> None:
+    world.spawn("cat")
+    world.faults.first = [frame]
+    with pytest.raises(bay.BayError, match="server"), proc(box).attach():
+        pytest.fail("it must not be attached")
+
+
+@pytest.mark.parametrize("frame", ["no json", b"", b"\x63data", b"\x01" + bytes(5 << 20)])
+def test_garbage_is_an_error_and_no_hang(world: attaching.World, box: bay.Box, frame: str | bytes) -> None:
+    world.spawn("cat")
+    world.faults.then = [frame]
+    with proc(box).attach() as attachment, pytest.raises(bay.BayError):
+        next(iter(attachment))
+
+
+def test_frames_of_a_newer_server_are_passed_over(world: attaching.World, box: bay.Box) -> None:
+    world.spawn("printf", "abc")
+    world.faults.then = ['{"type": "weather"}']
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == b"abc"
+
+
+def test_leaving_ends_who_iterates_and_leaves_the_command(world: attaching.World, box: bay.Box) -> None:
+    program = world.spawn("cat")
+    with proc(box).attach() as attachment:
+        timer = threading.Timer(0.05, attachment.close)
+        timer.start()
+        assert list(attachment) == []
+        timer.join()
+    assert program.running
+
+
+def test_a_server_that_stays_away_is_given_up_after_retry_s(box: bay.Box, world: attaching.World) -> None:
+    world.spawn("cat")
+    found = proc(box)
+    with (
+        bay.Client("http://127.0.0.1:9", standin.KEY, retry_s=0.3) as nobody,
+        pytest.raises(bay.ConnectionFailed, match="cannot reach"),
+    ):
+        bay.Proc(nobody._http, found._sandbox_id, found.info).attach().__enter__()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_shell_whose_start_may_have_been_heard_is_not_started_twice(
+    world: attaching.World, box: bay.Box
+) -> None:
+    world.faults.first = ["{"]
+    world.faults.closes = [(1012, "")]
+    with pytest.raises(bay.BayError), box.terminal():
+        pytest.fail("it must not be attached")
+    assert len([path for path in world.asked if "terminal" in path]) == 1
+
+
+def test_a_write_goes_through_the_connection_that_was_made_anew(world: attaching.World, box: bay.Box) -> None:
+    world.spawn("cat")
+    with proc(box).attach() as attachment:
+        world.sockets[-1].close(1012, "back soon")
+        attachment.write("still here\n")
+        assert next(iter(attachment)).data == b"still here\n"
+
+
+@pytest.mark.anyio
+async def test_the_async_client_does_the_same(
+    attach_server: tuple[str, attaching.World], world: attaching.World
+) -> None:
+    world.spawn("sh", "-c", LINES)
+    world.faults.cuts = [5, 700]
+    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+        found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
+        async with found.attach(since=0) as attachment:
+            assert b"".join([chunk.data async for chunk in attachment]) == EXPECTED
+            assert attachment.exit
+            assert attachment.exit.exit_code == 7
+
+
+@pytest.mark.anyio
+async def test_the_async_client_writes_and_raises_what_a_close_stands_for(
+    attach_server: tuple[str, attaching.World], world: attaching.World
+) -> None:
+    world.spawn("cat")
+    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+        found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
+        async with found.attach() as attachment:
+            output = aiter(attachment)
+            await attachment.write("hello\n")
+            assert (await anext(output)).data == b"hello\n"
+            world.sockets[-1].close(4404, "it is gone")
+            with pytest.raises(bay.NotFound, match="it is gone"):
+                await anext(output)
+
+
+@pytest.mark.anyio
+async def test_cancelling_who_iterates_hangs_up_and_leaves_the_command(
+    attach_server: tuple[str, attaching.World], world: attaching.World
+) -> None:
+    program = world.spawn("cat")
+    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+        found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
+        with anyio.move_on_after(0.1) as scope:
+            async with found.attach() as attachment:
+                async for _ in attachment:
+                    pytest.fail("it prints nothing")
+        assert scope.cancelled_caught
+    assert program.running
