@@ -1,11 +1,13 @@
 """The benchmarks by name. Each returns what it found; what is compared is measured alternately, within one run."""
 
+from bench.attached import flood, keystroke, replay
 from bench.base import Case
 from bench.footprint import idle, memory
 from bench.listing import listing
 from bench.programs import clients, ship
+from bench.python import python, python_pooled
 from bench.restarting import restart
-from bench.running import exec_true, warm
+from bench.running import exec_many, exec_true, warm
 from bench.starting import burst, cold, patterns, pool
 
 CASES: dict[str, Case] = {
@@ -13,6 +15,12 @@ CASES: dict[str, Case] = {
     "ship": ship,
     "cold": cold,
     "exec": exec_true,
+    "exec100": exec_many,
+    "keystroke": keystroke,
+    "flood": flood,
+    "replay": replay,
+    "python": python,
+    "python-pool": python_pooled,
     "warm": warm,
     "pool": pool,
     "burst": burst,

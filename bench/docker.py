@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IMAGE = "bay-bench:tiny"
-PROGRAMS = (Path("/usr/bin/true"), Path("/usr/bin/sleep"))
+PROGRAMS = (Path("/usr/bin/true"), Path("/usr/bin/sleep"), Path("/usr/bin/head"))
 
 
 class NoDocker(Exception):

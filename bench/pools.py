@@ -13,9 +13,9 @@ BARE, POOLED = "python-default", "pooled"
 
 
 @contextmanager
-def pooled_server(pool_size: int) -> Generator[OwnServer]:
-    """A server with two profiles, alike but for the pool: `BARE` has none, `POOLED` keeps `pool_size` started."""
-    config = f"[profiles.{BARE}]\n[profiles.{POOLED}]\npool_size = {pool_size}\n"
+def pooled_server(pool_size: int, more: str = "") -> Generator[OwnServer]:
+    """A server with two profiles, alike but for the pool: `BARE` has none, `POOLED` keeps `pool_size` started; `more` is a line for both."""
+    config = f"[profiles.{BARE}]\n{more}\n[profiles.{POOLED}]\n{more}\npool_size = {pool_size}\n"
     with own_server("bay-bench-", config) as server:
         yield server
         drain(server)

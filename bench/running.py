@@ -1,10 +1,13 @@
 """Commands on a sandbox that is there: running, or frozen."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 from bench.base import Bench, beside_docker, ms, running_box
 from bench.figures import Figure, Ratio, Result
 from bench.raw import Raw
 
-EXEC_RUNS, DOCKER_EXEC_RUNS, WARM_RUNS = 300, 20, 100
+EXEC_RUNS, DOCKER_EXEC_RUNS, WARM_RUNS, MANY = 300, 20, 100, 100
 
 
 def exec_true(bench: Bench) -> list[Result]:
@@ -24,6 +27,21 @@ def exec_true(bench: Bench) -> list[Result]:
         without,
         Ratio(figure, without),
         Figure("exec true through bash -lc", "ms", tuple(shell)),
+    ]
+
+
+def exec_many(bench: Bench) -> list[Result]:
+    """A hundred commands at once in one sandbox: until all have been answered, and how long each took."""
+    count = bench.count(MANY)
+    with running_box(bench.client) as box, ThreadPoolExecutor(count) as threads:
+        began = time.perf_counter()
+        running = [threads.submit(ms, lambda: box.run(["true"], check=True)) for _ in range(count)]
+        good = tuple(future.result() for future in running if future.exception() is None)
+        wall = (time.perf_counter() - began) * 1000
+    note = f"{len(good)} of {count} succeeded"
+    return [
+        Figure(f"{count} execs at once in one sandbox, all answered", "ms", (wall,), note),
+        Figure("each of them", "ms", good or (wall,)),
     ]
 
 
