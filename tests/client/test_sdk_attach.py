@@ -5,10 +5,10 @@ import threading
 from collections.abc import Iterator
 
 import anyio
-import attaching
+import attach_standin
 import pytest
 import standin
-from attaching import EXEC_ID
+from attach_standin import EXEC_ID
 
 import bay
 
@@ -17,20 +17,20 @@ EXPECTED = b"".join(b"line %d\n" % number for number in range(300))
 
 
 @pytest.fixture(scope="module")
-def attach_server() -> Iterator[tuple[str, attaching.World]]:
-    with attaching.standing_in() as served:
+def attach_server() -> Iterator[tuple[str, attach_standin.World]]:
+    with attach_standin.standing_in() as served:
         yield served
 
 
 @pytest.fixture
-def world(attach_server: tuple[str, attaching.World]) -> Iterator[attaching.World]:
+def world(attach_server: tuple[str, attach_standin.World]) -> Iterator[attach_standin.World]:
     attach_server[1].clear()
     yield attach_server[1]
     attach_server[1].clear()
 
 
 @pytest.fixture
-def box(attach_server: tuple[str, attaching.World], world: attaching.World) -> Iterator[bay.Box]:
+def box(attach_server: tuple[str, attach_standin.World], world: attach_standin.World) -> Iterator[bay.Box]:
     with bay.Client(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
         yield client.sandboxes.get("box")
 
@@ -45,7 +45,7 @@ def refusal(status: int, code: str, **details: object) -> tuple[int, bytes, dict
 
 
 def test_output_comes_with_its_streams_and_offsets_until_the_end(
-    world: attaching.World, box: bay.Box
+    world: attach_standin.World, box: bay.Box
 ) -> None:
     world.spawn("sh", "-c", "printf abc; read x; printf de >&2; exit 5")
     with proc(box).attach() as attachment:
@@ -58,7 +58,7 @@ def test_output_comes_with_its_streams_and_offsets_until_the_end(
         assert (attachment.exit and attachment.exit.exit_code, attachment.offset) == (5, 5)
 
 
-def test_input_its_end_sizes_and_signals_arrive(world: attaching.World, box: bay.Box) -> None:
+def test_input_its_end_sizes_and_signals_arrive(world: attach_standin.World, box: bay.Box) -> None:
     world.spawn("sh", "-c", "trap 'echo got it' USR1; cat; exit 3")
     with proc(box).attach() as attachment:
         output = iter(attachment)
@@ -72,7 +72,7 @@ def test_input_its_end_sizes_and_signals_arrive(world: attaching.World, box: bay
             attachment.write("more")
 
 
-def test_a_terminal_is_made_in_one_call_and_resized(world: attaching.World, box: bay.Box) -> None:
+def test_a_terminal_is_made_in_one_call_and_resized(world: attach_standin.World, box: bay.Box) -> None:
     with box.terminal(rows=11, cols=33) as terminal:
         terminal.write("stty size; echo $(( 40 + 2 ))\n")
         text = b""
@@ -91,16 +91,16 @@ def test_a_terminal_is_made_in_one_call_and_resized(world: attaching.World, box:
         assert terminal.exit.exit_code == 9
 
 
-def test_coming_back_to_a_terminal_draws_its_last_screen(world: attaching.World, box: bay.Box) -> None:
+def test_coming_back_to_a_terminal_draws_its_last_screen(world: attach_standin.World, box: bay.Box) -> None:
     world.spawn("cat", tty=True)
     with box.terminal(exec_id=EXEC_ID) as terminal:
-        assert next(iter(terminal)).data == attaching.SCREEN
+        assert next(iter(terminal)).data == attach_standin.SCREEN
     assert f"exec={EXEC_ID}" in world.asked[-1]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 7, 100, 900])
 def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(
-    world: attaching.World, box: bay.Box, cut: int
+    world: attach_standin.World, box: bay.Box, cut: int
 ) -> None:
     world.spawn("sh", "-c", LINES)
     world.faults.cuts = [cut, cut + 1, cut + 3]
@@ -113,7 +113,7 @@ def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize("code", [1000, 1012, 4502])
 def test_a_server_that_says_come_back_is_come_back_to(
-    world: attaching.World, box: bay.Box, code: int
+    world: attach_standin.World, box: bay.Box, code: int
 ) -> None:
     world.spawn("sh", "-c", "echo here")
     world.faults.closes = [(code, "later"), (code, "later")]
@@ -135,7 +135,7 @@ def test_a_server_that_says_come_back_is_come_back_to(
     ],
 )
 def test_any_other_close_is_the_error_it_stands_for(
-    world: attaching.World, box: bay.Box, code: int, kind: type[bay.BayError]
+    world: attach_standin.World, box: bay.Box, code: int, kind: type[bay.BayError]
 ) -> None:
     world.spawn("cat")
     world.faults.closes = [(code, "the reason")]
@@ -145,7 +145,7 @@ def test_any_other_close_is_the_error_it_stands_for(
 
 
 def test_falling_behind_is_a_jump_or_an_error_where_every_byte_was_wanted(
-    world: attaching.World, box: bay.Box
+    world: attach_standin.World, box: bay.Box
 ) -> None:
     program = world.spawn("sh", "-c", "printf abcdef; exec cat")
     program.after(5)
@@ -159,19 +159,19 @@ def test_falling_behind_is_a_jump_or_an_error_where_every_byte_was_wanted(
     assert caught.value.details["first_offset"] == 4
 
 
-def test_falling_behind_on_a_screen_draws_it_anew(world: attaching.World, box: bay.Box) -> None:
+def test_falling_behind_on_a_screen_draws_it_anew(world: attach_standin.World, box: bay.Box) -> None:
     program = world.spawn("sh", "-c", "printf abcdef; exec cat", tty=True)
     program.after(5)
     with proc(box).attach(repaint=True) as attachment:
         output = iter(attachment)
-        assert next(output).data == attaching.SCREEN
+        assert next(output).data == attach_standin.SCREEN
         world.sockets[-1].close(4410, "first_offset=9")
-        assert next(output).data == attaching.SCREEN
+        assert next(output).data == attach_standin.SCREEN
     assert [path.partition("?")[2] for path in world.asked[-2:]] == ["repaint=true", "repaint=true"]
 
 
 def test_a_screen_is_drawn_only_where_output_is_gone_when_there_is_a_since(
-    world: attaching.World, box: bay.Box
+    world: attach_standin.World, box: bay.Box
 ) -> None:
     program = world.spawn("sh", "-c", "printf abcdef; exec cat", tty=True)
     program.after(5)
@@ -179,7 +179,7 @@ def test_a_screen_is_drawn_only_where_output_is_gone_when_there_is_a_since(
         output = iter(attachment)
         assert next(output).data == b"abcdef"
         world.sockets[-1].close(4410, "first_offset=9")
-        assert next(output).data == attaching.SCREEN
+        assert next(output).data == attach_standin.SCREEN
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_screen_is_drawn_only_where_output_is_gone_when_there_is_a_since(
     ],
 )
 def test_a_refusal_before_the_upgrade_is_the_error_it_names(
-    world: attaching.World, box: bay.Box, status: int, code: str, kind: type[bay.BayError]
+    world: attach_standin.World, box: bay.Box, status: int, code: str, kind: type[bay.BayError]
 ) -> None:
     world.spawn("cat")
     world.faults.refusals = [refusal(status, code)]
@@ -201,7 +201,7 @@ def test_a_refusal_before_the_upgrade_is_the_error_it_names(
 
 
 def test_output_that_is_gone_before_the_upgrade_is_skipped_or_an_error(
-    world: attaching.World, box: bay.Box
+    world: attach_standin.World, box: bay.Box
 ) -> None:
     world.spawn("printf", "abcdef")
     world.faults.refusals = [refusal(410, "output_gone", first_offset=4)]
@@ -212,7 +212,7 @@ def test_output_that_is_gone_before_the_upgrade_is_skipped_or_an_error(
         pytest.fail("it must not be attached")
 
 
-def test_a_server_that_is_busy_is_asked_again(world: attaching.World, box: bay.Box) -> None:
+def test_a_server_that_is_busy_is_asked_again(world: attach_standin.World, box: bay.Box) -> None:
     world.spawn("printf", "abc")
     world.faults.refusals = [refusal(503, "session_not_ready")]
     with proc(box).attach() as attachment:
@@ -220,7 +220,7 @@ def test_a_server_that_is_busy_is_asked_again(world: attaching.World, box: bay.B
 
 
 @pytest.mark.parametrize("status", [200, 302, 500])
-def test_what_is_not_bay_is_said_to_be_so(world: attaching.World, box: bay.Box, status: int) -> None:
+def test_what_is_not_bay_is_said_to_be_so(world: attach_standin.World, box: bay.Box, status: int) -> None:
     world.spawn("cat")
     world.faults.refusals = [(status, b"<html>", {"Content-Type": "text/html"})]
     with pytest.raises(bay.BayError, match=r"not an answer of Bay|redirect"), proc(box).attach():
@@ -229,7 +229,7 @@ def test_what_is_not_bay_is_said_to_be_so(world: attaching.World, box: bay.Box, 
 
 @pytest.mark.parametrize("frame", ["{", "[]", "{}", b"\x01abc", '{"type": "attached", "next_offset": -1}'])
 def test_a_first_frame_that_is_none_is_an_error(
-    world: attaching.World, box: bay.Box, frame: str | bytes
+    world: attach_standin.World, box: bay.Box, frame: str | bytes
 ) -> None:
     world.spawn("cat")
     world.faults.first = [frame]
@@ -238,21 +238,23 @@ def test_a_first_frame_that_is_none_is_an_error(
 
 
 @pytest.mark.parametrize("frame", ["no json", b"", b"\x63data", b"\x01" + bytes(5 << 20)])
-def test_garbage_is_an_error_and_no_hang(world: attaching.World, box: bay.Box, frame: str | bytes) -> None:
+def test_garbage_is_an_error_and_no_hang(
+    world: attach_standin.World, box: bay.Box, frame: str | bytes
+) -> None:
     world.spawn("cat")
     world.faults.then = [frame]
     with proc(box).attach() as attachment, pytest.raises(bay.BayError):
         next(iter(attachment))
 
 
-def test_frames_of_a_newer_server_are_passed_over(world: attaching.World, box: bay.Box) -> None:
+def test_frames_of_a_newer_server_are_passed_over(world: attach_standin.World, box: bay.Box) -> None:
     world.spawn("printf", "abc")
     world.faults.then = ['{"type": "weather"}']
     with proc(box).attach() as attachment:
         assert b"".join(chunk.data for chunk in attachment) == b"abc"
 
 
-def test_leaving_ends_who_iterates_and_leaves_the_command(world: attaching.World, box: bay.Box) -> None:
+def test_leaving_ends_who_iterates_and_leaves_the_command(world: attach_standin.World, box: bay.Box) -> None:
     program = world.spawn("cat")
     with proc(box).attach() as attachment:
         timer = threading.Timer(0.05, attachment.close)
@@ -262,7 +264,9 @@ def test_leaving_ends_who_iterates_and_leaves_the_command(world: attaching.World
     assert program.running
 
 
-def test_a_server_that_stays_away_is_given_up_after_retry_s(box: bay.Box, world: attaching.World) -> None:
+def test_a_server_that_stays_away_is_given_up_after_retry_s(
+    box: bay.Box, world: attach_standin.World
+) -> None:
     world.spawn("cat")
     found = proc(box)
     with (
@@ -273,7 +277,7 @@ def test_a_server_that_stays_away_is_given_up_after_retry_s(box: bay.Box, world:
 
 
 def test_a_shell_whose_start_may_have_been_heard_is_not_started_twice(
-    world: attaching.World, box: bay.Box
+    world: attach_standin.World, box: bay.Box
 ) -> None:
     world.faults.first = ["{"]
     world.faults.closes = [(1012, "")]
@@ -282,7 +286,9 @@ def test_a_shell_whose_start_may_have_been_heard_is_not_started_twice(
     assert len([path for path in world.asked if "terminal" in path]) == 1
 
 
-def test_a_write_goes_through_the_connection_that_was_made_anew(world: attaching.World, box: bay.Box) -> None:
+def test_a_write_goes_through_the_connection_that_was_made_anew(
+    world: attach_standin.World, box: bay.Box
+) -> None:
     world.spawn("cat")
     with proc(box).attach() as attachment:
         world.sockets[-1].close(1012, "back soon")
@@ -292,7 +298,7 @@ def test_a_write_goes_through_the_connection_that_was_made_anew(world: attaching
 
 @pytest.mark.anyio
 async def test_the_async_client_does_the_same(
-    attach_server: tuple[str, attaching.World], world: attaching.World
+    attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
     world.spawn("sh", "-c", LINES)
     world.faults.cuts = [5, 700]
@@ -306,7 +312,7 @@ async def test_the_async_client_does_the_same(
 
 @pytest.mark.anyio
 async def test_the_async_client_writes_and_raises_what_a_close_stands_for(
-    attach_server: tuple[str, attaching.World], world: attaching.World
+    attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
     world.spawn("cat")
     async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
@@ -322,7 +328,7 @@ async def test_the_async_client_writes_and_raises_what_a_close_stands_for(
 
 @pytest.mark.anyio
 async def test_cancelling_who_iterates_hangs_up_and_leaves_the_command(
-    attach_server: tuple[str, attaching.World], world: attaching.World
+    attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
     program = world.spawn("cat")
     async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
