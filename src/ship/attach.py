@@ -1,14 +1,11 @@
 """An attachment to an exec: its output as it comes and its input, on one WebSocket. The process never waits for it.
 
-An attachment is a cursor in the exec's ring and has no queue of its own. One that is so far behind that the ring will
-soon let go of what it needs makes Ship read no output until it has taken some, so that a program that does nothing but
-print does not outrun every reader there is. But it has half a second of that, and earns more only by taking 8 MiB a
-second: one that is slower is not waited for. It is told where the ring begins now and let go.
+An attachment is a cursor in the exec's ring and has no queue of its own. One that is about to lose its place has a
+little patience of the program (see `patience`); one that is slower is told where the ring begins now and let go.
 """
 
 import asyncio
 import json
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
@@ -17,6 +14,7 @@ from typing import cast
 from ship import order
 from ship.errors import Conflict, Forbidden, InvalidArgument, OutputGone
 from ship.execs import Exec
+from ship.patience import Patience
 from ship.ring import Piece
 from ship.waiting import first_of
 from ship.websocket import NORMAL, Closing, WebSocket
@@ -31,8 +29,6 @@ _SLICE_BYTES = 64 * 1024
 _MOST_CONTROLS_PER_S = 50
 _INPUT_BYTES = 1 << 20
 _LEFT_BEHIND_S = 2.0
-_PATIENCE_S = 0.5
-_QUICK_BYTES_PER_S = 8 << 20
 _ENDING_S = 1.0
 
 
@@ -57,8 +53,7 @@ class Attachment:
         self._next = since
         self._input = _Input(found)
         self._controls: list[float] = []
-        self._patience_s = _PATIENCE_S
-        """For how long the program may still be kept waiting; 0 until the reader has caught up."""
+        self._patience = Patience(found)
 
     async def run(self) -> None:
         """Serve it to its end, whichever side that comes from."""
@@ -98,29 +93,14 @@ class Attachment:
         pieces = list(self._exec.ring.read(self._next, _FRAME_BYTES))
         for marker, run in _frames(pieces):
             self._socket.write_bytes(marker, *(bytes(piece.data) for piece in run))
-            self._earn(run[-1].end - self._next)
+            self._patience.earn(run[-1].end - self._next)
             self._next = run[-1].end
-            await self._wait_room()
+            with self._patience.while_giving(self._next):
+                while (room := self._socket.wire.room) is not None:
+                    await first_of((room,), None)
         if not pieces:
-            self._patience_s = _PATIENCE_S
+            self._patience.renew()
         return bool(pieces)
-
-    async def _wait_room(self) -> None:
-        while (room := self._socket.wire.room) is not None:
-            if self._patience_s and self._exec.ring.endangers(self._next):
-                await self._hold(room)
-            else:
-                await self._exec.news.wait(room)
-
-    async def _hold(self, room: asyncio.Future[None]) -> None:
-        began = time.monotonic()
-        with self._exec.held():
-            await first_of((room,), self._patience_s)
-        self._patience_s = max(0.0, self._patience_s - (time.monotonic() - began))
-
-    def _earn(self, taken: int) -> None:
-        if self._patience_s:
-            self._patience_s = min(_PATIENCE_S, self._patience_s + taken / _QUICK_BYTES_PER_S)
 
     async def _take_messages(self) -> None:
         async for message in self._socket.messages():

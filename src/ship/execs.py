@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from typing import Literal, Protocol
 
 from ship import trees
 from ship.clock import rfc3339
@@ -39,6 +39,14 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it: POSIX.1-2017, Shell 
 _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 
+class Reader(Protocol):
+    """Somebody who reads the output of an exec."""
+
+    def look(self) -> None:
+        """Called when there is more."""
+        ...
+
+
 class Exec:
     """One exec. `news` rings at output and at the end, `ended` at the end only."""
 
@@ -61,6 +69,8 @@ class Exec:
         self._tty = order.tty
         self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
         self._holds = 0
+        self.readers: set[Reader] = set()
+        """Those that are being given output just now."""
         self._identities = identities
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
@@ -245,6 +255,8 @@ class Exec:
 
     def _take(self, stream: Stream, data: bytes) -> None:
         self.ring.append(stream, data, time.time())
+        for reader in self.readers:
+            reader.look()
         self.news.ring()
 
     def _arm(self, timeout_s: float | None) -> None:

@@ -16,6 +16,7 @@ from ship.http import Answer, Request, Upgrade, json_answer
 from ship.kernel_routes import KernelRoutes
 from ship.owners import Owners
 from ship.paths import Workspace
+from ship.patience import Patience
 from ship.ring import Piece
 from ship.settings import Settings
 
@@ -251,6 +252,7 @@ async def _stream_output(request: Request, found: Exec, since: int, follow: bool
 
 async def _output_lines(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
     gone = request.talk.wire.gone
+    patience = Patience(found)
     while True:
         # Asked in this order: what is written between the two questions belongs before the last line.
         ended = not found.running
@@ -259,14 +261,17 @@ async def _output_lines(request: Request, found: Exec, since: int, follow: bool)
             return
         pieces = list(found.ring.read(since, _READ_BYTES))
         if pieces:
+            patience.earn(pieces[-1].end - since)
             since = pieces[-1].end
-            yield b"".join(line for piece in pieces for line in _lines(piece))
+            with patience.while_giving(since):
+                yield b"".join(line for piece in pieces for line in _lines(piece))
         elif ended:
             yield _line(found.end_to_wire())
             return
         elif not follow or gone.done():
             return
         else:
+            patience.renew()
             await found.news.wait(gone)
 
 

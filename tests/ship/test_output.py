@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -181,3 +182,16 @@ def test_no_descriptor_is_left_after_execs(ship: Ship) -> None:
         ship.run(["no-such-program"])
         ship.http.post("/execs", json={"id": "x", "command": "true", "cwd": "missing"})
     assert eventually(lambda: descriptors(ship) <= held)
+
+
+def test_a_follower_that_takes_what_comes_gets_all_of_a_flood(ship: Ship) -> None:
+    exec_id = ship.start("read go; exec head -c 50000000 /dev/zero", stdin_open=True)
+    query = {"since": "0", "follow": "true"}
+    with ship.http.stream("GET", f"/execs/{exec_id}/output", params=query) as answer:
+        ship.http.post(f"/execs/{exec_id}/stdin", content=b"go\n").raise_for_status()
+        raw = b"".join(answer.iter_raw())
+    told = [json.loads(line) for line in raw.splitlines()]
+    assert told[-1].get("exit_code") == 0, told[-1]
+    sizes = [len(base64.b64decode(line["data"])) for line in told[:-1]]
+    assert [line["offset"] for line in told[:-1]] == [0, *accumulate(sizes[:-1])]
+    assert sum(sizes) == 50_000_000
