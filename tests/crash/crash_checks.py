@@ -141,7 +141,10 @@ class _Checks:
         for kind, ids in crash_host.by_session(self.place).items():
             self.verdict.lost += [f"{session} has no {kind}" for session in sorted(live - ids)]
         for session, phase in phases.items():
-            if crash_host.is_frozen(self.place, session) != (phase == "paused"):
+            # The row says so first, and the kernel freezes after that.
+            if not await until(
+                lambda s=session, p=phase: crash_host.is_frozen(self.place, s) == (p == "paused"), _ENDS_S
+            ):
                 self.verdict.lost.append(f"{session} is {phase} in its row and not on the host")
         for sandbox, count in crash_host.containers_of(self.place).items():
             if count > 1:
