@@ -3,6 +3,7 @@
 import json
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,22 @@ def test_ctrl_c_interrupts_the_code(cli: Any, box: sdk.Box) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
     assert box.python.run("'free'", timeout_s=10).text == "'free'"
+
+
+def test_ctrl_c_while_other_code_runs_leaves_that_alone(cli: Any, box: sdk.Box) -> None:
+    with cli.start("python", "py", "-c", "print('on', flush=True)\nwhile True: pass") as theirs:
+        assert theirs.stdout.readline() == b"on\n"
+        with cli.start("python", "py", "-c", "mine = 1") as ours:
+            _wait_queued(box)
+            ours.send_signal(signal.SIGINT)
+            assert ours.wait(20) == 130
+            assert b"has not begun" in ours.stderr.read()
+        assert box.kernels.get("default").info.state == "busy"
+        theirs.send_signal(signal.SIGINT)
+        assert theirs.wait(20) == 130
+
+
+def _wait_queued(box: sdk.Box) -> None:
+    deadline = time.monotonic() + 20
+    while box.kernels.get("default").info.queued == 0:
+        assert time.monotonic() < deadline

@@ -4,10 +4,12 @@ It answers GET of one sandbox and its execs, `…/execs/{id}/attach` and `…/te
 """
 
 import fcntl
+import itertools
 import json
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -27,6 +29,7 @@ from websockets.sync.server import ServerConnection, serve
 
 Json = dict[str, Any]
 EXEC_ID = f"exec-{'a' * 24}"
+PING_S = 0.1
 SCREEN = b"\x1b[H\x1b[2Jwhat was there"
 
 
@@ -36,10 +39,14 @@ class Faults:
 
     refusals: list[tuple[int, bytes, Json]] = field(default_factory=list[tuple[int, bytes, Json]])
     """Plain HTTP answers in place of the next upgrades."""
+    resets: int = 0
+    """So many of the next connections are reset in place of the upgrade."""
     cuts: list[int] = field(default_factory=list[int])
     """The next connections break after so many bytes of output."""
     closes: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """The next connections are closed so, at once after `attached`."""
+    mutes: list[int] = field(default_factory=list[int])
+    """The next connections say nothing after `attached` but so many pings; with none, they stay so until the client hangs up."""
     first: list[str | bytes] = field(default_factory=list[str | bytes])
     """What the next connections say in place of `attached`."""
     then: list[str | bytes] = field(default_factory=list[str | bytes])
@@ -166,6 +173,9 @@ class World:
         path = urlsplit(request.path).path
         self.asked.append(request.path)
         if "Upgrade" in request.headers:
+            if self.faults.resets:
+                self.faults.resets -= 1
+                _reset(connection.socket)
             if not self.faults.refusals:
                 return None
             status, body, headers = self.faults.refusals.pop(0)
@@ -180,7 +190,8 @@ class World:
         parts = urlsplit(connection.request.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if parts.path.endswith("/terminal") and "exec" not in query:
-            self.program = Program(["sh"], tty=True, rows=int(query["rows"]), cols=int(query["cols"]))
+            rows, cols = (int(query.get(name, size)) for name, size in (("rows", 24), ("cols", 80)))
+            self.program = Program(["sh"], tty=True, rows=rows, cols=cols)
         program = self.program
         assert program is not None
         self.sockets.append(connection)
@@ -194,6 +205,8 @@ class World:
         connection.send(self.faults.first.pop(0) if self.faults.first else json.dumps(attached))
         if self.faults.closes:
             return connection.close(*self.faults.closes.pop(0))
+        if self.faults.mutes and _mute(connection, self.faults.mutes.pop(0)):
+            return None
         if self.faults.then:
             connection.send(self.faults.then.pop(0))
         if repaint:
@@ -238,6 +251,27 @@ class World:
         self.__init__()
 
 
+def _mute(connection: ServerConnection, pings: int) -> bool:
+    """Say nothing but `pings`; whether the client has hung up over it."""
+    for _ in range(pings):
+        connection.ping()
+        with suppress(TimeoutError):
+            connection.recv(PING_S)
+    if pings:
+        return False
+    with suppress(ConnectionClosed):
+        connection.recv(20)
+    return True
+
+
+def _reset(connection: socket.socket) -> None:
+    """Close without a goodbye: what is unsent is dropped, and the other end gets an RST (see SO_LINGER in socket(7))."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with suppress(OSError):  # the other end may be gone already
+        connection.shutdown(socket.SHUT_RD)
+    connection.close()
+
+
 def _json(body: Json) -> Response:
     return _response(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -262,3 +296,23 @@ def standing_in() -> Generator[tuple[str, World], None, None]:
             world.clear()
             server.shutdown()
             thread.join(5)
+
+
+@contextmanager
+def resetting(apart_s: float) -> Generator[str, None, None]:
+    """A server that resets every connection, each `apart_s` later in its life than the last; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_reset_all, args=(listener, apart_s), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def _reset_all(listener: socket.socket, apart_s: float) -> None:
+    never = threading.Event()
+    with suppress(OSError):
+        for number in itertools.count():
+            connection, _ = listener.accept()
+            never.wait(number * apart_s)
+            _reset(connection)

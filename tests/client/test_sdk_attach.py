@@ -11,6 +11,7 @@ import standin
 from attach_standin import EXEC_ID
 
 import bay
+from bay.client import _socket
 
 LINES = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; exit 7"
 EXPECTED = b"".join(b"line %d\n" % number for number in range(300))
@@ -95,7 +96,10 @@ def test_coming_back_to_a_terminal_draws_its_last_screen(world: attach_standin.W
     world.spawn("cat", tty=True)
     with box.terminal(exec_id=EXEC_ID) as terminal:
         assert next(iter(terminal)).data == attach_standin.SCREEN
-    assert f"exec={EXEC_ID}" in world.asked[-1]
+    # Without a size: others may be at that terminal, with one that suits them.
+    assert world.asked[-1].endswith(f"/terminal?exec={EXEC_ID}")
+    with box.terminal(5, 6, EXEC_ID):
+        assert world.asked[-1].endswith(f"/terminal?rows=5&cols=6&exec={EXEC_ID}")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 7, 100, 900])
@@ -111,7 +115,7 @@ def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(
     assert world.faults.cuts == []
 
 
-@pytest.mark.parametrize("code", [1000, 1012, 4502])
+@pytest.mark.parametrize("code", [1000, 1011, 1012, 4502])
 def test_a_server_that_says_come_back_is_come_back_to(
     world: attach_standin.World, box: bay.Box, code: int
 ) -> None:
@@ -121,11 +125,43 @@ def test_a_server_that_says_come_back_is_come_back_to(
         assert b"".join(chunk.data for chunk in attachment) == b"here\n"
 
 
+def test_a_line_on_which_nothing_comes_any_more_is_given_up_for_a_new_one(
+    world: attach_standin.World, box: bay.Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_socket, "SILENCE_S", 0.2)
+    world.spawn("printf", "abc")
+    world.faults.mutes = [0, 0]
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == b"abc"
+    assert world.faults.mutes == []
+
+
+def test_a_line_on_which_only_pings_come_is_kept(
+    world: attach_standin.World, box: bay.Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_socket, "SILENCE_S", 10 * attach_standin.PING_S)
+    world.spawn("printf", "abc")
+    world.faults.mutes = [15]
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == b"abc"
+    assert len(world.sockets) == 1
+
+
+def test_a_server_that_takes_no_input_for_long_is_not_hung_up_on(
+    world: attach_standin.World, box: bay.Box
+) -> None:
+    # Bay reads nothing, the client's pings neither, while the command takes nothing.
+    world.spawn("cat")
+    with proc(box).attach() as attachment:
+        assert attachment._line  # pyright: ignore[reportPrivateUsage]
+        connection = attachment._line.socket._connection  # pyright: ignore[reportPrivateUsage]
+        assert connection.ping_interval is None
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
         (1009, bay.PayloadTooLarge),
-        (1011, bay.InternalError),
         (4400, bay.InvalidArgument),
         (4403, bay.Unauthorized),
         (4404, bay.NotFound),
@@ -227,6 +263,16 @@ def test_what_is_not_bay_is_said_to_be_so(world: attach_standin.World, box: bay.
         pytest.fail("it must not be attached")
 
 
+def test_a_redirect_is_not_followed(
+    attach_server: tuple[str, attach_standin.World], world: attach_standin.World, box: bay.Box
+) -> None:
+    world.spawn("cat")
+    world.faults.refusals = [(302, b"", {"Location": f"ws{attach_server[0][4:]}/elsewhere"})]
+    with pytest.raises(bay.BayError, match="redirect"), proc(box).attach():
+        pytest.fail("it must not be attached")
+    assert "/elsewhere" not in world.asked
+
+
 @pytest.mark.parametrize("frame", ["{", "[]", "{}", b"\x01abc", '{"type": "attached", "next_offset": -1}'])
 def test_a_first_frame_that_is_none_is_an_error(
     world: attach_standin.World, box: bay.Box, frame: str | bytes
@@ -264,6 +310,32 @@ def test_leaving_ends_who_iterates_and_leaves_the_command(world: attach_standin.
     assert program.running
 
 
+def test_while_input_is_not_taken_output_comes_and_one_can_leave(
+    world: attach_standin.World, box: bay.Box
+) -> None:
+    world.spawn("sh", "-c", "while :; do echo tick; sleep 0.01; done")
+    left: list[BaseException] = []
+    attachment = proc(box).attach().__enter__()
+    writer = threading.Thread(target=_write_too_much, args=(attachment, left), daemon=True)
+    writer.start()
+    leaving = threading.Timer(1, attachment.close)
+    leaving.start()
+    ticks = sum(len(chunk.data) for chunk in attachment) // 5
+    leaving.join(10)
+    writer.join(10)
+    assert [leaving.is_alive(), writer.is_alive()] == [False, False]
+    assert ticks > 20
+    assert [type(error) for error in left] == [bay.ConnectionFailed]
+
+
+def _write_too_much(attachment: bay.Attachment, left: list[BaseException]) -> None:
+    """More than a pipe and the sockets on the way to it hold."""
+    try:
+        attachment.write(bytes(64 << 20))
+    except bay.BayError as error:
+        left.append(error)
+
+
 def test_a_server_that_stays_away_is_given_up_after_retry_s(
     box: bay.Box, world: attach_standin.World
 ) -> None:
@@ -274,6 +346,24 @@ def test_a_server_that_stays_away_is_given_up_after_retry_s(
         pytest.raises(bay.ConnectionFailed, match="cannot reach"),
     ):
         bay.Proc(nobody._http, found._sandbox_id, found.info).attach().__enter__()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_server_that_resets_the_upgrade_is_asked_again(world: attach_standin.World, box: bay.Box) -> None:
+    world.spawn("printf", "abc")
+    world.faults.resets = 2
+    with proc(box).attach() as attachment:
+        assert b"".join(chunk.data for chunk in attachment) == b"abc"
+    assert world.faults.resets == 0
+
+
+def test_a_reset_at_any_point_of_the_upgrade_is_a_connection_that_broke() -> None:
+    with (
+        attach_standin.resetting(apart_s=2e-5) as url,
+        bay.Client(url, standin.KEY, retry_s=0) as client,
+    ):
+        for _ in range(80):
+            with pytest.raises(bay.ConnectionFailed):
+                _socket.Socket.open(client._http.config, "/v1/any", {})  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_shell_whose_start_may_have_been_heard_is_not_started_twice(
@@ -311,6 +401,24 @@ async def test_the_async_client_does_the_same(
 
 
 @pytest.mark.anyio
+async def test_the_async_client_gives_up_a_silent_line_and_sends_no_pings(
+    attach_server: tuple[str, attach_standin.World],
+    world: attach_standin.World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_socket, "SILENCE_S", 10 * attach_standin.PING_S)
+    world.spawn("printf", "abc")
+    world.faults.mutes = [0, 15]
+    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+        found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
+        async with found.attach() as attachment:
+            assert b"".join([chunk.data async for chunk in attachment]) == b"abc"
+            assert attachment._line  # pyright: ignore[reportPrivateUsage]
+            assert attachment._line.socket._connection.ping_interval is None  # pyright: ignore[reportPrivateUsage]
+    assert len(world.sockets) == 2
+
+
+@pytest.mark.anyio
 async def test_the_async_client_writes_and_raises_what_a_close_stands_for(
     attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
@@ -324,6 +432,20 @@ async def test_the_async_client_writes_and_raises_what_a_close_stands_for(
             world.sockets[-1].close(4404, "it is gone")
             with pytest.raises(bay.NotFound, match="it is gone"):
                 await anext(output)
+
+
+@pytest.mark.anyio
+async def test_the_async_client_follows_no_redirect(
+    attach_server: tuple[str, attach_standin.World], world: attach_standin.World
+) -> None:
+    world.spawn("cat")
+    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+        found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
+        world.faults.refusals = [(302, b"", {"Location": f"ws{attach_server[0][4:]}/elsewhere"})]
+        with pytest.raises(bay.BayError, match="redirect"):
+            async with found.attach():
+                pytest.fail("it must not be attached")
+    assert "/elsewhere" not in world.asked
 
 
 @pytest.mark.anyio

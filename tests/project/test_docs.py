@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bay.cli._app import app as cli
-from bay.errors import BY_CODE
+from bay.client._frames import close_error
+from bay.errors import BY_CODE, ConnectionFailed
 from bay.server.api.relay import CODES, SILENT
 from bay.server.app import build_app
 from bay.server.settings import ProfileSettings, Settings, load
@@ -135,6 +136,14 @@ def test_every_error_says_what_it_means() -> None:
 def test_every_close_code_of_an_attachment_is_documented() -> None:
     documented = {int(code) for code in re.findall(r"(?m)^\| (\d{4}) \|", read("docs/errors.md"))}
     assert documented == {1000, 1009, 1011, 1012, SILENT, *CODES.values()}
+
+
+@pytest.mark.parametrize("code", [1009, 1011, 1012, SILENT, *CODES.values()])
+def test_the_sdk_comes_back_after_the_close_codes_that_say_so(code: int) -> None:
+    row = re.search(rf"(?m)^\| {code} \|.*$", read("docs/errors.md"))
+    assert row is not None
+    comes_back = isinstance(close_error(code, "", "http://bay"), ConnectionFailed)
+    assert comes_back == row[0].endswith("| Come back by offset. |")
 
 
 def commands() -> list[str]:

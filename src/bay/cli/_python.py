@@ -39,8 +39,7 @@ def python(
             for event in events:
                 printer.take(event)
         except (KeyboardInterrupt, OSError):
-            with suppress(BayError):
-                box.kernels.get(kernel).interrupt()
+            _interrupt(box, kernel, printer)
             raise
     return 0 if printer.is_ok else 1
 
@@ -65,14 +64,28 @@ def _kernel(box: "Box", kernel_id: str) -> "Repl | None":
     return None if kernel_id == "default" else box.kernels.get(kernel_id)
 
 
+def _interrupt(box: "Box", kernel_id: str, printer: "_Printer") -> None:
+    """End our code and no other's, which would be hit where ours waits behind it or has ended."""
+    if printer.is_running:
+        with suppress(BayError):
+            box.kernels.get(kernel_id).interrupt()
+    elif not printer.is_over:
+        with suppress(OSError):
+            note("the code has not begun; it may still run, once what is before it has ended")
+
+
 class _Printer:
     """Passes on what the code does: output as it is, values and displays as plain text, a traceback on stderr."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self.is_ok = False
+        self.is_running = False
+        self.is_over = False
 
     def take(self, event: "CellEvent") -> None:
+        self.is_over = event.type == "end"
+        self.is_running = not self.is_over
         self.is_ok = event.status == "ok"
         if self._as_json:
             print_json(event_to_wire(event))

@@ -14,7 +14,6 @@ from bay.errors import (
     BayError,
     Conflict,
     ConnectionFailed,
-    InternalError,
     InvalidArgument,
     NotFound,
     OutputGone,
@@ -25,7 +24,10 @@ from bay.errors import (
 from bay.models import Exec, OutputChunk, Stream
 
 FRAME_BYTES = 256 << 10
-"""How much input one frame carries; the server takes a megabyte."""
+"""How much input one piece of a request carries."""
+
+INPUT_BYTES = 16 << 10
+"""How much input one frame carries: so much goes into the buffer of a socket that has room, without waiting."""
 
 MAX_FRAME_BYTES = 4 << 20
 """What is longer is not Bay's."""
@@ -35,7 +37,6 @@ _INPUT, _STDOUT, _STDERR, _REPAINT = 0, 1, 2, 3
 
 _CLOSED: dict[int, type[BayError]] = {
     1009: PayloadTooLarge,
-    1011: InternalError,
     4400: InvalidArgument,
     4403: Unauthorized,
     4404: NotFound,
@@ -43,7 +44,7 @@ _CLOSED: dict[int, type[BayError]] = {
     4410: OutputGone,
     4429: QuotaExceeded,
 }
-_COME_BACK = {1000, 1001, 1005, 1006, 1012, 1013, 4502}
+_COME_BACK = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 4502}
 _FIRST_OFFSET = re.compile(r"first_offset=(\d{1,19})")
 
 
@@ -63,8 +64,8 @@ def close_error(code: int, reason: str, url: str) -> BayError:
 def input_frames(data: str | bytes) -> Iterator[bytes]:
     """The frames that carry `data` to the process."""
     whole = memoryview(data.encode() if isinstance(data, str) else data)
-    for start in range(0, len(whole), FRAME_BYTES):
-        yield bytes([_INPUT]) + whole[start : start + FRAME_BYTES]
+    for start in range(0, len(whole), INPUT_BYTES):
+        yield bytes([_INPUT]) + whole[start : start + INPUT_BYTES]
 
 
 def resize_frame(rows: int, cols: int) -> str:

@@ -6,9 +6,12 @@ is opened: few programs attach to anything.
 
 import asyncio
 import importlib
+import selectors
+import socket
 import ssl
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -22,13 +25,19 @@ from bay.client._wire import Params, check, decode
 from bay.errors import BayError, ConnectionFailed, Timeout
 
 if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection as AsyncConnection
     from websockets.exceptions import ConnectionClosed
     from websockets.http11 import Response
-    from websockets.sync.client import ClientConnection
+
+    from bay.client._connections import AsyncConnection, Connection
 
 CLOSE_S = 2.0
 """How long saying goodbye may take."""
+
+LOOK_S = 1.0
+"""How often who waits to send looks whether the connection still stands."""
+
+SILENCE_S = 60.0
+"""How long a line may be without a sign of life before it is given up; Bay pings every 20 s."""
 
 _LOCAL_REFUSALS = (1002, 1003, 1007, 1009)
 
@@ -47,15 +56,20 @@ class AsyncSocket:
         _need_asyncio()
         with _opening(config.url):
             manager = _load("websockets.asyncio.client").connect(
-                _address(config, path, params), **_options(config)
+                _address(config, path, params),
+                create_connection=_load("bay.client._connections").AsyncConnection,
+                **_options(config),
             )
             connection = await manager.__aenter__()
         return cls(manager, connection, config.url)
 
     async def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s`."""
+        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence."""
+        silence = _Silence()
         with _using(self._url), anyio.fail_after(timeout_s):
-            return await self._connection.recv()
+            while True:
+                with anyio.move_on_after(silence.left(self._connection)):
+                    return await self._connection.recv()
 
     async def send(self, frame: str | bytes) -> None:
         """Send a frame; waits while the other side takes nothing."""
@@ -78,7 +92,7 @@ class AsyncSocket:
 class Socket:
     """One connection, to send and receive frames: text as str, binary as bytes. One thread may send while another receives."""
 
-    def __init__(self, manager: Any, connection: "ClientConnection", url: str) -> None:
+    def __init__(self, manager: Any, connection: "Connection", url: str) -> None:
         self._manager = manager
         self._connection = connection
         self._url = url
@@ -88,20 +102,34 @@ class Socket:
         """Connect. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
         with _opening(config.url):
             manager = _load("websockets.sync.client").connect(
-                _address(config, path, params), **_options(config)
+                _address(config, path, params),
+                create_connection=_load("bay.client._connections").Connection,
+                **_options(config),
             )
             connection = manager.__enter__()
         return cls(manager, connection, config.url)
 
     def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s`."""
+        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence."""
+        silence = _Silence()
         with _using(self._url):
-            return self._connection.recv(timeout_s)
+            if timeout_s is not None:
+                return self._connection.recv(timeout_s)
+            while True:
+                left = silence.left(self._connection)
+                with suppress(TimeoutError):
+                    return self._connection.recv(left)
 
     def send(self, frame: str | bytes) -> None:
         """Send a frame; waits while the other side takes nothing."""
         with _using(self._url):
+            self._wait_for_room()
             self._connection.send(frame)
+
+    def _wait_for_room(self) -> None:
+        # The library's `send` waits with the lock that receiving and hanging up need, so it is called where it need not.
+        while not (self.broken or _has_room(self._connection.socket)):
+            pass
 
     @property
     def broken(self) -> bool:
@@ -113,6 +141,14 @@ class Socket:
         manager, self._manager = self._manager, None
         if manager is not None:
             manager.__exit__(None, None, None)
+
+
+def _has_room(connection: socket.socket) -> bool:
+    """Waits up to `LOOK_S` for the kernel to take more; True for a socket that is closed."""
+    with suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_WRITE)
+        return bool(selector.select(LOOK_S))
+    return True
 
 
 def _need_asyncio() -> None:
@@ -144,6 +180,8 @@ def _options(config: Config) -> dict[str, Any]:
         "proxy": True if http["trust_env"] else None,
         "compression": None,
         "open_timeout": min(config.timeout_s, CONNECT_S),
+        # Ours would go unread, and so unanswered, while a command takes no input. Bay's come all the same.
+        "ping_interval": None,
         "close_timeout": CLOSE_S,
         "max_size": MAX_FRAME_BYTES,
         **({"ssl": _certificates()} if secure else {}),
@@ -157,13 +195,27 @@ def _certificates() -> ssl.SSLContext:
 # Failures
 
 
+class _Silence:
+    """How long nothing has come. What came before this was made, while nobody read, is not held against the line."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def left(self, connection: "AsyncConnection | Connection") -> float:
+        """How much longer it may last, in seconds; raises TimeoutError when it has lasted too long."""
+        left = max(self._began, connection.heard_at) + SILENCE_S - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
 @contextmanager
 def _opening(url: str) -> Generator[None, None, None]:
     """The one place where what websockets raises before there is a connection becomes Bay's."""
     exceptions = _load("websockets.exceptions")
     try:
         yield
-    except exceptions.InvalidStatus as error:
+    except _load("bay.client._connections").Refused as error:
         _refused(error.response, url)
     except (exceptions.InvalidMessage, exceptions.ConnectionClosed) as error:
         raise ConnectionFailed(

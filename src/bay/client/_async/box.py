@@ -86,10 +86,13 @@ class AsyncBox:
         """
         return await self.execs.spawn(command, **options)
 
-    def terminal(self, rows: int = 24, cols: int = 80, exec_id: str | None = None) -> AsyncAttachment:
+    def terminal(
+        self, rows: int | None = None, cols: int | None = None, exec_id: str | None = None
+    ) -> AsyncAttachment:
         """A login shell on a terminal of its own, to be used with `with`; leaving it leaves the shell running.
 
-        `exec_id` is one that was left: its last screen comes first, at the new size. An idle sandbox is frozen
+        Its size is 24 rows of 80 columns unless given. `exec_id` is one that was left: its last screen comes first,
+        at the new size where both numbers are given, else at the size it has. An idle sandbox is frozen
         together with such a shell.
         """
         size = {"rows": rows, "cols": cols}
