@@ -211,9 +211,14 @@ async def test_a_signal_comes_through(live: Served, client: httpx.AsyncClient, b
     assert one.exit["exit_code"] == 7
 
 
-async def follow(client: httpx.AsyncClient, box: str, made: str) -> list[Json]:
-    answer = await client.get(f"/v1/sandboxes/{box}/execs/{made}/output", params={"follow": "true"})
-    return [json.loads(line) for line in answer.text.splitlines()]
+async def follow(client: httpx.AsyncClient, box: str, made: str, begun: asyncio.Event) -> list[Json]:
+    lines: list[Json] = []
+    path = f"/v1/sandboxes/{box}/execs/{made}/output"
+    async with client.stream("GET", path, params={"follow": "true"}) as following:
+        async for line in following.aiter_lines():
+            lines.append(json.loads(line))
+            begun.set()
+    return lines
 
 
 async def test_when_ship_dies_everybody_is_told_at_once_that_the_exec_is_lost(
@@ -284,14 +289,32 @@ async def test_nobody_stays_attached_with_a_key_that_was_revoked(
     made = await start(client, box, "echo one; sleep 1000")
     async with attached(live, f"{box}/execs/{made}/attach") as one, asyncio.TaskGroup() as group:
         await one.until(b"one\n")
-        following = group.create_task(follow(client, box, made))
-        await until(lambda: live.bay.stays._places["alice"] == 2)
+        begun = asyncio.Event()
+        following = group.create_task(follow(client, box, made, begun))
+        await within(begun.wait())
+        assert live.bay.stays._places["alice"] == 2
         live.bay.keys._by_hash.clear()
         await one.rest()
         lines = await within(following)
     assert one.closed[0] == 4403
-    assert all("data" in line for line in lines)
+    assert [line["data"] for line in lines] == ["b25lCg=="]
     assert live.bay.stays._places == {}
+
+
+async def test_stdin_is_fed_no_longer_than_its_key_is_good_and_counts_as_a_connection(
+    live: Served, client: httpx.AsyncClient, box: str
+) -> None:
+    live.bay.stays._look_s = 0.05
+    made = await start(client, box, "cat", stdin_open=True)
+
+    async def endless() -> AsyncGenerator[bytes]:
+        yield b"x"
+        await until(lambda: live.bay.stays._places["alice"] == 1)
+        live.bay.keys._by_hash.clear()
+        await until(lambda: not live.bay.stays._places)
+
+    answer = await within(client.post(f"/v1/sandboxes/{box}/execs/{made}/stdin", content=endless()))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
 
 
 async def test_when_bay_goes_down_all_are_told_to_come_back_and_nobody_is_waited_for(root: Path) -> None:
@@ -304,13 +327,14 @@ async def test_when_bay_goes_down_all_are_told_to_come_back_and_nobody_is_waited
             made = await start(client, box, "echo one; sleep 1000")
             one = await stack.enter_async_context(attached(live, f"{box}/execs/{made}/attach"))
             await one.until(b"one\n")
-            following = asyncio.create_task(follow(client, box, made))
-            await until(lambda: live.bay.stays._places["alice"] == 2)
+            begun = asyncio.Event()
+            following = asyncio.create_task(follow(client, box, made, begun))
+            await within(begun.wait())
             began = time.monotonic()
         assert time.monotonic() - began < 4
         await one.rest()
         assert one.closed[0] == 1012
-        assert all("data" in line for line in await within(following))
+        assert [line["data"] for line in await within(following)] == ["b25lCg=="]
 
 
 async def test_each_owner_has_so_many_connections(

@@ -1,16 +1,21 @@
 """What a WebSocket passes before a route sees it: identity, scope, one Host header, the audit; and how it is refused."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 from attaching import attached, refused
-from server_harness import Served, create, eventually
+from server_harness import Served, create, eventually, within
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
+
+from bay.server.sockets import Socket
 
 pytestmark = pytest.mark.anyio
 
@@ -103,3 +108,39 @@ async def test_attaching_is_audited_once_when_it_begins_and_refusals_too(
         await one.rest()
     await refused(live, f"{path}?since=99")
     assert [row[:2] for row in await rows()] == [(101, None), (400, "validation_error")]
+
+
+async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
+    live: Served, client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+    attach, lost = live.bay.link.attach, Socket.connection_lost
+
+    def note(socket: Socket, exc: Exception | None) -> None:
+        lost(socket, exc)
+        left.set()
+
+    @asynccontextmanager
+    async def slow(*args: Any) -> AsyncGenerator[Any]:
+        async with attach(*args) as attachment:
+            asked.set()
+            await left.wait()
+            yield attachment
+
+    monkeypatch.setattr(live.bay.link, "attach", slow)
+    monkeypatch.setattr(Socket, "connection_lost", note)
+    _, writer = await asyncio.open_connection("127.0.0.1", live.port)
+    writer.write(
+        f"GET /v1/sandboxes/{path} HTTP/1.1\r\nHost: bay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {'A' * 22}==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Authorization: Bearer {live.key}\r\n\r\n".encode()
+    )
+    await within(asked.wait())
+    writer.transport.abort()
+
+    async def is_noted() -> bool:
+        await live.bay.later.flush()
+        rows = (await client.get("/v1/audit", params={"method": "WEBSOCKET"})).json()["items"]
+        return [row["code"] for row in rows] == [None]
+
+    await eventually(is_noted)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, create, shell, within
 
-from bay.errors import ShipError
+from bay.errors import Conflict, ShipError
 from bay.ids import new_id
 from bay.models import Exec
 from bay.server.auth import Caller
@@ -33,18 +34,30 @@ class Unreachable(ShipLink):
         raise ShipError("the connection to the sandbox's runtime broke")
 
 
+class Full(ShipLink):
+    """A link to a Ship that has room for no more execs."""
+
+    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+        raise Conflict("256 execs are running; end some first")
+
+
 @pytest.fixture
 async def box(alice: httpx.AsyncClient) -> str:
     return (await create(alice, wait=15))["id"]
 
 
-async def break_off(bay: World, box: str, argv: tuple[str, ...]) -> None:
-    """A call with the key `once` that is broken off between the row and Ship."""
+def over(bay: World, link: ShipLink) -> Execs:
+    """The service with another link."""
     it = bay.bay
     locator = Locator(store=it.store, later=it.later, waker=it.waker)
-    execs = Execs(
-        store=it.store, later=it.later, waker=it.waker, locator=locator, link=Unreachable(), stays=it.stays, clock=bay.clock
+    return Execs(
+        store=it.store, later=it.later, waker=it.waker, locator=locator, link=link, stays=it.stays, clock=bay.clock
     )  # fmt: skip
+
+
+async def break_off(bay: World, box: str, argv: tuple[str, ...]) -> None:
+    """A call with the key `once` that is broken off between the row and Ship."""
+    execs = over(bay, Unreachable())
     with pytest.raises(ShipError):
         await execs.create(Caller("alice", "write", "key"), box, NewExec(argv=argv, env={}), "once", 5)
 
@@ -110,6 +123,19 @@ async def test_what_ship_refuses_leaves_no_exec_and_the_call_may_be_made_again(
     await shell(alice, box, "mkdir missing")
     answer = await alice.post(path, params={"wait": 10}, json=body, headers=KEY)
     assert answer.json()["stdout"].endswith("/missing\n")
+
+
+async def test_a_sandbox_with_no_room_for_another_exec_says_so_and_the_call_may_be_made_again(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    new = NewExec(argv=("true",), env={})
+    with closing(Full()) as link, pytest.raises(Conflict, match="256 execs"):
+        await over(bay, link).create(Caller("alice", "write", "key"), box, new, "once", 5)
+    assert await listed(alice, box) == []
+    answer = await alice.post(
+        f"/v1/sandboxes/{box}/execs", params={"wait": 10}, json={"argv": ["true"]}, headers=KEY
+    )
+    assert (answer.status_code, answer.json()["state"]) == (201, "exited")
 
 
 async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(

@@ -189,6 +189,14 @@ def test_a_port_is_taken_from_the_moment_it_is_bound() -> None:
         main._listen("127.0.0.1", first.getsockname()[1])
 
 
+def test_the_kernel_asks_silent_clients_whether_they_are_there() -> None:
+    with main._listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+
+
 Complain = Callable[..., str]
 
 

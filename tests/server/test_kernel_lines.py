@@ -1,6 +1,7 @@
 """What a Ship says of its cells is checked line by line; what is shown of it is put together in order."""
 
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -55,12 +56,34 @@ def test_a_line_that_is_no_event_is_the_runtimes_fault(lie: bytes) -> None:
         b'{"seq":1,"type":"result","data":{"a":' + b"[" * 500 + b"]" * 500 + b"}}",
         line(seq=1, type="display", data={str(n): "" for n in range(100)}),
         line(seq=1, type="display", data={"x" * 1000: ""}),
+        b'{"seq":1,"type":"result","data":{"application/json":[' + b"[]," * (1 << 20) + b"1]}}",
+        b'{"seq":1,"type":"display","data":{"application/json":[' + b'"",' * (1 << 20) + b"1]}}",
     ],
+    ids=["nan", "infinity", "deep", "kinds", "kind", "lists", "strings"],
 )
 def test_a_display_of_a_form_that_is_not_passed_on_becomes_a_note(shown: bytes) -> None:
     found = parse_event(shown)
     assert found.data is not None
     assert found.data["text/plain"].startswith("[not shown")
+
+
+def test_what_has_too_many_parts_costs_little() -> None:
+    shown = b'{"seq":1,"type":"result","data":{"application/json":[' + b"[]," * (3 << 20) + b"1]}}"
+    began = time.thread_time()
+    assert parse_event(shown).type == "result"
+    assert time.thread_time() - began < 0.5
+
+
+def test_marks_inside_of_strings_are_no_parts() -> None:
+    text = '\\",[{' * 200_000 + "\\"
+    found = parse_event(line(seq=1, type="result", data={"text/html": text, "application/json": [1, 2]}))
+    assert found.data == {"text/html": text, "application/json": [1, 2]}
+
+
+async def test_large_lines_come_in_their_place() -> None:
+    texts = ["a", "b" * (1 << 20), "c"]
+    pieces = [line(seq=seq, type="stdout", text=text) + b"\n" for seq, text in enumerate(texts)]
+    assert [e.text async for e in events_of(body(*pieces))] == texts
 
 
 def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_kept() -> None:
@@ -96,6 +119,23 @@ async def test_an_endless_line_and_an_endless_cell_are_cut() -> None:
 
     with pytest.raises(ShipError, match="more than 1000000 bytes"):
         await read_all(events_of(chatter()), 1_000_000)
+
+
+@pytest.mark.parametrize("where", ["ename", "evalue"])
+async def test_errors_count_with_all_that_is_in_them(where: str) -> None:
+    values = {"ename": "E", "evalue": "", where: "x" * 600_000}
+    pieces = [line(seq=seq, type="error", traceback=[], **values) + b"\n" for seq in range(2)]
+    with pytest.raises(ShipError, match="more than 1000000 bytes"):
+        await read_all(events_of(body(*pieces)), 1_000_000)
+
+
+async def test_a_cell_as_a_whole_has_no_more_parts_than_one_line_may() -> None:
+    shown = {"application/json": [1] * 200_000}
+    pieces = [line(seq=seq, type="display", data=shown) + b"\n" for seq in range(2)]
+    whole = await read_all(events_of(body(*pieces, line(**END) + b"\n")), 10_000_000)
+    assert whole[0].data == shown
+    assert whole[1].data is not None
+    assert whole[1].data["text/plain"].startswith("[not shown")
 
 
 def test_a_line_on_the_wire_has_what_its_type_has() -> None:

@@ -34,8 +34,10 @@ class Small:
     port: int = 0
     sockets: list[Socket] = field(default_factory=list[Socket])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    admit: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await self.admit.wait()
         await receive()
         await send({"type": "websocket.accept"})
         try:
@@ -46,9 +48,11 @@ class Small:
 
 @asynccontextmanager
 async def running(
-    act: Callable[[Receive, Send], Awaitable[None]], *, ping_s: float = 20.0
+    act: Callable[[Receive, Send], Awaitable[None]], *, ping_s: float = 20.0, admit: bool = True
 ) -> AsyncGenerator[Small]:
     app = Small(act)
+    if admit:
+        app.admit.set()
 
     class Known(Socket):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -130,6 +134,18 @@ async def test_tiny_messages_that_nobody_takes_do_not_pile_up_in_memory() -> Non
         writer.write(frame(Opcode.BINARY) * 100_000)
         await until(lambda: bool(app.sockets) and app.sockets[0].read_paused)
         assert app.sockets[0].queue.qsize() < 5000
+
+
+async def test_what_comes_before_the_client_is_accepted_does_not_pile_up_in_memory() -> None:
+    async with running(read_all, admit=False) as app:
+        _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(HANDSHAKE + frame(Opcode.BINARY, b"x" * 65536) * 500)
+        await until(lambda: bool(app.sockets) and app.sockets[0].read_paused)
+        assert sum(map(len, app.sockets[0]._unread)) < 1 << 20
+        writer.write(frame(Opcode.CLOSE, (1000).to_bytes(2, "big")))
+        app.admit.set()
+        await within(app.ended.wait())
+        writer.transport.abort()
 
 
 async def test_messages_come_whole_and_in_order_however_small() -> None:

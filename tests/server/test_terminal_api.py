@@ -48,6 +48,25 @@ async def test_a_terminal_is_a_login_shell_of_the_size_that_was_asked_for(
     assert one.closed[0] == 1000
 
 
+async def test_a_shell_whose_client_is_refused_does_not_stay(
+    live: Served, client: httpx.AsyncClient, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bay.server.stays.MOST", 0)
+    status, error = await refused(live, f"{box}/terminal")
+    assert (status, error["code"]) == (429, "quota_exceeded")
+    [made] = (await client.get(f"/v1/sandboxes/{box}/execs")).json()["items"]
+    assert made["state"] != "running"
+
+
+async def test_whoever_comes_back_without_a_size_leaves_the_terminal_its_own(
+    live: Served, client: httpx.AsyncClient, box: str
+) -> None:
+    async with attached(live, f"{box}/terminal?rows=30&cols=100") as one:
+        made = one.first["exec"]["id"]
+        async with attached(live, f"{box}/terminal?exec={made}") as back:
+            assert (back.first["exec"]["rows"], back.first["exec"]["cols"]) == (30, 100)
+
+
 async def test_whoever_comes_back_finds_the_shell_with_its_screen(
     live: Served, client: httpx.AsyncClient, box: str
 ) -> None:

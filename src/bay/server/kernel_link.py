@@ -1,10 +1,12 @@
 """Bay's calls to the kernels of a Ship: what a cell did comes as lines, each checked and bounded here."""
 
+import asyncio
 import json
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
@@ -19,7 +21,12 @@ _START_S = 60.0
 """For what waits for a kernel's process; its first start in a cold image reads many files."""
 _LINE = (16 << 20) + 4096  # Ship keeps no more of one cell
 _SMALL = 1 << 20
+_AT_ONCE = 64 << 10
+"""Bytes of the longest line that is parsed where it comes; longer ones are in a thread, beside all else."""
+_MOST_PARTS = 1 << 18
+"""Commas and opening brackets in a line, or strings. Each costs many times its bytes to parse: a few megabytes of `[]` seconds, and a gigabyte."""
 _ERROR_LINE = re.compile(rb'^\{"error"')
+_SHOWN = re.compile(rb'^\{"seq": ?(\d{1,18}), ?"type": ?"(display|result)"')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _NOTE = "[not shown: it is nested too deeply, has too many parts, or numbers that JSON has not]"
@@ -236,7 +243,7 @@ async def events_of(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[CellE
     """The events in order; what comes twice or behind the end is nonsense."""
     last, ended = -1, False
     async for line in lines(chunks, _LINE):
-        event = parse_event(line)
+        event = parse_event(line) if len(line) <= _AT_ONCE else await asyncio.to_thread(parse_event, line)
         if ended or event.seq <= last:
             raise ShipError("the sandbox's runtime sent the events of a cell in no order")
         last, ended = event.seq, event.type == "end"
@@ -247,14 +254,39 @@ def parse_event(line: bytes) -> CellEvent:
     """The event on one line. Raises ShipError when it is none."""
     if _ERROR_LINE.match(line):
         raise ShipError("the sandbox's runtime lost track of a cell")
-    try:
-        found = _LINE_OF.validate_json(_without_surrogates(line))
-    except ValidationError:
-        found = _in_its_place(line)
+    found = _parsed(line) if _parts(line) <= _MOST_PARTS else _in_place_of_many(line)
     values: dict[str, Any] = found.model_dump()
     if "traceback" in values:
         values["traceback"] = tuple(cast("list[str]", values["traceback"]))
     return CellEvent(**values)
+
+
+def _parsed(line: bytes) -> _Line:
+    try:
+        return _LINE_OF.validate_json(_without_surrogates(line))
+    except ValidationError:
+        return _in_its_place(line)
+
+
+def _parts(line: bytes) -> int:
+    """How many values are in it, about, told without parsing. What is inside of strings counts for nothing."""
+    if _marks(line) + line.count(b'"') <= _MOST_PARTS:
+        return 0
+    bare = line.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = bare.count(b'"') // 2
+    return strings if strings > _MOST_PARTS else max(strings, _marks(b"".join(bare.split(b'"')[::2])))
+
+
+def _marks(line: bytes) -> int:
+    return line.count(b",") + line.count(b"[") + line.count(b"{")
+
+
+def _in_place_of_many(line: bytes) -> _Display | _Result:
+    """The same as `_in_its_place` for a line that is not parsed at all; its number and type come first."""
+    found = _SHOWN.match(line)
+    if found is None:
+        raise ShipError("the sandbox's runtime sent a line that is no event of a cell")
+    return _note(int(found[1]), "display" if found[2] == b"display" else "result")
 
 
 def _in_its_place(line: bytes) -> _Display | _Result:
@@ -266,10 +298,14 @@ def _in_its_place(line: bytes) -> _Display | _Result:
         shown = _Unshowable.model_validate(json.loads(line))
     except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
         raise ShipError("the sandbox's runtime sent a line that is no event of a cell") from error
+    return _note(shown.seq, shown.type)
+
+
+def _note(seq: int, kind: Literal["display", "result"]) -> _Display | _Result:
     data: dict[str, JsonValue] = {"text/plain": _NOTE}
-    if shown.type == "display":
-        return _Display(seq=shown.seq, type="display", data=data)
-    return _Result(seq=shown.seq, type="result", data=data)
+    if kind == "display":
+        return _Display(seq=seq, type="display", data=data)
+    return _Result(seq=seq, type="result", data=data)
 
 
 def _without_surrogates(line: bytes) -> bytes:
@@ -283,19 +319,30 @@ def _without_surrogates(line: bytes) -> bytes:
 
 
 async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[CellEvent]:
-    """Every event, for those who want the cell as a whole. Raises ShipError beyond `most_bytes`."""
+    """Every event, for those who want the cell as a whole. Raises ShipError beyond `most_bytes`.
+
+    What is shown has as many parts in all as it may have in one line, and a note in the place of more.
+    """
     found: list[CellEvent] = []
-    size = 0
+    size = parts = 0
     async for event in events:
+        more, own = _weight(event)
+        if own and parts + own > _MOST_PARTS:
+            event = replace(event, data={"text/plain": _NOTE}, metadata={})
+        else:
+            parts += own
         found.append(event)
-        size += _size(event)
+        size += more
         if size > most_bytes:
             raise ShipError(f"the sandbox's runtime sent more than {most_bytes} bytes for one cell")
     return found
 
 
-def _size(event: CellEvent) -> int:
-    """About how much memory it takes; small ones count too."""
+def _weight(event: CellEvent) -> tuple[int, int]:
+    """About how many bytes of memory it takes without the parts of its JSON, and how many those are; small ones count too."""
     shown = (*(event.data or {}).values(), *(event.metadata or {}).values())
-    sizes = [len(value) if isinstance(value, str) else len(json.dumps(value)) for value in shown]
-    return 200 + len(event.text or "") + sum(sizes) + sum(map(len, event.traceback or ()))
+    texts = [value for value in shown if isinstance(value, str)]
+    others = [json.dumps(value).encode() for value in shown if not isinstance(value, str)]
+    words = (event.text or "", event.ename or "", event.evalue or "")
+    traceback = sum(60 + len(line) for line in event.traceback or ())
+    return 200 + sum(map(len, (*texts, *others, *words))) + traceback, sum(map(_marks, others))

@@ -26,6 +26,9 @@ from bay.server.sockets import MAX_MESSAGE, PING_S, Socket
 
 _SHUTDOWN_S = 5
 _BACKLOG = 2048
+_ASK_AFTER_S = 60
+_ASK_EVERY_S = 15
+_ASKS = 4
 
 
 def serve(host: str | None, port: int | None, data_dir: Path | None, config: Path | None) -> int:
@@ -154,6 +157,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _notice_the_vanished(listener)
     try:
         listener.bind((host, port))
         # Now and not by uvicorn: only this tells for certain that the port is taken.
@@ -164,6 +168,17 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
         ) from error
     return listener
+
+
+def _notice_the_vanished(listener: socket.socket) -> None:
+    """Have the kernel ask silent clients whether they are there; connections inherit it.
+
+    One that follows a silent exec sends nothing and is sent nothing, and would be there for ever, with what it holds.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_EVERY_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ASKS)
 
 
 def _url(address: tuple[str, int]) -> str:

@@ -9,6 +9,7 @@ dropped for want of a pong, which nobody would read.
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -39,9 +40,14 @@ class Socket(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._unread.extend(data[at : at + _SLICE] for at in range(0, len(data), _SLICE))
         self._parse()
+        if self._unread and not self.read_paused and not self._is_closing():
+            self.read_paused = True  # also before it is accepted, where uvicorn takes all that comes
+            self.transport.pause_reading()
 
     async def send(self, message: "ASGISendEvent") -> None:
         await super().send(message)
+        if message["type"] == "websocket.accept" and not self.handshake_complete:
+            raise ClientDisconnected  # as after it has left, which it is about to
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True  # refused, which uvicorn would call a defect of the application
 

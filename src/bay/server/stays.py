@@ -6,11 +6,11 @@ looked after here, and counted, since each costs Bay a descriptor and some memor
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
-from bay.errors import QuotaExceeded
+from bay.errors import QuotaExceeded, Timeout, Unauthorized
 from bay.server.auth import Caller, Keys
 from bay.server.races import first
 
@@ -64,10 +64,19 @@ class Stays:
         """The items, for as long as a connection of `caller` may go on; then they end, with none to say so."""
         over = asyncio.create_task(self.over(caller))
         try:
-            while (item := await first(_next(items), _none_after(over))) is not None:
+            while not over.done() and (item := await first(_next(items), _none_after(over))) is not None:
                 yield item
         finally:
             over.cancel()
+
+    async def during(self, caller: Caller, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives. Cancels it and raises Unauthorized or Timeout when a connection of `caller` may not go on."""
+        return await first(work, self._refused(caller))
+
+    async def _refused(self, caller: Caller) -> NoReturn:
+        if await self.over(caller) == "revoked":
+            raise Unauthorized("the key was revoked or has expired")
+        raise Timeout("Bay goes down in the middle of this call; what was sent may have been taken in part")
 
     async def _look_again(self) -> None:
         try:

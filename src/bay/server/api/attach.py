@@ -1,13 +1,15 @@
 """`…/attach`, `…/terminal` and `…/screen`: an exec live, by WebSocket, and the screen of one."""
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket
 
+from bay.errors import BayError
 from bay.models import Screen
-from bay.server.api.deps import ERRORS, Reader, SocketWriter, Svc
+from bay.server.api.deps import ERRORS, Reader, Services, SocketWriter, Svc
 from bay.server.api.relay import relay
+from bay.server.auth import Caller
 from bay.server.edge import SUBPROTOCOL
 from bay.server.replies import WireResponse
 from bay.server.services.attachments import Attached
@@ -36,7 +38,8 @@ async def attach(
     repaint: Repaint = False,
 ) -> None:
     """Output as it comes, input as it is typed; leaves the exec running."""
-    await _serve(socket, services.attachments.attach(caller, sandbox_id, exec_id, since, repaint=repaint))
+    attached = services.attachments.attach(caller, sandbox_id, exec_id, since, repaint=repaint)
+    await _serve(socket, attached, AsyncExitStack())
 
 
 @router.websocket("/terminal")
@@ -45,16 +48,19 @@ async def terminal(
     caller: SocketWriter,
     services: Svc,
     sandbox_id: str,
-    rows: Size = 24,
-    cols: Size = 80,
+    rows: Size | None = None,
+    cols: Size | None = None,
     exec: Annotated[str | None, Query(max_length=64, description="Come back to this one")] = None,  # noqa: A002
 ) -> None:
     """A login shell on a terminal in one call, or one that was started before, beginning with its last screen."""
-    if exec is None:
-        shell = NewExec(argv=_SHELL, tty=True, rows=rows, cols=cols, keep_alive=False)
-        exec = (await services.execs.create(caller, sandbox_id, shell, None, None)).id  # noqa: A001
-    attached = services.attachments.attach(caller, sandbox_id, exec, None, repaint=True, size=(rows, cols))
-    await _serve(socket, attached)
+    async with AsyncExitStack() as undo:
+        if exec is None:
+            shell = NewExec(argv=_SHELL, tty=True, rows=rows or 24, cols=cols or 80, keep_alive=False)
+            exec = (await services.execs.create(caller, sandbox_id, shell, None, None)).id  # noqa: A001
+            undo.push_async_callback(_end, services, caller, sandbox_id, exec)
+        size = (rows, cols) if rows is not None and cols is not None else None
+        attached = services.attachments.attach(caller, sandbox_id, exec, None, repaint=True, size=size)
+        await _serve(socket, attached, undo)
 
 
 @router.get("/execs/{exec_id}/screen", response_model=Screen)
@@ -69,9 +75,26 @@ async def exec_screen(
     return WireResponse(await services.attachments.screen(caller, sandbox_id, exec_id, scrollback))
 
 
-async def _serve(socket: WebSocket, opening: AbstractAsyncContextManager[Attached]) -> None:
-    """Refuse in plain HTTP while that is possible, then relay."""
+async def _serve(
+    socket: WebSocket, opening: AbstractAsyncContextManager[Attached], undo: AsyncExitStack
+) -> None:
+    """Refuse in plain HTTP while that is possible, then relay. `undo` is for what a client that was refused knows nothing of."""
     async with opening as attached:
-        offered: list[str] = socket.scope.get("subprotocols", [])
+        if await _accepted(socket):
+            undo.pop_all()
+            await relay(socket, attached)
+
+
+async def _end(services: Services, caller: Caller, sandbox_id: str, exec_id: str) -> None:
+    with suppress(BayError):  # why the client was refused says more
+        await services.execs.delete(caller, sandbox_id, exec_id)
+
+
+async def _accepted(socket: WebSocket) -> bool:
+    """Accept it; False when its client has left meanwhile, as while its sandbox woke."""
+    offered: list[str] = socket.scope.get("subprotocols", [])
+    try:
         await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        await relay(socket, attached)
+    except OSError:
+        return False
+    return True

@@ -6,7 +6,7 @@ becomes of the call that started it. Ship holds the running exec and its output;
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -181,6 +181,12 @@ class Execs:
         self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
     ) -> int:
         """Feed a running exec as fast as it reads; returns how many bytes it took. Raises Conflict when its stdin is closed."""
+        with self._stays.place(caller.owner):
+            return await self._stays.during(caller, self._feed(caller, ref, exec_id, body, eof=eof))
+
+    async def _feed(
+        self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
+    ) -> int:
         async with self._running(caller, ref, exec_id, patient=True) as (_, peer):
             return await self._link.write_stdin(peer, exec_id, body, eof=eof)
 
@@ -242,17 +248,29 @@ class Execs:
         peer, exec_id = awake.peer, planned.id
         try:
             item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s)
-        except Conflict:
-            if request is None:
-                await self._withdraw(awake, exec_id, None)
-                raise
-            item = await self._link.get_exec(peer, exec_id, wait_s)
+        except Conflict as conflict:
+            item = await self._known(awake, exec_id, wait_s, request, conflict)
         except CallerError:
             await self._withdraw(awake, exec_id, request)
             raise
         item = replace(item, keep_alive=planned.keep_alive)
         self._save(peer, item)
         return item
+
+    async def _known(
+        self,
+        awake: Awake,
+        exec_id: str,
+        wait_s: float | None,
+        request: idempotency.Request | None,
+        conflict: Conflict,
+    ) -> Exec:
+        """What an earlier call with the key started. Raises `conflict` when it is of another kind, and nothing runs."""
+        if request is not None:
+            with suppress(NotFound):
+                return await self._link.get_exec(awake.peer, exec_id, wait_s)
+        await self._withdraw(awake, exec_id, request)
+        raise conflict
 
     async def _withdraw(self, awake: Awake, exec_id: str, request: idempotency.Request | None) -> None:
         """Ship refused it, so it never was; a repeat of the call may be tried afresh."""
