@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ship import diary, kernel
 from ship import settings as settings_module
-from ship.errors import Forbidden, InternalError, PayloadTooLarge, ShipError
+from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
 from ship.execs import Execs
 from ship.files import FileThreads
 from ship.http import Answer, BadRequest, Conversation, CutShort, Request, Upgrade
@@ -114,6 +114,7 @@ class Door:
             await talk.refuse(Forbidden("the token is missing or wrong"), signed=False)
             return False
         try:
+            self._check_room(request)
             answer = await self._routes.answer(request)
             if isinstance(answer, Upgrade):
                 await answer.serve(await talk.upgrade(request.websocket_key or b""))
@@ -128,6 +129,14 @@ class Door:
             await talk.refuse(InternalError(f"Ship failed ({type(error).__name__})"))
             return False
         return await talk.recycle()
+
+    def _check_room(self, request: Request) -> None:
+        # Else those who stay could have all connections, and nobody could end what they look at.
+        most = self._limit - self._limit // 8
+        if request.stays and len(self._open) > most:
+            raise Conflict(
+                f"more than {most} connections are open; let go of one that follows, waits or is attached"
+            )
 
     def _may_ask(self, request: Request) -> bool:
         if self._bearer is None:

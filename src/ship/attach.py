@@ -32,25 +32,23 @@ _LEFT_BEHIND_S = 2.0
 _ENDING_S = 1.0
 
 
-def check_offset(found: Exec, since: int | None) -> int:
-    """Where an attachment begins; without `since` at the oldest byte kept. Raises OutputGone, InvalidArgument."""
+def check_offset(found: Exec, since: int) -> None:
+    """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
     ring = found.ring
-    if since is None:
-        return ring.first_offset
     if since < ring.first_offset:
         raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
     if since > ring.next_offset:
         raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
-    return since
 
 
 class Attachment:
-    """One attachment, from its first message to its close."""
+    """One attachment, from its first message to its close. Without `since` it begins at the oldest byte that is kept."""
 
-    def __init__(self, socket: WebSocket, found: Exec, since: int) -> None:
+    def __init__(self, socket: WebSocket, found: Exec, since: int | None) -> None:
         self._socket = socket
         self._exec = found
-        self._next = since
+        self._since = since
+        self._next = 0
         self._input = _Input(found)
         self._controls: list[float] = []
         self._patience = Patience(found)
@@ -76,6 +74,8 @@ class Attachment:
 
     async def _give_all(self) -> None:
         gone = self._socket.wire.gone
+        # Looked at as late as this: of a flood, what was the oldest byte a moment ago is gone.
+        self._next = self._exec.ring.first_offset if self._since is None else self._since
         first = {"type": "attached", "exec": self._exec.to_wire(), "next_offset": self._next}
         await self._socket.send_text(json.dumps(first))
         while not gone.done():
@@ -103,6 +103,12 @@ class Attachment:
         return bool(pieces)
 
     async def _take_messages(self) -> None:
+        with suppress(PeerGone):  # when there is nobody left to answer a ping
+            await self._take_all()
+        await self._input.wait_taken()
+        raise Closing(NORMAL, "")
+
+    async def _take_all(self) -> None:
         async for message in self._socket.messages():
             if isinstance(message, bytes):
                 await self._take_frame(message)
@@ -110,8 +116,6 @@ class Attachment:
                 self._count_control()
                 if isinstance(message, str):
                     self._take_control(message)
-        await self._input.wait_taken()
-        raise Closing(NORMAL, "")
 
     async def _take_frame(self, frame: bytes) -> None:
         if len(frame) > 1 and frame[0] == _STDIN:
@@ -153,35 +157,40 @@ class _Input:
     def __init__(self, found: Exec) -> None:
         self._exec = found
         self._waiting = bytearray()
-        self._ended = False
+        self._end_due = False
+        """To be given after what is waiting."""
+        self._closed = False
         self._changed = asyncio.Condition()
 
     async def put(self, data: bytes) -> None:
-        """Add `data`; returns when there is room for it. Raises Closing after the end."""
-        if self._ended:
+        """Add `data`; returns when there is room for it. Raises Closing when it can follow no more."""
+        if self._closed:
             raise Closing(NO_STDIN, "stdin has been closed")
         async with self._changed:
-            await self._changed.wait_for(lambda: len(self._waiting) < _INPUT_BYTES)
+            await self._changed.wait_for(lambda: len(self._waiting) < _INPUT_BYTES and not self._end_due)
             self._waiting += data
             self._changed.notify_all()
 
     async def end(self) -> None:
-        """No more comes."""
+        """The end, after which only a terminal takes more: there it is for the program that reads just then."""
+        if self._closed:
+            return
         async with self._changed:
-            self._ended = True
+            await self._changed.wait_for(lambda: not self._end_due)
+            self._end_due = True
+            self._closed = not self._exec.tty
             self._changed.notify_all()
 
     async def wait_taken(self) -> None:
         """Return when the program has taken all."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._waiting)
+            await self._changed.wait_for(lambda: not self._waiting and not self._end_due)
 
     async def run(self) -> None:
         """Give the program what comes. Raises Closing when it does not take it."""
         try:
-            while await self._give_slice():
+            while await self._give_slice() or self._exec.tty:
                 continue
-            await self._exec.close_input()
         except Conflict as error:
             # A program closes its stdin a moment before it ends, and then its end is the news.
             await self._exec.wait_end(asyncio.get_running_loop().create_future(), _ENDING_S)
@@ -189,14 +198,18 @@ class _Input:
                 raise Closing(NO_STDIN, error.message) from error
 
     async def _give_slice(self) -> bool:
+        """Give what has waited longest; False when that was the end."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._waiting or self._ended)
+            await self._changed.wait_for(lambda: self._waiting or self._end_due)
             part = bytes(self._waiting[:_SLICE_BYTES])
         if part:
             await self._exec.write_input(part)
-            async with self._changed:
-                del self._waiting[: len(part)]
-                self._changed.notify_all()
+        else:
+            await self._exec.close_input()
+        async with self._changed:
+            del self._waiting[: len(part)]
+            self._end_due = self._end_due and bool(part)
+            self._changed.notify_all()
         return bool(part)
 
 

@@ -13,7 +13,7 @@ Status = Literal["ok", "error", "timeout", "interrupted", "lost"]
 
 MOST_CELL_BYTES = 16 << 20
 _EVENT_OVERHEAD = 160
-_ALWAYS = frozenset(("start", "error", "end"))
+_ERROR_BYTES = 4 << 20  # kept free for the error that ends a cell, which may have 320 Ki characters
 
 
 class Cell:
@@ -90,7 +90,8 @@ class Cell:
             json.dumps({"seq": self.next_seq, "type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
         )
         cost = len(line) + _EVENT_OVERHEAD
-        if kind not in _ALWAYS and self.kept_bytes + cost > MOST_CELL_BYTES:
+        room = MOST_CELL_BYTES + (_ERROR_BYTES if kind == "error" else 0)
+        if kind != "end" and self.kept_bytes + cost > room:
             self.truncated = True
             return
         self._events.append(line)

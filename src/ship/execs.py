@@ -6,13 +6,14 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 from ship import trees
 from ship.clock import rfc3339
 from ship.errors import Conflict, Forbidden, InternalError, NotFound
+from ship.holds import Holds
 from ship.identity import Identity
 from ship.order import Order
 from ship.paths import Workspace
@@ -68,7 +69,7 @@ class Exec:
         self._size = (order.rows, order.cols)
         self._tty = order.tty
         self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
-        self._holds = 0
+        self.holds = Holds(self._hold)
         self.readers: set[Reader] = set()
         """Those that are being given output just now."""
         self._identities = identities
@@ -170,19 +171,6 @@ class Exec:
         self._living_stdio().resize(rows, cols)
         self._size = (rows, cols)
 
-    @contextmanager
-    def held(self) -> Generator[None]:
-        """Within, none of its output is read, so that a program that prints waits. For moments only."""
-        self._holds += 1
-        if self._stdio is not None:
-            self._stdio.pause()
-        try:
-            yield
-        finally:
-            self._holds -= 1
-            if self._stdio is not None and not self._holds:
-                self._stdio.resume()
-
     def watched(self) -> AbstractContextManager[None]:
         """Within, someone is attached, follows or waits, so that the exec is not ended for want of that."""
         return self._watch.watching()
@@ -253,8 +241,17 @@ class Exec:
         self._take(stream, f"ship: {_printable(order.argv[0])}: {reason}{line_end}".encode())
         self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
 
+    def _hold(self, held: bool) -> None:
+        if self._stdio is None:
+            return
+        if held:
+            self._stdio.pause()
+        else:
+            self._stdio.resume()
+
     def _take(self, stream: Stream, data: bytes) -> None:
         self.ring.append(stream, data, time.time())
+        self.holds.printed(len(data))
         for reader in self.readers:
             reader.look()
         self.news.ring()

@@ -58,6 +58,13 @@ class Request:
     """What a well-formed request for a WebSocket carries."""
     talk: "Conversation" = field(repr=False)
 
+    @property
+    def stays(self) -> bool:
+        """Whether whoever asks may stay for as long as they like."""
+        follows = self.query.get("follow", "false") in ("true", "1")
+        feeds = self.segments[-1:] == ("stdin",)
+        return follows or feeds or "wait" in self.query or self.websocket_key is not None
+
     async def read_json(self, limit: int) -> object:
         """The body, decoded. Raises PayloadTooLarge above `limit` bytes, InvalidArgument when it is no JSON."""
         body = bytearray()

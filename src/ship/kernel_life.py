@@ -9,14 +9,16 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ship import kernel_words, trees
 from ship.cells import Cell, Status
 from ship.clock import rfc3339
-from ship.errors import ShipError
+from ship.errors import Conflict, ShipError
 from ship.identity import Identity
 from ship.kernel_process import Ears, KernelProcess, Recipe, Stream
 from ship.kernel_words import Fields
@@ -28,7 +30,7 @@ State = Literal["starting", "idle", "busy", "dead"]
 _READY_S = 60.0
 _STOP_S = 2.0
 _MOST_EARLY = 16
-_STATUSES: dict[object, Status] = {"ok": "ok", "error": "error", "interrupted": "interrupted"}
+_STATUSES: dict[str, Status] = {"ok": "ok", "error": "error", "interrupted": "interrupted"}
 _VARIABLES_GONE = "its variables are gone"
 
 
@@ -112,11 +114,17 @@ class Kernel:
             "message": self.message,
         }
 
+    def check_open(self) -> None:
+        """Raises Conflict when it runs no cell any more."""
+        if self._closed:
+            raise Conflict(f"the kernel {self.id} is being ended; ask again when it is gone", id=self.id)
+
     async def start(self) -> None:
         """Start its process, when there is none. Raises ShipError."""
         async with self._changing:
             if self._process is None and not self._closed:
-                await self._launch()
+                with self._or_lose_all():
+                    await self._launch()
 
     def run(self, cell: Cell) -> None:
         """Put `cell` at the end of the queue."""
@@ -132,17 +140,19 @@ class Kernel:
     async def restart(self) -> None:
         """A new process; what ran and what waits is lost. Raises ShipError."""
         async with self._changing:
-            await self._end("the kernel was restarted")
-            self._lost_before = None
-            await self._launch()
+            self.check_open()
+            with self._or_lose_all():
+                await self._end("the kernel was restarted")
+                self._lost_before = None
+                await self._launch()
 
     async def close(self) -> None:
         """End it for good, with everything that it started."""
         self._closed = True
         async with self._changing:
             await self._end("the kernel was deleted")
-        for task in list(self._tasks):
-            task.cancel()
+        if self._tasks:  # one may still have to end what a dead process left behind
+            await asyncio.wait(self._tasks)
 
     def start_soon(self) -> None:
         """Start its process without anyone waiting for it."""
@@ -164,7 +174,20 @@ class Kernel:
         self.message = None
         self.execution_count = 0
         self.started_at = time.time()
-        self._arm(_READY_S, process.kill)
+        self._arm(_READY_S, lambda: process.kill(f"was not ready within {_READY_S:g} s, and was ended"))
+
+    @contextmanager
+    def _or_lose_all(self) -> Generator[None]:
+        """When there is no process at the end, no cell goes on waiting for one."""
+        problem = "the kernel was not started"
+        try:
+            yield
+        except ShipError as error:
+            problem = self.message = error.message
+            raise
+        finally:
+            if self._process is None:
+                self._lose_all(problem)
 
     async def _end(self, message: str) -> None:
         process, self._process = self._process, None
@@ -221,7 +244,7 @@ class Kernel:
         if kind == "ready":
             self._become_ready(message)
         elif kind == "sync":
-            self._answer_sync()
+            self._answer_sync(message.get("number"))
         elif cell is None or message.get("cell") != cell.id:
             return  # what a thread of an ended cell still prints
         elif kind == "start":
@@ -231,9 +254,9 @@ class Kernel:
         elif (event := kernel_words.event(message)) is not None:
             cell.add(*event)
 
-    def _answer_sync(self) -> None:
-        if self._process is not None and self._process.reads:
-            self._process.send({"type": "sync"})
+    def _answer_sync(self, number: object) -> None:
+        if self._process is not None and self._process.reads and isinstance(number, int):
+            self._process.send({"type": "sync", "number": number})
 
     def _become_ready(self, message: Fields) -> None:
         if self._ready:
@@ -257,7 +280,7 @@ class Kernel:
             self._process.interrupt()  # the first may have come before there was anything to interrupt
 
     def _cell_ended(self, cell: Cell, message: Fields) -> None:
-        status = _STATUSES.get(message.get("status"), "error")
+        status = _STATUSES.get(str(message.get("status")), "error")
         text: str | None = None
         if self._stopping == "timeout":
             status, text = (
@@ -290,7 +313,7 @@ class Kernel:
             return
         if self._stopping is None:
             self._stopping = why
-            self._arm(_STOP_S, self._process.kill)
+            self._arm(_STOP_S, partial(self._process.kill, "did not stop, and was ended"))
         self._process.interrupt()
 
     def _died(self, status: int) -> None:
@@ -299,7 +322,7 @@ class Kernel:
         self._disarm()
         if process is None:
             return
-        how = _how_it_died(status, process.last_words if not was_ready else "")
+        how = process.why_killed or _how_it_died(status, process.last_words if not was_ready else "")
         self.message = f"the kernel {how}"
         self._spawn(self._replace(process, was_ready))
 
@@ -337,11 +360,8 @@ class Kernel:
         self._timer = timer
 
     async def _revive(self) -> None:
-        try:
+        with suppress(ShipError):  # which its cells have been told
             await self.start()
-        except ShipError as error:
-            self.message = error.message
-            self._lose_all(error.message)
         self._pump()
 
     def _lose_all(self, message: str) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -26,6 +26,7 @@ PYTHON = "python3"
 _CLOSURE = sys.prefix
 _LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
 _LAST_WORDS_CHARS = 2000
+_DYING_S = 0.5
 
 Stream = Literal["stdout", "stderr"]
 
@@ -51,11 +52,12 @@ class Recipe:
 
 
 class KernelProcess(asyncio.Protocol):
-    """One process. `pid` is None before the start; `last_words` is the end of what it printed on stderr."""
+    """One process. `pid` is None before the start; `why_killed` what it did when we have killed it for that."""
 
     def __init__(self, recipe: Recipe, identities: tuple[Identity, ...], ears: Ears) -> None:
         self.pid: int | None = None
         self.dead = False
+        self.why_killed: str | None = None
         self._recipe = recipe
         self._identities = identities
         self._ears = ears
@@ -86,17 +88,25 @@ class KernelProcess(asyncio.Protocol):
             undo.callback(self._give_group_back)
             undo.callback(ours.close)
             pipes = [self._pipe(undo, "stdout"), self._pipe(undo, "stderr")]
-            program = self._program(directory, theirs.fileno(), *pipes)
-            try:
-                self.pid = await nursery.start(program, self._died)
-            except OSError as error:
-                raise Conflict(f"the kernel cannot be started: {error.strerror}") from error
+            self.pid = await self._start_first(nursery, directory, theirs.fileno(), pipes)
             undo.pop_all()
         self._pipes = pipes
         for pipe in pipes:
             pipe.start()
         ours.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+
+    async def _start_first(
+        self, nursery: Nursery, directory: int, line: int, pipes: Sequence[OutputPipe]
+    ) -> int:
+        problem = "there is no Python"
+        for command in _commands(self._recipe):
+            program = self._program(command, directory, line, *pipes)
+            try:
+                return await nursery.start(program, self._died)
+            except OSError as error:
+                problem = error.strerror
+        raise Conflict(f"the kernel cannot be started: {problem}")
 
     def send(self, message: Mapping[str, object]) -> None:
         """Tell it something."""
@@ -114,9 +124,10 @@ class KernelProcess(asyncio.Protocol):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGINT)
 
-    def kill(self) -> None:
-        """KILL to the process itself; `died` follows."""
+    def kill(self, why: str) -> None:
+        """KILL to the process itself; `died` follows. `why` is what it did."""
         if self.pid is not None and not self._reaped.is_set():
+            self.why_killed = self.why_killed or why
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -143,11 +154,15 @@ class KernelProcess(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio. A kernel that has closed its line is of no more use."""
         if not self.dead:
-            self.kill()
+            # Later, since one that dies of something else closes it as well, a little before that is known.
+            why = "closed its line to Ship, and was ended"
+            asyncio.get_running_loop().call_later(_DYING_S, self.kill, why)
 
-    def _program(self, directory: int, line: int, stdout: OutputPipe, stderr: OutputPipe) -> Program:
+    def _program(
+        self, command: Sequence[str], directory: int, line: int, stdout: OutputPipe, stderr: OutputPipe
+    ) -> Program:
         return Program(
-            argv=[os.fsencode(word) for word in _command(self._recipe)],
+            argv=[os.fsencode(word) for word in command],
             environment={os.fsencode(n): os.fsencode(v) for n, v in self._recipe.environment.items()},
             identity=self._recipe.identity,
             directory=directory,
@@ -197,14 +212,17 @@ class KernelProcess(asyncio.Protocol):
             self._transport.abort()
 
 
-def _command(recipe: Recipe) -> list[str]:
+def _commands(recipe: Recipe) -> list[list[str]]:
+    """How it can be started, the best way first."""
     home = _home()
     boot = os.path.join(home, "ship_kernel/boot.py")
     own = _own_interpreter(recipe.local)
     if recipe.spec != PYTHON:
-        return [*own, boot, home, f"jupyter:{recipe.spec}"]
-    found = None if recipe.local else _find("python3", recipe.environment.get("PATH", ""))
-    return [*own, boot, home, "python"] if found is None else [found, boot, home, "python", *own]
+        return [[*own, boot, home, f"jupyter:{recipe.spec}"]]
+    with recipe.identity.using_files():
+        found = None if recipe.local else _find("python3", recipe.environment.get("PATH", ""))
+    image = [] if found is None else [[found, boot, home, "python", *own]]
+    return [*image, [*own, boot, home, "python"]]
 
 
 def _home() -> str:
@@ -225,4 +243,5 @@ def _own_interpreter(local: bool) -> list[str]:
 def _find(name: str, path: str) -> str | None:
     folders = [folder for folder in path.split(":") if folder.startswith("/")]
     candidates = (os.path.join(folder, name) for folder in folders)
-    return next((found for found in candidates if os.access(found, os.X_OK)), None)
+    # With effective ids: by the real ones root may run everything.
+    return next((found for found in candidates if os.access(found, os.X_OK, effective_ids=True)), None)

@@ -2,6 +2,7 @@
 is not understood is dropped."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -9,6 +10,8 @@ LINE_BYTES = 9 << 20
 _TEXT_CHARS = 64 * 1024
 _TRACEBACK_CHARS = 256 * 1024
 _MOST_COUNT = 1 << 40
+_MOST_BRACKETS = 1_000_100  # each may be a list, which takes thirty times its place in memory
+_DEEPEST = 100
 
 Fields = dict[str, object]
 
@@ -45,11 +48,14 @@ class Lines:
 
 def parse(line: bytes) -> Fields | None:
     """The message in `line`, None when it is none."""
+    brackets = line.count(b"[") + line.count(b"{")
+    if brackets > _MOST_BRACKETS:
+        return None
     try:
-        found = json.loads(line, parse_constant=_refuse)
+        found = json.loads(line, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or (brackets > _DEEPEST and _too_deep(cast("object", found), 0)):
         return None
     if b"\\ud" in line.lower():  # perhaps half a character, which no other program would take
         found = _without_halves(cast("object", found))
@@ -142,6 +148,28 @@ _READERS: dict[str, Callable[[Fields], Fields]] = {
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _too_deep(value: object, depth: int) -> bool:
+    if depth > _DEEPEST:
+        return True
+    if isinstance(value, dict):
+        value = list(cast("dict[str, object]", value).values())
+    if not isinstance(value, list):
+        return False
+    # Not asked of each text and number: a figure may have a hundred thousand.
+    return any(_too_deep(part, depth + 1) for part in filter(_is_compound, cast("list[object]", value)))
+
+
+def _is_compound(value: object) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _without_halves(value: object) -> object:

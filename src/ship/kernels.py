@@ -65,12 +65,14 @@ class Kernels:
         """End a kernel. Raises NotFound."""
         kernel = self.get(kernel_id)
         await kernel.close()
-        self._all.pop(kernel_id, None)
+        # Another call may have deleted it too, and a third one made a new one.
+        if self._all.get(kernel_id) is kernel:
+            del self._all[kernel_id]
 
     def run(self, kernel_id: str, order: CellOrder, default: KernelOrder) -> Cell:
         """Queue a cell; the cell of that id when there is one. The kernel `default` is made when it is missing.
 
-        Raises NotFound, or Conflict when too many wait or the id is another kernel's cell's.
+        Raises NotFound, or Conflict when too many wait, the kernel is being ended or the id is another kernel's cell's.
         """
         self._sweep_later()
         known = self._cells.get(order.id)
@@ -80,6 +82,7 @@ class Kernels:
             return known
         missing = kernel_id == DEFAULT and DEFAULT not in self._all
         kernel = self._add(default) if missing else self.get(kernel_id)
+        kernel.check_open()
         self._check_room(order)
         cell = Cell(order.id, kernel_id, order.code, order.timeout_s, order.environment)
         self._cells[cell.id] = cell

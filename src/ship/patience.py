@@ -2,7 +2,8 @@
 
 A program that does nothing but print outruns every reader there is: the ring lets go of what the reader would get next.
 So a reader that is about to lose its place may keep Ship from reading more for half a second in all, and earns more only
-by taking 2 MiB a second. One that is slower is not waited for: it is told where the ring begins now.
+by taking 2 MiB a second. One that is slower is not waited for: it is told where the ring begins now. What all readers of a
+program may keep it waiting together is bounded too (see `holds`).
 """
 
 import asyncio
@@ -11,9 +12,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from ship.execs import Exec
-
-_PATIENCE_S = 0.5
-_QUICK_BYTES_PER_S = 2 << 20
+from ship.holds import LONGEST_S, SLOWEST_BYTES_PER_S
 
 
 class Patience:
@@ -22,7 +21,7 @@ class Patience:
     def __init__(self, found: Exec) -> None:
         self._exec = found
         self._next = 0
-        self._left_s = _PATIENCE_S
+        self._left_s = LONGEST_S
         self._held = ExitStack()
         self._held_since: float | None = None
 
@@ -40,20 +39,21 @@ class Patience:
 
     def look(self) -> None:
         """There is more in the ring now."""
-        if self._held_since is None and self._left_s and self._exec.ring.endangers(self._next):
+        left_s = min(self._left_s, self._exec.holds.left_s)
+        if self._held_since is None and left_s and self._exec.ring.endangers(self._next):
             self._held_since = time.monotonic()
-            self._held.enter_context(self._exec.held())
-            timer = asyncio.get_running_loop().call_later(self._left_s, self._let_go)
+            self._held.enter_context(self._exec.holds.one())
+            timer = asyncio.get_running_loop().call_later(left_s, self._let_go)
             self._held.callback(timer.cancel)
 
     def earn(self, taken: int) -> None:
         """The reader took that many bytes."""
         if self._left_s:
-            self._left_s = min(_PATIENCE_S, self._left_s + taken / _QUICK_BYTES_PER_S)
+            self._left_s = min(LONGEST_S, self._left_s + taken / SLOWEST_BYTES_PER_S)
 
     def renew(self) -> None:
         """The reader has all there is."""
-        self._left_s = _PATIENCE_S
+        self._left_s = LONGEST_S
 
     def _let_go(self) -> None:
         self._held.close()

@@ -199,8 +199,9 @@ def _attach(request: Request, found: Exec) -> Upgrade:
     since = _whole_number(request, "since") if "since" in request.query else None
     if request.websocket_key is None:
         raise InvalidArgument("attaching takes a WebSocket: ask for the upgrade as RFC 6455 says")
-    first = attach.check_offset(found, since)
-    return Upgrade(lambda socket: attach.Attachment(socket, found, first).run())
+    if since is not None:
+        attach.check_offset(found, since)
+    return Upgrade(lambda socket: attach.Attachment(socket, found, since).run())
 
 
 async def _write_stdin(request: Request, found: Exec) -> Answer:

@@ -30,6 +30,7 @@ import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_int, c_long, c_short, c_uint
+from itertools import islice
 from typing import NamedTuple
 
 _SETGROUPS, _SETRESUID, _SETRESGID, _SIGPROCMASK = {
@@ -38,6 +39,9 @@ _SETGROUPS, _SETRESUID, _SETRESGID, _SIGPROCMASK = {
 }[os.uname().machine]
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 _EVERY_SIGNAL = b"\xff" * 8
+
+_MOST_FOLDERS = 256
+_PATH_BYTES = 128 * 1024  # no program can be given a longer variable: execve(2), MAX_ARG_STRLEN
 
 # spawn.h
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
@@ -110,6 +114,8 @@ class Spawner:
                 return pid.value
             if number not in (errno.ENOENT, errno.ENOTDIR):
                 refusal = number
+                if number != errno.EACCES:
+                    break  # another path would meet the same
         raise OSError(refusal, os.strerror(refusal), os.fsdecode(argv[0]))
 
 
@@ -120,14 +126,16 @@ def _being(ids: Ids | None) -> Generator[None]:
         yield
         return
     try:
-        _set_groups(ids.groups)
+        if ids.groups:  # else there is nothing to do, and a user namespace may forbid to do it
+            _set_groups(ids.groups)
         _set_ids(_SETRESGID, ids.gid)
         _set_ids(_SETRESUID, ids.uid)  # last, since it takes the capabilities that the others need
         yield
     finally:
         _set_ids(_SETRESUID, 0)
         _set_ids(_SETRESGID, 0)
-        _set_groups(())
+        if ids.groups:
+            _set_groups(())
 
 
 def _set_ids(call: int, number: int) -> None:
@@ -139,13 +147,17 @@ def _set_groups(groups: Sequence[int]) -> None:
 
 
 def _candidates(name: bytes, environment: dict[bytes, bytes], directory: int) -> Sequence[bytes]:
-    """The paths to try: `name`, or where it lies in the program's own PATH. As execvp(3) does it."""
+    """The paths to try: `name`, or those in the first folders of the program's own PATH. As execvp(3) does it."""
     if b"/" in name:
         return (name,)
-    folders = environment.get(b"PATH", os.defpath.encode()).split(b":")
-    paths = [os.path.join(folder, name) for folder in folders]
-    # A try costs a child. Where none may be run, all are tried, to learn why.
-    return [path for path in paths if os.access(path, os.X_OK, dir_fd=directory)] or paths
+    # Nothing else is started meanwhile, so that nobody may have the same folder, or a hundred thousand, looked at.
+    folders = dict.fromkeys(environment.get(b"PATH", os.defpath.encode())[:_PATH_BYTES].split(b":"))
+    paths = [os.path.join(folder, name) for folder in islice(folders, _MOST_FOLDERS)]
+    # A try costs a child. Where none may be run, one is tried to learn why.
+    runnable = [path for path in paths if os.access(path, os.X_OK, dir_fd=directory)]
+    return runnable or [
+        next((path for path in paths if os.access(path, os.F_OK, dir_fd=directory)), paths[0])
+    ]
 
 
 def _attributes() -> object:

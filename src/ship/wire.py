@@ -95,6 +95,8 @@ class Wire(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send, for a caller who looks at `room`. Raises PeerGone."""
         self._check_not_lost()
+        if self.transport.is_closing():
+            raise PeerGone  # it broke in this turn of the loop; `connection_lost` is called in the next
         self.transport.write(data)
 
     async def send(self, data: bytes) -> None:

@@ -15,7 +15,7 @@ import importlib
 import os
 import sys
 
-OLDEST = (3, 8)
+OLDEST = (3, 10)
 _JUPYTER = "jupyter:"
 
 
@@ -31,8 +31,8 @@ def main() -> None:
     gc.disable()  # what loads is no garbage
     try:
         module = importlib.import_module("ship_kernel.serve" if kind == "python" else "ship_kernel.jupyter")
-    except ImportError as error:
-        give_up(str(error))
+    except Exception as error:  # noqa: BLE001 - packages of the image that do not fit together raise what they like
+        give_up("%s: %s" % (type(error).__name__, error))  # noqa: UP031
     else:
         module.main(kind)
 

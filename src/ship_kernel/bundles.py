@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 MOST_BYTES = 8 << 20
+_MOST_BRACKETS = 1_000_000  # as Ship takes them
 _DEEPEST = 64
 
 
 def clean(bundle: Mapping[str, Any]) -> dict[str, Any]:
     """`bundle` as JSON takes it, bytes in base64; a note in its place when it is too large."""
     found = {str(kind): _value(value, 0) for kind, value in bundle.items() if value is not None}
-    size = len(json.dumps(found, separators=(",", ":"), allow_nan=False))
-    if size <= MOST_BYTES:
+    line = json.dumps(found, separators=(",", ":"), allow_nan=False)
+    brackets = line.count("[") + line.count("{")
+    if len(line) <= MOST_BYTES and brackets <= _MOST_BRACKETS:
         return found
     kinds = ", ".join(sorted(found))[:200]
-    note = f"[not shown: {size} bytes of {kinds}; at most {MOST_BYTES} are. Save it to a file instead]"
+    most = f"at most {MOST_BYTES} with {_MOST_BRACKETS} lists and objects are"
+    note = f"[not shown: {len(line)} bytes of {kinds}; {most}. Save it to a file instead]"
     return {"text/plain": note}
 
 

@@ -21,6 +21,7 @@ class Interrupts:
 
     def listen(self) -> None:
         """To be called in the main thread, again after user code may have put another handler there."""
+        self._within, self._waiting = 0, False  # a handler of the user's may have raised on the way out
         if signal.getsignal(signal.SIGINT) != self._heard:
             signal.signal(signal.SIGINT, self._heard)
 

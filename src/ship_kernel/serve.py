@@ -45,21 +45,30 @@ class Kernel:
             with _variables(environment):
                 status = self._run_code(code)
         self._interrupts.armed = False
-        if os.getpid() != self._pid:  # a child that the cell forked and that ran to its end
-            os._exit(0)
+        self._leave_if_child(1)
         self._interrupts.listen()
         self._channel.send({"type": "end", "cell": cell, "status": status, "execution_count": count})
 
     def _run_code(self, code: str) -> str:
         done = self._shell.run_cell(code, store_history=True)
         error: BaseException | None = done.error_before_exec or done.error_in_exec
+        self._leave_if_child(_exit_code(error))
         if isinstance(error, KeyboardInterrupt):
             return "interrupted"
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             return "ok"
         return "error"
 
+    def _leave_if_child(self, code: int) -> None:
+        """A child that the cell forked is done when it comes to the cell's end."""
+        if os.getpid() != self._pid:
+            os._exit(code)
+
     def _publish(self, kind: str, fields: dict[str, Any]) -> None:
+        if os.getpid() != self._pid:
+            if kind == "error":
+                sys.stderr.write("\n".join([*fields["traceback"], ""]))
+            return
         self._channel.send({"type": kind, "cell": self._attribution.current(), **fields})
 
 
@@ -72,6 +81,7 @@ def main(_kind: str) -> None:
     channel = Channel(connection, interrupts)
     kernel = Kernel(channel, interrupts)
     InlineFigures().install()
+    streams.settle_before_programs(channel)
     sys.argv = [""]
     sys.path.insert(0, "")
     gc.freeze()
@@ -82,6 +92,13 @@ def main(_kind: str) -> None:
         if message["type"] == "exit":
             return
         kernel.run(message["cell"], message["code"], message.get("env") or {})
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """Of a program that ends with `error`."""
+    if error is None or (isinstance(error, SystemExit) and error.code is None):
+        return 0
+    return error.code & 0xFF if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
 
 
 @contextlib.contextmanager

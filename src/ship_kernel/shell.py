@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from IPython.core import page
@@ -88,6 +88,12 @@ class Shell(InteractiveShell):
     def init_profile_dir(self, profile_dir: Any) -> None:
         """A folder of its own for what IPython writes, and nothing in the user's home."""
         self.profile_dir = profile_dir or ProfileDir.create_profile_dir(self.ipython_dir)
+
+    @contextlib.contextmanager
+    def _tee(self, channel: Any) -> Generator[None]:
+        # IPython's keeps all that is printed for as long as the kernel lives, for a history that nobody asks for.
+        del channel
+        yield
 
     def enable_gui(self, gui: Any = None) -> None:
         """There is no screen, and nothing to do about it."""

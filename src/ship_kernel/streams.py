@@ -17,6 +17,11 @@ from ship_kernel.channel import Channel
 
 _NO_INPUT = "nobody can type here: give the value in the code instead of asking for it with input()"
 
+# Python's audit events.
+_PROGRAMS_START = frozenset(
+    ("subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system")
+)
+
 
 class NoInput(RuntimeError):
     """Raised by input(): a kernel has no keyboard."""
@@ -147,6 +152,16 @@ def install(channel: Channel, attribution: Attribution) -> None:
     builtins.input = _refuse_input
     getpass.getpass = _refuse_input
     attribution.follow_threads()
+
+
+def settle_before_programs(channel: Channel) -> None:
+    """What was printed comes before what a program prints that is started after it."""
+
+    def heard(event: str, _arguments: object) -> None:
+        if event in _PROGRAMS_START:
+            channel.settle()
+
+    sys.addaudithook(heard)
 
 
 def _refuse_input(*_args: object, **_kwargs: object) -> str:

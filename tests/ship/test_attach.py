@@ -9,7 +9,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,18 @@ def test_a_flood_arrives_whole_at_a_reader_that_keeps_up_and_ship_stays_small(sh
     assert ship.rss() - before < 24 << 20
 
 
+def test_one_that_comes_into_a_flood_begins_with_the_oldest_byte_there_is_by_then(ship: Ship) -> None:
+    exec_id = ship.start("exec yes")
+    assert eventually(lambda: ship.http.get(f"/execs/{exec_id}").json()["first_offset"] > 0)
+    for _ in range(5):
+        with attached(ship, exec_id) as socket:
+            first(socket)
+            taken = 0
+            while taken < 5_000_000:
+                taken += len(socket.recv(PATIENCE_S))
+    ship.http.delete(f"/execs/{exec_id}", params={"grace_s": "0"})
+
+
 def test_a_flood_of_a_terminal_arrives_whole_too(ship: Ship) -> None:
     size = 6 << 20
     exec_id = ship.start(["sh", "-c", f"read x; head -c {size} /dev/zero | tr '\\0' x"], tty=True)
@@ -220,6 +232,19 @@ def test_a_reader_that_reads_nothing_holds_up_nobody_and_comes_back_by_offset(sh
         assert first(socket)["next_offset"] == since
         assert len(until(socket, b"\n3000000\n")) == total - since
     ship.http.delete(f"/execs/{exec_id}", params={"grace_s": "0"})
+
+
+def test_readers_that_come_again_and_again_do_not_stop_a_program(ship: Ship) -> None:
+    exec_id = ship.start("read x; exec head -c 4000000 /dev/zero", stdin_open=True)
+    with ExitStack() as readers:
+        readers.enter_context(stuck(ship, exec_id))
+        ship.http.post(f"/execs/{exec_id}/stdin", content=b"go\n").raise_for_status()
+        state = "running"
+        for _ in range(100):  # a new one before the last has no patience left
+            if state == "running":
+                readers.enter_context(stuck(ship, exec_id))
+                state = ship.wait(exec_id, 0.05).json["state"]
+    assert state == "exited"
 
 
 @contextmanager
@@ -272,6 +297,17 @@ def test_a_message_in_parts_is_one_message(ship: Ship) -> None:
         socket.send([b"\0a", b"b", b"", b"c"])
         socket.send(b"\4")
         assert rest(socket)[0] == b"abc"
+
+
+def test_the_end_of_input_at_a_terminal_is_for_one_program_and_more_may_follow(ship: Ship) -> None:
+    exec_id = ship.start("stty -echo; echo up; wc -c; wc -c; read x; exit $x", tty=True)
+    with attached(ship, exec_id) as socket:
+        first(socket)
+        until(socket, b"up\r\n")
+        for message in (b"\0four\r", b"\4", b"\4", b"\0007\r"):
+            socket.send(message)
+        out, _, end = rest(socket)
+    assert (out, end["exit_code"]) == (b"5\r\n0\r\n", 7)
 
 
 def test_what_was_sent_before_the_peer_went_still_arrives(ship: Ship) -> None:
@@ -448,6 +484,16 @@ def test_pings_are_answered(ship: Ship) -> None:
 
 
 # Whether somebody is there
+
+
+def test_a_peer_that_breaks_off_amid_its_pings_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
+    with running() as ship:
+        exec_id = ship.start("exec sleep 600")
+        with ship.connect() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.sendall(handshake(exec_id) + b"\x89\x80\0\0\0\0" * 40)
+        assert ship.http.get("/healthz").status_code == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_an_exec_that_nobody_watches_ends_and_one_with_an_attachment_lives(ship: Ship) -> None:

@@ -132,6 +132,21 @@ def test_a_program_that_may_not_be_run_is_exit_126(ship: Ship) -> None:
     assert ship.run("./plain").code == 126
     (ship.workspace / "plain").chmod(0o755)
     assert ship.run(["./plain"]).code == 126  # no program, and no shell to guess
+    assert ship.run(["plain"], env={"PATH": "/none:"}).code == 126
+    (ship.workspace / "plain").chmod(0o644)
+    assert ship.run(["plain"], env={"PATH": "/none:"}).code == 126
+    assert ship.run(["true"], env={"PATH": "/none::/usr/bin:/bin"}).code == 0
+
+
+def test_a_program_is_looked_for_in_the_first_256_folders_of_its_path_each_once(ship: Ship) -> None:
+    others = [f"/none/{number}" for number in range(256)]
+    for path, code in (
+        (":" * 60_000, 127),
+        (":" * 60_000 + "/usr/bin:/bin", 0),
+        (":".join([*others, "/usr/bin:/bin"]), 127),
+        (":".join([*others[:-2], "/usr/bin:/bin"]), 0),
+    ):
+        assert ship.run(["true"], env={"PATH": path}).code == code
 
 
 def test_the_same_id_again_is_a_conflict(ship: Ship) -> None:

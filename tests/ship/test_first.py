@@ -230,9 +230,19 @@ def test_a_directory_that_only_its_owner_may_enter_is_no_hindrance(first: Ship) 
 def test_ships_threads_and_loop_keep_their_own_identity(first: Ship) -> None:
     first.put("x", b"x")
     first.run(FOREST, timeout_s=0.2)
-    lines = Path(f"/proc/{first.pid}/status").read_text().splitlines()
-    uids = next(line for line in lines if line.startswith("Uid:"))
-    assert uids.split() == ["Uid:", "0", "0", "0", "0"]
+    first.run(["no-such-program"])
+    first.run(["id"], user="root")
+    found = [ids_of(thread) for thread in Path(f"/proc/{first.pid}/task").iterdir()]
+    own, for_files = "0 0 0 0", "0 0 0 1000"
+    # The loop's and the one that starts programs; those for files are the user for files alone.
+    assert found.count((own, own, "")) == 2
+    assert set(found) == {(own, own, ""), (for_files, for_files, "")}
+
+
+def ids_of(thread: Path) -> tuple[str, ...]:
+    """Its user ids, group ids (real, effective, saved, for files) and supplementary groups."""
+    lines = dict(line.split(":", 1) for line in (thread / "status").read_text().splitlines())
+    return tuple(" ".join(lines[name].split()) for name in ("Uid", "Gid", "Groups"))
 
 
 def test_a_program_that_its_neighbour_stops_does_not_hold_up_the_next(first: Ship) -> None:

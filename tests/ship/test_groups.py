@@ -48,3 +48,19 @@ def test_where_users_are_not_switched_there_is_none() -> None:
     check("""
 assert groups.take(Identity("me", 0, 0, "/", switch=False)) is None
 """)
+
+
+def test_where_the_namespaces_map_forbids_groups_programs_start_without() -> None:
+    start = """
+import os
+from ship.groups import Groups
+from ship.identity import Identity
+from ship.spawn import Ids, Spawner
+assert Groups().take(Identity("root", 0, 0, "/", switch=True)) is None
+root = os.open("/", os.O_RDONLY)
+pid = Spawner().start([b"true"], {}, root, (0, 1, 2), Ids(0, 0, ()), tty=False)
+assert os.waitpid(pid, 0) == (pid, 0)
+"""
+    unshare = ["unshare", "--user", "--map-root-user", sys.executable, "-c", start]
+    run = subprocess.run(unshare, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr

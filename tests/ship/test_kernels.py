@@ -4,18 +4,42 @@ import base64
 import json
 import os
 import signal
+import sysconfig
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from ship_harness import PATIENCE_S, Ship, eventually, running
+from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, running
 
 Event = dict[str, Any]
 
 FOR_EVER = "import time\nwhile True: time.sleep(0.01)"
+SPEAK = """
+import json, os, stat
+line = next(fd for fd in range(3, 50) if stat.S_ISSOCK(os.fstat(fd).st_mode))
+def say(data):
+    data += b'\\n'
+    while data: data = data[os.write(line, data):]
+def speak(message): say(json.dumps(message).encode())
+"""
+FINALIZER = """
+class Loud:
+    def __del__(self): print('also')
+def again():
+    loud = Loud(); loud.me = loud
+import gc; gc.set_threshold(50)
+"""
+HANDLER = """
+def again(): pass
+import signal
+signal.signal(signal.SIGALRM, lambda *_: print('also'))
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+"""
 DEAF = "import time\nwhile True:\n    try:\n        while True: time.sleep(0.01)\n    except KeyboardInterrupt: pass"
 
 
@@ -157,6 +181,17 @@ def test_a_loop_of_prints_loses_nothing(calm: Kernel) -> None:
     assert len(ran.events) < 2000
 
 
+@pytest.mark.parametrize("also", [FINALIZER, HANDLER], ids=["finalizer", "signal handler"])
+def test_who_prints_in_the_middle_of_a_print_harms_no_line(kernel: Kernel, also: str) -> None:
+    ran = kernel.run(
+        also + "for i in range(10_000):\n    again(); print('x')\n    print('x' * 3000) if i % 50 == 0 else 0"
+    )
+    assert (ran.end["status"], ran.end["restarted"]) == ("ok", False)
+    assert ran.text().replace("also", "").count("x") == 10_000 + 200 * 3000
+    assert ran.text().count("also") > 10
+    assert kernel.run("import signal; _ = signal.setitimer(signal.ITIMER_REAL, 0)").end["status"] == "ok"
+
+
 def test_cells_that_come_together_run_one_after_another(calm: Kernel) -> None:
     cells = [calm.queue(f"import time; print({n}); time.sleep(0.01); print({n})") for n in range(20)]
     assert [calm.events(cell).text() for cell in cells] == [f"{n}\n{n}\n" for n in range(20)]
@@ -225,13 +260,42 @@ def test_a_bundle_that_is_too_large_is_a_note(calm: Kernel) -> None:
     ran = calm.run("from IPython.display import HTML\nHTML('x' * (9 << 20))")
     assert list(ran.result) == ["text/plain"]
     assert "not shown" in ran.result["text/plain"]
+    ran = calm.run("from IPython.display import JSON\nJSON({'many': [[]] * 1_000_001})")
+    assert "not shown" in ran.result["text/plain"]
 
 
 def test_what_programs_print_comes_in_its_place(calm: Kernel) -> None:
     ran = calm.run("for i in range(20):\n    print(i)\n    !echo two; echo apart >&2\nprint('three')")
     assert ran.text() == "".join(f"{i}\ntwo\n" for i in range(20)) + "three\n"
     assert ran.text("stderr") == 20 * "apart\n"
+    run = "print('one'); subprocess.run(['echo', 'two']); os.system('echo three')\n"
+    ran = calm.run("import os, subprocess\nfor _ in range(20):\n    " + run)
+    assert ran.text() == 20 * "one\ntwo\nthree\n"
     assert calm.run("import os; _ = os.write(1, b'f\\xc3\\xbc\\xff')").text() == "fü�"
+
+
+def test_a_handler_that_raises_in_the_middle_of_output_leaves_a_kernel_that_works(kernel: Kernel) -> None:
+    code = """
+import signal, subprocess
+class Late(Exception): pass
+def late(*_): raise Late
+signal.signal(signal.SIGALRM, late)
+for n in range(200):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + n * 0.00001)
+        for _ in range(3): print('x' * 5000); subprocess.Popen(['true']).wait()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Late: pass
+"""
+    assert kernel.run(code).end["status"] == "ok"
+    ran = kernel.run("print('one'); _ = subprocess.run(['echo', 'two']); print('three')")
+    assert (ran.text(), ran.end["restarted"]) == ("one\ntwo\nthree\n", False)
+
+
+def test_a_kernel_keeps_nothing_of_what_was_printed_and_can_do_without_streams(kernel: Kernel) -> None:
+    assert kernel.run("print('x')\nlen(get_ipython().history_manager.outputs)").result["text/plain"] == "0"
+    kernel.run("import sys; sys.stdout = sys.stderr = None")
+    assert kernel.run("print(1)\n2").result == {"text/plain": "2"}
 
 
 def test_half_characters_and_bytes_pass_unharmed(calm: Kernel) -> None:
@@ -245,6 +309,20 @@ def test_text_that_is_too_much_is_dropped_and_said(kernel: Kernel) -> None:
     assert ran.end["status"] == "ok"
     assert 12 << 20 < len(ran.text()) <= 16 << 20
     assert kernel.run("print('next')").text() == "next\n"
+
+
+def test_errors_without_end_are_dropped_too(kernel: Kernel) -> None:
+    lie = {"type": "error", "cell": "liar", "ename": "E", "evalue": "", "traceback": ["x" * 250_000]}
+    ran = kernel.run(SPEAK + f"for _ in range(200): speak({lie!r})\n1 / 0", id="liar")
+    assert ran.end["truncated"]
+    assert (ran.end["status"], ran.of("start")[0]["seq"]) == ("error", 0)
+    assert sum(len(json.dumps(event)) for event in ran.events) < 21 << 20
+
+
+def test_an_error_after_too_much_text_is_kept(kernel: Kernel) -> None:
+    ran = kernel.run("for _ in range(20): print('x' * (1 << 20))\n1 / 0")
+    assert ran.end["truncated"]
+    assert ran.error["ename"] == "ZeroDivisionError"
 
 
 def test_a_thread_prints_to_its_own_cell_and_to_no_later_one(kernel: Kernel) -> None:
@@ -274,6 +352,17 @@ def test_a_forked_child_ends_with_its_cell(kernel: Kernel) -> None:
     assert sorted(ran.text().split()) == ["child", "parent"]
     assert len(ran.of("end")) == 1
     assert kernel.run("1").result == {"text/plain": "1"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [("sys.exit(3)", 3), ("sys.exit()", 0), ("sys.exit('no')", 1), ("1 / 0", 1), ("1", 0)]
+)
+def test_a_forked_child_ends_with_the_exit_code_of_its_code(calm: Kernel, ends: str, code: int) -> None:
+    ran = calm.run(
+        f"import os, sys\npid = os.fork()\nif not pid: {ends}\nelse: print(os.waitpid(pid, 0)[1] >> 8)"
+    )
+    assert ran.text() == f"{code}\n"
+    assert ("ZeroDivisionError" in ran.text("stderr")) == (ends == "1 / 0")
 
 
 def test_exit_ends_the_cell_and_not_the_kernel(kernel: Kernel) -> None:
@@ -393,6 +482,71 @@ def test_a_deleted_kernel_leaves_no_process(shared: Ship) -> None:
     assert shared.http.get(f"/kernels/{kernel.id}").status_code == 404
 
 
+def slow_to_end(ship: Ship, **more: Any) -> Kernel:
+    """A kernel with many programs."""
+    kernel = Kernel(ship, **more)
+    kernel.run("import subprocess\nfor _ in range(60): subprocess.Popen(['sleep', '600'])")
+    return kernel
+
+
+def has_words(pid: int, words: bytes) -> bool:
+    try:
+        return words in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@contextmanager
+def meanwhile(ship: Ship, method: str, path: str) -> Generator[Callable[[], bool]]:
+    """A call in a thread; whether it is still going on."""
+
+    def call() -> None:
+        with ship.client(TOKEN) as client:
+            client.request(method, path)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield thread.is_alive
+    finally:
+        thread.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("action", ["delete", "restart"])
+def test_no_cell_waits_for_a_kernel_that_is_gone(shared: Ship, action: str) -> None:
+    """The restart fails, since its directory is not there any more."""
+    shared.put("away/there", b"")
+    kernel = slow_to_end(shared, cwd="away")
+    shared.http.delete("/files", params={"path": "away", "recursive": "true"})
+    path = f"/kernels/{kernel.id}"
+    call = ("DELETE", path) if action == "delete" else ("POST", f"{path}/restart")
+    taken: list[str] = []
+    with meanwhile(shared, *call) as going_on:
+        while going_on():
+            cell = f"{action}-{len(taken)}"
+            if shared.http.post(f"{path}/cells", json={"id": cell, "code": "1"}).status_code == 201:
+                taken.append(cell)
+    states = [shared.http.get(f"/cells/{cell}") for cell in taken]
+    assert {answer.json()["state"] for answer in states} <= {"ended"}
+    shared.http.delete(path)
+
+
+def test_what_a_dead_kernel_left_behind_ends_with_a_delete_in_the_same_moment(shared: Ship) -> None:
+    kernel = slow_to_end(shared)
+    kernel.queue("import os; os._exit(1)")
+    assert shared.http.delete(f"/kernels/{kernel.id}").status_code == 200
+    assert eventually(lambda: not [pid for pid in shared.left() if has_words(pid, b"sleep")], 5)
+
+
+def test_a_restart_brings_no_deleted_kernel_back(shared: Ship) -> None:
+    path = f"/kernels/{slow_to_end(shared).id}"
+    before = set(shared.left())
+    with meanwhile(shared, "DELETE", path) as going_on:
+        while going_on():
+            shared.http.post(f"{path}/restart")
+    assert set(shared.left()) < before
+
+
 def test_a_follower_gets_events_as_they_come(kernel: Kernel) -> None:
     cell = kernel.queue("import os, time\nprint('first')\nwhile not os.path.exists('go'): time.sleep(0.01)")
     path = f"/kernels/{kernel.id}/cells/{cell}/events"
@@ -444,6 +598,30 @@ for lie in (b'[]', b'nonsense', b'{"type": 7}', b'\\xff', b'{"type":"result","ce
     assert kernel.run("1").result == {"text/plain": "1"}
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        '{"type":"display","cell":"CELL","data":{"application/json":1e999},"metadata":{}}',
+        '{"type":"end","cell":"CELL","status":[]}',
+        '{"type":"display","cell":"CELL","data":{"a":'
+        + "[" * 900
+        + '"\\ud800"'
+        + "]" * 900
+        + '},"metadata":{}}',
+        '{"type":"display","cell":"CELL","data":{"a":' + "[" * 50_000 + "]" * 50_000 + '},"metadata":{}}',
+        '{"type":"display","cell":"CELL","data":{"a":[' + "[]," * 2_000_000 + '0]},"metadata":{}}',
+    ],
+    ids=["infinite", "unhashable", "deep halves", "deep", "many"],
+)
+def test_values_that_cannot_be_handed_on_end_no_kernel(kernel: Kernel, lie: str) -> None:
+    kernel.run("x = 1")
+    kernel.ship.put("lie", lie.replace("CELL", kernel.id).encode())
+    ran = kernel.run(SPEAK + "say(open('lie', 'rb').read())", id=kernel.id)
+    assert "Infinity" not in json.dumps(ran.events)
+    assert kernel.run("x").result == {"text/plain": "1"}
+    kernel.ship.delete("lie")
+
+
 def test_a_line_without_end_is_not_kept(kernel: Kernel) -> None:
     before = kernel.ship.rss()
     code = """
@@ -460,7 +638,9 @@ os.write(line, b'\\n')
 
 
 def test_a_kernel_that_closes_its_line_is_ended(kernel: Kernel) -> None:
-    assert kernel.run("import os\nos.closerange(3, 1000)\n" + FOR_EVER).end["status"] == "lost"
+    end = kernel.run("import os\nos.closerange(3, 1000)\n" + FOR_EVER).end
+    assert end["status"] == "lost"
+    assert "closed its line to Ship" in end["message"]
     assert kernel.run("1").result == {"text/plain": "1"}
 
 
@@ -525,6 +705,23 @@ def test_many_followers_see_the_same(calm: Kernel) -> None:
         reader.join(PATIENCE_S)
     assert len(seen) == 5
     assert all(events == seen[0] for events in seen)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="switching the user takes root")
+def test_a_python_that_cannot_be_run_is_passed_over(tmp_path: Path) -> None:
+    """Root alone may run the first of these, and nobody the second."""
+    hidden, broken = tmp_path / "hidden", tmp_path / "broken"
+    hidden.mkdir(mode=0o700)
+    (hidden / "python3").symlink_to("/usr/bin/python3")
+    broken.mkdir()
+    (broken / "python3").write_bytes(b"\x7fELF nonsense")
+    (broken / "python3").chmod(0o755)
+    packages = sysconfig.get_path("purelib")
+    with running(first=True) as ship:
+        kernel = Kernel(ship, env={"PATH": f"{hidden}:/usr/bin", "PYTHONPATH": packages})
+        assert kernel.run("import os; os.getuid()").result == {"text/plain": "1000"}
+        kernel = Kernel(ship, env={"PATH": str(broken)}, user="root")
+        assert kernel.run("import os; os.getuid()").result == {"text/plain": "0"}
 
 
 def test_python_is_among_the_specs(calm: Kernel) -> None:

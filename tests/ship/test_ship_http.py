@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+from contextlib import ExitStack
 
 import pytest
 from ship_harness import TOKEN, Ship, eventually, read_to_end, running
@@ -176,6 +177,34 @@ def test_a_513th_connection_is_closed_and_the_others_live(ship: Ship) -> None:
     with ship.client(TOKEN) as again:
         assert eventually(lambda: ship_answers(ship))
         assert again.get("/healthz").status_code == 200
+
+
+def test_those_who_stay_leave_connections_for_those_who_do_not(ship: Ship) -> None:
+    exec_id = ship.start("exec sleep 600")
+    follow = f"GET /execs/{exec_id}/output?follow=true HTTP/1.1\r\n{HEAD}\r\n".encode()
+    with ExitStack() as held:
+        status = b"200"
+        while status == b"200":
+            raw = held.enter_context(ship.connect())
+            raw.sendall(follow)
+            status = raw.recv(65536)[9:12]
+        assert status == b"409"
+        upgrade = {
+            "Connection": "Upgrade", "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        }  # fmt: skip
+        asked: tuple[tuple[str, str, dict[str, str]], ...] = (
+            ("GET", "/output?follow=true", {}),
+            ("GET", "/attach", upgrade),
+            ("POST", "/stdin", {}),
+            ("GET", "?wait=1", {}),
+        )
+        for method, path, headers in asked:
+            answer = ship.http.request(method, f"/execs/{exec_id}{path}", headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+            assert "connections are open" in answer.json()["error"]["message"]
+        assert ship.http.get(f"/execs/{exec_id}/output").status_code == 200
+        assert ship.http.delete(f"/execs/{exec_id}", params={"grace_s": "0"}).status_code == 200
 
 
 def ship_answers(ship: Ship) -> bool:
