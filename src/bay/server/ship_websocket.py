@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from bay.errors import ShipError
 from bay.server.ship_wire import Wire
@@ -18,7 +18,7 @@ from bay.server.ship_wire import Wire
 MESSAGE_BYTES = 1 << 20
 _MOST_PARTS = 1024  # an honest message of the largest size comes in 16 reads
 _MOST_PINGS_PER_S = 50
-_TURN = 64  # messages that are handed out before others get a turn
+_TURN = 64  # frames that are looked at before others get a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class ShipWebSocket:
         parts = _Parts()
         while True:
             for event in self._protocol.events():
+                await self._give_turn()
                 if isinstance(event, CloseConnection):
                     return Closed(int(event.code), event.reason or "")
                 if (message := await self._take(event, parts)) is not None:
-                    await self._give_turn()
                     return message
             with _broken():
                 self._protocol.receive_data(await self._wire.receive())
@@ -62,6 +62,8 @@ class ShipWebSocket:
             return parts.add(event)
         if isinstance(event, Ping):
             await self._answer(event)
+        elif isinstance(event, Pong):
+            raise ShipError("the sandbox's runtime answered a ping that nobody sent")
         return None
 
     async def _answer(self, ping: Ping) -> None:
@@ -73,7 +75,7 @@ class ShipWebSocket:
             await self._wire.send_raw(self._protocol.send(ping.response()))
 
     async def _give_turn(self) -> None:
-        # What has been received already is handed out without waiting; a flood of tiny messages would keep others out.
+        # What has been received already is looked at without waiting; a flood of tiny frames would keep others out.
         self._handed_out += 1
         if self._handed_out % _TURN == 0:
             await asyncio.sleep(0)

@@ -8,6 +8,7 @@ h11 parses; rejected: httpx, whose timeouts are per read and which decodes compr
 
 import asyncio
 import base64
+import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from bay.drivers.ship_socket import connect, proof_of
 from bay.errors import ShipError
 
 _READ_BYTES = 256 * 1024
+_TURN = 64  # chunks that are handed out before others get a turn
 _FINISH_S = 2.0
 _MAX_HEAD_BYTES = 32 * 1024
 
@@ -135,10 +137,12 @@ class Wire:
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The rest of the answer, chunk by chunk."""
-        while True:
+        for count in itertools.count(1):
             event = await self._next_event()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
+                if count % _TURN == 0:  # chunks of one byte that are all here would keep others out
+                    await asyncio.sleep(0)
             elif isinstance(event, h11.EndOfMessage):
                 return
             else:
