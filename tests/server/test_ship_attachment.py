@@ -267,7 +267,7 @@ REFUSED: dict[str, tuple[Script, type[BayError]]] = {
     "a frame that is too large": (sending(frame(ATTACHED), frame(b"\1" + bytes(1 << 20))), ShipError),
     "a message without end": (repeating(frame(ATTACHED) + frame(b"\1", 2, False), frame(bytes(60_000), 0, False)), ShipError),
     "empty parts without end": (repeating(frame(ATTACHED) + frame(b"\1", 2, False), frame(b"", 0, False) * 1000), ShipError),
-    "a pong that nobody asked for": (saying(frame(ATTACHED) + frame(b"", 10)), ShipError),
+    "a pong that nobody asked for": (sending(frame(ATTACHED), frame(b"", 10)), ShipError),
     "a flood of pings": (repeating(frame(ATTACHED), frame(b"", 9)), ShipError),
     "a drip of a frame, then the end": (sending(frame(ATTACHED), b"\x82\x7e", end=True), ShipError),
     "the end in the middle": (sending(frame(ATTACHED), frame(b"\1x"), end=True), ShipError),
