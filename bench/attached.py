@@ -10,6 +10,7 @@ from bay.client import Attachment, Box
 from bench import host
 from bench.base import Bench, beside_docker, ms, running_box
 from bench.figures import Absent, Figure, Result
+from bench.pools import pooled_server
 
 KEYS, FLOOD_BYTES, REPLAYS = 500, 1 << 30, 20
 LOOK_S = 0.02
@@ -48,7 +49,11 @@ def flood(bench: Bench) -> list[Result]:
 def replay(bench: Bench) -> list[Result]:
     """All that is kept of a command that has ended, read again through a new connection."""
     taken: list[float] = []
-    with running_box(bench.client) as box:
+    with (
+        pooled_server(pool_size=0, more="output_buffer_mb = 16") as server,
+        server.client() as client,
+        running_box(client) as box,
+    ):
         proc = box.spawn(["head", "-c", str(32 * MIB), "/dev/zero"])
         proc.wait(60)
         kept = proc.info.output_bytes - proc.refresh().first_offset
