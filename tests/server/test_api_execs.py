@@ -674,3 +674,14 @@ async def test_a_follower_is_told_when_the_session_is_stopped(live: Served) -> N
             except httpx.RemoteProtocolError:
                 pass  # cut: nobody takes it for whole
             assert (await within(stopping)).status_code == 200
+
+
+async def test_a_list_tells_of_an_end_that_nobody_waited_for(alice: httpx.AsyncClient, box: str) -> None:
+    made = await start(alice, box, command="exit 3")
+    output = await alice.get(
+        f"/v1/sandboxes/{box}/execs/{made['id']}/output", params={"since": 0, "follow": "true"}
+    )
+    assert json.loads(output.text.splitlines()[-1])["exit_code"] == 3
+    listed = (await alice.get(f"/v1/sandboxes/{box}/execs", params={"limit": 200})).json()["items"]
+    found = next(item for item in listed if item["id"] == made["id"])
+    assert (found["state"], found["exit_code"]) == ("exited", 3)

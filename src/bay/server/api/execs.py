@@ -141,7 +141,7 @@ async def create_exec(
 async def list_execs(
     caller: Reader, services: Svc, sandbox_id: str, limit: Limit = 50, cursor: Cursor = None
 ) -> WireResponse:
-    """The sandbox's execs as last seen, oldest first."""
+    """The sandbox's execs, oldest first; as last seen while it is frozen or does not answer."""
     after = cursors.decode(caller.owner, cursor)
     return WireResponse(
         listing(caller, await services.execs.page(caller, sandbox_id, after=after, limit=limit))

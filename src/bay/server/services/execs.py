@@ -4,6 +4,7 @@ The row is written before Ship is told, so that an exec can be asked for from it
 becomes of the call that started it. Ship holds the running exec and its output; the row remembers how it ended.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
@@ -12,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import BadRequest, CallerError, Conflict, Forbidden, NotFound, ShipError, Timeout
+from bay.errors import BadRequest, BayError, CallerError, Conflict, Forbidden, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server import idempotency
@@ -20,6 +21,7 @@ from bay.server.auth import Caller
 from bay.server.locate import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
 from bay.server.paths import workspace_path
+from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
 from bay.server.stays import Stays
@@ -30,6 +32,7 @@ from bay.store.later import Later
 from bay.store.records import HistoryNote, Page, SandboxRecord
 
 _KILL_GRACE_S = 5.0
+_LIST_S = 2.0  # a list is looked at, so it must not keep anybody
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -124,13 +127,13 @@ class Execs:
         return replace(result, command=note.code if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
-        """Part of a sandbox's execs, oldest first, as last seen."""
+        """Part of a sandbox's execs, oldest first: as they are, or as last seen where nobody answers in time. Wakes nothing."""
         sandbox = await self._waker.find(caller, ref)
         await self._later.flush()
         async with self._store.read() as db:
             found = await execs.page(db, sandbox.id, after=after, limit=limit)
         items = tuple(as_it_is(item, session_id, sandbox) for item, session_id in found.items)
-        return Page(items=items, next_cursor=found.next_cursor)
+        return Page(items=await self._asked(sandbox, items), next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, exec_id: str, wait_s: float | None) -> Exec:
         """One exec as it stands. Never starts compute; to wait for its end thaws the sandbox it is frozen in."""
@@ -286,6 +289,27 @@ class Execs:
             return self._unknown_to_ship(item, peer)
         fresh = replace(fresh, keep_alive=item.keep_alive)
         if item.state == "running" and fresh.state != "running":
+            self._save(peer, fresh)
+        return fresh
+
+    async def _asked(self, sandbox: SandboxRecord, items: tuple[Exec, ...]) -> tuple[Exec, ...]:
+        """The same, with what Ship says of those that count as running: an end that nobody waited for is in no row yet."""
+        session = sandbox.session
+        peer = peer_of(session) if session and session.phase == "running" else None
+        if peer is None or not any(item.state == "running" for item in items):
+            return items
+        try:
+            async with asyncio.timeout(_LIST_S):
+                known = {item.id: item for item in await self._link.list_execs(peer)}
+        except (BayError, TimeoutError):
+            return items
+        return tuple(self._newer(peer, item, known.get(item.id)) for item in items)
+
+    def _newer(self, peer: Peer, item: Exec, fresh: Exec | None) -> Exec:
+        if item.state != "running" or fresh is None:
+            return item
+        fresh = replace(fresh, keep_alive=item.keep_alive)
+        if fresh.state != "running":
             self._save(peer, fresh)
         return fresh
 
