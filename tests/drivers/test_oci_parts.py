@@ -312,7 +312,7 @@ def test_an_interpreter_that_cannot_be_a_kernel_lets_the_next_one_try(bundle: Pa
     command = ["/usr/bin/python3", "-I", "-S", boot, str(bare), "python"]
     alone = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert alone.returncode == 1
-    assert "no Python here can be a kernel: No module named 'IPython'" in alone.stderr
+    assert "no Python here can be a kernel: ModuleNotFoundError: No module named 'IPython'" in alone.stderr
     following = subprocess.run(
         [*command, "/bin/echo", "next"], capture_output=True, text=True, timeout=30, check=False
     )
