@@ -61,8 +61,7 @@ def test_update_changes_what_is_named_and_none_is_a_value(box: bay.Box) -> None:
 
 
 def test_an_update_to_a_name_that_is_taken_is_a_conflict(client: bay.Client, box: bay.Box) -> None:
-    client.sandboxes.create(name="taken")
-    with pytest.raises(bay.Conflict, match="taken"):
+    with client.sandbox(name="taken"), pytest.raises(bay.Conflict, match="taken"):
         box.update(name="taken")
 
 
