@@ -225,6 +225,7 @@ async def test_when_ship_dies_everybody_is_told_at_once_that_the_exec_is_lost(
     live: Served, client: httpx.AsyncClient, box: str
 ) -> None:
     made = await start(client, box, "echo one; sleep 1000")
+    pid: int = (await look(client, box, made))["pid"]
     output = f"/v1/sandboxes/{box}/execs/{made}/output"
     async with (
         attached(live, f"{box}/execs/{made}/attach") as one,
@@ -234,8 +235,9 @@ async def test_when_ship_dies_everybody_is_told_at_once_that_the_exec_is_lost(
         await within(anext(lines))
         await one.until(b"one\n")
         began = time.monotonic()
-        for pid in ships(live.root):
-            os.kill(pid, signal.SIGKILL)
+        for ship in ships(live.root):
+            os.kill(ship, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)  # without a container nothing else ends what a killed Ship ran
         assert await one.rest() == b""
         told = [json.loads(line) async for line in lines]
     assert time.monotonic() - began < 5

@@ -287,6 +287,10 @@ class Execs:
             fresh = await self._link.get_exec(peer, item.id, wait_s)
         except NotFound:
             return self._unknown_to_ship(item, peer)
+        return self._seen(peer, item, fresh)
+
+    def _seen(self, peer: Peer, item: Exec, fresh: Exec) -> Exec:
+        """What Ship says now of an exec; its end is written down."""
         fresh = replace(fresh, keep_alive=item.keep_alive)
         if item.state == "running" and fresh.state != "running":
             self._save(peer, fresh)
@@ -303,15 +307,8 @@ class Execs:
                 known = {item.id: item for item in await self._link.list_execs(peer)}
         except (BayError, TimeoutError):
             return items
-        return tuple(self._newer(peer, item, known.get(item.id)) for item in items)
-
-    def _newer(self, peer: Peer, item: Exec, fresh: Exec | None) -> Exec:
-        if item.state != "running" or fresh is None:
-            return item
-        fresh = replace(fresh, keep_alive=item.keep_alive)
-        if fresh.state != "running":
-            self._save(peer, fresh)
-        return fresh
+        asked = {item.id for item in items if item.state == "running"} & known.keys()
+        return tuple(self._seen(peer, item, known[item.id]) if item.id in asked else item for item in items)
 
     def _unknown_to_ship(self, item: Exec, peer: Peer) -> Exec:
         """Ship forgets execs some minutes after their end, which the row does not; or it was never told of this one."""
