@@ -1,4 +1,4 @@
-"""An attachment to an exec: its output as it comes and its input, on one WebSocket. The process never waits for it.
+"""An attachment to an exec: its output as it comes and its input, on one WebSocket. The process waits for it for moments at most.
 
 An attachment is a cursor in the exec's ring and has no queue of its own. One that is about to lose its place has a
 little patience of the program (see `patience`); one that is slower is told where the ring begins now and let go.

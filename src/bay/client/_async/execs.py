@@ -5,10 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Literal, Unpack
 
-import httpx
-
 from bay.client._async.attach import AsyncAttachment
-from bay.client._async.http import AsyncHttp, Body
+from bay.client._async.http import AsyncHttp, Body, accepted
 from bay.client._follow import Cursor
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._results import RunResult, run_result
@@ -16,7 +14,6 @@ from bay.client._seam import async_sleep
 from bay.client._wire import (
     Call,
     Json,
-    Lines,
     SpawnOptions,
     exec_body,
     items,
@@ -39,17 +36,6 @@ GRACE_S = 30.0
 
 TAKING_S = 86_400.0
 """How long a command may leave what is written to it unread."""
-
-
-async def _chunks(response: httpx.Response, cursor: Cursor) -> AsyncGenerator[OutputChunk, None]:
-    lines = Lines()
-    async for data in response.aiter_bytes():
-        for line in lines.feed(data):
-            chunk = cursor.accept(line)
-            if chunk is not None:
-                yield chunk
-        if cursor.ended:
-            return
 
 
 class AsyncProc:
@@ -170,7 +156,7 @@ class AsyncProc:
             async with self._http.stream(self._output_call(cursor.next, follow)) as response:
                 connected = True
                 cursor.opened()
-                async with aclosing(_chunks(response, cursor)) as chunks:
+                async with aclosing(accepted(response, cursor)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             cursor.ended = cursor.ended or not follow

@@ -2,15 +2,38 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
 
 import httpx
 
 from bay.client._config import CONNECT_S, Config, http_options
 from bay.client._seam import async_sleep
-from bay.client._wire import Attempts, Call, Json, check, decode, http_errors
+from bay.client._wire import Attempts, Call, Json, Lines, check, decode, http_errors
 from bay.errors import BayError
 
 Body = Callable[[], AsyncIterator[bytes]]
+T = TypeVar("T")
+Item = TypeVar("Item", covariant=True)
+
+
+class Reading(Protocol[Item]):
+    """A place in a stream of lines. `accept` gives what is new on one, None where nothing is; then `ended` may be true."""
+
+    ended: bool
+
+    def accept(self, line: bytes) -> Item | None: ...
+
+
+async def accepted(response: httpx.Response, reading: Reading[T]) -> AsyncGenerator[T, None]:
+    """What is new in a streamed answer, line by line, until the reading has ended or the answer has."""
+    lines = Lines()
+    async for data in response.aiter_bytes():
+        for line in lines.feed(data):
+            item = reading.accept(line)
+            if item is not None:
+                yield item
+        if reading.ended:
+            return
 
 
 class AsyncHttp:

@@ -3,13 +3,11 @@
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
-import httpx
-
 from bay.cells import Shown
-from bay.client._async.http import AsyncHttp
+from bay.client._async.http import AsyncHttp, accepted
 from bay.client._cells import CellCursor, CellResult, cell_result
 from bay.client._seam import async_sleep
-from bay.client._wire import Call, Lines, given, items, model, sandbox_path
+from bay.client._wire import Call, given, items, model, sandbox_path
 from bay.errors import ConnectionFailed, HostError, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec
@@ -18,17 +16,6 @@ DEFAULT_KERNEL = "default"
 
 START_S = 60.0
 """How much longer than other calls a kernel may take to start."""
-
-
-async def _events(response: httpx.Response, cursor: CellCursor) -> AsyncGenerator[CellEvent, None]:
-    lines = Lines()
-    async for data in response.aiter_bytes():
-        for line in lines.feed(data):
-            event = cursor.accept(line)
-            if event is not None:
-                yield event
-        if cursor.ended:
-            return
 
 
 class _Cell:
@@ -60,7 +47,7 @@ class _Cell:
         try:
             async with self._http.stream(self._call(cursor)) as response:
                 connected = cursor.begun = True
-                async with aclosing(_events(response, cursor)) as events:
+                async with aclosing(accepted(response, cursor)) as events:
                     async for event in events:
                         yield event
             if cursor.ended:

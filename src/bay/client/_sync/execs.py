@@ -7,18 +7,15 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Literal, Unpack
 
-import httpx
-
 from bay.client._follow import Cursor
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._results import RunResult, run_result
 from bay.client._seam import sleep
 from bay.client._sync.attach import Attachment
-from bay.client._sync.http import Body, Http
+from bay.client._sync.http import Body, Http, accepted
 from bay.client._wire import (
     Call,
     Json,
-    Lines,
     SpawnOptions,
     exec_body,
     items,
@@ -41,17 +38,6 @@ GRACE_S = 30.0
 
 TAKING_S = 86_400.0
 """How long a command may leave what is written to it unread."""
-
-
-def _chunks(response: httpx.Response, cursor: Cursor) -> Generator[OutputChunk, None, None]:
-    lines = Lines()
-    for data in response.iter_bytes():
-        for line in lines.feed(data):
-            chunk = cursor.accept(line)
-            if chunk is not None:
-                yield chunk
-        if cursor.ended:
-            return
 
 
 class Proc:
@@ -169,7 +155,7 @@ class Proc:
             with self._http.stream(self._output_call(cursor.next, follow)) as response:
                 connected = True
                 cursor.opened()
-                with closing(_chunks(response, cursor)) as chunks:
+                with closing(accepted(response, cursor)) as chunks:
                     yield from chunks
             cursor.ended = cursor.ended or not follow
             if cursor.ended:

@@ -5,13 +5,11 @@
 from collections.abc import Generator, Mapping
 from contextlib import closing
 
-import httpx
-
 from bay.cells import Shown
 from bay.client._cells import CellCursor, CellResult, cell_result
 from bay.client._seam import sleep
-from bay.client._sync.http import Http
-from bay.client._wire import Call, Lines, given, items, model, sandbox_path
+from bay.client._sync.http import Http, accepted
+from bay.client._wire import Call, given, items, model, sandbox_path
 from bay.errors import ConnectionFailed, HostError, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec
@@ -20,17 +18,6 @@ DEFAULT_KERNEL = "default"
 
 START_S = 60.0
 """How much longer than other calls a kernel may take to start."""
-
-
-def _events(response: httpx.Response, cursor: CellCursor) -> Generator[CellEvent, None, None]:
-    lines = Lines()
-    for data in response.iter_bytes():
-        for line in lines.feed(data):
-            event = cursor.accept(line)
-            if event is not None:
-                yield event
-        if cursor.ended:
-            return
 
 
 class _Cell:
@@ -61,7 +48,7 @@ class _Cell:
         try:
             with self._http.stream(self._call(cursor)) as response:
                 connected = cursor.begun = True
-                with closing(_events(response, cursor)) as events:
+                with closing(accepted(response, cursor)) as events:
                     yield from events
             if cursor.ended:
                 return
