@@ -770,3 +770,11 @@ async def test_a_session_that_could_not_be_seen_at_the_start_is_watched_all_the_
     await bay.bay.reconciler._unwatch(session.id)
     await bay.bay.reconciler._adopt(await bay.record(made["id"]))
     assert bay.bay.reconciler._adopted == [(made["id"], Handle.from_json(session.handle))]
+
+
+@pytest.mark.parametrize("name", ["stdin", "upload", "files", "execs"])
+async def test_a_name_opens_no_larger_body(alice: httpx.AsyncClient, name: str) -> None:
+    body = {"labels": {"large": "x" * (2 << 20)}}
+    for path in (f"/v1/sandboxes/{name}", f"/v1/sandboxes/box/history/{name}"):
+        answer = await alice.patch(path, json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large"), path

@@ -39,6 +39,9 @@ _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 SUBPROTOCOL = "bay.v1"
 """What a WebSocket is answered with when its client offers it, as a browser must to be answered at all."""
+_UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/filesystem/upload")
+_STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
+_LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|execs)")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -118,11 +121,12 @@ class Edge:
 
     def _limit_of(self, path: str) -> int:
         """Bytes the body may have. JSON costs a multiple of its size to parse, so only what carries files is large."""
-        if path.endswith("/upload"):
+        # By the whole path: the last part of another may be a name that somebody chose.
+        if _UPLOAD.fullmatch(path):
             return self._max_upload_bytes
-        if path.endswith("/stdin"):
+        if _STDIN.fullmatch(path):
             return _ANY_SIZE  # nobody keeps it: it is read as fast as the command takes it
-        large = path.endswith(("/files", "/execs"))
+        large = _LARGE.fullmatch(path)
         return self._max_body_bytes if large else min(_SMALL_BODY, self._max_body_bytes)
 
 
