@@ -38,6 +38,8 @@ WORDS = [
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\baclosing\b", "closing"),
     (r"\baclose\b", "close"),
+    (r"\banext\b", "next"),
+    (r"\benter_async_context\b", "enter_context"),
     (r"\baread\b", "read"),
     (r"\baiter_bytes\b", "iter_bytes"),
     (r"\b__aiter__\b", "__iter__"),
