@@ -14,7 +14,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8700
+WORKERS ?= 2
 DATA_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/bay,$(HOME)/.local/share/bay)
+# Tests start hundreds of Pythons, and each would compile all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 UV = $(or $(shell command -v uv),$(BIN)/uv)
 SPEC_COMPILE = pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra server
 
@@ -33,9 +36,10 @@ demo: .stamp-server ## start Bay, run real work in a sandbox, check every step, 
 serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/bay as root)
 	@exec $(BIN)/bay serve --host "$(HOST)" --port "$(PORT)" --data-dir "$(DATA_DIR)"
 
+# Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check ## all checks and all tests
-	@$(BIN)/python -m pytest
+test: check ## all checks and all tests (WORKERS=0: one test at a time, in one process)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_harness import Bench, call, endpoint_of, run
+from driver_harness import Bench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import OciDriver, layers, seccomp
@@ -351,9 +351,9 @@ async def test_every_namespace_is_its_own(inside: Handle) -> None:
 
 
 async def test_a_running_sandbox_leaves_no_mount_on_the_host(oci: Bench) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+    before = mounts_of_the_host()
     async with oci.session() as handle:
-        assert Path("/proc/self/mountinfo").read_text() == before
+        assert mounts_of_the_host() == before
         assert (await run(handle, "ls /workspace /usr/bin /.ship >/dev/null")).exit_code == 0
 
 
@@ -460,8 +460,8 @@ async def _attempt(handle: Handle, call: str, *, user: str | None = "root") -> i
 
 
 def _pids_of(bench: Bench, handle: Handle) -> list[int]:
-    group = next(Path("/sys/fs/cgroup").glob(f"**/bay/{bench.instance}/{handle.session_id}/cgroup.procs"))
-    return [int(pid) for pid in group.read_text().split()]
+    (group, *_) = (one for one in cgroups_of(bench) if one.name == handle.session_id)
+    return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
 
 
 def _real_uid(pid: int) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from driver_harness import mounts_of_the_host
 
 from bay.drivers import processes
 from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts, probe, userns
@@ -243,12 +244,12 @@ def test_the_skeleton_is_made_again_only_when_the_host_changed(tmp_path: Path) -
 
 @pytest.mark.skipif(os.getuid() != 0, reason="the trials need root")
 def test_the_probe_finds_this_host_fit_and_leaves_it_as_it_was() -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+    before = mounts_of_the_host()
     found = probe.checks()
     assert [one for one in found if one.required and not one.ok] == []
     assert all(one.fix and one.found for one in found)
     assert len({one.name for one in found}) == len(found)
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert mounts_of_the_host() == before
 
 
 def test_a_missing_runc_is_named_with_its_remedy() -> None:
