@@ -14,6 +14,7 @@ from bay.ids import new_id
 pytestmark = pytest.mark.anyio
 
 CARGO, SANDBOX = new_id("ws"), new_id("sandbox")
+FENCE = f"{CARGO}.{SANDBOX}"
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ async def cargo(tmp_path: Path) -> DirectoryCargo:
 
 
 async def test_a_cargo_that_nobody_had_has_no_fence(cargo: DirectoryCargo) -> None:
-    assert await cargo.fenced(CARGO) is None
+    assert await cargo.fenced(CARGO, SANDBOX) is None
 
 
 async def test_the_newest_session_is_written_beside_the_cargo_and_not_inside(
@@ -33,20 +34,20 @@ async def test_the_newest_session_is_written_beside_the_cargo_and_not_inside(
 ) -> None:
     await cargo.fence(CARGO, SANDBOX, 1, "sess-a")
     await cargo.fence(CARGO, SANDBOX, 2, "sess-b")
-    assert await cargo.fenced(CARGO) == Fence(sandbox_id=SANDBOX, generation=2, session_id="sess-b")
+    assert await cargo.fenced(CARGO, SANDBOX) == Fence(sandbox_id=SANDBOX, generation=2, session_id="sess-b")
     assert os.listdir(cargo.path(CARGO)) == []
     assert await cargo.list_ids() == {CARGO}
-    fence = tmp_path / "cargo/.fences" / CARGO
+    fence = tmp_path / "cargo/.fences" / FENCE
     assert fence.stat().st_mode & 0o777 == 0o600
     assert fence.parent.stat().st_mode & 0o777 == 0o700
-    assert os.listdir(fence.parent) == [CARGO]
+    assert os.listdir(fence.parent) == [FENCE]
 
 
 async def test_another_bay_reads_it(cargo: DirectoryCargo, tmp_path: Path) -> None:
     await cargo.fence(CARGO, SANDBOX, 3, "sess-a")
     again = DirectoryCargo(tmp_path / "cargo")
     await again.open()
-    assert (await again.fenced(CARGO)) == await cargo.fenced(CARGO) != None  # noqa: E711
+    assert (await again.fenced(CARGO, SANDBOX)) == await cargo.fenced(CARGO, SANDBOX) != None  # noqa: E711
 
 
 async def test_the_same_session_may_ask_again(cargo: DirectoryCargo) -> None:
@@ -67,14 +68,31 @@ async def test_an_older_generation_and_a_second_session_of_the_same_one_are_refu
 
 
 async def test_generations_of_two_sandboxes_are_not_compared(cargo: DirectoryCargo) -> None:
+    other = new_id("sandbox")
     await cargo.fence(CARGO, SANDBOX, 9, "sess-a")
-    await cargo.fence(CARGO, new_id("sandbox"), 1, "sess-b")
+    await cargo.fence(CARGO, other, 1, "sess-b")
+    for sandbox_id, generation in ((SANDBOX, 9), (other, 1)):
+        fence = await cargo.fenced(CARGO, sandbox_id)
+        assert fence is not None
+        assert fence.generation == generation
+
+
+async def test_the_one_fence_that_a_cargo_had_before_still_holds(
+    cargo: DirectoryCargo, tmp_path: Path
+) -> None:
+    old = {"sandbox_id": SANDBOX, "generation": 7, "session_id": "sess-a"}
+    (tmp_path / "cargo/.fences" / CARGO).write_text(json.dumps(old))
+    await DirectoryCargo(tmp_path / "cargo").open()
+    with pytest.raises(StaleGeneration):
+        await cargo.fence(CARGO, SANDBOX, 7, "sess-b")
+    await cargo.remove(CARGO)
+    assert os.listdir(tmp_path / "cargo/.fences") == []
 
 
 async def test_the_fence_goes_with_the_cargo(cargo: DirectoryCargo) -> None:
     await cargo.fence(CARGO, SANDBOX, 9, "sess-a")
     await cargo.remove(CARGO)
-    assert await cargo.fenced(CARGO) is None
+    assert await cargo.fenced(CARGO, SANDBOX) is None
     await cargo.create(CARGO)
     await cargo.fence(CARGO, SANDBOX, 1, "sess-b")
 
@@ -86,7 +104,7 @@ async def test_a_fence_without_a_cargo_is_removed_at_the_next_open(
     (tmp_path / "cargo/.fences" / new_id("ws")).write_text("{}")
     (tmp_path / "cargo/.fences/.half-written").touch()
     await DirectoryCargo(tmp_path / "cargo").open()
-    assert os.listdir(tmp_path / "cargo/.fences") == [CARGO]
+    assert os.listdir(tmp_path / "cargo/.fences") == [FENCE]
 
 
 @pytest.mark.parametrize(
@@ -106,24 +124,24 @@ async def test_a_fence_without_a_cargo_is_removed_at_the_next_open(
 async def test_what_cannot_be_understood_is_no_fence(
     cargo: DirectoryCargo, tmp_path: Path, text: str
 ) -> None:
-    (tmp_path / "cargo/.fences" / CARGO).write_bytes(text.encode("latin-1"))
-    assert await cargo.fenced(CARGO) is None
+    (tmp_path / "cargo/.fences" / FENCE).write_bytes(text.encode("latin-1"))
+    assert await cargo.fenced(CARGO, SANDBOX) is None
     await cargo.fence(CARGO, SANDBOX, 1, "sess-a")
 
 
 async def test_a_link_in_place_of_a_fence_is_not_followed(cargo: DirectoryCargo, tmp_path: Path) -> None:
     (tmp_path / "outside").write_text(json.dumps({"sandbox_id": SANDBOX, "generation": 1, "session_id": "s"}))
-    (tmp_path / "cargo/.fences" / CARGO).symlink_to(tmp_path / "outside")
+    (tmp_path / "cargo/.fences" / FENCE).symlink_to(tmp_path / "outside")
     with pytest.raises(DriverUnavailable, match="cannot read the fence"):
-        await cargo.fenced(CARGO)
+        await cargo.fenced(CARGO, SANDBOX)
 
 
-@pytest.mark.parametrize("name", ["../ws", "", "ws-1", ".trash", f"{CARGO}/x"])
+@pytest.mark.parametrize("name", ["../ws", "", "ws-1", ".trash", f"ws-{24 * '0'}/x"])
 async def test_what_is_no_cargo_is_never_made_fenced_or_removed(cargo: DirectoryCargo, name: str) -> None:
     for call in (
         cargo.create(name),
         cargo.fence(name, SANDBOX, 1, "s"),
-        cargo.fenced(name),
+        cargo.fenced(name, SANDBOX),
         cargo.remove(name),
     ):
         with pytest.raises(InvalidArgument):

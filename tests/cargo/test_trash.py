@@ -32,7 +32,7 @@ async def test_a_removed_cargo_is_out_of_the_way_before_its_files_are_gone(
             (cargo.path(cargo_id) / "file").touch()
             await cargo.remove(cargo_id)
             assert await cargo.list_ids() == set()
-    assert len(list((tmp_path / "cargo/.trash").glob("*/file"))) == 2
+    assert len(list((tmp_path / "cargo/.trash").glob("*/workspace/file"))) == 2
     assert (tmp_path / "cargo/.trash").stat().st_mode & 0o777 == 0o700
 
 
@@ -98,7 +98,7 @@ async def test_a_link_in_place_of_the_trash_is_refused(tmp_path: Path) -> None:
 async def test_a_cargo_that_cannot_be_moved_aside_says_so_and_stays(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    cargo.path(cargo_id).parent.joinpath(".trash").rmdir()
+    cargo.path(cargo_id).parent.parent.joinpath(".trash").rmdir()
     with pytest.raises(DriverUnavailable, match=f"cannot remove .*{cargo_id}"):
         await cargo.remove(cargo_id)
     assert await cargo.list_ids() == {cargo_id}

@@ -53,8 +53,8 @@ async def test_what_a_sandbox_nested_deeper_than_any_stack_is_removed(cargo: Dir
         here = below
     os.close(here)
     await cargo.remove(cargo_id)
-    assert not cargo.path(cargo_id).exists()
-    await emptied(cargo, cargo.path(cargo_id).parent)
+    assert not cargo.path(cargo_id).parent.exists()
+    await emptied(cargo, cargo.path(cargo_id).parent.parent)
 
 
 async def test_no_link_is_followed_by_a_remove(cargo: DirectoryCargo, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_no_link_is_followed_by_a_remove(cargo: DirectoryCargo, tmp_path: 
     (where / os.fsdecode(b"bad\xff")).mkdir()
     await cargo.remove(cargo_id)
     assert not where.exists()
-    await emptied(cargo, where.parent)
+    await emptied(cargo, where.parent.parent)
     assert os.listdir(outside) == ["kept"]
 
 
@@ -81,7 +81,7 @@ async def test_a_link_in_place_of_the_cargo_is_not_followed(cargo: DirectoryCarg
     outside.mkdir()
     (outside / "kept").touch()
     cargo_id = new_id("ws")
-    cargo.path(cargo_id).symlink_to(outside)
+    cargo.path(cargo_id).parent.symlink_to(outside)
     with suppress(OSError):
         await cargo.remove(cargo_id)
     await emptied(cargo, tmp_path / "cargo")

@@ -1,94 +1,172 @@
 """Cargos as plain directories: the backend that works on any file system.
 
-The directory above them is closed to every host user but root, because the files inside carry the
-sandbox's own ids: a set-uid root program that a sandbox makes must be out of a host user's reach.
+A copy reads and writes every file, unless the file system shares blocks (xfs, btrfs), and a limit does not hold.
 """
 
 import asyncio
-import errno
+import contextlib
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
+from typing import Literal
 
-from bay.cargo.base import Fence
-from bay.cargo.fences import Fences
-from bay.cargo.trash import Trash, make_private
-from bay.errors import DriverUnavailable, InvalidArgument, StorageFull
+from bay.cargo import renames
+from bay.cargo.shelf import MACHINE, WORKSPACE, Shelf
+from bay.cargo.trash import make_private
 from bay.ids import is_id
 
-SANDBOX_UID = SANDBOX_GID = 1000
+_SAID = 4096
 
 
-class DirectoryCargo:
-    """One directory per cargo below `root`, and beside them the fences and the trash, under names that are no ids."""
+class DirectoryCargo(Shelf):
+    """One directory per cargo and checkpoint below `root`."""
 
-    name = "directory"
+    name: Literal["btrfs", "directory"] = "directory"
+    instant = False
+    limits = False
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._swapping = root / ".swapping"
+
+    async def aclose(self) -> None:
+        """See `CargoBackend.aclose`: nothing was taken."""
+
+    async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
+        """See `CargoBackend.set_limit`: does nothing but look at the id."""
+        self._checked(cargo_id)
+
+    async def settle(self, cargo_id: str) -> None:
+        """See `CargoBackend.settle`. Has the whole file system written out: it cannot do that for one directory."""
+        cargo = self._checked(cargo_id)
+        await self._blocking(lambda: renames.sync_file_system(cargo), cargo, "write out")
+
+    async def charged(self, cargo_id: str) -> int | None:
+        """See `CargoBackend.charged`: None."""
+        self._checked(cargo_id)
+
+    def _prepare(self) -> None:
+        make_private(self._root)
+        _Layout(self._root).bring_up()
+        make_private(self._swapping)
+        for name in os.listdir(self._swapping):
+            self._end_swap(name)
+
+    async def _make(self, target: Path) -> None:
+        await asyncio.to_thread(target.mkdir, 0o700)
+
+    async def _copy(self, source: Path, target: Path) -> None:
+        await _copy(source, target)
+
+    async def _count(self, made: Path, cargo: Path | None, limit_bytes: int | None) -> None:
+        pass
+
+    async def _preserve(self, source: Path, checkpoint: Path) -> None:
+        async with self._made(checkpoint.name) as made:
+            await _copy(source, made)
+            await self._put_in_place(made, checkpoint)
+
+    async def _adopt(self, made: Path, checkpoint: Path) -> None:
+        await asyncio.to_thread(renames.sync_file_system, made)
+        await self._put_in_place(made, checkpoint)
+
+    async def _withdraw(self, checkpoint: Path) -> None:
+        await self._drop(checkpoint)
+
+    async def _look_after(self) -> None:
+        """There is nothing to look after."""
+
+    async def _put_in_place(self, made: Path, target: Path) -> None:
+        await asyncio.to_thread(renames.place, made, target)
+        await asyncio.to_thread(renames.sync_directory, target.parent)
+
+    def _commit(self) -> None:
+        renames.sync_directory(self._root)
+        renames.sync_directory(self._making)
+
+    def _swap(self, prepared: Path, cargo: Path) -> None:
+        """See `Shelf._swap`. Where two names cannot be exchanged, the old one waits in a place that `open` puts it back from."""
+        prepared.lstat()
+        if not (os.path.lexists(cargo) and renames.exchange(prepared, cargo)):
+            waiting = self._swapping / cargo.name
+            with contextlib.suppress(FileNotFoundError):
+                cargo.rename(waiting)
+            prepared.rename(cargo)
+            self._move_to_trash(waiting)
+        self._commit()
+
+    def _end_swap(self, name: str) -> None:
+        if not renames.place(self._swapping / name, self._root / name):
+            self._trash.open()
+            self._move_to_trash(self._swapping / name)
+
+
+class _Layout:
+    """Turns what an earlier Bay made, the files directly in `ws-…`, into what this one makes: `ws-…/workspace`.
+
+    All are collected in a place of their own first, so that a crash at any point leaves it decidable which are which. Blocks.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._fences = Fences(root / ".fences")
-        self._trash = Trash(root / ".trash")
+        self._done = root / ".layout"
+        self._collected = root / ".converting"
 
-    async def open(self) -> None:
-        """See `CargoBackend.open`. Does not wait for what an earlier Bay left in the trash."""
-        await asyncio.to_thread(self._open)
+    def bring_up(self) -> None:
+        """Do what is still to do."""
+        if not self._done.exists():
+            for name in filter(is_id, os.listdir(self._root)):
+                self._collect(self._root / name)
+            self._done.write_text("2\n")
+            renames.sync_directory(self._root)
+        if self._collected.exists():
+            for name in os.listdir(self._collected):
+                self._furnish(self._collected / name)
+            self._collected.rmdir()
 
-    async def run(self) -> None:
-        """See `CargoBackend.run`: empties the trash."""
-        await self._trash.run()
+    def _collect(self, cargo: Path) -> None:
+        if _is_of_today(cargo):  # as in a data directory that a backup was restored to
+            return
+        make_private(self._collected)
+        make_private(self._collected / cargo.name)
+        cargo.rename(self._collected / cargo.name / WORKSPACE)
 
-    async def create(self, cargo_id: str) -> None:
-        await asyncio.to_thread(self._create, self._checked(cargo_id))
-
-    def path(self, cargo_id: str) -> Path:
-        return self._root / cargo_id
-
-    async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
-        fence = Fence(sandbox_id=sandbox_id, generation=generation, session_id=session_id)
-        with _host_errors(self._checked(cargo_id), "fence"):
-            await asyncio.to_thread(self._fences.raise_to, cargo_id, fence)
-
-    async def fenced(self, cargo_id: str) -> Fence | None:
-        with _host_errors(self._checked(cargo_id), "read the fence of"):
-            return await asyncio.to_thread(self._fences.read, cargo_id)
-
-    async def remove(self, cargo_id: str) -> None:
-        """See `CargoBackend.remove`. The files go first: what a crash leaves of the rest is harmless."""
-        with _host_errors(self._checked(cargo_id), "remove"):
-            await self._trash.put(self.path(cargo_id))
-            await asyncio.to_thread(self._fences.remove, cargo_id)
-
-    async def list_ids(self) -> set[str]:
-        return await asyncio.to_thread(self._ids)
-
-    def _open(self) -> None:
-        with _host_errors(self._root, "make"):
-            for directory in (self._root, self._fences.directory):
-                make_private(directory)
-            self._trash.open()
-            self._fences.keep_only(self._ids())
-
-    def _ids(self) -> set[str]:
-        return {name for name in os.listdir(self._root) if is_id(name)}
-
-    def _create(self, path: Path) -> None:
-        with _host_errors(path, "make"):
-            path.mkdir(mode=0o755, exist_ok=True)
-            if os.geteuid() == 0:
-                os.chown(path, SANDBOX_UID, SANDBOX_GID)
-
-    def _checked(self, cargo_id: str) -> Path:
-        if not is_id(cargo_id):
-            raise InvalidArgument(f"{cargo_id!r} is not the id of a cargo")
-        return self.path(cargo_id)
+    def _furnish(self, cargo: Path) -> None:
+        if not (cargo / WORKSPACE).exists():  # the crash was before anything was moved
+            cargo.rmdir()
+            return
+        make_private(cargo / MACHINE)
+        cargo.rename(self._root / cargo.name)
 
 
-@contextmanager
-def _host_errors(path: Path, verb: str) -> Generator[None]:
+def _is_of_today(cargo: Path) -> bool:
+    """Whether it has both parts and is private, which none was that had the files in it: a sandbox's user owned those."""
+    facts = cargo.lstat()
+    if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        return False
+    with os.scandir(cargo) as entries:
+        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)} == {
+            WORKSPACE,
+            MACHINE,
+        }
+
+
+async def _copy(source: Path, target: Path) -> None:
+    """Copy a tree in a process of its own, which a cancellation ends. Raises OSError."""
+    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+    command = [sys.executable, "-P", "-m", "bay.cargo.copying", str(source), str(target), str(os.getpid())]
+    process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=pipe)
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"no space left for {path}; free space on its file system") from error
-        raise DriverUnavailable(f"cannot {verb} {path}: {error.strerror}") from error
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise _error_from(said)
+
+
+def _error_from(said: bytes) -> OSError:
+    last = said[-_SAID:].decode(errors="replace").rpartition("\n")[2]
+    number, _, message = last.partition(" ")
+    return OSError(int(number), message) if number.isdigit() else OSError(f"the copy ended with: {last}")

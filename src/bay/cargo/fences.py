@@ -21,37 +21,49 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Fences:
-    """One small file for each cargo in `directory`. Everything here blocks, and raises OSError."""
+    """One small file for each cargo and sandbox in `directory`. Everything here blocks, and raises OSError."""
 
     directory: Path
 
     def raise_to(self, cargo_id: str, fence: Fence) -> None:
-        """Make `fence` the cargo's, unless a newer one is there. Raises StaleGeneration."""
-        before = self.read(cargo_id)
+        """Make `fence` the one of its sandbox on the cargo, unless a newer one is there. Raises StaleGeneration."""
+        before = self.read(cargo_id, fence.sandbox_id)
         if before == fence:
             return
-        if before is not None and before.sandbox_id == fence.sandbox_id:
+        if before is not None:
             _check_newer(cargo_id, before, fence)
         self._write(cargo_id, fence)
 
-    def read(self, cargo_id: str) -> Fence | None:
-        """The cargo's fence; None when there is none or it is not to be understood."""
-        try:
-            with open(os.open(self.directory / cargo_id, _READ), "rb") as file:
-                found = json.loads(file.read(_LARGEST))
-        except (FileNotFoundError, ValueError, RecursionError):
-            return None
-        return _parsed(found)
+    def read(self, cargo_id: str, sandbox_id: str) -> Fence | None:
+        """The sandbox's fence on the cargo; None when there is none or it is not to be understood."""
+        for name in (
+            _name(cargo_id, sandbox_id),
+            cargo_id,
+        ):  # the second as it was when a cargo had one fence
+            found = self._read(name)
+            if found is not None and found.sandbox_id == sandbox_id:
+                return found
+        return None
 
     def remove(self, cargo_id: str) -> None:
-        """Forget the cargo's fence; none is fine."""
-        (self.directory / cargo_id).unlink(missing_ok=True)
+        """Forget all fences of the cargo; none is fine."""
+        for name in os.listdir(self.directory):
+            if name.partition(".")[0] == cargo_id:
+                (self.directory / name).unlink(missing_ok=True)
 
     def keep_only(self, cargo_ids: set[str]) -> None:
         """Remove what belongs to no cargo: a crash left it, between the removal of one and of the other."""
-        for name in set(os.listdir(self.directory)) - cargo_ids:
-            with contextlib.suppress(IsADirectoryError):  # not ours
-                (self.directory / name).unlink()
+        for name in os.listdir(self.directory):
+            if name.partition(".")[0] not in cargo_ids:
+                with contextlib.suppress(IsADirectoryError):  # not ours
+                    (self.directory / name).unlink()
+
+    def _read(self, name: str) -> Fence | None:
+        try:
+            with open(os.open(self.directory / name, _READ), "rb") as file:
+                return _parsed(json.loads(file.read(_LARGEST)))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
 
     def _write(self, cargo_id: str, fence: Fence) -> None:
         new = self.directory / f".{cargo_id}.{secrets.token_hex(4)}"
@@ -60,7 +72,7 @@ class Fences:
                 json.dump(asdict(fence), file)
                 file.flush()
                 os.fsync(file.fileno())
-            new.rename(self.directory / cargo_id)
+            new.rename(self.directory / _name(cargo_id, fence.sandbox_id))
         finally:
             new.unlink(missing_ok=True)
         self._sync()
@@ -71,6 +83,10 @@ class Fences:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _name(cargo_id: str, sandbox_id: str) -> str:
+    return f"{cargo_id}.{sandbox_id}"
 
 
 def _check_newer(cargo_id: str, before: Fence, fence: Fence) -> None:

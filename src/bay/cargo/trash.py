@@ -9,6 +9,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -22,10 +23,11 @@ log = structlog.get_logger("bay.cargo")
 
 
 class Trash:
-    """A directory on the file system of what is thrown into it."""
+    """A directory on the file system of what is thrown into it. `remove` takes one thing off the disk."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, remove: Callable[[Path], Awaitable[None]] = trees.remove) -> None:
         self._directory = directory
+        self._remove_now = remove
         self._filled = asyncio.Event()
 
     def open(self) -> None:
@@ -35,7 +37,11 @@ class Trash:
 
     async def put(self, path: Path) -> None:
         """Move the directory `path`, or the link or file in its place, here; nothing there is fine. Raises OSError."""
-        await asyncio.to_thread(self._move, path)
+        await asyncio.to_thread(self.move, path)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have `run` look, after a `move`."""
         self._filled.set()
 
     async def run(self) -> None:
@@ -47,7 +53,8 @@ class Trash:
                 # The host refused something, and says nothing when it no longer would.
                 asyncio.get_running_loop().call_later(_AGAIN_S, self._filled.set)
 
-    def _move(self, path: Path) -> None:
+    def move(self, path: Path) -> None:
+        """`put` for a thread; it does not wake `run`."""
         try:
             # Never a name that is taken: the same cargo may be thrown away, made again by a restore, and thrown away again.
             path.rename(self._directory / f"{path.name}.{secrets.token_hex(6)}")
@@ -66,7 +73,7 @@ class Trash:
 
     async def _remove(self, name: str) -> bool:
         try:
-            await trees.remove(self._directory / name)
+            await self._remove_now(self._directory / name)
         except (
             DriverUnavailable,
             OSError,

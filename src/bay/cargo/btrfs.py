@@ -1,0 +1,158 @@
+"""Cargos as subvolumes of btrfs: a copy is a snapshot, which takes no time and no space, and a limit holds.
+
+Each cargo has a group of its own that its subvolume is counted in, and with it whatever is made inside. After a restore it is
+still that group, so what a cargo wrote and a checkpoint still holds goes on to count: else checkpoint, restore and write,
+again and again, would take the whole disk of a cargo's neighbours. What a fork shares with its origin is counted at the origin.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from bay import btrfs
+from bay.cargo.pool import Pool
+from bay.cargo.shelf import Shelf, host_errors
+from bay.errors import BayError
+
+_PERIOD_S = 5.0
+_GROUPS_EACH = 12
+
+log = structlog.get_logger("bay.cargo")
+
+
+class BtrfsCargo(Shelf):
+    """Below `root`, which is on btrfs already, or where `pool` is mounted."""
+
+    name: Literal["btrfs", "directory"] = "btrfs"
+    instant = True
+
+    def __init__(self, root: Path, pool: Pool | None = None) -> None:
+        super().__init__(root)
+        self._pool = pool
+        self._limits = pool is not None
+
+    @property
+    def limits(self) -> bool:
+        """See `CargoBackend.limits`. On a file system that is not Bay's own, only when its quotas are on."""
+        return self._limits
+
+    async def aclose(self) -> None:
+        """See `CargoBackend.aclose`: unmounts the pool, which goes on for sandboxes that run."""
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.close)
+
+    async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
+        """See `CargoBackend.set_limit`."""
+        cargo = self._checked(cargo_id)
+        if self._limits:
+            await self._blocking(lambda: self._limit(cargo, limit_bytes), cargo, "limit")
+
+    async def settle(self, cargo_id: str) -> None:
+        """See `CargoBackend.settle`. A snapshot writes out what its source has not yet, and nobody else's: one is made and dropped."""
+        cargo = self._checked(cargo_id)
+        await self._blocking(lambda: self._write_out(cargo), cargo, "write out")
+
+    async def charged(self, cargo_id: str) -> int | None:
+        """See `CargoBackend.charged`."""
+        cargo = self._checked(cargo_id)
+        return await self._blocking(lambda: self._charged(cargo), cargo, "look at")
+
+    def _prepare(self) -> None:
+        if self._pool is not None:
+            self._pool.open()
+        else:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._limits = btrfs.are_quotas_on(self._root)
+
+    async def _make(self, target: Path) -> None:
+        await asyncio.to_thread(btrfs.create, target)
+
+    async def _copy(self, source: Path, target: Path) -> None:
+        await asyncio.to_thread(btrfs.snapshot, source, target)
+
+    async def _count(self, made: Path, cargo: Path | None, limit_bytes: int | None) -> None:
+        if self._limits:
+            await asyncio.to_thread(self._join, made, cargo, limit_bytes)
+
+    async def _preserve(self, source: Path, checkpoint: Path) -> None:
+        await self._urgently(lambda: _preserve(source, checkpoint))
+
+    async def _adopt(self, made: Path, checkpoint: Path) -> None:
+        await asyncio.to_thread(_preserve, made, checkpoint)
+
+    async def _withdraw(self, checkpoint: Path) -> None:
+        # At once, and not by way of the trash: what is read-only cannot be moved, and is not to become writable for that.
+        await asyncio.to_thread(self._destroy, checkpoint)
+
+    async def _discard(self, path: Path) -> None:
+        with host_errors(path, "remove"):
+            if await asyncio.to_thread(btrfs.is_subvolume, path):
+                return await asyncio.to_thread(self._destroy, path)
+        return await super()._discard(path)
+
+    async def _look_after(self) -> None:
+        """Refit the pool, and forget groups of subvolumes that are gone."""
+        for turn in range(1 << 62):
+            await asyncio.sleep(_PERIOD_S)
+            try:
+                await self._tend(groups=turn % _GROUPS_EACH == 0)
+            except (OSError, BayError) as error:
+                log.warning("cargo.not_tended", error=str(error))
+
+    async def _tend(self, *, groups: bool) -> None:
+        while self._pool is not None and await asyncio.to_thread(self._pool.refit):
+            pass
+        if groups and self._limits:
+            await asyncio.to_thread(btrfs.remove_stale_groups, self._root)
+
+    def _commit(self) -> None:
+        btrfs.commit(self._root)
+
+    def _loosen(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if btrfs.is_subvolume(path):
+                btrfs.set_read_only(path, False)
+
+    def _lacks_backing(self) -> bool:
+        return self._pool is not None and self._pool.lacks_backing()
+
+    def _join(self, made: Path, cargo: Path | None, limit_bytes: int | None) -> None:
+        group = self._group(cargo) if cargo and os.path.lexists(cargo) else None
+        group = group or btrfs.group_of(btrfs.subvolume_id(made))
+        btrfs.join_group(made, group)
+        btrfs.limit_group(self._root, group, limit_bytes)
+
+    def _group(self, cargo: Path) -> int | None:
+        return next(iter(btrfs.groups_above(cargo)), None)
+
+    def _limit(self, cargo: Path, limit_bytes: int | None) -> None:
+        if (group := self._group(cargo)) is None:  # as where quotas were turned on later
+            group = btrfs.group_of(btrfs.subvolume_id(cargo))
+            btrfs.join_group(cargo, group)
+        btrfs.limit_group(self._root, group, limit_bytes)
+
+    def _charged(self, cargo: Path) -> int | None:
+        with contextlib.suppress(FileNotFoundError):
+            group = self._group(cargo) if self._limits else None
+            return None if group is None else btrfs.usage_of_group(self._root, group)
+        return None
+
+    def _destroy(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            btrfs.destroy(path)
+            btrfs.begin_commit(self._root)  # whoever removes something at its limit waits for the room
+
+    def _write_out(self, cargo: Path) -> None:
+        passing = self._making / f"{cargo.name}.{secrets.token_hex(6)}"
+        btrfs.snapshot(cargo, passing, read_only=True)
+        btrfs.destroy(passing)
+
+
+def _preserve(source: Path, checkpoint: Path) -> None:
+    with contextlib.suppress(FileExistsError):  # another was quicker, and that one is it
+        btrfs.snapshot(source, checkpoint, read_only=True)

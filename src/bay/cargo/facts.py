@@ -1,0 +1,79 @@
+"""What a checkpoint that leaves the machine says of itself."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from bay.errors import BadRequest
+from bay.ids import is_id
+from bay.models import Persist
+
+FORMAT = 1
+LONGEST = 1 << 16
+"""Bytes of it as JSON, at most."""
+_WORDS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Of one checkpoint: with which Bay it was exported, and what was known of it there. `image` is what its machine grew from."""
+
+    bay: str
+    persist: Persist
+    image: str
+    created_at: datetime
+    name: str | None = None
+    comment: str | None = None
+    sandbox_id: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self), "created_at": self.created_at.isoformat()})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Facts":
+        """Raises BadRequest for what no Bay writes, or only a newer one."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        match found:
+            case {"format": int(version)} if version > FORMAT:
+                raise BadRequest("the checkpoint was exported by a newer Bay; import it with that one")
+            case {
+                "format": 1,
+                "bay": str(),
+                "persist": "workspace" | "machine",
+                "image": str(),
+                "created_at": str(),
+            }:
+                return cls._checked(cast("dict[str, Any]", found))
+            case _:
+                raise BadRequest("it says nothing of a checkpoint; it was not exported by Bay")
+
+    @classmethod
+    def _checked(cls, found: dict[str, Any]) -> "Facts":
+        words: dict[str, Any] = {
+            key: found.get(key) for key in ("bay", "persist", "image", "name", "comment", "sandbox_id")
+        }
+        if not all(_is_text(word) for word in words.values()) or not is_id(
+            words["sandbox_id"] or f"ws-{'0' * 24}"
+        ):
+            raise BadRequest(
+                "what it says of its checkpoint is not in Bay's words; it was not exported by Bay"
+            )
+        try:
+            created = datetime.fromisoformat(found["created_at"])
+        except ValueError:
+            raise BadRequest(
+                "it does not say when its checkpoint was made; it was not exported by Bay"
+            ) from None
+        if created.tzinfo is None:
+            raise BadRequest(
+                "it does not say in which zone its checkpoint's time is; it was not exported by Bay"
+            )
+        return cls(**words, created_at=created)
+
+
+def _is_text(word: object) -> bool:
+    return word is None or (isinstance(word, str) and len(word) <= _WORDS and "\0" not in word)

@@ -1,0 +1,192 @@
+"""A pool: a btrfs of Bay's own in a sparse file, for data directories on other file systems.
+
+The file takes from the host's disk what is in it and no more, and gives it back when files are removed. What would be lost is
+what a pool promises and the host cannot give: a write into a pool whose host is full fails after it was accepted. So a pool is
+never larger than what the host can back, and follows that up and down. Rejected: a file of full size from the start, which takes the
+disk from everyone before there is anything in it.
+"""
+
+import ctypes
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from bay import btrfs
+from bay.cargo import loops, renames
+from bay.cargo.sizes import MIB, SMALLEST, Host, host_reserve, next_size, wanted
+from bay.cargo.trash import make_private
+from bay.errors import DriverUnavailable, StorageFull
+
+_NOSUID, _NODEV, _NOATIME = 2, 4, 1024
+_OPTIONS = b"discard=async"
+_MKFS_S = 120
+_CLOSE_TRIES, _CLOSE_AGAIN_S = 20, 0.05
+_BLOCK = 512
+
+log = structlog.get_logger("bay.cargo")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The pool in `file`, mounted at `mount`, never larger than `max_bytes`. Everything here blocks, and raises OSError."""
+
+    file: Path
+    mount: Path
+    max_bytes: int | None = None
+
+    def open(self) -> None:
+        """Make the pool if there is none, and mount it if it is not. Raises StorageFull when the host has no room for one."""
+        self._unmade.unlink(missing_ok=True)
+        if not self.file.exists():
+            self._make()
+        self.attach()
+        if os.statvfs(self.mount).f_flag & os.ST_RDONLY:
+            raise DriverUnavailable(
+                f"the pool {self.file} can only be read, as after an error of the disk; stop Bay and its sandboxes, "
+                f"then see: bay admin cargo check"
+            )
+        make_private(self.mount)
+        btrfs.enable_quotas(self.mount)
+        while self.refit():
+            pass
+
+    def attach(self) -> None:
+        """Mount the pool, which is there, if it is not mounted. Raises DriverUnavailable when something else is in its place."""
+        if not self.is_mounted():
+            make_private(self.mount)
+            self._mount()
+
+    def is_mounted(self) -> bool:
+        """Whether the pool is mounted where it belongs. Raises DriverUnavailable when something else is."""
+        if (device := device_at(self.mount)) is None:
+            return False
+        if not loops.is_of(device, self.file):
+            raise DriverUnavailable(
+                f"{device} is mounted at {self.mount} and is not the pool {self.file}; unmount it: umount {self.mount}"
+            )
+        return True
+
+    def close(self) -> None:
+        """Unmount. What still uses the pool keeps it, and the next `open` finds it."""
+        for _ in range(_CLOSE_TRIES):
+            if not _libc.umount2(os.fsencode(self.mount), 0):
+                return
+            # A thread whose task was cancelled may still be at its last call in there.
+            time.sleep(_CLOSE_AGAIN_S)
+        number = ctypes.get_errno()
+        log.warning("pool.stays_mounted", path=str(self.mount), error=os.strerror(number))
+
+    def refit(self) -> bool:
+        """Let the pool's size follow the room on the host, by one step; False when there is nothing to do."""
+        now, _ = btrfs.sizes(self.mount)
+        size = next_size(now, wanted(self.host(), self.max_bytes))
+        if size > now:
+            self._grow(size)
+        elif size < now:
+            return self._shrink(size)
+        return size != now
+
+    def host(self) -> Host:
+        """The host's file system."""
+        facts = os.statvfs(self.file.parent)
+        held = self.file.stat().st_blocks * _BLOCK if self.file.exists() else 0
+        return Host(total=facts.f_blocks * facts.f_frsize, free=facts.f_bavail * facts.f_frsize, held=held)
+
+    def lacks_backing(self) -> bool:
+        """Whether something else fills the host's disk, faster than the pool could become smaller."""
+        host = self.host()
+        return host.free < host_reserve(host.total) // 2
+
+    @property
+    def _unmade(self) -> Path:
+        return self.file.with_name(f"{self.file.name}.making")
+
+    def _make(self) -> None:
+        size = wanted(self.host(), self.max_bytes)
+        if size < SMALLEST:
+            raise StorageFull(
+                f"{self.file.parent} has room for a pool of {size // MIB} MiB, and the smallest is {SMALLEST // MIB} MiB; "
+                "free space there, or set cargo_backend to `directory`"
+            )
+        with open(self._unmade, "xb", opener=_private) as file:
+            file.truncate(size)
+            _mkfs(self._unmade)
+            os.fsync(file.fileno())
+        self._unmade.rename(self.file)
+        renames.sync_directory(self.file.parent)
+
+    def _mount(self) -> None:
+        with loops.attached(self.file) as device:
+            arguments = (
+                os.fsencode(device),
+                os.fsencode(self.mount),
+                b"btrfs",
+                _NOSUID | _NODEV | _NOATIME,
+                _OPTIONS,
+            )
+            if _libc.mount(*arguments):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(self.mount))
+
+    def _grow(self, size: int) -> None:
+        # In this order a crash leaves a disk that is larger than what is on it, which is fine.
+        if self.file.stat().st_size < size:
+            os.truncate(self.file, size)
+        loops.see_size(self.file)
+        btrfs.resize(self.mount, size)
+        log.info("pool.grew", mib=size // MIB)
+
+    def _shrink(self, size: int) -> bool:
+        try:
+            btrfs.resize(self.mount, size)
+        except OSError as error:  # what is in it needs the room
+            log.debug("pool.cannot_shrink", mib=size // MIB, error=str(error))
+            return False
+        os.truncate(self.file, size)
+        loops.see_size(self.file)
+        log.info("pool.shrank", mib=size // MIB)
+        return True
+
+
+def device_at(mount: Path) -> Path | None:
+    """The device that is mounted at `mount`, the topmost; None when nothing is mounted there."""
+    found = [source for where, source in _mounts() if where == os.path.realpath(mount)]
+    return Path(found[-1]) if found else None
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        yield _unescaped(before.split(" ")[4]), _unescaped(after.split(" ")[1])
+
+
+def _unescaped(name: str) -> str:
+    for character in " \t\n\\":
+        name = name.replace(f"\\{ord(character):03o}", character)
+    return name
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _mkfs(file: Path) -> None:
+    try:
+        subprocess.run(
+            ["mkfs.btrfs", "--quiet", "--label", "bay", str(file)], capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=_MKFS_S, check=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise DriverUnavailable(
+            "mkfs.btrfs is not installed; install btrfs-progs, or set cargo_backend to `directory`"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise DriverUnavailable(f"mkfs.btrfs cannot make {file}: {error.stderr.strip()[-300:]}") from error
+    except subprocess.TimeoutExpired:
+        raise DriverUnavailable(f"mkfs.btrfs took more than {_MKFS_S} s for {file}") from None

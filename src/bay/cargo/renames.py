@@ -1,0 +1,66 @@
+"""Putting in place, by one step that a crash cannot divide, what was made beside it. Everything here blocks and raises OSError."""
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+_AT_FDCWD = -100
+_NOREPLACE, _EXCHANGE = 1, 2
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def place(made: Path, target: Path) -> bool:
+    """Give `made` the name `target`; False, with nothing done, when that name is taken."""
+    try:
+        _rename(made, target, _NOREPLACE)
+    except FileExistsError:
+        return False
+    return True
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give each of the two the other's name; False, with nothing done, when the file system cannot do that."""
+    try:
+        _rename(one, other, _EXCHANGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in the directory reach the disk."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(path: Path) -> None:
+    """Have everything that was written to the file system of `path` reach the disk."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        sync_open_file_system(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_open_file_system(fd: int) -> None:
+    """The same for the file system of an open file."""
+    if _libc.syncfs(fd):
+        raise _last_error("a file system")
+
+
+def _rename(old: Path, new: Path, flags: int) -> None:
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags):
+        raise _last_error(old)
+
+
+def _last_error(path: Path | str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), str(path))

@@ -1,0 +1,366 @@
+"""What the backends do in the same way: where everything lies below the root, and in which order it is made and put in place.
+
+    ws-…/{workspace,machine}                 cargos
+    .checkpoints/ckpt-…/{workspace,machine}  copies that nobody writes
+    .making/                                 what is not whole yet, or waits to be put in place; emptied by `open`
+    .fences/ .trash/
+
+All of it is on one file system, so that one rename puts a thing in place. The directory above is closed to
+every host user but root, because the files inside carry the sandbox's own ids: a set-uid root program that a sandbox
+makes must be out of a host user's reach.
+"""
+
+import asyncio
+import errno
+import os
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import structlog
+
+from bay import trees
+from bay.cargo import renames, weighing
+from bay.cargo.base import Fence, Room, Weight
+from bay.cargo.fences import Fences
+from bay.cargo.sizes import MIB, pool_reserve
+from bay.cargo.trash import Trash, make_private
+from bay.errors import DriverUnavailable, InvalidArgument, NotFound, StorageFull
+from bay.ids import is_id
+
+T = TypeVar("T")
+SANDBOX_UID = SANDBOX_GID = 1000
+WORKSPACE, MACHINE = "workspace", "machine"
+_URGENT = 4
+"""Threads for what is quick and waited for."""
+
+log = structlog.get_logger("bay.cargo")
+
+
+class Shelf(ABC):
+    """The common half of the backends. What is left to each is how a tree is made, copied, counted and removed."""
+
+    name: Literal["btrfs", "directory"]
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._urgent = ThreadPoolExecutor(_URGENT, "bay-cargo")
+        self._checkpoints = root / ".checkpoints"
+        self._making = root / ".making"
+        self._fences = Fences(root / ".fences")
+        self._trash = Trash(root / ".trash", self._discard)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make the root be there, before anything below it is looked at. Blocks."""
+
+    @abstractmethod
+    async def _make(self, target: Path) -> None:
+        """Make an empty tree."""
+
+    @abstractmethod
+    async def _copy(self, source: Path, target: Path) -> None:
+        """Make `target` a copy of the tree, to be written to; when this returns, its files are on the disk."""
+
+    @abstractmethod
+    async def _count(self, made: Path, cargo: Path | None, limit_bytes: int | None) -> None:
+        """Have what is written to `made` count against a limit: that of `cargo`, or one of its own."""
+
+    @abstractmethod
+    async def _preserve(self, source: Path, checkpoint: Path) -> None:
+        """Make `checkpoint` a copy of the tree that nobody can write, there whole or not at all, and on the disk."""
+
+    @abstractmethod
+    async def _adopt(self, made: Path, checkpoint: Path) -> None:
+        """Make `made` itself that checkpoint."""
+
+    @abstractmethod
+    async def _withdraw(self, checkpoint: Path) -> None:
+        """Take a checkpoint that is there away."""
+
+    @abstractmethod
+    def _commit(self) -> None:
+        """Have the names in the root reach the disk. Blocks."""
+
+    @abstractmethod
+    async def _look_after(self) -> None:
+        """Look after the room, until cancelled."""
+
+    async def _discard(self, path: Path) -> None:
+        """Remove a tree for good."""
+        await trees.remove(path)
+
+    def _loosen(self, path: Path) -> None:  # noqa: B027 - most have nothing to do
+        """Let the tree be moved, whatever a sandbox did to it. Blocks."""
+
+    def _lacks_backing(self) -> bool:
+        """Whether more was promised than the host can give. Blocks."""
+        return False
+
+    async def open(self) -> None:
+        """See `CargoBackend.open`. Does not wait for what an earlier Bay left in the trash."""
+        await self._blocking(self._open, self._root, "open")
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """See `CargoBackend.aclose`."""
+
+    async def run(self) -> None:
+        """See `CargoBackend.run`: empties the trash and looks after the room."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._trash.run())
+            tasks.create_task(self._look_after())
+
+    async def create(
+        self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
+    ) -> None:
+        """See `CargoBackend.create`."""
+        cargo = self._checked(cargo_id)
+        with host_errors(cargo, "make"):
+            if await asyncio.to_thread(os.path.lexists, cargo):
+                return
+            async with self._made(cargo_id) as made:
+                await self._fill(made, origin)
+                await self._count(made, None, limit_bytes)
+                await asyncio.to_thread(
+                    renames.place, made, cargo
+                )  # when another was quicker, that one is it
+                await asyncio.to_thread(self._commit)
+
+    def path(self, cargo_id: str) -> Path:
+        return self._root / cargo_id / WORKSPACE
+
+    def machine(self, cargo_id: str) -> Path:
+        return self._root / cargo_id / MACHINE
+
+    async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
+        """See `CargoBackend.checkpoint`."""
+        cargo, target = self._checked(cargo_id), self.checkpoint_path(checkpoint_id)
+        with host_errors(target, "make"):
+            if await self._urgently(lambda: os.path.lexists(target)):
+                return
+            await self._refuse_if_full("a checkpoint")
+            with _missing(f"there is no cargo {cargo_id} on this host"):
+                await self._preserve(cargo, target)
+
+    async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
+        """See `CargoBackend.prepare_restore`."""
+        cargo = self._checked(cargo_id)
+        with host_errors(cargo, "prepare a restore of"):
+            async with self._made(cargo_id) as made:
+                await self._fill(made, self._named(checkpoint_id))
+                await self._count(made, cargo, limit_bytes)
+                await self._drop(self._prepared(cargo_id))
+                await asyncio.to_thread(made.rename, self._prepared(cargo_id))
+
+    async def restore(self, cargo_id: str) -> None:
+        """See `CargoBackend.restore`. Raises NotFound when nothing was prepared."""
+        cargo, prepared = self._checked(cargo_id), self._prepared(cargo_id)
+        with host_errors(cargo, "restore"), _missing(f"nothing is prepared to be put in place of {cargo_id}"):
+            await asyncio.to_thread(self._swap, prepared, cargo)
+            await self._drop(prepared)
+
+    async def remove_checkpoint(self, checkpoint_id: str) -> None:
+        """See `CargoBackend.remove_checkpoint`."""
+        target = self.checkpoint_path(checkpoint_id)
+        with host_errors(target, "remove"):
+            if await asyncio.to_thread(os.path.lexists, target):
+                await self._withdraw(target)
+
+    async def list_checkpoints(self) -> set[str]:
+        """See `CargoBackend.list_checkpoints`."""
+        return await self._blocking(lambda: _ids(self._checkpoints), self._checkpoints, "list")
+
+    def checkpoint_path(self, checkpoint_id: str) -> Path:
+        return self._checkpoints / self._named(checkpoint_id)
+
+    async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
+        """See `CargoBackend.begin_import`."""
+        target = self._imported(checkpoint_id)
+        with host_errors(target, "make"):
+            await self._refuse_if_full("an import")
+            await self._drop(target)
+            async with self._made(checkpoint_id) as made:
+                await self._make(made)
+                await self._count(made, None, limit_bytes)
+                await asyncio.to_thread(made.rename, target)
+        return target
+
+    async def keep_import(self, checkpoint_id: str) -> None:
+        """See `CargoBackend.keep_import`. Raises NotFound when there is nothing to keep."""
+        made, target = self._imported(checkpoint_id), self.checkpoint_path(checkpoint_id)
+        with host_errors(target, "make"), _missing(f"no import of {checkpoint_id} was begun"):
+            if not await asyncio.to_thread(os.path.lexists, target):
+                await self._adopt(made, target)
+            await self._drop(made)
+
+    async def drop_import(self, checkpoint_id: str) -> None:
+        """See `CargoBackend.drop_import`."""
+        target = self._imported(checkpoint_id)
+        with host_errors(target, "remove"):
+            await self._drop(target)
+
+    async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
+        """See `CargoBackend.weigh`."""
+        places = {name: self._place(name) for name in ids}
+        with host_errors(self._root, "weigh what is in"):
+            found = await weighing.weigh(list(places.values()))
+        return {name: found[place] for name, place in places.items() if place in found}
+
+    async def check_room(self, what: str) -> None:
+        """See `CargoBackend.check_room`."""
+        with host_errors(self._root, "look at"):
+            await self._refuse_if_full(what)
+
+    async def room(self) -> Room:
+        """See `CargoBackend.room`."""
+        return await self._blocking(self._room, self._root, "look at")
+
+    async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
+        """See `CargoBackend.fence`."""
+        fence = Fence(sandbox_id=self._named(sandbox_id), generation=generation, session_id=session_id)
+        cargo = self._checked(cargo_id)
+        await self._blocking(lambda: self._fences.raise_to(cargo_id, fence), cargo, "fence")
+
+    async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
+        """See `CargoBackend.fenced`."""
+        cargo, sandbox = self._checked(cargo_id), self._named(sandbox_id)
+        return await self._blocking(lambda: self._fences.read(cargo_id, sandbox), cargo, "read the fence of")
+
+    async def remove(self, cargo_id: str) -> None:
+        """See `CargoBackend.remove`. The files go first: what a crash leaves of the rest is harmless."""
+        cargo = self._checked(cargo_id)
+        with host_errors(cargo, "remove"):
+            await self._drop(cargo)
+            await self._drop(self._prepared(cargo_id))
+            await asyncio.to_thread(self._fences.remove, cargo_id)
+
+    async def list_ids(self) -> set[str]:
+        """See `CargoBackend.list_ids`."""
+        return await self._blocking(lambda: _ids(self._root), self._root, "list")
+
+    def _open(self) -> None:
+        self._prepare()
+        for directory in (self._root, self._fences.directory, self._checkpoints, self._making):
+            make_private(directory)
+        self._trash.open()
+        for name in os.listdir(self._making):
+            self._move_to_trash(self._making / name)
+        self._fences.keep_only(_ids(self._root))
+
+    def _room(self) -> Room:
+        facts = os.statvfs(self._root)
+        return Room(total_bytes=facts.f_blocks * facts.f_frsize, free_bytes=facts.f_bavail * facts.f_frsize)
+
+    async def _fill(self, made: Path, origin: str | None) -> None:
+        if origin is None:
+            await self._refuse_if_full("a cargo")
+            await self._make(made)
+            return await asyncio.to_thread(_furnish, made)
+        source = self.checkpoint_path(origin)
+        await self._refuse_if_full("a copy of a checkpoint")
+        with _missing(f"there is no checkpoint {origin} on this host"):
+            return await self._copy(source, made)
+
+    @asynccontextmanager
+    async def _made(self, name: str) -> AsyncGenerator[Path]:
+        """Where something is made; what is still there at the end is thrown away, also when this is cancelled."""
+        made = self._making / f"{name}.{secrets.token_hex(6)}"
+        try:
+            yield made
+        finally:
+            await asyncio.shield(self._drop(made))
+
+    async def _drop(self, path: Path) -> None:
+        await asyncio.to_thread(self._move_to_trash, path)
+        self._trash.wake()
+
+    def _move_to_trash(self, path: Path) -> None:
+        self._loosen(path)
+        self._trash.move(path)
+
+    def _swap(self, prepared: Path, cargo: Path) -> None:
+        """Put `prepared` in place of `cargo`, whose files are at `prepared` afterwards. A crash leaves one or the other."""
+        prepared.lstat()
+        self._loosen(cargo)
+        if not (os.path.lexists(cargo) and renames.exchange(prepared, cargo)):
+            self._move_to_trash(cargo)
+            prepared.rename(cargo)
+        self._commit()
+
+    async def _refuse_if_full(self, what: str) -> None:
+        room, lacks_backing = await self._urgently(lambda: (self._room(), self._lacks_backing()))
+        reserve = pool_reserve(room.total_bytes)
+        if room.free_bytes < reserve or lacks_backing:
+            log.warning("cargo.full", path=str(self._root), free_mib=room.free_bytes // MIB)
+            raise StorageFull(
+                f"the disk of all sandboxes has {room.free_bytes // MIB} MiB left, and the last {reserve // MIB} MiB are kept for "
+                f"what is there already, so {what} is refused; delete files, checkpoints or sandboxes, or give it more room",
+                details={"free_bytes": room.free_bytes, "total_bytes": room.total_bytes},
+            )
+
+    async def _urgently(self, work: Callable[[], T]) -> T:
+        """In a thread of its own kind: what a frozen sandbox waits for does not queue behind what others write out or remove."""
+        return await asyncio.get_running_loop().run_in_executor(self._urgent, work)
+
+    async def _blocking(self, work: Callable[[], T], path: Path, verb: str) -> T:
+        with host_errors(path, verb):
+            return await asyncio.to_thread(work)
+
+    def _checked(self, cargo_id: str) -> Path:
+        if not is_id(cargo_id):
+            raise InvalidArgument(f"{cargo_id!r} is not the id of a cargo")
+        return self._root / cargo_id
+
+    def _named(self, name: str) -> str:
+        if not is_id(name):
+            raise InvalidArgument(f"{name!r} is no id")
+        return name
+
+    def _place(self, name: str) -> Path:
+        return self.checkpoint_path(name) if name.startswith("ckpt-") else self._checked(name)
+
+    def _prepared(self, cargo_id: str) -> Path:
+        return self._making / f"{cargo_id}.restore"
+
+    def _imported(self, checkpoint_id: str) -> Path:
+        return self._making / f"{self._named(checkpoint_id)}.import"
+
+
+def _ids(directory: Path) -> set[str]:
+    return {name for name in os.listdir(directory) if is_id(name)}
+
+
+def _furnish(made: Path) -> None:
+    made.chmod(0o700)
+    for name, mode in ((WORKSPACE, 0o755), (MACHINE, 0o700)):
+        (made / name).mkdir()
+        (made / name).chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(made / WORKSPACE, SANDBOX_UID, SANDBOX_GID)
+
+
+@contextmanager
+def _missing(message: str) -> Generator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(message) from error
+
+
+@contextmanager
+def host_errors(path: Path, verb: str) -> Generator[None]:
+    """What the host refused, in Bay's words. Owners read them, so where things lie on the host is in the log only."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("cargo.refused_by_host", verb=verb, path=str(path), error=str(error))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                f"no space left for {path.name}; delete files, checkpoints or sandboxes, or give the disk more room"
+            ) from error
+        raise DriverUnavailable(f"cannot {verb} {path.name}: {error.strerror or error}") from error

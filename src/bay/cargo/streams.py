@@ -1,0 +1,115 @@
+"""Checkpoints out and in, as streams of bytes, each by a process of its own: see `transfer`.
+
+Pipes hold as much as a pipe holds: a process waits for whoever takes its bytes, and whoever brings some waits for the process.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from bay.cargo.facts import Facts
+from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
+
+T = TypeVar("T")
+
+CHUNK = 1 << 16
+_STALL_S = 300.0
+"""How long the process may take for its next step: to give or take bytes, or to end."""
+_LONGEST_VERDICT = 1 << 17
+_ERRORS: dict[str, type[BayError]] = {BadRequest.code: BadRequest, StorageFull.code: StorageFull}
+
+
+async def export_stream(path: Path, facts: Facts) -> AsyncGenerator[bytes]:
+    """The checkpoint in the directory `path`, in pieces of at most 64 KiB.
+
+    Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was given has no end, and
+    no import takes it. Close the generator when it is not read to its end: the process is killed.
+    """
+    async with _process("export", str(path)) as process:
+        await _bring(process, facts.to_json().encode())
+        out = cast("StreamReader", process.stdout)
+        while chunk := await _in_time(out.read(CHUNK)):
+            yield chunk
+        await _verdict(process)
+
+
+async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int | None) -> Facts:
+    """Unpack what `export_stream` gave into the empty directory `path`; gives what it says of its checkpoint.
+
+    Raises BadRequest for what is damaged or not Bay's, StorageFull for more than `max_bytes` or than the file system takes, and
+    DriverUnavailable. Then, and when cancelled, parts of it lie in `path` and nobody writes there any more.
+    """
+    limit = () if max_bytes is None else ("--max-bytes", str(max_bytes))
+    async with _process("import", str(path), *limit) as process:
+        async for chunk in chunks:
+            if not await _bring(process, chunk, end=False):
+                break
+        await _bring(process, b"")
+        return Facts.from_json(json.dumps((await _verdict(process))["facts"]))
+
+
+@asynccontextmanager
+async def _process(*arguments: str) -> AsyncGenerator[Process]:
+    """The one place where such a process is started; it has ended when this is left, in whatever way."""
+    command = [sys.executable, "-P", "-m", "bay.cargo.transfer", *arguments]
+    out = PIPE if arguments[0] == "export" else DEVNULL
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=out, stderr=PIPE, limit=CHUNK
+        )
+    except OSError as error:
+        raise DriverUnavailable(f"no process for a checkpoint could be started: {error.strerror}") from error
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await asyncio.shield(process.communicate())  # what is in its pipes would keep it from being reaped
+
+
+async def _bring(process: Process, data: bytes, *, end: bool = True) -> bool:
+    """Hand `data` to the process and wait until it has room for more; False when it takes no more, and has said why."""
+    into = cast("StreamWriter", process.stdin)
+    try:
+        into.write(data)
+        await _in_time(into.drain())
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    finally:
+        if end:
+            into.close()
+    return True
+
+
+async def _verdict(process: Process) -> dict[str, Any]:
+    """What the process says at its end."""
+    words = cast("StreamReader", process.stderr)
+    said = await _in_time(words.read(_LONGEST_VERDICT))
+    status = await _in_time(process.wait())
+    found = _last_line(said)
+    if status == 0 and found:
+        return found
+    message = found.get("message") or f"the process for a checkpoint ended with {status}"
+    raise _ERRORS.get(str(found.get("error")), DriverUnavailable)(str(message))
+
+
+def _last_line(said: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, IndexError):
+        found = json.loads(said.splitlines()[-1])
+        return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return {}
+
+
+async def _in_time(step: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(_STALL_S):
+            return await step
+    except TimeoutError:
+        raise DriverUnavailable(f"the process for a checkpoint stood still for {_STALL_S:g} s") from None

@@ -1,0 +1,279 @@
+"""A checkpoint as one stream that can leave the machine: a tar, compressed with zstd. Run as a process, one for each.
+
+    python -m bay.cargo.transfer export DIR < FACTS > STREAM
+    python -m bay.cargo.transfer import DIR [--max-bytes N] < STREAM
+
+The first member is `checkpoint.json`, then come `workspace/…` and, where the machine is kept, `machine/…`; the last is
+`sha256`, the digest of every byte before it. So an end that is missing is seen, whatever was in the middle. zstd has a checksum of its own as well.
+
+The process says how it went in one line of JSON on stderr. What it unpacks may be made by an enemy: it has little
+memory, gives way to others, and touches nothing but the empty directory that it is given. Of an import that fails
+parts may lie in there; whoever gave the directory removes it. Rejected: a thread of Bay's, which would take the interpreter from the calls it serves.
+"""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import resource
+import sqlite3
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+
+import zstandard
+
+from bay.cargo.archive import MACHINE, Packer, Parts, Unpacker, Writable
+from bay.cargo.facts import LONGEST, Facts
+from bay.cargo.pax import BLOCK, Damaged, Member, Reader
+from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
+
+FACTS = "checkpoint.json"
+DIGEST = "sha256"
+WORKSPACE = "workspace"
+MEMORY_BYTES = 512 << 20
+"""Address space that the process may have. Files are never in it; names of one directory and holes of one file are."""
+MOST_ENTRIES = 2_000_000
+_LEVEL = 3
+_LARGEST_WINDOW = 8 << 20
+_PIECE = 1 << 17
+_LITTLE = 2048
+_NICE = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; gives 0 when all went well."""
+    asked = _arguments().parse_args(argv)
+    _be_modest()
+    try:
+        said = (
+            _export(asked.directory) if asked.act == "export" else _import(asked.directory, asked.max_bytes)
+        )
+    except BayError as error:
+        _say({"error": error.code, "message": error.message})
+        return 1
+    _say(said)
+    return 0
+
+
+def pack(directory: Path, facts: Facts, out: Writable) -> Packer:
+    """Write the checkpoint in `directory` to `out`. Raises BadRequest, StorageFull or DriverUnavailable; blocks."""
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+    with (
+        _told(),
+        compressor.stream_writer(cast("IO[bytes]", out), write_size=_PIECE, closefd=False) as stream,
+    ):
+        hashed = _Hashed(stream)
+        packer = Packer(hashed, digested=False, strict=True, most_entries=MOST_ENTRIES)
+        packer.add_bytes(FACTS, facts.to_json().encode())
+        packer.add_tree(WORKSPACE, directory / WORKSPACE)
+        if facts.persist == "machine":
+            packer.add_tree(MACHINE, directory / MACHINE, system=True)
+        packer.add_bytes(DIGEST, hashed.hexdigest().encode())
+        packer.finish()
+    return packer
+
+
+def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None) -> "Unpacked":
+    """Unpack what `read` gives, up to as many bytes as it is asked for, into the empty `directory`. Raises the same; blocks."""
+    with _told(), _empty(directory) as top:
+        source = _Unzipped(read)
+        reader = Reader(source)
+        bounds = _Bounds(_facts(reader), max_bytes)
+        own = os.geteuid() == 0
+        unpacker = Unpacker(reader, top, bounds.admits, own=own, depth=0, what="checkpoint", digested=False)
+        with contextlib.closing(unpacker):
+            _unpack(reader, unpacker)
+        _check_end(reader, source)
+        _complete(top)
+    return Unpacked(bounds.facts, bounds.entries, bounds.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was in it: `bytes` are those of files, without their holes."""
+
+    facts: Facts
+    entries: int
+    bytes: int
+
+
+def _export(directory: Path) -> dict[str, object]:
+    packer = pack(directory, Facts.from_json(sys.stdin.buffer.read(LONGEST)), sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    return {"entries": packer.entries, "left_out": len(packer.left_out)}
+
+
+def _import(directory: Path, max_bytes: int | None) -> dict[str, object]:
+    done = unpack(partial(os.read, sys.stdin.fileno()), directory, max_bytes)
+    return {"facts": json.loads(done.facts.to_json()), "entries": done.entries, "bytes": done.bytes}
+
+
+@contextlib.contextmanager
+def _empty(directory: Path) -> Generator[int]:
+    if os.listdir(directory):
+        raise DriverUnavailable("the directory for the checkpoint is not empty")
+    top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield top
+    finally:
+        os.close(top)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bay.cargo.transfer")
+    acts = parser.add_subparsers(dest="act", required=True)
+    acts.add_parser("export").add_argument("directory", type=Path)
+    into = acts.add_parser("import")
+    into.add_argument("directory", type=Path)
+    into.add_argument("--max-bytes", type=int, default=None)
+    return parser
+
+
+def _be_modest() -> None:
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _say(words: dict[str, object]) -> None:
+    sys.stderr.write(json.dumps(words) + "\n")
+
+
+@contextlib.contextmanager
+def _told() -> Generator[None]:
+    """Whatever can go wrong, as one of Bay's errors."""
+    try:
+        yield
+    except (Damaged, zstandard.ZstdError) as error:
+        raise BadRequest(f"it is damaged, or no checkpoint that Bay exported: {error}") from error
+    except MemoryError as error:
+        raise BadRequest(
+            "it has a directory or a file that is too large to be carried in the memory allowed"
+        ) from error
+    except sqlite3.Error as error:  # where links are remembered
+        raise DriverUnavailable(
+            f"cannot carry the checkpoint: no place for what is temporary: {error}"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                "no space left for the files of the checkpoint; free space or raise the limit"
+            ) from error
+        raise DriverUnavailable(f"cannot carry the checkpoint: {error.strerror or error}") from error
+
+
+def _facts(reader: Reader) -> Facts:
+    first = reader.next()
+    if first is None or first.name != FACTS or not first.is_file() or first.size > LONGEST:
+        raise BadRequest(f"it does not begin with {FACTS}; it is no checkpoint that Bay exported")
+    return Facts.from_json(reader.read(LONGEST))
+
+
+def _unpack(reader: Reader, unpacker: Unpacker) -> None:
+    """Make everything before the digest, which has to be there, and right."""
+    while (member := reader.next()) is not None:
+        if member.name == DIGEST:
+            if reader.digest_before.encode() != reader.read(BLOCK):
+                raise BadRequest(f"it is damaged: what it has is not what its {DIGEST} says")
+            return unpacker.finish()
+        unpacker.make(member)
+    raise BadRequest(f"its end is missing: it has no {DIGEST}")
+
+
+def _check_end(reader: Reader, source: "_Unzipped") -> None:
+    if reader.next() is not None:
+        raise Damaged(f"there is something behind its {DIGEST}")
+    reader.finish()
+    source.check_end()
+
+
+def _complete(top: int) -> None:
+    """A checkpoint has a directory for each part, also for one that was not carried."""
+    # Not by a list: btrfs lists through a descriptor what was there when that was opened, and it was empty then.
+    if not _has(top, WORKSPACE):
+        raise BadRequest(f"it has no {WORKSPACE}; it is no checkpoint that Bay exported")
+    if not _has(top, MACHINE):
+        os.mkdir(MACHINE, 0o700, dir_fd=top)
+
+
+def _has(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class _Bounds:
+    """What may be in a checkpoint, and how much."""
+
+    facts: Facts
+    max_bytes: int | None
+    entries: int = 0
+    bytes: int = 0
+
+    def admits(self, parts: Parts, member: Member) -> bool:
+        self.entries += 1
+        self.bytes += sum(member.segments[1::2])
+        if self.entries > MOST_ENTRIES:
+            raise BadRequest(f"it has more than {MOST_ENTRIES} files and directories")
+        if self.max_bytes is not None and self.bytes > self.max_bytes:
+            raise StorageFull(
+                f"its files hold more than the {self.max_bytes} bytes that there may be; raise the limit"
+            )
+        carried = (WORKSPACE, MACHINE) if self.facts.persist == "machine" else (WORKSPACE,)
+        return parts[0] in carried and (len(parts) > 1 or member.is_directory())
+
+
+class _Hashed:
+    """Hands on what is written, and remembers its digest."""
+
+    def __init__(self, out: Writable) -> None:
+        self._out = out
+        self._seen = hashlib.sha256()
+
+    def write(self, data: bytes, /) -> None:
+        self._seen.update(data)
+        self._out.write(data)
+
+    def hexdigest(self) -> str:
+        return self._seen.hexdigest()
+
+
+class _Unzipped:
+    """What `read` gives, decompressed a little at a time: two kilobytes can become sixty megabytes, and a pipe full would be two thousand."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._source = read
+        self._unzip = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
+        self._pending = memoryview(b"")
+        self._ready = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        while not self._ready and not self._unzip.eof and (piece := self._piece()):
+            self._ready = memoryview(self._unzip.decompress(piece))
+        given, self._ready = self._ready[:size], self._ready[size:]
+        return bytes(given)
+
+    def check_end(self) -> None:
+        """All was read: then the decompressor has seen its own end, with the checksum, and nothing is behind it."""
+        if not self._unzip.eof:
+            raise Damaged("its last bytes are missing")
+        if self._unzip.unused_data or self._pending or self._source(1):
+            raise Damaged("there is something behind its end")
+
+    def _piece(self) -> memoryview:
+        self._pending = self._pending or memoryview(self._source(_PIECE))
+        piece, self._pending = self._pending[:_LITTLE], self._pending[_LITTLE:]
+        return piece
+
+
+if __name__ == "__main__":
+    sys.exit(main())

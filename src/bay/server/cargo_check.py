@@ -1,0 +1,26 @@
+"""`bay admin cargo check`: whether what keeps the files on this machine is sound."""
+
+import os
+from pathlib import Path
+
+from bay.cargo import checking
+from bay.cargo.checking import Finding
+from bay.errors import DriverUnavailable
+from bay.server.settings import Settings
+
+
+def check(data_dir: Path | None) -> list[Finding]:
+    """Look at `data_dir` (None: BAY_DATA_DIR or the default), whether its Bay runs or not. Blocks.
+
+    Raises DriverUnavailable when it is not there or the host refuses.
+    """
+    given = os.environ.get("BAY_DATA_DIR")
+    there = data_dir or (Path(given) if given else Settings.model_fields["data_dir"].default)
+    if not there.is_dir():
+        raise DriverUnavailable(f"there is no data directory {there}; name it with --data-dir")
+    try:
+        return checking.check(there)
+    except OSError as error:
+        raise DriverUnavailable(
+            f"cannot look at {error.filename or there}: {error.strerror}; run it as root"
+        ) from error
