@@ -117,7 +117,7 @@ def host_fingerprint(bench: Bench) -> dict[str, object]:
     return {
         "mounts": [line for line in _lines("/proc/self/mountinfo") if _mentions(line, bench)],
         "processes": sorted(_processes(bench)),
-        "cgroups": sorted(map(str, _cgroups(bench))),
+        "cgroups": sorted(map(str, cgroups_of(bench))),
         "files": sorted(str(path) for kept in bench.kept for path in _below(kept)),
         "claims": sorted(path.read_text() for path in bench.kept[-1].glob("[0-9]*")),
         "descriptors": sorted(_descriptors()),
@@ -125,7 +125,13 @@ def host_fingerprint(bench: Bench) -> dict[str, object]:
     }
 
 
-def _cgroups(bench: Bench) -> list[Path]:
+def mounts_of_the_host() -> list[str]:
+    """Every mount that tests see, but for the disks in a file that other tests mount and unmount meanwhile."""
+    return [line for line in _lines("/proc/self/mountinfo") if " /dev/loop" not in line]
+
+
+def cgroups_of(bench: Bench) -> list[Path]:
+    """The control groups of sessions of the bench, in every hierarchy."""
     # Version 2 and each hierarchy of version 1; not by `**`, which would walk through what other Bays remove meanwhile.
     root = Path("/sys/fs/cgroup")
     return [path for prefix in ("", "*/") for path in root.glob(f"{prefix}bay/{bench.instance}/*/")]

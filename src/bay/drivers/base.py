@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bay.models import Resources
+from bay.models import Persist, Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class Capabilities:
     pause: bool
     images: tuple[str, ...]
     """Image names that need no download; other references are refused while this is all there is."""
+    persist: tuple[Persist, ...] = ("workspace",)
+    """What can outlive a session; `machine` needs a driver that can be told where the writable layers are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class SessionSpec:
     resources: Resources
     workspace: Path
     """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
+    machine: Path | None = None
+    """Host directory for the writable layers of the root file system, where they outlive the session; else they go with it."""
     token: str = field(repr=False)
     """Shared secret of Bay and this session's Ship, at least 128 bits."""
     hostname: str = "sandbox"

@@ -62,7 +62,9 @@ class OciDriver:
     """
 
     name = "oci"
-    capabilities = Capabilities(isolation=("container",), pause=True, images=("host",))
+    capabilities = Capabilities(
+        isolation=("container",), pause=True, images=("host",), persist=("workspace", "machine")
+    )
 
     def __init__(
         self,
@@ -237,7 +239,7 @@ class OciDriver:
             spec=spec,
             places=places,
             stage=self._layout.stage,
-            rootfs=_rootfs(spec.workspace, places, shared),
+            rootfs=_rootfs(spec, places, shared),
             cgroup=self._cgroup_of(spec.session_id),
             id_base=id_base,
             runc=self._runc,
@@ -335,15 +337,16 @@ async def _wait_killed(pidfd: int, session_id: str) -> None:
         ) from None
 
 
-def _rootfs(workspace: Path, places: SessionPlaces, shared: _Shared) -> Rootfs:
+def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs:
     private = mounts.NOSUID | mounts.NODEV
+    lasting, writable = spec.machine is not None, spec.machine or places.data
     return Rootfs(
         layers=(
-            Layer("/", shared.skeleton, places.data / "root"),
-            Layer("/usr", host_image.USR, places.data / "usr"),
+            Layer("/", shared.skeleton, writable / "root", lasting),
+            Layer("/usr", host_image.USR, writable / "usr", lasting),
         ),
         binds=(
-            Bind("/workspace", workspace, private, idmapped=True),
+            Bind("/workspace", spec.workspace, private, idmapped=True),
             Bind(CLOSURE, shared.closure, private | mounts.RDONLY),
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
         ),

@@ -1,7 +1,7 @@
 """The image `host`: a synthesized skeleton, and the host's `/usr`. Nothing is downloaded, nothing else of the host is shown.
 
-An allow list: a file of the host's `/etc` is in the skeleton because a line here names it, it is readable by everyone
-on the host, and programs in `/usr` do not work without it.
+An allow list: a file of the host's `/etc` or `/var/lib/dpkg` is in the skeleton because a line here names it, it is readable
+by everyone on the host, and programs in `/usr` do not work without it.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ _FROM_ETC = (
     "bash.bashrc",
     "ca-certificates.conf",
     "debian_version",
+    "dpkg",
     "fonts",
     "inputrc",
     "ld.so.cache",
@@ -40,6 +41,19 @@ _FROM_ETC = (
     "ssl/certs",
     "ssl/openssl.cnf",
     "timezone",
+)
+
+# What is installed in /usr, so that a package manager inside, in a sandbox that keeps its machine, can go on from there.
+# Not /etc/apt: its addresses and proxies may have passwords in them.
+_FROM_DPKG = (
+    "alternatives",
+    "arch",
+    "arch-native",
+    "cmethopt",
+    "diversions",
+    "info",
+    "status",
+    "triggers",
 )
 
 _WRITTEN = {
@@ -76,11 +90,16 @@ nogroup:x:65534:
     "etc/hostname": "sandbox\n",
     "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost\n",
     "etc/resolv.conf": "# this sandbox has no network\n",
+    "var/lib/dpkg/statoverride": "",  # the host's names users that are not in this image
 }
 
 _DIRECTORIES = {
     **dict.fromkeys((".ship", "dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys", "usr"), 0o755),
     **dict.fromkeys(("workspace", "run/lock", "var", "var/cache", "var/lib", "var/log", "var/spool"), 0o755),
+    **dict.fromkeys(("var/cache/apt", "var/cache/apt/archives", "var/cache/apt/archives/partial"), 0o755),
+    **dict.fromkeys(("var/lib/apt", "var/lib/apt/lists", "var/lib/apt/lists/partial", "var/log/apt"), 0o755),
+    **dict.fromkeys(("var/lib/dpkg", "var/lib/dpkg/parts", "var/lib/dpkg/updates", "etc/apt"), 0o755),
+    **dict.fromkeys((f"etc/apt/{name}.d" for name in ("apt.conf", "preferences", "sources.list")), 0o755),
     "root": 0o700,
     ".ship-run": 0o700,
     "tmp": 0o1777,
@@ -88,19 +107,29 @@ _DIRECTORIES = {
 }
 _USR_LINKS = ("bin", "lib", "lib64", "sbin")
 
+Sources = tuple[tuple[Path, str, tuple[str, ...]], ...]
+"""Directories of the host, where each goes in the image, and the names of it that do."""
 
-def build(images: Path, *, etc: Path = Path("/etc"), root: Path = Path("/")) -> Path:
+
+def build(
+    images: Path,
+    *,
+    etc: Path = Path("/etc"),
+    root: Path = Path("/"),
+    dpkg: Path = Path("/var/lib/dpkg"),
+) -> Path:
     """The skeleton's directory below `images`, made when the host's files changed since the last time.
 
     Safe against others who build at the same time. Blocks; raises OSError.
     """
-    target = images / f"host-{_fingerprint(etc)}"
+    sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG))
+    target = images / f"host-{_fingerprint(sources)}"
     if target.is_dir():
         return target
     images.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=images))
     try:
-        _fill(building, etc, root)
+        _fill(building, sources, root)
         _move_into_place(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -115,7 +144,7 @@ def _move_into_place(building: Path, target: Path) -> None:
             raise
 
 
-def _fill(skeleton: Path, etc: Path, root: Path) -> None:
+def _fill(skeleton: Path, sources: Sources, root: Path) -> None:
     skeleton.chmod(0o755)
     for name, mode in _DIRECTORIES.items():
         (skeleton / name).mkdir(exist_ok=True)
@@ -124,8 +153,9 @@ def _fill(skeleton: Path, etc: Path, root: Path) -> None:
         _copy_link_or_make_directory(root / name, skeleton / name)
     (skeleton / "etc/mtab").symlink_to("../proc/self/mounts")
     (skeleton / "var/run").symlink_to("../run")
-    for source in _wanted(etc):
-        _copy(source, skeleton / "etc" / source.relative_to(etc))
+    for above, place, names in sources:
+        for source in _wanted(above, names):
+            _copy(source, skeleton / place / source.relative_to(above))
     for name, text in _WRITTEN.items():
         (skeleton / name).write_text(text)
         (skeleton / name).chmod(0o644)
@@ -138,9 +168,9 @@ def _copy_link_or_make_directory(source: Path, target: Path) -> None:
         raise OSError(f"{source} is not a link into /usr: the image `host` needs a host with a merged /usr")
 
 
-def _wanted(etc: Path) -> Iterator[Path]:
-    for name in _FROM_ETC:
-        top = etc / name
+def _wanted(above: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    for name in names:
+        top = above / name
         yield top
         if top.is_dir() and not top.is_symlink():
             yield from sorted(top.rglob("*"))
@@ -167,9 +197,9 @@ def _make_directory(path: Path) -> None:
     path.chmod(0o755)  # whatever Bay's umask is
 
 
-def _fingerprint(etc: Path) -> str:
+def _fingerprint(sources: Sources) -> str:
     digest = hashlib.sha256(repr((_DIRECTORIES, _WRITTEN, _USR_LINKS)).encode())
-    for path in _wanted(etc):
+    for path in (path for above, _, names in sources for path in _wanted(above, names)):
         try:
             info = path.lstat()
         except FileNotFoundError:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import mounts, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
@@ -28,6 +30,8 @@ from bay.drivers.oci.userns import user_namespace
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import closing_fd, holders, kill_tree, start_time
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
+
+log = structlog.get_logger("bay.drivers.oci")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,15 +126,18 @@ def _try_lock(fd: int) -> bool:
 
 @contextmanager
 def host_errors() -> Generator[None]:
-    """Turn what the kernel refuses into what Bay says: the disk is full, or this host cannot."""
+    """Turn what the kernel refuses into what Bay says: the disk is full, or this host cannot. Owners read it: no path."""
     try:
         yield
     except OSError as error:
+        log.warning("driver.refused_by_host", error=str(error))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(
-                f"the host's disk is full: {error}; free space in Bay's data directory"
+                f"the disk of all sandboxes is full: {error.strerror}; delete files, checkpoints or sandboxes, or give it more room"
             ) from error
-        raise DriverUnavailable(f"the host refused a step of the start: {error}; see `bay doctor`") from error
+        raise DriverUnavailable(
+            f"the host refused a step of the start: {error.strerror or error}; see `bay doctor`"
+        ) from error
 
 
 def _write_bundle(order: Order, root: Path, userns: str) -> None:

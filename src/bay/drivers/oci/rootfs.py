@@ -8,20 +8,25 @@ be chowned for a session. The directories that hold such files must be closed to
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.oci import mounts
+from bay.drivers.oci import lasting, mounts
 from bay.drivers.processes import closing_fd
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """An overlay at `target`: `lower` as it is on the host, and `writable`, which holds `upper` and `work`."""
+    """An overlay at `target`: `lower` as it is on the host, and `writable`, which holds `upper` and `work`.
+
+    With `lasting` what is in `upper` outlives the session, and is what the next one finds.
+    """
 
     target: str
     lower: Path
     writable: Path
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +48,20 @@ class Rootfs:
 
 
 def prepare_writable(layer: Layer) -> None:
-    """Make the directories behind a layer's `writable`, empty."""
-    # The merged directory shows the owner and mode of `upper`.
-    (layer.writable / "upper").mkdir(parents=True)
-    (layer.writable / "upper").chmod(0o755)
-    (layer.writable / "work").mkdir()
+    """Make the directories behind a layer's `writable`: `work` empty, and `upper` too unless it lasts and is there.
+
+    What lasts was written by a tenant, or came from elsewhere as a checkpoint: see `lasting`. Blocks; raises OSError.
+    """
+    upper, work = layer.writable / "upper", layer.writable / "work"
+    if layer.lasting:
+        lasting.check(layer.writable)
+        shutil.rmtree(work, ignore_errors=True)  # what an earlier session left half copied there
+    if not (layer.lasting and upper.is_dir()):
+        upper.mkdir(parents=True)
+        upper.chmod(0o755)  # the merged directory shows the owner and mode of `upper`
+    work.mkdir()
+    if layer.lasting and layer.target == "/":
+        lasting.mend_root(upper)
 
 
 def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
@@ -83,12 +97,13 @@ def _overlay(number: int, layer: Layer, userns: int) -> int:
         mapped = mounts.open_tree(source)
         mounts.set_attributes(mapped, mounts.NOSUID | mounts.NODEV, userns=userns)
         _attach_at(mapped, name)
-    # The layer does not outlive the session, so nothing in it needs to reach the disk: no fsync is passed on.
     options = [
         ("lowerdir", lower),
         ("upperdir", f"{writable}/upper"),
         ("workdir", f"{writable}/work"),
-        ("volatile", ""),
+        # A layer that lasts is checkpointed, exported and mounted over a newer image: it must not point into this one.
+        # One that does not has no need of the disk: no fsync is passed on.
+        ("redirect_dir", "nofollow") if layer.lasting else ("volatile", ""),
     ]
     mount = mounts.new_mount("overlay", options, mounts.NOSUID | mounts.NODEV)
     if os.fstatvfs(mount).f_flag & os.ST_RDONLY:

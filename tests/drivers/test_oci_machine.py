@@ -1,0 +1,134 @@
+"""The writable layers of the root file system, where they outlive the session: what root changed is there the next time."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from driver_harness import Bench, run
+
+from bay.drivers.base import Handle
+from bay.drivers.oci.rootfs import Layer, prepare_writable
+from bay.errors import DriverUnavailable
+
+pytestmark = pytest.mark.anyio
+
+CONTROL = """Package: bay-probe
+Version: 1.0
+Architecture: all
+Maintainer: Bay <bay@localhost>
+Description: a package that a test installs
+"""
+
+
+@pytest.fixture
+def machine(workspaces: Path) -> Path:
+    """A directory for the layers, as a cargo backend gives it."""
+    directory = workspaces / "machine"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def build_package(workspace: Path) -> None:
+    """A Debian package with one program, in a repository of its own below /workspace/repo."""
+    tree = workspace / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(CONTROL)
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/bin/bay-probe").write_text("#!/bin/sh\necho installed\n")
+    (tree / "usr/bin/bay-probe").chmod(0o755)
+    (workspace / "repo").mkdir()
+    package = workspace / "repo/bay-probe_1.0_all.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, package], check=True, capture_output=True)
+    shutil.rmtree(tree)
+    size = package.stat().st_size
+    entry = f"{CONTROL}Filename: ./{package.name}\nSize: {size}\nSHA256: {_sha256(package)}\n"
+    (workspace / "repo/Packages").write_text(entry)
+
+
+async def root(handle: Handle, command: str) -> str:
+    """What root inside got, of a command that must succeed."""
+    answer = await run(handle, command, user="root")
+    assert answer.exit_code == 0, answer
+    return answer.stdout
+
+
+async def test_what_root_installed_edited_and_deleted_is_there_after_a_stop(
+    oci: Bench, machine: Path
+) -> None:
+    first = oci.spec(machine=machine)
+    build_package(first.workspace)
+    handle = await oci.start(first)
+    await root(handle, "echo 'deb [trusted=yes] file:/workspace/repo ./' > /etc/apt/sources.list.d/own.list")
+    await root(handle, "apt-get -q update && apt-get -qy install bay-probe")
+    await root(handle, "echo more >> /etc/profile && rm /etc/inputrc /usr/bin/yes && mkdir -p /opt/ann/x")
+    await root(handle, "mv /etc/fonts /etc/letters && ln /opt/ann/x/../../../etc/profile /etc/profile.link")
+    await oci.driver.stop(handle, 2)
+    await oci.driver.destroy(handle)
+    async with oci.session(machine=machine, workspace=first.workspace) as again:
+        answer = await run(
+            again, "bay-probe; tail -n1 /etc/profile; ls /etc/letters /opt/ann; ls /etc/inputrc"
+        )
+        assert answer.stdout.split()[:2] == ["installed", "more"]
+        assert "x" in answer.stdout.split()
+        assert "No such file" in answer.stderr
+        assert (await run(again, "command -v yes")).stdout == ""
+        assert await root(again, "stat -c %h /etc/profile") == "2\n"
+        assert "bay-probe" in await root(again, "dpkg -l bay-probe | tail -n1; apt-get -qy remove bay-probe")
+
+
+async def test_without_a_machine_nothing_but_the_workspace_outlives_a_session(oci: Bench) -> None:
+    spec = oci.spec()
+    handle = await oci.start(spec)
+    await root(handle, "touch /etc/changed /workspace/kept")
+    await oci.driver.destroy(handle)
+    async with oci.session(workspace=spec.workspace) as again:
+        assert (await run(again, "ls /workspace /etc/changed")).stdout.split() == ["/workspace:", "kept"]
+
+
+async def test_a_root_that_was_made_unbootable_starts_all_the_same(oci: Bench, machine: Path) -> None:
+    """Root may do what it likes to its own layer, also what the next start would stumble over or wait for."""
+    upper = machine / "root/upper"
+    upper.mkdir(parents=True)
+    for name in ("dev", "proc", "tmp", "workspace", ".ship"):
+        (upper / name).symlink_to("/etc")
+    os.mknod(upper / "usr", 0o600 | 0o020000, os.makedev(0, 0))  # a deleted directory
+    (upper / "etc").mkdir()
+    os.mkfifo(upper / "etc/passwd")
+    async with oci.session(machine=machine) as handle:
+        assert (await run(handle, "id -un; ls -d /usr/bin; ls /dev/null")).stdout.split() == [
+            "ship", "/usr/bin", "/dev/null",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["root", "root/upper", "usr"])
+async def test_a_layer_that_is_a_link_shows_nothing_of_the_host(
+    oci: Bench, machine: Path, place: str
+) -> None:
+    """As an imported checkpoint could have it."""
+    secret = oci.workspaces / "host-secret"
+    (secret / "upper").mkdir(parents=True)
+    (machine / place).parent.mkdir(exist_ok=True)
+    (machine / place).symlink_to(secret)
+    spec = oci.spec(machine=machine)
+    with pytest.raises(DriverUnavailable, match=r"Not a directory|is no directory"):
+        await oci.start(spec)
+    await oci.driver.destroy(oci.handle(spec.session_id))
+    assert sorted(os.listdir(secret)) == ["upper"]
+    assert os.listdir(secret / "upper") == []
+
+
+def test_a_lasting_layer_keeps_its_upper_and_loses_its_work(tmp_path: Path) -> None:
+    layer = Layer("/usr", tmp_path / "lower", tmp_path / "writable", lasting=True)
+    prepare_writable(layer)
+    (layer.writable / "upper/kept").touch()
+    (layer.writable / "work/half").mkdir(mode=0)
+    prepare_writable(layer)
+    assert os.listdir(layer.writable / "upper") == ["kept"]
+    assert os.listdir(layer.writable / "work") == []
+
+
+def _sha256(path: Path) -> str:
+    done = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True)
+    return done.stdout.split()[0]
