@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from ship import diary, kernel
 from ship import settings as settings_module
 from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
+from ship.everywhere import Confined, Everywhere
 from ship.execs import Execs
+from ship.file_routes import FileRoutes
 from ship.files import FileThreads
 from ship.http import Answer, BadRequest, Conversation, CutShort, Request, Upgrade
 from ship.kernel_life import Ground
@@ -26,6 +28,8 @@ from ship.reap import Nursery
 from ship.routes import InsideRoutes, Routes
 from ship.settings import Settings
 from ship.signals import Signals
+from ship.tool_runs import ToolRuns
+from ship.tree_routes import TreeRoutes
 from ship.wire import PeerGone, Wire
 
 INSIDE_PORT = 8123
@@ -171,7 +175,12 @@ async def _run(settings: Settings) -> None:
     execs = Execs(nursery, workspace, identities, settings.environment)
     kernels = Kernels(Ground(nursery, workspace, identities, settings.environment, settings.local))
     kernel_routes = KernelRoutes(settings, kernels)
-    routes = Routes(settings, workspace, FileThreads(settings.user), execs, kernel_routes)
+    threads = FileThreads(settings.user)
+    space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
+    file_routes = FileRoutes(space, threads)
+    tools = ToolRuns(nursery, settings.user, local=settings.local)
+    tree_routes = TreeRoutes(space, threads, tools, local=settings.local)
+    routes = Routes(settings, workspace, threads, execs, kernel_routes, file_routes, tree_routes)
     outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
     inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)

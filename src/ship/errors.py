@@ -9,6 +9,7 @@ ShipError
 ├── Conflict          409 conflict
 ├── OutputGone        410 output_gone        details.first_offset is where to go on
 ├── PayloadTooLarge   413 payload_too_large
+├── RangeNotSatisfiable 416 range_not_satisfiable  details.size is how many bytes there are
 ├── InternalError     500 internal_error
 └── StorageFull       507 storage_full
 """
@@ -88,6 +89,13 @@ class PayloadTooLarge(ShipError):
 
     code = "payload_too_large"
     status = 413
+
+
+class RangeNotSatisfiable(ShipError):
+    """The file has no such bytes."""
+
+    code = "range_not_satisfiable"
+    status = 416
 
 
 class InternalError(ShipError):

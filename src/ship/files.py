@@ -8,8 +8,10 @@ import asyncio
 import errno
 import heapq
 import itertools
+import math
 import os
 import stat
+import time
 from collections.abc import Callable, Generator
 from concurrent import futures
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from ship.errors import Conflict, InvalidArgument
 from ship.identity import Identity
-from ship.paths import Workspace, check, check_name, is_regular, translated
+from ship.paths import Workspace, is_regular
 
 BLOCK_BYTES = 256 * 1024
 
@@ -27,6 +29,7 @@ _MOST_LISTING_BYTES = 8 << 20
 _DEEPEST = 64
 _RESCANS = 16
 _THREADS = 4
+_SLICE_S = 0.05
 _NEW_FILE_MODE = 0o644
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -54,19 +57,43 @@ class FileThreads:
             await asyncio.wait({future})
             raise
 
+    async def run_steps(self, steps: Generator[None, None, R], gone: asyncio.Future[None]) -> R:
+        """What `steps` return, run a while at a time, so that long work does not keep a thread from others.
+
+        Raises Conflict, the steps closed, once the peer is `gone`.
+        """
+        try:
+            while not gone.done():
+                ended = await self.run(_advance, steps)
+                if ended is not None:
+                    return ended.value
+            raise Conflict("the caller went away")
+        finally:
+            await self.run(steps.close)
+
+
+def _advance(steps: Generator[None, None, R]) -> StopIteration | None:
+    until = time.monotonic() + _SLICE_S
+    while time.monotonic() < until:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return ended
+    return None
+
 
 class Download:
     """A file being read. `size` is what it was at the start; no more than that is given."""
 
     def __init__(self, workspace: Workspace, path: str) -> None:
         self._workspace = workspace
-        self._path = check(path)
+        self._path = workspace.check(path)
         self._fd = -1
         self._left = 0
 
     def open(self) -> tuple[int, bytes]:
         """The file's size and its first block."""
-        with translated(self._path):
+        with self._workspace.translated(self._path):
             self._fd = self._workspace.open(self._path, os.O_RDONLY)
             if not is_regular(self._fd):
                 raise InvalidArgument("only regular files can be read", field="path")
@@ -89,9 +116,20 @@ class Download:
 class Upload:
     """A file being written: a temporary file beside it, renamed over it by `commit`."""
 
-    def __init__(self, workspace: Workspace, path: str) -> None:
-        self.path = check_name(path)
+    def __init__(
+        self,
+        workspace: Workspace,
+        path: str,
+        *,
+        mode: int | None = None,
+        mtime: float | None = None,
+        make: bool = True,
+    ) -> None:
+        self.path = workspace.check_name(path)
         self.size = 0
+        self._mode = mode
+        self._mtime = mtime
+        self._make = make
         self._workspace = workspace
         self._name = os.path.basename(self.path)
         self._temporary = f".ship-upload-{os.urandom(8).hex()}"
@@ -100,26 +138,30 @@ class Upload:
 
     def open(self) -> None:
         """Make the parents and the temporary file."""
-        with translated(self.path):
-            target = check_name(self._workspace.follow_links(self.path))
+        with self._workspace.translated(self.path):
+            target = self._workspace.check_name(self._workspace.follow_links(self.path))
             self._name = os.path.basename(target)
             self._parent = self._open_parent(target)
-            mode = self._mode_to_keep()
+            mode = self._mode_to_keep()  # also when another is wanted: it looks what is replaced
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._parent)
-            os.fchmod(self._fd, mode)
+            os.fchmod(self._fd, mode if self._mode is None else self._mode)
 
     def write(self, data: bytes) -> None:
         """Add `data`."""
         left = memoryview(data)
-        with translated(self.path):
+        with self._workspace.translated(self.path):
             while left:
                 left = left[os.write(self._fd, left) :]
         self.size += len(data)
 
     def commit(self) -> None:
-        """Put the file in place."""
-        with translated(self.path):
+        """Put the file in place. It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk."""
+        with self._workspace.translated(self.path):
+            if self._mode is not None:
+                os.fchmod(self._fd, self._mode)  # again: writing takes the set-user bits away
+            if self._mtime is not None:
+                os.utime(self._fd, ns=(time.time_ns(), _nanoseconds(self._mtime)))
             os.rename(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         os.close(self._fd)
         self._fd = -1
@@ -136,7 +178,7 @@ class Upload:
 
     def _open_parent(self, path: str) -> int:
         try:
-            return self._workspace.open_parent(path, make=True)
+            return self._workspace.open_parent(path, make=self._make)
         except NotADirectoryError as error:
             raise InvalidArgument("a part of the path is a file", field="path") from error
 
@@ -150,10 +192,15 @@ class Upload:
         return stat.S_IMODE(there.st_mode) & 0o777
 
 
+def _nanoseconds(moment: float) -> int:
+    whole = math.floor(moment)  # apart, since a float has too few digits for both
+    return whole * 10**9 + round((moment - whole) * 1e9)
+
+
 def list_directory(workspace: Workspace, path: str) -> tuple[list[dict[str, object]], bool]:
     """The entries of a directory, directories first and then by name, and whether some are missing."""
-    check(path)
-    with translated(path), _opened(_open_for_listing(workspace, path)) as directory:
+    workspace.check(path)
+    with workspace.translated(path), _opened(_open_for_listing(workspace, path)) as directory:
         with os.scandir(directory) as scan:
             scanned = itertools.islice(scan, _MOST_SCANNED)
             names = heapq.nsmallest(_MOST_ENTRIES + 1, ((not _is_directory(e), e.name) for e in scanned))
@@ -172,16 +219,16 @@ def _open_for_listing(workspace: Workspace, path: str) -> int:
 
 def delete(workspace: Workspace, path: str, stopped: Callable[[], bool]) -> None:
     """Remove a file, a link, or a directory with all that is in it. Gives up between two entries once `stopped` says so."""
-    name = check_name(path)
-    with translated(path), _opened(workspace.open_parent(name)) as parent:
+    name = workspace.check_name(path)
+    with workspace.translated(path), _opened(workspace.open_parent(name)) as parent:
         base = os.path.basename(name)
         if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
-            _Removal(stopped).run(parent, base)
+            Removal(stopped).run(parent, base)
         else:
             os.unlink(base, dir_fd=parent)
 
 
-class _Removal:
+class Removal:
     """Removes a directory, going down by descriptors only, so that no rename can lead it elsewhere.
 
     A directory too far down is moved up to the one that is removed and found there again: neither the stack nor

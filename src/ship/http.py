@@ -37,6 +37,7 @@ class Answer:
     body: bytes | AsyncGenerator[bytes]
     content_type: str = "application/json"
     length: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class Conversation:
 
     def _head(self, answer: Answer) -> h11.Response:
         length = len(answer.body) if isinstance(answer.body, bytes) else answer.length
-        headers = [("Content-Type", answer.content_type)]
+        headers = [("Content-Type", answer.content_type), *answer.headers]
         if length is not None:
             headers.append(("Content-Length", str(length)))
         return h11.Response(status_code=answer.status, headers=[*headers, *self._signature()])

@@ -6,6 +6,9 @@ import os
 _OPENAT2 = 437  # on every architecture: numbers are common since 424
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_STATFS_BYTES = 256  # more than any architecture's
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -19,13 +22,14 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def openat2(root: int, path: bytes, flags: int) -> int:
-    """A descriptor (close on exec) of `path`, resolved by the kernel and never outside the directory `root`.
+def openat2(root: int, path: bytes, flags: int, *, beneath: bool = True) -> int:
+    """A descriptor (close on exec) of `path`, resolved by the kernel; `beneath`: never outside the directory `root`.
 
     Source: openat2(2). Raises OSError; EXDEV when the path leads out, ELOOP at a magic link, EAGAIN when
     renames went on while it looked.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+    resolve = _RESOLVE_NO_MAGICLINKS | (_RESOLVE_BENEATH if beneath else 0)
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     args = (
         ctypes.c_long(root),
         ctypes.c_char_p(path),
@@ -34,9 +38,24 @@ def openat2(root: int, path: bytes, flags: int) -> int:
     )
     descriptor: int = _libc.syscall(ctypes.c_long(_OPENAT2), *args)
     if descriptor < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fsdecode(path))
+        raise _last_error()
     return descriptor
+
+
+def filesystem_of(descriptor: int) -> int:
+    """The magic number of the file system that an open file is on. Source: statfs(2), whose first field it is."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.fstatfs(ctypes.c_int(descriptor), buffer) < 0:
+        raise _last_error()
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFF_FFFF
+
+
+def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False) -> None:
+    """Rename where nothing is yet; with `exchange` let two things change places. Source: renameat2(2). Raises OSError."""
+    flags = _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE
+    names = ctypes.c_char_p(os.fsencode(name)), ctypes.c_char_p(os.fsencode(new))
+    if _libc.renameat2(ctypes.c_int(parent), names[0], ctypes.c_int(to), names[1], ctypes.c_uint(flags)) < 0:
+        raise _last_error()
 
 
 def set_fs_identity(uid: int, gid: int) -> None:
@@ -63,3 +82,8 @@ def erase_variable(name: str) -> None:
     address = _libc.getenv(name.encode())
     if address:
         ctypes.memset(address, ord("x"), len(ctypes.string_at(address)))
+
+
+def _last_error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -17,14 +16,13 @@ from ship import trees
 from ship.errors import Conflict
 from ship.groups import Groups
 from ship.identity import Identity
+from ship.interpreter import CLOSURE, own_interpreter
 from ship.kernel_words import Fields, Lines, parse
 from ship.pipes import OutputPipe
 from ship.reap import Nursery, Program
 
 PYTHON = "python3"
 
-_CLOSURE = sys.prefix
-_LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
 _LAST_WORDS_CHARS = 2000
 _DYING_S = 0.5
 
@@ -216,7 +214,7 @@ def _commands(recipe: Recipe) -> list[list[str]]:
     """How it can be started, the best way first."""
     home = _home()
     boot = os.path.join(home, "ship_kernel/boot.py")
-    own = _own_interpreter(recipe.local)
+    own = own_interpreter(recipe.local)
     if recipe.spec != PYTHON:
         return [[*own, boot, home, f"jupyter:{recipe.spec}"]]
     with recipe.identity.using_files():
@@ -226,18 +224,8 @@ def _commands(recipe: Recipe) -> list[list[str]]:
 
 
 def _home() -> str:
-    bundled = os.path.join(_CLOSURE, "kernel")
+    bundled = os.path.join(CLOSURE, "kernel")
     return bundled if os.path.isdir(bundled) else os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def _own_interpreter(local: bool) -> list[str]:
-    """How Ship's own interpreter is started: by its own loader where it has one, since the image need not."""
-    lib = os.path.join(_CLOSURE, "lib")
-    loaders = (os.path.join(lib, name) for name in _LOADERS)
-    loader = next((found for found in loaders if os.path.isfile(found)), None)
-    if local or loader is None:
-        return [sys.executable]
-    return [loader, "--library-path", lib, os.path.join(_CLOSURE, "bin/python3"), "-I", "-S", "-B"]
 
 
 def _find(name: str, path: str) -> str | None:

@@ -38,6 +38,25 @@ class Workspace:
         """`path` as programs in the sandbox would write it in full."""
         return os.path.normpath(os.path.join(self.path, path))
 
+    def check(self, path: str) -> str:
+        """`path` as this tree takes it. Raises InvalidPath."""
+        return check(path)
+
+    def check_name(self, path: str) -> str:
+        """The same without slashes at its end, when its last part names something. Raises InvalidPath or InvalidArgument."""
+        trimmed = self.check(path).rstrip("/")
+        if os.path.basename(trimmed) in ("", ".", ".."):
+            raise InvalidArgument("the path must end in a name", field="path")
+        return trimmed
+
+    @contextmanager
+    def translated(self, path: str) -> Generator[None]:
+        """Turns an OSError about `path` into what the peer is told."""
+        try:
+            yield
+        except OSError as error:
+            raise self._translate(error, path) from error
+
     def open(self, path: str, flags: int) -> int:
         """A descriptor of `path`, the calling thread's identity deciding. Raises OSError.
 
@@ -48,7 +67,7 @@ class Workspace:
             flags |= os.O_NONBLOCK | os.O_NOCTTY
         for _ in range(_TRIES):
             try:
-                return kernel.openat2(self._root, encoded, flags)
+                return self._resolve(encoded, flags)
             except BlockingIOError:
                 continue  # a rename elsewhere made the kernel unsure; nothing is known to be wrong
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
@@ -72,9 +91,7 @@ class Workspace:
             target = self._read_link(path)
             if target is None:
                 return path
-            if target.startswith("/"):
-                raise _leads_out()
-            path = check(os.path.join(os.path.dirname(path), target))
+            path = self._behind_link(path, target)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
     @contextmanager
@@ -83,13 +100,28 @@ class Workspace:
         if path is None or os.path.normpath(check(path)) == ".":
             yield self._root
             return
-        with translated(path), identity.using_files():
+        with self.translated(path), identity.using_files():
             # The dot makes the kernel ask for the right to search the directory itself.
             found = self.open(path + "/.", os.O_PATH | os.O_DIRECTORY)
         try:
             yield found
         finally:
             os.close(found)
+
+    def _behind_link(self, path: str, target: str) -> str:
+        if target.startswith("/"):
+            raise _leads_out()
+        return check(os.path.join(os.path.dirname(path), target))
+
+    def _beginning(self, _path: str) -> str:
+        """What of a path is there in any case; directories are made below it."""
+        return ""
+
+    def _resolve(self, path: bytes, flags: int) -> int:
+        return kernel.openat2(self._root, path, flags)
+
+    def _translate(self, error: OSError, path: str) -> ShipError:
+        return translate(error, path)
 
     def _read_link(self, path: str) -> str | None:
         try:
@@ -106,13 +138,14 @@ class Workspace:
             os.close(parent)
 
     def _make_directories(self, path: str) -> int:
-        parts = [part for part in path.split("/") if part]
-        here = self.open(".", os.O_PATH | os.O_DIRECTORY)
+        start = self._beginning(path)
+        parts = [part for part in path[len(start) :].split("/") if part]
+        here = self.open(start or ".", os.O_PATH | os.O_DIRECTORY)
         for count, part in enumerate(parts, 1):
             try:
                 _make_directory(here, part)
                 # From the root each time: a part may be a link, which only the whole path explains.
-                following = self.open("/".join(parts[:count]), os.O_PATH | os.O_DIRECTORY)
+                following = self.open(os.path.join(start, *parts[:count]), os.O_PATH | os.O_DIRECTORY)
             finally:
                 os.close(here)
             here = following
@@ -132,26 +165,9 @@ def check(path: str) -> str:
     return path
 
 
-def check_name(path: str) -> str:
-    """`path` without slashes at its end, when its last part names something. Raises InvalidPath or InvalidArgument."""
-    trimmed = check(path).rstrip("/")
-    if os.path.basename(trimmed) in (".", ".."):
-        raise InvalidArgument("the path must end in a name", field="path")
-    return trimmed
-
-
 def is_regular(descriptor: int) -> bool:
     """Whether an open descriptor is a plain file, and no directory, fifo, socket or device."""
     return stat.S_ISREG(os.fstat(descriptor).st_mode)
-
-
-@contextmanager
-def translated(path: str) -> Generator[None]:
-    """Turns an OSError about `path` into what the peer is told."""
-    try:
-        yield
-    except OSError as error:
-        raise _translate(error, path) from error
 
 
 def _make_directory(parent: int, name: str) -> None:
@@ -167,8 +183,9 @@ def _leads_out() -> InvalidPath:
     return InvalidPath("the path leads out of the workspace", field="path", reason="path_traversal")
 
 
-def _translate(error: OSError, path: str) -> ShipError:
-    shown = path.encode("utf-8", "replace").decode()
+def translate(error: OSError, path: str) -> ShipError:
+    """What the peer is told of an OSError about `path`."""
+    shown = os.fsencode(path).decode("utf-8", "replace")
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return FileMissing(f"there is no {shown}")

@@ -11,6 +11,7 @@ from ship import about, attach, files, order, processes
 from ship.clock import rfc3339
 from ship.errors import InvalidArgument, NotFound, OutputGone
 from ship.execs import Exec, Execs
+from ship.file_routes import FileRoutes
 from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
 from ship.http import Answer, Request, Upgrade, json_answer
 from ship.kernel_routes import KernelRoutes
@@ -19,6 +20,7 @@ from ship.paths import Workspace
 from ship.patience import Patience
 from ship.ring import Piece
 from ship.settings import Settings
+from ship.tree_routes import TreeRoutes
 
 _EXEC_BODY_BYTES = 64 << 20
 _SMALL_BODY_BYTES = 1 << 20
@@ -39,12 +41,16 @@ class Routes:
         threads: FileThreads,
         execs: Execs,
         kernels: KernelRoutes,
+        file_routes: FileRoutes,
+        tree_routes: TreeRoutes,
     ) -> None:
         self._settings = settings
         self._workspace = workspace
         self._threads = threads
         self._execs = execs
         self._kernels = kernels
+        self._file_routes = file_routes
+        self._tree_routes = tree_routes
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("healthz",)): self._health,
             ("GET", ("meta",)): self._meta,
@@ -81,6 +87,10 @@ class Routes:
                 return await self._signal_process(request, pid)
             case _, ("kernels" | "kernelspecs" | "cells", *_):
                 return await self._kernels.answer(request)
+            case _, ("fs", "search" | "watch" | "archive"):
+                return await self._tree_routes.answer(request)
+            case _, ("fs", *_):
+                return await self._file_routes.answer(request)
             case _:
                 raise NotFound("there is no such route")
 

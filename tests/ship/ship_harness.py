@@ -21,6 +21,7 @@ import httpx
 
 TOKEN = "a-token-of-the-tests"
 PATIENCE_S = 20.0
+SOURCE = Path(__file__).parents[2] / "src"
 
 # Login shells of root would run what this machine's root has in its profile, and be killed in the middle of it.
 _WITHOUT_PROFILES = (
@@ -215,6 +216,7 @@ def running(first: bool = False, loopback: bool = True, **settings: str) -> Gene
         os.chown(workspace, 1000, 1000)
     environment = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(SOURCE),  # this checkout's Ship, whatever the interpreter has installed
         "TEST_MARK": mark,
         "SHIP_SOCKET": str(home / "ship.sock"),
         "SHIP_TOKEN": TOKEN,

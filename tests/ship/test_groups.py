@@ -1,4 +1,7 @@
-"""Groups that mark trees: which are given out again, and when. In a process of its own, whose children have them."""
+"""Groups that mark trees: which are given out again, and when. In a process of its own, whose children have them.
+
+Not the groups that Ships have: those of other tests run beside this.
+"""
 
 import os
 import subprocess
@@ -11,9 +14,9 @@ import subprocess
 from ship.groups import Groups
 from ship.identity import Identity
 user = Identity("ship", 1000, 1000, "/", switch=True)
-groups = Groups(range(60_000, 60_004))
+groups = Groups(range(64_500, 64_504))
 taken = [groups.take(user) for _ in range(4)]
-assert taken == [60_000, 60_001, 60_002, 60_003], taken
+assert taken == [64_500, 64_501, 64_502, 64_503], taken
 """
 
 
@@ -29,14 +32,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sets groups, which ta
 
 def test_a_group_comes_again_only_when_nobody_asks_for_it_any_more_and_no_process_has_it() -> None:
     check("""
-child = subprocess.Popen(["sleep", "60"], extra_groups=[60_001])
+child = subprocess.Popen(["sleep", "60"], extra_groups=[64_501])
 for group in taken[1:3]:
     groups.give_back(group)
-assert groups.take(user) == 60_002
+assert groups.take(user) == 64_502
 assert groups.take(user) is None
 child.kill()
 child.wait()
-assert groups.take(user) == 60_001
+assert groups.take(user) == 64_501
 """)
 
 

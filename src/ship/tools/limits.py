@@ -1,0 +1,9 @@
+"""What keeps a tool from costing the sandbox more than it should."""
+
+import resource
+
+
+def settle(memory_bytes: int) -> None:
+    """Bounds the memory of this process; it leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,0 +1,251 @@
+"""Prints the working directory, or the file that is stdin, as a tar: first a line of JSON that says whether it can, then the archive.
+
+What cannot be read is left out, as are sockets and devices, and what vanishes meanwhile. A file that shrinks while it is read is filled up
+with zeros, since its size has been said by then.
+"""
+
+import json
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ship.tools import limits, tar, walk
+
+_MEMORY_BYTES = 320 << 20
+_CHUNK = 256 * 1024
+_LEAST_HOLES = 64 * 1024
+_MOST_LINKS = 200_000
+_MOST_SEGMENTS = 50_000
+_LEVEL = 3
+_KINDS = {stat.S_IFREG: b"0", stat.S_IFLNK: b"2", stat.S_IFDIR: b"5", stat.S_IFIFO: b"6"}
+
+
+class Plain:
+    """stdout, small pieces gathered."""
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Add `data`."""
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size >= _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        left = memoryview(b"".join(self._waiting))
+        self._waiting.clear()
+        self._size = 0
+        while left:
+            left = left[os.write(1, left) :]
+
+    def copy(self, descriptor: int, offset: int, size: int) -> int:
+        """Send bytes of a file without looking at them; returns how many, fewer when it has become shorter."""
+        self.flush()
+        sent = 0
+        while sent < size and (more := os.sendfile(1, descriptor, offset + sent, min(size - sent, 1 << 30))):
+            sent += more
+        return sent
+
+    def end(self) -> None:
+        """Call after everything."""
+        self.flush()
+
+
+class Gzip(Plain):
+    """The same, packed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
+
+    def write(self, data: bytes) -> None:
+        super().write(self._deflate.compress(data))
+
+    def copy(self, descriptor: int, offset: int, size: int) -> int:
+        sent = 0
+        while sent < size and (data := os.pread(descriptor, min(_CHUNK, size - sent), offset + sent)):
+            self.write(data)
+            sent += len(data)
+        return sent
+
+    def end(self) -> None:
+        super().write(self._deflate.flush())
+        self.flush()
+
+
+class _Level(NamedTuple):
+    directory: int
+    prefix: bytes
+    entries: Iterator[os.DirEntry[str]]
+
+
+class Packer:
+    """One archive."""
+
+    def __init__(self, out: Plain) -> None:
+        self._out = out
+        self._links: dict[tuple[int, int], bytes] = {}
+        self._made_up = walk.made_up()
+        self._levels: list[_Level] = []
+
+    def add_tree(self, top: int, entries: list[os.DirEntry[str]]) -> None:
+        """All that is in the directory `top`."""
+        self._levels.append(_Level(top, b"", iter(entries)))
+        while self._levels:
+            level = self._levels[-1]
+            entry = next(level.entries, None)
+            if entry is None:
+                os.close(level.directory)
+                self._levels.pop()
+            else:
+                self._add_entry(level, entry.name)
+
+    def add_file(self, descriptor: int, name: bytes) -> None:
+        """An open regular file."""
+        facts = os.fstat(descriptor)
+        if facts.st_nlink > 1 and len(self._links) < _MOST_LINKS:
+            self._links[facts.st_dev, facts.st_ino] = name
+        segments = _segments(descriptor, facts)
+        if segments is None:
+            self._out.write(_header(name, facts, size=facts.st_size))
+            self._content(descriptor, 0, facts.st_size)
+            self._out.write(bytes(-facts.st_size % tar.BLOCK))
+            return
+        listed = _map(segments, facts.st_size)
+        stored = len(listed) + sum(length for _, length in segments)
+        told = {
+            "GNU.sparse.major": b"1",
+            "GNU.sparse.minor": b"0",
+            "GNU.sparse.name": name,
+            "GNU.sparse.realsize": b"%d" % facts.st_size,
+        }
+        self._out.write(_header(name, facts, size=stored, more=told))
+        self._out.write(listed)
+        for offset, length in segments:
+            self._content(descriptor, offset, length)
+        self._out.write(bytes(-stored % tar.BLOCK))
+
+    def end(self) -> None:
+        """Call after everything."""
+        self._out.write(bytes(2 * tar.BLOCK))
+        self._out.end()
+
+    def _add_entry(self, level: _Level, entry: str) -> None:
+        name = level.prefix + os.fsencode(entry)
+        try:
+            facts = os.stat(entry, dir_fd=level.directory, follow_symlinks=False)
+            kind = stat.S_IFMT(facts.st_mode)
+            if kind == stat.S_IFDIR:
+                self._descend(level, entry, name)
+            elif kind in _KINDS:
+                self._add_other(level, entry, name, facts)
+        except (BrokenPipeError, MemoryError):
+            raise
+        except OSError:
+            return  # it is gone, or not for this user to read
+
+    def _descend(self, level: _Level, entry: str, name: bytes) -> None:
+        if len(self._levels) > walk.DEEPEST:
+            return
+        directory = walk.open_directory(level.directory, entry, self._made_up)
+        try:
+            entries = walk.entries(directory)
+        except OSError:
+            os.close(directory)
+            raise
+        self._out.write(_header(name + b"/", os.fstat(directory)))
+        self._levels.append(_Level(directory, name + b"/", iter(entries)))
+
+    def _add_other(self, level: _Level, entry: str, name: bytes, facts: os.stat_result) -> None:
+        linked = self._links.get((facts.st_dev, facts.st_ino)) if facts.st_nlink > 1 else None
+        if linked is not None:
+            self._out.write(_header(name, facts, link=linked, kind=b"1"))
+        elif stat.S_ISREG(facts.st_mode):
+            descriptor = os.open(entry, walk.OPEN_FILE, dir_fd=level.directory)
+            try:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    self.add_file(descriptor, name)
+            finally:
+                os.close(descriptor)
+        else:
+            is_link = stat.S_ISLNK(facts.st_mode)
+            target = os.fsencode(os.readlink(entry, dir_fd=level.directory)) if is_link else b""
+            self._out.write(_header(name, facts, link=target))
+
+    def _content(self, descriptor: int, offset: int, size: int) -> None:
+        try:
+            sent = self._out.copy(descriptor, offset, size)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Its size has been said: an archive that goes on as if nothing had been would be believed.
+            raise SystemExit(1) from error
+        for at in range(sent, size, _CHUNK):
+            self._out.write(bytes(min(_CHUNK, size - at)))
+
+
+def _header(
+    name: bytes, facts: os.stat_result, *, size: int = 0, link: bytes = b"",
+    kind: bytes | None = None, more: dict[str, bytes] | None = None,
+) -> bytes:  # fmt: skip
+    found = kind or _KINDS[stat.S_IFMT(facts.st_mode)]
+    ids = (facts.st_uid, facts.st_gid)
+    return tar.header(name, facts.st_mode, ids, facts.st_mtime_ns, found, size, link, more)
+
+
+def _segments(descriptor: int, facts: os.stat_result) -> list[tuple[int, int]] | None:
+    """Where the file has data, as offsets and lengths; None when it has no holes to speak of."""
+    if facts.st_blocks * 512 + _LEAST_HOLES > facts.st_size:
+        return None
+    found: list[tuple[int, int]] = []
+    end = 0
+    try:
+        while end < facts.st_size and len(found) < _MOST_SEGMENTS:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = min(facts.st_size, os.lseek(descriptor, start, os.SEEK_HOLE))
+            if start < end:
+                found.append((start, end - start))
+    except OSError:
+        return found  # the rest is a hole
+    return found if len(found) < _MOST_SEGMENTS else None
+
+
+def _map(segments: list[tuple[int, int]], size: int) -> bytes:
+    """GNU's list of holes, format 1.0: how many, and for each where and how long, with an empty one at the end of the file."""
+    listed = [*segments, (size, 0)]
+    text = b"".join(b"%d\n" % number for number in (len(listed), *(n for pair in listed for n in pair)))
+    return text + bytes(-len(text) % tar.BLOCK)
+
+
+def _say(answer: dict[str, object]) -> None:
+    os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def main() -> None:
+    """Run. A reader who goes away ends it."""
+    limits.settle(_MEMORY_BYTES)
+    order = json.loads(sys.argv[1])
+    packer = Packer(Gzip() if order["format"] == "tar.gz" else Plain())
+    try:
+        if stat.S_ISREG(os.fstat(0).st_mode):
+            _say({})
+            packer.add_file(0, os.fsencode(order["name"]))
+        else:
+            try:
+                top = os.open(".", walk.OPEN_DIRECTORY)
+                entries = walk.entries(top)
+            except OSError as error:
+                _say({"error": str(error.strerror), "errno": error.errno})
+                return
+            _say({})
+            packer.add_tree(top, entries)
+        packer.end()
+    except BrokenPipeError:
+        os._exit(1)

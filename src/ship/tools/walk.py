@@ -1,0 +1,62 @@
+"""Trees, entered by directory descriptors only: no link is followed, and nothing outside of the top is reached."""
+
+import os
+from collections.abc import Iterator
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+DEEPEST = 400  # a directory on the way is a descriptor, of which a process commonly has 1024
+_MOUNTS_BYTES = 4 << 20
+_MADE_UP = frozenset(
+    (
+        *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl"),
+        *("mqueue", "nsfs", "proc", "pstore", "securityfs", "sysfs", "tracefs"),
+    )
+)
+
+
+def made_up() -> frozenset[int]:
+    """The devices of file systems whose files the kernel makes up. Source: proc_pid_mountinfo(5)."""
+    try:
+        descriptor = os.open("/proc/self/mountinfo", OPEN_FILE)
+    except OSError:
+        return frozenset()
+    try:
+        return frozenset(_devices(_read(descriptor)))
+    finally:
+        os.close(descriptor)
+
+
+def open_directory(parent: int, name: str, refused: frozenset[int]) -> int:
+    """A descriptor of a directory. Raises OSError, also when it is on one of the devices `refused`."""
+    found = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
+    if os.fstat(found).st_dev in refused:
+        os.close(found)
+        raise PermissionError(name)
+    return found
+
+
+def entries(directory: int) -> list[os.DirEntry[str]]:
+    """What a directory holds, by name."""
+    with os.scandir(directory) as scan:
+        return sorted(scan, key=_name_of)
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _read(descriptor: int) -> bytes:
+    read = b""
+    while len(read) < _MOUNTS_BYTES and (data := os.read(descriptor, 1 << 16)):
+        read += data
+    return read
+
+
+def _devices(text: bytes) -> Iterator[int]:
+    for line in text.decode("utf-8", "replace").splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split(" ", 1)[0] in _MADE_UP:
+            major, _, minor = before.split(" ")[2].partition(":")
+            yield os.makedev(int(major), int(minor))

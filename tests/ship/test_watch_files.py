@@ -1,0 +1,161 @@
+"""Watching files: what is told, in which order, and that nothing is missed or waited for."""
+
+import json
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ship_harness import PATIENCE_S, TOKEN, Ship
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, unix_connect
+
+from ship import watching
+
+
+@contextmanager
+def watched(ship: Ship, path: str = ".", *, recursive: bool = True) -> Generator[ClientConnection]:
+    """A socket behind its first message."""
+    query = httpx.QueryParams({"path": path, "recursive": str(recursive).lower()})
+    with unix_connect(
+        str(ship.socket_path), f"ws://ship/fs/watch?{query}", compression=None, open_timeout=PATIENCE_S,
+        additional_headers={"Authorization": f"Bearer {TOKEN}"}, close_timeout=PATIENCE_S,
+    ) as socket:  # fmt: skip
+        assert json.loads(socket.recv(PATIENCE_S))["type"] == "watching"
+        yield socket
+
+
+def until(socket: ClientConnection, kind: str, path: Path) -> list[dict[str, Any]]:
+    """What is told up to that."""
+    told: list[dict[str, Any]] = []
+    while not told or (told[-1]["type"], told[-1].get("path")) != (kind, str(path)):
+        told.append(json.loads(socket.recv(PATIENCE_S)))
+    return told
+
+
+def short(told: list[dict[str, Any]], top: Path) -> list[str]:
+    """Each as `type path`, once."""
+    listed = (
+        " ".join(
+            (event["type"], *(os.path.relpath(event[key], top) for key in ("path", "to") if key in event))
+        )
+        for event in told
+    )
+    return list(dict.fromkeys(listed))
+
+
+def test_each_kind_of_event_is_told(ship: Ship) -> None:
+    top = ship.workspace
+    (top / "d").mkdir()
+    with watched(ship) as socket:
+        (top / "d/a").write_text("x")
+        (top / "d/a").chmod(0o600)
+        (top / "d/a").rename(top / "b")
+        (top / "d").rename(top / "e")
+        (top / "e/in").touch()
+        (top / "b").unlink()
+        told = until(socket, "deleted", top / "b")
+    assert [one for one in short(told, top) if "attributes e/in" not in one] == [
+        "created d/a", "modified d/a", "attributes d/a", "moved d/a b", "moved d e", "created e/in", "deleted b",
+    ]  # fmt: skip
+
+
+def test_nothing_in_new_directories_is_missed_or_told_twice(ship: Ship) -> None:
+    top = ship.workspace
+    with watched(ship) as socket:
+        for number in range(40):
+            deep = top / f"n{number}/a/b/c"
+            deep.mkdir(parents=True)
+            (deep / "file").touch()
+        (top / "end").touch()
+        told = until(socket, "created", top / "end")
+        created = [event["path"] for event in told if event["type"] == "created"]
+        wanted = {str(path) for path in top.rglob("*")}
+        while set(created) != wanted:
+            created.append(json.loads(socket.recv(PATIENCE_S))["path"])
+        assert len(created) == len(set(created))
+
+
+def test_what_leaves_is_deleted_and_what_comes_in_is_created(ship: Ship) -> None:
+    top, outside = ship.workspace, ship.workspace.parent / "outside"
+    (top / "d/sub").mkdir(parents=True)
+    with watched(ship) as socket:
+        (top / "d").rename(outside)
+        assert short(until(socket, "deleted", top / "d"), top) == ["deleted d"]
+        (outside / "unseen").touch()
+        outside.rename(top / "back")
+        told = until(socket, "created", top / "back/unseen")
+        assert set(short(told, top)) >= {"created back", "created back/unseen"}
+        (top / "back/sub/x").touch()
+        until(socket, "created", top / "back/sub/x")
+
+
+def test_without_recursion_only_the_directory_itself_is_watched(ship: Ship) -> None:
+    top = ship.workspace
+    (top / "d").mkdir()
+    with watched(ship, recursive=False) as socket:
+        (top / "d/x").touch()
+        (top / "new").mkdir()
+        (top / "new/y").touch()
+        (top / "end").touch()
+        assert short(until(socket, "created", top / "end"), top) == ["created new", "created end"]
+
+
+def test_a_file_is_watched_through_its_replacement(ship: Ship) -> None:
+    top = ship.workspace
+    (top / "conf").write_text("1")
+    with watched(ship, "conf") as socket:
+        (top / "beside").write_text("2")
+        (top / "beside").rename(top / "conf")
+        (top / "conf").unlink()
+        assert short(until(socket, "deleted", top / "conf"), top) == ["created conf", "deleted conf"]
+
+
+def test_the_end_of_what_is_watched_is_told_and_closes_the_socket(ship: Ship) -> None:
+    (ship.workspace / "d/e").mkdir(parents=True)
+    with watched(ship, "d") as socket:
+        shutil.rmtree(ship.workspace / "d")
+        assert until(socket, "deleted", ship.workspace / "d")[-1]["is_dir"] is True
+        with pytest.raises(ConnectionClosed):
+            socket.recv(PATIENCE_S)
+        assert socket.close_code == 1000
+
+
+def test_a_reader_who_is_slow_gets_one_overflow_and_goes_on(ship: Ship) -> None:
+    top = ship.workspace
+    with watched(ship) as socket:
+        for number in range(20_000):
+            os.close(os.open(top / f"f{number}", os.O_CREAT | os.O_WRONLY))
+            os.unlink(top / f"f{number}")
+        (top / "end").touch()
+        told = until(socket, "created", top / "end")
+        assert {"type": "overflow"} in told
+        assert len(told) < 40_000
+        (top / "after").touch()
+        assert until(socket, "created", top / "after")
+
+
+def test_there_are_few_watchers_and_what_cannot_be_watched_is_refused_in_http(ship: Ship) -> None:
+    with ExitStack() as stack:
+        for _ in range(32):
+            stack.enter_context(watched(ship))
+        with pytest.raises(InvalidStatus) as refused, watched(ship):
+            pass
+        assert refused.value.response.status_code == 409
+    for path, status in (("none", 404), ("../..", 403)):
+        with pytest.raises(InvalidStatus) as refused, watched(ship, path):
+            pass
+        assert refused.value.response.status_code == status
+    assert ship.http.get("/fs/watch").status_code == 400
+
+
+def test_whoever_watches_has_nothing_to_say(ship: Ship) -> None:
+    with watched(ship) as socket:
+        socket.send("hello")
+        with pytest.raises(ConnectionClosed):
+            socket.recv(PATIENCE_S)
+        assert socket.close_code == watching.BAD_FRAME
