@@ -16,6 +16,7 @@
     │   │   ├── SandboxExpired      409 sandbox_expired
     │   │   └── SandboxTtlInfinite  409 sandbox_ttl_infinite
     │   ├── OutputGone              410 output_gone
+    │   ├── RangeNotSatisfiable     416 range_not_satisfiable
     │   └── QuotaExceeded           429 quota_exceeded
     ├── HostError                   the host's: Bay or what it stands on could not do it
     │   ├── SandboxNotReady         503 session_not_ready
@@ -152,6 +153,13 @@ class OutputGone(CallerError):
 
     code = "output_gone"
     status = 410
+
+
+class RangeNotSatisfiable(CallerError):
+    """The file has no byte of that `Range`. `details.size` is how many it has."""
+
+    code = "range_not_satisfiable"
+    status = 416
 
 
 class QuotaExceeded(CallerError):

@@ -58,6 +58,22 @@ class Container:
     healthy: bool
 
 
+Persist = Literal["workspace", "machine"]
+"""What outlives a session: the files under /workspace, or those and every change to the root file system."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointPolicy:
+    """When checkpoints are made without being asked for: `every` so many seconds while there is activity, `before_stop`.
+
+    Of those the newest `keep_last` are kept.
+    """
+
+    every: int | None = None
+    keep_last: int = 10
+    before_stop: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
     """A sandbox as its owner sees it. `status` and `compute` are computed from stored facts."""
@@ -82,6 +98,10 @@ class Sandbox:
     """When its frozen memory is given back; null while it is not frozen."""
     containers: tuple[Container, ...] | None = None
     error: Failure | None = None
+    persist: Persist = "workspace"
+    checkpoint_id: str | None = None
+    """The checkpoint that its present files grew from."""
+    checkpoint_policy: CheckpointPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +121,9 @@ class Profile:
     output_buffer_mb: int = 1
     """How much of the newest output of each exec is kept, MiB."""
     ttl: int | None = None
+    persist: Persist = "workspace"
+    disk_mb: int | None = 10_240
+    """How much its files may hold, MiB, where the host can hold to that; None = no limit."""
     start: Literal["eager", "lazy"] = "eager"
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code that is run in it."""
@@ -149,6 +172,8 @@ class Exec:
     rows: int | None = None
     cols: int | None = None
     """The size of its terminal now; null without one."""
+    reason: str | None = None
+    """Why the session of a `lost` exec ended: `stopped`, `restored`, `exited` and so on."""
     stdout: str | None = None
     stderr: str | None = None
     truncated: bool = False
@@ -352,6 +377,10 @@ class Screen:
     offset: int
 
 
+FileType = Literal["file", "directory", "symlink", "fifo", "socket", "device"]
+FileEventType = Literal["created", "modified", "deleted", "moved", "attributes", "overflow"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """One name in a directory listing. `path` is absolute inside the sandbox, `modified_time` seconds since the epoch."""
@@ -365,8 +394,75 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """What is at a path. `path` is absolute inside the sandbox, `mode` four octal digits, `mtime` seconds since the epoch.
+
+    `size` is in bytes, of a regular file; `target` is what a symbolic link says.
+    """
+
+    name: str
+    path: str
+    type: FileType
+    size: int | None
+    mode: str
+    uid: int
+    gid: int
+    mtime: float
+    target: str | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return self.type == "directory"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.type == "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchMatch:
+    """A place where a search found something. `line` and `column` count from 1; null when names were searched.
+
+    `text` is the line, cut where it is long; `column` counts characters.
+    """
+
+    path: str
+    line: int | None = None
+    column: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found. `truncated`: there is more than was asked for, or than there was time for."""
+
+    matches: tuple[SearchMatch, ...]
+    truncated: bool
+    files_searched: int
+    files_skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEvent:
+    """Something that happened to a file that is watched. `overflow`: events were lost, look again.
+
+    `to` is the new path of what was moved within what is watched.
+    """
+
+    type: FileEventType
+    path: str | None = None
+    to: str | None = None
+    is_dir: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cargo:
-    """Persistent files, mounted at /workspace. Managed: lives and dies with its sandbox."""
+    """Persistent files, mounted at /workspace. Managed: lives and dies with its sandbox. Sizes are bytes on disk.
+
+    `charged_bytes` is what counts against `size_limit_mb`, which holds only where `size_limit_enforced`.
+    """
 
     id: str
     managed: bool
@@ -375,6 +471,37 @@ class Cargo:
     size_limit_mb: int | None
     created_at: datetime
     last_accessed_at: datetime
+    size_limit_enforced: bool = False
+    used_bytes: int | None = None
+    used_inodes: int | None = None
+    charged_bytes: int | None = None
+    measured_at: datetime | None = None
+    sandbox_ids: tuple[str, ...] = ()
+    """The sandboxes that have it as their workspace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The files of a sandbox as they were at `created_at`. Sizes are bytes on disk, null until they are measured.
+
+    `exclusive_bytes` are held by nothing but this checkpoint. `parent_id` is the checkpoint that its files grew from; `current`
+    says that the present files grew from this one. `auto` ones are made, and removed again, by the sandbox's policy.
+    """
+
+    id: str
+    sandbox_id: str
+    name: str | None
+    comment: str | None
+    created_at: datetime
+    kind: Literal["files", "memory"]
+    auto: bool
+    parent_id: str | None
+    current: bool
+    persist: Persist
+    size_bytes: int | None
+    exclusive_bytes: int | None
+    inodes: int | None
+    measured_at: datetime | None
 
 
 KeyScope = Literal["admin", "write", "read"]
@@ -394,6 +521,8 @@ class Limits:
     """Memory of those and of the frozen ones."""
     disk_mb: int | None = None
     """Files, as last measured."""
+    cargos: int | None = None
+    """Cargos that belong to no sandbox."""
     creates_per_minute: int | None = None
 
 
@@ -464,6 +593,11 @@ EVENT_TYPES: tuple[str, ...] = (
     "sandbox.exited",
     "sandbox.unreachable",
     "sandbox.stopped",
+    "sandbox.checkpointed",
+    "sandbox.checkpoint_failed",
+    "sandbox.checkpoint_deleted",
+    "sandbox.restored",
+    "sandbox.restore_failed",
     "sandbox.deleted",
 )
 """What is stored, and what a webhook can be told of; docs/events.md says when each happens."""

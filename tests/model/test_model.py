@@ -407,4 +407,4 @@ def rounds() -> settings:
 
 TestClients = Clients.TestCase
 TestClients.settings = rounds()
-TestClients = pytest.mark.timeout(3600)(TestClients)
+TestClients = pytest.mark.long(pytest.mark.timeout(3600)(TestClients))

@@ -19,6 +19,7 @@ GROUPS = {
     "bay.errors": "words",
     "bay.ids": "words",
     "bay.clock": "words",
+    "bay.btrfs": "words",
     "bay.cells": "words",
     "bay.trees": "words",
     "bay.store": "store",
@@ -63,6 +64,7 @@ MAY = {
 LAZY = {
     "bay": "the SDK, of which most programs need one class",
     "bay.cli._state": "the SDK, the server and the probe, each for the commands that need it",
+    "bay.cli._progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
     "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",
 }
@@ -155,7 +157,9 @@ def test_services_do_not_import_each_other() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("kind", ["bay.drivers.fake", "bay.drivers.oci", "bay.cargo.directory"])
+@pytest.mark.parametrize(
+    "kind", ["bay.drivers.fake", "bay.drivers.oci", "bay.cargo.directory", "bay.cargo.btrfs"]
+)
 def test_only_the_app_knows_which_kinds_there_are(kind: str) -> None:
     """Everyone else is handed one and knows only the contract."""
     wrong = [

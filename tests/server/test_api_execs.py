@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 FIELDS = {
     "id", "argv", "pid", "tty", "state", "exit_code", "signal", "started_at", "ended_at", "output_bytes",
-    "first_offset", "keep_alive", "timed_out", "stdout", "stderr", "truncated", "rows", "cols",
+    "first_offset", "keep_alive", "timed_out", "stdout", "stderr", "truncated", "rows", "cols", "reason",
 }  # fmt: skip
 UNKNOWN = "exec-" + "0123456789ab" * 2
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.anyio
 FIELDS = {
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
     "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
+    "persist", "checkpoint_id", "checkpoint_policy",
 }  # fmt: skip
 RANDOM = "sandbox-" + "0123456789ab" * 2
 
@@ -52,6 +53,8 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
     assert set(made) == FIELDS
     assert made == {
         **dict.fromkeys(("name", "expires_at", "idle_expires_at", "warm_expires_at", "containers", "error")),
+        **dict.fromkeys(("checkpoint_id", "checkpoint_policy")),
+        "persist": "workspace",
         "id": made["id"],
         "cargo_id": made["cargo_id"],
         "status": "idle",
@@ -737,6 +740,7 @@ async def test_health_and_profiles_are_open(bay: World) -> None:
     assert [item["id"] for item in items] == ["python-default", "eager", "bare", "forever", "rootless"]
     assert set(items[0]) == {
         "id", "image", "resources", "capabilities", "idle_timeout", "description", "containers",
+        "persist", "disk_mb",
     }  # fmt: skip
     assert items[0]["resources"]["memory"] == "1024m"
     assert items[0]["resources"]["cpus"] == 1.0

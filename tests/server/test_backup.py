@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sqlite3
+import stat
 import tarfile
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
@@ -16,6 +17,8 @@ import httpx
 import pytest
 from server_harness import assert_error, clear, create, settings_in, shell, ships, short_dir, until, world
 
+from bay import btrfs
+from bay.cargo import choose
 from bay.errors import BadRequest, Conflict, DriverUnavailable, InternalError
 from bay.server import main
 from bay.server.app import Bay
@@ -113,7 +116,7 @@ async def test_a_backup_is_private_and_says_what_is_in_it(place: Path, saved: Pa
     assert again.stat().st_mode & 0o777 == 0o600
     with tarfile.open(saved) as tar:
         manifest = json.loads(content(tar, MANIFEST))
-        assert (manifest["format"], manifest["with_files"], manifest["left_out"]) == (1, True, [])
+        assert (manifest["format"], manifest["with_files"], manifest["left_out"]) == (2, True, [])
         assert manifest["schema"].isalnum()
         assert {"bay.db", next(n for n in tar.getnames() if n.endswith("/kept"))} <= set(manifest["members"])
         for name, digest in manifest["members"].items():
@@ -151,8 +154,8 @@ async def test_restoring_needs_force_and_moves_what_was_there_aside(place: Path,
     done = await restoring(saved, place / "data")
     assert done.aside is not None
     assert (done.aside / "bay.db").exists()
-    assert (done.aside / "cargo" / one["cargo_id"] / "kept").read_text() == "newer"
-    assert (done.aside / "cargo" / two["cargo_id"] / "file").read_text() == "only here"
+    assert (done.aside / "cargo" / one["cargo_id"] / "workspace/kept").read_text() == "newer"
+    assert (done.aside / "cargo" / two["cargo_id"] / "workspace/file").read_text() == "only here"
     async with world(place) as bay:
         alice = await bay.client()
         assert await names(alice) == {"one": "cold"}
@@ -170,7 +173,7 @@ async def test_without_files_in_the_backup_those_that_are_there_are_kept(place: 
     await clear(place)
     done = await restoring(saved, place / "data")
     assert done.aside is not None
-    assert (done.aside / "cargo" / two["cargo_id"] / "file").read_text() == "only here"
+    assert (done.aside / "cargo" / two["cargo_id"] / "workspace/file").read_text() == "only here"
     async with world(place) as bay:
         alice = await bay.client()
         assert await names(alice) == {"one": "cold"}
@@ -213,15 +216,119 @@ async def test_generations_go_on_from_what_the_host_remembers(place: Path) -> No
             assert (await alice.post("/v1/sandboxes/one/stop", params={"wait": 15})).is_success
             await bay.settled(one["id"], lambda record: record.session is None)
             await read(alice, "one", "kept")
-        before = await bay.bay.cargo.fenced(one["cargo_id"])
+        before = await bay.bay.cargo.fenced(one["cargo_id"], one["id"])
     await clear(place)
     await restoring(saved, place / "data")
     async with world(place) as bay:
         await read(await bay.client(), "one", "kept")
-        after = await bay.bay.cargo.fenced(one["cargo_id"])
+        after = await bay.bay.cargo.fenced(one["cargo_id"], one["id"])
     assert before is not None
     assert after is not None
     assert (before.generation, after.generation) == (4, 5)
+
+
+# What a cargo may hold, and where it is kept
+
+
+CARGO = "ws-" + "5" * 24
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what a machine has")
+
+
+def made_data_dir(path: Path) -> Path:
+    """A data directory of a Bay that has no sandboxes."""
+    path.mkdir()
+    migrate(path / "bay.db")
+    return path
+
+
+def with_machine(cargos: Path) -> None:
+    """A cargo with what an overlay leaves in its upper layer."""
+    upper = cargos / CARGO / "machine/root/upper"
+    upper.mkdir(parents=True)
+    os.mknod(upper / "gone", stat.S_IFCHR, os.makedev(0, 0))
+    os.setxattr(upper, "trusted.overlay.opaque", b"y")
+    (cargos / CARGO / "workspace").mkdir()
+    (cargos / CARGO / "workspace/kept").write_text("from the backup")
+    os.chown(cargos / CARGO / "workspace", 1000, 1000)
+
+
+def is_whole(cargos: Path) -> bool:
+    upper = cargos / CARGO / "machine/root/upper"
+    return (
+        (upper / "gone").lstat().st_rdev == 0
+        and stat.S_ISCHR((upper / "gone").lstat().st_mode)
+        and os.getxattr(upper, "trusted.overlay.opaque") == b"y"
+        and (cargos / CARGO / "workspace").stat().st_uid == 1000
+        and (cargos / CARGO / "workspace/kept").read_text() == "from the backup"
+    )
+
+
+@needs_root
+def test_the_layers_of_a_machine_come_back_whole(tmp_path: Path) -> None:
+    source = made_data_dir(tmp_path / "data")
+    (source / "cargo").mkdir()
+    with_machine(source / "cargo")
+    backup(tmp_path / "saved.tar", source, with_files=True)
+    restore(tmp_path / "saved.tar", tmp_path / "new", force=False)
+    assert is_whole(tmp_path / "new/cargo")
+
+
+@needs_root
+def test_a_backup_of_an_older_bay_becomes_workspaces(tmp_path: Path) -> None:
+    source = made_data_dir(tmp_path / "data")
+    (source / "cargo").mkdir()
+    with_machine(source / "cargo")
+    backup(tmp_path / "saved.tar", source, with_files=True)
+    (tmp_path / "old.tar").write_bytes(of_format_1((tmp_path / "saved.tar").read_bytes()))
+    restore(tmp_path / "old.tar", tmp_path / "new", force=False)
+    cargo = tmp_path / "new/cargo" / CARGO
+    assert sorted(os.listdir(cargo)) == ["machine", "workspace"]
+    assert (cargo / "workspace/kept").read_text() == "from the backup"
+    assert ((cargo / "workspace").stat().st_uid, cargo.stat().st_mode & 0o777) == (1000, 0o700)
+
+
+def of_format_1(data: bytes) -> bytes:
+    """A backup as Bay made it when the files of a workspace were all that a cargo had."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=stream, mode="w") as new:
+        for member in old:
+            if member.name == f"cargo/{CARGO}" or f"{CARGO}/machine" in member.name:
+                continue
+            text = content(old, member.name) if member.isreg() else b""
+            member.name = member.name.replace(f"{CARGO}/workspace", CARGO)
+            member.pax_headers = {}
+            new.addfile(member, io.BytesIO(text))
+    return with_digests(with_manifest(stream.getvalue(), format=1))
+
+
+@needs_root
+def test_a_pool_is_read_while_bay_is_stopped_and_made_where_one_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there is moved aside with its pool, and what is unpacked is subvolumes."""
+    monkeypatch.setenv("BAY_CARGO_BACKEND", "btrfs")
+    if choose.look(tmp_path).lacking or choose.look(tmp_path).on_btrfs:
+        pytest.skip("this host can make no pool")
+    source = made_data_dir(tmp_path / "data")
+    pool = choose.pool_of(source)
+    try:
+        pool.open()
+        btrfs.create(pool.mount / CARGO)
+        with_machine(pool.mount)
+        pool.close()
+        backup(tmp_path / "saved.tar", source, with_files=True)
+        assert not pool.is_mounted()
+        pool.attach()  # as after a Bay that was killed
+        done = restore(tmp_path / "saved.tar", source, force=True)
+        assert done.aside is not None
+        assert (done.aside / "pool.img").exists()
+        with choose.files_of(source) as cargos:
+            assert btrfs.is_subvolume(cargos / CARGO)
+            assert is_whole(cargos)
+        assert not pool.is_mounted()
+    finally:
+        while pool.file.exists() and pool.is_mounted():
+            pool.close()
 
 
 # Refusals
@@ -271,7 +378,7 @@ def newer(data: bytes, _place: Path) -> bytes:
 
 
 def newest(data: bytes, _place: Path) -> bytes:
-    return with_manifest(data, format=2)
+    return with_manifest(data, format=3)
 
 
 def strange(data: bytes, _place: Path) -> bytes:

@@ -167,7 +167,7 @@ async def test_a_database_older_than_the_host_goes_on_behind_what_the_cargo_has_
     assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
     session = await bay.session(made["id"])
     assert session.generation == 42
-    assert await bay.bay.cargo.fenced(made["cargo_id"]) == Fence(
+    assert await bay.bay.cargo.fenced(made["cargo_id"], made["id"]) == Fence(
         sandbox_id=made["id"], generation=42, session_id=session.id
     )
 
@@ -295,7 +295,7 @@ class Stubborn(FakeDriver):
 async def test_a_start_that_cannot_even_be_written_down_is_told_at_once(
     bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(_cargo_id: str) -> None:
+    async def fail(_cargo_id: str, _sandbox_id: str) -> None:
         raise DriverUnavailable("the disk does not answer")
 
     made = await create(alice)

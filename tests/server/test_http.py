@@ -294,7 +294,7 @@ async def test_sandboxes_outlive_a_graceful_end_and_the_next_bay_takes_them_over
         with serving(root) as second, second.client() as client:
             path = f"/v1/sandboxes/{made['id']}"
             assert client.get(path).json()["status"] == "ready"
-            (go,) = (root / "data" / "cargo").glob("*/go")
+            (go,) = (root / "data" / "cargo").glob("*/workspace/go")
             go.write_text("two\n")
             ended = client.get(f"{path}/execs/{exec_id}", params={"wait": 15}).json()
             assert (ended["state"], ended["stdout"]) == ("exited", "one\ntwo\n")

@@ -26,7 +26,8 @@ RANDOM = "0123456789abcdef01234567"
 NOBODY = {"sandbox_id": f"sandbox-{RANDOM}", "exec_id": f"exec-{RANDOM}", "webhook_id": f"hook-{RANDOM}"}
 NOBODY["execution_id"] = NOBODY["exec_id"]
 NOBODY.update(pid="1", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RANDOM}")
-NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id")
+NOBODY.update(checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}")
+NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
 ADMIN = ("/v1/keys", "/v1/admin")
@@ -38,6 +39,8 @@ OWN_LISTS = {
     ("get", "/v1/events"),
     ("get", "/v1/webhooks"),
     ("post", "/v1/webhooks"),
+    ("get", "/v1/cargos"),
+    ("post", "/v1/cargos"),
 }
 """Routes without a path parameter; what they show of others has tests of its own below."""
 
@@ -61,6 +64,19 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "files": {"file": b"x"},
         "data": {"path": "x"},
     },
+    ("get", "/v1/sandboxes/{sandbox_id}/files/content"): {"params": {"path": "x"}},
+    ("put", "/v1/sandboxes/{sandbox_id}/files/content"): {"params": {"path": "x"}, "content": b"x"},
+    ("get", "/v1/sandboxes/{sandbox_id}/files/stat"): {"params": {"path": "x"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/files/move"): {"json": {"source": "x", "destination": "y"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/files/copy"): {"json": {"source": "x", "destination": "y"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/files/mkdir"): {"json": {"path": "made"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/files/chmod"): {"json": {"path": "x", "mode": "0600"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/files/edit"): {"json": {"path": "x", "old": "x", "new": "y"}},
+    ("put", "/v1/sandboxes/{sandbox_id}/files/archive"): {"params": {"path": "x"}, "content": b"x"},
+    ("delete", "/v1/sandboxes/{sandbox_id}/files"): {"params": {"path": "x"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
+    ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
+    ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},
 }
 """What makes a request good, so that only its owner can be the reason for a refusal."""
 
@@ -79,15 +95,25 @@ BARE = {
     ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/interrupt"),
     ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/restart"),
     ("get", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/cells/{cell_id}/events"),
-    ("get", "/v1/sandboxes/{sandbox_id}/filesystem/directories"),
+    ("get", "/v1/sandboxes/{sandbox_id}/filesystem/directories"), ("get", "/v1/sandboxes/{sandbox_id}/files/list"),
+    ("get", "/v1/sandboxes/{sandbox_id}/files/search"), ("get", "/v1/sandboxes/{sandbox_id}/files/archive"),
     ("get", "/v1/sandboxes/{sandbox_id}/history"), ("get", "/v1/sandboxes/{sandbox_id}/history/last"),
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),
-    ("delete", "/v1/webhooks/{webhook_id}"),
+    ("delete", "/v1/webhooks/{webhook_id}"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
+    ("post", "/v1/sandboxes/{sandbox_id}/fork"), ("post", "/v1/sandboxes/{sandbox_id}/checkpoints"),
+    ("get", "/v1/sandboxes/{sandbox_id}/checkpoints"), ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
+    ("delete", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
+    ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/restore"),
+    ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/export"),
 }  # fmt: skip
 """Routes that need nothing but their path."""
 
-SOCKETS = {"/v1/sandboxes/{sandbox_id}/execs/{exec_id}/attach", "/v1/sandboxes/{sandbox_id}/terminal"}
+SOCKETS = {
+    "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/attach",
+    "/v1/sandboxes/{sandbox_id}/files/watch",
+    "/v1/sandboxes/{sandbox_id}/terminal",
+}
 """WebSockets, which no OpenAPI document tells of: they are read from the application."""
 
 
@@ -141,6 +167,9 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
     own_exec = (await bob.post(f"/v1/sandboxes/{own['id']}/execs", json={"command": "true"})).json()
     ids = [(await shell(c, box["id"], "true"))["execution_id"] for c, box in ((alice, made), (bob, own))]
     hers, his = await asyncio.gather(run_cell(alice, made["id"]), run_cell(bob, own["id"]))
+    for client, box, found in ((alice, made, hers), (bob, own, his)):
+        found["checkpoint_id"] = (await client.post(f"/v1/sandboxes/{box['id']}/checkpoints")).json()["id"]
+        found["cargo_id"] = box["cargo_id"]
     return Estate(
         bay, alice, bob,
         {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "execution_id": ids[0], "pid": "1", **hers},
@@ -166,7 +195,9 @@ async def ask(
 def nameless(answer: httpx.Response, ids: Mapping[str, str]) -> tuple[int, str, dict[str, str]]:
     """Status, body and headers without the request's id and what the caller said himself."""
     text = answer.text.replace(answer.headers["x-request-id"], "REQUEST")
-    for name, value in ids.items():
+    for name, value in sorted(
+        ids.items(), key=lambda pair: -len(pair[1])
+    ):  # a short one may be part of a long one
         text = text.replace(value, name)
     headers = {k: v for k, v in answer.headers.items() if k not in ("x-request-id", "content-length", "date")}
     return answer.status_code, text, headers
@@ -180,6 +211,7 @@ async def facts(estate: Estate) -> list[Any]:
         "SELECT * FROM sandboxes WHERE owner = 'alice'", f"SELECT * FROM sessions WHERE sandbox_id IN {hers}",  # noqa: S608
         f"SELECT * FROM execs WHERE sandbox_id IN {hers}", "SELECT * FROM cargos WHERE owner = 'alice'",  # noqa: S608
         "SELECT * FROM events WHERE owner = 'alice'", "SELECT * FROM webhooks WHERE owner = 'alice'",
+        "SELECT * FROM checkpoints WHERE owner = 'alice'",
     )  # fmt: skip
     record = await estate.bay.record(estate.ids["sandbox_id"])
     where = estate.bay.bay.cargo.path(record.cargo_id)
@@ -348,7 +380,7 @@ async def test_fields_that_sound_like_power_never_reach_a_session(root: Path) ->
         f: getattr(second, f) for f in SessionSpec.__slots__ if f not in own
     }
     assert second.allow_root is False
-    assert second.workspace.parent == root / "data" / "cargo"
+    assert second.workspace.parent.parent == root / "data" / "cargo"
     assert second.token not in (first.token, "mine")
     assert len(second.token) >= 32
 

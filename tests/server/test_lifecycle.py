@@ -13,12 +13,15 @@ from bay.models import Compute, Failure, Status
 from bay.server.lifecycle import (
     Begin,
     End,
+    Forgo,
     GoOn,
     Nothing,
     Pause,
     Remove,
+    Restore,
     Resume,
     Step,
+    TakeCheckpoint,
     compute_of,
     next_step,
     status_of,
@@ -141,6 +144,33 @@ def test_each_combination_of_facts_has_its_status_compute_and_next_step(case: Ca
     assert step == expected_step(case, sandbox.session)
 
 
+WISHES = {
+    "checkpoint": {"checkpoint_due": "ckpt-1"},
+    "restore": {"restore_id": "ckpt-2"},
+    "both": {"checkpoint_due": "ckpt-1", "restore_id": "ckpt-2"},
+}
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_files_are_seen_to_before_compute_and_after_what_must_end(wish: str) -> None:
+    for case in CASES:
+        sandbox = replace(sandbox_of(case), **WISHES[wish])
+        plain = expected_step(case, sandbox.session)
+        ends = isinstance(plain, End) and (plain.reason != "stopped" or case.phase == "ending")
+        is_over = case.deleted or case.target == "deleted" or case.expires in PAST
+        step = next_step(sandbox, NOW, exited=case.exited, retention=RETENTION)
+        if is_over and not case.deleted and case.phase is None and plain == Nothing():
+            assert step == Forgo(), case
+        elif ends or is_over:
+            assert step == plain, case
+        elif wish != "restore" and case.phase != "starting":
+            assert step == TakeCheckpoint("ckpt-1"), case
+        elif wish == "restore":
+            assert step == Restore("ckpt-2"), case
+        else:
+            assert step == plain, case  # a start goes on, or ends, first
+
+
 def test_a_sandbox_never_begins_while_it_has_a_session() -> None:
     for case in CASES:
         step = next_step(sandbox_of(case), NOW, exited=case.exited, retention=RETENTION)
@@ -149,9 +179,10 @@ def test_a_sandbox_never_begins_while_it_has_a_session() -> None:
 
 def test_what_is_wanted_is_reached_from_every_combination_in_a_few_steps() -> None:
     """Apply the steps to the facts alone: each path ends, in the state that the target names."""
-    for case in CASES:
-        sandbox, exited = sandbox_of(case), case.exited
-        for _ in range(4):
+    wishes: tuple[dict[str, str], ...] = ({}, *WISHES.values())
+    for case, wish in product(CASES, wishes):
+        sandbox, exited = replace(sandbox_of(case), **wish), case.exited
+        for _ in range(7):
             step = next_step(sandbox, NOW, exited=exited, retention=RETENTION)
             if isinstance(step, Nothing):
                 break
@@ -165,6 +196,8 @@ def test_what_is_wanted_is_reached_from_every_combination_in_a_few_steps() -> No
             "deleted": sandbox.deleted_at is not None,
         }[sandbox.target]
         assert settled_ok or case.deleted or case.expires in PAST, case
+        is_over = case.deleted or sandbox.deleted_at is not None
+        assert is_over or (sandbox.checkpoint_due, sandbox.restore_id) == (None, None), case
 
 
 def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
@@ -175,6 +208,12 @@ def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
             return replace(sandbox, session=session_of(sandbox.id, "paused"))
         case End(reason=reason):
             return replace(sandbox, session=None, target="stopped" if reason == "exited" else sandbox.target)
+        case TakeCheckpoint():
+            return replace(sandbox, checkpoint_due=None)
+        case Restore():
+            return replace(sandbox, restore_id=None, session=None)
+        case Forgo():
+            return replace(sandbox, restore_id=None, checkpoint_due=None)
         case Remove():
             return replace(sandbox, deleted_at=NOW)
         case Nothing():

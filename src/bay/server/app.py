@@ -12,19 +12,24 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from starlette.exceptions import HTTPException
 
 from bay import __version__
-from bay.cargo.directory import DirectoryCargo
+from bay.cargo import choose
+from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError
 from bay.models import Limits
+from bay.server import due
 from bay.server.addresses import Addresses
 from bay.server.api import admin as admin_api
 from bay.server.api import attach as attach_api
 from bay.server.api import audit as audit_api
+from bay.server.api import cargos as cargos_api
+from bay.server.api import checkpoints as checkpoints_api
 from bay.server.api import events as events_api
 from bay.server.api import execs as execs_api
+from bay.server.api import files as files_api
 from bay.server.api import filesystem as filesystem_api
 from bay.server.api import health as health_api
 from bay.server.api import history as history_api
@@ -37,9 +42,12 @@ from bay.server.api.deps import Services
 from bay.server.audit import Auditor
 from bay.server.auth import Keys
 from bay.server.changes import Changes
+from bay.server.checkpointer import Checkpointer
+from bay.server.discards import Discards
 from bay.server.edge import Edge
 from bay.server.event_ids import EventIds
 from bay.server.feed import Feed
+from bay.server.file_link import FileLink
 from bay.server.housekeeping import Housekeeping, Retention
 from bay.server.kernel_link import KernelLink
 from bay.server.locate import Locator
@@ -52,24 +60,30 @@ from bay.server.replies import on_bay_error, on_http_exception, on_invalid_reque
 from bay.server.screen import Screens
 from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
+from bay.server.services.cargos import Cargos
+from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
 from bay.server.services.execs import Execs
-from bay.server.services.files import Files
+from bay.server.services.file_trees import FileTrees
+from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
-from bay.server.settings import MIB, Settings
+from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship_link import ShipLink
+from bay.server.snapshots import Snapshots
 from bay.server.stays import Stays
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
+from bay.server.tree_link import TreeLink
 from bay.server.usage import Usage
 from bay.server.uses import Uses
 from bay.server.wake import Waker
 from bay.server.webhooks import Deliverer, Poster
+from bay.store import sandboxes
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import Keep
@@ -89,7 +103,10 @@ class Bay:
         self.driver = driver
         self.store = Store(settings.data_dir / DATABASE)
         self.keys = Keys(self.store, clock)
-        self.cargo = DirectoryCargo(settings.data_dir / "cargo")
+        self._cargo_kind: choose.Kind = choose_cargo(settings)
+        self.cargo: CargoBackend = choose.make(
+            settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
+        )
         self.link = ShipLink()
         self.kernels = KernelLink(self.link)
         self.changes = Changes()
@@ -105,11 +122,17 @@ class Bay:
             profiles=self.profiles,
             clock=clock,
         )
+        self.reading = Uses()
+        self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, reading=self.reading)
+        self.checkpointer = Checkpointer(
+            store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
+        )
         self.reconciler = Reconciler(
             store=self.store,
             later=self.later,
             driver=driver,
             cargo=self.cargo,
+            checkpointer=self.checkpointer,
             link=self.link,
             uses=self.uses,
             profiles=self.profiles,
@@ -148,7 +171,12 @@ class Bay:
             clock=clock,
             can_freeze=driver.capabilities.pause,
             retention=timedelta(seconds=settings.expired_retention),
-            chores=[self._settle_clock, self.pressure.relieve, self.reconciler.look_after],
+            chores=[
+                self._settle_clock,
+                self.pressure.relieve,
+                self.reconciler.look_after,
+                self._ask_for_checkpoints,
+            ],
         )
         self.outcomes = Outcomes(
             store=self.store, later=self.later, link=self.link, kernels=self.kernels, clock=clock
@@ -172,6 +200,9 @@ class Bay:
             clock=clock,
             start_timeout_s=settings.start_timeout,
         )
+        self.snapshots = Snapshots(
+            store=self.store, waker=self.waker, checkpointer=self.checkpointer, clock=clock
+        )
         self.feed = Feed()
         self.store.on_commit = self.feed.wake
         self.event_ids = EventIds(self.store)
@@ -190,13 +221,14 @@ class Bay:
             store=self.store,
             later=self.later,
             waker=self.waker,
+            snapshots=self.snapshots,
             pool=self.pool,
             quotas=self.quotas,
             link=self.link,
             suspect=self.reconciler.suspect,
             profiles=self.profiles,
             driver=self.driver.capabilities,
-            cargo_backend=self.cargo.name,
+            cargo=self.cargo,
             clock=self.clock,
         )
         locator = Locator(store=self.store, later=self.later, waker=self.waker)
@@ -219,8 +251,32 @@ class Bay:
         webhooks = Webhooks(
             store=self.store, addresses=self.addresses, on_change=self.deliverer.recheck, clock=self.clock
         )
+        checkpoints = Checkpoints(
+            store=self.store,
+            waker=self.waker,
+            snapshots=self.snapshots,
+            cargo=self.cargo,
+            reading=self.reading,
+            quotas=self.quotas,
+            discard=self.discards.poke,
+            capabilities_of=lambda name: self.profiles[name].capabilities if name in self.profiles else (),
+            clock=self.clock,
+        )
+        cargos = Cargos(
+            store=self.store,
+            waker=self.waker,
+            cargo=self.cargo,
+            checkpointer=self.checkpointer,
+            snapshots=self.snapshots,
+            quotas=self.quotas,
+            profiles=self.profiles,
+            most_mb=self.settings.max_cargo_mb,
+            clock=self.clock,
+        )
         return Services(
             sandboxes=sandboxes,
+            checkpoints=checkpoints,
+            cargos=cargos,
             execs=execs,
             attachments=attachments,
             processes=Processes(waker=self.waker, link=self.link),
@@ -233,6 +289,8 @@ class Bay:
                 clock=self.clock,
             ),
             files=files,
+            file_trees=FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
+            sandbox_files=SandboxFiles(waker=self.waker, link=FileLink(self.link)),
             history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
             keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             audit=Audits(store=self.store, later=self.later),
@@ -261,9 +319,12 @@ class Bay:
             stack.push_async_callback(self.screens.aclose)
             await self._ensure_key()
             await self.cargo.open()
+            stack.push_async_callback(self.cargo.aclose)
+            await asyncio.to_thread(choose.record, self.settings.data_dir, self._cargo_kind)
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.link.close)
+            await self.discards.take_over()
             await self.reconciler.take_over()
             stack.push_async_callback(self.later.flush)
             group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -275,6 +336,7 @@ class Bay:
                 self.later,
                 self.usage,
                 self.cargo,
+                self.discards,
             )
             tasks = [group.create_task(part.run()) for part in parts]
             tasks.append(group.create_task(self.deliverer.run()))
@@ -287,6 +349,15 @@ class Bay:
     async def _settle_clock(self) -> None:
         if isinstance(self.clock, SteadyClock):
             await self.clock.settle(self.store)
+
+    async def _ask_for_checkpoints(self) -> None:
+        async with self.store.read() as db:
+            if not await sandboxes.due_checkpoints(db, self.clock()):
+                return
+        async with self.store.write() as db:
+            asked = await due.ask_for_due(db, self.clock())
+        for sandbox_id in asked:
+            self.waker.poke(sandbox_id)
 
     async def _ensure_key(self) -> None:
         given = self.settings.api_key
@@ -328,11 +399,14 @@ def build_app(
         admin_api,
         health_api,
         sandboxes_api,
+        checkpoints_api,
+        cargos_api,
         execs_api,
         attach_api,
         processes_api,
         kernels_api,
         filesystem_api,
+        files_api,
         history_api,
         keys_api,
         audit_api,
@@ -367,6 +441,13 @@ def make_driver(settings: Settings) -> Driver:
         runc_timeout_s=settings.runc_timeout,
         id_range_start=settings.id_range_start,
     )
+
+
+def choose_cargo(settings: Settings) -> choose.Kind:
+    """Who keeps the cargos of the settings' data directory. The `fake` driver isolates nothing, and limits nothing by itself."""
+    if settings.driver == "fake" and settings.cargo_backend != "btrfs":
+        return "directory"
+    return choose.decide(settings.cargo_backend, choose.look(settings.data_dir))
 
 
 def instance_of(data_dir: Path) -> str:

@@ -12,32 +12,39 @@ import gzip
 import json
 import os
 import secrets
+import shutil
 import sqlite3
-import tarfile
+import subprocess
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, cast, get_args
 from urllib.parse import quote
 
-from bay import __version__, trees
+from bay import __version__, btrfs, trees
+from bay.cargo import choose
+from bay.cargo.archive import Packer, Parts, Unpacker
+from bay.cargo.pax import Damaged, Member, Reader
+from bay.cargo.shelf import MACHINE, WORKSPACE
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
 from bay.server.app import DATABASE, KEY_FILE
-from bay.server.archive import BUFFER, Packer, Parts, Unpacker
 from bay.server.data_dir import UNFINISHED
 from bay.server.main import lock_data_dir
 from bay.server.settings import Settings
 from bay.store.engine import MIGRATIONS
 
-FORMAT = 1
+FORMAT = 2
+"""In format 1 the files of a cargo are directly in `cargo/ws-…`, and all of them are its workspace."""
 MANIFEST = "manifest.json"
 _CARGO = "cargo"
 _LOCK = "bay.lock"
+_CHECKPOINTS = ".checkpoints"
 _LARGEST_MANIFEST = 1 << 30
+_COMPRESSED = b"\x1f\x8b"
 
 # The rows say what ran when the backup was made. What runs now has other files, so it is ended and nothing is adopted.
 _STOP_EVERYTHING = """
@@ -45,6 +52,14 @@ _STOP_EVERYTHING = """
     UPDATE sandboxes SET target = 'stopped' WHERE target IN ('running', 'paused') AND deleted_at IS NULL;
     DELETE FROM facts WHERE name = 'event_id_key';
 """
+
+_CHECKPOINTS_GONE = """
+    UPDATE checkpoints SET deleted_at = strftime('%Y-%m-%d %H:%M:%f000', 'now') WHERE deleted_at IS NULL;
+    UPDATE checkpoints SET state = 'ready', parent_id = NULL;
+    UPDATE sandboxes SET checkpoint_id = NULL, restore_id = NULL;
+"""
+_CHECKPOINTS_THERE = "SELECT id FROM checkpoints WHERE deleted_at IS NULL"
+_MakeDirectory = Callable[[int, Parts], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +115,28 @@ def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
                 f"the data directory {target} is not empty (it has {there[0]}); with --force what is there is moved aside"
             )
         with _apart(target) as apart:
-            manifest = _unpack(source, apart)
-            sandboxes, known = _prepare_database(apart / DATABASE)
-            aside = _put_in_place(apart, target, known, with_files=bool(manifest["with_files"]))
-    return Restored(str(manifest["created_at"]), sandboxes, target, aside)
+            kind = _kind(target)
+            manifest = _unpack(source, apart, kind)
+            with_files = bool(manifest["with_files"])
+            sandboxes, known = _prepare_database(apart / DATABASE, with_files=with_files)
+            with _unknown_aside(target, known, with_files=with_files) as aside:
+                _put_in_place(apart, target, aside, kind if with_files else None)
+    return Restored(str(manifest["created_at"]), sandboxes, target, aside if aside.exists() else None)
 
 
 def _data_dir(given: Path | None) -> Path:
     """Only this one setting is read: others, such as BAY_API_KEY, may be meant for a client."""
     return given or Path(os.environ.get("BAY_DATA_DIR") or Settings.model_fields["data_dir"].default)
+
+
+def _kind(target: Path) -> choose.Kind:
+    """Who keeps the cargos of the data directory, or will."""
+    setting = os.environ.get("BAY_CARGO_BACKEND") or "auto"
+    if setting not in get_args(choose.Setting):
+        raise BadRequest(
+            f"BAY_CARGO_BACKEND is {setting!r}; let it be one of {', '.join(get_args(choose.Setting))}"
+        )
+    return choose.decide(cast("choose.Setting", setting), choose.look(target))
 
 
 def _is_compressed(out: Path) -> bool:
@@ -143,34 +171,25 @@ def _write(out: Path, source: Path, apart: Path, *, compressed: bool, with_files
     schema = _copy_database(source / DATABASE, apart / DATABASE)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        with _tar(file, compressed=compressed) as tar:
-            packer = Packer(tar)
+        with _stream(file, compressed=compressed) as stream:
+            packer = Packer(stream)
             _pack_own(packer, source, apart)
-            workspaces = _pack_workspaces(packer, source / _CARGO) if with_files else 0
+            workspaces = _pack_all_workspaces(packer, source) if with_files else 0
             facts = {"schema": schema, "with_files": with_files}
             _pack_manifest(packer, {**facts, "members": packer.digests, "left_out": packer.left_out}, apart)
+            packer.finish()
         file.flush()
         os.fsync(file.fileno())
     return Made(out, workspaces, tuple(packer.left_out))
 
 
 @contextlib.contextmanager
-def _tar(file: IO[bytes], *, compressed: bool) -> Generator[tarfile.TarFile]:
-    with contextlib.ExitStack() as stack:
-        stream: IO[bytes] = file
-        if compressed:
-            packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6)
-            stream = cast("IO[bytes]", stack.enter_context(packed))
-        yield stack.enter_context(
-            tarfile.TarFile(
-                fileobj=stream,
-                mode="w",
-                format=tarfile.PAX_FORMAT,
-                encoding="utf-8",
-                errors="surrogateescape",
-                copybufsize=BUFFER,
-            )
-        )
+def _stream(file: IO[bytes], *, compressed: bool) -> Generator[IO[bytes]]:
+    if not compressed:
+        yield file
+        return
+    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6) as packed:
+        yield cast("IO[bytes]", packed)
 
 
 def _copy_database(live: Path, copy: Path) -> str:
@@ -200,15 +219,23 @@ def _pack_own(packer: Packer, source: Path, apart: Path) -> None:
             packer.add_file(name, directory, name)
 
 
+def _pack_all_workspaces(packer: Packer, source: Path) -> int:
+    try:
+        with choose.files_of(source) as cargo:
+            return _pack_workspaces(packer, cargo)
+    except OSError as error:
+        raise DriverUnavailable(f"the workspaces in {source} cannot be read: {error}") from error
+
+
 def _pack_workspaces(packer: Packer, cargo: Path) -> int:
     found = sorted(path.name for path in cargo.iterdir() if is_id(path.name)) if cargo.is_dir() else []
     if cargo.is_dir():
-        directory = tarfile.TarInfo(_CARGO)
-        directory.type, directory.mode = tarfile.DIRTYPE, 0o700
-        packer.tar.addfile(directory)
+        packer.add_directory(_CARGO, cargo)
     for name in found:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
-            packer.add_tree(f"{_CARGO}/{name}", cargo / name)
+            packer.add_directory(f"{_CARGO}/{name}", cargo / name)
+            packer.add_tree(f"{_CARGO}/{name}/{WORKSPACE}", cargo / name / WORKSPACE)
+            packer.add_tree(f"{_CARGO}/{name}/{MACHINE}", cargo / name / MACHINE, system=True)
     return len(found)
 
 
@@ -220,36 +247,114 @@ def _pack_manifest(packer: Packer, facts: dict[str, Any], apart: Path) -> None:
         packer.add_file(MANIFEST, directory, MANIFEST)
 
 
-def _unpack(source: Path, apart: Path) -> dict[str, Any]:
+def _unpack(source: Path, apart: Path, kind: choose.Kind) -> dict[str, Any]:
     """Unpack everything into `apart` and check it against the manifest, which it gives."""
-    try:
-        with (
-            tarfile.open(source, "r:*", encoding="utf-8") as tar,
-            _directory(apart) as directory,
-        ):
-            unpacker = Unpacker(tar, directory, _belongs, own=os.geteuid() == 0)
-            unpacker.run()
-    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-        raise BadRequest(f"{source} is damaged or no backup of Bay: {error}") from error
-    digests = dict(unpacker.digests)
-    if digests.pop(MANIFEST, None) is None:
-        raise BadRequest(f"{source} is no backup of Bay, or its end is missing: it has no {MANIFEST}")
-    manifest = _manifest(source, apart / MANIFEST)
-    if digests != manifest["members"] or DATABASE not in digests:
-        raise BadRequest(f"{source} is damaged: {_difference(digests, manifest['members'])}")
+    with _place_for_cargos(apart, kind) as make_directory:
+        digests = _unpack_all(source, apart, make_directory)
+        if digests.pop(MANIFEST, None) is None:
+            raise BadRequest(f"{source} is no backup of Bay, or its end is missing: it has no {MANIFEST}")
+        manifest = _manifest(source, apart / MANIFEST)
+        if digests != manifest["members"] or DATABASE not in digests:
+            raise BadRequest(f"{source} is damaged: {_difference(digests, manifest['members'])}")
+        _bring_up(apart / _CARGO, manifest["format"])
     return manifest
 
 
-def _belongs(parts: Parts, member: tarfile.TarInfo) -> bool:
+def _unpack_all(source: Path, apart: Path, make_directory: _MakeDirectory) -> dict[str, str]:
+    own = os.geteuid() == 0
+    try:
+        with _opened(source) as stream, _directory(apart) as top:
+            unpacker = Unpacker(
+                Reader(stream), top, _belongs, own=own, depth=2, make_directory=make_directory
+            )
+            unpacker.run()
+    except (Damaged, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadRequest(f"{source} is damaged or no backup of Bay: {error}") from error
+    return unpacker.digests
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Generator[IO[bytes]]:
+    with source.open("rb") as file:
+        if file.read(len(_COMPRESSED)) != _COMPRESSED:
+            file.seek(0)
+            yield file
+            return
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
+            yield cast("IO[bytes]", unpacked)
+
+
+@contextlib.contextmanager
+def _place_for_cargos(apart: Path, kind: choose.Kind) -> Generator[_MakeDirectory]:
+    """How directories are made so that `apart` has cargos as the backend keeps them: subvolumes on btrfs, in a pool made for them."""
+    pool = choose.pool_of(apart)
+
+    def make(parent: int, parts: Parts) -> None:
+        if parts == (_CARGO,) and kind == "pool":
+            pool.open()
+        elif len(parts) == 2 and kind != "directory":
+            _make_subvolume(apart / _CARGO / parts[1])
+        else:
+            os.mkdir(parts[-1], 0o700, dir_fd=parent)
+
+    try:
+        yield make
+    finally:
+        if kind == "pool" and pool.file.exists() and pool.is_mounted():
+            os.sync()
+            pool.close()
+
+
+def _make_subvolume(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "it is there twice", str(path))
+    btrfs.create(path)
+    path.chmod(0o700)
+    if btrfs.are_quotas_on(path.parent):
+        btrfs.join_group(path, btrfs.group_of(btrfs.subvolume_id(path)))
+
+
+def _bring_up(cargo: Path, version: int) -> None:
+    """Give every cargo of an older format its two parts."""
+    for path in cargo.iterdir() if version < FORMAT and cargo.is_dir() else ():
+        if is_id(path.name):
+            _into_workspace(path)
+
+
+def _into_workspace(cargo: Path) -> None:
+    """Make what the directory is its workspace. It stays the same directory: on btrfs nothing can be moved out of it."""
+    facts = cargo.stat()
+    names = os.listdir(cargo)
+    inner = cargo / f".{secrets.token_hex(12)}"
+    inner.mkdir(0o700)
+    for name in names:
+        (cargo / name).rename(inner / name)
+    for name in os.listxattr(cargo):
+        if name.startswith(("user.", "system.posix_acl")):
+            os.setxattr(inner, name, os.getxattr(cargo, name))
+            os.removexattr(cargo, name)
+    shutil.copystat(cargo, inner)
+    if os.geteuid() == 0:
+        os.chown(inner, facts.st_uid, facts.st_gid)
+        os.chown(cargo, 0, 0)
+    inner.chmod(facts.st_mode & 0o7777)
+    cargo.chmod(0o700)
+    os.utime(inner, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+    inner.rename(cargo / WORKSPACE)
+    (cargo / MACHINE).mkdir(0o700)
+
+
+def _belongs(parts: Parts, member: Member) -> bool:
     if len(parts) == 1:
         return (
-            member.isdir()
+            member.is_directory()
             if parts[0] == _CARGO
-            else member.isreg() and parts[0] in (DATABASE, KEY_FILE, MANIFEST)
+            else member.is_file() and parts[0] in (DATABASE, KEY_FILE, MANIFEST)
         )
     if parts[0] != _CARGO or not is_id(parts[1]):
         return False
-    return len(parts) > 2 or member.isdir()
+    return len(parts) > 2 or member.is_directory()
 
 
 def _manifest(source: Path, file: Path) -> dict[str, Any]:
@@ -282,7 +387,7 @@ def _difference(found: dict[str, str], expected: dict[str, str]) -> str:
     return f"{wrong[0] if wrong else DATABASE} is not what was backed up"
 
 
-def _prepare_database(database: Path) -> tuple[int, set[str]]:
+def _prepare_database(database: Path, *, with_files: bool) -> tuple[int, set[str]]:
     """Check it and let nothing run; gives how many sandboxes there are, and every workspace it knows."""
     try:
         with _database(database) as db:
@@ -290,7 +395,10 @@ def _prepare_database(database: Path) -> tuple[int, set[str]]:
             _check_sound(db)
             db.executescript(f"BEGIN; {_STOP_EVERYTHING} COMMIT;")
             (sandboxes,) = db.execute("SELECT count(*) FROM sandboxes WHERE deleted_at IS NULL").fetchone()
+            if with_files:
+                _forget_checkpoints(db)
             known = {str(row[0]) for row in db.execute("SELECT id FROM cargos WHERE deleted_at IS NULL")}
+            known |= _checkpoints(db)
     except sqlite3.DatabaseError as error:
         raise BadRequest(f"the database in the backup is damaged: {error}; restore another backup") from error
     database.chmod(0o600)
@@ -303,35 +411,107 @@ def _check_sound(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(verdict)
 
 
-def _put_in_place(apart: Path, target: Path, known: set[str], *, with_files: bool) -> Path | None:
+def _has_checkpoints(db: sqlite3.Connection) -> bool:
+    """Whether the schema is one with checkpoints; an older one is brought up when Bay starts."""
+    return (
+        db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'checkpoints'").fetchone()
+        is not None
+    )
+
+
+def _forget_checkpoints(db: sqlite3.Connection) -> None:
+    """Their files are not in a backup, and those that are there are moved aside."""
+    if _has_checkpoints(db):
+        db.executescript(f"BEGIN; {_CHECKPOINTS_GONE} COMMIT;")
+
+
+def _checkpoints(db: sqlite3.Connection) -> set[str]:
+    if not _has_checkpoints(db):
+        return set()
+    return {str(row[0]) for row in db.execute(_CHECKPOINTS_THERE)}
+
+
+def _put_in_place(apart: Path, target: Path, aside: Path, kind: choose.Kind | None) -> None:
     """Move what was there aside and what is new in. Interrupted, it leaves a mark that keeps Bay from starting."""
+    _move_aside(target, aside, _replaced(target, with_files=kind is not None))
+    for name in (choose.POOL_FILE, KEY_FILE, DATABASE):
+        if (apart / name).exists():
+            (apart / name).rename(target / name)
+    if kind is not None and (apart / _CARGO).exists():
+        if kind != "pool":
+            (apart / _CARGO).rename(target / _CARGO)
+        choose.record(target, kind)
+    _sync(target)
+    (target / UNFINISHED).unlink()
+    _sync(target)
+
+
+@contextlib.contextmanager
+def _unknown_aside(target: Path, known: set[str], *, with_files: bool) -> Generator[Path]:
+    """Where what was there goes. Cargos that stay, and that the database does not know, are moved there first: Bay would remove them."""
     mark = target / UNFINISHED
     mark.touch(mode=0o600)
     os.sync()  # what was unpacked is on the disk before anything is moved for it
     aside = target / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    for path in _replaced(target, known, with_files=with_files):
+    if with_files:
+        _unmount(target)
+    else:
+        with choose.files_of(target) as cargo:
+            # Out of a pool nothing can be moved.
+            _move_unknown(cargo, cargo / aside.name if _is_pool(target) else aside / _CARGO, known)
+    yield aside
+
+
+def _is_pool(target: Path) -> bool:
+    return choose.pool_of(target).file.exists()
+
+
+def _unmount(target: Path) -> None:
+    """Take the pool off its place. What still runs keeps it, until the next Bay ends that."""
+    while _is_pool(target) and choose.pool_of(target).is_mounted():
+        try:
+            subprocess.run(
+                ["umount", "--lazy", str(target / _CARGO)],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise DriverUnavailable(f"{target / _CARGO} cannot be unmounted: {error}") from error
+
+
+def _move_unknown(cargo: Path, aside: Path, known: set[str]) -> None:
+    for parent in (cargo, cargo / _CHECKPOINTS):
+        for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+            if is_id(path.name) and path.name not in known:
+                _move(path, aside / path.relative_to(cargo))
+
+
+def _move(path: Path, place: Path) -> None:
+    """Also a subvolume that is read-only, which is such a one again afterwards."""
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    frozen = btrfs.is_btrfs(path) and btrfs.is_subvolume(path) and btrfs.is_read_only(path)
+    if frozen:
+        btrfs.set_read_only(path, False)
+    path.rename(place)
+    if frozen:
+        btrfs.set_read_only(place, True)
+
+
+def _move_aside(target: Path, aside: Path, paths: list[Path]) -> None:
+    for path in paths:
         place = aside / path.relative_to(target)
         _make_private(aside, place.parent)
         path.rename(place)
-    for name in (_CARGO, KEY_FILE, DATABASE):
-        if (apart / name).exists():
-            (apart / name).rename(target / name)
-    _sync(target)
-    mark.unlink()
-    _sync(target)
-    return aside if aside.exists() else None
 
 
-def _replaced(target: Path, known: set[str], *, with_files: bool) -> list[Path]:
-    """What has to make way: the database with what belongs to it, the key, and workspaces that are replaced or would be orphans."""
-    names = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", KEY_FILE)
-    own = [target / name for name in names]
-    cargo = target / _CARGO
+def _replaced(target: Path, *, with_files: bool) -> list[Path]:
+    """What has to make way: the database with what belongs to it, the key, and all cargos when there are others in their place."""
+    names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", KEY_FILE]
     if with_files:
-        own.append(cargo)
-    elif cargo.is_dir():
-        own += [path for path in cargo.iterdir() if is_id(path.name) and path.name not in known]
-    return [path for path in own if os.path.lexists(path)]
+        names += [_CARGO, choose.RECORD, choose.POOL_FILE]
+    return [target / name for name in names if os.path.lexists(target / name)]
 
 
 def _make_private(*directories: Path) -> None:

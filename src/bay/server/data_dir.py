@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from bay.cargo import choose
 from bay.errors import DriverUnavailable
 from bay.ids import is_id
 
@@ -22,15 +23,16 @@ def check(data_dir: Path, database: Path) -> None:
         raise DriverUnavailable(
             f"a restore into {data_dir} was interrupted; run `bay admin restore --force` with the backup again"
         )
-    if _has_workspaces(data_dir / "cargo") and not _knows_workspaces(database):
+    if not _knows_workspaces(database) and _has_workspaces(data_dir):
         raise DriverUnavailable(
             f"the database {database} is lost or empty, and there are workspaces in {data_dir / 'cargo'} that a new one "
             "would not know; put it back with `bay admin restore`, or move that directory away to begin anew"
         )
 
 
-def _has_workspaces(cargo: Path) -> bool:
-    return cargo.is_dir() and any(is_id(path.name) for path in cargo.iterdir())
+def _has_workspaces(data_dir: Path) -> bool:
+    with choose.files_of(data_dir) as cargo:
+        return cargo.is_dir() and any(is_id(path.name) for path in cargo.iterdir())
 
 
 def _knows_workspaces(database: Path) -> bool:

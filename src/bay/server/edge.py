@@ -39,9 +39,11 @@ _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 SUBPROTOCOL = "bay.v1"
 """What a WebSocket is answered with when its client offers it, as a browser must to be answered at all."""
-_UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/filesystem/upload")
+_UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)")
 _STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
-_LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|execs)")
+_LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|files/edit|execs)")
+_WATCH = re.compile(r"/v1/sandboxes/[^/]+/files/watch")
+"""A WebSocket that only reads, as which it is counted and audited."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -68,7 +70,7 @@ class Edge:
         headers = _Headers(scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        method = scope.setdefault("method", "WEBSOCKET")
+        method = scope.setdefault("method", "GET" if _WATCH.fullmatch(scope["path"]) else "WEBSOCKET")
         call = self._auditor.begin(method, scope["path"], request_id)
         record = _Record(self._auditor, call, scope)
         answer = _Answer(send, request_id, on_accepted=record.end)

@@ -31,8 +31,10 @@ def start(**given: Any) -> Generator[tuple[str, str], None, None]:
     data_dir = Path(tempfile.mkdtemp(dir=home))
     key = f"bay_{secrets.token_urlsafe(32)}"
     loaded = settings.load(
-        None, host="127.0.0.1", port=0, data_dir=data_dir, api_key=SecretStr(key), log_level="error", **given
-    )
+        None, host="127.0.0.1", port=0, data_dir=data_dir, api_key=SecretStr(key), log_level="error",
+        cargo_backend="directory",  # nothing to unmount when this is killed
+        **given,
+    )  # fmt: skip
     logs.configure(loaded.log_level, loaded.log_format)
     remains.sign(loaded)
     server = _Thread(loaded)

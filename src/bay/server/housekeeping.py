@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.server.outcomes import Outcomes
-from bay.store import audit, claims, events, history, tombstones
+from bay.store import audit, checkpoints, claims, events, history, tombstones
 from bay.store.engine import Store
 from bay.store.history import Kind
 from bay.store.later import Later
@@ -98,6 +98,7 @@ class Housekeeping:
             self._trim_audit,
             self._bury,
             self._forget_sessions,
+            self._forget_checkpoints,
         ):
             await self._safely(part)
 
@@ -184,6 +185,10 @@ class Housekeeping:
         for some in _batches(cargos, _SMALL_BATCH):
             async with self._store.write(only_execs=True) as db:
                 await tombstones.forget_cargos(db, some)
+
+    async def _forget_checkpoints(self) -> None:
+        before = self._clock() - self._keep.deleted_age
+        await self._until_few(lambda db: checkpoints.forget(db, before, _BATCH))
 
     async def _forget_sessions(self) -> None:
         async with self._store.read() as db:

@@ -52,11 +52,30 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Copy the files as they are now, with what runs standing still for that moment."""
+
+    checkpoint_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Put the files of a checkpoint back; the session, if there is one, ends for it."""
+
+    checkpoint_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgo:
+    """Nothing more is done to the files of an expired sandbox: whoever waits for it is told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove the sandbox with its managed cargo."""
+    """Remove the sandbox with its managed cargo and its checkpoints."""
 
 
-Step = Nothing | Begin | GoOn | Pause | Resume | End | Remove
+Step = Nothing | Begin | GoOn | Pause | Resume | End | TakeCheckpoint | Restore | Forgo | Remove
 
 
 def is_expired(sandbox: SandboxRecord, now: datetime) -> bool:
@@ -113,8 +132,22 @@ def next_step(
     if sandbox.target == "deleted":
         return Remove()
     if sandbox.expires_at is not None and sandbox.expires_at <= now:
-        return Remove() if sandbox.expires_at + retention <= now else Nothing()
+        if sandbox.expires_at + retention <= now:
+            return Remove()
+        return Nothing() if _step_of_files(sandbox) is None else Forgo()
+    if (step := _step_of_files(sandbox)) is not None:
+        return step
     return Begin() if sandbox.target in HAVING else Nothing()
+
+
+def _step_of_files(sandbox: SandboxRecord) -> Step | None:
+    """What is to be done to the files before anything else happens to the sandbox.
+
+    A checkpoint that was asked for comes before a restore, which would take away what it is to keep; and after a start.
+    """
+    if sandbox.checkpoint_due is not None:
+        return None if phase_of(sandbox) == "starting" else TakeCheckpoint(sandbox.checkpoint_due)
+    return None if sandbox.restore_id is None else Restore(sandbox.restore_id)
 
 
 def _step_with_session(
@@ -128,6 +161,8 @@ def _step_with_session(
         return End(session, "expired", graceful=False)
     if exited:
         return End(session, "exited", graceful=False)
+    if (step := _step_of_files(sandbox)) is not None:
+        return step
     if sandbox.target == "stopped":
         return End(session, "stopped", graceful=session.phase in ("running", "paused"))
     match session.phase, sandbox.target:
@@ -165,4 +200,7 @@ def view(sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...]) -
         warm_timeout=sandbox.warm_timeout,
         warm_expires_at=sandbox.warm_expires_at if phase_of(sandbox) == "paused" else None,
         error=sandbox.error,
+        persist=sandbox.persist,
+        checkpoint_id=sandbox.checkpoint_id,
+        checkpoint_policy=sandbox.checkpoint_policy,
     )

@@ -4,6 +4,7 @@ This is the first of two checks and the one with the better message; the kernel 
 Ship opens the path below /workspace with RESOLVE_BENEATH.
 """
 
+import os
 import posixpath
 
 from bay.errors import InvalidPath
@@ -23,6 +24,17 @@ def workspace_path(text: str, field: str = "path") -> str:
     if normal == ".." or normal.startswith("../") or len(normal.encode("utf-8", "replace")) >= MAX_PATH:
         raise _invalid(field, "path_traversal", "leaves the workspace")
     return normal
+
+
+def sandbox_path(text: str, field: str = "path") -> str:
+    """`text` as it is, when any path of a sandbox can look so: the kernel inside says where it leads. Raises InvalidPath."""
+    if not text:
+        raise _invalid(field, "empty_path", "is empty")
+    if "\0" in text:
+        raise _invalid(field, "null_byte", "has a NUL in it")
+    if len(os.fsencode(text)) >= MAX_PATH:
+        raise _invalid(field, "path_too_long", f"has more than {MAX_PATH - 1} bytes")
+    return text
 
 
 def _invalid(field: str, reason: str, fact: str) -> InvalidPath:

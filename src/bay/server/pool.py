@@ -214,14 +214,14 @@ class Pool:
         await cargos.add(
             db,
             {"id": record.cargo_id, "owner": NOBODY, "managed_by_sandbox_id": record.id, "backend": self._cargo_backend,
-             "created_at": record.created_at, "last_accessed_at": record.created_at},
+             "size_limit_mb": self._profiles[record.profile].disk_mb, "created_at": record.created_at, "last_accessed_at": record.created_at},
         )  # fmt: skip
         await sandboxes.add(db, record)
 
     def _record(self, profile: Profile) -> SandboxRecord:
         return SandboxRecord(
             seq=0, id=new_id("sandbox"), owner=NOBODY, name=None, profile=profile.id, image=profile.image,
-            isolation=profile.isolation, cargo_id=new_id("ws"), env={}, labels={}, target="running", generation=0,
+            isolation=profile.isolation, cargo_id=new_id("ws"), persist=profile.persist, env={}, labels={}, target="running", generation=0,
             error=None, pool=self._fingerprints[profile.id], idle_timeout=None, idle_expires_at=None, expires_at=None,
             created_at=self._clock(), deleted_at=None, session=None,
         )  # fmt: skip
@@ -234,6 +234,9 @@ def _started_after(record: SandboxRecord, moment: datetime) -> bool:
 
 def fingerprint_of(profile: Profile) -> str:
     """What a session depends on: two profiles with one fingerprint start the same thing. 32 hex characters."""
-    session = (profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel)
+    session = (
+        profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,
+        profile.disk_mb,
+    )  # fmt: skip
     text = json.dumps([__version__, to_wire(list(session))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

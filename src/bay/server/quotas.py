@@ -33,6 +33,7 @@ _WORDS = {
     "running": ("running sandboxes", "pause or stop one"),
     "cpus": ("cores in running sandboxes", "pause or stop one"),
     "memory_mb": ("MiB of memory in sandboxes that run or are frozen", "stop one"),
+    "cargos": ("external cargos", "delete one"),
     "disk_mb": ("MiB of files", "delete files or sandboxes"),
     "creates_per_minute": ("creates in a minute", "wait {} s"),
 }
@@ -105,6 +106,18 @@ class Quotas:
             await self._check_rate(db, bound, now)
             await self._check_disk(db, bound)
             await self._check_present(db, bound, now, need)
+
+    async def admit_cargo(self, db: AsyncConnection, caller: Caller) -> None:
+        """Let the caller make a cargo that belongs to no sandbox. Raises QuotaExceeded."""
+        for bound in self._bounds(caller.owner, caller.key_id):
+            await self._check_disk(db, bound)
+            if bound.limits.cargos is not None:
+                bound.check("cargos", await tallies.external_cargos(db, bound.whose.owner), 1)
+
+    async def admit_files(self, db: AsyncConnection, caller: Caller) -> None:
+        """Let the caller bring files that no sandbox writes. Raises QuotaExceeded."""
+        for bound in self._bounds(caller.owner, caller.key_id):
+            await self._check_disk(db, bound)
 
     async def admit_running(self, db: AsyncConnection, sandbox: SandboxRecord) -> None:
         """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded.

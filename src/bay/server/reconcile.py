@@ -18,16 +18,29 @@ from bay.clock import Clock
 from bay.drivers.base import Driver, Exited, Gone, Handle, Paused, Running
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
-from bay.server import lifecycle
+from bay.server import due, lifecycle
 from bay.server.changes import Changes
-from bay.server.lifecycle import Begin, End, GoOn, Nothing, Pause, Remove, Resume, Step
+from bay.server.checkpointer import Checkpointer
+from bay.server.lifecycle import (
+    Begin,
+    End,
+    Forgo,
+    GoOn,
+    Nothing,
+    Pause,
+    Remove,
+    Restore,
+    Resume,
+    Step,
+    TakeCheckpoint,
+)
 from bay.server.orphans import Orphans
-from bay.server.peers import peer_of
+from bay.server.peers import handle_of, peer_of
 from bay.server.ship_link import ShipLink
 from bay.server.starter import Starter
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
-from bay.store import cargos, events, execs, sandboxes, sessions
+from bay.store import cargos, checkpoints, events, execs, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
@@ -62,6 +75,7 @@ class Reconciler:
         later: Later,
         driver: Driver,
         cargo: CargoBackend,
+        checkpointer: Checkpointer,
         link: ShipLink,
         uses: Uses,
         profiles: dict[str, Profile],
@@ -78,10 +92,12 @@ class Reconciler:
         self._uses = uses
         self._driver = driver
         self._cargo = cargo
+        self._checkpointer = checkpointer
+        checkpointer.suspect = self.suspect
         self._orphans = Orphans(store=store, driver=driver, cargo=cargo)
         self._starter = Starter(
-            store=store, driver=driver, cargo=cargo, orphans=self._orphans, queue=self.queue, profiles=profiles,
-            clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
+            store=store, driver=driver, cargo=cargo, checkpointer=checkpointer, orphans=self._orphans,
+            queue=self.queue, profiles=profiles, clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
         )  # fmt: skip
         self._link = link
         self._changes = changes
@@ -271,7 +287,7 @@ class Reconciler:
             self._suspects.discard(sandbox.id)
 
     async def _mend(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
-        handle = self._handle_of(session)
+        handle = handle_of(session)
         observed = await self._driver.observe(handle)
         if isinstance(observed, Exited | Gone):
             self._exited.add(session.id)
@@ -315,9 +331,7 @@ class Reconciler:
                 self._changes.announce(sandbox.id)
                 await self._start(sandbox, session)
             case GoOn(session) if sandbox.id in self._defects:
-                await self._give_up(
-                    sandbox, session, InternalError("the start failed on a defect in Bay; see its log")
-                )
+                await self._give_up(sandbox, session, _defect("the start"))
             case GoOn(session):
                 await self._start(sandbox, session)
             case Pause(session):
@@ -326,6 +340,16 @@ class Reconciler:
                 await self._resume(sandbox, session)
             case End(session, reason, graceful):
                 await self._end(sandbox, session, reason, graceful=graceful)
+            case TakeCheckpoint(checkpoint_id) if sandbox.id in self._defects:
+                await self._checkpointer.give_up_checkpoint(sandbox, checkpoint_id, _defect("the checkpoint"))
+            case TakeCheckpoint(checkpoint_id):
+                await self._checkpointer.take(sandbox, checkpoint_id)
+            case Restore() if sandbox.id in self._defects:
+                await self._checkpointer.give_up_restore(sandbox, _defect("the restore"))
+            case Restore(checkpoint_id):
+                await self._restore(sandbox, checkpoint_id)
+            case Forgo():
+                await self._checkpointer.forgo(sandbox)
             case Remove():
                 await self._remove(sandbox)
             case Nothing():
@@ -340,8 +364,10 @@ class Reconciler:
         if handle is None:
             return
         async with self._store.write() as db:
-            await sessions.change(db, session.id, phase="running", started_at=self._clock())
+            now = self._clock()
+            await sessions.change(db, session.id, phase="running", started_at=now)
             await sandboxes.change(db, sandbox.id, error=None)
+            await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self._clock(), session_id=session.id)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._driver.name)
         self._watch(sandbox.id, handle)
@@ -372,7 +398,7 @@ class Reconciler:
             await self._unpause(sandbox, session)
             return
         try:
-            await self._driver.pause(self._handle_of(session))
+            await self._driver.pause(handle_of(session))
         except BayError as error:
             log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
             self._suspects.add(sandbox.id)
@@ -393,7 +419,7 @@ class Reconciler:
 
     async def _resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         try:
-            await self._driver.resume(self._handle_of(session))
+            await self._driver.resume(handle_of(session))
         except BayError as error:
             log.warning("session.not_resumed", id=session.id, code=error.code, error=error.message)
             await self._begin_to_end(sandbox, session, "unreachable")
@@ -409,6 +435,11 @@ class Reconciler:
         if lifecycle.is_idled(sandbox, self._clock()) and self._uses.any(sandbox.id):
             await self._begin_again(sandbox)
             return
+        await self._end_now(sandbox, session, reason, graceful=graceful)
+
+    async def _end_now(
+        self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
+    ) -> None:
         await self._unwatch(session.id)
         await self._begin_to_end(sandbox, session, reason)
         async with self._ending:
@@ -423,8 +454,18 @@ class Reconciler:
             await events.add(
                 db, sandbox, "sandbox.stopped", self._clock(), session_id=session.id, reason=reason
             )
+            if reason == "stopped":
+                await due.before_stop(db, sandbox.id, self._clock())
         self._exited.discard(session.id)
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
+
+    async def _restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
+        """Put a checkpoint back. Its copy is made first: when that fails, what runs has not been touched."""
+        if not await self._checkpointer.prepare_restore(sandbox, checkpoint_id):
+            return
+        if sandbox.session is not None:
+            await self._end_now(sandbox, sandbox.session, "restored", graceful=False)
+        await self._checkpointer.restore(sandbox, checkpoint_id)
 
     async def _begin_again(self, sandbox: SandboxRecord) -> None:
         """A call came just before its idle sandbox was taken: let it be, and start its clock again."""
@@ -435,7 +476,7 @@ class Reconciler:
             )
 
     async def _take_down(self, session: SessionRecord, *, graceful: bool) -> list[Exec]:
-        handle = self._handle_of(session)
+        handle = handle_of(session)
         finals: list[Exec] = []
         if graceful:
             if session.phase == "paused":
@@ -481,26 +522,24 @@ class Reconciler:
         self._link.forget(session.id)
 
     async def _remove(self, sandbox: SandboxRecord) -> None:
-        """Remove the files first: if we die between, the row still says that something is left to do."""
-        async with self._store.read() as db:
-            cargo = await cargos.get(db, sandbox.cargo_id)
-        managed = cargo.managed_by_sandbox_id == sandbox.id
+        """Say first that its cargo goes, so that nobody is given that; its own row goes last: until then something is left to do."""
+        now = self._clock()
+        async with self._store.write() as db:
+            present = await sandboxes.get(db, sandbox.id) or sandbox
+            cargo = await cargos.get(db, present.cargo_id)
+            managed = cargo.managed_by_sandbox_id == sandbox.id
+            if managed:
+                await cargos.change(db, cargo.id, deleted_at=now)
         if managed:
             await self._cargo.remove(cargo.id)
         now = self._clock()
         async with self._store.write() as db:
             await sandboxes.change(db, sandbox.id, deleted_at=now, env={})
             await execs.remove_all(db, sandbox.id)
-            if managed:
-                await cargos.change(db, cargo.id, deleted_at=now)
+            await checkpoints.hide_all(db, sandbox.id, now)
             await events.add(db, sandbox, "sandbox.deleted", now)
+        self._checkpointer.discard()
         log.info("sandbox.deleted", id=sandbox.id)
-
-    def _handle_of(self, session: SessionRecord) -> Handle:
-        """The saved handle, or the bare one that every driver understands."""
-        if session.handle is not None:
-            return Handle.from_json(session.handle)
-        return Handle(driver=self._driver.name, session_id=session.id)
 
     def _watch(self, sandbox_id: str, handle: Handle) -> None:
         """Notice at once when the session's first process ends."""
@@ -544,6 +583,10 @@ class _Patience:
             wait_s = min(2 * self._until[one][1], _LONGEST_LOOK_S)
             self._until[one] = (now + wait_s, wait_s)
         return due
+
+
+def _defect(what: str) -> InternalError:
+    return InternalError(f"{what} failed on a defect in Bay; see its log")
 
 
 def _after(now: datetime, seconds: int | None) -> datetime | None:

@@ -18,6 +18,7 @@ from bay.errors import (
     InvalidArgument,
     MethodNotAllowed,
     NotFound,
+    RangeNotSatisfiable,
 )
 from bay.models import to_wire
 
@@ -59,8 +60,15 @@ def error_response(error: BayError, request_id: str, extra: dict[str, Any] | Non
     }
     if error.details:
         body["details"] = error.details
-    headers = {"Retry-After": str(_retry_after_s(error))} if error.status in (429, 503) else None
-    return JSONResponse({"error": body, **(extra or {})}, error.status, headers)
+    return JSONResponse({"error": body, **(extra or {})}, error.status, _headers_of(error))
+
+
+def _headers_of(error: BayError) -> dict[str, str] | None:
+    if error.status in (429, 503):
+        return {"Retry-After": str(_retry_after_s(error))}
+    if isinstance(error, RangeNotSatisfiable) and isinstance(size := error.details.get("size"), int):
+        return {"Content-Range": f"bytes */{size}"}
+    return None
 
 
 def _retry_after_s(error: BayError) -> int:

@@ -13,9 +13,9 @@ from pydantic_settings import (
 )
 
 from bay.ids import is_owner
-from bay.models import ALL_CAPABILITIES, Capability, Limits, Profile, Resources
+from bay.models import ALL_CAPABILITIES, Capability, Limits, Persist, Profile, Resources
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 MIN_KEY = 16
 """Characters of an API key that somebody chose."""
 
@@ -41,6 +41,13 @@ class ProfileSettings(BaseModel):
     pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that wait for a create")
     output_buffer_mb: int = Field(1, ge=1, le=16, description="newest output of each exec that is kept, MiB")
     ttl: int | None = Field(None, ge=1, description="seconds a sandbox lives when the create does not say")
+    persist: Persist = Field(
+        "workspace",
+        description="what outlives a stop: files under /workspace, or with `machine` the whole root file system",
+    )
+    disk_mb: int | None = Field(
+        10_240, ge=16, description="how much its files may hold, MiB; holds on btrfs only"
+    )
     start: Literal["eager", "lazy"] = Field("eager", description="when compute begins")
     kernel: Literal["eager", "lazy"] = Field(
         "lazy", description="when the default kernel starts: with the sandbox, or with the first code"
@@ -70,6 +77,7 @@ class QuotaSettings(BaseModel):
     )
     memory_mb: Limit = Field(None, description="memory of those and of the frozen ones, MiB")
     disk_mb: Limit = Field(None, description="files, as last measured, MiB")
+    cargos: Limit = Field(None, description="cargos that belong to no sandbox")
     creates_per_minute: Limit = Field(None, description="sandboxes made in the last 60 seconds")
 
     @field_validator("*", mode="before")
@@ -121,6 +129,15 @@ class Settings(BaseSettings):
     id_range_start: int = Field(
         1_879_048_192, ge=65536, description="first host uid of the ranges given to sandboxes"
     )
+    cargo_backend: Literal["auto", "btrfs", "directory"] = Field(
+        "auto",
+        description="who keeps the files; `auto` is btrfs where that can be, and stays what it once was",
+    )
+    pool_max_gb: int | None = Field(
+        None,
+        ge=1,
+        description="largest size of the pool that Bay makes for btrfs, GiB; else what the host has",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )
@@ -147,6 +164,9 @@ class Settings(BaseSettings):
     )
     max_upload_mb: int = Field(4096, ge=1, description="largest upload, MiB")
     max_file_mb: int = Field(16, ge=1, description="largest file that `filesystem/files` reads as JSON, MiB")
+    max_cargo_mb: int = Field(
+        65_536, ge=16, le=65_536, description="how much a cargo that belongs to no sandbox may hold, MiB"
+    )
     webhook_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="networks that webhooks may be sent to although they are not public"
     )

@@ -12,7 +12,7 @@ from bay.models import Exec, ExecState, Stream
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
 _PASSED_ON = frozenset(
     ("validation_error", "invalid_path", "file_not_found", "not_found", "forbidden", "conflict", "output_gone",
-     "payload_too_large", "storage_full")
+     "payload_too_large", "range_not_satisfiable", "storage_full")
 )  # fmt: skip
 
 Text = Annotated[str, Field(max_length=4096)]

@@ -126,15 +126,25 @@ class ShipLink:
         Raises OutputGone or BadRequest for an offset that is not there, NotFound for an unknown exec.
         """
         path = f"/execs/{exec_id}/attach" + ("" if since is None else f"?since={since}")
+        async with self.open_socket(peer, path) as (wire, socket):
+            with _translated(f"GET {path}", self._deadline_s):
+                attachment = await Attachment.begin(socket, exec_id)
+            wire.set_deadline(None)  # a command may be silent for days
+            yield attachment
+
+    @asynccontextmanager
+    async def open_socket(self, peer: Peer, target: str) -> AsyncGenerator[tuple[Wire, ShipWebSocket], None]:
+        """A WebSocket to Ship. Its first message is due within the deadline, which the caller then ends at the wire.
+
+        Raises what Ship refuses it with, ShipError and Timeout.
+        """
         with self._counted(peer.session_id):
             wire = await self._connect(peer)
             try:
-                with _translated(f"GET {path}", self._deadline_s):
+                with _translated(f"GET {target.partition('?')[0]}", self._deadline_s):
                     wire.set_deadline(self._deadline_s)
-                    await self._upgrade(wire, path)
-                    attachment = await Attachment.begin(ShipWebSocket(wire, wire.take_rest()), exec_id)
-                    wire.set_deadline(None)  # a command may be silent for days
-                yield attachment
+                    await self._upgrade(wire, target)
+                yield wire, ShipWebSocket(wire, wire.take_rest())
             finally:
                 wire.finish()
 

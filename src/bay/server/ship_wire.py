@@ -46,6 +46,8 @@ class Head:
 
     status: int
     content_length: int | None
+    file: str = ""
+    """What it says in X-Ship-File of the file that follows."""
 
 
 class Wire:
@@ -135,9 +137,11 @@ class Wire:
         transport.close()
         asyncio.get_running_loop().call_later(_FINISH_S, transport.abort)
 
-    async def body(self) -> AsyncGenerator[bytes, None]:
-        """The rest of the answer, chunk by chunk."""
+    async def body(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
+        """The rest of the answer, chunk by chunk. With `silence_s` the deadline begins anew whenever a chunk is waited for."""
         for count in itertools.count(1):
+            if silence_s is not None:
+                self.set_deadline(silence_s)
             event = await self._next_event()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
@@ -198,12 +202,16 @@ class Wire:
 
     async def _write_parts(self, body: AsyncIterator[bytes]) -> None:
         async for chunk in body:
+            self._renew()  # the time that went by was not Ship's
             self._write(h11.Data(data=chunk))
             await self._drain()
-            if self._renewed_s is not None:
-                self.set_deadline(self._renewed_s, while_moving=True)
+        self._renew()
         self._write(h11.EndOfMessage())
         await self._drain()
+
+    def _renew(self) -> None:
+        if self._renewed_s is not None:
+            self.set_deadline(self._renewed_s, while_moving=True)
 
     async def _drain(self) -> None:
         async with asyncio.timeout_at(self._deadline):
@@ -233,7 +241,8 @@ class Wire:
         if headers.get("content-encoding", "identity") != "identity":
             raise ShipError("the sandbox's runtime sent an encoding that nobody asked for")
         length = headers.get("content-length", "")
-        return Head(event.status_code, int(length) if length.isascii() and length.isdigit() else None)
+        size = int(length) if length.isascii() and length.isdigit() else None
+        return Head(event.status_code, size, headers.get("x-ship-file", ""))
 
     def _check_switch(self, event: h11.InformationalResponse, key: bytes) -> None:
         headers = self._proven(event)

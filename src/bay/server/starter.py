@@ -8,10 +8,11 @@ from contextlib import aclosing
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, SessionSpec
-from bay.errors import DriverUnavailable, Timeout
+from bay.errors import Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
 from bay.models import Profile
 from bay.server import lifecycle
+from bay.server.checkpointer import Checkpointer
 from bay.server.orphans import Orphans
 from bay.server.turns import Turns
 from bay.server.workqueue import WorkQueue
@@ -29,6 +30,7 @@ class Starter:
         store: Store,
         driver: Driver,
         cargo: CargoBackend,
+        checkpointer: Checkpointer,
         orphans: Orphans,
         queue: WorkQueue,
         profiles: dict[str, Profile],
@@ -39,6 +41,7 @@ class Starter:
         self._store = store
         self._driver = driver
         self._cargo = cargo
+        self._checkpointer = checkpointer
         self._orphans = orphans
         self._queue = queue
         self._profiles = profiles
@@ -52,15 +55,19 @@ class Starter:
 
     async def new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""
-        fence = await self._cargo.fenced(sandbox.cargo_id)
+        fence = await self._cargo.fenced(sandbox.cargo_id, sandbox.id)
         # A database from a backup may be behind what has been on this cargo since.
-        seen = fence.generation if fence and fence.sandbox_id == sandbox.id else 0
+        seen = fence.generation if fence else 0
         session = SessionRecord(
             id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._driver.name,
             phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._clock(),
             started_at=None, ended_at=None,
         )  # fmt: skip
         async with self._store.write() as db:
+            if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
+                raise Conflict(
+                    f"a checkpoint is being put back into cargo {sandbox.cargo_id} by another sandbox; try again"
+                )
             await sessions.add(db, session)
             await sandboxes.change(db, sandbox.id, generation=session.generation)
             await events.add(db, sandbox, "sandbox.starting", self._clock(), session_id=session.id)
@@ -94,12 +101,17 @@ class Starter:
             if (
                 sandbox is None
                 or sandbox.target not in HAVING
+                or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
                 or lifecycle.is_expired(sandbox, self._clock())
             ):
                 return
 
     async def _in_turn(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
-        """Start it when its turn comes, within the limit. Raises Timeout beyond that."""
+        """Start it when its turn comes, within the limit. Raises Timeout beyond that.
+
+        The files that it begins with come before: to copy them may take longer than any start.
+        """
+        await self._checkpointer.make_cargo(sandbox.cargo_id)
         async with self._turns.take(urgent=sandbox.pool is None):
             try:
                 async with asyncio.timeout(self._limit_s):
@@ -109,7 +121,6 @@ class Starter:
 
     async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Save each handle as it appears; None when the target changed on the way and the start was left."""
-        await self._cargo.create(sandbox.cargo_id)
         await self._fence_off(sandbox, session)
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
@@ -142,6 +153,7 @@ class Starter:
             isolation=sandbox.isolation,
             resources=profile.resources,
             workspace=self._cargo.path(sandbox.cargo_id),
+            machine=self._cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
             token=session.token,
             allow_root=profile.root,
             kernel=profile.kernel,

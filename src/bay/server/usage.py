@@ -1,45 +1,46 @@
-"""Measures how much disk the cargos use, for `disk_mb`: those that were used since they were last measured, one at a time.
+"""Measures what cargos and checkpoints weigh: those that may have changed since they were last measured, a few at a time.
 
-`du` does it, in a process of its own at the lowest priority: it walks by descriptors to any depth, follows no link and
-crosses no mount. Rejected: a thread of Bay's, which would take the interpreter from the calls it serves; file
-system quotas, which not every file system has. So the figure is a minute old at times, and bounds what is begun, not what is written.
+The backend walks through them in a process that gives way to everything else, so a figure is a minute old at times, and
+what it bounds is what is begun, not what is written: `size_limit_mb` is for that.
 """
 
 import asyncio
-import os
-import resource
-from contextlib import suppress
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import structlog
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoBackend, Weight
 from bay.clock import Clock
-from bay.store import cargos, tallies
+from bay.errors import BayError
+from bay.store import cargos, checkpoints, tallies
 from bay.store.engine import Store
 from bay.store.later import Later
 
 log = structlog.get_logger("bay.usage")
 
 _PERIOD_S = 60.0
-_DU_S = 120.0
 _BATCH = 50  # a process for each would cost more than the measuring
-_DU_BYTES = 1 << 30
-"""Memory that `du` may have: it remembers each file with several names."""
+_MOST_CHECKPOINTS = 200
+"""Of one round: each is as much to walk through as a cargo."""
 _STALE = timedelta(minutes=10)
 """How old the figure of a running sandbox may get that nobody calls: what runs in it may write all the same."""
+_CHECKPOINT_STALE = timedelta(hours=1)
+"""How old the exclusive bytes of a checkpoint may get while its sandbox is active; all else of it never changes."""
 
 
 class Usage:
-    """Keeps `used_bytes` of cargos near the truth."""
+    """Keeps what is known of the weight of cargos and checkpoints near the truth."""
 
     def __init__(self, *, store: Store, later: Later, cargo: CargoBackend, clock: Clock) -> None:
         self._store = store
         self._later = later
         self._cargo = cargo
         self._clock = clock
+        self._failed: set[str] = set()
+        """What could not be weighed the last time, and until when it is let be."""
+        self._put_off: dict[str, datetime] = {}
 
     async def run(self) -> None:
         """Measure until cancelled."""
@@ -51,61 +52,58 @@ class Usage:
                 log.exception("usage.failed")
 
     async def measure(self) -> None:
-        """Measure once what was used since."""
+        """Measure once what may have changed since."""
         await self._later.flush()
+        now = self._clock()
         async with self._store.read() as db:
-            due = await tallies.unmeasured(db, self._clock() - _STALE)
-        for first in range(0, len(due), _BATCH):
-            await self._measure(due[first : first + _BATCH])
+            changed = await tallies.unmeasured(db, now - _STALE)
+            copies = await checkpoints.unmeasured(db, now - _CHECKPOINT_STALE, _MOST_CHECKPOINTS)
+        self._put_off = {one: until for one, until in self._put_off.items() if until > now}
+        for some in self._batches(changed):
+            await self._weigh_cargos(some)
+        for some in self._batches(copies):
+            await self._weigh_checkpoints(some)
 
-    async def _measure(self, cargo_ids: list[str]) -> None:
+    def _batches(self, ids: list[str]) -> Iterator[list[str]]:
+        """Those whose time has come. One that could not be weighed is tried alone: it must not keep others from it."""
+        alone = [one for one in ids if one in self._failed]
+        together = [one for one in ids if one not in self._failed and one not in self._put_off]
+        for first in range(0, len(together), _BATCH):
+            yield together[first : first + _BATCH]
+        for one in alone:
+            if one not in self._put_off:
+                yield [one]
+
+    async def _weigh_cargos(self, ids: list[str]) -> None:
         now = self._clock()  # before: what is written meanwhile asks for another measurement
-        found = await disk_use([self._cargo.path(cargo_id) for cargo_id in cargo_ids])
-        for cargo_id, used in zip(cargo_ids, found, strict=False):
-            values = {"measured_at": now} if used is None else {"measured_at": now, "used_bytes": used}
+        for cargo_id, weight in (await self._weigh(ids, now)).items():
+            values = {
+                "measured_at": now, "used_bytes": weight.used_bytes, "used_inodes": weight.used_inodes,
+                "charged_bytes": await self._charged(cargo_id),
+            }  # fmt: skip
             self._later.put(partial(cargos.change, cargo_id=cargo_id, **values))
 
+    async def _weigh_checkpoints(self, ids: list[str]) -> None:
+        now = self._clock()
+        for checkpoint_id, weight in (await self._weigh(ids, now)).items():
+            values = {
+                "measured_at": now, "size_bytes": weight.used_bytes, "exclusive_bytes": weight.exclusive_bytes,
+                "inodes": weight.used_inodes,
+            }  # fmt: skip
+            self._later.put(partial(checkpoints.change, checkpoint_id=checkpoint_id, **values))
 
-async def disk_use(paths: list[Path]) -> list[int | None]:
-    """Bytes on disk below each of `paths`, in order; None for one that is not there.
+    async def _weigh(self, ids: list[str], now: datetime) -> dict[str, Weight]:
+        """What could be weighed. The rest is not there yet, or is too much for one turn, and is left for later."""
+        found = await self._cargo.weigh(ids)
+        self._failed -= found.keys()
+        for one in set(ids) - found.keys():
+            self._failed.add(one)
+            self._put_off[one] = now + _STALE
+        return found
 
-    Ends early, with None for the one that took too long and nothing for those behind it.
-    """
-    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        "du", "-0skx", "--", *map(str, paths), stdin=null, stdout=pipe, stderr=null
-    )
-    found: dict[str, int] = {}
-    try:
-        _humble(process.pid)
-        async with asyncio.timeout(_DU_S):
-            await _read_sums(process, found)
-            return [found.get(str(path)) for path in paths]
-    except TimeoutError:
-        said = max((number for number, path in enumerate(paths, 1) if str(path) in found), default=0)
-        log.warning("usage.too_slow", path=str(paths[min(said, len(paths) - 1)]), seconds=_DU_S)
-        return [*(found.get(str(path)) for path in paths[:said]), None]
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _read_sums(process: asyncio.subprocess.Process, found: dict[str, int]) -> None:
-    """Take down each sum as it is said. `du` fails when a file goes away under it, but says the sum of the others then."""
-    assert process.stdout is not None  # noqa: S101 - it was asked for
-    while True:
+    async def _charged(self, cargo_id: str) -> int | None:
         try:
-            line = await process.stdout.readuntil(b"\0")
-        except asyncio.IncompleteReadError:
-            await process.wait()
-            return
-        kibibytes, _, path = line[:-1].partition(b"\t")
-        if kibibytes.isdigit():
-            found[path.decode()] = int(kibibytes) * 1024
-
-
-def _humble(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-        resource.prlimit(pid, resource.RLIMIT_AS, (_DU_BYTES, _DU_BYTES))
+            return await self._cargo.charged(cargo_id)
+        except BayError as error:  # it went meanwhile
+            log.info("usage.uncharged", id=cargo_id, error=error.message)
+            return None

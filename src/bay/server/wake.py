@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from bay.clock import Clock
 from bay.errors import (
@@ -28,6 +28,8 @@ from bay.store import audit, sandboxes
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, SandboxRecord
+
+T = TypeVar("T")
 
 _RETRY_AFTER_MS = 1000
 _TOUCH = 0.05  # of the idle timeout
@@ -203,6 +205,12 @@ class Waker:
                 found = await sandboxes.get(db, sandbox_id)
             return found if found is not None and done(found) else None
 
+        return await self.wait_for(sandbox_id, read, timeout_s)
+
+    async def wait_for(
+        self, sandbox_id: str, read: Callable[[], Awaitable[T | None]], timeout_s: float
+    ) -> T | None:
+        """What `read` gives, asked after each change of the sandbox until it gives something; None when time is up."""
         return await self._changes.wait_for(sandbox_id, read, timeout_s)
 
     def touch(self, sandbox: SandboxRecord) -> None:

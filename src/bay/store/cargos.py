@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.store.records import CargoRecord
-from bay.store.schema import cargos
+from bay.store.records import CargoRecord, Page
+from bay.store.schema import cargos, sandboxes
 
 _COLUMNS = [c for c in cargos.c if c.name != "seq"]
 
@@ -30,6 +30,13 @@ async def find(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | 
     return CargoRecord(**row._mapping) if row else None
 
 
+async def find_any(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | None:
+    """The owner's cargo, deleted or not."""
+    query = select(*_COLUMNS).where(cargos.c.id == cargo_id, cargos.c.owner == owner)
+    row = (await db.execute(query)).first()
+    return CargoRecord(**row._mapping) if row else None
+
+
 async def get(db: AsyncConnection, cargo_id: str) -> CargoRecord:
     """The cargo, whoever owns it, deleted or not."""
     row = (await db.execute(select(*_COLUMNS).where(cargos.c.id == cargo_id))).one()
@@ -39,3 +46,29 @@ async def get(db: AsyncConnection, cargo_id: str) -> CargoRecord:
 async def live_ids(db: AsyncConnection) -> set[str]:
     """Ids of the cargos that are not deleted."""
     return set((await db.execute(select(cargos.c.id).where(cargos.c.deleted_at.is_(None)))).scalars())
+
+
+async def page(
+    db: AsyncConnection, owner: str, *, managed: bool, after: int, limit: int
+) -> Page[CargoRecord]:
+    """Up to `limit` of the owner's cargos with `seq` > `after`, oldest first."""
+    own = cargos.c.managed_by_sandbox_id
+    kind: ColumnElement[bool] = own.is_not(None) if managed else own.is_(None)
+    query = select(cargos.c.seq, *_COLUMNS).where(
+        cargos.c.owner == owner, cargos.c.deleted_at.is_(None), kind, cargos.c.seq > after
+    )
+    rows = (await db.execute(query.order_by(cargos.c.seq).limit(limit + 1))).all()
+    records = tuple(
+        CargoRecord(**{k: v for k, v in row._mapping.items() if k != "seq"}) for row in rows[:limit]
+    )
+    return Page(items=records, next_cursor=rows[limit - 1].seq if len(rows) > limit else None)
+
+
+async def users(db: AsyncConnection, cargo_ids: list[str]) -> dict[str, tuple[str, ...]]:
+    """Of each cargo the ids of the sandboxes that have it as their workspace, oldest first."""
+    c = sandboxes.c
+    query = select(c.cargo_id, c.id).where(c.cargo_id.in_(cargo_ids), c.deleted_at.is_(None)).order_by(c.seq)
+    found: dict[str, tuple[str, ...]] = {}
+    for cargo_id, sandbox_id in await db.execute(query):
+        found[cargo_id] = (*found.get(cargo_id, ()), sandbox_id)
+    return found

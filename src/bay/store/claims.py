@@ -36,3 +36,8 @@ async def forget(db: AsyncConnection, before: datetime, most: int = 500) -> int:
 async def forget_key(db: AsyncConnection, owner: str, key: str) -> None:
     """Drop the claim of a call that came to nothing, so that it may be made again."""
     await db.execute(delete(claims).where(claims.c.owner == owner, claims.c.key == key))
+
+
+async def forget_resource(db: AsyncConnection, owner: str, resource_id: str) -> None:
+    """Drop the owner's claims of calls that were to make something which came to nothing."""
+    await db.execute(delete(claims).where(claims.c.owner == owner, claims.c.resource_id == resource_id))

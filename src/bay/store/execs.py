@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,7 +15,10 @@ _HISTORY = frozenset(
     ("exec_type", "code", "success", "execution_time_ms", "output", "error", "description", "tags", "notes")
 )
 _NOTED = ("exec_type", "code", "description", "tags")
-_COLUMNS = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id"} | _HISTORY]
+_OWN = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id"} | _HISTORY]
+_END = select(sessions.c.end_reason).where(sessions.c.id == execs.c.session_id).scalar_subquery()
+# Why its session ended, of an exec that was lost with it.
+_COLUMNS = [*_OWN, case((execs.c.state == "lost", _END)).label("reason")]
 _SESSION = [c for c in sessions.c if c.name != "seq"]
 _IS_PROCESS = execs.c.exec_type.is_distinct_from("python")
 """What `python/exec` ran has a row for the history's sake, and is a cell of a kernel."""

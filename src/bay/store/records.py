@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from bay.models import Compute, ExecType, Failure, Status
+from bay.models import CheckpointPolicy, Compute, ExecType, Failure, Persist, Status
 
 T = TypeVar("T")
 
@@ -55,6 +55,16 @@ class SandboxRecord:
     image: str
     isolation: str
     cargo_id: str
+    persist: Persist = "workspace"
+    checkpoint_id: str | None = None
+    """The checkpoint that its present files grew from."""
+    restore_id: str | None = None
+    """The checkpoint that is being put back."""
+    checkpoint_due: str | None = None
+    """The oldest checkpoint that was asked for and is not made yet."""
+    checkpoint_policy: CheckpointPolicy | None = None
+    checkpoint_at: datetime | None = None
+    """When the next checkpoint of its policy is due."""
     env: dict[str, str] = field(repr=False)
     labels: dict[str, str]
     target: Target
@@ -85,10 +95,44 @@ class CargoRecord:
     size_limit_mb: int | None
     used_bytes: int | None = None
     """Bytes on disk at `measured_at`, None before the first measurement."""
+    used_inodes: int | None = None
+    charged_bytes: int | None = None
+    """What counted against its limit at `measured_at`; None where limits do not hold."""
+    origin_id: str | None = None
+    """The checkpoint whose files it begins with, until they are there."""
     measured_at: datetime | None = None
     created_at: datetime
     last_accessed_at: datetime
     deleted_at: datetime | None
+
+
+CheckpointState = Literal["making", "ready", "gone"]
+"""`gone`: it has no files, or will have none soon; `deleted_at` says since when nobody sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord:
+    """A checkpoint's row."""
+
+    id: str
+    owner: str
+    sandbox_id: str
+    name: str | None
+    comment: str | None
+    kind: Literal["files", "memory"] = "files"
+    auto: bool = False
+    hidden: bool = False
+    """Made for a fork of the present alone, and shown to nobody."""
+    persist: Persist
+    image: str
+    parent_id: str | None
+    state: CheckpointState = "making"
+    size_bytes: int | None = None
+    exclusive_bytes: int | None = None
+    inodes: int | None = None
+    measured_at: datetime | None = None
+    created_at: datetime
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

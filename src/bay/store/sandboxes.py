@@ -6,22 +6,29 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.models import Failure, from_wire, to_wire
+from bay.models import CheckpointPolicy, Failure, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
-from bay.store.schema import sandboxes, sessions
+from bay.store.schema import checkpoints, sandboxes, sessions
 
 _S = sandboxes.c
 KEEP: Literal["keep"] = "keep"
 _LIVE = [c.label(f"session_{c.name}") for c in sessions.c]
-_JOINED = select(sandboxes, *_LIVE).outerjoin(
-    sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
+_DUE = (
+    select(func.min(checkpoints.c.seq))
+    .where(checkpoints.c.sandbox_id == _S.id, checkpoints.c.state == "making")
+    .correlate(sandboxes)
+    .scalar_subquery()
 )
+_JOINED = select(
+    sandboxes,
+    *_LIVE,
+    select(checkpoints.c.id).where(checkpoints.c.seq == _DUE).scalar_subquery().label("checkpoint_due"),
+).outerjoin(sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None)))
 
 
 async def add(db: AsyncConnection, record: SandboxRecord) -> None:
     """Insert one sandbox. Raises IntegrityError when its owner has the name in use."""
-    values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in ("seq", "error")}
-    await db.execute(insert(sandboxes).values(values))
+    await db.execute(insert(sandboxes).values(_values(record, besides=("seq", "error"))))
 
 
 async def get(db: AsyncConnection, sandbox_id: str) -> SandboxRecord | None:
@@ -140,9 +147,29 @@ async def longest_idle(db: AsyncConnection, phase: Phase) -> SandboxRecord | Non
     return _record(row) if row else None
 
 
+async def sharing(db: AsyncConnection, cargo_id: str) -> list[SandboxRecord]:
+    """Every sandbox that has the cargo as its workspace, oldest first; not those that are removed."""
+    query = _JOINED.where(_S.cargo_id == cargo_id, _S.deleted_at.is_(None))
+    return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
+
+
+async def is_restored_elsewhere(db: AsyncConnection, cargo_id: str, sandbox_id: str) -> bool:
+    """Whether another sandbox than `sandbox_id` is having a checkpoint put back into the cargo."""
+    query = select(_S.id).where(
+        _S.cargo_id == cargo_id, _S.id != sandbox_id, _S.restore_id.is_not(None), _S.deleted_at.is_(None)
+    )
+    return (await db.execute(query.limit(1))).first() is not None
+
+
+async def due_checkpoints(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
+    """Sandboxes of whose policy a checkpoint is due."""
+    query = _JOINED.where(_S.checkpoint_at <= now, _S.deleted_at.is_(None), _S.target != "deleted")
+    return [_record(row) for row in await db.execute(query)]
+
+
 async def shift_times(db: AsyncConnection, by: timedelta) -> int:
     """Move every time limit that still counts, and when they last were active, by `by`; how many sandboxes have one."""
-    limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at)
+    limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at, _S.checkpoint_at)
     query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
     moved = [
         {
@@ -188,15 +215,15 @@ async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
     It moves to the end of the lists, so that whoever pages through them meets it as the new one it is.
     Raises IntegrityError when its owner has the name in use.
     """
-    kept = ("seq", "id", "cargo_id", "generation", "error")
-    values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in kept}
+    values = _values(record, besides=("seq", "id", "cargo_id", "generation", "error"))
     last = select(func.max(_S.seq) + 1).scalar_subquery()
     await db.execute(update(sandboxes).where(_S.id == record.id).values(seq=last, **values))
 
 
 async def unsettled(db: AsyncConnection) -> list[SandboxRecord]:
-    """Sandboxes that a restarted Bay must look at: with a live session, or wanting one, or being deleted."""
-    wanting = or_(sessions.c.id.is_not(None), _S.target != "stopped")
+    """Sandboxes that a restarted Bay must look at: with a live session, or wanting one, being deleted, checkpointed or restored."""
+    files = or_(_S.restore_id.is_not(None), _DUE.is_not(None))
+    wanting = or_(sessions.c.id.is_not(None), _S.target != "stopped", files)
     query = _JOINED.where(_S.deleted_at.is_(None), wanting)
     return [_record(row) for row in await db.execute(query)]
 
@@ -243,12 +270,18 @@ def _record(row: Row[Any]) -> SandboxRecord:
     values = dict(row._mapping)
     live = {name.removeprefix("session_"): values.pop(name) for name in list(values) if name in _LIVE_NAMES}
     live.pop("seq")
-    error = values.pop("error")
+    error, policy = values.pop("error"), values.pop("checkpoint_policy")
     return SandboxRecord(
         **values,
+        checkpoint_policy=from_wire(CheckpointPolicy, policy) if policy else None,
         error=from_wire(Failure, error) if error else None,
         session=SessionRecord(**live) if live["id"] else None,
     )
+
+
+def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
+    values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
+    return {**values, "checkpoint_policy": to_wire(record.checkpoint_policy)}
 
 
 _LIVE_NAMES = frozenset(f"session_{c.name}" for c in sessions.c)

@@ -84,6 +84,10 @@ cargos = Table(
     Column("backend", String(32), nullable=False),
     Column("size_limit_mb", Integer),
     Column("used_bytes", BigInteger),
+    Column("used_inodes", BigInteger),
+    Column("charged_bytes", BigInteger),
+    # The checkpoint whose files it begins with, until they are there: that checkpoint is kept as long.
+    Column("origin_id", String(64)),
     _when("measured_at"),
     _when("created_at", nullable=False),
     _when("last_accessed_at", nullable=False),
@@ -104,6 +108,12 @@ sandboxes = Table(
     Column("image", String(512), nullable=False),
     Column("isolation", String(32), nullable=False),
     Column("cargo_id", String(64), ForeignKey("cargos.id"), nullable=False),
+    Column("persist", String(16), nullable=False, server_default="workspace"),
+    # The checkpoint that the present files grew from, and the one that is being put back.
+    Column("checkpoint_id", String(64)),
+    Column("restore_id", String(64)),
+    Column("checkpoint_policy", JSON(none_as_null=True)),
+    _when("checkpoint_at"),
     Column("env", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("target", String(16), nullable=False),
@@ -133,6 +143,45 @@ Index(
     "uq_sandboxes_owner_name",
     sandboxes.c.owner,
     sandboxes.c.name,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+
+Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=text("deleted_at IS NULL"))
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("sandbox_id", String(64), nullable=False),
+    Column("name", String(63)),
+    Column("comment", Text),
+    Column("kind", String(16), nullable=False),
+    Column("auto", Boolean, nullable=False),
+    # Made for a fork of the present alone, and shown to nobody.
+    Column("hidden", Boolean, nullable=False),
+    Column("persist", String(16), nullable=False),
+    Column("image", String(512), nullable=False),
+    Column("parent_id", String(64)),
+    Column("state", String(16), nullable=False),
+    Column("size_bytes", BigInteger),
+    Column("exclusive_bytes", BigInteger),
+    Column("inodes", BigInteger),
+    _when("measured_at"),
+    _when("created_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+Index("ix_checkpoints_sandbox_id_seq", checkpoints.c.sandbox_id, checkpoints.c.seq)
+Index("ix_checkpoints_owner", checkpoints.c.owner)
+Index("ix_checkpoints_state", checkpoints.c.state)
+Index(
+    "uq_checkpoints_sandbox_id_name",
+    checkpoints.c.sandbox_id,
+    checkpoints.c.name,
     unique=True,
     sqlite_where=text("deleted_at IS NULL"),
     postgresql_where=text("deleted_at IS NULL"),

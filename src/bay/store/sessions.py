@@ -1,8 +1,9 @@
 """Queries on sessions, the incarnations of a sandbox's compute."""
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import SessionRecord
@@ -39,3 +40,9 @@ async def live_ids(db: AsyncConnection) -> set[str]:
 async def sandbox_of(db: AsyncConnection, session_id: str) -> str | None:
     """The id of the sandbox that a session belongs to."""
     return (await db.execute(select(sessions.c.sandbox_id).where(sessions.c.id == session_id))).scalar()
+
+
+async def last_end(db: AsyncConnection, sandbox_id: str) -> datetime | None:
+    """When the last session of a sandbox ended, None when none has."""
+    query = select(func.max(sessions.c.ended_at)).where(sessions.c.sandbox_id == sandbox_id)
+    return (await db.execute(query)).scalar()

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.store.schema import cargos, sandboxes, sessions
+from bay.store.schema import cargos, checkpoints, sandboxes, sessions
 
 _S = sandboxes.c
 
@@ -50,12 +50,31 @@ async def by_profile(db: AsyncConnection, whose: Whose, now: datetime, besides: 
 
 
 async def disk_bytes(db: AsyncConnection, whose: Whose) -> int:
-    """Bytes of the cargos as last measured; of a key: those that its sandboxes have."""
-    query = select(func.coalesce(func.sum(cargos.c.used_bytes), 0)).where(cargos.c.deleted_at.is_(None))
+    """Bytes that the cargos hold, with what only their checkpoints still do, as last measured; of a key: of its sandboxes."""
+    held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
+    files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
+    copies = select(func.coalesce(func.sum(checkpoints.c.exclusive_bytes), 0))
+    # What a limit is kept for has its checkpoints in that figure already.
+    counted = (
+        select(_S.id).join(cargos, cargos.c.id == _S.cargo_id).where(cargos.c.charged_bytes.is_not(None))
+    )
+    copies = copies.where(checkpoints.c.deleted_at.is_(None), checkpoints.c.sandbox_id.not_in(counted))
     if whose.key_id is None:
-        return (await db.execute(query.where(cargos.c.owner == whose.owner))).scalar_one()
-    its = select(_S.cargo_id).where(*_of(whose), _S.deleted_at.is_(None))
-    return (await db.execute(query.where(cargos.c.id.in_(its)))).scalar_one()
+        files = files.where(cargos.c.owner == whose.owner)
+        copies = copies.where(checkpoints.c.owner == whose.owner)
+    else:
+        its = and_(*_of(whose), _S.deleted_at.is_(None))
+        files = files.where(cargos.c.id.in_(select(_S.cargo_id).where(its)))
+        copies = copies.where(checkpoints.c.sandbox_id.in_(select(_S.id).where(its)))
+    return (await db.execute(files)).scalar_one() + (await db.execute(copies)).scalar_one()
+
+
+async def external_cargos(db: AsyncConnection, owner: str) -> int:
+    """Cargos of the owner that belong to no sandbox."""
+    query = select(func.count()).where(
+        cargos.c.owner == owner, cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.is_(None)
+    )
+    return (await db.execute(query)).scalar_one()
 
 
 async def created_since(db: AsyncConnection, whose: Whose, since: datetime) -> int:

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Query, WebSocket
 from bay.errors import BayError
 from bay.models import Screen
 from bay.server.api.deps import ERRORS, Reader, Services, SocketWriter, Svc
-from bay.server.api.relay import relay
+from bay.server.api.relay import accepted, relay
 from bay.server.auth import Caller
-from bay.server.edge import SUBPROTOCOL
 from bay.server.replies import WireResponse
 from bay.server.services.attachments import Attached
 from bay.server.services.execs import NewExec
@@ -80,7 +79,7 @@ async def _serve(
 ) -> None:
     """Refuse in plain HTTP while that is possible, then relay. `undo` is for what a client that was refused knows nothing of."""
     async with opening as attached:
-        if await _accepted(socket):
+        if await accepted(socket):
             undo.pop_all()
             await relay(socket, attached)
 
@@ -88,13 +87,3 @@ async def _serve(
 async def _end(services: Services, caller: Caller, sandbox_id: str, exec_id: str) -> None:
     with suppress(BayError):  # why the client was refused says more
         await services.execs.delete(caller, sandbox_id, exec_id)
-
-
-async def _accepted(socket: WebSocket) -> bool:
-    """Accept it; False when its client has left meanwhile, as while its sandbox woke."""
-    offered: list[str] = socket.scope.get("subprotocols", [])
-    try:
-        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-    except OSError:
-        return False
-    return True

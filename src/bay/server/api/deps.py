@@ -15,9 +15,12 @@ from bay.server.pool import Pool
 from bay.server.replies import ErrorBody
 from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
+from bay.server.services.cargos import Cargos
+from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
 from bay.server.services.execs import Execs
-from bay.server.services.files import Files
+from bay.server.services.file_trees import FileTrees
+from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
@@ -40,11 +43,15 @@ class Services:
     """Everything a route may call."""
 
     sandboxes: Sandboxes
+    checkpoints: Checkpoints
+    cargos: Cargos
     execs: Execs
     attachments: Attachments
     processes: Processes
     kernels: Kernels
     files: Files
+    sandbox_files: SandboxFiles
+    file_trees: FileTrees
     history: History
     keys: ApiKeys
     audit: Audits
@@ -78,10 +85,17 @@ async def _socket_writer(connection: HTTPConnection) -> Caller:
     return known
 
 
+async def _socket_reader(connection: HTTPConnection) -> Caller:
+    known: Caller = connection.state.caller
+    known.require("read")
+    return known
+
+
 Svc = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
 Admin = Annotated[Caller, Depends(_caller_with("admin"))]
+SocketReader = Annotated[Caller, Depends(_socket_reader)]
 SocketWriter = Annotated[Caller, Depends(_socket_writer)]
 IdempotencyKey = Annotated[
     str | None, Header(description="Makes a repeated call give the first one's answer")

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from bay import __version__
-from bay.models import Profile
+from bay.models import Persist, Profile
 from bay.server.api.deps import ERRORS, Svc
 from bay.server.replies import WireResponse
 
@@ -29,6 +29,8 @@ class ProfileItem(BaseModel):
     capabilities: list[str]
     idle_timeout: int | None
     description: str
+    persist: Persist
+    disk_mb: int | None
     containers: list[dict[str, Any]] | None = None
 
 
@@ -67,5 +69,7 @@ def _item(profile: Profile, *, detail: bool) -> dict[str, Any]:
         "capabilities": profile.capabilities,
         "idle_timeout": profile.idle_timeout,
         "description": profile.description,
+        "persist": profile.persist,
+        "disk_mb": profile.disk_mb,
         "containers": [container] if detail else None,
     }

@@ -25,10 +25,12 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import to_wire
+from bay.server.edge import SUBPROTOCOL
 from bay.server.frames import REPAINT, Pace, check_input, parse_control
 from bay.server.races import first
 from bay.server.services.attachments import Attached
 from bay.server.ship_link import OutputEnd
+from bay.server.stays import Reason
 
 _GOODBYE_S = 5.0
 _VERDICT_S = 5.0
@@ -60,17 +62,27 @@ class Goodbye:
     end: OutputEnd | None = None
 
 
-_BY_REASON = {
+BY_REASON: dict[Reason, Goodbye] = {
     "leaving": Goodbye(1012, "Bay goes down; come back and go on by offset"),
     "revoked": Goodbye(4403, "the key was revoked or has expired"),
 }
+
+
+async def accepted(socket: WebSocket) -> bool:
+    """Accept it; False when its client has left meanwhile, as while its sandbox woke."""
+    offered: list[str] = socket.scope.get("subprotocols", [])
+    try:
+        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    except OSError:
+        return False
+    return True
 
 
 async def relay(socket: WebSocket, attached: Attached) -> None:
     """Serve an accepted WebSocket to its end. The exec lives on in all cases."""
     goodbye = await first(_down(socket, attached), _stay(attached), _up(socket, attached))
     if goodbye is not None:
-        await _leave(socket, goodbye)
+        await leave(socket, goodbye)
 
 
 async def _down(socket: WebSocket, attached: Attached) -> Goodbye | None:
@@ -90,7 +102,7 @@ async def _down(socket: WebSocket, attached: Attached) -> Goodbye | None:
     except WebSocketDisconnect:
         return None
     except BayError as error:
-        return _goodbye_for(error)
+        return goodbye_for(error)
 
 
 async def _up(socket: WebSocket, attached: Attached) -> Goodbye | None:
@@ -108,17 +120,17 @@ async def _up(socket: WebSocket, attached: Attached) -> Goodbye | None:
         await asyncio.sleep(
             _VERDICT_S
         )  # the other direction knows why, and decides if it says so within this
-        return _goodbye_for(error)
+        return goodbye_for(error)
     except BayError as error:
-        return _goodbye_for(error)
+        return goodbye_for(error)
     return None
 
 
 async def _stay(attached: Attached) -> Goodbye:
-    return _BY_REASON[await attached.must_leave()]
+    return BY_REASON[await attached.must_leave()]
 
 
-async def _leave(socket: WebSocket, goodbye: Goodbye) -> None:
+async def leave(socket: WebSocket, goodbye: Goodbye) -> None:
     """Say it, unless the client is gone or takes nothing."""
     try:
         async with asyncio.timeout(_GOODBYE_S):
@@ -133,7 +145,8 @@ async def _send_json(socket: WebSocket, message: object) -> None:
     await socket.send_text(json.dumps(message, separators=(",", ":")))
 
 
-def _goodbye_for(error: BayError) -> Goodbye:
+def goodbye_for(error: BayError) -> Goodbye:
+    """Bay's last word when a connection ends with `error`."""
     code = next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), SILENT)
     gone = error.details.get("first_offset") if isinstance(error, OutputGone) else None
     return Goodbye(code, error.message if gone is None else f"first_offset={gone}")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from bay.errors import InvalidArgument
-from bay.models import Compute, Sandbox, Status
+from bay.models import CheckpointPolicy, Compute, Sandbox, Status
 from bay.server import cursors
 from bay.server.api.deps import (
     ERRORS,
@@ -40,6 +40,20 @@ Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=2
 Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400)]
 
 
+class Policy(BaseModel):
+    """When checkpoints are made without being asked for, and how many of those are kept."""
+
+    every: Annotated[
+        int | None, Field(ge=60, le=365 * 86400, description="Seconds between them, while there is activity")
+    ] = None
+    keep_last: Annotated[int, Field(ge=1, le=1000)] = 10
+    before_stop: Annotated[bool, Field(description="One whenever compute has been given back")] = False
+
+    def to_noun(self) -> CheckpointPolicy:
+        """What the rest of Bay calls it."""
+        return CheckpointPolicy(**self.model_dump())
+
+
 class CreateSandbox(BaseModel):
     """What a new sandbox should be; what is left out is the profile's."""
 
@@ -64,6 +78,10 @@ class CreateSandbox(BaseModel):
             ge=0, le=10 * 365 * 86400, description="Seconds frozen before compute is given back; 0 = at once"
         ),
     ] = None
+    from_checkpoint: Annotated[
+        str | None, Field(max_length=64, description="Id of a checkpoint of yours whose files it begins with")
+    ] = None
+    checkpoint_policy: Policy | None = None
     wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
 
 
@@ -74,6 +92,7 @@ class UpdateSandbox(BaseModel):
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Seconds | None = None
     warm_timeout: Annotated[int | None, Field(ge=0, le=10 * 365 * 86400)] = None
+    checkpoint_policy: Policy | None = None
 
 
 class ExtendTtl(BaseModel):
@@ -106,7 +125,8 @@ async def create_sandbox(
 ) -> WireResponse:
     """Make a sandbox. Answers at once, or with `wait` when it is ready or failed."""
     body = body or CreateSandbox()
-    new = NewSandbox(**body.model_dump(exclude={"wait"}))
+    policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
+    new = NewSandbox(**body.model_dump(exclude={"wait", "checkpoint_policy"}), checkpoint_policy=policy)
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0
@@ -142,8 +162,10 @@ async def get_sandbox(caller: Reader, services: Svc, sandbox_id: str) -> WireRes
 
 @router.patch("/{sandbox_id}", response_model=Sandbox)
 async def update_sandbox(caller: Writer, services: Svc, sandbox_id: str, body: UpdateSandbox) -> WireResponse:
-    """Change its name, labels or timeouts."""
-    changes = SandboxChanges(given=frozenset(body.model_fields_set), **body.model_dump())
+    """Change its name, labels, timeouts or policy of checkpoints."""
+    policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
+    values = body.model_dump(exclude={"checkpoint_policy"})
+    changes = SandboxChanges(given=frozenset(body.model_fields_set), **values, checkpoint_policy=policy)
     return WireResponse(await services.sandboxes.update(caller, sandbox_id, changes))
 
 

@@ -32,6 +32,7 @@ from bay.store.later import Later
 from bay.store.records import HistoryNote, Page, SandboxRecord
 
 _KILL_GRACE_S = 5.0
+_ENDING_S = 30.0
 _LIST_S = 2.0  # a list is looked at, so it must not keep anybody
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -138,7 +139,22 @@ class Execs:
     async def get(self, caller: Caller, ref: str, exec_id: str, wait_s: float | None) -> Exec:
         """One exec as it stands. Never starts compute; to wait for its end thaws the sandbox it is frozen in."""
         async with self._locator.locate(caller, ref, exec_id, thaw=wait_s is not None) as found:
-            return found.item if found.peer is None else await self._refreshed(found.item, found.peer, wait_s)
+            if found.peer is None:
+                return found.item
+            try:
+                return await self._refreshed(found.item, found.peer, wait_s)
+            except (ShipError, Timeout):  # as when a stop or a restore ends what it runs in
+                if not await self._waker.is_over(found.sandbox_id, found.peer.session_id):
+                    raise
+        return await self._after_session(caller, found.sandbox_id, found.peer.session_id, exec_id)
+
+    async def _after_session(self, caller: Caller, sandbox_id: str, session_id: str, exec_id: str) -> Exec:
+        """What the row says once the session that is ending has ended."""
+        await self._waker.wait_until(
+            sandbox_id, lambda r: r.session is None or r.session.id != session_id, _ENDING_S
+        )
+        async with self._locator.locate(caller, sandbox_id, exec_id, thaw=False) as found:
+            return found.item
 
     async def delete(self, caller: Caller, ref: str, exec_id: str) -> Exec:
         """End an exec's whole process tree, and return how it ended. Idempotent."""

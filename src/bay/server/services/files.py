@@ -1,12 +1,13 @@
-"""Files of a workspace, through Ship, which opens them as the sandbox's own user."""
+"""Files of a sandbox, through Ship, which opens them as the sandbox's own user."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from bay.errors import BadRequest, PayloadTooLarge
-from bay.models import FileEntry
+from bay.models import FileEntry, FileInfo
 from bay.server.auth import Caller
-from bay.server.paths import workspace_path
+from bay.server.file_link import Download, FileLink, ListEnd, Wanted
+from bay.server.paths import sandbox_path, workspace_path
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
 from bay.server.wake import Waker
@@ -66,6 +67,101 @@ class Files:
         normal = workspace_path(path)
         async with self._waker.awake(caller, ref, "filesystem") as awake:
             yield normal, awake.peer
+
+
+class SandboxFiles:
+    """The service behind `…/files/*`: any path that the sandbox's user may touch. Every call wakes the sandbox and counts as activity."""
+
+    def __init__(self, *, waker: Waker, link: FileLink) -> None:
+        self._waker = waker
+        self._link = link
+
+    @asynccontextmanager
+    async def download(
+        self, caller: Caller, ref: str, path: str, wanted: Wanted
+    ) -> AsyncGenerator[Download, None]:
+        """A file's bytes, or some of them, as they come. Raises FileMissing and RangeNotSatisfiable before the first."""
+        async with (
+            self._reach(caller, ref, path=path) as peer,
+            self._link.download(peer, path, wanted) as opened,
+        ):
+            yield opened
+
+    async def upload(
+        self,
+        caller: Caller,
+        ref: str,
+        path: str,
+        body: AsyncIterator[bytes],
+        *,
+        mode: str | None,
+        mtime: float | None,
+        mkdir: bool,
+    ) -> FileInfo:
+        """Replace a file atomically. When `body` raises, the old one stays."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._link.upload(peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir)
+
+    async def stat(self, caller: Caller, ref: str, path: str, *, follow: bool) -> FileInfo:
+        """What is at a path. Raises FileMissing."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._link.stat(peer, path, follow=follow)
+
+    @asynccontextmanager
+    async def list(
+        self, caller: Caller, ref: str, path: str, *, depth: int, glob: str | None, limit: int
+    ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
+        """What is below a directory, as it comes; the last item is a ListEnd. Raises FileMissing before the first."""
+        async with (
+            self._reach(caller, ref, path=path) as peer,
+            self._link.list(peer, path, depth=depth, glob=glob, limit=limit) as items,
+        ):
+            yield items
+
+    async def move(
+        self, caller: Caller, ref: str, source: str, destination: str, *, overwrite: bool
+    ) -> FileInfo:
+        """Rename. Raises Conflict when there is something at `destination`, unless it is to be overwritten."""
+        async with self._reach(caller, ref, source=source, destination=destination) as peer:
+            return await self._link.move(peer, source, destination, overwrite=overwrite)
+
+    async def copy(
+        self, caller: Caller, ref: str, source: str, destination: str, *, overwrite: bool
+    ) -> FileInfo:
+        """Copy, a directory with all in it. Raises as `move`."""
+        async with self._reach(caller, ref, source=source, destination=destination) as peer:
+            return await self._link.copy(peer, source, destination, overwrite=overwrite)
+
+    async def make_directory(
+        self, caller: Caller, ref: str, path: str, *, mode: str, parents: bool
+    ) -> FileInfo:
+        """A directory that is there afterwards."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._link.make_directory(peer, path, mode=mode, parents=parents)
+
+    async def change_mode(
+        self, caller: Caller, ref: str, path: str, mode: str, *, recursive: bool
+    ) -> FileInfo:
+        """Another mode for a file, or for a directory and all in it."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._link.change_mode(peer, path, mode, recursive=recursive)
+
+    async def edit(self, caller: Caller, ref: str, path: str, old: str, new: str, *, everywhere: bool) -> int:
+        """Replace a text in a file atomically; how many times. Raises Conflict when it is not there, or more than once."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._link.edit(peer, path, old, new, everywhere=everywhere)
+
+    async def delete(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> None:
+        """Remove a file, or a directory. Raises Conflict when that is not empty, unless `recursive`."""
+        async with self._reach(caller, ref, path=path) as peer:
+            await self._link.delete(peer, path, recursive=recursive)
+
+    @asynccontextmanager
+    async def _reach(self, caller: Caller, ref: str, **paths: str) -> AsyncGenerator[Peer, None]:
+        for field, path in paths.items():
+            sandbox_path(path, field)
+        async with self._waker.awake(caller, ref, "filesystem") as awake:
+            yield awake.peer
 
 
 async def _capped(chunks: AsyncIterator[bytes], cap: int) -> AsyncGenerator[bytes, None]:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Capabilities
 from bay.errors import (
@@ -25,18 +26,19 @@ from bay.errors import (
     Timeout,
 )
 from bay.ids import is_name, new_id
-from bay.models import Container, Profile, Sandbox, from_wire, to_wire
-from bay.server import idempotency, lifecycle
+from bay.models import CheckpointPolicy, Container, Profile, Sandbox, from_wire, to_wire
+from bay.server import due, idempotency, lifecycle
 from bay.server.auth import Caller
 from bay.server.peers import peer_of
 from bay.server.pool import Pool
 from bay.server.quotas import Quotas
 from bay.server.ship_link import ShipLink
+from bay.server.snapshots import Snapshots
 from bay.server.wake import Waker, is_frozen
 from bay.store import audit, cargos, events, sandboxes
 from bay.store.engine import Store
 from bay.store.later import Later
-from bay.store.records import HAVING, Filters, Page, SandboxRecord, Target
+from bay.store.records import HAVING, CheckpointRecord, Claim, Filters, Page, SandboxRecord, Target
 from bay.store.sandboxes import KEEP
 
 _SETTLE_S = 60.0
@@ -57,6 +59,18 @@ class NewSandbox:
     labels: dict[str, str] = field(default_factory=dict[str, str])
     idle_timeout: int | None = None
     warm_timeout: int | None = None
+    from_checkpoint: str | None = None
+    """Id of a checkpoint, of any sandbox of the same owner, whose files it begins with."""
+    checkpoint_policy: CheckpointPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forks:
+    """What a fork asks for. Without `checkpoint` (an id or a name) the files are those of now."""
+
+    count: int = 1
+    checkpoint: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +82,7 @@ class SandboxChanges:
     labels: dict[str, str] | None = None
     idle_timeout: int | None = None
     warm_timeout: int | None = None
+    checkpoint_policy: CheckpointPolicy | None = None
 
 
 class Sandboxes:
@@ -79,33 +94,37 @@ class Sandboxes:
         store: Store,
         later: Later,
         waker: Waker,
+        snapshots: Snapshots,
         pool: Pool,
         quotas: Quotas,
         link: ShipLink,
         suspect: Callable[[str], None],
         profiles: dict[str, Profile],
         driver: Capabilities,
-        cargo_backend: str,
+        cargo: CargoBackend,
         clock: Clock,
     ) -> None:
         self._store = store
         self._later = later
         self._waker = waker
+        self._snapshots = snapshots
         self._pool = pool
         self._quotas = quotas
         self._link = link
         self._suspect = suspect
         self._profiles = profiles
         self._driver = driver
-        self._cargo_backend = cargo_backend
+        self._cargo = cargo
         self._clock = clock
 
     async def create(
         self, caller: Caller, new: NewSandbox, idempotency_key: str | None, wait_s: float
     ) -> Sandbox:
-        """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over."""
+        """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         profile = self._profile(new)
+        if new.cargo_id is None and await self._claim_of(request) is None:
+            await self._cargo.check_room("a sandbox")  # else it would be there, and never start
         try:
             async with self._store.write() as db:
                 earlier = await self._earlier(db, request)
@@ -118,6 +137,29 @@ class Sandboxes:
         self._waker.poke(sandbox.id)
         self._pool.poke()
         return await self._after_wait(sandbox, wait_s, is_repeat=earlier is not None) if wait_s else sandbox
+
+    async def fork(
+        self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
+    ) -> list[Sandbox]:
+        """New sandboxes like that one, each with its own copy of the files of a checkpoint or of now; all are starting.
+
+        The copies are made as each starts; what changes in the source after the answer is in none of them.
+        """
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        call = f"POST /v1/sandboxes/{record.id}/fork"
+        request = idempotency.request(caller, idempotency_key, call, to_wire(forks))
+        names = _fork_names(forks)
+        for name in names:
+            _check_name(name)
+        if (claim := await self._claim_of(request)) is not None:
+            return _forks_of(claim)
+        await self._cargo.check_room("a fork")
+        async with self._snapshots.origin(record, forks.checkpoint) as origin:
+            made = await self._fork_from(caller, record, origin, names, request)
+        for sandbox in made:
+            self._waker.poke(sandbox.id)
+        return made
 
     async def get(self, caller: Caller, ref: str) -> Sandbox:
         """One sandbox, with its container when it has a live one."""
@@ -184,7 +226,10 @@ class Sandboxes:
             async with self._store.write() as db:
                 if changed:
                     present = await sandboxes.get(db, record.id) or record
-                    await sandboxes.change(db, record.id, **changed, **self._clocks(present, changed))
+                    values = {**changed, **self._clocks(present, changed)}
+                    if "checkpoint_policy" in values:
+                        values["checkpoint_policy"] = to_wire(values["checkpoint_policy"])
+                    await sandboxes.change(db, record.id, **values)
                     await events.add(db, record, "sandbox.updated", self._clock(), fields=sorted(changed))
         except IntegrityError as error:
             raise _taken(new.name) from error
@@ -227,6 +272,32 @@ class Sandboxes:
         self._waker.refuse_expired(record)
         await self._waker.keep(record)
 
+    async def _fork_from(
+        self,
+        caller: Caller,
+        source: SandboxRecord,
+        origin: CheckpointRecord,
+        names: list[str | None],
+        request: idempotency.Request | None,
+    ) -> list[Sandbox]:
+        profile = self._profile(_like(source, None, None))
+        try:
+            async with self._store.write() as db:
+                if request is not None and (claim := await request.earlier(db)) is not None:
+                    return _forks_of(claim)
+                made = [
+                    await self._insert(db, caller, _like(source, name, origin.id), profile, waits=True)
+                    for name in names
+                ]
+                if request is not None:
+                    answer = {"items": to_wire(made)}
+                    await request.claim(db, source.id, answer, self._clock())
+                return made
+        except IntegrityError as error:
+            raise Conflict(
+                f"you have a sandbox named {' or '.join(str(name) for name in names[:3])}; choose another name"
+            ) from error
+
     def _profile(self, new: NewSandbox) -> Profile:
         """The profile, once everything that only Bay can judge about the request is found good."""
         profile = self._profiles.get(new.profile)
@@ -236,7 +307,12 @@ class Sandboxes:
             )
         self._check_offered("image", new.image or profile.image, self._driver.images)
         self._check_offered("isolation", new.isolation or profile.isolation, self._driver.isolation)
+        self._check_offered("persist", profile.persist, self._driver.persist)
         _check_name(new.name)
+        if new.from_checkpoint is not None and new.cargo_id is not None:
+            raise BadRequest(
+                "cargo_id and from_checkpoint exclude one another: a checkpoint makes a cargo of its own"
+            )
         return profile
 
     def _check_can_pause(self, record: SandboxRecord) -> None:
@@ -255,11 +331,20 @@ class Sandboxes:
             clocks["idle_expires_at"] = _after(now, changed["idle_timeout"])
         if "warm_timeout" in changed and lifecycle.phase_of(present) == "paused":
             clocks["warm_expires_at"] = _after(now, changed["warm_timeout"])
+        if "checkpoint_policy" in changed:
+            clocks["checkpoint_at"] = due.next_at(changed["checkpoint_policy"], now)
         return clocks
 
     def _check_offered(self, what: str, wanted: str, offered: tuple[str, ...]) -> None:
         if wanted not in offered:
             raise BadRequest(f"{what} {wanted} is not available here", details={"available": list(offered)})
+
+    async def _claim_of(self, request: idempotency.Request | None) -> Claim | None:
+        """What an earlier call with the same key made."""
+        if request is None:
+            return None
+        async with self._store.read() as db:
+            return await request.earlier(db)
 
     async def _earlier(self, db: AsyncConnection, request: idempotency.Request | None) -> Sandbox | None:
         claim = await request.earlier(db) if request else None
@@ -277,12 +362,15 @@ class Sandboxes:
             return await self._claim(db, caller, self._claimed(caller, new, profile, pooled, now))
         sandbox_id = new_id("sandbox")
         cargo_id = new.cargo_id or new_id("ws")
+        origin = new.from_checkpoint and await self._snapshots.usable(db, caller, new.from_checkpoint)
         if new.cargo_id is None:
-            await self._insert_cargo(db, caller, cargo_id, sandbox_id, now)
+            await self._insert_cargo(db, caller, new, profile, cargo_id, sandbox_id, now)
         else:
             await self._check_cargo(db, caller, cargo_id)
         record = self._record(caller, new, profile, sandbox_id, cargo_id, now)
         record = replace(record, target="running" if starts else "stopped")
+        if origin:  # one that was made for a fork of the present is shown to nobody
+            record = replace(record, checkpoint_id=origin.parent_id if origin.hidden else origin.id)
         await sandboxes.add(db, record)
         await events.add(db, record, "sandbox.created", now)
         return self._view(record)
@@ -303,12 +391,20 @@ class Sandboxes:
         return replace(made, generation=pooled.generation, session=pooled.session, target="running")
 
     async def _insert_cargo(
-        self, db: AsyncConnection, caller: Caller, cargo_id: str, sandbox_id: str, now: datetime
+        self,
+        db: AsyncConnection,
+        caller: Caller,
+        new: NewSandbox,
+        profile: Profile,
+        cargo_id: str,
+        sandbox_id: str,
+        now: datetime,
     ) -> None:
         await cargos.add(
             db,
             {"id": cargo_id, "owner": caller.owner, "managed_by_sandbox_id": sandbox_id,
-             "backend": self._cargo_backend, "created_at": now, "last_accessed_at": now},
+             "backend": self._cargo.name, "size_limit_mb": profile.disk_mb, "origin_id": new.from_checkpoint,
+             "created_at": now, "last_accessed_at": now},
         )  # fmt: skip
 
     async def _check_cargo(self, db: AsyncConnection, caller: Caller, cargo_id: str) -> None:
@@ -337,6 +433,9 @@ class Sandboxes:
             image=new.image or profile.image,
             isolation=new.isolation or profile.isolation,
             cargo_id=cargo_id,
+            persist=profile.persist,
+            checkpoint_policy=new.checkpoint_policy,
+            checkpoint_at=due.next_at(new.checkpoint_policy, now),
             env=new.env,
             labels=new.labels,
             target=target,
@@ -422,7 +521,27 @@ class Sandboxes:
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     """Whether what is asked for is what waits in the pool: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
-    return new.cargo_id is None and not wants_other
+    return new.cargo_id is None and new.from_checkpoint is None and not wants_other
+
+
+def _like(source: SandboxRecord, name: str | None, from_checkpoint: str | None) -> NewSandbox:
+    """A sandbox like `source`, with what its create asked for."""
+    return NewSandbox(
+        profile=source.profile, name=name, image=source.image, isolation=source.isolation, env=source.env,
+        labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
+        from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy,
+    )  # fmt: skip
+
+
+def _fork_names(forks: Forks) -> list[str | None]:
+    if forks.name is None or forks.count == 1:
+        return [forks.name] * forks.count
+    return [f"{forks.name}-{number}" for number in range(1, forks.count + 1)]
+
+
+def _forks_of(claim: Claim) -> list[Sandbox]:
+    answer = claim.answer or {"items": []}
+    return [from_wire(Sandbox, item) for item in answer["items"]]
 
 
 def _is_refused(record: SandboxRecord, before: SandboxRecord) -> bool:

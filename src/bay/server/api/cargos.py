@@ -1,0 +1,97 @@
+"""`/v1/cargos`: the files of sandboxes, and those that are kept apart from any."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from bay.models import Cargo
+from bay.server import cursors
+from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.replies import WireResponse
+
+router = APIRouter(
+    prefix="/v1/cargos", tags=["cargos"], responses=ERRORS, default_response_class=WireResponse
+)
+
+SizeLimit = Annotated[
+    int | None, Field(ge=1, le=65_536, description="MiB; holds where `size_limit_enforced` says so")
+]
+
+
+class CreateCargo(BaseModel):
+    """How much it may hold, and what it begins with."""
+
+    size_limit_mb: SizeLimit = None
+    from_checkpoint: Annotated[
+        str | None, Field(max_length=64, description="Id of a checkpoint of yours")
+    ] = None
+
+
+class UpdateCargo(BaseModel):
+    """How much it may hold from now on; null is no limit."""
+
+    size_limit_mb: SizeLimit
+
+
+class MoveCargo(BaseModel):
+    """Where to."""
+
+    sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox that is to have it")]
+
+
+class CargoList(BaseModel):
+    """A page of cargos, oldest first."""
+
+    items: list[Cargo]
+    has_more: bool
+    next_cursor: str | None
+
+
+@router.post("", status_code=201, response_model=Cargo)
+async def create_cargo(
+    caller: Writer, services: Svc, body: CreateCargo | None = None, idempotency_key: IdempotencyKey = None
+) -> WireResponse:
+    """Make an external cargo: it belongs to no sandbox, and several may use it at once."""
+    body = body or CreateCargo()
+    made = await services.cargos.create(caller, body.size_limit_mb, body.from_checkpoint, idempotency_key)
+    return WireResponse(made, 201)
+
+
+@router.get("", response_model=CargoList)
+async def list_cargos(
+    caller: Reader,
+    services: Svc,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    managed: Annotated[bool, Query(description="Those of sandboxes instead of the external ones")] = False,
+) -> WireResponse:
+    """Your cargos, oldest first."""
+    after = cursors.decode(caller.owner, cursor)
+    page = await services.cargos.page(caller, managed=managed, after=after, limit=limit)
+    return WireResponse(listing(caller, page))
+
+
+@router.get("/{cargo_id}", response_model=Cargo)
+async def get_cargo(caller: Reader, services: Svc, cargo_id: str) -> WireResponse:
+    """One cargo, with the sandboxes that use it."""
+    return WireResponse(await services.cargos.get(caller, cargo_id))
+
+
+@router.patch("/{cargo_id}", response_model=Cargo)
+async def update_cargo(caller: Writer, services: Svc, cargo_id: str, body: UpdateCargo) -> WireResponse:
+    """Change how much it may hold, also while sandboxes write to it."""
+    return WireResponse(await services.cargos.update(caller, cargo_id, body.size_limit_mb))
+
+
+@router.delete("/{cargo_id}", status_code=204)
+async def delete_cargo(caller: Writer, services: Svc, cargo_id: str) -> Response:
+    """Remove an external cargo that no sandbox uses; also when it already is removed."""
+    await services.cargos.delete(caller, cargo_id)
+    return Response(status_code=204)
+
+
+@router.post("/{cargo_id}/move", response_model=Cargo)
+async def move_cargo(caller: Writer, services: Svc, cargo_id: str, body: MoveCargo) -> WireResponse:
+    """Have a sandbox use this cargo in place of its own; no file is lost by it."""
+    return WireResponse(await services.cargos.move(caller, cargo_id, body.sandbox))

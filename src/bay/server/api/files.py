@@ -1,0 +1,432 @@
+"""`…/files/*`: all files of a sandbox, with paths that are absolute or relative to the workspace."""
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import fields
+from email.utils import formatdate
+from typing import Annotated, Any, Literal, Never, TypeVar
+from urllib.parse import parse_qs, quote
+
+from fastapi import APIRouter, Depends, Header, Query, Request, WebSocket
+from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import StreamingResponse
+
+from bay.errors import BadRequest
+from bay.models import FileInfo, SearchResult
+from bay.server.api.deps import ERRORS, Reader, SocketReader, Svc, Writer
+from bay.server.api.relay import accepted
+from bay.server.api.sandboxes import Ok
+from bay.server.api.watch_relay import relay
+from bay.server.file_link import Download, ListEnd, Wanted
+from bay.server.races import first
+from bay.server.replies import WireResponse
+from bay.server.tree_link import Unpacked
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}/files",
+    tags=["files"],
+    responses=ERRORS,
+    default_response_class=WireResponse,
+)
+
+NDJSON = "application/x-ndjson"
+_PIECE = 64 << 10
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+_MOST_BYTES = 10**18 - 1
+
+# Made once: a list has a hundred thousand of them.
+_FIELDS = tuple(field.name for field in fields(FileInfo))
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+T = TypeVar("T")
+PathText = Annotated[str, Field(max_length=8192)]
+ArchiveFormat = Annotated[Literal["tar", "tar.gz"], Query(description="Packed with gzip or not")]
+Octal = Annotated[str, Field(pattern=r"^[0-7]{1,4}$")]
+
+
+async def _path(
+    request: Request,
+    path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")],
+) -> str:
+    """The query's `path` with the very bytes it was sent with: the framework would put U+FFFD for what is not UTF-8."""
+    return _raw_path(request, path)
+
+
+async def _path_or_workspace(
+    request: Request,
+    path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")] = ".",
+) -> str:
+    return _raw_path(request, path)
+
+
+def _raw_path(request: HTTPConnection, path: str) -> str:
+    query = request.scope["query_string"].decode("latin-1")
+    given = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get("path")
+    return given[-1] if given else path
+
+
+FilePath = Annotated[str, Depends(_path)]
+FolderPath = Annotated[str, Depends(_path_or_workspace)]
+
+
+class Listed(BaseModel):
+    """What is below a directory, each directory before what is in it; `truncated`: there is more."""
+
+    entries: list[FileInfo]
+    truncated: bool
+
+
+class Carry(BaseModel):
+    """What goes where."""
+
+    source: PathText
+    destination: PathText
+    overwrite: Annotated[bool, Field(description="Replace what is at the destination")] = False
+
+
+class MakeDirectory(BaseModel):
+    """A directory to make."""
+
+    path: PathText
+    mode: Annotated[Octal, Field(description="Octal")] = "0755"
+    parents: Annotated[bool, Field(description="Make the directories above it too")] = True
+
+
+class ChangeMode(BaseModel):
+    """A mode to set."""
+
+    path: PathText
+    mode: Annotated[Octal, Field(description="Octal")]
+    recursive: Annotated[bool, Field(description="And of all that is in the directory")] = False
+
+
+class Edit(BaseModel):
+    """A text to put in the place of another."""
+
+    path: PathText
+    old: Annotated[str, Field(min_length=1, max_length=1 << 30, description="What is there now, exactly")]
+    new: Annotated[str, Field(max_length=1 << 30)]
+    all: Annotated[bool, Field(description="Wherever it is, and not only where it is once")] = False
+
+
+class Edited(BaseModel):
+    """How many times it was replaced."""
+
+    replaced: int
+
+
+@router.get("/content", response_class=StreamingResponse)
+async def read_content(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    path: FilePath,
+    range_: Annotated[str, Header(alias="Range", max_length=256, description="One range of bytes")] = "",
+    if_range: Annotated[
+        str, Header(alias="If-Range", max_length=256, description="An ETag; for another file all is answered")
+    ] = "",
+) -> StreamingResponse:
+    """A file's bytes, or with `Range` a part of them: 206, and 416 when the file has none of them."""
+    stack = AsyncExitStack()
+    wanted = _wanted(range_, if_range)
+    opened = services.sandbox_files.download(caller, sandbox_id, path, wanted)
+    download = await stack.enter_async_context(opened)
+    return StreamingResponse(
+        _within(stack, download.chunks),
+        206 if download.partial else 200,
+        _headers(path, download),
+        "application/octet-stream",
+    )
+
+
+@router.put("/content", response_model=FileInfo)
+async def write_content(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    request: Request,
+    path: FilePath,
+    mode: Annotated[str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; else as it was")] = None,
+    mtime: Annotated[
+        float | None, Query(gt=-(2**33), lt=2**33, allow_inf_nan=False, description="Seconds since 1970")
+    ] = None,
+    mkdir: Annotated[bool, Query(description="Make the directories above it too")] = True,
+) -> WireResponse:
+    """Replace a file by the body, of any size, at once when all of it has come; until then the old one stays."""
+    try:
+        written = await services.sandbox_files.upload(
+            caller, sandbox_id, path, request.stream(), mode=mode, mtime=mtime, mkdir=mkdir
+        )
+    except ClientDisconnect as error:
+        raise BadRequest("the body broke off; nothing was written") from error
+    return WireResponse(written)
+
+
+@router.get("/stat", response_model=FileInfo)
+async def stat_file(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    path: FilePath,
+    follow: Annotated[bool, Query(description="What a link leads to, and not the link")] = True,
+) -> WireResponse:
+    """What is at a path."""
+    return WireResponse(await services.sandbox_files.stat(caller, sandbox_id, path, follow=follow))
+
+
+@router.get("/list", response_model=Listed)
+async def list_files(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    path: FolderPath,
+    depth: Annotated[int, Query(ge=1, le=64, description="1: what is in the directory itself")] = 1,
+    glob: Annotated[str | None, Query(max_length=1024, description="Of the path below `path`")] = None,
+    limit: Annotated[int, Query(ge=1, le=200_000, description="Most entries to return")] = 10_000,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> StreamingResponse:
+    """What is below a directory, by name, a directory before what is in it. Links are not followed.
+
+    With `Accept: application/x-ndjson` an entry a line, and `{"truncated"}` as the last.
+    """
+    stack = AsyncExitStack()
+    items = await stack.enter_async_context(
+        services.sandbox_files.list(caller, sandbox_id, path, depth=depth, glob=glob, limit=limit)
+    )
+    if NDJSON in accept:
+        return StreamingResponse(_within(stack, _gathered(_as_lines(items))), media_type=NDJSON)
+    return StreamingResponse(_within(stack, _gathered(_as_object(items))), media_type="application/json")
+
+
+@router.post("/move", response_model=FileInfo)
+async def move_file(
+    caller: Writer, services: Svc, sandbox_id: str, request: Request, body: Carry
+) -> WireResponse:
+    """Rename a file or directory, also to another file system; answers what is at the destination then."""
+    moving = services.sandbox_files.move(
+        caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite
+    )
+    return WireResponse(await _while_here(request, moving))
+
+
+@router.post("/copy", response_model=FileInfo)
+async def copy_file(
+    caller: Writer, services: Svc, sandbox_id: str, request: Request, body: Carry
+) -> WireResponse:
+    """Copy a file, or a directory with all in it; it appears at the destination when it is whole."""
+    copying = services.sandbox_files.copy(
+        caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite
+    )
+    return WireResponse(await _while_here(request, copying))
+
+
+@router.post("/mkdir", response_model=FileInfo)
+async def make_directory(caller: Writer, services: Svc, sandbox_id: str, body: MakeDirectory) -> WireResponse:
+    """Make a directory. One that is there already stays as it is, and is answered."""
+    made = await services.sandbox_files.make_directory(
+        caller, sandbox_id, body.path, mode=body.mode, parents=body.parents
+    )
+    return WireResponse(made)
+
+
+@router.post("/chmod", response_model=FileInfo)
+async def change_mode(
+    caller: Writer, services: Svc, sandbox_id: str, request: Request, body: ChangeMode
+) -> WireResponse:
+    """Set the mode of a file, or of a directory and all in it."""
+    changing = services.sandbox_files.change_mode(
+        caller, sandbox_id, body.path, body.mode, recursive=body.recursive
+    )
+    return WireResponse(await _while_here(request, changing))
+
+
+@router.post("/edit", response_model=Edited)
+async def edit_file(caller: Writer, services: Svc, sandbox_id: str, body: Edit) -> WireResponse:
+    """Replace a text in a UTF-8 file, atomically; 409 with `details.matches` unless it is there once."""
+    replaced = await services.sandbox_files.edit(
+        caller, sandbox_id, body.path, body.old, body.new, everywhere=body.all
+    )
+    return WireResponse({"replaced": replaced})
+
+
+@router.get("/search", response_model=SearchResult)
+async def search_files(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    request: Request,
+    path: FolderPath,
+    query: Annotated[str, Query(max_length=4096, description="Text within one line; without it, names")] = "",
+    glob: Annotated[
+        str, Query(max_length=1024, description="Of the path below `path`; without a slash, of the name")
+    ] = "",
+    regex: Annotated[bool, Query(description="`query` is an expression of Python's `re`")] = False,
+    ignore_case: Annotated[bool, Query(description="Upper and lower case are the same")] = False,
+    hidden: Annotated[bool, Query(description="Also names that begin with a dot")] = False,
+    gitignore: Annotated[bool, Query(description="Leave out what .gitignore files say, and .git")] = True,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Most matches to return")] = 1000,
+) -> WireResponse:
+    """Find lines of text, or files by their names. Links are not followed; what takes longer than 30 s is cut."""
+    switches = {"regex": regex, "ignore_case": ignore_case, "hidden": hidden, "gitignore": gitignore}
+    asked = {"query": query, "glob": glob} | {name: str(on).lower() for name, on in switches.items()}
+    searching = services.file_trees.search(caller, sandbox_id, path, asked, limit)
+    return WireResponse(await _while_here(request, searching))
+
+
+@router.get("/archive", response_class=StreamingResponse)
+async def read_archive(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    path: FolderPath,
+    format: ArchiveFormat = "tar",  # noqa: A002
+) -> StreamingResponse:
+    """A directory with all in it, or a file, as a tar. What the sandbox's user cannot read is left out."""
+    stack = AsyncExitStack()
+    chunks = await stack.enter_async_context(services.file_trees.pack(caller, sandbox_id, path, format))
+    name = _shown_name(path).strip(".") or "files"
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}.{format}', safe='')}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    kind = "application/gzip" if format == "tar.gz" else "application/x-tar"
+    return StreamingResponse(_within(stack, chunks), headers=headers, media_type=kind)
+
+
+@router.put("/archive", response_model=Unpacked)
+async def write_archive(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    request: Request,
+    path: FolderPath,
+    format: ArchiveFormat = "tar",  # noqa: A002
+) -> WireResponse:
+    """Unpack the body below a directory, which is made. What was unpacked before an error stays."""
+    try:
+        made = await services.file_trees.unpack(caller, sandbox_id, path, format, request.stream())
+    except ClientDisconnect as error:
+        raise BadRequest("the body broke off; what was unpacked of it by then stays") from error
+    return WireResponse(made.model_dump())
+
+
+@router.websocket("/watch")
+async def watch_files(
+    socket: WebSocket,
+    caller: SocketReader,
+    services: Svc,
+    sandbox_id: str,
+    path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")] = ".",
+    recursive: Annotated[bool, Query(description="Also all directories in it")] = True,
+) -> None:
+    """What happens to a file, or in a directory, as it happens."""
+    watching = services.file_trees.watch(caller, sandbox_id, _raw_path(socket, path), recursive=recursive)
+    async with watching as watch:
+        if await accepted(socket):
+            await relay(socket, watch)
+
+
+@router.delete("", response_model=Ok)
+async def delete_file(
+    caller: Writer,
+    services: Svc,
+    sandbox_id: str,
+    request: Request,
+    path: FilePath,
+    recursive: Annotated[bool, Query(description="A directory with everything in it")] = True,
+) -> WireResponse:
+    """Remove a file, a link (and not what it leads to), or a directory."""
+    await _while_here(request, services.sandbox_files.delete(caller, sandbox_id, path, recursive=recursive))
+    return WireResponse({"status": "ok"})
+
+
+def _wanted(range_: str, if_range: str) -> Wanted:
+    """RFC 9110, section 14.2: what is not understood is as if it were not there, and of several ranges all is answered."""
+    found = _RANGE.fullmatch(range_.strip())
+    start, end = found.groups() if found else ("", "")
+    tag = if_range.strip()[1:-1] if if_range.strip() else None  # a date is like the tag of another file
+    if start and (not end or int(end) >= int(start)):
+        return Wanted(first=_bytes(start), last=_bytes(end) if end else None, if_range=tag)
+    if end and not start:
+        return Wanted(suffix=_bytes(end), if_range=tag)
+    return Wanted()
+
+
+def _bytes(digits: str) -> int:
+    return min(int(digits), _MOST_BYTES)
+
+
+def _headers(path: str, download: Download) -> dict[str, str]:
+    name = _shown_name(path)
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Length": str(download.length),
+        "ETag": f'"{download.etag}"',
+        "Last-Modified": formatdate(download.mtime, usegmt=True),
+        "X-Bay-Mode": download.mode,
+        "X-Bay-Mtime": repr(download.mtime),
+        "X-Content-Type-Options": "nosniff",
+    }
+    if download.partial:
+        last = download.first + download.length - 1
+        headers["Content-Range"] = f"bytes {download.first}-{last}/{download.size}"
+    return headers
+
+
+def _shown_name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+async def _within(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async with stack:
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _as_lines(items: AsyncIterator[FileInfo | ListEnd]) -> AsyncGenerator[bytes, None]:
+    async for item in items:
+        yield _json(item) + b"\n"
+
+
+async def _as_object(items: AsyncIterator[FileInfo | ListEnd]) -> AsyncGenerator[bytes, None]:
+    before = b'{"entries":['
+    async for item in items:
+        if isinstance(item, ListEnd):
+            closing = b"" if before == b"," else before
+            yield closing + b'],"truncated":' + (b"true}" if item.truncated else b"false}")
+        else:
+            yield before + _json(item)
+            before = b","
+
+
+async def _gathered(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same in larger pieces, each of which costs the server about as much as a small one."""
+    held: list[bytes] = []
+    size = 0
+    async for part in parts:
+        held.append(part)
+        size += len(part)
+        if size >= _PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
+def _json(item: FileInfo | ListEnd) -> bytes:
+    value = item.model_dump() if isinstance(item, ListEnd) else {n: getattr(item, n) for n in _FIELDS}
+    return _encode(value).encode()
+
+
+async def _while_here(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, unless the caller goes away: then it is given up, and the sandbox with it."""
+    return await first(work, _gone(request))
+
+
+async def _gone(request: Request) -> Never:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+    raise BadRequest("the caller went away")

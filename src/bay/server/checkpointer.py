@@ -1,0 +1,250 @@
+"""What the reconciler does to files: makes cargos, copies them into checkpoints, and puts checkpoints back.
+
+Everything here is called with the sandbox's key held, so it never happens twice at once to one sandbox. Each step may be
+repeated after a crash: the row says what is wanted until it is done.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.cargo.base import CargoBackend
+from bay.clock import Clock
+from bay.drivers.base import Driver, Handle
+from bay.errors import BayError, Conflict, NotFound, SandboxExpired
+from bay.server.peers import handle_of
+from bay.store import cargos, checkpoints, claims, events, sandboxes
+from bay.store.engine import Store
+from bay.store.records import CargoRecord, CheckpointRecord, SandboxRecord
+
+log = structlog.get_logger("bay.checkpoints")
+
+MIB = 1 << 20
+_COPIES = 4
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What becomes of a checkpoint or a restore that somebody waits for; `error` is why it failed."""
+
+    error: BayError | None = None
+
+
+class Checkpointer:
+    """Makes rows of checkpoints and restores come true. `discard` is told when files may have become superfluous."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        driver: Driver,
+        cargo: CargoBackend,
+        clock: Clock,
+        discard: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._driver = driver
+        self._cargo = cargo
+        self._clock = clock
+        self.discard = discard
+        self.suspect: Callable[[str], None] = _nobody
+        """Called with the id of a sandbox that could not be thawed; the reconciler sees to it."""
+        self._outcomes: dict[str, Outcome] = {}
+        """By the id of a checkpoint, or of a sandbox that is restored: there is one of each at a time."""
+        # Without btrfs a copy takes disk and processor: more at once only makes each slower. Nothing else is awaited with it.
+        self._copying = asyncio.Semaphore(_COPIES)
+        # Held for one write of a limit, so that the row that was read is still the newest.
+        self._limiting = asyncio.Lock()
+
+    def expect(self, key: str) -> Outcome:
+        """What will be told of that checkpoint, or of the restore of that sandbox; to be called in the transaction that asks for it."""
+        outcome = self._outcomes[key] = Outcome()
+        return outcome
+
+    def expected(self, key: str) -> Outcome | None:
+        """The same for one more who waits; None when it is over."""
+        return self._outcomes.get(key)
+
+    def _tell(self, key: str, error: BayError | None = None) -> None:
+        if (outcome := self._outcomes.pop(key, None)) is not None:
+            outcome.error = error
+
+    async def make_cargo(self, cargo_id: str) -> None:
+        """See to it that the cargo is there, with the files it begins with, and its limit holds.
+
+        Raises StorageFull, NotFound or DriverUnavailable.
+        """
+        cargo = await self._present(cargo_id)
+        async with self._copying:
+            await self._cargo.create(
+                cargo_id, limit_bytes=_bytes(cargo.size_limit_mb), origin=cargo.origin_id
+            )
+        try:
+            async with self._limiting:
+                cargo = await self._present(cargo_id)
+                # Also of one that was there: its limit was changed, or it came from a backup and has none yet.
+                await self._cargo.set_limit(cargo_id, _bytes(cargo.size_limit_mb))
+        except NotFound:
+            await self._cargo.remove(cargo_id)  # it was deleted while it was made
+            raise
+        if cargo.origin_id is not None:
+            async with self._store.write() as db:
+                await cargos.change(db, cargo_id, origin_id=None)
+            self.discard()
+
+    async def _present(self, cargo_id: str) -> CargoRecord:
+        async with self._store.read() as db:
+            cargo = await cargos.get(db, cargo_id)
+        if cargo.deleted_at is not None:
+            raise NotFound(f"there is no cargo {cargo_id}; it was deleted")
+        return cargo
+
+    async def take(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
+        """Make a checkpoint that was asked for; what runs stands still while it is copied."""
+        try:
+            await self.make_cargo(sandbox.cargo_id)
+            async with self._standing_still(sandbox):
+                now = self._clock()
+                await self._cargo.checkpoint(sandbox.cargo_id, checkpoint_id)
+        except BayError as error:
+            await self.give_up_checkpoint(sandbox, checkpoint_id, error)
+            return
+        async with self._store.write() as db:
+            await self._made(db, sandbox, checkpoint_id, now)
+            self._tell(checkpoint_id)
+        self.discard()
+        log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
+
+    async def prepare_restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
+        """Make what will be put in place, while the sandbox goes on as it is; False when that cannot be, which is then said."""
+        try:
+            await self._check_alone(sandbox)
+            await self.make_cargo(sandbox.cargo_id)
+            async with self._store.read() as db:
+                limit = _bytes((await cargos.get(db, sandbox.cargo_id)).size_limit_mb)
+            await self._cargo.prepare_restore(sandbox.cargo_id, checkpoint_id, limit_bytes=limit)
+        except BayError as error:
+            await self.give_up_restore(sandbox, error)
+            return False
+        return True
+
+    async def restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
+        """Put it in place; the sandbox has no session any more."""
+        try:
+            await self._cargo.restore(sandbox.cargo_id)
+        except BayError as error:
+            await self.give_up_restore(sandbox, error)
+            return
+        async with self._store.write() as db:
+            await sandboxes.change(db, sandbox.id, restore_id=None, checkpoint_id=checkpoint_id)
+            await events.add(db, sandbox, "sandbox.restored", self._clock(), checkpoint_id=checkpoint_id)
+            self._tell(sandbox.id)
+        self.discard()
+        log.info("sandbox.restored", id=sandbox.id, checkpoint=checkpoint_id)
+
+    async def forgo(self, sandbox: SandboxRecord) -> None:
+        """The sandbox has expired: nothing that was asked of its files is done any more."""
+        error = SandboxExpired(f"sandbox {sandbox.id} expired at {sandbox.expires_at}; create a new one")
+        if sandbox.checkpoint_due is not None:
+            await self.give_up_checkpoint(sandbox, sandbox.checkpoint_due, error)
+        if sandbox.restore_id is not None:
+            await self.give_up_restore(sandbox, error)
+
+    async def give_up_checkpoint(self, sandbox: SandboxRecord, checkpoint_id: str, error: BayError) -> None:
+        """It is not made: whoever waits is told why, and may ask again with the same idempotency key."""
+        now = self._clock()
+        async with self._store.write() as db:
+            record = await _known(db, checkpoint_id)
+            # As ready: the backend may have something of it, which goes with the others that nobody sees.
+            await checkpoints.change(db, checkpoint_id, state="ready", deleted_at=now)
+            await claims.forget_resource(db, record.owner, checkpoint_id)
+            if record.auto:
+                await events.add(
+                    db, sandbox, "sandbox.checkpoint_failed", now, code=error.code, message=error.message
+                )
+            self._tell(checkpoint_id, error)
+        self.discard()
+        log.warning("checkpoint.failed", id=checkpoint_id, code=error.code, error=error.message)
+
+    async def give_up_restore(self, sandbox: SandboxRecord, error: BayError) -> None:
+        """The files stay as they are, and the sandbox goes on with them."""
+        async with self._store.write() as db:
+            await sandboxes.change(db, sandbox.id, restore_id=None)
+            await events.add(
+                db, sandbox, "sandbox.restore_failed", self._clock(), code=error.code, message=error.message
+            )
+            self._tell(sandbox.id, error)
+        self.discard()
+        log.warning("sandbox.restore_failed", id=sandbox.id, code=error.code, error=error.message)
+
+    @asynccontextmanager
+    async def _standing_still(self, sandbox: SandboxRecord) -> AsyncGenerator[None, None]:
+        session = sandbox.session
+        if session is None or session.phase != "running" or not self._driver.capabilities.pause:
+            yield
+            return
+        await self._cargo.settle(
+            sandbox.cargo_id
+        )  # what is on the disk already need not be waited for frozen
+        handle = handle_of(session)
+        try:
+            await self._driver.pause(handle)
+            yield
+        finally:
+            await self._thaw(sandbox, handle)
+
+    async def _thaw(self, sandbox: SandboxRecord, handle: Handle) -> None:
+        try:
+            await self._driver.resume(handle)
+        except BayError as error:  # what was copied is none the worse for it
+            log.warning("sandbox.not_thawed", id=sandbox.id, code=error.code, error=error.message)
+            self.suspect(sandbox.id)
+
+    async def _made(
+        self, db: AsyncConnection, sandbox: SandboxRecord, checkpoint_id: str, now: datetime
+    ) -> None:
+        record = await _known(db, checkpoint_id)
+        present = await sandboxes.get(db, sandbox.id) or sandbox
+        await checkpoints.change(
+            db, checkpoint_id, state="ready", created_at=now, parent_id=present.checkpoint_id
+        )
+        if record.hidden:
+            return
+        await sandboxes.change(db, sandbox.id, checkpoint_id=checkpoint_id)
+        await events.add(
+            db, sandbox, "sandbox.checkpointed", now, checkpoint_id=checkpoint_id, auto=record.auto
+        )
+        if record.auto and present.checkpoint_policy:
+            surplus = await checkpoints.surplus(db, sandbox.id, present.checkpoint_policy.keep_last)
+            await checkpoints.hide(db, [one for one in surplus if one != present.restore_id], now)
+
+    async def _check_alone(self, sandbox: SandboxRecord) -> None:
+        """No other sandbox has the cargo mounted; none begins to, since it sees that this one is being restored."""
+        async with self._store.read() as db:
+            found = await sandboxes.sharing(db, sandbox.cargo_id)
+        others = [other.id for other in found if other.id != sandbox.id and other.session is not None]
+        if others:
+            raise Conflict(
+                f"cargo {sandbox.cargo_id} is in use in {', '.join(others)} as well; stop that first",
+                details={"active_sandbox_ids": others},
+            )
+
+
+async def _known(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord:
+    record = await checkpoints.get(db, checkpoint_id)
+    if record is None:
+        raise NotFound(f"there is no checkpoint {checkpoint_id}")
+    return record
+
+
+def _nobody(_sandbox_id: str) -> None:
+    pass
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes * MIB

@@ -1,0 +1,80 @@
+"""Removes the files of checkpoints that nobody sees any more, once nothing is made of them: a fork may be, or an export read."""
+
+import asyncio
+
+import structlog
+
+from bay.cargo.base import CargoBackend
+from bay.clock import Clock
+from bay.errors import BayError
+from bay.server.uses import Uses
+from bay.store import checkpoints
+from bay.store.engine import Store
+
+log = structlog.get_logger("bay.discards")
+
+_AGAIN_S = 60.0
+
+
+class Discards:
+    """Works when it is poked, and once a minute. `reading` counts who reads a checkpoint now, by its id."""
+
+    def __init__(self, *, store: Store, cargo: CargoBackend, clock: Clock, reading: Uses) -> None:
+        self._store = store
+        self._cargo = cargo
+        self._clock = clock
+        self._reading = reading
+        self._poked = asyncio.Event()
+
+    def poke(self) -> None:
+        """Something may have become superfluous."""
+        self._poked.set()
+
+    async def take_over(self) -> None:
+        """After a restart: what is on the host without a row goes, and a row without files is one that nobody sees."""
+        now = self._clock()
+        there = await self._cargo.list_checkpoints()
+        async with self._store.write() as db:
+            await checkpoints.hide_forgotten(db, now)
+            known = await checkpoints.ids_in(db, "making", "ready")
+            lost = await checkpoints.ids_in(db, "ready") - there
+            await checkpoints.hide(db, sorted(lost), now)
+        for checkpoint_id in there - known:
+            try:
+                await self._cargo.remove_checkpoint(checkpoint_id)
+            except BayError as error:  # the next start tries again
+                log.warning("checkpoint.stays", id=checkpoint_id, error=error.message)
+        if lost:
+            log.warning("checkpoints.lost", ids=sorted(lost))
+        self.poke()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(_AGAIN_S):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+            try:
+                await self.discard()
+            except Exception:
+                log.exception("discards.failed")
+
+    async def discard(self) -> None:
+        """Remove once what may go."""
+        async with self._store.read() as db:
+            found = await checkpoints.removable(db)
+        for checkpoint_id in found:
+            if not self._reading.any(checkpoint_id):
+                await self._remove(checkpoint_id)
+
+    async def _remove(self, checkpoint_id: str) -> None:
+        try:
+            await self._cargo.remove_checkpoint(checkpoint_id)
+        except (BayError, OSError) as error:
+            log.warning("checkpoint.stays", id=checkpoint_id, error=str(error))
+            return
+        async with self._store.write(only_execs=True) as db:
+            await checkpoints.change(db, checkpoint_id, state="gone")

@@ -1,0 +1,203 @@
+"""Bay's calls to the files of a Ship, any path of them. What comes back is checked and bounded here."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, FiniteFloat
+
+from bay.errors import ShipError
+from bay.models import FileInfo, FileType
+from bay.server.ship_answers import Count, Text, collect, parse
+from bay.server.ship_link import ShipLink, lines
+from bay.server.ship_wire import Peer
+
+_SILENCE_S = 120.0
+"""For a Ship that neither gives nor takes. Longer than a disk takes to come back."""
+_WORK_S = 3600.0
+"""For what says nothing until it is done, such as a copy."""
+_SMALL = 1 << 20
+_LINE = 256 << 10
+
+Mode = Annotated[str, Field(pattern=r"^[0-7]{4}$")]
+Owner = Annotated[int, Field(ge=0, lt=2**32)]
+Seconds = Annotated[FiniteFloat, Field(gt=-(2**36), lt=2**36)]
+"""Since the epoch; what calendars can say ends in the year 9999."""
+LongText = Annotated[str, Field(max_length=65536)]
+
+
+class _Info(BaseModel):
+    name: Text
+    path: LongText
+    type: FileType
+    size: Count | None
+    mode: Mode
+    uid: Owner
+    gid: Owner
+    mtime: Seconds
+    target: LongText | None = None
+
+    def to_info(self) -> FileInfo:
+        return FileInfo(**dict(self))
+
+
+class _Part(BaseModel):
+    size: Count
+    first: Count
+    length: Count
+    partial: bool
+    etag: Annotated[str, Field(pattern=r"^[0-9a-f-]{1,80}$")]
+    mode: Mode
+    mtime: Seconds
+
+
+class ListEnd(BaseModel):
+    """The last line of a list: whether there is more than it shows."""
+
+    truncated: bool
+
+
+class _Replaced(BaseModel):
+    replaced: Count
+
+
+class _Done(BaseModel):
+    status: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which bytes of a file: `first` to `last` (None: the end), or the last `suffix`. Of `if_range`'s state, else all."""
+
+    first: int | None = None
+    last: int | None = None
+    suffix: int | None = None
+    if_range: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file, or a part of it, being read: `length` bytes from `first` on of `size`."""
+
+    size: int
+    first: int
+    length: int
+    partial: bool
+    etag: str
+    mode: str
+    mtime: float
+    chunks: AsyncIterator[bytes]
+
+
+class FileLink:
+    """The files of all sessions, over the connections of `link`. `silence_s` bounds how long a Ship may keep still."""
+
+    def __init__(self, link: ShipLink, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
+        self._link = link
+        self._silence_s = silence_s
+        self._work_s = work_s
+
+    @asynccontextmanager
+    async def download(self, peer: Peer, path: str, wanted: Wanted) -> AsyncGenerator[Download, None]:
+        """A file's bytes as they come, for as long as they do. Raises FileMissing, RangeNotSatisfiable."""
+        query = _query(
+            path, first=wanted.first, last=wanted.last, suffix=wanted.suffix, if_range=wanted.if_range
+        )
+        opened = self._link.open(peer, "GET", "/fs/content", query, deadline_s=self._silence_s)
+        async with opened as (wire, head):
+            part = parse(_Part, head.file.encode())
+            if head.content_length != part.length or part.first + part.length > part.size:
+                raise ShipError("the sandbox's runtime contradicts itself about a file")
+            yield Download(**dict(part), chunks=wire.body(self._silence_s))
+
+    async def upload(
+        self,
+        peer: Peer,
+        path: str,
+        body: AsyncIterator[bytes],
+        *,
+        mode: str | None,
+        mtime: float | None,
+        mkdir: bool,
+    ) -> FileInfo:
+        """Replace a file atomically. When `body` raises, the old one stays."""
+        query = _query(path, mode=mode, mtime=mtime, mkdir=_flag(mkdir))
+        async with self._link.open(
+            peer, "PUT", "/fs/content", query, body, "application/octet-stream",
+            deadline_s=self._silence_s, while_moving=True,
+        ) as (wire, _):  # fmt: skip
+            return parse(_Info, await collect(wire.body(), _SMALL)).to_info()
+
+    async def stat(self, peer: Peer, path: str, *, follow: bool) -> FileInfo:
+        """What is at a path."""
+        query = _query(path, follow=_flag(follow))
+        return (await self._link.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
+
+    @asynccontextmanager
+    async def list(
+        self, peer: Peer, path: str, *, depth: int, glob: str | None, limit: int
+    ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
+        """What is below a directory, as it comes; the last item is a ListEnd."""
+        query = _query(path, depth=depth, glob=glob, limit=limit)
+        opened = self._link.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s)
+        async with opened as (wire, _):
+            yield _entries(wire.body(self._silence_s), limit)
+
+    async def move(self, peer: Peer, source: str, destination: str, *, overwrite: bool) -> FileInfo:
+        """Rename, also to another file system."""
+        body = {"source": source, "destination": destination, "overwrite": overwrite}
+        return await self._work(peer, "/fs/move", body)
+
+    async def copy(self, peer: Peer, source: str, destination: str, *, overwrite: bool) -> FileInfo:
+        """Copy a file, or a directory with all in it."""
+        body = {"source": source, "destination": destination, "overwrite": overwrite}
+        return await self._work(peer, "/fs/copy", body)
+
+    async def make_directory(self, peer: Peer, path: str, *, mode: str, parents: bool) -> FileInfo:
+        """A directory that is there afterwards."""
+        return await self._work(peer, "/fs/mkdir", {"path": path, "mode": mode, "parents": parents})
+
+    async def change_mode(self, peer: Peer, path: str, mode: str, *, recursive: bool) -> FileInfo:
+        """Another mode for a file, or for a directory and all in it."""
+        return await self._work(peer, "/fs/chmod", {"path": path, "mode": mode, "recursive": recursive})
+
+    async def edit(self, peer: Peer, path: str, old: str, new: str, *, everywhere: bool) -> int:
+        """Replace a text in a file; how many times. Raises Conflict with `details.matches`."""
+        body = {"path": path, "old": old, "new": new, "all": everywhere}
+        return (await self._link.call(peer, _Replaced, "POST", "/fs/edit", None, body)).replaced
+
+    async def delete(self, peer: Peer, path: str, *, recursive: bool) -> None:
+        """Remove a file, or a directory."""
+        query = _query(path, recursive=_flag(recursive))
+        await self._link.call(peer, _Done, "DELETE", "/fs", query, deadline_s=self._work_s)
+
+    async def _work(self, peer: Peer, path: str, body: Mapping[str, Any]) -> FileInfo:
+        found = await self._link.call(peer, _Info, "POST", path, None, body, self._work_s)
+        return found.to_info()
+
+
+def _query(path: str, **given: object) -> dict[str, object]:
+    # As bytes: a name need not be UTF-8.
+    asked: dict[str, object] = {"path": path.encode("utf-8", "surrogateescape")}
+    return asked | {name: value for name, value in given.items() if value is not None}
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+async def _entries(
+    chunks: AsyncGenerator[bytes, None], limit: int
+) -> AsyncGenerator[FileInfo | ListEnd, None]:
+    count = 0
+    async for line in lines(chunks, _LINE):
+        if line.startswith(b'{"truncated"'):
+            yield parse(ListEnd, line)
+            return
+        if line:  # an empty one is a sign of life
+            count += 1
+            if count > limit:
+                raise ShipError("the sandbox's runtime listed more than was asked for")
+            yield parse(_Info, line).to_info()
+    raise ShipError("the sandbox's runtime broke off in the middle of a list")

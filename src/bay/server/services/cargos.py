@@ -1,0 +1,246 @@
+"""Cargos: the files of sandboxes, and those that a caller keeps apart from any."""
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.cargo.base import CargoBackend
+from bay.clock import Clock
+from bay.errors import BayError, Conflict, InvalidArgument, NotFound
+from bay.ids import new_id
+from bay.models import Cargo, Profile, from_wire, to_wire
+from bay.server import idempotency
+from bay.server.auth import Caller
+from bay.server.checkpointer import Checkpointer
+from bay.server.quotas import Quotas
+from bay.server.snapshots import Snapshots
+from bay.server.wake import Waker
+from bay.store import audit, cargos, events, sandboxes
+from bay.store.engine import Store
+from bay.store.records import CargoRecord, Page, SandboxRecord
+
+log = structlog.get_logger("bay.cargos")
+
+
+class Cargos:
+    """The service behind `/v1/cargos`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waker: Waker,
+        cargo: CargoBackend,
+        checkpointer: Checkpointer,
+        snapshots: Snapshots,
+        quotas: Quotas,
+        profiles: dict[str, Profile],
+        most_mb: int,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._waker = waker
+        self._cargo = cargo
+        self._checkpointer = checkpointer
+        self._snapshots = snapshots
+        self._quotas = quotas
+        self._profiles = profiles
+        self._most_mb = most_mb
+        self._clock = clock
+
+    async def create(
+        self,
+        caller: Caller,
+        size_limit_mb: int | None,
+        from_checkpoint: str | None,
+        idempotency_key: str | None,
+    ) -> Cargo:
+        """An external cargo, empty or with the files of a checkpoint. Without a limit it has the most that one may have.
+
+        Raises StorageFull, NotFound, InvalidArgument or QuotaExceeded.
+        """
+        body = {"size_limit_mb": size_limit_mb, "from_checkpoint": from_checkpoint}
+        request = idempotency.request(caller, idempotency_key, "POST /v1/cargos", body)
+        async with self._store.write() as db:
+            if request is not None and (claim := await request.earlier(db)) is not None:
+                return from_wire(Cargo, claim.answer)
+            await self._quotas.admit_cargo(db, caller)
+            if from_checkpoint is not None:
+                await self._snapshots.usable(db, caller, from_checkpoint)
+            record = self._record(caller, _within(size_limit_mb, self._most_mb), from_checkpoint)
+            await cargos.add(db, _row(record))
+            if request is not None:
+                answer = to_wire(self._view(record, (), None))
+                await request.claim(db, record.id, answer, self._clock())
+        audit.about(record.id)
+        try:
+            await self._checkpointer.make_cargo(record.id)
+        except BayError:
+            async with self._store.write() as db:
+                await cargos.change(db, record.id, deleted_at=self._clock())
+                if request is not None:
+                    await request.withdraw(db)
+            raise
+        return self._view(record, (), await self._cargo.charged(record.id))
+
+    async def page(self, caller: Caller, *, managed: bool, after: int, limit: int) -> Page[Cargo]:
+        """Part of the caller's cargos, oldest first."""
+        async with self._store.read() as db:
+            found = await cargos.page(db, caller.owner, managed=managed, after=after, limit=limit)
+            users = await cargos.users(db, [record.id for record in found.items])
+        items = [
+            self._view(record, users.get(record.id, ()), await self._charged(record))
+            for record in found.items
+        ]
+        return Page(items=tuple(items), next_cursor=found.next_cursor)
+
+    async def get(self, caller: Caller, cargo_id: str) -> Cargo:
+        """One cargo."""
+        async with self._store.read() as db:
+            record = await self._find(db, caller, cargo_id)
+            users = await cargos.users(db, [record.id])
+        return self._view(record, users.get(record.id, ()), await self._charged(record))
+
+    async def update(self, caller: Caller, cargo_id: str, size_limit_mb: int | None) -> Cargo:
+        """Change how much it may hold; None is the most. Below what it holds, nothing more can be written until enough is deleted.
+
+        The most is what the profile of its sandbox says, of an external one the setting `max_cargo_mb`.
+        """
+        async with self._store.write() as db:
+            record = await self._find(db, caller, cargo_id)
+            wanted = _within(size_limit_mb, await self._most_of(db, record))
+            await cargos.change(db, record.id, size_limit_mb=wanted)
+        await self._checkpointer.make_cargo(record.id)
+        return await self.get(caller, cargo_id)
+
+    async def _most_of(self, db: AsyncConnection, record: CargoRecord) -> int | None:
+        if record.managed_by_sandbox_id is None:
+            return self._most_mb
+        sandbox = await sandboxes.get(db, record.managed_by_sandbox_id)
+        profile = self._profiles.get(sandbox.profile) if sandbox else None
+        return profile.disk_mb if profile else record.size_limit_mb
+
+    async def delete(self, caller: Caller, cargo_id: str) -> None:
+        """Remove an external cargo; also when it already is. Raises Conflict while a sandbox has it."""
+        async with self._store.write() as db:
+            record = await cargos.find_any(db, caller.owner, cargo_id)
+            if record is None:
+                raise NotFound(f"there is no cargo {cargo_id}")
+            if record.deleted_at is not None:
+                return
+            await _check_free(db, record)
+            await cargos.change(db, record.id, deleted_at=self._clock())
+        audit.about(record.id)
+        self._checkpointer.discard()  # the checkpoint that it was to be made of may be free now
+        await self._cargo.remove(record.id)
+
+    async def move(self, caller: Caller, cargo_id: str, ref: str) -> Cargo:
+        """Have the sandbox `ref` use this cargo in place of its own. Nothing is lost on the way.
+
+        A managed cargo that is replaced becomes an external one; a sandbox whose managed cargo is taken gets a new one.
+        Raises Conflict while a sandbox that gives or takes has compute.
+        """
+        target = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(target)
+        async with self._store.write() as db:
+            record = await self._find(db, caller, cargo_id)
+            target = await sandboxes.get(db, target.id) or target
+            if target.cargo_id != record.id:
+                await self._move(db, record, target)
+        audit.about(cargo_id)
+        return await self.get(caller, cargo_id)
+
+    async def _move(self, db: AsyncConnection, record: CargoRecord, target: SandboxRecord) -> None:
+        giver_id = record.managed_by_sandbox_id
+        giver = await sandboxes.get(db, giver_id) if giver_id else None
+        if target.target == "deleted" or target.deleted_at is not None:
+            raise NotFound(f"there is no sandbox {target.id}; it was deleted")
+        _check_cold([target] if giver is None else [giver, target])
+        replaced = await cargos.get(db, target.cargo_id)
+        await sandboxes.change(db, target.id, cargo_id=record.id, checkpoint_id=None)
+        await events.add(db, target, "sandbox.updated", self._clock(), fields=["cargo_id"])
+        if replaced.managed_by_sandbox_id == target.id:
+            await cargos.change(db, replaced.id, managed_by_sandbox_id=None)
+        if giver is None:
+            return
+        await cargos.change(db, record.id, managed_by_sandbox_id=target.id)
+        fresh = CargoRecord(
+            id=new_id("ws"), owner=record.owner, managed_by_sandbox_id=giver.id, backend=self._cargo.name,
+            size_limit_mb=record.size_limit_mb, created_at=self._clock(), last_accessed_at=self._clock(), deleted_at=None,
+        )  # fmt: skip
+        await cargos.add(db, _row(fresh))
+        await sandboxes.change(db, giver.id, cargo_id=fresh.id, checkpoint_id=None)
+        await events.add(db, giver, "sandbox.updated", self._clock(), fields=["cargo_id"])
+
+    async def _find(self, db: AsyncConnection, caller: Caller, cargo_id: str) -> CargoRecord:
+        record = await cargos.find(db, caller.owner, cargo_id)
+        if record is None:
+            raise NotFound(f"there is no cargo {cargo_id}")
+        return record
+
+    async def _charged(self, record: CargoRecord) -> int | None:
+        try:
+            return await self._cargo.charged(record.id)
+        except BayError as error:  # a list must not fail because one cargo is not there yet
+            log.info("cargo.unweighed", id=record.id, error=error.message)
+            return None
+
+    def _record(self, caller: Caller, size_limit_mb: int | None, origin_id: str | None) -> CargoRecord:
+        now = self._clock()
+        return CargoRecord(
+            id=new_id("ws"), owner=caller.owner, managed_by_sandbox_id=None, backend=self._cargo.name,
+            size_limit_mb=size_limit_mb, origin_id=origin_id, created_at=now, last_accessed_at=now, deleted_at=None,
+        )  # fmt: skip
+
+    def _view(self, record: CargoRecord, sandbox_ids: tuple[str, ...], charged: int | None) -> Cargo:
+        owner = record.managed_by_sandbox_id
+        return Cargo(
+            id=record.id, managed=owner is not None, managed_by_sandbox_id=owner, backend=record.backend,
+            size_limit_mb=record.size_limit_mb, created_at=record.created_at, last_accessed_at=record.last_accessed_at,
+            size_limit_enforced=self._cargo.limits, used_bytes=record.used_bytes, used_inodes=record.used_inodes,
+            charged_bytes=charged, measured_at=record.measured_at, sandbox_ids=sandbox_ids,
+        )  # fmt: skip
+
+
+def _within(wanted: int | None, most: int | None) -> int | None:
+    """The limit that was asked for, or the most. Raises InvalidArgument beyond that."""
+    if wanted is not None and most is not None and wanted > most:
+        raise InvalidArgument(
+            f"this cargo may hold {most} MiB at most; ask for less, or have the server's limit raised"
+        )
+    return most if wanted is None else wanted
+
+
+def _row(record: CargoRecord) -> dict[str, object]:
+    return {name: getattr(record, name) for name in CargoRecord.__slots__}
+
+
+def _check_cold(found: list[SandboxRecord]) -> None:
+    busy = [sandbox.id for sandbox in found if not _is_cold(sandbox)]
+    if busy:
+        raise Conflict(
+            f"{', '.join(busy)} has compute, or its files are just being copied; a cargo moves between cold sandboxes only: "
+            "stop it first, and try again",
+            details={"active_sandbox_ids": busy},
+        )
+
+
+def _is_cold(sandbox: SandboxRecord) -> bool:
+    """Whether nothing is, or is about to be, done with its files."""
+    wanted = (
+        sandbox.target != "stopped" or sandbox.restore_id is not None or sandbox.checkpoint_due is not None
+    )
+    return sandbox.session is None and not wanted
+
+
+async def _check_free(db: AsyncConnection, record: CargoRecord) -> None:
+    if (owner := record.managed_by_sandbox_id) is not None:
+        raise Conflict(
+            f"cargo {record.id} belongs to {owner} and goes when that does; delete that, or move the cargo",
+            details={"managed_by_sandbox_id": owner},
+        )
+    users = (await cargos.users(db, [record.id])).get(record.id, ())
+    if users:
+        raise Conflict(
+            f"cargo {record.id} is the workspace of {', '.join(users)}; delete that, or give it another cargo",
+            details={"active_sandbox_ids": list(users)},
+        )

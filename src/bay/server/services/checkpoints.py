@@ -1,0 +1,251 @@
+"""Checkpoints of a sandbox: make, list, restore, delete, and their way out of and into this host."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.exc import IntegrityError
+
+from bay import __version__
+from bay.cargo.base import CargoBackend
+from bay.cargo.facts import Facts
+from bay.cargo.streams import export_stream, import_stream
+from bay.clock import Clock
+from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
+from bay.ids import is_name
+from bay.models import Checkpoint, Sandbox, to_wire
+from bay.server import due, idempotency, lifecycle
+from bay.server.auth import Caller
+from bay.server.checkpointer import MIB
+from bay.server.quotas import Quotas
+from bay.server.snapshots import Snapshots
+from bay.server.uses import Uses
+from bay.server.wake import Waker
+from bay.store import audit, cargos, checkpoints, events, sandboxes
+from bay.store.engine import Store
+from bay.store.records import CheckpointRecord, Page, SandboxRecord
+
+_MOST_COMMENT = 4096
+_MOST_TRANSFERS = 4
+"""Exports and imports of one owner at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCheckpoint:
+    """What a create asks for."""
+
+    name: str | None = None
+    comment: str | None = None
+
+
+class Checkpoints:
+    """The service behind `…/checkpoints`. None of it needs compute, and only a restore changes what runs."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waker: Waker,
+        snapshots: Snapshots,
+        cargo: CargoBackend,
+        reading: Uses,
+        quotas: Quotas,
+        discard: Callable[[], None],
+        capabilities_of: Callable[[str], tuple[str, ...]],
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._waker = waker
+        self._snapshots = snapshots
+        self._cargo = cargo
+        self._reading = reading
+        self._quotas = quotas
+        self._transfers = _Transfers()
+        self._discard = discard
+        self._capabilities_of = capabilities_of
+        self._clock = clock
+
+    async def create(
+        self, caller: Caller, ref: str, new: NewCheckpoint, idempotency_key: str | None
+    ) -> Checkpoint:
+        """A checkpoint of the files as they are now. Raises Conflict when its name is taken, StorageFull."""
+        sandbox = await self._find(caller, ref)
+        _check(new)
+        call = f"POST /v1/sandboxes/{sandbox.id}/checkpoints"
+        request = idempotency.request(caller, idempotency_key, call, to_wire(new))
+        wanted = due.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
+        made = await self._snapshots.make(sandbox, wanted, request)
+        return _view(made, (await self._waker.find(caller, sandbox.id)).checkpoint_id)
+
+    async def page(
+        self, caller: Caller, ref: str, *, auto: bool | None, after: int, limit: int
+    ) -> Page[Checkpoint]:
+        """Part of the sandbox's checkpoints, oldest first."""
+        sandbox = await self._waker.find(caller, ref)
+        async with self._store.read() as db:
+            found = await checkpoints.page(db, sandbox.id, auto=auto, after=after, limit=limit)
+        items = tuple(_view(record, sandbox.checkpoint_id) for record in found.items)
+        return Page(items=items, next_cursor=found.next_cursor)
+
+    async def get(self, caller: Caller, ref: str, checkpoint: str) -> Checkpoint:
+        """One checkpoint, by id or name."""
+        sandbox = await self._waker.find(caller, ref)
+        return _view(await self._snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
+
+    async def delete(self, caller: Caller, ref: str, checkpoint: str) -> None:
+        """Remove a checkpoint; also when it already is. What was made of it stays. Raises NotFound, and Conflict while it is put back."""
+        sandbox = await self._waker.find(caller, ref)
+        async with self._store.write() as db:
+            found = await checkpoints.find(db, sandbox.id, checkpoint)
+            if found is None and await self._is_deleted(sandbox, checkpoint):
+                return
+            found = found or await self._snapshots.find(sandbox, checkpoint)
+            present = await sandboxes.get(db, sandbox.id)
+            if present is not None and present.restore_id == found.id:
+                raise Conflict(f"checkpoint {checkpoint} is being put back; delete it after that")
+            await checkpoints.hide(db, [found.id], self._clock())
+            await events.add(db, sandbox, "sandbox.checkpoint_deleted", self._clock(), checkpoint_id=found.id)
+        audit.about(found.id)
+        self._discard()
+
+    async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
+        """Put the files back as they were. What runs ends, and compute that was there starts again with them.
+
+        When it fails the files and what runs are as before. Raises Conflict while another restore is under way,
+        and when the cargo is in use in another sandbox.
+        """
+        sandbox = await self._find(caller, ref)
+        found = await self._snapshots.find(sandbox, checkpoint)
+        await self._snapshots.restore(sandbox, found)
+        after = await self._waker.find(caller, sandbox.id)
+        return lifecycle.view(after, self._clock(), self._capabilities_of(after.profile))
+
+    @asynccontextmanager
+    async def export(
+        self, caller: Caller, ref: str, checkpoint: str
+    ) -> AsyncGenerator[tuple[Checkpoint, AsyncIterator[bytes]], None]:
+        """The checkpoint and, as it comes, one compressed archive of it; it is not removed under who reads it.
+
+        Raises QuotaExceeded while too many exports and imports of the owner are under way.
+        """
+        sandbox = await self._waker.find(caller, ref)
+        record = await self._snapshots.find(sandbox, checkpoint)
+        with self._transfers.place(caller.owner), self._reading.hold(record.id):
+            try:
+                record = await self._snapshots.find(sandbox, record.id)  # held from here on
+                facts = Facts(
+                    bay=__version__, persist=record.persist, image=record.image, created_at=record.created_at,
+                    name=record.name, comment=record.comment, sandbox_id=sandbox.id,
+                )  # fmt: skip
+                path = self._cargo.checkpoint_path(record.id)
+                async with aclosing(export_stream(path, facts)) as chunks:
+                    first = await anext(chunks, b"")  # so that what fails at once is no answer that is cut
+                    yield _view(record, sandbox.checkpoint_id), _behind(first, chunks)
+            finally:
+                self._discard()
+
+    async def import_(
+        self, caller: Caller, ref: str, new: NewCheckpoint, body: AsyncIterator[bytes]
+    ) -> Checkpoint:
+        """A checkpoint of this sandbox from an archive that an export made, here or elsewhere.
+
+        Raises BadRequest, StorageFull, Conflict when there is no room or name for it, and QuotaExceeded as `export` does.
+        """
+        sandbox = await self._find(caller, ref)
+        _check(new)
+        wanted = due.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
+        async with self._store.write(only_execs=True) as db:
+            await self._quotas.admit_files(db, caller)
+            await self._snapshots.admit(db, sandbox, new.name)
+            limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb
+        with self._transfers.place(caller.owner):
+            made = await self._import(sandbox, wanted, body, None if limit_mb is None else limit_mb * MIB)
+        return _view(made, sandbox.checkpoint_id)
+
+    async def _import(
+        self, sandbox: SandboxRecord, wanted: CheckpointRecord, body: AsyncIterator[bytes], limit: int | None
+    ) -> CheckpointRecord:
+        path = await self._cargo.begin_import(wanted.id, limit_bytes=limit)
+        try:
+            facts = await import_stream(body, path, limit)
+            await self._cargo.keep_import(wanted.id)
+            return await self._imported(sandbox, wanted, facts)
+        except BaseException:
+            await asyncio.shield(self._drop(wanted.id))
+            raise
+
+    async def _drop(self, checkpoint_id: str) -> None:
+        await self._cargo.drop_import(checkpoint_id)
+        await self._cargo.remove_checkpoint(checkpoint_id)
+
+    async def _imported(
+        self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Facts
+    ) -> CheckpointRecord:
+        made = due.imported(wanted, facts.persist, facts.image, facts.comment, facts.created_at)
+        try:
+            async with self._store.write() as db:
+                await self._snapshots.admit(db, sandbox, made.name)
+                await checkpoints.add(db, made)
+                await events.add(
+                    db, sandbox, "sandbox.checkpointed", self._clock(), checkpoint_id=made.id, auto=False
+                )
+        except IntegrityError as error:
+            raise Conflict(
+                f"sandbox {sandbox.id} has a checkpoint named {made.name}; choose another"
+            ) from error
+        audit.about(made.id)
+        return made
+
+    async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
+        sandbox = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(sandbox)
+        return sandbox
+
+    async def _is_deleted(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
+        async with self._store.read() as db:
+            found = await checkpoints.get(db, checkpoint_id)
+        return found is not None and found.sandbox_id == sandbox.id and found.deleted_at is not None
+
+
+def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
+    return Checkpoint(
+        id=record.id, sandbox_id=record.sandbox_id, name=record.name, comment=record.comment,
+        created_at=record.created_at, kind=record.kind, auto=record.auto, parent_id=record.parent_id,
+        current=record.id == current, persist=record.persist, size_bytes=record.size_bytes,
+        exclusive_bytes=record.exclusive_bytes, inodes=record.inodes, measured_at=record.measured_at,
+    )  # fmt: skip
+
+
+class _Transfers:
+    """Exports and imports under way, by owner: each is a process and a file system's work."""
+
+    def __init__(self) -> None:
+        self._places: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, owner: str) -> Generator[None]:
+        """Room for one more of `owner`. Raises QuotaExceeded when there is none."""
+        if self._places[owner] >= _MOST_TRANSFERS:
+            raise QuotaExceeded(
+                f"{_MOST_TRANSFERS} exports and imports of yours are under way; wait for one, and try again"
+            )
+        self._places[owner] += 1
+        try:
+            yield
+        finally:
+            self._places[owner] -= 1
+
+
+async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
+
+
+def _check(new: NewCheckpoint) -> None:
+    if new.name is not None and not is_name(new.name):
+        raise InvalidArgument("a name is 1 to 63 characters of a-z, 0-9 and inner hyphens, and no id")
+    if new.comment is not None and (len(new.comment) > _MOST_COMMENT or "\0" in new.comment):
+        raise BadRequest(f"a comment has {_MOST_COMMENT} characters at most, and no NUL")

@@ -1,0 +1,167 @@
+"""Checkpoints as services ask for them: the row that wants one, and the wait until the reconciler has made it."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.clock import Clock
+from bay.errors import Conflict, NotFound, Timeout
+from bay.server import due
+from bay.server.auth import Caller
+from bay.server.checkpointer import Checkpointer, Outcome
+from bay.server.idempotency import Request
+from bay.server.wake import Waker
+from bay.store import audit, checkpoints, sandboxes
+from bay.store.engine import Store
+from bay.store.records import CheckpointRecord, SandboxRecord
+
+MOST = 1000
+"""Checkpoints of one sandbox."""
+
+_MAKE_S = 600.0  # without btrfs it is a copy of every file
+
+
+class Snapshots:
+    """Makes checkpoints for the services that need one."""
+
+    def __init__(self, *, store: Store, waker: Waker, checkpointer: Checkpointer, clock: Clock) -> None:
+        self._store = store
+        self._waker = waker
+        self._checkpointer = checkpointer
+        self._clock = clock
+
+    async def make(
+        self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None = None
+    ) -> CheckpointRecord:
+        """Ask for `wanted` and return it once it is made; a repeated `request` returns what the first one made.
+
+        Raises what it failed with, Conflict, or Timeout.
+        """
+        checkpoint_id, outcome = await self._ask(sandbox, wanted, request)
+        made = await self._made(sandbox.id, checkpoint_id)
+        if outcome is not None and outcome.error is not None:
+            raise outcome.error
+        if made is None or made.deleted_at is not None:
+            raise Conflict(f"checkpoint {checkpoint_id} was not made, or was deleted while it was")
+        return made
+
+    async def _ask(
+        self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None
+    ) -> tuple[str, Outcome | None]:
+        """Write down that it is wanted; the id of the checkpoint to wait for, and what will be told of it."""
+        try:
+            async with self._store.write() as db:
+                if request is not None and (claim := await request.earlier(db)) is not None:
+                    return claim.resource_id, self._checkpointer.expected(claim.resource_id)
+                await self.admit(db, sandbox, wanted.name)
+                await checkpoints.add(db, wanted)
+                if request is not None:
+                    await request.claim(db, wanted.id, None, self._clock())
+                if not wanted.hidden:
+                    audit.about(wanted.id)
+                return wanted.id, self._checkpointer.expect(wanted.id)
+        except IntegrityError as error:
+            raise _taken(sandbox, wanted.name) from error
+
+    async def admit(self, db: AsyncConnection, sandbox: SandboxRecord, name: str | None) -> None:
+        """Raises Conflict when the sandbox has too many checkpoints, one of that name, or is being restored."""
+        present = await sandboxes.get(db, sandbox.id)
+        if present is None or present.deleted_at is not None or present.target == "deleted":
+            raise NotFound(f"there is no sandbox {sandbox.id}; it was deleted")
+        if present.restore_id is not None:
+            raise Conflict(f"a checkpoint is being put back into sandbox {sandbox.id}; wait for it")
+        if await checkpoints.count(db, sandbox.id) >= MOST:
+            raise Conflict(f"sandbox {sandbox.id} has {MOST} checkpoints, which is the most; delete some")
+        if name is not None and await checkpoints.find(db, sandbox.id, name) is not None:
+            raise _taken(sandbox, name)
+
+    @asynccontextmanager
+    async def origin(self, sandbox: SandboxRecord, ref: str | None) -> AsyncGenerator[CheckpointRecord, None]:
+        """The checkpoint of `sandbox` by that id or name; for None one of now, which lasts as long as something is made of it.
+
+        Raises NotFound, or as `make` does.
+        """
+        if ref is not None:
+            yield await self.find(sandbox, ref)
+            return
+        wanted = due.asked(sandbox, self._clock(), hidden=True)
+        try:
+            yield await self.make(sandbox, wanted)
+        finally:  # also when nobody waits for it any more: it is still made then, and thrown away
+            async with self._store.write() as db:
+                await checkpoints.change(db, wanted.id, deleted_at=self._clock())
+            self._checkpointer.discard()
+
+    async def find(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
+        """The sandbox's checkpoint by id or name. Raises NotFound."""
+        async with self._store.read() as db:
+            found = await checkpoints.find(db, sandbox.id, ref)
+        if found is None:
+            raise NotFound(f"there is no checkpoint {ref} of sandbox {sandbox.id}")
+        return found
+
+    async def usable(self, db: AsyncConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:
+        """The checkpoint, if something of the caller's may be made of it. Raises NotFound."""
+        found = await checkpoints.get(db, checkpoint_id)
+        if (
+            found is None
+            or found.owner != caller.owner
+            or found.deleted_at is not None
+            or found.state != "ready"
+        ):
+            raise NotFound(f"there is no checkpoint {checkpoint_id}")
+        return found
+
+    async def _made(self, sandbox_id: str, checkpoint_id: str) -> CheckpointRecord | None:
+        """The row once it is no longer being made; None when it is not there any more."""
+        self._waker.poke(sandbox_id)
+
+        async def read() -> tuple[CheckpointRecord | None] | None:
+            async with self._store.read() as db:
+                found = await checkpoints.get(db, checkpoint_id)
+            return None if found is not None and found.state == "making" else (found,)
+
+        found = await self._waker.wait_for(sandbox_id, read, _MAKE_S)
+        if found is None:
+            raise Timeout(f"checkpoint {checkpoint_id} takes longer than {_MAKE_S:g} s; it goes on by itself")
+        return found[0]
+
+    async def restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> None:
+        """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some.
+
+        Raises what it failed with; the files and what runs are then as they were. Raises Conflict while another restore of
+        the sandbox or of its cargo is under way.
+        """
+        outcome = await self._ask_restore(sandbox, checkpoint)
+        self._waker.poke(sandbox.id)
+        settled = await self._waker.wait_until(
+            sandbox.id, lambda r: r.restore_id != checkpoint.id or r.deleted_at is not None, _MAKE_S
+        )
+        if outcome.error is not None:
+            raise outcome.error
+        if settled is None:
+            raise Timeout(
+                f"the restore of sandbox {sandbox.id} takes longer than {_MAKE_S:g} s; it goes on by itself"
+            )
+        if settled.deleted_at is not None:
+            raise NotFound(f"sandbox {sandbox.id} was deleted while it was restored")
+
+    async def _ask_restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> Outcome:
+        async with self._store.write() as db:
+            present = await sandboxes.get(db, sandbox.id) or sandbox
+            if present.restore_id is not None:
+                raise Conflict(f"another checkpoint is being put back into sandbox {sandbox.id}; wait for it")
+            if await sandboxes.is_restored_elsewhere(db, present.cargo_id, sandbox.id):
+                raise Conflict(
+                    f"a checkpoint is being put back into cargo {present.cargo_id} by another sandbox; wait for it"
+                )
+            if await checkpoints.find(db, sandbox.id, checkpoint.id) is None:
+                raise Conflict(f"checkpoint {checkpoint.id} was deleted meanwhile")
+            await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id)
+            return self._checkpointer.expect(sandbox.id)
+
+
+def _taken(sandbox: SandboxRecord, name: str | None) -> Conflict:
+    return Conflict(f"sandbox {sandbox.id} has a checkpoint named {name}; delete it or choose another name")

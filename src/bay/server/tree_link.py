@@ -1,0 +1,150 @@
+"""Bay's calls to a Ship about whole trees: searching them, watching them, and as archives. What comes back is checked and bounded here."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, Field
+
+from bay.errors import BadRequest, BayError, Conflict, FileMissing, Forbidden, ShipError
+from bay.models import FileEvent, FileEventType, SearchMatch, SearchResult
+from bay.server.ship_answers import Count, collect, parse
+from bay.server.ship_link import ShipLink, lines
+from bay.server.ship_websocket import Closed, ShipWebSocket
+from bay.server.ship_wire import Peer
+
+_SILENCE_S = 120.0
+_SEARCH_S = 75.0
+"""Ship searches for 30 s at most, after it has waited for its turn as long."""
+_SMALL = 1 << 20
+_LINE = 64 << 10
+_FOUND = 16 << 20
+
+LongText = Annotated[str, Field(max_length=65536)]
+_REFUSALS: dict[int, type[BayError]] = {
+    4400: BadRequest, 4403: Forbidden, 4404: FileMissing, 4409: Conflict,
+}  # fmt: skip
+
+
+class _Match(BaseModel):
+    path: LongText
+    line: Count | None
+    column: Count | None
+    text: Annotated[str, Field(max_length=4096)] | None
+
+
+class _Counts(BaseModel):
+    files_searched: Count
+    files_skipped: Count
+    truncated: bool
+
+
+class _Watching(BaseModel):
+    type: Literal["watching"]
+    path: LongText
+
+
+class _Event(BaseModel):
+    type: FileEventType
+    path: LongText | None = None
+    to: LongText | None = None
+    is_dir: bool | None = None
+
+
+class Unpacked(BaseModel):
+    """What was made of an archive: everything but directories, and the bytes of files."""
+
+    files: Count
+    bytes: Count
+
+
+class Watching:
+    """Files that are watched; `path` is what is, in full."""
+
+    def __init__(self, socket: ShipWebSocket, path: str) -> None:
+        self.path = path
+        self._socket = socket
+
+    async def events(self) -> AsyncGenerator[FileEvent, None]:
+        """What happens, until what is watched is gone. A frozen sandbox is silent.
+
+        Raises ShipError when the sandbox's side broke or says nonsense, and what Ship ends it with.
+        """
+        while not isinstance(message := await self._socket.receive(), Closed):
+            yield _event(message)
+        if message.code != 1000:
+            refusal = _REFUSALS.get(message.code, ShipError)
+            raise refusal(message.reason or "the sandbox's runtime ended the watch")
+
+
+class TreeLink:
+    """The trees of all sessions, over the connections of `link`. `silence_s` bounds how long a Ship may keep still."""
+
+    def __init__(self, link: ShipLink, *, silence_s: float = _SILENCE_S) -> None:
+        self._link = link
+        self._silence_s = silence_s
+
+    async def search(self, peer: Peer, path: str, asked: Mapping[str, object], limit: int) -> SearchResult:
+        """What a search finds. Raises BadRequest for an expression or a glob that is none."""
+        query = _query(path, **asked, limit=limit)
+        async with self._link.open(peer, "GET", "/fs/search", query, deadline_s=_SEARCH_S) as (wire, _):
+            return await _result(wire.body(), limit)
+
+    @asynccontextmanager
+    async def pack(self, peer: Peer, path: str, kind: str) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """A directory or file as an archive, as it comes."""
+        opened = self._link.open(
+            peer, "GET", "/fs/archive", _query(path, format=kind), deadline_s=self._silence_s
+        )
+        async with opened as (wire, _):
+            yield wire.body(self._silence_s)
+
+    async def unpack(self, peer: Peer, path: str, kind: str, body: AsyncIterator[bytes]) -> Unpacked:
+        """Make what is in an archive below a directory. Raises BadRequest for one that is refused, part of which may be made."""
+        async with self._link.open(
+            peer, "PUT", "/fs/archive", _query(path, format=kind), body, "application/octet-stream",
+            deadline_s=self._silence_s, while_moving=True,
+        ) as (wire, _):  # fmt: skip
+            return parse(Unpacked, await collect(wire.body(), _SMALL))
+
+    @asynccontextmanager
+    async def watch(self, peer: Peer, path: str, *, recursive: bool) -> AsyncGenerator[Watching, None]:
+        """Watch a directory or a file. Raises FileMissing, Forbidden, and Conflict when too many watch."""
+        query = urlencode(_query(path, recursive="true" if recursive else "false"))
+        async with self._link.open_socket(peer, f"/fs/watch?{query}") as (wire, socket):
+            first = await socket.receive()
+            if isinstance(first, Closed):
+                raise _REFUSALS.get(first.code, ShipError)(first.reason)
+            if not isinstance(first, str):
+                raise ShipError("the sandbox's runtime did not say what it watches")
+            watching = parse(_Watching, first.encode())
+            wire.set_deadline(None)  # nothing may happen for days
+            yield Watching(socket, watching.path)
+
+
+def _query(path: str, **given: object) -> dict[str, object]:
+    # As bytes: a name need not be UTF-8.
+    return {"path": path.encode("utf-8", "surrogateescape")} | given
+
+
+def _event(message: str | bytes) -> FileEvent:
+    if isinstance(message, bytes):
+        raise ShipError("the sandbox's runtime told of a file in bytes")
+    found = parse(_Event, message.encode("utf-8", "replace"))
+    if found.type != "overflow" and found.path is None:
+        raise ShipError("the sandbox's runtime told of no file")
+    return FileEvent(**dict(found))
+
+
+async def _result(chunks: AsyncGenerator[bytes, None], limit: int) -> SearchResult:
+    matches: list[SearchMatch] = []
+    room = _FOUND
+    async for line in lines(chunks, _LINE):
+        room -= len(line)
+        if room < 0 or len(matches) > limit:
+            raise ShipError("the sandbox's runtime found more than was asked for")
+        if not line.startswith(b'{"path"'):
+            return SearchResult(matches=tuple(matches), **dict(parse(_Counts, line)))
+        matches.append(SearchMatch(**dict(parse(_Match, line))))
+    raise ShipError("the sandbox's runtime broke off in the middle of a search")

@@ -1,0 +1,149 @@
+"""Queries on checkpoints. A row whose `deleted_at` is set is seen by nobody; its files go when nothing is made of them any more."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.store.records import CheckpointRecord, Page
+from bay.store.schema import cargos, checkpoints, sandboxes
+
+_C = checkpoints.c
+_COLUMNS = [c for c in _C if c.name != "seq"]
+
+
+async def add(db: AsyncConnection, record: CheckpointRecord) -> None:
+    """Insert one checkpoint. Raises IntegrityError when its sandbox has one by that name."""
+    values = {c.name: getattr(record, c.name) for c in _COLUMNS}
+    await db.execute(insert(checkpoints).values(values))
+
+
+async def change(db: AsyncConnection, checkpoint_id: str, **values: Any) -> None:
+    """Set columns of one checkpoint."""
+    await db.execute(update(checkpoints).where(_C.id == checkpoint_id).values(**values))
+
+
+async def get(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord | None:
+    """The checkpoint, whoever owns it, deleted or not."""
+    return _record((await db.execute(select(*_COLUMNS).where(_C.id == checkpoint_id))).first())
+
+
+async def find(db: AsyncConnection, sandbox_id: str, ref: str) -> CheckpointRecord | None:
+    """The sandbox's checkpoint whose id or name is `ref`, if it is whole and not deleted."""
+    query = _shown().where(_C.sandbox_id == sandbox_id, or_(_C.id == ref, _C.name == ref))
+    return _record((await db.execute(query)).first())
+
+
+async def find_owned(db: AsyncConnection, owner: str, checkpoint_id: str) -> CheckpointRecord | None:
+    """The owner's checkpoint, of whichever sandbox, if it is whole and not deleted."""
+    query = _shown().where(_C.owner == owner, _C.id == checkpoint_id)
+    return _record((await db.execute(query)).first())
+
+
+async def page(
+    db: AsyncConnection, sandbox_id: str, *, auto: bool | None, after: int, limit: int
+) -> Page[CheckpointRecord]:
+    """Up to `limit` of the sandbox's checkpoints with `seq` > `after`, oldest first."""
+    query = _shown(_C.seq).where(_C.sandbox_id == sandbox_id, _C.seq > after)
+    if auto is not None:
+        query = query.where(_C.auto == auto)
+    rows = (await db.execute(query.order_by(_C.seq).limit(limit + 1))).all()
+    records = tuple(record for row in rows[:limit] if (record := _record(row)))
+    return Page(items=records, next_cursor=rows[limit - 1].seq if len(rows) > limit else None)
+
+
+async def count(db: AsyncConnection, sandbox_id: str) -> int:
+    """How many checkpoints the sandbox has, those that are being made with them."""
+    query = select(func.count()).where(_C.sandbox_id == sandbox_id, _C.deleted_at.is_(None))
+    return (await db.execute(query)).scalar_one()
+
+
+async def newest_at(db: AsyncConnection, sandbox_id: str) -> datetime | None:
+    """When the newest of the sandbox's checkpoints was made."""
+    query = select(func.max(_C.created_at)).where(
+        _C.sandbox_id == sandbox_id, _C.hidden.is_(False), _C.state == "ready", _C.deleted_at.is_(None)
+    )
+    return (await db.execute(query)).scalar()
+
+
+async def surplus(db: AsyncConnection, sandbox_id: str, keep: int) -> list[str]:
+    """The automatic checkpoints of the sandbox beyond the newest `keep`."""
+    query = _shown().where(_C.sandbox_id == sandbox_id, _C.auto.is_(True)).order_by(_C.seq.desc())
+    rows = (await db.execute(query.offset(keep))).all()
+    return [row.id for row in rows]
+
+
+async def hide(db: AsyncConnection, checkpoint_ids: list[str], now: datetime) -> None:
+    """Nobody sees them any more. What grew from one grew from the one before it."""
+    for checkpoint_id in checkpoint_ids:
+        record = await get(db, checkpoint_id)
+        if record is None or record.deleted_at is not None:
+            continue
+        parent = record.parent_id
+        await change(db, checkpoint_id, deleted_at=now)
+        await db.execute(update(checkpoints).where(_C.parent_id == checkpoint_id).values(parent_id=parent))
+        grown = update(sandboxes).where(sandboxes.c.checkpoint_id == checkpoint_id)
+        await db.execute(grown.values(checkpoint_id=parent))
+
+
+async def hide_all(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+    """The same for all of a sandbox that is being removed, and nothing more is made of it."""
+    own = and_(_C.sandbox_id == sandbox_id, _C.deleted_at.is_(None))
+    ids = select(_C.id).where(_C.sandbox_id == sandbox_id)
+    grown = update(sandboxes).where(sandboxes.c.checkpoint_id.in_(ids), sandboxes.c.id != sandbox_id)
+    await db.execute(grown.values(checkpoint_id=None))
+    children = update(checkpoints).where(_C.parent_id.in_(ids), _C.sandbox_id != sandbox_id)
+    await db.execute(children.values(parent_id=None))
+    await db.execute(update(checkpoints).where(own).values(deleted_at=now))
+    making = and_(_C.sandbox_id == sandbox_id, _C.state == "making")
+    await db.execute(update(checkpoints).where(making).values(state="ready"))
+
+
+async def removable(db: AsyncConnection) -> list[str]:
+    """Checkpoints that nobody sees and nothing is made of any more, whose files may go."""
+    needed = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
+    restored = select(sandboxes.c.restore_id).where(
+        sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
+    )
+    query = select(_C.id).where(
+        _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(needed), _C.id.not_in(restored)
+    )
+    return list((await db.execute(query)).scalars())
+
+
+async def hide_forgotten(db: AsyncConnection, now: datetime) -> None:
+    """Those that were made for a fork in which Bay ended."""
+    lost = and_(_C.hidden.is_(True), _C.deleted_at.is_(None))
+    await db.execute(update(checkpoints).where(lost).values(deleted_at=now, state="ready"))
+
+
+async def ids_in(db: AsyncConnection, *states: str) -> set[str]:
+    """Ids of the checkpoints in one of those states."""
+    return set((await db.execute(select(_C.id).where(_C.state.in_(states)))).scalars())
+
+
+async def forget(db: AsyncConnection, before: datetime, limit: int) -> int:
+    """Remove rows of checkpoints whose files went before `before`; how many that were."""
+    old = select(_C.seq).where(_C.state == "gone", _C.deleted_at < before).limit(limit)
+    return (await db.execute(delete(checkpoints).where(_C.seq.in_(old)))).rowcount
+
+
+async def unmeasured(db: AsyncConnection, stale: datetime, limit: int) -> list[str]:
+    """Ids of whole checkpoints that were never measured, and of those measured before `stale` whose sandbox was active since."""
+    active = select(sandboxes.c.id).where(
+        sandboxes.c.id == _C.sandbox_id, sandboxes.c.last_active_at >= _C.measured_at
+    )
+    due = or_(_C.measured_at.is_(None), and_(_C.measured_at < stale, active.exists()))
+    query = select(_C.id).where(_C.state == "ready", _C.deleted_at.is_(None), due)
+    return list((await db.execute(query.order_by(_C.measured_at, _C.seq).limit(limit))).scalars())
+
+
+def _shown(*more: Any) -> Any:
+    return select(*more, *_COLUMNS).where(_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
+
+
+def _record(row: Row[Any] | None) -> CheckpointRecord | None:
+    if row is None:
+        return None
+    return CheckpointRecord(**{name: value for name, value in row._mapping.items() if name != "seq"})

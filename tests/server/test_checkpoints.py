@@ -1,0 +1,603 @@
+"""Checkpoints, restores and forks through the API, on real files with the directory backend."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import (
+    Json,
+    World,
+    assert_error,
+    clear,
+    create,
+    eventually,
+    settings_in,
+    shell,
+    until,
+    within,
+    world,
+)
+
+from bay.drivers.base import Handle, Running
+from bay.errors import DriverUnavailable, StorageFull
+from bay.server import due
+from bay.server.reconcile import Reconciler
+from bay.store import checkpoints, sandboxes
+
+pytestmark = pytest.mark.anyio
+
+POLICY = {"every": 60, "keep_last": 2, "before_stop": True}
+
+
+async def checkpoint(client: httpx.AsyncClient, sandbox: str, **body: Any) -> Json:
+    """A checkpoint as the create answers it."""
+    answer = await client.post(f"/v1/sandboxes/{sandbox}/checkpoints", json=body)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def listed(client: httpx.AsyncClient, sandbox: str, **params: Any) -> list[Json]:
+    """The sandbox's checkpoints, oldest first."""
+    answer = await client.get(f"/v1/sandboxes/{sandbox}/checkpoints", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["items"]
+
+
+async def restore(client: httpx.AsyncClient, sandbox: str, ref: str) -> httpx.Response:
+    return await client.post(f"/v1/sandboxes/{sandbox}/checkpoints/{ref}/restore")
+
+
+async def events_of(client: httpx.AsyncClient, sandbox: str) -> list[str]:
+    answer = await client.get(f"/v1/sandboxes/{sandbox}/events", params={"limit": 200})
+    return [item["type"].removeprefix("sandbox.") for item in answer.json()["items"]]
+
+
+async def text(client: httpx.AsyncClient, sandbox: str, path: str = "n") -> str | None:
+    """A file of the workspace, None when it is not there."""
+    answer = await client.get(f"/v1/sandboxes/{sandbox}/filesystem/files", params={"path": path})
+    return answer.json()["content"] if answer.status_code == 200 else None
+
+
+async def write(client: httpx.AsyncClient, sandbox: str, content: str, path: str = "n") -> None:
+    body = {"path": path, "content": content}
+    answer = await client.put(f"/v1/sandboxes/{sandbox}/filesystem/files", json=body)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_restore_brings_back_files_ends_what_runs_and_starts_again(alice: httpx.AsyncClient) -> None:
+    box = (await create(alice, wait=10))["id"]
+    await write(alice, box, "one")
+    first = await checkpoint(alice, box, name="first", comment="before the change")
+    assert (first["name"], first["comment"], first["current"], first["auto"]) == (
+        "first", "before the change", True, False,
+    )  # fmt: skip
+    await write(alice, box, "two")
+    await write(alice, box, "new", path="added")
+    started = await alice.post(f"/v1/sandboxes/{box}/execs", json={"command": "sleep 100"})
+    answer = await restore(alice, box, "first")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["checkpoint_id"] == first["id"]
+    assert await text(alice, box) == "one"
+    assert await text(alice, box, "added") is None
+    ended = (await alice.get(f"/v1/sandboxes/{box}/execs/{started.json()['id']}")).json()
+    assert (ended["state"], ended["reason"]) == ("lost", "restored")
+    assert (await alice.get(f"/v1/sandboxes/{box}")).json()["status"] == "ready"
+    assert (await events_of(alice, box))[-4:] == ["stopped", "restored", "starting", "ready"]
+
+
+@pytest.mark.parametrize("end", ["restore", "stop"])
+async def test_whoever_waits_for_an_exec_hears_why_it_was_lost(
+    bay: World, alice: httpx.AsyncClient, end: str
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    made = (await checkpoint(alice, box))["id"]
+    started = await alice.post(f"/v1/sandboxes/{box}/execs", json={"argv": ["sleep", "100"]})
+    call = f"/v1/sandboxes/{box}/execs/{started.json()['id']}"
+    waiting = asyncio.create_task(alice.get(call, params={"wait": 60}))
+    await until(lambda: bay.bay.uses.any(box))
+    if end == "restore":
+        assert (await restore(alice, box, made)).status_code == 200
+    else:
+        assert (await alice.post(f"/v1/sandboxes/{box}/stop")).status_code == 200
+    ended = (await within(waiting)).json()
+    assert ended["state"] in ("lost", "killed"), ended  # a stop lets it end by itself
+    assert ended["state"] == "killed" or ended["reason"] == {"restore": "restored", "stop": "stopped"}[end]
+
+
+async def test_a_cold_sandbox_is_checkpointed_and_restored_without_being_started(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice))["id"]
+    made = await checkpoint(alice, box)
+    answer = await restore(alice, box, made["id"])
+    assert (answer.status_code, answer.json()["compute"]) == (200, "cold")
+    assert await bay.owned() == set()
+
+
+async def test_the_timeline_says_from_which_checkpoint_each_state_grew(alice: httpx.AsyncClient) -> None:
+    box = (await create(alice))["id"]
+    a, b = (await checkpoint(alice, box))["id"], (await checkpoint(alice, box))["id"]
+    await restore(alice, box, a)
+    c = (await checkpoint(alice, box))["id"]
+    found = {item["id"]: (item["parent_id"], item["current"]) for item in await listed(alice, box)}
+    assert found == {a: (None, False), b: (a, False), c: (a, True)}
+    assert (await alice.delete(f"/v1/sandboxes/{box}/checkpoints/{a}")).status_code == 204
+    found = {item["id"]: (item["parent_id"], item["current"]) for item in await listed(alice, box)}
+    assert found == {b: (None, False), c: (None, True)}
+    assert (await alice.get(f"/v1/sandboxes/{box}")).json()["checkpoint_id"] == c
+
+
+async def test_a_deleted_checkpoint_is_gone_with_its_files_and_can_be_deleted_again(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice))["id"]
+    made = (await checkpoint(alice, box, name="mine"))["id"]
+    path = bay.bay.cargo.checkpoint_path(made)
+    assert path.is_dir()
+    for _ in range(2):
+        assert (await alice.delete(f"/v1/sandboxes/{box}/checkpoints/{made}")).status_code == 204
+    await until(lambda: not path.exists())
+    assert_error(await alice.get(f"/v1/sandboxes/{box}/checkpoints/{made}"), 404, "not_found")
+    assert_error(await restore(alice, box, "mine"), 404, "not_found")
+    assert (await checkpoint(alice, box, name="mine"))["name"] == "mine"
+
+
+async def test_a_name_is_taken_only_once_in_a_sandbox(alice: httpx.AsyncClient) -> None:
+    one, other = (await create(alice))["id"], (await create(alice))["id"]
+    await checkpoint(alice, one, name="same")
+    await checkpoint(alice, other, name="same")
+    again = await alice.post(f"/v1/sandboxes/{one}/checkpoints", json={"name": "same"})
+    assert_error(again, 409, "conflict")
+    bad = await alice.post(f"/v1/sandboxes/{one}/checkpoints", json={"name": "No Name"})
+    assert_error(bad, 422, "validation_error")
+    assert len(await listed(alice, one)) == 1
+
+
+async def test_equal_calls_with_one_idempotency_key_make_one_checkpoint(alice: httpx.AsyncClient) -> None:
+    box = (await create(alice))["id"]
+    path, headers = f"/v1/sandboxes/{box}/checkpoints", {"Idempotency-Key": "once"}
+    answers = await asyncio.gather(*[alice.post(path, json={}, headers=headers) for _ in range(5)])
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == len(await listed(alice, box)) == 1
+    other = await alice.post(path, json={"comment": "another"}, headers=headers)
+    assert_error(other, 409, "conflict")
+
+
+async def test_of_two_restores_at_once_one_is_refused_and_the_files_are_whole(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    names = ("a", "b")
+    for name in names:
+        await write(alice, box, name)
+        await checkpoint(alice, box, name=name)
+    answers = await asyncio.gather(*(restore(alice, box, name) for name in names * 2))
+    good = [name for name, answer in zip(names * 2, answers, strict=True) if answer.status_code == 200]
+    assert good
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    record = await bay.record(box)
+    assert record.restore_id is None
+    async with bay.bay.store.read() as db:
+        current = await checkpoints.get(db, record.checkpoint_id or "")
+    assert current is not None
+    assert await text(alice, box) == current.name
+
+
+async def test_a_restore_that_fails_leaves_files_and_compute_as_they_were(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    made = await checkpoint(alice, box)
+    await write(alice, box, "newer")
+    session = (await bay.session(box)).id
+
+    async def full(*_args: object, **_options: object) -> None:
+        raise StorageFull("the pool is full; delete something")
+
+    for step, keeps_session in (("prepare_restore", True), ("restore", False)):
+        monkeypatch.setattr(bay.bay.cargo, step, full)
+        assert_error(await restore(alice, box, made["id"]), 507, "storage_full")
+        monkeypatch.undo()
+        assert await text(alice, box) == "newer"
+        assert ((await bay.session(box)).id == session) is keeps_session
+        assert (await events_of(alice, box)).count("restore_failed") == 1 + (not keeps_session)
+    assert (await restore(alice, box, made["id"])).status_code == 200
+    assert await text(alice, box) is None
+
+
+async def test_a_checkpoint_on_a_full_disk_leaves_nothing_and_what_runs_goes_on(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+
+    async def full(*_args: object, **_options: object) -> None:
+        raise StorageFull("the pool is full; delete something")
+
+    monkeypatch.setattr(bay.bay.cargo, "checkpoint", full)
+    key = {"Idempotency-Key": "again"}
+    path = f"/v1/sandboxes/{box}/checkpoints"
+    assert_error(await alice.post(path, json={}, headers=key), 507, "storage_full")
+    assert_error(await alice.post(f"/v1/sandboxes/{box}/fork", json={}), 507, "storage_full")
+    monkeypatch.undo()
+    assert await listed(alice, box) == []
+    assert (await shell(alice, box, "echo alive"))["output"] == "alive\n"
+    assert (await alice.post(path, json={}, headers=key)).status_code == 201
+
+
+async def test_forks_have_files_of_their_own_and_are_starting(bay: World, alice: httpx.AsyncClient) -> None:
+    source = await create(alice, wait=10, env={"WHO": "fork"}, labels={"team": "a"}, name="source")
+    await write(alice, source["id"], "shared")
+    answer = await alice.post("/v1/sandboxes/source/fork", json={"count": 3, "name": "child"})
+    assert answer.status_code == 201, answer.text
+    forks = answer.json()["items"]
+    assert [fork["name"] for fork in forks] == ["child-1", "child-2", "child-3"]
+    assert {(fork["status"], fork["labels"]["team"]) for fork in forks} <= {("idle", "a"), ("starting", "a")}
+    await write(alice, source["id"], "changed")
+    await write(alice, forks[0]["id"], "mine")
+    assert await text(alice, forks[1]["id"]) == "shared"
+    assert (await shell(alice, forks[2]["id"], "cat n; echo $WHO"))["output"] == "sharedfork\n"
+    assert await text(alice, source["id"]) == "changed"
+    assert await listed(alice, source["id"]) == []  # what the fork was made of is shown to nobody
+    for fork in forks:
+        assert (await bay.record(fork["id"])).target == "running"
+
+
+async def test_what_a_fork_was_made_of_goes_when_all_are_made(bay: World, alice: httpx.AsyncClient) -> None:
+    source = (await create(alice))["id"]
+    forks = (await alice.post(f"/v1/sandboxes/{source}/fork", json={"count": 2})).json()["items"]
+    for fork in forks:
+        await shell(alice, fork["id"], "true")
+
+    async def is_gone() -> bool:
+        return await bay.bay.cargo.list_checkpoints() == set()
+
+    bay.bay.discards.poke()
+    async with asyncio.timeout(20):
+        while not await is_gone():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+async def test_a_fork_of_a_checkpoint_survives_its_deletion_and_that_of_its_source(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    source = (await create(alice))["id"]
+    await write(alice, source, "kept")
+    made = (await checkpoint(alice, source, name="base"))["id"]
+    body = {"checkpoint": "base"}
+    fork = (await alice.post(f"/v1/sandboxes/{source}/fork", json=body)).json()["items"][0]
+    lazy = await create(alice, from_checkpoint=made)  # whose files are made when they are first needed
+    assert fork["checkpoint_id"] == lazy["checkpoint_id"] == made
+    assert (await alice.delete(f"/v1/sandboxes/{source}/checkpoints/{made}")).status_code == 204
+    assert (await alice.delete(f"/v1/sandboxes/{source}")).status_code == 204
+    assert await text(alice, fork["id"]) == "kept"
+    assert await text(alice, lazy["id"]) == "kept"
+    assert (await alice.get(f"/v1/sandboxes/{lazy['id']}")).json()["checkpoint_id"] is None
+    path = bay.bay.cargo.checkpoint_path(made)
+    await until(lambda: not path.exists())
+
+
+async def test_one_idempotency_key_makes_one_set_of_forks(alice: httpx.AsyncClient) -> None:
+    source = (await create(alice))["id"]
+    call, headers = f"/v1/sandboxes/{source}/fork", {"Idempotency-Key": "fork-once"}
+    answers = await asyncio.gather(*[alice.post(call, json={"count": 2}, headers=headers) for _ in range(3)])
+    sets = {tuple(item["id"] for item in answer.json()["items"]) for answer in answers}
+    assert len(sets) == 1
+    assert len((await alice.get("/v1/sandboxes")).json()["items"]) == 3
+
+
+async def test_a_taken_name_or_a_bad_count_makes_no_fork(alice: httpx.AsyncClient) -> None:
+    source = (await create(alice, name="taken-2"))["id"]
+    call = f"/v1/sandboxes/{source}/fork"
+    assert_error(await alice.post(call, json={"count": 3, "name": "taken"}), 409, "conflict")
+    for body in ({"count": 0}, {"count": 101}):
+        assert_error(await alice.post(call, json=body), 422, "validation_error")
+    assert_error(await alice.post(call, json={"checkpoint": "ckpt-none"}), 404, "not_found")
+    assert len((await alice.get("/v1/sandboxes")).json()["items"]) == 1
+
+
+async def test_another_owners_checkpoint_is_none_to_begin_with(
+    alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    source = (await create(alice))["id"]
+    made = (await checkpoint(alice, source))["id"]
+    theirs = await bob.post("/v1/sandboxes", json={"from_checkpoint": made})
+    random = await bob.post("/v1/sandboxes", json={"from_checkpoint": "ckpt-0123456789abcdef01234567"})
+    assert_error(theirs, 404, "not_found")
+    assert theirs.json()["error"]["message"].replace(made, "") == random.json()["error"]["message"].replace(
+        "ckpt-0123456789abcdef01234567", ""
+    )
+    assert_error(await bob.post("/v1/cargos", json={"from_checkpoint": made}), 404, "not_found")
+    mine = (await create(bob))["id"]
+    assert_error(await restore(bob, mine, made), 404, "not_found")
+
+
+async def test_a_policy_makes_checkpoints_while_there_is_activity_and_keeps_the_newest(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, checkpoint_policy=POLICY))["id"]
+    await checkpoint(alice, box, name="by-hand")
+    for _ in range(3):
+        await shell(alice, box, "true")
+        bay.clock.advance(61)
+        before = len(await listed(alice, box, auto=True))
+        await bay.bay.sweep.sweep()
+        await bay.settled(box, lambda r: r.checkpoint_due is None)
+        assert len(await listed(alice, box, auto=True)) == min(2, before + 1)
+    assert [item["name"] for item in await listed(alice, box, auto=False)] == ["by-hand"]
+
+
+async def test_a_policy_makes_none_of_a_sandbox_that_nobody_used(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, checkpoint_policy={"every": 60}))["id"]
+    bay.clock.advance(61)
+    await bay.bay.sweep.sweep()
+    await bay.settled(box, lambda r: r.checkpoint_due is None)
+    assert len(await listed(alice, box)) == 1  # its create was an activity
+    bay.clock.advance(61)
+    await bay.bay.sweep.sweep()
+    assert (await bay.record(box)).checkpoint_due is None
+    assert len(await listed(alice, box)) == 1
+
+
+async def test_a_policy_makes_one_before_each_stop_and_can_be_taken_away(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, wait=10, checkpoint_policy={"before_stop": True}))["id"]
+    await write(alice, box, "last words")
+    await alice.post(f"/v1/sandboxes/{box}/stop")
+    await bay.settled(box, lambda r: r.checkpoint_due is None and r.checkpoint_id is not None)
+    (only,) = await listed(alice, box, auto=True)
+    path = bay.bay.cargo.checkpoint_path(only["id"]) / "workspace" / "n"
+    assert path.read_text() == "last words"
+    answer = await alice.patch(f"/v1/sandboxes/{box}", json={"checkpoint_policy": None})
+    assert answer.json()["checkpoint_policy"] is None
+    await shell(alice, box, "true")
+    await alice.post(f"/v1/sandboxes/{box}/stop")
+    assert len(await listed(alice, box)) == 1
+
+
+async def test_an_export_comes_back_as_a_checkpoint_of_another_sandbox(alice: httpx.AsyncClient) -> None:
+    source, target = (await create(alice))["id"], (await create(alice))["id"]
+    await write(alice, source, "travelled", path="dir/n")
+    made = await checkpoint(alice, source, name="out", comment="to travel")
+    answer = await alice.get(f"/v1/sandboxes/{source}/checkpoints/out/export")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zstd")
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''out.tar.zst"
+    call = f"/v1/sandboxes/{target}/checkpoints/import"
+    came = await alice.post(call, content=answer.content, params={"name": "in"})
+    assert came.status_code == 201, came.text
+    assert (came.json()["name"], came.json()["comment"], came.json()["parent_id"]) == (
+        "in",
+        "to travel",
+        None,
+    )
+    assert came.json()["id"] != made["id"]
+    assert (await restore(alice, target, "in")).status_code == 200
+    assert await text(alice, target, "dir/n") == "travelled"
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "nonsense", "empty"])
+async def test_an_archive_that_is_not_whole_is_refused_and_leaves_nothing(
+    bay: World, alice: httpx.AsyncClient, harm: str
+) -> None:
+    box = (await create(alice))["id"]
+    await write(alice, box, "x" * 5000)
+    await checkpoint(alice, box, name="out")
+    good = (await alice.get(f"/v1/sandboxes/{box}/checkpoints/out/export")).content
+    bad = {
+        "cut": good[:-20],
+        "flipped": good[:60] + bytes([good[60] ^ 1]) + good[61:],
+        "nonsense": b"x" * 99,
+        "empty": b"",
+    }
+    there = await bay.bay.cargo.list_checkpoints()
+    answer = await alice.post(f"/v1/sandboxes/{box}/checkpoints/import", content=bad[harm])
+    assert_error(answer, 400, "validation_error")
+    assert await bay.bay.cargo.list_checkpoints() == there
+    assert len(await listed(alice, box)) == 1
+
+
+async def test_checkpoints_go_with_their_sandbox(bay: World, alice: httpx.AsyncClient) -> None:
+    box = (await create(alice))["id"]
+    made = [(await checkpoint(alice, box))["id"] for _ in range(2)]
+    assert (await alice.delete(f"/v1/sandboxes/{box}")).status_code == 204
+    for path in map(bay.bay.cargo.checkpoint_path, made):
+        await until(lambda path=path: not path.exists())
+
+
+async def test_an_expired_sandbox_is_not_checkpointed_restored_or_forked(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, ttl=5))["id"]
+    made = (await checkpoint(alice, box))["id"]
+    bay.clock.advance(6)
+    for call in ("checkpoints", f"checkpoints/{made}/restore", "fork", "checkpoints/import"):
+        assert_error(await alice.post(f"/v1/sandboxes/{box}/{call}"), 409, "sandbox_expired")
+
+
+async def test_a_restart_finishes_what_was_asked_for_and_forgets_what_nobody_waits_for(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Bay that died between the wish and the act: the next one acts; a restore goes on from any step."""
+    box = (await create(alice, wait=10))["id"]
+    await write(alice, box, "old")
+    base = await checkpoint(alice, box)
+    await write(alice, box, "new")
+
+    async def dead(*_args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    record = await bay.record(box)
+    pending = bay.bay.snapshots.make(record, _asked(bay, record))
+    waiting = asyncio.create_task(pending)
+    await until(lambda: bool(bay.bay.checkpointer._outcomes))
+    hidden = _asked(bay, record, hidden=True)
+    async with bay.bay.store.write() as db:
+        await sandboxes.change(db, box, restore_id=base["id"])
+        await checkpoints.add(db, hidden)
+    waiting.cancel()
+    root = bay.root
+    monkeypatch.undo()
+    await _stop(bay)
+    async with world(root, clock=bay.clock) as second:
+        client = await second.client("alice")
+        after = await second.settled(box, lambda r: r.restore_id is None and r.checkpoint_due is None)
+        assert after.checkpoint_id == base["id"]
+        assert await text(client, box) == "old"
+        assert len(await listed(client, box)) == 2
+        async with second.bay.store.read() as db:
+            found = await checkpoints.get(db, hidden.id)
+        assert found is not None
+        assert found.deleted_at is not None
+    await clear(root)
+
+
+def _asked(bay: World, record: Any, *, hidden: bool = False) -> Any:
+    return due.asked(record, bay.clock(), hidden=hidden)
+
+
+async def _stop(bay: World) -> None:
+    await within(bay.stack.aclose())
+
+
+async def test_a_sandbox_that_cannot_be_thawed_at_once_is_thawed_after_all_and_has_its_checkpoint(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    thaw, times = bay.driver.resume, [0]
+
+    async def late(handle: Any) -> None:
+        times[0] += 1
+        if times[0] == 1:
+            raise DriverUnavailable("the freezer does not answer")
+        await thaw(handle)
+
+    monkeypatch.setattr(bay.driver, "resume", late)
+    assert (await checkpoint(alice, box))["current"] is True
+    handle = Handle.from_json((await bay.session(box)).handle or {})
+    await eventually(lambda: _is_running(bay, handle))
+    assert (await shell(alice, box, "echo on"))["output"] == "on\n"
+
+
+async def _is_running(bay: World, handle: Handle) -> bool:
+    return isinstance(await bay.driver.observe(handle), Running)
+
+
+async def test_a_defect_while_a_checkpoint_is_made_is_told_and_does_not_keep_the_sandbox_from_anything(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice))["id"]
+
+    async def defect(*_args: object, **_options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bay.bay.cargo, "checkpoint", defect)
+    assert_error(await alice.post(f"/v1/sandboxes/{box}/checkpoints"), 500, "internal_error")
+    monkeypatch.undo()
+    assert (await shell(alice, box, "echo on"))["output"] == "on\n"
+    assert await listed(alice, box) == []
+
+
+async def test_what_waits_when_the_sandbox_expires_is_told(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice, ttl=5))["id"]
+    made = (await checkpoint(alice, box))["id"]
+
+    async def dead(*_args: object) -> None:
+        await asyncio.Event().wait()
+
+    settle = Reconciler._settle
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    calls = [asyncio.create_task(alice.post(f"/v1/sandboxes/{box}/checkpoints"))]
+    await until(lambda: len(bay.bay.checkpointer._outcomes) == 1)
+    calls.append(asyncio.create_task(restore(alice, box, made)))
+    await until(lambda: len(bay.bay.checkpointer._outcomes) == 2)
+    bay.clock.advance(6)
+    monkeypatch.undo()
+    await settle(bay.bay.reconciler, box)
+    for call in calls:
+        assert_error(await within(call), 409, "sandbox_expired")
+    assert (await bay.record(box)).restore_id is None
+
+
+async def test_a_policy_does_not_ask_again_while_its_last_checkpoint_is_made(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(alice, wait=10, checkpoint_policy={"every": 60})
+
+    async def dead(*_args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    for _ in range(3):
+        bay.clock.advance(61)
+        await bay.bay._ask_for_checkpoints()
+    assert await bay.sql("SELECT count(*) FROM checkpoints WHERE state = 'making'") == [(1,)]
+
+
+async def test_a_name_that_no_sandbox_may_have_is_no_name_of_a_fork(alice: httpx.AsyncClient) -> None:
+    source = (await create(alice))["id"]
+    for count, name in ((1, "No Such Name"), (1, ""), (2, "x" * 62), (1, source)):
+        answer = await alice.post(f"/v1/sandboxes/{source}/fork", json={"count": count, "name": name})
+        assert_error(answer, 422, "validation_error")
+    assert len((await alice.get("/v1/sandboxes")).json()["items"]) == 1
+
+
+async def test_an_owner_has_four_exports_and_imports_at_once(
+    bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    box, other = (await create(alice))["id"], (await create(bob))["id"]
+    await checkpoint(alice, box, name="out")
+    go = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await go.wait()
+        yield b"nonsense"
+
+    call = f"/v1/sandboxes/{box}/checkpoints/import"
+    calls = [asyncio.create_task(alice.post(call, content=slow())) for _ in range(4)]
+    transfers = bay.app.state.services.checkpoints._transfers
+    await until(lambda: transfers._places["alice"] == 4)
+    assert_error(await alice.get(f"/v1/sandboxes/{box}/checkpoints/out/export"), 429, "quota_exceeded")
+    theirs = await bob.post(f"/v1/sandboxes/{other}/checkpoints/import", content=b"x")
+    assert_error(theirs, 400, "validation_error")
+    go.set()
+    for answer in await asyncio.gather(*calls):
+        assert_error(answer, 400, "validation_error")
+    assert (await alice.get(f"/v1/sandboxes/{box}/checkpoints/out/export")).status_code == 200
+
+
+async def test_an_import_is_refused_before_its_body_when_its_name_is_taken(alice: httpx.AsyncClient) -> None:
+    box = (await create(alice))["id"]
+    await checkpoint(alice, box, name="mine")
+    call = f"/v1/sandboxes/{box}/checkpoints/import"
+    answer = await alice.post(call, params={"name": "mine"}, content=b"not even an archive")
+    assert_error(answer, 409, "conflict")
+
+
+async def test_a_row_without_files_and_files_without_a_row_are_noticed_at_the_start(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice))["id"]
+    lost, kept = [(await checkpoint(alice, box))["id"] for _ in range(2)]
+    cargo = bay.bay.cargo
+    await cargo.remove_checkpoint(lost)
+    await cargo.checkpoint((await bay.record(box)).cargo_id, "ckpt-0123456789abcdef01234567")
+    await bay.bay.discards.take_over()
+    assert [item["id"] for item in await listed(alice, box)] == [kept]
+    assert await cargo.list_checkpoints() == {kept}
+
+
+async def test_a_persistent_machine_is_refused_where_the_driver_has_none(root: Any) -> None:
+    profiles = {"machine": {"persist": "machine", "start": "lazy"}}
+    async with world(root, profiles=profiles) as bay:
+        client = await bay.client()
+        answer = await client.post("/v1/sandboxes", json={"profile": "machine"})
+        assert_error(answer, 400, "validation_error")
+        assert answer.json()["error"]["details"] == {"available": ["workspace"]}
+    assert settings_in(root).profiles["eager"].persist == "workspace"
