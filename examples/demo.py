@@ -224,6 +224,30 @@ def use_again(box: Box, argv: list[str], before: dict[str, int | None]) -> str:
     return f"same id, {len(before)} files there, old processes not"
 
 
+def put_back(box: Box, argv: list[str]) -> str:
+    """Keep the files as they are, break them, and have them back: what ran ends, what is kept does not change."""
+    before = sizes(box)
+    made = box.checkpoint("before", "the demonstration")
+    box.run("rm -r measurements.csv && echo broken > rows.txt", check=True)
+    box.restore(made.id)
+    expect("files", sizes(box), before)
+    expect("processes on the host", host_view.pids_of(argv), [])
+    return f"{len(before)} files as they were, what ran has ended"
+
+
+def fork(box: Box) -> str:
+    """Two sandboxes that begin with the same files, each with a copy of its own."""
+    forks = box.fork(2, "before")
+    for number, one in enumerate(forks):
+        one.run(f"echo {number} > rows.txt", timeout_s=30, check=True)
+    expect("rows.txt of each", [one.files.read_text("rows.txt") for one in forks], ["0\n", "1\n"])
+    lines = box.files.read_text("rows.txt").splitlines()
+    expect("lines of rows.txt in the first", len(lines), len(rows_by_station()))
+    for one in forks:
+        one.delete()
+    return "each wrote to its own, the first is as it was"
+
+
 def delete(client: Client, box: Box) -> str:
     """Remove it; afterwards it does not exist."""
     box.delete()
@@ -273,6 +297,10 @@ def work(steps: Steps, server: OwnServer, client: Client) -> None:
     with steps.step("start it again by using it") as note:
         note.text = use_again(box, argv, files)
     sessions.append(leave_running(box, server, argv))
+    with steps.step("checkpoint it, break its files, restore") as note:
+        note.text = put_back(box, argv)
+    with steps.step("fork it twice") as note:
+        note.text = fork(box)
     with steps.step("delete it") as note:
         note.text = delete(client, box)
     with steps.step("look for anything left on the host") as note:

@@ -4,8 +4,8 @@
 
     /html/…      an HTML page                     /redirect/…  a redirect elsewhere
     /garbage/…   200 with text that is no JSON    /busy/…      503 the first time each request comes, then as usual
-    /cut/…       output and downloads break off after their first piece, then as usual
-    /mute/…      no answer at all
+    /cut/…       output and downloads break off after their first piece, the first time, then as usual
+    /mute/…      no answer at all                 /full/…      507 to what has a body, before its end
 
 It knows the wire, not the rules: what a real Bay refuses is tested on a real Bay.
 """
@@ -20,19 +20,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.parser import BytesParser
-from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from storage_standin import Files, Refused, Storage, etag, now
+
 KEY = "bay_standin"
-FAULTS = ("html", "redirect", "garbage", "busy", "cut", "mute")
+FAULTS = ("html", "redirect", "garbage", "busy", "cut", "mute", "full")
 Json = dict[str, Any]
 
 POOL: Json = {
@@ -65,21 +64,6 @@ SANDBOX: Json = {
     "idle_expires_at": None,
 }
 """One that never ran, for canned answers."""
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-class Refused(Exception):
-    """What is answered with an error of Bay's shape."""
-
-    def __init__(self, status: int, code: str, message: str, details: Json | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {
-            "error": {"code": code, "message": message, "details": details or {}, "request_id": "req-1"}
-        }
 
 
 @dataclass
@@ -145,6 +129,9 @@ class World:
         self.commands: dict[str, Command] = {}
         self.seen: list[str] = []
         self.lock = threading.Lock()
+        self.storage = Storage(root)
+        self.after_cut: Callable[[Path], object] = lambda _: None
+        """Called with the file of a download that was broken off."""
 
     def first_time(self, what: str) -> bool:
         with self.lock:
@@ -162,6 +149,8 @@ class World:
             if key:
                 self.by_key[key] = sandbox["id"]
         self.workspace(sandbox).mkdir()
+        if "from_checkpoint" in body:
+            self.storage.fill(body["from_checkpoint"], self.workspace(sandbox))
         return sandbox
 
     def _new(self, body: Json) -> Json:
@@ -187,6 +176,8 @@ class World:
             if body.get("image") == "broken"
             else None,
             "env": body.get("env", {}),
+            "checkpoint_id": body.get("from_checkpoint"),
+            "checkpoint_policy": body.get("checkpoint_policy"),
             "a field of a newer server": True,
         }
 
@@ -199,16 +190,8 @@ class World:
     def workspace(self, sandbox: Json) -> Path:
         return self.root / sandbox["id"]
 
-    def path(self, sandbox: Json, path: str) -> Path:
-        if path.startswith("/"):
-            raise Refused(400, "invalid_path", "the path is absolute", {"reason": "absolute_path"})
-        return self.workspace(sandbox) / path
-
-    def existing(self, sandbox: Json, path: str) -> Path:
-        found = self.path(sandbox, path)
-        if not found.exists():
-            raise Refused(404, "file_not_found", f"there is no {path}")
-        return found
+    def files(self, sandbox: Json) -> Files:
+        return Files(self.workspace(sandbox), self.root / f"{sandbox['id']}-machine")
 
     def start(self, sandbox: Json, body: Json) -> Command:
         argv = body.get("argv") or ["bash", "-lc", body["command"]]
@@ -236,7 +219,7 @@ class World:
         try:
             command.process = subprocess.Popen(
                 argv,
-                cwd=self.path(sandbox, body.get("cwd", ".")),
+                cwd=self.workspace(sandbox) / body.get("cwd", "."),
                 env=environment | sandbox["env"] | body.get("env", {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -304,6 +287,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         words = [unquote(word) for word in parts.path.strip("/").split("/")]
         fault = words.pop(0) if words[0] in FAULTS else ""
+        if fault == "full" and self.command in ("PUT", "POST"):
+            return self._full()
+        self.whole = True
         self.body = self._read_body()
         self.world.seen.append(f"{self.command} {parts.path}")
         self.cut = fault == "cut" and self.world.first_time(f"cut {parts.path}")
@@ -312,6 +298,15 @@ class Handler(BaseHTTPRequestHandler):
                 self._route(words)
         except Refused as refused:
             self._json(refused.status, refused.body)
+
+    def _full(self) -> None:
+        """The answer comes while the body does, and the connection ends with it."""
+        body = json.dumps(Refused(507, "storage_full", "the disk is full").body).encode()
+        self._bytes(507, body, "application/json", {"Connection": "close"})
+        self.close_connection = True
+        with suppress(ConnectionError):
+            while self.rfile.read1(1 << 20):
+                pass
 
     def _misbehave(self, fault: str, what: str) -> bool:
         if fault == "html":
@@ -341,7 +336,22 @@ class Handler(BaseHTTPRequestHandler):
             return self._json(200, {"items": [POOL]})
         if words == ["v1", "sandboxes"]:
             return self._sandboxes()
+        if words[:2] == ["v1", "cargos"]:
+            return self._cargos(words[2:])
         return self._sandbox(self.world.find(words[2]), words[3:])
+
+    def _cargos(self, words: list[str]) -> None:
+        storage = self.world.storage
+        if words:
+            answer = storage.cargo_call(self.command, words, self.body, self.world.find)
+            return self._bytes(204, b"", "text/plain") if answer is None else self._json(200, answer)
+        if self.command == "POST":
+            return self._json(201, storage.once(self._key(), lambda: storage.cargo(json.loads(self.body))))
+        managed = self.query.get("managed", "false") == "true"
+        return self._page([cargo for cargo in storage.cargos.values() if cargo["managed"] == managed])
+
+    def _key(self) -> str | None:
+        return self.headers.get("Idempotency-Key")
 
     def _sandboxes(self) -> None:
         if self.command == "POST":
@@ -349,6 +359,9 @@ class Handler(BaseHTTPRequestHandler):
                 201, self.world.create(json.loads(self.body), self.headers.get("Idempotency-Key"))
             )
         found = [s for s in self.world.sandboxes.values() if self._matches(s)]
+        return self._page(found)
+
+    def _page(self, found: list[Json]) -> None:
         start, size = int(self.query.get("cursor", 0)), int(self.query.get("limit", 50))
         more = start + size < len(found)
         page = {
@@ -356,7 +369,7 @@ class Handler(BaseHTTPRequestHandler):
             "has_more": more,
             "next_cursor": str(start + size) if more else None,
         }
-        return self._json(200, page)
+        self._json(200, page)
 
     def _matches(self, sandbox: Json) -> bool:
         name, _, value = self.query.get("label", ":").partition(":")
@@ -396,8 +409,12 @@ class Handler(BaseHTTPRequestHandler):
                 self._shell(sandbox)
             case (_, ["execs", *rest]):
                 self._execs(sandbox, rest)
-            case (_, ["filesystem", what]):
-                self._files(sandbox, what)
+            case (_, ["files", *what]):
+                self._files(self.world.files(sandbox), "".join(what))
+            case (_, ["checkpoints", *rest]):
+                self._checkpoints(sandbox, rest)
+            case ("POST", ["fork"]):
+                self._json(201, self.world.storage.once(self._key(), lambda: self._fork(sandbox)))
             case _:
                 raise Refused(404, "not_found", "no such route")
 
@@ -475,65 +492,151 @@ class Handler(BaseHTTPRequestHandler):
         self._piece(json.dumps(end).encode() + b"\n")
         return self._piece(b"")
 
-    def _files(self, sandbox: Json, what: str) -> None:
-        if what == "upload":
-            self._upload(sandbox)
-            return
-        path = self.world.existing(sandbox, self.query["path"])
-        match (self.command, what):
-            case ("GET", "download") if path.is_dir():
-                raise Refused(400, "validation_error", "it is a directory")
-            case ("GET", "download"):
-                self._download(path)
-            case ("GET", "directories"):
-                if not path.is_dir():
-                    raise Refused(400, "validation_error", "it is no directory")
-                self._json(200, {"entries": [self._entry(p, sandbox) for p in sorted(path.iterdir())]})
-            case ("DELETE", "files"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def _checkpoints(self, sandbox: Json, rest: list[str]) -> None:
+        storage, workspace = self.world.storage, self.world.workspace(sandbox)
+        match (self.command, rest):
+            case ("GET", []):
+                self._page(storage.of(sandbox, self.query.get("auto")))
+            case ("POST", []):
+                body = json.loads(self.body)
+                self._json(
+                    201, storage.once(self._key(), lambda: storage.checkpoint(sandbox, body, workspace))
+                )
+            case ("POST", ["import"]):
+                self._json(201, storage.import_(sandbox, self.query, self.body))
+            case ("GET", [name]):
+                self._json(200, storage.find(sandbox, name))
+            case ("DELETE", [name]):
+                storage.delete(storage.find(sandbox, name))
                 self._json(200, {"status": "ok"})
+            case ("POST", [name, "restore"]):
+                found = storage.find(sandbox, name)
+                storage.fill(found["id"], workspace)
+                sandbox["checkpoint_id"] = found["id"]
+                self._json(200, sandbox)
+            case ("GET", [name, "export"]):
+                self._export(storage.export(storage.find(sandbox, name)))
             case _:
                 raise Refused(404, "not_found", "no such route")
 
-    def _entry(self, path: Path, sandbox: Json) -> Json:
-        return {
-            "name": path.name,
-            "path": f"/workspace/{path.relative_to(self.world.workspace(sandbox))}",
-            "is_file": path.is_file(),
-            "is_dir": path.is_dir(),
-            "size": path.stat().st_size if path.is_file() else None,
-            "modified_time": path.stat().st_mtime,
-        }
+    def _export(self, data: bytes) -> None:
+        """Streamed; with the fault it is cut and yet ends as if it were whole."""
+        self._head("application/zstd")
+        self._piece(data[: len(data) - 1] if self.cut else data)
+        self._piece(b"")
 
-    def _upload(self, sandbox: Json) -> None:
-        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-        message = BytesParser(policy=HTTP).parsebytes(head + self.body)
-        fields = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
-        name = cast("bytes", fields["path"].get_payload(decode=True)).decode()
-        data = cast("bytes", fields["file"].get_payload(decode=True))
-        target = self.world.path(sandbox, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-        self._json(200, {"status": "ok", "path": f"/workspace/{name}", "size": len(data)})
+    def _fork(self, sandbox: Json) -> Json:
+        body = json.loads(self.body)
+        named = body.get("checkpoint")
+        origin = self.world.storage.find(sandbox, named) if named else None
+        made = [self._forked(sandbox, body, number) for number in range(body["count"])]
+        for fork in made:
+            if origin is None:
+                shutil.copytree(self.world.workspace(sandbox), self.world.workspace(fork), dirs_exist_ok=True)
+            else:
+                self.world.storage.fill(origin["id"], self.world.workspace(fork))
+        return {"items": made}
+
+    def _forked(self, sandbox: Json, body: Json, number: int) -> Json:
+        name = body.get("name")
+        wanted = f"{name}-{number + 1}" if name and body["count"] > 1 else name
+        return self.world.create({"name": wanted, "profile": sandbox["profile"]}, None)
+
+    def _files(self, files: Files, what: str) -> None:
+        match (self.command, what):
+            case ("GET", "content"):
+                self._download(files.existing(self.query["path"]))
+            case ("PUT", "content" | "archive") if not self.whole:
+                self.close_connection = True
+            case ("PUT", "content"):
+                given = self.query.get("mode"), self.query.get("mtime")
+                self._json(200, files.put(self.query["path"], self.body, *given))
+            case ("PUT", "archive"):
+                self._json(200, files.unpack(self.query["path"], self.body))
+            case ("GET", "archive"):
+                self._tar(files.pack(self.query["path"]))
+            case ("GET", "stat"):
+                path = files.existing(self.query["path"])
+                self._json(200, files.info(path, follow=self.query["follow"] == "true"))
+            case ("GET", "list"):
+                self._list(files)
+            case ("GET", "search"):
+                self._json(200, files.search(self.query))
+            case ("DELETE", ""):
+                self._delete(files.existing(self.query["path"]))
+            case ("POST", _):
+                self._json(200, files.post(what, json.loads(self.body)))
+            case _:
+                raise Refused(404, "not_found", "no such route")
+
+    def _delete(self, path: Path) -> None:
+        if path.is_dir() and any(path.iterdir()) and self.query["recursive"] == "false":
+            raise Refused(409, "conflict", "it is not empty")
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._json(200, {"status": "ok"})
+
+    def _list(self, files: Files) -> None:
+        path = files.existing(self.query["path"])
+        if not path.is_dir():
+            raise Refused(400, "validation_error", "it is no directory")
+        found = list(files.matching(path, self.query.get("glob"), int(self.query["depth"])))
+        limit = int(self.query["limit"])
+        lines = [
+            *(files.info(entry, follow=False) for entry in found[:limit]),
+            {"truncated": len(found) > limit},
+        ]
+        self._head("application/x-ndjson")
+        for line in lines:
+            self._piece(json.dumps(line).encode() + b"\n")
+        self._piece(b"")
+
+    def _tar(self, data: bytes) -> None:
+        self._head("application/x-tar")
+        if self.cut:
+            return self._hang_up(data[:700])
+        self._piece(data)
+        return self._piece(b"")
 
     def _download(self, path: Path) -> None:
-        data = path.read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        if path.is_dir():
+            raise Refused(400, "validation_error", "it is a directory")
+        data, tag, found = path.read_bytes(), etag(path), path.stat()
+        first, end = self._range(len(data), tag)
+        self.send_response(206 if end is not None else 200)
+        if end is not None:
+            self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(data)}")
+        wanted = data[first:end]
+        self.send_header("Content-Length", str(len(wanted)))
+        self.send_header("ETag", tag)
+        self.send_header("X-Bay-Mode", f"{found.st_mode & 0o7777:04o}")
+        self.send_header("X-Bay-Mtime", str(found.st_mtime))
         self.end_headers()
-        self.wfile.write(data[:1] if self.cut else data)
-        self.close_connection = self.cut
+        self.wfile.write(wanted[: max(1, len(wanted) // 2)] if self.cut else wanted)
+        if self.cut:
+            self.close_connection = True
+            self.world.after_cut(path)
+
+    def _range(self, size: int, tag: str) -> tuple[int, int | None]:
+        """The first byte and the end that are wanted; no end where it is the whole file."""
+        wanted = self.headers.get("Range")
+        if wanted is None or self.headers.get("If-Range", tag) != tag:
+            return 0, None
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        if int(first) >= size:
+            raise Refused(416, "range_not_satisfiable", "the file is shorter")
+        return int(first), min(size, int(last) + 1 if last else size)
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
+        body = bytearray()
         # An upload that its client gave up ends without the last, empty piece.
-        while size := int(self.rfile.readline() or b"0", 16):
+        while size := int(line := self.rfile.readline() or b"0", 16):
             body += self.rfile.read(size)
             self.rfile.readline()
+        self.whole = line != b"0"
         self.rfile.readline()
-        return body
+        return bytes(body)
 
     def _json(self, status: int, body: Json) -> None:
         self._bytes(status, json.dumps(body).encode(), "application/json")

@@ -1,8 +1,10 @@
 """The async client: the same words, awaited; and what only it can do, being cancelled."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 import standin
@@ -49,6 +51,53 @@ async def test_files_stream_both_ways(aclient: bay.AsyncClient, tmp_path: anyio.
         assert await box.files.upload(str(local / "up"), "remote") == 700_000
         assert await box.files.download("remote", str(local / "down")) == 700_000
     assert await (local / "down").read_bytes() == b"z" * 700_000
+
+
+async def test_open_files_are_awaited(aclient: bay.AsyncClient) -> None:
+    async with aclient.sandbox() as box:
+        async with box.files.open("f", "wb") as out:
+            for _ in range(10):
+                await out.write(b"line\n" * 20_000)
+        async with box.files.open("f") as file:
+            assert await file.seek(-5, 2) == 999_995
+            assert [line async for line in file] == [b"line\n"]
+        async for info in box.files.walk():
+            assert (info.name, info.size) == ("f", 1_000_000)
+
+
+@pytest.mark.parametrize("how", ["exception", "cancelled"])
+async def test_what_is_written_before_the_block_is_left_is_forgotten(
+    aclient: bay.AsyncClient, how: str
+) -> None:
+    async with aclient.sandbox() as box:
+        await box.files.write("f", b"old")
+        with anyio.CancelScope() as scope, suppress(ZeroDivisionError):
+            async with box.files.open("f", "wb") as out:
+                await out.write(b"x" * 1_000_000)
+                if how == "cancelled":
+                    scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+                raise ZeroDivisionError
+        assert await box.files.read("f") == b"old"
+
+
+async def test_a_refusal_comes_out_of_the_block_as_it_is(aclient: bay.AsyncClient) -> None:
+    async with aclient.sandbox() as box:
+        await box.files.mkdir("d")
+        with pytest.raises(bay.BayError) as caught:
+            async with box.files.open("d\0", "wb") as out:
+                await out.write(b"x")
+        assert caught.value.code == "invalid_path"
+
+
+async def test_directories_go_up_and_down(aclient: bay.AsyncClient, tmp_path: anyio.Path) -> None:
+    local = anyio.Path(tmp_path)
+    await (local / "src").mkdir()
+    await (local / "src" / "f").write_bytes(b"z" * 600_000)
+    async with aclient.sandbox() as box:
+        assert await box.files.upload_dir(str(local / "src"), "tree") == 600_000
+        assert await box.files.download_dir("tree", str(local / "back")) == 600_000
+    assert await (local / "back" / "f").read_bytes() == b"z" * 600_000
 
 
 async def test_list_goes_through_all_pages(aclient: bay.AsyncClient) -> None:

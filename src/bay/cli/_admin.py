@@ -2,7 +2,7 @@
 
 import typer
 
-from bay.cli import _admin_backup, _admin_pool, _audit
+from bay.cli import _admin_backup, _admin_cargo, _admin_pool, _audit
 
 admin = typer.Typer(help="For whoever runs Bay.", rich_markup_mode=None, no_args_is_help=True)
 
@@ -10,3 +10,4 @@ admin.command("audit")(_audit.audit)
 admin.command("backup")(_admin_backup.backup)
 admin.command("restore")(_admin_backup.restore)
 admin.command("pool")(_admin_pool.pool)
+admin.add_typer(_admin_cargo.cargo, name="cargo")

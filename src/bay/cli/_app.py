@@ -8,9 +8,12 @@ import bay
 from bay.cli import (
     _admin,
     _attach,
+    _cargos,
+    _checkpoints,
     _copy,
     _events,
     _execute,
+    _files,
     _history,
     _host,
     _keys,
@@ -43,6 +46,10 @@ app.command("ps")(_processes.ps)
 app.command("kill")(_processes.kill)
 app.command("history")(_history.history)
 app.command("cp")(_copy.cp)
+app.add_typer(_files.files, name="files")
+app.add_typer(_checkpoints.checkpoint, name="checkpoint")
+app.command("fork")(_checkpoints.fork)
+app.add_typer(_cargos.cargo, name="cargo")
 app.command("update")(_sandboxes.update)
 app.command("start")(_sandboxes.start)
 app.command("pause")(_sandboxes.pause)

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TextIO
 
 from bay.errors import BayError
@@ -56,6 +57,25 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
     )
+
+
+def amount(size: int | None) -> str:
+    """So many bytes, for people: ``4.0K``, ``12M``; ``-`` for what is not known."""
+    if size is None:
+        return "-"
+    value, units = float(size), "BKMGTP"
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f}{units[0]}" if value >= 10 or units[0] == "B" else f"{value:.1f}{units[0]}"
+
+
+def age(since: datetime, now: datetime) -> str:
+    """How long ago that was, for people: ``5s``, ``3m``, ``7h``, ``12d``."""
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
 
 
 def _say(text: str) -> None:

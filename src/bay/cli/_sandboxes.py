@@ -41,6 +41,9 @@ def create(
         int | None, typer.Option(help="Seconds frozen until compute is given back; 0 is at once.")
     ] = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the checkpoint whose files it begins with.")
+    ] = None,
     wait: Annotated[float | None, typer.Option(help="Seconds to wait until it is ready.")] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -57,6 +60,7 @@ def create(
             idle_timeout=idle_timeout,
             warm_timeout=warm_timeout,
             cargo_id=cargo,
+            from_checkpoint=from_checkpoint,
             wait=wait,
         )
     print_json(box.info) if as_json else print_line(box.id)

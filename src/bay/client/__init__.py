@@ -4,11 +4,14 @@ from bay.client._async.admin import AsyncAdmin
 from bay.client._async.attach import AsyncAttachment
 from bay.client._async.audit import AsyncAudit
 from bay.client._async.box import AsyncBox
+from bay.client._async.cargos import AsyncCargos
 from bay.client._async.client import AsyncClient, AsyncSandboxes
 from bay.client._async.execs import AsyncExecs, AsyncProc
 from bay.client._async.files import AsyncFiles
 from bay.client._async.kernels import AsyncKernels, AsyncPython, AsyncRepl
 from bay.client._async.keys import AsyncKeys
+from bay.client._async.open import AsyncFileReader, AsyncFileWriter
+from bay.client._async.watch import AsyncWatch
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._cells import CellFailed, CellResult
 from bay.client._events import verify_webhook
@@ -17,11 +20,14 @@ from bay.client._sync.admin import Admin
 from bay.client._sync.attach import Attachment
 from bay.client._sync.audit import Audit
 from bay.client._sync.box import Box
+from bay.client._sync.cargos import Cargos
 from bay.client._sync.client import Client, Sandboxes
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
 from bay.client._sync.kernels import Kernels, Python, Repl
 from bay.client._sync.keys import Keys
+from bay.client._sync.open import FileReader, FileWriter
+from bay.client._sync.watch import Watch
 from bay.client._sync.webhooks import Webhooks
 from bay.client._wire import CreateOptions, SpawnOptions, UpdateOptions
 
@@ -31,8 +37,11 @@ __all__ = [
     "AsyncAttachment",
     "AsyncAudit",
     "AsyncBox",
+    "AsyncCargos",
     "AsyncClient",
     "AsyncExecs",
+    "AsyncFileReader",
+    "AsyncFileWriter",
     "AsyncFiles",
     "AsyncKernels",
     "AsyncKeys",
@@ -40,16 +49,20 @@ __all__ = [
     "AsyncPython",
     "AsyncRepl",
     "AsyncSandboxes",
+    "AsyncWatch",
     "AsyncWebhooks",
     "Attachment",
     "Audit",
     "Box",
+    "Cargos",
     "CellFailed",
     "CellResult",
     "Client",
     "CommandFailed",
     "CreateOptions",
     "Execs",
+    "FileReader",
+    "FileWriter",
     "Files",
     "Kernels",
     "Keys",
@@ -60,6 +73,7 @@ __all__ = [
     "Sandboxes",
     "SpawnOptions",
     "UpdateOptions",
+    "Watch",
     "Webhooks",
     "verify_webhook",
 ]

@@ -53,7 +53,8 @@ def close_error(code: int, reason: str, url: str) -> BayError:
     said = f": {reason}" if reason else ""
     if code in _COME_BACK:
         return ConnectionFailed(
-            f"the connection to {url} broke (code {code}{said})", details={"url": url, "sent": True}
+            f"the connection to {url} broke (code {code}{said})",
+            details={"url": url, "sent": True, "close_code": code},
         )
     kind = _CLOSED.get(code, BayError)
     first = _FIRST_OFFSET.search(reason) if kind is OutputGone else None

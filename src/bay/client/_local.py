@@ -1,13 +1,15 @@
 """Files on the caller's side: read in pieces, and written so that a half-finished download is never seen."""
 
 import os
+import re
 import secrets
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bay.errors import BayError
+from bay.client._content import changed
 
 CHUNK_BYTES = 256 << 10
 
@@ -16,6 +18,12 @@ Source = str | os.PathLike[str] | BinaryIO
 
 Target = str | os.PathLike[str] | BinaryIO
 """A path, or a file open for writing bytes."""
+
+Progress = Callable[[int, int | None], None]
+"""Is told of a transfer now and then: the bytes that have gone, and how many there are in all, None where nobody knows."""
+
+LeftOut = Callable[[str], None]
+"""Is told the name of each thing that a copy of a directory left out."""
 
 
 def pieces(source: "Source | bytes") -> Generator[bytes, None, None]:
@@ -34,16 +42,57 @@ def _read(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def files_below(source: "Source | bytes") -> list[tuple[Path, str]] | None:
-    """Each file below a directory with its path relative to it; None when `source` is not a directory.
+def is_directory(source: "Source | bytes") -> bool:
+    """Whether `source` is the path of a directory."""
+    return isinstance(source, str | os.PathLike) and os.path.isdir(source)
 
-    Symbolic links to files are taken for the files, links to directories are not entered.
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a source before it is sent: how large it is, and what its copy should be like."""
+
+    size: int | None = None
+    mode: int | None = None
+    mtime: float | None = None
+
+
+def facts(source: "Source | bytes") -> Facts:
+    """The facts of `source`. Raises OSError for a path where nothing is."""
+    if isinstance(source, bytes):
+        return Facts(len(source))
+    if not isinstance(source, str | os.PathLike):
+        return Facts()
+    found = os.stat(source)
+    if not stat.S_ISREG(found.st_mode):
+        return Facts()
+    return Facts(found.st_size, stat.S_IMODE(found.st_mode) & 0o777, found.st_mtime)
+
+
+class Meter:
+    """Counts what has gone, and tells `progress` (bytes so far, bytes in all or None), where there is one."""
+
+    def __init__(self, progress: Progress | None, total: int | None) -> None:
+        self._progress = progress
+        self.total = total
+        self.done = 0
+
+    def at(self, done: int) -> None:
+        """So many have gone."""
+        self.done = done
+        if self._progress is not None:
+            self._progress(done, self.total)
+
+    def add(self, count: int) -> None:
+        """So many more have gone."""
+        self.at(self.done + count)
+
+
+def safe_mode(mode: int) -> int:
+    """What a file may be here that was `mode` in a sandbox: no set-id bits, nobody else may write, and its owner may do both.
+
+    The rule is the one of tarfile's filter `data` (PEP 706).
     """
-    if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
-        return None
-    root = Path(source)
-    found = [Path(base, name) for base, _, names in os.walk(root) for name in names]
-    return sorted((path, path.relative_to(root).as_posix()) for path in found if path.is_file())
+    return mode & 0o755 | 0o600
 
 
 class Download:
@@ -52,8 +101,9 @@ class Download:
     What is not a regular file (a pipe, /dev/null, an open file) is written to directly.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, of: str) -> None:
         self._target = target
+        self._of = of
         self._partial: Path | None = None
         self._file: BinaryIO | None = None
 
@@ -72,8 +122,18 @@ class Download:
         assert self._file is not None  # noqa: S101 — open() comes first
         self._file.write(data)
 
-    def keep(self) -> None:
-        """All has arrived: put it in place."""
+    def rewind(self) -> None:
+        """Forget what was written. Raises Conflict where it is gone already."""
+        if self._partial is None or self._file is None:
+            raise changed(self._of)
+        self._file.seek(0)
+        self._file.truncate()
+
+    def keep(self, mode: str | None = None, mtime: str | None = None) -> None:
+        """All has arrived: put it in place, with what the server says of its mode (octal) and mtime (seconds)."""
+        if self._partial is not None and self._file is not None:
+            self._file.flush()
+            _dress(self._file.fileno(), mode, mtime)
         self._close()
         if self._partial is not None and isinstance(self._target, str | os.PathLike):
             os.replace(self._partial, self._target)
@@ -101,10 +161,9 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def child(directory: Path, name: str) -> Path:
-    """The local path for an entry that a sandbox says it has. The sandbox is not trusted: no name may lead elsewhere."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise BayError(
-            f"the sandbox lists a file named {name!r}, which is no file name; nothing was written for it"
-        )
-    return directory / name
+def _dress(descriptor: int, mode: str | None, mtime: str | None) -> None:
+    """What a server says is not taken at its word: a mode or a time that is none leaves the file as it is."""
+    if mode is not None and re.fullmatch("[0-7]{1,6}", mode):
+        os.fchmod(descriptor, safe_mode(int(mode, 8)))
+    if mtime is not None and re.fullmatch(r"-?\d{1,11}(\.\d{1,12})?", mtime):
+        os.utime(descriptor, (float(mtime), float(mtime)))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -21,7 +21,7 @@ import httpx
 from bay.client._config import CONNECT_S, Config, http_options
 from bay.client._frames import MAX_FRAME_BYTES, close_error
 from bay.client._seam import async_cleanup
-from bay.client._wire import Params, check, decode
+from bay.client._wire import Params, check, decode, query
 from bay.errors import BayError, ConnectionFailed, Timeout
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ def _load(module: str) -> Any:
 
 
 def _address(config: Config, path: str, params: Params) -> str:
-    query = f"?{urlencode(params)}" if params else ""
-    return f"ws{config.url.removeprefix('http')}{path}{query}"
+    return f"ws{config.url.removeprefix('http')}{path}{query(params)}"
 
 
 def _options(config: Config) -> dict[str, Any]:

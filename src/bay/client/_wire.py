@@ -7,13 +7,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypedDict, TypeVar, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
 from bay.errors import BayError, ConnectionFailed, InvalidArgument, SandboxNotReady, Timeout, error_from_wire
 from bay.ids import is_id, is_name
-from bay.models import from_wire
+from bay.models import Checkpoint, CheckpointPolicy, from_wire, to_wire
 
 Json = dict[str, Any]
 Params = Mapping[str, str | int | float | bool]
@@ -27,6 +27,10 @@ MIN_DELAY_S = 0.05
 """So that `Retry-After: 0` is not a busy loop."""
 
 MAX_LINE_BYTES = 16 << 20
+
+COPY_S = 600.0
+"""How much longer than other calls one may take that copies files where a copy is not instant."""
+
 _SLICE_S = 30.0
 
 
@@ -47,6 +51,11 @@ class Call:
     wait_s: float = 0.0
 
     @property
+    def address(self) -> str:
+        """The path with the query. A path of a sandbox goes as the very bytes it has, which need not be UTF-8."""
+        return f"{self.path}{query(self.params)}"
+
+    @property
     def json_content(self) -> bytes | None:
         """The body as JSON text, None where there is none."""
         return None if self.body is None else json.dumps(self.body).encode()
@@ -57,12 +66,19 @@ class Call:
         return {**({} if self.body is None else {"Content-Type": "application/json"}), **self.headers}
 
 
+def query(params: Params) -> str:
+    """The query of a URL with its question mark, empty without parameters."""
+    texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in params.items()}
+    return f"?{urlencode(texts, quote_via=quote, errors='surrogateescape')}" if texts else ""
+
+
 class CreateOptions(TypedDict, total=False):
     """What `sandboxes.create` and `client.sandbox` take; what is left out, or None, is the profile's.
 
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds; a `ttl` of 0 means never, a `warm_timeout`
-    of 0 that it is not kept frozen. `wait` is how many seconds to wait until the sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is
-    made up for each call unless you name it.
+    of 0 that it is not kept frozen. `from_checkpoint` gives it the files of a checkpoint (by id), of whichever of the
+    owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `wait` is how many seconds to wait until the
+    sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you name it.
     """
 
     name: str | None
@@ -75,6 +91,8 @@ class CreateOptions(TypedDict, total=False):
     idle_timeout: int | None
     warm_timeout: int | None
     cargo_id: str | None
+    from_checkpoint: str | Checkpoint | None
+    checkpoint_policy: CheckpointPolicy | None
     wait: float | None
     idempotency_key: str | None
 
@@ -86,6 +104,7 @@ class UpdateOptions(TypedDict, total=False):
     labels: Mapping[str, str]
     idle_timeout: int | None
     warm_timeout: int | None
+    checkpoint_policy: CheckpointPolicy | None
 
 
 def given(**fields: object) -> Json:
@@ -95,7 +114,7 @@ def given(**fields: object) -> Json:
 
 def create_call(options: CreateOptions, key: str) -> Call:
     """The create, safe to repeat because of its key."""
-    body = given(**{k: v for k, v in options.items() if k not in ("wait", "idempotency_key")})
+    body = given(**{k: _on_wire(v) for k, v in options.items() if k not in ("wait", "idempotency_key")})
     wait = options.get("wait") or 0.0
     return Call(
         method="POST",
@@ -104,8 +123,19 @@ def create_call(options: CreateOptions, key: str) -> Call:
         body=body,
         headers={"Idempotency-Key": key},
         safe=True,
-        wait_s=wait,
+        wait_s=max(wait, COPY_S if options.get("from_checkpoint") else 0.0),
     )
+
+
+def update_body(options: UpdateOptions) -> Json:
+    """The fields to change, None included."""
+    return {name: _on_wire(value) for name, value in options.items()}
+
+
+def _on_wire(value: object) -> object:
+    if isinstance(value, Checkpoint):
+        return value.id
+    return given(**to_wire(value)) if isinstance(value, CheckpointPolicy) else value
 
 
 def list_params(filters: Mapping[str, object], cursor: str | None) -> Params:
@@ -138,19 +168,24 @@ def webhook_path(webhook_id: str) -> str:
     return f"/v1/webhooks/{_segment(webhook_id)}"
 
 
-def files_path(sandbox_id: str, what: Literal["files", "directories", "upload", "download"]) -> str:
+def files_path(sandbox_id: str, *what: str) -> str:
     """The path of one of the file calls."""
-    return sandbox_path(sandbox_id, "filesystem", what)
+    return sandbox_path(sandbox_id, "files", *what)
 
 
-def workspace_path(path: str) -> str:
-    """`path` as the server wants it: relative to /workspace, which listings show absolute. Others go as they are."""
-    if path.rstrip("/") == "/workspace":
-        return "."
-    relative = path.removeprefix("/workspace/")
-    while relative.startswith("./"):
-        relative = relative[2:].lstrip("/") or "."
-    return relative
+def cargo_path(cargo_id: str, *rest: str) -> str:
+    """The path of a cargo."""
+    return "/".join(("/v1/cargos", _segment(cargo_id), *rest))
+
+
+def octal(mode: int | str | None) -> str | None:
+    """Permissions as the wire has them: ``"0644"`` for 0o644, a text as it is."""
+    return f"{mode:04o}" if isinstance(mode, int) else mode
+
+
+def flags(**given_flags: bool) -> dict[str, str]:
+    """Query parameters of yes and no."""
+    return {name: "true" if value else "false" for name, value in given_flags.items()}
 
 
 def exec_body(command: str | Sequence[str], stdin: str | bytes | None, **options: object) -> Json:
@@ -195,22 +230,6 @@ def spawn_body(command: str | Sequence[str], options: SpawnOptions) -> Json:
 def wait_slice(remaining_s: float | None) -> float:
     """How long one request may wait: short enough that no proxy between cuts it."""
     return _SLICE_S if remaining_s is None else max(0.0, min(_SLICE_S, remaining_s))
-
-
-def upload_head(path: str, boundary: str) -> bytes:
-    """The multipart text before the bytes of a file (RFC 7578; quoting of names as in the HTML standard)."""
-    name = path.rstrip("/").rpartition("/")[2] or "file"
-    quoted = name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
-    return (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="path"\r\n\r\n{path}\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    ).encode()
-
-
-def upload_tail(boundary: str) -> bytes:
-    """The multipart text after the bytes of a file."""
-    return f"\r\n--{boundary}--\r\n".encode()
 
 
 def base64_text(data: bytes) -> str:

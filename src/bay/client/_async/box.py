@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Unpack
 
 from bay.client._async.attach import AsyncAttachment
+from bay.client._async.checkpoints import AsyncCheckpoints
 from bay.client._async.events import AsyncEvents
 from bay.client._async.execs import AsyncExecs, AsyncProc
 from bay.client._async.files import AsyncFiles
@@ -11,11 +12,22 @@ from bay.client._async.history import AsyncHistory, HistoryOptions
 from bay.client._async.http import AsyncHttp
 from bay.client._async.kernels import AsyncKernels, AsyncPython
 from bay.client._frames import Door, Progress
+from bay.client._local import Progress as ProgressCall
+from bay.client._local import Source, Target
 from bay.client._results import RunResult
-from bay.client._wire import Call, SpawnOptions, UpdateOptions, given, items, model, sandbox_path
+from bay.client._wire import (
+    Call,
+    SpawnOptions,
+    UpdateOptions,
+    given,
+    items,
+    model,
+    sandbox_path,
+    update_body,
+)
 from bay.errors import BayError, DriverUnavailable, SandboxNotReady
 from bay.ids import new_id
-from bay.models import Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """How long the server waits for a resume, unless told otherwise."""
@@ -35,6 +47,7 @@ class AsyncBox:
         self.kernels = AsyncKernels(http, info.id)
         self.python = AsyncPython(http, info.id)
         self._history = AsyncHistory(http, info.id)
+        self._checkpoints = AsyncCheckpoints(http, info.id)
 
     @property
     def id(self) -> str:
@@ -150,12 +163,73 @@ class AsyncBox:
         return await self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
 
     async def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
-        """Change its `name`, its `labels` (all of them), `idle_timeout` or `warm_timeout`, and nothing else.
+        """Change its `name`, its `labels` (all of them), `idle_timeout`, `warm_timeout` or `checkpoint_policy`, and nothing else.
 
-        What is left out stays. None takes a name away; of a timeout it means never. A changed timeout counts
+        What is left out stays. None takes a name or a policy away; of a timeout it means never. A changed timeout counts
         from now. Raises Conflict when the name is taken.
         """
-        return await self._ask(Call(method="PATCH", path=self._path(), body={**options}, safe=True))
+        return await self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))
+
+    async def checkpoint(self, name: str | None = None, comment: str | None = None) -> Checkpoint:
+        """Keep the files as they are at this moment. What runs goes on; it stands still only for that moment.
+
+        Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when another
+        checkpoint of this sandbox has the name, StorageFull when there is no room.
+        """
+        return await self._checkpoints.create(name, comment)
+
+    async def checkpoints(self, auto: bool | None = None) -> list[Checkpoint]:
+        """Its checkpoints, oldest first: all, or those that were made by its policy (`auto=True`), or by request."""
+        return await self._checkpoints.list(auto)
+
+    async def get_checkpoint(self, checkpoint: str) -> Checkpoint:
+        """The checkpoint of that id or name. Raises NotFound."""
+        return await self._checkpoints.get(checkpoint)
+
+    async def delete_checkpoint(self, checkpoint: str | Checkpoint) -> None:
+        """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. What was made of it stays."""
+        await self._checkpoints.delete(checkpoint)
+
+    async def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
+        """Put the files back as they were; the present ones are gone unless a checkpoint has them. Sets and returns `info`.
+
+        Commands that run end. Raises Conflict while another restore is under way. One that fails leaves the present files.
+        """
+        self.info = await self._checkpoints.restore(checkpoint)
+        return self.info
+
+    async def fork(
+        self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
+    ) -> "list[AsyncBox]":
+        """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
+
+        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted.
+        """
+        made = await self._checkpoints.fork(count, checkpoint, name)
+        return [AsyncBox(self._http, info) for info in made]
+
+    async def export_checkpoint(
+        self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
+    ) -> int:
+        """Bring a checkpoint to a local path or into an open binary file, as a tar in zstd; returns its size in bytes.
+
+        Raises BayError for one that is not whole. Its checksums are looked at by `import_checkpoint`.
+        """
+        return await self._checkpoints.export(checkpoint, target, progress)
+
+    async def import_checkpoint(
+        self,
+        source: Source,
+        *,
+        name: str | None = None,
+        comment: str | None = None,
+        progress: ProgressCall | None = None,
+    ) -> Checkpoint:
+        """Make a checkpoint of what `export_checkpoint` gave, here or on another machine.
+
+        Raises BadRequest for what is damaged, and makes nothing of it then.
+        """
+        return await self._checkpoints.import_(source, name, comment, progress)
 
     async def stop(self) -> None:
         """Give the compute back; files stay, processes end. Again is no error."""

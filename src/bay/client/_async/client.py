@@ -10,6 +10,7 @@ import httpx
 from bay.client._async.admin import AsyncAdmin
 from bay.client._async.audit import AsyncAudit
 from bay.client._async.box import AsyncBox, ready
+from bay.client._async.cargos import AsyncCargos
 from bay.client._async.events import AsyncEvents
 from bay.client._async.http import AsyncHttp
 from bay.client._async.keys import AsyncKeys
@@ -104,6 +105,7 @@ class AsyncClient:
     ) -> None:
         self._http = AsyncHttp(resolve(base_url, api_key, timeout_s, retry_s), transport)
         self.sandboxes = AsyncSandboxes(self._http)
+        self.cargos = AsyncCargos(self._http)
         self.webhooks = AsyncWebhooks(self._http)
         self.keys = AsyncKeys(self._http)
         self.audit = AsyncAudit(self._http)

@@ -1,135 +1,329 @@
-"""Files of a sandbox. Paths are relative to /workspace; absolute ones below it are understood too."""
+"""Files of a sandbox. A path is absolute, or relative to /workspace."""
 
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, overload
 
-import httpx
-
-from bay.client._async.http import AsyncHttp, Body
-from bay.client._local import CHUNK_BYTES, Download, Source, Target, child, files_below, pieces
+from bay.client._async.http import AsyncHttp, accepted
+from bay.client._async.open import AsyncFileReader, AsyncFileWriter
+from bay.client._async.transfer import body, fetched, opened, save, streamed
+from bay.client._async.watch import AsyncWatch
+from bay.client._content import Fetch
+from bay.client._local import (
+    CHUNK_BYTES,
+    Download,
+    Facts,
+    LeftOut,
+    Meter,
+    Progress,
+    Source,
+    Target,
+    facts,
+    is_directory,
+)
+from bay.client._pack import packed, weight
 from bay.client._seam import async_cleanup, async_in_thread
-from bay.client._wire import Call, files_path, model, upload_head, upload_tail, workspace_path
-from bay.errors import BayError
-from bay.models import FileEntry
+from bay.client._unpack import Unpacking
+from bay.client._wire import COPY_S, Call, Json, files_path, flags, given, line_object, model, octal
+from bay.errors import BayError, FileMissing, InvalidArgument, PayloadTooLarge
+from bay.models import FileInfo, SearchResult
 
-Entries = list[FileEntry]
-Objects = list[object]
+Infos = list[FileInfo]
+Found = AsyncGenerator[FileInfo, None]
+
+MAX_DEPTH = 64
+MAX_ENTRIES = 200_000
+
+SEARCH_S = 60.0
+"""How much longer than other calls a search may take; Bay gives it half of that."""
 
 
 class AsyncFiles:
-    """The files of one sandbox. Raises FileMissing for what is not there, InvalidPath for what leaves /workspace."""
+    """The files of one sandbox: whatever its user may touch.
+
+    Raises FileMissing for what is not there, Forbidden for what its user may not do, StorageFull when there is no room; a
+    write that fails leaves the file that was there. `progress` is called with the bytes that have gone, and with how many
+    there are in all or None.
+    """
 
     def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
         self._http = http
         self._sandbox_id = sandbox_id
 
-    async def read(self, path: str) -> bytes:
-        """All bytes of a file, in memory; `download` is for large ones."""
-        async with self._http.stream(self._download_call(path)) as response:
-            return await response.aread()
+    # What is in a file
+
+    async def read(self, path: str, offset: int | None = None, length: int | None = None) -> bytes:
+        """The bytes of a file, in memory: all, or `length` from `offset` on, fewer where it ends. `download` is for large ones."""
+        if (offset or 0) < 0 or (length or 0) < 0:
+            raise InvalidArgument("offset and length count bytes; they are not negative")
+        data = bytearray()
+        fetch = self._fetch(path, data.clear, offset or 0, length)
+        async for piece in fetched(self._http, fetch):
+            data += piece
+        return bytes(data)
 
     async def read_text(self, path: str, encoding: str = "utf-8") -> str:
         """A file as text. Raises UnicodeDecodeError when it is not in `encoding`."""
         return (await self.read(path)).decode(encoding)
 
-    async def write(self, path: str, data: str | bytes) -> int:
-        """Write a file whole (text as UTF-8), with its parent directories; returns its size in bytes."""
-        content = data.encode() if isinstance(data, str) else data
-        return await self._upload(content, path)
+    async def write(self, path: str, data: str | bytes, mode: int | str | None = None) -> int:
+        """Write a file whole (text as UTF-8), with its parent directories; returns its size in bytes.
 
-    async def upload(self, source: Source, remote: str) -> int:
+        It is replaced in one step. One that was there keeps its mode unless a `mode` (0o644, or ``"0644"``) is given.
+        """
+        content = data.encode() if isinstance(data, str) else data
+        return await self._upload(content, path, Facts(len(content)), mode, None)
+
+    @overload
+    def open(self, path: str, mode: Literal["rb"] = "rb") -> AsyncFileReader: ...
+    @overload
+    def open(self, path: str, mode: Literal["wb"]) -> AsyncFileWriter: ...
+    def open(self, path: str, mode: Literal["rb", "wb"] = "rb") -> AsyncFileReader | AsyncFileWriter:
+        """A file to read here and there (``"rb"``), or to write from the front (``"wb"``), with `with`."""
+        if mode == "rb":
+            return AsyncFileReader(self._http, self._content(path), path)
+        if mode == "wb":
+            return AsyncFileWriter(self._http, self._put(path, Facts(), None, repeatable=False), path)
+        raise InvalidArgument(f"a file is opened with 'rb' or 'wb', not {mode!r}")
+
+    async def edit(self, path: str, old: str, new: str, all: bool = False) -> int:  # noqa: A002 — as in the API
+        """Put `new` in place of `old` in a text file; returns how many times.
+
+        Raises Conflict when `old` is not there, or more than once without `all`; `details["matches"]` says how often.
+        """
+        answer = await self._post("edit", {"path": path, "old": old, "new": new, "all": all})
+        return int(answer.get("replaced", 0))
+
+    # Up and down
+
+    async def upload(
+        self, source: Source, remote: str, *, mode: int | str | None = None, progress: Progress | None = None
+    ) -> int:
         """Send a local file, an open binary file, or a directory with everything in it; returns the bytes sent.
 
-        Uses constant memory. A directory becomes `remote` itself; its empty directories are left out.
+        Uses constant memory. A local file brings its mode and mtime along. A directory becomes `remote` itself; see `upload_dir`.
         """
-        below = await async_in_thread(files_below, source)
-        if below is None:
-            return await self._upload(source, remote)
-        sizes = [await self._upload(path, f"{remote.rstrip('/')}/{name}") for path, name in below]
-        return sum(sizes)
+        if await async_in_thread(is_directory, source):
+            assert isinstance(source, str | PathLike)  # noqa: S101 — only a path is a directory
+            return await self.upload_dir(source, remote, progress=progress)
+        return await self._upload(source, remote, await async_in_thread(facts, source), mode, progress)
 
-    async def download(self, remote: str, target: Target) -> int:
+    async def download(self, remote: str, target: Target, *, progress: Progress | None = None) -> int:
         """Bring a file to a local path or into an open binary file; returns its size in bytes.
 
-        Uses constant memory. The local path is replaced only when all has arrived.
+        Uses constant memory. The local path is replaced only when all has arrived; it gets mode and mtime of the file, but
+        never set-id bits, nor more than reading for others. A connection that breaks is taken up where it broke.
         """
-        local = Download(target)
+        local = Download(target, remote)
+        fetch = self._fetch(remote, local.rewind)
         await async_in_thread(local.open)
         try:
-            async with self._http.stream(self._download_call(remote)) as response:
-                size = await _save(response, local)
-            await async_in_thread(local.keep)
+            return await save(self._http, fetch, local, progress)
         finally:
             with async_cleanup():
                 await async_in_thread(local.discard)
-        return size
 
-    async def download_tree(self, remote: str, directory: str | Path) -> int:
-        """Bring a directory and everything below it to a local directory, made where it is missing."""
-        local = Path(directory)
-        await async_in_thread(local.mkdir, parents=True, exist_ok=True)
-        size = 0
-        for entry in await self.list(remote):
-            fetch = self.download_tree if entry.is_dir else self.download if entry.is_file else None
-            if fetch is not None:
-                size += await fetch(f"{remote.rstrip('/')}/{entry.name}", child(local, entry.name))
-        return size
+    async def upload_dir(
+        self,
+        source: str | PathLike[str],
+        remote: str,
+        *,
+        progress: Progress | None = None,
+        left_out: LeftOut | None = None,
+    ) -> int:
+        """Make `remote` have everything that is in a local directory, as one stream; returns the bytes of its files.
 
-    async def list(self, path: str = ".") -> Entries:
-        """What is in a directory, directories first."""
-        call = self._call("GET", "directories", path)
-        entries: object = (await self._http.json(call)).get("entries")
-        if not isinstance(entries, list):
-            raise BayError("the server's answer is not a directory listing; is it a Bay of another version?")
-        return [model(FileEntry, entry) for entry in cast("Objects", entries)]
+        What `remote` has besides stays. A symbolic link that leads out of the directory is taken for the file it leads to;
+        `left_out` is told the name of each thing that is neither file, directory nor such a link. What came before a failure stays.
+        """
+        root = Path(source)
+        meter = Meter(progress, await async_in_thread(weight, root) if progress else None)
+        content = streamed(lambda: packed(root, meter, left_out), meter, counted=False)
+        call = self._call("PUT", "archive", path=remote, format="tar")
+        await self._http.json(call, content)
+        return meter.done
 
-    async def delete(self, path: str) -> None:
-        """Remove a file, or a directory with everything in it."""
-        await self._http.json(self._call("DELETE", "files", path))
+    async def download_dir(
+        self,
+        remote: str,
+        target: str | PathLike[str],
+        *,
+        progress: Progress | None = None,
+        left_out: LeftOut | None = None,
+    ) -> int:
+        """Bring everything in a directory to a local one, made where it is missing; returns the bytes of its files.
 
-    async def _upload(self, source: Source | bytes, remote: str) -> int:
-        boundary = secrets.token_hex(16)
+        Nothing outside of the local directory is written, whatever the sandbox sends: no link is followed, and
+        links that lead out, fifos and devices are left out, of which `left_out` is told. What came before a failure stays.
+        """
+        unpacking = Unpacking(Path(target), meter := Meter(progress, None), left_out)
+        try:
+            async with opened(
+                self._http, self._call("GET", "archive", path=remote, format="tar")
+            ) as response:
+                await async_in_thread(unpacking.open)
+                async for data in response.aiter_bytes(CHUNK_BYTES):
+                    await async_in_thread(unpacking.feed, data)
+            unpacking.finish()
+        finally:
+            with async_cleanup():
+                await async_in_thread(unpacking.close)
+        return meter.done
+
+    # What there is
+
+    async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
+        """What is at a path; of a symbolic link what it leads to, unless `follow` is False."""
+        call = self._call("GET", "stat", path=path, **flags(follow=follow))
+        return model(FileInfo, await self._http.json(call))
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is something at a path. A link that leads nowhere is nothing."""
+        try:
+            await self.stat(path)
+        except FileMissing:
+            return False
+        return True
+
+    async def list(
+        self, path: str = ".", depth: int = 1, glob: str | None = None, limit: int | None = None
+    ) -> Infos:
+        """What is in a directory, by name, and below it down to `depth` (64 at most), a directory before what is in it.
+
+        `glob` (``*``, ``?``, ``[…]``, ``**``) is matched against the path relative to `path`. Links are not followed. With
+        `limit` it gives the first so many; without, it raises PayloadTooLarge when there are more than 200,000.
+        """
+        return [info async for info in self.walk(path, depth, glob, limit)]
+
+    async def walk(
+        self, path: str = ".", depth: int = MAX_DEPTH, glob: str | None = None, limit: int | None = None
+    ) -> Found:
+        """As `list`, but everything below, one after the other as it comes, in constant memory."""
+        params = given(path=path, depth=depth, glob=glob, limit=limit or MAX_ENTRIES)
+        call = replace(self._call("GET", "list", **params), headers={"Accept": "application/x-ndjson"})
+        reading = _Listing()
+        async with opened(self._http, call) as response:
+            async for info in accepted(response, reading):
+                yield info
+        if not reading.ended:
+            raise BayError(f"the listing of {path} broke off before its end")
+        if reading.truncated and limit is None:
+            raise PayloadTooLarge(
+                f"{path} has more than {MAX_ENTRIES} entries down to depth {depth}; list parts of it"
+            )
+
+    async def glob(self, pattern: str, path: str = ".") -> Infos:
+        """What is below `path` and matches: ``*.py`` in it, ``**/*.py`` at any depth."""
+        return await self.list(path, MAX_DEPTH, pattern)
+
+    async def search(
+        self,
+        query: str | None = None,
+        path: str = ".",
+        *,
+        glob: str | None = None,
+        regex: bool = False,
+        ignore_case: bool = False,
+        hidden: bool = False,
+        gitignore: bool = True,
+        limit: int = 1000,
+    ) -> SearchResult:
+        """Lines of text files below `path` that have `query` in them; without a query, names that match `glob`.
+
+        What `.gitignore` files exclude, hidden files and binary files are passed over. `regex` is Python's `re`. Bounded
+        in time: the result says whether it is `truncated`, and how many files were searched and skipped.
+        """
+        options = flags(regex=regex, ignore_case=ignore_case, hidden=hidden, gitignore=gitignore)
+        call = self._call("GET", "search", **given(path=path, query=query, glob=glob, limit=limit), **options)
+        return model(SearchResult, await self._http.json(replace(call, wait_s=SEARCH_S)))
+
+    def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncWatch:
+        """What happens to a file, or in a directory and below it; with `with`, and iterated for `bay.FileEvent`."""
+        return AsyncWatch(
+            self._http, files_path(self._sandbox_id, "watch"), {"path": path, **flags(recursive=recursive)}
+        )
+
+    # Changes
+
+    async def move(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
+        """Give a file or a directory another path. Raises Conflict when something is there, unless `overwrite`."""
+        return await self._changed("move", source=source, destination=destination, overwrite=overwrite)
+
+    async def copy(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
+        """Copy a file, or a directory with everything in it. Raises Conflict when something is there, unless `overwrite`."""
+        return await self._changed("copy", source=source, destination=destination, overwrite=overwrite)
+
+    async def mkdir(self, path: str, mode: int | str = 0o755, parents: bool = True) -> FileInfo:
+        """Make a directory. One that is there already is no error."""
+        return await self._changed("mkdir", safe=True, path=path, mode=octal(mode), parents=parents)
+
+    async def chmod(self, path: str, mode: int | str, recursive: bool = False) -> FileInfo:
+        """Change the permissions: 0o755, or ``"0755"``."""
+        return await self._changed("chmod", safe=True, path=path, mode=octal(mode), recursive=recursive)
+
+    async def delete(self, path: str, recursive: bool = True) -> None:
+        """Remove a file, or a directory with everything in it; without `recursive` only an empty one, else Conflict."""
+        await self._http.json(self._call("DELETE", path=path, **flags(recursive=recursive)))
+
+    async def _changed(self, what: str, *, safe: bool = False, **fields: object) -> FileInfo:
+        return model(FileInfo, await self._post(what, fields, safe=safe))
+
+    async def _post(self, what: str, fields: Json, *, safe: bool = False) -> Json:
         call = Call(
-            method="POST",
-            path=files_path(self._sandbox_id, "upload"),
-            headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-            repeatable=isinstance(source, str | bytes | PathLike),
+            method="POST", path=files_path(self._sandbox_id, what), body=fields, safe=safe, wait_s=COPY_S
         )
-        answer = await self._http.json(call, _multipart(source, workspace_path(remote), boundary))
-        return int(answer.get("size", 0))
+        return await self._http.json(call)
 
-    def _download_call(self, path: str) -> Call:
-        return self._call("GET", "download", path)
+    async def _upload(
+        self,
+        source: Source | bytes,
+        remote: str,
+        about: Facts,
+        mode: int | str | None,
+        progress: Progress | None,
+    ) -> int:
+        call = self._put(remote, about, mode, repeatable=isinstance(source, str | bytes | PathLike))
+        answer = await self._http.json(call, body(source, Meter(progress, about.size)))
+        return model(FileInfo, answer).size or 0
 
-    def _call(
-        self, method: Literal["GET", "DELETE"], what: Literal["files", "directories", "download"], path: str
-    ) -> Call:
+    def _put(self, path: str, about: Facts, mode: int | str | None, *, repeatable: bool) -> Call:
+        wanted = about.mode if mode is None else mode
         return Call(
-            method=method,
-            path=files_path(self._sandbox_id, what),
-            params={"path": workspace_path(path)},
-            safe=method == "GET",
+            method="PUT",
+            path=files_path(self._sandbox_id, "content"),
+            params=given(path=path, mode=octal(wanted), mtime=about.mtime),
+            headers={"Content-Type": "application/octet-stream"},
+            safe=True,
+            repeatable=repeatable,
+        )
+
+    def _content(self, path: str) -> Call:
+        return self._call("GET", "content", path=path)
+
+    def _fetch(
+        self, path: str, rewind: Callable[[], None], start: int = 0, length: int | None = None
+    ) -> Fetch:
+        retry_s = self._http.config.retry_s
+        return Fetch(self._content(path), retry_s, start=start, length=length, rewind=rewind)
+
+    def _call(self, method: Literal["GET", "PUT", "DELETE"], *what: str, **params: str | int) -> Call:
+        return Call(
+            method=method, path=files_path(self._sandbox_id, *what), params=params, safe=method != "DELETE"
         )
 
 
-def _multipart(source: Source | bytes, path: str, boundary: str) -> Body:
-    async def parts() -> AsyncIterator[bytes]:
-        yield upload_head(path, boundary)
-        with closing(pieces(source)) as data:
-            while piece := await async_in_thread(next, data, b""):
-                yield piece
-        yield upload_tail(boundary)
+class _Listing:
+    """A listing, line by line; the last line says whether there is more."""
 
-    return parts
+    def __init__(self) -> None:
+        self.ended = False
+        self.truncated = False
 
-
-async def _save(response: httpx.Response, local: Download) -> int:
-    size = 0
-    async for data in response.aiter_bytes(CHUNK_BYTES):
-        await async_in_thread(local.write, data)
-        size += len(data)
-    return size
+    def accept(self, line: bytes) -> FileInfo | None:
+        data = line_object(line)
+        if "truncated" in data and "name" not in data:
+            self.ended, self.truncated = True, bool(data["truncated"])
+            return None
+        return model(FileInfo, data)

@@ -64,8 +64,7 @@ class AsyncHttp:
         with http_errors(self.config.url):
             response = await self._client.request(
                 call.method,
-                call.path,
-                params=call.params,
+                call.address,
                 content=content() if content else call.json_content,
                 headers=call.all_headers,
                 timeout=self._timeout(call),
@@ -79,8 +78,7 @@ class AsyncHttp:
         with http_errors(self.config.url):
             request = self._client.stream(
                 call.method,
-                call.path,
-                params=call.params,
+                call.address,
                 content=call.json_content,
                 headers=call.all_headers,
                 timeout=self._timeout(call),

@@ -6,18 +6,30 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Unpack
 
 from bay.client._frames import Door, Progress
+from bay.client._local import Progress as ProgressCall
+from bay.client._local import Source, Target
 from bay.client._results import RunResult
 from bay.client._sync.attach import Attachment
+from bay.client._sync.checkpoints import Checkpoints
 from bay.client._sync.events import Events
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
 from bay.client._sync.history import History, HistoryOptions
 from bay.client._sync.http import Http
 from bay.client._sync.kernels import Kernels, Python
-from bay.client._wire import Call, SpawnOptions, UpdateOptions, given, items, model, sandbox_path
+from bay.client._wire import (
+    Call,
+    SpawnOptions,
+    UpdateOptions,
+    given,
+    items,
+    model,
+    sandbox_path,
+    update_body,
+)
 from bay.errors import BayError, DriverUnavailable, SandboxNotReady
 from bay.ids import new_id
-from bay.models import Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """How long the server waits for a resume, unless told otherwise."""
@@ -37,6 +49,7 @@ class Box:
         self.kernels = Kernels(http, info.id)
         self.python = Python(http, info.id)
         self._history = History(http, info.id)
+        self._checkpoints = Checkpoints(http, info.id)
 
     @property
     def id(self) -> str:
@@ -152,12 +165,73 @@ class Box:
         return self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
 
     def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
-        """Change its `name`, its `labels` (all of them), `idle_timeout` or `warm_timeout`, and nothing else.
+        """Change its `name`, its `labels` (all of them), `idle_timeout`, `warm_timeout` or `checkpoint_policy`, and nothing else.
 
-        What is left out stays. None takes a name away; of a timeout it means never. A changed timeout counts
+        What is left out stays. None takes a name or a policy away; of a timeout it means never. A changed timeout counts
         from now. Raises Conflict when the name is taken.
         """
-        return self._ask(Call(method="PATCH", path=self._path(), body={**options}, safe=True))
+        return self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))
+
+    def checkpoint(self, name: str | None = None, comment: str | None = None) -> Checkpoint:
+        """Keep the files as they are at this moment. What runs goes on; it stands still only for that moment.
+
+        Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when another
+        checkpoint of this sandbox has the name, StorageFull when there is no room.
+        """
+        return self._checkpoints.create(name, comment)
+
+    def checkpoints(self, auto: bool | None = None) -> list[Checkpoint]:
+        """Its checkpoints, oldest first: all, or those that were made by its policy (`auto=True`), or by request."""
+        return self._checkpoints.list(auto)
+
+    def get_checkpoint(self, checkpoint: str) -> Checkpoint:
+        """The checkpoint of that id or name. Raises NotFound."""
+        return self._checkpoints.get(checkpoint)
+
+    def delete_checkpoint(self, checkpoint: str | Checkpoint) -> None:
+        """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. What was made of it stays."""
+        self._checkpoints.delete(checkpoint)
+
+    def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
+        """Put the files back as they were; the present ones are gone unless a checkpoint has them. Sets and returns `info`.
+
+        Commands that run end. Raises Conflict while another restore is under way. One that fails leaves the present files.
+        """
+        self.info = self._checkpoints.restore(checkpoint)
+        return self.info
+
+    def fork(
+        self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
+    ) -> "list[Box]":
+        """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
+
+        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted.
+        """
+        made = self._checkpoints.fork(count, checkpoint, name)
+        return [Box(self._http, info) for info in made]
+
+    def export_checkpoint(
+        self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
+    ) -> int:
+        """Bring a checkpoint to a local path or into an open binary file, as a tar in zstd; returns its size in bytes.
+
+        Raises BayError for one that is not whole. Its checksums are looked at by `import_checkpoint`.
+        """
+        return self._checkpoints.export(checkpoint, target, progress)
+
+    def import_checkpoint(
+        self,
+        source: Source,
+        *,
+        name: str | None = None,
+        comment: str | None = None,
+        progress: ProgressCall | None = None,
+    ) -> Checkpoint:
+        """Make a checkpoint of what `export_checkpoint` gave, here or on another machine.
+
+        Raises BadRequest for what is damaged, and makes nothing of it then.
+        """
+        return self._checkpoints.import_(source, name, comment, progress)
 
     def stop(self) -> None:
         """Give the compute back; files stay, processes end. Again is no error."""

@@ -14,6 +14,7 @@ from bay.client._seam import cleanup
 from bay.client._sync.admin import Admin
 from bay.client._sync.audit import Audit
 from bay.client._sync.box import Box, ready
+from bay.client._sync.cargos import Cargos
 from bay.client._sync.events import Events
 from bay.client._sync.http import Http
 from bay.client._sync.keys import Keys
@@ -106,6 +107,7 @@ class Client:
     ) -> None:
         self._http = Http(resolve(base_url, api_key, timeout_s, retry_s), transport)
         self.sandboxes = Sandboxes(self._http)
+        self.cargos = Cargos(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)
         self.audit = Audit(self._http)

@@ -66,8 +66,7 @@ class Http:
         with http_errors(self.config.url):
             response = self._client.request(
                 call.method,
-                call.path,
-                params=call.params,
+                call.address,
                 content=content() if content else call.json_content,
                 headers=call.all_headers,
                 timeout=self._timeout(call),
@@ -81,8 +80,7 @@ class Http:
         with http_errors(self.config.url):
             request = self._client.stream(
                 call.method,
-                call.path,
-                params=call.params,
+                call.address,
                 content=call.json_content,
                 headers=call.all_headers,
                 timeout=self._timeout(call),

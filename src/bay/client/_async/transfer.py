@@ -1,0 +1,104 @@
+"""Bytes on their way: a body that is sent piece by piece, and a file that is fetched over as many requests as it takes."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+
+import httpx
+
+from bay.client._async.http import AsyncHttp, Body
+from bay.client._content import Fetch
+from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
+from bay.client._seam import async_cleanup, async_in_thread, async_sleep
+from bay.client._wire import Attempts, Call
+from bay.errors import BayError
+
+
+async def fetched(http: AsyncHttp, fetch: Fetch) -> AsyncGenerator[bytes, None]:
+    """The bytes that `fetch` is about. When it has to begin anew, `fetch.rewind` is called first."""
+    while not fetch.ended:
+        try:
+            async with http.stream(fetch.call()) as response:
+                if fetch.begin(response):
+                    await async_in_thread(fetch.rewind)
+                async for data in response.aiter_bytes(CHUNK_BYTES):
+                    if piece := fetch.take(data):
+                        yield piece
+                fetch.finish()
+        except BayError as error:
+            await async_sleep(fetch.pause(error))
+
+
+@asynccontextmanager
+async def opened(http: AsyncHttp, call: Call) -> AsyncGenerator[httpx.Response, None]:
+    """The answer to `call` while it arrives, asked for again for as long as it does not begin. It is read once."""
+    attempts = Attempts(call, http.config.retry_s)
+    async with AsyncExitStack() as stack:
+        response: httpx.Response | None = None
+        while response is None:
+            try:
+                response = await stack.enter_async_context(http.stream(call))
+            except BayError as error:
+                await async_sleep(attempts.pause(error))
+        yield response
+
+
+def body(source: Source | bytes, meter: Meter) -> Body:
+    """The body that has the bytes of `source`."""
+    return streamed(lambda: pieces(source), meter, counted=True)
+
+
+def streamed(begin: Callable[[], Generator[bytes, None, None]], meter: Meter, *, counted: bool) -> Body:
+    """The body that `begin` gives the pieces of, each made off the event loop; `counted` where each piece counts whole."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        meter.done = 0
+        with closing(begin()) as data:
+            while piece := await async_in_thread(next, data, b""):
+                yield piece
+                if counted:
+                    meter.add(len(piece))
+
+    return parts
+
+
+async def save(http: AsyncHttp, fetch: Fetch, local: Download, progress: Progress | None) -> int:
+    """Fetch a file to its local place; its size."""
+    meter = Meter(progress, None)
+    async for piece in fetched(http, fetch):
+        await async_in_thread(local.write, piece)
+        meter.total = fetch.total
+        meter.at(fetch.done)
+    await async_in_thread(local.keep, fetch.headers.get("x-bay-mode"), fetch.headers.get("x-bay-mtime"))
+    return fetch.done
+
+
+async def save_once(
+    http: AsyncHttp,
+    call: Call,
+    target: Target,
+    name: str,
+    progress: Progress | None,
+    check: Callable[[bytes], None],
+) -> int:
+    """Bring what `call` streams to its local place, in one attempt. `check` sees each piece, and an empty one at the end."""
+    local, meter = Download(target, name), Meter(progress, None)
+    try:
+        async with opened(http, call) as response:
+            await async_in_thread(local.open)
+            meter.total = said_length(response)
+            async for data in response.aiter_bytes(CHUNK_BYTES):
+                check(data)
+                await async_in_thread(local.write, data)
+                meter.add(len(data))
+        check(b"")
+        await async_in_thread(local.keep)
+    finally:
+        with async_cleanup():
+            await async_in_thread(local.discard)
+    return meter.done
+
+
+def said_length(response: httpx.Response) -> int | None:
+    """How long the body is, where that is said."""
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else None

@@ -1,0 +1,88 @@
+"""What happens to files, as it happens."""
+
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Self
+
+from bay.client._async.http import AsyncHttp
+from bay.client._follow import Patience
+from bay.client._seam import async_sleep
+from bay.client._socket import AsyncSocket
+from bay.client._watching import OVERFLOW, event, is_end, watching
+from bay.client._wire import Params
+from bay.errors import BayError, ConnectionFailed, HostError
+from bay.models import FileEvent
+
+
+class AsyncWatch:
+    """A directory or a file that is watched; use it as a context manager, and iterate it for the events.
+
+    What happens after the block was entered is told, until what is watched is gone. An event of type ``overflow`` says that others were lost: look again.
+    It also comes after a broken connection was taken up again, for which the client's `retry_s` is the limit.
+    """
+
+    def __init__(self, http: AsyncHttp, path: str, params: Params) -> None:
+        self._http = http
+        self._path = path
+        self._params = params
+        self._socket: AsyncSocket | None = None
+        self._patience = Patience(http.config.retry_s)
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self._connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Look no more. Whoever iterates comes to an end. Again is no error."""
+        self._closed = True
+        if self._socket is not None:
+            await self._socket.aclose()
+
+    def __aiter__(self) -> AsyncGenerator[FileEvent, None]:
+        return self._events()
+
+    async def _events(self) -> AsyncGenerator[FileEvent, None]:
+        while not self._closed:
+            found = await self._next()
+            if found is not None:
+                yield found
+
+    async def _next(self) -> FileEvent | None:
+        if self._socket is None:
+            raise BayError("nothing is watched yet: use it as a context manager")
+        try:
+            frame = await self._socket.receive()
+        except (HostError, ConnectionFailed) as error:
+            self._closed = self._closed or is_end(error)
+            return None if self._closed else await self._again(error)
+        self._patience.renew()
+        return event(frame)
+
+    async def _again(self, error: BayError) -> FileEvent:
+        """A new connection in place of one that broke. Nobody knows what happened meanwhile."""
+        while True:
+            await async_sleep(self._patience.pause(error))
+            try:
+                await self._connect()
+            except (HostError, ConnectionFailed) as failed:
+                error = failed
+            else:
+                return OVERFLOW
+
+    async def _connect(self) -> None:
+        if self._socket is not None:
+            await self._socket.aclose()
+        socket = await AsyncSocket.open(self._http.config, self._path, self._params)
+        try:
+            watching(await socket.receive(self._http.config.timeout_s))
+        except BaseException:
+            await socket.aclose()
+            raise
+        self._patience.opened()
+        self._socket = socket

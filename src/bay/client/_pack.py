@@ -1,0 +1,126 @@
+"""A local directory as a tar stream (POSIX pax), made in constant memory.
+
+`tarfile` writes a whole file at a time; a body is made a piece at a time, so the blocks are put together here.
+"""
+
+import os
+import posixpath
+import stat
+import tarfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from bay.client._local import CHUNK_BYTES, LeftOut, Meter
+from bay.errors import BayError
+
+_END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def weight(root: Path) -> int:
+    """The bytes of all files below a directory, as far as they can be seen."""
+    return sum(found.st_size for _, found in _below(root) if stat.S_ISREG(found.st_mode))
+
+
+def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[bytes, None, None]:
+    """The stream. Links that lead out of the tree are taken for the files they lead to; what is neither file, directory nor link is left out.
+
+    Files that are linked to each other stay so.
+    """
+    gathered = bytearray()
+    for piece in _pieces(root, _Packing(meter, left_out or _nobody)):
+        gathered += piece
+        if len(gathered) >= CHUNK_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)
+
+
+def _pieces(root: Path, packing: "_Packing") -> Iterator[bytes]:
+    for path, found in _below(root):
+        yield from packing.entry(path, path.relative_to(root).as_posix(), found)
+    yield _END
+
+
+def _nobody(_: str) -> None:
+    pass
+
+
+def _below(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything below a directory, a directory before what is in it, links not followed."""
+    for base, directories, names in os.walk(root, onerror=_failed):
+        directories.sort()
+        for path in (Path(base, name) for name in sorted([*directories, *names])):
+            yield path, path.lstat()
+
+
+def _failed(error: OSError) -> None:
+    raise error
+
+
+class _Packing:
+    """One stream. Remembers the files that have more than one name."""
+
+    def __init__(self, meter: Meter, left_out: LeftOut) -> None:
+        self._meter = meter
+        self._left_out = left_out
+        self._linked: dict[tuple[int, int], str] = {}
+
+    def entry(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
+        if stat.S_ISDIR(found.st_mode):
+            yield _header(name, found, tarfile.DIRTYPE)
+        elif stat.S_ISLNK(found.st_mode):
+            yield from self._link(path, name, found)
+        elif stat.S_ISREG(found.st_mode):
+            yield from self._file(path, name, found)
+        else:
+            self._left_out(name)
+
+    def _link(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
+        target = os.readlink(path)
+        if leads_inside(name, target):
+            yield _header(name, found, tarfile.SYMTYPE, link=target)
+        elif path.is_file():
+            yield from self._content(path, name)
+        else:
+            self._left_out(name)
+
+    def _file(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
+        first = self._linked.setdefault((found.st_dev, found.st_ino), name) if found.st_nlink > 1 else name
+        if first != name:
+            yield _header(name, found, tarfile.LNKTYPE, link=first)
+        else:
+            yield from self._content(path, name)
+
+    def _content(self, path: Path, name: str) -> Iterator[bytes]:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+            yield _header(name, found, tarfile.REGTYPE, size=found.st_size)
+            left = found.st_size
+            while left and (piece := file.read(min(left, CHUNK_BYTES))):
+                yield piece
+                left -= len(piece)
+                self._meter.add(len(piece))
+        if left:
+            raise BayError(f"{path} became shorter while it was sent; send it again")
+        yield bytes(-found.st_size % tarfile.BLOCKSIZE)
+
+
+def _header(name: str, found: os.stat_result, kind: bytes, *, size: int = 0, link: str = "") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, link
+    info.mode = stat.S_IMODE(found.st_mode) & 0o777
+    info.mtime = found.st_mtime
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def leads_inside(name: str, target: str) -> bool:
+    """Whether a link at `name` that says `target` stays in the tree, whatever other links of the tree are on its way.
+
+    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is anywhere.
+    """
+    if not target or target.startswith("/") or "\0" in target:
+        return False
+    words = [word for word in target.split("/") if word not in ("", ".")]
+    up = next((i for i, word in enumerate(words) if word != ".."), len(words))
+    depth = len([word for word in posixpath.dirname(name).split("/") if word not in ("", ".")])
+    return up <= depth and ".." not in words[up:]

@@ -1,0 +1,226 @@
+"""Files, checkpoints and cargos on the command line, against a stand-in server."""
+
+import io
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.request import Request, urlopen
+
+import pytest
+
+from bay.cli._output import age, amount
+from bay.cli._progress import Bar
+from bay.clock import from_rfc3339
+
+KEY = "bay_standin"
+Done = subprocess.CompletedProcess[bytes]
+
+
+class Cli(Protocol):
+    """What tests/cli/conftest.py gives."""
+
+    @property
+    def url(self) -> str: ...
+    def __call__(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Done: ...
+
+
+@pytest.fixture
+def name(bay: Cli) -> str:
+    """A sandbox that exists."""
+    body = json.dumps({"name": f"box-{os.urandom(6).hex()}"}).encode()
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with urlopen(Request(bay.url + "/v1/sandboxes", body, headers), timeout=10) as answer:  # noqa: S310
+        return json.load(answer)["name"]
+
+
+def lines(done: Done) -> list[str]:
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode().splitlines()
+
+
+def objects(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(done)]
+
+
+# cp
+
+
+def test_cp_keeps_modes_links_and_empty_directories(bay: Cli, name: str, tmp_path: Path) -> None:
+    source = tmp_path / "tree"
+    (source / "empty").mkdir(parents=True)
+    (source / "run").write_text("#!/bin/sh\n")
+    (source / "run").chmod(0o755)
+    (source / "link").symlink_to("run")
+    assert lines(bay("cp", str(source), f"{name}:")) == []
+    [said] = objects(bay("cp", f"{name}:tree", str(tmp_path / "back"), "--json"))
+    assert said["bytes"] == 10
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["empty", "link", "run"]
+    assert (tmp_path / "back" / "run").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "back" / "link").readlink() == Path("run")
+
+
+def test_cp_of_what_is_in_a_directory_lands_in_the_directory_itself(
+    bay: Cli, name: str, tmp_path: Path
+) -> None:
+    bay("cp", "-", f"{name}:d/f", stdin=b"1")
+    (tmp_path / "here").mkdir()
+    for remote, expected in ((f"{name}:d/.", "f"), (f"{name}:", "d"), (f"{name}:d", "d")):
+        lines(bay("cp", remote, str(tmp_path / "here")))
+        assert (tmp_path / "here" / expected).exists()
+    assert (tmp_path / "here" / "d" / "f").read_text() == "1"
+
+
+def test_cp_takes_any_absolute_path(bay: Cli, name: str) -> None:
+    lines(bay("cp", "-", f"{name}:/etc/motd", stdin=b"hello"))
+    assert bay("cp", f"{name}:/etc/motd", "-").stdout == b"hello"
+
+
+def test_cp_of_a_directory_to_stdout_says_why_not(bay: Cli, name: str) -> None:
+    bay("cp", "-", f"{name}:d/f", stdin=b"1")
+    done = bay("cp", f"{name}:d", "-")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"d is a directory" in done.stderr
+
+
+def test_cp_says_what_it_left_out(bay: Cli, name: str, tmp_path: Path) -> None:
+    for number in range(5):
+        os.mkfifo(tmp_path / f"fifo{number}")
+    done = bay("cp", str(tmp_path), f"{name}:tree")
+    assert done.returncode == 0
+    assert b"fifo0, fifo1, fifo2 and 2 more" in done.stderr
+
+
+class Screen(io.StringIO):
+    """A terminal, to whoever asks."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_transfer_has_a_bar_on_a_terminal() -> None:
+    screen = Screen()
+    with Bar("big [file]", after_s=0, stream=screen) as bar:
+        bar(1 << 20, 4 << 20)
+        bar(2 << 20, 4 << 20)
+    assert "big [file]" in screen.getvalue()
+    assert "MiB" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("stream", "after_s"), [(io.StringIO(), 0), (Screen(), 60)])
+def test_a_short_transfer_and_a_pipe_have_none(stream: io.StringIO, after_s: float) -> None:
+    with Bar("big", after_s=after_s, stream=stream) as bar:
+        bar(1, None)
+    assert stream.getvalue() == ""
+
+
+# checkpoint, fork
+
+
+def test_a_checkpoint_is_made_listed_restored_and_removed(bay: Cli, name: str) -> None:
+    bay("cp", "-", f"{name}:f", stdin=b"one")
+    [first] = lines(bay("checkpoint", "create", name, "--name", "first", "--comment", "a try"))
+    bay("cp", "-", f"{name}:f", stdin=b"two")
+    [second] = objects(bay("checkpoint", "create", name, "--json"))
+    third = bay("checkpoint", "create", name, "--name", "third").stdout.decode().strip()
+    assert lines(bay("checkpoint", "restore", name, second["id"])) == []
+    rows = [line.split() for line in lines(bay("checkpoint", "ls", name))]
+    assert rows[0] == ["NOW", "ID", "NAME", "AGE", "SIZE", "EXCLUSIVE", "AUTO", "FROM", "COMMENT"]
+    assert rows[1][:3] == ["|", first, "first"]
+    assert rows[1][4:] == ["3.0M", "4.0K", "no", "-", "a", "try"]
+    assert [row[:3] + row[7:] for row in rows[2:]] == [
+        ["*", second["id"], "-", "first"],
+        ["-", third, "third", second["id"]],
+    ]
+    [info] = objects(bay("checkpoint", "restore", name, "first", "--json"))
+    assert info["checkpoint_id"] == first
+    assert bay("cp", f"{name}:f", "-").stdout == b"one"
+    lines(bay("checkpoint", "rm", name, "third", second["id"]))
+    assert lines(bay("checkpoint", "ls", name, "-q")) == [first]
+    assert bay("checkpoint", "rm", name, "third").returncode == 2
+
+
+def test_a_checkpoint_goes_through_a_file_and_a_pipe(bay: Cli, name: str, tmp_path: Path) -> None:
+    bay("cp", "-", f"{name}:f", stdin=b"one")
+    bay("checkpoint", "create", name, "--name", "kept")
+    [said] = objects(bay("checkpoint", "export", name, "kept", str(tmp_path / "kept"), "--json"))
+    assert said["bytes"] == (tmp_path / "kept").stat().st_size
+    piped = bay("checkpoint", "export", name, "kept", "-").stdout
+    assert piped[:4] == bytes.fromhex("28b52ffd")
+    assert len(lines(bay("checkpoint", "import", name, str(tmp_path / "kept"), "--name", "one"))) == 1
+    done = bay("checkpoint", "import", name, "-", "--name", "two", "--json", stdin=piped)
+    assert objects(done)[0]["name"] == "two"
+    assert bay("checkpoint", "import", name, "-", stdin=b"nonsense").returncode == 2
+    assert bay("checkpoint", "import", name, str(tmp_path / "nope")).stderr.count(b"\n") == 1
+
+
+def test_forks_and_creates_begin_with_files_of_another(bay: Cli, name: str) -> None:
+    bay("cp", "-", f"{name}:f", stdin=b"one")
+    kept = bay("checkpoint", "create", name).stdout.decode().strip()
+    bay("cp", "-", f"{name}:f", stdin=b"two")
+    made = objects(bay("fork", name, "--count", "2", "--name", f"{name}-f", "--json"))
+    assert [one["name"] for one in made] == [f"{name}-f-1", f"{name}-f-2"]
+    assert bay("cp", f"{name}-f-2:f", "-").stdout == b"two"
+    [old] = lines(bay("fork", name, "--checkpoint", kept))
+    [new] = lines(bay("create", "--from-checkpoint", kept))
+    assert [bay("cp", f"{box}:f", "-").stdout for box in (old, new)] == [b"one", b"one"]
+
+
+# cargo
+
+
+def test_cargos_are_made_moved_listed_and_removed(bay: Cli, name: str) -> None:
+    [made] = lines(bay("cargo", "create", "--size-limit-mb", "100"))
+    assert bay("cargo", "move", made, name).returncode == 2
+    bay("stop", name)
+    [moved] = objects(bay("cargo", "move", made, name, "--json"))
+    heads, *rows = [line.split() for line in lines(bay("cargo", "ls"))]
+    assert heads == ["ID", "USED", "FILES", "CHARGED", "LIMIT", "MEASURED", "BACKEND", "SANDBOXES"]
+    assert [made, "5.0M", "7", "6.0M", "100M", "0s", "directory", *moved["sandbox_ids"]] in rows
+    [other] = objects(bay("cargo", "create", "--json"))
+    assert lines(bay("cargo", "rm", other["id"])) == []
+    assert other["id"] not in lines(bay("cargo", "ls", "-q"))
+    assert lines(bay("cargo", "ls", "--managed", "-q")) == []
+
+
+# files
+
+
+def test_files_are_listed_found_searched_and_described(bay: Cli, name: str) -> None:
+    for path in ("src/one.py", "src/deep/two.py", "top.txt"):
+        bay("cp", "-", f"{name}:{path}", stdin=b"first\nneedle \x1b[31m here\n")
+    rows = [line.split() for line in lines(bay("files", "ls", name, "src", "--depth", "2"))]
+    assert rows[0] == ["MODE", "OWNER", "SIZE", "MODIFIED", "PATH"]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("d0755", "/workspace/src/deep"),
+        ("-0644", "/workspace/src/deep/two.py"),
+        ("-0644", "/workspace/src/one.py"),
+    ]
+    assert lines(bay("files", "find", name, "**/*.py")) == [
+        "/workspace/src/deep/two.py",
+        "/workspace/src/one.py",
+    ]
+    [match] = lines(bay("files", "search", name, "NEEDLE", "-i", "--glob", "*.txt"))
+    assert match == "/workspace/top.txt:2:needle \N{REPLACEMENT CHARACTER}[31m here"
+    assert bay("files", "search", name, "nowhere").returncode == 1
+    assert b"there is more" in bay("files", "search", name, "needle", "--limit", "1").stderr
+    shown = lines(bay("files", "stat", name, "top.txt"))
+    assert shown[:2] == ["path:     /workspace/top.txt", "type:     file"]
+    assert objects(bay("files", "stat", name, "src", "--json"))[0]["type"] == "directory"
+    assert bay("files", "ls", name, "nope").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(None, "-"), (0, "0B"), (1023, "1023B"), (1 << 10, "1.0K"), (25 << 30, "25G")]
+)
+def test_amounts_are_short(size: int | None, shown: str) -> None:
+    assert amount(size) == shown
+
+
+@pytest.mark.parametrize(("then", "shown"), [("00:00:07", "53s"), ("00:01:00", "0s"), ("00:02:00", "0s")])
+def test_ages_are_short(then: str, shown: str) -> None:
+    now = from_rfc3339("2030-01-03T00:01:00Z")
+    assert age(from_rfc3339(f"2030-01-03T{then}Z"), now) == shown
+    assert age(from_rfc3339("2030-01-02T20:00:00Z"), now) == "4h"
+    assert age(from_rfc3339("2030-01-01T00:00:00Z"), now) == "2d"
