@@ -137,6 +137,8 @@ class Run:
         return len(pooled) == self.pool and all(self._is_settled(row) for row in rows)
 
     def _is_settled(self, row: SandboxRecord) -> bool:
+        if row.restore_id is not None or row.checkpoint_due is not None:
+            return False
         phase = row.session.phase if row.session else None
         if is_expired(row, self.bay.clock()):
             return phase is None

@@ -1,14 +1,20 @@
 """What a Bay that was killed still owes its callers and its host, asked of the one that took over."""
 
 import asyncio
+import contextlib
+import sqlite3
+import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import crash_host
 from crash_case import CALL_S, Facts, Json, Place, Run, running, until
-from crash_operations import APPEND, EXTENSION, KEY, OPERATIONS, Operation
+from crash_operations import APPEND, EXTENSION, FORK, KEY, OPERATIONS, Operation
 from crash_points import Points
+
+from bay.cargo.pool import device_at
 
 _ENDS_S = 5.0
 _COLD = {"cold": None, "warm": "paused", "running": "running"}
@@ -57,7 +63,7 @@ async def judge(place: Place, name: str) -> Verdict:
 
 async def _empty_the_trash(place: Place) -> None:
     """Files are thrown away at once and removed by and by, while Bay runs."""
-    await until(lambda: not crash_host.trash(place), _ENDS_S)
+    await until(lambda: not crash_host.unfinished(place), _ENDS_S)
 
 
 async def _settle(run: Run, verdict: Verdict) -> None:
@@ -117,12 +123,15 @@ class _Checks:
             await self._execs(sandbox)
         if self.operation.creates and self.known.of("asked to create"):
             living = await self._create_again(living)
+        if self.known.of("asked to fork"):
+            living = await self._fork_again(living)
         await self._count(living)
         for sandbox in living:
             await self._works(sandbox)
             await self._files(sandbox)
             await self._appended(sandbox)
             await self._expiry(sandbox)
+            await self._checkpointed(sandbox)
 
     async def delete_all(self) -> None:
         """Remove every sandbox there is; what then remains has no owner."""
@@ -163,6 +172,16 @@ class _Checks:
             for cargo in rows - {row.cargo_id for row in await self.run.rows()}
         ]
 
+        await until(lambda: crash_host.checkpoints(self.place) == self._checkpoint_rows(), _ENDS_S)
+        there, known = crash_host.checkpoints(self.place), self._checkpoint_rows()
+        self.verdict.leaked += [f"checkpoint {one} without a row" for one in sorted(there - known)]
+        self.verdict.lost += [f"files of checkpoint {one}" for one in sorted(known - there)]
+
+    def _checkpoint_rows(self) -> set[str]:
+        with contextlib.closing(sqlite3.connect(self.place.data_dir / "bay.db")) as db:
+            query = "SELECT id FROM checkpoints WHERE deleted_at IS NULL AND state = 'ready'"
+            return {str(row[0]) for row in db.execute(query)}
+
     async def _is_there(self, sandbox: str) -> bool:
         answer = await self.run.call("GET", f"/{sandbox}")
         if answer.status_code == 200:
@@ -199,7 +218,8 @@ class _Checks:
                 runs = session is not None and crash_host.runs(self.place, session.id, "sleep 1000")
                 if runs != (state == "running"):
                     self.verdict.lost.append(f"exec {fact['id']} is {state}; its process runs: {runs}")
-                if not runs and self.known.was_always_running(sandbox):
+                ends = self.known.of("asked to restore", sandbox)
+                if not runs and not ends and self.known.was_always_running(sandbox):
                     self.verdict.lost.append(
                         f"exec {fact['id']}, which ran on in a sandbox that was never stopped"
                     )
@@ -236,10 +256,45 @@ class _Checks:
             self.verdict.lost.append(f"what {sandbox} was created with: {answer.text} {labels}")
 
     async def _files(self, sandbox: str) -> None:
-        for fact in self.known.of("file", sandbox):
-            answer = await self.run.call("GET", f"/{sandbox}/filesystem/files", params={"path": fact["path"]})
-            if answer.status_code != 200 or answer.json()["content"] != fact["content"]:
-                self.verdict.lost.append(f"file {fact['path']} of {sandbox}: {answer.text}")
+        written = {fact["path"]: {fact["content"]} for fact in self.known.of("file", sandbox)}
+        for fact in self.known.of("asked to restore", sandbox):
+            before = set[str]() if self.known.of("restored", sandbox) else written[fact["path"]]
+            written[fact["path"]] = {fact["content"], *before}
+        for path, right in written.items():
+            answer = await self.run.call("GET", f"/{sandbox}/filesystem/files", params={"path": path})
+            if answer.status_code != 200 or answer.json()["content"] not in right:
+                self.verdict.lost.append(f"file {path} of {sandbox}: {answer.text}, not {right}")
+
+    async def _checkpointed(self, sandbox: str) -> None:
+        """One key made one checkpoint, and that can be put back."""
+        if not self.known.of("asked to checkpoint", sandbox):
+            return
+        path = f"/{sandbox}/checkpoints"
+        again = await self.run.call("POST", path, key=KEY)
+        if again.status_code != 201:
+            self.verdict.lost.append(f"the checkpoint again: {again.text}")
+            return
+        listed = [item["id"] for item in (await self.run.call("GET", path)).json()["items"]]
+        answered = [fact["id"] for fact in self.known.of("checkpointed", sandbox)]
+        if listed != [again.json()["id"]] or (answered and answered != listed):
+            self.verdict.doubled.append(f"one key made {listed}; it was answered {answered}")
+        restored = await self.run.call("POST", f"{path}/{listed[0]}/restore")
+        if restored.status_code != 200:
+            self.verdict.lost.append(f"checkpoint {listed[0]} cannot be put back: {restored.text}")
+        await self._files(sandbox)
+
+    async def _fork_again(self, living: list[str]) -> list[str]:
+        """The same fork with the same key gives what it gave, or what it would have."""
+        (source,) = {fact["sandbox"] for fact in self.known.of("asked to fork")}
+        answer = await self.run.call("POST", f"/{source}/fork", key=KEY, json=FORK)
+        if answer.status_code != 201:
+            self.verdict.lost.append(f"the fork again: {answer.text}")
+            return living
+        again = [item["id"] for item in answer.json()["items"]]
+        answered = [fact["id"] for fact in self.known.of("forked", source)]
+        if answered and answered != again:
+            self.verdict.doubled.append(f"one key gave {answered} and {again}")
+        return [*living, *(one for one in again if one not in living)]
 
     async def _appended(self, sandbox: str) -> None:
         """The command ran at most once, also when the call is made again; exactly once when it is said to have ended well."""
@@ -295,10 +350,16 @@ class _Checks:
 
 
 async def clean(place: Place) -> None:
-    """Remove from the host whatever a case left."""
+    """Remove from the host whatever a case left; files stay, in a directory that nothing is mounted on."""
     driver = place.driver()
     await driver.open()
     for owned in [owned async for owned in driver.list_owned()]:
         async with asyncio.timeout(_ENDS_S * 6):
             await driver.destroy(owned.handle)
     await driver.aclose()
+    _unmount(place.data_dir / "cargo")
+
+
+def _unmount(pool: Path) -> None:
+    while device_at(pool):
+        subprocess.run(["umount", "--lazy", str(pool)], check=True, timeout=_ENDS_S * 6)

@@ -17,6 +17,7 @@ _LEFT_ROWS = {
     "sandbox": "SELECT id FROM sandboxes WHERE deleted_at IS NULL",
     "session": "SELECT id FROM sessions WHERE ended_at IS NULL",
     "cargo": "SELECT id FROM cargos WHERE deleted_at IS NULL",
+    "checkpoint": "SELECT id FROM checkpoints WHERE state != 'gone'",
     "running exec": "SELECT id FROM execs WHERE state = 'running'",
 }
 
@@ -45,12 +46,26 @@ def containers_of(place: Place) -> Counter[str]:
 def cargos(place: Place) -> set[str]:
     """Ids of the cargos that have files or a fence."""
     files = {name for name in _names(place.data_dir / "cargo") if not name.startswith(".")}
-    return files | _names(place.data_dir / "cargo/.fences")
+    # A fence is of a cargo and of one of the sandboxes that have had it.
+    return files | {name.lstrip(".").partition(".")[0] for name in _names(place.data_dir / "cargo/.fences")}
+
+
+def checkpoints(place: Place) -> set[str]:
+    """Ids of the checkpoints that have files."""
+    return _names(place.data_dir / "cargo/.checkpoints")
 
 
 def trash(place: Place) -> list[str]:
     """Removed cargos that still take space."""
-    return [f"trash {name}" for name in sorted(_names(place.data_dir / "cargo/.trash"))]
+    hidden = (".trash", ".making")
+    return [
+        f"{where} {name}" for where in hidden for name in sorted(_names(place.data_dir / "cargo" / where))
+    ]
+
+
+def unfinished(place: Place) -> list[str]:
+    """What a Bay that runs still removes by and by: files, and then the rows of checkpoints that had them."""
+    return trash(place) + [row for row in _left_rows(place) if row.startswith("row of checkpoint ")]
 
 
 def is_frozen(place: Place, session_id: str) -> bool:
@@ -76,7 +91,7 @@ def strays(place: Place, live: set[str]) -> list[str]:
     found = [
         f"{kind} of {session}" for kind, ids in by_session(place).items() for session in sorted(ids - live)
     ]
-    found += [f"mount {line}" for line in _mounts(place)]
+    found += [f"mount {line}" for line in _mounts(place) if f" {place.data_dir}/cargo " not in line]
     found += [f"process {pid} {_text(Path(f'/proc/{pid}/cmdline'))!r}" for pid in _marked(place)]
     found += [f"socket {path}" for path in _sockets(place) if not live & set(path.parts)]
     return found + _namespaces(place, len(live))
@@ -85,7 +100,9 @@ def strays(place: Place, live: set[str]) -> list[str]:
 def remains(place: Place) -> list[str]:
     """What is left when nothing should be."""
     found = strays(place, set()) + [f"cargo {cargo_id}" for cargo_id in sorted(cargos(place))]
+    found += [f"checkpoint {checkpoint_id}" for checkpoint_id in sorted(checkpoints(place))]
     found += [f"control group {group}" for group in _parents(place)]
+    found += [f"mount {line}" for line in _mounts(place)]  # that of the pool, too
     if place.run_dir.exists():
         found.append(f"{place.run_dir}: {sorted(os.listdir(place.run_dir))}")
     return found + trash(place) + _left_rows(place)

@@ -14,9 +14,11 @@ from bay.models import Resources
 KEY = "one-and-the-same"
 FILE = "kept/file.txt"
 CONTENT = "written before\n"
+CHANGED = "written after the checkpoint\n"
 EXTENSION = 1000
 APPEND = {"command": "echo ran >> ran"}
 NEW: Json = {"ttl": 3600}
+FORK: Json = {"count": 1}
 CLAIM: Json = {"profile": "pooled", "labels": {"claimed": "yes"}, "env": {"CLAIMED": "yes"}}
 _STARTING = "driver.start goes on after launched"
 _REMOVING = "before driver.destroy"
@@ -138,6 +140,41 @@ async def extend_ttl(run: Run) -> None:
     await run.answered()
 
 
+async def one_checkpointed(run: Run) -> None:
+    """A sandbox that runs, with a checkpoint and a file that was changed since."""
+    await one_running(run)
+    sandbox = run.kept["sandbox"]["id"]
+    run.kept["checkpoint"] = await run.ask("POST", f"/{sandbox}/checkpoints")
+    await run.ask("PUT", f"/{sandbox}/filesystem/files", json={"path": FILE, "content": CHANGED})
+    run.facts.add("file", sandbox, path=FILE, content=CHANGED)
+
+
+async def checkpoint(run: Run) -> None:
+    sandbox = run.kept["sandbox"]["id"]
+    run.facts.add("asked to checkpoint", sandbox)
+    made = await run.ask("POST", f"/{sandbox}/checkpoints", key=KEY)
+    run.facts.add("checkpointed", sandbox, id=made["id"])
+    await run.answered()
+
+
+async def restore(run: Run) -> None:
+    sandbox, made = run.kept["sandbox"]["id"], run.kept["checkpoint"]["id"]
+    run.facts.add("asked to restore", sandbox, path=FILE, content=CONTENT)
+    await run.ask("POST", f"/{sandbox}/checkpoints/{made}/restore")
+    run.facts.add("restored", sandbox)
+    await run.answered()
+
+
+async def fork(run: Run) -> None:
+    sandbox = run.kept["sandbox"]["id"]
+    run.facts.add("asked to fork", sandbox)
+    (made,) = (await run.ask("POST", f"/{sandbox}/fork", key=KEY, json=FORK))["items"]
+    run.facts.add("forked", sandbox, id=made["id"])
+    run.facts.add("sandbox", made["id"], expires_at=None)
+    run.facts.add("file", made["id"], path=FILE, content=CONTENT)
+    await run.answered()
+
+
 async def disorder(run: Run) -> None:
     """What a restart may find: one that runs, one that starts, one that is half removed, and remains of nobody.
 
@@ -179,6 +216,9 @@ OPERATIONS = {
     "extend_ttl": Operation(extend_ttl, one_running),
     "pause": Operation(pause, one_running),
     "resume": Operation(resume, one_paused),
+    "checkpoint": Operation(checkpoint, one_running),
+    "restore": Operation(restore, one_checkpointed),
+    "fork": Operation(fork, one_running),
     "pool refill": Operation(nothing, restarts=True, pool=1),
     "pool claim": Operation(claim, pool=1, creates=CLAIM),
     "restart": Operation(nothing, disorder, restarts=True, creates=NEW),

@@ -21,9 +21,19 @@ from typing import Any
 from bay.drivers.base import Handle, Owned, SessionSpec
 from bay.server.app import Bay
 
-_CALLS = {
+_CALLS: dict[str, tuple[str, ...]] = {
     "driver": ("observe", "pause", "resume", "stop", "destroy"),
-    "cargo": ("create", "fence", "remove", "list_ids"),
+    "cargo": (
+        "create",
+        "fence",
+        "remove",
+        "list_ids",
+        "settle",
+        "checkpoint",
+        "prepare_restore",
+        "restore",
+        "remove_checkpoint",
+    ),
     "link": ("run",),
 }
 """What is stood around. `driver.start`, `driver.list_owned` and the store's transactions have more than two sides."""

@@ -10,7 +10,7 @@ from crash_operations import OPERATIONS
 EVERY_NTH = 12
 """Of each operation's places, and all that the driver yields: about 60 kills."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ import bay
 from bay.server.app import make_driver
 from bay.server.settings import Settings
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 KILLS = 200
 OF_BAY, OF_CLIENT = 0.1, 0.3
