@@ -25,6 +25,11 @@ from bench.docker import Docker, NoDocker, docker
 from bench.figures import Absent, Figure, Ratio, Result, Score
 
 RESULTS = Path(__file__).with_name("results")
+CONFIG = """
+[profiles.python-default]
+[profiles.machine]
+persist = "machine"
+"""
 
 
 def main() -> int:
@@ -44,7 +49,7 @@ def main() -> int:
 
 
 def _measure(options: argparse.Namespace, console: Console, found: dict[str, list[Result]]) -> None:
-    with docker_or_none() as peer, own_server("bay-bench-") as server, server.client() as client:
+    with docker_or_none() as peer, own_server("bay-bench-", CONFIG) as server, server.client() as client:
         bench = Bench(server, client, peer, options.scale)
         for name in options.names or CASES:
             console.print(f"[dim]measuring {name}[/]")

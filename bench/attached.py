@@ -39,10 +39,10 @@ def flood(bench: Bench) -> list[Result]:
     total = bench.count(FLOOD_BYTES)
     with running_box(bench.client) as box:
         pids = {"Bay": bench.server.pid, "Ship": next(iter(host.View(bench.server.folder).processes()))}
-        with _peaks(pids) as peaks:
+        with peaks(pids) as grown:
             got, seconds = _read_flood(box, total)
     mine = Figure("output through attach", "MiB/s", (got / MIB / seconds,), _share(got, total))
-    grown = [Figure(f"{name} grows by, RSS", "MiB", (peak,)) for name, peak in peaks.items()]
+    grown = [Figure(f"{name} grows by, RSS", "MiB", (peak,)) for name, peak in grown.items()]
     return [*beside_docker(mine, "output through docker exec", _docker_flood(bench, total)), *grown]
 
 
@@ -100,7 +100,7 @@ def _docker_flood(bench: Bench, total: int) -> list[float]:
 
 
 @contextmanager
-def _peaks(pids: dict[str, int]) -> Generator[dict[str, float]]:
+def peaks(pids: dict[str, int]) -> Generator[dict[str, float]]:
     """By how many MiB each process's resident memory has grown at most; filled in when the block is left."""
     before = {name: host.rss_mib(pid) for name, pid in pids.items()}
     found = dict.fromkeys(pids, 0.0)

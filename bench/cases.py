@@ -2,6 +2,7 @@
 
 from bench.attached import flood, keystroke, replay
 from bench.base import Case
+from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
 from bench.listing import listing
 from bench.programs import clients, ship
@@ -9,6 +10,7 @@ from bench.python import python, python_pooled
 from bench.restarting import restart
 from bench.running import exec_many, exec_true, warm
 from bench.starting import burst, cold, patterns, pool
+from bench.storage import checkpoints, machine
 
 CASES: dict[str, Case] = {
     "clients": clients,
@@ -29,4 +31,10 @@ CASES: dict[str, Case] = {
     "idle200": idle,
     "list": listing,
     "restart": restart,
+    "checkpoint": checkpoints,
+    "machine": machine,
+    "transfer": transfer,
+    "files": listing_files,
+    "search": search,
+    "watch": watch,
 }
