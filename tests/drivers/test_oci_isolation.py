@@ -466,3 +466,23 @@ def _pids_of(bench: Bench, handle: Handle) -> list[int]:
 
 def _real_uid(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
+
+
+LEASE = """
+import errno, fcntl, os
+with open("leased", "w") as file:
+    for command in (fcntl.F_SETLEASE, 1040):
+        try:
+            fcntl.fcntl(file, command, fcntl.F_WRLCK)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 9) > 8, fcntl.fcntl(os.pipe()[1], 1031, 65536))
+"""
+
+
+async def test_no_program_keeps_the_host_waiting_for_a_file_by_a_lease(oci: Bench) -> None:
+    """Else a backup, a copy or a measurement of the host's would wait for it, or fail."""
+    async with oci.session() as handle:
+        answer = await run(handle, f"python3 -c '{LEASE}'")
+        assert answer.stdout.split() == ["EPERM", "EPERM", "True", "65536"], answer

@@ -106,7 +106,7 @@ def test_it_is_never_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["socket", "socketpair", "clone", "clone3", "unshare", "ioctl", "personality"]
+    "name", ["socket", "socketpair", "clone", "clone3", "unshare", "ioctl", "fcntl", "personality"]
 )
 def test_a_call_with_conditions_is_not_allowed_without_them_elsewhere(name: str) -> None:
     assert name not in ALLOWED
@@ -134,6 +134,16 @@ def test_of_ioctls_only_those_of_btrfs_are_refused(bit: int) -> None:
     request = (bit << 8) | 0x0E
     assert allows("ioctl", 0, request) == (bit != 0x94)
     assert allows("ioctl", 0, (1 << 32) | request) == (bit != 0x94)
+
+
+@pytest.mark.parametrize("command", [1024, 1040, 1024 | 1 << 32, 1040 | 1 << 40])
+def test_no_file_is_leased_to_a_sandbox(command: int) -> None:
+    assert not allows("fcntl", 3, command)
+
+
+@pytest.mark.parametrize("command", [*range(17), 36, 37, 38, *range(1025, 1040)])
+def test_every_other_fcntl_is_allowed(command: int) -> None:
+    assert allows("fcntl", 3, command)
 
 
 @pytest.mark.parametrize("request_", [FICLONE, FICLONERANGE, FIDEDUPERANGE])

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import signal
 import stat
 import sys
@@ -22,6 +23,7 @@ from bay.cargo.walking import DIRECTORY, FILE, Node, opened, unless_changed
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER = 1 << 20
+_MEMORY = 1 << 30
 _CLONE = 0x4004_9409
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
 _XATTRS = ("user.", "trusted.overlay.", "security.capability", "system.posix_acl_")
@@ -212,8 +214,13 @@ def main(source: str, target: str, parent: str) -> int:
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it ended before it could be asked for
         return 1
+    # It remembers directories and files with several names until the end, and a sandbox decides how many there are.
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     try:
         copy(source, target)
+    except MemoryError:
+        sys.stderr.write(f"\n{errno.ENOMEM} too many directories and hard links to be copied in one piece")
+        return 1
     except OSError as error:
         sys.stderr.write(f"\n{error.errno} {error.strerror} {error.filename or ''}")
         return 1

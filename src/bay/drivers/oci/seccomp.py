@@ -16,7 +16,7 @@ _EPERM, _ENOSYS = 1, 38
 
 _FILES = """
     access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
-    fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock
+    fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fdatasync fgetxattr flistxattr flock
     fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr getxattrat
     inotify_add_watch inotify_init inotify_init1 inotify_rm_watch lchown lgetxattr link linkat listxattr listxattrat
     llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat name_to_handle_at newfstatat open
@@ -69,6 +69,8 @@ _CLONE_NEWTIME = 0x80
 _BTRFS_IOCTL = 0x94
 FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x4004_9409, 0x4020_940D, 0xC018_9436
 
+_F_LINUX_SPECIFIC = 0x400
+
 _ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY = 0x004_0000, 0xFFFF_FFFF
 
 
@@ -83,6 +85,7 @@ def profile(machine: str) -> dict[str, Any]:
             *_sockets(),
             *_namespaces(),
             *_ioctls(),
+            *_fcntls(),
             *(
                 _when("personality", _equal(0, value))
                 for value in (0, _ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY)
@@ -119,6 +122,16 @@ def _ioctls() -> list[dict[str, Any]]:
             _when("ioctl", _masked(1, 0xFFFF_FFFF, request))
             for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE)
         ),
+    ]
+
+
+def _fcntls() -> list[dict[str, Any]]:
+    # All but F_SETLEASE and F_SETDELEG: whoever opens such a file waits for its holder, or is refused, also Bay on the host when it
+    # copies, weighs or backs up. They are 0x400 and 0x410; what else has that bit, as the sizes of pipes, has one of the four lowest as well.
+    above = _F_LINUX_SPECIFIC
+    return [
+        _when("fcntl", _masked(1, above, 0)),
+        *(_when("fcntl", _masked(1, above | bit, above | bit)) for bit in (1, 2, 4, 8)),
     ]
 
 
