@@ -427,6 +427,7 @@ LIST_LIES: dict[str, Script] = {
     "half a character": saying(whole(line(INFO).replace(b'"x"', b'"\\ud800"'))),
     "a name without end": saying(whole(line({**INFO, "name": "x" * 5000}))),
     "a line without end": for_ever(head("200 OK", None, "Transfer-Encoding: chunked"), b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+    "signs of life and nothing else": for_ever(head("200 OK", None, "Transfer-Encoding: chunked"), b"10\r\n" + b"\n" * 16 + b"\r\n"),
     "no number": saying(whole(line(INFO).replace(b"1.5", b"1e999"))),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ from server_harness import Json, until, within
 from bay.drivers.base import Endpoint
 from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk
-from bay.server.ship_link import OutputEnd, ShipLink
+from bay.server.ship_link import OutputEnd, ShipLink, lines
 from bay.server.ship_wire import Peer
 
 pytestmark = pytest.mark.anyio
@@ -361,6 +361,32 @@ async def test_a_line_without_end_is_cut(lie: Lie, link: ShipLink) -> None:
         await within(collect(link, liar, follow=True))
     assert peak_kib() - before < 32 * 1024
     await within(liar.closed.wait())
+
+
+async def test_a_line_that_is_too_long_is_cut_also_when_its_end_has_come() -> None:
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"x" * 1000 + b"\n" + b"x" * 1001 + b"\n"
+
+    found = lines(body(), 1000)
+    assert await anext(found) == b"x" * 1000
+    with pytest.raises(ShipError, match="more than 1000 bytes"):
+        await anext(found)
+
+
+async def test_many_lines_in_one_piece_are_quick_and_keep_nobody_out() -> None:
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"\n" * (256 << 10)
+
+    async def count() -> int:
+        return len([line async for line in lines(body())])
+
+    turns = 0
+    counting = asyncio.create_task(count())
+    async with asyncio.timeout(20):
+        while not counting.done():
+            await asyncio.sleep(0)
+            turns += 1
+    assert (counting.result(), turns > 500) == (256 << 10, True)
 
 
 async def test_output_that_breaks_off_is_not_taken_for_whole(lie: Lie, link: ShipLink) -> None:

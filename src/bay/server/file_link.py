@@ -1,5 +1,6 @@
 """Bay's calls to the files of a Ship, any path of them. What comes back is checked and bounded here."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ _WORK_S = 3600.0
 """For what says nothing until it is done, such as a copy."""
 _SMALL = 1 << 20
 _LINE = 256 << 10
+_SIGNS = 16
+"""Signs of life that a list may have, besides one for each second that it takes."""
 
 Mode = Annotated[str, Field(pattern=r"^[0-7]{4}$")]
 Owner = Annotated[int, Field(ge=0, lt=2**32)]
@@ -190,14 +193,18 @@ def _flag(value: bool) -> str:
 async def _entries(
     chunks: AsyncGenerator[bytes, None], limit: int
 ) -> AsyncGenerator[FileInfo | ListEnd, None]:
-    count = 0
+    began, count, signs = time.monotonic(), 0, 0
     async for line in lines(chunks, _LINE):
         if line.startswith(b'{"truncated"'):
             yield parse(ListEnd, line)
             return
-        if line:  # an empty one is a sign of life
-            count += 1
-            if count > limit:
-                raise ShipError("the sandbox's runtime listed more than was asked for")
-            yield parse(_Info, line).to_info()
+        if not line:
+            signs += 1
+            if signs > _SIGNS + time.monotonic() - began:
+                raise ShipError("the sandbox's runtime lists nothing, again and again")
+            continue
+        count += 1
+        if count > limit:
+            raise ShipError("the sandbox's runtime listed more than was asked for")
+        yield parse(_Info, line).to_info()
     raise ShipError("the sandbox's runtime broke off in the middle of a list")

@@ -1,5 +1,6 @@
 """Bay's calls to the Ship of a session: what is asked, how long it may take, how much may come back."""
 
+import asyncio
 import base64
 import json
 import time
@@ -35,6 +36,7 @@ _IDLE_S = 60.0  # well below the 10 minutes after which Ship closes, so that no 
 _SMALL = 1 << 20
 _EXEC_ANSWER = 48 << 20  # two rings of 16 MiB in base64
 _LINE = 1 << 20
+_TURN = 256  # lines that are handed out before others get a turn
 _DEADLINE_S = 15.0
 _META_S = 2.0
 _TRANSFER_DEADLINE_S = 3600.0
@@ -354,16 +356,24 @@ async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes
 async def lines(chunks: AsyncGenerator[bytes, None], cap: int = _LINE) -> AsyncGenerator[bytes, None]:
     """A body line by line. Raises ShipError at a line of more than `cap` bytes."""
     rest = bytearray()
+    count = 0
     async for chunk in _unbroken(chunks):
-        # Only what is new is searched: a long line in tiny pieces would cost its square otherwise.
-        head, newline, tail = chunk.partition(b"\n")
+        # Only what is new is searched, and once: a long line in tiny pieces, or many lines in one, would cost its square.
+        head, *others = chunk.split(b"\n")
         rest += head
-        while newline:
-            yield bytes(rest)
-            head, newline, tail = tail.partition(b"\n")
-            rest = bytearray(head)
-        if len(rest) > cap:
-            raise ShipError(f"the sandbox's runtime sent a line of more than {cap} bytes")
+        for other in others:
+            yield bytes(_within(rest, cap))
+            rest = bytearray(other)
+            count += 1
+            if count % _TURN == 0:  # lines that are all here would keep others out
+                await asyncio.sleep(0)
+        _within(rest, cap)
+
+
+def _within(line: bytearray, cap: int) -> bytearray:
+    if len(line) > cap:
+        raise ShipError(f"the sandbox's runtime sent a line of more than {cap} bytes")
+    return line
 
 
 def encode_stdin(stdin: str | None, stdin_base64: str | None) -> str | None:
