@@ -25,8 +25,6 @@ _SIGNS = 16
 
 Mode = Annotated[str, Field(pattern=r"^[0-7]{4}$")]
 Owner = Annotated[int, Field(ge=0, lt=2**32)]
-Seconds = Annotated[FiniteFloat, Field(gt=-(2**36), lt=2**36)]
-"""Since the epoch; what calendars can say ends in the year 9999."""
 LongText = Annotated[str, Field(max_length=65536)]
 
 
@@ -38,7 +36,7 @@ class _Info(BaseModel):
     mode: Mode
     uid: Owner
     gid: Owner
-    mtime: Seconds
+    mtime: FiniteFloat  # any: file systems keep years that no calendar has
     target: LongText | None = None
 
     def to_info(self) -> FileInfo:
@@ -52,7 +50,7 @@ class _Part(BaseModel):
     partial: bool
     etag: Annotated[str, Field(pattern=r"^[0-9a-f-]{1,80}$")]
     mode: Mode
-    mtime: Seconds
+    mtime: FiniteFloat
 
 
 class ListEnd(BaseModel):

@@ -35,6 +35,8 @@ router = APIRouter(
 NDJSON = "application/x-ndjson"
 _PIECE = 64 << 10
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+_TAG = re.compile(r'"([^"]*)"')
+_LONGEST = 256
 _MOST_BYTES = 10**18 - 1
 
 # Made once: a list has a hundred thousand of them.
@@ -52,20 +54,22 @@ async def _path(
     path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")],
 ) -> str:
     """The query's `path` with the very bytes it was sent with: the framework would put U+FFFD for what is not UTF-8."""
-    return _raw_path(request, path)
+    return raw_path(request, path)
 
 
 async def _path_or_workspace(
     request: Request,
     path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")] = ".",
 ) -> str:
-    return _raw_path(request, path)
+    return raw_path(request, path)
 
 
-def _raw_path(request: HTTPConnection, path: str) -> str:
-    query = request.scope["query_string"].decode("latin-1")
+def raw_path(request: HTTPConnection, path: str) -> str:
+    """The query's `path` as its bytes say, escaped or not; else `path`."""
+    query = request.scope["query_string"].decode("utf-8", "surrogateescape")
     given = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get("path")
-    return given[-1] if given else path
+    # One character may be half escaped and half not.
+    return given[-1].encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") if given else path
 
 
 FilePath = Annotated[str, Depends(_path)]
@@ -124,9 +128,9 @@ async def read_content(
     services: Svc,
     sandbox_id: str,
     path: FilePath,
-    range_: Annotated[str, Header(alias="Range", max_length=256, description="One range of bytes")] = "",
+    range_: Annotated[str, Header(alias="Range", description="One range of bytes")] = "",
     if_range: Annotated[
-        str, Header(alias="If-Range", max_length=256, description="An ETag; for another file all is answered")
+        str, Header(alias="If-Range", description="An ETag; for another file all is answered")
     ] = "",
 ) -> StreamingResponse:
     """A file's bytes, or with `Range` a part of them: 206, and 416 when the file has none of them."""
@@ -323,7 +327,7 @@ async def watch_files(
     recursive: Annotated[bool, Query(description="Also all directories in it")] = True,
 ) -> None:
     """What happens to a file, or in a directory, as it happens."""
-    watching = services.file_trees.watch(caller, sandbox_id, _raw_path(socket, path), recursive=recursive)
+    watching = services.file_trees.watch(caller, sandbox_id, raw_path(socket, path), recursive=recursive)
     async with watching as watch:
         if await accepted(socket):
             await relay(socket, watch)
@@ -345,9 +349,12 @@ async def delete_file(
 
 def _wanted(range_: str, if_range: str) -> Wanted:
     """RFC 9110, section 14.2: what is not understood is as if it were not there, and of several ranges all is answered."""
-    found = _RANGE.fullmatch(range_.strip())
-    start, end = found.groups() if found else ("", "")
-    tag = if_range.strip()[1:-1] if if_range.strip() else None  # a date is like the tag of another file
+    found, state = _RANGE.fullmatch(range_.strip()), _TAG.fullmatch(if_range.strip())
+    # A date, or a weak tag, is like the tag of another file.
+    if not found or (if_range.strip() and not state) or max(len(range_), len(if_range)) > _LONGEST:
+        return Wanted()
+    start, end = found.groups()
+    tag = state[1] if state else None
     if start and (not end or int(end) >= int(start)):
         return Wanted(first=_bytes(start), last=_bytes(end) if end else None, if_range=tag)
     if end and not start:
@@ -366,15 +373,22 @@ def _headers(path: str, download: Download) -> dict[str, str]:
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         "Content-Length": str(download.length),
         "ETag": f'"{download.etag}"',
-        "Last-Modified": formatdate(download.mtime, usegmt=True),
         "X-Bay-Mode": download.mode,
         "X-Bay-Mtime": repr(download.mtime),
         "X-Content-Type-Options": "nosniff",
+        **_last_modified(download.mtime),
     }
     if download.partial:
         last = download.first + download.length - 1
         headers["Content-Range"] = f"bytes {download.first}-{last}/{download.size}"
     return headers
+
+
+def _last_modified(mtime: float) -> dict[str, str]:
+    try:
+        return {"Last-Modified": formatdate(mtime, usegmt=True)}
+    except (ValueError, OverflowError, OSError):  # not in the years 1 to 9999
+        return {}
 
 
 def _shown_name(path: str) -> str:
