@@ -127,6 +127,25 @@ async def test_a_ship_that_lies_about_what_it_found_is_not_believed(lie: Lie, li
     link.close()
 
 
+def deep(directories: int, letter: str) -> str:
+    return "/workspace" + f"/{letter * 255}" * directories
+
+
+async def test_what_lies_as_deep_as_ship_goes_is_found_and_watched(lie: Lie) -> None:
+    found = {**MATCH, "path": deep(400, "\x01"), "text": "\x01" * 4096}
+    body = b"".join(json.dumps(line).encode() + b"\n" for line in (found, COUNTS))
+    link = ShipLink(deadline_s=DEADLINE_S)
+    result = await within(TreeLink(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
+    assert [match.path for match in result.matches] == [found["path"]]
+    moved: Json = {"type": "moved", "path": deep(257, "x"), "to": deep(257, "y"), "is_dir": False}
+    text = json.dumps(moved).encode()
+    liar = await lie(
+        switching(WATCHING + b"\x81\x7f" + len(text).to_bytes(8) + text + frame(b"\x03\xe8", 0x88))
+    )
+    assert await within(watched(TreeLink(link), liar)) == [FileEvent(**moved)]
+    link.close()
+
+
 # Archives
 
 

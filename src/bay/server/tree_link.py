@@ -18,10 +18,12 @@ _SILENCE_S = 120.0
 _SEARCH_S = 75.0
 """Ship searches for 30 s at most, after it has waited for its turn as long."""
 _SMALL = 1 << 20
-_LINE = 64 << 10
+_LINE = 1 << 20
+"""Six bytes for each of a path's characters, and for those of a text."""
 _FOUND = 16 << 20
 
-LongText = Annotated[str, Field(max_length=65536)]
+LongText = Annotated[str, Field(max_length=1 << 17)]
+"""Ship goes 400 directories deep, each of whose names may have 255 characters, from where it is told to begin."""
 _REFUSALS: dict[int, type[BayError]] = {
     4400: BadRequest, 4403: Forbidden, 4404: FileMissing, 4409: Conflict,
 }  # fmt: skip
