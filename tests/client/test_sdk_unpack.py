@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bay
+from bay.client._holes import Holes
 from bay.client._local import Meter
 from bay.client._pack import leads_inside
 from bay.client._unpack import Unpacking
@@ -185,6 +187,27 @@ def test_a_long_header_is_not_taken_into_memory(root: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_many_headers_before_one_file_are_an_error(root: Path, kind: bytes) -> None:
+    header = member("pax", b"13 comment=x\n", type=kind)
+    assert unpack(root, *[header * 8 + member(f"f{number}") for number in range(3)], END) == 0
+    with pytest.raises(bay.BayError, match="more than 8 headers"):
+        unpack(root, header * 9 + member("g"), END)
+
+
+def test_as_many_pieces_as_a_sandbox_sends_take_no_time(root: Path) -> None:
+    places = [1 << 60 | 2 * number for number in range(50_000)]
+    listed = "50001\n" + "".join(f"{at}\n1\n" for at in places) + f"{1 << 61}\n0\n"
+    written: list[int] = []
+    holes = Holes(str(1 << 61), lambda _, at: written.append(at))
+    began = time.process_time()
+    holes.take(memoryview(listed.encode() + bytes(-len(listed) % 512) + b"x" * 50_000))
+    holes.finish()
+    assert (written, time.process_time() - began < 2) == (places, True)
+    with pytest.raises(bay.BayError, match="damaged"):
+        Holes("9", lambda _, at: None).take(memoryview(b"65537\n".ljust(512, b"\0")))
 
 
 def test_many_small_records_take_no_time(root: Path) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from bay.errors import BayError
 
 _BLOCK = 512
-_MOST_LIST = 1 << 20
+_MOST_PIECES = 1 << 16
+_LONGEST_LINE = 20
 _LARGEST = (1 << 63) - 1
 
 
@@ -19,17 +20,20 @@ class Holes:
     def __init__(self, size: str, write: Callable[[memoryview, int], None]) -> None:
         self.size = _number(size.encode())
         self._write = write
-        self._list = bytearray()
+        self._block = bytearray()
+        self._line = b""
+        self._numbers: list[int] = []
         self._pieces: list[tuple[int, int]] | None = None
 
     def take(self, data: memoryview) -> None:
         """The next bytes of the content."""
         while data and self._pieces is None:
-            head = data[: _BLOCK - len(self._list) % _BLOCK]
-            self._list += head
+            head = data[: _BLOCK - len(self._block)]
+            self._block += head
             data = data[len(head) :]
-            if len(self._list) % _BLOCK == 0:
-                self._read_list()
+            if len(self._block) == _BLOCK:
+                block, self._block = bytes(self._block), bytearray()
+                self._read_list(block)
         while data:
             data = self._place(data)
 
@@ -38,14 +42,21 @@ class Holes:
         if self._pieces != []:
             raise _damaged()
 
-    def _read_list(self) -> None:
-        *lines, _ = bytes(self._list).split(b"\n")
-        count = _number(lines[0]) if lines else _LARGEST
-        if len(lines) < 1 + 2 * count:
-            if len(self._list) >= _MOST_LIST:
+    def _read_list(self, block: bytes) -> None:
+        """The next block of the list. Each is looked at once, however many there are."""
+        *lines, self._line = (self._line + block).split(b"\n")
+        for line in lines:
+            self._numbers.append(_number(line))
+            if self._numbers[0] > _MOST_PIECES:
                 raise _damaged()
-            return
-        numbers = [_number(line) for line in lines[1 : 1 + 2 * count]]
+            if len(self._numbers) == 1 + 2 * self._numbers[0]:
+                return self._end_list()  # what is left of the block fills it up
+        if len(self._line) >= _LONGEST_LINE:
+            raise _damaged()
+        return None
+
+    def _end_list(self) -> None:
+        numbers, self._numbers = self._numbers[1:], []
         pieces = list(zip(numbers[::2], numbers[1::2], strict=True))
         if any(offset + length > self.size for offset, length in pieces):
             raise _damaged()

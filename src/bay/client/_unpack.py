@@ -25,6 +25,9 @@ BLOCK = tarfile.BLOCKSIZE
 MAX_EXTRA_BYTES = 1 << 20
 """How long a long name, or a set of pax records, may be."""
 
+MAX_EXTRAS = 8
+"""How many of those may come before one member."""
+
 MAX_NAME_BYTES = 4096
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _LONG = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
@@ -44,6 +47,7 @@ class Unpacking:
         self._left_out = left_out
         self._head = bytearray()
         self._extra = bytearray()
+        self._extras = 0
         self._records: dict[str, str] = {}
         self._left = 0
         self._padding = 0
@@ -105,7 +109,7 @@ class Unpacking:
         if info.type in _LONG or info.type in _PAX or info.type == tarfile.XGLTYPE:
             self._begin_extra(info)
             return
-        records, self._records = self._records, {}
+        records, self._records, self._extras = self._records, {}, 0
         _amend(info, records)
         if any(name.startswith("GNU.sparse.") for name in records):
             self._begin_sparse(info, records)
@@ -161,6 +165,11 @@ class Unpacking:
     def _begin_extra(self, info: tarfile.TarInfo) -> None:
         if not 0 <= info.size <= MAX_EXTRA_BYTES:
             raise BayError(f"the archive has a header of {info.size} bytes; what came before stays")
+        self._extras += 1
+        if self._extras > MAX_EXTRAS:
+            raise BayError(
+                f"the archive has more than {MAX_EXTRAS} headers for one file; what came before stays"
+            )
         self._extra = bytearray()
         kind = info.type
         self._content(info.size, self._extra.extend, lambda: self._end_extra(kind))
