@@ -205,6 +205,22 @@ def test_no_link_is_followed_while_packing_and_a_socket_is_left_out(tree: Path, 
     assert packer.left_out == [f"{WS}/socket"]
 
 
+def test_a_file_in_too_many_pieces_is_left_out_or_refused(
+    tree: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bay.cargo.archive.MOST_PIECES", 3)
+    for count, name in ((3, "few"), (4, "many")):
+        with (tree / name).open("wb") as file:
+            for number in range(count):
+                os.pwrite(file.fileno(), b"x", number << 20)
+            os.truncate(file.fileno(), count << 20)
+    data, packer = pack(tree)
+    unpack(data, into)
+    assert [Path(name).name for name in packer.left_out] == ["many"]
+    with pytest.raises(BadRequest, match="more than 3 pieces"):
+        Packer(io.BytesIO(), strict=True).add_tree("workspace", tree)
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_filled_up(tree: Path, into: Path) -> None:
     (tree / "file").write_bytes(b"x" * 5_000_000)
     stream = _Cutting(tree / "file")
@@ -263,6 +279,13 @@ def device(number: bytes, major: int) -> Callable[[tarfile.TarInfo], None]:
     return change
 
 
+def attributed(number: bytes) -> Callable[[tarfile.TarInfo], None]:
+    def change(info: tarfile.TarInfo) -> None:
+        info.type, info.pax_headers = number, {"SCHILY.xattr.user.x": "y"}
+
+    return change
+
+
 def owned(uid: int) -> Callable[[tarfile.TarInfo], None]:
     def change(info: tarfile.TarInfo) -> None:
         info.uid = uid
@@ -296,6 +319,7 @@ EVIL = {
         (f"{WS}/out", kind(tarfile.SYMTYPE, "../../.."), b""),
         (f"{WS}/x", kind(tarfile.LNKTYPE, f"{WS}/out/outside"), b""),
     ],
+    "a pipe with an attribute": [(f"{WS}/pipe", attributed(tarfile.FIFOTYPE), b"")],
     "device": [(f"{WS}/sda", device(tarfile.BLKTYPE, 8), b"")],
     "terminal": [(f"{WS}/tty", device(tarfile.CHRTYPE, 5), b"")],
     "no parent": [(f"{WS}/nowhere/x", plain, b"x")],

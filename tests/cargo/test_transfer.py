@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import os
 import socket
 import stat
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -363,6 +365,7 @@ ENEMIES: dict[str, list[tuple[str, dict[str, Any], bytes]]] = {
     "data that overlaps": [sparse(b"2\n0\n3\n1\n3\n", 9, b"xyzxyz")],
     "data that is not there": [sparse(b"1\n0\n9\n", 9, b"xyz")],
     "more data than it says": [sparse(b"1\n0\n1\n", 9, b"xyz")],
+    "a piece of nothing": [sparse(b"2\n0\n0\n9\n0\n", 9)],
     "a list without end": [sparse(b"9999999999\n", 9)],
     "a list of one long number": [sparse(b"1" * 4096, 9)],
     "less than nothing": [sparse(b"1\n-1\n1\n", 9, b"x")],
@@ -425,6 +428,16 @@ def test_a_newer_format_and_strange_facts_are_told_in_words() -> None:
             Facts.from_json(text)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"comment": "\ud800"}, {"image": "\udfff"}, {"name": "a\udc80"}, {"bay": "\udcff"}, {"sandbox_id": "\ud800"},
+     {"created_at": "0001-01-01T00:00:00+14:00"}, {"created_at": "9999-12-31T23:59:59-14:00"}],
+)  # fmt: skip
+def test_facts_that_no_database_can_keep_are_refused(change: dict[str, str]) -> None:
+    with pytest.raises(BadRequest, match="not exported by Bay"):
+        Facts.from_json(json.dumps({**json.loads(FACTS.to_json()), **change}))
+
+
 # Bounds
 
 
@@ -453,6 +466,14 @@ async def test_a_bomb_stops_at_the_limit(into: Path) -> None:
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 28))
     with pytest.raises(BadRequest):
         await imported(bomb, into, 1000)
+
+
+def test_millions_of_pieces_that_are_none_cost_no_time(into: Path) -> None:
+    count = 1_000_000
+    data = hostile(sparse(b"%d\n" % count + b"0\n" * (2 * count) + bytes(512), 0))
+    began = time.process_time()
+    assert importing(data, into) is None
+    assert (len(data) < 4096, time.process_time() - began < 0.3) == (True, True)
 
 
 def test_memory_stays_flat_however_large_and_however_many(source: Path, into: Path) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from bay.cargo.pax import BLOCK, Member, Reader, xattr_key
+from bay.cargo.pax import BLOCK, MOST_PIECES, Member, Reader, xattr_key
 from bay.errors import BadRequest
 
 Parts = tuple[str, ...]
@@ -119,6 +119,9 @@ class Packer:
                 raise FileNotFoundError(name)
             info = _info(name, facts, self._read_xattrs(name, fd))
             content = _Content(fd, facts.st_size, digested=self.digested)
+            if content.pieces > MOST_PIECES:
+                self._leave_out(name, f"has holes between more than {MOST_PIECES} pieces")
+                return
             info.size = content.stored
             info.pax_headers = {**info.pax_headers, **content.headers(name)}
             self._add(info, content.chunks())
@@ -265,6 +268,10 @@ class _Content:
         self._digested = digested
         self._head = head + bytes(-len(head) % BLOCK)
         self.stored = len(self._head) + sum(self._segments[1::2])
+
+    @property
+    def pieces(self) -> int:
+        return len(self._segments) // 2
 
     def headers(self, name: str) -> dict[str, str]:
         """What tells a reader that the list is there."""
@@ -435,7 +442,10 @@ class Unpacker:
 
     def _restore_by_name(self, parent: int, name: str, member: Member) -> None:
         if member.xattrs and member.kind == tarfile.FIFOTYPE:
-            _set_xattrs(f"/proc/self/fd/{parent}/{name}", member.xattrs, system=False)
+            try:
+                _set_xattrs(f"/proc/self/fd/{parent}/{name}", member.xattrs, system=False)
+            except PermissionError as error:
+                raise self._refused(member, "has attributes that only a file can have") from error
         if self.own:
             os.chown(name, *self._owner(member), dir_fd=parent, follow_symlinks=False)
         if member.kind != tarfile.SYMTYPE:
@@ -512,11 +522,11 @@ def _is_whiteout(facts: os.stat_result) -> bool:
 
 
 def _segments(fd: int, size: int) -> "array[int]":
-    """Where the file has data, as offset, length, offset, length …; all of it where the file system cannot tell."""
+    """Where the file has data, as offset, length, offset, length …; no further than one piece too many."""
     found = array("q")
     end = 0
     with contextlib.suppress(OSError):  # ENXIO: the rest is a hole
-        while end < size:
+        while end < size and len(found) <= 2 * MOST_PIECES:
             start = os.lseek(fd, end, os.SEEK_DATA)
             end = min(size, os.lseek(fd, start, os.SEEK_HOLE))
             if start < end:

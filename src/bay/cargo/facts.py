@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from bay.errors import BadRequest
@@ -64,7 +64,9 @@ class Facts:
             )
         try:
             created = datetime.fromisoformat(found["created_at"])
-        except ValueError:
+            if created.tzinfo is not None:
+                created = created.astimezone(UTC)  # may lie outside of the years that there are
+        except (ValueError, OverflowError):
             raise BadRequest(
                 "it does not say when its checkpoint was made; it was not exported by Bay"
             ) from None
@@ -76,4 +78,8 @@ class Facts:
 
 
 def _is_text(word: object) -> bool:
-    return word is None or (isinstance(word, str) and len(word) <= _WORDS and "\0" not in word)
+    return word is None or (isinstance(word, str) and len(word) <= _WORDS and _can_be_kept(word))
+
+
+def _can_be_kept(word: str) -> bool:
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in word)

@@ -20,7 +20,8 @@ _MAGIC = b"ustar\x0000"
 _KINDS = tuple(b"%d" % kind for kind in range(7))
 _EXTENSION = b"x"
 _MOST_RECORDS = 4 << 20
-_MOST_MAP = 64 << 20
+MOST_PIECES = 1 << 20
+"""Of one sparse file, without the empty one at its end: what an export finds in its memory, and time, to write."""
 _LONGEST_LINE = 20
 _MOST_ZEROS = 1 << 20
 _LARGEST = (1 << 63) - 1
@@ -156,31 +157,33 @@ class Reader:
         if version != (b"1", b"0"):
             raise Damaged(f"{member.name!r} is sparse in a way unknown")
         real = _number(records.get(b"GNU.sparse.realsize", b""))
-        segments = self._map(member.name)
-        end = 0
-        for offset, length in (found := replace(member, size=real, segments=segments)).pairs():
-            if offset < end or length > real - offset:
-                raise Damaged(f"{member.name!r} has data where it cannot be")
-            end = offset + length
+        segments = self._map(member.name, real)
+        found = replace(member, size=real, segments=segments)
         if sum(segments[1::2]) != self._content:
             raise Damaged(f"{member.name!r} has not the data that it says")
         return found
 
-    def _map(self, name: str) -> "array[int]":
-        """Where the data of a sparse file belongs: decimal numbers, a line each, the first of which says how many."""
+    def _map(self, name: str, real: int) -> "array[int]":
+        """Where the data of a sparse file belongs: decimal numbers, a line each, the first of which says how many.
+
+        Each piece is looked at as it comes: a few bytes, compressed, may be millions of pieces that are none.
+        """
         lines = self._lines(name)
-        count = next(lines)
+        count, end = next(lines), 0
+        if count > MOST_PIECES + 1:
+            raise Damaged(f"{name!r} has more than {MOST_PIECES} pieces of data")
         found = array("q")
-        for _ in range(min(2 * count, _MOST_MAP)):
-            found.append(next(lines))
+        for left in reversed(range(count)):
+            offset, length = next(lines), next(lines)
+            if offset < end or length > real - offset or (left and not length):
+                raise Damaged(f"{name!r} has data where it cannot be")
+            end = offset + length
+            found.extend((offset, length))
         return found
 
     def _lines(self, name: str) -> Iterator[int]:
         rest = b""
-        for _ in range(_MOST_MAP // BLOCK):
-            block = self.read(BLOCK)
-            if len(block) < BLOCK or len(rest) > _LONGEST_LINE:
-                break
+        while len(rest) <= _LONGEST_LINE and len(block := self.read(BLOCK)) == BLOCK:
             *lines, rest = (rest + block).split(b"\n")
             yield from map(_number, lines)
         raise Damaged(f"{name!r} has no end of the list of its data")

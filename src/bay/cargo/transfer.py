@@ -44,12 +44,16 @@ _LARGEST_WINDOW = 8 << 20
 _PIECE = 1 << 17
 _LITTLE = 2048
 _NICE = 10
+_CPU_S = 4 * 3600
+"""Of an import. A terabyte takes less."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; gives 0 when all went well."""
     asked = _arguments().parse_args(argv)
     _be_modest()
+    if asked.act == "import":
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     try:
         said = (
             _export(asked.directory) if asked.act == "export" else _import(asked.directory, asked.max_bytes)
