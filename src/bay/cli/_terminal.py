@@ -155,7 +155,10 @@ class TerminalSession:
     def _signals(self, terminal: RawTerminal) -> Generator[None, None, None]:
         def stop(number: int, frame: FrameType | None) -> None:
             terminal.give_back()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread, so that it stands still here and not a moment later. What lets it go on may come to another
+            # thread, which does not wake this one where it waits: so it goes on from here as well.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+            go_on(number, frame)
 
         def go_on(number: int, frame: FrameType | None) -> None:
             terminal.take()
