@@ -84,6 +84,8 @@ def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -
         matches = content.count(old.encode())
         if matches == 0 or (matches > 1 and not everywhere):
             raise _unlike(matches)
+        if len(content) + matches * (len(new.encode()) - len(old.encode())) > MOST_EDITED_BYTES:
+            raise PayloadTooLarge(f"the file would have more than {MOST_EDITED_BYTES} bytes")
         upload = Upload(space, name, make=False)
         try:
             upload.open()

@@ -17,7 +17,7 @@ from ship.listing import DEEPEST, Listing
 from ship.parts import Reading, Wanted
 
 _SMALL_BODY_BYTES = 1 << 20
-_EDIT_BODY_BYTES = 128 << 20  # JSON may say a character in six bytes
+_EDIT_BODY_BYTES = 2 * changing.MOST_EDITED_BYTES + (1 << 20)
 _BLOCK_BYTES = 1 << 20
 _LIST_BYTES = 64 << 10
 _LIST_S = 0.05

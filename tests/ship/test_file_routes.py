@@ -1,5 +1,7 @@
 """All files of the sandbox: what is served, what is refused, and what is left when a call ends half-way."""
 
+import asyncio
+import errno
 import json
 import os
 import socket
@@ -7,14 +9,23 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote_from_bytes
 
 import httpx
 import pytest
 from ship_harness import TOKEN, FirstShip, Ship, eventually, running
+
+from ship import listing
+from ship.everywhere import Everywhere
+from ship.file_routes import FileRoutes
+from ship.files import FileThreads
+from ship.http import Answer, Conversation, Request
+from ship.identity import Identity
+from ship.wire import PeerGone, Wire
 
 MIB = 1 << 20
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -480,3 +491,17 @@ def test_a_full_disk_leaves_the_old_file(boxed: Ship) -> None:
         assert code(get(boxed, "tree/a")) == (404, "file_not_found")
     finally:
         subprocess.run(["nsenter", "-m", "-t", str(boxed.pid), "umount", str(small)], check=True)
+
+
+# What must not happen to Ship or to what it does half-way
+
+
+def test_an_edit_whose_result_would_be_too_large_is_refused_before_it_is_made(ship: Ship) -> None:
+    put(ship, "a", b"a" * MIB)
+    before = ship.rss()
+    answer = post(ship, "edit", path="a", old="a", new="b" * 17, all=True)
+    assert code(answer) == (413, "payload_too_large")
+    assert get(ship, "a").content == b"a" * MIB
+    assert ship.rss() < before + 16 * MIB
+    assert post(ship, "edit", path="a", old="a", new="b" * 16, all=True).json() == {"replaced": MIB}
+    assert code(post(ship, "edit", path="a", old="b", new="c" * (34 * MIB))) == (413, "payload_too_large")
