@@ -3,11 +3,13 @@
 import gzip
 import io
 import os
+import signal
 import stat
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ship_harness import Ship, eventually, running
 
-from ship.tools import tar, unpack
+from ship.tools import tar, unpack, walk
 from ship.tools.tar import BadArchive, Reader
 
 
@@ -213,6 +215,43 @@ def test_a_reader_who_leaves_ends_the_packing(ship: Ship, top: Path) -> None:
     started = time.monotonic()
     assert ship.http.get("/healthz").status_code == 200
     assert time.monotonic() - started < 5
+
+
+def pax(records: bytes) -> bytes:
+    """A tar of one file with that pax header before it."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    padded = records + bytes(-len(records) % 512)
+    return info.tobuf(tarfile.USTAR_FORMAT) + padded + member("f").tobuf(tarfile.USTAR_FORMAT) + bytes(1024)
+
+
+def test_a_pax_record_without_a_space_is_refused() -> None:
+    read = io.BytesIO(pax(b"11 path=aa\n" + b"x" * 40)).read
+    with limited_to(5), pytest.raises(BadArchive):
+        next(Reader(read).members())
+
+
+def test_a_list_of_holes_that_ends_in_the_middle_is_refused() -> None:
+    records = {"GNU.sparse.map": b"0,512,512", "GNU.sparse.size": b"512"}
+    read = io.BytesIO(pax(tar._encoded_pax(records))).read  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(BadArchive):
+        next(Reader(read).members())
+
+
+@contextmanager
+def limited_to(seconds: int) -> Generator[None]:
+    """Ends what would go on for ever."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class _Stream:

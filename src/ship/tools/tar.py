@@ -123,6 +123,8 @@ class Reader:
             raise BadArchive("a file's holes are told in a way that is not known here")
         else:
             return size, ((0, size),)
+        if len(numbers) % 2:
+            raise BadArchive("a list of holes ends in the middle")
         return real, _checked(list(zip(numbers[::2], numbers[1::2], strict=True)), real, self._left)
 
     def _old_map(self, header: bytes) -> list[int]:
@@ -277,7 +279,9 @@ def _pax(data: bytes) -> dict[str, bytes]:
     at = 0
     while at < len(data) and data[at]:
         space = data.find(b" ", at, at + 20)
-        size = _decimal(data[at:space]) if space > 0 else 0
+        if space < 0:
+            raise BadArchive("a header is not well-formed")
+        size = _decimal(data[at:space])
         record = data[space + 1 : at + size]
         key, equals, value = record[:-1].partition(b"=")
         if size <= space + 1 - at or at + size > len(data) or not equals or record[-1:] != b"\n":
