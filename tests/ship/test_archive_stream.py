@@ -238,6 +238,21 @@ def test_a_list_of_holes_that_ends_in_the_middle_is_refused() -> None:
         next(Reader(read).members())
 
 
+def test_a_tree_that_is_too_deep_is_not_passed_off_as_whole(ship: Ship, top: Path) -> None:
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(walk.DEEPEST + 5):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        with pytest.raises(httpx.RemoteProtocolError):
+            get(ship, top)
+    finally:
+        assert ship.http.delete("/fs", params={"path": str(top / "d")}).status_code == 200
+
+
 @contextmanager
 def limited_to(seconds: int) -> Generator[None]:
     """Ends what would go on for ever."""

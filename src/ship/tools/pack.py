@@ -1,7 +1,8 @@
 """Prints the working directory, or the file that is stdin, as a tar: first a line of JSON that says whether it can, then the archive.
 
 What cannot be read is left out, as are sockets and devices, and what vanishes meanwhile. A file that shrinks while it is read is filled up
-with zeros, since its size has been said by then.
+with zeros, since its size has been said by then. A tree that is too deep ends the archive before its end: what is below is not passed off as
+not there.
 """
 
 import json
@@ -153,7 +154,7 @@ class Packer:
 
     def _descend(self, level: _Level, entry: str, name: bytes) -> None:
         if len(self._levels) > walk.DEEPEST:
-            return
+            raise SystemExit(f"directories are more than {walk.DEEPEST} deep")
         directory = walk.open_directory(level.directory, entry, self._made_up)
         try:
             entries = walk.entries(directory)
