@@ -72,6 +72,8 @@ def move(space: Workspace, source: str, destination: str, *, overwrite: bool) ->
         there = stack.enter_context(placed(space, destination, "destination"))
         stack.enter_context(space.translated(source))
         here.look()
+        if overwrite and _is_same_name(here, there):
+            return look(space, space.check(destination), follow=False)
         try:
             _put(here, there, overwrite=overwrite)
         except OSError as error:
@@ -127,13 +129,40 @@ def _put(here: Place, there: Place, *, overwrite: bool) -> None:
         except FileExistsError as error:
             raise _taken(there.name) from error
         return
+    one_file = _are_one_file(here, there)
     try:
         os.rename(here.name, there.name, src_dir_fd=here.directory, dst_dir_fd=there.directory)
     except OSError as error:
         if error.errno not in _IN_THE_WAY:
             raise
         kernel.rename(here.directory, here.name, there.directory, there.name, exchange=True)
-        remove(here)
+        _remove_replaced(here)
+        return
+    if one_file:
+        with suppress(FileNotFoundError):
+            os.unlink(here.name, dir_fd=here.directory)  # rename(2) does nothing then
+
+
+def _remove_replaced(place: Place) -> None:
+    """Remove what has just been exchanged away. What may not be removed stays, under a name that nobody takes for what was there."""
+    hidden = Place(place.directory, f".ship-removed-{os.urandom(8).hex()}")
+    with suppress(FileNotFoundError):  # another was quicker
+        kernel.rename(place.directory, place.name, hidden.directory, hidden.name)
+        with suppress(OSError, Conflict):
+            remove(hidden)
+
+
+def _are_one_file(here: Place, there: Place) -> bool:
+    """Whether they are two names of one file."""
+    try:
+        found, other = here.look(), there.look()
+    except FileNotFoundError:
+        return False
+    return found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode) and os.path.samestat(found, other)
+
+
+def _is_same_name(here: Place, there: Place) -> bool:
+    return here.name == there.name and os.path.samestat(os.fstat(here.directory), os.fstat(there.directory))
 
 
 class _Copier:

@@ -505,3 +505,28 @@ def test_an_edit_whose_result_would_be_too_large_is_refused_before_it_is_made(sh
     assert ship.rss() < before + 16 * MIB
     assert post(ship, "edit", path="a", old="a", new="b" * 16, all=True).json() == {"replaced": MIB}
     assert code(post(ship, "edit", path="a", old="b", new="c" * (34 * MIB))) == (413, "payload_too_large")
+
+
+def test_a_move_over_another_name_of_the_same_file_takes_the_first_name_away(ship: Ship) -> None:
+    put(ship, "a", b"x")
+    os.link(ship.workspace / "a", ship.workspace / "b")
+    assert post(ship, "move", source="a", destination="b", overwrite=True).status_code == 200
+    assert os.listdir(ship.workspace) == ["b"]
+    assert post(ship, "move", source="b", destination="./b", overwrite=True).status_code == 200
+    assert get(ship, "b").content == b"x"
+
+
+def test_what_may_not_be_removed_of_an_old_destination_is_not_left_as_the_source(boxed: Ship) -> None:
+    top = boxed.workspace / "half"
+    for name in ("from", "to/roots"):
+        (top / name).mkdir(parents=True)
+    (top / "from/new").touch()
+    (top / "to/roots/kept").touch()
+    for path in (top, top / "from", top / "from/new", top / "to"):
+        os.chown(path, 1000, 1000)
+    answer = post(boxed, "move", source="half/from", destination="half/to", overwrite=True)
+    assert answer.status_code == 200, answer.text
+    assert os.listdir(top / "to") == ["new"]
+    hidden, shown = sorted(os.listdir(top))
+    assert (hidden[:14], shown) == (".ship-removed-", "to")
+    assert os.listdir(top / hidden / "roots") == ["kept"]
