@@ -4,6 +4,7 @@ Nothing grows with the tree: the names of a directory are sorted, so they are he
 answered, and never more than a bound for all directories together.
 """
 
+import errno
 import heapq
 import os
 import stat
@@ -21,6 +22,7 @@ DEEPEST = 64
 _MOST_NAMES = 400_000
 _AT_ONCE = 1000
 """Names that are looked at before others get a turn."""
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -62,8 +64,12 @@ class Listing:
             self._held -= 1
             name = names.pop()
             where = f"{relative}{name}"
-            found, target = _look(directory, name)
-            if found is None:
+            try:
+                found, target = _look(directory, name)
+            except FileNotFoundError:
+                continue  # gone since
+            except OSError:
+                self.truncated = True  # it is there, but not for this user to look at
                 continue
             if self._is_wanted(where):
                 if self._left == 0:
@@ -110,7 +116,12 @@ def opened_below(directory: int, name: str) -> Generator[int | None]:
     """A directory in `directory`; None when it may not be read, is gone, or is one that the kernel makes up."""
     try:
         found = open_below(directory, name)
-    except (OSError, MadeUp):
+    except MadeUp:
+        yield None
+        return
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
         yield None
         return
     try:
@@ -130,10 +141,7 @@ def open_below(directory: int, name: str) -> int:
     return found
 
 
-def _look(directory: int, name: str) -> tuple[os.stat_result | None, str | None]:
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        target = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(found.st_mode) else None
-    except OSError:
-        return None, None  # gone since
+def _look(directory: int, name: str) -> tuple[os.stat_result, str | None]:
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    target = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(found.st_mode) else None
     return found, target

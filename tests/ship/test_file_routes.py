@@ -530,3 +530,28 @@ def test_what_may_not_be_removed_of_an_old_destination_is_not_left_as_the_source
     hidden, shown = sorted(os.listdir(top))
     assert (hidden[:14], shown) == (".ship-removed-", "to")
     assert os.listdir(top / hidden / "roots") == ["kept"]
+
+
+def test_a_list_says_that_it_is_not_whole_when_entries_may_not_be_looked_at(boxed: Ship) -> None:
+    locked = boxed.workspace / "locked"
+    locked.mkdir()
+    (locked / "x").touch()
+    locked.chmod(0o744)
+    assert listed(boxed, "locked") == ([], True)
+
+
+def test_a_directory_that_cannot_be_opened_for_want_of_descriptors_is_not_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened(number: int) -> bool:
+        def fail(*_: object, **__: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(listing, "open_below", fail)
+        with listing.opened_below(0, "x") as found:
+            return found is not None
+
+    assert not opened(errno.EACCES)
+    for number in (errno.EMFILE, errno.ENOMEM, errno.EIO):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            opened(number)
