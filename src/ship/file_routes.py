@@ -10,7 +10,7 @@ from typing import cast
 from ship import changing, fileinfo, moving
 from ship.errors import InvalidArgument, NotFound
 from ship.everywhere import Everywhere
-from ship.files import FileThreads, Upload
+from ship.files import Download, FileThreads, Upload
 from ship.globs import Glob
 from ship.http import Answer, Request, json_answer
 from ship.listing import DEEPEST, Listing
@@ -67,7 +67,14 @@ class FileRoutes:
         if len(data) == part.length:
             reading.close()
             return Answer(200, data, "application/octet-stream", headers=headers)
-        return Answer(200, self._blocks(reading, data), "application/octet-stream", part.length, headers)
+        return Answer(
+            200,
+            self._blocks(reading, data),
+            "application/octet-stream",
+            part.length,
+            headers,
+            closed(reading),
+        )
 
     async def _blocks(self, reading: Reading, data: bytes) -> AsyncGenerator[bytes]:
         try:
@@ -124,7 +131,7 @@ class FileRoutes:
         except BaseException:
             listing.close()
             raise
-        return Answer(200, self._lines(listing), "application/x-ndjson")
+        return Answer(200, self._lines(listing), "application/x-ndjson", close=closed(listing))
 
     async def _lines(self, listing: Listing) -> AsyncGenerator[bytes]:
         entries = listing.entries()
@@ -185,6 +192,15 @@ class FileRoutes:
             everywhere=boolean(given, "all", default=False),
         )  # fmt: skip
         return json_answer(200, {"replaced": replaced})
+
+
+def closed(what: Reading | Listing | Download) -> Callable[[], Awaitable[None]]:
+    """What closes it, for an answer."""
+
+    async def close() -> None:
+        what.close()
+
+    return close
 
 
 def path_of(request: Request, default: str = "") -> str:

@@ -31,13 +31,18 @@ class CutShort(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and a body. `length` is given when a streamed body's size is known; else it goes in chunks."""
+    """A status and a body. `length` is given when a streamed body's size is known; else it goes in chunks.
+
+    `close` lets go of what a streamed body was to be made of. It is called in the end also when not a byte could be sent, and so
+    the body has never begun; what the body lets go of itself must bear it.
+    """
 
     status: int
     body: bytes | AsyncGenerator[bytes]
     content_type: str = "application/json"
     length: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    close: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,13 @@ class Conversation:
 
     async def answer(self, answer: Answer) -> None:
         """Send `answer`. Raises PeerGone, or CutShort when a body does not fill its promised length."""
+        try:
+            await self._answer(answer)
+        finally:
+            if answer.close is not None:
+                await answer.close()
+
+    async def _answer(self, answer: Answer) -> None:
         head = self._http.send(self._head(answer))
         if isinstance(answer.body, bytes):
             await self._send(head, h11.Data(data=answer.body), h11.EndOfMessage())

@@ -11,7 +11,7 @@ from ship import about, attach, files, order, processes
 from ship.clock import rfc3339
 from ship.errors import InvalidArgument, NotFound, OutputGone
 from ship.execs import Exec, Execs
-from ship.file_routes import FileRoutes
+from ship.file_routes import FileRoutes, closed
 from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
 from ship.http import Answer, Request, Upgrade, json_answer
 from ship.kernel_routes import KernelRoutes
@@ -152,7 +152,9 @@ class Routes:
         if len(first) == size:
             download.close()
             return Answer(200, first, "application/octet-stream")
-        return Answer(200, self._rest(download, first), "application/octet-stream", size)
+        return Answer(
+            200, self._rest(download, first), "application/octet-stream", size, close=closed(download)
+        )
 
     async def _rest(self, download: Download, first: bytes) -> AsyncGenerator[bytes]:
         try:

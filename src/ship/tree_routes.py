@@ -73,7 +73,8 @@ class TreeRoutes:
             first = await tool.output.line()
             if first.startswith(b'{"error"'):
                 raise _bad_search(first)
-            return Answer(200, _found(stack.pop_all(), tool, first), "application/x-ndjson")
+            held = stack.pop_all()
+            return Answer(200, _found(held, tool, first), "application/x-ndjson", close=held.aclose)
         raise AssertionError("unreachable")
 
     def _search_order(self, request: Request) -> dict[str, object]:
@@ -106,7 +107,8 @@ class TreeRoutes:
             )
             _check_said(await tool.output.line(), path)
             kind = "application/gzip" if order["format"] == "tar.gz" else "application/x-tar"
-            return Answer(200, _packed(stack.pop_all(), tool), kind)
+            held = stack.pop_all()
+            return Answer(200, _packed(held, tool), kind, close=held.aclose)
         raise AssertionError("unreachable")
 
     async def _unpack(self, request: Request) -> Answer:

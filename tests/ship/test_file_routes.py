@@ -555,3 +555,65 @@ def test_a_directory_that_cannot_be_opened_for_want_of_descriptors_is_not_left_o
     for number in (errno.EMFILE, errno.ENOMEM, errno.EIO):
         with pytest.raises(OSError, match=os.strerror(number)):
             opened(number)
+
+
+class DeadWire:
+    """A wire whose peer is gone."""
+
+    async def send(self, _data: bytes) -> None:
+        raise PeerGone
+
+
+def test_an_answer_that_never_begins_lets_go_of_what_it_holds() -> None:
+    let_go: list[bool] = []
+
+    async def close() -> None:
+        let_go.append(True)
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"never"
+
+    async def run() -> None:
+        talk = Conversation(cast("Wire", DeadWire()), None)
+        talk._http.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # pyright: ignore[reportPrivateUsage]
+        await talk.next_request()
+        with pytest.raises(PeerGone):
+            await talk.answer(Answer(200, body(), close=close))
+
+    asyncio.run(run())
+    assert let_go == [True]
+
+
+class Anyone:
+    """An identity that is already had."""
+
+    def become_for_files(self) -> None:
+        """Nothing to become."""
+
+
+@pytest.mark.parametrize("what", ["content", "list"])
+def test_the_answers_of_files_hold_nothing_once_they_are_closed(tmp_path: Path, what: str) -> None:
+    (tmp_path / "large").write_bytes(bytes(3 * MIB))
+    path = str(tmp_path / "large" if what == "content" else tmp_path)
+    request = Request("GET", ("fs", what), {"path": path}, None, None, cast("Conversation", None))
+
+    async def run() -> list[int]:
+        routes = FileRoutes(Everywhere(str(tmp_path)), FileThreads(cast("Identity", Anyone())))
+        answer = await routes.answer(request)
+        assert answer.close is not None
+        before = held_of(tmp_path)
+        await answer.close()
+        return [before, held_of(tmp_path)]
+
+    # One is the workspace's own, as long as there are routes.
+    before, after = asyncio.run(run())
+    assert before == after + 1
+
+
+def held_of(top: Path) -> int:
+    """How many descriptors this process has of what is at `top` or below."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/self/fd/{name}").startswith(str(top))
+    return found
