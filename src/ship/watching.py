@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 
 from ship import inotify
 from ship.errors import Conflict, ShipError
-from ship.everywhere import Everywhere
+from ship.everywhere import Everywhere, MadeUp
 from ship.files import FileThreads
 from ship.inotify import Event, Inotify
+from ship.listing import open_below
 from ship.waiting import first_of
 from ship.websocket import NORMAL, Closing, WebSocket
 from ship.wire import PeerGone
@@ -38,7 +39,6 @@ _MOVE_S = 0.05
 _MOST_MOVES = 1024
 _SENT_AT_ONCE = 64
 _OPEN_TOP = os.O_RDONLY | os.O_DIRECTORY
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Told = dict[str, object]
 _OVERFLOW: Told = {"type": "overflow"}
@@ -496,9 +496,9 @@ class _Look:
             self._found.incomplete = True
             return
         try:
-            directory = os.open(way[-1], _OPEN, dir_fd=above)
-        except OSError:
-            return  # gone, or not for this user to read
+            directory = open_below(above, way[-1])
+        except (OSError, MadeUp):
+            return  # gone, not for this user to read, or made up by the kernel
         try:
             self.run(directory, way, depth)
         finally:
@@ -517,7 +517,7 @@ def _open_beneath(top: _Top, way: tuple[str, ...]) -> int:
     here = top.open()
     for part in way:
         try:
-            below = os.open(part, _OPEN, dir_fd=here)
+            below = open_below(here, part)
         finally:
             os.close(here)
         here = below

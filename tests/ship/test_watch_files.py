@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, unix_connect
 
 from ship import watching
+from ship.inotify import Inotify
 
 
 @contextmanager
@@ -159,3 +160,16 @@ def test_whoever_watches_has_nothing_to_say(ship: Ship) -> None:
         with pytest.raises(ConnectionClosed):
             socket.recv(PATIENCE_S)
         assert socket.close_code == watching.BAD_FRAME
+
+
+@pytest.mark.parametrize(("way", "watches"), [("proc", 0), ("sys", 0), ("etc", 1)])
+def test_what_the_kernel_makes_up_is_not_walked_into(way: str, watches: int) -> None:
+    events, top = Inotify(), os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    found = watching._Found()  # pyright: ignore[reportPrivateUsage]
+    look = watching._Look(events, found, 1, recursive=True)  # pyright: ignore[reportPrivateUsage]
+    try:
+        look._descend(top, (way,), 1)  # pyright: ignore[reportPrivateUsage]
+    finally:
+        os.close(top)
+        events.close()
+    assert len(found.watches) == watches
