@@ -112,7 +112,9 @@ def test_a_cell_that_is_too_slow_is_interrupted_and_the_kernel_goes_on(ship: Shi
 
 def test_an_interrupt_ends_the_cell_that_runs(ship: Ship, bash: str) -> None:
     found: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: found.extend(run(ship, bash, "sh -c 'touch began; exec sleep 600'")))
+    thread = threading.Thread(
+        target=lambda: found.extend(run(ship, bash, "sh -c 'touch began; exec sleep 600'"))
+    )
     run(ship, bash, f"cd {ship.workspace}")
     thread.start()
     assert eventually((ship.workspace / "began").exists)
