@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8700
-WORKERS ?= 2
+WORKERS ?= 0
 DATA_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/bay,$(HOME)/.local/share/bay)
 # Tests start hundreds of Pythons, and each would compile all it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -38,7 +38,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check ## all checks and all tests (WORKERS=0: one test at a time, in one process)
+test: check ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check

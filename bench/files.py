@@ -84,7 +84,7 @@ def watch(bench: Bench) -> list[Result]:
 def _touch_and_hear(bench: Bench, box: Box, events: Iterable[object], name: str) -> None:
     box.files.write(name, b"x")
     for event in events:
-        if str(getattr(event, "path", "")).endswith(name):
+        if name in (Path(str(getattr(event, word, None))).name for word in ("path", "to")):
             return
 
 

@@ -570,8 +570,14 @@ async def test_processes_are_listed_with_their_parents_and_the_exec_they_belong_
     alice: httpx.AsyncClient, box: str
 ) -> None:
     made = await start(alice, box, command="sleep 1234 & wait")
-    items = (await alice.get(f"/v1/sandboxes/{box}/processes")).json()["items"]
-    mine = [item for item in items if item["exec_id"] == made["id"]]
+    mine: list[Json] = []
+
+    async def sleeps() -> bool:
+        items = (await alice.get(f"/v1/sandboxes/{box}/processes")).json()["items"]
+        mine[:] = [item for item in items if item["exec_id"] == made["id"]]
+        return any(item["command"].startswith("sleep 1234") for item in mine)
+
+    await eventually(sleeps)  # the shell begins before it
     assert made["pid"] in {item["pid"] for item in mine}
     sleeper = next(item for item in mine if item["command"].startswith("sleep 1234"))
     assert sleeper["ppid"] == made["pid"]

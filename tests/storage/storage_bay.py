@@ -134,7 +134,7 @@ class Pooled:
         """What is in the pool of no sandbox that there is; all of it goes by and by."""
         return [*crash_host.unfinished(self.place), *sorted(crash_host.checkpoints(self.place))]
 
-    async def attach(self, sandbox: str, exec_id: str) -> Json:
+    async def attach(self, sandbox: str, exec_id: str, is_attached: asyncio.Event) -> Json:
         """What a client that is attached to an exec is told at its end, with the code that it is left with."""
         told: list[Json] = []
         connected = iter([{"type": "websocket.connect"}])
@@ -146,6 +146,8 @@ class Pooled:
 
         async def send(message: Json) -> None:
             told.append(message)
+            if '"attached"' in (message.get("text") or ""):
+                is_attached.set()
 
         await self.app(_scope(f"/v1/sandboxes/{sandbox}/execs/{exec_id}/attach"), receive, send)
         assert told[-1]["type"] == "websocket.close", told

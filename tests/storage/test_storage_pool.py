@@ -162,7 +162,13 @@ async def test_a_restore_under_load_ends_what_runs_and_leaves_exactly_the_checkp
     checkpoint = await bay.checkpoint(box)
     await bay.begin(box, "sh", "-c", LOOP)
     execs = [await bay.begin(box, "sh", "-c", f"echo {n} > file-{n}; exec sleep 600") for n in range(5)]
-    attached = [asyncio.create_task(bay.attach(box, exec_id)) for exec_id in execs]
+    ready = [asyncio.Event() for _ in execs]
+    attached = [
+        asyncio.create_task(bay.attach(box, one, told)) for one, told in zip(execs, ready, strict=True)
+    ]
+    async with asyncio.timeout(20):
+        for is_attached in ready:
+            await is_attached.wait()
     await bay.sh(box, "until test -e file-4 -a -e churn; do sleep 0.01; done; echo changed > kept")
     await bay.restore(box, checkpoint)
     for exec_id in execs:

@@ -271,7 +271,7 @@ class FakeDriver:
     async def _remove(self, session_id: str, grace_s: float = _END_S) -> None:
         await self._end(Handle(driver=self.name, session_id=session_id), grace_s)
         directory = self._directory(session_id)
-        await in_new_thread(lambda: shutil.rmtree(directory) if directory.exists() else None)
+        await in_new_thread(lambda: _remove_tree(directory))
 
     def _everyone(self, handle: Handle) -> list[int]:
         process = self._process(handle)
@@ -320,3 +320,10 @@ def _parent_of(package: str) -> Path:
     if spec is None or spec.origin is None:
         raise DriverUnavailable(f"the package {package} is not installed beside Bay")
     return Path(spec.origin).parent.parent
+
+
+def _remove_tree(directory: Path) -> None:
+    """Remove it, whoever else does so at the same time."""
+    while directory.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
