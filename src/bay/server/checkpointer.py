@@ -188,9 +188,8 @@ class Checkpointer:
         if session is None or session.phase != "running" or not self._driver.capabilities.pause:
             yield
             return
-        await self._cargo.settle(
-            sandbox.cargo_id
-        )  # what is on the disk already need not be waited for frozen
+        # What is on the disk already need not be waited for frozen.
+        await self._cargo.settle(sandbox.cargo_id)
         handle = handle_of(session)
         try:
             await self._driver.pause(handle)
