@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, world
 
+from bay.cargo.base import Weight
 from bay.cargo.weighing import weigh
 from bay.store import cargos
 
@@ -305,6 +307,29 @@ async def measured(bay: World, sandbox: Json) -> int | None:
     await bay.bay.later.flush()
     async with bay.bay.store.read() as db:
         return (await cargos.get(db, sandbox["cargo_id"])).used_bytes
+
+
+async def test_checkpoints_that_cannot_be_weighed_do_not_keep_others_from_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bay.server.usage._MOST_CHECKPOINTS", 2)
+    async with world(root) as bay:
+        alice = await bay.client("alice")
+        there = f"/v1/sandboxes/{(await create(alice))['id']}/checkpoints"
+        heavy = [(await alice.post(there)).json()["id"] for _ in range(2)]
+        light = (await alice.post(there)).json()["id"]
+        whole = bay.bay.usage._cargo.weigh
+
+        async def weigh_most(ids: Sequence[str]) -> dict[str, Weight]:
+            return await whole([one for one in ids if one not in heavy])
+
+        monkeypatch.setattr(bay.bay.usage._cargo, "weigh", weigh_most)
+        for _ in range(2):
+            await bay.bay.usage.measure()
+        await bay.bay.later.flush()
+        seen = {one["id"]: one["measured_at"] for one in (await alice.get(there)).json()["items"]}
+        assert seen[light] is not None
+        assert [seen[one] for one in heavy] == [None, None]
 
 
 async def test_files_are_measured_when_something_was_done_with_them(root: Path) -> None:

@@ -39,8 +39,9 @@ class Usage:
         self._cargo = cargo
         self._clock = clock
         self._failed: set[str] = set()
-        """What could not be weighed the last time, and until when it is let be."""
+        """What could not be weighed the last time."""
         self._put_off: dict[str, datetime] = {}
+        """Until when what could not be weighed is let be."""
 
     async def run(self) -> None:
         """Measure until cancelled."""
@@ -55,24 +56,28 @@ class Usage:
         """Measure once what may have changed since."""
         await self._later.flush()
         now = self._clock()
+        self._put_off = {one: until for one, until in self._put_off.items() if until > now}
+        most = _MOST_CHECKPOINTS + len(self._put_off)  # those that are put off take no other's place
         async with self._store.read() as db:
             changed = await tallies.unmeasured(db, now - _STALE)
-            copies = await checkpoints.unmeasured(db, now - _CHECKPOINT_STALE, _MOST_CHECKPOINTS)
-        self._put_off = {one: until for one, until in self._put_off.items() if until > now}
-        for some in self._batches(changed):
+            copies = await checkpoints.unmeasured(db, now - _CHECKPOINT_STALE, most)
+        self._failed &= {*changed, *copies}  # of the others most were deleted
+        for some in self._batches(self._due(changed)):
             await self._weigh_cargos(some)
-        for some in self._batches(copies):
+        for some in self._batches(self._due(copies)[:_MOST_CHECKPOINTS]):
             await self._weigh_checkpoints(some)
 
+    def _due(self, ids: list[str]) -> list[str]:
+        return [one for one in ids if one not in self._put_off]
+
     def _batches(self, ids: list[str]) -> Iterator[list[str]]:
-        """Those whose time has come. One that could not be weighed is tried alone: it must not keep others from it."""
+        """One that could not be weighed the last time is tried alone: it must not keep others from it."""
         alone = [one for one in ids if one in self._failed]
-        together = [one for one in ids if one not in self._failed and one not in self._put_off]
+        together = [one for one in ids if one not in self._failed]
         for first in range(0, len(together), _BATCH):
             yield together[first : first + _BATCH]
         for one in alone:
-            if one not in self._put_off:
-                yield [one]
+            yield [one]
 
     async def _weigh_cargos(self, ids: list[str]) -> None:
         now = self._clock()  # before: what is written meanwhile asks for another measurement

@@ -136,7 +136,9 @@ async def unmeasured(db: AsyncConnection, stale: datetime, limit: int) -> list[s
     )
     due = or_(_C.measured_at.is_(None), and_(_C.measured_at < stale, active.exists()))
     query = select(_C.id).where(_C.state == "ready", _C.deleted_at.is_(None), due)
-    return list((await db.execute(query.order_by(_C.measured_at, _C.seq).limit(limit))).scalars())
+    return list(
+        (await db.execute(query.order_by(_C.measured_at.nulls_first(), _C.seq).limit(limit))).scalars()
+    )
 
 
 def _shown(*more: Any) -> Any:
