@@ -1,8 +1,16 @@
-"""What every test shares: async tests run on asyncio, and files that take long are begun with."""
+"""What every test shares: a network of its own, async tests on asyncio, and files that take long are begun with."""
 
 import os
 
 import pytest
+
+from bay.drivers.oci import mounts, netns
+
+# A rule that fails must not let a packet out of this machine, and a Bay under test must not change its network: root's
+# tests run, with all that they start, in a network namespace that has loopback and no way to any other device.
+if os.geteuid() == 0:
+    mounts.unshare(mounts.CLONE_NEWNET)
+    netns.set_up_loopback()
 
 # A pool is a mount on the host: only the tests that are about pools make one.
 os.environ.setdefault("BAY_CARGO_BACKEND", "directory")

@@ -23,6 +23,7 @@
     │   ├── DriverUnavailable       503 driver_unavailable
     │   ├── StorageFull             507 storage_full
     │   ├── ShipError               502 ship_error
+    │   ├── PortClosed              502 port_closed
     │   ├── Timeout                 504 timeout
     │   └── InternalError           500 internal_error
     └── ConnectionFailed            the SDK could not reach Bay; never sent over the wire
@@ -201,6 +202,13 @@ class ShipError(HostError):
     """The runtime inside the sandbox failed or answered nonsense. Stop and start the sandbox."""
 
     code = "ship_error"
+    status = 502
+
+
+class PortClosed(HostError):
+    """Nothing in the sandbox listens on that port; `details.listening` says on which ports something does."""
+
+    code = "port_closed"
     status = 502
 
 

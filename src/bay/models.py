@@ -74,6 +74,193 @@ class CheckpointPolicy:
     before_stop: bool = False
 
 
+NetworkMode = Literal["none", "allowlist", "open"]
+"""What a sandbox's network reaches: nothing, only what rules allow, or every public address but what rules deny."""
+
+NetworkProtocol = Literal["tcp", "udp", "icmp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRule:
+    """One rule of a network policy: `domain` (`api.example.com`, `*.example.com` or `*`) or `cidr`, never both.
+
+    `ports` are numbers or ranges such as ``"8000-8100"``; None is every port. `protocol` None is TCP, UDP and ICMP, and with
+    `ports` TCP and UDP.
+    """
+
+    action: Literal["allow", "deny"]
+    domain: str | None = None
+    cidr: str | None = None
+    ports: tuple[int | str, ...] | None = None
+    protocol: NetworkProtocol | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPolicy:
+    """What a sandbox's network may reach. The most specific rule decides, and of two equally specific ones the deny."""
+
+    mode: NetworkMode = "open"
+    rules: tuple[NetworkRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentPolicy(NetworkPolicy):
+    """The policy that a sandbox has: its own, or its profile's. `version` grows with each change.
+
+    `enforced` False: this host cannot hold sandboxes to its mode, and they have no network instead.
+    """
+
+    version: int
+    source: Literal["sandbox", "profile"]
+    enforced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkCounter:
+    """How often a rule decided, since the session began: `rule` is its place in the policy, or None for what no rule decided.
+
+    `reason` then says what did: `default` (the mode), `reserved` (never reachable addresses), `flood`, `protocol`. Counted are
+    connections (for UDP and ICMP their first packets), and for rules with a domain the names asked for as well.
+    """
+
+    rule: int | None
+    reason: str | None
+    allowed_connections: int
+    refused_connections: int
+    allowed_names: int
+    refused_names: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedName:
+    """A name that was not answered. `reason`: `policy`, `private_answer`, `rate`, `entropy`, `type`, `upstream` or `loop`."""
+
+    name: str
+    type: str
+    reason: str
+    rule: int | None
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkState:
+    """What a sandbox's network is and did since its session began; counters and names are empty without a session.
+
+    `enforced` False: this host cannot hold a network back, and `mode` is what was asked for. Bytes count what crossed the
+    boundary of the sandbox, as seen from inside.
+    """
+
+    mode: NetworkMode
+    enforced: bool
+    counters: tuple[NetworkCounter, ...]
+    refused: tuple[RefusedName, ...]
+    """Newest last, 200 at most."""
+    received_bytes: int
+    sent_bytes: int
+
+
+PortAccess = Literal["owner", "public"]
+"""Who may reach a port through Bay: its owner (a key, a link or the cookie that a link sets), or everybody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortSettings:
+    """Who may reach one port."""
+
+    port: int
+    access: PortAccess = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxUrl:
+    """Where a sandbox is reached by HTTP: `href` leads to `port`; null while there is none."""
+
+    href: str | None
+    port: int | None
+    access: PortAccess = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A TCP port on which something in the sandbox listens. `addresses` are local ones, as seen inside.
+
+    `process` and `pid` are of a program that listens there, None when that cannot be told; `url` leads there.
+    """
+
+    port: int
+    addresses: tuple[str, ...]
+    pid: int | None = None
+    process: str | None = None
+    access: PortAccess = "owner"
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortLink:
+    """A URL that opens a port to whoever has it, until `expires_at`; `once`: to the first who opens it."""
+
+    url: str
+    expires_at: datetime
+    once: bool
+
+
+ServiceState = Literal["stopped", "waiting", "running", "backoff", "failed", "exited"]
+"""`waiting` for what it needs, `backoff` until it is started again, `failed` too often, `exited` and not to be restarted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceHealth:
+    """How it is found out whether a service works: a TCP connection to `port`, or with `path` a GET that answers 200 to 399.
+
+    `interval_s` seconds apart, `timeout_s` each; `retries` failures in a row make it unhealthy.
+    """
+
+    port: int
+    path: str | None = None
+    interval_s: float = 5.0
+    timeout_s: float = 2.0
+    retries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """What a service is: a command that is started with every session, after the services in `needs`.
+
+    `restart`: `always`, `on-failure` (exit code other than 0, or a signal) or `never`. `http_port` is where it serves HTTP.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    cwd: str | None = None
+    user: str | None = None
+    needs: tuple[str, ...] = ()
+    http_port: int | None = None
+    restart: Literal["always", "on-failure", "never"] = "always"
+    health: ServiceHealth | None = None
+    enabled: bool = True
+    """Whether it is started with the session; `stop` turns that off and `start` on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service(ServiceSpec):
+    """A service and how it is; without a session it is `stopped`. `healthy` None: not known, or nothing says how to find out."""
+
+    state: ServiceState = "stopped"
+    pid: int | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    healthy: bool | None = None
+    message: str | None = None
+    started_at: datetime | None = None
+    next_start_at: datetime | None = None
+    output_bytes: int = 0
+    first_offset: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
     """A sandbox as its owner sees it. `status` and `compute` are computed from stored facts."""
@@ -102,6 +289,11 @@ class Sandbox:
     checkpoint_id: str | None = None
     """The checkpoint that its present files grew from."""
     checkpoint_policy: CheckpointPolicy | None = None
+    network: NetworkMode = "open"
+    """The mode of its network policy."""
+    url: SandboxUrl | None = None
+    ports: tuple[PortSettings, ...] = ()
+    """Ports that others than the owner may reach, or that were named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +321,8 @@ class Profile:
     """Whether the default kernel starts with the session, or with the first code that is run in it."""
     root: bool = True
     """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
+    network_policy: NetworkPolicy = field(default_factory=NetworkPolicy)
+    """What its network may reach, when the create does not say."""
     description: str = ""
 
 
@@ -599,6 +793,7 @@ EVENT_TYPES: tuple[str, ...] = (
     "sandbox.restored",
     "sandbox.restore_failed",
     "sandbox.deleted",
+    "network.changed",
 )
 """What is stored, and what a webhook can be told of; docs/events.md says when each happens."""
 

@@ -75,6 +75,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("put", "/v1/sandboxes/{sandbox_id}/files/archive"): {"params": {"path": "x"}, "content": b"x"},
     ("delete", "/v1/sandboxes/{sandbox_id}/files"): {"params": {"path": "x"}},
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
+    ("put", "/v1/sandboxes/{sandbox_id}/network-policy"): {"json": {"mode": "none"}},
     ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
     ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},
 }
@@ -97,6 +98,8 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/cells/{cell_id}/events"),
     ("get", "/v1/sandboxes/{sandbox_id}/filesystem/directories"), ("get", "/v1/sandboxes/{sandbox_id}/files/list"),
     ("get", "/v1/sandboxes/{sandbox_id}/files/search"), ("get", "/v1/sandboxes/{sandbox_id}/files/archive"),
+    ("get", "/v1/sandboxes/{sandbox_id}/network-policy"), ("delete", "/v1/sandboxes/{sandbox_id}/network-policy"),
+    ("get", "/v1/sandboxes/{sandbox_id}/network"),
     ("get", "/v1/sandboxes/{sandbox_id}/history"), ("get", "/v1/sandboxes/{sandbox_id}/history/last"),
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),

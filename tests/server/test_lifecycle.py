@@ -15,6 +15,7 @@ from bay.server.lifecycle import (
     End,
     Forgo,
     GoOn,
+    HoldNetwork,
     Nothing,
     Pause,
     Remove,
@@ -79,7 +80,7 @@ def sandbox_of(case: Case, number: int = 0) -> SandboxRecord:
 def session_of(sandbox_id: str, phase: Phase) -> SessionRecord:
     return SessionRecord(
         id=sandbox_id.replace("sandbox", "sess"), sandbox_id=sandbox_id, generation=1, driver="fake", phase=phase,
-        token="t", handle=None, end_reason=None, created_at=NOW, started_at=None, ended_at=None,
+        token="t", handle=None, network_version=0, end_reason=None, created_at=NOW, started_at=None, ended_at=None,
     )  # fmt: skip
 
 
@@ -171,6 +172,19 @@ def test_files_are_seen_to_before_compute_and_after_what_must_end(wish: str) -> 
             assert step == plain, case  # a start goes on, or ends, first
 
 
+@pytest.mark.parametrize("held", [None, 0, 2])
+def test_a_network_is_held_to_its_policy_before_the_session_freezes_or_thaws(held: int | None) -> None:
+    for case in CASES:
+        sandbox = sandbox_of(case)
+        if sandbox.session is None:
+            continue
+        session = replace(sandbox.session, network_version=held)
+        plain = expected_step(case, session)
+        step = next_step(replace(sandbox, network_version=1, session=session), NOW, exited=case.exited)
+        is_held = isinstance(plain, Nothing | Pause | Resume) and not case.deleted
+        assert step == (HoldNetwork(session) if is_held else plain), case
+
+
 def test_a_sandbox_never_begins_while_it_has_a_session() -> None:
     for case in CASES:
         step = next_step(sandbox_of(case), NOW, exited=case.exited, retention=RETENTION)
@@ -204,6 +218,8 @@ def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
     match step:
         case Begin() | GoOn() | Resume():
             return replace(sandbox, session=session_of(sandbox.id, "running"))
+        case HoldNetwork(session):
+            return replace(sandbox, session=replace(session, network_version=sandbox.network_version))
         case Pause():
             return replace(sandbox, session=session_of(sandbox.id, "paused"))
         case End(reason=reason):
@@ -232,8 +248,9 @@ def test_an_end_that_was_interrupted_keeps_its_reason() -> None:
 
 def test_the_view_shows_what_the_table_says() -> None:
     case = Case("running", "paused", failed=True, expires="never", exited=False, deleted=False)
-    shown = view(sandbox_of(case), NOW, ("shell",))
+    shown = view(sandbox_of(case), NOW, ("shell",), "allowlist")
     assert (shown.status, shown.compute, shown.capabilities) == ("ready", "warm", ("shell",))
+    assert shown.network == "allowlist"
     assert shown.error == FAILURE
 
 

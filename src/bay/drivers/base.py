@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bay.models import Persist, Resources
+from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class Capabilities:
     """Image names that need no download; other references are refused while this is all there is."""
     persist: tuple[Persist, ...] = ("workspace",)
     """What can outlive a session; `machine` needs a driver that can be told where the writable layers are."""
+    network: tuple[NetworkMode, ...] = ("none",)
+    """The network modes that this driver holds a session to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class SessionSpec:
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code that is run in it (`SHIP_KERNEL`)."""
+    network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
+    """What its network may reach, from its first packet on; its mode is one of the driver's."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -192,6 +196,18 @@ class Driver(Protocol):
 
         Idempotent; a handle with nothing but the session id is enough.
         """
+        ...
+
+    async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
+        """Hold the session to `policy` from now on, in one step: at no moment to neither; idempotent.
+
+        What is connected to what may no longer be reached is cut. Also called once for every session that a restarted Bay
+        takes over: then whatever is missing is made again. Gone is success. Raises DriverUnavailable.
+        """
+        ...
+
+    async def network_state(self, handle: Handle) -> NetworkState:
+        """What the session's network is and did since it began. Raises DriverUnavailable."""
         ...
 
     def list_owned(self) -> AsyncIterator[Owned]:

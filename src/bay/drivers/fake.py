@@ -46,11 +46,23 @@ from bay.drivers.processes import (
 from bay.drivers.readiness import wait_readable
 from bay.drivers.threads import in_new_thread
 from bay.errors import DriverUnavailable, SandboxNotReady
+from bay.models import NetworkMode, NetworkPolicy, NetworkState
 
 _READY_S = 15.0
 _END_S = 5.0
 
-STEPS = ("claim", "launch", "ready", "observe", "pause", "resume", "stop", "destroy", "list_owned")
+STEPS = (
+    "claim",
+    "launch",
+    "ready",
+    "observe",
+    "pause",
+    "resume",
+    "stop",
+    "destroy",
+    "set_network",
+    "list_owned",
+)
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
 
@@ -62,7 +74,6 @@ class FakeDriver:
     """
 
     name = "fake"
-    capabilities = Capabilities(isolation=("container",), pause=True, images=("host",))
 
     def __init__(
         self,
@@ -71,7 +82,11 @@ class FakeDriver:
         fail_at: str | None = None,
         hold_at: str | None = None,
         refuse: bool = False,
+        network: tuple[NetworkMode, ...] = ("none", "allowlist", "open"),
     ) -> None:
+        self.capabilities = Capabilities(
+            isolation=("container",), pause=True, images=("host",), network=network
+        )
         self._run_dir = run_dir
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.fail_at = fail_at
@@ -86,6 +101,8 @@ class FakeDriver:
         """Set by the driver: it waits at `hold_at`."""
         self.lies: dict[str, Observed] = {}
         """What `observe` says of a session id, true or not."""
+        self.networks: dict[str, NetworkPolicy] = {}
+        """The policy that each session was last told to be held to, which nothing does."""
 
     async def open(self) -> None:
         """Make the directory."""
@@ -100,6 +117,7 @@ class FakeDriver:
             yield ready
             return
         await self._reach("claim")
+        self.networks[spec.session_id] = spec.network
         await self._remove(spec.session_id)
         await in_new_thread(lambda: self._claim(spec))
         claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})
@@ -146,6 +164,18 @@ class FakeDriver:
         """See `Driver.destroy`."""
         await self._reach("destroy")
         await self._remove(handle.session_id)
+
+    async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
+        """Remember it: a process of this host has the host's network, and nothing here holds it back."""
+        await self._reach("set_network")
+        self.networks[handle.session_id] = policy
+
+    async def network_state(self, handle: Handle) -> NetworkState:
+        """The policy that was asked for, and that it is not enforced."""
+        policy = self.networks.get(handle.session_id, NetworkPolicy())
+        return NetworkState(
+            mode=policy.mode, enforced=False, counters=(), refused=(), received_bytes=0, sent_bytes=0
+        )
 
     async def list_owned(self) -> AsyncIterator[Owned]:
         """See `Driver.list_owned`."""

@@ -35,6 +35,7 @@ from bay.server.api import health as health_api
 from bay.server.api import history as history_api
 from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
+from bay.server.api import network as network_api
 from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import webhooks as webhooks_api
@@ -69,6 +70,7 @@ from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
+from bay.server.services.networks import Networks
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
@@ -81,6 +83,7 @@ from bay.server.sweep import Sweep
 from bay.server.tree_link import TreeLink
 from bay.server.usage import Usage
 from bay.server.uses import Uses
+from bay.server.views import Views
 from bay.server.wake import Waker
 from bay.server.webhooks import Deliverer, Poster
 from bay.store import sandboxes
@@ -122,6 +125,7 @@ class Bay:
             profiles=self.profiles,
             clock=clock,
         )
+        self.views = Views(profiles=self.profiles, driver=driver, clock=clock)
         self.reading = Uses()
         self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, reading=self.reading)
         self.checkpointer = Checkpointer(
@@ -217,6 +221,14 @@ class Bay:
 
     def services(self) -> Services:
         """What the routes call."""
+        networks = Networks(
+            store=self.store,
+            waker=self.waker,
+            driver=self.driver,
+            profiles=self.profiles,
+            private=self.settings.network_private,
+            clock=self.clock,
+        )
         sandboxes = Sandboxes(
             store=self.store,
             later=self.later,
@@ -229,6 +241,8 @@ class Bay:
             profiles=self.profiles,
             driver=self.driver.capabilities,
             cargo=self.cargo,
+            views=self.views,
+            checked_policy=networks.checked,
             clock=self.clock,
         )
         locator = Locator(store=self.store, later=self.later, waker=self.waker)
@@ -259,7 +273,7 @@ class Bay:
             reading=self.reading,
             quotas=self.quotas,
             discard=self.discards.poke,
-            capabilities_of=lambda name: self.profiles[name].capabilities if name in self.profiles else (),
+            views=self.views,
             clock=self.clock,
         )
         cargos = Cargos(
@@ -291,6 +305,7 @@ class Bay:
             files=files,
             file_trees=FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
             sandbox_files=SandboxFiles(waker=self.waker, link=FileLink(self.link)),
+            networks=networks,
             history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
             keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             audit=Audits(store=self.store, later=self.later),
@@ -403,6 +418,7 @@ def build_app(
         cargos_api,
         execs_api,
         attach_api,
+        network_api,
         processes_api,
         kernels_api,
         filesystem_api,

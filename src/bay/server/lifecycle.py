@@ -7,7 +7,7 @@ facts (target, error, times, the live session's phase), so they can never disagr
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bay.models import Compute, Sandbox, Status
+from bay.models import Compute, NetworkMode, Sandbox, Status
 from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
 
@@ -38,6 +38,13 @@ class Pause:
 @dataclass(frozen=True, slots=True)
 class Resume:
     """The session is frozen and should run."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class HoldNetwork:
+    """The session's network is not known to be held to the policy that the row has."""
 
     session: SessionRecord
 
@@ -75,7 +82,7 @@ class Remove:
     """Remove the sandbox with its managed cargo and its checkpoints."""
 
 
-Step = Nothing | Begin | GoOn | Pause | Resume | End | TakeCheckpoint | Restore | Forgo | Remove
+Step = Nothing | Begin | GoOn | HoldNetwork | Pause | Resume | End | TakeCheckpoint | Restore | Forgo | Remove
 
 
 def is_expired(sandbox: SandboxRecord, now: datetime) -> bool:
@@ -165,6 +172,8 @@ def _step_with_session(
         return step
     if sandbox.target == "stopped":
         return End(session, "stopped", graceful=session.phase in ("running", "paused"))
+    if session.phase != "starting" and session.network_version != sandbox.network_version:
+        return HoldNetwork(session)
     match session.phase, sandbox.target:
         case "starting", _:
             return GoOn(session)
@@ -180,7 +189,9 @@ def _counts_idleness(sandbox: SandboxRecord, now: datetime) -> bool:
     return sandbox.target == "running" and not is_expired(sandbox, now)
 
 
-def view(sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...]) -> Sandbox:
+def view(
+    sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...], network: NetworkMode
+) -> Sandbox:
     """The sandbox as its owner sees it."""
     return Sandbox(
         id=sandbox.id,
@@ -203,4 +214,5 @@ def view(sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...]) -
         persist=sandbox.persist,
         checkpoint_id=sandbox.checkpoint_id,
         checkpoint_policy=sandbox.checkpoint_policy,
+        network=network,
     )

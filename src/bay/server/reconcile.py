@@ -26,6 +26,7 @@ from bay.server.lifecycle import (
     End,
     Forgo,
     GoOn,
+    HoldNetwork,
     Nothing,
     Pause,
     Remove,
@@ -34,13 +35,14 @@ from bay.server.lifecycle import (
     Step,
     TakeCheckpoint,
 )
+from bay.server.network_modes import policy_of
 from bay.server.orphans import Orphans
 from bay.server.peers import handle_of, peer_of
 from bay.server.ship_link import ShipLink
 from bay.server.starter import Starter
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
-from bay.store import cargos, checkpoints, events, execs, sandboxes, sessions
+from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
@@ -99,6 +101,7 @@ class Reconciler:
             store=store, driver=driver, cargo=cargo, checkpointer=checkpointer, orphans=self._orphans,
             queue=self.queue, profiles=profiles, clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
         )  # fmt: skip
+        self._profiles = profiles
         self._link = link
         self._changes = changes
         self._clock = clock
@@ -190,12 +193,18 @@ class Reconciler:
             await self._begin_to_end(sandbox, session, "exited")
             return
         self._adopted.append((sandbox.id, handle))
+        await self._forget_network(session)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another.
         # The host is right, and the next step brings it to what is wanted.
         if isinstance(observed, Paused) and session.phase == "running":
             await self._set_phase(session, "paused")
         elif isinstance(observed, Running) and session.phase == "paused":
             await self._set_phase(session, "running")
+
+    async def _forget_network(self, session: SessionRecord) -> None:
+        """The kernel holds it to what it was held to; what of it lived in the Bay that died is made again first of all."""
+        async with self._store.write() as db:
+            await sessions.change(db, session.id, network_version=None)
 
     async def _set_phase(self, session: SessionRecord, phase: Phase) -> None:
         async with self._store.write() as db:
@@ -333,7 +342,9 @@ class Reconciler:
             case GoOn(session) if sandbox.id in self._defects:
                 await self._give_up(sandbox, session, _defect("the start"))
             case GoOn(session):
-                await self._start(sandbox, session)
+                await self._start(sandbox, session, again=True)
+            case HoldNetwork(session):
+                await self._hold_network(sandbox, session)
             case Pause(session):
                 await self._pause(sandbox, session)
             case Resume(session):
@@ -355,7 +366,8 @@ class Reconciler:
             case Nothing():
                 pass
 
-    async def _start(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+    async def _start(self, sandbox: SandboxRecord, session: SessionRecord, *, again: bool = False) -> None:
+        """Start it, or go on with that `again`: then nobody knows how far its network has come."""
         try:
             handle = await self._starter.start(sandbox, session)
         except BayError as error:
@@ -365,7 +377,8 @@ class Reconciler:
             return
         async with self._store.write() as db:
             now = self._clock()
-            await sessions.change(db, session.id, phase="running", started_at=now)
+            held = {"network_version": None} if again else {}
+            await sessions.change(db, session.id, phase="running", started_at=now, **held)
             await sandboxes.change(db, sandbox.id, error=None)
             await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self._clock(), session_id=session.id)
@@ -382,6 +395,17 @@ class Reconciler:
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
             )
         log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
+
+    async def _hold_network(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """Hold the session to the policy that the row has now; what is written meanwhile comes next."""
+        async with self._store.read() as db:
+            present = await sandboxes.get(db, sandbox.id) or sandbox
+            profile = self._profiles.get(present.profile)
+            policy = await policy_of(db, present, profile, self._driver.capabilities.network)
+        await self._driver.set_network(handle_of(session), policy)
+        async with self._store.write() as db:
+            await sessions.change(db, session.id, network_version=present.network_version)
+        log.info("network.held", id=sandbox.id, session=session.id, mode=policy.mode, rules=len(policy.rules))
 
     async def _pause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         """Freeze it, unless a call is under way. Its owner's word counts more than one that only follows output.
@@ -537,6 +561,8 @@ class Reconciler:
             await sandboxes.change(db, sandbox.id, deleted_at=now, env={})
             await execs.remove_all(db, sandbox.id)
             await checkpoints.hide_all(db, sandbox.id, now)
+            await networks.remove(db, sandbox.id)
+            await services.remove_all(db, sandbox.id)
             await events.add(db, sandbox, "sandbox.deleted", now)
         self._checkpointer.discard()
         log.info("sandbox.deleted", id=sandbox.id)

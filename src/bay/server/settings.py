@@ -1,6 +1,6 @@
 """Settings: environment (`BAY_…`) over TOML file over default. Each is documented in docs/settings.md."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,49 @@ from pydantic_settings import (
 )
 
 from bay.ids import is_owner
-from bay.models import ALL_CAPABILITIES, Capability, Limits, Persist, Profile, Resources
+from bay.models import (
+    ALL_CAPABILITIES,
+    Capability,
+    Limits,
+    NetworkMode,
+    NetworkPolicy,
+    NetworkProtocol,
+    NetworkRule,
+    Persist,
+    Profile,
+    Resources,
+)
 
 MIB, GIB = 1 << 20, 1 << 30
 MIN_KEY = 16
 """Characters of an API key that somebody chose."""
+
+
+class RuleSettings(BaseModel):
+    """One `[[profiles.NAME.network_policy.rules]]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["allow", "deny"]
+    domain: str | None = None
+    cidr: str | None = None
+    ports: tuple[int | str, ...] | None = None
+    protocol: NetworkProtocol | None = None
+
+
+class NetworkSettings(BaseModel):
+    """`[profiles.NAME.network_policy]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: NetworkMode = "open"
+    rules: tuple[RuleSettings, ...] = ()
+
+    def to_policy(self) -> NetworkPolicy:
+        """The noun that the rest of Bay uses."""
+        return NetworkPolicy(
+            mode=self.mode, rules=tuple(NetworkRule(**rule.model_dump()) for rule in self.rules)
+        )
 
 
 class ProfileSettings(BaseModel):
@@ -53,13 +91,21 @@ class ProfileSettings(BaseModel):
         "lazy", description="when the default kernel starts: with the sandbox, or with the first code"
     )
     root: bool = Field(True, description="whether an exec may ask for `user: root`")
+    network_policy: NetworkSettings | None = Field(
+        None, description="what its network may reach, as `PUT …/network-policy` takes it; else mode `open`"
+    )
     description: str = Field("", description="for people")
 
     def to_profile(self, name: str) -> Profile:
         """The noun that the rest of Bay uses."""
-        values = self.model_dump(exclude={"cpus", "memory_mb", "pids"})
+        values = self.model_dump(exclude={"cpus", "memory_mb", "pids", "network_policy"})
         resources = Resources(cpus=self.cpus, memory=self.memory_mb * MIB, pids=self.pids)
-        return Profile(id=name, resources=resources, **values)
+        return Profile(
+            id=name,
+            resources=resources,
+            network_policy=(self.network_policy or NetworkSettings()).to_policy(),
+            **values,
+        )
 
 
 Limit = Annotated[int | None, Field(ge=0, le=1_000_000_000)]
@@ -128,6 +174,31 @@ class Settings(BaseSettings):
     )
     id_range_start: int = Field(
         1_879_048_192, ge=65536, description="first host uid of the ranges given to sandboxes"
+    )
+    network: Literal["auto", "off"] = Field(
+        "auto",
+        description="`off`: sandboxes have loopback only; `auto`: a network where the host can hold it",
+    )
+    network_ipv6: bool = Field(
+        False,
+        description="whether sandboxes reach IPv6; turns on the host's IPv6 forwarding, see docs/network.md",
+    )
+    network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="private networks that rules may allow; else none can be reached"
+    )
+    dns_servers: tuple[IPv4Address | IPv6Address, ...] = Field(
+        (),
+        description="resolvers that sandboxes' names are asked of; empty = the host's, by /etc/resolv.conf",
+    )
+    public_url: str | None = Field(
+        None,
+        description="where Bay is reached, such as `https://bay.example.com`; ports are at {port}-{name}.bay.example.com",
+    )
+    port_wait: float = Field(
+        30,
+        gt=0,
+        le=600,
+        description="seconds a request waits until something listens on the port it asks for",
     )
     cargo_backend: Literal["auto", "btrfs", "directory"] = Field(
         "auto",

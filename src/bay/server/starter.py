@@ -13,6 +13,7 @@ from bay.ids import new_id
 from bay.models import Profile
 from bay.server import lifecycle
 from bay.server.checkpointer import Checkpointer
+from bay.server.network_modes import policy_of
 from bay.server.orphans import Orphans
 from bay.server.turns import Turns
 from bay.server.workqueue import WorkQueue
@@ -61,7 +62,7 @@ class Starter:
         session = SessionRecord(
             id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._driver.name,
             phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._clock(),
-            started_at=None, ended_at=None,
+            network_version=sandbox.network_version, started_at=None, ended_at=None,
         )  # fmt: skip
         async with self._store.write() as db:
             if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
@@ -124,7 +125,8 @@ class Starter:
         await self._fence_off(sandbox, session)
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
-        async with aclosing(self._driver.start(self._spec(sandbox, session), before)) as handles:
+        spec = await self._spec(sandbox, session)
+        async with aclosing(self._driver.start(spec, before)) as handles:
             async for handle in handles:
                 last = handle
                 async with self._store.write() as db:
@@ -140,12 +142,15 @@ class Starter:
         await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
         await self._orphans.remove_of(sandbox.id)
 
-    def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
+    async def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
         profile = self._profiles.get(sandbox.profile)
         if profile is None:
             raise DriverUnavailable(
                 f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
             )
+        # Read now, and so at least as new as the version in the session's row: what is newer is held to once it runs.
+        async with self._store.read() as db:
+            network = await policy_of(db, sandbox, profile, self._driver.capabilities.network)
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
@@ -157,6 +162,7 @@ class Starter:
             token=session.token,
             allow_root=profile.root,
             kernel=profile.kernel,
+            network=network,
         )
 
     async def _read(self, sandbox_id: str) -> SandboxRecord | None:

@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from bay.models import CheckpointPolicy, Compute, ExecType, Failure, Persist, Status
+from bay.models import (
+    CheckpointPolicy,
+    Compute,
+    ExecType,
+    Failure,
+    NetworkMode,
+    Persist,
+    PortSettings,
+    Status,
+)
 
 T = TypeVar("T")
 
@@ -35,6 +44,8 @@ class SessionRecord:
     token: str = field(repr=False)
     handle: dict[str, Any] | None
     """What the driver last yielded, as JSON."""
+    network_version: int | None = None
+    """The version of the policy that holds for its network; None when that has yet to be seen to."""
     end_reason: str | None
     created_at: datetime
     started_at: datetime | None
@@ -65,6 +76,13 @@ class SandboxRecord:
     checkpoint_policy: CheckpointPolicy | None = None
     checkpoint_at: datetime | None = None
     """When the next checkpoint of its policy is due."""
+    network_version: int = 0
+    """Which network policy it has: 0 is its profile's. Grows with each change."""
+    network_mode: NetworkMode | None = None
+    """The mode of its own policy; None while it has its profile's."""
+    url: PortSettings | None = None
+    """Where its URL leads."""
+    ports: tuple[PortSettings, ...] = ()
     env: dict[str, str] = field(repr=False)
     labels: dict[str, str]
     target: Target

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.models import CheckpointPolicy, Failure, from_wire, to_wire
+from bay.models import CheckpointPolicy, Failure, PortSettings, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.schema import checkpoints, sandboxes, sessions
 
@@ -271,8 +271,11 @@ def _record(row: Row[Any]) -> SandboxRecord:
     live = {name.removeprefix("session_"): values.pop(name) for name in list(values) if name in _LIVE_NAMES}
     live.pop("seq")
     error, policy = values.pop("error"), values.pop("checkpoint_policy")
+    url, ports = values.pop("url"), values.pop("ports")
     return SandboxRecord(
         **values,
+        url=from_wire(PortSettings, url) if url else None,
+        ports=tuple(from_wire(PortSettings, port) for port in ports),
         checkpoint_policy=from_wire(CheckpointPolicy, policy) if policy else None,
         error=from_wire(Failure, error) if error else None,
         session=SessionRecord(**live) if live["id"] else None,
@@ -281,7 +284,8 @@ def _record(row: Row[Any]) -> SandboxRecord:
 
 def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
     values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
-    return {**values, "checkpoint_policy": to_wire(record.checkpoint_policy)}
+    encoded = ("checkpoint_policy", "url", "ports")
+    return {**values, **{name: to_wire(values[name]) for name in encoded}}
 
 
 _LIVE_NAMES = frozenset(f"session_{c.name}" for c in sessions.c)

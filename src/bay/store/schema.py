@@ -114,6 +114,11 @@ sandboxes = Table(
     Column("restore_id", String(64)),
     Column("checkpoint_policy", JSON(none_as_null=True)),
     _when("checkpoint_at"),
+    # Which network policy it has: 0 is its profile's, else the one in `network_policies`; grows with each change.
+    Column("network_version", Integer, nullable=False, server_default="0"),
+    Column("network_mode", String(16)),
+    Column("url", JSON(none_as_null=True)),
+    Column("ports", JSON, nullable=False, server_default="[]"),
     Column("env", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("target", String(16), nullable=False),
@@ -198,6 +203,8 @@ sessions = Table(
     Column("phase", String(16), nullable=False),
     Column("token", String(128), nullable=False),
     Column("handle", JSON(none_as_null=True)),
+    # The version of the policy that holds for its network; null: a Bay took the session over and has yet to see to it.
+    Column("network_version", Integer),
     Column("end_reason", Text),
     _when("created_at", nullable=False),
     _when("started_at"),
@@ -316,6 +323,34 @@ webhooks = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_webhooks_owner_seq", webhooks.c.owner, webhooks.c.seq)
+
+# Apart from the sandboxes' rows, which every call reads: a policy may have thousands of rules.
+network_policies = Table(
+    "network_policies",
+    metadata,
+    Column("sandbox_id", String(64), primary_key=True),
+    Column("policy", JSON, nullable=False),
+)
+
+services = Table(
+    "services",
+    metadata,
+    _seq(),
+    Column("sandbox_id", String(64), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("spec", JSON, nullable=False),
+    UniqueConstraint("sandbox_id", "name"),
+    sqlite_autoincrement=True,
+)
+
+# Links that open a port once, and were opened; kept until they would have expired.
+used_links = Table(
+    "used_links",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _when("expires_at", nullable=False),
+)
+Index("ix_used_links_expires_at", used_links.c.expires_at)
 
 facts = Table(
     "facts",

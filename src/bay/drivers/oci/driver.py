@@ -36,6 +36,7 @@ from bay.drivers.processes import boot_id, closing_fd, ends_within, open_process
 from bay.drivers.readiness import wait_readable
 from bay.drivers.threads import in_new_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
+from bay.models import NetworkPolicy, NetworkState
 
 _READY_S = 15.0
 _KILL_S = 20.0
@@ -178,6 +179,17 @@ class OciDriver:
         await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
         await trees.remove(places.data, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
+
+    async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
+        """See `Driver.set_network`. A session has loopback, and nothing else."""
+        if policy.mode != "none":
+            raise DriverUnavailable(f"this host cannot hold a sandbox to network mode {policy.mode}")
+
+    async def network_state(self, handle: Handle) -> NetworkState:
+        """See `Driver.network_state`."""
+        return NetworkState(
+            mode="none", enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
+        )
 
     async def list_owned(self) -> AsyncIterator[Owned]:
         """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough.

@@ -24,6 +24,7 @@ from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
+from bay.server.services.networks import Networks
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
@@ -53,6 +54,7 @@ class Services:
     sandbox_files: SandboxFiles
     file_trees: FileTrees
     history: History
+    networks: Networks
     keys: ApiKeys
     audit: Audits
     events: Events

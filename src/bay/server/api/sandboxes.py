@@ -22,6 +22,7 @@ from bay.server.api.deps import (
     Writer,
     listing,
 )
+from bay.server.api.network import Policy as NetworkPolicyBody
 from bay.server.replies import WireResponse
 from bay.server.services.sandboxes import NewSandbox, SandboxChanges
 from bay.store.records import Filters
@@ -82,6 +83,9 @@ class CreateSandbox(BaseModel):
         str | None, Field(max_length=64, description="Id of a checkpoint of yours whose files it begins with")
     ] = None
     checkpoint_policy: Policy | None = None
+    network_policy: Annotated[
+        NetworkPolicyBody | None, Field(description="What its network may reach; else the profile's policy")
+    ] = None
     wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
 
 
@@ -126,7 +130,9 @@ async def create_sandbox(
     """Make a sandbox. Answers at once, or with `wait` when it is ready or failed."""
     body = body or CreateSandbox()
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
-    new = NewSandbox(**body.model_dump(exclude={"wait", "checkpoint_policy"}), checkpoint_policy=policy)
+    network = body.network_policy and body.network_policy.to_noun()
+    values = body.model_dump(exclude={"wait", "checkpoint_policy", "network_policy"})
+    new = NewSandbox(**values, checkpoint_policy=policy, network_policy=network)
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0

@@ -16,12 +16,13 @@ from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
 from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
-from bay.server import due, idempotency, lifecycle
+from bay.server import due, idempotency
 from bay.server.auth import Caller
 from bay.server.checkpointer import MIB
 from bay.server.quotas import Quotas
 from bay.server.snapshots import Snapshots
 from bay.server.uses import Uses
+from bay.server.views import Views
 from bay.server.wake import Waker
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
@@ -53,7 +54,7 @@ class Checkpoints:
         reading: Uses,
         quotas: Quotas,
         discard: Callable[[], None],
-        capabilities_of: Callable[[str], tuple[str, ...]],
+        views: Views,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -64,7 +65,7 @@ class Checkpoints:
         self._quotas = quotas
         self._transfers = _Transfers()
         self._discard = discard
-        self._capabilities_of = capabilities_of
+        self._views = views
         self._clock = clock
 
     async def create(
@@ -120,7 +121,7 @@ class Checkpoints:
         found = await self._snapshots.find(sandbox, checkpoint)
         await self._snapshots.restore(sandbox, found)
         after = await self._waker.find(caller, sandbox.id)
-        return lifecycle.view(after, self._clock(), self._capabilities_of(after.profile))
+        return self._views.of(after)
 
     @asynccontextmanager
     async def export(

@@ -3,7 +3,7 @@
 Each call writes what is wanted in one transaction and pokes the queue; the reconciler does the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ from bay.errors import (
     Timeout,
 )
 from bay.ids import is_name, new_id
-from bay.models import CheckpointPolicy, Container, Profile, Sandbox, from_wire, to_wire
+from bay.models import CheckpointPolicy, Container, NetworkPolicy, Profile, Sandbox, from_wire, to_wire
 from bay.server import due, idempotency, lifecycle
 from bay.server.auth import Caller
 from bay.server.peers import peer_of
@@ -34,8 +34,9 @@ from bay.server.pool import Pool
 from bay.server.quotas import Quotas
 from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
+from bay.server.views import Views
 from bay.server.wake import Waker, is_frozen
-from bay.store import audit, cargos, events, sandboxes
+from bay.store import audit, cargos, events, networks, sandboxes
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, CheckpointRecord, Claim, Filters, Page, SandboxRecord, Target
@@ -62,6 +63,7 @@ class NewSandbox:
     from_checkpoint: str | None = None
     """Id of a checkpoint, of any sandbox of the same owner, whose files it begins with."""
     checkpoint_policy: CheckpointPolicy | None = None
+    network_policy: NetworkPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,8 @@ class Sandboxes:
         profiles: dict[str, Profile],
         driver: Capabilities,
         cargo: CargoBackend,
+        views: Views,
+        checked_policy: Callable[[NetworkPolicy], Awaitable[NetworkPolicy]],
         clock: Clock,
     ) -> None:
         self._store = store
@@ -115,6 +119,8 @@ class Sandboxes:
         self._profiles = profiles
         self._driver = driver
         self._cargo = cargo
+        self._views = views
+        self._checked_policy = checked_policy
         self._clock = clock
 
     async def create(
@@ -123,6 +129,8 @@ class Sandboxes:
         """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         profile = self._profile(new)
+        if new.network_policy is not None:
+            new = replace(new, network_policy=await self._checked_policy(new.network_policy))
         if new.cargo_id is None and await self._claim_of(request) is None:
             await self._cargo.check_room("a sandbox")  # else it would be there, and never start
         try:
@@ -280,15 +288,14 @@ class Sandboxes:
         names: list[str | None],
         request: idempotency.Request | None,
     ) -> list[Sandbox]:
-        profile = self._profile(_like(source, None, None))
+        profile = self._profile(_like(source, None, None, None))
         try:
             async with self._store.write() as db:
                 if request is not None and (claim := await request.earlier(db)) is not None:
                     return _forks_of(claim)
-                made = [
-                    await self._insert(db, caller, _like(source, name, origin.id), profile, waits=True)
-                    for name in names
-                ]
+                network = await networks.get(db, source.id)
+                likes = [_like(source, name, origin.id, network) for name in names]
+                made = [await self._insert(db, caller, like, profile, waits=True) for like in likes]
                 if request is not None:
                     answer = {"items": to_wire(made)}
                     await request.claim(db, source.id, answer, self._clock())
@@ -372,6 +379,8 @@ class Sandboxes:
         if origin:  # one that was made for a fork of the present is shown to nobody
             record = replace(record, checkpoint_id=origin.parent_id if origin.hidden else origin.id)
         await sandboxes.add(db, record)
+        if new.network_policy is not None:
+            await networks.put(db, sandbox_id, new.network_policy)
         await events.add(db, record, "sandbox.created", now)
         return self._view(record)
 
@@ -387,6 +396,8 @@ class Sandboxes:
         self, caller: Caller, new: NewSandbox, profile: Profile, pooled: SandboxRecord, now: datetime
     ) -> SandboxRecord:
         """What the create would have made, with the session that is there already."""
+        # It waited under its profile's policy; one that says the same has no row of its own.
+        new = replace(new, network_policy=None)
         made = self._record(caller, new, profile, pooled.id, pooled.cargo_id, now)
         return replace(made, generation=pooled.generation, session=pooled.session, target="running")
 
@@ -436,6 +447,8 @@ class Sandboxes:
             persist=profile.persist,
             checkpoint_policy=new.checkpoint_policy,
             checkpoint_at=due.next_at(new.checkpoint_policy, now),
+            network_version=0 if new.network_policy is None else 1,
+            network_mode=new.network_policy and new.network_policy.mode,
             env=new.env,
             labels=new.labels,
             target=target,
@@ -462,8 +475,7 @@ class Sandboxes:
         return later
 
     def _view(self, record: SandboxRecord) -> Sandbox:
-        profile = self._profiles.get(record.profile)
-        return lifecycle.view(record, self._clock(), profile.capabilities if profile else ())
+        return self._views.of(record)
 
     async def _after_wait(self, sandbox: Sandbox, wait_s: float, *, is_repeat: bool) -> Sandbox:
         """The sandbox once it is settled. A repeated create starts nothing that was stopped since."""
@@ -521,15 +533,18 @@ class Sandboxes:
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     """Whether what is asked for is what waits in the pool: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
+    wants_other = wants_other or new.network_policy not in (None, profile.network_policy)
     return new.cargo_id is None and new.from_checkpoint is None and not wants_other
 
 
-def _like(source: SandboxRecord, name: str | None, from_checkpoint: str | None) -> NewSandbox:
+def _like(
+    source: SandboxRecord, name: str | None, from_checkpoint: str | None, network: NetworkPolicy | None
+) -> NewSandbox:
     """A sandbox like `source`, with what its create asked for."""
     return NewSandbox(
         profile=source.profile, name=name, image=source.image, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
-        from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy,
+        from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
     )  # fmt: skip
 
 

@@ -1,0 +1,74 @@
+"""`…/network-policy` and `…/network`: what a sandbox's network may reach, and what it did."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, NetworkState
+from bay.server.api.deps import ERRORS, Reader, Svc, Writer
+from bay.server.replies import WireResponse
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}",
+    tags=["network"],
+    responses=ERRORS,
+    default_response_class=WireResponse,
+)
+
+PortRange = Annotated[str, Field(max_length=11, description="Such as `8000-8100`")]
+
+
+class Rule(BaseModel):
+    """One rule, with a `domain` or a `cidr`."""
+
+    model_config = ConfigDict(
+        extra="forbid"
+    )  # a misspelt field of a rule would be a rule that says something else
+
+    action: Literal["allow", "deny"]
+    domain: Annotated[
+        str | None, Field(max_length=260, description="`api.example.com`, `*.example.com` or `*`")
+    ] = None
+    cidr: Annotated[str | None, Field(max_length=64)] = None
+    ports: Annotated[tuple[int | PortRange, ...] | None, Field(min_length=1, max_length=64)] = None
+    protocol: NetworkProtocol | None = None
+
+
+class Policy(BaseModel):
+    """What may be reached. The most specific rule decides, and of two equally specific ones the deny."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: NetworkMode
+    rules: Annotated[tuple[Rule, ...], Field(max_length=10_000)] = ()
+
+    def to_noun(self) -> NetworkPolicy:
+        """What the rest of Bay calls it."""
+        return NetworkPolicy(
+            mode=self.mode, rules=tuple(NetworkRule(**rule.model_dump()) for rule in self.rules)
+        )
+
+
+@router.get("/network-policy", response_model=CurrentPolicy)
+async def get_network_policy(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """The policy that the sandbox has."""
+    return WireResponse(await services.networks.get(caller, sandbox_id))
+
+
+@router.put("/network-policy", response_model=CurrentPolicy)
+async def put_network_policy(caller: Writer, services: Svc, sandbox_id: str, body: Policy) -> WireResponse:
+    """Another policy; answers when it holds, also for what is connected already."""
+    return WireResponse(await services.networks.put(caller, sandbox_id, body.to_noun()))
+
+
+@router.delete("/network-policy", response_model=CurrentPolicy)
+async def reset_network_policy(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+    """The profile's policy again."""
+    return WireResponse(await services.networks.put(caller, sandbox_id, None))
+
+
+@router.get("/network", response_model=NetworkState)
+async def get_network(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """What was allowed and refused since the sandbox's session began, and the names that were not answered."""
+    return WireResponse(await services.networks.state(caller, sandbox_id))

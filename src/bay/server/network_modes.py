@@ -1,0 +1,24 @@
+"""Which network policy holds: a sandbox's own, else its profile's, and nothing at all where the host cannot enforce it."""
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.models import NetworkMode, NetworkPolicy, Profile
+from bay.store import networks
+from bay.store.records import SandboxRecord
+
+NOTHING = NetworkPolicy(mode="none")
+
+
+async def policy_of(
+    db: AsyncConnection, sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]
+) -> NetworkPolicy:
+    """The policy that the sandbox's sessions are held to; `offered` are the modes that the driver enforces."""
+    own = await networks.get(db, sandbox.id) if sandbox.network_mode is not None else None
+    wanted = own or (profile.network_policy if profile else NOTHING)
+    return wanted if wanted.mode in offered else NOTHING
+
+
+def mode_of(sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]) -> NetworkMode:
+    """The mode of that policy."""
+    wanted = sandbox.network_mode or (profile.network_policy.mode if profile else "none")
+    return wanted if wanted in offered else "none"

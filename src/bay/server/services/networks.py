@@ -1,0 +1,142 @@
+"""What a sandbox's network may reach: its policy, and what came of it.
+
+A policy is written into the row as a wish with a version; the reconciler has the driver hold the session to it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.clock import Clock
+from bay.drivers.base import Driver
+from bay.errors import BadRequest, CapabilityNotSupported, DriverUnavailable, Timeout
+from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
+from bay.network.policy import checked
+from bay.server.auth import Caller
+from bay.server.network_modes import mode_of
+from bay.server.peers import handle_of
+from bay.server.wake import Waker
+from bay.store import events, networks, sandboxes
+from bay.store.engine import Store
+from bay.store.records import SandboxRecord
+
+_SETTLE_S = 30.0
+
+
+class Networks:
+    """The service behind `…/network-policy` and `…/network`. `private`: what rules may open although it is not public."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waker: Waker,
+        driver: Driver,
+        profiles: dict[str, Profile],
+        private: Sequence[IPv4Network | IPv6Network],
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._waker = waker
+        self._driver = driver
+        self._profiles = profiles
+        self._private = private
+        self._clock = clock
+
+    async def checked(self, policy: NetworkPolicy) -> NetworkPolicy:
+        """The policy as it is stored. Raises InvalidArgument, and CapabilityNotSupported for a mode that nobody here enforces."""
+        offered = self._driver.capabilities.network
+        if policy.mode not in offered:
+            raise CapabilityNotSupported(
+                f"this host cannot hold a sandbox to network mode {policy.mode}; `bay doctor` says why",
+                details={"capability": policy.mode, "available": list(offered)},
+            )
+        if policy.mode == "none" and policy.rules:
+            raise BadRequest("mode none takes no rules: nothing is reached; use allowlist or open")
+        return await asyncio.to_thread(checked, policy, self._private)  # thousands of rules take a moment
+
+    async def get(self, caller: Caller, ref: str) -> CurrentPolicy:
+        """The policy that a sandbox has."""
+        record = await self._waker.find(caller, ref)
+        async with self._store.read() as db:
+            return await self._current(db, record)
+
+    async def put(self, caller: Caller, ref: str, policy: NetworkPolicy | None) -> CurrentPolicy:
+        """Give a sandbox that policy, or with None its profile's again; returns when it holds.
+
+        Raises DriverUnavailable when the host would not do it, and Timeout; it is tried again by itself.
+        """
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        wanted = None if policy is None else await self.checked(policy)
+        async with self._store.write() as db:
+            present = await sandboxes.get(db, record.id) or record
+            version = present.network_version + 1
+            mode = await write_policy(db, present.id, wanted, version)
+            await events.add(
+                db, present, "network.changed", self._clock(),
+                mode=mode or self._mode_of(replace(present, network_mode=None)),
+                source="sandbox" if wanted else "profile", version=version,
+            )  # fmt: skip
+        await self._settle(present, version)
+        return await self.get(caller, record.id)
+
+    async def state(self, caller: Caller, ref: str) -> NetworkState:
+        """What a sandbox's network did since its session began. Wakes nothing."""
+        record = await self._waker.find(caller, ref)
+        if record.session is not None and record.session.phase in ("running", "paused"):
+            return await self._driver.network_state(handle_of(record.session))
+        return NetworkState(
+            mode=self._mode_of(record), enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
+        )
+
+    async def _current(self, db: AsyncConnection, record: SandboxRecord) -> CurrentPolicy:
+        present = await sandboxes.get(db, record.id) or record
+        own = await networks.get(db, record.id)
+        profile = self._profiles.get(present.profile)
+        policy = own or (profile.network_policy if profile else NetworkPolicy(mode="none"))
+        return CurrentPolicy(
+            mode=policy.mode, rules=policy.rules, version=present.network_version,
+            source="sandbox" if own else "profile", enforced=policy.mode in self._driver.capabilities.network,
+        )  # fmt: skip
+
+    def _mode_of(self, record: SandboxRecord) -> NetworkMode:
+        return mode_of(record, self._profiles.get(record.profile), self._driver.capabilities.network)
+
+    async def _settle(self, before: SandboxRecord, version: int) -> None:
+        self._waker.poke(before.id)
+        settled = await self._waker.wait_until(
+            before.id, lambda r: _holds(r, version) or _is_refused(r, before), _SETTLE_S
+        )
+        if settled is None:
+            raise Timeout(
+                f"the policy of {before.id} takes longer than {_SETTLE_S:g} s; it goes on by itself"
+            )
+        if not _holds(settled, version) and settled.error is not None:
+            raise DriverUnavailable(f"{settled.error.message}; it is tried again by itself")
+
+
+async def write_policy(
+    db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy | None, version: int
+) -> NetworkMode | None:
+    """Write what a sandbox's policy is from version `version` on; None is its profile's. Gives the mode of its own."""
+    if policy is None:
+        await networks.remove(db, sandbox_id)
+    else:
+        await networks.put(db, sandbox_id, policy)
+    mode = policy.mode if policy else None
+    await sandboxes.change(db, sandbox_id, network_version=version, network_mode=mode)
+    return mode
+
+
+def _holds(record: SandboxRecord, version: int) -> bool:
+    session = record.session
+    held = session is None or session.phase not in ("running", "paused") or session.network_version == version
+    return held or record.network_version != version
+
+
+def _is_refused(record: SandboxRecord, before: SandboxRecord) -> bool:
+    return record.error is not None and record.error != before.error

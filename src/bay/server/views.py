@@ -1,0 +1,24 @@
+"""What owners see of their sandboxes: the rows, with what the settings add to them."""
+
+from bay.clock import Clock
+from bay.drivers.base import Driver
+from bay.models import Profile, Sandbox
+from bay.server import lifecycle
+from bay.server.network_modes import mode_of
+from bay.store.records import SandboxRecord
+
+
+class Views:
+    """Shows sandboxes. What `driver` can do is known once it is open."""
+
+    def __init__(self, *, profiles: dict[str, Profile], driver: Driver, clock: Clock) -> None:
+        self._profiles = profiles
+        self._driver = driver
+        self._clock = clock
+
+    def of(self, record: SandboxRecord) -> Sandbox:
+        """The sandbox as its owner sees it."""
+        profile = self._profiles.get(record.profile)
+        capabilities = profile.capabilities if profile else ()
+        mode = mode_of(record, profile, self._driver.capabilities.network)
+        return lifecycle.view(record, self._clock(), capabilities, mode)

@@ -1,0 +1,28 @@
+"""Queries on network policies: one row for each sandbox that has one of its own."""
+
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.models import NetworkPolicy, from_wire, to_wire
+from bay.store.schema import network_policies
+
+_P = network_policies.c
+
+
+async def get(db: AsyncConnection, sandbox_id: str) -> NetworkPolicy | None:
+    """The sandbox's own policy; None while it has its profile's."""
+    found: Any = (await db.execute(select(_P.policy).where(_P.sandbox_id == sandbox_id))).scalar()
+    return from_wire(NetworkPolicy, found) if found is not None else None
+
+
+async def put(db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy) -> None:
+    """Give the sandbox that policy, in place of the one it has."""
+    await remove(db, sandbox_id)
+    await db.execute(insert(network_policies).values(sandbox_id=sandbox_id, policy=to_wire(policy)))
+
+
+async def remove(db: AsyncConnection, sandbox_id: str) -> None:
+    """It has its profile's again, or is gone."""
+    await db.execute(delete(network_policies).where(_P.sandbox_id == sandbox_id))

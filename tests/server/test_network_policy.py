@@ -1,0 +1,194 @@
+"""Network policies through the API: what is stored, when the driver is told, and what is refused.
+
+The `fake` driver remembers what it was told and enforces nothing; tests/network shows what a policy does.
+"""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx
+import pytest
+from server_harness import Json, World, clear, create, eventually, world
+
+from bay.drivers.fake import FakeDriver
+from bay.models import NetworkPolicy, NetworkRule
+from bay.server.settings import ProfileSettings
+
+pytestmark = pytest.mark.anyio
+
+ALLOWLIST: Json = {
+    "mode": "allowlist",
+    "rules": [{"action": "allow", "domain": "example.com", "ports": [443]}],
+}
+HELD = NetworkPolicy(
+    mode="allowlist", rules=(NetworkRule(action="allow", domain="example.com", ports=(443,)),)
+)
+PROFILES = {
+    "python-default": ProfileSettings.model_validate({"start": "lazy"}),
+    "closed": ProfileSettings.model_validate({"start": "lazy", "network_policy": ALLOWLIST}),
+    "pooled": ProfileSettings.model_validate({"pool_size": 1, "network_policy": ALLOWLIST}),
+}
+
+
+@pytest.fixture
+async def bay(root: Path) -> AsyncGenerator[World]:
+    try:
+        async with world(root, profiles=PROFILES) as running:
+            yield running
+    finally:
+        await clear(root)
+
+
+async def policy_of(client: httpx.AsyncClient, sandbox: Json) -> Json:
+    return (await client.get(f"/v1/sandboxes/{sandbox['id']}/network-policy")).json()
+
+
+async def told(bay: World, sandbox: Json) -> NetworkPolicy:
+    return bay.driver.networks[(await bay.session(sandbox["id"])).id]
+
+
+async def test_a_sandbox_has_its_profiles_policy_until_it_is_given_its_own(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, profile="closed")
+    assert sandbox["network"] == "allowlist"
+    found = await policy_of(client, sandbox)
+    assert (found["mode"], found["source"], found["version"]) == ("allowlist", "profile", 0)
+    answer = await client.put(f"/v1/sandboxes/{sandbox['id']}/network-policy", json={"mode": "none"})
+    assert answer.status_code == 200
+    assert (answer.json()["mode"], answer.json()["source"], answer.json()["version"]) == (
+        "none",
+        "sandbox",
+        1,
+    )
+    reset = (await client.delete(f"/v1/sandboxes/{sandbox['id']}/network-policy")).json()
+    assert (reset["mode"], reset["source"], reset["version"]) == ("allowlist", "profile", 2)
+
+
+async def test_a_policy_is_there_before_the_first_start_and_after_every_other(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, network_policy=ALLOWLIST)
+    path = f"/v1/sandboxes/{sandbox['id']}"
+    for _ in range(2):
+        await client.post(f"{path}/start", params={"wait": 20})
+        assert await told(bay, sandbox) == HELD
+        await client.post(f"{path}/stop")
+    assert (await client.get(path)).json()["network"] == "allowlist"
+
+
+async def test_a_change_is_answered_when_the_running_session_is_held_to_it(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, wait=20)
+    assert (await told(bay, sandbox)).mode == "open"
+    await client.put(f"/v1/sandboxes/{sandbox['id']}/network-policy", json=ALLOWLIST)
+    assert await told(bay, sandbox) == HELD
+    types = [event["type"] for event in (await client.get("/v1/events")).json()["items"]]
+    assert types.count("network.changed") == 1
+
+
+async def test_a_frozen_sandbox_is_held_to_a_change_without_being_thawed(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, wait=20)
+    await client.post(f"/v1/sandboxes/{sandbox['id']}/pause")
+    await client.put(f"/v1/sandboxes/{sandbox['id']}/network-policy", json=ALLOWLIST)
+    assert await told(bay, sandbox) == HELD
+    assert (await client.get(f"/v1/sandboxes/{sandbox['id']}")).json()["compute"] == "warm"
+
+
+async def test_a_host_that_cannot_hold_the_policy_is_said_and_tried_again(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, wait=20)
+    bay.driver.fail_at = "set_network"
+    answer = await client.put(f"/v1/sandboxes/{sandbox['id']}/network-policy", json=ALLOWLIST)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "driver_unavailable")
+    bay.driver.fail_at = None
+    await bay.settled(sandbox["id"], lambda r: r.session is not None and r.session.network_version == 1)
+    assert await told(bay, sandbox) == HELD
+
+
+async def test_forks_have_the_policy_of_their_source(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, network_policy=ALLOWLIST)
+    fork = (await client.post(f"/v1/sandboxes/{sandbox['id']}/fork")).json()["items"][0]
+    found = await policy_of(client, fork)
+    assert (found["mode"], found["source"], found["rules"]) == (
+        "allowlist",
+        "sandbox",
+        (await policy_of(client, sandbox))["rules"],
+    )
+
+
+async def test_a_pooled_sandbox_is_given_only_to_who_wants_its_policy(bay: World) -> None:
+    client = await bay.client()
+
+    async def is_full() -> bool:
+        return (await bay.bay.pool.state())[0].ready == 1
+
+    await eventually(is_full)
+    other = await create(client, profile="pooled", network_policy={"mode": "none"}, wait=20)
+    assert (await told(bay, other)).mode == "none"
+    same = await create(client, profile="pooled", wait=20)
+    assert await told(bay, same) == HELD
+    assert (await policy_of(client, same))["source"] == "profile"
+
+
+async def test_a_restarted_bay_holds_what_it_takes_over_again(root: Path) -> None:
+    async with world(root, profiles=PROFILES) as bay:
+        sandbox = await create(await bay.client(), network_policy=ALLOWLIST, wait=20)
+    try:
+        async with world(root, profiles=PROFILES) as bay:
+            await bay.settled(
+                sandbox["id"], lambda r: r.session is not None and r.session.network_version == 1
+            )
+            assert await told(bay, sandbox) == HELD
+    finally:
+        await clear(root)
+
+
+async def test_a_deleted_sandbox_leaves_no_policy_behind(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client, network_policy=ALLOWLIST)
+    await client.delete(f"/v1/sandboxes/{sandbox['id']}")
+    assert await bay.sql("SELECT * FROM network_policies") == []
+
+
+async def test_a_mode_that_the_host_cannot_enforce_is_refused_and_by_default_becomes_none(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run", network=("none",))
+    unpooled = {name: profile for name, profile in PROFILES.items() if not profile.pool_size}
+    async with world(root, driver, profiles=unpooled) as bay:
+        client = await bay.client()
+        answer = await client.post("/v1/sandboxes", json={"network_policy": {"mode": "open"}})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "capability_not_supported")
+        sandbox = await create(client, wait=20)
+        assert sandbox["network"] == "none"
+        assert (await told(bay, sandbox)).mode == "none"
+        assert (await policy_of(client, sandbox))["enforced"] is False
+        await client.delete(f"/v1/sandboxes/{sandbox['id']}")
+
+
+MALFORMED: list[Json] = [
+    {"mode": "closed"},
+    {"rules": []},
+    {"mode": "open", "rules": [{"action": "maybe", "domain": "a.example"}]},
+    {"mode": "open", "rules": [{"action": "allow", "host": "a.example"}]},
+    {"mode": "open", "rules": [{"action": "allow", "domain": "a.example", "ports": []}]},
+    {"mode": "none", "rules": [{"action": "allow", "domain": "a.example"}]},
+    {"mode": "open", "privileged": True},
+]
+
+
+@pytest.mark.parametrize("body", MALFORMED, ids=str)
+async def test_a_malformed_policy_changes_nothing(bay: World, body: Json) -> None:
+    client = await bay.client()
+    sandbox = await create(client)
+    answer = await client.put(f"/v1/sandboxes/{sandbox['id']}/network-policy", json=body)
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["code"] == "validation_error"
+    assert (await policy_of(client, sandbox))["version"] == 0
+
+
+async def test_the_state_of_a_sandbox_without_compute_wakes_nothing(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await create(client)
+    state = (await client.get(f"/v1/sandboxes/{sandbox['id']}/network")).json()
+    assert (state["mode"], state["counters"], state["refused"]) == ("open", [], [])
+    assert (await client.get(f"/v1/sandboxes/{sandbox['id']}")).json()["compute"] == "cold"
