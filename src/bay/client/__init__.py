@@ -10,7 +10,11 @@ from bay.client._async.execs import AsyncExecs, AsyncProc
 from bay.client._async.files import AsyncFiles
 from bay.client._async.kernels import AsyncKernels, AsyncPython, AsyncRepl
 from bay.client._async.keys import AsyncKeys
+from bay.client._async.network import AsyncNetwork
 from bay.client._async.open import AsyncFileReader, AsyncFileWriter
+from bay.client._async.ports import AsyncPorts
+from bay.client._async.services import AsyncServices
+from bay.client._async.tunnel import AsyncTunnel
 from bay.client._async.watch import AsyncWatch
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._cells import CellFailed, CellResult
@@ -26,7 +30,11 @@ from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
 from bay.client._sync.kernels import Kernels, Python, Repl
 from bay.client._sync.keys import Keys
+from bay.client._sync.network import Network
 from bay.client._sync.open import FileReader, FileWriter
+from bay.client._sync.ports import Ports
+from bay.client._sync.services import Services
+from bay.client._sync.tunnel import Tunnel
 from bay.client._sync.watch import Watch
 from bay.client._sync.webhooks import Webhooks
 from bay.client._wire import CreateOptions, SpawnOptions, UpdateOptions
@@ -45,10 +53,14 @@ __all__ = [
     "AsyncFiles",
     "AsyncKernels",
     "AsyncKeys",
+    "AsyncNetwork",
+    "AsyncPorts",
     "AsyncProc",
     "AsyncPython",
     "AsyncRepl",
     "AsyncSandboxes",
+    "AsyncServices",
+    "AsyncTunnel",
     "AsyncWatch",
     "AsyncWebhooks",
     "Attachment",
@@ -66,12 +78,16 @@ __all__ = [
     "Files",
     "Kernels",
     "Keys",
+    "Network",
+    "Ports",
     "Proc",
     "Python",
     "Repl",
     "RunResult",
     "Sandboxes",
+    "Services",
     "SpawnOptions",
+    "Tunnel",
     "UpdateOptions",
     "Watch",
     "Webhooks",

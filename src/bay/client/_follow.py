@@ -81,21 +81,35 @@ class Place:
         return self._patience.pause(error)
 
 
-class Cursor(Place):
-    """The position in the output of `info` of someone who reads it line by line."""
+class Lined(Place):
+    """A position in output that comes line by line; `what` is whose output it is."""
 
-    def __init__(self, info: Exec, since: int | None, retry_s: float) -> None:
+    def __init__(self, what: str, since: int | None, retry_s: float) -> None:
         super().__init__(since, retry_s)
-        self.info = info
+        self.what = what
 
     def accept(self, line: bytes) -> OutputChunk | None:
-        """The new bytes on `line`; None for the last line, which tells how the command ended."""
+        """The new bytes on `line`; None for the last line, which tells how it ended."""
         data = line_object(line)
         if "data" in data:
             return self.take(model(OutputChunk, data))
         self.ended = True
-        self.info = ended(self.info, data, self.next)
+        self._end(data)
         return None
+
+    def _end(self, data: Json) -> None:
+        """Hear how it ended."""
+
+
+class Cursor(Lined):
+    """The position in the output of `info` of someone who reads it line by line."""
+
+    def __init__(self, info: Exec, since: int | None, retry_s: float) -> None:
+        super().__init__(info.id, since, retry_s)
+        self.info = info
+
+    def _end(self, data: Json) -> None:
+        self.info = ended(self.info, data, self.next)
 
 
 def ended(info: Exec, data: Json, output_bytes: int) -> Exec:

@@ -51,14 +51,16 @@ class AsyncSocket:
         self._url = url
 
     @classmethod
-    async def open(cls, config: Config, path: str, params: Params) -> "AsyncSocket":
-        """Connect. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
+    async def open(
+        cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S
+    ) -> "AsyncSocket":
+        """Connect, for up to `patience_s`. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
         _need_asyncio()
         with _opening(config.url):
             manager = _load("websockets.asyncio.client").connect(
                 _address(config, path, params),
                 create_connection=_load("bay.client._connections").AsyncConnection,
-                **_options(config),
+                **_options(config, patience_s),
             )
             connection = await manager.__aenter__()
         return cls(manager, connection, config.url)
@@ -98,13 +100,13 @@ class Socket:
         self._url = url
 
     @classmethod
-    def open(cls, config: Config, path: str, params: Params) -> "Socket":
-        """Connect. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
+    def open(cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S) -> "Socket":
+        """Connect, for up to `patience_s`. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
         with _opening(config.url):
             manager = _load("websockets.sync.client").connect(
                 _address(config, path, params),
                 create_connection=_load("bay.client._connections").Connection,
-                **_options(config),
+                **_options(config, patience_s),
             )
             connection = manager.__enter__()
         return cls(manager, connection, config.url)
@@ -168,7 +170,7 @@ def _address(config: Config, path: str, params: Params) -> str:
     return f"ws{config.url.removeprefix('http')}{path}{query(params)}"
 
 
-def _options(config: Config) -> dict[str, Any]:
+def _options(config: Config, patience_s: float) -> dict[str, Any]:
     """As the HTTP client is made. Frames are not compressed: what compresses well is cheap to send as it is."""
     http = http_options(config)
     headers = {name: value for name, value in http["headers"].items() if name == "Authorization"}
@@ -178,7 +180,7 @@ def _options(config: Config) -> dict[str, Any]:
         "user_agent_header": http["headers"]["User-Agent"],
         "proxy": True if http["trust_env"] else None,
         "compression": None,
-        "open_timeout": min(config.timeout_s, CONNECT_S),
+        "open_timeout": min(config.timeout_s, patience_s),
         # Ours would go unread, and so unanswered, while a command takes no input. Bay's come all the same.
         "ping_interval": None,
         "close_timeout": CLOSE_S,

@@ -5,7 +5,7 @@ import time
 from base64 import b64encode
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NoReturn, TypedDict, TypeVar, cast
 from urllib.parse import quote, urlencode
 
@@ -13,7 +13,15 @@ import httpx
 
 from bay.errors import BayError, ConnectionFailed, InvalidArgument, SandboxNotReady, Timeout, error_from_wire
 from bay.ids import is_id, is_name
-from bay.models import Checkpoint, CheckpointPolicy, from_wire, to_wire
+from bay.models import (
+    Checkpoint,
+    CheckpointPolicy,
+    NetworkPolicy,
+    PortSettings,
+    ServiceSpec,
+    from_wire,
+    to_wire,
+)
 
 Json = dict[str, Any]
 Params = Mapping[str, str | int | float | bool]
@@ -77,7 +85,9 @@ class CreateOptions(TypedDict, total=False):
 
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds; a `ttl` of 0 means never, a `warm_timeout`
     of 0 that it is not kept frozen. `from_checkpoint` gives it the files of a checkpoint (by id), of whichever of the
-    owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `wait` is how many seconds to wait until the
+    owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `network_policy` says what its network may
+    reach; `url` which port (a number, or `PortSettings` to make it public) its URL leads to, `ports` who may reach others;
+    `services` what is started with it. `wait` is how many seconds to wait until the
     sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you name it.
     """
 
@@ -93,6 +103,10 @@ class CreateOptions(TypedDict, total=False):
     cargo_id: str | None
     from_checkpoint: str | Checkpoint | None
     checkpoint_policy: CheckpointPolicy | None
+    network_policy: NetworkPolicy | None
+    url: PortSettings | int | None
+    ports: Sequence[PortSettings] | None
+    services: Sequence[ServiceSpec] | None
     wait: float | None
     idempotency_key: str | None
 
@@ -105,6 +119,8 @@ class UpdateOptions(TypedDict, total=False):
     idle_timeout: int | None
     warm_timeout: int | None
     checkpoint_policy: CheckpointPolicy | None
+    url: PortSettings | int | None
+    ports: Sequence[PortSettings]
 
 
 def given(**fields: object) -> Json:
@@ -114,7 +130,7 @@ def given(**fields: object) -> Json:
 
 def create_call(options: CreateOptions, key: str) -> Call:
     """The create, safe to repeat because of its key."""
-    body = given(**{k: _on_wire(v) for k, v in options.items() if k not in ("wait", "idempotency_key")})
+    body = given(**{k: _on_wire(k, v) for k, v in options.items() if k not in ("wait", "idempotency_key")})
     wait = options.get("wait") or 0.0
     return Call(
         method="POST",
@@ -129,13 +145,27 @@ def create_call(options: CreateOptions, key: str) -> Call:
 
 def update_body(options: UpdateOptions) -> Json:
     """The fields to change, None included."""
-    return {name: _on_wire(value) for name, value in options.items()}
+    return {name: _on_wire(name, value) for name, value in options.items()}
 
 
-def _on_wire(value: object) -> object:
+def _on_wire(name: str, value: object) -> object:
     if isinstance(value, Checkpoint):
         return value.id
-    return given(**to_wire(value)) if isinstance(value, CheckpointPolicy) else value
+    return bare(PortSettings(port=value) if name == "url" and isinstance(value, int) else value)
+
+
+def bare(value: object) -> Any:
+    """`value` (a model, or data made of models) as JSON-ready data. Fields of models that are None are left out."""
+    if is_dataclass(value):
+        return given(**{f.name: bare(getattr(value, f.name)) for f in fields(value)})
+    if isinstance(value, list | tuple):
+        return [bare(item) for item in cast("Sequence[object]", value)]
+    return to_wire(value)
+
+
+def service_body(spec: ServiceSpec) -> Json:
+    """What a service is, without its name. How a `Service` is at present is no part of that."""
+    return given(**{f.name: bare(getattr(spec, f.name)) for f in fields(ServiceSpec) if f.name != "name"})
 
 
 def list_params(filters: Mapping[str, object], cursor: str | None) -> Params:

@@ -11,6 +11,10 @@ from bay.client._async.files import AsyncFiles
 from bay.client._async.history import AsyncHistory, HistoryOptions
 from bay.client._async.http import AsyncHttp
 from bay.client._async.kernels import AsyncKernels, AsyncPython
+from bay.client._async.network import AsyncNetwork
+from bay.client._async.ports import AsyncPorts
+from bay.client._async.services import AsyncServices
+from bay.client._async.tunnel import AsyncTunnel
 from bay.client._frames import Door, Progress
 from bay.client._local import Progress as ProgressCall
 from bay.client._local import Source, Target
@@ -25,7 +29,7 @@ from bay.client._wire import (
     sandbox_path,
     update_body,
 )
-from bay.errors import BayError, DriverUnavailable, SandboxNotReady
+from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
 from bay.ids import new_id
 from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
 
@@ -34,7 +38,9 @@ RESUME_S = 60.0
 
 
 class AsyncBox:
-    """A sandbox. `info` is what was last heard of it; `files`, `execs`, `kernels` and `python` are what is in it.
+    """A sandbox. `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in it.
+
+    `network` is what it reaches, `ports` where it is reached.
 
     Any call that needs compute wakes the sandbox, under the same id.
     """
@@ -46,6 +52,9 @@ class AsyncBox:
         self.execs = AsyncExecs(http, info.id)
         self.kernels = AsyncKernels(http, info.id)
         self.python = AsyncPython(http, info.id)
+        self.services = AsyncServices(http, info.id)
+        self.network = AsyncNetwork(http, info.id)
+        self.ports = AsyncPorts(http, info.id)
         self._history = AsyncHistory(http, info.id)
         self._checkpoints = AsyncCheckpoints(http, info.id)
 
@@ -112,6 +121,32 @@ class AsyncBox:
         progress = Progress(None, None, self._http.config.retry_s, repaint=True)
         return AsyncAttachment(self._http, Door(self.id, exec_id, repaint=True, size=size), progress)
 
+    def tunnel(self, port: int) -> AsyncTunnel:
+        """A TCP connection to what listens on a port of it, to be used with `with`; wakes it.
+
+        Entering the block raises PortClosed when nothing listens there.
+        """
+        return AsyncTunnel(self._http, self.id, port)
+
+    async def url(self, port: int | None = None) -> str:
+        """Where a browser reaches a port of it; without one the port that its `url` setting names.
+
+        A port that is its owner's needs the key, or a link (`ports.link`), all the same. Raises NotFound without
+        a `url` setting, and for a `port` where nothing listens now: nobody but the server knows what it is called outside.
+        """
+        if port is None:
+            found = (await self.refresh()).url
+            href = found and found.href
+            what = "no port that its URL leads to; name one with update(url=PORT)"
+        else:
+            href = next((found.url for found in await self.ports.list() if found.port == port), None)
+            what = (
+                f"nothing that listens on port {port}; a link (ports.link) leads there before something does"
+            )
+        if href is None:
+            raise NotFound(f"{self.name or self.id} has {what}")
+        return href
+
     async def processes(self) -> list[Process]:
         """What runs in it now. Never starts compute."""
         page = await self._http.json(Call(method="GET", path=self._path("processes"), safe=True))
@@ -163,9 +198,9 @@ class AsyncBox:
         return await self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
 
     async def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
-        """Change its `name`, its `labels` (all of them), `idle_timeout`, `warm_timeout` or `checkpoint_policy`, and nothing else.
+        """Change its `name`, its `labels` (all of them), timeouts, `checkpoint_policy`, `url` or `ports` (all), and nothing else.
 
-        What is left out stays. None takes a name or a policy away; of a timeout it means never. A changed timeout counts
+        What is left out stays. None takes a name, a policy or a URL away; of a timeout it means never. A changed timeout counts
         from now. Raises Conflict when the name is taken.
         """
         return await self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))

@@ -3,10 +3,12 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Literal, Unpack
 
 from bay.client._async.attach import AsyncAttachment
-from bay.client._async.http import AsyncHttp, Body, accepted
+from bay.client._async.http import AsyncHttp, Body
+from bay.client._async.output import read_output
 from bay.client._follow import Cursor
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._results import RunResult, run_result
@@ -24,7 +26,7 @@ from bay.client._wire import (
     spawn_body,
     wait_slice,
 )
-from bay.errors import Conflict, ConnectionFailed, HostError, NotFound, OutputGone, Timeout
+from bay.errors import Conflict, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
 
@@ -91,10 +93,10 @@ class AsyncProc:
         what there is now. After the end `info` says how the command ended.
         """
         cursor = Cursor(self.info, since, self._http.config.retry_s)
-        while not cursor.ended:
-            async with aclosing(self._connection(cursor, follow)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+        call_from = partial(self._output_call, follow)
+        async with aclosing(read_output(self._http, cursor, call_from, follow=follow)) as chunks:
+            async for chunk in chunks:
+                yield chunk
         self.info = cursor.info
 
     def attach(self, since: int | None = None, *, repaint: bool = False) -> AsyncAttachment:
@@ -149,31 +151,7 @@ class AsyncProc:
         path = self._path("stdin")
         return Call(method="POST", path=path, params=params, headers=headers, wait_s=TAKING_S)
 
-    async def _connection(self, cursor: Cursor, follow: bool) -> AsyncGenerator[OutputChunk, None]:
-        """What one connection brings; returns when a new one should be made."""
-        connected = False
-        try:
-            async with self._http.stream(self._output_call(cursor.next, follow)) as response:
-                connected = True
-                cursor.opened()
-                async with aclosing(accepted(response, cursor)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-            cursor.ended = cursor.ended or not follow
-            if cursor.ended:
-                return
-            error = ConnectionFailed(f"the output of {self.id} broke off before the command ended")
-        except OutputGone as gone:
-            cursor.skip(gone)
-            return
-        except (HostError, ConnectionFailed) as failed:
-            # A command that prints nothing for a while looks like a timeout: ask again, it costs nothing.
-            if connected and isinstance(failed, Timeout):
-                return
-            error = failed
-        await async_sleep(cursor.pause(error))
-
-    def _output_call(self, since: int, follow: bool) -> Call:
+    def _output_call(self, follow: bool, since: int) -> Call:
         params: dict[str, str | int] = {"since": since, "follow": "true" if follow else "false"}
         return Call(method="GET", path=self._path("output"), params=params, safe=True)
 

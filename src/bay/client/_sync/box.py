@@ -17,6 +17,10 @@ from bay.client._sync.files import Files
 from bay.client._sync.history import History, HistoryOptions
 from bay.client._sync.http import Http
 from bay.client._sync.kernels import Kernels, Python
+from bay.client._sync.network import Network
+from bay.client._sync.ports import Ports
+from bay.client._sync.services import Services
+from bay.client._sync.tunnel import Tunnel
 from bay.client._wire import (
     Call,
     SpawnOptions,
@@ -27,7 +31,7 @@ from bay.client._wire import (
     sandbox_path,
     update_body,
 )
-from bay.errors import BayError, DriverUnavailable, SandboxNotReady
+from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
 from bay.ids import new_id
 from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
 
@@ -36,7 +40,9 @@ RESUME_S = 60.0
 
 
 class Box:
-    """A sandbox. `info` is what was last heard of it; `files`, `execs`, `kernels` and `python` are what is in it.
+    """A sandbox. `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in it.
+
+    `network` is what it reaches, `ports` where it is reached.
 
     Any call that needs compute wakes the sandbox, under the same id.
     """
@@ -48,6 +54,9 @@ class Box:
         self.execs = Execs(http, info.id)
         self.kernels = Kernels(http, info.id)
         self.python = Python(http, info.id)
+        self.services = Services(http, info.id)
+        self.network = Network(http, info.id)
+        self.ports = Ports(http, info.id)
         self._history = History(http, info.id)
         self._checkpoints = Checkpoints(http, info.id)
 
@@ -114,6 +123,32 @@ class Box:
         progress = Progress(None, None, self._http.config.retry_s, repaint=True)
         return Attachment(self._http, Door(self.id, exec_id, repaint=True, size=size), progress)
 
+    def tunnel(self, port: int) -> Tunnel:
+        """A TCP connection to what listens on a port of it, to be used with `with`; wakes it.
+
+        Entering the block raises PortClosed when nothing listens there.
+        """
+        return Tunnel(self._http, self.id, port)
+
+    def url(self, port: int | None = None) -> str:
+        """Where a browser reaches a port of it; without one the port that its `url` setting names.
+
+        A port that is its owner's needs the key, or a link (`ports.link`), all the same. Raises NotFound without
+        a `url` setting, and for a `port` where nothing listens now: nobody but the server knows what it is called outside.
+        """
+        if port is None:
+            found = (self.refresh()).url
+            href = found and found.href
+            what = "no port that its URL leads to; name one with update(url=PORT)"
+        else:
+            href = next((found.url for found in self.ports.list() if found.port == port), None)
+            what = (
+                f"nothing that listens on port {port}; a link (ports.link) leads there before something does"
+            )
+        if href is None:
+            raise NotFound(f"{self.name or self.id} has {what}")
+        return href
+
     def processes(self) -> list[Process]:
         """What runs in it now. Never starts compute."""
         page = self._http.json(Call(method="GET", path=self._path("processes"), safe=True))
@@ -165,9 +200,9 @@ class Box:
         return self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
 
     def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
-        """Change its `name`, its `labels` (all of them), `idle_timeout`, `warm_timeout` or `checkpoint_policy`, and nothing else.
+        """Change its `name`, its `labels` (all of them), timeouts, `checkpoint_policy`, `url` or `ports` (all), and nothing else.
 
-        What is left out stays. None takes a name or a policy away; of a timeout it means never. A changed timeout counts
+        What is left out stays. None takes a name, a policy or a URL away; of a timeout it means never. A changed timeout counts
         from now. Raises Conflict when the name is taken.
         """
         return self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))

@@ -5,6 +5,7 @@
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Literal, Unpack
 
 from bay.client._follow import Cursor
@@ -12,7 +13,8 @@ from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._results import RunResult, run_result
 from bay.client._seam import sleep
 from bay.client._sync.attach import Attachment
-from bay.client._sync.http import Body, Http, accepted
+from bay.client._sync.http import Body, Http
+from bay.client._sync.output import read_output
 from bay.client._wire import (
     Call,
     Json,
@@ -26,7 +28,7 @@ from bay.client._wire import (
     spawn_body,
     wait_slice,
 )
-from bay.errors import Conflict, ConnectionFailed, HostError, NotFound, OutputGone, Timeout
+from bay.errors import Conflict, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
 
@@ -91,9 +93,9 @@ class Proc:
         what there is now. After the end `info` says how the command ended.
         """
         cursor = Cursor(self.info, since, self._http.config.retry_s)
-        while not cursor.ended:
-            with closing(self._connection(cursor, follow)) as chunks:
-                yield from chunks
+        call_from = partial(self._output_call, follow)
+        with closing(read_output(self._http, cursor, call_from, follow=follow)) as chunks:
+            yield from chunks
         self.info = cursor.info
 
     def attach(self, since: int | None = None, *, repaint: bool = False) -> Attachment:
@@ -148,30 +150,7 @@ class Proc:
         path = self._path("stdin")
         return Call(method="POST", path=path, params=params, headers=headers, wait_s=TAKING_S)
 
-    def _connection(self, cursor: Cursor, follow: bool) -> Generator[OutputChunk, None, None]:
-        """What one connection brings; returns when a new one should be made."""
-        connected = False
-        try:
-            with self._http.stream(self._output_call(cursor.next, follow)) as response:
-                connected = True
-                cursor.opened()
-                with closing(accepted(response, cursor)) as chunks:
-                    yield from chunks
-            cursor.ended = cursor.ended or not follow
-            if cursor.ended:
-                return
-            error = ConnectionFailed(f"the output of {self.id} broke off before the command ended")
-        except OutputGone as gone:
-            cursor.skip(gone)
-            return
-        except (HostError, ConnectionFailed) as failed:
-            # A command that prints nothing for a while looks like a timeout: ask again, it costs nothing.
-            if connected and isinstance(failed, Timeout):
-                return
-            error = failed
-        sleep(cursor.pause(error))
-
-    def _output_call(self, since: int, follow: bool) -> Call:
+    def _output_call(self, follow: bool, since: int) -> Call:
         params: dict[str, str | int] = {"since": since, "follow": "true" if follow else "false"}
         return Call(method="GET", path=self._path("output"), params=params, safe=True)
 

@@ -1,0 +1,52 @@
+"""What goes over the WebSocket of a tunnel, decided without I/O.
+
+A binary frame is bytes of the TCP connection as they are; the text frame ``{"type": "eof"}`` is the end of one direction.
+"""
+
+import json
+from collections.abc import Iterator
+
+from bay.client._frames import INPUT_BYTES
+from bay.client._wire import line_object
+from bay.errors import BayError, Conflict, ConnectionFailed, InvalidArgument, PortClosed
+
+EOF_FRAME = json.dumps({"type": "eof"})
+
+_DONE = 1000
+_FAILED = 4502
+_LAST_PORT = 65_535
+
+
+def checked_port(port: int) -> str:
+    """A port as a path or a query has it. Raises InvalidArgument for a number that is none."""
+    if not 1 <= port <= _LAST_PORT:
+        raise InvalidArgument(f"{port} is no port; a port is a number from 1 to {_LAST_PORT}")
+    return str(port)
+
+
+def frames(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
+    """The frames that carry `data`: each of them fits into the buffer of a socket that has room."""
+    whole = memoryview(data).cast("B")
+    for start in range(0, len(whole), INPUT_BYTES):
+        yield bytes(whole[start : start + INPUT_BYTES])
+
+
+def is_eof(frame: str) -> bool:
+    """Whether a text frame says that no more bytes come. A kind that a newer server adds does not."""
+    return line_object(frame.encode()).get("type") == "eof"
+
+
+def is_end(error: BayError) -> bool:
+    """Whether the server closed the socket because the program behind the port has closed its connection."""
+    return error.details.get("close_code") == _DONE
+
+
+def meaning(error: BayError, port: int) -> BayError:
+    """What the end of the socket means for whoever uses the tunnel to `port`."""
+    if is_end(error):
+        return Conflict(f"the program behind port {port} has closed the connection; it takes no more")
+    if error.details.get("close_code") == _FAILED and "port_closed" in error.message:
+        return PortClosed(f"nothing listens on port {port} of the sandbox any more", details=error.details)
+    if isinstance(error, ConnectionFailed):
+        return ConnectionFailed(f"the tunnel to port {port} broke: {error.message}", details=error.details)
+    return error
