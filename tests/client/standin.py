@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from network_standin import Network, Services
 from storage_standin import Files, Refused, Storage, etag, now
 
 KEY = "bay_standin"
@@ -130,6 +131,8 @@ class World:
         self.seen: list[str] = []
         self.lock = threading.Lock()
         self.storage = Storage(root)
+        self.network = Network()
+        self.services = Services(self._run_service)
         self.after_cut: Callable[[Path], object] = lambda _: None
         """Called with the file of a download that was broken off."""
 
@@ -151,7 +154,13 @@ class World:
         self.workspace(sandbox).mkdir()
         if "from_checkpoint" in body:
             self.storage.fill(body["from_checkpoint"], self.workspace(sandbox))
+        self.network.create(sandbox, body)
+        self.services.create(sandbox, body.get("services", []))
         return sandbox
+
+    def _run_service(self, sandbox: Json, service: Json) -> Command:
+        what = {"argv": service["argv"], "env": service["env"]}
+        return self.start(sandbox, {"id": f"exec-{secrets.token_hex(12)}", **what})
 
     def _new(self, body: Json) -> Json:
         return {
@@ -388,8 +397,7 @@ class Handler(BaseHTTPRequestHandler):
                 del self.world.sandboxes[sandbox["id"]]
                 self._bytes(204, b"", "text/plain")
             case ("PATCH", []):
-                sandbox |= json.loads(self.body)
-                self._json(200, sandbox)
+                self._json(200, self.world.network.patch(sandbox, json.loads(self.body)))
             case ("POST", ["pause"]):
                 if sandbox["compute"] == "cold":
                     raise Refused(409, "conflict", "it is cold already")
@@ -409,6 +417,15 @@ class Handler(BaseHTTPRequestHandler):
                 self._shell(sandbox)
             case (_, ["execs", *rest]):
                 self._execs(sandbox, rest)
+            case (_, ["network-policy"]):
+                answer = self.world.network.policy_call(self.command, sandbox, json.loads(self.body or b"{}"))
+                self._json(200, answer)
+            case ("GET", ["network"]):
+                self._json(200, self.world.network.state(sandbox))
+            case (_, ["ports", *rest]):
+                self._ports(sandbox, rest)
+            case (_, ["services", *rest]):
+                self._services(sandbox, rest)
             case (_, ["files", *what]):
                 self._files(self.world.files(sandbox), "".join(what))
             case (_, ["checkpoints", *rest]):
@@ -473,7 +490,7 @@ class Handler(BaseHTTPRequestHandler):
         self._json(200, {"written": len(self.body)})
 
     def _output(self, command: Command) -> None:
-        since = int(self.query["since"])
+        since = int(self.query.get("since", 0))
         self._head("application/x-ndjson")
         index = 0
         while True:
@@ -491,6 +508,22 @@ class Handler(BaseHTTPRequestHandler):
         end = {name: command.info[name] for name in ("exit_code", "signal", "state", "timed_out")}
         self._piece(json.dumps(end).encode() + b"\n")
         return self._piece(b"")
+
+    def _ports(self, sandbox: Json, rest: list[str]) -> None:
+        network = self.world.network
+        if not rest:
+            return self._json(200, {"items": network.listening(sandbox)})
+        answer = network.port_call(self.command, sandbox, rest, json.loads(self.body or b"{}"))
+        if answer is None:
+            return self._bytes(204, b"", "text/plain")
+        return self._json(201 if self.command == "POST" else 200, answer)
+
+    def _services(self, sandbox: Json, rest: list[str]) -> None:
+        if rest[1:] == ["logs"]:
+            return self._output(self.world.services.command(sandbox, rest[0]))
+        body = json.loads(self.body or b"{}")
+        status, answer = self.world.services.call(self.command, sandbox, rest, body)
+        return self._bytes(status, b"", "text/plain") if answer is None else self._json(status, answer)
 
     def _checkpoints(self, sandbox: Json, rest: list[str]) -> None:
         storage, workspace = self.world.storage, self.world.workspace(sandbox)
