@@ -17,9 +17,14 @@ from bay.cli import (
     _history,
     _host,
     _keys,
+    _net,
+    _ports,
     _processes,
+    _proxy,
     _python,
     _sandboxes,
+    _services,
+    _ssh,
 )
 from bay.cli._output import print_line
 from bay.cli._state import state_of
@@ -50,6 +55,13 @@ app.add_typer(_files.files, name="files")
 app.add_typer(_checkpoints.checkpoint, name="checkpoint")
 app.command("fork")(_checkpoints.fork)
 app.add_typer(_cargos.cargo, name="cargo")
+app.add_typer(_services.services, name="services")
+app.add_typer(_net.net, name="net")
+app.command("ports")(_ports.ports)
+app.command("url")(_ports.url)
+app.command("proxy")(_proxy.proxy)
+app.command("ssh-config")(_ssh.ssh_config)
+app.command("ssh-proxy")(_ssh.ssh_proxy)
 app.command("update")(_sandboxes.update)
 app.command("start")(_sandboxes.start)
 app.command("pause")(_sandboxes.pause)

@@ -4,7 +4,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,13 @@ _READ_BYTES = 64 << 10
 
 def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: bool = True) -> None:
     """Pass its output on as it comes, until it ends or, without `until_end`, there is no more now."""
+    pass_on(proc.output(since, follow=until_end), as_json, since)
+
+
+def pass_on(chunks: "Iterable[OutputChunk]", as_json: bool, since: int | None = None) -> None:
+    """Pass output that is kept by offset on as it comes, each stream to its own."""
     offset = since or 0
-    for chunk in proc.output(since, follow=until_end):
+    for chunk in chunks:
         if chunk.offset > offset:
             note(f"{chunk.offset - offset} bytes of output were lost: they came faster than they were read")
         offset = chunk.offset + len(chunk.data)

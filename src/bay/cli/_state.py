@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -57,9 +58,14 @@ def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> "Client":
 
 
 def make_client(url: str | None, api_key: str | None, retry_s: float = RETRY_S) -> "Client":
-    """A client, without httpx's own command line: that brings rich and pygments, 150 ms that nobody here uses."""
-    cast("dict[str, ModuleType | None]", sys.modules).setdefault("httpx._main", None)
+    """A client for threads."""
+    lean()
     return bay.Client(url, api_key, retry_s=retry_s)
+
+
+def lean() -> None:
+    """Have httpx do without its own command line: that brings rich and pygments, 150 ms that nobody here uses."""
+    cast("dict[str, ModuleType | None]", sys.modules).setdefault("httpx._main", None)
 
 
 @contextmanager
@@ -75,15 +81,31 @@ def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
         yield client
 
 
+def lazily(module: str, name: str) -> Any:
+    """Something that is imported only by the command that needs it."""
+    return getattr(importlib.import_module(module), name)
+
+
 def load(module: str, name: str) -> Any:
     """Something of the server, which the CLI never imports before a command asks for it."""
     try:
-        return getattr(importlib.import_module(module), name)
+        return lazily(module, name)
     except ModuleNotFoundError as error:
         raise BayError(
             f"this needs the server, and {error.name} is not installed: pip install 'bay-sandbox[server]', "
             "or set BAY_URL to a Bay that runs elsewhere"
         ) from error
+
+
+def duration(option: str, text: str) -> int:
+    """The seconds of ``90``, ``90s``, ``10m``, ``2h`` or ``7d``."""
+    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text, re.ASCII)
+    if found is None:
+        raise InvalidArgument(f"{option} takes 90s, 10m, 2h or 7d, not {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def pairs(texts: list[str] | None, option: str, between: str) -> dict[str, str]:
