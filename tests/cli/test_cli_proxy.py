@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import pwd
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import standin
 import tunnel_standin
 from tunnel_standin import running
 
@@ -411,3 +415,57 @@ def test_ssh_proxy_says_when_the_tunnel_breaks(
             _, said = process.communicate(timeout=20)
     assert process.returncode == 1
     assert b"the tunnel to port 22 broke" in said
+
+
+@pytest.fixture
+def keys() -> Iterator[Path]:
+    """Keys of a user and of a host. In the home directory: Dropbear takes none from below one that others may write to."""
+    with tempfile.TemporaryDirectory(prefix=".bay-ssh-", dir=pwd.getpwuid(os.getuid()).pw_dir) as path:
+        for name in ("host", "key"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{path}/{name}"]
+            subprocess.run(command, check=True, timeout=30)
+        convert = ["dropbearconvert", "openssh", "dropbear", f"{path}/host", f"{path}/dropbear"]
+        subprocess.run(convert, check=True, capture_output=True, timeout=30)
+        shutil.copy(f"{path}/key.pub", f"{path}/authorized_keys")
+        yield Path(path)
+
+
+@pytest.fixture
+def ssh_server(keys: Path) -> Callable[[socket.socket], None]:
+    """Dropbear, one for each connection."""
+
+    def serve(client: socket.socket) -> None:
+        command = ["/usr/sbin/dropbear", "-i", "-E", "-s", "-r", str(keys / "dropbear"), "-D", str(keys)]
+        subprocess.run(command, stdin=client.fileno(), stdout=client.fileno(), check=False, timeout=60)
+
+    return serve
+
+
+def test_a_stock_ssh_client_gets_in_by_what_ssh_config_prints(
+    served: tuple[str, tunnel_standin.World],
+    world: tunnel_standin.World,
+    ssh_server: Callable[[socket.socket], None],
+    keys: Path,
+    tmp_path: Path,
+) -> None:
+    user = pwd.getpwuid(os.getuid()).pw_name
+    config = tmp_path / "config"
+    config.write_bytes(run(served[0], "ssh-config", NAME, "--user", user).stdout)
+    known = tmp_path / "known_hosts"
+    options = [f"IdentityFile={keys / 'key'}", f"UserKnownHostsFile={known}", "BatchMode=yes"]
+    flags = [word for option in options for word in ("-o", option)]
+    command = ["ssh", "-F", str(config), *flags, f"bay-{NAME}"]
+    data = os.urandom(2 * MEBIBYTE)
+    with running(ssh_server) as app:
+        world.listen(22, app)
+        done = subprocess.run(
+            [*command, "cat; echo there >&2; exit 7"],
+            input=data,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            env=environment(served[0]),
+        )
+    assert (done.returncode, done.stdout) == (7, data), done.stderr
+    assert b"there" in done.stderr
+    assert known.read_text().startswith(f"{standin.SANDBOX['id']} ")

@@ -72,7 +72,7 @@ def mode(
     as_json: JsonOption = False,
 ) -> int:
     """Have a sandbox reach nothing (none), only what rules allow (allowlist), or every public address but what rules deny (open)."""
-    checked = _mode(wanted)
+    checked = as_mode(wanted)
     with connect(ctx) as client:
         network = client.sandboxes.get(name).network
         return _said(network.set(replace(network.get(), mode=checked)), as_json)
@@ -200,7 +200,8 @@ def _target(text: str) -> dict[str, str]:
     return {"cidr": text if "/" in text else str(network)}
 
 
-def _mode(text: str) -> NetworkMode:
+def as_mode(text: str) -> NetworkMode:
+    """The mode of that name. Raises InvalidArgument."""
     if text not in get_args(NetworkMode):
         raise InvalidArgument(f"a mode is {', '.join(get_args(NetworkMode))}, not {text!r}")
     return cast("NetworkMode", text)
@@ -216,7 +217,7 @@ def _parsed(text: str, source: str) -> NetworkPolicy:
         policy = from_wire(NetworkPolicy, data)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"{source} is no network policy: {error}") from error
-    return replace(policy, mode=_mode(str(data.get("mode"))))
+    return replace(policy, mode=as_mode(str(data.get("mode"))))
 
 
 def _only(data: object, kind: type[Any], what: str, more: Iterable[str] = ()) -> None:

@@ -4,16 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._net import as_mode
 from bay.cli._output import print_columns, print_fields, print_json, print_line
 from bay.cli._state import EnvOption, JsonOption, NameArgument, NamesArgument, connect, pairs
 from bay.clock import to_rfc3339
 from bay.errors import InvalidArgument
+from bay.models import NetworkPolicy
 
 if TYPE_CHECKING:
     from bay.client import UpdateOptions
     from bay.models import Sandbox
 
 _NEVER = "never"
+_NONE = "none"
 
 ProfileOption = Annotated[str | None, typer.Option(help="Kind of sandbox; the server's default if left out.")]
 ImageOption = Annotated[
@@ -44,6 +47,12 @@ def create(
     from_checkpoint: Annotated[
         str | None, typer.Option(metavar="ID", help="Id of the checkpoint whose files it begins with.")
     ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="MODE", help="What its network reaches: none, allowlist or open.")
+    ] = None,
+    url_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The port that its URL leads to.")
+    ] = None,
     wait: Annotated[float | None, typer.Option(help="Seconds to wait until it is ready.")] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -61,6 +70,8 @@ def create(
             warm_timeout=warm_timeout,
             cargo_id=cargo,
             from_checkpoint=from_checkpoint,
+            network_policy=None if network is None else NetworkPolicy(mode=as_mode(network)),
+            url=url_port,
             wait=wait,
         )
     print_json(box.info) if as_json else print_line(box.id)
@@ -132,9 +143,12 @@ def update(
         str | None,
         typer.Option(metavar="SECONDS", help="Seconds frozen until compute is given back, or never."),
     ] = None,
+    url_port: Annotated[
+        str | None, typer.Option(metavar="PORT", help="The port that its URL leads to, or none.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Change a sandbox's name, labels or timeouts."""
+    """Change a sandbox's name, labels, timeouts or URL."""
     changes: UpdateOptions = {}
     if new_name is not None:
         changes["name"] = new_name or None
@@ -144,9 +158,11 @@ def update(
         changes["idle_timeout"] = _seconds("--idle-timeout", idle_timeout)
     if warm_timeout is not None:
         changes["warm_timeout"] = _seconds("--warm-timeout", warm_timeout)
+    if url_port is not None:
+        changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, _NONE)
     if not changes:
         raise InvalidArgument(
-            "say what to change: --name, --label, --no-labels, --idle-timeout or --warm-timeout"
+            "say what to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or --url-port"
         )
     with connect(ctx) as client:
         info = client.sandboxes.get(name).update(**changes)
@@ -226,12 +242,14 @@ def _labels(given: list[str] | None, *, none: bool) -> dict[str, str]:
 
 def _seconds(option: str, text: str) -> int | None:
     """So many seconds; None for ``never``."""
-    if text == _NEVER:
-        return None
+    return None if text == _NEVER else _number(option, text, _NEVER)
+
+
+def _number(option: str, text: str, word: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise InvalidArgument(f"{option} takes seconds or {_NEVER}, not {text!r}") from error
+        raise InvalidArgument(f"{option} takes a number or {word}, not {text!r}") from error
 
 
 def _row(info: "Sandbox") -> tuple[str, ...]:
@@ -249,6 +267,8 @@ def _fields(info: "Sandbox") -> dict[str, str]:
         "image": info.image,
         "isolation": info.isolation,
         "cargo": info.cargo_id,
+        "network": info.network,
+        "url": None if info.url is None else info.url.href,
         "labels": " ".join(f"{key}={value}" for key, value in info.labels.items()) or None,
         "created": to_rfc3339(info.created_at),
         "expires": "never" if info.expires_at is None else to_rfc3339(info.expires_at),

@@ -75,7 +75,7 @@ def _block(box: "Box", url: str | None, user: str, port: int) -> list[str]:
     return [
         f"Host bay-{box.name or box.id}",
         f"    User {_quoted('--user', user)}",
-        f"    ProxyCommand {_command(command)}",
+        f"    ProxyCommand {command_line(command)}",
         # Of the sandbox and not of its name, which another may have tomorrow: its host keys are others then.
         f"    HostKeyAlias {box.id}",
         "    # Bay has made sure that it is this sandbox: its key may be taken at first sight, and must not change.",
@@ -91,7 +91,7 @@ def _executable() -> str:
     )
 
 
-def _command(words: list[str]) -> str:
+def command_line(words: list[str]) -> str:
     """As ssh_config(5) takes it: for a shell, after % has been looked for."""
     return shlex.join(words).replace("%", "%%")
 
