@@ -61,15 +61,15 @@ def bare(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_net_show_has_a_line_for_each_rule_and_for_what_no_rule_decided(bay: Cli, name: str) -> None:
     lines(bay("net", "mode", name, "allowlist"))
-    lines(bay("net", "allow", name, "*.pypi.org", "10.1.0.0/16", "--port", "443", "--port", "8000-8100"))
-    lines(bay("net", "deny", name, "evil.pypi.org", "--protocol", "tcp"))
+    lines(bay("net", "allow", name, "*.example.com", "10.1.0.0/16", "--port", "443", "--port", "8000-8100"))
+    lines(bay("net", "deny", name, "evil.example.com", "--protocol", "tcp"))
     shown = [" ".join(line.split()) for line in lines(bay("net", "show", name))]
     assert shown[:4] == ["mode: allowlist", "enforced: yes", "received: 4.9K", "sent: 70B"]
     assert shown[4:9] == [
         "RULE ACTION TARGET PROTOCOL PORTS ALLOWED REFUSED NAMES REFUSED NAMES",
-        "0 allow *.pypi.org any 443 8000-8100 0 0 0 0",
+        "0 allow *.example.com any 443 8000-8100 0 0 0 0",
         "1 allow 10.1.0.0/16 any 443 8000-8100 0 0 0 0",
-        "2 deny evil.pypi.org tcp any 0 0 0 0",
+        "2 deny evil.example.com tcp any 0 0 0 0",
         "- - reserved - - 0 4 0 1",
     ]
     assert shown[9:] == [
@@ -268,3 +268,16 @@ def test_ssh_config_refuses_what_it_cannot_quote(bay: Cli, name: str, user: str)
 
 def test_ssh_config_quotes_for_the_shell_and_doubles_what_ssh_would_replace() -> None:
     assert command_line(["bay", "--url", "http://h/%41'b"]) == """bay --url 'http://h/%%41'"'"'b'"""
+
+
+# create
+
+
+def test_create_says_what_its_network_reaches_and_where_its_url_leads(bay: Cli) -> None:
+    name = f"box-{os.urandom(6).hex()}"
+    lines(bay("create", "--name", name, "--network", "none", "--url-port", "8000"))
+    assert policy_of(bay, name) == {"mode": "none", "rules": []}
+    assert lines(bay("url", name)) == [f"http://{name}.localhost:8700/"]
+    shown = [" ".join(line.split()) for line in lines(bay("get", name))]
+    assert {"network: none", f"url: http://{name}.localhost:8700/"} <= set(shown)
+    assert "a mode is" in refused(bay("create", "--network", "closed"))
