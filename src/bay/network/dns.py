@@ -1,0 +1,116 @@
+"""The forwarder: each sandbox's names, asked of Bay's resolvers as far as its policy answers them.
+
+Which sandbox asks is known by the socket: it was opened in the sandbox's own network namespace, where nothing else can send to
+it, and no question crosses the boundary as a packet. A name that the policy does not know is REFUSED; one that it does is
+resolved by Bay, its addresses are opened in the kernel for as long as the answer holds, and only then is it told. So what a
+sandbox can reach by a name is what it was told by it, and a program that brings its own resolver, or an address it knows,
+reaches nothing more.
+
+Rejected: a packet filter that reads answers as they pass (TCP, fragments and compression make it a second, worse parser; and
+the answer is there before the hole is), and a proxy that reads names from TLS (which encrypted client hello ends).
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from bay.clock import Clock, utc_now
+from bay.models import RefusedName
+from bay.network.dns_cache import Address
+from bay.network.dns_limits import Limits
+from bay.network.dns_log import Counts
+from bay.network.dns_names import Surroundings
+from bay.network.dns_plan import Opener, Plan
+from bay.network.dns_seat import Seat
+from bay.network.dns_sockets import Sockets
+from bay.network.dns_upstream import Resolver, Upstream, resolver
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    seat: Seat
+    sockets: Sockets
+
+
+class Forwarder:
+    """All sandboxes' names. `key` is a number that tells them apart, and stays the same as long as a sandbox is served.
+
+    `now` is a clock in seconds that does not jump; `clock` is for what people read. `ipv6` False: AAAA has no records, so that
+    programs do not try addresses that lead nowhere. Everything is called on the event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolvers: Sequence[str | IPv4Address | IPv6Address | Resolver],
+        opener: Opener,
+        is_reachable: Callable[[Address], bool],
+        now: Callable[[], float] = time.monotonic,
+        clock: Clock = utc_now,
+        ipv6: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        upstream = Upstream([resolver(one) for one in resolvers], limits, now)
+        self._around = Surroundings(upstream, opener, is_reachable, ipv6, limits, now, clock)
+        self._served: dict[int, _Served] = {}
+
+    async def open(self) -> None:
+        """Nothing has to be there before the first sandbox."""
+
+    async def aclose(self) -> None:
+        """Stop serving everybody."""
+        await asyncio.gather(*map(self.stop, list(self._served)))
+
+    async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: Plan) -> None:
+        """Serve a sandbox on its sockets, a bound one and a listening one, which belong to this from now on.
+
+        When the sandbox is served already, its sockets are changed and `plan` holds; what it knows stays.
+        """
+        before = self._served.pop(key, None)
+        if before is None:
+            seat = Seat(key, plan, self._around)
+        else:
+            await before.sockets.aclose()
+            seat = before.seat
+            seat.set_plan(plan)
+        sockets = Sockets(seat, udp, tcp, self._around.limits)
+        self._served[key] = _Served(seat, sockets)
+        sockets.open()
+
+    def set_plan(self, key: int, plan: Plan) -> None:
+        """Judge a sandbox's names by `plan` from now on; what it no longer answers is forgotten. Raises KeyError.
+
+        A name that was resolved meanwhile is judged again before it is told.
+        """
+        self._served[key].seat.set_plan(plan)
+
+    async def stop(self, key: int) -> None:
+        """Serve a sandbox no more, and forget it; nothing happens when it is not served."""
+        served = self._served.pop(key, None)
+        if served is not None:
+            await served.sockets.aclose()
+            await served.seat.aclose()
+
+    def refused(self, key: int) -> tuple[RefusedName, ...]:
+        """The names that were not answered, the newest last; a bounded number. Empty for who is not served."""
+        return self._served[key].seat.log.refused() if key in self._served else ()
+
+    def counts(self, key: int) -> Counts:
+        """Questions allowed and refused by each rule since the policy changed last; None stands for the mode."""
+        return self._served[key].seat.log.counts() if key in self._served else {}
+
+    def names_of(self, key: int) -> dict[Address, set[str]]:
+        """By which names a sandbox knows each address, those included whose time is over: connections may live on."""
+        return self._served[key].seat.names.origins.all() if key in self._served else {}
+
+    def pins(self, key: int) -> list[tuple[str, tuple[Address, ...], int]]:
+        """What has to be open now: names with their addresses, and for how many seconds yet."""
+        return self._served[key].seat.names.pins() if key in self._served else []
+
+    def remember(self, key: int, name: str, addresses: Sequence[Address]) -> None:
+        """A Bay that ran before told a sandbox of `addresses` by `name`: connections there go by it. Raises KeyError."""
+        self._served[key].seat.names.origins.add(name, tuple(addresses))

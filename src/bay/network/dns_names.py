@@ -1,0 +1,147 @@
+"""The names that one sandbox knows: resolved, judged, opened and held, in this order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from math import ceil
+
+from bay.clock import Clock
+from bay.network import dns_wire as wire
+from bay.network.dns_budget import Budget
+from bay.network.dns_cache import Address, Answer, Cache, Key, Origins, Pin
+from bay.network.dns_limits import Limits
+from bay.network.dns_plan import Opener, Plan
+from bay.network.dns_reading import Response
+from bay.network.dns_resolving import Found, resolve
+from bay.network.dns_upstream import Upstream
+
+ADDRESSES = (wire.A, wire.AAAA)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all sandboxes share."""
+
+    upstream: Upstream
+    opener: Opener
+    is_reachable: Callable[[Address], bool]
+    ipv6: bool
+    limits: Limits
+    now: Callable[[], float]
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A name and a type that others have to be asked for. `rule` is that which allows it."""
+
+    text: str
+    name: bytes
+    type: int
+    rule: int | None
+
+    @property
+    def key(self) -> Key:
+        """As `Question.key`."""
+        return self.name, self.type
+
+
+class Names:
+    """One sandbox's. `plan` is what they are judged by."""
+
+    def __init__(self, key: int, plan: Plan, budget: Budget, around: Surroundings) -> None:
+        self._key, self.plan, self._budget, self._around = key, plan, budget, around
+        self._cache = Cache(around.limits, around.now)
+        self.origins = Origins(around.limits)
+
+    def set_plan(self, plan: Plan) -> None:
+        """Drop what `plan` does not answer.
+
+        What stays is opened again when it is asked for next: `plan` may open other services under the same name.
+        """
+        self.plan = plan
+        for key, pin in self._cache.live():
+            if not self._may_stay(pin):
+                self._cache.drop(key)
+
+    def _may_stay(self, pin: Pin) -> bool:
+        told = all(map(self._may_be_told, pin.answer.addresses))
+        return pin.answer.reason is None and told and self.plan.name(pin.text).answered
+
+    def held(self, key: Key) -> Pin | None:
+        """What is held for a question, whether or not it is open by the plan of now."""
+        return self._cache.get(key)
+
+    def pins(self) -> list[tuple[str, tuple[Address, ...], int]]:
+        """Names that are held, with the addresses they open and the seconds for which these are to stay open."""
+        live = [(pin.text, self._opened(pin.answer), self.left(pin)) for _, pin in self._cache.live()]
+        grace_s = self._around.limits.grace_s
+        return [(text, addresses, left + grace_s) for text, addresses, left in live if addresses]
+
+    def left(self, pin: Pin) -> int:
+        """Seconds for which `pin` holds."""
+        return max(0, ceil(pin.ends_at - self._around.now()))
+
+    async def settle(self, asked: Asked) -> Pin:
+        """What there is for a name, held, and its addresses open. Raises NoAnswer, Loop, and what the opener raises."""
+        pin = self._cache.get(asked.key) or await self._resolve(asked)
+        while pin.answer.reason is None:
+            plan = self.plan
+            verdict = plan.name(pin.text)
+            if not verdict.answered:
+                return self._pin(asked, Answer(rcode=wire.REFUSED, reason="policy"), 0)
+            if addresses := self._opened(pin.answer):
+                ttl = self.left(pin) + self._around.limits.grace_s
+                await self._around.opener(self._key, pin.text, verdict, addresses, ttl)
+            if plan is self.plan:  # it did not change while the kernel was told
+                self.origins.add(pin.text, addresses)
+                return self._hold(asked, Pin(pin.text, pin.answer, pin.ends_at, plan, verdict.rule))
+        return self._hold(asked, pin)
+
+    def fail(self, asked: Asked, reason: str) -> Pin:
+        """Say so for a moment, without trying again."""
+        answer = Answer(rcode=wire.SERVFAIL, reason=reason)
+        return self._hold(asked, self._pin(asked, answer, self._around.limits.failure_s))
+
+    async def _resolve(self, asked: Asked) -> Pin:
+        found = await resolve(self._ask, asked.name, asked.type, self._around.limits.aliases)
+        return self._pin(asked, self._answer(asked, found), self._clamped(found.ttl))
+
+    async def _ask(self, name: bytes, kind: int) -> Response:
+        response = await self._around.upstream.ask(name, kind)
+        self._budget.received(response.size)
+        return response
+
+    def _answer(self, asked: Asked, found: Found) -> Answer:
+        """What may be told of what was found."""
+        data, addresses = found.data, ()
+        if asked.type in ADDRESSES:
+            known = {one: ip_address(one) for one in data}
+            data = tuple(one for one in data if self._may_be_told(known[one]))
+            data = data[: self._around.limits.addresses_per_name]
+            addresses = tuple(known[one] for one in data)
+        if found.data and not data:
+            return Answer(rcode=wire.REFUSED, reason="private_answer")
+        records = wire.answer_records(asked.name, found.aliases, asked.type, data)
+        return Answer(found.rcode, records, addresses)
+
+    def _may_be_told(self, address: Address) -> bool:
+        return self._around.is_reachable(address) or self._is_private(address)
+
+    def _is_private(self, address: Address) -> bool:
+        """Whether a rule with a cidr allows what names do not open."""
+        return any(address in network for network in self.plan.private)
+
+    def _opened(self, answer: Answer) -> tuple[Address, ...]:
+        return tuple(one for one in answer.addresses if not self._is_private(one))
+
+    def _clamped(self, ttl: int) -> int:
+        limits = self._around.limits
+        return min(max(ttl, limits.ttl_min_s), limits.ttl_max_s)
+
+    def _pin(self, asked: Asked, answer: Answer, ttl: int) -> Pin:
+        return Pin(asked.text, answer, self._around.now() + ttl, self.plan, asked.rule)
+
+    def _hold(self, asked: Asked, pin: Pin) -> Pin:
+        self._cache.put(asked.key, pin)
+        return pin

@@ -1,0 +1,60 @@
+"""From a name to its records: along the aliases, which are bounded and may not come back to where they were."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from bay.network import dns_wire as wire
+from bay.network.dns_reading import Record, Response
+
+Ask = Callable[[bytes, int], Awaitable[Response]]
+
+
+class Loop(Exception):
+    """The aliases of a name lead back to one of them, or are too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is for a name: its aliases in order, and the data of the last one's records."""
+
+    rcode: int
+    aliases: tuple[bytes, ...]
+    data: tuple[bytes, ...]
+    ttl: int
+    """The shortest of all the records', seconds."""
+
+
+async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Found:
+    """The records of `name`. Raises Loop, and what `ask` raises.
+
+    Resolvers follow aliases themselves, so that one answer mostly has it all; where one ends too early, the next is asked for.
+    """
+    aliases: list[Record] = []
+    while True:
+        last = aliases[-1].data if aliases else name
+        response = await ask(last, kind)
+        further = _follow(response, name, last, aliases, most_aliases) if kind != wire.CNAME else []
+        aliases += further
+        records = response.of(aliases[-1].data if aliases else name, kind)
+        if records or not further or response.ends or response.rcode != wire.NOERROR:
+            return _found(response.rcode, aliases, records)
+
+
+def _follow(response: Response, name: bytes, last: bytes, before: list[Record], most: int) -> list[Record]:
+    """The aliases in `response` from `last` on."""
+    been = {name, *(alias.data for alias in before)}
+    further: list[Record] = []
+    while (alias := response.alias_of(last)) is not None:
+        last = alias.data
+        if last in been or len(been) > most:
+            raise Loop
+        been.add(last)
+        further.append(alias)
+    return further
+
+
+def _found(rcode: int, aliases: list[Record], records: tuple[Record, ...]) -> Found:
+    ttl = min((record.ttl for record in (*aliases, *records)), default=0)
+    # Resolvers may name an address twice; it is one.
+    data = tuple(dict.fromkeys(record.data for record in records))
+    return Found(rcode, tuple(alias.data for alias in aliases), data, ttl)

@@ -1,0 +1,225 @@
+"""One sandbox's questions: which it may ask, and what it hears.
+
+A question whose answer is held is answered within the call that brought it. For others there is one task for each name and
+type, however many ask.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import dns.exception
+import dns.name
+import dns.rdatatype
+import dns.reversename
+import structlog
+
+from bay.errors import HostError
+from bay.network import dns_wire as wire
+from bay.network.dns_budget import Budget
+from bay.network.dns_cache import Answer, Key, Pin
+from bay.network.dns_log import Log
+from bay.network.dns_names import ADDRESSES, Asked, Names, Surroundings
+from bay.network.dns_plan import NameVerdict, Plan
+from bay.network.dns_resolving import Loop
+from bay.network.dns_tasks import Tasks
+from bay.network.dns_upstream import NoAnswer
+from bay.network.dns_wire import Question
+
+log = structlog.get_logger("bay.network.dns")
+
+_HINTS = (wire.SVCB, wire.HTTPS)
+"""Answered with nothing: they carry addresses past the records that open them."""
+_OTHERS = (wire.TXT, wire.MX, wire.SRV, wire.NS, wire.SOA, wire.PTR, wire.CAA, wire.CNAME)
+_KINDS = frozenset((*ADDRESSES, *_HINTS, *_OTHERS))
+_REVERSE = (".in-addr.arpa", ".ip6.arpa")
+_LOOPBACK = {wire.A: (bytes([127, 0, 0, 1]),), wire.AAAA: (bytes(15) + b"\1",)}
+_LOOPBACK_TTL_S = 3600
+_FLOOD = "*"
+"""Stands for all names past the rate: a flood of them would push everything else out of the log."""
+
+_REFUSING = frozenset(("policy", "private_answer", "rate", "entropy", "type"))
+_ERRORS = {
+    "policy": (wire.BLOCKED, "the sandbox's network policy does not allow this name"),
+    "private_answer": (wire.BLOCKED, "this name leads to addresses that no sandbox reaches"),
+    "rate": (wire.OTHER_ERROR, "the sandbox asks too many questions"),
+    "entropy": (wire.BLOCKED, "the sandbox sends too much in names"),
+    "type": (wire.BLOCKED, "sandboxes are given no records of this type"),
+    "upstream": (wire.NO_AUTHORITY, "no resolver answered"),
+    "loop": (wire.OTHER_ERROR, "the aliases of this name have no end"),
+}
+
+Deliver = Callable[[bytes | None], None]
+"""Takes the reply to a question; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Who waits for the answer to a question, and how long its message may be."""
+
+    question: Question
+    room: int
+    deliver: Deliver
+
+
+class Seat:
+    """One sandbox. Everything here runs on the event loop: what does not await is not interrupted."""
+
+    def __init__(self, key: int, plan: Plan, around: Surroundings) -> None:
+        self._key, self._around = key, around
+        self._budget = Budget(around.limits, around.now)
+        self.log = Log(around.limits.refused_names, around.clock)
+        self.names = Names(key, plan, self._budget, around)
+        self._asking: dict[Key, list[_Asker]] = {}
+        self._in_flight = 0
+        self._tasks = Tasks()
+
+    async def aclose(self) -> None:
+        """End what is being asked; nobody hears of it."""
+        await self._tasks.aclose()
+
+    def set_plan(self, plan: Plan) -> None:
+        """Judge by `plan` from now on, questions that are being asked included."""
+        self.names.set_plan(plan)
+        self.log.rules_changed()
+
+    def receive(self, message: bytes, *, stream: bool, deliver: Deliver) -> bool:
+        """Answer `message`, now or later, by one call of `deliver`. False: it is a flood, and not even that is said."""
+        try:
+            question = wire.read_question(message)
+        except wire.Unreadable as error:
+            heard = self._budget.question() or self._budget.refusal()
+            deliver(error.reply if heard else None)
+            return heard
+        room = wire.STREAM_BYTES if stream else question.datagram_bytes
+        return self._answer(_Asker(question, room, deliver))
+
+    def _answer(self, asker: _Asker) -> bool:
+        pin = self.names.held(asker.question.key)
+        is_open = pin is not None and pin.plan is self.names.plan and asker.question.qclass == wire.IN
+        if not self._budget.question(held=is_open):
+            return self._flooded(asker)
+        if pin is not None and is_open:
+            self._tell(asker, pin)
+        else:
+            self._judge(asker)
+        return True
+
+    def _flooded(self, asker: _Asker) -> bool:
+        heard = self._budget.refusal()
+        self.log.refuse(_FLOOD, _FLOOD, "rate", None)
+        self.log.count(None, allowed=False)
+        refusal = wire.reply(asker.question, wire.REFUSED, error=_ERRORS["rate"])
+        asker.deliver(refusal if heard else None)
+        return heard
+
+    def _judge(self, asker: _Asker) -> None:
+        """Answer what no other has to be asked for, and ask for the rest."""
+        question = asker.question
+        text = wire.host_name(question.name)
+        if text is None:
+            self._refuse(asker, wire.printable(question.name), "policy", None)
+        elif question.qclass != wire.IN:
+            self._refuse(asker, text, "type", None)
+        elif f".{text}".endswith(".localhost"):  # the sandbox itself (RFC 6761, section 6.3)
+            self._say(asker, text, _loopback(question), None, _LOOPBACK_TTL_S)
+        else:
+            self._judge_name(asker, text, self.names.plan.name(text))
+
+    def _judge_name(self, asker: _Asker, text: str, verdict: NameVerdict) -> None:
+        question = asker.question
+        asked = Asked(text, question.name, question.type, verdict.rule)
+        if (reason := self._objection(asked, verdict)) is not None:
+            self._refuse(asker, text, reason, verdict.rule)
+        elif question.type in _HINTS or (question.type == wire.AAAA and not self._around.ipv6):
+            self._say(asker, text, Answer(), verdict.rule)
+        elif not self._may_leave(asked, verdict):
+            self._refuse(asker, text, "entropy", verdict.rule)
+        else:
+            self._ask(asked, asker)
+
+    def _objection(self, asked: Asked, verdict: NameVerdict) -> str | None:
+        if not verdict.answered or not self._is_public(asked.text):
+            return "policy"
+        return None if asked.type in _KINDS else "type"
+
+    def _is_public(self, text: str) -> bool:
+        """Whether `text` is no reverse name, or one of an address that may be reached: others map the host's network."""
+        if not f".{text}".endswith(_REVERSE):
+            return True
+        try:
+            address = dns.reversename.to_address(dns.name.from_text(text))
+            return self._around.is_reachable(ip_address(address))
+        except (dns.exception.DNSException, ValueError):
+            return False
+
+    def _may_leave(self, asked: Asked, verdict: NameVerdict) -> bool:
+        """Whether there are letters left for a name. One that is held or being asked leaves no second time.
+
+        Where no rule decided, the mode is `open`: who may send anything to everybody needs no names for it.
+        """
+        if verdict.rule is None or asked.key in self._asking or self.names.held(asked.key) is not None:
+            return True
+        return self._budget.carry(verdict.carried)
+
+    def _ask(self, asked: Asked, asker: _Asker) -> None:
+        """Have `asker` told once the answer is there, and ask for it where nobody did."""
+        if self._in_flight >= self._around.limits.in_flight:
+            self._say(asker, asked.text, Answer(rcode=wire.SERVFAIL, reason="rate"), asked.rule)
+            return
+        self._in_flight += 1
+        if (others := self._asking.get(asked.key)) is not None:
+            others.append(asker)
+            return
+        self._asking[asked.key] = [asker]
+        self._tasks.start(self._settle(asked))
+
+    async def _settle(self, asked: Asked) -> None:
+        pin = await self._settled(asked)
+        askers = self._asking.pop(asked.key)
+        self._in_flight -= len(askers)
+        for asker in askers:
+            self._tell(asker, pin)
+
+    async def _settled(self, asked: Asked) -> Pin:
+        try:
+            async with asyncio.timeout(self._around.limits.answer_s):
+                return await self.names.settle(asked)
+        except (NoAnswer, TimeoutError):
+            return self.names.fail(asked, "upstream")
+        except Loop:
+            return self.names.fail(asked, "loop")
+        except HostError as error:
+            log.warning("dns.not_opened", key=self._key, name=asked.text, error=error.message)
+            return self.names.fail(asked, "upstream")
+        except Exception:
+            # A question's edge, as a request has one: a defect costs an answer, and the others go on.
+            log.exception("dns.failed", key=self._key, name=asked.text)
+            return self.names.fail(asked, "upstream")
+
+    def _refuse(self, asker: _Asker, text: str, reason: str, rule: int | None) -> None:
+        self._say(asker, text, Answer(rcode=wire.REFUSED, reason=reason), rule)
+
+    def _tell(self, asker: _Asker, pin: Pin) -> None:
+        self._say(asker, pin.text, pin.answer, pin.rule, self.names.left(pin))
+
+    def _say(self, asker: _Asker, text: str, answer: Answer, rule: int | None, ttl: int = 0) -> None:
+        """Answer, and note it."""
+        self.log.count(rule, allowed=answer.reason not in _REFUSING)
+        error = None
+        if answer.reason is not None:
+            self.log.refuse(text, _kind(asker.question), answer.reason, rule)
+            error = _ERRORS[answer.reason]
+        asker.deliver(
+            wire.reply(asker.question, answer.rcode, answer.records, ttl=ttl, room=asker.room, error=error)
+        )
+
+
+def _kind(question: Question) -> str:
+    return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(question.type))
+
+
+def _loopback(question: Question) -> Answer:
+    data = _LOOPBACK.get(question.type, ())
+    return Answer(records=wire.answer_records(question.name, (), question.type, data))

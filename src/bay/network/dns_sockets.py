@@ -1,0 +1,111 @@
+"""A sandbox's two sockets. They were made in its network namespace; here they are only read and written.
+
+Datagrams are read where the loop says that there are some, a few at a time, and not at all for a moment after a flood: the
+kernel then drops what comes, which costs Bay nothing. A connection has one question at a time and an end to its patience.
+"""
+
+import asyncio
+import contextlib
+import socket
+from functools import partial
+from typing import Any
+
+from bay.network.dns_limits import Limits
+from bay.network.dns_seat import Seat
+from bay.network.dns_tasks import Tasks
+from bay.network.dns_upstream import receive_exactly
+
+
+class Sockets:
+    """Serves `seat` on `udp` and `tcp`, a bound socket and a listening one, which are closed with this."""
+
+    def __init__(self, seat: Seat, udp: socket.socket, tcp: socket.socket, limits: Limits) -> None:
+        self._seat, self._udp, self._tcp, self._limits = seat, udp, tcp, limits
+        self._pause: asyncio.TimerHandle | None = None
+        self._accepting, self._connections = Tasks(), Tasks()
+
+    def open(self) -> None:
+        """Serve from now on."""
+        self._udp.setblocking(False)
+        self._tcp.setblocking(False)
+        self._listen()
+        self._accepting.start(self._accept())
+
+    async def aclose(self) -> None:
+        """Serve no more; connections end in the middle."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._udp)
+        if self._pause is not None:
+            self._pause.cancel()
+        await self._accepting.aclose()
+        await self._connections.aclose()
+        self._udp.close()
+        self._tcp.close()
+
+    def _listen(self) -> None:
+        self._pause = None
+        asyncio.get_running_loop().add_reader(self._udp, self._read)
+
+    def _read(self) -> None:
+        """Take what is there, but not more than a few: others wait for the loop too."""
+        for _ in range(self._limits.datagrams):
+            try:
+                message, sender = self._udp.recvfrom(self._limits.query_bytes)
+            except OSError:  # no more of them, or an error of an earlier answer, which is its receiver's
+                return
+            if not self._seat.receive(message, stream=False, deliver=partial(self._send, sender)):
+                self._rest()
+                return
+
+    def _rest(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._udp)
+        self._pause = loop.call_later(self._limits.pause_s, self._listen)
+
+    def _send(self, receiver: Any, message: bytes | None) -> None:
+        # A datagram may be lost, to who does not read as well.
+        if message is not None:
+            with contextlib.suppress(OSError):
+                self._udp.sendto(message, receiver)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._tcp)
+            except OSError:  # given up before it was taken, or no descriptors are left
+                await asyncio.sleep(self._limits.pause_s)
+                continue
+            if len(self._connections) < self._limits.connections:
+                self._connections.start(self._serve(connection))
+            else:
+                connection.close()
+                await asyncio.sleep(self._limits.pause_s)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        """Questions on one connection, until it ends, is silent, or is a flood's."""
+        with connection, contextlib.suppress(OSError):  # TimeoutError is one
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while (question := await self._question(connection)) is not None:
+                answer = await self._answer(question)
+                if answer is None:
+                    return
+                async with asyncio.timeout(self._limits.idle_s):
+                    message = len(answer).to_bytes(2, "big") + answer
+                    await asyncio.get_running_loop().sock_sendall(connection, message)
+
+    async def _question(self, connection: socket.socket) -> bytes | None:
+        """The next message; None for one that is too long for a question."""
+        async with asyncio.timeout(self._limits.idle_s):
+            length = int.from_bytes(await receive_exactly(connection, 2), "big")
+            return await receive_exactly(connection, length) if length <= self._limits.query_bytes else None
+
+    async def _answer(self, question: bytes) -> bytes | None:
+        told: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def deliver(reply: bytes | None) -> None:
+            if not told.done():  # the connection may have ended meanwhile
+                told.set_result(reply)
+
+        self._seat.receive(question, stream=True, deliver=deliver)
+        return await told
