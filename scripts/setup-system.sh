@@ -12,6 +12,7 @@ needs=(
   "runc runc"
   "mkfs.btrfs btrfs-progs"
   "mount mount"
+  "/usr/sbin/nft nftables" # its library, for the networks of sandboxes
   "/usr/bin/bash bash"
   "/usr/bin/python3 python3"
 )

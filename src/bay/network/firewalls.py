@@ -1,0 +1,35 @@
+"""Firewalls of the host that stand in the way of its sandboxes: Docker's and ufw's drop whatever they forward and do not know."""
+
+from typing import Any
+
+from bay.network.nft import Nft
+
+FIX = (
+    "let through what comes from devices bay*, and what answers it; with Docker: iptables -I DOCKER-USER -i bay+ -j ACCEPT; "
+    "iptables -I DOCKER-USER -o bay+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+)
+
+
+def dropping() -> list[str]:
+    """The chains that drop what is forwarded unless a rule says else, in tables of which no rule names a device of Bay. Blocks.
+
+    Raises DriverUnavailable where nftables cannot be asked. Rules of the older iptables-legacy are not seen.
+    """
+    nft = Nft()
+    try:
+        chains = [one["chain"] for one in nft.ask("list chains") if "chain" in one]
+        return [
+            f"the chain {chain['name']} of table {chain['family']} {chain['table']}"
+            for chain in chains
+            if _drops_forwarded(chain) and not _knows_bay(nft, chain)
+        ]
+    finally:
+        nft.close()
+
+
+def _drops_forwarded(chain: dict[str, Any]) -> bool:
+    return chain.get("hook") == "forward" and chain.get("policy") == "drop"
+
+
+def _knows_bay(nft: Nft, chain: dict[str, Any]) -> bool:
+    return '"bay' in nft.run(f"list table {chain['family']} {chain['table']}")

@@ -1,0 +1,551 @@
+"""The networks of one Bay's sandboxes on this host: what the kernel is told, in which order, and what is remembered of it.
+
+The order is what holds. A sandbox's chains are in nftables before its device exists, and its device is gone before they are:
+a Bay that is killed at any line leaves a sandbox that reaches no more than its policy says. Whatever changes a policy is one
+transaction, before which the old one holds and after which the new one.
+
+All of it is done by one thread, made in the host's network namespace. Callers may be in any other: those that start a
+container have left the host's by then.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from bay.errors import DriverUnavailable
+from bay.models import NetworkCounter, NetworkPolicy, NetworkState, RefusedName
+from bay.network import namespaces, nft, sysctls
+from bay.network.conntrack import Connection, Conntrack
+from bay.network.dns_plan import NameVerdict, Opener
+from bay.network.links import Links, Traffic
+from bay.network.nft import Nft
+from bay.network.policy import Plan, compile_policy
+from bay.network.ranges import Address, is_reserved
+from bay.network.ranges import Network as Addresses
+from bay.network.ruleset import (
+    Element,
+    Generation,
+    clearing,
+    counter_of,
+    generation_of,
+    guard,
+    seat_counters,
+    table_of,
+)
+from bay.network.seats import Seat, number_of
+from bay.network.transactions import SHARED, Name, Script, Stock
+
+T = TypeVar("T")
+
+log = structlog.get_logger("bay.network")
+
+RESOLVER = "127.0.0.53"
+"""Where programs in a sandbox ask for names: an address of its own loopback, at which Bay listens."""
+
+GRACE_S = 2
+"""How long an address stays open after its name's time: a program's clock begins when it has the answer."""
+
+
+class Names(Protocol):
+    """The DNS forwarder, as far as it is needed here. Sandboxes are told apart by the numbers of their seats."""
+
+    async def open(self) -> None: ...
+    async def aclose(self) -> None: ...
+    async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: Plan) -> None: ...
+    def set_plan(self, key: int, plan: Plan) -> None: ...
+    async def stop(self, key: int) -> None: ...
+    def refused(self, key: int) -> tuple[RefusedName, ...]: ...
+    def counts(self, key: int) -> Mapping[int | None, tuple[int, int]]: ...
+    def names_of(self, key: int) -> Mapping[Address, Collection[str]]: ...
+
+
+@dataclass(slots=True)
+class _Sitting:
+    """What is remembered of a sandbox with a network; all but `listens` belongs to the one thread."""
+
+    policy: NetworkPolicy
+    generation: Generation
+    plan: Plan
+    elements: dict[tuple[str, Address], Element] = field(default_factory=dict[tuple[str, Address], Element])
+    names: dict[str, dict[Address, float]] = field(default_factory=dict[str, dict[Address, float]])
+    """Until when each address of a name is open."""
+
+
+class Network:
+    """Gives sandboxes a network and holds them to their policies. Every method raises DriverUnavailable.
+
+    `instance` are four hex digits that no other Bay on this host has. `private` are the networks that rules may allow beside
+    the public ones. `names` makes the DNS forwarder; without one no name is answered. `now` is a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        ipv6: bool = False,
+        private: Sequence[Addresses] = (),
+        names: Callable[[Opener, Callable[[Address], bool]], Names] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._instance = instance
+        self._ipv6 = ipv6
+        self._private = tuple(private)
+        self._now = now
+        self._names = names(self._open_name, self.is_reachable) if names else None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="bay-network")
+        self._policies: dict[int, NetworkPolicy] = {}
+        self._listening: set[int] = set()
+        self._sittings: dict[int, _Sitting] = {}
+        self._stock = Stock()
+
+    def probe(self) -> list[str]:
+        """What this host lacks for sandboxes to have a network; empty where it lacks nothing. Blocks, about 50 ms."""
+        if not nft.is_installed():
+            return [f"{nft.LIBRARY} is missing; install libnftables1"]
+        names = ", ".join(sysctls.unwritable(ipv6=self._ipv6))
+        if names:
+            return [f"{names} cannot be set: run Bay as root on the host, or set it to 1 yourself"]
+        try:
+            namespaces.inside_new(self._rehearse)
+        except (OSError, DriverUnavailable) as error:
+            return [f"the kernel does not do what a network needs, or Bay may not ask it to: {error}"]
+        return []
+
+    def _rehearse(self) -> None:
+        """Do all of it once, where it matters to nobody."""
+        trial = Network(instance=self._instance, ipv6=self._ipv6, private=self._private)
+        try:
+            trial._set_up()
+            trial._admit(Seat(1, "rehearsal"), NetworkPolicy())
+            trial._remove(Seat(1, "rehearsal"))
+        finally:
+            trial._tear_down()
+
+    async def open(self) -> None:
+        """Make what all sandboxes share, and take stock of those that an earlier Bay of this instance left.
+
+        Called in the host's network namespace. Where the host forwarded nothing before, it forwards from now on what sandboxes
+        began, and nothing else.
+        """
+        await self._do(self._set_up)
+        if self._names:
+            await self._names.open()
+
+    async def aclose(self) -> None:
+        """Let go of the kernel. Networks stand and hold; names are not answered until the next `open`.
+
+        Where there is no network any more, what all of them shared goes too.
+        """
+        if self._names:
+            await self._names.aclose()
+        self._listening.clear()
+        await self._do(self._tear_down)
+        self._worker.shutdown(wait=False)
+
+    def is_reachable(self, address: Address) -> bool:
+        """Whether some sandbox might reach `address`: it is public, or in a private network that rules may allow."""
+        if address.version == 6 and not self._ipv6:
+            return False
+        return not is_reserved(address) or any(address in network for network in self._private)
+
+    def admit(self, seat: Seat, policy: NetworkPolicy) -> None:
+        """Tell the kernel of `seat` and its policy, before there is a device. Blocks; callable from any thread."""
+        self._wait(lambda: self._admit(seat, policy))
+
+    def connect(self, seat: Seat, netns_fd: int) -> None:
+        """Link the namespace behind `netns_fd`, whose loopback is up, to the host. Blocks; callable from any thread.
+
+        After `admit`; with the mode `none` nothing is done. What there is of the link already is replaced.
+        """
+        if self._policies[seat.number].mode != "none":
+            self._wait(lambda: self._links.connect(seat, netns_fd))
+
+    async def serve_names(self, seat: Seat, netns_fd: int) -> None:
+        """Listen for questions inside the namespace behind `netns_fd`; before the first program runs there, after `admit`."""
+        if (
+            self._names is None
+            or self._policies[seat.number].mode == "none"
+            or seat.number in self._listening
+        ):
+            return
+        udp, tcp = await self._do(lambda: namespaces.inside(netns_fd, _name_sockets))
+        self._listening.add(seat.number)
+        await self._names.listen(seat.number, udp, tcp, self._sittings[seat.number].plan)
+
+    async def set_policy(self, seat: Seat, policy: NetworkPolicy, netns_fd: int) -> None:
+        """Hold a running sandbox to `policy`, in one step, and make whatever is missing of its network; idempotent.
+
+        Also for a sandbox that another Bay of this instance began. Connections that `policy` does not allow are ended when
+        this returns. `netns_fd` is the sandbox's namespace.
+        """
+        names = (
+            dict(self._names.names_of(seat.number)) if self._names and seat.number in self._listening else {}
+        )
+        if policy.mode == "none":
+            await self._stop_names(seat)
+        await self._do(lambda: self._set_policy(seat, policy, netns_fd, names))
+        if self._names and seat.number in self._listening:
+            self._names.set_plan(seat.number, self._sittings[seat.number].plan)
+        await self.serve_names(seat, netns_fd)
+
+    async def state(self, seat: Seat) -> NetworkState:
+        """What a sandbox's network is and did. Counters that never counted are left out."""
+        policy = self._policies.get(seat.number, NetworkPolicy(mode="none"))
+        connections, traffic = await self._do(lambda: self._counted(seat))
+        listens = self._names is not None and seat.number in self._listening
+        return NetworkState(
+            mode=policy.mode,
+            enforced=True,
+            counters=_counters(
+                connections, self._names.counts(seat.number) if self._names and listens else {}
+            ),
+            refused=self._names.refused(seat.number) if self._names and listens else (),
+            received_bytes=traffic.received_bytes,
+            sent_bytes=traffic.sent_bytes,
+        )
+
+    async def remove(self, seat: Seat) -> None:
+        """Remove a sandbox's network, also half of it; nothing there is fine."""
+        await self._stop_names(seat)
+        await self._do(lambda: self._remove(seat))
+
+    def owned(self) -> set[int]:
+        """The numbers of the seats of which the kernel has something. Blocks; callable from any thread."""
+        return self._wait(self._owned)
+
+    async def _stop_names(self, seat: Seat) -> None:
+        if self._names and seat.number in self._listening:
+            self._listening.discard(seat.number)
+            await self._names.stop(seat.number)
+
+    async def _open_name(
+        self, key: int, name: str, verdict: NameVerdict, addresses: Sequence[Address], ttl_s: int
+    ) -> None:
+        # The verdict may be of a policy that is no more: it is asked for again, in the thread that changes policies.
+        del verdict
+        await self._do(lambda: self._open(key, name, addresses, ttl_s))
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done in the one thread. Cancelled, it waits for the end, which is never far."""
+        done = asyncio.wrap_future(self._submit(work))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait([done])
+            if not done.cancelled():
+                done.exception()  # seen, so that asyncio does not report it as lost
+            raise
+
+    def _wait(self, work: Callable[[], T]) -> T:
+        return self._submit(work).result()
+
+    def _submit(self, work: Callable[[], T]) -> Any:
+        return self._worker.submit(lambda: _told(work))
+
+    # What follows runs in the one thread.
+
+    def _set_up(self) -> None:
+        self._nft, self._conntrack = Nft(), Conntrack()
+        self._links = Links(self._instance, ipv6=self._ipv6)
+        self._take_stock()
+        for version in self._versions():
+            sysctls.reflect_marks(version)
+            if not sysctls.forwards(version):
+                self._nft.run(guard(version))
+                sysctls.forward(version)
+        self._links.open()
+
+    def _tear_down(self) -> None:
+        if not self._owned():
+            self._nft.run(clearing(self._instance))
+            self._links.remove_shared()
+        self._nft.close()
+        self._conntrack.close()
+        self._links.close()
+
+    def _versions(self) -> tuple[int, ...]:
+        return (4, 6) if self._ipv6 else (4,)
+
+    def _take_stock(self) -> None:
+        script = Script(self._instance)
+        script.add_base()
+        self._nft.run(str(script))
+        self._stock = Stock()
+        self._stock.add(self._listed())
+        for name in SHARED:
+            self._stock.add(self._sharers(name))
+
+    def _listed(self) -> Iterable[Name]:
+        for found in self._nft.ask(f"list table {table_of(self._instance)}"):
+            for kind in ("chain", "map", "set", "counter"):
+                if (one := found.get(kind)) and one["name"].startswith("s") and "_" in one["name"]:
+                    yield kind, one["name"]
+
+    def _sharers(self, name: str) -> Iterable[Name]:
+        kind = "set" if name == "seats" else "map"
+        found = self._nft.ask(f"list {kind} {table_of(self._instance)} {name}", elements=True)
+        for element in next(one[kind] for one in found if kind in one).get("elem", ()):
+            number = element >> 16 if name == "seats" else number_of(self._instance, element[0])
+            if number:
+                yield name, Seat(number, "").key
+
+    def _transact(self, build: Callable[[Script], None]) -> None:
+        """Make what `build` writes true. When nftables has not what it should have, everything is made anew, once."""
+        try:
+            self._run(build)
+        except DriverUnavailable as error:
+            log.warning("network.ruleset_changed_by_others", error=error.message)
+            self._take_stock()
+            self._run(build)
+
+    def _run(self, build: Callable[[Script], None]) -> None:
+        script = Script(self._instance)
+        build(script)
+        if script:
+            self._nft.run(str(script))
+            self._stock.apply(script)
+
+    def _admit(self, seat: Seat, policy: NetworkPolicy) -> None:
+        self._policies[seat.number] = policy
+        if policy.mode != "none":
+            self._change(seat, policy)
+
+    def _change(self, seat: Seat, policy: NetworkPolicy) -> bool:
+        """Hold new connections of `seat` to `policy`; whether that is another one than before."""
+        before = self._sittings.get(seat.number)
+        if before is not None and before.policy == policy and self._stands(before.generation):
+            return False
+        sitting = self._sitting(seat, policy)
+        again = ("chain", sitting.generation.name) in self._stock.of(seat.key)
+        if before is not None:
+            self._carry_over(before, sitting, again=again)
+        elif again:
+            sitting.elements = self._elements_in_kernel(sitting.generation)
+        self._transact(lambda script: self._write(script, sitting, whole=before is None))
+        self._sittings[seat.number] = sitting
+        return not again
+
+    def _stands(self, generation: Generation) -> bool:
+        try:
+            self._nft.run(f"list chain {table_of(self._instance)} {generation.name}")
+        except DriverUnavailable:
+            self._take_stock()
+            return False
+        return True
+
+    def _sitting(self, seat: Seat, policy: NetworkPolicy) -> _Sitting:
+        plan = compile_policy(policy, self._private)
+        name = generation_of(seat, policy, ipv6=self._ipv6, private=self._private)
+        return _Sitting(policy, Generation(seat, policy, plan, name), plan)
+
+    def _carry_over(self, before: _Sitting, after: _Sitting, *, again: bool) -> None:
+        """Keep the addresses of names open that `after` answers as well, for the rest of their time."""
+        now = self._now()
+        if again:
+            after.elements = before.elements
+        for name, addresses in before.names.items():
+            left = {one: until for one, until in addresses.items() if until > now}
+            if left and after.plan.name(name).answered:
+                after.names[name] = left
+
+    def _write(self, script: Script, sitting: _Sitting, *, whole: bool) -> None:
+        seat, generation = sitting.generation.seat, sitting.generation
+        there = self._stock.of(seat.key)
+        if whole or ("enter", seat.key) not in there:
+            script.add_seat(seat, ipv6=self._ipv6)
+        script.add_generation(generation)
+        self._reopen(script, sitting)
+        script.switch(generation, self._stock)
+        script.delete([name for name in there if self._is_past(name, sitting, script)])
+
+    def _reopen(self, script: Script, sitting: _Sitting) -> None:
+        now = self._now()
+        elements = [
+            element
+            for name, addresses in sitting.names.items()
+            for address, until in addresses.items()
+            for element in sitting.generation.elements_of(name, [address], max(1, round(until - now)))
+        ]
+        script.open(elements, sitting.elements)
+        sitting.elements |= {(one.map, one.address): one for one in elements}
+
+    def _is_past(self, name: Name, sitting: _Sitting, script: Script) -> bool:
+        """Whether an object is of another generation; counters of rules that are in this one as well go on."""
+        if name in script.added:
+            return False
+        kind, text = name
+        key = sitting.generation.seat.key
+        if kind == "counter":
+            kept = {counter_of(sitting.generation.seat, rule) for rule in sitting.policy.rules}
+            return (
+                text.startswith(f"{key}_r")
+                and text not in kept
+                and text not in seat_counters(sitting.generation.seat)
+            )
+        return (
+            kind in ("chain", "map", "set")
+            and text.startswith(f"{key}_g")
+            and not text.startswith(sitting.generation.name)
+        )
+
+    def _elements_in_kernel(self, generation: Generation) -> dict[tuple[str, Address], Element]:
+        """What an earlier Bay opened for names: their time goes on, but what they are called is not known."""
+        found: dict[tuple[str, Address], Element] = {}
+        for name in generation.name_maps():
+            listed = self._nft.ask(f"list map {table_of(self._instance)} {name}", elements=True)
+            for key, counter in next(one["map"] for one in listed if "map" in one).get("elem", ()):
+                address = ip_address(key["elem"]["val"])
+                found[name, address] = Element(name, address, counter, key["elem"]["timeout"])
+        return found
+
+    def _set_policy(
+        self, seat: Seat, policy: NetworkPolicy, netns_fd: int, names: Mapping[Address, Collection[str]]
+    ) -> None:
+        if policy.mode == "none":
+            self._remove(seat)
+            self._policies[seat.number] = policy
+            return
+        known = seat.number in self._sittings
+        changed = self._change(seat, policy)
+        self._policies[seat.number] = policy
+        if not self._links.is_whole(seat, netns_fd):
+            self._links.connect(seat, netns_fd)
+        elif not known:
+            self._links.repair(seat)
+        if changed:
+            self._cut(seat, names)
+
+    def _cut(self, seat: Seat, names: Mapping[Address, Collection[str]]) -> None:
+        plan = self._sittings[seat.number].plan
+
+        def may_live(one: Connection) -> bool:
+            decision = plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
+            return decision.allowed and (self._ipv6 or one.address.version == 4)
+
+        if count := self._conntrack.cut(seat, may_live):
+            log.info("network.connections_cut", session=seat.session_id, count=count)
+
+    def _open(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
+        sitting = self._sittings.get(key)
+        if sitting is None or not sitting.plan.name(name).answered:
+            raise DriverUnavailable(f"{name} is not answered any more: the policy has changed")
+        public = [one for one in addresses if not is_reserved(one)]
+        now = self._now()
+        _forget_past(sitting, now)
+        until = now + ttl_s + GRACE_S
+        elements = sitting.generation.elements_of(name, public, ttl_s + GRACE_S)
+        self._transact(lambda script: script.open(elements, sitting.elements))
+        sitting.elements |= {(one.map, one.address): one for one in elements}
+        sitting.names.setdefault(name, {}).update(dict.fromkeys(public, until))
+
+    def _remove(self, seat: Seat) -> None:
+        self._sittings.pop(seat.number, None)
+        self._policies.pop(seat.number, None)
+        self._links.remove(seat)
+        self._transact(lambda script: self._write_removal(script, seat))
+        self._conntrack.flush(seat)
+
+    def _write_removal(self, script: Script, seat: Seat) -> None:
+        script.forget(seat, self._stock)
+        script.delete([name for name in self._stock.of(seat.key) if name[0] not in SHARED])
+
+    def _owned(self) -> set[int]:
+        return self._links.numbers() | {int(key[1:], 16) for key in self._stock.seats()}
+
+    def _counted(self, seat: Seat) -> tuple[dict[tuple[int | None, str | None], tuple[int, int]], Traffic]:
+        sitting = self._sittings.get(seat.number)
+        if sitting is None:
+            return {}, Traffic(0, 0)
+        rules = {
+            counter_of(seat, rule): index for index, rule in reversed(list(enumerate(sitting.policy.rules)))
+        }
+        found: dict[tuple[int | None, str | None], tuple[int, int]] = {}
+        for name, packets in self._counter_values(seat):
+            if name in rules:
+                allows = sitting.policy.rules[rules[name]].action == "allow"
+                found[rules[name], None] = (packets, 0) if allows else (0, packets)
+            elif (reason := name.removeprefix(f"{seat.key}_")) in _REASONS:
+                allowed, refused = found.get((None, _REASONS[reason]), (0, 0))
+                more = (packets, 0) if reason == "allow" else (0, packets)
+                found[None, _REASONS[reason]] = allowed + more[0], refused + more[1]
+        return found, self._links.traffic(seat)
+
+    def _counter_values(self, seat: Seat) -> Iterable[tuple[str, int]]:
+        for one in self._nft.ask(f"list counters table {table_of(self._instance)}"):
+            if (counter := one.get("counter")) and counter["name"].startswith(f"{seat.key}_"):
+                yield counter["name"], counter["packets"]
+
+
+_REASONS = {
+    "allow": "default",
+    "deny": "default",
+    "reserved": "reserved",
+    "flood": "flood",
+    "protocol": "protocol",
+}
+
+
+def _counters(
+    connections: Mapping[tuple[int | None, str | None], tuple[int, int]],
+    names: Mapping[int | None, tuple[int, int]],
+) -> tuple[NetworkCounter, ...]:
+    named = {(rule, "default" if rule is None else None): counts for rule, counts in names.items()}
+    keys = sorted({*connections, *named}, key=lambda key: (key[0] is None, key[0] or 0, key[1] or ""))
+    counters = (
+        NetworkCounter(
+            rule=key[0],
+            reason=key[1],
+            allowed_connections=connections.get(key, (0, 0))[0],
+            refused_connections=connections.get(key, (0, 0))[1],
+            allowed_names=named.get(key, (0, 0))[0],
+            refused_names=named.get(key, (0, 0))[1],
+        )
+        for key in keys
+    )
+    return tuple(
+        one
+        for one in counters
+        if one.allowed_connections or one.refused_connections or one.allowed_names or one.refused_names
+    )
+
+
+def _forget_past(sitting: _Sitting, now: float) -> None:
+    for name in [
+        name for name, addresses in sitting.names.items() if all(until <= now for until in addresses.values())
+    ]:
+        del sitting.names[name]
+
+
+def _name_sockets() -> tuple[socket.socket, socket.socket]:
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for sock in (udp, tcp):
+            sock.setblocking(False)
+            sock.bind((RESOLVER, 53))
+        tcp.listen(64)
+    except OSError:
+        udp.close()
+        tcp.close()
+        raise
+    return udp, tcp
+
+
+def _told(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise DriverUnavailable(
+                f"Bay may not change this host's network ({error}); run it as root"
+            ) from error
+        raise DriverUnavailable(f"the host refused a step of a sandbox's network: {error}") from error

@@ -1,0 +1,286 @@
+"""Links between the host and its sandboxes: veth pairs, addresses, routes and rules, by netlink in as few writes as it takes.
+
+Every sandbox has the same address, so the host tells them apart by mark: a rule for each leads to a table with its device.
+The rules around those keep the rest of the host out of it (priorities 20000 to 20004):
+
+    20000  from 10.186.0.2, without a mark   blackhole   nftables did not see it: somebody flushed the ruleset
+    20001  to 10.186.0.2, without a mark     NOWHERE     the host itself finds no sandbox, nor asks its gateway for one
+    20002  without a mark                   goto 20004  the host's own packets are not compared with thousands of marks
+    20003  mark N                           table N
+    20004  nop
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bay.network import namespaces, sysctls
+from bay.network.netlink import (
+    CREATE,
+    EXCLUSIVE,
+    EXISTS,
+    MISSING,
+    REPLACE,
+    Netlink,
+    Request,
+    attribute,
+    attributes,
+    nested,
+    opened,
+)
+from bay.network.ranges import Address
+from bay.network.seats import (
+    GATEWAY_V4,
+    GATEWAY_V6,
+    INSIDE_V4,
+    INSIDE_V6,
+    MARK_MASK,
+    NOWHERE_TABLE,
+    STUB,
+    Seat,
+    device_of,
+    number_of,
+)
+
+INSIDE_DEVICE = "eth0"
+
+_HOST_MAC, _INSIDE_MAC = bytes.fromhex("02ba00580001"), bytes.fromhex("02ba00580002")
+
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWADDR, _NEWROUTE, _NEWNEIGH = 20, 24, 28
+_NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
+
+_UP, _NOARP = 0x1, 0x80
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_STATS64 = 1, 3, 18, 23
+_IFLA_AF_SPEC, _IFLA_NET_NS_FD = 26, 28
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_INET6_ADDR_GEN_MODE, _GEN_NONE = 8, b"\1"
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _NODAD = 1, 2, 8, 0x2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
+_UNIVERSE, _LINK, _UNICAST, _ONLINK = 0, 253, 1, 0x4
+_NDA_DST, _NDA_LLADDR, _PERMANENT = 1, 2, 0x80
+_FRA_DST, _FRA_SRC, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 4, 6, 10
+_FRA_TABLE, _FRA_FWMASK = 15, 16
+_TO_TABLE, _GOTO, _NOP, _BLACKHOLE = 1, 2, 3, 6
+_PROTOCOL = 0xB0
+"""Who made a route, in `ip route`'s words `proto 176`; nobody else has that number."""
+
+_FIRST_PRIORITY = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What crossed a link, as seen from inside."""
+
+    received_bytes: int
+    sent_bytes: int
+
+
+class Links:
+    """The links of one Bay. Made in the host's network namespace and used by one thread, which stays in it. Raises OSError."""
+
+    def __init__(self, instance: str, *, ipv6: bool) -> None:
+        self._instance = instance
+        self._ipv6 = ipv6
+        self._host = Netlink()
+
+    def close(self) -> None:
+        """Let go of the kernel; everything stands."""
+        self._host.close()
+
+    def open(self) -> None:
+        """Make what all links share: the device that leads nowhere with the gateway's address, and the rules around."""
+        # A link whose other end is never up. A `dummy` would be plainer; not every kernel has one, and every host needs veth.
+        nowhere, stub = device_of(self._instance, 0), device_of(self._instance, STUB)
+        self._host.send([_new_veth(nowhere, stub, fine=EXISTS), *_base_rules(INSIDE_V4)])
+        if not self._ipv6:
+            sysctls.write(f"ipv6/conf/{nowhere}/disable_ipv6", "1")
+        self._host.send([_no_link_local(nowhere), _set_flags(nowhere, _UP | _NOARP)])
+        index = socket.if_nametoindex(nowhere)
+        self._host.send(_shared(index, GATEWAY_V4, INSIDE_V4))
+        if self._ipv6:
+            self._host.send([*_base_rules(INSIDE_V6), *_shared(index, GATEWAY_V6, INSIDE_V6)])
+
+    def remove_shared(self) -> None:
+        """Remove the device that leads nowhere. The rules stay: another Bay of this host may need them, and alone they do nothing."""
+        self._host.send([_delete_link(device_of(self._instance, 0))])
+
+    def connect(self, seat: Seat, netns_fd: int) -> None:
+        """Link the namespace behind `netns_fd` to the host. What is there of it already is replaced."""
+        device = device_of(self._instance, seat.number)
+        self._host.send([_delete_link(device)])
+        namespaces.inside(netns_fd, lambda: self._connect_inside(device, netns_fd))
+        sysctls.write_all(f"ipv4/conf/{device}", {"src_valid_mark": "1", "rp_filter": "1"})
+        sysctls.write_all(
+            f"ipv6/conf/{device}", {"disable_ipv6": "0" if self._ipv6 else "1", "accept_ra": "0"}
+        )
+        self._host.send(self._host_side(seat, device))
+
+    def _connect_inside(self, device: str, netns_fd: int) -> None:
+        quiet = {"disable_ipv6": "0" if self._ipv6 else "1", "accept_ra": "0", "autoconf": "0"}
+        sysctls.write_all("ipv6/conf/default", quiet)
+        self._host.send(
+            [_new_veth(device, INSIDE_DEVICE, attribute(_IFLA_NET_NS_FD, netns_fd)), _no_link_local(device)]
+        )
+        index = socket.if_nametoindex(INSIDE_DEVICE)
+        with opened() as netlink:
+            netlink.send([_no_link_local(INSIDE_DEVICE), _set_flags(INSIDE_DEVICE, _UP | _NOARP)])
+            netlink.send(self._inside(index))
+
+    def _inside(self, index: int) -> Iterator[Request]:
+        for inside, gateway in self._pairs():
+            yield _new_address(index, inside)
+            yield _new_neighbour(index, gateway, _HOST_MAC)
+            yield _default_route(index, gateway)
+
+    def _host_side(self, seat: Seat, device: str) -> Iterator[Request]:
+        index = socket.if_nametoindex(device)
+        yield _set_flags(device, _UP | _NOARP)
+        for inside, gateway in self._pairs():
+            yield _new_neighbour(index, inside, _INSIDE_MAC)
+            yield _route(index, inside, gateway, seat.table)
+            yield _seat_rule(_NEWRULE, seat, inside.version)
+
+    def _pairs(self) -> Iterator[tuple[Address, Address]]:
+        yield INSIDE_V4, GATEWAY_V4
+        if self._ipv6:
+            yield INSIDE_V6, GATEWAY_V6
+
+    def remove(self, seat: Seat) -> None:
+        """Remove the link with all that belongs to it; nothing there is fine."""
+        rules = [_seat_rule(_DELRULE, seat, version) for version in (4, 6)]
+        self._host.send([_delete_link(device_of(self._instance, seat.number)), *rules])
+
+    def is_whole(self, seat: Seat, netns_fd: int) -> bool:
+        """Whether the link is there with both ends, up; what the sandbox cannot undo is not looked at again."""
+        device = device_of(self._instance, seat.number)
+        return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(INSIDE_DEVICE))
+
+    def repair(self, seat: Seat) -> None:
+        """Make again what the host's side of a link should have."""
+        self._host.send(self._host_side(seat, device_of(self._instance, seat.number)))
+
+    def numbers(self) -> set[int]:
+        """The numbers of the links there are."""
+        names = os.listdir("/proc/sys/net/ipv4/conf")
+        return {number for name in names if (number := number_of(self._instance, name))}
+
+    def traffic(self, seat: Seat) -> Traffic:
+        """What crossed the link since it was made; nothing where there is none."""
+        name = attribute(_IFLA_IFNAME, device_of(self._instance, seat.number))
+        request = Request("look at a link", _GETLINK, 0, _link_header() + name)
+        try:
+            found = dict(attributes(self._host.ask(request)[16:]))
+        except OSError:
+            return Traffic(0, 0)
+        # rtnl_link_stats64: packets received and sent, then bytes; the host's end receives what the sandbox sends.
+        _, _, received, sent = struct.unpack_from("=4Q", found[_IFLA_STATS64])
+        return Traffic(received_bytes=sent, sent_bytes=received)
+
+
+def _is_up(device: str) -> bool:
+    name = attribute(_IFLA_IFNAME, device)
+    with opened() as netlink:
+        try:
+            answer = netlink.ask(Request("look at a link", _GETLINK, 0, _link_header() + name))
+        except OSError:
+            return False
+    return bool(struct.unpack_from("=I", answer, 8)[0] & _UP)
+
+
+def _link_header(flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, flags, change)
+
+
+def _new_veth(device: str, peer: str, *more: bytes, fine: tuple[int, ...] = ()) -> Request:
+    there = (_link_header(), attribute(_IFLA_IFNAME, peer), attribute(_IFLA_ADDRESS, _INSIDE_MAC), *more)
+    data = nested(_INFO_DATA, nested(_VETH_PEER, *there))
+    names = attribute(_IFLA_IFNAME, device) + attribute(_IFLA_ADDRESS, _HOST_MAC)
+    body = _link_header() + names + nested(_IFLA_LINKINFO, attribute(_INFO_KIND, "veth"), data)
+    return Request(f"make the link {device}", _NEWLINK, CREATE | EXCLUSIVE, body, fine)
+
+
+def _no_link_local(device: str) -> Request:
+    mode = nested(socket.AF_INET6, attribute(_INET6_ADDR_GEN_MODE, _GEN_NONE))
+    body = _link_header() + attribute(_IFLA_IFNAME, device) + nested(_IFLA_AF_SPEC, mode)
+    return Request(f"keep {device} without a link-local address", _NEWLINK, 0, body, MISSING)
+
+
+def _set_flags(device: str, flags: int) -> Request:
+    body = _link_header(flags, flags) + attribute(_IFLA_IFNAME, device)
+    return Request(f"bring {device} up", _NEWLINK, 0, body)
+
+
+def _delete_link(device: str) -> Request:
+    body = _link_header() + attribute(_IFLA_IFNAME, device)
+    return Request(f"remove the link {device}", _DELLINK, 0, body, MISSING)
+
+
+def _family(address: Address) -> tuple[int, int]:
+    return (socket.AF_INET, 32) if address.version == 4 else (socket.AF_INET6, 128)
+
+
+def _new_address(index: int, address: Address) -> Request:
+    body = struct.pack("=BBBBI", *_family(address), 0, 0, index)
+    body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
+    body += attribute(_IFA_FLAGS, _NODAD)
+    return Request(f"give the address {address}", _NEWADDR, CREATE | REPLACE, body)
+
+
+def _new_neighbour(index: int, address: Address, mac: bytes) -> Request:
+    body = struct.pack("=BxHiHBB", _family(address)[0], 0, index, _PERMANENT, 0, 0)
+    body += attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
+    return Request(f"make {address} a neighbour", _NEWNEIGH, CREATE | REPLACE, body)
+
+
+def _route(index: int, inside: Address, gateway: Address, table: int, metric: int = 0) -> Request:
+    body = struct.pack("=BBBBBBBBI", *_family(inside), 0, 0, 0, _PROTOCOL, _LINK, _UNICAST, 0)
+    body += attribute(_RTA_DST, inside.packed) + attribute(_RTA_OIF, index) + attribute(_RTA_TABLE, table)
+    body += attribute(_RTA_PREFSRC, gateway.packed) + attribute(_RTA_PRIORITY, metric)
+    return Request(f"route {inside} in table {table:#x}", _NEWROUTE, CREATE | REPLACE, body)
+
+
+def _default_route(index: int, gateway: Address) -> Request:
+    body = struct.pack(
+        "=BBBBBBBBI", _family(gateway)[0], 0, 0, 0, 254, _PROTOCOL, _UNIVERSE, _UNICAST, _ONLINK
+    )
+    body += attribute(_RTA_GATEWAY, gateway.packed) + attribute(_RTA_OIF, index)
+    return Request(f"make {gateway} the gateway", _NEWROUTE, CREATE | REPLACE, body)
+
+
+def _shared(index: int, gateway: Address, inside: Address) -> list[Request]:
+    # The metric keeps the routes of several Bays apart: each leads to its own device, and goes with it.
+    return [_new_address(index, gateway), _route(index, inside, gateway, NOWHERE_TABLE, metric=index)]
+
+
+def _rule(
+    kind: int, version: int, priority: int, action: int, *more: bytes, to: bytes = b"", by: bytes = b""
+) -> Request:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBBBBBI", family, 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
+    body += attribute(_FRA_PRIORITY, _FIRST_PRIORITY + priority) + b"".join(more)
+    body += (attribute(_FRA_DST, to) if to else b"") + (attribute(_FRA_SRC, by) if by else b"")
+    fine = EXISTS if kind == _NEWRULE else MISSING
+    return Request(
+        f"rule {_FIRST_PRIORITY + priority} of IPv{version}",
+        kind,
+        CREATE | EXCLUSIVE if kind == _NEWRULE else 0,
+        body,
+        fine,
+    )
+
+
+def _base_rules(inside: Address) -> Iterator[Request]:
+    unmarked = attribute(_FRA_FWMARK, 0) + attribute(_FRA_FWMASK, MARK_MASK)
+    version, address = inside.version, inside.packed
+    yield _rule(_NEWRULE, version, 4, _NOP)
+    yield _rule(_NEWRULE, version, 2, _GOTO, unmarked, attribute(_FRA_GOTO, _FIRST_PRIORITY + 4))
+    yield _rule(_NEWRULE, version, 1, _TO_TABLE, unmarked, attribute(_FRA_TABLE, NOWHERE_TABLE), to=address)
+    yield _rule(_NEWRULE, version, 0, _BLACKHOLE, unmarked, by=address)
+
+
+def _seat_rule(kind: int, seat: Seat, version: int) -> Request:
+    mark = attribute(_FRA_FWMARK, seat.mark) + attribute(_FRA_FWMASK, MARK_MASK)
+    return _rule(kind, version, 3, _TO_TABLE, mark, attribute(_FRA_TABLE, seat.table))

@@ -1,0 +1,165 @@
+"""Netlink, as far as links, routes, rules and conntrack need it: messages are bytes, many go in one write, errors come back.
+
+pyroute2 would do it too. What it costs: a third of a second to import, an event loop of its own for each socket, and a
+round trip for every message, where setting up a sandbox takes a dozen of them.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+
+REQUEST, ACK = 0x1, 0x4
+DUMP = 0x300
+CREATE, EXCLUSIVE, REPLACE = 0x400, 0x200, 0x100
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR, _DONE = 2, 3
+_NESTED = 0x8000
+_TYPE_MASK = 0x3FFF
+_SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_CAP_ACK = 270, 11, 10
+_BUFFER_BYTES = 4 << 20
+_READ_BYTES = 256 << 10
+_ANSWER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message. `what` names it in an error; errors of the numbers in `fine` are none."""
+
+    what: str
+    kind: int
+    flags: int
+    body: bytes
+    fine: tuple[int, ...] = ()
+
+
+def attribute(kind: int, value: bytes | int | str) -> bytes:
+    """An attribute: an int takes 32 bits in the machine's order, a string ends with a zero."""
+    if isinstance(value, int):
+        value = struct.pack("=I", value)
+    elif isinstance(value, str):
+        value = value.encode() + b"\0"
+    padding = b"\0" * (-len(value) % 4)
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + padding
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """An attribute made of attributes."""
+    return attribute(kind | _NESTED, b"".join(attributes))
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes in `data`, each with its number and value."""
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        yield kind & _TYPE_MASK, data[at + 4 : at + length]
+        at += max(4, length + (-length % 4))
+
+
+class Netlink:
+    """A netlink socket in the network namespace of the thread that made it, wherever it is used. For one thread at a time."""
+
+    def __init__(self, family: int = NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        self._socket.settimeout(_ANSWER_S)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Make all of `requests` true, in their order. Raises OSError naming the first that the kernel refused.
+
+        Those after it have been tried as well: a batch is fast, not atomic.
+        """
+        batch = list(requests)
+        if not batch:
+            return
+        waiting = {self._sequence + 1 + at: one for at, one in enumerate(batch)}
+        data = b"".join(_message(one, ACK, number) for number, one in waiting.items())
+        self._sequence += len(batch)
+        self._socket.send(data)
+        _raise_first(self._answers(waiting))
+
+    def _answers(self, waiting: dict[int, Request]) -> list[tuple[Request, int]]:
+        refused: list[tuple[Request, int]] = []
+        while waiting:
+            for kind, number, body in self._receive():
+                if kind == _ERROR and (request := waiting.pop(number, None)):
+                    code = -struct.unpack_from("=i", body)[0]
+                    if code and code not in request.fine:
+                        refused.append((request, code))
+        return refused
+
+    def dump(self, request: Request) -> list[bytes]:
+        """The bodies of all messages that answer `request`."""
+        self._sequence += 1
+        self._socket.send(_message(request, DUMP, self._sequence))
+        found: list[bytes] = []
+        while True:
+            for kind, number, body in self._receive():
+                if number != self._sequence:
+                    continue
+                if kind == _DONE:
+                    return found
+                if kind == _ERROR:
+                    _raise_first([(request, -struct.unpack_from("=i", body)[0])])
+                found.append(body)
+
+    def ask(self, request: Request) -> bytes:
+        """The body of the one message that answers `request`."""
+        self._sequence += 1
+        self._socket.send(_message(request, 0, self._sequence))
+        while True:
+            for kind, number, body in self._receive():
+                if number == self._sequence:
+                    if kind == _ERROR:
+                        _raise_first([(request, -struct.unpack_from("=i", body)[0])])
+                    return body
+
+    def _receive(self) -> Iterator[tuple[int, int, bytes]]:
+        data = self._socket.recv(_READ_BYTES)
+        at = 0
+        while at + _HEADER.size <= len(data):
+            length, kind, _, number, _ = _HEADER.unpack_from(data, at)
+            yield kind, number, data[at + _HEADER.size : at + length]
+            at += length + (-length % 4)
+
+
+def _message(request: Request, flags: int, number: int) -> bytes:
+    length = _HEADER.size + len(request.body)
+    header = _HEADER.pack(length, request.kind, REQUEST | flags | request.flags, number, 0)
+    return header + request.body + b"\0" * (-length % 4)
+
+
+def _raise_first(refused: Sequence[tuple[Request, int]]) -> None:
+    if refused:
+        request, code = refused[0]
+        raise OSError(code, f"{request.what}: {os.strerror(code)}")
+
+
+@contextmanager
+def opened(family: int = NETLINK_ROUTE) -> Generator[Netlink]:
+    """A socket in the calling thread's namespace, closed at the end."""
+    netlink = Netlink(family)
+    try:
+        yield netlink
+    finally:
+        netlink.close()
+
+
+EXISTS = (errno.EEXIST,)
+MISSING = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)

@@ -1,0 +1,78 @@
+"""libnftables, by ctypes: a text of commands is one transaction, all of it or nothing, seen by packets at one instant."""
+
+import ctypes
+import json
+from typing import Any
+
+from bay.errors import DriverUnavailable
+
+LIBRARY = "libnftables.so.1"
+_JSON = 1 << 4
+_TERSE = 1 << 11
+
+
+class Nft:
+    """nftables of the network namespace of the thread that makes this. For one thread at a time.
+
+    Raises DriverUnavailable where the library is missing, or the kernel refuses.
+    """
+
+    def __init__(self) -> None:
+        self._library = _load()
+        self._context = self._library.nft_ctx_new(0)
+        if not self._context:
+            raise DriverUnavailable("nftables cannot be used here: libnftables gave no context")
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+
+    def close(self) -> None:
+        """Free what the library holds; the rules stay."""
+        self._library.nft_ctx_free(self._context)
+        self._context = None
+
+    def run(self, commands: str) -> str:
+        """Make `commands` true, in one transaction, and return what they print."""
+        code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
+        printed = self._library.nft_ctx_get_output_buffer(self._context).decode()
+        if code:
+            raise DriverUnavailable(f"nftables refused what a network needs: {_first_line(said)}")
+        return printed
+
+    def ask(self, command: str, *, elements: bool = False) -> list[dict[str, Any]]:
+        """What `list …` prints, as data; with the elements of sets and maps only when asked for."""
+        self._library.nft_ctx_output_set_flags(self._context, _JSON if elements else _JSON | _TERSE)
+        try:
+            return json.loads(self.run(command) or '{"nftables": []}')["nftables"]
+        finally:
+            self._library.nft_ctx_output_set_flags(self._context, 0)
+
+
+def is_installed() -> bool:
+    """Whether the library is there."""
+    try:
+        _load()
+    except DriverUnavailable:
+        return False
+    return True
+
+
+def _load() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise DriverUnavailable(f"{LIBRARY} is missing; install libnftables1 ({error})") from error
+    context = ctypes.c_void_p
+    library.nft_ctx_new.argtypes, library.nft_ctx_new.restype = [ctypes.c_uint32], context
+    library.nft_run_cmd_from_buffer.argtypes = [context, ctypes.c_char_p]
+    for name in ("nft_ctx_get_error_buffer", "nft_ctx_get_output_buffer"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = [context], ctypes.c_char_p
+    for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error", "nft_ctx_free"):
+        getattr(library, name).argtypes = [context]
+    library.nft_ctx_output_set_flags.argtypes = [context, ctypes.c_uint]
+    return library
+
+
+def _first_line(said: str) -> str:
+    return next((line for line in said.splitlines() if line.strip()), "without a word")

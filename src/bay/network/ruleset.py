@@ -1,0 +1,334 @@
+"""What nftables is told, as text: what all sandboxes of a Bay share, what each has, and each one's policy. Pure.
+
+A packet from a sandbox goes through three chains of prerouting, by maps from its device:
+
+    enter   (before fragments are put together) its source is pinned; it gets its sandbox's mark and conntrack zone, so that
+            neither its fragments nor its connections meet another sandbox's, whose address is the same
+    judge   (before the host translates any address) what may go on goes on: its connection carries the mark. What is new is
+            held to the limits that hold for every policy, and then
+    policies  to the current generation of its policy: a chain for each class of services, and maps from address to counter
+
+and one that nobody has listed by then is dropped. Each element of the maps, and every chain it leads to, is there before the
+device is. A policy changes by adding the chains of the next generation and changing one element, in one transaction.
+
+Beside the rules a generation has maps with timeouts, for the addresses of names; a connection outlives its element.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from ipaddress import ip_address
+
+from bay.models import NetworkPolicy, NetworkRule
+from bay.network.policy import Action, Interval, Plan
+from bay.network.ranges import RESERVED_V4, RESERVED_V6, Address
+from bay.network.seats import INSIDE_V4, INSIDE_V6, MARK_MASK, Seat, device_prefix
+from bay.network.services import PROTOCOLS
+
+MAX_CONNECTIONS = 8192
+"""How many connections one sandbox has at a time."""
+NEW_CONNECTIONS_S, NEW_CONNECTIONS_BURST = 1000, 4000
+_REJECTS_S, _REJECTS_BURST = 200, 400
+
+GUARD = "bay_guard"
+_MAPS = ("enter", "judge", "policies", "leave")
+_OTHER_MARKS = MARK_MASK ^ 0xFFFF_FFFF
+_ICMP = {"icmp": "{ icmp, ipv6-icmp }"}
+_IP = {4: "ip", 6: "ip6"}
+
+# Software that turns forwarding on for its own devices would have done so, had Bay not been first.
+_OTHERS = (
+    "docker*",
+    "br-*",
+    "virbr*",
+    "vnet*",
+    "podman*",
+    "cni*",
+    "flannel*",
+    "cali*",
+    "lxc*",
+    "lxdbr*",
+    "incusbr*",
+)
+
+
+def table_of(instance: str) -> str:
+    """The table of one Bay."""
+    return f"inet bay_{instance}"
+
+
+def base(instance: str) -> str:
+    """What all sandboxes of a Bay share. Making it again changes nothing that stands, and no packet meets half of it."""
+    table, ours = table_of(instance), f'"{device_prefix(instance)}*"'
+    return "\n".join(
+        [
+            f"add table {table}",
+            f"add set {table} seats {{ type mark; }}",
+            *(f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS),
+            *_reserved_sets(table),
+            *_base_chain(table, "enter", "filter hook prerouting priority -450", [
+                "iifname vmap @enter",
+                f"iifname {ours} drop",
+            ]),
+            *_base_chain(table, "judge", "filter hook prerouting priority -150", [
+                f"ct direction reply ct mark and {MARK_MASK:#x} @seats meta mark set ct mark and {MARK_MASK:#x}",
+                "iifname vmap @judge",
+                f"iifname {ours} drop",
+            ]),
+            *_base_chain(table, "local", "filter hook input priority -150", [f"iifname {ours} drop"]),
+            *_base_chain(table, "forward", "filter hook forward priority -150", [
+                f"iifname {ours} oifname {ours} drop",
+                "oifname vmap @leave",
+                f"oifname {ours} drop",
+            ]),
+            *_base_chain(table, "source", "nat hook postrouting priority 100", [
+                f"iifname {ours} oifname != {ours} masquerade",
+            ]),
+        ]
+    )  # fmt: skip
+
+
+def clearing(instance: str) -> str:
+    """Takes away all that a Bay has in nftables, also when that is nothing."""
+    table = table_of(instance)
+    return f"add table {table}\ndelete table {table}"
+
+
+def _reserved_sets(table: str) -> Iterator[str]:
+    for version, networks in ((4, RESERVED_V4), (6, RESERVED_V6)):
+        elements = ", ".join(map(str, networks))
+        yield f"add set {table} reserved{version} {{ type ipv{version}_addr; flags interval; }}"
+        yield f"add element {table} reserved{version} {{ {elements} }}"
+
+
+def _base_chain(table: str, name: str, hook: str, rules: Sequence[str]) -> Iterator[str]:
+    yield f"add chain {table} base_{name} {{ type {hook}; policy accept; }}"
+    yield f"flush chain {table} base_{name}"
+    yield from (f"add rule {table} base_{name} {rule}" for rule in rules)
+
+
+def guard(version: int) -> str:
+    """For a host that forwarded no packet of IP `version` before Bay: it still forwards only what sandboxes began."""
+    chain, others = f"inet {GUARD} forward{version}", ", ".join(f'"{name}"' for name in _OTHERS)
+    rules = [
+        f"meta nfproto != ipv{version} accept",
+        "ct state established,related accept",
+        "ct status dnat accept",
+        'iifname "bay*" accept',
+        f"iifname {{ {others} }} accept",
+        "drop",
+    ]
+    return "\n".join(
+        [
+            f"add table inet {GUARD}",
+            f"add chain {chain} {{ type filter hook forward priority -160; policy accept; }}",
+            f"flush chain {chain}",
+            *(f"add rule {chain} {rule}" for rule in rules),
+        ]
+    )
+
+
+def seat_chains(seat: Seat, *, ipv6: bool) -> dict[str, list[str]]:
+    """The chains that a sandbox has whatever its policy is, with their rules."""
+    key, mark, mask = seat.key, f"{seat.mark:#x}", f"{MARK_MASK:#x}"
+    admit = f"ct original zone set {seat.zone} meta mark set {mark} accept"
+    own = f"ct mark and {mask} == {mark}"
+    counted = {reason: f'counter name "{key}_{reason}"' for reason in ("reserved", "flood", "protocol")}
+    refuse = f"goto {key}_refuse"
+    return {
+        f"{key}_enter": [
+            f"ip saddr {INSIDE_V4} {admit}",
+            *([f"ip6 saddr {INSIDE_V6} {admit}"] if ipv6 else []),
+            "drop",
+        ],
+        f"{key}_refuse": [
+            f"limit rate over {_REJECTS_S}/second burst {_REJECTS_BURST} packets drop",
+            "meta l4proto tcp reject with tcp reset",
+            "reject with icmpx admin-prohibited",
+        ],
+        f"{key}_pass": [f"ct mark set ct mark and {_OTHER_MARKS:#x} or {mark} accept"],
+        f"{key}_judge": [
+            f"{own} accept",
+            "ct state invalid,untracked drop",
+            f"ct count over {MAX_CONNECTIONS} {counted['flood']} drop",
+            f"limit rate over {NEW_CONNECTIONS_S}/second burst {NEW_CONNECTIONS_BURST} packets {counted['flood']} drop",
+            f"meta l4proto != {{ tcp, udp, icmp, ipv6-icmp }} {counted['protocol']} {refuse}",
+            f"meta nfproto ipv4 meta l4proto ipv6-icmp {counted['protocol']} {refuse}",
+            f"meta nfproto ipv6 meta l4proto icmp {counted['protocol']} {refuse}",
+            f"icmp type != echo-request {counted['protocol']} {refuse}",
+            f"icmpv6 type != echo-request {counted['protocol']} {refuse}",
+            f"fib daddr type {{ local, broadcast, multicast, anycast }} {counted['reserved']} {refuse}",
+            "iifname vmap @policies",
+            "drop",
+        ],
+        f"{key}_leave": [f"meta mark and {mask} == {mark} {own} ct direction reply accept", "drop"],
+    }
+
+
+def seat_counters(seat: Seat) -> list[str]:
+    """The counters of what no rule decides."""
+    return [f"{seat.key}_{reason}" for reason in ("reserved", "flood", "protocol", "allow", "deny")]
+
+
+def counter_of(seat: Seat, rule: NetworkRule) -> str:
+    """The counter of `rule`: the same in every policy that has the rule, wherever it stands there."""
+    return f"{seat.key}_r{_digest(asdict(rule))}"
+
+
+def generation_of(seat: Seat, policy: NetworkPolicy, *, ipv6: bool, private: Sequence[object]) -> str:
+    """What the names of a policy's chains and maps begin with, but for the letter that tells two of the same apart."""
+    facts = {"policy": asdict(policy), "ipv6": ipv6, "private": list(map(str, private))}
+    return f"{seat.key}_g{_digest(facts)}"
+
+
+def _digest(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An address that a name was resolved to: in one of the maps of a service class, for a time."""
+
+    map: str
+    address: Address
+    counter: str
+    timeout_s: int
+
+
+class Generation:
+    """One policy of one sandbox, as nftables has it: chains and maps whose names begin with `name`."""
+
+    def __init__(self, seat: Seat, policy: NetworkPolicy, plan: Plan, name: str) -> None:
+        self.seat = seat
+        self.name = name
+        self._policy = policy
+        self._plan = plan
+
+    def chains(self) -> dict[str, list[str]]:
+        """Its chains, those that others lead to first, with their rules; every one ends with a verdict."""
+        of_classes = {
+            self._chain(one.index): [*self._decisions(one.index), self._default()]
+            for one in self._plan.services
+        }
+        return {**of_classes, self.name: [*self._reserved(), *self._dispatch(), "drop"]}
+
+    def _chain(self, index: int) -> str:
+        return f"{self.name}_c{index}"
+
+    def map_of(self, index: int, action: Action, version: int, *, named: bool = False) -> str:
+        """The map of one service class for what cidrs decide, or `named`, what names do."""
+        return f"{self._chain(index)}{'_n' if named else '_'}{action}{version}"
+
+    def _reserved(self) -> Iterator[str]:
+        for version in (4, 6):
+            daddr, counted = f"{_IP[version]} daddr", f'counter name "{self.seat.key}_reserved"'
+            opened = f" {daddr} != @{self.name}_private{version}" if self._private(version) else ""
+            yield f"{daddr} @reserved{version}{opened} {counted} goto {self.seat.key}_refuse"
+
+    def _private(self, version: int) -> list[str]:
+        return [str(one) for one in self._plan.private if one.version == version]
+
+    def _dispatch(self) -> Iterator[str]:
+        for protocol in PROTOCOLS:
+            spans = [
+                (first, last, self._chain(one.index))
+                for one in self._plan.services
+                for kind, first, last in one.spans
+                if kind == protocol
+            ]
+            numbers = _ICMP.get(protocol, protocol)
+            if len(spans) == 1:
+                yield f"meta l4proto {numbers} goto {spans[0][2]}"
+            else:
+                ports = ", ".join(f"{first}-{last} : goto {chain}" for first, last, chain in sorted(spans))
+                yield f"{protocol} dport vmap {{ {ports} }}"
+
+    def _decisions(self, index: int) -> Iterator[str]:
+        """The order of `policy`: denied cidrs, denied names, allowed names, allowed cidrs, and what is about everything."""
+        names = self._plan.opens_names(index)
+        for action, named in _ORDER:
+            for version in (4, 6):
+                if action in names if named else self._elements(index, action, version):
+                    found = f"{_IP[version]} daddr map @{self.map_of(index, action, version, named=named)}"
+                    yield f"counter name {found} goto {self._end(action)}"
+        for version in (4, 6):
+            everything = next((one for one in self._plan.cidrs(version)[index] if not one.prefix), None)
+            if everything is not None and everything.rule is not None:
+                counter = self._counter(everything.rule)
+                yield f'meta nfproto ipv{version} counter name "{counter}" goto {self._end(everything.action)}'
+
+    def _default(self) -> str:
+        action: Action = "allow" if self._plan.mode == "open" else "deny"
+        return f'counter name "{self.seat.key}_{action}" goto {self._end(action)}'
+
+    def _end(self, action: Action) -> str:
+        return f"{self.seat.key}_{'pass' if action == 'allow' else 'refuse'}"
+
+    def _elements(self, index: int, action: Action, version: int) -> list[Interval]:
+        return [one for one in self._plan.cidrs(version)[index] if one.prefix and one.action == action]
+
+    def _counter(self, rule: int | None) -> str:
+        if rule is None:
+            return f"{self.seat.key}_reserved"
+        return counter_of(self.seat, self._policy.rules[rule])
+
+    def maps(self) -> dict[str, tuple[str, list[str]]]:
+        """Its maps and sets, each with its type and its elements."""
+        found: dict[str, tuple[str, list[str]]] = {}
+        for version in (4, 6):
+            if private := self._private(version):
+                found[f"{self.name}_private{version}"] = (
+                    f"type ipv{version}_addr; flags interval; auto-merge;",
+                    private,
+                )
+        for one in self._plan.services:
+            found.update(self._maps_of(one.index))
+        return found
+
+    def _maps_of(self, index: int) -> Iterator[tuple[str, tuple[str, list[str]]]]:
+        names = self._plan.opens_names(index)
+        for version in (4, 6):
+            kind = f"type ipv{version}_addr : counter; flags"
+            for action in ("deny", "allow"):
+                if intervals := self._elements(index, action, version):
+                    elements = [self._element(one, version) for one in intervals]
+                    yield self.map_of(index, action, version), (f"{kind} interval;", elements)
+                if action in names:
+                    yield self.map_of(index, action, version, named=True), (f"{kind} timeout;", [])
+
+    def name_maps(self) -> list[str]:
+        """Those of its maps whose elements come with the answers to names."""
+        return [name for name, (kind, _) in self.maps().items() if "timeout" in kind]
+
+    def _element(self, one: Interval, version: int) -> str:
+        first, last = _address(one.first, version), _address(one.last, version)
+        addresses = first if first == last else f"{first}-{last}"
+        return f'{addresses} : "{self._counter(one.rule)}"'
+
+    def counters(self) -> set[str]:
+        """The counters of the rules that its chains and elements name from the beginning; those of names come with their addresses."""
+        found = {one.rule for version in (4, 6) for cut in self._plan.cidrs(version) for one in cut}
+        return {counter_of(self.seat, self._policy.rules[rule]) for rule in found if rule is not None}
+
+    def elements_of(self, name: str, addresses: Iterable[Address], timeout_s: int) -> list[Element]:
+        """What opens (or shuts) `addresses` because `name` was resolved to them."""
+        verdict = self._plan.name(name)
+        return [
+            Element(
+                self.map_of(index, one.action, address.version, named=True),
+                address,
+                self._counter(one.rule),
+                timeout_s,
+            )
+            for address in addresses
+            for index, one in enumerate(verdict.opens)
+            if verdict.answered and one.action is not None
+        ]
+
+
+_ORDER: tuple[tuple[Action, bool], ...] = (("deny", False), ("deny", True), ("allow", True), ("allow", False))
+
+
+def _address(number: int, version: int) -> str:
+    return str(ip_address(number.to_bytes(4 if version == 4 else 16, "big")))

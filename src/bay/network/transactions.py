@@ -1,0 +1,143 @@
+"""Transactions on the table of one Bay: the commands, and what will be there when they were obeyed."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from bay.network.ranges import Address
+from bay.network.ruleset import Element, Generation, base, seat_chains, seat_counters, table_of
+from bay.network.seats import Seat, device_of
+
+SHARED = ("enter", "judge", "policies", "leave", "seats")
+"""The maps and the set in which every sandbox has an element."""
+
+
+Name = tuple[str, str]
+"""A kind (`chain`, `map`, `set`, `counter`) with a name; or one of SHARED with the key of a seat, for its element there."""
+
+
+class Script:
+    """Commands for one transaction on the table of one Bay, and what will be there after it: see `Stock`."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._table = table_of(instance)
+        self._lines: list[str] = []
+        self.added: set[Name] = set()
+        self.deleted: set[Name] = set()
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def add_base(self) -> None:
+        """What all sandboxes share."""
+        self._lines.append(base(self._instance))
+
+    def add_seat(self, seat: Seat, *, ipv6: bool) -> None:
+        """The counters and chains of a sandbox; chains are emptied and filled anew where they stand already."""
+        self._add_counters(seat_counters(seat))
+        self._add_chains(seat_chains(seat, ipv6=ipv6))
+        self._add_element("seats", seat, "")
+        for name in ("enter", "judge", "leave"):
+            self._add_element(name, seat, f" : goto {seat.key}_{name}")
+
+    def add_generation(self, generation: Generation) -> None:
+        """The chains and maps of a policy, which no packet meets before `switch`."""
+        self._add_counters(sorted(generation.counters()))
+        for name, (kind, elements) in generation.maps().items():
+            what = "map" if " : " in kind else "set"
+            self._add(what, name, f" {{ {kind} }}")
+            if elements:
+                self._lines.append(f"add element {self._table} {name} {{ {', '.join(elements)} }}")
+        self._add_chains(generation.chains())
+
+    def switch(self, generation: Generation, stock: "Stock") -> None:
+        """Send the new connections of a sandbox to `generation` and to no other."""
+        self._forget("policies", generation.seat, stock)
+        self._add_element("policies", generation.seat, f" : goto {generation.name}")
+
+    def open(self, elements: Iterable[Element], known: Mapping[tuple[str, Address], Element]) -> None:
+        """Put addresses of names into their maps; of those that are `known` to be there the time begins anew."""
+        latest = {(one.map, one.address): one for one in elements}
+        self._add_counters(sorted({one.counter for one in latest.values()}))
+        for name in dict.fromkeys(one.map for one in latest.values()):
+            wanted = [one for one in latest.values() if one.map == name]
+            self._open(name, wanted, [known.get((name, one.address), one) for one in wanted])
+
+    def _open(self, name: str, wanted: Sequence[Element], before: Sequence[Element]) -> None:
+        # An element keeps its counter and, before Linux 6.12, its time: it has to go and come again. What has just run out
+        # cannot be deleted, so it is added first, as it was.
+        self._lines.append(f"add element {self._table} {name} {{ {_listed(before)} }}")
+        keys = ", ".join(str(one.address) for one in wanted)
+        self._lines.append(f"delete element {self._table} {name} {{ {keys} }}")
+        self._lines.append(f"add element {self._table} {name} {{ {_listed(wanted)} }}")
+
+    def forget(self, seat: Seat, stock: "Stock") -> None:
+        """Take a sandbox out of all that leads to its chains."""
+        for name in SHARED:
+            self._forget(name, seat, stock)
+
+    def delete(self, names: Collection[Name]) -> None:
+        """Remove objects that nothing outside of them leads to."""
+        self._lines += [f"flush chain {self._table} {name}" for kind, name in names if kind == "chain"]
+        for what in ("chain", "map", "set", "counter"):
+            self._lines += [f"delete {what} {self._table} {name}" for kind, name in names if kind == what]
+        self.deleted |= set(names)
+
+    def _add(self, what: str, name: str, rest: str = "") -> None:
+        self._lines.append(f"add {what} {self._table} {name}{rest}")
+        self.added.add((what, name))
+
+    def _add_counters(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._add("counter", name)
+
+    def _add_chains(self, chains: Mapping[str, list[str]]) -> None:
+        for name in chains:
+            self._add("chain", name)
+        for name, rules in chains.items():
+            self._lines.append(f"flush chain {self._table} {name}")
+            self._lines += [f"add rule {self._table} {name} {rule}" for rule in rules]
+
+    def _add_element(self, name: str, seat: Seat, verdict: str) -> None:
+        self._lines.append(f"add element {self._table} {name} {{ {self._own(name, seat)}{verdict} }}")
+        self.added.add((name, seat.key))
+
+    def _forget(self, name: str, seat: Seat, stock: "Stock") -> None:
+        if (name, seat.key) in stock.of(seat.key):
+            self._lines.append(f"delete element {self._table} {name} {{ {self._own(name, seat)} }}")
+            self.deleted.add((name, seat.key))
+
+    def _own(self, name: str, seat: Seat) -> str:
+        return f"{seat.mark:#x}" if name == "seats" else f'"{device_of(self._instance, seat.number)}"'
+
+
+class Stock:
+    """What nftables has of each sandbox, by the key of its seat. Kept in memory, so that no change begins with a listing."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[Name]] = {}
+
+    def of(self, key: str) -> set[Name]:
+        """What there is of one sandbox."""
+        return self._names.get(key, set())
+
+    def seats(self) -> list[str]:
+        """The keys of the sandboxes of which there is something."""
+        return [key for key, names in self._names.items() if names]
+
+    def add(self, names: Iterable[Name]) -> None:
+        """Note what is there."""
+        for kind, name in names:
+            self._names.setdefault(name.partition("_")[0], set()).add((kind, name))
+
+    def apply(self, script: Script) -> None:
+        """Note what `script` did."""
+        for kind, name in script.deleted - script.added:
+            self.of(name.partition("_")[0]).discard((kind, name))
+        self.add(script.added)
+
+
+def _listed(elements: Iterable[Element]) -> str:
+    return ", ".join(f'{one.address} timeout {one.timeout_s}s : "{one.counter}"' for one in elements)

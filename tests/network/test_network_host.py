@@ -1,0 +1,147 @@
+"""What the kernel is told of sandboxes' networks, and what is left of it: namespaces of the test's own, no sandbox in them."""
+
+import os
+import subprocess
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bay.drivers.oci import netns
+from bay.models import NetworkPolicy, NetworkRule
+from bay.network import namespaces
+from bay.network.firewalls import dropping
+from bay.network.host import Network
+from bay.network.seats import Seat
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
+
+INSTANCE = "0a0b"
+SEAT = Seat(7, "ses-a")
+OPEN = NetworkPolicy()
+LIST = NetworkPolicy(mode="allowlist", rules=(NetworkRule(action="allow", cidr="9.9.9.9/32", ports=(53,)),))
+
+
+@pytest.fixture
+def inside() -> Generator[int, None, None]:
+    """A network namespace with loopback alone."""
+
+    def made() -> int:
+        netns.set_up_loopback()
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    descriptor = namespaces.inside_new(made)
+    yield descriptor
+    os.close(descriptor)
+
+
+@asynccontextmanager
+async def opened() -> AsyncGenerator[Network, None]:
+    network = Network(instance=INSTANCE)
+    await network.open()
+    try:
+        yield network
+    finally:
+        await network.aclose()
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def left() -> list[str]:
+    """What of this Bay the kernel has."""
+    devices = [line.split()[0] for line in said("ip", "-br", "link").splitlines()]
+    lines = [*said("nft", "list", "ruleset").splitlines(), *devices, *said("ip", "rule").splitlines()]
+    words = (INSTANCE, f"{SEAT.mark:#x}")
+    return [line for line in lines if any(word in line for word in words)]
+
+
+async def sit(network: Network, descriptor: int, policy: NetworkPolicy = OPEN) -> None:
+    network.admit(SEAT, policy)
+    network.connect(SEAT, descriptor)
+
+
+async def test_this_host_lacks_nothing() -> None:
+    assert Network(instance=INSTANCE).probe() == []
+
+
+async def test_a_removed_network_leaves_nothing_behind(inside: int) -> None:
+    async with opened() as network:
+        before = left()
+        await sit(network, inside, LIST)
+        assert network.owned() == {SEAT.number}
+        await network.remove(SEAT)
+        assert network.owned() == set()
+        assert left() == before
+        await network.remove(SEAT)
+
+
+async def test_the_last_bay_without_sandboxes_leaves_nothing_shared_either() -> None:
+    async with opened():
+        assert left()
+    assert left() == []
+
+
+async def test_networks_stand_without_bay_and_are_found_by_the_next(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside, LIST)
+        whole = left()
+    assert left() == whole
+    async with opened() as network:
+        assert network.owned() == {SEAT.number}
+        await network.set_policy(SEAT, LIST, inside)
+        assert (await network.state(SEAT)).mode == "allowlist"
+        await network.remove(SEAT)
+    assert left() == []
+
+
+async def test_a_half_made_network_is_removed_whole() -> None:
+    async with opened() as network:
+        network.admit(SEAT, LIST)
+        await network.remove(SEAT)
+    assert left() == []
+
+
+async def test_a_device_that_somebody_removed_is_made_again(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside)
+        said("ip", "link", "delete", f"bay{INSTANCE}-0007")
+        await network.set_policy(SEAT, OPEN, inside)
+        assert f"bay{INSTANCE}-0007" in said("ip", "-o", "link")
+        await network.remove(SEAT)
+
+
+async def test_rules_that_somebody_flushed_are_made_again(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside)
+        whole = said("nft", "list", "table", "inet", f"bay_{INSTANCE}")
+        said("nft", "flush", "ruleset")
+        await network.set_policy(SEAT, OPEN, inside)
+        again = said("nft", "list", "table", "inet", f"bay_{INSTANCE}")
+        assert sorted(again.splitlines()) == sorted(whole.splitlines())
+        await network.remove(SEAT)
+
+
+async def test_mode_none_takes_the_device_away_and_another_brings_it_back(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside)
+        await network.set_policy(SEAT, NetworkPolicy(mode="none"), inside)
+        assert network.owned() == set()
+        await network.set_policy(SEAT, LIST, inside)
+        assert network.owned() == {SEAT.number}
+        await network.remove(SEAT)
+
+
+async def test_a_firewall_that_drops_what_it_forwards_is_named_until_it_knows_of_sandboxes() -> None:
+    assert dropping() == []
+    said(
+        "nft",
+        "add table ip theirs; add chain ip theirs FORWARD { type filter hook forward priority 0; policy drop; }",
+    )
+    try:
+        assert dropping() == ["the chain FORWARD of table ip theirs"]
+        said("nft", 'add rule ip theirs FORWARD iifname "bay*" accept')
+        assert dropping() == []
+    finally:
+        said("nft", "delete table ip theirs")
