@@ -20,6 +20,11 @@ from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError
 from bay.models import Limits
+from bay.network.dns import Forwarder
+from bay.network.dns_plan import Opener
+from bay.network.dns_upstream import Resolver, resolvers_in
+from bay.network.host import Network
+from bay.network.ranges import Address
 from bay.server import due
 from bay.server.addresses import Addresses
 from bay.server.api import admin as admin_api
@@ -456,7 +461,33 @@ def make_driver(settings: Settings) -> Driver:
         runc=settings.runc,
         runc_timeout_s=settings.runc_timeout,
         id_range_start=settings.id_range_start,
+        network=make_network(settings) if settings.network == "auto" else None,
     )
+
+
+def make_network(settings: Settings) -> Network:
+    """The networks of the settings' sandboxes. Their names on the host carry a mark of this data directory."""
+    resolvers = settings.dns_servers or _host_resolvers()
+
+    def names(opener: Opener, is_reachable: Callable[[Address], bool]) -> Forwarder:
+        return Forwarder(
+            resolvers=resolvers, opener=opener, is_reachable=is_reachable, ipv6=settings.network_ipv6
+        )
+
+    return Network(
+        instance=instance_of(settings.data_dir)[:4],
+        ipv6=settings.network_ipv6,
+        private=settings.network_private,
+        names=names,
+    )
+
+
+def _host_resolvers() -> tuple[Resolver, ...]:
+    """Whom this host asks for names."""
+    try:
+        return resolvers_in(Path("/etc/resolv.conf").read_text(errors="replace"))
+    except OSError:
+        return ()
 
 
 def choose_cargo(settings: Settings) -> choose.Kind:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from bay import trees
 from bay.drivers.base import (
     Capabilities,
@@ -27,7 +29,8 @@ from bay.drivers.oci import cgroups, closure, host_image, mounts, seccomp
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
-from bay.drivers.oci.probe import checks
+from bay.drivers.oci.line import Line, namespace_of
+from bay.drivers.oci.probe import requirements
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
@@ -37,6 +40,13 @@ from bay.drivers.readiness import wait_readable
 from bay.drivers.threads import in_new_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 from bay.models import NetworkPolicy, NetworkState
+from bay.network.firewalls import FIX, dropping
+from bay.network.host import Network
+from bay.network.seats import Seat
+
+log = structlog.get_logger("bay.drivers.oci")
+
+NO_NETWORK = NetworkState(mode="none", enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0)
 
 _READY_S = 15.0
 _KILL_S = 20.0
@@ -63,9 +73,6 @@ class OciDriver:
     """
 
     name = "oci"
-    capabilities = Capabilities(
-        isolation=("container",), pause=True, images=("host",), persist=("workspace", "machine")
-    )
 
     def __init__(
         self,
@@ -81,8 +88,13 @@ class OciDriver:
         id_range_count: int = 4094,
         layer_bytes: int = 10 << 30,
         parallel_starts: int | None = None,
+        network: Network | None = None,
         seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
     ) -> None:
+        self.capabilities = Capabilities(
+            isolation=("container",), pause=True, images=("host",), persist=("workspace", "machine")
+        )
+        self._network = network
         self._layout = Layout(root, run_dir, cache or root)
         self._runc = Runc(runc, self._layout.runc_root, runc_timeout_s)
         self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
@@ -96,9 +108,12 @@ class OciDriver:
     async def open(self) -> None:
         """Check the host (see `probe`) and make what all sessions share: directories, the `host` image, Ship's closure (about 2 s the first time)."""
         self._shared = await in_new_thread(self._make_shared)
+        await self._open_network()
 
     async def aclose(self) -> None:
-        """Remove the empty control groups and directories that sessions leave behind. Sessions keep running."""
+        """Remove the empty control groups and directories that sessions leave behind. Sessions keep running, held as they are."""
+        if self._network is not None:
+            await self._network.aclose()
         await in_new_thread(self._tidy)
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
@@ -125,6 +140,8 @@ class OciDriver:
                 "boot": shared.boot,
             }
             yield replace(claimed, data={**claimed.data, **started})
+            if order.line is not None:
+                await self._serve_names(order.line, launched)
             await output.wait_ready(spec.session_id, _READY_S)
         await self._seal(launched)
         endpoint = Endpoint(socket_path=str(places.socket), peer_uid=id_base, peer_pid=launched.pid)
@@ -177,19 +194,27 @@ class OciDriver:
         places = self._layout.session(handle.session_id)
         cgroup = self._cgroup_of(handle.session_id)
         await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
+        await self._unplug(handle)  # before the id range is free, whose number is that of the seat
         await trees.remove(places.data, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
-        """See `Driver.set_network`. A session has loopback, and nothing else."""
-        if policy.mode != "none":
-            raise DriverUnavailable(f"this host cannot hold a sandbox to network mode {policy.mode}")
+        """See `Driver.set_network`."""
+        if self._network is None:
+            if policy.mode != "none":
+                raise DriverUnavailable(f"this host cannot hold a sandbox to network mode {policy.mode}")
+            return
+        seat, namespace = await in_new_thread(lambda: (self._seat(handle), self._open_namespace(handle)))
+        if namespace is None:
+            return
+        with closing_fd(namespace):
+            if seat is not None:
+                await self._network.set_policy(seat, policy, namespace)
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """See `Driver.network_state`."""
-        return NetworkState(
-            mode="none", enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
-        )
+        seat = await in_new_thread(lambda: self._seat(handle)) if self._network else None
+        return await self._network.state(seat) if self._network and seat else NO_NETWORK
 
     async def list_owned(self) -> AsyncIterator[Owned]:
         """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough.
@@ -200,6 +225,40 @@ class OciDriver:
         for session_id, sandbox_id in await in_new_thread(self._owned):
             yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
 
+    async def _open_network(self) -> None:
+        if self._network is None:
+            return
+        if problems := await in_new_thread(self._network.probe):
+            log.warning("network.unavailable", problems=problems)
+            self._network = None
+            return
+        await self._network.open()
+        if firewalls := await in_new_thread(dropping):
+            log.warning("network.forwarding_dropped", by=firewalls, fix=FIX)
+        self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
+
+    async def _unplug(self, handle: Handle) -> None:
+        if self._network is None:
+            return
+        if (seat := await in_new_thread(lambda: self._seat(handle))) is not None:
+            await self._network.remove(seat)
+
+    async def _serve_names(self, line: Line, launched: Launched) -> None:
+        namespace = await in_new_thread(lambda: namespace_of(launched.pid, launched.started))
+        if namespace is None:
+            raise SandboxNotReady("Ship ended before it was ready")
+        with closing_fd(namespace):
+            await line.serve_names(namespace)
+
+    def _open_namespace(self, handle: Handle) -> int | None:
+        init = self._init(handle)
+        return None if init is None else namespace_of(*init)
+
+    def _seat(self, handle: Handle) -> Seat | None:
+        """The session's seat, by its claim on an id range: no other live session of this host has that number."""
+        number = self._ids.number(self._layout.session(handle.session_id).run)
+        return None if number is None else Seat(number + 1, handle.session_id)
+
     def _tidy(self) -> None:
         cgroups.remove_if_empty(self._cgroup)
         self._layout.remove_if_empty()
@@ -207,7 +266,9 @@ class OciDriver:
     def _make_shared(self) -> _Shared:
         root = self._layout.root
         nearest = next(path for path in (root, *root.parents) if path.is_dir())
-        missing = [one for one in checks(self._runc.binary, scratch=nearest) if one.required and not one.ok]
+        missing = [
+            one for one in requirements(self._runc.binary, scratch=nearest) if one.required and not one.ok
+        ]
         if missing:
             raise DriverUnavailable("; ".join(f"{one.name}: {one.found} ({one.fix})" for one in missing))
         with host_errors():
@@ -257,7 +318,14 @@ class OciDriver:
             runc=self._runc,
             tell_mapping=shared.tell_mapping,
             seccomp=self._seccomp,
+            line=self._line(spec, id_base),
         )
+
+    def _line(self, spec: SessionSpec, id_base: int) -> Line | None:
+        if self._network is None or spec.network.mode == "none":
+            return None
+        seat = Seat(self._ids.number_of(id_base) + 1, spec.session_id)
+        return Line(self._network, seat, spec.network)
 
     async def _launch(self, order: Order, output: StartOutput) -> Launched:
         async with self._starting:

@@ -89,7 +89,7 @@ nogroup:x:65534:
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/hostname": "sandbox\n",
     "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost\n",
-    "etc/resolv.conf": "# this sandbox has no network\n",
+    "etc/resolv.conf": "nameserver 127.0.0.53\n",
     "var/lib/dpkg/statoverride": "",  # the host's names users that are not in this image
 }
 

@@ -48,6 +48,17 @@ class IdRanges:
                 if path == holder:
                     self._file(number).unlink()
 
+    def number_of(self, first: int) -> int:
+        """The number of the range that begins there."""
+        return (first - self.start) // IDS
+
+    def number(self, holder: Path) -> int | None:
+        """The number of the range that `holder` has; None when it has none."""
+        if not self.directory.is_dir():
+            return None
+        with self._locked():
+            return next((number for number, path in self._claims().items() if path == holder), None)
+
     def holders(self) -> list[Path]:
         """The directories that hold a claim now, also those of other Bays."""
         if not self.directory.is_dir():

@@ -1,7 +1,7 @@
 """Starting a session's container: everything that has to happen in one thread, in the order it happens.
 
-The thread leaves the host's mount and network namespaces, assembles the root file system, brings up loopback,
-runs runc there, and ends. runc and the container inherit what they should, and what the thread
+The thread has its line to the network judged, leaves the host's mount and network namespaces, connects the line, brings up
+loopback, assembles the root file system, runs runc there, and ends. runc and the container inherit what they should, and what the thread
 alone had is dropped by the kernel, also when Bay is killed on the way.
 """
 
@@ -24,6 +24,7 @@ import structlog
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import mounts, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
+from bay.drivers.oci.line import Line
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import RLIMITS, SOCKET_DIR, Place, build
 from bay.drivers.oci.userns import user_namespace
@@ -47,6 +48,8 @@ class Order:
     runc: Runc
     tell_mapping: bool
     seccomp: dict[str, Any]
+    line: Line | None
+    """To the network; without one the session has loopback only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,12 @@ def launch(order: Order, output: StartOutput) -> Launched:
     Raises DriverUnavailable, StorageFull or SandboxNotReady.
     """
     with host_errors(), locked(order.places.lock) as lock, user_namespace(order.id_base) as userns:
+        if order.line is not None:
+            order.line.admit()
         mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_NEWNET | mounts.CLONE_FS)
         netns.set_up_loopback()
+        if order.line is not None:
+            order.line.connect()
         root = rootfs.assemble(order.rootfs, order.stage, userns, order.id_base)
         _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}")
         log = order.places.run / "runc.log"

@@ -19,6 +19,8 @@ from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.runc import runc_version
 from bay.drivers.oci.userns import user_namespace
 from bay.drivers.processes import closing_fd
+from bay.network.firewalls import FIX, dropping
+from bay.network.host import Network
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = 1024
@@ -43,16 +45,15 @@ def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_
 
     `scratch` is a directory on the file system that will hold the sessions' layers (default: the system's).
     """
+    return [*requirements(runc, scratch=scratch, id_base=id_base), *_limits(), *_extras(scratch), *_network()]
+
+
+def requirements(
+    runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
+) -> list[Check]:
+    """Those of `checks` that are about whether the driver opens."""
     root = Check("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run Bay as root")
-    return [
-        root,
-        *_runc(runc),
-        *_kernel(),
-        _cgroups(),
-        *_trials(scratch, id_base),
-        *_limits(),
-        *_extras(scratch),
-    ]
+    return [root, *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base)]
 
 
 def _runc(binary: str) -> list[Check]:
@@ -140,7 +141,7 @@ def _limits() -> list[Check]:
 
 def _extras(scratch: Path | None) -> list[Check]:
     filesystems = _text("/proc/filesystems").split()
-    btrfs, nft = shutil.which("btrfs"), shutil.which("nft")
+    btrfs = shutil.which("btrfs")
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
     return [
         Check(
@@ -158,13 +159,6 @@ def _extras(scratch: Path | None) -> list[Check]:
             "put Bay's data directory on btrfs and run: btrfs quota enable --simple DIRECTORY",
         ),
         Check(
-            "nftables",
-            nft is not None,
-            False,
-            nft or "no nft program",
-            "install nftables, for egress policies",
-        ),
-        Check(
             "kvm",
             kvm,
             False,
@@ -172,6 +166,17 @@ def _extras(scratch: Path | None) -> list[Check]:
             "enable virtualisation, for isolation by virtual machines",
         ),
     ]
+
+
+def _network() -> list[Check]:
+    problems = Network(instance="0000").probe()
+    fix = 'mend it, or set network = "off"; until then sandboxes have loopback only'
+    usable = Check("network", not problems, False, "; ".join(problems) or "works", fix)
+    if problems:
+        return [usable]
+    firewalls = dropping()
+    found = f"dropped by {', '.join(firewalls)}" if firewalls else "nothing in the way"
+    return [usable, Check("forwarding", not firewalls, False, found, FIX)]
 
 
 def _try_openat2() -> None:

@@ -1,0 +1,50 @@
+"""A session's line to the network: the seat it has, and what is done with it at which moment of its life.
+
+Judged before there is a device, connected before there is a process, answered before the first command.
+"""
+
+import os
+from dataclasses import dataclass
+
+from bay.drivers.processes import closing_fd, ends_within, open_process
+from bay.models import NetworkPolicy
+from bay.network.host import Network
+from bay.network.seats import Seat
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The seat of a session that begins, and the policy that it begins with."""
+
+    network: Network
+    seat: Seat
+    policy: NetworkPolicy
+
+    def admit(self) -> None:
+        """Have the host hold what will come from there to the policy. Blocks; called in the host's namespaces."""
+        self.network.admit(self.seat, self.policy)
+
+    def connect(self) -> None:
+        """Give the calling thread's network namespace its device. Blocks."""
+        with closing_fd(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+            self.network.connect(self.seat, namespace)
+
+    async def serve_names(self, namespace: int) -> None:
+        """Answer names inside the namespace behind that descriptor."""
+        await self.network.serve_names(self.seat, namespace)
+
+
+def namespace_of(pid: int, started: int) -> int | None:
+    """A descriptor of the network namespace of the process that began at `started`; None when it is no more. Blocks."""
+    if (pidfd := open_process(pid, started)) is None:
+        return None
+    with closing_fd(pidfd):
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it has ended, and nobody has waited for it yet
+            return None
+        # The number may have gone to another process since it was looked at.
+        if not ends_within(pidfd, 0):
+            return namespace
+    os.close(namespace)
+    return None
