@@ -14,7 +14,7 @@ import httpx
 from crash_points import Points, watch
 
 from bay.drivers.oci import OciDriver
-from bay.server.app import Bay, build_app
+from bay.server.app import Bay, build_app, make_network
 from bay.server.lifecycle import is_expired
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
@@ -57,13 +57,14 @@ class Place:
         return f"BAY_CRASH_CASE={self.root}"
 
     def driver(self, **options: Any) -> OciDriver:
-        """The driver as this case has it."""
+        """The driver as this case has it. Its seats are as its id ranges: other cases may have the same, so nothing is sent."""
         return OciDriver(
             root=self.data_dir / "oci",
             run_dir=self.run_dir,
             cache=self.cache,
             instance=self.instance,
             ids_dir=self.ids_dir,
+            network=make_network(self.settings(0)),
             **options,
         )
 

@@ -5,11 +5,15 @@ import os
 import re
 import sqlite3
 import stat
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from crash_case import Place
+
+from bay.network.seats import number_of
+from bay.server.app import instance_of
 
 _SESSION = re.compile(r"sess-[0-9a-f]{24}")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -31,6 +35,7 @@ def by_session(place: Place) -> dict[str, set[str]]:
         "data directory": _names(place.data_dir / "oci/sessions"),
         "id range": {Path(holder).name for holder in _holders(place)},
         "process": {session for _, session in _contained(place)},
+        "network device": set(_devices(place)),
     }
 
 
@@ -103,9 +108,25 @@ def remains(place: Place) -> list[str]:
     found += [f"checkpoint {checkpoint_id}" for checkpoint_id in sorted(checkpoints(place))]
     found += [f"control group {group}" for group in _parents(place)]
     found += [f"mount {line}" for line in _mounts(place)]  # that of the pool, too
+    found += _network(place)
     if place.run_dir.exists():
         found.append(f"{place.run_dir}: {sorted(os.listdir(place.run_dir))}")
     return found + trash(place) + _left_rows(place)
+
+
+def _devices(place: Place) -> Iterator[str]:
+    """The sessions, or numbers that no session claims, with a device on the host."""
+    for name in _names(Path("/proc/sys/net/ipv4/conf")):
+        if number := number_of(instance_of(place.data_dir)[:4], name):
+            holder = _text(place.ids_dir / str(number - 1))
+            yield Path(holder).name if holder else f"nobody's seat {number}"
+
+
+def _network(place: Place) -> list[str]:
+    instance = instance_of(place.data_dir)[:4]
+    tables = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
+    devices = [name for name in _names(Path("/proc/sys/net/ipv4/conf")) if name.startswith(f"bay{instance}-")]
+    return [f"nftables {line}" for line in tables.splitlines() if f"bay_{instance}" in line] + devices
 
 
 def _left_rows(place: Place) -> list[str]:
