@@ -19,11 +19,13 @@ from ship.everywhere import Confined, Everywhere
 from ship.execs import Execs
 from ship.file_routes import FileRoutes
 from ship.files import FileThreads
-from ship.http import Answer, BadRequest, Conversation, CutShort, Request, Upgrade
+from ship.http import Answer, BadRequest, Conversation, CutShort, Request, Switch, Upgrade
 from ship.kernel_life import Ground
 from ship.kernel_routes import KernelRoutes
 from ship.kernels import Kernels, default_order
 from ship.paths import Workspace
+from ship.port_routes import PortRoutes
+from ship.ports import Ports
 from ship.reap import Nursery
 from ship.routes import InsideRoutes, Routes
 from ship.settings import Settings
@@ -45,7 +47,7 @@ _PEERCRED = struct.Struct("3i")
 class Answers(Protocol):
     """The routes behind a door."""
 
-    async def answer(self, request: Request) -> Answer | Upgrade: ...
+    async def answer(self, request: Request) -> Answer | Switch | Upgrade: ...
 
 
 class Door:
@@ -123,6 +125,9 @@ class Door:
             if isinstance(answer, Upgrade):
                 await answer.serve(await talk.upgrade(request.websocket_key or b""))
                 return False
+            if isinstance(answer, Switch):
+                await _switch(talk, answer)
+                return False
             await talk.answer(answer)
         except ShipError as error:
             await talk.refuse(error)
@@ -146,6 +151,13 @@ class Door:
         if self._bearer is None:
             return True
         return request.authorization is not None and hmac.compare_digest(request.authorization, self._bearer)
+
+
+async def _switch(talk: Conversation, answer: Switch) -> None:
+    try:
+        await answer.serve(talk.wire, await talk.switch(answer.protocol))
+    finally:
+        answer.close()
 
 
 def session_of(token: str) -> str:
@@ -180,12 +192,14 @@ async def _run(settings: Settings) -> None:
     file_routes = FileRoutes(space, threads)
     tools = ToolRuns(nursery, settings.user, local=settings.local)
     tree_routes = TreeRoutes(space, threads, tools, local=settings.local)
-    routes = Routes(settings, workspace, threads, execs, kernel_routes, file_routes, tree_routes)
+    ports = Ports(threads, local=settings.local)
+    port_routes = PortRoutes(ports)
+    routes = Routes(settings, workspace, threads, execs, kernel_routes, file_routes, tree_routes, port_routes)
     outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
     inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:
-        await _open_inside(inside)
+        await _open_inside(inside, ports)
     _say_ready()
     if settings.eager_kernel:
         kernels.prepare(default_order(settings.user))
@@ -193,6 +207,7 @@ async def _run(settings: Settings) -> None:
     server.close()
     kernels.stop()
     await execs.end_all(_TERM_GRACE_S)
+    ports.stop()
     await asyncio.gather(outside.close(), inside.close())
     _remove_socket(settings.socket)
     os._exit(0)  # threads that still wait for a disk are not waited for
@@ -226,12 +241,13 @@ def _remove_socket(path: str) -> None:
             os.unlink(path)
 
 
-async def _open_inside(inside: Door) -> None:
+async def _open_inside(inside: Door, ports: Ports) -> None:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", INSIDE_PORT))
         await asyncio.get_running_loop().create_server(inside.accept, sock=listening)
+        ports.hide(listening.fileno())
     except OSError as error:
         # No loopback device, or a program was first: the sandbox works without.
         listening.close()

@@ -11,6 +11,7 @@ ShipError
 ├── PayloadTooLarge   413 payload_too_large
 ├── RangeNotSatisfiable 416 range_not_satisfiable  details.size is how many bytes there are
 ├── InternalError     500 internal_error
+├── PortClosed        502 port_closed        details.listening says on which ports something listens
 └── StorageFull       507 storage_full
 """
 
@@ -100,6 +101,13 @@ class RangeNotSatisfiable(ShipError):
 
 class InternalError(ShipError):
     """A defect of Ship, or a kernel that lacks what it needs."""
+
+
+class PortClosed(ShipError):
+    """Nothing listens on that port."""
+
+    code = "port_closed"
+    status = 502
 
 
 class StorageFull(ShipError):

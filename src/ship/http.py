@@ -53,6 +53,18 @@ class Upgrade:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """Another protocol on the connection instead of an answer, and who serves it, given what came behind the request.
+
+    `close` is called in the end also when the protocol could not be changed.
+    """
+
+    protocol: str
+    serve: Callable[[Wire, bytes], Awaitable[None]]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request whose body has not been read. `segments` are the decoded parts of the path."""
 
@@ -62,14 +74,16 @@ class Request:
     authorization: bytes | None
     websocket_key: bytes | None
     """What a well-formed request for a WebSocket carries."""
+    protocol: bytes | None
+    """What the connection is to be upgraded to, in lower case."""
     talk: "Conversation" = field(repr=False)
 
     @property
     def stays(self) -> bool:
         """Whether whoever asks may stay for as long as they like."""
         follows = self.query.get("follow", "false") in ("true", "1")
-        feeds = self.segments[-1:] == ("stdin",)
-        return follows or feeds or "wait" in self.query or self.websocket_key is not None
+        feeds = self.segments[-1:] in (("stdin",), ("feed",))
+        return follows or feeds or "wait" in self.query or self.protocol is not None
 
     async def read_json(self, limit: int) -> object:
         """The body, decoded. Raises PayloadTooLarge above `limit` bytes, InvalidArgument when it is no JSON."""
@@ -129,12 +143,16 @@ class Conversation:
 
     async def upgrade(self, key: bytes) -> WebSocket:
         """Say yes to a request for a WebSocket. Raises BadRequest when it has a body."""
-        async for _ in self.body():
-            raise BadRequest("a request for a WebSocket has no body")
-        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), *self._signature()]
         accept = ("Sec-WebSocket-Accept", accept_of(key).decode())
-        await self._send(b"", h11.InformationalResponse(status_code=101, headers=[*headers, accept]))
-        return WebSocket(self.wire, self._http.trailing_data[0])
+        return WebSocket(self.wire, await self.switch("websocket", accept))
+
+    async def switch(self, protocol: str, *headers: tuple[str, str]) -> bytes:
+        """Say yes to a request for another protocol; gives what came behind it. Raises BadRequest when it has a body."""
+        async for _ in self.body():
+            raise BadRequest("a request for another protocol has no body")
+        named = [("Upgrade", protocol), ("Connection", "Upgrade"), *self._signature(), *headers]
+        await self._send(b"", h11.InformationalResponse(status_code=101, headers=named))
+        return self._http.trailing_data[0]
 
     async def refuse(self, error: ShipError, *, signed: bool = True) -> None:
         """Answer with `error`, when an answer has not begun. Not `signed`: without X-Ship-Session."""
@@ -212,22 +230,24 @@ def _to_request(event: h11.Request, talk: Conversation) -> Request:
         query=_parse_query(query),
         authorization=_only_header(event, b"authorization"),
         websocket_key=_websocket_key(event),
+        protocol=_protocol(event),
         talk=talk,
     )
 
 
 def _websocket_key(event: h11.Request) -> bytes | None:
     """RFC 6455, 4.2.1: the key, when all the rest is as it must be."""
-    upgrade = (_only_header(event, b"upgrade") or b"").lower()
-    connection = {word.strip().lower() for word in (_only_header(event, b"connection") or b"").split(b",")}
-    if (
-        upgrade != b"websocket"
-        or b"upgrade" not in connection
-        or _only_header(event, b"sec-websocket-version") != b"13"
-    ):
+    if _protocol(event) != b"websocket" or _only_header(event, b"sec-websocket-version") != b"13":
         return None
     key = _only_header(event, b"sec-websocket-key") or b""
     return key if _WEBSOCKET_KEY.fullmatch(key) else None
+
+
+def _protocol(event: h11.Request) -> bytes | None:
+    """RFC 9110, 7.8: the one that is asked for, when the connection may be changed."""
+    connection = {word.strip().lower() for word in (_only_header(event, b"connection") or b"").split(b",")}
+    protocol = _only_header(event, b"upgrade") if b"upgrade" in connection else None
+    return protocol and protocol.lower()
 
 
 def _only_header(event: h11.Request, name: bytes) -> bytes | None:

@@ -13,11 +13,12 @@ from ship.errors import InvalidArgument, NotFound, OutputGone
 from ship.execs import Exec, Execs
 from ship.file_routes import FileRoutes, closed
 from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
-from ship.http import Answer, Request, Upgrade, json_answer
+from ship.http import Answer, Request, Switch, Upgrade, json_answer
 from ship.kernel_routes import KernelRoutes
 from ship.owners import Owners
 from ship.paths import Workspace
 from ship.patience import Patience
+from ship.port_routes import PortRoutes
 from ship.ring import Piece
 from ship.settings import Settings
 from ship.tree_routes import TreeRoutes
@@ -43,6 +44,7 @@ class Routes:
         kernels: KernelRoutes,
         file_routes: FileRoutes,
         tree_routes: TreeRoutes,
+        port_routes: PortRoutes,
     ) -> None:
         self._settings = settings
         self._workspace = workspace
@@ -51,6 +53,7 @@ class Routes:
         self._kernels = kernels
         self._file_routes = file_routes
         self._tree_routes = tree_routes
+        self._port_routes = port_routes
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("healthz",)): self._health,
             ("GET", ("meta",)): self._meta,
@@ -63,7 +66,7 @@ class Routes:
             ("DELETE", ("files",)): self._delete_file,
         }
 
-    async def answer(self, request: Request) -> Answer | Upgrade:
+    async def answer(self, request: Request) -> Answer | Switch | Upgrade:
         """The answer to `request`. Raises ShipError."""
         handler = self._fixed.get((request.method, request.segments))
         if handler is not None:
@@ -87,6 +90,8 @@ class Routes:
                 return await self._signal_process(request, pid)
             case _, ("kernels" | "kernelspecs" | "cells", *_):
                 return await self._kernels.answer(request)
+            case _, ("ports" | "tunnel", *_):
+                return await self._port_routes.answer(request)
             case _, ("fs", "search" | "watch" | "archive"):
                 return await self._tree_routes.answer(request)
             case _, ("fs", *_):

@@ -595,7 +595,7 @@ class Anyone:
 def test_the_answers_of_files_hold_nothing_once_they_are_closed(tmp_path: Path, what: str) -> None:
     (tmp_path / "large").write_bytes(bytes(3 * MIB))
     path = str(tmp_path / "large" if what == "content" else tmp_path)
-    request = Request("GET", ("fs", what), {"path": path}, None, None, cast("Conversation", None))
+    request = Request("GET", ("fs", what), {"path": path}, None, None, None, cast("Conversation", None))
 
     async def run() -> list[int]:
         routes = FileRoutes(Everywhere(str(tmp_path)), FileThreads(cast("Identity", Anyone())))

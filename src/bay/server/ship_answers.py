@@ -12,7 +12,7 @@ from bay.models import Exec, ExecState, Stream
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
 _PASSED_ON = frozenset(
     ("validation_error", "invalid_path", "file_not_found", "not_found", "forbidden", "conflict", "output_gone",
-     "payload_too_large", "range_not_satisfiable", "storage_full")
+     "payload_too_large", "range_not_satisfiable", "storage_full", "port_closed")
 )  # fmt: skip
 
 Text = Annotated[str, Field(max_length=4096)]
@@ -22,6 +22,9 @@ Moment = Annotated[
     AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
 ]
 M = TypeVar("M", bound=BaseModel)
+
+
+Numbers = Annotated[list[Count], Field(max_length=1000)]
 
 
 class ShipExec(BaseModel):
@@ -158,7 +161,7 @@ class OutputEnd(BaseModel):
 class _Fault(BaseModel):
     code: Annotated[str, Field(max_length=64)]
     message: str
-    details: Annotated[dict[Text, Text | Count | None], Field(max_length=16)] | None = None
+    details: Annotated[dict[Text, Text | Count | Numbers | None], Field(max_length=16)] | None = None
 
 
 class _Refusal(BaseModel):

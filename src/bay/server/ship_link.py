@@ -5,7 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlencode
 
@@ -150,6 +150,25 @@ class ShipLink:
             finally:
                 wire.finish()
 
+    @asynccontextmanager
+    async def switch(self, peer: Peer, target: str, protocol: str) -> AsyncGenerator[Wire]:
+        """A connection to Ship that speaks `protocol` from now on. Leaving the block drops it, after what is unsent.
+
+        Raises what Ship refuses it with, ShipError and Timeout. What is done with it afterwards has no deadline.
+        """
+        with self._counted(peer.session_id):
+            wire = await self._connect(peer)
+            try:
+                with _translated(f"GET {target.partition('?')[0]}", self._deadline_s):
+                    wire.set_deadline(self._deadline_s)
+                    head = await wire.switch(target, protocol)
+                    if head is not None:
+                        raise refusal(head.status, await collect(wire.body(), _SMALL))
+                    wire.set_deadline(None)
+                yield wire
+            finally:
+                wire.finish()
+
     async def write_stdin(
         self, peer: Peer, exec_id: str, body: bytes | AsyncIterator[bytes], *, eof: bool
     ) -> int:
@@ -263,17 +282,20 @@ class ShipLink:
         *,
         deadline_s: float,
         while_moving: bool = False,
+        awaited: bool = True,
     ) -> AsyncGenerator[tuple[Wire, Head], None]:
         """One call: send, check the status, hand out the body, and keep or drop the connection.
 
         `while_moving` lets the deadline begin anew whenever a part of `body` has gone out. Raises what Ship refuses
-        the call with, ShipError when the connection breaks or nonsense comes, and Timeout.
+        the call with, ShipError when the connection breaks or nonsense comes, and Timeout. A call that is not `awaited` by
+        anybody does not count as one that is under way: it may be silent for as long as it likes.
 
         The deadline is the connection's own and not an `asyncio.timeout` around this block, since a
         streaming answer is read in another task than the one that opened it.
         """
         target = f"{path}?{urlencode(query)}" if query else path
-        with self._counted(peer.session_id), _translated(f"{method} {path}", deadline_s):
+        counted = self._counted(peer.session_id) if awaited else nullcontext()
+        with counted, _translated(f"{method} {path}", deadline_s):
             wire = await self._connect(peer)
             try:
                 wire.set_deadline(deadline_s, while_moving=while_moving)

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import h11
 from wsproto.utilities import generate_accept_token
@@ -102,14 +103,35 @@ class Wire:
         key = base64.b64encode(os.urandom(16))
         asked = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
         headers = [*self._headers(None, ""), *asked, ("Sec-WebSocket-Key", key.decode())]
+        event = await self._ask_to_switch(target, headers)
+        if not isinstance(event, h11.InformationalResponse):
+            return self._check_head(event)
+        self._check_websocket(self._check_switch(event, "websocket"), key)
+        return None
+
+    async def switch(self, target: str, protocol: str) -> Head | None:
+        """Ask for another protocol. None when this connection speaks it now, else the head of the refusal."""
+        headers = [*self._headers(None, ""), ("Connection", "Upgrade"), ("Upgrade", protocol)]
+        event = await self._ask_to_switch(target, headers)
+        if not isinstance(event, h11.InformationalResponse):
+            return self._check_head(event)
+        self._check_switch(event, protocol)
+        return None
+
+    async def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Give an upgraded connection to `protocol`; returns what carries it, and what has come already."""
+        transport = cast("asyncio.Transport", self._writer.transport)  # a socket's reads, too
+        transport.set_protocol(protocol)
+        self._reader.feed_eof()  # so that it gives what it has, and waits for no more
+        received = self._http.trailing_data[0] + await self._reader.read()
+        transport.resume_reading()
+        return transport, received
+
+    async def _ask_to_switch(self, target: str, headers: list[tuple[str, str]]) -> object:
         self._write(h11.Request(method="GET", target=target, headers=headers))
         self._write(h11.EndOfMessage())
         await self._drain()
-        event = await self._next_event()
-        if not isinstance(event, h11.InformationalResponse):
-            return self._check_head(event)
-        self._check_switch(event, key)
-        return None
+        return await self._next_event()
 
     def take_rest(self) -> bytes:
         """What came behind the answer to an upgrade."""
@@ -244,10 +266,14 @@ class Wire:
         size = int(length) if length.isascii() and length.isdigit() else None
         return Head(event.status_code, size, headers.get("x-ship-file", ""))
 
-    def _check_switch(self, event: h11.InformationalResponse, key: bytes) -> None:
+    def _check_switch(self, event: h11.InformationalResponse, protocol: str) -> dict[str, str]:
         headers = self._proven(event)
-        unasked = {"sec-websocket-extensions", "sec-websocket-protocol"} & set(headers)
-        if event.status_code != 101 or headers.get("upgrade", "").lower() != "websocket" or unasked:
+        if event.status_code != 101 or headers.get("upgrade", "").lower() != protocol:
+            raise ShipError("the sandbox's runtime sent an unexpected interim answer")
+        return headers
+
+    def _check_websocket(self, headers: dict[str, str], key: bytes) -> None:
+        if {"sec-websocket-extensions", "sec-websocket-protocol"} & set(headers):
             raise ShipError("the sandbox's runtime sent an unexpected interim answer")
         if headers.get("sec-websocket-accept", "").encode() != generate_accept_token(key):
             raise ShipError("the sandbox's runtime does not speak WebSocket")

@@ -1,0 +1,239 @@
+"""Bay's calls to the ports of a sandbox: what listens there, and connections to it.
+
+Ship carries a connection in pieces, as docs/ship-protocol.md says, so that an end is told from a connection that broke. What comes is
+whatever a program sends; what is kept of it here is bounded, and a sandbox that sends faster than it is read has to wait.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from bay.errors import BadRequest, ShipError
+from bay.models import Port
+from bay.server.ship_answers import Small, collect, parse
+from bay.server.ship_link import ShipLink, lines
+from bay.server.ship_wire import Peer
+
+PortNumber = Annotated[int, Field(ge=1, le=65_535)]
+
+_HEAD = struct.Struct(">I")
+_PIECE_BYTES = 1 << 20
+_MOST_RECEIVED = 256 * 1024
+_MOST_UNSENT = 256 * 1024
+_ANSWER_BYTES = 1 << 20
+_ANSWER_S = 15.0
+_TURN = 64  # reads of what is here before others get a turn
+_END = _HEAD.pack(0)
+
+
+class _Listening(BaseModel):
+    port: PortNumber
+    addresses: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)]
+    pid: Small | None = None
+    process: Annotated[str, Field(max_length=256)] | None = None
+
+    def to_port(self) -> Port:
+        return Port(port=self.port, addresses=tuple(self.addresses), pid=self.pid, process=self.process)
+
+
+class _Ports(BaseModel):
+    items: Annotated[list[_Listening], Field(max_length=1000)]
+
+    def to_ports(self) -> tuple[Port, ...]:
+        return tuple(item.to_port() for item in self.items)
+
+
+class _PortsLine(_Ports):
+    type: Literal["ports"]
+
+
+class PortLink:
+    """What is asked of the ports behind `link`."""
+
+    def __init__(self, link: ShipLink) -> None:
+        self._link = link
+
+    async def listening(self, peer: Peer) -> tuple[Port, ...]:
+        """Where something listens now, by number."""
+        opened = self._link.open(peer, "GET", "/ports", deadline_s=_ANSWER_S)
+        async with opened as (wire, _):
+            return parse(_Ports, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
+
+    async def feed(self, peer: Peer) -> AsyncGenerator[tuple[Port, ...]]:
+        """The same now and after each change, until the sandbox's runtime ends or the connection breaks (ShipError)."""
+        opened = self._link.open(peer, "GET", "/ports/feed", deadline_s=_ANSWER_S, awaited=False)
+        async with opened as (wire, _):
+            wire.set_deadline(None)  # nothing may change for days
+            async for line in lines(wire.body()):
+                yield parse(_PortsLine, line).to_ports()
+
+    @asynccontextmanager
+    async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:
+        """A connection to whatever listens on that port. Leaving the block before both directions have ended resets it.
+
+        Raises PortClosed when nothing listens there, ShipError and Timeout.
+        """
+        if not 1 <= port <= 65_535:
+            raise BadRequest(f"{port} is no port; a port is a number from 1 to 65535")
+        async with self._link.switch(peer, f"/tunnel?port={port}", "tcp") as wire:
+            stream = PortStream()
+            stream.begin(*await wire.hand_over(stream))
+            yield stream
+
+
+class PortStream(asyncio.Protocol):
+    """The bytes of one connection to a program. One task may read and one may write, at the same time.
+
+    Errors are OSErrors, as of any socket: ConnectionResetError when the program, or its sandbox, broke off.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._reads = 0
+        self._left = 0
+        """Bytes of a piece that are still to come, or are in `_received`."""
+        self._ended = False
+        self._said_end = False
+        self._lost = False
+        self._arrival = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._transport: asyncio.Transport | None = None
+
+    def begin(self, transport: asyncio.Transport, received: bytes) -> None:
+        """Called once, with what carries it and what has come already."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_MOST_UNSENT)
+        self.data_received(received)
+
+    async def read(self, size: int) -> bytes:
+        """The next 1 to `size` bytes, as they come; empty once the program has ended its direction.
+
+        Raises ConnectionResetError when the connection broke before. Cancelling loses nothing.
+        """
+        while not self._ended:
+            if not self._left and len(self._received) >= _HEAD.size:
+                self._begin_piece()
+            elif self._left and self._received:
+                self._reads += 1
+                if self._reads % _TURN == 0:
+                    await asyncio.sleep(0)
+                return self._take(size)
+            elif self._lost:
+                raise ConnectionResetError("the program has broken off the connection")
+            else:
+                self._arrival.clear()
+                self._may_read()
+                await self._arrival.wait()
+        return b""
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`; waits while the program takes nothing. Raises ConnectionError when it takes no more.
+
+        To cancel it is to have sent all or a part.
+        """
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _PIECE_BYTES):
+            piece = view[start : start + _PIECE_BYTES]
+            self._send(_HEAD.pack(len(piece)) + piece)
+            await self._drain()
+
+    async def write_eof(self) -> None:
+        """Say that no more is sent; what comes can still be read. Again is no error."""
+        if not self._said_end:
+            self._send(_END)
+            self._said_end = True
+            await self._drain()
+
+    async def wait_closed(self) -> None:
+        """Return once the program's connection is over: after the end of what it sent it takes nothing either."""
+        await asyncio.wait((self._closed,))
+
+    def abort(self) -> None:
+        """Break the connection off at once, for the program too. Again is no error."""
+        self._lost = True
+        self._carrier.abort()
+        self._wake()
+
+    async def aclose(self) -> None:
+        """Close it: what is unsent may still go out if `write_eof` was called, else the program's connection is reset."""
+        if not self._said_end:
+            self.abort()
+            return
+        self._carrier.close()
+        self._lost = True
+        self._wake()
+
+    @property
+    def _carrier(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise ShipError("the connection has not begun")
+        return self._transport
+
+    def _begin_piece(self) -> None:
+        (self._left,) = _HEAD.unpack_from(self._received)
+        del self._received[: _HEAD.size]
+        self._ended = not self._left
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._received[: min(size, self._left)])
+        del self._received[: len(taken)]
+        self._left -= len(taken)
+        self._may_read()
+        return taken
+
+    def _may_read(self) -> None:
+        if not self._lost and not self._carrier.is_closing() and len(self._received) < _MOST_RECEIVED:
+            self._carrier.resume_reading()
+
+    def _send(self, data: bytes) -> None:
+        if self._lost or self._carrier.is_closing():
+            raise ConnectionResetError("the program has closed the connection")
+        if self._said_end:
+            raise BrokenPipeError("the end of what is sent has been said")
+        self._carrier.write(data)
+
+    async def _drain(self) -> None:
+        await self._room.wait()
+        if self._lost:
+            raise ConnectionResetError("the program has closed the connection")
+
+    def _wake(self) -> None:
+        self._arrival.set()
+        self._room.set()
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    # What asyncio calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        self._received += data
+        if len(self._received) >= _MOST_RECEIVED:
+            self._carrier.pause_reading()
+        if data:
+            self._arrival.set()
+
+    def eof_received(self) -> bool:
+        """Called by asyncio. Ship ends a connection as a whole, so there is nothing more to do for it."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio."""
+        self._lost = True
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Called by asyncio."""
+        if not self._lost:
+            self._room.clear()
+
+    def resume_writing(self) -> None:
+        """Called by asyncio."""
+        self._room.set()
