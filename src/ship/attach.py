@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import cast
 
 from ship import order
-from ship.errors import Conflict, Forbidden, InvalidArgument, OutputGone
+from ship.errors import Conflict, Forbidden, InvalidArgument
 from ship.execs import Exec
 from ship.patience import Patience
 from ship.ring import Piece
@@ -32,15 +32,6 @@ _LEFT_BEHIND_S = 2.0
 _ENDING_S = 1.0
 
 
-def check_offset(found: Exec, since: int) -> None:
-    """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
-    ring = found.ring
-    if since < ring.first_offset:
-        raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
-    if since > ring.next_offset:
-        raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
-
-
 class Attachment:
     """One attachment, from its first message to its close. Without `since` it begins at the oldest byte that is kept."""
 
@@ -51,7 +42,7 @@ class Attachment:
         self._next = 0
         self._input = _Input(found)
         self._controls: list[float] = []
-        self._patience = Patience(found)
+        self._patience = Patience(found.transcript)
 
     async def run(self) -> None:
         """Serve it to its end, whichever side that comes from."""

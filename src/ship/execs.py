@@ -8,19 +8,19 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import Literal
 
 from ship import trees
 from ship.clock import rfc3339
 from ship.errors import Conflict, Forbidden, InternalError, NotFound
-from ship.holds import Holds
 from ship.identity import Identity
 from ship.order import Order
 from ship.paths import Workspace
 from ship.pipes import Pipes
 from ship.ptys import Pty
 from ship.reap import Nursery, Program
-from ship.ring import Ring, Stream
+from ship.ring import Stream
+from ship.transcript import Transcript
 from ship.waiting import Bell
 from ship.watch import Watch
 
@@ -40,18 +40,15 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it: POSIX.1-2017, Shell 
 _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 
-class Reader(Protocol):
-    """Somebody who reads the output of an exec."""
-
-    def look(self) -> None:
-        """Called when there is more."""
-        ...
-
-
 class Exec:
-    """One exec. `news` rings at output and at the end, `ended` at the end only."""
+    """One exec. `news` rings at output and at the end, `ended` at the end only.
 
-    def __init__(self, order: Order, identities: tuple[Identity, ...]) -> None:
+    It prints to a `transcript` of its own unless there is one to go on with.
+    """
+
+    def __init__(
+        self, order: Order, identities: tuple[Identity, ...], transcript: Transcript | None = None
+    ) -> None:
         self.id = order.id
         self.argv = order.argv
         self.pid: int | None = None
@@ -62,16 +59,15 @@ class Exec:
         self.ended_at: float | None = None
         self.ended_monotonic = 0.0
         self.timed_out = False
-        self.ring = Ring(order.ring_bytes)
-        self.news = Bell()
+        self.transcript = transcript or Transcript(order.ring_bytes)
+        self.transcript.is_from(self._hold)
+        self.ring = self.transcript.ring
+        self.news = self.transcript.news
         self.ended = Bell()
         self.group: int | None = None
         self._size = (order.rows, order.cols)
         self._tty = order.tty
         self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
-        self.holds = Holds(self._hold)
-        self.readers: set[Reader] = set()
-        """Those that are being given output just now."""
         self._identities = identities
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
@@ -190,7 +186,7 @@ class Exec:
 
     async def _start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
         self.group = nursery.groups.take(order.identity)
-        stdio = _open_stdio(order, self._take)
+        stdio = _open_stdio(order, self.transcript.take)
         try:
             self.pid = await nursery.start(self._program(order, stdio, directory, base), self._leader_ended)
         except BaseException:
@@ -238,7 +234,7 @@ class Exec:
         missing = isinstance(error, FileNotFoundError)
         reason = "command not found" if missing else error.strerror
         stream, line_end = ("tty", "\r\n") if order.tty else ("stderr", "\n")
-        self._take(stream, f"ship: {_printable(order.argv[0])}: {reason}{line_end}".encode())
+        self.transcript.take(stream, f"ship: {_printable(order.argv[0])}: {reason}{line_end}".encode())
         self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
 
     def _hold(self, held: bool) -> None:
@@ -248,13 +244,6 @@ class Exec:
             self._stdio.pause()
         else:
             self._stdio.resume()
-
-    def _take(self, stream: Stream, data: bytes) -> None:
-        self.ring.append(stream, data, time.time())
-        self.holds.printed(len(data))
-        for reader in self.readers:
-            reader.look()
-        self.news.ring()
 
     def _arm(self, timeout_s: float | None) -> None:
         if timeout_s is not None and self.running:

@@ -11,15 +11,15 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-from ship.execs import Exec
 from ship.holds import LONGEST_S, SLOWEST_BYTES_PER_S
+from ship.transcript import Transcript
 
 
 class Patience:
-    """What one reader of an exec has of it. None is left once it is used up, until the reader has caught up."""
+    """What one reader of a transcript has of it. None is left once it is used up, until the reader has caught up."""
 
-    def __init__(self, found: Exec) -> None:
-        self._exec = found
+    def __init__(self, transcript: Transcript) -> None:
+        self._transcript = transcript
         self._next = 0
         self._left_s = LONGEST_S
         self._held = ExitStack()
@@ -29,20 +29,20 @@ class Patience:
     def while_giving(self, next_offset: int) -> Generator[None]:
         """Within, the reader is being given what lies before `next_offset`, and the program waits once it would lose its place."""
         self._next = next_offset
-        self._exec.readers.add(self)
+        self._transcript.readers.add(self)
         try:
             self.look()
             yield
         finally:
-            self._exec.readers.discard(self)
+            self._transcript.readers.discard(self)
             self._let_go()
 
     def look(self) -> None:
         """There is more in the ring now."""
-        left_s = min(self._left_s, self._exec.holds.left_s)
-        if self._held_since is None and left_s and self._exec.ring.endangers(self._next):
+        left_s = min(self._left_s, self._transcript.holds.left_s)
+        if self._held_since is None and left_s and self._transcript.ring.endangers(self._next):
             self._held_since = time.monotonic()
-            self._held.enter_context(self._exec.holds.one())
+            self._held.enter_context(self._transcript.holds.one())
             timer = asyncio.get_running_loop().call_later(left_s, self._let_go)
             self._held.callback(timer.cancel)
 

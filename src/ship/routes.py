@@ -1,15 +1,12 @@
 """The routes of the contract: parse, one call, answer."""
 
 import asyncio
-import base64
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
-from ship import about, attach, files, order, processes
-from ship.clock import rfc3339
-from ship.errors import InvalidArgument, NotFound, OutputGone
+from ship import about, attach, files, order, output, processes
+from ship.errors import InvalidArgument, NotFound
 from ship.execs import Exec, Execs
 from ship.file_routes import FileRoutes, closed
 from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
@@ -17,16 +14,12 @@ from ship.http import Answer, Request, Switch, Upgrade, json_answer
 from ship.kernel_routes import KernelRoutes
 from ship.owners import Owners
 from ship.paths import Workspace
-from ship.patience import Patience
 from ship.port_routes import PortRoutes
-from ship.ring import Piece
 from ship.settings import Settings
 from ship.tree_routes import TreeRoutes
 
 _EXEC_BODY_BYTES = 64 << 20
 _SMALL_BODY_BYTES = 1 << 20
-_LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that line readers commonly take
-_READ_BYTES = 256 * 1024
 _DEFAULT_GRACE_S = 2.0
 
 Handler = Callable[[Request], Awaitable[Answer]]
@@ -142,10 +135,10 @@ class Routes:
         return json_answer(200, found.to_wire())
 
     def _output(self, request: Request, found: Exec) -> Answer:
-        since = _whole_number(request, "since")
-        follow = request.query.get("follow", "false") in ("true", "1")
-        attach.check_offset(found, since)
-        return Answer(200, _stream_output(request, found, since, follow), "application/x-ndjson")
+        since = output.offset(request)
+        output.check_offset(found.transcript, since)
+        stream = _stream_output(request, found, since, output.follows(request))
+        return Answer(200, stream, "application/x-ndjson")
 
     async def _read_file(self, request: Request) -> Answer:
         download = Download(self._workspace, _path(request))
@@ -213,11 +206,11 @@ class InsideRoutes:
 
 
 def _attach(request: Request, found: Exec) -> Upgrade:
-    since = _whole_number(request, "since") if "since" in request.query else None
+    since = output.offset(request) if "since" in request.query else None
     if request.websocket_key is None:
         raise InvalidArgument("attaching takes a WebSocket: ask for the upgrade as RFC 6455 says")
     if since is not None:
-        attach.check_offset(found, since)
+        output.check_offset(found.transcript, since)
     return Upgrade(lambda socket: attach.Attachment(socket, found, since).run())
 
 
@@ -263,58 +256,9 @@ async def _answer_when_ended(request: Request, found: Exec, wait_s: float) -> An
 
 async def _stream_output(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
     with found.watched():
-        async with aclosing(_output_lines(request, found, since, follow)) as lines:
+        async with aclosing(output.lines(request, found, since, follow)) as lines:
             async for line in lines:
                 yield line
-
-
-async def _output_lines(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
-    gone = request.talk.wire.gone
-    patience = Patience(found)
-    while True:
-        # Asked in this order: what is written between the two questions belongs before the last line.
-        ended = not found.running
-        if since < found.ring.first_offset:
-            yield _output_gone(found.ring.first_offset)
-            return
-        pieces = list(found.ring.read(since, _READ_BYTES))
-        if pieces:
-            patience.earn(pieces[-1].end - since)
-            since = pieces[-1].end
-            with patience.while_giving(since):
-                yield b"".join(line for piece in pieces for line in _lines(piece))
-        elif ended:
-            yield _line(found.end_to_wire())
-            return
-        elif not follow or gone.done():
-            return
-        else:
-            patience.renew()
-            await found.news.wait(gone)
-
-
-def _lines(piece: Piece) -> list[bytes]:
-    return [
-        _line(
-            {
-                "offset": piece.offset + start,
-                "stream": piece.stream,
-                "data": base64.b64encode(piece.data[start : start + _LINE_BYTES]).decode("ascii"),
-                "t": rfc3339(piece.t),
-            }
-        )
-        for start in range(0, len(piece.data), _LINE_BYTES)
-    ]
-
-
-def _output_gone(first_offset: int) -> bytes:
-    message = "this reader fell behind what is kept; read on from first_offset"
-    error = {"code": OutputGone.code, "first_offset": first_offset, "message": message}
-    return _line({"error": {**error, "details": {"first_offset": first_offset}}})
-
-
-def _line(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
 async def _blocks(request: Request) -> AsyncGenerator[bytes]:
@@ -346,10 +290,3 @@ def _seconds(request: Request, name: str, default: float) -> float:
     except ValueError as error:
         raise InvalidArgument(f"{name} must be a number of seconds", field=name) from error
     return order.seconds(value, name)
-
-
-def _whole_number(request: Request, name: str) -> int:
-    text = request.query.get(name, "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidArgument(f"{name} must be a byte offset", field=name)
-    return int(text)

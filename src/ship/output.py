@@ -1,0 +1,108 @@
+"""What was printed as lines of JSON with byte offsets, as it comes for those who follow."""
+
+import base64
+import json
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from ship.clock import rfc3339
+from ship.errors import InvalidArgument, OutputGone
+from ship.http import Request
+from ship.patience import Patience
+from ship.ring import Piece
+from ship.transcript import Transcript
+
+_LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that line readers commonly take
+_READ_BYTES = 256 * 1024
+
+
+class Printing(Protocol):
+    """What prints, or did."""
+
+    @property
+    def transcript(self) -> Transcript:
+        """What it printed."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether it may print more."""
+        ...
+
+    def end_to_wire(self) -> dict[str, object]:
+        """The last line, once it prints no more."""
+        ...
+
+
+def check_offset(transcript: Transcript, since: int) -> None:
+    """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
+    ring = transcript.ring
+    if since < ring.first_offset:
+        raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
+    if since > ring.next_offset:
+        raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
+
+
+def offset(request: Request) -> int:
+    """Where the reader begins. Raises InvalidArgument."""
+    text = request.query.get("since", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidArgument("since must be a byte offset", field="since")
+    return int(text)
+
+
+def follows(request: Request) -> bool:
+    """Whether the reader wants what is still to come."""
+    return request.query.get("follow", "false") in ("true", "1")
+
+
+async def lines(request: Request, found: Printing, since: int, follow: bool) -> AsyncGenerator[bytes]:
+    """The lines from offset `since` on, which must be there. With `follow` until nothing more is printed, or the peer is gone."""
+    gone = request.talk.wire.gone
+    ring = found.transcript.ring
+    patience = Patience(found.transcript)
+    while True:
+        # Asked in this order: what is written between the two questions belongs before the last line.
+        ended = not found.running
+        if since < ring.first_offset:
+            yield _output_gone(ring.first_offset)
+            return
+        pieces = list(ring.read(since, _READ_BYTES))
+        if pieces:
+            patience.earn(pieces[-1].end - since)
+            since = pieces[-1].end
+            with patience.while_giving(since):
+                yield b"".join(line for piece in pieces for line in _lines(piece))
+        elif ended:
+            yield line(found.end_to_wire())
+            return
+        elif not follow or gone.done():
+            return
+        else:
+            patience.renew()
+            await found.transcript.news.wait(gone)
+
+
+def line(value: object) -> bytes:
+    """`value` as one line."""
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _lines(piece: Piece) -> list[bytes]:
+    return [
+        line(
+            {
+                "offset": piece.offset + start,
+                "stream": piece.stream,
+                "data": base64.b64encode(piece.data[start : start + _LINE_BYTES]).decode("ascii"),
+                "t": rfc3339(piece.t),
+            }
+        )
+        for start in range(0, len(piece.data), _LINE_BYTES)
+    ]
+
+
+def _output_gone(first_offset: int) -> bytes:
+    message = "this reader fell behind what is kept; read on from first_offset"
+    error = {"code": OutputGone.code, "first_offset": first_offset, "message": message}
+    return line({"error": {**error, "details": {"first_offset": first_offset}}})
