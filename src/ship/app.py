@@ -28,6 +28,8 @@ from ship.port_routes import PortRoutes
 from ship.ports import Ports
 from ship.reap import Nursery
 from ship.routes import InsideRoutes, Routes
+from ship.service_routes import ServiceRoutes
+from ship.services import Services
 from ship.settings import Settings
 from ship.signals import Signals
 from ship.tool_runs import ToolRuns
@@ -39,6 +41,7 @@ INSIDE_PORT = 8123
 _MOST_CONNECTIONS = 512
 _MOST_INSIDE_CONNECTIONS = 32
 _TERM_GRACE_S = 2.0
+_SERVICES_GRACE_S = 2.0
 _CLOSING_S = 1.0
 _BACKLOG = 1024
 _PEERCRED = struct.Struct("3i")
@@ -185,7 +188,9 @@ async def _run(settings: Settings) -> None:
         kernel.hide_from_debuggers()
     nursery.open(signals)
     execs = Execs(nursery, workspace, identities, settings.environment)
-    kernels = Kernels(Ground(nursery, workspace, identities, settings.environment, settings.local))
+    ground = Ground(nursery, workspace, identities, settings.environment, settings.local)
+    kernels = Kernels(ground)
+    services = Services(ground)
     kernel_routes = KernelRoutes(settings, kernels)
     threads = FileThreads(settings.user)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
@@ -193,8 +198,18 @@ async def _run(settings: Settings) -> None:
     tools = ToolRuns(nursery, settings.user, local=settings.local)
     tree_routes = TreeRoutes(space, threads, tools, local=settings.local)
     ports = Ports(threads, local=settings.local)
-    port_routes = PortRoutes(ports)
-    routes = Routes(settings, workspace, threads, execs, kernel_routes, file_routes, tree_routes, port_routes)
+    port_routes, service_routes = PortRoutes(ports), ServiceRoutes(settings, services)
+    routes = Routes(
+        settings,
+        workspace,
+        threads,
+        execs,
+        kernel_routes,
+        file_routes,
+        tree_routes,
+        port_routes,
+        service_routes,
+    )
     outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
     inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
@@ -206,6 +221,7 @@ async def _run(settings: Settings) -> None:
     await told_to_end.wait()
     server.close()
     kernels.stop()
+    await services.close(_SERVICES_GRACE_S)
     await execs.end_all(_TERM_GRACE_S)
     ports.stop()
     await asyncio.gather(outside.close(), inside.close())

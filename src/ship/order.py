@@ -77,12 +77,17 @@ def _argv(command: object, argv: object) -> tuple[str, ...]:
         raise InvalidArgument("give one of command and argv", field="command")
     if command is not None:
         return (find_shell() or "/bin/sh", "-lc", _text(command, "command"))
+    return words(argv)
+
+
+def words(argv: object) -> tuple[str, ...]:
+    """A program and its arguments. Raises InvalidArgument."""
     if not isinstance(argv, list) or not argv:
         raise InvalidArgument("argv must be a list of strings that is not empty", field="argv")
-    words = tuple(_text(word, "argv") for word in cast("list[object]", argv))
-    if not words[0]:
+    found = tuple(_text(word, "argv") for word in cast("list[object]", argv))
+    if not found[0]:
         raise InvalidArgument("argv[0] is empty; name a program", field="argv")
-    return words
+    return found
 
 
 def environment(value: object) -> dict[str, str]:

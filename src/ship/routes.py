@@ -15,6 +15,7 @@ from ship.kernel_routes import KernelRoutes
 from ship.owners import Owners
 from ship.paths import Workspace
 from ship.port_routes import PortRoutes
+from ship.service_routes import ServiceRoutes
 from ship.settings import Settings
 from ship.tree_routes import TreeRoutes
 
@@ -38,6 +39,7 @@ class Routes:
         file_routes: FileRoutes,
         tree_routes: TreeRoutes,
         port_routes: PortRoutes,
+        services: ServiceRoutes,
     ) -> None:
         self._settings = settings
         self._workspace = workspace
@@ -47,6 +49,7 @@ class Routes:
         self._file_routes = file_routes
         self._tree_routes = tree_routes
         self._port_routes = port_routes
+        self._services = services
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("healthz",)): self._health,
             ("GET", ("meta",)): self._meta,
@@ -85,6 +88,8 @@ class Routes:
                 return await self._kernels.answer(request)
             case _, ("ports" | "tunnel", *_):
                 return await self._port_routes.answer(request)
+            case _, ("services", *_):
+                return await self._services.answer(request)
             case _, ("fs", "search" | "watch" | "archive"):
                 return await self._tree_routes.answer(request)
             case _, ("fs", *_):
