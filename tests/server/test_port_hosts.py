@@ -7,7 +7,7 @@ from bay.server.port_hosts import Place, PortHosts, host_of
 
 ID = "sandbox-0123456789abcdef01234567"
 LOCAL = PortHosts(None, "127.0.0.1", 8700)
-PUBLIC = PortHosts("https://bay.example.com", "0.0.0.0", 8700)
+PUBLIC = PortHosts("https://bay.example.com", "127.0.0.1", 8700)
 
 
 @pytest.mark.parametrize(

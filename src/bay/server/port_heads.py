@@ -1,0 +1,172 @@
+"""What of a request's head an app in a sandbox gets to see, and what of its answer's head a browser does. Pure.
+
+Toward the app: everything but what belongs to the connection, what says who asks (which Bay says itself), and Bay's own secrets.
+Toward the browser: everything but what belongs to the connection, and what acts on more than the app's own host.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Headers = list[tuple[bytes, bytes]]
+
+COOKIE, SECURE_COOKIE = b"bay-port", b"__Host-bay-port"
+"""Bay's own, on http and on https."""
+
+SANDBOXED = b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
+"""For an app's pages that are shown at Bay's own host: without `allow-same-origin` they are of no origin, and cannot act in Bay's name."""
+
+BEARER_PROTOCOL = "bay.bearer."
+"""How a browser gives a key with a WebSocket: as a subprotocol."""
+
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-authentication-info",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)  # RFC 9110, section 7.6.1
+_SAID_BY_BAY = frozenset((b"host", b"content-length", b"expect", b"forwarded", b"x-real-ip", b"via"))
+_FORWARDED = b"x-forwarded-"
+_WIDER = frozenset((b"alt-svc", b"clear-site-data", b"public-key-pins"))
+"""What an answer would do to other hosts or ports too."""
+_OF_THE_ORIGIN = frozenset((b"strict-transport-security", b"service-worker-allowed", b"nel", b"report-to"))
+"""What an answer would do to Bay's own host, where an app is shown below it."""
+_BAY_KEY = re.compile(rb"(?i:bearer) +bay_[A-Za-z0-9_-]{43} *")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """How a request reached Bay: its `Host`, who sent it, and below which path the app is shown, empty at a host of its own."""
+
+    host: str
+    scheme: str
+    client: str
+    prefix: str = ""
+
+    @property
+    def port(self) -> str:
+        """The port that the browser spoke to."""
+        _, colon, port = self.host.rpartition(":")
+        return port if colon and port.isdecimal() else {"https": "443"}.get(self.scheme, "80")
+
+
+def toward_app(given: Iterable[tuple[bytes, bytes]], seen: Seen, *, with_authorization: bool) -> Headers:
+    """The request's headers for the app, without what says how long its body is. `with_authorization`: it is not Bay's."""
+    headers = list(given)
+    dropped = _HOP_BY_HOP | _SAID_BY_BAY | _named_by_connection(headers)
+    found: Headers = [(b"Host", seen.host.encode("latin-1"))]
+    for name, value in headers:
+        # Servers that make variables of headers cannot tell `_` from `-`.
+        plain = name.lower().replace(b"_", b"-")
+        if plain in dropped or plain.startswith(_FORWARDED):
+            continue
+        if plain == b"authorization" and not (with_authorization and not _BAY_KEY.fullmatch(value)):
+            continue
+        if plain == b"cookie":
+            value = _others_cookies(value)
+            if not value:
+                continue
+        found.append((name, value))
+    return [*found, *_forwarded(seen)]
+
+
+def framing(given: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """What says how long the request's body is, in one way; nothing for one without a body. They were checked before."""
+    of = {name.lower(): value for name, value in given}
+    if b"transfer-encoding" in of:
+        return [(b"Transfer-Encoding", b"chunked")]
+    return [(b"Content-Length", of[b"content-length"])] if b"content-length" in of else []
+
+
+def toward_browser(given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen) -> Headers:
+    """The answer's headers for the browser. At Bay's own host they are made to act below the app's path only."""
+    headers = list(given)
+    dropped = (
+        _HOP_BY_HOP | _WIDER | {b"date"} | _named_by_connection(headers)
+    )  # the server says the date itself
+    if status in (204, 304):
+        dropped |= {b"content-length"}  # there is no body, whatever it says
+    if seen.prefix:
+        dropped |= _OF_THE_ORIGIN
+    found: Headers = []
+    for name, value in headers:
+        plain = name.lower()
+        if plain in dropped:
+            continue
+        if plain == b"set-cookie":
+            value = _own_cookie(value, seen.prefix)
+            if value is None:
+                continue
+        elif plain == b"location" and seen.prefix:
+            value = _below(seen.prefix, value)
+        found.append((name, value))
+    if seen.prefix:
+        found += [(b"content-security-policy", SANDBOXED), (b"x-content-type-options", b"nosniff")]
+    return found
+
+
+def cookies_named(given: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    """The values of the cookies of that name."""
+    pairs = [pair.strip().partition(b"=") for value in _all(given, b"cookie") for pair in value.split(b";")]
+    return [value for name, _, value in pairs if name == wanted]
+
+
+def app_protocols(offered: Iterable[str]) -> list[str]:
+    """The subprotocols that a WebSocket's client offers, without those that are for Bay."""
+    return [name for name in offered if not name.lower().startswith("bay.")]
+
+
+def _all(given: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    return [value for key, value in given if key.lower() == name]
+
+
+def _named_by_connection(headers: Headers) -> set[bytes]:
+    named = b",".join(_all(headers, b"connection"))
+    return {name.strip().lower() for name in named.split(b",")}
+
+
+def _others_cookies(value: bytes) -> bytes:
+    kept = [pair.strip() for pair in value.split(b";") if not _is_own(pair)]
+    return b"; ".join(pair for pair in kept if pair)
+
+
+def _is_own(pair: bytes) -> bool:
+    return pair.partition(b"=")[0].strip().lower() in (COOKIE, SECURE_COOKIE.lower())
+
+
+def _own_cookie(value: bytes, prefix: str) -> bytes | None:
+    """A cookie for the app's own host, or path, alone: one with a Domain would reach the apps of others. None for Bay's own."""
+    pair, *attributes = value.split(b";")
+    if _is_own(pair):
+        return None
+    wider = (b"domain", b"path") if prefix else (b"domain",)
+    kept = [pair, *(a for a in attributes if a.partition(b"=")[0].strip().lower() not in wider)]
+    if prefix:
+        kept.append(b" Path=" + prefix.encode("latin-1"))
+    return b";".join(kept)
+
+
+def _below(prefix: str, location: bytes) -> bytes:
+    """Where a redirect leads: one to a path stays with the app."""
+    is_path = location.startswith(b"/") and not location.startswith((b"//", b"/\\"))
+    return prefix.encode("latin-1") + location if is_path else location
+
+
+def _forwarded(seen: Seen) -> Headers:
+    said = [
+        ("X-Forwarded-For", seen.client),
+        ("X-Forwarded-Host", seen.host),
+        ("X-Forwarded-Proto", seen.scheme),
+        ("X-Forwarded-Port", seen.port),
+    ]
+    if seen.prefix:
+        said.append(("X-Forwarded-Prefix", seen.prefix))
+    return [(name.encode(), value.encode("latin-1")) for name, value in said if value]
