@@ -83,6 +83,8 @@ class SandboxRecord:
     url: PortSettings | None = None
     """Where its URL leads."""
     ports: tuple[PortSettings, ...] = ()
+    host: str | None = None
+    """What it is called in host names beside its id: its name, unless another sandbox had that first."""
     env: dict[str, str] = field(repr=False)
     labels: dict[str, str]
     target: Target

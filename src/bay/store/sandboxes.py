@@ -44,6 +44,19 @@ async def find(db: AsyncConnection, owner: str, ref: str) -> SandboxRecord | Non
     return _record(row) if row else None
 
 
+async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
+    """The sandbox that is called so in host names, by its id or its host, whoever owns it; not a removed one."""
+    query = _JOINED.where(or_(_S.id == host, _S.host == host), _S.deleted_at.is_(None), _S.target != "deleted")
+    row = (await db.execute(query)).first()
+    return _record(row) if row else None
+
+
+async def free_host(db: AsyncConnection, wanted: str | None, sandbox_id: str) -> str | None:
+    """`wanted` if no other sandbox has it as its host, else None."""
+    taken = select(_S.id).where(_S.host == wanted, _S.id != sandbox_id, _S.deleted_at.is_(None))
+    return None if wanted is None or (await db.execute(taken)).first() is not None else wanted
+
+
 async def page(
     db: AsyncConnection, owner: str, filters: Filters, *, now: datetime, after: int, limit: int
 ) -> Page[SandboxRecord]:

@@ -119,6 +119,8 @@ sandboxes = Table(
     Column("network_mode", String(16)),
     Column("url", JSON(none_as_null=True)),
     Column("ports", JSON, nullable=False, server_default="[]"),
+    # What it is called in host names: its name, if no other sandbox, of whatever owner, had it first.
+    Column("host", String(63)),
     Column("env", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("target", String(16), nullable=False),
@@ -153,6 +155,13 @@ Index(
     postgresql_where=text("deleted_at IS NULL"),
 )
 
+Index(
+    "uq_sandboxes_host",
+    sandboxes.c.host,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
 Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=text("deleted_at IS NULL"))
 
 checkpoints = Table(
