@@ -18,6 +18,7 @@ from bay.store import cargos
 pytestmark = pytest.mark.anyio
 
 FIELDS = {
+    "network", "url", "ports",
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
     "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
     "persist", "checkpoint_id", "checkpoint_policy",
@@ -53,7 +54,9 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
     assert set(made) == FIELDS
     assert made == {
         **dict.fromkeys(("name", "expires_at", "idle_expires_at", "warm_expires_at", "containers", "error")),
-        **dict.fromkeys(("checkpoint_id", "checkpoint_policy")),
+        **dict.fromkeys(("checkpoint_id", "checkpoint_policy", "url")),
+        "network": "open",
+        "ports": [],
         "persist": "workspace",
         "id": made["id"],
         "cargo_id": made["cargo_id"],

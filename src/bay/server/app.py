@@ -59,6 +59,7 @@ from bay.server.kernel_link import KernelLink
 from bay.server.locate import Locator
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
+from bay.server.port_hosts import PortHosts
 from bay.server.pressure import Pressure, available_memory
 from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
@@ -130,7 +131,8 @@ class Bay:
             profiles=self.profiles,
             clock=clock,
         )
-        self.views = Views(profiles=self.profiles, driver=driver, clock=clock)
+        self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
+        self.views = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock)
         self.reading = Uses()
         self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, reading=self.reading)
         self.checkpointer = Checkpointer(

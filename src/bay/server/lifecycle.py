@@ -215,4 +215,5 @@ def view(
         checkpoint_id=sandbox.checkpoint_id,
         checkpoint_policy=sandbox.checkpoint_policy,
         network=network,
+        ports=sandbox.ports,
     )

@@ -93,6 +93,7 @@ async def _serve(
     )
     async with bay.running(), asyncio.TaskGroup() as group:
         address = listener.getsockname()
+        bay.hosts.port = address[1]
         server.on_started = lambda: on_ready(_url(address), bay)
         ender = group.create_task(_end_when_told(server, stop, bay))
         await server.serve(sockets=[listener])

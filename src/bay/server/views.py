@@ -1,19 +1,25 @@
 """What owners see of their sandboxes: the rows, with what the settings add to them."""
 
+from dataclasses import replace
+
 from bay.clock import Clock
 from bay.drivers.base import Driver
-from bay.models import Profile, Sandbox
+from bay.models import Profile, Sandbox, SandboxUrl
 from bay.server import lifecycle
 from bay.server.network_modes import mode_of
+from bay.server.port_hosts import PortHosts
 from bay.store.records import SandboxRecord
 
 
 class Views:
     """Shows sandboxes. What `driver` can do is known once it is open."""
 
-    def __init__(self, *, profiles: dict[str, Profile], driver: Driver, clock: Clock) -> None:
+    def __init__(
+        self, *, profiles: dict[str, Profile], driver: Driver, hosts: PortHosts, clock: Clock
+    ) -> None:
         self._profiles = profiles
         self._driver = driver
+        self._hosts = hosts
         self._clock = clock
 
     def of(self, record: SandboxRecord) -> Sandbox:
@@ -21,4 +27,12 @@ class Views:
         profile = self._profiles.get(record.profile)
         capabilities = profile.capabilities if profile else ()
         mode = mode_of(record, profile, self._driver.capabilities.network)
-        return lifecycle.view(record, self._clock(), capabilities, mode)
+        sandbox = lifecycle.view(record, self._clock(), capabilities, mode)
+        return replace(sandbox, url=self._url(record)) if record.url else sandbox
+
+    def _url(self, record: SandboxRecord) -> SandboxUrl | None:
+        setting = record.url
+        if setting is None:
+            return None
+        href = self._hosts.url(record.host or record.id, None)
+        return SandboxUrl(href=href, port=setting.port, access=setting.access)

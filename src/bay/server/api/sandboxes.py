@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from bay.errors import InvalidArgument
-from bay.models import CheckpointPolicy, Compute, Sandbox, Status
+from bay.models import CheckpointPolicy, Compute, PortAccess, PortSettings, Sandbox, Status
 from bay.server import cursors
 from bay.server.api.deps import (
     ERRORS,
@@ -24,7 +24,7 @@ from bay.server.api.deps import (
 )
 from bay.server.api.network import Policy as NetworkPolicyBody
 from bay.server.replies import WireResponse
-from bay.server.services.sandboxes import NewSandbox, SandboxChanges
+from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
 from bay.store.records import Filters
 
 router = APIRouter(
@@ -53,6 +53,28 @@ class Policy(BaseModel):
     def to_noun(self) -> CheckpointPolicy:
         """What the rest of Bay calls it."""
         return CheckpointPolicy(**self.model_dump())
+
+
+class PortBody(BaseModel):
+    """A port, and who may reach it."""
+
+    model_config = ConfigDict(extra="forbid")  # a misspelt `access` would be another one
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    access: PortAccess = "owner"
+
+    def to_noun(self) -> PortSettings:
+        """What the rest of Bay calls it."""
+        return PortSettings(port=self.port, access=self.access)
+
+
+def _each_once(ports: tuple[PortBody, ...]) -> tuple[PortBody, ...]:
+    if len({body.port for body in ports}) < len(ports):
+        raise ValueError("a port is there twice")
+    return ports
+
+
+Ports = Annotated[tuple[PortBody, ...], Field(max_length=MOST_PORTS), AfterValidator(_each_once)]
 
 
 class CreateSandbox(BaseModel):
@@ -86,6 +108,8 @@ class CreateSandbox(BaseModel):
     network_policy: Annotated[
         NetworkPolicyBody | None, Field(description="What its network may reach; else the profile's policy")
     ] = None
+    url: Annotated[PortBody | None, Field(description="The port that its own URL leads to")] = None
+    ports: Annotated[Ports, Field(description="Who may reach which port")] = ()
     wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
 
 
@@ -97,6 +121,8 @@ class UpdateSandbox(BaseModel):
     idle_timeout: Seconds | None = None
     warm_timeout: Annotated[int | None, Field(ge=0, le=10 * 365 * 86400)] = None
     checkpoint_policy: Policy | None = None
+    url: PortBody | None = None
+    ports: Ports = ()
 
 
 class ExtendTtl(BaseModel):
@@ -131,8 +157,8 @@ async def create_sandbox(
     body = body or CreateSandbox()
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     network = body.network_policy and body.network_policy.to_noun()
-    values = body.model_dump(exclude={"wait", "checkpoint_policy", "network_policy"})
-    new = NewSandbox(**values, checkpoint_policy=policy, network_policy=network)
+    values = body.model_dump(exclude={"wait", "checkpoint_policy", "network_policy", "url", "ports"})
+    new = NewSandbox(**values, **_reached(body), checkpoint_policy=policy, network_policy=network)
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0
@@ -168,10 +194,11 @@ async def get_sandbox(caller: Reader, services: Svc, sandbox_id: str) -> WireRes
 
 @router.patch("/{sandbox_id}", response_model=Sandbox)
 async def update_sandbox(caller: Writer, services: Svc, sandbox_id: str, body: UpdateSandbox) -> WireResponse:
-    """Change its name, labels, timeouts or policy of checkpoints."""
+    """Change its name, labels, timeouts, policy of checkpoints, or who may reach its ports."""
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
-    values = body.model_dump(exclude={"checkpoint_policy"})
-    changes = SandboxChanges(given=frozenset(body.model_fields_set), **values, checkpoint_policy=policy)
+    values = body.model_dump(exclude={"checkpoint_policy", "url", "ports"})
+    given = frozenset(body.model_fields_set)
+    changes = SandboxChanges(given=given, **values, **_reached(body), checkpoint_policy=policy)
     return WireResponse(await services.sandboxes.update(caller, sandbox_id, changes))
 
 
@@ -224,6 +251,10 @@ async def stop_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireRe
     """Give compute back and keep everything else."""
     await services.sandboxes.stop(caller, sandbox_id)
     return WireResponse({"status": "stopped"})
+
+
+def _reached(body: CreateSandbox | UpdateSandbox) -> dict[str, Any]:
+    return {"url": body.url and body.url.to_noun(), "ports": tuple(port.to_noun() for port in body.ports)}
 
 
 def _labels(given: list[str]) -> tuple[tuple[str, str], ...]:

@@ -26,11 +26,21 @@ from bay.errors import (
     Timeout,
 )
 from bay.ids import is_name, new_id
-from bay.models import CheckpointPolicy, Container, NetworkPolicy, Profile, Sandbox, from_wire, to_wire
+from bay.models import (
+    CheckpointPolicy,
+    Container,
+    NetworkPolicy,
+    PortSettings,
+    Profile,
+    Sandbox,
+    from_wire,
+    to_wire,
+)
 from bay.server import due, idempotency, lifecycle
 from bay.server.auth import Caller
 from bay.server.peers import peer_of
 from bay.server.pool import Pool
+from bay.server.port_hosts import host_of
 from bay.server.quotas import Quotas
 from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
@@ -42,8 +52,12 @@ from bay.store.later import Later
 from bay.store.records import HAVING, CheckpointRecord, Claim, Filters, Page, SandboxRecord, Target
 from bay.store.sandboxes import KEEP
 
+MOST_PORTS = 64
+"""Ports of a sandbox of which it is set who may reach them."""
+
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
+_STORED_AS_WIRE = frozenset(("checkpoint_policy", "url", "ports"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +78,8 @@ class NewSandbox:
     """Id of a checkpoint, of any sandbox of the same owner, whose files it begins with."""
     checkpoint_policy: CheckpointPolicy | None = None
     network_policy: NetworkPolicy | None = None
+    url: PortSettings | None = None
+    ports: tuple[PortSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +101,8 @@ class SandboxChanges:
     idle_timeout: int | None = None
     warm_timeout: int | None = None
     checkpoint_policy: CheckpointPolicy | None = None
+    url: PortSettings | None = None
+    ports: tuple[PortSettings, ...] = ()
 
 
 class Sandboxes:
@@ -235,8 +253,10 @@ class Sandboxes:
                 if changed:
                     present = await sandboxes.get(db, record.id) or record
                     values = {**changed, **self._clocks(present, changed)}
-                    if "checkpoint_policy" in values:
-                        values["checkpoint_policy"] = to_wire(values["checkpoint_policy"])
+                    for field_name in changed.keys() & _STORED_AS_WIRE:
+                        values[field_name] = to_wire(values[field_name])
+                    if "name" in changed:
+                        values["host"] = await sandboxes.free_host(db, host_of(new.name), record.id)
                     await sandboxes.change(db, record.id, **values)
                     await events.add(db, record, "sandbox.updated", self._clock(), fields=sorted(changed))
         except IntegrityError as error:
@@ -366,7 +386,9 @@ class Sandboxes:
         pooled = await self._pool.claim(db, profile) if _fits_pool(new, profile) else None
         await self._quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
         if pooled is not None:
-            return await self._claim(db, caller, self._claimed(caller, new, profile, pooled, now))
+            host = await sandboxes.free_host(db, host_of(new.name), pooled.id)
+            claimed = replace(self._claimed(caller, new, profile, pooled, now), host=host)
+            return await self._claim(db, caller, claimed)
         sandbox_id = new_id("sandbox")
         cargo_id = new.cargo_id or new_id("ws")
         origin = new.from_checkpoint and await self._snapshots.usable(db, caller, new.from_checkpoint)
@@ -375,7 +397,8 @@ class Sandboxes:
         else:
             await self._check_cargo(db, caller, cargo_id)
         record = self._record(caller, new, profile, sandbox_id, cargo_id, now)
-        record = replace(record, target="running" if starts else "stopped")
+        host = await sandboxes.free_host(db, host_of(new.name), sandbox_id)
+        record = replace(record, host=host, target="running" if starts else "stopped")
         if origin:  # one that was made for a fork of the present is shown to nobody
             record = replace(record, checkpoint_id=origin.parent_id if origin.hidden else origin.id)
         await sandboxes.add(db, record)
@@ -449,6 +472,8 @@ class Sandboxes:
             checkpoint_at=due.next_at(new.checkpoint_policy, now),
             network_version=0 if new.network_policy is None else 1,
             network_mode=new.network_policy and new.network_policy.mode,
+            url=new.url,
+            ports=new.ports,
             env=new.env,
             labels=new.labels,
             target=target,
@@ -545,6 +570,7 @@ def _like(
         profile=source.profile, name=name, image=source.image, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
+        url=source.url, ports=source.ports,
     )  # fmt: skip
 
 
