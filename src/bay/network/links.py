@@ -10,7 +10,6 @@ The rules around those keep the rest of the host out of it (priorities 20000 to 
     20004  nop
 """
 
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -164,8 +163,7 @@ class Links:
 
     def numbers(self) -> set[int]:
         """The numbers of the links there are."""
-        names = os.listdir("/proc/sys/net/ipv4/conf")
-        return {number for name in names if (number := number_of(self._instance, name))}
+        return {number for name in sysctls.devices() if (number := number_of(self._instance, name))}
 
     def traffic(self, seat: Seat) -> Traffic:
         """What crossed the link since it was made; nothing where there is none."""

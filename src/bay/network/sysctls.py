@@ -26,6 +26,11 @@ def write_all(directory: str, values: dict[str, str]) -> None:
         write(f"{directory}/{name}", value)
 
 
+def devices() -> list[str]:
+    """The network devices of the calling thread's network namespace."""
+    return [path.name for path in (_NET / "ipv4/conf").iterdir() if path.name not in ("all", "default")]
+
+
 def forwards(version: int) -> bool:
     """Whether the host forwards packets of IP `version`."""
     return read(_FORWARDING[version]) == "1"

@@ -463,7 +463,8 @@ def make_driver(settings: Settings) -> Driver:
         runc=settings.runc,
         runc_timeout_s=settings.runc_timeout,
         id_range_start=settings.id_range_start,
-        network=make_network(settings) if settings.network == "auto" else None,
+        network=make_network(settings),
+        network_off=settings.network == "off",
     )
 
 

@@ -46,7 +46,9 @@ async def find(db: AsyncConnection, owner: str, ref: str) -> SandboxRecord | Non
 
 async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
     """The sandbox that is called so in host names, by its id or its host, whoever owns it; not a removed one."""
-    query = _JOINED.where(or_(_S.id == host, _S.host == host), _S.deleted_at.is_(None), _S.target != "deleted")
+    query = _JOINED.where(
+        or_(_S.id == host, _S.host == host), _S.deleted_at.is_(None), _S.target != "deleted"
+    )
     row = (await db.execute(query)).first()
     return _record(row) if row else None
 

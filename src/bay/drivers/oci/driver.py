@@ -89,12 +89,14 @@ class OciDriver:
         layer_bytes: int = 10 << 30,
         parallel_starts: int | None = None,
         network: Network | None = None,
+        network_off: bool = False,
         seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
     ) -> None:
         self.capabilities = Capabilities(
             isolation=("container",), pause=True, images=("host",), persist=("workspace", "machine")
         )
         self._network = network
+        self._network_off = network_off
         self._layout = Layout(root, run_dir, cache or root)
         self._runc = Runc(runc, self._layout.runc_root, runc_timeout_s)
         self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
@@ -228,6 +230,9 @@ class OciDriver:
     async def _open_network(self) -> None:
         if self._network is None:
             return
+        if self._network_off and not await in_new_thread(self._network.is_left):
+            self._network = None
+            return
         if problems := await in_new_thread(self._network.probe):
             log.warning("network.unavailable", problems=problems)
             self._network = None
@@ -235,7 +240,8 @@ class OciDriver:
         await self._network.open()
         if firewalls := await in_new_thread(dropping):
             log.warning("network.forwarding_dropped", by=firewalls, fix=FIX)
-        self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
+        if not self._network_off:  # else it is there to take away what sessions of before still have
+            self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
 
     async def _unplug(self, handle: Handle) -> None:
         if self._network is None:
