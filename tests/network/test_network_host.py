@@ -81,6 +81,7 @@ async def test_the_last_bay_without_sandboxes_leaves_nothing_shared_either() -> 
     async with opened():
         assert left()
     assert left() == []
+    assert "20000" not in said("ip", "rule")
 
 
 async def test_networks_stand_without_bay_and_are_found_by_the_next(inside: int) -> None:

@@ -40,6 +40,7 @@ from bay.network.seats import (
     STUB,
     Seat,
     device_of,
+    is_device,
     number_of,
 )
 
@@ -103,8 +104,10 @@ class Links:
             self._host.send([*_base_rules(INSIDE_V6), *_shared(index, GATEWAY_V6, INSIDE_V6)])
 
     def remove_shared(self) -> None:
-        """Remove the device that leads nowhere. The rules stay: another Bay of this host may need them, and alone they do nothing."""
+        """Remove the device that leads nowhere; and where no Bay of this host has a device any more, the rules around as well."""
         self._host.send([_delete_link(device_of(self._instance, 0))])
+        if not any(is_device(name) for name in sysctls.devices()):
+            self._host.send([*_base_rules(INSIDE_V4, _DELRULE), *_base_rules(INSIDE_V6, _DELRULE)])
 
     def connect(self, seat: Seat, netns_fd: int) -> None:
         """Link the namespace behind `netns_fd` to the host. What is there of it already is replaced."""
@@ -270,13 +273,13 @@ def _rule(
     )
 
 
-def _base_rules(inside: Address) -> Iterator[Request]:
+def _base_rules(inside: Address, kind: int = _NEWRULE) -> Iterator[Request]:
     unmarked = attribute(_FRA_FWMARK, 0) + attribute(_FRA_FWMASK, MARK_MASK)
     version, address = inside.version, inside.packed
-    yield _rule(_NEWRULE, version, 4, _NOP)
-    yield _rule(_NEWRULE, version, 2, _GOTO, unmarked, attribute(_FRA_GOTO, _FIRST_PRIORITY + 4))
-    yield _rule(_NEWRULE, version, 1, _TO_TABLE, unmarked, attribute(_FRA_TABLE, NOWHERE_TABLE), to=address)
-    yield _rule(_NEWRULE, version, 0, _BLACKHOLE, unmarked, by=address)
+    yield _rule(kind, version, 4, _NOP)
+    yield _rule(kind, version, 2, _GOTO, unmarked, attribute(_FRA_GOTO, _FIRST_PRIORITY + 4))
+    yield _rule(kind, version, 1, _TO_TABLE, unmarked, attribute(_FRA_TABLE, NOWHERE_TABLE), to=address)
+    yield _rule(kind, version, 0, _BLACKHOLE, unmarked, by=address)
 
 
 def _seat_rule(kind: int, seat: Seat, version: int) -> Request:

@@ -1,5 +1,6 @@
 """Where a sandbox sits on this host: one number, from which its device, mark, zone and routing table follow."""
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -9,6 +10,8 @@ INSIDE_V6, GATEWAY_V6 = IPv6Address("fdba::2"), IPv6Address("fdba::1")
 MARK_MASK = 0x0FFF_0000
 _MARK_SHIFT = 16
 _TABLES = 0xBA00_0000
+
+_DEVICE = re.compile(r"bay[0-9a-f]{4}-[0-9a-f]{4}")
 
 LAST_NUMBER = 4094
 STUB = 0xFFFF
@@ -55,6 +58,11 @@ def device_prefix(instance: str) -> str:
 def device_of(instance: str, number: int) -> str:
     """The name of the host's end of a sandbox's link; of number 0, of the device that leads nowhere."""
     return f"{device_prefix(instance)}{number:04x}"
+
+
+def is_device(name: str) -> bool:
+    """Whether a device's name is one that a Bay gives."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 def number_of(instance: str, device: str) -> int | None:
