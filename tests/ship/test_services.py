@@ -72,7 +72,7 @@ def server(port: int) -> list[str]:
 def test_a_service_runs_until_it_is_wanted_no_more(ship: Ship) -> None:
     web = put(ship, spec("web"))["web"]
     assert (web["state"], web["restarts"], web["healthy"]) == ("running", 0, None)
-    assert web["pid"] in ship.left()
+    assert eventually(lambda: web["pid"] in ship.left())
     assert put(ship) == {}
     assert ship.left() == []
 
@@ -84,7 +84,7 @@ def test_what_is_as_it_was_runs_on(ship: Ship) -> None:
     changed = put(ship, spec("other"), spec("web", env={"A": "1"}))
     assert changed["web"]["pid"] != pid
     assert changed["other"]["pid"] == both["other"]["pid"]
-    assert len(ship.left()) == 2
+    assert eventually(lambda: len(ship.left()) == 2)
 
 
 def test_one_that_is_not_enabled_is_stopped_and_starts_when_it_is(ship: Ship) -> None:
@@ -147,7 +147,8 @@ def test_a_program_that_is_not_there_says_so(ship: Ship) -> None:
     failed = wait_state(ship, "web", lambda s: s["state"] == "backoff")
     assert failed["message"].startswith("could not be started: ")
     (ship.workspace / "missing").mkdir()
-    assert wait_state(ship, "web", lambda s: s["state"] == "running")["pid"] in ship.left()
+    pid = wait_state(ship, "web", lambda s: s["state"] == "running")["pid"]
+    assert eventually(lambda: pid in ship.left())
 
 
 def test_a_service_finds_its_variables_and_its_directory(ship: Ship) -> None:
