@@ -1,0 +1,187 @@
+"""HTTP/1.1 to an app in a sandbox, over a connection to its port. h11 parses and frames; what the app sends is anybody's bytes.
+
+A connection may serve one request after another, which is where requests get smuggled and answers mixed up. So it is kept only when both
+sides have said all they had to say in a way that h11 agrees with and nothing came behind it, only for a few seconds, and only for requests
+that can be sent again: the app may have closed it meanwhile.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import h11
+
+from bay.errors import BadRequest, PortClosed
+from bay.server.port_heads import Headers
+from bay.server.port_link import PortLink, PortStream
+from bay.server.ship_wire import Peer
+
+IDLE_S = 3.0
+"""How long a connection waits for the next request: less than what most app servers wait."""
+
+_MOST_IDLE = 16
+_READ_BYTES = 256 * 1024
+_MOST_HEAD = 64 * 1024
+_LOOK_S = 1.0
+
+
+class Stale(Exception):
+    """A connection that had waited was closed before anything was answered: another one is to be taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppRequest:
+    """A request as the app gets it; `has_body` says whether parts of a body follow."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    has_body: bool
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again when a connection turns out to be closed."""
+        return self.method in ("GET", "HEAD", "OPTIONS") and not self.has_body
+
+
+class AppConnection:
+    """One connection to an app. One task may send while another reads the answer. `closing` is left when it is dropped."""
+
+    def __init__(self, port: int, stream: PortStream, closing: AsyncExitStack) -> None:
+        self._port = port
+        self._stream = stream
+        self._closing = closing
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
+        self._heard = False
+        self.idle_since: float | None = None
+        """When it began to wait for another request; None in its first."""
+
+    async def ask(self, request: AppRequest) -> None:
+        """Send the head, and the end if there is no body. Raises BadRequest for what is no HTTP, ConnectionError."""
+        self._heard = False
+        try:
+            head = h11.Request(method=request.method, target=request.target, headers=request.headers)
+            data = self._http.send(head) or b""
+            if not request.has_body:
+                data += self._http.send(h11.EndOfMessage()) or b""
+        except h11.LocalProtocolError as error:
+            raise BadRequest(f"the request cannot be passed on: {error}") from error
+        await self._stream.write(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send a part of the body, as fast as the app takes it. Raises ConnectionError."""
+        await self._send(h11.Data(data=data))
+
+    async def end(self) -> None:
+        """Say that the body has ended. Raises ConnectionError."""
+        await self._send(h11.EndOfMessage())
+
+    async def answer(self) -> h11.Response:
+        """The head of the answer. Raises PortClosed when none comes, and Stale where another connection may do better."""
+        try:
+            while True:
+                event = await self._next()
+                if isinstance(event, h11.Response):
+                    return self._checked(event)
+                if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
+                    raise h11.RemoteProtocolError("no answer")
+        except (h11.RemoteProtocolError, ConnectionError) as error:
+            if self.idle_since is not None and not self._heard:
+                raise Stale from error
+            raise self._broken("did not answer with HTTP" if self._heard else "gave no answer") from error
+
+    async def body(self) -> AsyncGenerator[bytes]:
+        """The rest of the answer, as it comes. Raises PortClosed when the app breaks off before its end."""
+        try:
+            while not isinstance(event := await self._next(), h11.EndOfMessage):
+                if not isinstance(event, h11.Data):
+                    raise h11.RemoteProtocolError("no end")
+                yield bytes(event.data)
+        except (h11.RemoteProtocolError, ConnectionError) as error:
+            raise self._broken("broke off in the middle of its answer") from error
+
+    def recycle(self) -> bool:
+        """Make ready for another request; False when it is used up."""
+        unasked, ended = self._http.trailing_data
+        is_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        if not is_done or unasked or ended:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    async def aclose(self) -> None:
+        """Drop it at once."""
+        self._stream.abort()
+        await self._closing.aclose()
+
+    async def _send(self, event: h11.Data | h11.EndOfMessage) -> None:
+        try:
+            data = self._http.send(event)
+        except h11.LocalProtocolError as error:
+            raise BadRequest(f"the body cannot be passed on: {error}") from error
+        if data:
+            await self._stream.write(data)
+
+    async def _next(self) -> object:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            data = await self._stream.read(_READ_BYTES)
+            self._heard = self._heard or bool(data)
+            self._http.receive_data(data)
+        return event
+
+    def _checked(self, head: h11.Response) -> h11.Response:
+        if head.status_code > 599:
+            raise h11.RemoteProtocolError("no status")
+        return head
+
+    def _broken(self, what: str) -> PortClosed:
+        return PortClosed(f"the program that listens on port {self._port} {what}")
+
+
+class AppConnections:
+    """Makes connections, and keeps those that can serve another request for `IDLE_S`, while `run` runs."""
+
+    def __init__(self, link: PortLink) -> None:
+        self._link = link
+        self._idle: defaultdict[tuple[str, int], list[AppConnection]] = defaultdict(list)
+
+    def take(self, peer: Peer, port: int) -> AppConnection | None:
+        """One that waits for a request, if there is any."""
+        waiting = self._idle.get((peer.session_id, port))
+        return waiting.pop() if waiting else None
+
+    async def open(self, peer: Peer, port: int) -> AppConnection:
+        """A new one. Raises PortClosed when nothing listens, ShipError and Timeout."""
+        async with AsyncExitStack() as stack:
+            stream = await stack.enter_async_context(self._link.open(peer, port))
+            return AppConnection(port, stream, stack.pop_all())
+        raise AssertionError("unreachable")  # an exit stack swallows nothing here
+
+    async def give_back(self, peer: Peer, port: int, connection: AppConnection) -> None:
+        """Keep it for another request, or drop it."""
+        waiting = self._idle[peer.session_id, port]
+        if len(waiting) < _MOST_IDLE and connection.recycle():
+            connection.idle_since = asyncio.get_running_loop().time()
+            waiting.append(connection)
+        else:
+            await connection.aclose()
+
+    async def run(self) -> None:
+        """Drop what has waited for too long, until cancelled; then all."""
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                await self._drop(asyncio.get_running_loop().time() - IDLE_S)
+        finally:
+            await self._drop(float("inf"))
+
+    async def _drop(self, before: float) -> None:
+        for key, waiting in list(self._idle.items()):
+            late = [connection for connection in waiting if (connection.idle_since or 0) <= before]
+            waiting[:] = [connection for connection in waiting if connection not in late]
+            if not waiting:
+                del self._idle[key]
+            for connection in late:
+                await connection.aclose()
