@@ -12,6 +12,7 @@ from driver_harness import Answer, Bench, call, endpoint_of, host_fingerprint, r
 from bay.drivers.base import Exited, Gone, Handle, Paused, Running, SessionSpec
 from bay.drivers.health import check_health
 from bay.errors import SandboxNotReady
+from bay.models import NetworkPolicy, NetworkRule
 
 pytestmark = pytest.mark.anyio
 
@@ -273,6 +274,7 @@ async def test_sessions_outlive_the_driver_object(bench: Bench) -> None:
     async with bench.session() as handle:
         await bench.driver.aclose()
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+        await bench.driver.open()
 
 
 async def start_partly(bench: Bench, spec: SessionSpec, steps: int) -> Handle:
@@ -288,3 +290,39 @@ async def start_partly(bench: Bench, spec: SessionSpec, steps: int) -> Handle:
 def ships(bench: Bench) -> list[Path]:
     """The sockets of Ship that this driver has on the host now."""
     return [path for kept in bench.kept for path in kept.rglob("ship.sock")]
+
+
+async def test_a_session_begins_with_the_policy_of_its_spec(bench: Bench) -> None:
+    for mode in bench.driver.capabilities.network:
+        async with bench.session(network=NetworkPolicy(mode=mode)) as handle:
+            assert (await bench.driver.network_state(handle)).mode == mode
+
+
+async def test_another_policy_holds_once_it_is_set_and_the_same_again_is_no_error(bench: Bench) -> None:
+    rule = NetworkRule(action="allow", cidr="9.9.9.9/32", ports=(443, "8000-8100"))
+    async with bench.session(network=NetworkPolicy(mode="none")) as handle:
+        for policy in (
+            NetworkPolicy(mode="allowlist", rules=(rule,)),
+            NetworkPolicy(),
+            NetworkPolicy(mode="none"),
+        ):
+            for _ in range(2):
+                await bench.driver.set_network(handle, policy)
+                assert (await bench.driver.network_state(handle)).mode == policy.mode
+
+
+async def test_a_frozen_session_takes_another_policy(bench: Bench) -> None:
+    async with bench.session() as handle:
+        await bench.driver.pause(handle)
+        await bench.driver.set_network(handle, NetworkPolicy(mode="allowlist"))
+        assert (await bench.driver.network_state(handle)).mode == "allowlist"
+        await bench.driver.resume(handle)
+
+
+async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroyed(bench: Bench) -> None:
+    spec = bench.spec(network=NetworkPolicy(mode="allowlist"))
+    before = host_fingerprint(bench)
+    handle = await bench.start(spec)
+    await bench.driver.set_network(handle, NetworkPolicy())
+    await bench.driver.destroy(handle)
+    assert host_fingerprint(bench) == before

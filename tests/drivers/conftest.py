@@ -14,6 +14,7 @@ from driver_harness import Bench
 
 from bay.drivers.fake import FakeDriver
 from bay.drivers.oci import OciDriver
+from bay.network.host import Network
 
 pytest.register_assert_rewrite("conformance")
 
@@ -49,8 +50,9 @@ async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[Bench]:
         pytest.skip("the oci driver needs root and runc")
     run_dir = Path("/run/bay") / f"t-{secrets.token_hex(4)}"
     ids = run_dir.with_suffix(".ids")
-    driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids)
-    async for bench in _opened(Bench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name)):
+    network = Network(instance=run_dir.name[2:6])
+    driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network)
+    async for bench in _opened(Bench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, network)):
         yield bench
 
 

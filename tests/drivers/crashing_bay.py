@@ -9,14 +9,16 @@ from pathlib import Path
 
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import OciDriver
-from bay.models import Resources
+from bay.models import NetworkPolicy, Resources
+from bay.network.host import Network
 
 
 async def main(
     root: str, run_dir: str, ids: str, workspace: str, session_id: str, stop_at: str, runc: str
 ) -> None:
     """Start `session_id` as far as `stop_at`."""
-    driver = OciDriver(root=Path(root), run_dir=Path(run_dir), ids_dir=Path(ids), runc=runc)
+    network = Network(instance=Path(run_dir).name[2:6])
+    driver = OciDriver(root=Path(root), run_dir=Path(run_dir), ids_dir=Path(ids), runc=runc, network=network)
     await driver.open()
     spec = SessionSpec(
         session_id=session_id,
@@ -26,6 +28,7 @@ async def main(
         resources=Resources(),
         workspace=Path(workspace),
         token="t" * 32,
+        network=NetworkPolicy(mode="allowlist"),
     )
     async for handle in driver.start(spec, None):
         sys.stdout.write(f"{handle.data['step']}\n")

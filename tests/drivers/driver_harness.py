@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, SessionSpec
-from bay.models import Resources
+from bay.models import NetworkPolicy, Resources
+from bay.network.host import Network
 
 TOKEN = secrets.token_hex(16)
 
@@ -35,6 +37,7 @@ class Bench:
     kept: tuple[Path, ...]
     """The directories the driver was given."""
     instance: str
+    network: Network | None = None
     started: list[str] = field(default_factory=list[str])
 
     def spec(self, **changes: Any) -> SessionSpec:
@@ -53,6 +56,7 @@ class Bench:
             "resources": Resources(),
             "workspace": workspace,
             "token": TOKEN,
+            "network": NetworkPolicy(),
         }
         return SessionSpec(**{**given, **changes})
 
@@ -122,6 +126,7 @@ def host_fingerprint(bench: Bench) -> dict[str, object]:
         "claims": sorted(path.read_text() for path in bench.kept[-1].glob("[0-9]*")),
         "descriptors": sorted(_descriptors()),
         "workspaces": sorted(os.listdir(bench.workspaces)),
+        "network": _network(),
     }
 
 
@@ -152,6 +157,18 @@ def _processes(bench: Bench) -> list[str]:
         if any(f"/bay/{bench.instance}/" in group for group in groups) or parent == str(os.getpid()):
             found.append(stat.rpartition(")")[0])
     return found
+
+
+def _network() -> list[str]:
+    """Devices, rules and nftables of this test run's own network namespace."""
+    if os.getuid() != 0:
+        return []
+    devices = [path.name for path in Path("/proc/sys/net/ipv4/conf").iterdir()]
+    return sorted([*devices, *_said("ip", "rule"), *_said("nft", "list", "ruleset")])
+
+
+def _said(*command: str) -> list[str]:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
 def _descriptors() -> list[str]:

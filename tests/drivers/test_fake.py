@@ -10,6 +10,7 @@ from driver_harness import Bench, host_fingerprint, run
 from bay.drivers.base import Exited, Gone, Running
 from bay.drivers.fake import STEPS, FakeDriver
 from bay.errors import DriverUnavailable
+from bay.models import NetworkPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +38,7 @@ async def test_every_other_call_can_be_told_to_fail(fake: Bench) -> None:
             "observe": lambda: fake.driver.observe(handle),
             "pause": lambda: fake.driver.pause(handle),
             "resume": lambda: fake.driver.resume(handle),
+            "set_network": lambda: fake.driver.set_network(handle, NetworkPolicy()),
             "stop": lambda: fake.driver.stop(handle, 1),
             "destroy": lambda: fake.driver.destroy(handle),
             "list_owned": lambda: anext(fake.driver.list_owned()),

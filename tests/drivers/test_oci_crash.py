@@ -75,6 +75,7 @@ async def test_after_a_reboot_the_remains_on_disk_are_listed_and_removed(oci: Be
     before = host_fingerprint(oci)
     handle = await oci.start(spec)
     await oci.driver.stop(handle, grace_s=0)
+    await oci.driver.aclose()
     root, run_dir, ids = oci.kept
     for directory in (run_dir, ids):  # as after a reboot, /run is empty
         shutil.rmtree(directory)
@@ -262,7 +263,14 @@ def other_runc(directory: Path, words: str) -> Generator[Path]:
 def driver_with(bench: Bench, path: Path, runc_timeout_s: float = 1) -> OciDriver:
     """A driver of the same Bay that calls another runc."""
     root, run_dir, ids = bench.kept
-    return OciDriver(root=root, run_dir=run_dir, ids_dir=ids, runc=str(path), runc_timeout_s=runc_timeout_s)
+    return OciDriver(
+        root=root,
+        run_dir=run_dir,
+        ids_dir=ids,
+        runc=str(path),
+        runc_timeout_s=runc_timeout_s,
+        network=bench.network,
+    )
 
 
 def commands_like(words: str) -> list[int]:

@@ -100,7 +100,7 @@ class Network:
         self._private = tuple(private)
         self._now = now
         self._names = names(self._open_name, self.is_reachable) if names else None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="bay-network")
+        self._worker: ThreadPoolExecutor | None = None
         self._policies: dict[int, NetworkPolicy] = {}
         self._listening: set[int] = set()
         self._sittings: dict[int, _Sitting] = {}
@@ -137,8 +137,11 @@ class Network:
         """Make what all sandboxes share, and take stock of those that an earlier Bay of this instance left.
 
         Called in the host's network namespace. Where the host forwarded nothing before, it forwards from now on what sandboxes
-        began, and nothing else.
+        began, and nothing else. Again is no error.
         """
+        if self._worker is not None:
+            return
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="bay-network")
         await self._do(self._set_up)
         if self._names:
             await self._names.open()
@@ -152,7 +155,9 @@ class Network:
             await self._names.aclose()
         self._listening.clear()
         await self._do(self._tear_down)
-        self._worker.shutdown(wait=False)
+        if self._worker is not None:
+            self._worker.shutdown(wait=False)
+            self._worker = None
 
     def is_reachable(self, address: Address) -> bool:
         """Whether some sandbox might reach `address`: it is public, or in a private network that rules may allow."""
@@ -252,6 +257,8 @@ class Network:
         return self._submit(work).result()
 
     def _submit(self, work: Callable[[], T]) -> Any:
+        if self._worker is None:
+            raise DriverUnavailable("the networks of sandboxes are not open")
         return self._worker.submit(lambda: _told(work))
 
     # What follows runs in the one thread.
@@ -451,6 +458,8 @@ class Network:
         sitting.names.setdefault(name, {}).update(dict.fromkeys(public, until))
 
     def _remove(self, seat: Seat) -> None:
+        if seat.number not in self._policies:  # another Bay may have begun it, after stock was taken
+            self._take_stock()
         self._sittings.pop(seat.number, None)
         self._policies.pop(seat.number, None)
         self._links.remove(seat)

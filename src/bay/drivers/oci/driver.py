@@ -244,10 +244,9 @@ class OciDriver:
             self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
 
     async def _unplug(self, handle: Handle) -> None:
-        if self._network is None:
-            return
-        if (seat := await in_new_thread(lambda: self._seat(handle))) is not None:
-            await self._network.remove(seat)
+        if self._network is not None:
+            for seat in await in_new_thread(lambda: self._seats_to_clear(handle)):
+                await self._network.remove(seat)
 
     async def _serve_names(self, line: Line, launched: Launched) -> None:
         namespace = await in_new_thread(lambda: namespace_of(launched.pid, launched.started))
@@ -262,8 +261,23 @@ class OciDriver:
 
     def _seat(self, handle: Handle) -> Seat | None:
         """The session's seat, by its claim on an id range: no other live session of this host has that number."""
-        number = self._ids.number(self._layout.session(handle.session_id).run)
-        return None if number is None else Seat(number + 1, handle.session_id)
+        run = self._layout.session(handle.session_id).run
+        found = next((number for number, path in self._ids.holders().items() if path == run), None)
+        return None if found is None else Seat(found + 1, handle.session_id)
+
+    def _seats_to_clear(self, handle: Handle) -> list[Seat]:
+        """Its own; where its claim is lost, all that no session of this Bay claims."""
+        if self._network is None:
+            return []
+        if (seat := self._seat(handle)) is not None:
+            return [seat]
+        owned = self._network.owned()  # before the claims: what is there by now was claimed before
+        live = {
+            n + 1
+            for n, path in self._ids.holders().items()
+            if path.parent == self._layout.run_dir / "sessions"
+        }
+        return [Seat(number, handle.session_id) for number in sorted(owned - live)]
 
     def _tidy(self) -> None:
         cgroups.remove_if_empty(self._cgroup)
@@ -406,7 +420,9 @@ class OciDriver:
 
     def _owned(self) -> list[tuple[str, str | None]]:
         claimed = {
-            path.name for path in self._ids.holders() if path.parent == self._layout.run_dir / "sessions"
+            path.name
+            for path in self._ids.holders().values()
+            if path.parent == self._layout.run_dir / "sessions"
         }
         found = self._layout.session_ids() | cgroups.children(self._cgroup) | claimed
         sessions = sorted(filter(is_session_id, found))

@@ -52,19 +52,12 @@ class IdRanges:
         """The number of the range that begins there."""
         return (first - self.start) // IDS
 
-    def number(self, holder: Path) -> int | None:
-        """The number of the range that `holder` has; None when it has none."""
+    def holders(self) -> dict[int, Path]:
+        """The directory that each range that is claimed is for, also those of other Bays."""
         if not self.directory.is_dir():
-            return None
+            return {}
         with self._locked():
-            return next((number for number, path in self._claims().items() if path == holder), None)
-
-    def holders(self) -> list[Path]:
-        """The directories that hold a claim now, also those of other Bays."""
-        if not self.directory.is_dir():
-            return []
-        with self._locked():
-            return list(self._claims().values())
+            return self._claims()
 
     def _free(self, claims: dict[int, Path]) -> int:
         free = next((n for n in range(self.count) if n not in claims), None)
