@@ -1,12 +1,13 @@
 """The TCP sockets that listen in this network namespace, as the kernel tells.
 
 Asked by netlink (sock_diag(7)) it looks at those alone. Where a seccomp filter forbids that there is /proc/net/tcp, which goes through
-the table of all connections of the machine, 3 ms on a large one, also when there are none here. So it is read when a number of
+the table of all connections of the machine, 3 ms on a large one, also when there are none here. So it is read when the number of sockets in
 /proc/net/sockstat has changed, and else now and then: as many sockets may have gone as have come.
 """
 
 import errno
 import os
+import re
 import socket
 import struct
 import time
@@ -30,6 +31,7 @@ _MOST_TABLE = 4 << 20
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _COUNTS = ("/proc/net/sockstat", "/proc/net/sockstat6")
 _COUNTS_BYTES = 4096
+_IN_USE = re.compile(rb"^TCP6?: inuse (\d+)", re.MULTILINE)
 _BLIND_S = 5.0
 
 
@@ -73,13 +75,13 @@ class Tables:
     """The same from /proc/net, for threads: it may take milliseconds."""
 
     def __init__(self) -> None:
-        self._counts: tuple[bytes, ...] = ()
+        self._counts: list[list[bytes]] = []
         self._last: list[Listener] = []
         self._read_at = 0.0
 
     def look(self) -> list[Listener]:
         """Those there are now, or were seconds ago when as many sockets have gone since as have come."""
-        counts = tuple(read_file(path, _COUNTS_BYTES) for path in _COUNTS)
+        counts = [_IN_USE.findall(read_file(path, _COUNTS_BYTES)) for path in _COUNTS]
         now = time.monotonic()
         if counts != self._counts or now - self._read_at >= _BLIND_S or not any(counts):
             self._last = self.look_closely()
