@@ -116,6 +116,7 @@ SOCKETS = {
     "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/attach",
     "/v1/sandboxes/{sandbox_id}/files/watch",
     "/v1/sandboxes/{sandbox_id}/terminal",
+    "/v1/sandboxes/{sandbox_id}/tunnel",
 }
 """WebSockets, which no OpenAPI document tells of: they are read from the application."""
 

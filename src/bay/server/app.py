@@ -43,6 +43,7 @@ from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
 from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
+from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.api.deps import Services
 from bay.server.audit import Auditor
@@ -60,6 +61,7 @@ from bay.server.locate import Locator
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.port_hosts import PortHosts
+from bay.server.port_link import PortLink
 from bay.server.pressure import Pressure, available_memory
 from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
@@ -79,6 +81,7 @@ from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
+from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
 from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship_link import ShipLink
@@ -118,6 +121,7 @@ class Bay:
         )
         self.link = ShipLink()
         self.kernels = KernelLink(self.link)
+        self.ports = PortLink(self.link)
         self.changes = Changes()
         self.later = Later(self.store)
         self.uses = Uses()
@@ -313,6 +317,7 @@ class Bay:
             file_trees=FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
             sandbox_files=SandboxFiles(waker=self.waker, link=FileLink(self.link)),
             networks=networks,
+            tunnels=Tunnels(waker=self.waker, locator=locator, link=self.ports, stays=self.stays),
             history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
             keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             audit=Audits(store=self.store, later=self.later),
@@ -426,6 +431,7 @@ def build_app(
         execs_api,
         attach_api,
         network_api,
+        tunnel_api,
         processes_api,
         kernels_api,
         filesystem_api,

@@ -136,20 +136,26 @@ class PortStream(asyncio.Protocol):
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`; waits while the program takes nothing. Raises ConnectionError when it takes no more.
 
-        To cancel it is to have sent all or a part.
+        To cancel it is to have sent all, or of more than a mebibyte a part.
         """
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _PIECE_BYTES):
             piece = view[start : start + _PIECE_BYTES]
             self._send(_HEAD.pack(len(piece)) + piece)
-            await self._drain()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Return once there is room for more. Raises ConnectionError when nothing more is taken."""
+        await self._room.wait()
+        if self._lost:
+            raise ConnectionResetError("the program has closed the connection")
 
     async def write_eof(self) -> None:
         """Say that no more is sent; what comes can still be read. Again is no error."""
         if not self._said_end:
             self._send(_END)
             self._said_end = True
-            await self._drain()
+            await self.drain()
 
     async def wait_closed(self) -> None:
         """Return once the program's connection is over: after the end of what it sent it takes nothing either."""
@@ -198,11 +204,6 @@ class PortStream(asyncio.Protocol):
         if self._said_end:
             raise BrokenPipeError("the end of what is sent has been said")
         self._carrier.write(data)
-
-    async def _drain(self) -> None:
-        await self._room.wait()
-        if self._lost:
-            raise ConnectionResetError("the program has closed the connection")
 
     def _wake(self) -> None:
         self._arrival.set()

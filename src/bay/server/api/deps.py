@@ -27,6 +27,7 @@ from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
+from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
 from bay.store.records import Page, Scope
 
@@ -55,6 +56,7 @@ class Services:
     file_trees: FileTrees
     history: History
     networks: Networks
+    tunnels: Tunnels
     keys: ApiKeys
     audit: Audits
     events: Events

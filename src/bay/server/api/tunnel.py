@@ -1,0 +1,136 @@
+"""`…/tunnel`: the bytes of a TCP connection to a port of a sandbox, by WebSocket.
+
+Each direction is one loop that takes the next piece when the last one is out of its hands, so nothing piles up here. Once both have
+ended in good order the socket closes with 1000; a connection that broke closes it with another code, since what came may not be all.
+"""
+
+import asyncio
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Query, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from bay.errors import BadRequest, BayError
+from bay.server.api.deps import ERRORS, SocketWriter, Svc
+from bay.server.api.relay import BY_REASON, Goodbye, accepted, goodbye_for, leave
+from bay.server.races import first
+from bay.server.replies import WireResponse
+from bay.server.services.tunnels import Tunnel
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}", tags=["ports"], responses=ERRORS, default_response_class=WireResponse
+)
+
+Port = Annotated[int, Query(ge=1, le=65_535, description="On which a program in the sandbox listens")]
+
+_READ_BYTES = 64 * 1024
+_MOST_TEXT = 1024
+_LOOK_S = 30.0
+_EOF = json.dumps({"type": "eof"}, separators=(",", ":"))
+_DONE = Goodbye(1000)
+
+
+@router.websocket("/tunnel")
+async def tunnel(socket: WebSocket, caller: SocketWriter, services: Svc, sandbox_id: str, port: Port) -> None:
+    """A connection to the port. Binary messages are its bytes, the text `{"type": "eof"}` is the end of one direction."""
+    async with services.tunnels.open(caller, sandbox_id, port) as opened:
+        if await accepted(socket):
+            goodbye = await _Relay(socket, opened).run()
+            if goodbye is not None:
+                await leave(socket, goodbye)
+
+
+class _Relay:
+    """One tunnel between its client and the program."""
+
+    def __init__(self, socket: WebSocket, tunnel: Tunnel) -> None:
+        self._socket = socket
+        self._tunnel = tunnel
+        self._sent_all = asyncio.Event()
+        """The client has ended its direction."""
+        self._given_all = asyncio.Event()
+        """The program has."""
+
+    async def run(self) -> Goodbye | None:
+        """Carry bytes until both directions have ended, one side broke off, or Bay has to; None when the client has left."""
+        return await first(self._down(), self._stay(), self._up())
+
+    async def _down(self) -> Goodbye | None:
+        stream = self._tunnel.stream
+        try:
+            while data := await stream.read(_READ_BYTES):
+                await self._socket.send_bytes(data)
+            await self._socket.send_text(_EOF)
+        except WebSocketDisconnect:
+            return None
+        except ConnectionError:
+            return await self._broken()
+        self._given_all.set()
+        await first(_until(self._sent_all), stream.wait_closed())
+        return _DONE
+
+    async def _up(self) -> Goodbye | None:
+        try:
+            while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+                await self._take(message.get("bytes"), message.get("text") or "")
+        except WebSocketDisconnect:
+            return None
+        except BayError as error:
+            return goodbye_for(error)
+        except ConnectionError:
+            # The other direction tells whether that was the end of it or a break; it may have more to give first.
+            await self._given_all.wait()
+            return _DONE
+        return None
+
+    async def _take(self, data: bytes | None, text: str) -> None:
+        if data is None:
+            _check_eof(text)
+            await self._tunnel.stream.write_eof()
+            self._sent_all.set()
+        elif self._sent_all.is_set():
+            raise BadRequest("no bytes follow after eof")
+        elif data:
+            await self._give(data)
+
+    async def _give(self, data: bytes) -> None:
+        """To the program, however long that takes; now and then it is looked whether the client is still there."""
+        await self._tunnel.thaw()
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self._tunnel.stream.write(data)  # one piece: it is cancelled only once it is on its way
+        except TimeoutError:
+            await self._wait_taken()
+
+    async def _wait_taken(self) -> None:
+        while True:
+            await self._socket.send_bytes(b"")
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    return await self._tunnel.stream.drain()
+            except TimeoutError:
+                continue
+
+    async def _broken(self) -> Goodbye:
+        try:
+            return goodbye_for(await self._tunnel.why_broken())
+        except BayError as error:
+            return goodbye_for(error)
+
+    async def _stay(self) -> Goodbye:
+        reason = await self._tunnel.must_leave()
+        return Goodbye(1012, "Bay goes down") if reason == "leaving" else BY_REASON[reason]
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _check_eof(text: str) -> None:
+    try:
+        kind = json.loads(text)["type"] if len(text) <= _MOST_TEXT else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        kind = None
+    if kind != "eof":
+        raise BadRequest('a text message is {"type": "eof"}; bytes go in binary messages')
