@@ -794,6 +794,8 @@ EVENT_TYPES: tuple[str, ...] = (
     "sandbox.restore_failed",
     "sandbox.deleted",
     "network.changed",
+    "port.opened",
+    "port.closed",
 )
 """What is stored, and what a webhook can be told of; docs/events.md says when each happens."""
 

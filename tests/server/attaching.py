@@ -97,6 +97,7 @@ async def ask_in_process(
     app: Callable[..., Awaitable[None]], path: str, headers: Mapping[str, str]
 ) -> tuple[int, str, dict[str, str]]:
     """Status, body and headers of a WebSocket that the application answers without a network; 101 when accepted."""
+    path, _, query = path.partition("?")
     incoming: asyncio.Queue[Json] = asyncio.Queue()
     for message in ({"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1005}):
         incoming.put_nowait(message)
@@ -107,7 +108,7 @@ async def ask_in_process(
 
     scope: Json = {
         "type": "websocket", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1",
-        "scheme": "ws", "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
+        "scheme": "ws", "path": path, "raw_path": path.encode(), "root_path": "", "query_string": query.encode(),
         "headers": [(b"host", b"bay"), *((k.lower().encode(), v.encode()) for k, v in headers.items())],
         "subprotocols": [], "extensions": {"websocket.http.response": {}}, "state": {},
     }  # fmt: skip

@@ -113,12 +113,12 @@ BARE = {
 """Routes that need nothing but their path."""
 
 SOCKETS = {
-    "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/attach",
-    "/v1/sandboxes/{sandbox_id}/files/watch",
-    "/v1/sandboxes/{sandbox_id}/terminal",
-    "/v1/sandboxes/{sandbox_id}/tunnel",
+    "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/attach": "",
+    "/v1/sandboxes/{sandbox_id}/files/watch": "",
+    "/v1/sandboxes/{sandbox_id}/terminal": "",
+    "/v1/sandboxes/{sandbox_id}/tunnel": "?port=80",
 }
-"""WebSockets, which no OpenAPI document tells of: they are read from the application."""
+"""WebSockets with the query they need, which no OpenAPI document tells of: they are read from the application."""
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def sockets_of(routes: Iterable[object]) -> set[str]:
 
 
 def test_every_websocket_has_its_rule(tmp_path: Path) -> None:
-    assert sockets_of(build_app(settings_in(tmp_path)).routes) == SOCKETS
+    assert sockets_of(build_app(settings_in(tmp_path)).routes) == SOCKETS.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +248,7 @@ async def test_a_websocket_to_what_is_anothers_is_refused_as_one_to_what_never_w
     before = await facts(estate)
     key = {"Authorization": f"Bearer {await estate.bay.key('bob')}"}
     for path in sorted(sockets_of(estate.bay.app.routes)):
+        path += SOCKETS[path]
         never = plain(await ask_in_process(estate.bay.app, path.format(**NOBODY), key), NOBODY)
         assert never[0] == 404
         for foreign in attempts(estate, re.findall(r"\{(\w+)\}", path)):

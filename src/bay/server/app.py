@@ -62,6 +62,7 @@ from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.port_hosts import PortHosts
 from bay.server.port_link import PortLink
+from bay.server.port_watch import PortWatch
 from bay.server.pressure import Pressure, available_memory
 from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
@@ -142,6 +143,7 @@ class Bay:
         self.checkpointer = Checkpointer(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
+        self.port_watch = PortWatch(store=self.store, later=self.later, link=self.ports, clock=clock)
         self.reconciler = Reconciler(
             store=self.store,
             later=self.later,
@@ -149,6 +151,7 @@ class Bay:
             cargo=self.cargo,
             checkpointer=self.checkpointer,
             link=self.link,
+            ports=self.port_watch,
             uses=self.uses,
             profiles=self.profiles,
             changes=self.changes,
@@ -357,6 +360,7 @@ class Bay:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             parts = (
                 self.reconciler,
+                self.port_watch,
                 self.sweep,
                 self.housekeeping,
                 self.pool,

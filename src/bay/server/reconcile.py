@@ -8,6 +8,7 @@ once, so a sandbox has one hand on it at a time, and no lock is held for it.
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -38,6 +39,7 @@ from bay.server.lifecycle import (
 from bay.server.network_modes import policy_of
 from bay.server.orphans import Orphans
 from bay.server.peers import handle_of, peer_of
+from bay.server.port_watch import PortWatch
 from bay.server.ship_link import ShipLink
 from bay.server.starter import Starter
 from bay.server.uses import Uses
@@ -79,6 +81,7 @@ class Reconciler:
         cargo: CargoBackend,
         checkpointer: Checkpointer,
         link: ShipLink,
+        ports: PortWatch,
         uses: Uses,
         profiles: dict[str, Profile],
         changes: Changes,
@@ -103,6 +106,7 @@ class Reconciler:
         )  # fmt: skip
         self._profiles = profiles
         self._link = link
+        self._ports = ports
         self._changes = changes
         self._clock = clock
         # Ends wait for ends only: a delete never queues behind a hundred starts. It serves in order, and nothing
@@ -193,6 +197,7 @@ class Reconciler:
             await self._begin_to_end(sandbox, session, "exited")
             return
         self._adopted.append((sandbox.id, handle))
+        self._watch_ports(session)
         await self._forget_network(session)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another.
         # The host is right, and the next step brings it to what is wanted.
@@ -384,6 +389,7 @@ class Reconciler:
             await events.add(db, sandbox, "sandbox.ready", self._clock(), session_id=session.id)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._driver.name)
         self._watch(sandbox.id, handle)
+        self._watch_ports(replace(session, handle=handle.to_json()))
 
     async def _give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
         """The start failed: say why in the row, so that nobody waits longer; what exists of it is ended next."""
@@ -451,6 +457,7 @@ class Reconciler:
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._clock(), session_id=session.id)
+        self._watch_ports(session)
 
     async def _end(
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
@@ -571,7 +578,12 @@ class Reconciler:
         """Notice at once when the session's first process ends."""
         self._watches[handle.session_id] = self._group.create_task(self._wait_for_end(sandbox_id, handle))
 
+    def _watch_ports(self, session: SessionRecord) -> None:
+        if (peer := peer_of(session)) is not None:
+            self._ports.watch(session.sandbox_id, peer)
+
     async def _unwatch(self, session_id: str) -> None:
+        await self._ports.unwatch(session_id)
         if watch := self._watches.pop(session_id, None):
             watch.cancel()
             await asyncio.wait([watch])

@@ -71,6 +71,22 @@ async def time_of(db: AsyncConnection, seq: int) -> datetime | None:
     return (await db.execute(query.limit(1))).scalar()
 
 
+async def open_ports(db: AsyncConnection, sandbox_id: str, session_id: str) -> dict[int, str | None]:
+    """The ports of a session that were said to have opened and not to have closed since, and by which program."""
+    query = select(events.c.type, events.c.data).where(
+        events.c.sandbox_id == sandbox_id,
+        events.c.type.in_(("port.opened", "port.closed")),
+        events.c.data["session_id"].as_string() == session_id,
+    )
+    found: dict[int, str | None] = {}
+    for kind, data in await db.execute(query.order_by(events.c.seq)):
+        if kind == "port.opened":
+            found[data["port"]] = data["process"]
+        else:
+            found.pop(data["port"], None)
+    return found
+
+
 async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
     """Forget up to `most` events from before `before`, and note how far each owner's are gone; gives the count."""
     oldest = select(events.c.seq, events.c.owner).where(events.c.at < before)

@@ -1,0 +1,122 @@
+"""Events of ports: what begins and ends to listen in a sandbox is told once, also over a restart of Bay and a flood."""
+
+import base64
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from server_harness import World, clear, create, eventually, world
+
+from bay.drivers.base import Endpoint
+from bay.models import Port
+from bay.server import port_watch
+from bay.server.port_watch import _Watched  # pyright: ignore[reportPrivateUsage]
+from bay.server.ship_wire import Peer
+
+pytestmark = pytest.mark.anyio
+
+LISTEN = "python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 0)); print(s.getsockname()[1], flush=True); input()'"
+
+
+async def listen(client: httpx.AsyncClient, box: str) -> tuple[str, int]:
+    """A program that listens until its stdin ends; its exec and its port."""
+    answer = await client.post(f"/v1/sandboxes/{box}/execs", json={"command": LISTEN, "stdin_open": True})
+    path = f"/v1/sandboxes/{box}/execs/{answer.json()['id']}"
+    said: list[str] = []
+
+    async def says_its_port() -> bool:
+        said[:] = (await client.get(f"{path}/output")).text.splitlines()
+        return bool(said)
+
+    await eventually(says_its_port)
+    return path, int(base64.b64decode(json.loads(said[0])["data"]))
+
+
+async def told(client: httpx.AsyncClient, box: str) -> list[tuple[str, int, str | None]]:
+    answer = await client.get(f"/v1/sandboxes/{box}/events", params={"limit": 200})
+    found = [event for event in answer.json()["items"] if event["type"].startswith("port.")]
+    return [(event["type"], event["data"]["port"], event["data"]["process"]) for event in found]
+
+
+async def test_a_port_that_opens_and_one_that_closes_are_events(bay: World, alice: httpx.AsyncClient) -> None:
+    box = (await create(alice, wait=15))["id"]
+    path, port = await listen(alice, box)
+    expected = [("port.opened", port, "python3")]
+
+    async def is_told() -> bool:
+        return await told(alice, box) == expected
+
+    await eventually(is_told)
+    await alice.post(f"{path}/stdin", params={"eof": "true"})
+    expected.append(("port.closed", port, "python3"))
+    await eventually(is_told)
+    session = await bay.session(box)
+    answer = await alice.get(f"/v1/sandboxes/{box}/events", params={"limit": 200})
+    assert answer.json()["items"][-1]["data"]["session_id"] == session.id
+
+
+async def test_after_a_restart_nothing_is_told_twice_and_what_closed_meanwhile_is(root: Path) -> None:
+    try:
+        async with world(root) as first:
+            alice = await first.client("alice")
+            box = (await create(alice, wait=15))["id"]
+            stays, goes = (await listen(alice, box), await listen(alice, box))
+
+            async def are_told() -> bool:
+                return len(await told(alice, box)) == 2
+
+            await eventually(are_told)
+            ends = (await alice.get(goes[0])).json()["pid"]
+        os.kill(ends, signal.SIGKILL)
+        async with world(root) as second:
+            bob = await second.client("alice")
+
+            async def is_closed() -> bool:
+                return ("port.closed", goes[1], "python3") in await told(bob, box)
+
+            await eventually(is_closed)
+            found = await told(bob, box)
+            assert [kind for kind, port, _ in found if port == stays[1]] == ["port.opened"]
+            assert len(found) == 3
+    finally:
+        await clear(root)
+
+
+async def test_a_session_that_stops_says_nothing_of_its_ports_and_is_followed_no_more(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, wait=15))["id"]
+    await listen(alice, box)
+
+    async def is_told() -> bool:
+        return len(await told(alice, box)) == 1
+
+    await eventually(is_told)
+    await alice.post(f"/v1/sandboxes/{box}/stop")
+    await bay.settled(box, lambda found: found.session is None)
+    assert len(await told(alice, box)) == 1
+    assert bay.bay.port_watch._watched == {}
+    assert bay.bay.port_watch._tasks == {}
+
+
+async def test_a_flood_of_ports_is_told_in_parts(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port_watch, "_EVENT_S", 0.001)
+    box = (await create(alice, wait=15))["id"]
+    watched = _Watched(box, bay.bay.port_watch._watched[(await bay.session(box)).id].peer)
+    many = tuple(Port(port=number, addresses=("::",)) for number in range(1000, 1120))
+    assert [await bay.bay.port_watch._write(watched, many) for _ in range(4)] == [False, False, True, True]
+    assert len(watched.open) == 120
+    await bay.bay.later.flush()
+    assert len(await told(alice, box)) == 120
+
+
+def test_so_many_events_come_at_once_and_then_one_a_second() -> None:
+    watched = _Watched("sandbox", Peer(session_id="session", endpoint=Endpoint(socket_path=""), token=""))
+    assert [watched.pay(count, 1000.0) for count in (1, 49, 1, 50)] == [0, 0, 1, 51]
+    assert watched.pay(1, 1040.0) == 12
+    assert [watched.pay(50, 5000.0), watched.pay(1, 5000.0)] == [0, 1]
