@@ -25,6 +25,12 @@ MEBIBYTE = 1 << 20
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Both loops: `bay serve` runs on uvloop, whose transports are its own code."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.fixture
 def ports(link: ShipLink) -> PortLink:
     return PortLink(link)
