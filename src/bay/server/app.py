@@ -41,6 +41,7 @@ from bay.server.api import history as history_api
 from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
+from bay.server.api import ports as ports_api
 from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import tunnel as tunnel_api
@@ -60,8 +61,12 @@ from bay.server.kernel_link import KernelLink
 from bay.server.locate import Locator
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
+from bay.server.port_gate import PortGate, PortPaths
 from bay.server.port_hosts import PortHosts
 from bay.server.port_link import PortLink
+from bay.server.port_proxy import PortProxy
+from bay.server.port_sites import PortSites
+from bay.server.port_tokens import PortTokens
 from bay.server.port_watch import PortWatch
 from bay.server.pressure import Pressure, available_memory
 from bay.server.quotas import Quotas
@@ -80,6 +85,7 @@ from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
+from bay.server.services.ports import Ports
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
@@ -103,6 +109,7 @@ from bay.store.records import Keep
 
 DATABASE = "bay.db"
 KEY_FILE = "admin.key"
+PORTS_KEY_FILE = "ports.key"
 
 
 class Bay:
@@ -122,7 +129,7 @@ class Bay:
         )
         self.link = ShipLink()
         self.kernels = KernelLink(self.link)
-        self.ports = PortLink(self.link)
+        self.port_link = PortLink(self.link)
         self.changes = Changes()
         self.later = Later(self.store)
         self.uses = Uses()
@@ -143,7 +150,7 @@ class Bay:
         self.checkpointer = Checkpointer(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
-        self.port_watch = PortWatch(store=self.store, later=self.later, link=self.ports, clock=clock)
+        self.port_watch = PortWatch(store=self.store, later=self.later, link=self.port_link, clock=clock)
         self.reconciler = Reconciler(
             store=self.store,
             later=self.later,
@@ -217,6 +224,11 @@ class Bay:
             profiles=self.profiles,
             clock=clock,
             start_timeout_s=settings.start_timeout,
+        )
+        self.port_tokens = PortTokens(clock)
+        self.port_sites = PortSites(self.store, clock)
+        self.port_proxy = PortProxy(
+            waker=self.waker, link=self.port_link, stays=self.stays, wait_s=settings.port_wait
         )
         self.snapshots = Snapshots(
             store=self.store, waker=self.waker, checkpointer=self.checkpointer, clock=clock
@@ -320,7 +332,15 @@ class Bay:
             file_trees=FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
             sandbox_files=SandboxFiles(waker=self.waker, link=FileLink(self.link)),
             networks=networks,
-            tunnels=Tunnels(waker=self.waker, locator=locator, link=self.ports, stays=self.stays),
+            tunnels=Tunnels(waker=self.waker, locator=locator, link=self.port_link, stays=self.stays),
+            ports=Ports(
+                store=self.store,
+                waker=self.waker,
+                link=self.port_link,
+                hosts=self.hosts,
+                tokens=self.port_tokens,
+                clock=self.clock,
+            ),
             history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
             keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             audit=Audits(store=self.store, later=self.later),
@@ -343,6 +363,7 @@ class Bay:
                 await self.clock.open(self.store)
             await self.keys.open()
             await self.event_ids.open()
+            self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)
             stack.callback(self.stays.close)
@@ -368,6 +389,7 @@ class Bay:
                 self.usage,
                 self.cargo,
                 self.discards,
+                self.port_proxy,
             )
             tasks = [group.create_task(part.run()) for part in parts]
             tasks.append(group.create_task(self.deliverer.run()))
@@ -436,6 +458,7 @@ def build_app(
         attach_api,
         network_api,
         tunnel_api,
+        ports_api,
         processes_api,
         kernels_api,
         filesystem_api,
@@ -451,12 +474,21 @@ def build_app(
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_middleware(PortPaths, waker=bay.waker, proxy=bay.port_proxy)
     app.add_middleware(
         Edge,
         keys=bay.keys,
         auditor=bay.auditor,
         max_body_bytes=settings.max_body_mb * MIB,
         max_upload_bytes=settings.max_upload_mb * MIB,
+    )
+    app.add_middleware(
+        PortGate,
+        hosts=bay.hosts,
+        sites=bay.port_sites,
+        tokens=bay.port_tokens,
+        keys=bay.keys,
+        proxy=bay.port_proxy,
     )
     return app
 

@@ -39,6 +39,8 @@ _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 SUBPROTOCOL = "bay.v1"
 """What a WebSocket is answered with when its client offers it, as a browser must to be answered at all."""
+_PORT = re.compile(r"/v1/sandboxes/[^/]+/ports/[0-9]+/(?!links$).*", re.DOTALL)
+"""Requests to apps, whose bodies nobody keeps."""
 _UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)")
 _STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
 _LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|files/edit|execs)")
@@ -67,8 +69,8 @@ class Edge:
                 await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _Headers(scope)
-        request_id = _request_id(headers)
+        headers = RequestHeaders(scope)
+        request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         method = scope.setdefault("method", "GET" if _WATCH.fullmatch(scope["path"]) else "WEBSOCKET")
         call = self._auditor.begin(method, scope["path"], request_id)
@@ -86,7 +88,7 @@ class Edge:
         )  # fmt: skip
 
     async def _answer(
-        self, scope: Scope, headers: "_Headers", receive: Receive, answer: "_Answer", call: Call | None
+        self, scope: Scope, headers: "RequestHeaders", receive: Receive, answer: "_Answer", call: Call | None
     ) -> None:
         """Have the application answer, or answer with the error that it or the edge raised."""
         try:
@@ -105,11 +107,11 @@ class Edge:
             )
             await answer.fail(scope, receive, InternalError("something went wrong inside Bay; see its log"))
 
-    def _admit(self, scope: Scope, headers: "_Headers", receive: Receive, call: Call | None) -> Receive:
+    def _admit(self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: Call | None) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
-        _check_framing(headers)
+        check_framing(headers)
         if scope["path"] not in OPEN_PATHS:
-            caller = self._keys.authenticate(headers.one("authorization") or _bearer_of(scope))
+            caller = self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
             name_caller(call, caller)
             caller.require(_needed(scope))  # before a byte of the body is read
             scope["state"]["caller"] = caller
@@ -126,19 +128,20 @@ class Edge:
         # By the whole path: the last part of another may be a name that somebody chose.
         if _UPLOAD.fullmatch(path):
             return self._max_upload_bytes
-        if _STDIN.fullmatch(path):
-            return _ANY_SIZE  # nobody keeps it: it is read as fast as the command takes it
+        if _STDIN.fullmatch(path) or _PORT.fullmatch(path):
+            return _ANY_SIZE  # nobody keeps it: it is read as fast as it is taken inside
         large = _LARGE.fullmatch(path)
         return self._max_body_bytes if large else min(_SMALL_BODY, self._max_body_bytes)
 
 
-class _Headers:
+class RequestHeaders:
     """The request's headers by lower-case name."""
 
     def __init__(self, scope: Scope) -> None:
         self._pairs: list[tuple[bytes, bytes]] = scope["headers"]
 
     def all(self, name: str) -> list[str]:
+        """The values of a header, by its lower-case name."""
         wanted = name.encode("latin-1")
         return [value.decode("latin-1") for key, value in self._pairs if key == wanted]
 
@@ -158,7 +161,7 @@ def _needed(scope: Scope) -> KeyScope:
     return "read" if scope["method"] in READING else "write"
 
 
-def _bearer_of(scope: Scope) -> str | None:
+def bearer_of(scope: Scope) -> str | None:
     """The key that a browser gives with a WebSocket, to which it cannot add headers, as an Authorization header has it."""
     given = [p.removeprefix(_BEARER) for p in scope.get("subprotocols", ()) if p.startswith(_BEARER)]
     if not given:
@@ -172,8 +175,8 @@ def _bearer_of(scope: Scope) -> str | None:
         return "Bearer"
 
 
-def _check_framing(headers: _Headers) -> None:
-    """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends."""
+def check_framing(headers: RequestHeaders) -> None:
+    """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends. Raises BadRequest."""
     if headers.one("host") is None:
         raise BadRequest("the request has no Host header")
     length = headers.one("content-length")
@@ -246,7 +249,8 @@ class _Answer:
         raise AnswerCut(error.message) from error
 
 
-def _request_id(headers: _Headers) -> str:
+def request_id_of(headers: RequestHeaders) -> str:
+    """The id that the client gave, if it may be one, or a new one."""
     given = headers.all("x-request-id")
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]

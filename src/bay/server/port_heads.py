@@ -39,7 +39,7 @@ _WIDER = frozenset((b"alt-svc", b"clear-site-data", b"public-key-pins"))
 """What an answer would do to other hosts or ports too."""
 _OF_THE_ORIGIN = frozenset((b"strict-transport-security", b"service-worker-allowed", b"nel", b"report-to"))
 """What an answer would do to Bay's own host, where an app is shown below it."""
-_BAY_KEY = re.compile(rb"(?i:bearer) +bay_[A-Za-z0-9_-]{43} *")
+_BAY_KEY = re.compile(rb"bay_[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def toward_app(given: Iterable[tuple[bytes, bytes]], seen: Seen, *, with_authori
         plain = name.lower().replace(b"_", b"-")
         if plain in dropped or plain.startswith(_FORWARDED):
             continue
-        if plain == b"authorization" and not (with_authorization and not _BAY_KEY.fullmatch(value)):
+        if plain == b"authorization" and not (with_authorization and not _BAY_KEY.search(value)):
             continue
         if plain == b"cookie":
             value = _others_cookies(value)

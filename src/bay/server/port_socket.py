@@ -1,6 +1,7 @@
 """A WebSocket to an app in a sandbox. `websockets` knows the protocol; no extension is offered, so nothing is ever unpacked."""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 from websockets.client import ClientProtocol
@@ -14,12 +15,13 @@ from websockets.uri import WebSocketURI
 
 from bay.errors import PortClosed
 from bay.server.port_heads import Headers
-from bay.server.port_link import PortStream
+from bay.server.port_wire import Opened
 
 MESSAGE_BYTES = 4 << 20
 """Bytes of a message from an app; what comes from a client is bounded by the server's own limit."""
 
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 16 * 1024  # a read may be thousands of tiny frames, which are parsed without a pause
+_TURN = 64  # frames that are looked at before others get a turn
 _MOST_FRAGMENTS = 1024
 _GOODBYE_S = 2.0
 _WITHOUT_A_WORD = (CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE)
@@ -37,12 +39,13 @@ class Closed:
 class AppSocket:
     """Messages both ways. One task receives; others may send."""
 
-    def __init__(self, port: int, stream: PortStream, protocols: list[str]) -> None:
-        self._port = port
-        self._stream = stream
+    def __init__(self, opened: Opened, protocols: list[str]) -> None:
+        self._port = opened.port
+        self._stream = opened.stream
         offered = [Subprotocol(name) for name in protocols]
         self._protocol = ClientProtocol(_ANYWHERE, subprotocols=offered or None, max_size=MESSAGE_BYTES)
-        self._events: list[Frame | Response] = []
+        self._events: deque[Frame | Response] = deque()
+        self._looked_at = 0
         self._sending = asyncio.Lock()  # a pong must not get between the pieces of a message
         self._fragments: list[bytes] = []
         self._is_text = False
@@ -74,7 +77,8 @@ class AppSocket:
         """The next message, or how the app closed it. Nothing comes after that."""
         while True:
             while self._events:
-                event = self._events.pop(0)
+                event = self._events.popleft()
+                await self._give_turn()
                 if isinstance(event, Frame) and (message := self._take(event)) is not None:
                     return message
             if self._protocol.close_rcvd is not None:
@@ -114,12 +118,21 @@ class AppSocket:
         except (TimeoutError, ConnectionError):
             return
 
+    async def _give_turn(self) -> None:
+        self._looked_at += 1
+        if self._looked_at % _TURN == 0:
+            await asyncio.sleep(0)
+
     def _opened(self) -> Response | None:
-        response = self._events.pop(0) if self._events else None
+        response = self._events.popleft() if self._events else None
         failed = self._protocol.handshake_exc
         if failed is None:
             return None
-        if isinstance(failed, InvalidStatus) and isinstance(response, Response):
+        if (
+            isinstance(failed, InvalidStatus)
+            and isinstance(response, Response)
+            and response.status_code >= 200
+        ):
             return response
         raise self._broken() from failed
 
@@ -129,7 +142,7 @@ class AppSocket:
             self._protocol.receive_data(data)
         else:
             self._protocol.receive_eof()
-        self._events += [e for e in self._protocol.events_received() if isinstance(e, Frame | Response)]
+        self._events += (e for e in self._protocol.events_received() if isinstance(e, Frame | Response))
         await self._flush()
         if not data and self._protocol.state is State.CONNECTING:
             raise ConnectionResetError("the program ended the connection")

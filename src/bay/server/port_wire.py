@@ -25,6 +25,7 @@ _MOST_IDLE = 16
 _READ_BYTES = 256 * 1024
 _MOST_HEAD = 64 * 1024
 _LOOK_S = 1.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 0.5
 
 
 class Stale(Exception):
@@ -46,13 +47,26 @@ class AppRequest:
         return self.method in ("GET", "HEAD", "OPTIONS") and not self.has_body
 
 
-class AppConnection:
-    """One connection to an app. One task may send while another reads the answer. `closing` is left when it is dropped."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A connection to a port of a sandbox, until it is closed."""
 
-    def __init__(self, port: int, stream: PortStream, closing: AsyncExitStack) -> None:
-        self._port = port
-        self._stream = stream
-        self._closing = closing
+    port: int
+    stream: PortStream
+    _closing: AsyncExitStack
+
+    async def aclose(self) -> None:
+        """Drop it at once."""
+        self.stream.abort()
+        await self._closing.aclose()
+
+
+class AppConnection:
+    """HTTP on one connection to an app. One task may send while another reads the answer."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._stream = opened.stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
         self._heard = False
         self.idle_since: float | None = None
@@ -113,8 +127,7 @@ class AppConnection:
 
     async def aclose(self) -> None:
         """Drop it at once."""
-        self._stream.abort()
-        await self._closing.aclose()
+        await self._opened.aclose()
 
     async def _send(self, event: h11.Data | h11.EndOfMessage) -> None:
         try:
@@ -137,7 +150,7 @@ class AppConnection:
         return head
 
     def _broken(self, what: str) -> PortClosed:
-        return PortClosed(f"the program that listens on port {self._port} {what}")
+        return PortClosed(f"the program that listens on port {self._opened.port} {what}")
 
 
 class AppConnections:
@@ -152,12 +165,18 @@ class AppConnections:
         waiting = self._idle.get((peer.session_id, port))
         return waiting.pop() if waiting else None
 
-    async def open(self, peer: Peer, port: int) -> AppConnection:
-        """A new one. Raises PortClosed when nothing listens, ShipError and Timeout."""
-        async with AsyncExitStack() as stack:
-            stream = await stack.enter_async_context(self._link.open(peer, port))
-            return AppConnection(port, stream, stack.pop_all())
-        raise AssertionError("unreachable")  # an exit stack swallows nothing here
+    async def open(self, peer: Peer, port: int, wait_s: float) -> Opened:
+        """A new one, tried until something listens, or raises PortClosed after `wait_s` seconds. Also ShipError and Timeout."""
+        loop = asyncio.get_running_loop()
+        until, pause_s = loop.time() + wait_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._open(peer, port)
+            except PortClosed:
+                if loop.time() + pause_s > until:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
 
     async def give_back(self, peer: Peer, port: int, connection: AppConnection) -> None:
         """Keep it for another request, or drop it."""
@@ -176,6 +195,11 @@ class AppConnections:
                 await self._drop(asyncio.get_running_loop().time() - IDLE_S)
         finally:
             await self._drop(float("inf"))
+
+    async def _open(self, peer: Peer, port: int) -> Opened:
+        stack = AsyncExitStack()
+        stream = await stack.enter_async_context(self._link.open(peer, port))
+        return Opened(port, stream, stack)
 
     async def _drop(self, before: float) -> None:
         for key, waiting in list(self._idle.items()):

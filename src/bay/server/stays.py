@@ -54,8 +54,14 @@ class Stays:
 
     async def over(self, caller: Caller) -> Reason:
         """Return once a connection of `caller` has to end, and why."""
+        return await self.over_for(caller.key_id)
+
+    async def over_for(self, key_id: str | None) -> Reason:
+        """The same for whoever came by that key; None for one who needed none, who stays until Bay goes down."""
+        if key_id is None:
+            await self._leaving.wait()
         while not self._leaving.is_set():
-            if not self._keys.is_valid(caller.key_id):
+            if key_id is not None and not self._keys.is_valid(key_id):
                 return "revoked"
             await self._look_again()
         return "leaving"

@@ -25,6 +25,7 @@ from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
+from bay.server.services.ports import Ports
 from bay.server.services.processes import Processes
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
@@ -57,6 +58,7 @@ class Services:
     history: History
     networks: Networks
     tunnels: Tunnels
+    ports: Ports
     keys: ApiKeys
     audit: Audits
     events: Events

@@ -1,0 +1,368 @@
+"""The door to the ports of sandboxes: who is let in to which, by host name and below Bay's own paths.
+
+By host name: in front of everything else, by the Host header. Whoever gives a key of the sandbox's owner is let in, and everybody to a port that is
+public. A browser has no key to give: it opens a signed link, `/.bay/open?token=`, which sets a cookie for that host alone. A cookie goes along with whatever a page
+of another host has the browser send, so a request that comes by one must come from the host's own pages, or be somebody's click. Sandboxes
+of one domain are one site to a browser, and no friends of each other's: `SameSite` is not enough.
+
+By path, `/v1/sandboxes/{id}/ports/{port}/`: behind the edge, which has checked the key. A browser that shows an app there shows it as a page of
+no origin (see `port_heads`).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl, quote
+
+import structlog
+from starlette.responses import Response
+
+from bay.errors import (
+    BadRequest,
+    BayError,
+    Forbidden,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    Unauthorized,
+)
+from bay.models import PortSettings
+from bay.server.audit import READING
+from bay.server.auth import Caller, Keys
+from bay.server.edge import (
+    App,
+    Message,
+    Receive,
+    RequestHeaders,
+    Scope,
+    Send,
+    bearer_of,
+    check_framing,
+    request_id_of,
+)
+from bay.server.port_heads import COOKIE, SECURE_COOKIE, Seen, cookies_named
+from bay.server.port_hosts import Place, PortHosts
+from bay.server.port_pages import error_page
+from bay.server.port_proxy import PortProxy, Visit
+from bay.server.port_sites import PortSites
+from bay.server.port_tokens import Pass, PortTokens
+from bay.server.replies import AnswerCut
+from bay.server.wake import Waker
+from bay.store.records import SandboxRecord
+
+log = structlog.get_logger("bay.ports")
+
+_OWN_PATHS = "/.bay/"
+OPEN_PATH = "/.bay/open"
+_LONGEST_TO = 2048
+_MOST_COOKIES = 16
+"""Of one name: others than Bay's own come from pages that had the browser set them."""
+_TARGET = re.compile(rb"/[\x21-\x7e]*")
+_TO_STRANGERS = {
+    429: "there are too many visitors; try again in a moment",
+    502: "nothing answers here now",
+    503: "this is not there yet; try again in a moment",
+    504: "this takes too long to answer",
+}
+_BELOW = re.compile(rb"(/v1/sandboxes/([A-Za-z0-9-]{1,64})/ports/([0-9]{1,5}))(/.*)", re.DOTALL)
+_STRANGER = "this is open to its owner alone, or is not there; open it by a link (`bay url NAME PORT --once`), or send the key"
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The port that a host name leads to, and who may reach it."""
+
+    record: SandboxRecord
+    port: int
+    is_public: bool
+
+
+class PortGate:
+    """Wraps everything: what comes by a port's host name never gets to the API."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        hosts: PortHosts,
+        sites: PortSites,
+        tokens: PortTokens,
+        keys: Keys,
+        proxy: PortProxy,
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._sites = sites
+        self._tokens = tokens
+        self._keys = keys
+        self._proxy = proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        place = self._place_of(scope) if scope["type"] in ("http", "websocket") else "bay"
+        if place == "bay":
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(place, scope, receive, send)
+
+    def _place_of(self, scope: Scope) -> Place | Literal["bay"] | None:
+        named = RequestHeaders(scope).all("host")
+        return self._hosts.look(named[0]) if len(named) == 1 else "bay"  # whose edge refuses none and many
+
+    async def _answer(self, place: Place | None, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = RequestHeaders(scope)
+        request_id = request_id_of(headers)
+        answer = _Answer(send)
+        try:
+            check_framing(headers)
+            if place is None:
+                raise BadRequest(
+                    "this Bay does not answer for that host; it is reached by address, as localhost, or as public_url (BAY_PUBLIC_URL) says"
+                )
+            await self._serve(place, headers, scope, receive, answer)
+        except BayError as error:
+            await _fail(error, request_id, headers, scope, receive, answer)
+        except Exception:
+            log.exception("port.defect", request_id=request_id, host=place and place.host)
+            error = InternalError("something went wrong inside Bay; see its log")
+            await _fail(error, request_id, headers, scope, receive, answer)
+
+    async def _serve(
+        self, place: Place, headers: RequestHeaders, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        target = await self._target(place)
+        path: str = scope["path"]
+        if path.startswith(_OWN_PATHS):
+            await (await self._open(place, target, headers, scope))(scope, receive, send)
+            return
+        visit = await self._admit(place, target, headers, scope)
+        try:
+            await self._proxy.serve(visit, scope, receive, send)
+        except BayError as error:
+            raise (error if visit.key_id is not None else _for_strangers(error)) from error
+
+    async def _target(self, place: Place) -> _Target | None:
+        record = await self._sites.at(place.sandbox)
+        if record is None:
+            return None
+        setting = record.url if place.port is None else _setting(record, place.port)
+        return _Target(record, setting.port, setting.access == "public") if setting else None
+
+    async def _admit(
+        self, place: Place, target: _Target | None, headers: RequestHeaders, scope: Scope
+    ) -> Visit:
+        """Who is let in, or why not: what is there and closed is told from what is not there to its owner alone."""
+        caller = self._caller(headers, scope)
+        owns = caller is not None and target is not None and caller.owner == target.record.owner
+        if target is not None:
+            if caller is not None and owns and _may(caller, scope):
+                return self._visit(place, target, scope, caller, caller.key_id)
+            if target.is_public:
+                return self._visit(place, target, scope, caller, None)
+            if (given := self._by_cookie(place, target, scope)) is not None:
+                await self._check_own_page(place, target.record, headers, scope)
+                return self._visit(place, target, scope, caller, given.key_id)
+        if caller is not None and owns:
+            raise Forbidden(f"this key may {caller.scope}, and {_method(scope)} needs a key with scope write")
+        raise NotFound(_STRANGER) if caller is not None else Unauthorized(_STRANGER)
+
+    def _caller(self, headers: RequestHeaders, scope: Scope) -> Caller | None:
+        """Whose key came with it; None for no key, and for an Authorization that is not Bay's but the app's."""
+        given = headers.one("authorization") or bearer_of(scope)
+        try:
+            return self._keys.authenticate(given) if given else None
+        except Unauthorized:
+            return None
+
+    def _by_cookie(self, place: Place, target: _Target, scope: Scope) -> Pass | None:
+        tokens = cookies_named(scope["headers"], _cookie(place))[:_MOST_COOKIES]
+        passes = (self._tokens.read("cookie", token.decode("latin-1")) for token in tokens)
+        return next((given for given in passes if given is not None and self._is_good(given, target)), None)
+
+    def _is_good(self, given: Pass, target: _Target) -> bool:
+        is_here = (given.sandbox_id, given.port) == (target.record.id, target.port)
+        return is_here and self._keys.is_valid(given.key_id)
+
+    async def _check_own_page(
+        self, place: Place, record: SandboxRecord, headers: RequestHeaders, scope: Scope
+    ) -> None:
+        """Refuse what another host's page may have had the browser send. Raises Forbidden."""
+        origin, site = headers.one("origin"), headers.one("sec-fetch-site")
+        if origin is not None:
+            is_own = await self._is_of(origin, place, record)
+        elif scope["type"] == "websocket":
+            is_own = False  # browsers always name the origin of one
+        elif site is None:
+            is_own = scope["method"] in READING
+        else:
+            is_own = site in ("same-origin", "none") or _is_click(headers, scope)
+        if not is_own:
+            raise Forbidden("this was asked by a page of another host; use the key, or make the port public")
+
+    async def _is_of(self, origin: str, place: Place, record: SandboxRecord) -> bool:
+        """Whether a page of that origin is the sandbox's own, of this port or of another."""
+        if origin == place.origin:
+            return True
+        scheme, separator, host = origin.partition("://")
+        other = self._hosts.look(host) if separator else None
+        if not isinstance(other, Place) or scheme != other.scheme:
+            return False
+        found = await self._sites.at(other.sandbox)
+        return found is not None and found.id == record.id
+
+    def _visit(
+        self, place: Place, target: _Target, scope: Scope, caller: Caller | None, key_id: str | None
+    ) -> Visit:
+        return Visit(
+            sandbox_id=target.record.id,
+            owner=target.record.owner,
+            port=target.port,
+            key_id=key_id,
+            seen=Seen(host=place.host, scheme=place.scheme, client=_client(scope)),
+            target=_target(_raw_path(scope), scope),
+            with_authorization=caller is None,
+        )
+
+    async def _open(
+        self, place: Place, target: _Target | None, headers: RequestHeaders, scope: Scope
+    ) -> Response:
+        """Take a link, give a cookie, and lead to where the link says."""
+        if scope["type"] != "http" or scope["path"] != OPEN_PATH:
+            raise NotFound("below /.bay/ there is nothing of the app")
+        if scope["method"] != "GET":
+            raise MethodNotAllowed("a link is opened by GET")
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        given = self._tokens.read("link", query.get("token", ""))
+        to = _path_of(query.get("to", "/"))
+        if target is not None and self._by_cookie(place, target, scope) is not None:
+            return _redirect(to)  # opened before in this browser, such as by its `back` button
+        is_good = given is not None and target is not None and self._is_good(given, target)
+        if given is None or not is_good or not await self._sites.use_link(given):
+            raise Unauthorized(
+                "this link has expired, was opened already, or is of another port; ask for another"
+            )
+        answer = _redirect(to)
+        answer.headers["Set-Cookie"] = self._cookie_for(place, given)
+        return answer
+
+    def _cookie_for(self, place: Place, given: Pass) -> str:
+        name, token = _cookie(place).decode("ascii"), self._tokens.seal("cookie", given)
+        age = self._sites.seconds_until(given.expires_at)
+        secure = "; Secure" if place.scheme == "https" else ""
+        return f"{name}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}"
+
+
+class PortPaths:
+    """Stands behind the edge, and takes what is below `/v1/sandboxes/{id}/ports/{port}/`."""
+
+    def __init__(self, app: App, *, waker: Waker, proxy: PortProxy) -> None:
+        self._app = app
+        self._waker = waker
+        self._proxy = proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        below = _BELOW.fullmatch(_raw_path(scope)) if scope["type"] in ("http", "websocket") else None
+        if below is None or (scope.get("method") == "POST" and below[4] == b"/links"):
+            await self._app(scope, receive, send)
+            return
+        prefix, sandbox, port, rest = (part.decode("latin-1") for part in below.groups())
+        if not 0 < int(port) < 65536:
+            raise BadRequest(f"{port} is no port; it is a number from 1 to 65535")
+        caller: Caller = scope["state"]["caller"]
+        record = await self._waker.find(caller, sandbox)
+        visit = Visit(
+            sandbox_id=record.id,
+            owner=record.owner,
+            port=int(port),
+            key_id=caller.key_id,
+            seen=Seen(
+                host=RequestHeaders(scope).one("host") or "",
+                scheme=scope["scheme"].replace("ws", "http"),
+                client=_client(scope),
+                prefix=prefix,
+            ),
+            target=_target(rest.encode("latin-1"), scope),
+            with_authorization=False,
+        )
+        await self._proxy.serve(visit, scope, receive, send)
+
+
+class _Answer:
+    """Sends an answer on, and knows whether it has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        self.has_begun = True
+        await self._send(message)
+
+
+async def _fail(
+    error: BayError, request_id: str, headers: RequestHeaders, scope: Scope, receive: Receive, answer: _Answer
+) -> None:
+    """Answer with `error`; an answer that has begun is cut instead, so that nobody takes it for whole."""
+    if answer.has_begun:
+        log.info("port.cut", request_id=request_id, code=error.code, error=error.message)
+        raise AnswerCut(error.message) from error
+    accept = ",".join(headers.all("accept"))
+    await error_page(error, request_id, accept)(scope, receive, answer)
+
+
+def _setting(record: SandboxRecord, port: int) -> PortSettings:
+    return next((found for found in record.ports if found.port == port), PortSettings(port=port))
+
+
+def _method(scope: Scope) -> str:
+    return scope.get("method", "WEBSOCKET")
+
+
+def _may(caller: Caller, scope: Scope) -> bool:
+    return caller.scope != "read" or _method(scope) in READING
+
+
+def _is_click(headers: RequestHeaders, scope: Scope) -> bool:
+    """Whether it is a link that somebody follows: the answer is shown as a page of its own, which nobody else reads."""
+    is_page = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
+    return is_page and scope["method"] in ("GET", "HEAD")
+
+
+def _cookie(place: Place) -> bytes:
+    return SECURE_COOKIE if place.scheme == "https" else COOKIE
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as it was sent: what its escapes mean is for the app to say."""
+    return scope.get("raw_path") or quote(scope["path"]).encode()
+
+
+def _target(path: bytes, scope: Scope) -> bytes:
+    """Path and query for the app. Raises BadRequest for what no request line may have."""
+    query: bytes = scope["query_string"]
+    target = path + b"?" + query if query else path
+    if not _TARGET.fullmatch(target):
+        raise BadRequest("the path has characters that have to be escaped")
+    return target
+
+
+def _for_strangers(error: BayError) -> BayError:
+    """What somebody is told who is no friend of the owner's: neither what runs in the sandbox nor why it does not."""
+    return type(error)(_TO_STRANGERS.get(error.status, "this cannot be answered"))
+
+
+def _path_of(to: str) -> str:
+    """Where a link leads: a path of the same host, whatever it says."""
+    is_path = to.startswith("/") and not to.startswith(("//", "/\\", _OWN_PATHS)) and len(to) <= _LONGEST_TO
+    return quote(to, safe="/?#[]@!$&'()*+,;=:%~") if is_path else "/"
+
+
+def _redirect(to: str) -> Response:
+    return Response(
+        status_code=303,
+        headers={"Location": to, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"},
+    )

@@ -1,0 +1,299 @@
+"""Carries requests and WebSockets to the app on a port of a sandbox, once whoever asks was let in.
+
+A request wakes the sandbox, waits until something listens on the port, and keeps the sandbox awake until it is answered. Each direction is one
+loop that takes the next piece when the last one is out of its hands, so nothing piles up here however large it is. What breaks off on one side is
+broken off on the other, so that nobody takes a part for the whole.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from websockets.http11 import Response
+
+from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
+from bay.server.auth import Caller
+from bay.server.edge import SUBPROTOCOL
+from bay.server.port_heads import Headers, Seen, app_protocols, framing, toward_app, toward_browser
+from bay.server.port_link import PortLink
+from bay.server.port_socket import AppSocket, Closed
+from bay.server.port_wire import AppConnection, AppConnections, AppRequest, Opened, Stale
+from bay.server.races import first
+from bay.server.ship_wire import Peer
+from bay.server.stays import Stays
+from bay.server.wake import Waker
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MOST = 500
+"""Requests and WebSockets to one sandbox that are under way at once."""
+
+ANSWER_S = 300.0
+"""How long an app may take until it begins to answer, and for a part of a body."""
+
+_SHAKE_S = 60.0
+_GOODBYE_S = 5.0
+_LEAVING = Closed(1012, "Bay goes down")
+_REVOKED = Closed(4403, "the key was revoked or has expired")
+_BROKEN = Closed(1011, "the app broke off the connection")
+_NO_STATUS, _ABNORMAL = 1005, 1006
+
+
+class ClientLeft(Exception):
+    """Whoever asked has closed the connection: there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """Somebody who was let in to a port."""
+
+    sandbox_id: str
+    owner: str
+    """Of the sandbox."""
+    port: int
+    key_id: str | None
+    """The key that lets them in, by itself or by a link; None for a port that is everybody's."""
+    seen: Seen
+    target: bytes
+    """Path and query as the app gets them."""
+    with_authorization: bool
+    """Whether the Authorization that came with it is for the app."""
+
+
+class PortProxy:
+    """Serves visits. `wait_s` is how long one waits until something listens."""
+
+    def __init__(self, *, waker: Waker, link: PortLink, stays: Stays, wait_s: float) -> None:
+        self._waker = waker
+        self._stays = stays
+        self._wait_s = wait_s
+        self._connections = AppConnections(link)
+        self._under_way: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Look after the connections that wait for another request, until cancelled."""
+        await self._connections.run()
+
+    async def serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or relay a WebSocket to its end. Raises BayError; after an answer has begun it has to be cut then."""
+        with self._place(visit.sandbox_id), suppress(ClientLeft):
+            if scope["type"] == "websocket":
+                await self._relay(visit, scope, receive, send)
+            else:
+                await first(self._exchange(visit, scope, receive, send), self._over(visit))
+
+    async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        request = _request_of(visit, scope)
+        exchange = _Exchange(request, visit.seen, receive, send)
+        async with self._awake(visit) as peer:
+            while not await self._try(exchange, peer, visit.port):
+                pass
+
+    async def _try(self, exchange: "_Exchange", peer: Peer, port: int) -> bool:
+        """Whether it was answered; False when the connection turned out to be closed already."""
+        kept = self._connections.take(peer, port) if exchange.request.is_repeatable else None
+        connection = kept or AppConnection(await self._connections.open(peer, port, self._wait_s))
+        is_whole = False
+        try:
+            await exchange.run(connection)
+            is_whole = True
+        except Stale:
+            return False
+        finally:
+            if is_whole:
+                await self._connections.give_back(peer, port, connection)
+            else:
+                await connection.aclose()
+        return True
+
+    async def _relay(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # that it wants to connect
+        # A WebSocket may be open for days; its owner may freeze the sandbox all the same, and time alone does not.
+        async with self._awake(visit, patient=True) as peer:
+            opened = await self._connections.open(peer, visit.port, self._wait_s)
+            try:
+                await self._shake_hands(opened, visit, scope, receive, send)
+            finally:
+                await opened.aclose()
+
+    async def _shake_hands(
+        self, opened: Opened, visit: Visit, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        offered: list[str] = scope.get("subprotocols", [])
+        app = AppSocket(opened, app_protocols(offered))
+        given = [(name, value) for name, value in scope["headers"] if not name.startswith(b"sec-websocket-")]
+        headers = toward_app(given, visit.seen, with_authorization=visit.with_authorization)
+        refused = await _within(_SHAKE_S, app.open(visit.target, headers))
+        if refused is not None:
+            await _refuse(refused, visit.seen, send)
+            return
+        chosen = app.subprotocol or (SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        with suppress(OSError):  # the client has left meanwhile
+            await send({"type": "websocket.accept", "subprotocol": chosen})
+            await _carry(app, receive, send, self._end_of(visit))
+
+    @asynccontextmanager
+    async def _awake(self, visit: Visit, *, patient: bool = False) -> AsyncGenerator[Peer]:
+        """The sandbox's Ship, kept awake, in the name of its owner, who has let in whoever is here."""
+        owner = Caller(visit.owner, "write", visit.key_id or "")
+        async with self._waker.holding(owner, visit.sandbox_id, patient=patient) as sandbox:
+            self._waker.refuse_expired(sandbox)
+            async with self._waker.reach(sandbox) as (_, peer):
+                yield peer
+
+    @contextmanager
+    def _place(self, sandbox_id: str) -> Generator[None]:
+        if self._under_way[sandbox_id] >= MOST:
+            raise QuotaExceeded(f"{MOST} requests to this sandbox are under way; try again in a moment")
+        self._under_way[sandbox_id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[sandbox_id] -= 1
+            if not self._under_way[sandbox_id]:
+                del self._under_way[sandbox_id]
+
+    async def _over(self, visit: Visit) -> NoReturn:
+        if await self._stays.over_for(visit.key_id) == "revoked":
+            raise Unauthorized(_REVOKED.reason)
+        raise Timeout(
+            "Bay goes down in the middle of this request; what was sent may have been taken in part"
+        )
+
+    async def _end_of(self, visit: Visit) -> Closed:
+        return _LEAVING if await self._stays.over_for(visit.key_id) == "leaving" else _REVOKED
+
+
+class _Exchange:
+    """One request and its answer, over one connection or, if that was closed already, over another."""
+
+    def __init__(self, request: AppRequest, seen: Seen, receive: Receive, send: Send) -> None:
+        self.request = request
+        self._seen = seen
+        self._receive = receive
+        self._send = send
+        self._limit: asyncio.Timeout | None = None
+        self._is_answered = False
+
+    async def run(self, connection: AppConnection) -> None:
+        """Send and answer. Raises Stale when nothing came of it, PortClosed, Timeout, and ClientLeft."""
+        with suppress(ConnectionError):  # it may have answered before it closed
+            await connection.ask(self.request)
+        await first(self._down(connection), self._up(connection))
+
+    async def _down(self, connection: AppConnection) -> None:
+        head = await connection.answer()
+        self._is_answered = True
+        if self._limit is not None:
+            self._limit.reschedule(None)
+        headers = toward_browser(head.headers, head.status_code, self._seen)
+        await self._send({"type": "http.response.start", "status": head.status_code, "headers": headers})
+        async for data in connection.body():
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _up(self, connection: AppConnection) -> None:
+        """The body, and then a look whether the client is still there. Never returns."""
+        if self.request.has_body:
+            with suppress(ConnectionError):  # an app that takes no more may have answered why
+                await self._send_body(connection)
+        try:
+            async with asyncio.timeout(None if self._is_answered else ANSWER_S) as self._limit:
+                while True:
+                    await self._next()
+        except TimeoutError:
+            raise Timeout(f"the app has not begun to answer in {ANSWER_S:g} s") from None
+
+    async def _send_body(self, connection: AppConnection) -> None:
+        more = True
+        while more:
+            message = await self._next()
+            more = message.get("more_body", False)
+            if message.get("body"):
+                await _within(ANSWER_S, connection.send(message["body"]))
+        await _within(ANSWER_S, connection.end())
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        return message
+
+
+def _request_of(visit: Visit, scope: Scope) -> AppRequest:
+    method: str = scope["method"]
+    if method in ("CONNECT", "TRACE"):  # another protocol, and what would show a page its own cookies
+        raise MethodNotAllowed(f"{method} is not passed on to apps")
+    length = framing(scope["headers"])
+    headers = toward_app(scope["headers"], visit.seen, with_authorization=visit.with_authorization)
+    return AppRequest(method=method, target=visit.target, headers=[*headers, *length], has_body=bool(length))
+
+
+async def _carry(app: AppSocket, receive: Receive, send: Send, stay: Awaitable[Closed]) -> None:
+    """Messages both ways, until one side or Bay closes the socket, which the others are told."""
+
+    async def until_over() -> tuple[Closed, bool, bool]:
+        return await stay, True, True
+
+    closed, tell_app, tell_client = await first(_to_client(app, send), _to_app(app, receive), until_over())
+    if tell_client:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await send({"type": "websocket.close", **_said_to_client(closed)})
+    if tell_app:
+        await app.close(closed)
+
+
+async def _to_client(app: AppSocket, send: Send) -> tuple[Closed, bool, bool]:
+    while not isinstance(message := await app.receive(), Closed):
+        try:
+            await send({"type": "websocket.send", "text" if isinstance(message, str) else "bytes": message})
+        except OSError:
+            return Closed(_ABNORMAL), True, False
+    return message, False, True
+
+
+async def _to_app(app: AppSocket, receive: Receive) -> tuple[Closed, bool, bool]:
+    while (message := await receive())["type"] != "websocket.disconnect":
+        data = message.get("bytes")
+        try:
+            await app.send(message["text"] if data is None else data)
+        except ConnectionError:
+            return _BROKEN, False, True
+    return Closed(message.get("code") or _NO_STATUS, message.get("reason") or ""), True, False
+
+
+def _said_to_client(closed: Closed) -> dict[str, Any]:
+    """The two codes that nobody may send stand for what they say."""
+    said = {_NO_STATUS: Closed(1000), _ABNORMAL: _BROKEN}.get(closed.code, closed)
+    return {"code": said.code, "reason": said.reason}
+
+
+async def _refuse(refused: Response, seen: Seen, send: Send) -> None:
+    """Answer as the app did instead of a WebSocket."""
+    given: Headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in refused.headers.raw_items()]
+    headers = [
+        (name.lower(), value)
+        for name, value in toward_browser(given, refused.status_code, seen)
+        if name.lower() != b"content-length"
+    ]
+    body = (
+        bytes(refused.body or b"").decode(errors="replace").encode()
+    )  # the server takes nothing but text here
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "websocket.http.response.start", "status": refused.status_code, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def _within(seconds: float, what: Awaitable[Any]) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await what
+    except TimeoutError:
+        raise Timeout(f"the app has taken or said nothing for {seconds:g} s") from None

@@ -1,0 +1,47 @@
+"""Which sandbox a host name leads to, and which links were opened: what the door to the ports asks the store."""
+
+import math
+from datetime import datetime
+
+from bay.clock import Clock
+from bay.server.port_tokens import Pass
+from bay.store import sandboxes, used_links
+from bay.store.engine import Store
+from bay.store.records import SandboxRecord
+
+_MOST_KNOWN = 10_000
+
+
+class PortSites:
+    """Sandboxes by what host names call them. Rows are read again only if anything may have changed since."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._found: dict[str, SandboxRecord | None] = {}
+        self._found_at = 0
+
+    async def at(self, host: str) -> SandboxRecord | None:
+        """The sandbox that has that id or host, whoever owns it."""
+        version = self._store.version
+        if version != self._found_at or len(self._found) >= _MOST_KNOWN:
+            self._found.clear()
+            self._found_at = version
+        if host in self._found:
+            return self._found[host]
+        async with self._store.read() as db:
+            found = await sandboxes.at_host(db, host)
+        if self._store.version == version:
+            self._found[host] = found
+        return found
+
+    async def use_link(self, given: Pass) -> bool:
+        """Open by a link; False for one that opens once, and has."""
+        if given.once is None:
+            return True
+        async with self._store.write() as db:
+            return await used_links.use(db, given.once, given.expires_at, self._clock())
+
+    def seconds_until(self, at: datetime) -> int:
+        """How long it is until then, in whole seconds."""
+        return max(0, math.ceil((at - self._clock()).total_seconds()))

@@ -1,0 +1,104 @@
+"""The ports of a sandbox: where something listens, who may reach it, and links that open one."""
+
+import secrets
+from dataclasses import replace
+from datetime import timedelta
+from urllib.parse import quote
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.clock import Clock
+from bay.errors import BadRequest
+from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
+from bay.server.auth import Caller
+from bay.server.peers import peer_of
+from bay.server.port_hosts import PortHosts
+from bay.server.port_link import PortLink as Link
+from bay.server.port_tokens import Pass, PortTokens
+from bay.server.wake import Waker
+from bay.store import events, sandboxes
+from bay.store.engine import Store
+from bay.store.records import SandboxRecord
+
+MOST = 64
+"""Ports of a sandbox of which it is set who may reach them; as for a create."""
+
+
+class Ports:
+    """The service behind `…/ports`. None of it starts compute."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waker: Waker,
+        link: Link,
+        hosts: PortHosts,
+        tokens: PortTokens,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._waker = waker
+        self._link = link
+        self._hosts = hosts
+        self._tokens = tokens
+        self._clock = clock
+
+    async def list(self, caller: Caller, ref: str) -> tuple[Port, ...]:
+        """Where something listens now; nothing for a sandbox that does not run."""
+        async with self._waker.holding(caller, ref, patient=True) as record:
+            session = record.session
+            peer = peer_of(session) if session is not None and session.phase == "running" else None
+            listening = await self._link.listening(peer) if peer is not None else ()
+        access = {setting.port: setting.access for setting in record.ports}
+        label = record.host or record.id
+        return tuple(
+            replace(found, access=access.get(found.port, "owner"), url=self._hosts.url(label, found.port))
+            for found in listening
+        )
+
+    async def set_access(self, caller: Caller, ref: str, port: int, access: PortAccess) -> PortSettings:
+        """Say who may reach a port."""
+        setting = PortSettings(port=port, access=access)
+        await self._change(caller, ref, port, setting)
+        return setting
+
+    async def forget(self, caller: Caller, ref: str, port: int) -> None:
+        """Take back what was said of a port: it is its owner's. Idempotent."""
+        await self._change(caller, ref, port, None)
+
+    async def make_link(
+        self, caller: Caller, ref: str, port: int, expires_in: int, *, once: bool
+    ) -> PortLink:
+        """A URL that opens the port to whoever has it, as long as the key that made it is valid."""
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        expires_at = (self._clock() + timedelta(seconds=expires_in)).replace(microsecond=0)
+        given = Pass(
+            sandbox_id=record.id,
+            port=port,
+            key_id=caller.key_id,
+            expires_at=expires_at,
+            once=secrets.token_hex(12) if once else None,
+        )
+        token = self._tokens.seal("link", given)
+        url = f"{self._hosts.url(record.host or record.id, port)}.bay/open?token={token}&to={quote('/', safe='')}"
+        return PortLink(url=url, expires_at=expires_at, once=once)
+
+    async def _change(self, caller: Caller, ref: str, port: int, setting: PortSettings | None) -> None:
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        async with self._store.write() as db:
+            present = await sandboxes.get(db, record.id) or record
+            others = tuple(found for found in present.ports if found.port != port)
+            ports = others if setting is None else (*others, setting)
+            if ports != present.ports:
+                await self._write(db, present, ports)
+
+    async def _write(
+        self, db: AsyncConnection, record: SandboxRecord, ports: tuple[PortSettings, ...]
+    ) -> None:
+        if len(ports) > MOST:
+            raise BadRequest(f"{MOST} ports are the most of which it can be set who may reach them")
+        await sandboxes.change(db, record.id, ports=to_wire(ports))
+        await events.add(db, record, "sandbox.updated", self._clock(), fields=["ports"])
