@@ -796,6 +796,8 @@ EVENT_TYPES: tuple[str, ...] = (
     "network.changed",
     "port.opened",
     "port.closed",
+    "service.failed",
+    "service.unhealthy",
 )
 """What is stored, and what a webhook can be told of; docs/events.md says when each happens."""
 

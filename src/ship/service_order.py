@@ -86,13 +86,14 @@ def after_end(restart: Restart, ended: Ended, quick: int) -> float | Literal["ex
 
 def read(body: object, user: Identity, root: Identity | None) -> tuple[ServiceOrder, ...]:
     """The services in a decoded JSON `body`, each after all that it needs. Raises InvalidArgument or Forbidden."""
-    given = _object(body, "the body").get("services")
-    if not isinstance(given, list):
+    given = _object(body, "the body")
+    listed, shared = given.get("services"), order.environment(given.get("env"))
+    if not isinstance(listed, list):
         raise InvalidArgument("services must be a list", field="services")
-    items = cast("list[object]", given)
+    items = cast("list[object]", listed)
     if len(items) > MOST_SERVICES:
         raise InvalidArgument(f"a sandbox has {MOST_SERVICES} services at most", field="services")
-    found = {one.name: one for one in (_service(item, user, root) for item in items)}
+    found = {one.name: one for one in (_service(item, shared, user, root) for item in items)}
     if len(found) < len(items):
         raise InvalidArgument("two services have the same name", field="services")
     return tuple(found[name] for name in _sorted(found))
@@ -118,7 +119,7 @@ def _sorted(found: Mapping[str, ServiceOrder]) -> list[str]:
         raise InvalidArgument(f"services need each other: {circle}", field="needs") from error
 
 
-def _service(value: object, user: Identity, root: Identity | None) -> ServiceOrder:
+def _service(value: object, shared: Mapping[str, str], user: Identity, root: Identity | None) -> ServiceOrder:
     given = _object(value, "a service")
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -129,7 +130,7 @@ def _service(value: object, user: Identity, root: Identity | None) -> ServiceOrd
     return ServiceOrder(
         name=name,
         argv=order.words(given.get("argv")),
-        environment=order.environment(given.get("env")),
+        environment={**shared, **order.environment(given.get("env"))},
         cwd=order.optional_text(given, "cwd"),
         identity=order.identity(given.get("user"), user, root),
         needs=_needs(given.get("needs")),

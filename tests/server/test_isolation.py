@@ -26,7 +26,7 @@ RANDOM = "0123456789abcdef01234567"
 NOBODY = {"sandbox_id": f"sandbox-{RANDOM}", "exec_id": f"exec-{RANDOM}", "webhook_id": f"hook-{RANDOM}"}
 NOBODY["execution_id"] = NOBODY["exec_id"]
 NOBODY.update(pid="1", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RANDOM}")
-NOBODY.update(checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}")
+NOBODY.update(checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}", service_name="none")
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
@@ -76,6 +76,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("delete", "/v1/sandboxes/{sandbox_id}/files"): {"params": {"path": "x"}},
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
     ("put", "/v1/sandboxes/{sandbox_id}/network-policy"): {"json": {"mode": "none"}},
+    ("put", "/v1/sandboxes/{sandbox_id}/services/{service_name}"): {"json": {"argv": ["true"]}},
     ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
     ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},
 }
@@ -100,6 +101,12 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}/files/search"), ("get", "/v1/sandboxes/{sandbox_id}/files/archive"),
     ("get", "/v1/sandboxes/{sandbox_id}/network-policy"), ("delete", "/v1/sandboxes/{sandbox_id}/network-policy"),
     ("get", "/v1/sandboxes/{sandbox_id}/network"),
+    ("get", "/v1/sandboxes/{sandbox_id}/services"), ("get", "/v1/sandboxes/{sandbox_id}/services/{service_name}"),
+    ("delete", "/v1/sandboxes/{sandbox_id}/services/{service_name}"),
+    ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/start"),
+    ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/stop"),
+    ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/restart"),
+    ("get", "/v1/sandboxes/{sandbox_id}/services/{service_name}/logs"),
     ("get", "/v1/sandboxes/{sandbox_id}/history"), ("get", "/v1/sandboxes/{sandbox_id}/history/last"),
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),
@@ -174,6 +181,10 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
     for client, box, found in ((alice, made, hers), (bob, own, his)):
         found["checkpoint_id"] = (await client.post(f"/v1/sandboxes/{box['id']}/checkpoints")).json()["id"]
         found["cargo_id"] = box["cargo_id"]
+        found["service_name"] = f"of-{box['name']}"
+        await client.put(
+            f"/v1/sandboxes/{box['id']}/services/of-{box['name']}", json={"argv": ["sleep", "1000"]}
+        )
     return Estate(
         bay, alice, bob,
         {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "execution_id": ids[0], "pid": "1", **hers},
@@ -215,7 +226,7 @@ async def facts(estate: Estate) -> list[Any]:
         "SELECT * FROM sandboxes WHERE owner = 'alice'", f"SELECT * FROM sessions WHERE sandbox_id IN {hers}",  # noqa: S608
         f"SELECT * FROM execs WHERE sandbox_id IN {hers}", "SELECT * FROM cargos WHERE owner = 'alice'",  # noqa: S608
         "SELECT * FROM events WHERE owner = 'alice'", "SELECT * FROM webhooks WHERE owner = 'alice'",
-        "SELECT * FROM checkpoints WHERE owner = 'alice'",
+        "SELECT * FROM checkpoints WHERE owner = 'alice'", f"SELECT * FROM services WHERE sandbox_id IN {hers}",  # noqa: S608
     )  # fmt: skip
     record = await estate.bay.record(estate.ids["sandbox_id"])
     where = estate.bay.bay.cargo.path(record.cargo_id)

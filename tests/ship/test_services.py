@@ -158,6 +158,15 @@ def test_a_service_finds_its_variables_and_its_directory(ship: Ship) -> None:
     assert printed(logs(ship, "web", follow=True)) == f"1 {ship.workspace}/app service:web\n".encode()
 
 
+def test_variables_of_all_services_give_way_to_those_of_one(ship: Ship) -> None:
+    body = {
+        "env": {"A": "all", "B": "all"},
+        "services": [spec("web", ["sh", "-c", "echo $A $B"], env={"A": "own"}, restart="never")],
+    }
+    assert ship.http.put("/services", json=body).status_code == 200
+    assert printed(logs(ship, "web", follow=True)) == b"own all\n"
+
+
 def test_needs_start_first_and_are_ended_last(ship: Ship) -> None:
     (ship.workspace / "order").touch()
     note = "trap 'echo -{0} >> order; exit' TERM; echo +{0} >> order; sleep 600 & wait"

@@ -44,6 +44,7 @@ from bay.server.api import network as network_api
 from bay.server.api import ports as ports_api
 from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
+from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.api.deps import Services
@@ -73,6 +74,8 @@ from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
 from bay.server.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.server.screen import Screens
+from bay.server.service_keeper import ServiceKeeper
+from bay.server.service_link import ServiceLink
 from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
@@ -87,6 +90,7 @@ from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.ports import Ports
 from bay.server.services.processes import Processes
+from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
@@ -151,6 +155,10 @@ class Bay:
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
         self.port_watch = PortWatch(store=self.store, later=self.later, link=self.port_link, clock=clock)
+        self.service_link = ServiceLink(self.link)
+        self.service_keeper = ServiceKeeper(
+            store=self.store, link=self.service_link, profiles=self.profiles, clock=clock
+        )
         self.reconciler = Reconciler(
             store=self.store,
             later=self.later,
@@ -159,6 +167,7 @@ class Bay:
             checkpointer=self.checkpointer,
             link=self.link,
             ports=self.port_watch,
+            keeper=self.service_keeper,
             uses=self.uses,
             profiles=self.profiles,
             changes=self.changes,
@@ -341,6 +350,15 @@ class Bay:
                 tokens=self.port_tokens,
                 clock=self.clock,
             ),
+            sandbox_services=SandboxServices(
+                store=self.store,
+                waker=self.waker,
+                locator=locator,
+                link=self.service_link,
+                keeper=self.service_keeper,
+                stays=self.stays,
+                profiles=self.profiles,
+            ),
             history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
             keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             audit=Audits(store=self.store, later=self.later),
@@ -382,6 +400,7 @@ class Bay:
             parts = (
                 self.reconciler,
                 self.port_watch,
+                self.service_keeper,
                 self.sweep,
                 self.housekeeping,
                 self.pool,
@@ -459,6 +478,7 @@ def build_app(
         network_api,
         tunnel_api,
         ports_api,
+        services_api,
         processes_api,
         kernels_api,
         filesystem_api,

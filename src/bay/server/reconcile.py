@@ -40,6 +40,7 @@ from bay.server.network_modes import policy_of
 from bay.server.orphans import Orphans
 from bay.server.peers import handle_of, peer_of
 from bay.server.port_watch import PortWatch
+from bay.server.service_keeper import ServiceKeeper
 from bay.server.ship_link import ShipLink
 from bay.server.starter import Starter
 from bay.server.uses import Uses
@@ -82,6 +83,7 @@ class Reconciler:
         checkpointer: Checkpointer,
         link: ShipLink,
         ports: PortWatch,
+        keeper: ServiceKeeper,
         uses: Uses,
         profiles: dict[str, Profile],
         changes: Changes,
@@ -107,6 +109,7 @@ class Reconciler:
         self._profiles = profiles
         self._link = link
         self._ports = ports
+        self._keeper = keeper
         self._changes = changes
         self._clock = clock
         # Ends wait for ends only: a delete never queues behind a hundred starts. It serves in order, and nothing
@@ -198,6 +201,8 @@ class Reconciler:
             return
         self._adopted.append((sandbox.id, handle))
         self._watch_ports(session)
+        if (peer := peer_of(session)) is not None:
+            self._keeper.adopt(sandbox.id, peer)
         await self._forget_network(session)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another.
         # The host is right, and the next step brings it to what is wanted.
@@ -380,6 +385,8 @@ class Reconciler:
             return
         if handle is None:
             return
+        if (peer := peer_of(replace(session, handle=handle.to_json()))) is not None:
+            await self._keeper.begin(sandbox.id, peer)
         async with self._store.write() as db:
             now = self._clock()
             held = {"network_version": None} if again else {}
@@ -458,6 +465,7 @@ class Reconciler:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._clock(), session_id=session.id)
         self._watch_ports(session)
+        self._keeper.poke(session.id)
 
     async def _end(
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
@@ -472,6 +480,7 @@ class Reconciler:
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
     ) -> None:
         await self._unwatch(session.id)
+        await self._keeper.end(session.id)
         await self._begin_to_end(sandbox, session, reason)
         async with self._ending:
             finals = await self._take_down(session, graceful=graceful)

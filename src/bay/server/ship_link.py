@@ -5,7 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlencode
 
@@ -107,13 +107,18 @@ class ShipLink:
         """End an exec's whole tree and return it."""
         return await self._call_exec(peer, exec_id, "DELETE", f"/execs/{exec_id}", None, None)
 
-    @asynccontextmanager
-    async def output(
+    def output(
         self, peer: Peer, exec_id: str, since: int, follow: bool
-    ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
         """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended."""
+        return self.output_at(peer, f"/execs/{exec_id}/output", since, follow)
+
+    @asynccontextmanager
+    async def output_at(
+        self, peer: Peer, path: str, since: int, follow: bool
+    ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd]]:
+        """The same of whatever Ship keeps the output of, by the path of that."""
         query = {"since": since, "follow": "true" if follow else "false"}
-        path = f"/execs/{exec_id}/output"
         async with self.open(peer, "GET", path, query, deadline_s=self._deadline_s) as (wire, _):
             if follow:
                 wire.set_deadline(None)  # a command may be silent for days

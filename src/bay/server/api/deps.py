@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
+from pydantic import Field, StringConstraints
 
 from bay.models import Profile
 from bay.server import cursors
@@ -27,6 +28,7 @@ from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.ports import Ports
 from bay.server.services.processes import Processes
+from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
@@ -39,6 +41,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorBody, "description": "Bay or its host could not do it"},
 }
 MAX_WAIT_S = 600
+
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
+Env = Annotated[dict[EnvName, EnvValue], Field(max_length=256)]
+Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ class Services:
     networks: Networks
     tunnels: Tunnels
     ports: Ports
+    sandbox_services: SandboxServices
     keys: ApiKeys
     audit: Audits
     events: Events

@@ -11,7 +11,18 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
 from bay.server import cursors
-from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Wait, Writer, listing
+from bay.server.api.deps import (
+    ERRORS,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    Reader,
+    Svc,
+    Wait,
+    Word,
+    Writer,
+    listing,
+)
 from bay.server.api.history import Description, Tags
 from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
 from bay.server.frames import Rows
@@ -26,7 +37,6 @@ router = APIRouter(
 
 Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 _MOST_ARGV = 256 * 1024
-Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 
 
 class CreateExec(BaseModel):

@@ -12,9 +12,8 @@ from starlette.responses import StreamingResponse
 from bay.cells import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
-from bay.server.api.deps import ERRORS, IdempotencyKey, Reader, Svc, Writer
+from bay.server.api.deps import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
 from bay.server.api.history import Description, Tags
-from bay.server.api.sandboxes import Env
 from bay.server.replies import WireResponse
 from bay.server.services.kernels import NewKernel
 from bay.store.records import HistoryNote

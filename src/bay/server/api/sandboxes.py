@@ -14,6 +14,7 @@ from bay.server.api.deps import (
     ERRORS,
     MAX_WAIT_S,
     Cursor,
+    Env,
     IdempotencyKey,
     Limit,
     Reader,
@@ -23,7 +24,9 @@ from bay.server.api.deps import (
     listing,
 )
 from bay.server.api.network import Policy as NetworkPolicyBody
+from bay.server.api.services import NamedService
 from bay.server.replies import WireResponse
+from bay.server.service_rules import MOST_SERVICES
 from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
 from bay.store.records import Filters
 
@@ -31,9 +34,6 @@ router = APIRouter(
     prefix="/v1/sandboxes", tags=["sandboxes"], responses=ERRORS, default_response_class=WireResponse
 )
 
-EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
-EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
-Env = Annotated[dict[EnvName, EnvValue], Field(max_length=256)]
 RESUME_S = 60.0
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 LabelName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL.pattern}$")]
@@ -110,6 +110,10 @@ class CreateSandbox(BaseModel):
     ] = None
     url: Annotated[PortBody | None, Field(description="The port that its own URL leads to")] = None
     ports: Annotated[Ports, Field(description="Who may reach which port")] = ()
+    services: Annotated[
+        tuple[NamedService, ...],
+        Field(max_length=MOST_SERVICES, description="What is started with it and kept running"),
+    ] = ()
     wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
 
 
@@ -157,8 +161,13 @@ async def create_sandbox(
     body = body or CreateSandbox()
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     network = body.network_policy and body.network_policy.to_noun()
-    values = body.model_dump(exclude={"wait", "checkpoint_policy", "network_policy", "url", "ports"})
-    new = NewSandbox(**values, **_reached(body), checkpoint_policy=policy, network_policy=network)
+    kept = tuple(service.to_noun() for service in body.services)
+    values = body.model_dump(
+        exclude={"wait", "checkpoint_policy", "network_policy", "url", "ports", "services"}
+    )
+    new = NewSandbox(
+        **values, **_reached(body), checkpoint_policy=policy, network_policy=network, services=kept
+    )
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0

@@ -33,10 +33,11 @@ from bay.models import (
     PortSettings,
     Profile,
     Sandbox,
+    ServiceSpec,
     from_wire,
     to_wire,
 )
-from bay.server import due, idempotency, lifecycle
+from bay.server import due, idempotency, lifecycle, service_rules
 from bay.server.auth import Caller
 from bay.server.peers import peer_of
 from bay.server.pool import Pool
@@ -46,7 +47,7 @@ from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
 from bay.server.views import Views
 from bay.server.wake import Waker, is_frozen
-from bay.store import audit, cargos, events, networks, sandboxes
+from bay.store import audit, cargos, events, networks, sandboxes, services
 from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HAVING, CheckpointRecord, Claim, Filters, Page, SandboxRecord, Target
@@ -80,6 +81,7 @@ class NewSandbox:
     network_policy: NetworkPolicy | None = None
     url: PortSettings | None = None
     ports: tuple[PortSettings, ...] = ()
+    services: tuple[ServiceSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,7 @@ class Sandboxes:
         """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         profile = self._profile(new)
+        new = replace(new, services=service_rules.checked(new.services, root=profile.root))
         if new.network_policy is not None:
             new = replace(new, network_policy=await self._checked_policy(new.network_policy))
         if new.cargo_id is None and await self._claim_of(request) is None:
@@ -308,13 +311,14 @@ class Sandboxes:
         names: list[str | None],
         request: idempotency.Request | None,
     ) -> list[Sandbox]:
-        profile = self._profile(_like(source, None, None, None))
+        profile = self._profile(_like(source, None, None, None, ()))
         try:
             async with self._store.write() as db:
                 if request is not None and (claim := await request.earlier(db)) is not None:
                     return _forks_of(claim)
                 network = await networks.get(db, source.id)
-                likes = [_like(source, name, origin.id, network) for name in names]
+                kept = tuple(await services.all_of(db, source.id))
+                likes = [_like(source, name, origin.id, network, kept) for name in names]
                 made = [await self._insert(db, caller, like, profile, waits=True) for like in likes]
                 if request is not None:
                     answer = {"items": to_wire(made)}
@@ -404,6 +408,8 @@ class Sandboxes:
         await sandboxes.add(db, record)
         if new.network_policy is not None:
             await networks.put(db, sandbox_id, new.network_policy)
+        for spec in new.services:
+            await services.put(db, sandbox_id, spec)
         await events.add(db, record, "sandbox.created", now)
         return self._view(record)
 
@@ -559,18 +565,24 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     """Whether what is asked for is what waits in the pool: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
     wants_other = wants_other or new.network_policy not in (None, profile.network_policy)
-    return new.cargo_id is None and new.from_checkpoint is None and not wants_other
+    return new.cargo_id is None and new.from_checkpoint is None and not new.services and not wants_other
 
 
 def _like(
-    source: SandboxRecord, name: str | None, from_checkpoint: str | None, network: NetworkPolicy | None
+    source: SandboxRecord,
+    name: str | None,
+    from_checkpoint: str | None,
+    network: NetworkPolicy | None,
+    kept: tuple[ServiceSpec, ...],
 ) -> NewSandbox:
-    """A sandbox like `source`, with what its create asked for."""
+    """A sandbox like `source`, with what its create asked for. What is public of the one is not of the other unless its owner says so."""
+    url = source.url and replace(source.url, access="owner")
+    ports = tuple(replace(port, access="owner") for port in source.ports)
     return NewSandbox(
         profile=source.profile, name=name, image=source.image, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
-        url=source.url, ports=source.ports,
+        url=url, ports=ports, services=kept,
     )  # fmt: skip
 
 

@@ -1,0 +1,160 @@
+"""`…/services`: commands that are started with a sandbox and kept running."""
+
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
+
+from bay.models import Service, ServiceHealth, ServiceSpec
+from bay.server.api.deps import ERRORS, Env, Reader, Svc, Word, Writer
+from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
+from bay.server.replies import WireResponse
+from bay.server.service_rules import MOST_SERVICES
+
+router = APIRouter(
+    prefix="/v1/sandboxes/{sandbox_id}/services",
+    tags=["services"],
+    responses=ERRORS,
+    default_response_class=WireResponse,
+)
+
+PortNumber = Annotated[int, Field(ge=1, le=65_535)]
+Name = Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphens")]
+ServiceName = Annotated[str, Path(max_length=63)]
+
+
+class Health(BaseModel):
+    """How it is found out whether a service works."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    port: PortNumber
+    path: Annotated[
+        str | None,
+        Field(pattern=r"^/[!-~]*$", max_length=2048, description="GET it; else connecting is enough"),
+    ] = None
+    interval_s: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+    timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 2.0
+    retries: Annotated[int, Field(ge=1, le=100, description="Failures in a row that make it unhealthy")] = 3
+
+
+class ServiceBody(BaseModel):
+    """What a service is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    argv: Annotated[tuple[Word, ...], Field(min_length=1, max_length=4096)]
+    env: Env = Field(default_factory=dict)
+    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
+    needs: Annotated[
+        tuple[Name, ...], Field(max_length=MOST_SERVICES, description="Services that start first")
+    ] = ()
+    http_port: Annotated[PortNumber | None, Field(description="Where it serves HTTP")] = None
+    restart: Literal["always", "on-failure", "never"] = "always"
+    health: Health | None = None
+    enabled: Annotated[bool, Field(description="Whether it is started with the session")] = True
+
+    def to_spec(self, name: str) -> ServiceSpec:
+        """What the rest of Bay calls it."""
+        values: dict[str, Any] = self.model_dump(exclude={"name", "health"})
+        health = None if self.health is None else ServiceHealth(**self.health.model_dump())
+        return ServiceSpec(name=name, health=health, **values)
+
+
+class NamedService(ServiceBody):
+    """What a service is, with its name."""
+
+    name: Name
+
+    def to_noun(self) -> ServiceSpec:
+        """What the rest of Bay calls it."""
+        return self.to_spec(self.name)
+
+
+class ServiceList(BaseModel):
+    """The services of a sandbox, in the order in which they were made."""
+
+    items: list[Service]
+
+
+@router.get("", response_model=ServiceList)
+async def list_services(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+    """The sandbox's services and how they are. Wakes nothing."""
+    return WireResponse({"items": await services.sandbox_services.list(caller, sandbox_id)})
+
+
+@router.get("/{service_name}", response_model=Service)
+async def get_service(
+    caller: Reader, services: Svc, sandbox_id: str, service_name: ServiceName
+) -> WireResponse:
+    """One of them."""
+    return WireResponse(await services.sandbox_services.get(caller, sandbox_id, service_name))
+
+
+@router.put("/{service_name}", response_model=Service, responses={201: {"model": Service}})
+async def put_service(
+    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName, body: ServiceBody
+) -> WireResponse:
+    """Make a service, or have the one of that name be this: it is begun anew if it differs. Wakes nothing."""
+    spec = body.to_spec(service_name)
+    service, is_new = await services.sandbox_services.put(caller, sandbox_id, spec)
+    return WireResponse(service, 201 if is_new else 200)
+
+
+@router.delete("/{service_name}", status_code=204)
+async def delete_service(
+    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+) -> Response:
+    """End it and forget it, with its output. Refused while another service needs it."""
+    await services.sandbox_services.delete(caller, sandbox_id, service_name)
+    return Response(status_code=204)
+
+
+@router.post("/{service_name}/start", response_model=Service)
+async def start_service(
+    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+) -> WireResponse:
+    """Have it run, now and with every session to come. Wakes nothing."""
+    return WireResponse(await services.sandbox_services.start(caller, sandbox_id, service_name))
+
+
+@router.post("/{service_name}/stop", response_model=Service)
+async def stop_service(
+    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+) -> WireResponse:
+    """End it, and leave it ended until it is started again."""
+    return WireResponse(await services.sandbox_services.stop(caller, sandbox_id, service_name))
+
+
+@router.post("/{service_name}/restart", response_model=Service)
+async def restart_service(
+    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+) -> WireResponse:
+    """End it and start it anew; thaws a frozen sandbox."""
+    return WireResponse(await services.sandbox_services.restart(caller, sandbox_id, service_name))
+
+
+@router.get("/{service_name}/logs", response_class=StreamingResponse)
+async def service_logs(
+    caller: Reader,
+    services: Svc,
+    sandbox_id: str,
+    service_name: ServiceName,
+    since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
+    follow: Annotated[bool, Query(description="Go on until it has ended for good")] = False,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, lt=2**63, description="As `since`, and goes before it")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> StreamingResponse:
+    """What it printed in this session, over all its runs: the lines, or events, of an exec's output."""
+    stack = AsyncExitStack()
+    since = since if last_event_id is None else last_event_id
+    opened = services.sandbox_services.logs(caller, sandbox_id, service_name, since, follow=follow)
+    chunks = await stack.enter_async_context(opened)
+    if SSE in accept:
+        return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)
+    return StreamingResponse(output_lines(stack, chunks), media_type="application/x-ndjson")

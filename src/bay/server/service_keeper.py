@@ -1,0 +1,235 @@
+"""Has the Ship of each running session keep the services that the rows say, and hears what becomes of them.
+
+A session's Ship is told when it starts, when the rows change, and when Bay takes it over; what it cannot be told now it is told
+again and again. Then Ship tells Bay of each change by itself, so that nothing is asked for that nobody wants to know.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import structlog
+
+from bay.clock import Clock
+from bay.errors import BayError
+from bay.models import Profile
+from bay.server.service_link import ServiceLink, ServiceStatus, States
+from bay.server.ship_wire import Peer
+from bay.store import events, sandboxes, services
+from bay.store.engine import Store
+
+log = structlog.get_logger("bay.services")
+
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
+_DEFECT_RETRY_S = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A session whose services are kept."""
+
+    sandbox_id: str
+    peer: Peer
+    seen: States | None
+    """As Ship told it last; None before it has told anything of a session that an earlier Bay has started."""
+    trouble: str | None = None
+    """Why Ship could not be told."""
+    untold: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the rows may say something that Ship has not been told."""
+    poked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is worth trying again now."""
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from when the rows are read until Ship has been told: nothing older comes after what is newer."""
+    task: asyncio.Task[None] | None = None
+    is_over: bool = False
+
+
+class ServiceKeeper:
+    """See the module. `run` has to run for anything to be tried again and heard."""
+
+    def __init__(
+        self, *, store: Store, link: ServiceLink, profiles: Mapping[str, Profile], clock: Clock
+    ) -> None:
+        self._store = store
+        self._link = link
+        self._profiles = profiles
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+        """By session."""
+        self._to_keep: asyncio.Queue[_Kept] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Work until cancelled; services keep running."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                kept = await self._to_keep.get()
+                if not kept.is_over and (kept.task is None or kept.task.done()):
+                    kept.task = group.create_task(self._keep(kept))
+
+    async def begin(self, sandbox_id: str, peer: Peer) -> None:
+        """A session begins: start its services. What Ship could not be told is tried again later; nothing is raised for it."""
+        kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, {})
+        if await self._has_services(sandbox_id):
+            await self._try_to_tell(kept)
+
+    def adopt(self, sandbox_id: str, peer: Peer) -> None:
+        """An earlier Bay has begun that session: tell it again what it should keep, which changes nothing that is as it should be."""
+        kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, None)
+        kept.untold.set()
+        self._to_keep.put_nowait(kept)
+
+    async def end(self, session_id: str) -> None:
+        """The session is over, or about to be."""
+        if (kept := self._kept.pop(session_id, None)) is None:
+            return
+        kept.is_over = True
+        if kept.task is not None:
+            kept.task.cancel()
+            await asyncio.wait((kept.task,))
+
+    async def tell(self, session_id: str) -> None:
+        """The rows have changed: tell a session that runs, as `begin` does."""
+        if (kept := self._kept.get(session_id)) is not None:
+            await self._try_to_tell(kept)
+
+    def tell_later(self, session_id: str) -> None:
+        """The rows have changed: tell the session once it is able to hear it."""
+        if (kept := self._kept.get(session_id)) is not None:
+            kept.untold.set()
+            self._to_keep.put_nowait(kept)
+
+    def poke(self, session_id: str) -> None:
+        """The session can hear again: what it was not told is told now."""
+        if (kept := self._kept.get(session_id)) is not None:
+            kept.poked.set()
+
+    def seen(self, session_id: str) -> States:
+        """How the services of a session were when its Ship told of them last."""
+        kept = self._kept.get(session_id)
+        return (kept and kept.seen) or {}
+
+    def trouble(self, session_id: str) -> str | None:
+        """Why the session's Ship does not know what the rows say, None when it does."""
+        kept = self._kept.get(session_id)
+        return kept and kept.trouble
+
+    async def _has_services(self, sandbox_id: str) -> bool:
+        async with self._store.read() as db:
+            return bool(await services.all_of(db, sandbox_id))
+
+    async def _try_to_tell(self, kept: _Kept) -> None:
+        try:
+            await self._tell(kept)
+        except BayError as error:
+            log.warning("services.not_told", id=kept.sandbox_id, code=error.code, error=error.message)
+        self._to_keep.put_nowait(kept)
+
+    async def _tell(self, kept: _Kept) -> None:
+        async with kept.telling:
+            kept.untold.clear()
+            async with self._store.read() as db:
+                sandbox = await sandboxes.get(db, kept.sandbox_id)
+                specs = await services.all_of(db, kept.sandbox_id)
+            profile = self._profiles.get(sandbox.profile) if sandbox else None
+            env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
+            try:
+                await self._link.put(kept.peer, env, specs)
+            except BayError as error:
+                kept.trouble = (
+                    f"the sandbox's runtime could not be told of it: {error.message}; it is tried again"
+                )
+                kept.untold.set()
+                raise
+            kept.trouble = None
+
+    async def _keep(self, kept: _Kept) -> None:
+        """Tell and hear, until cancelled; nothing when an adopted session turns out to have no services."""
+        while kept.seen is not None or await self._has_services(kept.sandbox_id):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._tell_whenever(kept))
+                    group.create_task(self._hear_all(kept))
+            except Exception:
+                log.exception("services.keeping_failed", id=kept.sandbox_id)
+            await asyncio.sleep(_DEFECT_RETRY_S)
+
+    async def _tell_whenever(self, kept: _Kept) -> None:
+        wait_s = _FIRST_RETRY_S
+        while True:
+            await kept.untold.wait()
+            try:
+                await self._tell(kept)
+                wait_s = _FIRST_RETRY_S
+            except BayError as error:
+                log.info("services.not_told", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
+                await _pause(kept.poked, wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+
+    async def _hear_all(self, kept: _Kept) -> None:
+        wait_s = _FIRST_RETRY_S
+        while True:
+            try:
+                async with aclosing(self._link.feed(kept.peer)) as told:
+                    async for states in told:
+                        await self._hear(kept, states)
+                        wait_s = _FIRST_RETRY_S
+            except BayError as error:
+                log.info("services.not_heard", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+
+    async def _hear(self, kept: _Kept, states: States) -> None:
+        """Write down what its owner should know, and then what was heard: what could not be written is heard again."""
+        news = None if kept.seen is None else news_of(kept.seen, states)
+        if news:
+            await self._write(kept.sandbox_id, news)
+        kept.seen = states
+
+    async def _write(self, sandbox_id: str, news: "News") -> None:
+        now = self._clock()
+        async with self._store.write() as db:
+            sandbox = await sandboxes.get(db, sandbox_id)
+            if sandbox is None or sandbox.deleted_at is not None:
+                return
+            for one in news.failed:
+                await events.add(
+                    db, sandbox, "service.failed", now,
+                    service=one.name, exit_code=one.exit_code, signal=one.signal, message=one.message,
+                )  # fmt: skip
+            for one in news.unhealthy:
+                await events.add(db, sandbox, "service.unhealthy", now, service=one.name, message=one.message)
+
+
+class News(NamedTuple):
+    """Services that have failed for good, and services that answer no more."""
+
+    failed: list[ServiceStatus]
+    unhealthy: list[ServiceStatus]
+
+    def __bool__(self) -> bool:
+        return bool(self.failed or self.unhealthy)
+
+
+def news_of(before: States, now: States) -> News:
+    """What an owner should know of a change."""
+    news = News([], [])
+    for name, status in now.items():
+        old = before.get(name)
+        # A run that has come and gone between two looks is another one all the same.
+        same = old if old and (old.started_at, old.restarts) == (status.started_at, status.restarts) else None
+        if status.has_failed and not (same and same.has_failed):
+            news.failed.append(status)
+        if status.healthy is False and not (same and same.healthy is False):
+            news.unhealthy.append(status)
+    return news
+
+
+async def _pause(poked: asyncio.Event, wait_s: float) -> None:
+    poked.clear()
+    try:
+        async with asyncio.timeout(wait_s):
+            await poked.wait()
+    except TimeoutError:
+        return

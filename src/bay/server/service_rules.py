@@ -1,0 +1,63 @@
+"""What the services of a sandbox may be, all of them together. Pure; what one of them may be by itself, the API checks."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+
+from bay.errors import BadRequest, Forbidden, InvalidArgument
+from bay.models import ServiceSpec
+from bay.server.paths import workspace_path
+
+MOST_SERVICES = 32
+MOST_CHARS = 64 * 1024
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def checked(specs: Sequence[ServiceSpec], *, root: bool) -> tuple[ServiceSpec, ...]:
+    """The services as they are stored. `root`: whether the profile allows root.
+
+    Raises InvalidArgument, InvalidPath, and Forbidden for a service as root that may not be.
+    """
+    if len(specs) > MOST_SERVICES:
+        raise InvalidArgument(f"a sandbox has {MOST_SERVICES} services at most; delete one first")
+    if len({spec.name for spec in specs}) < len(specs):
+        raise InvalidArgument("two services have the same name")
+    found = tuple(_checked(spec, root=root) for spec in specs)
+    _check_needs(found)
+    return found
+
+
+def needing(specs: Sequence[ServiceSpec], name: str) -> list[str]:
+    """Names of the services that need that one."""
+    return [spec.name for spec in specs if name in spec.needs]
+
+
+def _checked(spec: ServiceSpec, *, root: bool) -> ServiceSpec:
+    if not _NAME.fullmatch(spec.name):
+        raise InvalidArgument("a service's name is 1 to 63 characters of a-z, 0-9 and inner hyphens")
+    if not spec.argv or not spec.argv[0]:
+        raise InvalidArgument(f"service {spec.name} has no program: argv begins with one")
+    if sum(map(len, (*spec.argv, *spec.env, *spec.env.values()))) > MOST_CHARS:
+        raise InvalidArgument(
+            f"argv and env of service {spec.name} have more than {MOST_CHARS} characters; put what is long into a file"
+        )
+    if spec.user not in (None, "ship", "root"):
+        raise BadRequest("user is ship (the default) or root")
+    if spec.user == "root" and not root:
+        raise Forbidden("the sandbox's profile does not allow services as root")
+    return spec if spec.cwd is None else replace(spec, cwd=workspace_path(spec.cwd, "cwd"))
+
+
+def _check_needs(specs: Sequence[ServiceSpec]) -> None:
+    names = {spec.name for spec in specs}
+    for spec in specs:
+        if missing := [name for name in spec.needs if name not in names]:
+            raise InvalidArgument(
+                f"service {spec.name} needs {missing[0]}, which there is not; define that first"
+            )
+    try:
+        TopologicalSorter({spec.name: spec.needs for spec in specs}).prepare()
+    except CycleError as error:
+        raise InvalidArgument(f"services need each other: {' → '.join(error.args[1])}") from error

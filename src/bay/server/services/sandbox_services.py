@@ -1,0 +1,254 @@
+"""The services of sandboxes: what is started with every session and kept running.
+
+What they are is in rows, which each call changes; a session that runs is told of it before the call is answered.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
+
+from bay.errors import BayError, Conflict, NotFound, OutputGone, ShipError, Timeout
+from bay.models import OutputChunk, Profile, Service, ServiceSpec
+from bay.server import service_link, service_rules
+from bay.server.auth import Caller
+from bay.server.locate import LOST, Locator
+from bay.server.peers import peer_of
+from bay.server.service_keeper import ServiceKeeper
+from bay.server.service_link import ServiceLink, States
+from bay.server.ship_answers import OutputEnd
+from bay.server.stays import Stays
+from bay.server.wake import Waker
+from bay.store import services
+from bay.store.engine import Store
+from bay.store.records import HAVING, SandboxRecord
+
+Output = AsyncIterator[OutputChunk | OutputEnd]
+Known = list[Service]
+Specs = list[ServiceSpec]
+Change = Callable[[Specs], Sequence[ServiceSpec]]
+
+
+class SandboxServices:
+    """The service behind `…/services`. Changes and looks never start compute: a cold sandbox has its services with its next start."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waker: Waker,
+        locator: Locator,
+        link: ServiceLink,
+        keeper: ServiceKeeper,
+        stays: Stays,
+        profiles: Mapping[str, Profile],
+    ) -> None:
+        self._store = store
+        self._waker = waker
+        self._locator = locator
+        self._link = link
+        self._keeper = keeper
+        self._stays = stays
+        self._profiles = profiles
+
+    async def list(self, caller: Caller, ref: str) -> Known:
+        """All, in the order in which they were made; of a frozen sandbox as they were last seen. Wakes nothing."""
+        record = await self._waker.find(caller, ref)
+        return await self._present(record)
+
+    async def get(self, caller: Caller, ref: str, name: str) -> Service:
+        """One of them. Raises NotFound."""
+        return _named(await self.list(caller, ref), name)
+
+    async def put(self, caller: Caller, ref: str, spec: ServiceSpec) -> tuple[Service, bool]:
+        """Make the service, or have the one of that name be what `spec` says; and whether it is new.
+
+        Raises InvalidArgument or Forbidden for what cannot be.
+        """
+        known: list[str] = []
+
+        def change(specs: Specs) -> Sequence[ServiceSpec]:
+            known.extend(one.name for one in specs)
+            kept = [spec if one.name == spec.name else one for one in specs]
+            return kept if spec.name in known else [*kept, spec]
+
+        record = await self._change(caller, ref, change)
+        return await self._told(caller, record.id, spec.name), spec.name not in known
+
+    async def delete(self, caller: Caller, ref: str, name: str) -> None:
+        """End it and forget it, with its output. Raises NotFound, and Conflict while another service needs it."""
+
+        def change(specs: Specs) -> Sequence[ServiceSpec]:
+            _spec(specs, name)
+            if needing := service_rules.needing(specs, name):
+                raise Conflict(f"service {needing[0]} needs {name}; change or delete that first")
+            return [one for one in specs if one.name != name]
+
+        record = await self._change(caller, ref, change)
+        await self._tell(caller, record.id)
+
+    async def start(self, caller: Caller, ref: str, name: str) -> Service:
+        """Have it run, now and with every session to come; also one that had ended for good. Idempotent."""
+        record = await self._enable(caller, ref, name, enabled=True)
+        service = await self._told(caller, record.id, name)
+        if service.state in ("exited", "failed"):
+            return await self._restarted(caller, record.id, name)
+        return service
+
+    async def stop(self, caller: Caller, ref: str, name: str) -> Service:
+        """End it, and leave it ended until `start`. Idempotent."""
+        record = await self._enable(caller, ref, name, enabled=False)
+        return await self._told(caller, record.id, name)
+
+    async def restart(self, caller: Caller, ref: str, name: str) -> Service:
+        """End it and start it anew, thawing a frozen sandbox; one that is off is turned on. Without compute there is nothing to end."""
+        was_enabled = _spec(await self._specs(caller, ref), name).enabled
+        record = await self._enable(caller, ref, name, enabled=True)
+        return await (self._restarted if was_enabled else self._told)(caller, record.id, name)
+
+    @asynccontextmanager
+    async def logs(
+        self, caller: Caller, ref: str, name: str, since: int, *, follow: bool
+    ) -> AsyncGenerator[Output]:
+        """What it printed in this session from byte `since` on. Raises OutputGone when that is no longer buffered.
+
+        Followed, it ends once the service has ended and is not to be started again, or its session is over. Thaws a frozen sandbox, and
+        starts no cold one: that has no output.
+        """
+        with ExitStack() as held:
+            if follow:
+                held.enter_context(self._stays.place(caller.owner))
+            async with self._waker.holding(caller, ref, patient=follow) as sandbox:
+                _spec(await self._specs_of(sandbox), name)
+                session_id = sandbox.session.id if sandbox.session else ""
+                async with self._locator.reach(sandbox, session_id, thaw=True) as peer:
+                    if peer is None:
+                        if since > 0:
+                            raise OutputGone("the output went with its session", details={"first_offset": 0})
+                        yield _nothing()
+                        return
+                    async with self._link.logs(peer, name, since, follow) as chunks:
+                        yield (
+                            self._followed(caller, sandbox.id, peer.session_id, chunks) if follow else chunks
+                        )
+
+    async def _followed(
+        self, caller: Caller, sandbox_id: str, session_id: str, chunks: Output
+    ) -> AsyncGenerator[OutputChunk | OutputEnd]:
+        """The chunks, and that it is lost when they break off because the session is over."""
+        async with aclosing(self._stays.allowed(caller, chunks)) as allowed:
+            try:
+                async for chunk in allowed:
+                    yield chunk
+            except (ShipError, Timeout, OSError):
+                if not await self._waker.is_over(sandbox_id, session_id):
+                    raise
+                yield LOST
+
+    async def _change(self, caller: Caller, ref: str, change: Change) -> SandboxRecord:
+        """Write what `change` makes of the services. Raises what it and the rules raise."""
+        record = await self._waker.find(caller, ref)
+        self._waker.refuse_expired(record)
+        profile = self._profiles.get(record.profile)
+        async with self._store.write() as db:
+            before = await services.all_of(db, record.id)
+            after = service_rules.checked(change(before), root=profile is None or profile.root)
+            for spec in after:
+                if spec not in before:
+                    await services.put(db, record.id, spec)
+            for name in {spec.name for spec in before} - {spec.name for spec in after}:
+                await services.remove(db, record.id, name)
+        return record
+
+    async def _enable(self, caller: Caller, ref: str, name: str, *, enabled: bool) -> SandboxRecord:
+        def change(specs: Specs) -> Sequence[ServiceSpec]:
+            _spec(specs, name)
+            return [replace(one, enabled=enabled) if one.name == name else one for one in specs]
+
+        return await self._change(caller, ref, change)
+
+    async def _tell(self, caller: Caller, sandbox_id: str) -> None:
+        """Tell the session, if there is one. What it cannot be told now it is told again, and so nothing is raised."""
+        async with self._waker.holding(caller, sandbox_id) as sandbox:
+            session = sandbox.session
+            if session is None:
+                return
+            if session.phase == "running":
+                await self._keeper.tell(session.id)
+            else:
+                self._keeper.tell_later(session.id)
+
+    async def _told(self, caller: Caller, sandbox_id: str, name: str) -> Service:
+        await self._tell(caller, sandbox_id)
+        return await self.get(caller, sandbox_id, name)
+
+    async def _restarted(self, caller: Caller, sandbox_id: str, name: str) -> Service:
+        async with self._waker.holding(caller, sandbox_id) as sandbox:
+            spec = _spec(await self._specs_of(sandbox), name)
+            if not _has_session(sandbox):
+                return service_link.stopped(spec)
+            async with self._waker.reach(sandbox) as (_, peer):
+                await self._keeper.tell(peer.session_id)
+                return (await self._link.restart(peer, name)).to_service(spec)
+
+    async def _specs(self, caller: Caller, ref: str) -> Specs:
+        return await self._specs_of(await self._waker.find(caller, ref))
+
+    async def _specs_of(self, record: SandboxRecord) -> Specs:
+        async with self._store.read() as db:
+            return await services.all_of(db, record.id)
+
+    async def _present(self, record: SandboxRecord) -> Known:
+        specs, session = await self._specs_of(record), record.session
+        if session is None or session.phase not in ("running", "paused"):
+            return [service_link.stopped(spec) for spec in specs]
+        if not specs:
+            return []
+        states, trouble = await self._states(record), self._keeper.trouble(session.id)
+        return [_joined(spec, states, trouble) for spec in specs]
+
+    async def _states(self, record: SandboxRecord) -> States:
+        """What Ship says; of one that is frozen or does not answer what it said last."""
+        session = record.session
+        peer = peer_of(session) if session and session.phase == "running" else None
+        if peer is None:
+            return self._keeper.seen(session.id) if session else {}
+        try:
+            return await self._link.list(peer)
+        except BayError:
+            return self._keeper.seen(peer.session_id)
+
+
+def _joined(spec: ServiceSpec, states: States, trouble: str | None) -> Service:
+    status = states.get(spec.name)
+    if status is None:
+        return service_link.waiting(spec, trouble)
+    service = status.to_service(spec)
+    return service if trouble is None else replace(service, message=trouble)
+
+
+def _named(found: Sequence[Service], name: str) -> Service:
+    for service in found:
+        if service.name == name:
+            return service
+    raise _missing(name)
+
+
+def _spec(specs: Sequence[ServiceSpec], name: str) -> ServiceSpec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise _missing(name)
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(f"there is no service {name}")
+
+
+def _has_session(sandbox: SandboxRecord) -> bool:
+    session = sandbox.session
+    return session is not None and session.phase in ("running", "paused") and sandbox.target in HAVING
+
+
+async def _nothing() -> AsyncGenerator[OutputChunk | OutputEnd]:
+    """The output of a service whose sandbox has no session."""
+    yield LOST
