@@ -204,6 +204,15 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.002)
 
 
+async def settled(value: Callable[[], int]) -> None:
+    """Return once a number has not changed for a while: for what goes on until it is held up."""
+    last = -1
+    async with asyncio.timeout(WAIT_S):
+        while last != (present := value()) or not present:
+            last = present
+            await asyncio.sleep(0.4)
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A Bay behind a real port."""

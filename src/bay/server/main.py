@@ -87,6 +87,8 @@ async def _serve(
             ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
+            # Who asks is told by a proxy of this host, such as one that ends TLS for the public URL, or else by nobody.
+            proxy_headers=loaded.public_url is not None,
             server_header=False,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )

@@ -157,6 +157,11 @@ class PortStream(asyncio.Protocol):
             self._said_end = True
             await self.drain()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open and nothing has come that was not read."""
+        return not (self._received or self._left or self._ended or self._lost)
+
     async def wait_closed(self) -> None:
         """Return once the program's connection is over: after the end of what it sent it takes nothing either."""
         await asyncio.wait((self._closed,))

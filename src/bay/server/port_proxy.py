@@ -97,7 +97,7 @@ class PortProxy:
 
     async def _try(self, exchange: "_Exchange", peer: Peer, port: int) -> bool:
         """Whether it was answered; False when the connection turned out to be closed already."""
-        kept = self._connections.take(peer, port) if exchange.request.is_repeatable else None
+        kept = await self._connections.take(peer, port) if exchange.request.is_repeatable else None
         connection = kept or AppConnection(await self._connections.open(peer, port, self._wait_s))
         is_whole = False
         try:

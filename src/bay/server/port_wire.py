@@ -125,6 +125,11 @@ class AppConnection:
         self._http.start_next_cycle()
         return True
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open, and nothing came that nobody has asked for."""
+        return self._stream.is_quiet
+
     async def aclose(self) -> None:
         """Drop it at once."""
         await self._opened.aclose()
@@ -145,8 +150,9 @@ class AppConnection:
         return event
 
     def _checked(self, head: h11.Response) -> h11.Response:
-        if head.status_code > 599:
-            raise h11.RemoteProtocolError("no status")
+        size = sum(len(name) + len(value) for name, value in head.headers)
+        if head.status_code > 599 or size > _MOST_HEAD:
+            raise h11.RemoteProtocolError("no head that may be passed on")
         return head
 
     def _broken(self, what: str) -> PortClosed:
@@ -160,10 +166,15 @@ class AppConnections:
         self._link = link
         self._idle: defaultdict[tuple[str, int], list[AppConnection]] = defaultdict(list)
 
-    def take(self, peer: Peer, port: int) -> AppConnection | None:
+    async def take(self, peer: Peer, port: int) -> AppConnection | None:
         """One that waits for a request, if there is any."""
-        waiting = self._idle.get((peer.session_id, port))
-        return waiting.pop() if waiting else None
+        waiting = self._idle.get((peer.session_id, port), [])
+        while waiting:
+            connection = waiting.pop()
+            if connection.is_quiet:
+                return connection
+            await connection.aclose()  # what came without being asked for would be taken for the next answer
+        return None
 
     async def open(self, peer: Peer, port: int, wait_s: float) -> Opened:
         """A new one, tried until something listens, or raises PortClosed after `wait_s` seconds. Also ShipError and Timeout."""
