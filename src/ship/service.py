@@ -163,8 +163,9 @@ class Service:
             lasted_s = time.monotonic() - began
             await self._end_tree(run)
             return Ended(run.exit_code, run.signal, lasted_s)
-        except ShipError as error:
-            return Ended(None, None, time.monotonic() - began, error.message)
+        except (ShipError, OSError) as error:
+            problem = error.message if isinstance(error, ShipError) else error.strerror
+            return Ended(None, None, time.monotonic() - began, problem)
         finally:
             self._run = None
             self._ground.nursery.groups.give_back(run.group)

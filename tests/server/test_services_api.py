@@ -205,6 +205,29 @@ async def test_a_frozen_sandbox_has_its_services_as_they_were(alice: httpx.Async
     assert (await get(alice, box, "web"))["pid"] == web["pid"]
 
 
+async def test_a_bay_that_begins_anew_leaves_a_frozen_sandbox_alone(root: Path) -> None:
+    async with world(root) as bay:
+        alice = await bay.client()
+        box = await create(alice, wait=15)
+        web = await put(alice, box, "web")
+        await alice.post(f"/v1/sandboxes/{box['id']}/pause")
+    try:
+        async with world(root, clock=bay.clock) as again:
+            alice = await again.client()
+            frozen = await get(alice, box, "web")
+            assert (frozen["state"], frozen["message"]) == (
+                "waiting",
+                "not known until the sandbox is thawed",
+            )
+            assert (await again.session(box["id"])).phase == "paused"
+            await alice.put(path(box, "other"), json=body())
+            await alice.post(f"/v1/sandboxes/{box['id']}/resume")
+            await wait_service(alice, box, "other", lambda s: s["state"] == "running")
+            assert (await get(alice, box, "web"))["pid"] == web["pid"]
+    finally:
+        await clear(root)
+
+
 async def test_a_restart_thaws(alice: httpx.AsyncClient, bay: World) -> None:
     box = await create(alice, wait=15)
     await put(alice, box, "web")

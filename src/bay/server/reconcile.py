@@ -202,7 +202,8 @@ class Reconciler:
         self._adopted.append((sandbox.id, handle))
         self._watch_ports(session)
         if (peer := peer_of(session)) is not None:
-            self._keeper.adopt(sandbox.id, peer)
+            frozen = session.phase == "paused" if observed is None else isinstance(observed, Paused)
+            self._keeper.adopt(sandbox.id, peer, frozen=frozen)
         await self._forget_network(session)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another.
         # The host is right, and the next step brings it to what is wanted.
@@ -436,6 +437,7 @@ class Reconciler:
             return
         try:
             await self._driver.pause(handle_of(session))
+            self._keeper.froze(session.id)
         except BayError as error:
             log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
             self._suspects.add(sandbox.id)
@@ -461,11 +463,11 @@ class Reconciler:
             log.warning("session.not_resumed", id=session.id, code=error.code, error=error.message)
             await self._begin_to_end(sandbox, session, "unreachable")
             return
+        self._keeper.thawed(session.id)
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._clock(), session_id=session.id)
         self._watch_ports(session)
-        self._keeper.poke(session.id)
 
     async def _end(
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool

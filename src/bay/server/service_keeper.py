@@ -38,8 +38,8 @@ class _Kept:
     """Why Ship could not be told."""
     untold: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the rows may say something that Ship has not been told."""
-    poked: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it is worth trying again now."""
+    thawed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Clear while it is frozen: a Ship that hears nothing is told nothing, or it would find a thousand callers who have gone."""
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from when the rows are read until Ship has been told: nothing older comes after what is newer."""
     task: asyncio.Task[None] | None = None
@@ -70,14 +70,18 @@ class ServiceKeeper:
 
     async def begin(self, sandbox_id: str, peer: Peer) -> None:
         """A session begins: start its services. What Ship could not be told is tried again later; nothing is raised for it."""
+        await self.end(peer.session_id)  # an attempt to start it may have come this far before
         kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, {})
+        kept.thawed.set()
         if await self._has_services(sandbox_id):
             await self._try_to_tell(kept)
 
-    def adopt(self, sandbox_id: str, peer: Peer) -> None:
+    def adopt(self, sandbox_id: str, peer: Peer, *, frozen: bool) -> None:
         """An earlier Bay has begun that session: tell it again what it should keep, which changes nothing that is as it should be."""
         kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, None)
         kept.untold.set()
+        if not frozen:
+            kept.thawed.set()
         self._to_keep.put_nowait(kept)
 
     async def end(self, session_id: str) -> None:
@@ -100,10 +104,15 @@ class ServiceKeeper:
             kept.untold.set()
             self._to_keep.put_nowait(kept)
 
-    def poke(self, session_id: str) -> None:
-        """The session can hear again: what it was not told is told now."""
+    def froze(self, session_id: str) -> None:
+        """The session hears nothing from now on."""
         if (kept := self._kept.get(session_id)) is not None:
-            kept.poked.set()
+            kept.thawed.clear()
+
+    def thawed(self, session_id: str) -> None:
+        """The session hears again: what it was not told meanwhile it is told now."""
+        if (kept := self._kept.get(session_id)) is not None:
+            kept.thawed.set()
 
     def seen(self, session_id: str) -> States:
         """How the services of a session were when its Ship told of them last."""
@@ -159,17 +168,19 @@ class ServiceKeeper:
         wait_s = _FIRST_RETRY_S
         while True:
             await kept.untold.wait()
+            await kept.thawed.wait()
             try:
                 await self._tell(kept)
                 wait_s = _FIRST_RETRY_S
             except BayError as error:
                 log.info("services.not_told", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
-                await _pause(kept.poked, wait_s)
+                await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
 
     async def _hear_all(self, kept: _Kept) -> None:
         wait_s = _FIRST_RETRY_S
         while True:
+            await kept.thawed.wait()
             try:
                 async with aclosing(self._link.feed(kept.peer)) as told:
                     async for states in told:
@@ -224,12 +235,3 @@ def news_of(before: States, now: States) -> News:
         if status.healthy is False and not (same and same.healthy is False):
             news.unhealthy.append(status)
     return news
-
-
-async def _pause(poked: asyncio.Event, wait_s: float) -> None:
-    poked.clear()
-    try:
-        async with asyncio.timeout(wait_s):
-            await poked.wait()
-    except TimeoutError:
-        return

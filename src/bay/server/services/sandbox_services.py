@@ -14,7 +14,7 @@ from bay.server.auth import Caller
 from bay.server.locate import LOST, Locator
 from bay.server.peers import peer_of
 from bay.server.service_keeper import ServiceKeeper
-from bay.server.service_link import ServiceLink, States
+from bay.server.service_link import ServiceLink, ServiceStatus, States
 from bay.server.ship_answers import OutputEnd
 from bay.server.stays import Stays
 from bay.server.wake import Waker
@@ -25,6 +25,8 @@ from bay.store.records import HAVING, SandboxRecord
 Output = AsyncIterator[OutputChunk | OutputEnd]
 Known = list[Service]
 Specs = list[ServiceSpec]
+_FROZEN = "not known until the sandbox is thawed"
+
 Change = Callable[[Specs], Sequence[ServiceSpec]]
 
 
@@ -174,6 +176,7 @@ class SandboxServices:
                 return
             if session.phase == "running":
                 await self._keeper.tell(session.id)
+                self._waker.touch(sandbox)
             else:
                 self._keeper.tell_later(session.id)
 
@@ -204,7 +207,13 @@ class SandboxServices:
         if not specs:
             return []
         states, trouble = await self._states(record), self._keeper.trouble(session.id)
-        return [_joined(spec, states, trouble) for spec in specs]
+        unknown = trouble or (_FROZEN if session.phase == "paused" else None)
+        return [
+            _joined(spec, states[spec.name], trouble)
+            if spec.name in states
+            else service_link.waiting(spec, unknown)
+            for spec in specs
+        ]
 
     async def _states(self, record: SandboxRecord) -> States:
         """What Ship says; of one that is frozen or does not answer what it said last."""
@@ -218,10 +227,7 @@ class SandboxServices:
             return self._keeper.seen(peer.session_id)
 
 
-def _joined(spec: ServiceSpec, states: States, trouble: str | None) -> Service:
-    status = states.get(spec.name)
-    if status is None:
-        return service_link.waiting(spec, trouble)
+def _joined(spec: ServiceSpec, status: ServiceStatus, trouble: str | None) -> Service:
     service = status.to_service(spec)
     return service if trouble is None else replace(service, message=trouble)
 
