@@ -122,8 +122,14 @@ def sockets() -> tuple[socket.socket, socket.socket]:
 @asynccontextmanager
 async def upstream(**script: object) -> AsyncGenerator[Upstream]:
     """One that serves until the end of the block."""
+    async with serving_on(*sockets(), **script) as served:
+        yield served
+
+
+@asynccontextmanager
+async def serving_on(udp: socket.socket, tcp: socket.socket, **script: object) -> AsyncGenerator[Upstream]:
+    """The same on a bound socket and a listening one, which belong to it from now on."""
     loop, tasks = asyncio.get_running_loop(), Tasks()
-    udp, tcp = sockets()
     with udp, tcp:
         udp.setblocking(False)
         tcp.setblocking(False)

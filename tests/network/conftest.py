@@ -1,0 +1,51 @@
+"""A world and a Bay in it for each file of tests, and nothing of them left on the host afterwards."""
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from crash_case import can_run
+from lab import Lab, lab
+from world import LAN, LAN6, World, world
+
+from bay.drivers.oci import closure
+from bay.network import nft
+
+
+@pytest.fixture(scope="session")
+def cache() -> Generator[Path]:
+    """Ship's closure and the image, made once for all tests."""
+    if not can_run() or not nft.is_installed():
+        pytest.skip("sandboxes with a network need root, runc and libnftables")
+    with tempfile.TemporaryDirectory(prefix="bay-nc-", dir="/tmp") as name:
+        path = Path(name)
+        path.chmod(0o711)
+        closure.build(path / "closures")  # here and not by a Bay, which is expected to be up within seconds
+        yield path
+
+
+@pytest.fixture(scope="module")
+def earth(cache: Path) -> Generator[World]:
+    """The networks around the host; what Bays made of the host's own is gone at the end."""
+    del cache
+    with world() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def root() -> Generator[Path]:
+    """Where a Bay lives; short, because a socket's path may be 107 bytes at most."""
+    path = Path(tempfile.mkdtemp(prefix="bay-n-", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def bay(earth: World, root: Path, cache: Path) -> Generator[Lab]:
+    """A Bay whose sandboxes reach IPv4 and IPv6."""
+    with lab(earth, root, cache, BAY_NETWORK_PRIVATE=f'["{LAN}","{LAN6}"]') as made:
+        yield made
+        assert made.server.end() == 0
