@@ -99,7 +99,7 @@ class Network:
         self._ipv6 = ipv6
         self._private = tuple(private)
         self._now = now
-        self._names = names(self._open_name, self.is_reachable) if names else None
+        self._names = names(self._open_name, self.is_public) if names else None
         self._worker: ThreadPoolExecutor | None = None
         self._policies: dict[int, NetworkPolicy] = {}
         self._listening: set[int] = set()
@@ -159,11 +159,9 @@ class Network:
             self._worker.shutdown(wait=False)
             self._worker = None
 
-    def is_reachable(self, address: Address) -> bool:
-        """Whether some sandbox might reach `address`: it is public, or in a private network that rules may allow."""
-        if address.version == 6 and not self._ipv6:
-            return False
-        return not is_reserved(address) or any(address in network for network in self._private)
+    def is_public(self, address: Address) -> bool:
+        """Whether a sandbox may be told of `address` whatever its rules are: private networks are for those that allow them."""
+        return not is_reserved(address) and (address.version == 4 or self._ipv6)
 
     def admit(self, seat: Seat, policy: NetworkPolicy) -> None:
         """Tell the kernel of `seat` and its policy, before there is a device. Blocks; callable from any thread."""
