@@ -133,8 +133,8 @@ class Place:
 def _key(element: Any) -> Any:
     """What a set's element is, without its counter: nftables says `{"elem": {"val": {"concat": […]}}}`, or less of it."""
     for name in ("elem", "val", "concat"):
-        within: dict[str, Any] = element if isinstance(element, dict) else {}
-        element = within.get(name, element)
+        with suppress(TypeError, KeyError):  # it is a word, or has no such wrapping
+            element = element[name]
     return element
 
 
