@@ -1,8 +1,8 @@
 """A world and a Bay in it for each file of tests, and nothing of them left on the host afterwards."""
 
-import shutil
 import tempfile
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,7 @@ def cache() -> Generator[Path]:
     """Ship's closure and the image, made once for all tests."""
     if not can_run() or not nft.is_installed():
         pytest.skip("sandboxes with a network need root, runc and libnftables")
-    with tempfile.TemporaryDirectory(prefix="bay-nc-", dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o711)
+    with _short_directory() as path:
         closure.build(path / "closures")  # here and not by a Bay, which is expected to be up within seconds
         yield path
 
@@ -36,11 +34,25 @@ def earth(cache: Path) -> Generator[World]:
 
 @pytest.fixture(scope="module")
 def root() -> Generator[Path]:
-    """Where a Bay lives; short, because a socket's path may be 107 bytes at most."""
-    path = Path(tempfile.mkdtemp(prefix="bay-n-", dir="/tmp"))
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
+    """Where a Bay lives."""
+    with _short_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def other_root() -> Generator[Path]:
+    """Where another one does, for a test."""
+    with _short_directory() as path:
+        yield path
+
+
+@contextmanager
+def _short_directory() -> Generator[Path]:
+    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass."""
+    with tempfile.TemporaryDirectory(prefix="bay-n-", dir="/tmp") as name:
+        path = Path(name)
+        path.chmod(0o711)
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -33,13 +33,14 @@ def namespace_of(box: Box) -> Path:
     raise AssertionError(f"no process of {session}")
 
 
-def send(namespace: Path, data: bytes, device: str = "eth0") -> None:
-    """Send an IP packet by `device`, as it is."""
+def send(namespace: Path, *packets: bytes, device: str = "eth0") -> None:
+    """Send IP packets by `device`, as they are."""
 
     def work() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:
-            kind = 0x0800 if data[0] >> 4 == 4 else 0x86DD
-            sock.sendto(data, (device, kind, 0, 0, bytes.fromhex("02ba00580001")))
+            for data in packets:
+                kind = 0x0800 if data[0] >> 4 == 4 else 0x86DD
+                sock.sendto(data, (device, kind, 0, 0, bytes.fromhex("02ba00580001")))
 
     _inside(namespace, work)
 
@@ -92,6 +93,13 @@ def udp(source: str, to: str, port: int) -> bytes:
     pseudo = ip_address(source).packed + ip_address(to).packed + struct.pack("!IHH", 13, 0, 17)
     whole = struct.pack("!HHHH", 40_000, port, 13, 0) + body
     return packet(source, to, 17, whole[:6] + struct.pack("!H", _checksum(pseudo + whole + b"\0")) + body)
+
+
+def syn(source: str, to: str, port: int) -> bytes:
+    """The first packet of a TCP connection, from a port that is the same for the same `port`."""
+    whole = struct.pack("!HHIIBBHHH", 1024 + port % 60_000, port, 1, 0, 5 << 4, 2, 8192, 0, 0)
+    pseudo = ip_address(source).packed + ip_address(to).packed + struct.pack("!HH", 6, len(whole))
+    return packet(source, to, 6, whole[:16] + struct.pack("!H", _checksum(pseudo + whole)) + whole[18:])
 
 
 def icmp(source: str, to: str, kind: int) -> bytes:

@@ -255,6 +255,10 @@ def _served(internet: Place, lan: Place) -> Generator[World]:
             ready.append(made)
             begun.set()
             await ended.wait()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:  # connections that their other side never closed
+            task.cancel()
+        await asyncio.wait(rest or {asyncio.create_task(asyncio.sleep(0))})
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="world", daemon=True)
     thread.start()
@@ -299,11 +303,14 @@ def _sockets(address: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made: World) -> None:
     made.accepted.append(writer.get_extra_info("sockname")[:2])
-    with suppress(OSError):
+    try:
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-    writer.close()
+    except OSError:
+        pass
+    finally:
+        writer.close()
 
 
 class _Echo(asyncio.DatagramProtocol):
