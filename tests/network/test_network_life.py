@@ -251,6 +251,7 @@ def test_ten_thousand_rules_are_one_step(bay: Lab) -> None:
         Hammer(box, OTHER).goes_on()
         begun = time.monotonic()
         box.set_policy(allowlist(*rules, allow(cidr=SITE)))
+        box.set_policy(allowlist(*rules[:1000], allow(cidr=SITE)))
         took = time.monotonic() - begun
         bay.world.forget()
         box.reaches(ways(SITE))

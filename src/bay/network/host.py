@@ -373,7 +373,8 @@ class Network:
         script.add_generation(generation)
         self._reopen(script, sitting)
         script.switch(generation, self._stock)
-        script.delete([name for name in there if self._is_past(name, sitting, script)])
+        kept = {*seat_counters(seat), *(counter_of(seat, rule) for rule in sitting.policy.rules)}
+        script.delete([name for name in there - script.added if _is_past(name, generation, kept)])
 
     def _reopen(self, script: Script, sitting: _Sitting) -> None:
         now = self._now()
@@ -385,25 +386,6 @@ class Network:
         ]
         script.open(elements, sitting.elements)
         sitting.elements |= {(one.map, one.address): one for one in elements}
-
-    def _is_past(self, name: Name, sitting: _Sitting, script: Script) -> bool:
-        """Whether an object is of another generation; counters of rules that are in this one as well go on."""
-        if name in script.added:
-            return False
-        kind, text = name
-        key = sitting.generation.seat.key
-        if kind == "counter":
-            kept = {counter_of(sitting.generation.seat, rule) for rule in sitting.policy.rules}
-            return (
-                text.startswith(f"{key}_r")
-                and text not in kept
-                and text not in seat_counters(sitting.generation.seat)
-            )
-        return (
-            kind in ("chain", "map", "set")
-            and text.startswith(f"{key}_g")
-            and not text.startswith(sitting.generation.name)
-        )
 
     def _elements_in_kernel(self, generation: Generation) -> dict[tuple[str, Address], Element]:
         """What an earlier Bay opened for names: their time goes on, but what they are called is not known."""
@@ -526,6 +508,16 @@ def _counters(
         for one in counters
         if one.allowed_connections or one.refused_connections or one.allowed_names or one.refused_names
     )
+
+
+def _is_past(name: Name, generation: Generation, counters: Collection[str]) -> bool:
+    """Whether an object is of another generation; `counters` of rules that are in this one as well go on."""
+    kind, text = name
+    key = generation.seat.key
+    if kind == "counter":
+        return text.startswith(f"{key}_") and text not in counters
+    of_policies = kind in ("chain", "map", "set") and text.startswith(f"{key}_g")
+    return of_policies and not text.startswith(generation.name)
 
 
 def _forget_past(sitting: _Sitting, now: float) -> None:
