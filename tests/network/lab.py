@@ -191,7 +191,7 @@ def host_network() -> dict[str, list[str]]:
         "rules": [line for v in ("-4", "-6") for line in _said("ip", v, "rule") if line.split(":")[0] not in ("0", "32766", "32767")],
         "routes": [line for v in ("-4", "-6") for line in _said("ip", v, "route", "show", "table", "all") if "bay" in line],
         "tables": _said("nft", "list", "tables"),
-        "objects": [line.strip() for line in _said("nft", "-t", "list", "ruleset") if line.startswith("\t") and not line.startswith("\t\t")],
+        "objects": [line.strip(" \t{") for line in _said("nft", "-t", "list", "ruleset") if line.startswith("\t") and line.endswith("{") and line[1] != "\t"],
     }  # fmt: skip
 
 

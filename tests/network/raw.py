@@ -12,6 +12,7 @@ from typing import TypeVar
 from lab import Box
 
 from bay.network import namespaces
+from bay.network.nft import Nft
 
 T = TypeVar("T")
 
@@ -75,6 +76,13 @@ def _inside(namespace: Path, work: Callable[[], T]) -> T:
         return namespaces.inside(fd, work)
     finally:
         os.close(fd)
+
+
+def nft(command: str) -> None:
+    """Do something to the host's nftables behind Bay's back."""
+    library = Nft()
+    library.run(command)
+    library.close()
 
 
 def packet(source: str, to: str, protocol: int, payload: bytes) -> bytes:

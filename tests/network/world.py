@@ -145,7 +145,10 @@ class World:
     internet: Place
     lan: Place
     resolver: Upstream
-    accepted: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    accepted: Counter[str] = field(default_factory=Counter[str])
+    """Connections that each address took."""
+    echoed: Counter[str] = field(default_factory=Counter[str])
+    """Bytes that came to each address by them."""
 
     def seen(self) -> Counter[Seen]:
         """What came to either."""
@@ -302,9 +305,11 @@ def _sockets(address: str, port: int) -> tuple[socket.socket, socket.socket]:
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made: World) -> None:
-    made.accepted.append(writer.get_extra_info("sockname")[:2])
+    address = writer.get_extra_info("sockname")[0]
+    made.accepted[address] += 1
     try:
         while data := await reader.read(65536):
+            made.echoed[address] += len(data)
             writer.write(data)
             await writer.drain()
     except OSError:
