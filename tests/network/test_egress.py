@@ -1,8 +1,8 @@
 """What a sandbox reaches by address: every kind of place, by TCP, UDP and ICMP, over IPv4 and IPv6, under every kind of policy."""
 
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 
 import pytest
 from lab import NONE, Box, Json, Lab, Way, allow, allowlist, deny, open_but, ways
@@ -169,6 +169,41 @@ _WAIT_FOR_IT = """if True:
                 break
         time.sleep(0.02)
 """
+
+
+def test_nobody_outside_reaches_a_sandbox(bay: Lab) -> None:
+    """Not the host, not its neighbours, not the internet: nothing but what answers the sandbox comes in."""
+    with bay.box(EVERYTHING) as box:
+        box.begin("python3", "-c", _SERVE)
+        box.python(_WAIT_FOR_IT)
+        with raw.listening(raw.namespace_of(box)) as came:
+            for outside in (bay.world.lan.inside, bay.world.internet.inside, _here):
+                outside(lambda: _knock(str(INSIDE_V4)))
+                outside(lambda: _knock(str(INSIDE_V6)))
+            assert came() == []
+
+
+def _here(work: Callable[[], None]) -> None:
+    work()
+
+
+def _knock(place: str) -> None:
+    family = socket.AF_INET6 if ":" in place else socket.AF_INET
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(family, kind) as sock, suppress(OSError):
+            sock.setblocking(False)
+            sock.connect((place, 8080))
+            sock.send(b"hello")
+
+
+def test_the_host_forwards_for_sandboxes_alone(bay: Lab) -> None:
+    """It forwarded nothing before Bay came."""
+    bay.world.forget()
+    for place in (SITE, SITE6):
+        bay.world.lan.inside(lambda place=place: _knock(place))
+    for place in (LAN, LAN6):
+        bay.world.internet.inside(lambda place=place: _knock(place))
+    assert bay.world.seen().total() == 0
 
 
 def test_a_source_that_is_not_its_own_is_dropped(bay: Lab, box: Box) -> None:
