@@ -101,6 +101,15 @@ def test_a_name_opens_both_versions_of_ip(box: Box) -> None:
     box.reaches_none_of(ways(SITE))
 
 
+def test_what_one_sandbox_resolved_opens_nothing_for_another(bay: Lab, box: Box) -> None:
+    policy = allowlist(allow(domain=GOOD))
+    box.set_policy(policy)
+    with bay.box(policy) as other:
+        box.reaches(ways(GOOD))
+        bay.world.forget()
+        other.reaches_none_of(ways(SITE))
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
 def test_a_rule_for_a_name_holds_for_its_protocol_alone(box: Box, protocol: str) -> None:
     box.set_policy(allowlist(allow(domain=GOOD, protocol=protocol)))
