@@ -89,7 +89,7 @@ def test_multicast_and_broadcast_reach_nobody(box: Box) -> None:
     before = box.lab.world.seen()
     script = """if True:
         import socket
-        for family, to in ((2, "224.0.0.251"), (2, "255.255.255.255"), (2, "10.88.0.3"), (10, "ff02::1%eth0"), (10, "ff0e::1%eth0")):
+        for family, to in ((2, "224.0.0.251"), (2, "255.255.255.255"), (2, "10.186.0.3"), (10, "ff02::1%eth0"), (10, "ff0e::1%eth0")):
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
                 try:
@@ -143,13 +143,13 @@ def _nothing_came(udp: socket.socket) -> bool:
 def test_no_sandbox_reaches_another(bay: Lab, box: Box) -> None:
     """They have the same address: whoever calls it meets itself."""
     box.set_policy(EVERYTHING)
-    places = (str(INSIDE_V4), str(INSIDE_V6), "10.88.0.3", "fd88::3", str(GATEWAY_V4), str(GATEWAY_V6))
+    places = (str(INSIDE_V4), str(INSIDE_V6), "10.186.0.3", "fdba::3", str(GATEWAY_V4), str(GATEWAY_V6))
     with bay.box(EVERYTHING) as other:
         other.begin("python3", "-c", _SERVE)
         other.python(_WAIT_FOR_IT)
         assert set(box.tries([(one, "tcp", 8080) for one in places], wait_s=0.5).values()) == {"refused"}
         with raw.listening(raw.namespace_of(other)) as came:
-            for source in (str(INSIDE_V4), "10.88.0.9"):
+            for source in (str(INSIDE_V4), "10.186.0.9"):
                 raw.send(raw.namespace_of(box), raw.udp(source, str(INSIDE_V4), 8080))
             assert came() == []
             other.tries([(SITE, "udp", 80)])
@@ -165,7 +165,7 @@ _WAIT_FOR_IT = """if True:
     import socket, time
     while True:
         with socket.socket() as sock:
-            if sock.connect_ex(("10.88.0.2", 8080)) == 0:
+            if sock.connect_ex(("10.186.0.2", 8080)) == 0:
                 break
         time.sleep(0.02)
 """
@@ -209,9 +209,9 @@ def test_the_host_forwards_for_sandboxes_alone(bay: Lab) -> None:
 def test_a_source_that_is_not_its_own_is_dropped(bay: Lab, box: Box) -> None:
     bay.world.forget()
     namespace = raw.namespace_of(box)
-    for source in ("10.88.0.3", LAN, HOST_PUBLIC, "1.2.3.4", "0.0.0.0", "127.0.0.1", "255.255.255.255"):  # noqa: S104
+    for source in ("10.186.0.3", LAN, HOST_PUBLIC, "1.2.3.4", "0.0.0.0", "127.0.0.1", "255.255.255.255"):  # noqa: S104
         raw.send(namespace, raw.udp(source, SITE, 443))
-    for source in ("fd88::3", LAN6, HOST_PUBLIC6, "2001:470::1", "::", "::1", "fe80::1"):
+    for source in ("fdba::3", LAN6, HOST_PUBLIC6, "2001:470::1", "::", "::1", "fe80::1"):
         raw.send(namespace, raw.udp(source, SITE6, 443))
     box.tries(ways(*BOTH))
     assert not bay.world.seen()[SITE, "udp", 443]
@@ -252,7 +252,7 @@ def test_root_inside_changes_nothing_of_its_network(box: Box) -> None:
         print(tries(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x300)))
         print(tries(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 17)))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            address = struct.pack("16sHH4s8x", b"eth0", 2, 0, socket.inet_aton("10.88.0.3"))
+            address = struct.pack("16sHH4s8x", b"eth0", 2, 0, socket.inet_aton("10.186.0.3"))
             print(tries(lambda: fcntl.ioctl(sock, 0x8916, address)))
             print(tries(lambda: sock.setsockopt(socket.SOL_SOCKET, 36, 7)))  # SO_MARK
             print(tries(lambda: sock.setsockopt(0, 19, 1)))  # IP_TRANSPARENT

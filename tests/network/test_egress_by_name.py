@@ -219,7 +219,7 @@ def test_a_name_with_a_thousand_addresses_is_bounded_and_all_told_are_open(
 
 _RESOLVE = "import json, sys, socket; print(json.dumps([one[4][0] for one in socket.getaddrinfo(sys.argv[1], 80, 2, 1)]))"
 
-INWARD = (LAN, *PRIVATE, *METADATA, CARRIER, RESOLVER, "127.0.0.1", "0.0.0.0", "224.0.0.1", "10.88.0.1")  # noqa: S104
+INWARD = (LAN, *PRIVATE, *METADATA, CARRIER, RESOLVER, "127.0.0.1", "0.0.0.0", "224.0.0.1", "10.186.0.1")  # noqa: S104
 
 
 @pytest.mark.parametrize("policy", [open_but(), allowlist(allow(domain="*"))], ids=["open", "allowlist"])

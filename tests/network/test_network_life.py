@@ -299,7 +299,7 @@ def shared(bay: Lab) -> Generator[Box]:
 def test_who_floods_with_calls_keeps_nobody_from_theirs(bay: Lab) -> None:
     with bay.box() as flooder, bay.box() as other:
         namespace = raw.namespace_of(flooder)
-        raw.send(namespace, *(raw.syn("10.88.0.2", "5.6.7.8", port) for port in range(1, 20_001)))
+        raw.send(namespace, *(raw.syn("10.186.0.2", "5.6.7.8", port) for port in range(1, 20_001)))
         counters = {one["reason"]: one["refused_connections"] for one in flooder.network()["counters"]}
         assert counters["flood"] > 5_000
         other.reaches(ways(SITE, SITE6))
@@ -327,7 +327,7 @@ def test_a_host_without_ipv6_for_sandboxes_has_no_hole(earth: World, cache: Path
         box.reaches(ways(SITE, "six.example"))
         assert box.python("print(open('/proc/net/if_inet6').read())").split() in ([], _LOOPBACK)
         namespace = raw.namespace_of(box)
-        raw.send(namespace, raw.udp("fd88::2", SITE6, 80))
+        raw.send(namespace, raw.udp("fdba::2", SITE6, 80))
         raw.send(namespace, raw.udp("fe80::2", SITE6, 80))
         box.tries(ways(SITE))
         assert came_to(earth, SITE6) == []

@@ -204,7 +204,7 @@ def test_a_device_that_bay_does_not_know_reaches_nothing(earth: World, root: Pat
         )
         for name in ("enter", "judge", "policies", "leave"):
             raw.nft(f'delete element inet {table} {name} {{ "{device}" }}')
-        raw.send(namespace, raw.udp("10.88.0.2", SITE, 80), raw.udp("fd88::2", SITE6, 80))
+        raw.send(namespace, raw.udp("10.186.0.2", SITE, 80), raw.udp("fdba::2", SITE6, 80))
         assert set(box.tries(ways(SITE, SITE6, OTHER), wait_s=0.4).values()) == {"silent"}
         assert earth.seen().total() == 0
 
