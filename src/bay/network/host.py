@@ -122,8 +122,8 @@ class Network:
     def _rehearse(self) -> None:
         """Do all of it once, where it matters to nobody."""
         trial = Network(instance=self._instance, ipv6=self._ipv6, private=self._private)
+        trial._set_up()
         try:
-            trial._set_up()
             trial._admit(Seat(1, "rehearsal"), NetworkPolicy())
             trial._remove(Seat(1, "rehearsal"))
         finally:
