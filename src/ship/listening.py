@@ -72,25 +72,26 @@ class Netlink:
 
 
 class Tables:
-    """The same from /proc/net, for threads: it may take milliseconds."""
+    """The same from /proc/net."""
 
     def __init__(self) -> None:
         self._counts: list[list[bytes]] = []
-        self._last: list[Listener] = []
         self._read_at = 0.0
+        self.last: list[Listener] = []
+        """Those there were when it was read."""
 
-    def look(self) -> list[Listener]:
-        """Those there are now, or were seconds ago when as many sockets have gone since as have come."""
+    def is_old(self) -> bool:
+        """Whether there may be others by now: so it is for seconds when as many sockets have gone since as have come. Quick."""
         counts = [_IN_USE.findall(read_file(path, _COUNTS_BYTES)) for path in _COUNTS]
-        now = time.monotonic()
-        if counts != self._counts or now - self._read_at >= _BLIND_S or not any(counts):
-            self._last = self.look_closely()
-            self._counts, self._read_at = counts, now
-        return self._last
+        is_known = any(counts) and counts == self._counts
+        self._counts = counts
+        return not is_known or time.monotonic() - self._read_at >= _BLIND_S
 
-    def look_closely(self) -> list[Listener]:
-        """Those there are now."""
-        return [found for path in _TABLES for found in _in_table(read_file(path, _MOST_TABLE))][:_MOST]
+    def read(self) -> None:
+        """Look for those there are now. May take milliseconds."""
+        self._read_at = time.monotonic()
+        found = [each for path in _TABLES for each in _in_table(read_file(path, _MOST_TABLE))]
+        self.last = found[:_MOST]
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

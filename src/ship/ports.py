@@ -89,9 +89,14 @@ class Ports:
     async def _look(self) -> list[Listener]:
         found = self._ask_kernel()
         if found is None:
-            self._tables = self._tables or Tables()
-            found = await asyncio.get_running_loop().run_in_executor(None, self._tables.look)
+            found = await self._read_tables()
         return [each for each in found if each.inode not in self._own]
+
+    async def _read_tables(self) -> list[Listener]:
+        tables = self._tables = self._tables or Tables()
+        if tables.is_old():
+            await asyncio.get_running_loop().run_in_executor(None, tables.read)
+        return tables.last
 
     def _ask_kernel(self) -> list[Listener] | None:
         """None where it does not answer, which then is not asked again."""
