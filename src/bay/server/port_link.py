@@ -193,7 +193,8 @@ class PortStream(asyncio.Protocol):
         self._ended = not self._left
 
     def _take(self, size: int) -> bytes:
-        taken = bytes(self._received[: min(size, self._left)])
+        with memoryview(self._received) as received:
+            taken = bytes(received[: min(size, self._left)])
         del self._received[: len(taken)]
         self._left -= len(taken)
         self._may_read()
