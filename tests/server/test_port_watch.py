@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -100,6 +101,34 @@ async def test_a_session_that_stops_says_nothing_of_its_ports_and_is_followed_no
     assert len(await told(alice, box)) == 1
     assert bay.bay.port_watch._watched == {}
     assert bay.bay.port_watch._tasks == {}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_sandbox_that_was_frozen_is_heard_again_at_once(root: Path, restarted: bool) -> None:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(clear, root)
+        async with world(root) as first:
+            alice = await first.client("alice")
+            box = (await create(alice, wait=15))["id"]
+            session = (await first.session(box)).id
+            assert (await alice.post(f"/v1/sandboxes/{box}/pause")).status_code == 200
+            if not restarted:
+                await _resume_and_listen(first, box, session)
+        if restarted:
+            async with world(root) as second:
+                await _resume_and_listen(second, box, session)
+
+
+async def _resume_and_listen(bay: World, box: str, session: str) -> None:
+    alice = await bay.client("alice")
+    assert (await alice.post(f"/v1/sandboxes/{box}/resume")).json()["compute"] == "running"
+    assert (await bay.session(box)).id == session
+    _, port = await listen(alice, box)
+
+    async def is_told() -> bool:
+        return await told(alice, box) == [("port.opened", port, "python3")]
+
+    await eventually(is_told)
 
 
 async def test_a_flood_of_ports_is_told_in_parts(

@@ -93,6 +93,7 @@ class PortWatch:
         wait_s = _RETRY_S
         while True:
             began = time.monotonic()
+            watched.again.clear()
             try:
                 await self._remember(watched)
                 if await self._is_running(watched):
@@ -124,7 +125,6 @@ class PortWatch:
         return session is not None and session.id == watched.peer.session_id and session.phase == "running"
 
     async def _pause(self, watched: _Watched, wait_s: float) -> None:
-        watched.again.clear()
         try:
             async with asyncio.timeout(wait_s):
                 await watched.again.wait()
