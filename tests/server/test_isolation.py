@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 RANDOM = "0123456789abcdef01234567"
 NOBODY = {"sandbox_id": f"sandbox-{RANDOM}", "exec_id": f"exec-{RANDOM}", "webhook_id": f"hook-{RANDOM}"}
 NOBODY["execution_id"] = NOBODY["exec_id"]
-NOBODY.update(pid="1", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RANDOM}")
+NOBODY.update(pid="1", port="80", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RANDOM}")
 NOBODY.update(checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}", service_name="none")
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
 """What stands below a sandbox."""
@@ -77,6 +77,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
     ("put", "/v1/sandboxes/{sandbox_id}/network-policy"): {"json": {"mode": "none"}},
     ("put", "/v1/sandboxes/{sandbox_id}/services/{service_name}"): {"json": {"argv": ["true"]}},
+    ("put", "/v1/sandboxes/{sandbox_id}/ports/{port}"): {"json": {"access": "public"}},
     ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
     ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},
 }
@@ -107,6 +108,8 @@ BARE = {
     ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/stop"),
     ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/restart"),
     ("get", "/v1/sandboxes/{sandbox_id}/services/{service_name}/logs"),
+    ("get", "/v1/sandboxes/{sandbox_id}/network"), ("get", "/v1/sandboxes/{sandbox_id}/ports"),
+    ("delete", "/v1/sandboxes/{sandbox_id}/ports/{port}"), ("post", "/v1/sandboxes/{sandbox_id}/ports/{port}/links"),
     ("get", "/v1/sandboxes/{sandbox_id}/history"), ("get", "/v1/sandboxes/{sandbox_id}/history/last"),
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),
@@ -187,7 +190,7 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
         )
     return Estate(
         bay, alice, bob,
-        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "execution_id": ids[0], "pid": "1", **hers},
+        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "execution_id": ids[0], "pid": "1", "port": "80", **hers},
         {"sandbox_id": own["id"], "exec_id": own_exec["id"], "execution_id": ids[1], **his},
     )  # fmt: skip
 
