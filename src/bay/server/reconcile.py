@@ -379,6 +379,7 @@ class Reconciler:
 
     async def _start(self, sandbox: SandboxRecord, session: SessionRecord, *, again: bool = False) -> None:
         """Start it, or go on with that `again`: then nobody knows how far its network has come."""
+        await self._keeper.expect(sandbox.id, session.id)
         try:
             handle = await self._starter.start(sandbox, session)
         except BayError as error:
@@ -387,7 +388,7 @@ class Reconciler:
         if handle is None:
             return
         if (peer := peer_of(replace(session, handle=handle.to_json()))) is not None:
-            await self._keeper.begin(sandbox.id, peer)
+            await self._keeper.begin(peer)
         async with self._store.write() as db:
             now = self._clock()
             held = {"network_version": None} if again else {}

@@ -5,6 +5,7 @@ again and again. Then Ship tells Bay of each change by itself, so that nothing i
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ log = structlog.get_logger("bay.services")
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 _DEFECT_RETRY_S = 10.0
+_BURST, _EVENT_S = 50, 1.0
+"""So many events at once a sandbox may cause, and then one in so many seconds."""
+_LINE_S = 0.02
+"""The pause after each line of a feed: a Ship that never stops telling costs little."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +36,8 @@ class _Kept:
     """A session whose services are kept."""
 
     sandbox_id: str
-    peer: Peer
+    peer: Peer | None
+    """None before its Ship is there."""
     seen: States | None
     """As Ship told it last; None before it has told anything of a session that an earlier Bay has started."""
     trouble: str | None = None
@@ -39,11 +45,17 @@ class _Kept:
     untold: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the rows may say something that Ship has not been told."""
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Clear while it is frozen: a Ship that hears nothing is told nothing, or it would find a thousand callers who have gone."""
+    """Clear before it is there and while it is frozen: a Ship that hears nothing is told nothing, or it would find a thousand callers who have gone."""
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from when the rows are read until Ship has been told: nothing older comes after what is newer."""
     task: asyncio.Task[None] | None = None
     is_over: bool = False
+    _paid_until: float = 0.0
+
+    def pay(self, count: int, now: float) -> float:
+        """Seconds after which so many events are within what a sandbox may cause."""
+        self._paid_until = max(self._paid_until, now - _BURST * _EVENT_S) + count * _EVENT_S
+        return max(0.0, self._paid_until - now)
 
 
 class ServiceKeeper:
@@ -68,13 +80,23 @@ class ServiceKeeper:
                 if not kept.is_over and (kept.task is None or kept.task.done()):
                     kept.task = group.create_task(self._keep(kept))
 
-    async def begin(self, sandbox_id: str, peer: Peer) -> None:
-        """A session begins: start its services. What Ship could not be told is tried again later; nothing is raised for it."""
-        await self.end(peer.session_id)  # an attempt to start it may have come this far before
-        kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, {})
-        kept.thawed.set()
+    async def expect(self, sandbox_id: str, session_id: str) -> None:
+        """A session is about to start. Looked at now, so that one without services is not kept from being ready."""
+        await self.end(session_id)  # an attempt to start it may have come far before
+        kept = self._kept[session_id] = _Kept(sandbox_id, None, {})
         if await self._has_services(sandbox_id):
-            await self._try_to_tell(kept)
+            kept.untold.set()
+
+    async def begin(self, peer: Peer) -> None:
+        """A session that was expected is there: start its services, if it has any by now.
+
+        What Ship could not be told is tried again later; nothing is raised for it.
+        """
+        if (kept := self._kept.get(peer.session_id)) is not None:
+            kept.peer = peer
+            kept.thawed.set()
+            if kept.untold.is_set():
+                await self._try_to_tell(kept)
 
     def adopt(self, sandbox_id: str, peer: Peer, *, frozen: bool) -> None:
         """An earlier Bay has begun that session: tell it again what it should keep, which changes nothing that is as it should be."""
@@ -94,7 +116,7 @@ class ServiceKeeper:
             await asyncio.wait((kept.task,))
 
     async def tell(self, session_id: str) -> None:
-        """The rows have changed: tell a session that runs, as `begin` does."""
+        """The rows have changed: tell a session that runs; nothing is raised, as for `begin`."""
         if (kept := self._kept.get(session_id)) is not None:
             await self._try_to_tell(kept)
 
@@ -137,6 +159,8 @@ class ServiceKeeper:
 
     async def _tell(self, kept: _Kept) -> None:
         async with kept.telling:
+            if (peer := kept.peer) is None:
+                return
             kept.untold.clear()
             async with self._store.read() as db:
                 sandbox = await sandboxes.get(db, kept.sandbox_id)
@@ -144,7 +168,7 @@ class ServiceKeeper:
             profile = self._profiles.get(sandbox.profile) if sandbox else None
             env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
             try:
-                await self._link.put(kept.peer, env, specs)
+                await self._link.put(peer, env, specs)
             except BayError as error:
                 kept.trouble = (
                     f"the sandbox's runtime could not be told of it: {error.message}; it is tried again"
@@ -181,15 +205,22 @@ class ServiceKeeper:
         wait_s = _FIRST_RETRY_S
         while True:
             await kept.thawed.wait()
+            began = time.monotonic()
             try:
-                async with aclosing(self._link.feed(kept.peer)) as told:
-                    async for states in told:
-                        await self._hear(kept, states)
-                        wait_s = _FIRST_RETRY_S
+                await self._hear_from(kept)
             except BayError as error:
                 log.info("services.not_heard", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
+            if time.monotonic() - began > _LONGEST_RETRY_S:
+                wait_s = _FIRST_RETRY_S
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+
+    async def _hear_from(self, kept: _Kept) -> None:
+        if (peer := kept.peer) is None:
+            return
+        async with aclosing(self._link.feed(peer)) as told:
+            async for states in told:
+                await self._hear(kept, states)
 
     async def _hear(self, kept: _Kept, states: States) -> None:
         """Write down what its owner should know, and then what was heard: what could not be written is heard again."""
@@ -197,6 +228,9 @@ class ServiceKeeper:
         if news:
             await self._write(kept.sandbox_id, news)
         kept.seen = states
+        # What changes meanwhile waits in Ship, which tells the last of it.
+        due = kept.pay(len(news.failed) + len(news.unhealthy), time.monotonic()) if news else 0.0
+        await asyncio.sleep(max(due, _LINE_S))
 
     async def _write(self, sandbox_id: str, news: "News") -> None:
         now = self._clock()
