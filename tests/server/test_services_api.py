@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,29 @@ async def test_a_fork_has_the_services_of_its_source(alice: httpx.AsyncClient) -
     assert {name: one["state"] for name, one in found.items()} == {"web": "running", "off": "stopped"}
     await alice.delete(path(fork, "web"))
     assert "web" in await listed(alice, box)
+
+
+async def test_the_name_of_a_sandbox_leads_to_what_a_service_serves(
+    alice: httpx.AsyncClient, bay: World
+) -> None:
+    box = await create(alice, name="shop")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    await put(alice, box, "other")
+    host = {"Host": "shop.localhost:8700"}
+    assert (await alice.get("/", headers=host)).status_code != 200
+    serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    await put(alice, box, "web", serve, http_port=port)
+    await put(alice, box, "off", http_port=1, enabled=False)
+    answer = await alice.get("/", headers=host)  # which wakes it, and waits until the service listens
+    assert (answer.status_code, "Directory listing" in answer.text) == (200, True)
+    stranger = await bay.open_client(host)
+    assert (await stranger.get("/")).status_code == 401
+    await alice.put(f"/v1/sandboxes/shop/ports/{port}", json={"access": "public"})
+    assert (await stranger.get("/")).status_code == 200
+    await alice.patch("/v1/sandboxes/shop", json={"url": {"port": port, "access": "owner"}})
+    assert (await stranger.get("/")).status_code == 401
 
 
 async def test_services_go_with_their_sandbox(alice: httpx.AsyncClient, bay: World) -> None:

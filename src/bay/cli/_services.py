@@ -136,7 +136,9 @@ def logs(
     ctx: typer.Context,
     name: NameArgument,
     service: ServiceArgument,
-    to_end: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    to_end: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until it has ended for good.")
+    ] = False,
     since: Annotated[
         int | None, typer.Option(metavar="OFFSET", min=0, help="Only what is behind so many bytes.")
     ] = None,
