@@ -5,6 +5,7 @@ from bench.base import Case
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
 from bench.listing import listing
+from bench.network import network
 from bench.ports import ports
 from bench.programs import clients, ship
 from bench.python import python, python_pooled
@@ -39,4 +40,5 @@ CASES: dict[str, Case] = {
     "search": search,
     "watch": watch,
     "ports": ports,
+    "network": network,
 }

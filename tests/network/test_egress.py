@@ -226,19 +226,32 @@ def test_a_source_that_is_not_its_own_is_dropped(bay: Lab, box: Box) -> None:
 
 def test_no_protocol_but_tcp_udp_and_ping_passes(bay: Lab, box: Box) -> None:
     bay.world.forget()
-    namespace = raw.namespace_of(box)
     for protocol in (2, 4, 41, 47, 50, 89, 132, 255):  # IGMP, two tunnels, GRE, ESP, OSPF, SCTP, raw
-        raw.send(namespace, raw.packet(str(INSIDE_V4), SITE, protocol, b"\0" * 40))
-        raw.send(namespace, raw.packet(str(INSIDE_V6), SITE6, protocol, b"\0" * 40))
+        _send(box, lambda source, to, protocol=protocol: raw.packet(source, to, protocol, b"\0" * 40))
     for kind in (3, 5, 13, 17):  # unreachable, redirect, timestamp, mask
-        raw.send(namespace, raw.icmp(str(INSIDE_V4), SITE, kind))
-    for kind in (1, 2, 137, 139):  # unreachable, too big, redirect, node information
-        raw.send(namespace, raw.icmp(str(INSIDE_V6), SITE6, kind))
-    raw.send(namespace, raw.packet(str(INSIDE_V4), SITE, 58, b"\x80\0\0\0\0\0\0\0"))
-    raw.send(namespace, raw.packet(str(INSIDE_V6), SITE6, 1, b"\x08\0\0\0\0\0\0\0"))
+        raw.send(raw.namespace_of(box), raw.icmp(str(INSIDE_V4), OTHER, kind))
+    for kind in (
+        1,
+        2,
+        133,
+        137,
+        139,
+    ):  # unreachable, too big, router solicitation, redirect, node information
+        raw.send(raw.namespace_of(box), raw.icmp(str(INSIDE_V6), OTHER6, kind))
+    raw.send(raw.namespace_of(box), raw.packet(str(INSIDE_V4), OTHER, 58, b"\x80\0\0\0\0\0\0\0"))
+    raw.send(raw.namespace_of(box), raw.packet(str(INSIDE_V6), OTHER6, 1, b"\x08\0\0\0\0\0\0\0"))
     box.tries(ways(*BOTH, port=8080))
-    assert set(bay.world.internet.seen()) == set(ways(*BOTH, port=8080))
-    assert _counter(box, "protocol")["refused_connections"] > 0
+    assert set(bay.world.seen()) == set(ways(*BOTH, port=8080))
+    assert _counter(box, "protocol")["refused_connections"] > 8
+    _send(box, lambda source, to: raw.icmp(source, to, 128 if ":" in to else 8))
+    box.tries(ways(*BOTH, port=8080))
+    assert set(bay.world.seen()) == {*ways(*BOTH, port=8080), (OTHER, "icmp", 0), (OTHER6, "icmp", 0)}
+
+
+def _send(box: Box, made: Callable[[str, str], bytes]) -> None:
+    """One packet of each version of IP to the other site."""
+    pairs = ((str(INSIDE_V4), OTHER), (str(INSIDE_V6), OTHER6))
+    raw.send(raw.namespace_of(box), *(made(*pair) for pair in pairs))
 
 
 def test_root_inside_changes_nothing_of_its_network(box: Box) -> None:

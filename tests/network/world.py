@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from upstream import Upstream, serving_on
 
 from bay.drivers.oci import netns
-from bay.network import namespaces
+from bay.network import namespaces, sysctls
 from bay.network.nft import Nft
 
 T = TypeVar("T")
@@ -149,6 +149,7 @@ class World:
     """Connections that each address took."""
     echoed: Counter[str] = field(default_factory=Counter[str])
     """Bytes that came to each address by them."""
+    open: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
 
     def seen(self) -> Counter[Seen]:
         """What came to either."""
@@ -167,13 +168,20 @@ def world() -> Generator[World]:
     assert {name for _, name in socket.if_nameindex() if name.startswith(("e", "w"))} == set(), (
         "this is a machine's own network"
     )
-    internet, lan = _new_place(), _new_place()
+    for name in (
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+    ):  # a namespace begins as the machine is, or a Bay before left it
+        sysctls.write(name, "0")
+    internet, lan, nft = _new_place(), _new_place(), Nft()
     try:
         _link(internet, lan)
         with _served(internet, lan) as made:
             yield made
     finally:
         _ip(text="link del up0\nlink del lan0", check=False)
+        nft.run("flush ruleset")  # what Bays keep when they end
+        nft.close()
         internet.close()
         lan.close()
 
@@ -258,10 +266,10 @@ def _served(internet: Place, lan: Place) -> Generator[World]:
             ready.append(made)
             begun.set()
             await ended.wait()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:  # connections that their other side never closed
-            task.cancel()
-        await asyncio.wait(rest or {asyncio.create_task(asyncio.sleep(0))})
+        for writer in ready[0].open:  # connections that their other side never closed
+            writer.transport.abort()
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest, timeout=5)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="world", daemon=True)
     thread.start()
@@ -307,6 +315,7 @@ def _sockets(address: str, port: int) -> tuple[socket.socket, socket.socket]:
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made: World) -> None:
     address = writer.get_extra_info("sockname")[0]
     made.accepted[address] += 1
+    made.open.add(writer)
     try:
         while data := await reader.read(65536):
             made.echoed[address] += len(data)
@@ -315,6 +324,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, made
     except OSError:
         pass
     finally:
+        made.open.discard(writer)
         writer.close()
 
 
