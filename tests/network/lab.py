@@ -199,6 +199,14 @@ def _said(*command: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
 
 
+def of_sandboxes() -> list[str]:
+    """What there is of sandboxes on this host's network: devices, rules, chains, maps, sets and counters."""
+    found = host_network()
+    objects = [one for one in found["objects"] if one.split()[1].startswith("s0")]
+    devices = [one for one in found["devices"] if not one.split("@")[0].endswith(("-0000", "-ffff"))]
+    return [*objects, *devices, *(one for one in found["rules"] if one.startswith("20003"))]
+
+
 __all__ = [
     "KEY",
     "NONE",
@@ -210,6 +218,7 @@ __all__ = [
     "eventually",
     "host_network",
     "lab",
+    "of_sandboxes",
     "open_but",
     "ways",
 ]

@@ -7,7 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import NONE, Box, Json, Lab, allow, allowlist, deny, eventually, host_network, lab, open_but, ways
+from lab import (
+    NONE,
+    Box,
+    Json,
+    Lab,
+    allow,
+    allowlist,
+    deny,
+    eventually,
+    host_network,
+    lab,
+    of_sandboxes,
+    open_but,
+    ways,
+)
 from world import LAN, METADATA, OTHER, OTHER6, SITE, SITE6, World
 
 import raw
@@ -33,6 +47,12 @@ def bay(earth: World, root: Path, cache: Path) -> Generator[Lab]:
     with lab(earth, root, cache, BAY_PROFILES=json.dumps(PROFILES)) as made:
         yield made
         assert made.server.end() == 0
+    profiles = {**PROFILES, "pooled": {**PROFILES["pooled"], "pool_size": 0}}
+    with lab(
+        earth, root, cache, BAY_PROFILES=json.dumps(profiles)
+    ) as last:  # what waits in the pool outlives its Bay
+        eventually(lambda: not of_sandboxes(), "the pool is empty")
+        assert last.server.end() == 0
 
 
 HAMMER = """if True:

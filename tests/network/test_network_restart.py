@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
-from lab import Box, allow, allowlist, eventually, host_network, lab, open_but, ways
+from lab import Box, allow, allowlist, eventually, host_network, lab, of_sandboxes, open_but, ways
 from world import (
     HOST_LAN,
     HOST_PUBLIC,
@@ -152,14 +152,7 @@ def _goes_on(earth: World) -> None:
 
 def _is_bare() -> None:
     """Of sandboxes nothing is left on the host: no device, no rule, no chain, map, set or counter."""
-    eventually(lambda: not [one for one in _of_sandboxes() if one], "all of it is removed")
-
-
-def _of_sandboxes() -> list[str]:
-    found = host_network()
-    objects = [one for one in found["objects"] if one.split()[1].startswith("s0")]
-    devices = [one for one in found["devices"] if not one.split("@")[0].endswith(("-0000", "-ffff"))]
-    return [*objects, *devices, *(one for one in found["rules"] if one.startswith("20003"))]
+    eventually(lambda: not of_sandboxes(), "all of it is removed")
 
 
 def test_what_a_killed_bay_left_is_removed_by_the_next(earth: World, other_root: Path, cache: Path) -> None:
