@@ -58,6 +58,8 @@ class Tunnel:
     def __init__(self, app: socket.socket, ending: asyncio.Future[None]) -> None:
         self._app = app
         self._ending = ending
+        self._is_reset = False
+        """Whether to send to the program has failed because it has reset the connection."""
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
@@ -73,14 +75,19 @@ class Tunnel:
                 is_taken = await self._carry_up(wire, received)
                 await first_of((down, wire.gone), None)
                 if not is_taken:
-                    # It may be in the middle of a message; to close now would take from it what it has not read.
-                    await first_of((wire.gone,), _LINGER_S)
+                    await self._part(wire)
                 guard.cancel()
                 down.cancel()
         except* _Cut:
             with suppress(OSError):
                 self._app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-            wire.abort()
+            self._app.close()
+            await self._part(wire)
+
+    async def _part(self, wire: Wire) -> None:
+        """Have the peer leave. It may be in the middle of a message: to close would take from it what it has not read yet."""
+        wire.transport.write_eof()
+        await first_of((wire.gone, self._ending), _LINGER_S)
 
     async def _carry_down(self, wire: Wire) -> None:
         """From the program, to its end."""
@@ -91,6 +98,8 @@ class Tunnel:
                 count += 1
                 if count % _TURN == 0:
                     await asyncio.sleep(0)
+            if self._is_reset:
+                raise _Cut
             await wire.send(_END)
 
     async def _receive(self) -> bytes:
@@ -106,8 +115,10 @@ class Tunnel:
                 await self._loop.sock_sendall(self._app, data)
         except BrokenPipeError:  # it had ended its own direction in good order before, and then closed
             return False
-        except OSError as error:
-            raise _Cut from error
+        except OSError:
+            # A program that answers and closes before it has read all resets the connection; the answer can still be read.
+            self._is_reset = True
+            return False
         with suppress(OSError):  # it has reset the connection, which reading tells
             self._app.shutdown(socket.SHUT_WR)
         return True

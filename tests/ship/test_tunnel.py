@@ -218,7 +218,7 @@ def test_a_reset_after_our_end_is_told_from_its_end(ship: Ship) -> None:
 
 
 def test_a_program_that_closed_takes_no_more_but_what_it_said_arrives_whole(ship: Ship) -> None:
-    said = os.urandom(MEBIBYTE)
+    said = os.urandom(MEBIBYTE // 2)
     gone = threading.Event()
 
     def serve(client: socket.socket) -> None:
@@ -229,16 +229,31 @@ def test_a_program_that_closed_takes_no_more_but_what_it_said_arrives_whole(ship
 
     with app(serve) as port, tunnel(ship, port) as made:
         made.send(b"x")
-        assert made.read()
+        assert gone.wait(PATIENCE_S)
         thread = threading.Thread(target=send_for_ever, args=(made,), daemon=True)
         thread.start()
-        data, is_whole = made.all()
-        assert is_whole
-        assert gone.wait(PATIENCE_S)
+        assert made.all() == (said, True)
         assert made.is_closed()
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
-    assert len(data) > len(said) // 2
+
+
+def test_what_a_program_says_before_it_closes_on_unread_bytes_arrives_though_it_is_no_end(ship: Ship) -> None:
+    said = os.urandom(100_000)
+
+    def serve(client: socket.socket) -> None:
+        client.recv(1)
+        while client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+            pass
+        client.sendall(said)
+
+    with app(serve) as port, tunnel(ship, port) as made:
+        made.send(bytes(10))
+        thread = threading.Thread(target=send_for_ever, args=(made,), daemon=True)
+        thread.start()
+        assert made.all() == (said, False)
+        made.raw.close()
+        thread.join(PATIENCE_S)
 
 
 def send_for_ever(made: Tunnel) -> None:

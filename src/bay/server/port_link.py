@@ -228,7 +228,8 @@ class PortStream(asyncio.Protocol):
             self._arrival.set()
 
     def eof_received(self) -> bool:
-        """Called by asyncio. Ship ends a connection as a whole, so there is nothing more to do for it."""
+        """Called by asyncio. Nothing more comes and nothing more is taken, of what is unsent neither."""
+        self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
