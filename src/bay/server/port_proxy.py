@@ -21,7 +21,7 @@ from bay.server.port_heads import Headers, Seen, app_protocols, framing, toward_
 from bay.server.port_link import PortLink
 from bay.server.port_socket import AppSocket, Closed
 from bay.server.port_wire import AppConnection, AppConnections, AppRequest, Opened, Stale
-from bay.server.races import first
+from bay.server.races import first, guarded
 from bay.server.ship_wire import Peer
 from bay.server.stays import Stays
 from bay.server.wake import Waker
@@ -86,7 +86,7 @@ class PortProxy:
             if scope["type"] == "websocket":
                 await self._relay(visit, scope, receive, send)
             else:
-                await first(self._exchange(visit, scope, receive, send), self._over(visit))
+                await guarded(self._exchange(visit, scope, receive, send), self._over(visit))
 
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         request = _request_of(visit, scope)
@@ -185,7 +185,7 @@ class _Exchange:
         """Send and answer. Raises Stale when nothing came of it, PortClosed, Timeout, and ClientLeft."""
         with suppress(ConnectionError):  # it may have answered before it closed
             await connection.ask(self.request)
-        await first(self._down(connection), self._up(connection))
+        await guarded(self._down(connection), self._up(connection))
 
     async def _down(self, connection: AppConnection) -> None:
         head = await connection.answer()
@@ -198,7 +198,7 @@ class _Exchange:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _up(self, connection: AppConnection) -> None:
+    async def _up(self, connection: AppConnection) -> NoReturn:
         """The body, and then a look whether the client is still there. Never returns."""
         if self.request.has_body:
             with suppress(ConnectionError):  # an app that takes no more may have answered why

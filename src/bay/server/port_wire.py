@@ -21,7 +21,7 @@ from bay.server.ship_wire import Peer
 IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""
 
-_MOST_IDLE = 16
+_MOST_IDLE = 64
 _READ_BYTES = 256 * 1024
 _MOST_HEAD = 64 * 1024
 _LOOK_S = 1.0

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -18,3 +18,16 @@ async def first(*parts: Coroutine[Any, Any, T]) -> T:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return ended.result()
+
+
+async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoReturn]) -> T:
+    """What `work` gives or raises, unless one of the guards raises before; of several errors the first. Costs a task for each guard."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(guard) for guard in guards]
+            result = await work
+            for task in tasks:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return result
