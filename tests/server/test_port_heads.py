@@ -92,6 +92,9 @@ def test_an_answer_is_passed_on_without_what_belongs_to_the_connection() -> None
         (b"Clear-Site-Data", b"*"),
     ]
     assert toward_browser([*dropped, *kept], 200, SEEN) == kept
+    assert (b"content-length", b"3") not in toward_browser(
+        [(b"Transfer-Encoding", b"chunked"), *kept], 200, SEEN
+    )
     for status in (204, 304):
         assert (b"content-length", b"3") not in toward_browser(kept, status, SEEN)
 

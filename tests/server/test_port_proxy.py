@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from port_apps import App, Call, app
 from server_harness import Served, clear, create, eventually, served, settled, until, within
 
 from bay.server import port_proxy
+from bay.server.port_link import PortStream
+from bay.server.ship_wire import Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -430,6 +432,30 @@ async def test_a_request_waits_until_something_listens(place: Place) -> None:
         assert (await within(asking)).text == "hello"
 
 
+async def test_many_may_wait_until_something_listens_and_one_of_them_looks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app() as first:
+        port = first.port
+    link, tries = place.live.bay.ports, 0
+    opens = link.open
+
+    def counted(peer: Peer, number: int) -> AbstractAsyncContextManager[PortStream]:
+        nonlocal tries
+        tries += 1
+        return opens(peer, number)
+
+    monkeypatch.setattr(link, "open", counted)
+    headers = {"Host": f"{port}-web.localhost:{place.live.port}"}
+    asking = [asyncio.create_task(place.client.get("/", headers=headers)) for _ in range(20)]
+    await until(lambda: tries >= 23)  # each has tried once
+    asking.pop(0).cancel()  # whoever looks may leave
+    assert tries < 60
+    async with app(port=port):
+        for answer in await within(asyncio.gather(*asking)):
+            assert answer.text == "hello"
+
+
 async def test_where_nothing_listens_a_page_says_so_when_the_wait_is_over(root: Path) -> None:
     try:
         async with served(root, port_wait=0.2) as live, place_in(live) as place:
@@ -473,6 +499,12 @@ async def test_more_visitors_than_there_is_room_for_are_told(
     await until(lambda: len(place.app.calls) == 2)
     answer = await place.get()
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    await place.client.put(f"/v1/sandboxes/web/ports/{place.app.port}", json={"access": "public"})
+    async with httpx.AsyncClient(base_url=place.live.url) as stranger:
+        waiting.append(asyncio.create_task(stranger.get("/", headers={"Host": place.host})))
+        await until(lambda: len(place.app.calls) == 3)  # who has room of their own
+        waiting[-1].cancel()
+        await asyncio.wait(waiting[-1:])
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)

@@ -94,6 +94,8 @@ def toward_browser(given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen
     )  # the server says the date itself
     if status in (204, 304):
         dropped |= {b"content-length"}  # there is no body, whatever it says
+    if _all(headers, b"transfer-encoding"):
+        dropped |= {b"content-length"}  # RFC 9112, section 6.3: it is not what says how long the body is
     if seen.prefix:
         dropped |= _OF_THE_ORIGIN
     found: Headers = []

@@ -32,7 +32,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 MOST = 500
-"""Requests and WebSockets to one sandbox that are under way at once."""
+"""Requests and WebSockets to one sandbox that are under way at once; as many again of strangers at ports that are public."""
 
 ANSWER_S = 300.0
 """How long an app may take until it begins to answer, and for a part of a body."""
@@ -74,7 +74,7 @@ class PortProxy:
         self._stays = stays
         self._wait_s = wait_s
         self._connections = AppConnections(link)
-        self._under_way: Counter[str] = Counter()
+        self._under_way: Counter[tuple[str, bool]] = Counter()
 
     async def run(self) -> None:
         """Look after the connections that wait for another request, until cancelled."""
@@ -82,7 +82,7 @@ class PortProxy:
 
     async def serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or relay a WebSocket to its end. Raises BayError; after an answer has begun it has to be cut then."""
-        with self._place(visit.sandbox_id), suppress(ClientLeft):
+        with self._place(visit), suppress(ClientLeft):
             if scope["type"] == "websocket":
                 await self._relay(visit, scope, receive, send)
             else:
@@ -148,16 +148,18 @@ class PortProxy:
                 yield peer
 
     @contextmanager
-    def _place(self, sandbox_id: str) -> Generator[None]:
-        if self._under_way[sandbox_id] >= MOST:
+    def _place(self, visit: Visit) -> Generator[None]:
+        # Strangers at a port that is everybody's take no room from those who were let in.
+        room = (visit.sandbox_id, visit.key_id is None)
+        if self._under_way[room] >= MOST:
             raise QuotaExceeded(f"{MOST} requests to this sandbox are under way; try again in a moment")
-        self._under_way[sandbox_id] += 1
+        self._under_way[room] += 1
         try:
             yield
         finally:
-            self._under_way[sandbox_id] -= 1
-            if not self._under_way[sandbox_id]:
-                del self._under_way[sandbox_id]
+            self._under_way[room] -= 1
+            if not self._under_way[room]:
+                del self._under_way[room]
 
     async def _over(self, visit: Visit) -> NoReturn:
         if await self._stays.over_for(visit.key_id) == "revoked":

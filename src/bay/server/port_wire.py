@@ -165,6 +165,8 @@ class AppConnections:
     def __init__(self, link: PortLink) -> None:
         self._link = link
         self._idle: defaultdict[tuple[str, int], list[AppConnection]] = defaultdict(list)
+        self._looking: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        """Where somebody waits until something listens: whether it does, told to all when whoever looks has found out."""
 
     async def take(self, peer: Peer, port: int) -> AppConnection | None:
         """One that waits for a request, if there is any."""
@@ -178,16 +180,13 @@ class AppConnections:
 
     async def open(self, peer: Peer, port: int, wait_s: float) -> Opened:
         """A new one, tried until something listens, or raises PortClosed after `wait_s` seconds. Also ShipError and Timeout."""
-        loop = asyncio.get_running_loop()
-        until, pause_s = loop.time() + wait_s, _FIRST_PAUSE_S
+        began = asyncio.get_running_loop().time()
         while True:
             try:
                 return await self._open(peer, port)
             except PortClosed:
-                if loop.time() + pause_s > until:
+                if not await self._listens(peer, port, began + wait_s):
                     raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
 
     async def give_back(self, peer: Peer, port: int, connection: AppConnection) -> None:
         """Keep it for another request, or drop it."""
@@ -206,6 +205,39 @@ class AppConnections:
                 await self._drop(asyncio.get_running_loop().time() - IDLE_S)
         finally:
             await self._drop(float("inf"))
+
+    async def _listens(self, peer: Peer, port: int, until: float) -> bool:
+        """Return True once it may be that something listens, False when the time is over. However many wait, one of them looks."""
+        key, loop = (peer.session_id, port), asyncio.get_running_loop()
+        while (left_s := until - loop.time()) > 0:
+            if (looking := self._looking.get(key)) is not None:
+                await asyncio.wait((looking,), timeout=left_s)
+                if looking.done() and not looking.cancelled() and looking.result():
+                    return True
+            elif await self._look(peer, port, until):
+                return True
+        return False
+
+    async def _look(self, peer: Peer, port: int, until: float) -> bool:
+        key, loop = (peer.session_id, port), asyncio.get_running_loop()
+        looking = self._looking[key] = loop.create_future()
+        pause_s, found = _FIRST_PAUSE_S, False
+        try:
+            while not found and (left_s := until - loop.time()) > 0:
+                await asyncio.sleep(min(pause_s, left_s))
+                pause_s = min(pause_s * 1.5, _LAST_PAUSE_S)
+                found = await self._is_open(peer, port)
+        finally:
+            del self._looking[key]
+            looking.set_result(found)
+        return found
+
+    async def _is_open(self, peer: Peer, port: int) -> bool:
+        try:
+            await (await self._open(peer, port)).aclose()
+        except PortClosed:
+            return False
+        return True
 
     async def _open(self, peer: Peer, port: int) -> Opened:
         stack = AsyncExitStack()
