@@ -79,8 +79,13 @@ async def place(live: Served) -> AsyncGenerator[Place]:
             return connection.respond(HTTPStatus.IM_A_TEAPOT, "no\n") if request.path == "/no" else None
 
         protocols = [Subprotocol("chat"), Subprotocol("vite-hmr")]
+
+        def greet(_connection: ServerConnection, _request: Any, response: Any) -> None:
+            response.headers["Set-Cookie"] = "a=1; Domain=localhost; Path=/"
+            response.headers["Set-Cookie"] = "bay-port=evil"
+
         server = serve(
-            made.serve, "127.0.0.1", 0, subprotocols=protocols, process_request=refuse, max_size=None,
+            made.serve, "127.0.0.1", 0, subprotocols=protocols, process_request=refuse, process_response=greet, max_size=None,
             select_subprotocol=lambda _, offered: next((name for name in protocols if name in offered), None),
         )  # fmt: skip
         async with server as listening:
@@ -210,6 +215,12 @@ async def test_a_key_in_a_protocol_opens_and_is_not_shown(place: Place) -> None:
     async with place.connect(key=False, subprotocols=[Subprotocol("bay.v1"), Subprotocol(bearer)]) as socket:
         assert socket.subprotocol == "bay.v1"
         assert bearer not in str(place.head())
+
+
+async def test_cookies_that_are_set_on_opening_are_the_apps_own(place: Place) -> None:
+    async with place.connect() as socket:
+        assert socket.response is not None
+        assert socket.response.headers.get_all("Set-Cookie") == ["a=1; Path=/"]
 
 
 async def test_what_an_app_answers_instead_is_passed_on(place: Place) -> None:

@@ -86,7 +86,9 @@ def framing(given: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [(b"Content-Length", of[b"content-length"])] if b"content-length" in of else []
 
 
-def toward_browser(given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen) -> Headers:
+def toward_browser(
+    given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen, *, is_page: bool = True
+) -> Headers:
     """The answer's headers for the browser. At Bay's own host they are made to act below the app's path only."""
     headers = list(given)
     dropped = (
@@ -110,7 +112,7 @@ def toward_browser(given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen
         elif plain == b"location" and seen.prefix:
             value = _below(seen.prefix, value)
         found.append((name, value))
-    if seen.prefix:
+    if seen.prefix and is_page:
         found += [(b"content-security-policy", SANDBOXED), (b"x-content-type-options", b"nosniff")]
     return found
 

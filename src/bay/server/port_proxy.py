@@ -135,7 +135,8 @@ class PortProxy:
             return
         chosen = app.subprotocol or (SUBPROTOCOL if SUBPROTOCOL in offered else None)
         with suppress(OSError):  # the client has left meanwhile
-            await send({"type": "websocket.accept", "subprotocol": chosen})
+            cookies = toward_browser(app.cookies, 101, visit.seen, is_page=False)
+            await send({"type": "websocket.accept", "subprotocol": chosen, "headers": cookies})
             await _carry(app, receive, send, self._end_of(visit))
 
     @asynccontextmanager

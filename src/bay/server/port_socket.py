@@ -46,6 +46,7 @@ class AppSocket:
         self._protocol = ClientProtocol(_ANYWHERE, subprotocols=offered or None, max_size=MESSAGE_BYTES)
         self._events: deque[Frame | Response] = deque()
         self._looked_at = 0
+        self._cookies: list[str] = []
         self._sending = asyncio.Lock()  # a pong must not get between the pieces of a message
         self._fragments: list[bytes] = []
         self._is_text = False
@@ -54,6 +55,11 @@ class AppSocket:
     def subprotocol(self) -> str | None:
         """What the app chose of the subprotocols that were offered."""
         return self._protocol.subprotocol
+
+    @property
+    def cookies(self) -> Headers:
+        """The cookies that the app set as it opened."""
+        return [(b"set-cookie", value.encode("latin-1")) for value in self._cookies]
 
     async def open(self, target: bytes, headers: Headers) -> Response | None:
         """Shake hands. None when it is open, else what the app answered instead. Raises PortClosed."""
@@ -126,7 +132,8 @@ class AppSocket:
     def _opened(self) -> Response | None:
         response = self._events.popleft() if self._events else None
         failed = self._protocol.handshake_exc
-        if failed is None:
+        if failed is None and isinstance(response, Response):
+            self._cookies = response.headers.get_all("Set-Cookie")
             return None
         if (
             isinstance(failed, InvalidStatus)
