@@ -104,6 +104,11 @@ class Service:
         self._quick_ends = 0
         self._life = asyncio.get_running_loop().create_task(self._live(self._leaving))
 
+    def begin_again(self) -> None:
+        """The same, counted as a restart."""
+        self._restarts += 1
+        self.begin()
+
     async def stop(self, grace_s: float = GRACE_S) -> None:
         """End it with all that it started: TERM, and KILL after `grace_s`. Returns when nothing of it is left."""
         life = self._life
@@ -113,12 +118,6 @@ class Service:
                 self._leaving.set_result(None)
             await asyncio.shield(life)
         self._say("stopped")
-
-    async def restart(self) -> None:
-        """End it and begin anew."""
-        await self.stop()
-        self._restarts += 1
-        self.begin()
 
     async def wait_settled(self, patience_s: float) -> None:
         """Return when it runs, or is known not to for the time being, or after `patience_s`."""

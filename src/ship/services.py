@@ -57,7 +57,9 @@ class Services:
             service = self.get(name)
             if not service.order.enabled:
                 raise Conflict(f"service {name} is not enabled; start it instead")
-            await service.restart()
+            await service.stop()
+            self._check_open()  # or it would begin when all the others have ended
+            service.begin_again()
             await _settled([service])
             return service
 
