@@ -161,7 +161,7 @@ class Lab:
 
 @contextmanager
 def lab(world: World, root: Path, cache: Path, **extra: str) -> Generator[Lab]:
-    """A Bay below `root`, which a later one may take over; killed at the end when it still runs."""
+    """A Bay below `root`, which a later one may take over; ended at the end when it still runs."""
     given = {
         "BAY_DRIVER": "oci",
         "BAY_CACHE_DIR": str(cache),
@@ -174,6 +174,8 @@ def lab(world: World, root: Path, cache: Path, **extra: str) -> Generator[Lab]:
     with serving(root, **given) as server, server.client() as client:
         client.timeout = httpx.Timeout(WAIT_S * 3)
         yield Lab(world, root, server, client)
+        if server.process.poll() is None:
+            assert server.end() == 0
 
 
 def eventually(true: Callable[[], bool], what: str, seconds: float = WAIT_S) -> None:

@@ -1,8 +1,10 @@
 """A policy holds from the first packet to the last: over starts, freezes, copies and changes, and nothing stays of what was removed."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -147,23 +149,22 @@ def test_no_connection_slips_through_a_change(bay: Lab) -> None:
     """A thousand are begun while the policy goes to and fro; when a change was answered, none is left that it refuses."""
     with bay.box() as box:
         Hammer(box, OTHER).goes_on()
-        seat, table = _seat(bay), Conntrack()
-        for _ in range(8):
-            box.set_policy(open_but())
-            eventually(lambda: _to(table, seat, OTHER) > 0, "connections")
-            box.set_policy(TO_SITE)
-            bay.world.forget()
-            assert _to(table, seat, OTHER) == 0
-            assert came_to(bay.world, OTHER) == []
-        table.close()
+        seat = _seat(box)
+        with closing(Conntrack()) as table:
+            for _ in range(8):
+                box.set_policy(open_but())
+                eventually(lambda: _to(table, seat, OTHER) > 0, "connections")
+                box.set_policy(TO_SITE)
+                bay.world.forget()
+                assert _to(table, seat, OTHER) == 0
+                assert came_to(bay.world, OTHER) == []
 
 
-def _seat(bay: Lab) -> Seat:
-    """That of the one sandbox that has its own device and is in no pool."""
-    devices = [one.split("@")[0] for one in host_network()["devices"]]
-    numbers = [int(one[-4:], 16) for one in devices if one[-4:] not in ("0000", "ffff")]
-    del bay
-    return Seat(max(numbers), "")
+def _seat(box: Box) -> Seat:
+    """That of the device which is the other end of its own."""
+    said = box.run("ip", "-o", "link", "show", "eth0")
+    index = int(said["stdout"].split("@if")[1].split(":")[0])
+    return Seat(int(socket.if_indextoname(index)[-4:], 16), "")
 
 
 def _to(table: Conntrack, seat: Seat, place: str) -> int:
