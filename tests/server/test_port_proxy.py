@@ -437,7 +437,7 @@ async def test_many_may_wait_until_something_listens_and_one_of_them_looks(
 ) -> None:
     async with app() as first:
         port = first.port
-    link, tries = place.live.bay.ports, 0
+    link, tries = place.live.bay.port_link, 0
     opens = link.open
 
     def counted(peer: Peer, number: int) -> AbstractAsyncContextManager[PortStream]:
