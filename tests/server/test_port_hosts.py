@@ -51,6 +51,12 @@ def test_a_host_of_a_strangers_domain_or_of_no_form_leads_nowhere(host: str) -> 
     assert LOCAL.look(host) is None
 
 
+def test_the_name_that_bay_listens_on_is_its_own() -> None:
+    hosts = PortHosts(None, "Bay.Lan.Example", 8700)
+    assert hosts.look("bay.lan.example:8700") == "bay"
+    assert hosts.look("8000-web.bay.lan.example:8700") is None
+
+
 def test_a_port_label_is_not_taken_for_a_name_with_leading_zeros() -> None:
     found = LOCAL.look("08000-web.localhost")
     assert isinstance(found, Place)

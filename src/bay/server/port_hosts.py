@@ -87,12 +87,6 @@ def host_of(name: str | None) -> str | None:
     return name
 
 
-def check_public_url(text: str) -> str:
-    """The URL, if it can be where Bay is reached. Raises InvalidArgument."""
-    _parts(text)
-    return text
-
-
 def _place(label: str, scheme: Literal["http", "https"], host: str) -> Place | None:
     with_port = _PORT_LABEL.fullmatch(label)
     port = int(with_port[1]) if with_port else None
