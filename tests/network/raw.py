@@ -95,12 +95,32 @@ def packet(source: str, to: str, protocol: int, payload: bytes) -> bytes:
     return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + payload
 
 
-def udp(source: str, to: str, port: int) -> bytes:
-    """A datagram."""
-    body = b"hello"
-    pseudo = ip_address(source).packed + ip_address(to).packed + struct.pack("!IHH", 13, 0, 17)
-    whole = struct.pack("!HHHH", 40_000, port, 13, 0) + body
-    return packet(source, to, 17, whole[:6] + struct.pack("!H", _checksum(pseudo + whole + b"\0")) + body)
+def udp(source: str, to: str, port: int, body: bytes = b"hello!") -> bytes:
+    """A datagram; `body` has an even length."""
+    length = 8 + len(body)
+    pseudo = ip_address(source).packed + ip_address(to).packed + struct.pack("!IHH", length, 0, 17)
+    whole = struct.pack("!HHHH", 40_000, port, length, 0) + body
+    return packet(source, to, 17, whole[:6] + struct.pack("!H", _checksum(pseudo + whole)) + body)
+
+
+def fragments(source: str, to: str, port: int) -> list[bytes]:
+    """A datagram of 1,400 bytes in two fragments."""
+    whole = udp(source, to, port, b"x" * 1392)
+    if ":" in source:
+        head, body = whole[:40], whole[40:]
+        return [_fragment6(head, body[:704], 1), _fragment6(head, body[704:], 704)]
+    head, body = whole[:20], whole[20:]
+    return [_fragment4(head, body[:704], 0x2000), _fragment4(head, body[704:], 704 >> 3)]
+
+
+def _fragment4(head: bytes, body: bytes, place: int) -> bytes:
+    new = head[:2] + struct.pack("!HHH", 20 + len(body), 7, place) + head[8:10] + b"\0\0" + head[12:]
+    return new[:10] + struct.pack("!H", _checksum(new)) + new[12:] + body
+
+
+def _fragment6(head: bytes, body: bytes, place: int) -> bytes:
+    fragment = struct.pack("!BBHI", 17, 0, place, 7)  # the offset in bytes, with 1 added where more follows
+    return head[:4] + struct.pack("!HB", 8 + len(body), 44) + head[7:] + fragment + body
 
 
 def syn(source: str, to: str, port: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -57,8 +58,55 @@ def test_open_reaches_public_addresses(box: Box) -> None:
 
 
 def test_datagrams_in_fragments_pass_both_ways(box: Box) -> None:
-    script = "import socket; s = socket.socket(type=2); s.settimeout(8); s.sendto(b'x' * 9000, ('%s', 80)); print(len(s.recv(65536)))"
-    assert box.python(script % SITE) == "9000\n"
+    script = """if True:
+        import socket, sys
+        with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(8)
+            sock.sendto(bytes(9000), (sys.argv[1], 80))
+            print(len(sock.recv(65536)))
+    """
+    assert [box.python(script, place) for place in BOTH] == ["9000\n", "9000\n"]
+
+
+def test_fragments_hide_no_port(bay: Lab, box: Box) -> None:
+    """The ports are in the first of two fragments, and what is denied is so by its port."""
+    box.set_policy(open_but(deny(cidr="0.0.0.0/0", ports=[443]), deny(cidr="::/0", ports=[443])))
+    bay.world.forget()
+    for port in (443, 80):
+        raw.send(
+            raw.namespace_of(box),
+            *raw.fragments(str(INSIDE_V4), SITE, port),
+            *raw.fragments(str(INSIDE_V6), SITE6, port),
+        )
+    box.tries([(SITE, "tcp", 80)])
+    came = set(bay.world.seen())
+    assert {(SITE, "udp", 80), (SITE6, "udp", 80)} <= came
+    assert not {one for one in came if one[1:] == ("udp", 443)}
+
+
+def test_sandboxes_that_send_from_the_same_port_get_each_its_own_answers(bay: Lab, box: Box) -> None:
+    script = """if True:
+        import socket, sys
+        place, word = sys.argv[1], sys.argv[2].encode()
+        with socket.socket(socket.AF_INET6 if ":" in place else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", 4000))
+            sock.settimeout(8)
+            sock.connect((place, 80))
+            for _ in range(100):
+                sock.send(word)
+                assert sock.recv(100) == word
+        with socket.create_connection((place, 80), 8, source_address=("", 4006 if ":" in place else 4004)) as sock:
+            for _ in range(100):
+                sock.sendall(word)
+                assert sock.recv(len(word), socket.MSG_WAITALL) == word
+    """
+    with bay.box() as other, ThreadPoolExecutor() as pool:
+        for place in BOTH:
+            both = [
+                pool.submit(one.python, script, place, word)
+                for one, word in ((box, "mine"), (other, "yours"))
+            ]
+            assert [one.result() for one in both] == ["", ""]
 
 
 @pytest.mark.parametrize("policy", [open_but(), EVERYTHING], ids=["open", "all-allowed"])
