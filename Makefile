@@ -38,7 +38,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: browser
@@ -87,6 +87,11 @@ system-tests:
 
 .stamp-server: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
 	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/server.txt
+	@touch $@
+
+# Before the tests: they run in a network of their own, without a way to a registry.
+.stamp-vite: tests/network/vite/package-lock.json | system-tests
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 .stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests

@@ -21,6 +21,11 @@ packages=/usr/lib/python3/dist-packages
   "ip iproute2"
   "pgrep procps"
   "git git"
+  "dropbear dropbear-bin"
+  "ssh openssh-client"
+  "node nodejs"
+  "npm npm"
+  "chromium chromium" # looks at a Vite dev server in a sandbox
   "$packages/matplotlib/__init__.py python3-matplotlib" # figures and tables of kernels, which use the host's Python
   "$packages/pandas/__init__.py python3-pandas"
 )
