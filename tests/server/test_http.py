@@ -46,6 +46,21 @@ def status(answer: bytes) -> list[int]:
 # Framing
 
 
+@pytest.mark.parametrize(
+    "begun", [b"GET /health HTTP/1.1\r\nHost: x\r\n", b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"]
+)  # fmt: skip
+@pytest.mark.parametrize("piece", [b"x" * 65536, b"X-A: b\r\n" * 8192], ids=["one", "many"])
+def test_headers_and_trailers_without_an_end_are_cut_off(server: Server, begun: bytes, piece: bytes) -> None:
+    first = begun + (b"X-A: " if piece[:1] == b"x" else b"")
+    with socket.create_connection(("127.0.0.1", server.port), WAIT_S) as link:
+        link.sendall(first)
+        with pytest.raises(ConnectionError):
+            link.sendall(piece * 1000)
+    assert talk(server.port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").startswith(
+        b"HTTP/1.1 200"
+    )
+
+
 def test_a_plain_request_is_answered(server: Server) -> None:
     answer = talk(server.port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert status(answer) == [200]

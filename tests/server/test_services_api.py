@@ -397,6 +397,9 @@ async def test_who_may_only_read_changes_nothing(alice: httpx.AsyncClient, bay: 
     box = await create(alice, services=[{"name": "web", **body()}])
     reader = await bay.client("alice", "read")
     assert list(await listed(reader, box)) == ["web"]
+    await put(alice, box, "web", env={"TOKEN": "secret"})
+    assert (await listed(reader, box))["web"]["env"] == {"TOKEN": "***"}
+    assert (await listed(alice, box))["web"]["env"] == {"TOKEN": "secret"}
     assert (await reader.put(path(box, "x"), json=body())).status_code == 403
     for what in ("start", "stop", "restart"):
         assert (await reader.post(path(box, "web", what))).status_code == 403

@@ -30,9 +30,13 @@ class Caller:
     scope: Scope
     key_id: str
 
+    def may(self, scope: Scope) -> bool:
+        """Whether this key has at least `scope`."""
+        return _RANK[self.scope] >= _RANK[scope]
+
     def require(self, scope: Scope) -> None:
         """Raises Forbidden unless this key has at least `scope`."""
-        if _RANK[self.scope] < _RANK[scope]:
+        if not self.may(scope):
             raise Forbidden(f"this key may {self.scope}, and the call needs a key with scope {scope}")
 
 

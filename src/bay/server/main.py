@@ -21,6 +21,7 @@ from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
 from bay.server.app import DATABASE, KEY_FILE, Bay, build_app
 from bay.server.data_dir import check as check_data_dir
+from bay.server.heads import Http
 from bay.server.settings import Settings
 from bay.server.sockets import MAX_MESSAGE, PING_S, Socket
 
@@ -79,7 +80,7 @@ async def _serve(
         uvicorn.Config(
             app,
             lifespan="off",  # entered here instead, so that a failure to start is an error and not a log line
-            http="httptools",
+            http=Http,
             ws=Socket,
             ws_max_size=MAX_MESSAGE,
             ws_ping_interval=PING_S,

@@ -13,6 +13,7 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Port
+from bay.server.event_allowance import BURST, EventAllowance
 from bay.server.port_link import PortLink
 from bay.server.ship_wire import Peer
 from bay.store import events, sandboxes
@@ -22,8 +23,6 @@ from bay.store.records import SandboxRecord
 
 log = structlog.get_logger("bay.ports")
 
-_BURST = 50
-_EVENT_S = 1.0
 _RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
 
 
@@ -38,12 +37,7 @@ class _Watched:
     is_remembered: bool = False
     again: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it should be listened to now, and not by and by."""
-    _paid_until: float = 0.0
-
-    def pay(self, count: int, now: float) -> float:
-        """Seconds (monotonic) after which so many events are within what a sandbox has."""
-        self._paid_until = max(self._paid_until, now - _BURST * _EVENT_S) + count * _EVENT_S
-        return max(0.0, self._paid_until - now)
+    events: EventAllowance = field(default_factory=EventAllowance)
 
 
 class PortWatch:
@@ -147,14 +141,14 @@ class PortWatch:
             sandbox = await sandboxes.get(db, watched.sandbox_id)
         if sandbox is None:
             return True
-        for number in closed[:_BURST]:
+        for number in closed[:BURST]:
             self._write_closed(sandbox, watched, number, watched.open.pop(number))
-        for number in opened[: _BURST - len(closed[:_BURST])]:
+        for number in opened[: BURST - len(closed[:BURST])]:
             watched.open[number] = now[number]
             self._write_opened(sandbox, watched, number, now[number])
         count = len(closed) + len(opened)
-        await asyncio.sleep(watched.pay(min(count, _BURST), time.monotonic()))
-        return count <= _BURST
+        await asyncio.sleep(watched.events.pay(min(count, BURST), time.monotonic()))
+        return count <= BURST
 
     def _write_opened(
         self, sandbox: SandboxRecord, watched: _Watched, port: int, process: str | None

@@ -16,6 +16,7 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Profile
+from bay.server.event_allowance import EventAllowance
 from bay.server.service_link import ServiceLink, ServiceStatus, States
 from bay.server.ship_wire import Peer
 from bay.store import events, sandboxes, services
@@ -25,8 +26,6 @@ log = structlog.get_logger("bay.services")
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 _DEFECT_RETRY_S = 10.0
-_BURST, _EVENT_S = 50, 1.0
-"""So many events at once a sandbox may cause, and then one in so many seconds."""
 _LINE_S = 0.02
 """The pause after each line of a feed: a Ship that never stops telling costs little."""
 
@@ -50,12 +49,7 @@ class _Kept:
     """Held from when the rows are read until Ship has been told: nothing older comes after what is newer."""
     task: asyncio.Task[None] | None = None
     is_over: bool = False
-    _paid_until: float = 0.0
-
-    def pay(self, count: int, now: float) -> float:
-        """Seconds after which so many events are within what a sandbox may cause."""
-        self._paid_until = max(self._paid_until, now - _BURST * _EVENT_S) + count * _EVENT_S
-        return max(0.0, self._paid_until - now)
+    events: EventAllowance = field(default_factory=EventAllowance)
 
 
 class ServiceKeeper:
@@ -229,7 +223,7 @@ class ServiceKeeper:
             await self._write(kept.sandbox_id, news)
         kept.seen = states
         # What changes meanwhile waits in Ship, which tells the last of it.
-        due = kept.pay(len(news.failed) + len(news.unhealthy), time.monotonic()) if news else 0.0
+        due = kept.events.pay(len(news.failed) + len(news.unhealthy), time.monotonic()) if news else 0.0
         await asyncio.sleep(max(due, _LINE_S))
 
     async def _write(self, sandbox_id: str, news: "News") -> None:

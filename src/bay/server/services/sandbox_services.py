@@ -53,9 +53,13 @@ class SandboxServices:
         self._profiles = profiles
 
     async def list(self, caller: Caller, ref: str) -> Known:
-        """All, in the order in which they were made; of a frozen sandbox as they were last seen. Wakes nothing."""
+        """All, in the order in which they were made; of a frozen sandbox as they were last seen. Wakes nothing.
+
+        A key that may only read is shown the names of variables without their values, which may be secrets.
+        """
         record = await self._waker.find(caller, ref)
-        return await self._present(record)
+        present = await self._present(record)
+        return present if caller.may("write") else [_without_values(one) for one in present]
 
     async def get(self, caller: Caller, ref: str, name: str) -> Service:
         """One of them. Raises NotFound."""
@@ -258,3 +262,7 @@ def _has_session(sandbox: SandboxRecord) -> bool:
 async def _nothing() -> AsyncGenerator[OutputChunk | OutputEnd]:
     """The output of a service whose sandbox has no session."""
     yield LOST
+
+
+def _without_values(service: Service) -> Service:
+    return replace(service, env=dict.fromkeys(service.env, "***"))
