@@ -9,7 +9,7 @@ import pytest
 
 from bay.drivers.oci import netns
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network import namespaces
+from bay.network import namespaces, sysctls
 from bay.network.firewalls import dropping
 from bay.network.host import Network
 from bay.network.seats import Seat
@@ -81,7 +81,7 @@ async def test_the_last_bay_without_sandboxes_leaves_nothing_shared_either() -> 
     async with opened():
         assert left()
     assert left() == []
-    assert "20000" not in said("ip", "rule")
+    assert "20001" not in said("ip", "rule")
 
 
 async def test_networks_stand_without_bay_and_are_found_by_the_next(inside: int) -> None:
@@ -146,3 +146,17 @@ async def test_a_firewall_that_drops_what_it_forwards_is_named_until_it_knows_of
         assert dropping() == []
     finally:
         said("nft", "delete table ip theirs")
+
+
+async def test_a_host_that_forwarded_nothing_is_guarded_again_after_its_rules_were_flushed() -> None:
+    sysctls.write("ipv4/ip_forward", "0")
+    for number in ("first", "next"):
+        async with opened():
+            assert "bay_guard" in said("nft", "list", "tables"), number
+        said("nft", "flush", "ruleset")
+
+
+async def test_a_host_that_forwarded_already_is_left_as_it_is() -> None:
+    said("ip", "rule", "del", "priority", "20005")
+    async with opened():
+        assert "bay_guard" not in said("nft", "list", "tables")

@@ -267,10 +267,16 @@ class Network:
         self._take_stock()
         for version in self._versions():
             sysctls.reflect_marks(version)
-            if not sysctls.forwards(version):
-                self._nft.run(guard(version))
-                sysctls.forward(version)
+            self._turn_on_forwarding(version)
         self._links.open()
+
+    def _turn_on_forwarding(self, version: int) -> None:
+        """What the host did not forward before a Bay came, it does not forward now. Noted first: the ruleset may be flushed by others."""
+        if not sysctls.forwards(version):
+            self._links.note_forwarding(version)
+        if self._links.is_forwarding_noted(version):
+            self._nft.run(guard(version))
+        sysctls.forward(version)
 
     def _tear_down(self) -> None:
         if not self._owned():

@@ -1,13 +1,14 @@
 """Links between the host and its sandboxes: veth pairs, addresses, routes and rules, by netlink in as few writes as it takes.
 
 Every sandbox has the same address, so the host tells them apart by mark: a rule for each leads to a table with its device.
-The rules around those keep the rest of the host out of it (priorities 20000 to 20004):
+The rules around those keep the rest of the host out of it (priorities 20000 to 20005):
 
     20000  from 10.186.0.2, without a mark   blackhole   nftables did not see it: somebody flushed the ruleset
     20001  to 10.186.0.2, without a mark     NOWHERE     the host itself finds no sandbox, nor asks its gateway for one
     20002  without a mark                   goto 20004  the host's own packets are not compared with thousands of marks
     20003  mark N                           table N
     20004  nop
+    20005  nop                              a note: it was a Bay that turned forwarding on; it lasts as long as that setting
 """
 
 import socket
@@ -68,6 +69,7 @@ _PROTOCOL = 0xB0
 """Who made a route, in `ip route`'s words `proto 176`; nobody else has that number."""
 
 _FIRST_PRIORITY = 20_000
+_NOTE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,17 @@ class Links:
         self._host.send(_shared(index, GATEWAY_V4, INSIDE_V4))
         if self._ipv6:
             self._host.send([*_base_rules(INSIDE_V6), *_shared(index, GATEWAY_V6, INSIDE_V6)])
+
+    def note_forwarding(self, version: int) -> None:
+        """Note that a Bay turned on the forwarding of IP `version`."""
+        self._host.send([_rule(_NEWRULE, version, _NOTE, _NOP)])
+
+    def is_forwarding_noted(self, version: int) -> bool:
+        """Whether that was noted, by whichever Bay, since the host's network began."""
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        rules = self._host.dump(Request("list rules", _GETRULE, 0, struct.pack("=B11x", family)))
+        wanted = struct.pack("=I", _FIRST_PRIORITY + _NOTE)
+        return any(dict(attributes(body[12:])).get(_FRA_PRIORITY) == wanted for body in rules)
 
     def remove_shared(self) -> None:
         """Remove the device that leads nowhere; and where no Bay of this host has a device any more, the rules around as well."""
