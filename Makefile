@@ -41,10 +41,6 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 test: check .stamp-vite ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-.PHONY: browser
-browser: ## install what the test with a browser needs: Chromium, Node, Vite
-	@scripts/setup-browser.sh
-
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files
 	@scripts/check.sh $(BIN)

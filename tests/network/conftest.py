@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from crash_case import can_run
+from examples import host_view
 from lab import Lab, lab
 from world import LAN, LAN6, World, world
 
@@ -48,11 +49,15 @@ def other_root() -> Generator[Path]:
 
 @contextmanager
 def _short_directory() -> Generator[Path]:
-    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass."""
+    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass; none of those is left there."""
     with tempfile.TemporaryDirectory(prefix="bay-n-", dir="/tmp") as name:
         path = Path(name)
         path.chmod(0o711)
-        yield path
+        try:
+            yield path
+        finally:
+            left = host_view.remove_containers(path) + host_view.unmount_below(path)
+        assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,26 @@ from lab import Box
 
 from bay.network import namespaces
 from bay.network.nft import Nft
+from bay.network.seats import Seat
 
 T = TypeVar("T")
 
 
+def seat_of(box: Box) -> Seat:
+    """The seat of a sandbox that runs: the driver takes the number of its range of ids."""
+    directory = _session_of(box)
+    claims = (one for one in Path("/run/bay/ids").glob("[0-9]*") if one.read_text() == str(directory))
+    return Seat(int(next(claims).name) + 1, directory.name)
+
+
+def _session_of(box: Box) -> Path:
+    owners = (box.lab.root / "run").glob("*/sessions/*/owner.json")
+    return next(one.parent for one in owners if box.id in one.read_text())
+
+
 def namespace_of(box: Box) -> Path:
     """The network namespace of a sandbox that runs, by its processes' control group."""
-    owners = (box.lab.root / "run").glob("*/sessions/*/owner.json")
-    session = next(one.parent.name for one in owners if box.id in one.read_text())
+    session = _session_of(box).name
     own = os.readlink("/proc/self/ns/net")
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:

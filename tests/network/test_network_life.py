@@ -1,7 +1,6 @@
 """A policy holds from the first packet to the last: over starts, freezes, copies and changes, and nothing stays of what was removed."""
 
 import json
-import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -49,10 +48,7 @@ def bay(earth: World, root: Path, cache: Path) -> Generator[Lab]:
     with lab(earth, root, cache, BAY_PROFILES=json.dumps(PROFILES)) as made:
         yield made
         assert made.server.end() == 0
-    profiles = {**PROFILES, "pooled": {**PROFILES["pooled"], "pool_size": 0}}
-    with lab(
-        earth, root, cache, BAY_PROFILES=json.dumps(profiles)
-    ) as last:  # what waits in the pool outlives its Bay
+    with lab(earth, root, cache) as last:  # a Bay without a pool, which removes what waits there
         eventually(lambda: not of_sandboxes(), "the pool is empty")
         assert last.server.end() == 0
 
@@ -163,7 +159,7 @@ def test_no_connection_slips_through_a_change(bay: Lab) -> None:
     """A thousand are begun while the policy goes to and fro; when a change was answered, none is left that it refuses."""
     with bay.box() as box:
         Hammer(box, OTHER).goes_on()
-        seat = _seat(box)
+        seat = raw.seat_of(box)
         with closing(Conntrack()) as table:
             for _ in range(8):
                 box.set_policy(open_but())
@@ -172,13 +168,6 @@ def test_no_connection_slips_through_a_change(bay: Lab) -> None:
                 bay.world.forget()
                 assert _to(table, seat, OTHER) == 0
                 assert came_to(bay.world, OTHER) == []
-
-
-def _seat(box: Box) -> Seat:
-    """That of the device which is the other end of its own."""
-    said = box.run("ip", "-o", "link", "show", "eth0")
-    index = int(said["stdout"].split("@if")[1].split(":")[0])
-    return Seat(int(socket.if_indextoname(index)[-4:], 16), "")
 
 
 def _to(table: Conntrack, seat: Seat, place: str) -> int:

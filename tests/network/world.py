@@ -180,7 +180,11 @@ def world() -> Generator[World]:
             yield made
     finally:
         _ip(text="link del up0\nlink del lan0", check=False)
-        nft.run("flush ruleset")  # what Bays keep when they end
+        _ip(
+            text="\n".join(f"link del {name}" for _, name in socket.if_nameindex() if name.startswith("bay")),
+            check=False,
+        )
+        nft.run("flush ruleset")  # what Bays keep when they end, and more when they are killed
         nft.close()
         internet.close()
         lan.close()
