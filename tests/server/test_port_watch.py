@@ -11,11 +11,10 @@ import httpx
 import pytest
 from server_harness import World, clear, create, eventually, world
 
-from bay.drivers.base import Endpoint
 from bay.models import Port
-from bay.server import port_watch
+from bay.server import event_allowance
+from bay.server.event_allowance import EventAllowance
 from bay.server.port_watch import _Watched  # pyright: ignore[reportPrivateUsage]
-from bay.server.ship_wire import Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -134,7 +133,7 @@ async def _resume_and_listen(bay: World, box: str, session: str) -> None:
 async def test_a_flood_of_ports_is_told_in_parts(
     bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(port_watch, "_EVENT_S", 0.001)
+    monkeypatch.setattr(event_allowance, "EVENT_S", 0.001)
     box = (await create(alice, wait=15))["id"]
     watched = _Watched(box, bay.bay.port_watch._watched[(await bay.session(box)).id].peer)
     many = tuple(Port(port=number, addresses=("::",)) for number in range(1000, 1120))
@@ -145,7 +144,7 @@ async def test_a_flood_of_ports_is_told_in_parts(
 
 
 def test_so_many_events_come_at_once_and_then_one_a_second() -> None:
-    watched = _Watched("sandbox", Peer(session_id="session", endpoint=Endpoint(socket_path=""), token=""))
+    watched = EventAllowance()
     assert [watched.pay(count, 1000.0) for count in (1, 49, 1, 50)] == [0, 0, 1, 51]
     assert watched.pay(1, 1040.0) == 12
     assert [watched.pay(50, 5000.0), watched.pay(1, 5000.0)] == [0, 1]
