@@ -1,6 +1,7 @@
 """Freezing: by call and by idleness, woken by the next call, given back in the end or when memory is short."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from server_harness import (
     world,
 )
 
-from bay.drivers.base import Capabilities, Handle, Paused, Running
+from bay.drivers.base import Handle, Paused, Running
 from bay.drivers.fake import FakeDriver
 from bay.server.wake import is_frozen
 from bay.store.records import SandboxRecord
@@ -318,14 +319,10 @@ async def test_a_sandbox_that_cannot_be_thawed_is_started_anew_by_the_next_call(
     assert (await shell(alice, box, "cat file"))["output"] == "kept\n"
 
 
-class Unfreezable(FakeDriver):
-    """A driver for hosts without a freezer."""
-
-    capabilities = Capabilities(isolation=("container",), pause=False, images=("host",))
-
-
 async def test_where_nothing_can_be_frozen_idle_means_cold_and_pause_says_so(root: Path) -> None:
-    async with world(root, Unfreezable(run_dir=root / "run")) as bay:
+    driver = FakeDriver(run_dir=root / "run")
+    driver.capabilities = replace(driver.capabilities, pause=False)
+    async with world(root, driver) as bay:
         alice = await bay.client()
         made = await create(alice, idle_timeout=100, wait=15)
         answer = await alice.post(f"/v1/sandboxes/{made['id']}/pause")
