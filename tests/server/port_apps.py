@@ -1,9 +1,14 @@
 """Apps for the tests of ports. A sandbox of the `fake` driver is on this host's network, so an app of its may run in the test."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+
+import httpx
+from server_harness import eventually
 
 Act = Callable[["Call"], Awaitable[None]]
 
@@ -73,3 +78,20 @@ async def app(act: Act = greet, port: int = 0) -> AsyncGenerator[App]:
         server.close()
         for writer in made.writers:
             writer.transport.abort()
+
+
+LISTEN = "python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 0)); print(s.getsockname()[1], flush=True); input()'"
+
+
+async def listen(client: httpx.AsyncClient, box: str) -> tuple[str, int]:
+    """A program that listens until its stdin ends; its exec and its port."""
+    answer = await client.post(f"/v1/sandboxes/{box}/execs", json={"command": LISTEN, "stdin_open": True})
+    path = f"/v1/sandboxes/{box}/execs/{answer.json()['id']}"
+    said: list[str] = []
+
+    async def says_its_port() -> bool:
+        said[:] = (await client.get(f"{path}/output")).text.splitlines()
+        return bool(said)
+
+    await eventually(says_its_port)
+    return path, int(base64.b64decode(json.loads(said[0])["data"]))

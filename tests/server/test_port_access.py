@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from port_apps import App, Call, app
+from port_apps import App, Call, app, listen
 from server_harness import Json, World, assert_error, create
 
 pytestmark = pytest.mark.anyio
@@ -403,12 +403,11 @@ async def test_by_path_the_owners_key_reaches_an_app_that_is_of_no_origin(place:
 
 async def test_what_listens_is_listed_with_who_may_reach_it(place: Place) -> None:
     assert (await place.alice.get("/v1/sandboxes/web/ports")).json() == {"items": []}  # it does not run
-    await place.get(place.alice)
-    await place.share()
-    items = (await place.alice.get("/v1/sandboxes/web/ports")).json()["items"]
-    (found,) = [item for item in items if item["port"] == place.app.port]
-    assert (found["addresses"], found["access"]) == (["127.0.0.1"], "public")
-    assert found["url"] == f"http://{place.host}/"
+    _, port = await listen(place.alice, "web")
+    await place.alice.put(f"/v1/sandboxes/web/ports/{port}", json={"access": "public"})
+    (found,) = (await place.alice.get("/v1/sandboxes/web/ports")).json()["items"]
+    assert (found["port"], found["addresses"], found["access"]) == (port, ["127.0.0.1"], "public")
+    assert found["url"] == f"http://{port}-web.localhost:8700/"
 
 
 @pytest.mark.parametrize("body", [{"expires_in": 0}, {"expires_in": 2592001}, {"once": 3}, {"port": 1}])

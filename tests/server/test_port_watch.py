@@ -1,7 +1,5 @@
 """Events of ports: what begins and ends to listen in a sandbox is told once, also over a restart of Bay and a flood."""
 
-import base64
-import json
 import os
 import signal
 from contextlib import AsyncExitStack
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from port_apps import listen
 from server_harness import World, clear, create, eventually, world
 
 from bay.models import Port
@@ -17,22 +16,6 @@ from bay.server.event_allowance import EventAllowance
 from bay.server.port_watch import _Watched  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.anyio
-
-LISTEN = "python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 0)); print(s.getsockname()[1], flush=True); input()'"
-
-
-async def listen(client: httpx.AsyncClient, box: str) -> tuple[str, int]:
-    """A program that listens until its stdin ends; its exec and its port."""
-    answer = await client.post(f"/v1/sandboxes/{box}/execs", json={"command": LISTEN, "stdin_open": True})
-    path = f"/v1/sandboxes/{box}/execs/{answer.json()['id']}"
-    said: list[str] = []
-
-    async def says_its_port() -> bool:
-        said[:] = (await client.get(f"{path}/output")).text.splitlines()
-        return bool(said)
-
-    await eventually(says_its_port)
-    return path, int(base64.b64decode(json.loads(said[0])["data"]))
 
 
 async def told(client: httpx.AsyncClient, box: str) -> list[tuple[str, int, str | None]]:

@@ -159,7 +159,7 @@ def update(
     if warm_timeout is not None:
         changes["warm_timeout"] = _seconds("--warm-timeout", warm_timeout)
     if url_port is not None:
-        changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, _NONE)
+        changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, f"a port or {_NONE}")
     if not changes:
         raise InvalidArgument(
             "say what to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or --url-port"
@@ -242,14 +242,14 @@ def _labels(given: list[str] | None, *, none: bool) -> dict[str, str]:
 
 def _seconds(option: str, text: str) -> int | None:
     """So many seconds; None for ``never``."""
-    return None if text == _NEVER else _number(option, text, _NEVER)
+    return None if text == _NEVER else _number(option, text, f"seconds or {_NEVER}")
 
 
-def _number(option: str, text: str, word: str) -> int:
+def _number(option: str, text: str, what: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise InvalidArgument(f"{option} takes a number or {word}, not {text!r}") from error
+        raise InvalidArgument(f"{option} takes {what}, not {text!r}") from error
 
 
 def _row(info: "Sandbox") -> tuple[str, ...]:
