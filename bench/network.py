@@ -1,5 +1,6 @@
 """What a network costs: to make and remove, in the way of packets beside a bridge as Docker's, for a name, and for a change of policy."""
 
+import asyncio
 import json
 import os
 import time
@@ -49,7 +50,7 @@ def _setups(bench: Bench) -> list[Result]:
     removed: list[float] = []
     host = Network(instance="ffff")
     wait = host._wait  # pyright: ignore[reportPrivateUsage]
-    wait(host._set_up)  # pyright: ignore[reportPrivateUsage]
+    asyncio.run(host.open())
     fd = namespaces.inside_new(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     policy = NetworkPolicy(mode="open")
     for number in range(1, bench.count(SETUPS) + 1):
@@ -57,6 +58,7 @@ def _setups(bench: Bench) -> list[Result]:
         made.append(ms(lambda seat=seat: (host.admit(seat, policy), host.connect(seat, fd))))
         removed.append(ms(lambda seat=seat: wait(lambda: host._remove(seat))))  # pyright: ignore[reportPrivateUsage]
     os.close(fd)
+    asyncio.run(host.aclose())
     return [Figure("network made", "ms", tuple(made)), Figure("network removed", "ms", tuple(removed))]
 
 
