@@ -163,6 +163,7 @@ async def test_settings_of_ports_come_with_the_create_and_are_checked(alice: htt
     ).status_code == 400
     fork = (await alice.post(f"/v1/sandboxes/{made['id']}/fork", json={})).json()["items"][0]
     assert (len(fork["ports"]), fork["url"]["port"]) == (64, 80)
+    assert {reached["access"] for reached in (*fork["ports"], fork["url"])} == {"owner"}
 
 
 async def test_a_name_is_the_host_of_who_had_it_first(place: Place) -> None:
