@@ -38,7 +38,7 @@ from ship.wire import PeerGone, Wire
 
 INSIDE_PORT = 8123
 
-_MOST_CONNECTIONS = 512
+_MOST_CONNECTIONS = 2048  # with room beside all the requests to ports that Bay lets in
 _MOST_INSIDE_CONNECTIONS = 32
 _TERM_GRACE_S = 2.0
 _SERVICES_GRACE_S = 2.0

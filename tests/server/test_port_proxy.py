@@ -516,6 +516,32 @@ async def test_more_visitors_than_there_is_room_for_are_told(
     await eventually(has_room)
 
 
+async def test_as_many_strangers_as_are_let_in_leave_their_owner_room(place: Place) -> None:
+    async def act(call: Call) -> None:
+        if call.line.startswith("GET /stay "):
+            await call.reader.read()
+        await call.answer()
+
+    place.app.act = act
+    await place.client.put(f"/v1/sandboxes/web/ports/{place.app.port}", json={"access": "public"})
+    asked = f"GET /stay HTTP/1.1\r\nHost: {place.host}\r\n\r\n".encode()
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        for count in range(port_proxy.MOST):
+            _, writer = await asyncio.open_connection("127.0.0.1", place.live.port)
+            writers.append(writer)
+            writer.write(asked)
+            if count % 50 == 49:
+                await until(lambda: len(place.app.calls) == len(writers))
+        assert (await place.get()).status_code == 200
+        run = {"argv": ["true"]}
+        answer = await place.client.post("/v1/sandboxes/web/execs", params={"wait": "10"}, json=run)
+        assert answer.status_code == 201, answer.text
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+
+
 async def test_an_answer_ends_with_the_key_that_asked_for_it(place: Place) -> None:
     async def act(call: Call) -> None:
         call.writer.write(b"HTTP/1.1 200 OK\r\n\r\nhello")

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+_HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))  # as Bay does, and as a sandbox has it
 
 TOKEN = "a-token-of-the-tests"
 PATIENCE_S = 20.0
