@@ -166,3 +166,13 @@ def test_the_port_is_the_one_the_browser_spoke_to(host: str, scheme: str, port: 
 
 def test_protocols_for_bay_are_not_offered_to_the_app() -> None:
     assert app_protocols(["bay.v1", "bay.bearer.c2VjcmV0", "chat", "Bay.Bearer.x"]) == ["chat"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "left"),
+    [(b"chat, bay.v1,bay.bearer.c2VjcmV0", [b"chat"]), (b"bay.bearer.c2VjcmV0", []), (b"a,b", [b"a, b"])],
+)
+def test_nor_are_they_in_a_request_that_is_none_for_a_websocket(offered: bytes, left: list[bytes]) -> None:
+    seen = Seen(host="h", scheme="http", client="")
+    found = toward_app([(b"sec-websocket-protocol", offered)], seen, with_authorization=True)
+    assert [value for name, value in found if name == b"sec-websocket-protocol"] == left

@@ -72,8 +72,10 @@ def toward_app(given: Iterable[tuple[bytes, bytes]], seen: Seen, *, with_authori
             continue
         if plain == b"cookie":
             value = _others_cookies(value)
-            if not value:
-                continue
+        elif plain == b"sec-websocket-protocol":
+            value = _others_protocols(value)  # a proxy on the way may have made a plain GET of a WebSocket's
+        if not value and plain in (b"cookie", b"sec-websocket-protocol"):
+            continue
         found.append((name, value))
     return [*found, *_forwarded(seen)]
 
@@ -140,6 +142,11 @@ def _named_by_connection(headers: Headers) -> set[bytes]:
 def _others_cookies(value: bytes) -> bytes:
     kept = [pair.strip() for pair in value.split(b";") if not _is_own(pair)]
     return b"; ".join(pair for pair in kept if pair)
+
+
+def _others_protocols(value: bytes) -> bytes:
+    offered = [name.strip() for name in value.decode("latin-1").split(",")]
+    return ", ".join(app_protocols(offered)).encode("latin-1")
 
 
 def _is_own(pair: bytes) -> bool:
