@@ -12,6 +12,7 @@ import httpx
 import pytest
 from port_apps import App, Call, app
 from server_harness import Served, clear, create, eventually, served, settled, until, within
+from structlog.testing import capture_logs
 
 from bay.server import port_proxy
 from bay.server.port_link import PortStream
@@ -225,6 +226,8 @@ async def test_what_stands_behind_a_request_is_the_next_request_and_is_let_in_by
         b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX\x00Y: 1\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\x01b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\x1cb\r\nContent-Length: 0\r\n\r\n",
     ],
 )
 async def test_an_answer_that_is_no_http_is_a_502(place: Place, answer: bytes) -> None:
@@ -236,6 +239,27 @@ async def test_an_answer_that_is_no_http_is_a_502(place: Place, answer: bytes) -
     found = await place.get()
     assert (found.status_code, found.json()["error"]["code"]) == (502, "port_closed")
     assert (await place.get(Accept="text/html")).headers["content-type"].startswith("text/html")
+
+
+async def test_a_client_that_leaves_before_its_websocket_is_refused_is_no_defect(place: Place) -> None:
+    left = asyncio.Event()
+
+    async def act(call: Call) -> None:
+        await left.wait()
+        await call.answer(b"no", status="404 Not Found")
+
+    place.app.act = act
+    with capture_logs() as logged:
+        raw = await place.raw(
+            "GET / HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )  # fmt: skip
+        await until(lambda: len(place.app.calls) == 1)
+        raw.writer.transport.abort()
+        await asyncio.sleep(0.1)
+        left.set()
+        await within(place.app.gone.wait())
+    assert [line for line in logged if line["event"] == "port.defect"] == []
 
 
 async def test_an_answer_behind_an_answer_is_for_nobody(place: Place) -> None:

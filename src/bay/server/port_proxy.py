@@ -131,7 +131,8 @@ class PortProxy:
         headers = toward_app(given, visit.seen, with_authorization=visit.with_authorization)
         refused = await _within(_SHAKE_S, app.open(visit.target, headers))
         if refused is not None:
-            await _refuse(refused, visit.seen, send)
+            with suppress(OSError):  # the client has left meanwhile
+                await _refuse(refused, visit.seen, send)
             return
         chosen = app.subprotocol or (SUBPROTOCOL if SUBPROTOCOL in offered else None)
         with suppress(OSError):  # the client has left meanwhile

@@ -6,6 +6,7 @@ that can be sent again: the app may have closed it meanwhile.
 """
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -24,6 +25,8 @@ IDLE_S = 3.0
 _MOST_IDLE = 64
 _READ_BYTES = 256 * 1024
 _MOST_HEAD = 64 * 1024
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What h11 takes in a header and the server does not."""
 _LOOK_S = 1.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 0.5
 
@@ -151,7 +154,8 @@ class AppConnection:
 
     def _checked(self, head: h11.Response) -> h11.Response:
         size = sum(len(name) + len(value) for name, value in head.headers)
-        if head.status_code > 599 or size > _MOST_HEAD:
+        is_odd = any(_CONTROL.search(value) for _, value in head.headers)
+        if head.status_code > 599 or size > _MOST_HEAD or is_odd:
             raise h11.RemoteProtocolError("no head that may be passed on")
         return head
 
