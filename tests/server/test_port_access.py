@@ -315,6 +315,8 @@ async def test_what_is_bays_own_path_never_gets_to_the_app(place: Place) -> None
         ("POST", {"Origin": "http://OWN"}, 200),
         ("POST", {"Origin": "https://OWN"}, 403),
         ("POST", {"Origin": "http://1-web.localhost:8700"}, 200),
+        ("POST", {"Origin": "http://1-web.localhost:8701"}, 403),
+        ("POST", {"Origin": "http://1-web.localhost"}, 403),
         ("POST", {"Origin": "http://1-other.localhost:8700"}, 403),
         ("POST", {"Origin": "http://localhost:8700"}, 403),
         ("POST", {"Origin": "null"}, 403),

@@ -86,6 +86,29 @@ def test_urls_name_the_public_domain_or_else_localhost() -> None:
     assert PortHosts("http://10.0.0.1:8700", "x", 8700).url("web", 80) == "http://80-web.localhost:8700/"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "other", "place", "beside"),
+    [
+        (LOCAL, "1-web.localhost:8700", "2-web.localhost:8700", True),
+        (LOCAL, "1-web.localhost:8701", "1-web.localhost:8700", False),
+        (LOCAL, "1-web.localhost", "1-web.localhost:8700", False),
+        (LOCAL, "1-web.localhost:80", "1-web.localhost", True),
+        (PUBLIC, "1-web.bay.example.com:443", "2-web.bay.example.com", True),
+        (PUBLIC, "1-web.bay.example.com:8443", "1-web.bay.example.com", False),
+        (PUBLIC, "1-web.localhost", "1-web.localhost:8700", False),
+        (PortHosts("https://bay.test:8443", "x", 1), "1-web.bay.test:8443", "2-web.bay.test", True),
+        (PortHosts("https://bay.test", "x", 1), "1-web.bay.test", "2-web.bay.test:8700", True),
+    ],
+)
+def test_at_another_port_of_the_address_there_is_another_server(
+    hosts: PortHosts, other: str, place: str, beside: bool
+) -> None:
+    found = hosts.look(other), hosts.look(place)
+    assert isinstance(found[0], Place)
+    assert isinstance(found[1], Place)
+    assert hosts.is_beside(found[0], found[1]) is beside
+
+
 def test_an_origin_has_no_default_port() -> None:
     found = PUBLIC.look("web.bay.example.com:443")
     assert isinstance(found, Place)

@@ -204,7 +204,7 @@ class PortGate:
             return True
         scheme, separator, host = origin.partition("://")
         other = self._hosts.look(host) if separator else None
-        if not isinstance(other, Place) or scheme != other.scheme:
+        if not isinstance(other, Place) or scheme != other.scheme or not self._hosts.is_beside(other, place):
             return False
         found = await self._sites.at(other.sandbox)
         return found is not None and found.id == record.id

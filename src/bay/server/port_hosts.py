@@ -44,6 +44,12 @@ class Place:
         default = {"http": ":80", "https": ":443"}[self.scheme]
         return f"{self.scheme}://{self.host.removesuffix(default)}"
 
+    @property
+    def address_port(self) -> str:
+        """The port of the address, with its colon; empty for the scheme's own."""
+        _, colon, port = self.origin.removeprefix(f"{self.scheme}://").partition(":")
+        return f"{colon}{port}"
+
 
 class PortHosts:
     """Reads and makes host names. `listen_host` is what Bay listens on, `port` where, once that is known."""
@@ -74,6 +80,17 @@ class PortHosts:
         if self._public in self._domains and self._public != LOCAL:
             return f"{self._public_scheme}://{label}.{self._public}{self._public_port}/"
         return f"http://{label}.{LOCAL}:{self.port}/"
+
+    def is_beside(self, other: Place, place: Place) -> bool:
+        """Whether `other` is served where `place` is: at another port of the same host name there may be anybody's server."""
+        return other.address_port in (place.address_port, self._port_of_public(place))
+
+    def _port_of_public(self, place: Place) -> str | None:
+        # A proxy may leave the port out of the Host that it passes on.
+        is_public = self._public in self._domains and place.host.partition(":")[0].endswith(
+            f".{self._public}"
+        )
+        return self._public_port if is_public and self._public != LOCAL else None
 
     def _is_own(self, name: str) -> bool:
         # A name without a dot is resolved by this host's own network, and by nobody's domain.
