@@ -212,6 +212,19 @@ async def test_a_link_that_opens_once_opens_once(place: Place) -> None:
     assert (await place.get(place.anybody, Cookie=cookie)).status_code == 200
 
 
+async def test_whoever_has_a_link_is_not_told_what_else_listens(place: Place) -> None:
+    place.bay.bay.port_proxy._wait_s = 0.05
+    await place.get(place.alice)
+    made = (await place.alice.post("/v1/sandboxes/web/ports/9/links")).json()["url"]
+    link = urlsplit(str(made))
+    asked = f"{link.path}?{link.query}"
+    opened = await place.ask(place.anybody, "GET", asked, {}, link.netloc)
+    cookie = opened.headers["set-cookie"].partition(";")[0]
+    answer = await place.ask(place.anybody, "GET", "/", {"Cookie": cookie}, link.netloc)
+    assert_error(answer, 502, "port_closed")
+    assert "details" not in answer.json()["error"]
+
+
 async def test_links_and_cookies_end_with_their_time(place: Place) -> None:
     link = await place.link(expires_in=60)
     cookie = await place.cookie(link)

@@ -138,6 +138,7 @@ class PortGate:
         try:
             await self._proxy.serve(visit, scope, receive, send)
         except BayError as error:
+            error.details.pop("listening", None)  # a link to one port tells nobody of the others
             raise (error if visit.key_id is not None else _for_strangers(error)) from error
 
     async def _target(self, place: Place) -> _Target | None:
