@@ -301,6 +301,20 @@ async def test_one_that_is_open_keeps_the_sandbox_and_ends_with_its_key(place: P
     await until(lambda: not place.live.bay.uses.any(box))
 
 
+async def test_strangers_leave_once_the_port_is_everybodys_no_more(place: Place) -> None:
+    place.live.bay.stays._look_s = 0.02
+    access = f"/v1/sandboxes/web/ports/{place.port}"
+    await place.client.put(access, json={"access": "public"})
+    async with place.connect(key=False) as stranger, place.connect() as owner:
+        await place.client.patch("/v1/sandboxes/web", json={"name": "other"})
+        await stranger.send("x")
+        assert await within(stranger.recv()) == "x"
+        await place.client.delete(access.replace("web", "other"))
+        assert (await closed(stranger))[0] == 4403
+        await owner.send("x")
+        assert await within(owner.recv()) == "x"
+
+
 async def test_one_ends_with_bay(place: Place) -> None:
     await place.client.put(f"/v1/sandboxes/web/ports/{place.port}", json={"access": "public"})
     async with place.connect(key=False) as socket:

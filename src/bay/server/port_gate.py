@@ -10,7 +10,8 @@ no origin (see `port_heads`).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 from urllib.parse import parse_qsl, quote
 
@@ -218,10 +219,16 @@ class PortGate:
             owner=target.record.owner,
             port=target.port,
             key_id=key_id,
+            is_shut=partial(self._is_shut, place, target) if key_id is None else None,
             seen=Seen(host=place.host, scheme=place.scheme, client=_client(scope)),
             target=_target(_raw_path(scope), scope),
             with_authorization=caller is None,
         )
+
+    async def _is_shut(self, place: Place, target: _Target) -> bool:
+        """Whether a port that was everybody's is so no more. By the sandbox's id: it may have another name by now."""
+        now = await self._target(replace(place, sandbox=target.record.id))
+        return now is None or not now.is_public or now.port != target.port
 
     async def _open(
         self, place: Place, target: _Target | None, headers: RequestHeaders, scope: Scope

@@ -41,6 +41,7 @@ _SHAKE_S = 60.0
 _GOODBYE_S = 5.0
 _LEAVING = Closed(1012, "Bay goes down")
 _REVOKED = Closed(4403, "the key was revoked or has expired")
+_SHUT = Closed(4403, "this is open to everybody no more")
 _BROKEN = Closed(1011, "the app broke off the connection")
 _NO_STATUS, _ABNORMAL = 1005, 1006
 
@@ -59,6 +60,8 @@ class Visit:
     port: int
     key_id: str | None
     """The key that lets them in, by itself or by a link; None for a port that is everybody's."""
+    is_shut: Callable[[], Awaitable[bool]] | None = None
+    """For a port that is everybody's: whether it is so no more."""
     seen: Seen
     target: bytes
     """Path and query as the app gets them."""
@@ -164,13 +167,15 @@ class PortProxy:
                 del self._under_way[room]
 
     async def _over(self, visit: Visit) -> NoReturn:
-        if await self._stays.over_for(visit.key_id) == "revoked":
-            raise Unauthorized(_REVOKED.reason)
+        if (closed := await self._end_of(visit)) is not _LEAVING:
+            raise Unauthorized(closed.reason)
         raise Timeout(
             "Bay goes down in the middle of this request; what was sent may have been taken in part"
         )
 
     async def _end_of(self, visit: Visit) -> Closed:
+        if visit.is_shut is not None:
+            return _LEAVING if await self._stays.over_when(visit.is_shut) == "leaving" else _SHUT
         return _LEAVING if await self._stays.over_for(visit.key_id) == "leaving" else _REVOKED
 
 

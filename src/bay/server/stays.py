@@ -6,7 +6,7 @@ looked after here, and counted, since each costs Bay a descriptor and some memor
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -64,6 +64,14 @@ class Stays:
             if key_id is not None and not self._keys.is_valid(key_id):
                 return "revoked"
             await self._look_again()
+        return "leaving"
+
+    async def over_when(self, is_shut: Callable[[], Awaitable[bool]]) -> Reason:
+        """The same for whoever came by no key, but to what was open to everybody: `revoked` once it is not."""
+        while not self._leaving.is_set():
+            await self._look_again()
+            if await is_shut():
+                return "revoked"
         return "leaving"
 
     async def allowed(self, caller: Caller, items: AsyncIterator[T]) -> AsyncGenerator[T]:
