@@ -205,6 +205,20 @@ async def test_a_request_that_two_readers_may_read_in_two_ways_gets_to_no_app(
     assert place.app.calls == []
 
 
+async def test_trailers_are_no_headers(place: Place) -> None:
+    trailers = "X-Late: 1", "X-Forwarded-For: 6.6.6.6", f"Authorization: Bearer {place.live.key}", "", ""
+    body = b"1\r\nx\r\n0\r\n" + "\r\n".join(trailers).encode()
+    head = f"POST / HTTP/1.1\r\nHost: {place.host}\r\nTransfer-Encoding: chunked\r\n".encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.live.port)
+    writer.write(head + b"\r\n" + body)
+    assert (await within(reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+    raw = await place.raw("POST / HTTP/1.1", "Transfer-Encoding: chunked", body=body)
+    assert (await raw.head()).startswith(b"HTTP/1.1 200 ")
+    raw.writer.close()
+    assert not any(call.has("x-late") for call in place.app.calls)
+
+
 async def test_what_stands_behind_a_request_is_the_next_request_and_is_let_in_by_itself(place: Place) -> None:
     behind = f"GET /second HTTP/1.1\r\nHost: {place.host}\r\n\r\n".encode()
     raw = await place.raw("POST /first HTTP/1.1", "Content-Length: 0", body=behind)
