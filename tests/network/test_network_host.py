@@ -1,17 +1,24 @@
 """What the kernel is told of sandboxes' networks, and what is left of it: namespaces of the test's own, no sandbox in them."""
 
+import errno
 import os
 import subprocess
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 
 import pytest
 
 from bay.drivers.oci import netns
+from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network import namespaces, sysctls
+from bay.network import host, namespaces, sysctls
+from bay.network.conntrack import Connection, Conntrack
+from bay.network.dns import Forwarder
+from bay.network.dns_plan import Opener
 from bay.network.firewalls import dropping
 from bay.network.host import Network
+from bay.network.policy import compile_policy
 from bay.network.seats import Seat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
@@ -122,6 +129,60 @@ async def test_rules_that_somebody_flushed_are_made_again(inside: int) -> None:
         again = said("nft", "list", "table", "inet", f"bay_{INSTANCE}")
         assert sorted(again.splitlines()) == sorted(whole.splitlines())
         await network.remove(SEAT)
+
+
+async def test_connections_are_judged_by_a_changed_policy_though_the_first_try_got_no_further(
+    inside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[bool] = []
+
+    def cut(_self: Conntrack, _seat: Seat, may_live: Callable[[Connection], bool]) -> int:
+        judged.append(may_live(Connection(ip_address("8.8.8.8"), "tcp", 443, b"")))
+        if len(judged) < 3:
+            raise OSError(errno.ENOBUFS, "no room")
+        return 0
+
+    monkeypatch.setattr(Conntrack, "cut", cut)
+    async with opened() as network:
+        await sit(network, inside)
+        for _ in range(2):
+            with pytest.raises(DriverUnavailable):
+                await network.set_policy(SEAT, LIST, inside)
+    async with opened() as network:  # as after a kill between the change and its end
+        await network.set_policy(SEAT, LIST, inside)
+        assert judged == [False] * 3
+        await network.set_policy(SEAT, LIST, inside)
+        assert len(judged) == 3
+        assert "unjudged" not in said("nft", "list", "ruleset")
+        await network.remove(SEAT)
+
+
+async def test_however_many_addresses_names_have_a_bounded_number_is_open(
+    inside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "MOST_OPEN", 100)
+    openers: list[Opener] = []
+
+    def forwarder(opener: Opener, _is_reachable: object) -> Forwarder:
+        openers.append(opener)
+        return Forwarder(resolvers=(), opener=opener, is_reachable=lambda _: True)
+
+    network = Network(instance=INSTANCE, names=forwarder)
+    await network.open()
+    policy = NetworkPolicy(mode="allowlist", rules=(NetworkRule(action="allow", domain="*.example.com"),))
+    await sit(network, inside, policy)
+    verdict = compile_policy(policy).name("a.example.com")
+    for round_ in range(40):
+        for name in ("same", f"n{round_}"):
+            block = 2 * round_ + (name == "same")
+            addresses = [ip_address(f"9.9.{block}.{at}") for at in range(20)]
+            await openers[0](SEAT.number, f"{name}.example.com", verdict, addresses, 3600)
+            table = said("nft", "list", "table", "inet", f"bay_{INSTANCE}")
+            assert table.count(" timeout ") <= 100
+            assert all(f"{one} timeout" in table for one in addresses)
+    await network.remove(SEAT)
+    await network.aclose()
+    assert left() == []
 
 
 async def test_mode_none_takes_the_device_away_and_another_brings_it_back(inside: int) -> None:

@@ -35,12 +35,14 @@ from bay.network.ruleset import (
     Generation,
     clearing,
     counter_of,
+    debt_of,
     generation_of,
     guard,
     seat_counters,
     table_of,
 )
 from bay.network.seats import Seat, device_prefix, number_of
+from bay.network.services import PROTOCOLS, class_of
 from bay.network.transactions import SHARED, Name, Script, Stock
 
 T = TypeVar("T")
@@ -52,6 +54,10 @@ RESOLVER = "127.0.0.53"
 
 GRACE_S = 2
 """How long an address stays open after its name's time: a program's clock begins when it has the answer."""
+
+MOST_OPEN = 8192
+"""How many addresses of names a sandbox has open at a time; the names that were told longest ago make room. Twice what the
+forwarder holds, so that whatever it tells again is open."""
 
 
 class Names(Protocol):
@@ -76,7 +82,9 @@ class _Sitting:
     plan: Plan
     elements: dict[tuple[str, Address], Element] = field(default_factory=dict[tuple[str, Address], Element])
     names: dict[str, dict[Address, float]] = field(default_factory=dict[str, dict[Address, float]])
-    """Until when each address of a name is open."""
+    """Until when each address of a name is open; the name that was told last is the last."""
+    open: int = 0
+    """How many addresses are in `names`."""
 
 
 class Network:
@@ -331,22 +339,22 @@ class Network:
     def _admit(self, seat: Seat, policy: NetworkPolicy) -> None:
         self._policies[seat.number] = policy
         if policy.mode != "none":
-            self._change(seat, policy)
+            self._change(seat, policy, lives=False)
 
-    def _change(self, seat: Seat, policy: NetworkPolicy) -> bool:
-        """Hold new connections of `seat` to `policy`; whether that is another one than before."""
+    def _change(self, seat: Seat, policy: NetworkPolicy, *, lives: bool) -> None:
+        """Hold new connections of `seat` to `policy`; where it `lives`, note that those that stand are still to be judged by it."""
         before = self._sittings.get(seat.number)
         if before is not None and before.policy == policy and self._stands(before.generation):
-            return False
+            return
         sitting = self._sitting(seat, policy)
         again = ("chain", sitting.generation.name) in self._stock.of(seat.key)
         if before is not None:
             self._carry_over(before, sitting, again=again)
         elif again:
             sitting.elements = self._elements_in_kernel(sitting.generation)
-        self._transact(lambda script: self._write(script, sitting, whole=before is None))
+        owes = lives and not again
+        self._transact(lambda script: self._write(script, sitting, whole=before is None, owes=owes))
         self._sittings[seat.number] = sitting
-        return not again
 
     def _stands(self, generation: Generation) -> bool:
         try:
@@ -370,16 +378,23 @@ class Network:
             left = {one: until for one, until in addresses.items() if until > now}
             if left and after.plan.name(name).answered:
                 after.names[name] = left
+                after.open += len(left)
 
-    def _write(self, script: Script, sitting: _Sitting, *, whole: bool) -> None:
+    def _write(self, script: Script, sitting: _Sitting, *, whole: bool, owes: bool) -> None:
         seat, generation = sitting.generation.seat, sitting.generation
         there = self._stock.of(seat.key)
         if whole or ("enter", seat.key) not in there:
             script.add_seat(seat, ipv6=self._ipv6)
         script.add_generation(generation)
+        if owes:
+            script.add_debt(seat)
         self._reopen(script, sitting)
         script.switch(generation, self._stock)
-        kept = {*seat_counters(seat), *(counter_of(seat, rule) for rule in sitting.policy.rules)}
+        kept = {
+            *seat_counters(seat),
+            debt_of(seat),
+            *(counter_of(seat, rule) for rule in sitting.policy.rules),
+        }
         script.delete([name for name in there - script.added if _is_past(name, generation, kept)])
 
     def _reopen(self, script: Script, sitting: _Sitting) -> None:
@@ -411,21 +426,26 @@ class Network:
             self._policies[seat.number] = policy
             return
         known = seat.number in self._sittings
-        changed = self._change(seat, policy)
+        self._change(seat, policy, lives=True)
         self._policies[seat.number] = policy
         if not self._links.is_whole(seat, netns_fd):
             self._links.connect(seat, netns_fd)
         elif not known:
             self._links.repair(seat)
-        if changed:
+        debt = ("counter", debt_of(seat))
+        if debt in self._stock.of(
+            seat.key
+        ):  # also when a try before this one, or a Bay before this one, got no further
             self._cut(seat, names)
+            self._transact(lambda script: script.delete([debt]))
 
     def _cut(self, seat: Seat, names: Mapping[Address, Collection[str]]) -> None:
-        plan = self._sittings[seat.number].plan
+        sitting = self._sittings[seat.number]
 
         def may_live(one: Connection) -> bool:
-            decision = plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
-            return decision.allowed and (self._ipv6 or one.address.version == 4)
+            decision = sitting.plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
+            allowed = decision.allowed or (decision.reason == "default" and _is_open(sitting, one))
+            return allowed and (self._ipv6 or one.address.version == 4)
 
         if count := self._conntrack.cut(seat, may_live):
             log.info("network.connections_cut", session=seat.session_id, count=count)
@@ -436,12 +456,33 @@ class Network:
             raise DriverUnavailable(f"{name} is not answered any more: the policy has changed")
         public = [one for one in addresses if not is_reserved(one)]
         now = self._now()
-        _forget_past(sitting, now)
         until = now + ttl_s + GRACE_S
         elements = sitting.generation.elements_of(name, public, ttl_s + GRACE_S)
+        if sitting.open + len(public) > MOST_OPEN:
+            self._make_room(sitting, now)
         self._transact(lambda script: script.open(elements, sitting.elements))
         sitting.elements |= {(one.map, one.address): one for one in elements}
-        sitting.names.setdefault(name, {}).update(dict.fromkeys(public, until))
+        known = sitting.names.pop(name, {})
+        sitting.names[name] = known | dict.fromkeys(public, until)
+        sitting.open += len(sitting.names[name]) - len(known)
+
+    def _make_room(self, sitting: _Sitting, now: float) -> None:
+        """Close what is past and what was told longest ago, until half of what may be open is: seldom, since it looks at all."""
+        names: dict[str, dict[Address, float]] = {}
+        count = 0
+        for name, addresses in reversed(sitting.names.items()):
+            left = {one: until for one, until in addresses.items() if until > now}
+            if count + len(left) > MOST_OPEN // 2:
+                break
+            if left:
+                names[name] = left
+                count += len(left)
+        held = {address for addresses in names.values() for address in addresses}
+        gone = [one for one in sitting.elements.values() if one.address not in held]
+        self._transact(lambda script: script.close(gone))
+        for one in gone:
+            del sitting.elements[one.map, one.address]
+        sitting.names, sitting.open = dict(reversed(names.items())), count
 
     def _remove(self, seat: Seat) -> None:
         if seat.number not in self._policies:  # another Bay may have begun it, after stock was taken
@@ -526,11 +567,13 @@ def _is_past(name: Name, generation: Generation, counters: Collection[str]) -> b
     return of_policies and not text.startswith(generation.name)
 
 
-def _forget_past(sitting: _Sitting, now: float) -> None:
-    for name in [
-        name for name, addresses in sitting.names.items() if all(until <= now for until in addresses.values())
-    ]:
-        del sitting.names[name]
+def _is_open(sitting: _Sitting, one: Connection) -> bool:
+    """Whether a name has opened the connection's destination, though it may not be known any more which."""
+    if one.protocol not in PROTOCOLS:
+        return False
+    index = class_of(sitting.plan.services, one.protocol, one.port).index
+    opened = sitting.generation.map_of(index, "allow", one.address.version, named=True)
+    return (opened, one.address) in sitting.elements
 
 
 def _name_sockets() -> tuple[socket.socket, socket.socket]:

@@ -171,6 +171,11 @@ def seat_counters(seat: Seat) -> list[str]:
     return [f"{seat.key}_{reason}" for reason in ("reserved", "flood", "protocol", "allow", "deny")]
 
 
+def debt_of(seat: Seat) -> str:
+    """A counter that counts nothing: while it is there, connections stand that the policy of now has not judged."""
+    return f"{seat.key}_unjudged"
+
+
 def counter_of(seat: Seat, rule: NetworkRule) -> str:
     """The counter of `rule`: the same in every policy that has the rule, wherever it stands there."""
     return f"{seat.key}_r{_digest(asdict(rule))}"

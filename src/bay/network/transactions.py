@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bay.network.ranges import Address
-from bay.network.ruleset import Element, Generation, base, seat_chains, seat_counters, table_of
+from bay.network.ruleset import Element, Generation, base, debt_of, seat_chains, seat_counters, table_of
 from bay.network.seats import Seat, device_of
 
 SHARED = ("enter", "judge", "policies", "leave", "seats")
@@ -72,6 +72,20 @@ class Script:
         keys = ", ".join(str(one.address) for one in wanted)
         self._lines.append(f"delete element {self._table} {name} {{ {keys} }}")
         self._lines.append(f"add element {self._table} {name} {{ {_listed(wanted)} }}")
+
+    def close(self, elements: Iterable[Element]) -> None:
+        """Take addresses of names out of their maps; those whose time is over meanwhile included."""
+        gone = list(elements)
+        self._add_counters(sorted({one.counter for one in gone}))
+        for name in dict.fromkeys(one.map for one in gone):
+            there = [one for one in gone if one.map == name]
+            self._lines.append(f"add element {self._table} {name} {{ {_listed(there)} }}")
+            keys = ", ".join(str(one.address) for one in there)
+            self._lines.append(f"delete element {self._table} {name} {{ {keys} }}")
+
+    def add_debt(self, seat: Seat) -> None:
+        """Note that connections stand that the policy has not judged yet."""
+        self._add_counters([debt_of(seat)])
 
     def forget(self, seat: Seat, stock: "Stock") -> None:
         """Take a sandbox out of all that leads to its chains."""
