@@ -3,6 +3,7 @@
 The `fake` driver remembers what it was told and enforces nothing; tests/network shows what a policy does.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -103,6 +104,28 @@ async def test_a_host_that_cannot_hold_the_policy_is_said_and_tried_again(bay: W
     bay.driver.fail_at = None
     await bay.settled(sandbox["id"], lambda r: r.session is not None and r.session.network_version == 1)
     assert await told(bay, sandbox) == HELD
+
+
+@pytest.mark.parametrize(("step", "call"), [("ready", "start"), ("stop", "stop")])
+async def test_a_change_is_not_answered_while_something_begins_or_ends_by_the_policy_before(
+    bay: World, step: str, call: str
+) -> None:
+    client = await bay.client()
+    sandbox = await create(client, **({"wait": 20} if call == "stop" else {}))
+    path = f"/v1/sandboxes/{sandbox['id']}"
+    bay.driver.hold_at = step
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(client.post(f"{path}/{call}", params={"wait": 20} if call == "start" else {}))
+        await bay.driver.held.wait()
+        before = await told(bay, sandbox)
+        put = tasks.create_task(client.put(f"{path}/network-policy", json=ALLOWLIST))
+        done, _ = await asyncio.wait([put], timeout=0.5)
+        assert before.mode == "open"
+        assert not done
+        bay.driver.let_go.set()
+    assert put.result().status_code == 200
+    if call == "start":
+        assert await told(bay, sandbox) == HELD
 
 
 async def test_forks_have_the_policy_of_their_source(bay: World) -> None:

@@ -133,10 +133,11 @@ async def write_policy(
 
 
 def _holds(record: SandboxRecord, version: int) -> bool:
+    """Whether nothing of the sandbox runs by an older policy. What begins may have read the older one, and what ends has it."""
     session = record.session
-    held = session is None or session.phase not in ("running", "paused") or session.network_version == version
-    return held or record.network_version != version
+    return session is None or session.network_version == version or record.network_version != version
 
 
 def _is_refused(record: SandboxRecord, before: SandboxRecord) -> bool:
-    return record.error is not None and record.error != before.error
+    lives = record.session is not None and record.session.phase in ("running", "paused")
+    return lives and record.error is not None and record.error != before.error
