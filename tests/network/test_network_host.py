@@ -195,6 +195,15 @@ async def test_mode_none_takes_the_device_away_and_another_brings_it_back(inside
         await network.remove(SEAT)
 
 
+async def test_rules_of_routing_are_none_that_systemd_networkd_takes_away(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside)
+        rules = [line for line in said("ip", "-d", "rule").splitlines() if line.startswith("2000")]
+        assert len(rules) >= 5
+        assert all(line.rstrip().endswith("proto kernel") for line in rules)
+        await network.remove(SEAT)
+
+
 async def test_a_firewall_that_drops_what_it_forwards_is_named_until_it_knows_of_sandboxes() -> None:
     assert dropping() == []
     said(

@@ -63,7 +63,9 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4
 _UNIVERSE, _LINK, _UNICAST, _ONLINK = 0, 253, 1, 0x4
 _NDA_DST, _NDA_LLADDR, _PERMANENT = 1, 2, 0x80
 _FRA_DST, _FRA_SRC, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 4, 6, 10
-_FRA_TABLE, _FRA_FWMASK = 15, 16
+_FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 15, 16, 21
+_BY_KERNEL = struct.pack("=B", 2)
+"""What rules say of who made them: systemd-networkd removes, when it starts, the rules of everybody else but itself."""
 _TO_TABLE, _GOTO, _NOP, _BLACKHOLE = 1, 2, 3, 6
 _PROTOCOL = 0xB0
 """Who made a route, in `ip route`'s words `proto 176`; nobody else has that number."""
@@ -275,6 +277,7 @@ def _rule(
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     body = struct.pack("=BBBBBBBBI", family, 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
     body += attribute(_FRA_PRIORITY, _FIRST_PRIORITY + priority) + b"".join(more)
+    body += attribute(_FRA_PROTOCOL, _BY_KERNEL) if kind == _NEWRULE else b""
     body += (attribute(_FRA_DST, to) if to else b"") + (attribute(_FRA_SRC, by) if by else b"")
     fine = EXISTS if kind == _NEWRULE else MISSING
     return Request(
