@@ -1,8 +1,10 @@
 """What the kernel is told of sandboxes' networks, and what is left of it: namespaces of the test's own, no sandbox in them."""
 
+import asyncio
 import errno
 import os
 import subprocess
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -109,6 +111,36 @@ async def test_a_half_made_network_is_removed_whole() -> None:
         network.admit(SEAT, LIST)
         await network.remove(SEAT)
     assert left() == []
+
+
+async def test_a_start_that_comes_while_bay_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(instance=INSTANCE)
+    await network.open()
+    ending, go_on = threading.Event(), threading.Event()
+
+    def close(self: Conntrack) -> None:
+        ending.set()
+        go_on.wait(10)
+        closed(self)
+
+    closed = Conntrack.close
+    monkeypatch.setattr(Conntrack, "close", close)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(network.aclose())
+        await asyncio.to_thread(ending.wait, 10)
+        start = tasks.create_task(asyncio.to_thread(refused_start, network))
+        await asyncio.sleep(0.1)
+        go_on.set()
+    assert start.result()
+    assert left() == []
+
+
+def refused_start(network: Network) -> bool:
+    try:
+        network.admit(SEAT, LIST)
+    except DriverUnavailable:
+        return True
+    return False
 
 
 async def test_a_device_that_somebody_removed_is_made_again(inside: int) -> None:

@@ -32,6 +32,8 @@ class Nft:
 
     def run(self, commands: str) -> str:
         """Make `commands` true, in one transaction, and return what they print."""
+        if self._context is None:  # the library would end the process
+            raise DriverUnavailable("the networks of sandboxes are closed")
         code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
         printed = self._library.nft_ctx_get_output_buffer(self._context).decode()
@@ -41,11 +43,15 @@ class Nft:
 
     def ask(self, command: str, *, elements: bool = False) -> list[dict[str, Any]]:
         """What `list …` prints, as data; with the elements of sets and maps only when asked for."""
-        self._library.nft_ctx_output_set_flags(self._context, _JSON if elements else _JSON | _TERSE)
+        self._set_flags(_JSON if elements else _JSON | _TERSE)
         try:
             return json.loads(self.run(command) or '{"nftables": []}')["nftables"]
         finally:
-            self._library.nft_ctx_output_set_flags(self._context, 0)
+            self._set_flags(0)
+
+    def _set_flags(self, flags: int) -> None:
+        if self._context is not None:
+            self._library.nft_ctx_output_set_flags(self._context, flags)
 
 
 def is_installed() -> bool:
