@@ -3,10 +3,11 @@
 import asyncio
 import errno
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 
 import pytest
@@ -215,6 +216,65 @@ async def test_however_many_addresses_names_have_a_bounded_number_is_open(
     await network.remove(SEAT)
     await network.aclose()
     assert left() == []
+
+
+async def test_an_answer_that_others_route_elsewhere_goes_to_nobody(inside: int) -> None:
+    server, stray = uplink()
+    elsewhere = ("rule", "add", "pref", "5210", "fwmark", f"{SEAT.mark:#x}/0xff0000", "lookup", "main")
+    program = namespaces.inside(inside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with server, stray, program:
+        async with opened() as network:
+            await sit(network, inside)
+            program.bind(("", 5555))
+            program.settimeout(1)
+            answered = 0
+            for _ in range(10):  # the first ones may be lost while the link comes up
+                program.sendto(b"question", ("8.8.8.8", 7000))
+                with suppress(TimeoutError):
+                    _, asker = server.recvfrom(100)
+                    server.sendto(b"answer", asker)
+                    answered += program.recv(100) == b"answer"
+                    break
+            assert answered
+            program.sendto(b"question", ("8.8.8.8", 7000))
+            _, asker = server.recvfrom(100)
+            said("ip", *elsewhere)
+            server.sendto(b"answer", asker)
+            with pytest.raises(TimeoutError):
+                stray.recv(100)
+            said("ip", "rule", "delete", "pref", "5210")
+            await network.remove(SEAT)
+    said("ip", "link", "delete", "uplink0")
+
+
+def uplink() -> tuple[socket.socket, socket.socket]:
+    """The way out: a server there, and a socket of whoever has the sandboxes' address there."""
+
+    def made() -> tuple[int, socket.socket, socket.socket]:
+        netns.set_up_loopback()
+        server, stray = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for sock, address in ((server, ("8.8.8.8", 7000)), (stray, ("10.186.0.2", 5555))):
+            said("ip", "address", "add", f"{address[0]}/32", "dev", "lo")
+            sock.bind(address)
+            sock.settimeout(1)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC), server, stray
+
+    far, server, stray = namespaces.inside_new(made)
+    said("ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "uplink1")
+    said("ip", "link", "set", "uplink1", "netns", f"/proc/{os.getpid()}/fd/{far}")
+    said("ip", "address", "add", "93.184.216.34/24", "dev", "uplink0")
+    said("ip", "link", "set", "uplink0", "up")
+
+    def up() -> None:
+        said("ip", "address", "add", "93.184.216.1/24", "dev", "uplink1")
+        said("ip", "link", "set", "uplink1", "up")
+        # Else it would not believe in an answer of its own that comes back.
+        sysctls.write_all("ipv4/conf/uplink1", {"accept_local": "1", "rp_filter": "0"})
+
+    namespaces.inside(far, up)
+    os.close(far)
+    said("ip", "route", "add", "default", "via", "93.184.216.1")
+    return server, stray
 
 
 async def test_mode_none_takes_the_device_away_and_another_brings_it_back(inside: int) -> None:

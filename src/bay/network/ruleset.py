@@ -81,6 +81,9 @@ def base(instance: str) -> str:
                 f"iifname {ours} oifname {ours} drop",
                 "oifname vmap @leave",
                 f"oifname {ours} drop",
+                # An answer that somebody's rules of routing send elsewhere, by its mark, would go to the host's gateway.
+                f'ip daddr {INSIDE_V4} oifname != "bay*" drop',
+                f'ip6 daddr {INSIDE_V6} oifname != "bay*" drop',
             ]),
             *_base_chain(table, "source", "nat hook postrouting priority 100", [
                 f"iifname {ours} oifname != {ours} masquerade",
