@@ -15,6 +15,8 @@ from driver_harness import Bench, host_fingerprint
 from bay.drivers.base import Gone, Running, SessionSpec
 from bay.drivers.oci import OciDriver, cgroups, runc
 from bay.errors import DriverUnavailable
+from bay.models import NetworkPolicy
+from bay.network.host import Network
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +70,31 @@ async def test_a_session_with_a_part_lost_is_still_listed_and_removed(oci: Bench
     assert [owned.session_id async for owned in oci.driver.list_owned()] == [spec.session_id]
     await oci.driver.destroy(oci.handle(handle.session_id))
     assert host_fingerprint(oci) == before
+
+
+async def test_a_session_whose_claim_is_lost_takes_no_policy_and_says_so(oci: Bench) -> None:
+    async with oci.session() as handle:
+        for claim in oci.kept[-1].glob("[0-9]*"):
+            claim.unlink()
+        with pytest.raises(DriverUnavailable, match="lost its claim"):
+            await oci.driver.set_network(handle, NetworkPolicy(mode="none"))
+
+
+async def test_a_host_that_can_hold_no_network_any_more_is_not_taken_for_one_without(
+    oci: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, run_dir, ids = oci.kept
+    async with oci.session():
+        monkeypatch.setattr(Network, "probe", missing_nft)
+        again = OciDriver(
+            root=root, run_dir=run_dir, ids_dir=ids, network=Network(instance=run_dir.name[2:6])
+        )
+        with pytest.raises(DriverUnavailable, match="cannot be held any more: nft is gone"):
+            await again.open()
+
+
+def missing_nft(_: Network) -> list[str]:
+    return ["nft is gone"]
 
 
 async def test_after_a_reboot_the_remains_on_disk_are_listed_and_removed(oci: Bench) -> None:

@@ -41,7 +41,7 @@ from bay.network.ruleset import (
     seat_counters,
     table_of,
 )
-from bay.network.seats import Seat, device_prefix, number_of
+from bay.network.seats import Seat, number_of
 from bay.network.services import PROTOCOLS, class_of
 from bay.network.transactions import SHARED, Name, Script, Stock
 
@@ -138,8 +138,8 @@ class Network:
             trial._tear_down()
 
     def is_left(self) -> bool:
-        """Whether an earlier Bay of this instance left a device on this host. Callable before `open`."""
-        return any(name.startswith(device_prefix(self._instance)) for name in sysctls.devices())
+        """Whether sandboxes of an earlier Bay of this instance have a device on this host. Callable before `open`."""
+        return any(number_of(self._instance, name) for name in sysctls.devices())
 
     async def open(self) -> None:
         """Make what all sandboxes share, and take stock of those that an earlier Bay of this instance left.

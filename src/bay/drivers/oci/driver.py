@@ -210,8 +210,12 @@ class OciDriver:
         if namespace is None:
             return
         with closing_fd(namespace):
-            if seat is not None:
-                await self._network.set_policy(seat, policy, namespace)
+            if seat is None:
+                raise DriverUnavailable(
+                    f"session {handle.session_id} has lost its claim on an id range, by which its network is known; "
+                    "stop the sandbox and start it again"
+                )
+            await self._network.set_policy(seat, policy, namespace)
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """See `Driver.network_state`."""
@@ -234,14 +238,23 @@ class OciDriver:
             self._network = None
             return
         if problems := await in_new_thread(self._network.probe):
-            log.warning("network.unavailable", problems=problems)
-            self._network = None
+            await self._do_without(problems)
             return
         await self._network.open()
         if firewalls := await in_new_thread(dropping):
             log.warning("network.forwarding_dropped", by=firewalls, fix=FIX)
         if not self._network_off:  # else it is there to take away what sessions of before still have
             self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
+
+    async def _do_without(self, problems: list[str]) -> None:
+        """Have no networks. Raises DriverUnavailable where sessions have one: nobody could say truly what they reach, or change it."""
+        if self._network is not None and await in_new_thread(self._network.is_left):
+            raise DriverUnavailable(
+                f"sandboxes of before have networks, which go on as they were and cannot be held any more: {'; '.join(problems)}. "
+                "Mend that, or end their processes first"
+            )
+        log.warning("network.unavailable", problems=problems)
+        self._network = None
 
     async def _unplug(self, handle: Handle) -> None:
         if self._network is not None:
