@@ -254,6 +254,21 @@ def test_the_host_forwards_for_sandboxes_alone(bay: Lab) -> None:
     assert bay.world.seen().total() == 0
 
 
+def test_what_others_rules_send_elsewhere_goes_nowhere(bay: Lab, box: Box) -> None:
+    """It was judged by the address that it was sent to."""
+    raw.nft(
+        "add table ip theirs; add chain ip theirs before { type nat hook prerouting priority -100; }; "
+        f"add rule ip theirs before ip daddr {SITE} dnat to {LAN}"
+    )
+    try:
+        bay.world.forget()
+        box.reaches_none_of(ways(SITE))
+        assert [one for one in bay.world.seen() if one[0] == LAN] == []
+    finally:
+        raw.nft("delete table ip theirs")
+    box.reaches(ways(SITE))
+
+
 def test_a_source_that_is_not_its_own_is_dropped(bay: Lab, box: Box) -> None:
     bay.world.forget()
     namespace = raw.namespace_of(box)

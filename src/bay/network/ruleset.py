@@ -79,6 +79,8 @@ def base(instance: str) -> str:
             *_base_chain(table, "local", "filter hook input priority -150", [f"iifname {ours} drop"]),
             *_base_chain(table, "forward", "filter hook forward priority -150", [
                 f"iifname {ours} oifname {ours} drop",
+                # Somebody's rules sent it to another address than the one that it was judged by.
+                f"iifname {ours} ct status dnat drop",
                 "oifname vmap @leave",
                 f"oifname {ours} drop",
                 # An answer that somebody's rules of routing send elsewhere, by its mark, would go to the host's gateway.
