@@ -94,7 +94,8 @@ class PortProxy:
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         request = _request_of(visit, scope)
         exchange = _Exchange(request, visit.seen, receive, send)
-        async with self._awake(visit) as peer:
+        # What a stranger sends, and never ends, does not keep the owner from freezing the sandbox.
+        async with self._awake(visit, patient=visit.key_id is None) as peer:
             while not await self._try(exchange, peer, visit.port):
                 pass
 
