@@ -580,6 +580,16 @@ async def test_as_many_strangers_as_are_let_in_leave_their_owner_room(place: Pla
             writer.transport.abort()
 
 
+async def test_what_a_stranger_never_ends_does_not_keep_the_owner_from_pausing(place: Place) -> None:
+    await place.client.put(f"/v1/sandboxes/web/ports/{place.app.port}", json={"access": "public"})
+    _, writer = await asyncio.open_connection("127.0.0.1", place.live.port)
+    writer.write(f"POST / HTTP/1.1\r\nHost: {place.host}\r\nContent-Length: 100\r\n\r\nx".encode())
+    await within(until(lambda: bool(place.app.calls)))
+    answer = await place.client.post("/v1/sandboxes/web/pause")
+    writer.close()
+    assert (answer.status_code, answer.json()["compute"]) == (200, "warm")
+
+
 async def test_an_answer_ends_with_the_key_that_asked_for_it(place: Place) -> None:
     async def act(call: Call) -> None:
         call.writer.write(b"HTTP/1.1 200 OK\r\n\r\nhello")
