@@ -220,12 +220,18 @@ def test_a_ruleset_that_others_flushed_is_made_again_and_meanwhile_nothing_passe
     with lab(earth, root, cache) as bay:
         box = bay.create(POLICY)
         raw.nft("flush ruleset")
-        earth.forget()
-        box.reaches_none_of(ways(SITE, SITE6, OTHER, LAN))
-        assert earth.internet.seen().total() == 0
-        box.set_policy(allowlist(allow(cidr=SITE)))
-        box.reaches(ways(SITE))
-        box.reaches_none_of(ways(OTHER, LAN, HOST_LAN))
+        box.reaches(ways(SITE6))  # Bay hears of it
+        box.reaches_none_of(ways(OTHER, OTHER6, LAN, HOST_LAN))
+        namespace = raw.namespace_of(box)
+        bay.server.end(signal.SIGKILL)
+    raw.nft("flush ruleset")  # and nobody hears
+    earth.forget()
+    raw.send(namespace, *(raw.udp("10.186.0.2", place, 443) for place in (SITE, OTHER, LAN, HOST_LAN)))
+    assert earth.seen().total() == 0
+    with lab(earth, root, cache) as last:
+        box = Box(last, box.id)
+        box.reaches(ways(SITE6))
+        box.reaches_none_of(ways(OTHER, OTHER6, LAN, HOST_LAN))
         box.delete()
         raw.nft("flush ruleset")
-        assert bay.server.end() == 0
+        assert last.server.end() == 0

@@ -31,6 +31,7 @@ from bay.network.policy import Plan, compile_policy
 from bay.network.ranges import Address, is_reserved
 from bay.network.ranges import Network as Addresses
 from bay.network.ruleset import (
+    GUARD,
     Element,
     Generation,
     clearing,
@@ -44,6 +45,7 @@ from bay.network.ruleset import (
 from bay.network.seats import Seat, number_of
 from bay.network.services import PROTOCOLS, class_of
 from bay.network.transactions import SHARED, Name, Script, Stock
+from bay.network.watch import Watch
 
 T = TypeVar("T")
 
@@ -109,6 +111,8 @@ class Network:
         self._now = now
         self._names = names(self._open_name, self.is_public) if names else None
         self._worker: ThreadPoolExecutor | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._deleted = asyncio.Event()
         self._policies: dict[int, NetworkPolicy] = {}
         self._listening: set[int] = set()
         self._sittings: dict[int, _Sitting] = {}
@@ -151,6 +155,8 @@ class Network:
             return
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bay-network")
         await self._do(self._set_up)
+        self._keeping = asyncio.create_task(self._keep())
+        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._hear)
         if self._names:
             await self._names.open()
 
@@ -162,6 +168,11 @@ class Network:
         if self._names:
             await self._names.aclose()
         self._listening.clear()
+        if self._keeping is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+            self._keeping = None
         await self._do(self._tear_down)
         if self._worker is not None:
             self._worker.shutdown(wait=False)
@@ -236,6 +247,20 @@ class Network:
         """The numbers of the seats of which the kernel has something. Blocks; callable from any thread."""
         return self._wait(self._owned)
 
+    def _hear(self) -> None:
+        if self._watch.hear():
+            self._deleted.set()
+
+    async def _keep(self) -> None:
+        """Make everything again whenever somebody has deleted it."""
+        while True:
+            await self._deleted.wait()
+            self._deleted.clear()
+            try:
+                await self._do(self._restore)
+            except DriverUnavailable as error:
+                log.error("network.not_restored", error=error.message)
+
     async def _stop_names(self, seat: Seat) -> None:
         if self._names and seat.number in self._listening:
             self._listening.discard(seat.number)
@@ -277,6 +302,22 @@ class Network:
             sysctls.reflect_marks(version)
             self._turn_on_forwarding(version)
         self._links.open()
+        self._watch = Watch((table_of(self._instance).split()[1], GUARD))
+
+    def _restore(self) -> None:
+        """Make again what is not there; what stands is left as it is."""
+        for version in self._versions():
+            self._turn_on_forwarding(version)
+        self._take_stock()
+        gone = [one for one in self._sittings.values() if not self._is_in_stock(one.generation)]
+        for sitting in gone:
+            sitting.elements = {}
+            self._transact(lambda script, one=sitting: self._write(script, one, whole=True, owes=False))
+        if gone:
+            log.warning("network.ruleset_deleted_by_others", sandboxes=len(gone))
+
+    def _is_in_stock(self, generation: Generation) -> bool:
+        return ("chain", generation.name) in self._stock.of(generation.seat.key)
 
     def _turn_on_forwarding(self, version: int) -> None:
         """What the host did not forward before a Bay came, it does not forward now. Noted first: the ruleset may be flushed by others."""
@@ -290,6 +331,7 @@ class Network:
         if not self._owned():
             self._nft.run(clearing(self._instance))
             self._links.remove_shared()
+        self._watch.close()
         self._nft.close()
         self._conntrack.close()
         self._links.close()
@@ -347,7 +389,7 @@ class Network:
         if before is not None and before.policy == policy and self._stands(before.generation):
             return
         sitting = self._sitting(seat, policy)
-        again = ("chain", sitting.generation.name) in self._stock.of(seat.key)
+        again = self._is_in_stock(sitting.generation)
         if before is not None:
             self._carry_over(before, sitting, again=again)
         elif again:

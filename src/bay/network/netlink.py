@@ -131,12 +131,16 @@ class Netlink:
                     return body
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
-        data = self._socket.recv(_READ_BYTES)
-        at = 0
-        while at + _HEADER.size <= len(data):
-            length, kind, _, number, _ = _HEADER.unpack_from(data, at)
-            yield kind, number, data[at + _HEADER.size : at + length]
-            at += length + (-length % 4)
+        return messages(self._socket.recv(_READ_BYTES))
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The messages in `data`: of each its kind, its number and its body."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, _, number, _ = _HEADER.unpack_from(data, at)
+        yield kind, number, data[at + _HEADER.size : at + length]
+        at += max(_HEADER.size, length + (-length % 4))
 
 
 def _message(request: Request, flags: int, number: int) -> bytes:
