@@ -1,5 +1,6 @@
 """Archives that a hostile sandbox sends: nothing outside of the local directory is touched, and nothing is promised memory."""
 
+import errno
 import io
 import os
 import tarfile
@@ -307,7 +308,16 @@ def test_no_chain_of_links_leads_out(words: list[str], data: st.DataObject) -> N
             with suppress(bay.BayError, OSError):
                 unpack(root, link(name, target), END)
         for path in root.rglob("*") if root.exists() else ():
-            assert Path(os.path.realpath(path)).is_relative_to(root)
+            assert is_a_circle(path) or Path(os.path.realpath(path)).is_relative_to(root)
+
+
+def is_a_circle(path: Path) -> bool:
+    """Whether the kernel gives up on it. What realpath makes of a circle with `//` in it, such as l -> l//a, is nowhere: /a."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 @settings(max_examples=100, deadline=None)
