@@ -1,5 +1,6 @@
 """The small parts of the `oci` driver that can be tried without a container."""
 
+import asyncio
 import json
 import os
 import select
@@ -7,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts,
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
 from bay.drivers.processes import closing_fd
+from bay.drivers.threads import opened_in_thread
 from bay.errors import DriverUnavailable, InvalidArgument
 
 START = 1_879_048_192
@@ -332,3 +335,24 @@ def _ask_kernel(bundle: Path, command: list[str], home: Path) -> list[dict[str, 
         said = [json.loads(line) for line in ours.makefile("rb")]
         assert process.wait(30) == 0
     return said
+
+
+@pytest.mark.anyio
+async def test_a_descriptor_that_nobody_waits_for_any_more_is_closed(tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    opened: list[int] = []
+
+    def work() -> int:
+        entered.set()
+        go_on.wait(10)
+        opened.append(os.open(tmp_path, os.O_RDONLY))
+        return opened[0]
+
+    waiting = asyncio.create_task(opened_in_thread(work))
+    await asyncio.to_thread(entered.wait, 10)
+    waiting.cancel()
+    go_on.set()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])

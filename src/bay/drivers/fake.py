@@ -44,7 +44,7 @@ from bay.drivers.processes import (
     start_time,
 )
 from bay.drivers.readiness import wait_readable
-from bay.drivers.threads import in_new_thread
+from bay.drivers.threads import in_new_thread, opened_in_thread
 from bay.errors import DriverUnavailable, SandboxNotReady
 from bay.models import NetworkMode, NetworkPolicy, NetworkState
 
@@ -140,7 +140,7 @@ class FakeDriver:
 
     async def wait(self, handle: Handle) -> Exited | Gone:
         """See `Driver.wait`."""
-        if (pidfd := await in_new_thread(lambda: self._open(handle))) is not None:
+        if (pidfd := await opened_in_thread(lambda: self._open(handle))) is not None:
             with closing_fd(pidfd):
                 await wait_readable(pidfd)
         return await in_new_thread(lambda: self._ended(handle))
@@ -280,7 +280,7 @@ class FakeDriver:
         return [(name, str(state["sandbox_id"]) if state else None) for name, state in states.items()]
 
     async def _end(self, handle: Handle, grace_s: float) -> None:
-        if (pidfd := await in_new_thread(lambda: self._open(handle))) is None:
+        if (pidfd := await opened_in_thread(lambda: self._open(handle))) is None:
             return
         with closing_fd(pidfd):
             everyone = await in_new_thread(lambda: self._woken(handle))

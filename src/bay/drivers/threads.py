@@ -1,6 +1,7 @@
 """The one seam through which blocking work leaves the event loop."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -35,6 +36,23 @@ async def in_new_thread(function: Callable[[], T]) -> T:
             f"the host lets Bay start no more threads ({error}); raise its pids limit"
         ) from error
     return await _uninterrupted(done)
+
+
+async def opened_in_thread(function: Callable[[], int | None]) -> int | None:
+    """The descriptor that `function` opens in a thread of its own, or None; when this is cancelled it is closed."""
+    opened: list[int] = []
+
+    def work() -> None:
+        if (descriptor := function()) is not None:
+            opened.append(descriptor)
+
+    try:
+        await in_new_thread(work)
+    except asyncio.CancelledError:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    return opened[0] if opened else None
 
 
 def _fail(done: asyncio.Future[T], error: BaseException) -> None:

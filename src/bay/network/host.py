@@ -202,9 +202,20 @@ class Network:
             or seat.number in self._listening
         ):
             return
-        udp, tcp = await self._do(lambda: namespaces.inside(netns_fd, _name_sockets))
+        udp, tcp = await self._name_sockets_in(netns_fd)
         self._listening.add(seat.number)
         await self._names.listen(seat.number, udp, tcp, self._sittings[seat.number].plan)
+
+    async def _name_sockets_in(self, netns_fd: int) -> tuple[socket.socket, socket.socket]:
+        made: list[socket.socket] = []
+        try:
+            await self._do(lambda: made.extend(namespaces.inside(netns_fd, _name_sockets)))
+        except asyncio.CancelledError:
+            for one in made:
+                one.close()
+            raise
+        udp, tcp = made
+        return udp, tcp
 
     async def set_policy(self, seat: Seat, policy: NetworkPolicy, netns_fd: int) -> None:
         """Hold a running sandbox to `policy`, in one step, and make whatever is missing of its network; idempotent.

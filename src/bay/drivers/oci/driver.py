@@ -37,7 +37,7 @@ from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import boot_id, closing_fd, ends_within, open_process, send_signal
 from bay.drivers.readiness import wait_readable
-from bay.drivers.threads import in_new_thread
+from bay.drivers.threads import in_new_thread, opened_in_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 from bay.models import NetworkPolicy, NetworkState
 from bay.network.firewalls import FIX, dropping
@@ -156,7 +156,7 @@ class OciDriver:
 
     async def wait(self, handle: Handle) -> Exited | Gone:
         """See `Driver.wait`. The exit code is not known: the process is no child of Bay's."""
-        if (pidfd := await in_new_thread(lambda: self._open_init(handle))) is not None:
+        if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is not None:
             with closing_fd(pidfd):
                 await wait_readable(pidfd)
         seen = await self.observe(handle)
@@ -172,7 +172,7 @@ class OciDriver:
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """See `Driver.stop`. A paused session is resumed, so that it can hear the signal."""
-        if (pidfd := await in_new_thread(lambda: self._open_init(handle))) is None:
+        if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is None:
             return
         with closing_fd(pidfd):
             await self.resume(handle)
@@ -206,8 +206,8 @@ class OciDriver:
             if policy.mode != "none":
                 raise DriverUnavailable(f"this host cannot hold a sandbox to network mode {policy.mode}")
             return
-        seat, namespace = await in_new_thread(lambda: (self._seat(handle), self._open_namespace(handle)))
-        if namespace is None:
+        seat = await in_new_thread(lambda: self._seat(handle))
+        if (namespace := await opened_in_thread(lambda: self._open_namespace(handle))) is None:
             return
         with closing_fd(namespace):
             if seat is None:
@@ -262,7 +262,7 @@ class OciDriver:
                 await self._network.remove(seat)
 
     async def _serve_names(self, line: Line, launched: Launched) -> None:
-        namespace = await in_new_thread(lambda: namespace_of(launched.pid, launched.started))
+        namespace = await opened_in_thread(lambda: namespace_of(launched.pid, launched.started))
         if namespace is None:
             raise SandboxNotReady("Ship ended before it was ready")
         with closing_fd(namespace):
@@ -367,7 +367,7 @@ class OciDriver:
         return launched
 
     async def _seal(self, launched: Launched) -> None:
-        pidfd = await in_new_thread(lambda: open_process(launched.pid, launched.started))
+        pidfd = await opened_in_thread(lambda: open_process(launched.pid, launched.started))
         if pidfd is None:
             raise SandboxNotReady("Ship ended right after it was ready")
         with closing_fd(pidfd):
