@@ -95,10 +95,18 @@ def test_any_other_path_leads_where_the_kernel_says_but_never_to_what_it_makes_u
         found = reached(space, path, os.O_PATH)
         assert found is None or not found.startswith(("/proc", "/sys"))
         if found is not None:
-            assert os.path.samefile(found, os.path.join(workspace, path))
-            assert os.path.samefile(space.absolute(path), os.path.join(workspace, path))
+            said = without_end(os.path.join(workspace, path))
+            assert os.path.samefile(found, said)
+            assert os.path.samefile(space.absolute(path), said)
     finally:
         space.close()
+
+
+def without_end(path: str) -> str:
+    """Without slashes and dots at the end, which say nothing here: to the kernel `file/` is not there."""
+    while path != (shorter := path.rstrip("/").removesuffix("/.")):
+        path = shorter
+    return path or "/"
 
 
 @settings(max_examples=100, deadline=None)
