@@ -486,9 +486,8 @@ class Network:
         elif not known:
             self._links.repair(seat)
         debt = ("counter", debt_of(seat))
-        if debt in self._stock.of(
-            seat.key
-        ):  # also when a try before this one, or a Bay before this one, got no further
+        # Also when a try before this one, or a Bay before this one, got no further.
+        if debt in self._stock.of(seat.key):
             self._cut(seat, names)
             self._transact(lambda script: script.delete([debt]))
 

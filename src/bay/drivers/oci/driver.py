@@ -46,7 +46,9 @@ from bay.network.seats import Seat
 
 log = structlog.get_logger("bay.drivers.oci")
 
-NO_NETWORK = NetworkState(mode="none", enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0)
+_NO_NETWORK = NetworkState(
+    mode="none", enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
+)
 
 _READY_S = 15.0
 _KILL_S = 20.0
@@ -220,7 +222,7 @@ class OciDriver:
     async def network_state(self, handle: Handle) -> NetworkState:
         """See `Driver.network_state`."""
         seat = await in_new_thread(lambda: self._seat(handle)) if self._network else None
-        return await self._network.state(seat) if self._network and seat else NO_NETWORK
+        return await self._network.state(seat) if self._network and seat else _NO_NETWORK
 
     async def list_owned(self) -> AsyncIterator[Owned]:
         """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough.
