@@ -54,6 +54,12 @@ def test_what_fails_exits_with_1_and_says_why_on_stderr(cli: Any) -> None:
     assert late.stderr.splitlines()[-1].startswith(b"bay: the cell ran longer than 0.3 s")
 
 
+def test_output_that_is_missing_is_said_and_exits_with_1(cli: Any) -> None:
+    done = cli("python", "py", "-c", "for _ in range(5000): print('x' * 4000)")
+    assert done.returncode == 1
+    assert done.stderr == b"bay: output beyond 16 MiB is missing: have the code write it to a file\n"
+
+
 def test_json_prints_the_events(cli: Any) -> None:
     done = cli("python", "py", "-c", "print(1)", "--json")
     assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["start", "stdout", "end"]

@@ -69,6 +69,14 @@ def test_an_exception_is_a_result_until_it_is_checked(box: bay.Box) -> None:
     assert caught.value.result is found
 
 
+def test_a_result_that_lacks_output_is_not_ok(box: bay.Box) -> None:
+    found = box.python.run("for _ in range(5000): print('x' * 4000)")
+    assert (found.status, found.truncated, found.ok) == ("ok", True, False)
+    assert str(found).endswith("[output beyond 16 MiB is missing: have the code write it to a file]")
+    with pytest.raises(bay.CellFailed, match="output beyond 16 MiB is missing"):
+        found.check()
+
+
 def test_a_timeout_keeps_the_variables_and_the_next_output_is_its_own(box: bay.Box) -> None:
     box.python.run("kept = 1")
     slow = box.python.run("print('so far', flush=True)\nwhile True: pass", timeout_s=0.5)

@@ -86,7 +86,7 @@ class _Printer:
     def take(self, event: "CellEvent") -> None:
         self.is_over = event.type == "end"
         self.is_running = not self.is_over
-        self.is_ok = event.status == "ok"
+        self.is_ok = event.status == "ok" and not event.truncated
         if self._as_json:
             print_json(event_to_wire(event))
             return
@@ -97,10 +97,17 @@ class _Printer:
                 _say(text_of(event) + "\n")
             case "error":
                 _say(traceback_of(event) + "\n", is_error=True)
-            case "end" if event.status not in ("ok", "error"):
-                note(event.message or f"the code ended as {event.status}")
+            case "end":
+                _say_end(event)
             case _:
                 pass
+
+
+def _say_end(event: "CellEvent") -> None:
+    if event.truncated:
+        note("output beyond 16 MiB is missing: have the code write it to a file")
+    if event.status not in ("ok", "error"):
+        note(event.message or f"the code ended as {event.status}")
 
 
 def _say(text: str, *, is_error: bool = False) -> None:

@@ -10,6 +10,7 @@ from bay.client._wire import line_object, model
 from bay.errors import BayError
 from bay.models import CellEvent, CellStatus
 
+CUT = "output beyond 16 MiB is missing: have the code write it to a file"
 _LOST = "the kernel that ran it is gone: its sandbox was stopped, or it ended too long ago to be told"
 
 
@@ -40,8 +41,15 @@ class CellResult:
 
     @property
     def ok(self) -> bool:
-        """Whether it came to its end without an exception."""
-        return self.status == "ok"
+        """Whether it came to its end without an exception, and none of what it printed is missing."""
+        return self.status == "ok" and not self.truncated
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        if self.status == "ok" and self.truncated:
+            return CUT
+        return f"the code ended with {self.status}: {(self.message or '').strip().rpartition(chr(10))[2]}"
 
     @property
     def traceback(self) -> str:
@@ -55,7 +63,8 @@ class CellResult:
         return self
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.text.rstrip("\n"), self.message or "") if part)
+        cut = f"[{CUT}]" if self.truncated else ""
+        return "\n".join(part for part in (self.text.rstrip("\n"), cut, self.message or "") if part)
 
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
@@ -68,16 +77,15 @@ class CellResult:
 
 
 class CellFailed(BayError):
-    """Code that was checked did not come to its end; `result` has all of it."""
+    """Code that was checked failed, or a part of its output is missing; `result` has the rest."""
 
     code: ClassVar[str] = "cell_failed"
     status = 0
 
     def __init__(self, result: CellResult) -> None:
-        last = (result.message or "").strip().rpartition("\n")[2]
         super().__init__(
-            f"the code ended with {result.status}: {last}",
-            details={"cell_id": result.cell_id, "status": result.status},
+            result.outcome,
+            details={"cell_id": result.cell_id, "status": result.status, "truncated": result.truncated},
         )
         self.result = result
 
