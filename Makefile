@@ -64,6 +64,10 @@ soak: .stamp-server ## half an hour of traffic with crashes; fails when anything
 crash: .stamp-dev ## kill Bay everywhere and count what is lost, leaked or doubled (ARGS="create stop", ARGS=--write)
 	@$(BIN)/python tests/crash/crash_matrix.py $(ARGS)
 
+.PHONY: integrity
+integrity: .stamp-dev ## move up to 1 GiB through every door and count bytes that are lost, doubled or reordered
+	@BAY_INTEGRITY_BYTES=$$((1 << 30)) $(BIN)/python -m pytest -q tests/integrity
+
 .PHONY: lock
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt
