@@ -262,8 +262,7 @@ class FakeDriver:
         if process is None:
             return Gone()
         if (pidfd := open_process(*process)) is None:
-            child = self._children.get(process[0])
-            return Exited(child.returncode if child else None)
+            return self._ended(handle)
         os.close(pidfd)
         endpoint = self._endpoint(replace(handle, data={"pid": process[0]}))
         return Paused(endpoint) if is_stopped(process[0]) else Running(endpoint)
