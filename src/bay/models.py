@@ -345,6 +345,44 @@ class PoolState:
     refill_at: datetime | None
 
 
+GarbageTask = Literal["idle_session", "expired_sandbox", "orphan_cargo", "orphan_container"]
+"""What a collection looks for: idle or frozen compute, expired sandboxes, and files and containers of nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageTaskResult:
+    """What one task of a collection did. Skipped is what was idle by its clock and is at work all the same."""
+
+    task_name: GarbageTask
+    cleaned_count: int
+    skipped_count: int
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageRun:
+    """What a collection did, task by task and in all."""
+
+    results: tuple[GarbageTaskResult, ...]
+    total_cleaned: int
+    total_errors: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageState(GarbageRun):
+    """Whether a collection is under way, and what the last one that was asked for did at `ran_at`.
+
+    `interval_seconds`: how often Bay looks by itself for what is idle and what has expired.
+    """
+
+    enabled: bool
+    is_running: bool
+    interval_seconds: float
+    tasks: tuple[GarbageTask, ...]
+    ran_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exec:
     """A process started through Bay. Offsets count bytes of output from the start of the exec, both streams together."""

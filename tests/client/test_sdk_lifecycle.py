@@ -73,6 +73,15 @@ def test_a_command_may_run_without_counting_as_activity(box: bay.Box) -> None:
     assert box.run("echo hi", keep_alive=False).stdout == "hi\n"
 
 
+def test_an_operator_collects_what_is_frozen(client: bay.Client, box: bay.Box) -> None:
+    box.run("true")
+    box.pause()
+    run = client.admin.collect_garbage(["idle_session"])
+    assert [(result.task_name, result.cleaned_count) for result in run.results] == [("idle_session", 1)]
+    assert (box.refresh().status, box.info.compute) == ("idle", "cold")
+    assert client.admin.garbage_state().results == run.results
+
+
 def test_the_pool_is_shown_to_admin_keys(client: bay.Client) -> None:
     assert client.admin.pool() == []
     key = client.keys.create("plain")

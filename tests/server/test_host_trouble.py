@@ -150,7 +150,7 @@ async def test_what_nobody_owns_and_cannot_be_removed_keeps_its_sandbox_from_sta
         driver.fail_at = None
 
         async def is_removed() -> bool:
-            await bay.bay.reconciler._orphans.try_again()
+            await bay.bay.reconciler.orphans.try_again()
             return old not in await bay.owned()
 
         await eventually(is_removed)
@@ -270,10 +270,10 @@ async def test_one_orphan_that_stays_keeps_no_other_from_going(root: Path) -> No
             await db.exec_driver_sql("UPDATE sandboxes SET target = 'stopped'")
     driver = Stubborn(root / "run", set(ended))
     async with world(root, driver) as bay:
-        first = next(iter(bay.bay.reconciler._orphans._left))
+        first = next(iter(bay.bay.reconciler.orphans._left))
         driver.stubborn = {first}
         for _ in range(2):
-            await bay.bay.reconciler._orphans.try_again()
+            await bay.bay.reconciler.orphans.try_again()
         assert await bay.owned() == {first}
         driver.stubborn = set()
     await clear(root)

@@ -84,6 +84,7 @@ from bay.server.services.events import Events
 from bay.server.services.execs import Execs
 from bay.server.services.file_trees import FileTrees
 from bay.server.services.files import Files, SandboxFiles
+from bay.server.services.garbage import Garbage
 from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
@@ -365,6 +366,14 @@ class Bay:
             events=events,
             webhooks=webhooks,
             pool=self.pool,
+            garbage=Garbage(
+                store=self.store,
+                waker=self.waker,
+                sweep=self.sweep,
+                orphans=self.reconciler.orphans,
+                clock=self.clock,
+                retention=timedelta(seconds=self.settings.expired_retention),
+            ),
             profiles=self.profiles,
         )
 

@@ -1,4 +1,4 @@
-"""What is on the host and belongs to no row: found when Bay starts, and removed."""
+"""What is on the host and belongs to no row: found when Bay starts or an operator asks, and removed."""
 
 import asyncio
 
@@ -29,19 +29,34 @@ class Orphans:
     def __len__(self) -> int:
         return len(self._left)
 
+    def left(self) -> list[str]:
+        """The sessions that could not be removed yet."""
+        return list(self._left)
+
     async def remove_all(self) -> int:
         """Find and remove them; how many that were. Raises DriverUnavailable when what the driver owns cannot be known."""
+        return await self.remove_sessions() + await self.remove_cargos()
+
+    async def remove_sessions(self) -> int:
+        """Remove the sessions that nobody owns; how many that were. `left` then says which stay.
+
+        The host is looked at first: a session's row is written before anything of it is there, so what has no row
+        by then is nobody's, also while sandboxes start.
+        """
+        found = [owned async for owned in self._driver.list_owned()]
         async with self._store.read() as db:
-            owned_sessions = await sessions.live_ids(db)
-            owned_cargos = await cargos.live_ids(db)
-        async for owned in self._driver.list_owned():
-            if owned.session_id not in owned_sessions:
-                self._left[owned.session_id] = owned
-        removed = await self._remove_together(list(self._left.values()))
-        strays = await self._cargo.list_ids() - owned_cargos
+            known = await sessions.live_ids(db)
+        self._left |= {owned.session_id: owned for owned in found if owned.session_id not in known}
+        return await self._remove_together(list(self._left.values()))
+
+    async def remove_cargos(self) -> int:
+        """Remove the cargos that nobody owns; how many that were. The host is looked at first, as for sessions."""
+        found = await self._cargo.list_ids()
+        async with self._store.read() as db:
+            strays = found - await cargos.live_ids(db)
         for cargo_id in strays:
             await self._cargo.remove(cargo_id)
-        return removed + len(strays)
+        return len(strays)
 
     async def run(self) -> None:
         """Try again, one at a time and in turn, until cancelled."""

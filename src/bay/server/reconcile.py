@@ -101,9 +101,9 @@ class Reconciler:
         self._cargo = cargo
         self._checkpointer = checkpointer
         checkpointer.suspect = self.suspect
-        self._orphans = Orphans(store=store, driver=driver, cargo=cargo)
+        self.orphans = Orphans(store=store, driver=driver, cargo=cargo)
         self._starter = Starter(
-            store=store, driver=driver, cargo=cargo, checkpointer=checkpointer, orphans=self._orphans,
+            store=store, driver=driver, cargo=cargo, checkpointer=checkpointer, orphans=self.orphans,
             queue=self.queue, profiles=profiles, clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
         )  # fmt: skip
         self._profiles = profiles
@@ -166,7 +166,7 @@ class Reconciler:
             for sandbox_id, handle in self._adopted:
                 self._watch(sandbox_id, handle)
             self._group.create_task(self._work())
-            self._group.create_task(self._orphans.run())
+            self._group.create_task(self.orphans.run())
 
     async def take_over(self) -> None:
         """Adopt running sessions, put everything unsettled into the queue, remove what nobody owns.
@@ -178,11 +178,11 @@ class Reconciler:
         for sandbox in found:
             await self._adopt(sandbox)
             self.queue.put(sandbox.id)
-        orphans = await self._orphans.remove_all()
+        orphans = await self.orphans.remove_all()
         phases = [lifecycle.phase_of(sandbox) for sandbox in found]
         log.info(
             "bay.took_over", sandboxes=len(found), adopted=len(self._adopted), starts_to_finish=phases.count("starting"),
-            ends_to_finish=phases.count("ending"), orphans_removed=orphans, orphans_left=len(self._orphans),
+            ends_to_finish=phases.count("ending"), orphans_removed=orphans, orphans_left=len(self.orphans),
         )  # fmt: skip
 
     async def _adopt(self, sandbox: SandboxRecord) -> None:

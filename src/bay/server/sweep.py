@@ -22,7 +22,7 @@ from bay.store.records import SandboxRecord, SessionRecord, Target
 
 log = structlog.get_logger("bay.sweep")
 
-_PERIOD_S = 1.0
+PERIOD_S = 1.0
 _ASK_S = 2.0
 _AT_ONCE = 16
 
@@ -68,7 +68,7 @@ class Sweep:
                 await self.sweep()
             except Exception:
                 log.exception("sweep.failed")
-            await asyncio.sleep(_PERIOD_S)
+            await asyncio.sleep(PERIOD_S)
 
     async def sweep(self) -> None:
         """Look once."""
@@ -104,7 +104,7 @@ class Sweep:
 
     async def _idle_out(self, sandbox: SandboxRecord, now: datetime) -> None:
         """Freeze an idle sandbox, unless a call or an exec is under way: then its idle clock starts again."""
-        if sandbox.session and await self._is_active(sandbox, sandbox.session):
+        if sandbox.session and await self.is_active(sandbox, sandbox.session):
             async with self._store.write() as db:
                 later = now + timedelta(seconds=sandbox.idle_timeout or 0)
                 await sandboxes.change(db, sandbox.id, idle_expires_at=later)
@@ -116,7 +116,7 @@ class Sweep:
             if await sandboxes.idle_out(db, sandbox.id, now, new):
                 await events.add(db, sandbox, "sandbox.idle", now)
 
-    async def _is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
+    async def is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Whether a call is under way, an exec still runs or a kernel is busy."""
         if self._uses.any(sandbox.id):
             return True

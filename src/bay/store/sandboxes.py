@@ -154,6 +154,13 @@ async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[
     return [_record(row) for row in await db.execute(query)]
 
 
+async def idle(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
+    """The owned sandboxes with a session that nobody uses: frozen, or past their idle clock. Oldest first."""
+    unused = or_(_S.target == "paused", and_(_S.target == "running", _S.idle_expires_at <= now))
+    query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.id.is_not(None), unused)
+    return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
+
+
 async def longest_idle(db: AsyncConnection, phase: Phase) -> SandboxRecord | None:
     """The owned sandbox with a session in `phase` that nobody has used for longest."""
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.phase == phase)

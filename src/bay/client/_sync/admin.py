@@ -2,9 +2,14 @@
 
 """What an operator looks at; takes an admin key."""
 
+from collections.abc import Sequence
+
 from bay.client._sync.http import Http
-from bay.client._wire import Call, items, model
-from bay.models import PoolState
+from bay.client._wire import Call, given, items, model
+from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
+
+COLLECT_S = 120.0
+"""How long a collection may take before the client gives it up."""
 
 
 class Admin:
@@ -17,3 +22,18 @@ class Admin:
         """How full the pool of each profile that has one is, and what keeps it from being full."""
         page = self._http.json(Call(method="GET", path="/v1/admin/pool", safe=True))
         return [model(PoolState, item) for item in items(page)]
+
+    def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:
+        """Collect now what Bay collects by itself, of every owner; all tasks unless some are named. Answers when it is done.
+
+        ``idle_session`` gives back the compute of idle sandboxes, frozen ones included; ``expired_sandbox`` ends those whose
+        time is over; ``orphan_cargo`` and ``orphan_container`` remove what is on the host and belongs to no sandbox.
+        """
+        body = given(tasks=None if tasks is None else list(tasks))
+        call = Call(method="POST", path="/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)
+        return model(GarbageRun, self._http.json(call))
+
+    def garbage_state(self) -> GarbageState:
+        """Whether a collection is under way, and what the last one that was asked for did."""
+        call = Call(method="GET", path="/v1/admin/gc/status", safe=True)
+        return model(GarbageState, self._http.json(call))

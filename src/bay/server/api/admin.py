@@ -1,13 +1,24 @@
 """`/v1/admin/*`: what an operator looks at. Admin keys only."""
 
-from fastapi import APIRouter
-from pydantic import BaseModel
+from typing import Annotated
 
-from bay.models import PoolState
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
 from bay.server.api.deps import ERRORS, Admin, Svc
 from bay.server.replies import WireResponse
+from bay.server.services.garbage import TASKS
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERRORS, default_response_class=WireResponse)
+
+
+class Collect(BaseModel):
+    """What to look for; all of it unless said."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tasks: Annotated[tuple[GarbageTask, ...] | None, Field(max_length=len(TASKS))] = None
 
 
 class PoolList(BaseModel):
@@ -20,3 +31,16 @@ class PoolList(BaseModel):
 async def get_pool(_caller: Admin, services: Svc) -> WireResponse:
     """How full the pools are, and what keeps them from being full."""
     return WireResponse({"items": await services.pool.state()})
+
+
+@router.get("/gc/status", response_model=GarbageState)
+async def garbage_status(_caller: Admin, services: Svc) -> WireResponse:
+    """Whether a collection is under way, and what the last one did."""
+    return WireResponse(services.garbage.state())
+
+
+@router.post("/gc/run", response_model=GarbageRun)
+async def collect_garbage(_caller: Admin, services: Svc, body: Collect | None = None) -> WireResponse:
+    """Collect now what Bay collects by itself, frozen sandboxes too, and answer when it is done."""
+    tasks = TASKS if body is None or body.tasks is None else body.tasks
+    return WireResponse(await services.garbage.run(tasks))

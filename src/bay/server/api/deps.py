@@ -22,6 +22,7 @@ from bay.server.services.events import Events
 from bay.server.services.execs import Execs
 from bay.server.services.file_trees import FileTrees
 from bay.server.services.files import Files, SandboxFiles
+from bay.server.services.garbage import Garbage
 from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
@@ -72,6 +73,7 @@ class Services:
     events: Events
     webhooks: Webhooks
     pool: Pool
+    garbage: Garbage
     profiles: dict[str, Profile]
 
 

@@ -1,0 +1,152 @@
+"""Collects what nobody needs any more when an operator asks; by itself Bay does all of this anyway.
+
+Idle sandboxes give back their compute, frozen ones included, expired ones end, and what is on the host without a row goes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from time import monotonic
+
+from bay.clock import Clock
+from bay.errors import BayError
+from bay.models import GarbageRun, GarbageState, GarbageTask, GarbageTaskResult
+from bay.server import lifecycle
+from bay.server.orphans import Orphans
+from bay.server.sweep import PERIOD_S, Sweep
+from bay.server.wake import Waker
+from bay.store import events, sandboxes
+from bay.store.engine import Store
+from bay.store.records import SandboxRecord
+
+TASKS: tuple[GarbageTask, ...] = ("idle_session", "expired_sandbox", "orphan_cargo", "orphan_container")
+_SETTLE_S = 60.0
+
+
+class Garbage:
+    """The service behind `/v1/admin/gc`. One run at a time; a second waits for the first."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waker: Waker,
+        sweep: Sweep,
+        orphans: Orphans,
+        clock: Clock,
+        retention: timedelta,
+    ) -> None:
+        self._store = store
+        self._waker = waker
+        self._sweep = sweep
+        self._orphans = orphans
+        self._clock = clock
+        self._retention = retention
+        self._running = asyncio.Lock()  # held for a run; nothing else is held with it
+        self._last = GarbageRun(results=(), total_cleaned=0, total_errors=0, duration_ms=0)
+        self._ran_at: datetime | None = None
+
+    def state(self) -> GarbageState:
+        """Whether a run is under way, and what the last one found."""
+        last = self._last
+        return GarbageState(
+            enabled=True, is_running=self._running.locked(), interval_seconds=PERIOD_S, tasks=TASKS, ran_at=self._ran_at,
+            results=last.results, total_cleaned=last.total_cleaned, total_errors=last.total_errors, duration_ms=last.duration_ms,
+        )  # fmt: skip
+
+    async def run(self, tasks: tuple[GarbageTask, ...]) -> GarbageRun:
+        """Do those tasks in the order of `TASKS`, of every owner, and answer when what they began is done."""
+        async with self._running:
+            begun = monotonic()
+            results = [await self._do(task) for task in TASKS if task in tasks]
+            self._last = GarbageRun(
+                results=tuple(results),
+                total_cleaned=sum(result.cleaned_count for result in results),
+                total_errors=sum(len(result.errors) for result in results),
+                duration_ms=round(1000 * (monotonic() - begun)),
+            )
+            self._ran_at = self._clock()
+            return self._last
+
+    async def _do(self, task: GarbageTask) -> GarbageTaskResult:
+        try:
+            match task:
+                case "idle_session":
+                    return await self._idle_sessions()
+                case "expired_sandbox":
+                    return await self._expired_sandboxes()
+                case "orphan_cargo":
+                    return _result(task, await self._orphans.remove_cargos())
+                case "orphan_container":
+                    return await self._orphan_containers()
+        except (BayError, OSError) as error:
+            return _result(task, 0, errors=[str(error)])
+
+    async def _idle_sessions(self) -> GarbageTaskResult:
+        async with self._store.read() as db:
+            found = await sandboxes.idle(db, self._clock())
+        taken = await asyncio.gather(*map(self._cool, found))
+        ended = await self._all_settled([s for s, cold in zip(found, taken, strict=True) if cold], _is_cold)
+        return _result("idle_session", *_counted(ended), skipped=taken.count(False))
+
+    async def _cool(self, sandbox: SandboxRecord) -> bool:
+        """Want it cold, unless it is at work; whether it is wanted so. One whose idle clock passed counts as the sweep counts it."""
+        frozen = sandbox.target == "paused"
+        if sandbox.session is None or (not frozen and await self._sweep.is_active(sandbox, sandbox.session)):
+            return False
+        now = self._clock()
+        async with self._store.write() as db:
+            if frozen and await sandboxes.change_target(db, sandbox.id, old=("paused",), new="stopped"):
+                await events.add(db, sandbox, "sandbox.cooled", now, reason="an operator asked")
+                return True
+            if not frozen and await sandboxes.idle_out(db, sandbox.id, now, "stopped"):
+                await events.add(db, sandbox, "sandbox.idle", now)
+                return True
+        return False
+
+    async def _expired_sandboxes(self) -> GarbageTaskResult:
+        now = self._clock()
+        async with self._store.read() as db:
+            due = await sandboxes.due(db, now, self._retention)
+        expired = [sandbox for sandbox in due if lifecycle.is_expired(sandbox, now)]
+        ended = await self._all_settled(expired, lambda s: s.session is None and not self._is_left(s, now))
+        return _result("expired_sandbox", *_counted(ended))
+
+    def _is_left(self, sandbox: SandboxRecord, now: datetime) -> bool:
+        """Whether it is shown no more and still there."""
+        goes = sandbox.expires_at is not None and sandbox.expires_at + self._retention <= now
+        return goes and sandbox.deleted_at is None
+
+    async def _orphan_containers(self) -> GarbageTaskResult:
+        removed = await self._orphans.remove_sessions()
+        errors = [f"session {session_id} cannot be removed now" for session_id in self._orphans.left()]
+        return _result("orphan_container", removed, errors=errors)
+
+    async def _all_settled(
+        self, found: list[SandboxRecord], done: Callable[[SandboxRecord], bool]
+    ) -> list[str | None]:
+        """Poke the reconciler for each, and wait: None for one of which `done` holds, else what is the matter."""
+
+        async def settle(sandbox: SandboxRecord) -> str | None:
+            self._waker.poke(sandbox.id)
+            if await self._waker.wait_until(sandbox.id, done, _SETTLE_S) is not None:
+                return None
+            return f"sandbox {sandbox.id} takes longer than {_SETTLE_S:g} s; it goes on by itself"
+
+        return list(await asyncio.gather(*map(settle, found)))
+
+
+def _is_cold(sandbox: SandboxRecord) -> bool:
+    return sandbox.session is None or sandbox.target != "stopped"
+
+
+def _counted(outcomes: list[str | None]) -> tuple[int, list[str]]:
+    return outcomes.count(None), [error for error in outcomes if error is not None]
+
+
+def _result(
+    task: GarbageTask, cleaned: int, errors: list[str] | None = None, skipped: int = 0
+) -> GarbageTaskResult:
+    return GarbageTaskResult(
+        task_name=task, cleaned_count=cleaned, skipped_count=skipped, errors=tuple(errors or ())
+    )
