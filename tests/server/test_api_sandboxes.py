@@ -749,7 +749,8 @@ async def test_health_and_profiles_are_open(bay: World) -> None:
     assert items[0]["resources"]["cpus"] == 1.0
     assert items[0]["containers"] is None
     detailed = (await anybody.get("/v1/profiles", params={"detail": "true"})).json()["items"]
-    assert [c["name"] for c in detailed[0]["containers"]] == ["ship"]
+    [container] = detailed[0]["containers"]
+    assert (container["name"], container["resources"]) == ("ship", items[0]["resources"])
 
 
 async def test_a_capability_the_profile_lacks_is_refused_before_anything_starts(

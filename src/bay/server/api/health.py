@@ -56,16 +56,18 @@ async def list_profiles(
 
 def _item(profile: Profile, *, detail: bool) -> dict[str, Any]:
     memory = f"{profile.resources.memory // (1 << 20)}m"
+    resources = {"cpus": profile.resources.cpus, "memory": memory, "pids": profile.resources.pids}
     container = {
         "name": "ship",
         "runtime_type": "ship",
         "image": profile.image,
+        "resources": resources,
         "capabilities": profile.capabilities,
     }
     return {
         "id": profile.id,
         "image": profile.image,
-        "resources": {"cpus": profile.resources.cpus, "memory": memory, "pids": profile.resources.pids},
+        "resources": resources,
         "capabilities": profile.capabilities,
         "idle_timeout": profile.idle_timeout,
         "description": profile.description,
