@@ -553,8 +553,8 @@ CELL_EVENT_FIELDS: dict[CellEventType, tuple[str, ...]] = {
 """What an event of each type has beside `seq` and `type`."""
 
 
-ExecType = Literal["python", "shell"]
-"""The calls that make entries of the history."""
+ExecType = Literal["python", "shell", "browser", "browser_batch"]
+"""The calls that make entries of the history. Those of browsers are words of the API that nothing here makes entries of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

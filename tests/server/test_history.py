@@ -95,6 +95,8 @@ async def test_filters_narrow_and_add_up(alice: httpx.AsyncClient, box: str) -> 
     assert await codes(alice, box, has_notes=True) == ["true 3"]
     assert await codes(alice, box, exec_type="shell", limit=1) == ["true 3"]
     assert await codes(alice, box, exec_type="python") == []
+    assert await codes(alice, box, exec_type="browser") == []
+    assert await codes(alice, box, exec_type="browser_batch") == []
     assert await codes(alice, box, tags="ci") == ["true 1"]  # a whole tag, whatever its case
     assert await codes(alice, box, tags="slow, ci-2") == ["false 2", "true 1"]  # any of them
     assert await codes(alice, box, tags="slow,ci-2", success_only=True) == ["true 1"]
