@@ -217,7 +217,7 @@ async def _run(settings: Settings) -> None:
         await _open_inside(inside, ports)
     _say_ready()
     if settings.eager_kernel:
-        kernels.prepare(default_order(settings.user))
+        kernels.prepare(default_order(settings.user, settings.kernel_environment))
     await told_to_end.wait()
     server.close()
     kernels.stop()

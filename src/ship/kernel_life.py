@@ -36,12 +36,13 @@ _VARIABLES_GONE = "its variables are gone"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelOrder:
-    """A kernel to be."""
+    """A kernel to be. `environment` is its own, `shared` what every program of the sandbox finds."""
 
     id: str
     spec: str
     cwd: str | None
     environment: Mapping[str, str]
+    shared: Mapping[str, str]
     identity: Identity
 
 
@@ -76,6 +77,9 @@ class Kernel:
         self._process: KernelProcess | None = None
         self._ready = False
         self._closed = False
+        self._shared = order.shared
+        self._launched_with: Mapping[str, str] = {}
+        self._unused = True  # the process has run no cell
         self._early: list[tuple[Stream, str]] = []  # what the current cell printed before its start was heard
         self._incarnation = object()  # changes with the process, so that an old one is not heard any more
         self._timer: asyncio.TimerHandle | None = None
@@ -127,7 +131,8 @@ class Kernel:
                     await self._launch()
 
     def run(self, cell: Cell) -> None:
-        """Put `cell` at the end of the queue."""
+        """Put `cell` at the end of the queue. Its environment is the newest that the sandbox has."""
+        self._shared = cell.environment
         self._queue.append(cell)
         self._pump()
 
@@ -164,7 +169,7 @@ class Kernel:
 
     async def _launch(self) -> None:
         process = self._process = KernelProcess(self._recipe(), self._ground.identities, self._ears())
-        self._ready = False
+        self._ready, self._unused = False, True
         try:
             with self._ground.workspace.directory(self._order.cwd, self._order.identity) as directory:
                 await process.start(self._ground.nursery, directory)
@@ -199,7 +204,8 @@ class Kernel:
     def _recipe(self) -> Recipe:
         mark = f"kernel:{self.id}"  # no exec's id has a colon
         own = self._order.identity.environment(self._ground.environment)
-        environment = {trees.MARKER: "", **own, **self._order.environment, trees.MARKER: mark}
+        self._launched_with = {**self._shared, **self._order.environment}
+        environment = {trees.MARKER: "", **own, **self._launched_with, trees.MARKER: mark}
         return Recipe(mark, self._order.spec, environment, self._order.identity, self._ground.local)
 
     def _ears(self) -> Ears:
@@ -220,19 +226,47 @@ class Kernel:
         if self._process is None:
             if not self._changing.locked():
                 self.start_soon()
+        elif self._ready and self._is_outdated():
+            self._spawn(self._renew())
         elif self._ready:
             self._give(self._queue.popleft())
+
+    def _is_outdated(self) -> bool:
+        """Whether the process began without variables that are there now, some of which count only at a start."""
+        return self._unused and self._launched_with != {**self._shared, **self._order.environment}
+
+    async def _renew(self) -> None:
+        """A new process in the place of one that has run nothing."""
+        async with self._changing:
+            process = self._process
+            if process is not None and self._current is None and self._is_outdated() and not self._closed:
+                self._process, self._incarnation = None, object()
+                self._disarm()
+                with suppress(ShipError), self._or_lose_all():
+                    await process.end_tree()
+                    await self._launch()
+        self._pump()
 
     def _give(self, cell: Cell) -> None:
         if self._process is not None:
             self._process.drain()  # what lies in the pipes now belongs to no cell any more
         self._current, self._stopping, self._early = cell, None, []
+        self._unused = False
         self.last_active_at = time.time()
-        message = {"type": "run", "cell": cell.id, "code": cell.code, "env": dict(cell.environment)}
+        message = {"type": "run", "cell": cell.id, "code": cell.code, "env": self._changed_for(cell)}
         cell.begin()
         self._tell(message)
         if cell.timeout_s is not None:
             self._arm(cell.timeout_s, lambda: self._stop("timeout"))
+
+    def _changed_for(self, cell: Cell) -> dict[str, str]:
+        """The variables that are other ones than when the process began. A kernel's own are not the sandbox's to change."""
+        own, begun = self._order.environment, self._launched_with
+        return {
+            name: value
+            for name, value in cell.environment.items()
+            if name not in own and begun.get(name) != value
+        }
 
     def _tell(self, message: Mapping[str, object]) -> None:
         if self._process is not None:

@@ -85,7 +85,8 @@ class KernelRoutes:
 
     async def _run(self, request: Request, kernel_id: str) -> Answer:
         wanted = _cell_order(_object(await request.read_json(_CODE_BODY_BYTES)))
-        cell = self._kernels.run(kernel_id, wanted, default_order(self._settings.user))
+        default = default_order(self._settings.user, wanted.environment)
+        cell = self._kernels.run(kernel_id, wanted, default)
         if _follows(request):
             return Answer(200, _stream_events(request, cell, 0, follow=True), "application/x-ndjson")
         return json_answer(201, cell.to_wire())
@@ -101,12 +102,15 @@ class KernelRoutes:
         return Answer(200, _stream_events(request, cell, since, follow=follow), "application/x-ndjson")
 
     def _kernel_order(self, given: dict[str, object]) -> KernelOrder:
+        shared = order.environment(given.get("env"))
+        own = given.get("own_env")
         spec = order.optional_text(given, "spec")
         return KernelOrder(
             id=order.identifier(given.get("id")),
             spec=PYTHON if spec is None else order.identifier(spec),
             cwd=order.optional_text(given, "cwd"),
-            environment=order.environment(given.get("env")),
+            environment=shared if own is None else order.environment(own),
+            shared=shared,
             identity=order.identity(given.get("user"), self._settings.user, self._settings.root),
         )
 

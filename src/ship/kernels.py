@@ -141,9 +141,9 @@ class Kernels:
             del self._cells[cell.id]
 
 
-def default_order(user: Identity) -> KernelOrder:
+def default_order(user: Identity, shared: Mapping[str, str]) -> KernelOrder:
     """The kernel `default`, which is made by its first cell."""
-    return KernelOrder(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, identity=user)
+    return KernelOrder(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, shared=shared, identity=user)
 
 
 def _printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """What Ship is told in its environment, taken out of it as it is read."""
 
+import json
 import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Settings:
     root: Identity | None
     local: bool
     eager_kernel: bool
+    kernel_environment: dict[str, str]
     environment: dict[str, str]
 
 
@@ -43,6 +45,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         root=_root(local) if told.get("SHIP_ALLOW_ROOT") == "1" else None,
         local=local,
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
+        kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
         environment=dict(environ),
     )
 

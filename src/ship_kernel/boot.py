@@ -22,10 +22,13 @@ _JUPYTER = "jupyter:"
 def main() -> None:
     """Never returns, but for a kernel that was told to end."""
     home, kind = sys.argv[1:3]
-    del sys.path[0]  # the folder of this file
+    if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
+        del sys.path[0]  # not there with PYTHONSAFEPATH
+    given = take_out_pythonpath()
     sys.path.append(home)
     if kind.startswith(_JUPYTER):
         sys.path.append(os.path.join(os.path.dirname(home), "jupyter"))  # where Ship has a closure
+    sys.path += given
     if sys.version_info < OLDEST:
         give_up("Python %s is too old" % sys.version.split()[0])  # noqa: UP031
     gc.disable()  # what loads is no garbage
@@ -34,7 +37,19 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - packages of the image that do not fit together raise what they like
         give_up("%s: %s" % (type(error).__name__, error))  # noqa: UP031
     else:
+        sys.path[:] = [*given, *(path for path in sys.path if path not in given)]
         module.main(kind)
+
+
+def take_out_pythonpath() -> "list[str]":
+    """The folders that the sandbox's user names, taken out of the path.
+
+    The kernel itself looks there last, since a `random.py` there must not stop it; the user's code looks there first.
+    """
+    named = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    named = [path for path in named if path != os.path.dirname(os.__file__)]
+    sys.path[:] = [path for path in sys.path if path not in named]
+    return named
 
 
 def give_up(problem: str) -> None:

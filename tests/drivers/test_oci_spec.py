@@ -149,6 +149,7 @@ def test_ship_is_told_what_the_protocol_says_and_nothing_more(config: dict[str, 
         "SHIP_USER": "ship",
         "SHIP_ALLOW_ROOT": "1",
         "SHIP_KERNEL": "lazy",
+        "SHIP_KERNEL_ENV": "{}",
     }
 
 

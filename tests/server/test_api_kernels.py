@@ -338,6 +338,21 @@ async def test_a_busy_kernel_keeps_its_sandbox_awake_though_nobody_follows(
     assert (await bay.record(box)).target == "paused"
 
 
+@pytest.mark.parametrize(("kernel", "pool"), [("lazy", 0), ("eager", 0), ("eager", 1)])
+async def test_the_environment_of_a_sandbox_reaches_its_default_kernel_at_its_start(
+    root: Path, kernel: str, pool: int
+) -> None:
+    profile = {"kernel": kernel, "pool_size": pool, "env": {"PYTHONPATH": "/nowhere", "FROM": "profile"}}
+    try:
+        async with world(root, profiles={"python-default": ProfileSettings.model_validate(profile)}) as bay:
+            alice = await bay.client()
+            box = (await create(alice, wait=15, env={"PYTHONPATH": "/there"}))["id"]
+            code = "import os, sys; print([p for p in sys.path if 'here' in p], os.environ['FROM'])"
+            assert await printed(alice, box, code) == "['/there'] profile\n"
+    finally:
+        await clear(root)
+
+
 async def test_an_eager_kernel_is_there_before_any_code(root: Path) -> None:
     profiles = {"python-default": ProfileSettings.model_validate({"kernel": "eager"})}
     try:

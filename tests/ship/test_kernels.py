@@ -159,6 +159,63 @@ def test_the_first_cell_makes_the_kernel_default(ship: Ship) -> None:
     assert (cell["kernel"], cell["state"], cell["status"]) == ("default", "ended", "ok")
 
 
+def default_cell(ship: Ship, code: str, **env: str) -> "Ran":
+    """A cell of the default kernel, in a sandbox with that environment."""
+    body = {"id": f"cell-{uuid.uuid4().hex[:12]}", "code": code, "env": env}
+    answer = ship.http.post("/kernels/default/cells", params={"follow": "true"}, json=body)
+    assert answer.status_code == 200, answer.text
+    return Ran(list(lines(answer)))
+
+
+def package(ship: Ship, folder: str) -> str:
+    """The directory of a module `mine`, to be found by PYTHONPATH."""
+    (ship.workspace / folder).mkdir()
+    (ship.workspace / folder / "mine.py").write_text(f"where = {folder!r}\n")
+    return str(ship.workspace / folder)
+
+
+@pytest.mark.parametrize("kernel", ["lazy", "eager"])
+def test_the_default_kernel_starts_with_the_environment_of_its_sandbox(kernel: str) -> None:
+    with running(SHIP_KERNEL=kernel) as ship:
+        path = package(ship, "one")
+        ran = default_cell(ship, "import mine; mine.where", PYTHONPATH=path)
+        assert ran.result["text/plain"] == "'one'"
+        assert ran.end["restarted"] is False
+
+
+def test_a_running_kernel_keeps_its_variables_and_takes_another_pythonpath_when_it_starts_again() -> None:
+    with running() as ship:
+        first, second = package(ship, "one"), package(ship, "two")
+        default_cell(ship, "kept = 1", PYTHONPATH=first)
+        ran = default_cell(
+            ship, "import mine, os; (kept, mine.where, os.environ['PYTHONPATH'])", PYTHONPATH=second
+        )
+        assert ran.result["text/plain"] == f"(1, 'one', '{second}')"
+        assert ship.http.post("/kernels/default/restart").status_code == 200
+        assert (
+            default_cell(ship, "import mine; mine.where", PYTHONPATH=second).result["text/plain"] == "'two'"
+        )
+
+
+def test_an_eager_kernel_that_was_told_its_environment_is_not_started_twice() -> None:
+    with running(SHIP_KERNEL="eager", SHIP_KERNEL_ENV='{"TOLD": "1"}') as ship:
+        assert eventually(lambda: ship.http.get("/kernels/default").json()["state"] == "idle", 30)
+        pid = ship.http.get("/kernels/default").json()["pid"]
+        assert default_cell(ship, "import os; os.getpid()", TOLD="1").result["text/plain"] == str(pid)
+
+
+def test_what_code_puts_into_the_environment_stays_there() -> None:
+    with running() as ship:
+        default_cell(ship, "import os; os.environ['MINE'] = 'changed'", MINE="given")
+        assert default_cell(ship, "os.environ['MINE']", MINE="given").result["text/plain"] == "'changed'"
+
+
+def test_the_variables_of_a_kernel_go_before_those_of_the_sandbox(shared: Ship) -> None:
+    kernel = Kernel(shared, env={"WHO": "me", "ALSO": "1"}, own_env={"WHO": "me"})
+    ran = kernel.run("import os; (os.environ['WHO'], os.environ['ALSO'])", env={"WHO": "them", "ALSO": "2"})
+    assert ran.result["text/plain"] == "('me', '2')"
+
+
 def test_an_eager_kernel_is_there_before_anyone_asks() -> None:
     with running(SHIP_KERNEL="eager") as ship:
 
@@ -560,8 +617,11 @@ def test_a_follower_gets_events_as_they_come(kernel: Kernel) -> None:
 
 def test_environment_and_directory_are_the_kernels_and_those_of_a_cell_its_own(shared: Ship) -> None:
     shared.put("sub/there", b"")
-    kernel = Kernel(shared, cwd="sub", env={"COLOUR": "red"})
+    kernel = Kernel(shared, cwd="sub", env={"COLOUR": "red"}, own_env={})
     show = "import os\nos.listdir(), os.environ['COLOUR'], os.environ.get('ONCE'), os.environ['USER']"
+    assert (
+        kernel.run(show, env={"COLOUR": "red"}).result["text/plain"] == "(['there'], 'red', None, 'tester')"
+    )
     assert kernel.run(show, env={"ONCE": "1", "COLOUR": "blue"}).result["text/plain"] == (
         "(['there'], 'blue', '1', 'tester')"
     )
@@ -575,6 +635,9 @@ def test_a_file_in_the_workspace_does_not_stand_in_the_way_of_the_kernel(shared:
     kernel = Kernel(shared)
     assert kernel.run("import mine; mine.answer").result == {"text/plain": "42"}
     shared.http.delete(f"/kernels/{kernel.id}")
+    named = Kernel(shared, env={"PYTHONPATH": str(shared.workspace)})
+    assert named.run("import mine; mine.answer").result == {"text/plain": "42"}
+    shared.http.delete(f"/kernels/{named.id}")
     shared.delete("random.py")
 
 

@@ -48,6 +48,8 @@ class SessionSpec:
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code that is run in it (`SHIP_KERNEL`)."""
+    kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """What that kernel finds when it starts with the session (`SHIP_KERNEL_ENV`)."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
     """What its network may reach, from its first packet on; its mode is one of the driver's."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])

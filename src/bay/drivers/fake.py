@@ -248,6 +248,7 @@ class FakeDriver:
             "SHIP_GID": str(os.getgid()),
             "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
             "SHIP_KERNEL": spec.kernel,
+            "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
         }
 
     def _endpoint(self, handle: Handle) -> Endpoint:

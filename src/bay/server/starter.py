@@ -21,6 +21,9 @@ from bay.store import events, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
+_MOST_KERNEL_ENV = 16 << 10
+"""Characters: escaped, they fit into one variable of 128 KiB (execve(2))."""
+
 
 class Starter:
     """Starts sessions, `at_once` at a time; each is given up after `limit_s` seconds of its own."""
@@ -162,9 +165,16 @@ class Starter:
             token=session.token,
             allow_root=profile.root,
             kernel=profile.kernel,
+            kernel_env=_kernel_env(sandbox, profile),
             network=network,
         )
 
     async def _read(self, sandbox_id: str) -> SandboxRecord | None:
         async with self._store.read() as db:
             return await sandboxes.get(db, sandbox_id)
+
+
+def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
+    """What an eager kernel starts with. Else, or when it is too much for one variable, its first cell brings it."""
+    env = {**profile.env, **sandbox.env} if profile.kernel == "eager" else {}
+    return env if sum(map(len, (*env, *env.values()))) <= _MOST_KERNEL_ENV else {}

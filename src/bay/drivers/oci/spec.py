@@ -4,6 +4,7 @@ runc is told to do as little as possible: the root file system with everything b
 before (see `launch`), the network namespace is the one runc runs in, and nothing here names a path a caller chose.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,7 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
         "SHIP_USER": "ship",
         "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
         "SHIP_KERNEL": spec.kernel,
+        "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
     }
 
 

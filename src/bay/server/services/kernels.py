@@ -293,6 +293,13 @@ def _checked(new: NewKernel) -> NewKernel:
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
+    # `env` whole, for a Ship of a session that was started by an older Bay.
     env = {**awake.env, **(new.env or {})}
-    body: dict[str, Any] = {"spec": new.spec, "cwd": new.cwd, "env": env, "user": new.user}
+    body: dict[str, Any] = {
+        "spec": new.spec,
+        "cwd": new.cwd,
+        "env": env,
+        "own_env": new.env or {},
+        "user": new.user,
+    }
     return {name: value for name, value in body.items() if value is not None}
