@@ -372,3 +372,21 @@ def test_a_create_that_was_refused_is_not_tried_again() -> None:
 
 class KeyboardInterruptInside(Exception):
     """Stands for Ctrl-C while a request is under way; a real one would end the test run."""
+
+
+def test_https_to_a_port_of_plain_http_says_so(url: str) -> None:
+    with bay.Client(url.replace("http:", "https:"), "key", retry_s=0) as client:
+        with pytest.raises(
+            bay.ConnectionFailed, match=r"speaks plain http.*set BAY_URL to http://127"
+        ) as caught:
+            client.health()
+        assert "SSL" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_a_key_that_is_missing_or_wrong_says_where_keys_are(
+    url: str, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BAY_API_KEY", raising=False)
+    with bay.Client(url, key) as client, pytest.raises(bay.Unauthorized, match=r"BAY_API_KEY.*admin\.key"):
+        client.sandboxes.get("x")

@@ -11,7 +11,15 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from bay.errors import BayError, ConnectionFailed, InvalidArgument, SandboxNotReady, Timeout, error_from_wire
+from bay.errors import (
+    BayError,
+    ConnectionFailed,
+    InvalidArgument,
+    SandboxNotReady,
+    Timeout,
+    Unauthorized,
+    error_from_wire,
+)
 from bay.ids import is_id, is_name
 from bay.models import (
     Checkpoint,
@@ -284,7 +292,18 @@ def check(response: httpx.Response, url: str) -> None:
         _not_bay(response, url)
     error = error_from_wire(response.status_code, body)
     _note_retry_after(error, response.headers.get("retry-after", ""))
-    raise error
+    raise _where_keys_are(error, response) if isinstance(error, Unauthorized) else error
+
+
+def _where_keys_are(error: Unauthorized, response: httpx.Response) -> Unauthorized:
+    given = "authorization" in response.request.headers
+    fact = f"{error.message}; check BAY_API_KEY" if given else "no API key; set BAY_API_KEY"
+    return Unauthorized(
+        f"{fact}: a server keeps the first one it made in admin.key in its data directory, "
+        "/var/lib/bay unless set otherwise",
+        details=error.details,
+        request_id=error.request_id,
+    )
 
 
 def _names_an_error(body: object) -> bool:
@@ -373,10 +392,18 @@ def http_errors(url: str) -> Generator[None, None, None]:
 
 
 def _unreachable(url: str, error: httpx.TransportError) -> ConnectionFailed:
+    way_out = "start it with `bay serve`, or set BAY_URL to where it runs"
+    words = _words(error)
+    if any(sign in words for sign in _NOT_TLS):
+        words = "it speaks plain http, or something that is no TLS"
+        way_out = f"set BAY_URL to http{url.removeprefix('https')}"
     return ConnectionFailed(
-        f"cannot reach Bay at {url}: {_words(error)}; start it with `bay serve`, or set BAY_URL to where it runs",
-        details={"url": url, "sent": False},
+        f"cannot reach Bay at {url}: {words}; {way_out}", details={"url": url, "sent": False}
     )
+
+
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure")
+"""How OpenSSL, by version, calls an answer that does not begin as TLS does."""
 
 
 def _words(error: Exception) -> str:
