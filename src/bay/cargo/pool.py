@@ -140,7 +140,7 @@ class Pool:
             os.truncate(self.file, size)
         loops.see_size(self.file)
         btrfs.resize(self.mount, size)
-        log.info("pool.grew", mib=size // MIB)
+        log.debug("pool.grew", mib=size // MIB)
 
     def _shrink(self, size: int) -> bool:
         try:
@@ -150,7 +150,7 @@ class Pool:
             return False
         os.truncate(self.file, size)
         loops.see_size(self.file)
-        log.info("pool.shrank", mib=size // MIB)
+        log.debug("pool.shrank", mib=size // MIB)
         return True
 
 
