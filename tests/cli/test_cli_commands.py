@@ -384,10 +384,6 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(bay: Cli, arguments: tuple[
     assert b"--help" in done.stderr
 
 
-def test_a_forgotten_double_dash_is_pointed_out(bay: Cli, name: str) -> None:
-    assert b"put `--` before" in bay.process("exec", name, "ls", "-l").stderr
-
-
 @pytest.mark.parametrize("option", [("--env", "X"), ("--env", "=x"), ("--label", "team")])
 def test_a_pair_that_is_none_is_named(bay: Cli, option: tuple[str, str]) -> None:
     done = bay("create", *option)

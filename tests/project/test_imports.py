@@ -42,6 +42,7 @@ GROUPS = {
     "bay.server.main": "app",
     "bay.client": "client",
     "bay.cli": "cli",
+    "bay.__main__": "cli",
     "bay.mcp": "cli",
     "ship": "ship",
     "ship_kernel": "kernel",

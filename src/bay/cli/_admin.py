@@ -1,10 +1,9 @@
 """`admin`: for whoever runs Bay."""
 
-import typer
-
 from bay.cli import _admin_backup, _admin_cargo, _admin_pool, _audit
+from bay.cli._tree import Tree
 
-admin = typer.Typer(help="For whoever runs Bay.", rich_markup_mode=None, no_args_is_help=True)
+admin = Tree(help="For whoever runs Bay.")
 
 admin.command("audit")(_audit.audit)
 admin.command("backup")(_admin_backup.backup)

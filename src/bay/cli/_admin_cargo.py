@@ -9,14 +9,13 @@ import typer
 
 from bay.cli._output import print_columns, print_json
 from bay.cli._state import JsonOption, load
+from bay.cli._tree import Tree
 
 DataDirOption = Annotated[
     Path | None, typer.Option(help="Where Bay keeps its database and all files; else BAY_DATA_DIR.")
 ]
 
-cargo = typer.Typer(
-    help="What keeps the files of all sandboxes.", rich_markup_mode=None, no_args_is_help=True
-)
+cargo = Tree(help="What keeps the files of all sandboxes.")
 
 
 class Finding(Protocol):

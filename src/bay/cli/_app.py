@@ -1,79 +1,89 @@
-"""The tree of commands."""
+"""The root of the tree: its options, and the commands in the order in which the help lists them."""
 
 from typing import Annotated
 
 import typer
 
 import bay
-from bay.cli import (
-    _admin,
-    _attach,
-    _cargos,
-    _checkpoints,
-    _copy,
-    _events,
-    _execute,
-    _files,
-    _history,
-    _host,
-    _keys,
-    _net,
-    _ports,
-    _processes,
-    _proxy,
-    _python,
-    _sandboxes,
-    _services,
-    _ssh,
-)
 from bay.cli._output import print_line
 from bay.cli._state import state_of
+from bay.cli._tree import Entry, Root, Tree
 
-# Rich is pretty but costs a third of the time of `bay --help`; plain help also pipes better.
-app = typer.Typer(
-    name="bay",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_LIFE, _RUN, _FILES = "Sandboxes", "Run things", "Files and checkpoints"
+_NETWORK, _EVENTS, _SERVER = "Network", "Events and keys", "The server and this program"
 
-app.command("run")(_execute.run)
-app.command("create")(_sandboxes.create)
-app.command("ls")(_sandboxes.ls)
-app.command("get")(_sandboxes.get)
-app.command("exec")(_execute.exec_)
-app.command("python")(_python.python)
-app.command("shell")(_attach.shell)
-app.command("attach")(_attach.attach)
-app.command("logs")(_attach.logs)
-app.command("execs")(_processes.execs)
-app.command("ps")(_processes.ps)
-app.command("kill")(_processes.kill)
-app.command("history")(_history.history)
-app.command("cp")(_copy.cp)
-app.add_typer(_files.files, name="files")
-app.add_typer(_checkpoints.checkpoint, name="checkpoint")
-app.command("fork")(_checkpoints.fork)
-app.add_typer(_cargos.cargo, name="cargo")
-app.add_typer(_services.services, name="services")
-app.add_typer(_net.net, name="net")
-app.command("ports")(_ports.ports)
-app.command("url")(_ports.url)
-app.command("proxy")(_proxy.proxy)
-app.command("ssh-config")(_ssh.ssh_config)
-app.command("ssh-proxy")(_ssh.ssh_proxy)
-app.command("update")(_sandboxes.update)
-app.command("start")(_sandboxes.start)
-app.command("pause")(_sandboxes.pause)
-app.command("resume")(_sandboxes.resume)
-app.command("stop")(_sandboxes.stop)
-app.command("rm")(_sandboxes.rm)
-app.command("events")(_events.events)
-app.add_typer(_events.webhooks, name="webhooks")
-app.add_typer(_keys.keys, name="keys")
-app.add_typer(_admin.admin, name="admin")
-app.command("serve")(_host.serve)
-app.command("doctor")(_host.doctor)
+COMMANDS = {
+    "create": Entry("_sandboxes", "create", "Make a sandbox and print its id", _LIFE,
+        "bay create web\nbay create web --ttl 3600 --network none --wait 60\nbay create --from-checkpoint ckpt-…"),
+    "ls": Entry("_sandboxes", "ls", "List sandboxes, oldest first", _LIFE,
+        "bay ls\nbay ls --compute running\nbay rm $(bay ls -q --label ci=yes)"),
+    "get": Entry("_sandboxes", "get", "Show one sandbox", _LIFE, "bay get web\nbay get web --json"),
+    "update": Entry("_sandboxes", "update", "Change a sandbox's name, labels, timeouts or URL", _LIFE,
+        "bay update web --name shop\nbay update web --idle-timeout never"),
+    "start": Entry("_sandboxes", "start", "Give sandboxes compute; they keep name and files", _LIFE),
+    "pause": Entry("_sandboxes", "pause", "Freeze sandboxes in memory; the next call wakes them", _LIFE),
+    "resume": Entry("_sandboxes", "resume", "Let frozen sandboxes run again; start those that are cold", _LIFE),
+    "stop": Entry("_sandboxes", "stop", "Take compute back from sandboxes; files stay", _LIFE),
+    "rm": Entry("_sandboxes", "rm", "Remove sandboxes and their files for good", _LIFE, "bay rm web try-1\nbay rm --all"),
+    "run": Entry("_execute", "run", "Run a command in a sandbox of its own", _RUN,
+        "bay run python3 -c 'print(6 * 7)'\nbay run --cp ./src:src --timeout 60 make -C src test\nbay run -it bash"),
+    "exec": Entry("_execute", "exec_", "Run a command in a sandbox that exists, waking it if need be", _RUN,
+        "bay exec web ls -la\nbay exec --cwd src --env CI=1 web make test\ntar c . | bay exec -i web tar x\n"
+        "bay exec -it web python3"),
+    "shell": Entry("_attach", "shell", "Open a login shell in a sandbox", _RUN, "bay shell web"),
+    "python": Entry("_python", "python", "Run code in the Python of a sandbox, where variables stay", _RUN,
+        "bay python web -c 'x = 6 * 7'\nbay python web -c 'print(x)'\nbay python web plot.py --save figures"),
+    "attach": Entry("_attach", "attach", "Come back to a command: to its terminal, or to its output", _RUN, "bay attach web exec-…"),
+    "logs": Entry("_attach", "logs", "Show what a command printed", _RUN, "bay logs -f web exec-…"),
+    "execs": Entry("_processes", "execs", "List the commands that run in a sandbox, or ended lately", _RUN),
+    "ps": Entry("_processes", "ps", "List the processes of a sandbox", _RUN),
+    "kill": Entry("_processes", "kill", "Send processes of a sandbox a signal", _RUN,
+        "bay kill web 42\nbay kill web exec-… --signal INT"),
+    "history": Entry("_history", "history", "Show what `shell/exec` and `python/exec` ran in a sandbox", _RUN),
+    "services": Entry("_services", "services", "Define commands that are started with a sandbox and kept running", _RUN,
+        "bay services put web db postgres -D /workspace/db\nbay services logs -f web db"),
+    "cp": Entry("_copy", "cp", "Copy a file or a directory into a sandbox, or out of one", _FILES,
+        "bay cp ./src web:project\nbay cp web:project/out ./out\nbay cp web:/var/log/app.log - | less"),
+    "files": Entry("_files", "files", "List, search and watch the files of a sandbox", _FILES,
+        "bay files ls web\nbay files find web '**/*.py'\nbay files search web TODO"),
+    "checkpoint": Entry("_checkpoints", "checkpoint", "Keep the files of a sandbox as they are, and put them back", _FILES,
+        "bay checkpoint create web --name before\nbay checkpoint restore web before"),
+    "fork": Entry("_checkpoints", "fork", "Make new sandboxes that begin with the files of another", _FILES,
+        "bay fork web --name try --count 3"),
+    "cargo": Entry("_cargos", "cargo", "Files that outlive sandboxes, and how much they hold", _FILES),
+    "net": Entry("_net", "net", "Say what a sandbox's network may reach, and see what was refused", _NETWORK,
+        "bay net mode web allowlist\nbay net allow web example.com '*.files.example.com'\nbay net show web"),
+    "ports": Entry("_ports", "ports", "List where something listens in a sandbox, and who may reach it", _NETWORK,
+        "bay ports web\nbay ports web --public 8000"),
+    "url": Entry("_ports", "url", "Print where a browser reaches a sandbox", _NETWORK,
+        "bay url web 8000\nbay url web 8000 --expires 2h"),
+    "proxy": Entry("_proxy", "proxy", "Bring ports of a sandbox to this machine", _NETWORK,
+        "bay proxy 8080:80 5432 web"),
+    "ssh-config": Entry("_ssh", "ssh_config", "Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox", _NETWORK,
+        "bay ssh-config web >> ~/.ssh/config\nssh bay-web"),
+    "ssh-proxy": Entry("_ssh", "ssh_proxy", "Connect stdin and stdout to a port of a sandbox", _NETWORK),
+    "events": Entry("_events", "events", "Show what happened to sandboxes, oldest first", _EVENTS,
+        "bay events web\nbay events --follow --json"),
+    "webhooks": Entry("_events", "webhooks", "Have events sent to a URL", _EVENTS,
+        "bay webhooks create https://example.com/hook --type sandbox.failed"),
+    "keys": Entry("_keys", "keys", "Make, list and revoke API keys", _EVENTS, "bay keys create ci --owner ci"),
+    "serve": Entry("_host", "serve", "Run the server in the foreground", _SERVER,
+        "sudo bay serve\nsudo bay serve --port 8701 --data-dir /srv/bay"),
+    "doctor": Entry("_host", "doctor", "Check whether this machine can run sandboxes", _SERVER),
+    "admin": Entry("_admin", "admin", "For whoever runs Bay: audit, backup, restore, pool", _SERVER,
+        "bay admin backup bay.tar.gz\nbay admin audit --since 2h"),
+    "help": Entry("_about", "help_", "Say what a command does and takes", _SERVER, "bay help exec\nbay help files ls"),
+    "version": Entry("_about", "version", "Print the version", _SERVER),
+}  # fmt: skip
+
+
+class _Bay(Root):
+    """`bay` with all its commands."""
+
+    entries = COMMANDS
+
+
+app = Tree(root=_Bay)
 
 
 def _version(wanted: bool) -> None:
@@ -86,11 +96,18 @@ def _version(wanted: bool) -> None:
 def options(
     ctx: typer.Context,
     url: Annotated[
-        str | None, typer.Option(help="Where Bay is; else BAY_URL, else http://127.0.0.1:8700.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="Where Bay is; else BAY_URL, else the Bay that runs on this machine."
+        ),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="The key to call with; else BAY_API_KEY.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The key to call with; else BAY_API_KEY.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As after the command: print JSON.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Sandboxes for programs: a computer with a name that stays, files that stay, and compute that comes and goes."""

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._detach import DEFAULT_KEYS, parse_keys
 from bay.cli._execute import PATIENCE_S, CwdOption, DetachKeysOption, StdinOption, UserOption
 from bay.cli._follow import exit_code, follow, pump, say_end
-from bay.cli._state import EnvOption, JsonOption, NameArgument, connect, pairs
+from bay.cli._state import EnvOption, JsonOption, connect, pairs
 from bay.cli._terminal import STDIN, STDOUT, need_terminal, on_terminal, say_how_to_come_back
 from bay.cli._tty import is_terminal, window_size
 

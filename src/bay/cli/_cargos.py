@@ -7,17 +7,13 @@ import typer
 
 from bay.cli._output import age, amount, print_columns, print_json, print_line
 from bay.cli._state import JsonOption, connect
+from bay.cli._tree import Tree
 from bay.clock import utc_now
 
 if TYPE_CHECKING:
     from bay.models import Cargo
 
-cargo = typer.Typer(
-    help="Files that outlive sandboxes, and how much they hold.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+cargo = Tree(help="Files that outlive sandboxes, and how much they hold.")
 
 
 @cargo.command("ls")

@@ -6,21 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._output import age, amount, print_columns, print_json, print_line, printable
 from bay.cli._progress import Bar
-from bay.cli._state import JsonOption, NameArgument, connect
+from bay.cli._state import JsonOption, connect
+from bay.cli._tree import Tree
 from bay.clock import utc_now
 from bay.models import CheckpointPolicy
 
 if TYPE_CHECKING:
     from bay.models import Checkpoint
 
-checkpoint = typer.Typer(
-    help="Keep the files of a sandbox as they are, and put them back.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+checkpoint = Tree(help="Keep the files of a sandbox as they are, and put them back.")
 
 CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its name or id.")]
 CommentOption = Annotated[str | None, typer.Option(help="A remark for people.")]

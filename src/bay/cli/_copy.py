@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import complete_paths
 from bay.cli._output import note, print_json, printable
 from bay.cli._progress import Bar
 from bay.cli._state import JsonOption, connect
@@ -23,8 +24,18 @@ _NAMED = 3
 
 def cp(
     ctx: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A local path, NAME:PATH, or - for stdin.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="NAME:PATH, a local path, or - for stdout.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="A local path, NAME:PATH, or - for stdin.", autocompletion=complete_paths
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DST", help="NAME:PATH, a local path, or - for stdout.", autocompletion=complete_paths
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> int:
     """Copy a file or a directory into a sandbox, or out of one. A local path with a colon is written ./a:b."""

@@ -7,17 +7,13 @@ import typer
 
 from bay.cli._output import print_columns, print_fields, print_json, print_line, printable
 from bay.cli._state import JsonOption, connect
+from bay.cli._tree import Tree
 from bay.clock import to_rfc3339
 
 if TYPE_CHECKING:
     from bay.models import Event, Webhook
 
-webhooks = typer.Typer(
-    help="Have events sent to a URL.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+webhooks = Tree(help="Have events sent to a URL.")
 
 WebhookIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of webhooks.")]
 
@@ -25,7 +21,7 @@ WebhookIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of webh
 def events(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One sandbox's name or id; else all of yours.")
+        str | None, typer.Argument(metavar="NAME", help="One sandbox's name or id; else all of yours.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show what happens from now on, until interrupted.")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._copy import put
 from bay.cli._detach import DEFAULT_KEYS, parse_keys
 from bay.cli._follow import exit_code, follow, killed_with_us, pump, say_end
 from bay.cli._output import note, print_json, print_line
 from bay.cli._sandboxes import ImageOption, IsolationOption, ProfileOption
-from bay.cli._state import RETRY_S, EnvOption, JsonOption, NameArgument, connect, connect_or_embed, pairs
+from bay.cli._state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs
 from bay.cli._terminal import STDOUT, need_terminal, on_terminal
+from bay.cli._tree import COMMAND
 from bay.cli._tty import window_size
 from bay.errors import InvalidArgument
 
@@ -25,16 +27,29 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 """How long a terminal waits for a connection that broke."""
 
-CommandArgument = Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments.")]
+CommandArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar=COMMAND, help="The command and its arguments, as they are: no option after it is ours."
+    ),
+]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option(help="Seconds the command may take; then it is ended and the exit code is 124."),
+    typer.Option(
+        metavar="SECONDS", help="Seconds the command may take; then it is ended and the exit code is 124."
+    ),
 ]
 StdinOption = Annotated[
     bool, typer.Option("--stdin", "-i", help="Give the command what comes on stdin, as it comes.")
 ]
-CwdOption = Annotated[str | None, typer.Option(help="Directory to run in, relative to /workspace.")]
-UserOption = Annotated[str | None, typer.Option(help="User to run as; root where the profile allows it.")]
+CwdOption = Annotated[
+    str | None,
+    typer.Option("--cwd", "-w", metavar="PATH", help="Directory to run in, relative to /workspace."),
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option("--user", "-u", metavar="USER", help="User to run as; root where the profile allows it."),
+]
 TtyOption = Annotated[
     bool, typer.Option("--tty", "-t", help="Run it on a terminal, and give it this one. Implies --stdin.")
 ]
@@ -55,23 +70,34 @@ def run(
         list[str] | None,
         typer.Option("--cp", metavar="SRC:DST", help="Copy a local file or directory in first. Repeatable."),
     ] = None,
+    cwd: CwdOption = None,
+    user: UserOption = None,
     timeout: TimeoutOption = None,
     stdin: StdinOption = False,
     tty: TtyOption = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A name to call the sandbox by: a-z, 0-9 and '-'.")
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the sandbox afterwards, and say its name.")
+    ] = False,
+    rm: Annotated[
+        bool, typer.Option("--rm", help="Remove the sandbox afterwards, as is done anyway.", hidden=True)
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Run a command in a sandbox of its own. Without a server (BAY_URL, --url) one is started for it."""
+    if keep and rm:
+        raise InvalidArgument("give --keep or --rm, not both")
     copies = [_copy_pair(text) for text in copy or ()]
     options: CreateOptions = {
+        "name": name,
         "image": image,
         "profile": profile,
         "isolation": isolation,
         "env": pairs(env, "--env", "=") or None,
     }
-    how: SpawnOptions = {"timeout_s": timeout, **_how(tty=tty, stdin=stdin)}
+    how: SpawnOptions = {"timeout_s": timeout, "cwd": cwd, "user": user, **_how(tty=tty, stdin=stdin)}
     with _signals_end_it(), connect_or_embed(ctx) as client, _sandbox(client, options, keep) as box:
         for source, target in copies:
             put(box, source, target)

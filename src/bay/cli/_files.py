@@ -5,19 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._output import note, print_columns, print_fields, print_json, print_line, printable
-from bay.cli._state import JsonOption, NameArgument, connect
+from bay.cli._state import JsonOption, connect
+from bay.cli._tree import Tree
 from bay.clock import to_rfc3339
 
 if TYPE_CHECKING:
     from bay.models import FileEvent, FileInfo, SearchMatch
 
-files = typer.Typer(
-    help="List, search and watch the files of a sandbox.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+files = Tree(help="List, search and watch the files of a sandbox.")
 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="Absolute, or relative to /workspace.")]
 GlobOption = Annotated[

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._output import print_columns, print_json
-from bay.cli._state import JsonOption, NameArgument, connect
+from bay.cli._state import JsonOption, connect
 from bay.clock import to_rfc3339
 
 if TYPE_CHECKING:

@@ -8,18 +8,14 @@ import typer
 import bay
 from bay.cli._output import note, print_columns, print_json, print_line
 from bay.cli._state import JsonOption, connect, pairs
+from bay.cli._tree import Tree
 from bay.clock import to_rfc3339, utc_now
 from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from bay.models import Key, KeyScope, Limits
 
-keys = typer.Typer(
-    help="Make, list and revoke API keys; takes an admin key.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+keys = Tree(help="Make, list and revoke API keys; takes an admin key.")
 
 KeyIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of keys.")]
 

@@ -8,7 +8,10 @@ from typing import cast
 import typer
 
 from bay.cli._app import app
+from bay.cli._complete import bash_splits_at_colons
 from bay.cli._output import print_error
+from bay.cli._state import State
+from bay.cli._usage import words_for
 from bay.errors import BayError, InternalError, InvalidArgument
 
 INTERRUPTED = 130
@@ -22,23 +25,25 @@ def main(arguments: list[str] | None = None) -> int:
 
     Raises nothing but SystemExit: on a signal, and with 1 when nobody reads stdout any more.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    state = State()
     try:
-        return _run(given)
+        return _run(sys.argv[1:] if arguments is None else arguments, state)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BayError as error:
-        return _fail(error, given)
+        return _fail(error, state)
     except Exception as error:  # noqa: BLE001 — the edge: a person gets one line, not a traceback
-        return _unexpected(error, given)
+        words = f"{type(error).__name__}: {error} — a defect in Bay; set BAY_DEBUG=1 to see where"
+        return _fail(InternalError(words), state)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], state: State) -> int:
     command = typer.main.get_command(app)
     try:
-        outcome: object = command.main(arguments, prog_name="bay", standalone_mode=False)
+        with bash_splits_at_colons():
+            outcome: object = command.main(arguments, prog_name="bay", standalone_mode=False, obj=state)
     except _UsageError as error:
-        raise InvalidArgument(_usage(error)) from error
+        raise InvalidArgument(words_for(error)) from error
     except OSError as error:
         # A disk that is full, a file that may not be read: this machine's, and no defect of Bay.
         where = f"{error.filename}: " if error.filename else ""
@@ -46,25 +51,8 @@ def _run(arguments: list[str]) -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
-def _usage(error: typer.BadParameter) -> str:
-    path = error.ctx.command_path if error.ctx else "bay"
-    message = error.format_message().rstrip(".")
-    hint = (
-        "; put `--` before the command to run"
-        if path in ("bay run", "bay exec") and "option" in message
-        else ""
-    )
-    return f"{message}{hint} (see `{path} --help`)"
-
-
-def _fail(error: BayError, arguments: list[str]) -> int:
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    print_error(error, as_json="--json" in options)
+def _fail(error: BayError, state: State) -> int:
+    print_error(error, as_json=state.as_json)
     if os.environ.get("BAY_DEBUG"):
         traceback.print_exception(error)
     return error.exit_code
-
-
-def _unexpected(error: Exception, arguments: list[str]) -> int:
-    words = f"{type(error).__name__}: {error}"
-    return _fail(InternalError(f"{words} — a defect in Bay; set BAY_DEBUG=1 to see where"), arguments)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._output import amount, note, print_columns, print_fields, print_json
-from bay.cli._state import JsonOption, NameArgument, connect
+from bay.cli._state import JsonOption, connect
+from bay.cli._tree import Tree
 from bay.clock import to_rfc3339
 from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, from_wire
@@ -20,12 +22,7 @@ if TYPE_CHECKING:
     from bay.client import Box
     from bay.models import NetworkCounter, NetworkState, RefusedName
 
-net = typer.Typer(
-    help="Say what a sandbox's network may reach, and see what was refused.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+net = Tree(help="Say what a sandbox's network may reach, and see what was refused.")
 
 Action = Literal["allow", "deny"]
 TargetsArgument = Annotated[

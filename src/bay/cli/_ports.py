@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._output import note, print_columns, print_json, print_line
-from bay.cli._state import JsonOption, NameArgument, connect, duration
+from bay.cli._state import JsonOption, connect, duration
 from bay.clock import to_rfc3339
 from bay.errors import InvalidArgument
 

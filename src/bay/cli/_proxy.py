@@ -49,9 +49,9 @@ def proxy(
     as_json: JsonOption = False,
 ) -> int:
     """Bring ports of a sandbox to this machine, until interrupted."""
-    state = state_of(ctx)
     forwards = tuple(map(_forward, pairs))
-    plan = Plan(url=state.url, api_key=state.api_key, name=name, bind=bind, forwards=forwards)
+    url, api_key = state_of(ctx).reach()
+    plan = Plan(url=url, api_key=api_key, name=name, bind=bind, forwards=forwards)
 
     def say(address: str, port: int, remote: int) -> None:
         if as_json:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cells import event_to_wire, text_of, traceback_of
+from bay.cli._complete import NameArgument
 from bay.cli._output import note, print_json
-from bay.cli._state import JsonOption, NameArgument, connect
+from bay.cli._state import JsonOption, connect
 from bay.errors import BayError, InvalidArgument
 
 if TYPE_CHECKING:

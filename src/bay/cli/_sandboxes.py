@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument, NamesArgument, complete_profiles
 from bay.cli._net import as_mode
 from bay.cli._output import print_columns, print_fields, print_json, print_line
-from bay.cli._state import EnvOption, JsonOption, NameArgument, NamesArgument, connect, pairs
+from bay.cli._state import EnvOption, JsonOption, connect, pairs
 from bay.clock import to_rfc3339
 from bay.errors import InvalidArgument
 from bay.models import NetworkPolicy
@@ -18,16 +19,31 @@ if TYPE_CHECKING:
 _NEVER = "never"
 _NONE = "none"
 
-ProfileOption = Annotated[str | None, typer.Option(help="Kind of sandbox; the server's default if left out.")]
-ImageOption = Annotated[
-    str | None, typer.Option(help="Image of the root file system, instead of the profile's.")
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Kind of sandbox; the server's default if left out.",
+        autocompletion=complete_profiles,
+    ),
 ]
-IsolationOption = Annotated[str | None, typer.Option(help="How it is isolated: container or gvisor.")]
+ImageOption = Annotated[
+    str | None,
+    typer.Option(metavar="IMAGE", help="Image of the root file system, instead of the profile's."),
+]
+IsolationOption = Annotated[
+    str | None, typer.Option(metavar="KIND", help="How it is isolated, instead of the profile's: container.")
+]
 
 
 def create(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Option(help="A name to call it by: a-z, 0-9 and '-'.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A name to call it by: a-z, 0-9 and '-'.")
+    ] = None,
+    name_option: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The same as an option.")
+    ] = None,
     profile: ProfileOption = None,
     image: ImageOption = None,
     isolation: IsolationOption = None,
@@ -57,9 +73,11 @@ def create(
     as_json: JsonOption = False,
 ) -> int:
     """Make a sandbox and print its id."""
+    if name is not None and name_option not in (None, name):
+        raise InvalidArgument(f"it gets one name: {name} or --name {name_option}")
     with connect(ctx) as client:
         box = client.sandboxes.create(
-            name=name,
+            name=name or name_option,
             profile=profile,
             image=image,
             isolation=isolation,

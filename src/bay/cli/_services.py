@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from bay.cli._complete import NameArgument
+from bay.cli._execute import CwdOption, UserOption
 from bay.cli._follow import pass_on
 from bay.cli._output import print_columns, print_json
-from bay.cli._state import EnvOption, JsonOption, NameArgument, connect, pairs
+from bay.cli._state import EnvOption, JsonOption, connect, pairs
+from bay.cli._tree import COMMAND, Tree
 from bay.errors import InvalidArgument
 from bay.models import ServiceHealth, ServiceSpec
 
 if TYPE_CHECKING:
     from bay.models import Service
 
-services = typer.Typer(
-    help="Define commands that are started with a sandbox and kept running.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+services = Tree(help="Define commands that are started with a sandbox and kept running.")
 
 Restart = Literal["always", "on-failure", "never"]
 ServiceArgument = Annotated[str, typer.Argument(metavar="SERVICE", help="The service's name.")]
@@ -48,12 +46,10 @@ def put(
     ctx: typer.Context,
     name: NameArgument,
     service: ServiceArgument,
-    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments.")],
+    command: Annotated[list[str], typer.Argument(metavar=COMMAND, help="The command and its arguments.")],
     env: EnvOption = None,
-    cwd: Annotated[str | None, typer.Option(help="Directory to run in, relative to /workspace.")] = None,
-    user: Annotated[
-        str | None, typer.Option(help="User to run as; root where the profile allows it.")
-    ] = None,
+    cwd: CwdOption = None,
+    user: UserOption = None,
     needs: Annotated[
         list[str] | None, typer.Option(metavar="SERVICE", help="Start it after this service. Repeatable.")
     ] = None,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli._complete import NameArgument
 from bay.cli._output import print_line
-from bay.cli._state import NameArgument, connect, state_of
+from bay.cli._state import connect, state_of
 from bay.cli._tty import write_all
 from bay.errors import BayError, InvalidArgument
 
@@ -48,7 +49,7 @@ def ssh_config(
     """Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox."""
     with connect(ctx) as client:
         boxes = [client.sandboxes.get(name)] if name else list(client.sandboxes.list())
-        url = client.base_url if state_of(ctx).has_server else None
+        url = client.base_url if state_of(ctx).named_url else None
     for box in boxes:
         for line in _block(box, url, user, port):
             print_line(line)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import bay
+from bay.cli._here import bay_here
 from bay.errors import BayError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ EnvOption = Annotated[
     list[str] | None,
     typer.Option("--env", "-e", metavar="NAME=VALUE", help="Set an environment variable. Repeatable."),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The sandbox's name or id.")]
-NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME", help="Names or ids of sandboxes.")]
 
 
 @dataclass(slots=True)
@@ -35,11 +34,22 @@ class State:
 
     url: str | None = None
     api_key: str | None = None
+    as_json: bool = False
 
     @property
-    def has_server(self) -> bool:
-        """Whether somebody said where Bay is."""
-        return bool(self.url or os.environ.get("BAY_URL"))
+    def named_url(self) -> str | None:
+        """Where Bay is, as far as somebody said so."""
+        return self.url or os.environ.get("BAY_URL") or None
+
+    def reach(self) -> tuple[str | None, str | None]:
+        """Where Bay is and the key to call with: what was said, else of the Bay on this machine, else None."""
+        url, key = self.named_url, self.api_key or os.environ.get("BAY_API_KEY")
+        if url and key:
+            return url, key
+        here = bay_here()
+        if here is None or (url or here.url).rstrip("/") != here.url:
+            return url, key
+        return here.url, key or here.key
 
 
 def state_of(ctx: typer.Context) -> State:
@@ -52,15 +62,16 @@ RETRY_S = 10.0
 
 
 def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> "Client":
-    """A client of the Bay that the options or the environment name."""
-    state = state_of(ctx)
-    return make_client(state.url, state.api_key, retry_s)
+    """A client of the Bay that the options or the environment name, else of the one on this machine."""
+    return make_client(*state_of(ctx).reach(), retry_s)
 
 
-def make_client(url: str | None, api_key: str | None, retry_s: float = RETRY_S) -> "Client":
+def make_client(
+    url: str | None, api_key: str | None, retry_s: float = RETRY_S, timeout_s: float = 60.0
+) -> "Client":
     """A client for threads."""
     lean()
-    return bay.Client(url, api_key, retry_s=retry_s)
+    return bay.Client(url, api_key, retry_s=retry_s, timeout_s=timeout_s)
 
 
 def lean() -> None:
@@ -70,9 +81,10 @@ def lean() -> None:
 
 @contextmanager
 def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
-    """A client of the Bay that is named, else of one that runs in this process until the end of the block."""
-    if state_of(ctx).has_server:
-        with connect(ctx) as client:
+    """A client of the Bay that there is, else of one that runs in this process until the end of the block."""
+    url, api_key = state_of(ctx).reach()
+    if url is not None:
+        with make_client(url, api_key) as client:
             yield client
         return
     start = load("bay.server.embedded", "start")

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import resource
+import shlex
 import signal
 import socket
 import sys
@@ -62,10 +63,17 @@ def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Ev
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         listener = stack.enter_context(_listen(loaded.host, loaded.port))
-        stack.callback(os.close, lock_data_dir(loaded.data_dir))
+        lock = lock_data_dir(loaded.data_dir)
+        stack.callback(os.close, lock)
+        stack.callback(os.ftruncate, lock, 0)
         check_data_dir(loaded.data_dir, loaded.data_dir / DATABASE)
+
+        def ready(url: str, bay: Bay) -> None:
+            os.write(lock, url.encode())  # where `bay` on this machine finds it
+            on_ready(url, bay)
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded, listener, on_ready, stop))
+            runner.run(_serve(loaded, listener, ready, stop))
 
 
 async def _serve(
@@ -154,6 +162,7 @@ def lock_data_dir(data_dir: Path) -> int:
         raise Conflict(
             f"another Bay uses the data directory {data_dir}; stop it or choose another"
         ) from error
+    os.ftruncate(descriptor, 0)  # the address of one that was killed
     return descriptor
 
 
@@ -191,10 +200,16 @@ def _url(address: tuple[str, int]) -> str:
 
 
 def _announce(url: str, bay: Bay) -> None:
-    print(f"Bay serves at {url}", flush=True)  # noqa: T201
+    """What to do next, in lines that a shell takes; a new key is shown this once."""
+    kept = bay.settings.data_dir / KEY_FILE
+    lines = [f"Bay serves at {url}"]
     if bay.new_key is not None:
-        kept = bay.settings.data_dir / KEY_FILE
-        print(f"API key (shown once, kept in {kept}): {bay.new_key}", flush=True)  # noqa: T201
+        lines.append(f"API key (shown once, kept in {kept}): {bay.new_key}")
+    lines.append(f"  export BAY_URL={url}")
+    if bay.settings.api_key is None and kept.exists():
+        lines.append(f'  export BAY_API_KEY="$(cat {shlex.quote(str(kept))})"')
+    lines.append(f"The API is at {url}/docs. On this machine root needs no export: try `bay run echo hello`.")
+    print("\n".join(lines), flush=True)  # noqa: T201
 
 
 def _complain(message: str) -> int:

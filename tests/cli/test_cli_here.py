@@ -1,0 +1,134 @@
+"""A Bay on this machine: `bay` finds it and its key, and gives the key to nobody else."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent / "bay"
+WAIT_S = 30
+
+
+def bare() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """Settings of a Bay of its own, without URL and key; short paths, because sockets have them."""
+    with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
+        yield bare() | {"BAY_DRIVER": "fake", "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data"}
+
+
+def run(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(BIN), *arguments], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+
+
+@contextmanager
+def serving(environment: dict[str, str], number: int = signal.SIGTERM) -> Generator[list[str], None, None]:
+    """A Bay that answers; gives what it printed, up to the last line of it."""
+    command = [str(BIN), "serve", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        said = [server.stdout.readline().rstrip("\n")]
+        try:
+            while "/docs" not in said[-1]:
+                said.append(server.stdout.readline().rstrip("\n"))
+            yield said
+        finally:
+            server.send_signal(number)
+            server.wait(WAIT_S)
+
+
+@pytest.fixture
+def thief() -> Iterator[tuple[str, list[str | None]]]:
+    """An HTTP server that is no Bay, and the keys that it was sent."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+
+
+def test_root_needs_neither_url_nor_key(environment: dict[str, str]) -> None:
+    with serving(environment) as said:
+        url = said[0].removeprefix("Bay serves at ")
+        assert run(environment, "create", "web").returncode == 0
+        assert run(environment | {"BAY_URL": url + "/"}, "get", "web").returncode == 0
+        assert run(environment, "run", "echo", "hi").stdout == "hi\n"
+        elsewhere = run(environment | {"BAY_URL": url.replace("127.0.0.1", "localhost")}, "ls")
+        assert (elsewhere.returncode, "BAY_API_KEY" in elsewhere.stderr) == (2, True)
+        assert "admin.key" in elsewhere.stderr
+        wrong = run(environment | {"BAY_API_KEY": "bay_wrong"}, "ls")
+        assert (wrong.returncode, "BAY_API_KEY" in wrong.stderr) == (2, True)
+
+
+def test_serve_prints_lines_that_a_shell_takes(environment: dict[str, str]) -> None:
+    with serving(environment) as said:
+        exports = "\n".join(line for line in said if line.startswith("  export "))
+        script = f"{exports}\n{BIN} create web && {BIN} ls"
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=bare()
+        )
+        assert (done.returncode, " web " in done.stdout) == (0, True)
+        secret = next(line for line in said if line.startswith("API key")).rpartition(" ")[2]
+        assert sum(secret in line for line in said) == 1
+    with serving(environment) as again:
+        assert not any(secret in line for line in again)
+        assert sum(line.startswith("  export ") for line in again) == 2
+
+
+def test_serve_with_a_given_key_names_no_file(environment: dict[str, str]) -> None:
+    with serving(environment | {"BAY_API_KEY": "bay_" + "k" * 40}) as said:
+        assert not any("API_KEY" in line or "kkk" in line for line in said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_key_is_not_sent_where_a_bay_was(
+    environment: dict[str, str], thief: tuple[str, list[str | None]], number: int
+) -> None:
+    url, seen = thief
+    with serving(environment, number):
+        assert run(environment, "ls").returncode == 0
+    lock = Path(environment["BAY_DATA_DIR"]) / "bay.lock"
+    lock.write_text(url)  # the port of the one that ended is another's now
+    run(environment, "ls")
+    run(environment | {"BAY_URL": url}, "ls")
+    assert [key for key in seen if key] == []
+
+
+def test_the_key_is_not_sent_elsewhere_while_a_bay_runs(
+    environment: dict[str, str], thief: tuple[str, list[str | None]]
+) -> None:
+    url, seen = thief
+    with serving(environment):
+        run(environment | {"BAY_URL": url}, "ls")
+        run(environment, "--url", url, "ls")
+        lock = Path(environment["BAY_DATA_DIR"]) / "bay.lock"
+        lock.chmod(0o666)  # others may have written it
+        lock.write_text(url)
+        run(environment, "ls")
+    assert seen != []
+    assert [key for key in seen if key] == []
