@@ -1,58 +1,25 @@
 """Drivers to test, each with directories and a name of its own, and nothing left of it afterwards."""
 
-import asyncio
-import os
-import secrets
-import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from blockbuster import blockbuster_ctx
 from driver_harness import Bench
+from oci_bench import oci, oci_root, opened, workspaces
 
 from bay.drivers.fake import FakeDriver
-from bay.drivers.oci import OciDriver
-from bay.network.host import Network
+
+__all__ = ["oci", "oci_root", "workspaces"]  # fixtures are found by their names here
 
 pytest.register_assert_rewrite("conformance")
-
-
-@pytest.fixture(scope="session")
-def oci_root() -> Generator[Path]:
-    """The data directory of every OciDriver of this run: Ship's closure and the image are made once."""
-    root = Path(tempfile.mkdtemp(prefix="bay-test-"))
-    yield root
-    shutil.rmtree(root)
-
-
-@pytest.fixture
-def workspaces() -> Generator[Path]:
-    """Where workspaces are made; short, because a socket's path may be 107 bytes at most."""
-    directory = Path(tempfile.mkdtemp(prefix="bay-ws-"))
-    yield directory
-    shutil.rmtree(directory)
 
 
 @pytest.fixture
 async def fake(workspaces: Path) -> AsyncGenerator[Bench]:
     """A FakeDriver."""
     run_dir = Path(tempfile.mkdtemp(prefix="bay-f-"))
-    async for bench in _opened(Bench(FakeDriver(run_dir=run_dir), workspaces, (run_dir,), run_dir.name)):
-        yield bench
-
-
-@pytest.fixture
-async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[Bench]:
-    """An OciDriver with real runc, on the real host."""
-    if os.getuid() != 0 or shutil.which("runc") is None:
-        pytest.skip("the oci driver needs root and runc")
-    run_dir = Path("/run/bay") / f"t-{secrets.token_hex(4)}"
-    ids = run_dir.with_suffix(".ids")
-    network = Network(instance=run_dir.name[2:6])
-    driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network)
-    async for bench in _opened(Bench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, network)):
+    async for bench in opened(Bench(FakeDriver(run_dir=run_dir), workspaces, (run_dir,), run_dir.name)):
         yield bench
 
 
@@ -61,17 +28,3 @@ def bench(request: pytest.FixtureRequest) -> Bench:
     """Each driver in turn."""
     chosen: Bench = request.getfixturevalue(request.param)
     return chosen
-
-
-async def _opened(bench: Bench) -> AsyncGenerator[Bench]:
-    async with asyncio.timeout(60):
-        await bench.driver.open()
-    try:
-        with blockbuster_ctx("bay"):  # a call in Bay that blocks the event loop fails the test
-            yield bench
-    finally:
-        async with asyncio.timeout(60):
-            await bench.clear()
-            await bench.driver.aclose()
-        for directory in bench.kept[-2:] if len(bench.kept) > 1 else bench.kept:
-            shutil.rmtree(directory, ignore_errors=True)

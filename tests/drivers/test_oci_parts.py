@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from driver_harness import mounts_of_the_host
 
 from bay.drivers import processes
-from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts, probe, userns
+from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts, probe, rlimits, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
 from bay.drivers.processes import closing_fd
@@ -181,7 +182,7 @@ def test_a_tree_of_processes_is_killed_as_a_whole() -> None:
 HOLDING = """
 import os, sys
 from bay.drivers.oci import userns
-with userns._helper() as (helper, said, go):
+with userns._helper(2_000_000_000) as (helper, said, go):
     print(os.read(said, 64).decode(), end="", flush=True)
     sys.stdin.read()
 """
@@ -270,6 +271,43 @@ def test_a_host_that_refuses_user_namespaces_is_noticed_at_once(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(OSError, match="helper failed"), userns.user_namespace(2_000_000_000, timeout_s=60):
         pass
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
+def test_a_host_that_lets_only_cap_sys_admin_make_user_namespaces_lets_the_helper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking = Path(tempfile.mkdtemp(prefix="bay-unshare-"))
+    asking.chmod(0o755)
+    program = asking / "unshare"
+    program.write_text(
+        "#!/bin/sh\ncase $(grep CapEff /proc/self/status) in *0200000) [ $(id -u) = 2000000000 ] && echo made; read -r go;; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{asking}:/usr/bin:/bin")
+    try:
+        with userns._helper(2_000_000_000) as (_, said, _go):
+            userns._expect(said, b"made\n", 30)
+    finally:
+        shutil.rmtree(asking)
+
+
+def test_limits_are_never_above_those_that_bay_itself_may_have() -> None:
+    command = [sys.executable, "-c", LIMITED]
+    given = subprocess.run(
+        ["prlimit", "--nofile=4096:4096", *command], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert json.loads(given.stdout) == {**rlimits.RLIMITS, "nofile": 4096}
+
+
+LIMITED = """
+import json, os, resource, subprocess, sys
+from bay.drivers.oci.rlimits import RLIMITS, limited
+ask = "import json, resource as r, sys; print(json.dumps({n: r.getrlimit(getattr(r, 'RLIMIT_' + n.upper())) for n in sys.argv[1:]}))"
+said = json.loads(subprocess.check_output(limited([sys.executable, "-c", ask, *RLIMITS])))
+assert all(soft == hard for soft, hard in said.values()), said
+print(json.dumps({name: soft for name, (soft, _) in said.items()}))
+"""
 
 
 @pytest.fixture(scope="module")

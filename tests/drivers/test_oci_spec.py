@@ -10,7 +10,7 @@ import pytest
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import seccomp
 from bay.drivers.oci.runc import reads_mappings
-from bay.drivers.oci.spec import CAPABILITIES, CLOSURE, RLIMITS, SOCKET_DIR, Place, build, ship_command
+from bay.drivers.oci.spec import CAPABILITIES, CLOSURE, SOCKET_DIR, Place, build, ship_command
 from bay.models import Resources
 
 PLACE = Place(
@@ -19,7 +19,6 @@ PLACE = Place(
     cgroup="/bay/x/sess-1",
     machine="x86_64",
     seccomp=seccomp.profile("x86_64"),
-    hard_limits={"RLIMIT_NOFILE": 4096},
 )
 
 
@@ -129,11 +128,8 @@ def test_resources_are_limits_of_the_control_group(config: dict[str, Any]) -> No
     assert config["linux"]["cgroupsPath"] == "/bay/x/sess-1"
 
 
-def test_limits_are_never_above_what_bay_itself_may_have(config: dict[str, Any]) -> None:
-    limits = {one["type"]: (one["soft"], one["hard"]) for one in config["process"]["rlimits"]}
-    assert limits["RLIMIT_NOFILE"] == (4096, 4096)
-    assert limits["RLIMIT_CORE"] == (0, 0)
-    assert set(limits) == set(RLIMITS)
+def test_no_limit_is_left_to_runc_which_may_not_set_it(config: dict[str, Any]) -> None:
+    assert "rlimits" not in config["process"]
 
 
 def test_ship_is_told_what_the_protocol_says_and_nothing_more(config: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Generator
@@ -26,7 +25,7 @@ from bay.drivers.oci import mounts, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
 from bay.drivers.oci.line import Line
 from bay.drivers.oci.runc import Runc
-from bay.drivers.oci.spec import RLIMITS, SOCKET_DIR, Place, build
+from bay.drivers.oci.spec import SOCKET_DIR, Place, build
 from bay.drivers.oci.userns import user_namespace
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import closing_fd, holders, kill_tree, start_time
@@ -155,15 +154,9 @@ def _write_bundle(order: Order, root: Path, userns: str) -> None:
         machine=platform.machine(),
         seccomp=order.seccomp,
         told_id_base=order.id_base if order.tell_mapping else None,
-        hard_limits=_hard_limits(),
     )
     order.places.bundle.mkdir(mode=0o700)
     (order.places.bundle / "config.json").write_text(json.dumps(build(order.spec, place)))
-
-
-def _hard_limits() -> dict[str, int]:
-    limits = {name: resource.getrlimit(getattr(resource, name))[1] for name in RLIMITS}
-    return {name: limit for name, limit in limits.items() if limit != resource.RLIM_INFINITY}
 
 
 def _launched(session_id: str, pid: int) -> Launched:

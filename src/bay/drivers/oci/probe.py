@@ -75,10 +75,15 @@ def _runc(binary: str) -> list[Check]:
 def _kernel() -> list[Check]:
     users = _number("/proc/sys/user/max_user_namespaces")
     seccomp = _text("/proc/sys/kernel/seccomp/actions_avail")
-    helper = shutil.which("unshare")
+    helpers = {name: shutil.which(name) for name in ("prlimit", "setpriv", "unshare")}
+    missing = [name for name, path in helpers.items() if path is None]
     return [
         Check(
-            "unshare", helper is not None, True, helper or "not on PATH", "install util-linux 2.36 or newer"
+            "util-linux",
+            not missing,
+            True,
+            f"not on PATH: {', '.join(missing)}" if missing else str(helpers["unshare"]),
+            "install util-linux 2.36 or newer",
         ),
         Check(
             "user-namespaces", users > 0, True, f"at most {users}", "sysctl -w user.max_user_namespaces=65536"

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from bay.drivers.oci.rlimits import limited
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import has_ended, kill_tree
 from bay.errors import DriverUnavailable
@@ -37,7 +38,7 @@ class Runc:
         command = self._command(
             log, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container
         )
-        self._wait(command, log, output, lock)
+        self._wait(limited(command), log, output, lock)
         try:
             return int(pid_file.read_text())
         except (FileNotFoundError, ValueError) as error:

@@ -33,12 +33,6 @@ CAPABILITIES = (
     "CAP_SETUID",
 )
 
-RLIMITS = {
-    "RLIMIT_CORE": 0,
-    "RLIMIT_MEMLOCK": 8 << 20,
-    "RLIMIT_MSGQUEUE": 819_200,
-    "RLIMIT_NOFILE": 65_536,
-}
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CPU_PERIOD_US = 100_000
@@ -72,8 +66,6 @@ class Place:
     cgroup: str
     machine: str
     seccomp: dict[str, Any]
-    hard_limits: Mapping[str, int]
-    """Bay's own hard limits: without CAP_SYS_RESOURCE nothing above them can be granted."""
     told_id_base: int | None = None
     """The first outside id, for a runc that must be told the mapping (see `runc.reads_mappings`)."""
 
@@ -124,14 +116,8 @@ def _process(spec: SessionSpec, place: Place) -> dict[str, Any]:
         "cwd": "/",
         "noNewPrivileges": True,
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), granted),
-        "rlimits": _rlimits(place.hard_limits),
         "oomScoreAdj": 100,  # the host short of memory loses a sandbox first, not Bay
     }
-
-
-def _rlimits(hard_limits: Mapping[str, int]) -> list[dict[str, Any]]:
-    limits = {name: min(wanted, hard_limits.get(name, wanted)) for name, wanted in RLIMITS.items()}
-    return [{"type": name, "soft": limit, "hard": limit} for name, limit in limits.items()]
 
 
 def _environment(spec: SessionSpec) -> Mapping[str, str]:

@@ -1,9 +1,10 @@
 """The session's user namespace, made before the container so that its mounts and its limits can use it.
 
 A thread cannot leave its process's user namespace, so a helper process (`unshare`) holds the new one
-while it is set up. The helper keeps its capabilities there, and so may write the namespace's own limits:
-without them one sandbox could use up the inotify instances of every other and of Bay, because the
-kernel charges them to whoever made the namespace.
+while it is set up. The kernel charges pending signals, message queues, locked memory and inotify instances
+of a namespace to the user who made it as well. So the helper is the session's own first id, and not root:
+otherwise one sandbox could use up the accounts of every other and of the host's root. The helper has all
+capabilities in the namespace, and sets the namespace's own limits before a program of the sandbox runs there.
 """
 
 import os
@@ -42,7 +43,7 @@ def user_namespace(id_base: int, timeout_s: float = 5.0) -> Generator[int]:
 
     Blocks; raises OSError or TimeoutError. The namespace lives as long as a process or a mount uses it.
     """
-    with _helper() as (helper, said, go):
+    with _helper(id_base) as (helper, said, go):
         _expect(said, b"made\n", timeout_s)
         _write_maps(helper.pid, id_base)
         os.write(go, b"go\n")
@@ -53,8 +54,8 @@ def user_namespace(id_base: int, timeout_s: float = 5.0) -> Generator[int]:
 
 
 @contextmanager
-def _helper() -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
-    command = ["unshare", "--user", "--keep-caps", "--", "sh", "-c", _SCRIPT]
+def _helper(owner: int) -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
+    command = [*_becoming(owner), "unshare", "--user", "--keep-caps", "--", "sh", "-c", _SCRIPT]
     said, its_said = os.pipe2(os.O_CLOEXEC)
     its_go, go = os.pipe2(os.O_CLOEXEC)
     try:
@@ -69,6 +70,12 @@ def _helper() -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
         for fd in (said, its_said, its_go, go):
             if fd >= 0:
                 os.close(fd)
+
+
+def _becoming(owner: int) -> list[str]:
+    # Some hosts let only CAP_SYS_ADMIN make user namespaces, so it is kept until `unshare` leaves it behind.
+    ids = ["--reuid", str(owner), "--regid", str(owner), "--clear-groups"]
+    return ["setpriv", *ids, "--inh-caps", "+sys_admin", "--ambient-caps", "+sys_admin", "--"]
 
 
 def _write_maps(pid: int, id_base: int) -> None:
