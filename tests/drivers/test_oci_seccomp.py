@@ -1,5 +1,6 @@
 """The seccomp profile as data: what is on no list, and which arguments are looked at."""
 
+import errno
 from typing import Any
 
 import pytest
@@ -106,7 +107,11 @@ def test_it_is_never_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["socket", "socketpair", "clone", "clone3", "unshare", "ioctl", "fcntl", "personality"]
+    "name",
+    [
+        *("socket", "socketpair", "clone", "clone3", "unshare", "ioctl", "fcntl", "personality"),
+        *("setsockopt", "setrlimit", "prlimit64", "mmap", "memfd_create", "shmget"),
+    ],
 )
 def test_a_call_with_conditions_is_not_allowed_without_them_elsewhere(name: str) -> None:
     assert name not in ALLOWED
@@ -116,12 +121,64 @@ def test_a_call_with_conditions_is_not_allowed_without_them_elsewhere(name: str)
 @pytest.mark.parametrize("family", range(64))
 def test_socket_families_are_an_allow_list(family: int) -> None:
     assert allows("socket", family, 1, 0) == (family in (1, 2, 10, 16))
+    assert allows("socket", family, 2, 17) == (family in (1, 2, 10))
     assert allows("socketpair", family, 1, 0) == (family == 1)
 
 
 @pytest.mark.parametrize("protocol", range(32))
 def test_of_netlink_only_route(protocol: int) -> None:
     assert allows("socket", 16, 3, protocol) == (protocol == 0)
+
+
+def test_the_audit_log_is_said_not_to_exist() -> None:
+    (line,) = rules("socket", "SCMP_ACT_ERRNO")
+    assert all(_holds(one, (16, 3, 9)) for one in line["args"])
+    assert line["errnoRet"] == errno.EPROTONOSUPPORT
+
+
+@pytest.mark.parametrize("family", [2, 10])
+@pytest.mark.parametrize("kind", range(16))
+def test_of_the_internet_only_tcp_udp_and_ping(family: int, kind: int) -> None:
+    passing = {1: {0, 6}, 2: {0, 1, 17, 58}}.get(kind, set())
+    assert {
+        protocol for protocol in range(300) if allows("socket", family, kind | 0o2004000, protocol)
+    } == passing
+
+
+@pytest.mark.parametrize("option", range(64))
+def test_of_the_options_of_tcp_only_kernel_tls_is_refused(option: int) -> None:
+    assert allows("setsockopt", 3, 6, option) == (option != 31)
+    assert allows("setsockopt", 3, 6 | 1 << 32, option | 1 << 32) == (option != 31)
+
+
+@pytest.mark.parametrize("level", [0, 1, 17, 41, 58, 270])
+def test_options_of_other_levels_are_allowed(level: int) -> None:
+    assert all(allows("setsockopt", 3, level, option) for option in range(128))
+
+
+@pytest.mark.parametrize("resource", range(16))
+def test_every_limit_but_that_of_cores_can_be_set(resource: int) -> None:
+    for number in (resource, resource | 1 << 32):
+        assert allows("setrlimit", number, 1) == (resource != 4)
+        assert allows("prlimit64", 0, number, 1, 0) == (resource != 4)
+        assert allows("prlimit64", 0, number, 0, 1)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("setrlimit", (4, 1)), ("prlimit64", (0, 4, 1, 0))])
+def test_who_limits_cores_is_told_that_it_is_done(name: str, arguments: tuple[int, ...]) -> None:
+    (line,) = rules(name, "SCMP_ACT_ERRNO")
+    assert all(_holds(one, arguments) for one in line["args"])
+    assert line["errnoRet"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "flag"), [("mmap", 3, 0x40000), ("memfd_create", 1, 4), ("shmget", 2, 0o4000)]
+)
+def test_huge_pages_are_refused(name: str, index: int, flag: int) -> None:
+    others = [0, 0x22] if name == "mmap" else [0, 0o1600 & ~flag]
+    for other in others:
+        assert allows(name, *[0] * index, other)
+        assert not allows(name, *[0] * index, other | flag)
 
 
 @pytest.mark.parametrize("family", [40, 38, 17])

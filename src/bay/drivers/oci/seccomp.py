@@ -12,7 +12,7 @@ _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 _ALLOW = "SCMP_ACT_ALLOW"
 _ERRNO = "SCMP_ACT_ERRNO"
-_EPERM, _ENOSYS = 1, 38
+_DONE, _EPERM, _ENOMEM, _ENOSYS, _EPROTONOSUPPORT = 0, 1, 12, 38, 93
 
 _FILES = """
     access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
@@ -26,21 +26,21 @@ _FILES = """
     vmsplice write writev cachestat
 """
 _MEMORY = """
-    brk get_mempolicy madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall
-    mmap mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_madvise
+    brk get_mempolicy madvise map_shadow_stack membarrier memfd_secret mincore mlock mlock2 mlockall
+    mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_madvise
     process_mrelease remap_file_pages
 """
 _PROCESSES = """
     alarm arch_prctl capget capset execve execveat exit exit_group fork get_robust_list get_thread_area getcpu
     getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getresgid getresuid
     getrlimit getrusage getsid gettid getuid ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset
-    landlock_restrict_self nanosleep pause pidfd_getfd pidfd_open pidfd_send_signal prctl prlimit64
+    landlock_restrict_self nanosleep pause pidfd_getfd pidfd_open pidfd_send_signal prctl
     process_vm_readv process_vm_writev ptrace restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask
     rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max
     sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
     sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp set_robust_list
     set_thread_area set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid
-    setresgid setresuid setreuid setrlimit setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork
+    setresgid setresuid setreuid setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork
     wait4 waitid
 """
 _WAITING = """
@@ -52,14 +52,22 @@ _WAITING = """
 _TALKING = """
     accept accept4 bind connect getpeername getrandom getsockname getsockopt listen mq_getsetattr mq_notify mq_open
     mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd recvfrom recvmmsg recvmsg semctl semget
-    semop semtimedop sendmmsg sendmsg sendto setsockopt shmat shmctl shmdt shmget shutdown
+    semop semtimedop sendmmsg sendmsg sendto shmat shmctl shmdt shutdown
 """
 ALLOWED = tuple(
     sorted({*_FILES.split(), *_MEMORY.split(), *_PROCESSES.split(), *_WAITING.split(), *_TALKING.split()})
 )
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_NETLINK_ROUTE = 0
+_NETLINK_ROUTE, _NETLINK_AUDIT = 0, 9
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPES = 1, 2, 0xF
+_TCP, _UDP, _ICMP, _ICMP6 = 6, 17, 1, 58
+_SOL_TCP, _TCP_ULP = 6, 31
+
+_RLIMIT_CORE = 4
+
+# Flags of mmap, memfd_create and shmget.
+_MAP_HUGETLB, _MFD_HUGETLB, _SHM_HUGETLB = 0x4_0000, 0x4, 0o4000
 
 # Every CLONE_NEW* that fits in `clone`'s flags; CLONE_NEWTIME shares its bit with the exit signal there.
 NEW_NAMESPACES = 0x7E02_0000
@@ -83,6 +91,9 @@ def profile(machine: str) -> dict[str, Any]:
         "syscalls": [
             {"names": list(ALLOWED), "action": _ALLOW},
             *_sockets(),
+            *_socket_options(),
+            *_limits(),
+            *_huge_pages(),
             *_namespaces(),
             *_ioctls(),
             *_fcntls(),
@@ -97,9 +108,66 @@ def profile(machine: str) -> dict[str, Any]:
 def _sockets() -> list[dict[str, Any]]:
     # An allow list of families: AF_VSOCK reaches the hypervisor, AF_ALG the page cache of shared files, others old code.
     return [
-        *(_when("socket", _equal(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)),
+        _when("socket", _equal(0, _AF_UNIX)),
+        *_internet(_AF_INET),
+        *_internet(_AF_INET6),
         _when("socket", _equal(0, _AF_NETLINK), _equal(2, _NETLINK_ROUTE)),
+        # `useradd` and others that write to the audit log go on without it when they are told that there is none.
+        _answer("socket", _EPROTONOSUPPORT, _equal(0, _AF_NETLINK), _equal(2, _NETLINK_AUDIT)),
         _when("socketpair", _equal(0, _AF_UNIX)),
+    ]
+
+
+def _internet(family: int) -> list[dict[str, Any]]:
+    # Type and protocol are an allow list too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely used code, which the
+    # kernel loads for whoever asks. SCTP and DCCP can also be asked for by their type alone.
+    allowed = {_SOCK_STREAM: (0, _TCP), _SOCK_DGRAM: (0, _UDP, _ICMP, _ICMP6)}
+    return [
+        _when("socket", _equal(0, family), _masked(1, _SOCK_TYPES, kind), _equal(2, protocol))
+        for kind, protocols in allowed.items()
+        for protocol in protocols
+    ]
+
+
+def _socket_options() -> list[dict[str, Any]]:
+    # All but TCP_ULP, which puts kernel TLS on a connection. A level or an option that shares its lowest bits is refused with it;
+    # no family that is allowed has one.
+    return [
+        *(_when("setsockopt", _masked(1, bit, ~_SOL_TCP & bit)) for bit in (1, 2, 4, 8)),
+        *(_when("setsockopt", _masked(2, bit, ~_TCP_ULP & bit)) for bit in (1, 2, 4, 8, 16, 32)),
+    ]
+
+
+def _limits() -> list[dict[str, Any]]:
+    # RLIMIT_CORE stays at 1: at any other value a crash can start the host's core_pattern program, as its root. Who sets it is told
+    # that it is done, since ssh-agent and gpg give up otherwise; nothing is dumped at 1 either.
+    return [
+        *(_when("setrlimit", other) for other in _other_than_core(0)),
+        *(_when("prlimit64", other) for other in _other_than_core(1)),
+        _when("prlimit64", _equal(1, _RLIMIT_CORE), _null(2)),
+        _answer("setrlimit", _DONE, _equal(0, _RLIMIT_CORE)),
+        _answer("prlimit64", _DONE, _equal(1, _RLIMIT_CORE), _null(3)),
+    ]
+
+
+def _other_than_core(index: int) -> list[dict[str, Any]]:
+    # The kernel's limits are 0 to 15, so one of the four lowest bits differs.
+    return [_masked(index, bit, ~_RLIMIT_CORE & bit) for bit in (1, 2, 4, 8)]
+
+
+def _huge_pages() -> list[dict[str, Any]]:
+    # They are not counted as memory of the control group, and there are only as many as the operator reserved.
+    return [
+        line
+        for name, index, flag in (
+            ("mmap", 3, _MAP_HUGETLB),
+            ("memfd_create", 1, _MFD_HUGETLB),
+            ("shmget", 2, _SHM_HUGETLB),
+        )
+        for line in (
+            _when(name, _masked(index, flag, 0)),
+            _answer(name, _ENOMEM, _masked(index, flag, flag)),
+        )
     ]
 
 
@@ -137,6 +205,14 @@ def _fcntls() -> list[dict[str, Any]]:
 
 def _when(name: str, *conditions: dict[str, Any]) -> dict[str, Any]:
     return {"names": [name], "action": _ALLOW, "args": list(conditions)}
+
+
+def _answer(name: str, error: int, *conditions: dict[str, Any]) -> dict[str, Any]:
+    return {"names": [name], "action": _ERRNO, "errnoRet": error, "args": list(conditions)}
+
+
+def _null(index: int) -> dict[str, Any]:
+    return _masked(index, 0xFFFF_FFFF_FFFF_FFFF, 0)
 
 
 def _equal(index: int, value: int) -> dict[str, Any]:
