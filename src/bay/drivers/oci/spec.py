@@ -37,24 +37,28 @@ CAPABILITIES = (
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CPU_PERIOD_US = 100_000
 
-_MASKED = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/kpagecgroup",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/sysrq-trigger",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sys/kernel/core_pattern",
+# Of what procfs shows of the host itself: whatever is writable or can be waited for, and what tells of disks, hardware,
+# boot arguments, loaded code or other people's files. SECURITY.md lists what stays.
+_MASKED = tuple(
+    f"/proc/{name}"
+    for name in (
+        *("acpi", "asound", "bus", "cmdline", "config.gz", "diskstats", "driver", "fs", "interrupts", "irq"),
+        *("kallsyms", "kcore", "keys", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "locks"),
+        *(
+            "modules",
+            "mtrr",
+            "partitions",
+            "sched_debug",
+            "scsi",
+            "sysrq-trigger",
+            "timer_list",
+            "timer_stats",
+        ),
+        "pressure",  # a trigger keeps its process from ending until the kernel has waited for all processors
+        "sys/kernel/core_pattern",
+    )
 )
-_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
+_READ_ONLY = ("/proc/sys",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
