@@ -68,6 +68,10 @@ crash: .stamp-dev ## kill Bay everywhere and count what is lost, leaked or doubl
 integrity: .stamp-dev ## move up to 1 GiB through every door and count bytes that are lost, doubled or reordered
 	@BAY_INTEGRITY_BYTES=$$((1 << 30)) $(BIN)/python -m pytest -q tests/integrity
 
+.PHONY: abuse
+abuse: .stamp-dev ## hostile programs and clients, also those that take much of this host (ARGS="-k pressure")
+	@$(BIN)/python -m pytest tests/abuse -m "abuse or not abuse" $(ARGS)
+
 .PHONY: lock
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt

@@ -17,13 +17,13 @@ from bay.drivers.oci import layers, mounts, netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.runc import runc_version
-from bay.drivers.oci.userns import user_namespace
+from bay.drivers.oci.userns import LIMITS, user_namespace
 from bay.drivers.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
 from bay.network.host import Network
 
 _CONTROLLERS = ("cpu", "memory", "pids")
-_ENOUGH_INOTIFY_INSTANCES = 1024
+_ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]
 _ENOUGH_FILES = 8192
 # CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected /proc.
 _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
@@ -135,13 +135,24 @@ def _limits() -> list[Check]:
             "inotify",
             instances >= _ENOUGH_INOTIFY_INSTANCES,
             False,
-            f"{instances} instances for all sandboxes together",
-            "sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=1048576",
+            f"{instances} instances for each sandbox, and for Bay",
+            "sysctl -w fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=1048576",
         ),
         Check(
             "open-files", files >= _ENOUGH_FILES, False, f"{files}", "raise LimitNOFILE (ulimit -n) to 65536"
         ),
+        _core_dumps(),
     ]
+
+
+def _core_dumps() -> Check:
+    """Whether a crash inside reaches a program of the host. RLIMIT_CORE 1 prevents a start (see `rlimits`), and no connection."""
+    pattern, hard = _text("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[1]
+    connects, starts = pattern.startswith("@"), pattern.startswith("|")
+    ok = not connects and (hard != 0 or not starts)
+    limit = "any size" if hard < 0 else str(hard)
+    fix = "sysctl -w kernel.core_pattern=core" if connects else "raise LimitCORE (ulimit -H -c) to infinity"
+    return Check("core-dumps", ok, False, f"{pattern}, with a hard limit of {limit}", fix)
 
 
 def _extras(scratch: Path | None) -> list[Check]:
