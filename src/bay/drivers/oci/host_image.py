@@ -56,8 +56,7 @@ _FROM_DPKG = (
     "triggers",
 )
 
-_WRITTEN = {
-    "etc/passwd": """root:x:0:0:root:/root:/bin/bash
+_USERS = """root:x:0:0:root:/root:/bin/bash
 daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
 bin:x:2:2:bin:/bin:/usr/sbin/nologin
 sys:x:3:3:sys:/dev:/usr/sbin/nologin
@@ -67,7 +66,20 @@ www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
 _apt:x:42:65534::/nonexistent:/usr/sbin/nologin
 ship:x:1000:1000:ship:/workspace:/bin/bash
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
-""",
+"""
+
+# Root becomes whom it wants, and nobody else anybody: there are no passwords.
+_PAM = """auth sufficient pam_rootok.so
+auth required pam_unix.so
+account required pam_unix.so
+password required pam_unix.so
+session required pam_unix.so
+"""
+
+_WRITTEN = {
+    "etc/passwd": _USERS,
+    "etc/shadow": "".join(f"{line.partition(':')[0]}:*:::::::\n" for line in _USERS.splitlines()),
+    "etc/pam.d/other": _PAM,
     "etc/group": """root:x:0:
 daemon:x:1:
 bin:x:2:
@@ -81,6 +93,7 @@ www-data:x:33:
 shadow:x:42:
 utmp:x:43:
 staff:x:50:
+users:x:100:
 ship:x:1000:
 nogroup:x:65534:
 """
@@ -98,7 +111,9 @@ _DIRECTORIES = {
     **dict.fromkeys(("workspace", "run/lock", "var", "var/cache", "var/lib", "var/log", "var/spool"), 0o755),
     **dict.fromkeys(("var/cache/apt", "var/cache/apt/archives", "var/cache/apt/archives/partial"), 0o755),
     **dict.fromkeys(("var/lib/apt", "var/lib/apt/lists", "var/lib/apt/lists/partial", "var/log/apt"), 0o755),
-    **dict.fromkeys(("var/lib/dpkg", "var/lib/dpkg/parts", "var/lib/dpkg/updates", "etc/apt"), 0o755),
+    **dict.fromkeys(
+        ("var/lib/dpkg", "var/lib/dpkg/parts", "var/lib/dpkg/updates", "etc/apt", "etc/pam.d"), 0o755
+    ),
     **dict.fromkeys((f"etc/apt/{name}.d" for name in ("apt.conf", "preferences", "sources.list")), 0o755),
     "root": 0o700,
     ".ship-run": 0o700,
@@ -158,7 +173,7 @@ def _fill(skeleton: Path, sources: Sources, root: Path) -> None:
             _copy(source, skeleton / place / source.relative_to(above))
     for name, text in _WRITTEN.items():
         (skeleton / name).write_text(text)
-        (skeleton / name).chmod(0o644)
+        (skeleton / name).chmod(0o640 if name == "etc/shadow" else 0o644)
 
 
 def _copy_link_or_make_directory(source: Path, target: Path) -> None:
