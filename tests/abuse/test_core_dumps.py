@@ -40,8 +40,7 @@ async def test_a_crash_inside_does_not_start_the_hosts_handler(
     async with oci.session() as handle:
         crash = "cp /bin/sh bay-crash-in; for i in 1 2 3; do ./bay-crash-in -c 'ulimit -c 0; ulimit -S -c 0; kill -SEGV $$'; done"
         assert "Segmentation fault" in (await run(handle, crash, user=user)).stderr
-    subprocess.run(
-        _CRASH, check=False
-    )  # the handler works, and would have been started for the others before
+    # The handler works, and would have been started for the others before.
+    await asyncio.to_thread(subprocess.run, _CRASH, check=False)
     assert "bay-crash-in" not in started.read_text()
     assert "sh.0" in started.read_text().split()
