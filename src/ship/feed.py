@@ -101,7 +101,7 @@ class Feed:
         if not given.left:
             self._waiting.popleft()
             _wake(given)
-        if given.last:
+        if given.last and not given.left:
             self.stop()
         else:
             self._listen()

@@ -44,6 +44,13 @@ def test_without_stdin_open_the_first_bytes_are_all(ship: Ship) -> None:
     assert eventually(lambda: write(ship, exec_id, b"two").status_code == 409)
 
 
+@pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1, 3 * MIB])
+def test_what_comes_with_the_exec_arrives_whole_however_large_it_is(ship: Ship, size: int) -> None:
+    data = os.urandom(size)
+    exec_id = ship.start(["sha256sum"], stdin=base64.b64encode(data).decode())
+    assert ship.wait(exec_id).out.split()[0] == hashlib.sha256(data).hexdigest()
+
+
 def test_any_byte_passes_unharmed_both_ways(ship: Ship) -> None:
     every = bytes(range(256)) * 3
     exec_id = ship.start(["cat"], stdin_open=True)
