@@ -17,6 +17,7 @@
     │   │   └── SandboxTtlInfinite  409 sandbox_ttl_infinite
     │   ├── OutputGone              410 output_gone
     │   ├── RangeNotSatisfiable     416 range_not_satisfiable
+    │   ├── RequestTimeout          408 request_timeout
     │   └── QuotaExceeded           429 quota_exceeded
     ├── HostError                   the host's: Bay or what it stands on could not do it
     │   ├── SandboxNotReady         503 session_not_ready
@@ -161,6 +162,14 @@ class RangeNotSatisfiable(CallerError):
 
     code = "range_not_satisfiable"
     status = 416
+
+
+class RequestTimeout(CallerError):
+    """The request did not come whole in the time that the message names. Send it again, without pauses."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
 
 
 class QuotaExceeded(CallerError):

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +63,15 @@ def run_to_its_end(root: Path, *arguments: str, **extra: str) -> subprocess.Comp
 
 
 @contextmanager
-def serving(root: Path, *arguments: str, **extra: str) -> Generator[Server]:
-    """A `bay serve` below `root`; killed at the end when it still runs."""
+def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: str) -> Generator[Server]:
+    """A `bay serve` below `root`, started by `through` where that is given; killed at the end when it still runs."""
     log = (root / "log").open("a")
     process = subprocess.Popen(
-        command(*arguments), env=environment(root, **extra), stdout=subprocess.PIPE, stderr=log, bufsize=0
+        [*through, *command(*arguments)],
+        env=environment(root, **extra),
+        stdout=subprocess.PIPE,
+        stderr=log,
+        bufsize=0,
     )
     try:
         yield Server(process, _url_of(process, root))

@@ -18,6 +18,8 @@ import structlog
 from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
 from bay.server.audit import READING, Auditor, name_caller
 from bay.server.auth import Keys
+from bay.server.connections import Connection
+from bay.server.heads import PLACE
 from bay.server.replies import AnswerCut, error_response
 from bay.store.audit import Call, during
 from bay.store.records import Scope as KeyScope
@@ -115,6 +117,7 @@ class Edge:
             name_caller(call, caller)
             caller.require(_needed(scope))  # before a byte of the body is read
             scope["state"]["caller"] = caller
+            belongs_to(scope, caller.owner)
         if scope["type"] == "websocket":
             return receive  # its messages are bounded where they are parsed
         limit = self._limit_of(scope["path"])
@@ -151,6 +154,13 @@ class RequestHeaders:
         if len(values) > 1:
             raise BadRequest(f"the header {name} came {len(values)} times; send it once")
         return values[0] if values else None
+
+
+def belongs_to(scope: Scope, owner: str) -> None:
+    """Have the request's connection stand in that owner's name. Raises QuotaExceeded when it has too many."""
+    place: Connection | None = scope.get("state", {}).get(PLACE)
+    if place is not None:
+        place.belongs_to(owner)
 
 
 def _needed(scope: Scope) -> KeyScope:

@@ -1,32 +1,58 @@
-"""uvicorn's HTTP with a bound on heads: as it is, a client that nobody knows may send headers, or trailers, without an end, and all are kept.
+"""uvicorn's HTTP with bounds: as it is, a client that nobody knows may send headers, or trailers, without an end, and all are
+kept, or may send nothing at all, and its connection is kept.
 
 And trailers are left out (RFC 9110, section 6.5.1): uvicorn has them among the headers, which whoever stands before Bay has looked through.
 """
 
-from typing import Any
+import secrets
+from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from bay.errors import BadRequest, BayError, RequestTimeout
+from bay.server.connections import Connection, Connections
+from bay.server.replies import error_response
 
 MOST_HEAD = 64 * 1024
 """Bytes without a byte of a body, or an end. A read's worth more may have come by then."""
 
+PLACE = "connection"
+"""Under which the application's state has the connection that a request came by."""
+
 
 class Http(HttpToolsProtocol):
-    """One client's connection, whose heads are bounded in memory."""
+    """One client's connection, whose heads are bounded in memory, and which has a place among all."""
+
+    crowd: ClassVar[Connections]
+    _place: Connection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._since = 0
+        self._body_bytes = 0
         self._has_head = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._place = self.crowd.join(self, self.client[0] if self.client else "")
+        self.app_state = {**self.app_state, PLACE: self._place}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._place.left()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._since += len(data)
         super().data_received(data)
         if self._since > MOST_HEAD and not self.transport.is_closing():
-            self.send_400_response(f"the head of a request has more than {MOST_HEAD} bytes")
+            self.send_400_response(
+                f"the head of a request has more than {MOST_HEAD} bytes; send a shorter one"
+            )
 
     def on_message_begin(self) -> None:
         self._has_head = False
+        if self._is_between():
+            self._place.began()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -36,12 +62,66 @@ class Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._since = 0
         self._has_head = True
+        if self._is_between():
+            self._place.asked()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._since = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._since = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_between():
+            self._place.answered()
+        else:
+            self._place.asked()  # the next request had come already
+
+    def owed(self) -> int | None:
+        """Bytes of the body so far, while it is the client's turn to send more of it; else None."""
+        cycle = self.cycle
+        if self._is_between() or cycle.response_started or not cycle.more_body:
+            return None
+        return None if cycle.waiting_for_100_continue or self.flow.read_paused else self._body_bytes
+
+    def turn_away(self, error: RequestTimeout) -> None:
+        """Close the connection; a client that has sent something of a request is told why."""
+        if self._since or self.owed() is not None:
+            self._refuse(error)
+        else:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, as uvicorn calls it, too."""
+        self._refuse(BadRequest(msg))
+
+    def _is_between(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
+
+    def _refuse(self, error: BayError) -> None:
+        request_id = f"req-{secrets.token_hex(8)}"
+        answer = error_response(error, request_id)
+        headers = [
+            *self.server_state.default_headers,
+            *answer.raw_headers,
+            (b"x-request-id", request_id.encode()),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        if self._is_between() or not self.cycle.response_started:
+            self.transport.write(
+                STATUS_LINE[error.status] + lines + b"connection: close\r\n\r\n" + bytes(answer.body)
+            )
+        self.transport.close()
+        if not self._is_between():
+            self.cycle.disconnected = True  # nothing that is said now would be read as the answer
+            self.cycle.message_event.set()
+
+
+def http_among(connections: Connections) -> type[Http]:
+    """The protocol of the clients that stand among `connections`."""
+    return type("Http", (Http,), {"crowd": connections})

@@ -21,8 +21,9 @@ from pydantic_settings import SettingsError
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
 from bay.server.app import DATABASE, KEY_FILE, Bay, build_app
+from bay.server.connections import Bounds, Connections
 from bay.server.data_dir import check as check_data_dir
-from bay.server.heads import Http
+from bay.server.heads import http_among
 from bay.server.settings import Settings
 from bay.server.sockets import MAX_MESSAGE, PING_S, Socket
 
@@ -84,11 +85,12 @@ async def _serve(
 ) -> None:
     app = build_app(loaded)
     bay: Bay = app.state.bay
+    connections = Connections(_bounds(loaded))
     server = _Server(
         uvicorn.Config(
             app,
             lifespan="off",  # entered here instead, so that a failure to start is an error and not a log line
-            http=Http,
+            http=http_among(connections),
             ws=Socket,
             ws_max_size=MAX_MESSAGE,
             ws_ping_interval=PING_S,
@@ -99,6 +101,7 @@ async def _serve(
             # Who asks is told by a proxy of this host, such as one that ends TLS for the public URL, or else by nobody.
             proxy_headers=loaded.public_url is not None,
             server_header=False,
+            timeout_keep_alive=loaded.keep_alive_timeout,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
     )
@@ -106,9 +109,27 @@ async def _serve(
         address = listener.getsockname()
         bay.hosts.port = address[1]
         server.on_started = lambda: on_ready(_url(address), bay)
-        ender = group.create_task(_end_when_told(server, stop, bay))
+        beside = [
+            group.create_task(_end_when_told(server, stop, bay)),
+            group.create_task(connections.run()),
+        ]
         await server.serve(sockets=[listener])
-        ender.cancel()
+        for task in beside:
+            task.cancel()
+
+
+def _bounds(loaded: Settings) -> Bounds:
+    """A third of the descriptors is for clients, as much for what each of them has Bay open, and the rest for Bay itself."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = sys.maxsize if descriptors == resource.RLIM_INFINITY else max(descriptors // 3, 1)
+    return Bounds(
+        most=min(loaded.max_connections, room),
+        # Behind a proxy all come from one address.
+        most_of_address=loaded.max_connections_per_address if loaded.public_url is None else None,
+        head_s=loaded.head_timeout,
+        body_s=loaded.body_timeout,
+        idle_s=loaded.keep_alive_timeout,
+    )
 
 
 async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Bay) -> None:

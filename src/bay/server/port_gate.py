@@ -38,6 +38,7 @@ from bay.server.edge import (
     Scope,
     Send,
     bearer_of,
+    belongs_to,
     check_framing,
     request_id_of,
 )
@@ -136,6 +137,8 @@ class PortGate:
             await (await self._open(place, target, headers, scope))(scope, receive, send)
             return
         visit = await self._admit(place, target, headers, scope)
+        if visit.key_id is not None:
+            belongs_to(scope, visit.owner)
         try:
             await self._proxy.serve(visit, scope, receive, send)
         except BayError as error:

@@ -230,6 +230,21 @@ class Settings(BaseSettings):
     expired_retention: int = Field(
         60, ge=0, description="seconds an expired sandbox is still shown before it is removed"
     )
+    max_connections: int = Field(
+        10_000,
+        ge=16,
+        description="connections of clients at once, and never more than a third of the descriptors that Bay may open",
+    )
+    max_connections_per_address: int = Field(
+        256,
+        ge=4,
+        description="of those the ones of one address that show no key; not counted where `public_url` is set",
+    )
+    head_timeout: float = Field(10, gt=0, description="seconds until the head of a request is there")
+    body_timeout: float = Field(60, gt=0, description="seconds that a request's body may not move")
+    keep_alive_timeout: int = Field(
+        15, ge=1, description="seconds a connection is kept for the next request after an answer"
+    )
     max_body_mb: int = Field(
         16, ge=1, description="largest JSON body that carries a file or stdin, MiB; others may have 1 MiB"
     )

@@ -13,6 +13,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from bay.server.connections import Connection
+from bay.server.heads import PLACE
+
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
@@ -59,6 +62,12 @@ class Socket(WebSocketsSansIOProtocol):
         """Parse what has come until there is a message for the application; after its last word all of it."""
         while self._unread and (self.queue.empty() or self.close_sent):
             super().data_received(self._unread.popleft())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        place: Connection | None = self.app_state.get(PLACE)
+        if place is not None:
+            place.left()
 
     def handle_ping(self) -> None:
         pongs = b"".join(self.conn.data_to_send())
