@@ -32,7 +32,7 @@ def by_session(place: Place) -> dict[str, set[str]]:
         "container": _names(place.run_dir / "runc"),
         "control group": {group.name for group in _groups(place)},
         "run directory": _names(place.run_dir / "sessions"),
-        "data directory": _names(place.data_dir / "oci/sessions"),
+        "data directory": _names(place.data_dir / "oci/sessions") | _names(place.data_dir / "cargo/.layers"),
         "id range": {Path(holder).name for holder in _holders(place)},
         "process": {session for _, session in _contained(place)},
         "network device": set(_devices(place)),

@@ -114,6 +114,25 @@ async def test_after_a_reboot_the_remains_on_disk_are_listed_and_removed(oci: Be
     assert os.listdir(root / "sessions") == []
 
 
+async def test_a_session_whose_layers_are_where_an_older_bay_had_them_goes_on_and_is_removed(
+    oci: Bench,
+) -> None:
+    spec = oci.spec()
+    before = host_fingerprint(oci)
+    handle = await oci.start(spec)
+    root, run_dir, ids = oci.kept
+    newer = OciDriver(
+        root=root, run_dir=run_dir, ids_dir=ids, layers=oci.workspaces / "layers", network=oci.network
+    )
+    await newer.open()
+    assert isinstance(await newer.observe(handle), Running)
+    owned = [(one.session_id, one.sandbox_id) async for one in newer.list_owned()]
+    assert owned == [(spec.session_id, spec.sandbox_id)]
+    await newer.destroy(handle)
+    (oci.workspaces / "layers").rmdir()
+    assert host_fingerprint(oci) == before
+
+
 async def test_a_number_used_again_is_not_taken_for_the_first_process(oci: Bench) -> None:
     spec = oci.spec()
     handle = await oci.start(spec)

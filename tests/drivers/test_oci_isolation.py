@@ -390,11 +390,11 @@ async def test_a_flood_of_tmp_stops_at_half_of_the_memory(oci: Bench) -> None:
 
 async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(oci: Bench, btrfs: Path) -> None:
     run_dir, ids = oci.kept[1:]
-    driver = OciDriver(root=btrfs, run_dir=run_dir, ids_dir=ids, layer_bytes=64 * MIB)
+    driver = OciDriver(root=btrfs, run_dir=run_dir, ids_dir=ids)
     await driver.open()
     bench = Bench(driver, oci.workspaces, (btrfs, run_dir, ids), oci.instance)
     assert layers.is_bounded(btrfs)
-    async with bench.session() as handle:
+    async with bench.session(layer_bytes=64 * MIB) as handle:
         flood = (
             "dd if=/dev/zero of=/usr/flood bs=1M count=10240; dd if=/dev/zero of=/opt/flood bs=1M count=10240"
         )

@@ -72,7 +72,7 @@ def test_when_all_are_taken_it_says_so(ranges: IdRanges, tmp_path: Path) -> None
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "/etc", "a\0b", "-rf", "x" * 200])
 def test_a_session_id_is_never_a_path(tmp_path: Path, bad: str) -> None:
     with pytest.raises(InvalidArgument):
-        Layout(tmp_path, tmp_path, tmp_path).session(bad)
+        Layout(tmp_path, tmp_path, tmp_path, tmp_path).session(bad)
 
 
 def test_groups_are_found_on_version_2(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ print(json.dumps({name: soft for name, (soft, _) in said.items()}))
 @pytest.fixture(scope="module")
 def bundle(oci_root: Path) -> Path:
     """The closure of this interpreter, the same as every session of this run has."""
-    return closure.build(Layout(oci_root, oci_root, oci_root).closures)
+    return closure.build(Layout(oci_root, oci_root, oci_root, oci_root).closures)
 
 
 def test_a_closure_is_made_once(bundle: Path) -> None:

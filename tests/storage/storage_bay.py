@@ -12,7 +12,7 @@ import crash_host
 import httpx
 from crash_case import KEY, WAIT_S, Json, Place
 
-from bay.server.app import Bay, build_app
+from bay.server.app import Bay, build_app, layers_of
 from bay.server.settings import Settings
 
 MIB = 1 << 20
@@ -22,6 +22,7 @@ PROFILES: dict[str, Json] = {
     "python-default": _EACH,
     "machine": {**_EACH, "persist": "machine"},
     "tight": {**_EACH, "disk_mb": 96},
+    "tiny": {**_EACH, "disk_mb": 16},
     "boundless": {**_EACH, "disk_mb": None},
 }
 
@@ -159,7 +160,8 @@ class Pooled:
 async def pooled(place: Place) -> AsyncGenerator[Pooled]:
     """A Bay in `place`."""
     place.data_dir.mkdir(exist_ok=True)
-    app = build_app(settings(place), driver=place.driver())
+    chosen = settings(place)
+    app = build_app(chosen, driver=place.driver(layers=layers_of(chosen)))
     bay: Bay = app.state.bay
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(app),

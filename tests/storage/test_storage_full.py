@@ -1,6 +1,7 @@
 """A pool that is full: new things are refused in words, what is there goes on, and deleting makes room again."""
 
 import asyncio
+import os
 
 import crash_host
 import httpx
@@ -61,6 +62,35 @@ async def test_a_full_pool_refuses_what_is_new_and_keeps_what_is_there(bay: Pool
     (fork,) = await bay.fork(other)
     assert await bay.sh(fork, "cat kept") == "kept"
     assert (await bay.write(box, "new", b"x" * MIB)).status_code == 200
+
+
+async def test_what_a_session_writes_outside_of_its_workspace_has_a_limit_of_its_own(bay: Pooled) -> None:
+    before = layers_in(bay)
+    box = await bay.create("tight")
+    assert layers_in(bay) > before
+    for path, user in (("/var/tmp/flood", "ship"), ("/usr/flood", "root")):
+        said = await bay.sh(box, f"head -c 300M /dev/zero 2>&1 > {path}; stat -c %s {path}", user=user)
+        assert "Disk quota exceeded" in said
+        assert int(said.split()[-1]) <= 97 * MIB
+        assert (await bay.write(box, "kept", b"x" * (8 * MIB))).status_code == 200
+        assert await bay.sh(box, f"rm {path} && head -c 1M /dev/zero > /var/tmp/small", user=user) == ""
+
+    await bay.ask("POST", f"/sandboxes/{box}/stop")
+    assert layers_in(bay) == before
+    assert await bay.sh(box, "ls -A /var/tmp; stat -c %s /workspace/kept") == str(8 * MIB)
+
+
+async def test_a_session_that_makes_files_without_end_is_stopped_by_the_same_limit(bay: Pooled) -> None:
+    box = await bay.create("tiny")
+    script = "import os\nfor n in range(200_000): os.close(os.open(f'/var/tmp/{n:0200}', os.O_CREAT))"
+    said = await bay.sh(box, f'python3 -c "{script}" 2>&1; ls /var/tmp | wc -l')
+    assert "Disk quota exceeded" in said
+    assert int(said.split()[-1]) < 60_000
+
+
+def layers_in(bay: Pooled) -> set[str]:
+    """The sessions that have layers in the pool."""
+    return set(os.listdir(bay.place.data_dir / "cargo/.layers"))
 
 
 def in_pool(bay: Pooled) -> set[str]:

@@ -3,6 +3,7 @@
     ws-…/{workspace,machine}                 cargos
     .checkpoints/ckpt-…/{workspace,machine}  copies that nobody writes
     .making/                                 what is not whole yet, or waits to be put in place; emptied by `open`
+    .layers/                                 what sessions write outside of their workspaces, kept by the driver
     .fences/ .trash/
 
 All of it is on one file system, so that one rename puts a thing in place. The directory above is closed to
@@ -35,6 +36,7 @@ from bay.ids import is_id
 T = TypeVar("T")
 SANDBOX_UID = SANDBOX_GID = 1000
 WORKSPACE, MACHINE = "workspace", "machine"
+LAYERS = ".layers"
 _URGENT = 4
 """Threads for what is quick and waited for."""
 

@@ -20,6 +20,8 @@ class Check(Protocol):
     @property
     def required(self) -> bool: ...
     @property
+    def risk(self) -> bool: ...
+    @property
     def found(self) -> str: ...
     @property
     def fix(self) -> str: ...
@@ -42,12 +44,14 @@ def doctor(as_json: JsonOption = False) -> int:
     found = cast("Sequence[Check]", load("bay.drivers.oci.probe", "checks")())
     if as_json:
         for check in found:
-            print_json({name: getattr(check, name) for name in ("name", "ok", "required", "found", "fix")})
+            print_json(
+                {name: getattr(check, name) for name in ("name", "ok", "required", "risk", "found", "fix")}
+            )
     else:
         print_columns(("CHECK", "STATE", "FOUND", "FIX"), map(_row, found))
     return 1 if any(check.required and not check.ok for check in found) else 0
 
 
 def _row(check: Check) -> tuple[str, ...]:
-    state = "ok" if check.ok else "missing" if check.required else "optional"
+    state = "ok" if check.ok else "missing" if check.required else "risk" if check.risk else "optional"
     return (check.name, state, str(check.found or "-"), "" if check.ok else str(check.fix or ""))

@@ -41,6 +41,8 @@ class SessionSpec:
     """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
     machine: Path | None = None
     """Host directory for the writable layers of the root file system, where they outlive the session; else they go with it."""
+    layer_bytes: int | None = None
+    """Most that it may write outside of its workspace, where that goes with it and the host can hold to it; None is no limit."""
     token: str = field(repr=False)
     """Shared secret of Bay and this session's Ship, at least 128 bits."""
     hostname: str = "sandbox"

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from starlette.exceptions import HTTPException
 
 from bay import __version__
-from bay.cargo import choose
+from bay.cargo import choose, shelf
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
@@ -531,12 +531,20 @@ def make_driver(settings: Settings) -> Driver:
         root=settings.data_dir / "oci",
         run_dir=run_dir,
         cache=settings.cache_dir,
+        layers=layers_of(settings),
         runc=settings.runc,
         runc_timeout_s=settings.runc_timeout,
         id_range_start=settings.id_range_start,
         network=make_network(settings),
         network_off=settings.network == "off",
     )
+
+
+def layers_of(settings: Settings) -> Path | None:
+    """Where sessions write outside of their workspaces: with the cargos where those have limits."""
+    if choose_cargo(settings) == "directory":
+        return None
+    return settings.data_dir / choose.ROOT / shelf.LAYERS
 
 
 def make_network(settings: Settings) -> Network:

@@ -84,7 +84,9 @@ class ProfileSettings(BaseModel):
         description="what outlives a stop: files under /workspace, or with `machine` the whole root file system",
     )
     disk_mb: int | None = Field(
-        10_240, ge=16, description="how much its files may hold, MiB; holds on btrfs only"
+        10_240,
+        ge=16,
+        description="how much its files may hold, MiB, and as much again outside of its workspace; holds on btrfs only",
     )
     start: Literal["eager", "lazy"] = Field("eager", description="when compute begins")
     kernel: Literal["eager", "lazy"] = Field(

@@ -162,6 +162,7 @@ class Starter:
             resources=profile.resources,
             workspace=self._cargo.path(sandbox.cargo_id),
             machine=self._cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
+            layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
             token=session.token,
             allow_root=profile.root,
             kernel=profile.kernel,

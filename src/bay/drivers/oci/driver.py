@@ -25,7 +25,7 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroups, closure, host_image, mounts, seccomp
+from bay.drivers.oci import cgroups, closure, host_image, layers, mounts, seccomp
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
@@ -68,10 +68,9 @@ class _Shared:
 class OciDriver:
     """Runs sessions as containers of runc on this host. Needs root, and no daemon.
 
-    `root` keeps what survives a reboot (the writable layers), `run_dir` what does not; both belong to this Bay
-    alone. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by every Bay on the host. `layer_bytes` bounds what a session
-    writes outside its workspace, where `root` is on btrfs with quotas (see `layers`). `runc_timeout_s` is how long
-    runc may take to start a container before it is killed.
+    `root` keeps what survives a reboot, `run_dir` what does not; both belong to this Bay alone, as does `layers` (in `root` unless given), which
+    holds what sessions write outside of their workspaces: on btrfs with quotas each has a limit. `cache` (`root` unless given) may be shared by
+    Bays, as `ids_dir` is by every Bay on the host. `runc_timeout_s` is how long runc may take to start a container before it is killed.
     """
 
     name = "oci"
@@ -82,13 +81,13 @@ class OciDriver:
         root: Path,
         run_dir: Path,
         cache: Path | None = None,
+        layers: Path | None = None,
         runc: str = "runc",
         runc_timeout_s: float = ANSWER_S,
         instance: str | None = None,
         ids_dir: Path = Path("/run/bay/ids"),
         id_range_start: int = 1_879_048_192,
         id_range_count: int = 4094,
-        layer_bytes: int = 10 << 30,
         parallel_starts: int | None = None,
         network: Network | None = None,
         network_off: bool = False,
@@ -99,10 +98,9 @@ class OciDriver:
         )
         self._network = network
         self._network_off = network_off
-        self._layout = Layout(root, run_dir, cache or root)
+        self._layout = Layout(root, run_dir, cache or root, layers or root / "sessions")
         self._runc = Runc(runc, self._layout.runc_root, runc_timeout_s)
         self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
-        self._layer_bytes = layer_bytes
         self._cgroup = f"/bay/{instance or run_dir.name}"
         # Starting is work for the processor: more at once than this only makes each one slower.
         self._starting = asyncio.Semaphore(parallel_starts or 2 * (os.cpu_count() or 1))
@@ -199,7 +197,8 @@ class OciDriver:
         cgroup = self._cgroup_of(handle.session_id)
         await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
         await self._unplug(handle)  # before the id range is free, whose number is that of the seat
-        await trees.remove(places.data, places.run, self._runc.state(handle.session_id))
+        await in_new_thread(lambda: _destroy_layers(places))
+        await trees.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
@@ -299,8 +298,8 @@ class OciDriver:
         self._layout.remove_if_empty()
 
     def _make_shared(self) -> _Shared:
-        root = self._layout.root
-        nearest = next(path for path in (root, *root.parents) if path.is_dir())
+        place = self._layout.layers
+        nearest = next(path for path in (place, *place.parents) if path.is_dir())
         missing = [
             one for one in requirements(self._runc.binary, scratch=nearest) if one.required and not one.ok
         ]
@@ -339,7 +338,7 @@ class OciDriver:
 
     def _claim(self, spec: SessionSpec, places: SessionPlaces) -> int:
         with host_errors():
-            places.make(spec.sandbox_id, self._layer_bytes)
+            places.make(spec.sandbox_id, spec.layer_bytes)
             return self._ids.claim(places.run)
 
     def _order(self, spec: SessionSpec, places: SessionPlaces, shared: _Shared, id_base: int) -> Order:
@@ -468,6 +467,15 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
         ),
     )
+
+
+def _destroy_layers(places: SessionPlaces) -> None:
+    try:
+        layers.destroy(places.data)
+    except OSError as error:
+        raise DriverUnavailable(
+            f"the layers of session {places.session_id} cannot be removed: {error}"
+        ) from error
 
 
 def _prepare_and_launch(order: Order, output: StartOutput) -> Launched:

@@ -1,7 +1,7 @@
 """The directory that holds a session's writable layers, bounded where the file system can do that.
 
-On btrfs it is a subvolume with a quota (when quotas are on: `btrfs quota enable --simple`), so a flood of `/` or `/usr` stops
-at its own limit. Elsewhere it is a plain directory and the host's disk is the only bound; the operator is told.
+On btrfs it is a subvolume in a group of its own with a limit, as a cargo is, so a flood of `/` or `/usr` stops there, and removing it takes
+no time however much is in it. Elsewhere it is a plain directory and the host's disk is the only bound; the operator is told.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ from pathlib import Path
 from bay import btrfs
 
 
-def make(directory: Path, limit_bytes: int) -> None:
-    """Make `directory`, open to root alone. Blocks; raises OSError."""
+def make(directory: Path, limit_bytes: int | None) -> None:
+    """Make `directory`, open to root alone, to hold at most `limit_bytes`. Blocks; raises OSError."""
     try:
         btrfs.create(directory)
     except OSError as error:
@@ -21,9 +21,22 @@ def make(directory: Path, limit_bytes: int) -> None:
         return
     directory.chmod(0o700)
     with contextlib.suppress(OSError):  # quotas are off: then there is no limit, as on other file systems
-        btrfs.limit_subvolume(directory, limit_bytes)
+        _limit(directory, limit_bytes)
+
+
+def destroy(directory: Path) -> None:
+    """Remove `directory` if it is a subvolume; else leave it to others. Blocks; raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if btrfs.is_btrfs(directory) and btrfs.is_subvolume(directory):
+            btrfs.destroy(directory)
 
 
 def is_bounded(directory: Path) -> bool:
     """Whether what `make` makes below `directory` would have its limit: whether quotas are on there. Blocks."""
     return btrfs.are_quotas_on(directory)
+
+
+def _limit(directory: Path, limit_bytes: int | None) -> None:
+    group = btrfs.group_of(btrfs.subvolume_id(directory))
+    btrfs.join_group(directory, group)
+    btrfs.limit_group(directory.parent, group, limit_bytes)

@@ -15,11 +15,13 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class SessionPlaces:
-    """One session's directories. `data` is on disk, `run` is gone after a reboot."""
+    """One session's directories. `data`, with its layers, is on disk; `run` is gone after a reboot."""
 
     session_id: str
     data: Path
     run: Path
+    former: Path
+    """Where a Bay without `layers` had `data`."""
 
     @property
     def bundle(self) -> Path:
@@ -41,7 +43,7 @@ class SessionPlaces:
         """Held by whoever starts or removes the session, also by a runc whose Bay was killed."""
         return self.run / "lock"
 
-    def make(self, sandbox_id: str, layer_bytes: int) -> None:
+    def make(self, sandbox_id: str, layer_bytes: int | None) -> None:
         """Make both directories, each saying first of all whose it is; `data` holds at most `layer_bytes` where it can."""
         layers.make(self.data, layer_bytes)
         self.run.mkdir(mode=0o700)
@@ -50,11 +52,11 @@ class SessionPlaces:
 
     def exist(self) -> bool:
         """Whether there is anything of the session."""
-        return self.data.exists() or self.run.exists()
+        return any(path.exists() for path in (self.data, self.run, self.former))
 
     def sandbox_id(self) -> str | None:
         """The sandbox that `make` was told, or None when neither directory says."""
-        for directory in (self.run, self.data):
+        for directory in (self.run, self.data, self.former):
             try:
                 return str(json.loads((directory / "owner.json").read_text())["sandbox_id"])
             except (OSError, ValueError, KeyError, TypeError):
@@ -64,11 +66,15 @@ class SessionPlaces:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The directories of one Bay: `root` persists, `run_dir` does not, and `cache` can be made again at any time."""
+    """The directories of one Bay: `root` persists, `run_dir` does not, and `cache` can be made again at any time.
+
+    `layers` holds what sessions write, and is on a file system that can limit that, if there is one.
+    """
 
     root: Path
     run_dir: Path
     cache: Path
+    layers: Path
 
     @property
     def stage(self) -> Path:
@@ -94,7 +100,7 @@ class Layout:
         """Make what all sessions share."""
         # Files made inside carry inside ids on disk; a set-uid one would be root's, so no user of the host may get near.
         _make(self.root, 0o700)
-        _make(self.root / "sessions", 0o700)
+        _make(self.layers, 0o700)
         # The session's own root passes through here to reach its mounts, and may do nothing else.
         _make(self.run_dir, 0o711)
         _make(self.stage, 0o711)
@@ -114,12 +120,15 @@ class Layout:
         if not is_session_id(session_id):
             raise InvalidArgument(f"{session_id!r} is not a session id")
         return SessionPlaces(
-            session_id, self.root / "sessions" / session_id, self.run_dir / "sessions" / session_id
+            session_id,
+            data=self.layers / session_id,
+            run=self.run_dir / "sessions" / session_id,
+            former=self.root / "sessions" / session_id,
         )
 
     def session_ids(self) -> set[str]:
         """The sessions that have a directory, in either place, or a state of runc."""
-        parents = (self.root / "sessions", self.run_dir / "sessions", self.runc_root)
+        parents = (self.layers, self.root / "sessions", self.run_dir / "sessions", self.runc_root)
         return {name for parent in parents if parent.is_dir() for name in os.listdir(parent)}
 
 

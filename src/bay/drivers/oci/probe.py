@@ -31,13 +31,17 @@ _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing about the host. `required`: the driver does not open without it. `fix`: what an operator does about it."""
+    """One thing about the host. `required`: the driver does not open without it. `fix`: what an operator does about it.
+
+    `risk`: without it one sandbox can harm the others or the host.
+    """
 
     name: str
     ok: bool
     required: bool
     found: str
     fix: str
+    risk: bool = False
 
 
 def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192) -> list[Check]:
@@ -152,27 +156,22 @@ def _core_dumps() -> Check:
     ok = not connects and (hard != 0 or not starts)
     limit = "any size" if hard < 0 else str(hard)
     fix = "sysctl -w kernel.core_pattern=core" if connects else "raise LimitCORE (ulimit -H -c) to infinity"
-    return Check("core-dumps", ok, False, f"{pattern}, with a hard limit of {limit}", fix)
+    return Check("core-dumps", ok, False, f"{pattern}, with a hard limit of {limit}", fix, risk=True)
 
 
 def _extras(scratch: Path | None) -> list[Check]:
-    filesystems = _text("/proc/filesystems").split()
-    btrfs = shutil.which("btrfs")
+    lacking = _lacking_for_limits(scratch or Path(tempfile.gettempdir()))
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
     return [
         Check(
-            "btrfs",
-            btrfs is not None and "btrfs" in filesystems,
+            "disk-limits",
+            not lacking,
             False,
-            f"{btrfs or 'no btrfs program'}, {'in' if 'btrfs' in filesystems else 'not in'} the kernel",
-            "install btrfs-progs and load btrfs, for instant checkpoints and disk limits",
-        ),
-        Check(
-            "layer-limits",
-            layers.is_bounded(scratch or Path(tempfile.gettempdir())),
-            False,
-            "what a session writes outside its workspace has a limit only on btrfs with quotas",
-            "put Bay's data directory on btrfs and run: btrfs quota enable --simple DIRECTORY",
+            f"one sandbox can fill this machine's disk: {'; '.join(lacking)}"
+            if lacking
+            else "btrfs can be used",
+            "apt install btrfs-progs; modprobe btrfs loop; then use a new data directory. Until then give Bay's a file system of its own",
+            risk=True,
         ),
         Check(
             "kvm",
@@ -182,6 +181,23 @@ def _extras(scratch: Path | None) -> list[Check]:
             "enable virtualisation, for isolation by virtual machines",
         ),
     ]
+
+
+def _lacking_for_limits(scratch: Path) -> list[str]:
+    """Why files of sandboxes would have no limit: Bay makes a btrfs of its own where it can."""
+    if layers.is_bounded(scratch):
+        return []
+    known = "btrfs" in _text("/proc/filesystems").split() or _is_module("btrfs")
+    needs = {
+        "mkfs.btrfs is not installed": shutil.which("mkfs.btrfs") is not None,
+        "the kernel has no btrfs": known,
+        "there is no /dev/loop-control": Path("/dev/loop-control").exists(),
+    }
+    return [problem for problem, is_met in needs.items() if not is_met]
+
+
+def _is_module(name: str) -> bool:
+    return f"/{name}.ko" in _text(f"/lib/modules/{os.uname().release}/modules.dep")
 
 
 def _network() -> list[Check]:
