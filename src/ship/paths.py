@@ -102,11 +102,19 @@ class Workspace:
             return
         with self.translated(path), identity.using_files():
             # The dot makes the kernel ask for the right to search the directory itself.
-            found = self.open(path + "/.", os.O_PATH | os.O_DIRECTORY)
+            found = self._to_run_in(path)
         try:
             yield found
         finally:
             os.close(found)
+
+    def _to_run_in(self, path: str) -> int:
+        try:
+            return self.open(path + "/.", os.O_PATH | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileMissing(
+                f"cwd: there is no directory {os.fsencode(path).decode('utf-8', 'replace')}"
+            ) from error
 
     def _behind_link(self, path: str, target: str) -> str:
         if target.startswith("/"):

@@ -115,7 +115,14 @@ class Download:
             self._file = open(self._target, "wb")  # noqa: SIM115 — closed by keep or discard
         else:
             self._partial = Path(f"{os.fspath(self._target)}.{secrets.token_hex(4)}.part")
-            self._file = open(self._partial, "xb")  # noqa: SIM115 — closed by keep or discard
+            self._file = self._beside(self._partial)
+
+    def _beside(self, partial: Path) -> BinaryIO:
+        try:
+            return open(partial, "xb")
+        except OSError as error:
+            # The name that was given, and not the one beside it that nobody knows.
+            raise type(error)(error.errno, error.strerror, str(self._target)) from error
 
     def write(self, data: bytes) -> None:
         """Add `data`."""

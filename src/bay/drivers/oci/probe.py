@@ -47,8 +47,11 @@ class Check:
 def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192) -> list[Check]:
     """Everything, in the order in which to mend it. Blocks for about 50 ms and leaves nothing behind.
 
-    `scratch` is a directory on the file system that will hold the sessions' layers (default: the system's).
+    `scratch` is a directory on the file system that will hold the sessions' layers (default: the system's). Without root
+    that is the only finding: what else fails then may be for want of it.
     """
+    if not _root().ok:
+        return [_root()]
     return [*requirements(runc, scratch=scratch, id_base=id_base), *_limits(), *_extras(scratch), *_network()]
 
 
@@ -56,8 +59,11 @@ def requirements(
     runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
 ) -> list[Check]:
     """Those of `checks` that are about whether the driver opens."""
-    root = Check("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run Bay as root")
-    return [root, *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base)]
+    return [_root(), *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base)]
+
+
+def _root() -> Check:
+    return Check("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run it as root, or with sudo")
 
 
 def _runc(binary: str) -> list[Check]:

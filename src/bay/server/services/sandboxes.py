@@ -333,8 +333,10 @@ class Sandboxes:
         """The profile, once everything that only Bay can judge about the request is found good."""
         profile = self._profiles.get(new.profile)
         if profile is None:
+            there = sorted(self._profiles)
             raise BadRequest(
-                f"there is no profile {new.profile}", details={"available": sorted(self._profiles)}
+                f"there is no profile {new.profile}; there is {' or '.join(there)}",
+                details={"available": there},
             )
         self._check_offered("image", new.image or profile.image, self._driver.images)
         self._check_offered("isolation", new.isolation or profile.isolation, self._driver.isolation)
@@ -368,7 +370,10 @@ class Sandboxes:
 
     def _check_offered(self, what: str, wanted: str, offered: tuple[str, ...]) -> None:
         if wanted not in offered:
-            raise BadRequest(f"{what} {wanted} is not available here", details={"available": list(offered)})
+            raise BadRequest(
+                f"{what} {wanted} is not available here; there is {' or '.join(offered)}",
+                details={"available": list(offered)},
+            )
 
     async def _claim_of(self, request: idempotency.Request | None) -> Claim | None:
         """What an earlier call with the same key made."""
