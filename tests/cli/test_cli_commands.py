@@ -99,6 +99,34 @@ def test_stop_start_rm(bay: Cli, name: str) -> None:
     assert bay("get", name).returncode == 2
 
 
+def test_one_that_is_missing_does_not_keep_the_others(bay: Cli, name: str) -> None:
+    other = bay("create").stdout.decode().strip()
+    for command in ("stop", "start", "pause", "resume", "rm"):
+        done = bay(command, "nope", name, other)
+        assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+        assert b"there is no sandbox nope" in done.stderr
+    assert not {name, other} & {
+        box["name"] or box["id"] for box in api(bay, "/v1/sandboxes?limit=200")["items"]
+    }
+    assert bay("rm", "nope").returncode == 2
+    assert (bay("rm", "-f", "nope").returncode, bay("rm", "-f", "nope").stderr) == (0, b"")
+
+
+def test_rm_of_all_removes_all(bay: Cli) -> None:
+    bay("create")
+    assert bay("rm").returncode == 2
+    assert bay("rm", "--all", "box").returncode == 2
+    assert bay("rm", "--all").returncode == 0
+    assert bay("ls", "-q").stdout == b""
+    assert bay("rm", "--all").returncode == 0
+
+
+def test_a_name_that_is_nearly_one_is_named(bay: Cli) -> None:
+    name = api(bay, "/v1/sandboxes", {"name": f"webshop-{os.urandom(4).hex()}"})["name"]
+    for line in (["get", name[:-1]], ["cp", f"{name[:-1]}:x", "-"], ["exec", name[:-1], "true"]):
+        assert f"did you mean {name}?" in bay(*line).stderr.decode()
+
+
 def test_pause_resume_and_ls_by_compute(bay: Cli, name: str) -> None:
     assert json.loads(bay("pause", name, "--json").stdout)["compute"] == "warm"
     assert bay("ls", "-q", "--compute", "warm", "--name-prefix", name).stdout.count(b"sandbox-") == 1
@@ -358,7 +386,7 @@ def test_cp_to_where_it_may_not_write_is_one_line(bay: Cli, name: str) -> None:
     bay("cp", "-", f"{name}:x", stdin=b"1")
     done = bay("cp", f"{name}:x", "/nope/dir/x")
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-    assert b"No such file or directory" in done.stderr
+    assert done.stderr == b"error: /nope/dir/x: No such file or directory\n"
 
 
 # Errors
@@ -367,7 +395,7 @@ def test_cp_to_where_it_may_not_write_is_one_line(bay: Cli, name: str) -> None:
 def test_an_error_is_one_line_with_the_exit_code_of_its_class(bay: Cli) -> None:
     done = bay.process("get", "nobody")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == b"error: there is no sandbox nobody\n"
+    assert done.stderr == b"error: there is no sandbox nobody; `bay ls` lists yours\n"
 
 
 def test_an_error_as_json_has_the_shape_of_the_api(bay: Cli) -> None:

@@ -34,7 +34,7 @@ def shell(
 ) -> int:
     """Open a login shell in a sandbox. It can be left and come back to."""
     keys = parse_keys(detach_keys)
-    need_terminal()
+    need_terminal("bay shell", f"here use: bay exec -i {name} sh")
     rows, cols = window_size(STDOUT)
     options: SpawnOptions = {
         "tty": True,

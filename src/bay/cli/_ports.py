@@ -8,11 +8,12 @@ from bay.cli._complete import NameArgument
 from bay.cli._output import note, print_columns, print_json, print_line
 from bay.cli._state import JsonOption, connect, duration
 from bay.clock import to_rfc3339
-from bay.errors import InvalidArgument
+from bay.errors import InvalidArgument, NotFound
+from bay.models import PortSettings
 
 if TYPE_CHECKING:
     from bay.client import Box
-    from bay.models import Port
+    from bay.models import Port, PortAccess
 
 DEFAULT_EXPIRY_S = 3600
 
@@ -32,9 +33,9 @@ def ports(
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
         for port in private or ():
-            box.ports.forget(port)
+            _set_access(box, port, "owner")
         for port in public or ():
-            box.ports.set_access(port, "public")
+            _set_access(box, port, "public")
         listening = box.ports.list()
         rows = [*map(_row, listening), *_silent(box, listening, changed=bool(public or private))]
     if as_json:
@@ -52,6 +53,10 @@ def url(
         int | None,
         typer.Argument(metavar="PORT", min=1, max=65_535, help="That of its url setting if left out."),
     ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody reach it.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Let only its owner reach it, as is usual.")
+    ] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Make a link that opens it to the first who has it.")
     ] = False,
@@ -62,11 +67,15 @@ def url(
     as_json: JsonOption = False,
 ) -> int:
     """Print where a browser reaches a sandbox; with --once or --expires a link that needs no key."""
+    if public and private:
+        raise InvalidArgument("give --public or --private, not both")
     expires_in = DEFAULT_EXPIRY_S if expires is None else duration("--expires", expires)
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
+        if public or private:
+            _set_access(box, port or _own_port(box), "public" if public else "owner")
         if not (once or expires):
-            found = box.url(port)
+            found = _address(box, port)
             print_json({"url": found}) if as_json else print_line(found)
             return 0
         link = box.ports.link(port or _own_port(box), expires_in, once=once)
@@ -78,9 +87,36 @@ def url(
     return 0
 
 
+def _set_access(box: "Box", port: int, access: "PortAccess") -> None:
+    """Of a port, and of the sandbox's own URL where that leads to it: one port is not open at one name and shut at another."""
+    if access == "owner":
+        box.ports.forget(port)
+    else:
+        box.ports.set_access(port, access)
+    if box.info.url is not None and box.info.url.port == port:
+        box.update(url=PortSettings(port=port, access=access))
+
+
+def _address(box: "Box", port: int | None) -> str:
+    try:
+        return box.url(port)
+    except NotFound as error:
+        name = box.name or box.id
+        if port is None:
+            _own_port(box)
+        raise NotFound(
+            f"nothing listens on port {port} of {name} now; a link leads there all the same: "
+            f"bay url {name} {port} --expires 1h"
+        ) from error
+
+
 def _own_port(box: "Box") -> int:
+    name = box.name or box.id
     if box.info.url is None or box.info.url.port is None:
-        raise InvalidArgument(f"{box.name or box.id} has no port of its own; name one: bay url NAME PORT")
+        raise InvalidArgument(
+            f"{name} has no URL of its own yet; name a port (bay url {name} PORT), "
+            f"or say where its URL leads: bay update {name} --url-port PORT"
+        )
     return box.info.url.port
 
 

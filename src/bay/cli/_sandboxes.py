@@ -4,16 +4,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cli._complete import NameArgument, NamesArgument, complete_profiles
+from bay.cli._complete import NameArgument, NamesArgument, complete_names, complete_profiles
 from bay.cli._net import as_mode
-from bay.cli._output import print_columns, print_fields, print_json, print_line
-from bay.cli._state import EnvOption, JsonOption, connect, pairs
+from bay.cli._output import print_columns, print_error, print_fields, print_json, print_line
+from bay.cli._state import EnvOption, JsonOption, connect, pairs, state_of, with_nearest
 from bay.clock import to_rfc3339
-from bay.errors import InvalidArgument
+from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
 from bay.models import NetworkPolicy
 
 if TYPE_CHECKING:
-    from bay.client import UpdateOptions
+    from collections.abc import Callable
+
+    from bay.client import Box, UpdateOptions
     from bay.models import Sandbox
 
 _NEVER = "never"
@@ -192,64 +194,99 @@ def update(
 def start(
     ctx: typer.Context,
     names: NamesArgument,
-    wait: Annotated[float, typer.Option(help="Seconds to wait until they are ready.")] = 60.0,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long until they are ready.")] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
     """Give sandboxes compute; they keep name and files."""
-    with connect(ctx) as client:
-        found = [client.sandboxes.get(name).start(wait) for name in names]
-    return _shown(found, as_json)
+    return _each(ctx, names, lambda box: _shown(box.start(wait), as_json))
 
 
 def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
     """Freeze sandboxes in memory; the next call wakes them."""
-    with connect(ctx) as client:
-        for name in names:
-            info = client.sandboxes.get(name).pause()
-            if as_json:
-                print_json(info)
-    return 0
+
+    def act(box: "Box") -> bool:
+        info = box.pause()
+        if as_json:
+            print_json(info)
+        return True
+
+    return _each(ctx, names, act)
 
 
 def resume(
     ctx: typer.Context,
     names: NamesArgument,
-    wait: Annotated[float, typer.Option(help="Seconds to wait until they run.")] = 60.0,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long until they run.")] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
     """Let frozen sandboxes run again; start those that are cold."""
-    with connect(ctx) as client:
-        found = [client.sandboxes.get(name).resume(wait) for name in names]
-    return _shown(found, as_json)
+    return _each(ctx, names, lambda box: _shown(box.resume(wait), as_json))
 
 
 def stop(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
     """Take compute back from sandboxes; files stay."""
-    with connect(ctx) as client:
-        for name in names:
-            box = client.sandboxes.get(name)
-            box.stop()
-            if as_json:
-                print_json(box.refresh())
-    return 0
+
+    def act(box: "Box") -> bool:
+        box.stop()
+        if as_json:
+            print_json(box.refresh())
+        return True
+
+    return _each(ctx, names, act)
 
 
-def rm(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+def rm(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Names or ids of sandboxes.", autocompletion=complete_names),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="One that is not there is no error.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all that are yours.")] = False,
+    as_json: JsonOption = False,
+) -> int:
     """Remove sandboxes and their files for good."""
+    if everything == bool(names):
+        raise InvalidArgument(
+            "name the sandboxes to remove, or give --all for all that are yours (see `bay rm --help`)"
+        )
+
+    def act(box: "Box") -> bool:
+        box.delete()
+        if as_json:
+            print_json({"id": box.id, "deleted": True})
+        return True
+
+    return _each(ctx, names, act, missing_is_fine=force)
+
+
+def _each(
+    ctx: typer.Context,
+    names: list[str] | None,
+    act: "Callable[[Box], bool]",
+    *,
+    missing_is_fine: bool = False,
+) -> int:
+    """Do it to each that is named, or to all. One that fails is told of, and the others are done all the same."""
+    good = True
     with connect(ctx) as client:
-        for name in names:
-            box = client.sandboxes.get(name)
-            box.delete()
-            if as_json:
-                print_json({"id": box.id, "deleted": True})
-    return 0
+        for name in [box.id for box in client.sandboxes.list()] if names is None else names:
+            try:
+                good = act(client.sandboxes.get(name)) and good
+            except (CallerError, HostError) as error:
+                if missing_is_fine and isinstance(error, NotFound):
+                    continue
+                if isinstance(error, Unauthorized) or (names is not None and len(names) == 1):
+                    raise
+                good = False
+                print_error(with_nearest(client, error), as_json=state_of(ctx).as_json)
+    return 0 if good else 1
 
 
-def _shown(found: "list[Sandbox]", as_json: bool) -> int:
-    """Say how they are; the exit code tells whether all are ready."""
-    for info in found:
-        print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
-    return 0 if all(info.status == "ready" for info in found) else 1
+def _shown(info: "Sandbox", as_json: bool) -> bool:
+    """Say how it is; whether it is ready."""
+    print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
+    return info.status == "ready"
 
 
 def _labels(given: list[str] | None, *, none: bool) -> dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -14,7 +15,7 @@ import typer
 
 import bay
 from bay.cli._here import bay_here
-from bay.errors import BayError, InvalidArgument
+from bay.errors import BayError, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from bay.client import Client
@@ -61,9 +62,27 @@ RETRY_S = 10.0
 """How long a connection that breaks is tried again, unless told otherwise."""
 
 
-def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> "Client":
+@contextmanager
+def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> Generator["Client", None, None]:
     """A client of the Bay that the options or the environment name, else of the one on this machine."""
-    return make_client(*state_of(ctx).reach(), retry_s)
+    with make_client(*state_of(ctx).reach(), retry_s) as client:
+        try:
+            yield client
+        except NotFound as error:
+            raise with_nearest(client, error) from error
+
+
+def with_nearest(client: "Client", error: BayError) -> BayError:
+    """The error, and of a sandbox that is not there the name that was probably meant."""
+    found = re.fullmatch(r"there is no sandbox (\S+)", error.message) if isinstance(error, NotFound) else None
+    if found is None:
+        return error
+    names = [box.name for box in client.sandboxes.list() if box.name]
+    near = get_close_matches(found[1], names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return NotFound(
+        f"{error.message}; {hint}`bay ls` lists yours", details=error.details, request_id=error.request_id
+    )
 
 
 def make_client(
@@ -82,9 +101,8 @@ def lean() -> None:
 @contextmanager
 def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
     """A client of the Bay that there is, else of one that runs in this process until the end of the block."""
-    url, api_key = state_of(ctx).reach()
-    if url is not None:
-        with make_client(url, api_key) as client:
+    if state_of(ctx).reach()[0] is not None:
+        with connect(ctx) as client:
             yield client
         return
     start = load("bay.server.embedded", "start")

@@ -35,10 +35,10 @@ _RESIZE_PAUSE_S = 0.05
 """Between two sizes: a window that is dragged has many, and the server closes on a flood."""
 
 
-def need_terminal() -> None:
+def need_terminal(what: str = "-t", instead: str = "leave -t out") -> None:
     """Raises InvalidArgument when there is no terminal to give to the program."""
     if not (is_terminal(STDIN) and is_terminal(STDOUT)):
-        raise InvalidArgument("-t needs a terminal on stdin and stdout, and this has none; leave -t out")
+        raise InvalidArgument(f"{what} needs a terminal on stdin and stdout, and this has none; {instead}")
 
 
 class TerminalSession:
