@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-oldest ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -77,10 +77,12 @@ abuse: .stamp-dev ## hostile programs and clients, also those that take much of 
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt
 	@$(UV) $(SPEC_COMPILE) --group dev pyproject.toml -o requirements/dev.txt
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --resolution lowest-direct \
+	  pyproject.toml -o requirements/oldest.txt
 
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
-	@rm -rf $(VENV) .stamp-* .pytest_cache .ruff_cache .hypothesis dist
+	@rm -rf $(VENV) .venv-oldest .stamp-* .pytest_cache .ruff_cache .hypothesis dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system system-tests
@@ -97,6 +99,12 @@ system-tests:
 # Before the tests: they run in a network of their own, without a way to a registry.
 .stamp-vite: tests/network/vite/package-lock.json | system-tests
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# The client's libraries, each the oldest that it says it works with.
+.stamp-oldest: requirements/oldest.txt .stamp-dev
+	@$(BIN)/python -m venv --clear .venv-oldest
+	@.venv-oldest/bin/python -m pip install --quiet --require-hashes -r requirements/oldest.txt </dev/null
 	@touch $@
 
 .stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests

@@ -45,7 +45,7 @@ def entries(text: str) -> Iterator[str]:
 
 
 def test_there_are_lock_files() -> None:
-    assert {path.name for path in LOCKS} == {"server.txt", "dev.txt", "setup-uv.txt"}
+    assert {path.name for path in LOCKS} == {"server.txt", "dev.txt", "oldest.txt", "setup-uv.txt"}
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
