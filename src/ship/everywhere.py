@@ -8,9 +8,13 @@ these say depends on who asks, and the one who asks here is Ship's process, not 
 import errno
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from ship import kernel
-from ship.errors import Forbidden, InvalidArgument, InvalidPath, ShipError
+from ship.errors import FileMissing, Forbidden, InvalidArgument, InvalidPath, ShipError
+from ship.fileinfo import as_utf8
+from ship.identity import Identity
 from ship.paths import Workspace, translate
 
 # Source: linux/magic.h.
@@ -63,6 +67,36 @@ class Everywhere(Workspace):
             os.close(descriptor)
             raise
         return descriptor
+
+    @contextmanager
+    def directory(self, path: str | None, identity: Identity) -> Generator[int]:
+        """A descriptor of a working directory that `identity` may enter, the workspace for None. Raises ShipError."""
+        name = self.path if path is None else self.check(path)
+        if name == self.path:
+            yield self._root
+            return
+        found = self._enter(name, identity)
+        try:
+            yield found
+        finally:
+            os.close(found)
+
+    def _enter(self, name: str, identity: Identity) -> int:
+        shown = as_utf8(name)
+        try:
+            with identity.using_files():
+                # The dot makes the kernel ask for the right to search the directory itself.
+                return self.open(name + "/.", os.O_PATH | os.O_DIRECTORY)
+        except MadeUp as error:
+            raise InvalidArgument(
+                f"no program begins in {shown}; begin elsewhere and go there with cd", field="cwd"
+            ) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileMissing(f"there is no directory {shown} in the sandbox") from error
+        except PermissionError as error:
+            raise Forbidden(f"{identity.name} may not enter the directory {shown}") from error
+        except OSError as error:
+            raise self._translate(error, name) from error
 
     def _behind_link(self, path: str, target: str) -> str:
         return self.check(os.path.join(os.path.dirname(path), target))

@@ -13,9 +13,9 @@ from typing import Literal
 from ship import trees
 from ship.clock import rfc3339
 from ship.errors import Conflict, Forbidden, InternalError, NotFound
+from ship.everywhere import Everywhere
 from ship.identity import Identity
 from ship.order import Order
-from ship.paths import Workspace
 from ship.pipes import Pipes
 from ship.ptys import Pty
 from ship.reap import Nursery, Program
@@ -325,12 +325,12 @@ class Execs:
     def __init__(
         self,
         nursery: Nursery,
-        workspace: Workspace,
+        space: Everywhere,
         identities: tuple[Identity, ...],
         environment: Mapping[str, str],
     ) -> None:
         self._nursery = nursery
-        self._workspace = workspace
+        self._space = space
         self._identities = identities
         self._environment = environment
         self._all: dict[str, Exec] = {}
@@ -343,7 +343,7 @@ class Execs:
             raise Conflict(f"there is an exec {order.id} already", id=order.id)
         if sum(item.running for item in self._all.values()) >= _MOST_RUNNING:
             raise Conflict(f"{_MOST_RUNNING} execs are running; end one first", limit=_MOST_RUNNING)
-        with self._workspace.directory(order.cwd, order.identity) as directory:
+        with self._space.directory(order.cwd, order.identity) as directory:
             found = self._all[order.id] = Exec(order, self._identities)
             try:
                 await found.start(order, self._nursery, directory, self._environment)

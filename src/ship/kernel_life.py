@@ -19,10 +19,10 @@ from ship import kernel_words, trees
 from ship.cells import Cell, Status
 from ship.clock import rfc3339
 from ship.errors import Conflict, ShipError
+from ship.everywhere import Everywhere
 from ship.identity import Identity
 from ship.kernel_process import Ears, KernelProcess, Recipe, Stream
 from ship.kernel_words import Fields
-from ship.paths import Workspace
 from ship.reap import Nursery
 
 State = Literal["starting", "idle", "busy", "dead"]
@@ -51,7 +51,7 @@ class Ground:
     """What all kernels of a sandbox stand on."""
 
     nursery: Nursery
-    workspace: Workspace
+    space: Everywhere
     identities: tuple[Identity, ...]
     environment: Mapping[str, str]
     local: bool
@@ -171,7 +171,7 @@ class Kernel:
         process = self._process = KernelProcess(self._recipe(), self._ground.identities, self._ears())
         self._ready, self._unused = False, True
         try:
-            with self._ground.workspace.directory(self._order.cwd, self._order.identity) as directory:
+            with self._ground.space.directory(self._order.cwd, self._order.identity) as directory:
                 await process.start(self._ground.nursery, directory)
         except BaseException:
             self._process = None

@@ -17,7 +17,6 @@ from ship.errors import (
     ShipError,
     StorageFull,
 )
-from ship.identity import Identity
 
 _MOST_LINKS = 8
 _TRIES = 8
@@ -93,28 +92,6 @@ class Workspace:
                 return path
             path = self._behind_link(path, target)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-
-    @contextmanager
-    def directory(self, path: str | None, identity: Identity) -> Generator[int]:
-        """A descriptor of a working directory that `identity` may enter. Raises ShipError."""
-        if path is None or os.path.normpath(check(path)) == ".":
-            yield self._root
-            return
-        with self.translated(path), identity.using_files():
-            # The dot makes the kernel ask for the right to search the directory itself.
-            found = self._to_run_in(path)
-        try:
-            yield found
-        finally:
-            os.close(found)
-
-    def _to_run_in(self, path: str) -> int:
-        try:
-            return self.open(path + "/.", os.O_PATH | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileMissing(
-                f"cwd: there is no directory {os.fsencode(path).decode('utf-8', 'replace')}"
-            ) from error
 
     def _behind_link(self, path: str, target: str) -> str:
         if target.startswith("/"):

@@ -171,7 +171,7 @@ class Service:
 
     async def _start(self, run: Exec, order: Order) -> None:
         ground = self._ground
-        with ground.workspace.directory(order.cwd, order.identity) as directory:
+        with ground.space.directory(order.cwd, order.identity) as directory:
             await run.start(order, ground.nursery, directory, ground.environment)
 
     async def _end_tree(self, run: Exec) -> None:

@@ -84,10 +84,12 @@ class Bench:
             await self.driver.destroy(self.handle(session_id))
 
 
-async def run(handle: Handle, command: str, *, user: str | None = None, timeout_s: float = 60) -> Answer:
+async def run(
+    handle: Handle, command: str, *, user: str | None = None, timeout_s: float = 60, **more: Any
+) -> Answer:
     """Run a shell command in a session, through Ship, and wait for it."""
     exec_id = f"exec-{secrets.token_hex(8)}"
-    order = {"id": exec_id, "command": command, "user": user, "timeout_s": timeout_s}
+    order = {"id": exec_id, "command": command, "user": user, "timeout_s": timeout_s, **more}
     async with asyncio.timeout(timeout_s + 10):
         answer = await call(endpoint_of(handle), "POST", f"/execs?wait={timeout_s + 5:g}", order)
     assert "exit_code" in answer, answer

@@ -276,7 +276,7 @@ async def test_an_unknown_kernel_is_not_found_however_it_is_called(
     ("body", "status", "code"),
     [
         ({"spec": "no-such"}, 400, "validation_error"), ({"spec": "a/b"}, 422, "validation_error"),
-        ({"cwd": "missing"}, 404, "file_not_found"), ({"cwd": "/etc"}, 400, "invalid_path"),
+        ({"cwd": "missing"}, 404, "file_not_found"), ({"cwd": "/etc"}, 403, "forbidden"),
         ({"cwd": "../x"}, 400, "invalid_path"), ({"user": "nobody"}, 400, "validation_error"),
         ({"env": {"A=B": "x"}}, 422, "validation_error"),
     ],

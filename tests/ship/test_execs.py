@@ -89,8 +89,10 @@ def test_the_caller_may_set_path_and_home_but_not_the_mark(ship: Ship) -> None:
     assert ended.out == "/usr/bin:/bin /tmp mine\n"
 
 
-def test_cwd_is_below_the_workspace(ship: Ship) -> None:
+def test_cwd_is_relative_to_the_workspace_or_absolute(ship: Ship) -> None:
     (ship.workspace / "a/b").mkdir(parents=True)
+    (ship.workspace / "link").symlink_to("a")
+    assert ship.run("pwd -P", cwd=f"{ship.workspace}/link/b/").out == f"{ship.workspace}/a/b\n"
     assert ship.run("pwd", cwd="a/b").out == f"{ship.workspace}/a/b\n"
     assert ship.run("pwd", cwd=".").out == f"{ship.workspace}\n"
     assert ship.run("pwd").out == f"{ship.workspace}\n"
@@ -99,17 +101,19 @@ def test_cwd_is_below_the_workspace(ship: Ship) -> None:
 @pytest.mark.parametrize(
     ("cwd", "status", "code"),
     [
-        ("../", 400, "invalid_path"),
-        ("/tmp", 400, "invalid_path"),
+        ("../", 403, "forbidden"),
+        ("/tmp", 403, "forbidden"),
         ("", 400, "invalid_path"),
-        ("out", 400, "invalid_path"),
+        ("out", 403, "forbidden"),
         ("missing", 404, "file_not_found"),
         ("file", 404, "file_not_found"),
-        ("/proc/self/fd/7", 400, "invalid_path"),
-        ("fd", 400, "invalid_path"),
+        ("/proc/self/fd/7", 403, "forbidden"),
+        ("fd", 403, "forbidden"),
     ],
 )
-def test_a_bad_cwd_starts_nothing(ship: Ship, cwd: str, status: int, code: str) -> None:
+def test_a_bad_cwd_starts_nothing_where_there_is_no_container(
+    ship: Ship, cwd: str, status: int, code: str
+) -> None:
     (ship.workspace / "out").symlink_to("/tmp")
     (ship.workspace / "fd").symlink_to("/proc/self/fd/7")
     (ship.workspace / "file").touch()

@@ -712,7 +712,7 @@ def test_a_kernel_that_closes_its_line_is_ended(kernel: Kernel) -> None:
     [
         ("/kernels", {"id": "a/b"}, 400),
         ("/kernels", {"id": "a", "spec": "cobol"}, 400),
-        ("/kernels", {"id": "a", "cwd": "/etc"}, 400),
+        ("/kernels", {"id": "a", "cwd": "/etc"}, 403),
         ("/kernels", {"id": "a", "cwd": "missing"}, 404),
         ("/kernels", {"id": "a", "env": {"A": 1}}, 400),
         ("/kernels", {"id": "a", "user": "nobody"}, 400),

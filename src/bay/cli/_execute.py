@@ -44,7 +44,9 @@ StdinOption = Annotated[
 ]
 CwdOption = Annotated[
     str | None,
-    typer.Option("--cwd", "-w", metavar="PATH", help="Directory to run in, relative to /workspace."),
+    typer.Option(
+        "--cwd", "-w", metavar="PATH", help="Directory to run in: absolute, or relative to /workspace."
+    ),
 ]
 UserOption = Annotated[
     str | None,

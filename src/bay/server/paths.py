@@ -37,5 +37,10 @@ def sandbox_path(text: str, field: str = "path") -> str:
     return text
 
 
+def working_directory(text: str, field: str = "cwd") -> str:
+    """Where a program begins: any directory of the sandbox, or one of the workspace. Raises InvalidPath."""
+    return sandbox_path(text, field) if text.startswith("/") else workspace_path(text, field)
+
+
 def _invalid(field: str, reason: str, fact: str) -> InvalidPath:
     return InvalidPath(f"{field} {fact}", details={"field": field, "reason": reason})

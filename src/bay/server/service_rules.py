@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from bay.errors import BadRequest, Forbidden, InvalidArgument
 from bay.models import ServiceSpec
-from bay.server.paths import workspace_path
+from bay.server.paths import working_directory
 
 MOST_SERVICES = 32
 MOST_CHARS = 64 * 1024
@@ -47,7 +47,7 @@ def _checked(spec: ServiceSpec, *, root: bool) -> ServiceSpec:
         raise BadRequest("user is ship (the default) or root")
     if spec.user == "root" and not root:
         raise Forbidden("the sandbox's profile does not allow services as root")
-    return spec if spec.cwd is None else replace(spec, cwd=workspace_path(spec.cwd, "cwd"))
+    return spec if spec.cwd is None else replace(spec, cwd=working_directory(spec.cwd))
 
 
 def _check_needs(specs: Sequence[ServiceSpec]) -> None:

@@ -92,7 +92,7 @@ class Box:
         """Run a command to its end. A string goes through a login shell, a sequence is run as it is.
 
         After `timeout_s` seconds (None: no limit) the command and all it started are ended and the
-        result says `timed_out`. `cwd` is relative to /workspace; `env` adds to the sandbox's; `user`
+        result says `timed_out`. `cwd` is absolute or relative to /workspace; `env` adds to the sandbox's; `user`
         may be ``"root"`` where the profile allows it. With `keep_alive=False` its running is no activity, and
         an idle sandbox is frozen with it. Raises CommandFailed with `check=True` when it
         did not exit with 0. A cancelled call leaves the command running until its time limit.

@@ -168,7 +168,7 @@ class Kernels:
     ) -> Repl:
         """A kernel of its own, beside the default one; `spec` is one of `specs` (python3 unless named).
 
-        `cwd` is relative to /workspace; `env` adds to the sandbox's.
+        `cwd` is absolute or relative to /workspace; `env` adds to the sandbox's.
         """
         call = Call(
             method="POST",

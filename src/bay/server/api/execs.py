@@ -44,7 +44,9 @@ class CreateExec(BaseModel):
 
     command: Command | None = None
     argv: Annotated[list[Word] | None, Field(min_length=1, max_length=4096)] = None
-    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
+        None
+    )
     env: Annotated[dict[Word, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
         default_factory=dict[str, str]
     )
@@ -108,7 +110,9 @@ class RunShell(BaseModel):
 
     command: Command
     timeout: Annotated[int, Field(ge=1, le=300, description="Seconds")] = 30
-    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
+        None
+    )
     include_code: Annotated[bool, Field(description="Echo the command in the answer")] = False
     description: Description = None
     tags: Tags = None

@@ -46,7 +46,9 @@ class CreateKernel(BaseModel):
     spec: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="One of `kernelspecs`")] = (
         "python3"
     )
-    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
+        None
+    )
     env: Env = Field(default_factory=dict)
     user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
 

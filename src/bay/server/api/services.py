@@ -47,7 +47,9 @@ class ServiceBody(BaseModel):
 
     argv: Annotated[tuple[Word, ...], Field(min_length=1, max_length=4096)]
     env: Env = Field(default_factory=dict)
-    cwd: Annotated[str | None, Field(max_length=4096, description="Relative to /workspace")] = None
+    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
+        None
+    )
     user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
     needs: Annotated[
         tuple[Name, ...], Field(max_length=MOST_SERVICES, description="Services that start first")

@@ -20,7 +20,7 @@ from bay.server import idempotency
 from bay.server.auth import Caller
 from bay.server.locate import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
-from bay.server.paths import workspace_path
+from bay.server.paths import working_directory
 from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
@@ -349,7 +349,7 @@ def _checked(new: NewExec) -> NewExec:
     for name, value in (new.env or {}).items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise BadRequest(f"env: {name[:64]!r} is no name of a variable, or its value has a NUL")
-    return new if new.cwd is None else replace(new, cwd=workspace_path(new.cwd, "cwd"))
+    return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
 
 
 def _planned(new: NewExec, now: datetime) -> Exec:

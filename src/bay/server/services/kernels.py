@@ -19,7 +19,7 @@ from bay.server import idempotency
 from bay.server.auth import Caller
 from bay.server.kernel_link import KernelLink, read_all
 from bay.server.outcomes import MAX_CELL_BYTES, ended_row
-from bay.server.paths import workspace_path
+from bay.server.paths import working_directory
 from bay.server.ship_wire import Peer
 from bay.server.stays import Stays
 from bay.server.wake import Awake, Waker
@@ -289,7 +289,7 @@ def _checked(new: NewKernel) -> NewKernel:
     """What can be judged before anything starts. Raises BadRequest or InvalidPath."""
     if new.user not in (None, "root", "ship"):
         raise BadRequest("user is ship (the default) or root")
-    return new if new.cwd is None else replace(new, cwd=workspace_path(new.cwd, "cwd"))
+    return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:

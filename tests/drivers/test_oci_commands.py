@@ -1,0 +1,61 @@
+"""Commands in a real sandbox: where they begin, who they are, and what they find."""
+
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from driver_harness import Bench, call, endpoint_of, run
+
+from bay.drivers.base import Handle
+
+pytestmark = pytest.mark.anyio
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+async def inside(oci: Bench) -> AsyncGenerator[Handle]:
+    """A running session."""
+    async with oci.session() as handle:
+        yield handle
+
+
+async def refused(handle: Handle, **order: Any) -> Json:
+    """The error of an exec that is refused."""
+    body = {"id": f"exec-{secrets.token_hex(8)}", "argv": ["true"], **order}
+    answer = await call(endpoint_of(handle), "POST", "/execs", body)
+    assert "error" in answer, answer
+    return answer["error"]
+
+
+async def test_a_command_begins_in_any_directory_that_its_user_may_enter(inside: Handle) -> None:
+    await run(inside, "mkdir sub; ln -s /usr/share link")
+    for cwd, found in [
+        (None, "/workspace"),
+        ("sub", "/workspace/sub"),
+        ("/tmp", "/tmp"),
+        ("/", "/"),
+        ("/workspace/sub/../", "/workspace"),
+        ("link", "/usr/share"),
+    ]:
+        assert (await run(inside, "pwd -P", cwd=cwd)).stdout == f"{found}\n"
+    assert (await run(inside, "pwd", cwd="/root", user="root")).stdout == "/root\n"
+
+
+@pytest.mark.parametrize(
+    ("cwd", "code", "says"),
+    [
+        ("/nowhere", "file_not_found", "there is no directory /nowhere in the sandbox"),
+        ("sub/x", "file_not_found", "there is no directory /workspace/sub/x in the sandbox"),
+        ("/etc/passwd", "file_not_found", "there is no directory /etc/passwd in the sandbox"),
+        ("/root", "forbidden", "ship may not enter the directory /root"),
+        ("/proc/1/root/tmp", "validation_error", "too many links"),
+        ("/proc/1", "validation_error", "no program begins in /proc/1"),
+    ],
+)
+async def test_a_directory_that_cannot_be_entered_is_named(
+    inside: Handle, cwd: str, code: str, says: str
+) -> None:
+    error = await refused(inside, cwd=cwd)
+    assert (error["code"], says in error["message"]) == (code, True), error
