@@ -40,9 +40,12 @@ class Identity:
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """The variables a program of this user finds, over those of the sandbox."""
-        defaults = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8"}
         own = {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": find_shell() or "/bin/sh"}
-        return {**defaults, **base, **own}
+        return {"LANG": "C.UTF-8", **base, "PATH": self._path(base.get("PATH", _DEFAULT_PATH)), **own}
+
+    def _path(self, path: str) -> str:
+        # Where pip and its like put the programs of a user. Not for root: what the user puts there is not root's to run.
+        return path if self.uid == 0 and self.switch else f"{self.home}/.local/bin:{path}"
 
 
 def find_shell() -> str | None:

@@ -76,7 +76,7 @@ def _argv(command: object, argv: object) -> tuple[str, ...]:
     if (command is None) == (argv is None):
         raise InvalidArgument("give one of command and argv", field="command")
     if command is not None:
-        return (find_shell() or "/bin/sh", "-lc", _text(command, "command"))
+        return (find_shell() or "/bin/sh", "-c", _text(command, "command"))
     return words(argv)
 
 

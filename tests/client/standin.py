@@ -203,7 +203,7 @@ class World:
         return Files(self.workspace(sandbox), self.root / f"{sandbox['id']}-machine")
 
     def start(self, sandbox: Json, body: Json) -> Command:
-        argv = body.get("argv") or ["bash", "-lc", body["command"]]
+        argv = body.get("argv") or ["bash", "-c", body["command"]]
         if body["id"] in self.commands:
             raise Refused(409, "conflict", f"{body['id']} exists")
         info = {

@@ -59,3 +59,30 @@ async def test_a_directory_that_cannot_be_entered_is_named(
 ) -> None:
     error = await refused(inside, cwd=cwd)
     assert (error["code"], says in error["message"]) == (code, True), error
+
+
+async def test_a_path_of_the_environment_holds_in_commands_and_in_login_shells(inside: Handle) -> None:
+    path = "/opt/tools/bin:/usr/bin:/bin"
+    for command in (
+        "echo $PATH",
+        "bash -lc 'echo $PATH'",
+        "bash -lic 'echo $PATH' 2>/dev/null",
+        "sh -lc 'echo $PATH'",
+    ):
+        assert (await run(inside, command, env={"PATH": path})).stdout == f"{path}\n"
+
+
+async def test_what_a_user_installs_is_on_its_path_and_not_on_roots(inside: Handle) -> None:
+    await run(
+        inside,
+        "mkdir -p ~/.local/bin; printf '#!/bin/sh\\necho mine' > ~/.local/bin/mine; chmod +x ~/.local/bin/mine",
+    )
+    assert (await run(inside, "mine")).stdout == "mine\n"
+    assert (await run(inside, "bash -lc mine")).stdout == "mine\n"
+    assert "/workspace" not in (await run(inside, "echo $PATH", user="root")).stdout
+
+
+async def test_a_login_shell_greets_as_before_and_reads_profile_d(inside: Handle) -> None:
+    await run(inside, "mkdir -p /etc/profile.d; echo 'FROM_D=yes' > /etc/profile.d/x.sh", user="root")
+    assert (await run(inside, "bash -lic 'echo $FROM_D $PS1' 2>/dev/null")).stdout.startswith("yes ")
+    assert (await run(inside, "env -i bash -lc 'command -v ls'")).stdout == "/usr/bin/ls\n"

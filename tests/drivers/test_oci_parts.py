@@ -233,7 +233,7 @@ def test_the_skeleton_takes_only_what_is_named_and_readable_by_everyone(tmp_path
     skeleton = host_image.build(tmp_path / "images", etc=etc) / "etc"
     assert (skeleton / "ld.so.conf").read_text() == "ld.so.conf"
     assert os.readlink(skeleton / "ssl/certs/ca.pem") == "/usr/share/ca.pem"
-    assert not any((skeleton / name).exists() for name in ("profile", "ssl/private"))
+    assert not any((skeleton / name).exists() for name in ("inputrc", "ssl/private"))
     assert "shadow" not in (skeleton / "shadow").read_text()  # written by Bay, and not the host's
     assert "ship:x:1000:1000" in (skeleton / "passwd").read_text()
 

@@ -89,7 +89,7 @@ class Box:
         keep_alive: bool = True,
         check: bool = False,
     ) -> RunResult:
-        """Run a command to its end. A string goes through a login shell, a sequence is run as it is.
+        """Run a command to its end. A string goes through a shell, a sequence is run as it is.
 
         After `timeout_s` seconds (None: no limit) the command and all it started are ended and the
         result says `timed_out`. `cwd` is absolute or relative to /workspace; `env` adds to the sandbox's; `user`

@@ -30,7 +30,6 @@ _FROM_ETC = (
     "matplotlibrc",
     "mime.types",
     "os-release",
-    "profile",
     "protocols",
     "python3",
     "python3.11",
@@ -56,6 +55,21 @@ _FROM_DPKG = (
     "triggers",
 )
 
+# Debian's own sets PATH anew, and a login shell would lose the sandbox's.
+_PROFILE = """\
+# Read by login shells. PATH is the sandbox's, and stays as it is.
+export PATH="${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
+if [ "${PS1-}" ] && [ "${BASH-}" ] && [ "$BASH" != /bin/sh ]; then
+  [ ! -r /etc/bash.bashrc ] || . /etc/bash.bashrc
+elif [ "${PS1-}" ]; then
+  [ "$(id -u)" -eq 0 ] && PS1='# ' || PS1='$ '
+fi
+for file in /etc/profile.d/*.sh; do
+  [ ! -r "$file" ] || . "$file"
+done
+unset file
+"""
+
 _USERS = """root:x:0:0:root:/root:/bin/bash
 daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
 bin:x:2:2:bin:/bin:/usr/sbin/nologin
@@ -77,6 +91,7 @@ session required pam_unix.so
 """
 
 _WRITTEN = {
+    "etc/profile": _PROFILE,
     "etc/passwd": _USERS,
     "etc/shadow": "".join(f"{line.partition(':')[0]}:*:::::::\n" for line in _USERS.splitlines()),
     "etc/pam.d/other": _PAM,

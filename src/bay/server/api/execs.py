@@ -40,7 +40,7 @@ _MOST_ARGV = 256 * 1024
 
 
 class CreateExec(BaseModel):
-    """What to run: `command` by a login shell, or `argv` as it is."""
+    """What to run: `command` by a shell, or `argv` as it is."""
 
     command: Command | None = None
     argv: Annotated[list[Word] | None, Field(min_length=1, max_length=4096)] = None

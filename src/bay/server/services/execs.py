@@ -39,7 +39,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewExec:
-    """What to run: either `command`, by a login shell, or `argv` as it is."""
+    """What to run: either `command`, by a shell, or `argv` as it is."""
 
     id: str | None = None
     command: str | None = None
@@ -353,7 +353,7 @@ def _checked(new: NewExec) -> NewExec:
 
 
 def _planned(new: NewExec, now: datetime) -> Exec:
-    argv = new.argv or ("bash", "-lc", new.command or "")
+    argv = new.argv or ("bash", "-c", new.command or "")
     return Exec(
         id=new.id or new_id("exec"), argv=argv, pid=None, tty=new.tty, state="running", exit_code=None, signal=None,
         started_at=now, ended_at=None, output_bytes=0, first_offset=0,
