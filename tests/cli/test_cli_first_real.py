@@ -62,7 +62,7 @@ def bay() -> Iterator[Bay]:
         ("create --profile nope", "there is no profile nope; there is python-default"),
         ("create --image python:3.12", "python:3.12 is not available here; there is host"),
         ("create --isolation gvisor", "gvisor is not available here; there is container"),
-        ("exec --cwd sub web true", "cwd: there is no directory sub"),
+        ("exec --cwd sub web true", "there is no directory"),
         ("shell web", "bay shell needs a terminal"),
         ("shell web", "bay exec -i web sh"),
         ("exec -t web true", "leave -t out"),
