@@ -98,6 +98,7 @@ from bay.server.services.webhooks import Webhooks
 from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
+from bay.server.spool import Spool
 from bay.server.stays import Stays
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
@@ -115,6 +116,7 @@ from bay.store.records import Keep
 DATABASE = "bay.db"
 KEY_FILE = "admin.key"
 PORTS_KEY_FILE = "ports.key"
+SPOOL = "spool"
 
 
 class Bay:
@@ -246,6 +248,7 @@ class Bay:
         self.feed = Feed()
         self.store.on_commit = self.feed.wake
         self.event_ids = EventIds(self.store)
+        self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)
         self.addresses = Addresses(settings.webhook_allow)
         self.deliverer = Deliverer(
             store=self.store, feed=self.feed, ids=self.event_ids, poster=Poster(self.addresses), clock=clock
@@ -294,7 +297,12 @@ class Bay:
         attachments = Attachments(
             waker=self.waker, locator=locator, link=self.link, screens=self.screens, stays=self.stays
         )
-        files = Files(waker=self.waker, link=self.link, max_text_bytes=self.settings.max_file_mb * MIB)
+        files = Files(
+            waker=self.waker,
+            link=self.link,
+            spool=self.spool,
+            max_text_bytes=self.settings.max_file_mb * MIB,
+        )
         events = Events(
             store=self.store, keys=self.keys, feed=self.feed, ids=self.event_ids, clock=self.clock
         )

@@ -251,6 +251,11 @@ class Settings(BaseSettings):
         16, ge=1, description="largest JSON body that carries a file or stdin, MiB; others may have 1 MiB"
     )
     max_upload_mb: int = Field(4096, ge=1, description="largest upload, MiB")
+    upload_spool_mb: int = Field(
+        1024,
+        ge=1,
+        description="room for uploads whose part `path` comes last, MiB; one owner may have a fourth",
+    )
     max_file_mb: int = Field(16, ge=1, description="largest file that `filesystem/files` reads as JSON, MiB")
     max_cargo_mb: int = Field(
         65_536, ge=16, le=65_536, description="how much a cargo that belongs to no sandbox may hold, MiB"

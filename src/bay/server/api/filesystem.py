@@ -6,14 +6,20 @@ from pathlib import PurePosixPath
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
+from bay.errors import BadRequest
 from bay.models import FileEntry
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
 from bay.server.api.sandboxes import Ok
+from bay.server.auth import Caller
+from bay.server.forms import Form
 from bay.server.replies import WireResponse
+from bay.server.services.files import Files
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/filesystem",
@@ -23,7 +29,15 @@ router = APIRouter(
 )
 
 FilePath = Annotated[str, Query(max_length=8192, description="Relative to /workspace")]
-_CHUNK = 256 * 1024
+_PATH_BYTES = 4 * 8192
+_UPLOAD = {
+    "type": "object",
+    "required": ["path", "file"],
+    "properties": {
+        "path": {"type": "string", "maxLength": 8192, "description": "Relative to /workspace"},
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+    },
+}
 
 
 class WriteFile(BaseModel):
@@ -81,17 +95,48 @@ async def list_directory(
     return WireResponse({"entries": await services.files.list(caller, sandbox_id, path)})
 
 
-@router.post("/upload", response_model=Uploaded)
-async def upload_file(
-    caller: Writer,
-    services: Svc,
-    sandbox_id: str,
-    file: Annotated[UploadFile, File()],
-    path: Annotated[str, Form(max_length=8192)],
-) -> WireResponse:
-    """Replace a file of any size and kind, atomically."""
-    where, size = await services.files.write(caller, sandbox_id, path, _chunks(file))
+@router.post(
+    "/upload",
+    response_model=Uploaded,
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+    },
+)
+async def upload_file(caller: Writer, services: Svc, sandbox_id: str, request: Request) -> WireResponse:
+    """Replace a file of any size and kind, atomically. It goes through as it comes when `path` is before `file`."""
+    await services.files.check(caller, sandbox_id)
+    form = Form(request.headers.get("content-type", ""), request.stream())
+    try:
+        where, size = await _upload(services.files, caller, sandbox_id, form)
+    except ClientDisconnect as error:
+        raise BadRequest("the body broke off; nothing was written") from error
     return WireResponse({"status": "ok", "path": where, "size": size})
+
+
+async def _upload(files: Files, caller: Caller, sandbox_id: str, form: Form) -> tuple[str, int]:
+    """Take the parts `path` and `file`, in either order."""
+    if not form.is_one:
+        raise _missing("path", "file")
+    if await _next_of(form, ("path", "file")) == "path":
+        path = await form.text(_PATH_BYTES)
+        await _next_of(form, ("file",))
+        return await files.write(caller, sandbox_id, path, form.data())
+    async with files.spool.holding(caller.owner, form.data()) as content:
+        await _next_of(form, ("path",))
+        return await files.write(caller, sandbox_id, await form.text(_PATH_BYTES), content)
+
+
+async def _next_of(form: Form, wanted: tuple[str, ...]) -> str:
+    while (name := await form.next_part()) is not None:
+        if name in wanted:
+            return name
+    raise _missing(*wanted)
+
+
+def _missing(*names: str) -> RequestValidationError:
+    return RequestValidationError(
+        [{"type": "missing", "loc": ("body", name), "msg": "Field required"} for name in names]
+    )
 
 
 @router.get("/download", response_class=StreamingResponse)
@@ -107,11 +152,6 @@ async def download_file(caller: Reader, services: Svc, sandbox_id: str, path: Fi
     if size is not None:
         headers["Content-Length"] = str(size)
     return StreamingResponse(_body(stack, chunks), media_type="application/octet-stream", headers=headers)
-
-
-async def _chunks(file: UploadFile) -> AsyncGenerator[bytes, None]:
-    while chunk := await file.read(_CHUNK):
-        yield chunk
 
 
 async def _body(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -10,16 +10,22 @@ from bay.server.file_link import Download, FileLink, ListEnd, Wanted
 from bay.server.paths import sandbox_path, workspace_path
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
+from bay.server.spool import Spool
 from bay.server.wake import Waker
 
 
 class Files:
     """The service behind `…/filesystem/*`. Every call wakes the sandbox and counts as activity."""
 
-    def __init__(self, *, waker: Waker, link: ShipLink, max_text_bytes: int) -> None:
+    def __init__(self, *, waker: Waker, link: ShipLink, spool: Spool, max_text_bytes: int) -> None:
         self._waker = waker
+        self.spool = spool
         self._link = link
         self._max_text_bytes = max_text_bytes
+
+    async def check(self, caller: Caller, ref: str) -> None:
+        """Raises NotFound unless there is such a sandbox: before anything is read for it."""
+        await self._waker.find(caller, ref)
 
     async def read_text(self, caller: Caller, ref: str, path: str) -> str:
         """A whole UTF-8 file. Raises FileMissing, PayloadTooLarge, or BadRequest when it is not text."""
