@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,25 @@ async def test_a_layer_that_is_a_link_shows_nothing_of_the_host(
     await oci.driver.destroy(oci.handle(spec.session_id))
     assert sorted(os.listdir(secret)) == ["upper"]
     assert os.listdir(secret / "upper") == []
+
+
+def test_a_lasting_layer_loses_its_work_however_deep_it_is(tmp_path: Path) -> None:
+    layer = Layer("/usr", tmp_path / "lower", tmp_path / "writable", lasting=True)
+    (layer.writable / "upper").mkdir(parents=True)
+    dig = "import os\nos.mkdir('work')\nos.chdir('work')\nfor i in range(1500): os.mkdir('d'); os.chdir('d')"
+    subprocess.run([sys.executable, "-c", dig], cwd=layer.writable, check=True, timeout=30)
+    prepare_writable(layer)
+    assert os.listdir(layer.writable / "work") == []
+
+
+def test_a_link_in_place_of_a_lasting_layers_work_leads_nowhere(tmp_path: Path) -> None:
+    layer = Layer("/usr", tmp_path / "lower", tmp_path / "writable", lasting=True)
+    (layer.writable / "upper").mkdir(parents=True)
+    (tmp_path / "mine/kept").mkdir(parents=True)
+    (layer.writable / "work").symlink_to(tmp_path / "mine")
+    prepare_writable(layer)
+    assert (tmp_path / "mine/kept").is_dir()
+    assert not (layer.writable / "work").is_symlink()
 
 
 def test_a_lasting_layer_keeps_its_upper_and_loses_its_work(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ be chowned for a session. The directories that hold such files must be closed to
 
 import errno
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from bay import trees
 from bay.drivers.oci import lasting, mounts
 from bay.drivers.processes import closing_fd
 
@@ -50,12 +50,13 @@ class Rootfs:
 def prepare_writable(layer: Layer) -> None:
     """Make the directories behind a layer's `writable`: `work` empty, and `upper` too unless it lasts and is there.
 
-    What lasts was written by a tenant, or came from elsewhere as a checkpoint: see `lasting`. Blocks; raises OSError.
+    What lasts was written by a tenant, or came from elsewhere as a checkpoint: see `lasting`. Blocks; raises OSError, DriverUnavailable.
     """
     upper, work = layer.writable / "upper", layer.writable / "work"
     if layer.lasting:
         lasting.check(layer.writable)
-        shutil.rmtree(work, ignore_errors=True)  # what an earlier session left half copied there
+        if os.path.lexists(work):  # what an earlier session left half copied there
+            trees.remove_now(work)
     if not (layer.lasting and upper.is_dir()):
         upper.mkdir(parents=True)
         upper.chmod(0o755)  # the merged directory shows the owner and mode of `upper`
