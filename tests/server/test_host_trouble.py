@@ -1,5 +1,6 @@
 """A host that does not do what it is told: nothing waits for ever, the row says why, and it is made good by itself."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ from server_harness import (
     create,
     eventually,
     shell,
+    until,
     within,
     world,
 )
@@ -56,6 +58,35 @@ async def test_a_delete_that_the_host_refuses_says_why_at_once_and_is_done_later
     bay.driver.refuse = False
     await bay.settled(made["id"], lambda r: r.deleted_at is not None)
     assert await bay.owned() == set()
+
+
+async def test_sandboxes_of_one_owner_that_do_not_end_keep_nobody_else_from_stopping(root: Path) -> None:
+    async with world(root, start_concurrency=2) as bay, asyncio.TaskGroup() as group:
+        mallory, alice = await bay.client("mallory"), await bay.client()
+        hanging = [(await create(mallory, wait=WAIT_S))["id"] for _ in range(6)]
+        bay.driver.hung = {(await bay.session(one)).id for one in hanging}
+        stops = [group.create_task(mallory.post(f"/v1/sandboxes/{one}/stop")) for one in hanging]
+        await within(bay.driver.held.wait())
+        await stops_at_once(alice)
+        bay.driver.let_go.set()  # those kills were in vain, and are tried again
+        for stop in stops:
+            assert_error(await within(stop), 503, "driver_unavailable")
+        bay.driver.let_go.clear()
+        bay.driver.held.clear()
+        await within(bay.driver.held.wait())
+        await stops_at_once(alice)
+        bay.driver.hung.clear()
+        bay.driver.let_go.set()
+        for one in hanging:
+            await bay.settled(one, lambda r: r.session is None)
+    await clear(root)
+
+
+async def stops_at_once(client: httpx.AsyncClient) -> None:
+    """A sandbox of that caller stops while others hang, which they do until they are let go."""
+    made = await create(client, wait=WAIT_S)
+    answer = await within(client.post(f"/v1/sandboxes/{made['id']}/stop"))
+    assert answer.status_code == 200, answer.text
 
 
 async def test_why_a_start_failed_is_not_forgotten_when_its_remains_cannot_be_removed_either(
@@ -201,7 +232,10 @@ async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
     driver = FakeDriver(run_dir=root / "run", hold_at="claim")
     async with world(root, driver, start_concurrency=1) as bay:
         alice = await bay.client()
-        made = [(await create(alice, profile="eager"))["id"] for _ in range(6)]
+        made = list[str]()
+        for number in range(6):  # each has come when it waits for its turn, behind the first that has one
+            made.append((await create(alice, profile="eager"))["id"])
+            await until(lambda number=number: bay.bay.reconciler.starts_waiting() == number)
         await within(driver.held.wait())
         driver.let_go.set()
         for sandbox in made:

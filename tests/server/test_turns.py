@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from server_harness import within
+from server_harness import WAIT_S, within
 
-from bay.server.turns import Turns
+from bay.server.turns import Shares, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -26,10 +26,10 @@ async def test_the_urgent_come_first_and_each_kind_in_order() -> None:
         for name, urgent in (("a", False), ("B", True), ("c", False), ("D", True)):
             group.create_task(work(name, urgent=urgent))
         await settle()
-        assert turns.any_urgent()
+        assert turns.urgent() == 2
         assert order == []
     assert order == ["B", "D", "a", "c"]
-    assert not turns.any_urgent()
+    assert turns.urgent() == 0
 
 
 async def test_no_more_than_so_many_go_on_at_once() -> None:
@@ -70,3 +70,56 @@ async def test_a_turn_that_is_wanted_no_more_goes_to_the_next(given_already: boo
     await asyncio.wait([first])
     assert first.cancelled() != given_already or first.done()
     await within(work())
+
+
+async def test_one_owner_has_a_share_of_the_turns_and_the_others_do_not_wait_for_it() -> None:
+    shares, go, inside = Shares(3, 2, WAIT_S), asyncio.Event(), list[str]()
+
+    async def work(name: str) -> None:
+        async with shares.take(name[0]):
+            inside.append(name)
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for name in ("a1", "a2", "a3", "b1", "b2"):
+            group.create_task(work(name))
+        await settle()
+        assert inside == ["a1", "a2", "b1"]
+        go.set()
+    assert inside == ["a1", "a2", "b1", "a3", "b2"]
+
+
+async def test_what_takes_too_long_goes_on_without_its_turn() -> None:
+    shares, go = Shares(1, 1, 0.01), asyncio.Event()
+
+    async def work() -> None:
+        async with shares.take("a"):
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work())
+        await settle()
+        async with asyncio.timeout(WAIT_S), shares.take("b"):
+            go.set()
+    async with asyncio.timeout(WAIT_S), shares.take("b"):
+        assert len(shares._had) == 1  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("given_already", [False, True])
+async def test_a_share_that_is_wanted_no_more_goes_to_the_next(given_already: bool) -> None:
+    shares = Shares(1, 1, WAIT_S)
+
+    async def work() -> None:
+        async with shares.take("a"):
+            pass
+
+    async with shares.take("b"):
+        waiting = asyncio.create_task(work())
+        await settle()
+        if not given_already:
+            waiting.cancel()
+            await settle()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    async with asyncio.timeout(WAIT_S), shares.take("c"):
+        pass

@@ -99,6 +99,8 @@ class FakeDriver:
         """Set by the test: the held step goes on."""
         self.held = asyncio.Event()
         """Set by the driver: it waits at `hold_at`."""
+        self.hung: set[str] = set()
+        """Sessions whose processes do not end, as when they wait in the kernel: killing them waits for `let_go`, and fails."""
         self.lies: dict[str, Observed] = {}
         """What `observe` says of a session id, true or not."""
         self.networks: dict[str, NetworkPolicy] = {}
@@ -158,11 +160,13 @@ class FakeDriver:
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """See `Driver.stop`."""
         await self._reach("stop")
+        await self._wait_if_hung(handle.session_id)
         await self._end(handle, grace_s)
 
     async def destroy(self, handle: Handle) -> None:
         """See `Driver.destroy`."""
         await self._reach("destroy")
+        await self._wait_if_hung(handle.session_id)
         await self._remove(handle.session_id)
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
@@ -199,6 +203,13 @@ class FakeDriver:
             await self.let_go.wait()
         if self.fail_at == step:
             raise DriverUnavailable(f"the fake driver was told to fail at {step}")
+
+    async def _wait_if_hung(self, session_id: str) -> None:
+        if session_id in self.hung:
+            self.held.set()
+            await self.let_go.wait()
+        if session_id in self.hung:
+            raise DriverUnavailable(f"processes of session {session_id} do not end when killed")
 
     async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:
         seen = await in_new_thread(lambda: self._observe(handle))

@@ -187,7 +187,7 @@ class Bay:
             cargo_backend=self.cargo.name,
             clock=clock,
             max_age=timedelta(seconds=settings.pool_max_age),
-            is_busy=self.reconciler.is_starting_owned,
+            is_busy=lambda: self.reconciler.starts_waiting() > 0,
         )
         self.pressure = Pressure(
             store=self.store,

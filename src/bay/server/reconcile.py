@@ -43,6 +43,7 @@ from bay.server.port_watch import PortWatch
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.ship_link import ShipLink
 from bay.server.starter import Starter
+from bay.server.turns import Shares
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
@@ -55,6 +56,7 @@ log = structlog.get_logger("bay.reconcile")
 _RETRY_S, _LONGEST_RETRY_S, _DOUBLINGS = 1.0, 60.0, 6
 _WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
+_KILLED_S = 2.0  # what was killed and has not ended by then hangs in the kernel
 _DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
@@ -112,9 +114,12 @@ class Reconciler:
         self._keeper = keeper
         self._changes = changes
         self._clock = clock
-        # Ends wait for ends only: a delete never queues behind a hundred starts. It serves in order, and nothing
-        # else is held while it is waited for.
-        self._ending = asyncio.Semaphore(2 * start_concurrency)
+        # Ends wait for ends only: a delete never queues behind a hundred starts. Those that were tried in vain wait for one
+        # another, and no owner keeps the others waiting. Nothing else is held while a turn is waited for.
+        places = 2 * start_concurrency
+        longest_s = stop_grace_s + _KILLED_S
+        self._ending = Shares(places, places // 2, longest_s)
+        self._ending_again = Shares(places, places // 2, longest_s)
         self._stop_grace_s = stop_grace_s
         self._retention = retention
         self._exited: set[str] = set()
@@ -148,9 +153,9 @@ class Reconciler:
 
         await self._changes.wait_for(sandbox_id, is_settled, _SUSPICIOUS_S)
 
-    def is_starting_owned(self) -> bool:
-        """Whether starts that somebody waits for wait for their turn."""
-        return self._starter.is_owned_waiting()
+    def starts_waiting(self) -> int:
+        """How many starts that somebody waits for wait for their turn."""
+        return self._starter.owned_waiting()
 
     async def look_after(self) -> None:
         """Once a second: suspect what keeps calls waiting."""
@@ -485,7 +490,8 @@ class Reconciler:
         await self._unwatch(session.id)
         await self._keeper.end(session.id)
         await self._begin_to_end(sandbox, session, reason)
-        async with self._ending:
+        ending = self._ending_again if sandbox.id in self._attempts else self._ending
+        async with ending.take(sandbox.owner):
             finals = await self._take_down(session, graceful=graceful)
         await self._later.flush()  # what is known of its execs, before the rest is called lost
         async with self._store.write() as db:

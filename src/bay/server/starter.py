@@ -53,9 +53,9 @@ class Starter:
         self._turns = Turns(at_once)
         self._limit_s = limit_s
 
-    def is_owned_waiting(self) -> bool:
-        """Whether starts that somebody waits for wait for their turn."""
-        return self._turns.any_urgent()
+    def owned_waiting(self) -> int:
+        """How many starts that somebody waits for wait for their turn."""
+        return self._turns.urgent()
 
     async def new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""

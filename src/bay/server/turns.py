@@ -1,7 +1,7 @@
 """Turns at something of which only so much may go on at once: the urgent first, each kind in the order it came."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -23,9 +23,9 @@ class Turns:
         finally:
             self._pass_on()
 
-    def any_urgent(self) -> bool:
-        """Whether somebody urgent waits."""
-        return any(not turn.done() for turn in self._urgent)
+    def urgent(self) -> int:
+        """How many urgent ones wait."""
+        return sum(not turn.done() for turn in self._urgent)
 
     async def _wait(self, waiting: deque[asyncio.Future[None]]) -> None:
         if self._free:
@@ -47,3 +47,47 @@ class Turns:
                     turn.set_result(None)
                     return
         self._free += 1
+
+
+class Shares:
+    """`at_once` turns, of which one owner has `each` at most, in the order they came.
+
+    What takes longer than `longest_s` goes on without a turn, which the next one has: it waits for something, and is no work.
+    """
+
+    def __init__(self, at_once: int, each: int, longest_s: float) -> None:
+        self._at_once = at_once
+        self._each = each
+        self._longest_s = longest_s
+        self._had: dict[asyncio.Future[None], str] = {}
+        self._waiting: dict[asyncio.Future[None], str] = {}
+
+    @asynccontextmanager
+    async def take(self, owner: str) -> AsyncGenerator[None, None]:
+        """Wait for a turn and have it for the length of the block, or for `longest_s`."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting[turn] = owner
+        timer = None
+        try:
+            self._give()
+            await turn
+            timer = loop.call_later(self._longest_s, self._pass_on, turn)
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._waiting.pop(turn, None)
+            self._pass_on(turn)
+
+    def _pass_on(self, turn: asyncio.Future[None]) -> None:
+        if self._had.pop(turn, None) is not None:
+            self._give()
+
+    def _give(self) -> None:
+        share = Counter(self._had.values())
+        for turn, owner in list(self._waiting.items()):
+            if len(self._had) < self._at_once and share[owner] < self._each and not turn.done():
+                self._had[turn] = self._waiting.pop(turn)
+                share[owner] += 1
+                turn.set_result(None)
