@@ -8,12 +8,23 @@ be chowned for a session. The directories that hold such files must be closed to
 
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from bay import trees
 from bay.drivers.oci import lasting, mounts
 from bay.drivers.processes import closing_fd
+
+
+_DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +86,24 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
     _attach_at(scratch, stage)
     os.chdir(stage)  # this thread's alone; so that the mount table inside shows short relative names
     Path("root").mkdir(mode=0o755)
+    _make_devices()
     # An overlay works with the ids of who mounts it, and on an id-mapped layer the host's root is nobody.
     with mounts.acting_as(id_base, id_base):
         _mount_root(rootfs, userns)
     return stage / "root"
+
+
+def _make_devices() -> None:
+    """Give the calling thread a `/dev` of its own, from which runc takes the nodes of the session's.
+
+    Those of the host are shared files: a sandbox could watch who else opens them, and lock them for everybody.
+    """
+    Path("dev").mkdir()
+    for name, numbers in _DEVICES.items():
+        os.mknod(f"dev/{name}", stat.S_IFCHR, os.makedev(*numbers))
+        os.chmod(f"dev/{name}", 0o666)
+    with closing_fd(mounts.open_directory("/dev")) as host, closing_fd(mounts.open_tree("dev")) as own:
+        mounts.attach(own, host)
 
 
 def _mount_root(rootfs: Rootfs, userns: int) -> None:

@@ -1,0 +1,35 @@
+"""No file that every sandbox has is the same file in two: what one does with it the other can neither see nor hinder."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from driver_harness import Bench, run
+
+pytestmark = pytest.mark.anyio
+
+LOCK = """
+import fcntl, os, time
+for name in ("null", "zero", "full", "random", "urandom"):
+    fcntl.flock(os.open(f"/dev/{name}", os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("locked", flush=True)
+time.sleep(%d)
+"""
+IDENTITY = "stat -L -c '%d %i' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /proc/keys /proc/1/fd/0"
+
+
+@pytest.mark.parametrize("user", [None, "root"])
+async def test_a_lock_on_a_device_holds_in_one_sandbox_alone(oci: Bench, user: str | None) -> None:
+    async with oci.session() as first, oci.session() as second:
+        hold = f"python3 -c {shlex.quote(LOCK % 600)} > held 2>&1 & until grep -q . held; do sleep 0.05; done; cat held"
+        assert (await run(first, hold, user=user)).stdout == "locked\n"
+        assert (await run(second, f"python3 -c {shlex.quote(LOCK % 0)}", user=user)).stdout == "locked\n"
+
+
+async def test_devices_are_neither_the_hosts_nor_another_sandboxs(oci: Bench) -> None:
+    async with oci.session() as first, oci.session() as second:
+        files = [set((await run(one, IDENTITY, user="root")).stdout.splitlines()) for one in (first, second)]
+        assert len(files[0]) == len(files[1]) == 6
+        assert files[0].isdisjoint(files[1])
+        mine = {f"{info.st_dev} {info.st_ino}" for info in map(Path.stat, Path("/dev").glob("*"))}
+        assert mine.isdisjoint(files[0] | files[1])
