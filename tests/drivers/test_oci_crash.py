@@ -10,6 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from driver_harness import Bench, host_fingerprint
 
 from bay.drivers.base import Gone, Running, SessionSpec
@@ -273,6 +274,16 @@ async def test_a_runc_that_hangs_when_it_is_asked_for_its_version_is_told_of(
     with pytest.raises(DriverUnavailable, match="does not run"):
         await driver_with(oci, path).open()
     assert commands_like("sleep\0" + "4715") == []
+
+
+async def test_a_runc_with_known_holes_is_warned_of_at_the_start(oci: Bench, workspaces: Path) -> None:
+    path = workspaces / "runc"
+    path.write_text("#!/bin/sh\necho runc version 1.1.12\n")
+    path.chmod(0o755)
+    with structlog.testing.capture_logs() as said:
+        await driver_with(oci, path).open()
+    assert [line["check"] for line in said if line["event"] == "host.risk"] == ["runc-cves"]
+    path.unlink()
 
 
 async def test_a_host_without_runc_is_told_what_to_install(oci: Bench) -> None:

@@ -263,6 +263,48 @@ def test_a_missing_runc_is_named_with_its_remedy() -> None:
     assert "install runc" in missing.fix
 
 
+@pytest.mark.parametrize(
+    ("said", "fit", "known"),
+    [
+        ("runc version 1.1.11\\ncommit: v1.1.11", False, False),
+        ("runc version 1.1.12\\ncommit: v1.1.12", True, False),
+        ("runc version 1.1.5+ds1\\ncommit: 1.1.5+ds1-1+b2", False, False),
+        ("runc version 1.1.5+ds1\\ncommit: 1.1.5+ds1-1+deb12u1", True, False),
+        ("runc version 1.2.8\\ncommit: \\377\\376", True, True),
+        ("runc version 1.3.2", True, False),
+        ("\\377\\376", False, None),
+    ],
+)
+def test_a_runc_with_known_holes_is_refused_or_told_of(
+    tmp_path: Path, said: str, fit: bool, known: bool | None
+) -> None:
+    path = tmp_path / "runc"
+    path.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
+    path.chmod(0o755)
+    found = {one.name: one for one in probe._runc(str(path))}
+    assert found["runc"].ok == fit
+    assert str(path) in found["runc"].found
+    assert [one.ok for one in found.values() if one.risk] == ([] if known is None else [known])
+
+
+def test_what_only_root_may_read_below_usr_is_told_of(tmp_path: Path) -> None:
+    for name, mode in (("open", 0o644), ("secret", 0o600), ("helper", 0o4754)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "passable").mkdir(mode=0o711)
+    (tmp_path / "link").symlink_to("secret")
+    assert sorted(probe._closed_below(tmp_path)) == [str(tmp_path / "closed"), str(tmp_path / "secret")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hard", "ok"),
+    [("core", 0, True), ("|/x", 1, True), ("|/x", -1, True), ("|/x", 0, False), ("@/x.sock", -1, False)],
+)
+def test_a_handler_of_cores_that_a_crash_inside_reaches_is_told_of(pattern: str, hard: int, ok: bool) -> None:
+    assert probe._core_dumps(pattern, hard).ok == ok
+
+
 def test_a_host_that_refuses_user_namespaces_is_noticed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

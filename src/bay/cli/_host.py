@@ -39,9 +39,15 @@ def serve(
     return int(load("bay.server.main", "serve")(host, port, data_dir, config))
 
 
-def doctor(as_json: JsonOption = False) -> int:
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option(help="Where Bay keeps its database and all files.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    as_json: JsonOption = False,
+) -> int:
     """Check whether this machine can run sandboxes, and say how to mend what is missing."""
-    found = cast("Sequence[Check]", load("bay.drivers.oci.probe", "checks")())
+    given = load("bay.server.settings", "read")(config, data_dir=data_dir)
+    checks = load("bay.drivers.oci.probe", "checks")
+    found = cast("Sequence[Check]", checks(given.runc, scratch=given.data_dir, id_base=given.id_range_start))
     if as_json:
         for check in found:
             print_json(

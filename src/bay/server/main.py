@@ -8,15 +8,12 @@ import shlex
 import signal
 import socket
 import sys
-import tomllib
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
 import uvloop
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
@@ -37,15 +34,9 @@ _ASKS = 4
 def serve(host: str | None, port: int | None, data_dir: Path | None, config: Path | None) -> int:
     """Run the server until it is told to stop. Returns the exit code; says in one line what is wrong."""
     try:
-        loaded = settings.load(config, host=host, port=port, data_dir=data_dir)
+        loaded = settings.read(config, host=host, port=port, data_dir=data_dir)
         logs.configure(loaded.log_level, loaded.log_format)
         run(loaded, _announce)
-    except ValidationError as error:
-        return _complain(_first_problem(error))
-    except SettingsError as error:
-        return _complain(str(error))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return _complain(f"{config} is not valid TOML: {error}")
     except OSError as error:
         return _complain(f"{error.filename or 'a file of Bay'}: {error.strerror}")
     except BayError as error:
@@ -240,8 +231,3 @@ def _announce(url: str, bay: Bay) -> None:
 def _complain(message: str) -> int:
     print(f"bay serve: {message}", file=sys.stderr)  # noqa: T201
     return 1
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"setting {'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,17 +1,20 @@
 """Settings: environment (`BAY_…`) over TOML file over default. Each is documented in docs/settings.md."""
 
+import tomllib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from bay.errors import InvalidArgument
 from bay.ids import is_owner
 from bay.models import (
     ALL_CAPABILITIES,
@@ -338,3 +341,20 @@ def load(config: Path | None = None, **given: Any) -> Settings:
         model_config = SettingsConfigDict(toml_file=config)
 
     return _Loaded(**{name: value for name, value in given.items() if value is not None})
+
+
+def read(config: Path | None = None, **given: Any) -> Settings:
+    """`load`, with what is wrong in one line. Raises InvalidArgument or OSError."""
+    try:
+        return load(config, **given)
+    except ValidationError as error:
+        raise InvalidArgument(_first_problem(error)) from error
+    except SettingsError as error:
+        raise InvalidArgument(str(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{config} is not valid TOML: {error}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"setting {'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"

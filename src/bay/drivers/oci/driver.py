@@ -300,10 +300,11 @@ class OciDriver:
     def _make_shared(self) -> _Shared:
         place = self._layout.layers
         nearest = next(path for path in (place, *place.parents) if path.is_dir())
-        missing = [
-            one for one in requirements(self._runc.binary, scratch=nearest) if one.required and not one.ok
-        ]
-        if missing:
+        unmet = [one for one in requirements(self._runc.binary, scratch=nearest) if not one.ok]
+        for one in unmet:
+            if one.risk:
+                log.warning("host.risk", check=one.name, found=one.found, fix=one.fix)
+        if missing := [one for one in unmet if one.required]:
             raise DriverUnavailable("; ".join(f"{one.name}: {one.found} ({one.fix})" for one in missing))
         with host_errors():
             self._layout.make()

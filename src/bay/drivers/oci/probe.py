@@ -4,19 +4,22 @@ Where it matters whether something works, it is done once, by the code that a st
 of a thread that ends; versions are only read where a version is the question.
 """
 
+import contextlib
 import os
 import resource
 import shutil
+import stat
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bay.drivers.oci import layers, mounts, netns
 from bay.drivers.oci.cgroups import MOUNT
+from bay.drivers.oci.host_image import USR
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
-from bay.drivers.oci.runc import runc_version
+from bay.drivers.oci.runc import is_patched, runc_version
 from bay.drivers.oci.userns import LIMITS, user_namespace
 from bay.drivers.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
@@ -25,6 +28,8 @@ from bay.network.host import Network
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]
 _ENOUGH_FILES = 8192
+_EXAMPLES = 3
+_OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
 # CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected /proc.
 _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
@@ -45,13 +50,15 @@ class Check:
 
 
 def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192) -> list[Check]:
-    """Everything, in the order in which to mend it. Blocks for about 50 ms and leaves nothing behind.
+    """Everything, in the order in which to mend it. Blocks for about a second and leaves nothing behind.
 
-    `scratch` is a directory on the file system that will hold the sessions' layers (default: the system's). Without root
+    `scratch` is where the sessions' layers will be, or will be made (default: the system's directory). Without root
     that is the only finding: what else fails then may be for want of it.
     """
     if not _root().ok:
         return [_root()]
+    if scratch is not None:
+        scratch = next(path for path in (scratch, *scratch.absolute().parents) if path.is_dir())
     return [*requirements(runc, scratch=scratch, id_base=id_base), *_limits(), *_extras(scratch), *_network()]
 
 
@@ -68,18 +75,20 @@ def _root() -> Check:
 
 def _runc(binary: str) -> list[Check]:
     version = runc_version(binary)
-    fix = "install runc 1.1.0 or newer (Debian: apt install runc)"
+    fix = "install runc 1.1.12 or newer (Debian: apt install runc), or name it with BAY_RUNC"
     if version is None:
         return [Check("runc", False, True, f"{binary} does not run", fix)]
-    text = ".".join(map(str, version))
+    text = f"{binary} is {'.'.join(map(str, version))}"
+    fit = version >= _OLDEST_RUNC or (version >= (1, 1, 0) and is_patched(binary))
     known = Check(
         "runc-cves",
         version[:2] >= (1, 4) or version[2] >= _FIXED_RUNC.get(version[:2], 1 << 30),
         False,
         f"{text}; CVE-2025-31133 and its siblings are fixed in 1.2.8 and 1.3.3",
         "upgrade runc; until then: Bay mounts /dev and /proc itself and never from a tenant's files, which these need",
+        risk=True,
     )
-    return [Check("runc", version >= (1, 1, 0), True, text, fix), known]
+    return [Check("runc", fit, True, text, fix), known]
 
 
 def _kernel() -> list[Check]:
@@ -151,13 +160,13 @@ def _limits() -> list[Check]:
         Check(
             "open-files", files >= _ENOUGH_FILES, False, f"{files}", "raise LimitNOFILE (ulimit -n) to 65536"
         ),
-        _core_dumps(),
+        _core_dumps(_text("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[1]),
+        _closed_files(),
     ]
 
 
-def _core_dumps() -> Check:
+def _core_dumps(pattern: str, hard: int) -> Check:
     """Whether a crash inside reaches a program of the host. RLIMIT_CORE 1 prevents a start (see `rlimits`), and no connection."""
-    pattern, hard = _text("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[1]
     connects, starts = pattern.startswith("@"), pattern.startswith("|")
     ok = not connects and (hard != 0 or not starts)
     limit = "any size" if hard < 0 else str(hard)
@@ -187,6 +196,34 @@ def _extras(scratch: Path | None) -> list[Check]:
             "enable virtualisation, for isolation by virtual machines",
         ),
     ]
+
+
+def _closed_files() -> Check:
+    """What the image `host` shows that the host's own users may not read. Root inside may: it rules the ids of its files.
+
+    Programs are left out: packages close those that have special rights, and nothing in them is secret.
+    """
+    found = sorted(_closed_below(USR))
+    more = f" and {len(found) - _EXAMPLES} more" if len(found) > _EXAMPLES else ""
+    fix = "move it out of /usr: root inside a sandbox of the image `host` reads it, whatever its mode"
+    return Check(
+        "closed-files", not found, False, (", ".join(found[:_EXAMPLES]) or "none") + more, fix, risk=True
+    )
+
+
+def _closed_below(top: Path) -> Iterator[str]:
+    for directory, below, files in os.walk(top):
+        for name in (*below, *files):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(FileNotFoundError):  # a package is being changed
+                if _is_closed(os.lstat(path).st_mode):
+                    yield path
+
+
+def _is_closed(mode: int) -> bool:
+    if stat.S_ISDIR(mode):
+        return not mode & stat.S_IXOTH
+    return stat.S_ISREG(mode) and not mode & (stat.S_IROTH | stat.S_IXUSR)
 
 
 def _lacking_for_limits(scratch: Path) -> list[str]:

@@ -16,7 +16,6 @@ from bay import trees
 from bay.drivers.oci import lasting, mounts
 from bay.drivers.processes import closing_fd
 
-
 _DEVICES = {
     "null": (1, 3),
     "zero": (1, 5),
@@ -101,7 +100,7 @@ def _make_devices() -> None:
     Path("dev").mkdir()
     for name, numbers in _DEVICES.items():
         os.mknod(f"dev/{name}", stat.S_IFCHR, os.makedev(*numbers))
-        os.chmod(f"dev/{name}", 0o666)
+        Path("dev", name).chmod(0o666)
     with closing_fd(mounts.open_directory("/dev")) as host, closing_fd(mounts.open_tree("dev")) as own:
         mounts.attach(own, host)
 

@@ -89,19 +89,27 @@ class Runc:
 
 def runc_version(binary: str) -> tuple[int, int, int] | None:
     """The version that `binary` says it has; None when it does not run, hangs or says something else. Blocks."""
+    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", _asked_for_version(binary))
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def is_patched(binary: str) -> bool:
+    """Whether `binary` is of a security update of Debian, which mends an older version and keeps its number. Blocks."""
+    return re.search(r"^commit: \S*\+deb\d+u\d+", _asked_for_version(binary), re.MULTILINE) is not None
+
+
+def _asked_for_version(binary: str) -> str:
     try:
         with subprocess.Popen(
             [binary, "--version"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            errors="replace",
         ) as process:
-            said = _answer(process)
+            return _answer(process)
     except OSError:
-        return None
-    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+        return ""
 
 
 def _answer(process: subprocess.Popen[str]) -> str:

@@ -1,0 +1,50 @@
+"""`bay doctor` looks at the host as a server with the same settings would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="without root that is all it says")
+
+BAY = [sys.executable, "-m", "bay", "doctor", "--json"]
+
+
+def runc_row(*options: str, **environment: str) -> dict[str, object]:
+    done = subprocess.run(
+        [*BAY, *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    return next(row for row in map(json.loads, done.stdout.splitlines()) if row["name"] == "runc")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A runc that is too old."""
+    path = tmp_path / "other-runc"
+    path.write_text("#!/bin/sh\necho runc version 1.1.11\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_it_looks_at_the_runc_that_a_server_would_use(other: Path, tmp_path: Path) -> None:
+    config = tmp_path / "bay.toml"
+    config.write_text(f'runc = "{other}"\n')
+    assert runc_row()["ok"]
+    for row in (runc_row(BAY_RUNC=str(other)), runc_row("--config", str(config))):
+        assert (row["ok"], row["found"]) == (False, f"{other} is 1.1.11")
+
+
+def test_a_setting_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        BAY, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "BAY_PORT": "x"}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "setting port" in done.stderr
