@@ -9,6 +9,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from functools import cache
+from reprlib import Repr
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -26,6 +27,21 @@ ExecState = Literal["running", "exited", "killed", "lost"]
 Stream = Literal["stdout", "stderr", "tty"]
 Capability = Literal["python", "shell", "filesystem", "exec"]
 ALL_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "exec")
+
+
+_BRIEF = Repr()
+_BRIEF.maxstring, _BRIEF.maxother = 200, 400
+_BRIEF.maxtuple = _BRIEF.maxlist = _BRIEF.maxdict = 20
+
+
+class Brief:
+    """Something that may carry megabytes of output or of images; its `repr`, which a REPL prints, shows their ends alone."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        values = ((f.name, getattr(self, f.name)) for f in fields(cast("Any", self)))
+        return f"{type(self).__name__}({', '.join(f'{name}={_BRIEF.repr(value)}' for name, value in values)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,8 +399,8 @@ class GarbageState(GarbageRun):
     ran_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exec:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Exec(Brief):
     """A process started through Bay. Offsets count bytes of output from the start of the exec, both streams together."""
 
     id: str
@@ -429,8 +445,8 @@ class Process:
     exec_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShellResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ShellResult(Brief):
     """The answer of `shell/exec`. `exit_code` is -1 after a timeout; `output` then holds what was printed so far."""
 
     success: bool
@@ -443,8 +459,8 @@ class ShellResult:
     truncated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonOutput:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PythonOutput(Brief):
     """What code printed and gave, as text, and the images it showed: each ``{"image/png": base64}``."""
 
     text: str
@@ -459,8 +475,8 @@ class PythonData:
     output: PythonOutput
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PythonResult(Brief):
     """The answer of `python/exec`. `error` is the traceback, or why the code did not come to its end."""
 
     success: bool
@@ -510,8 +526,8 @@ CellStatus = Literal["ok", "error", "timeout", "interrupted", "lost"]
 """How a cell ended: `error` by an exception, `lost` with its kernel, whose variables are gone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellEvent:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CellEvent(Brief):
     """Something that a cell did. `seq` counts its events; which other fields are set follows from `type`.
 
     `data` is a MIME bundle: content types, each with its text, or base64 where the type is binary. A
@@ -557,8 +573,8 @@ ExecType = Literal["python", "shell", "browser", "browser_batch"]
 """The calls that make entries of the history. Those of browsers are words of the API that nothing here makes entries of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class HistoryEntry(Brief):
     """A `shell/exec` or `python/exec` that is over, as the history of its sandbox keeps it.
 
     Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted and separated by commas.
@@ -579,8 +595,8 @@ class HistoryEntry:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputChunk:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OutputChunk(Brief):
     """Bytes of one stream of an exec; `offset` is the absolute byte offset of the first of them."""
 
     offset: int

@@ -1,5 +1,6 @@
 """`box.python` and `box.kernels` against a real Bay with the `fake` driver, also over connections that break."""
 
+import base64
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -47,15 +48,26 @@ def test_code_remembers_and_its_result_has_all_of_it(box: bay.Box) -> None:
     assert str(found) == "out\nerr\n42"
 
 
-def test_a_result_shows_itself_in_a_notebook(box: bay.Box) -> None:
+def test_a_result_shows_itself_in_a_notebook(box: bay.Box, tmp_path: Path) -> None:
     code = f"import base64; from IPython.display import HTML, Image, display\ndisplay(HTML('<b>x</b>'))\nImage(base64.b64decode('{PNG}'), format='png')"
     found = box.python.run(code).check()
     assert found.displays[0]["text/html"] == "<b>x</b>"
-    assert len(found.images) == 1
+    [image] = found.images
+    assert (bytes(image), image.media_type) == (base64.b64decode(PNG), "image/png")
+    assert image.save(tmp_path / "plot.png").read_bytes() == image
     bundle = found._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "image/png"}
     assert set(found._repr_mimebundle_(include=["text/plain"])) == {"text/plain"}
     assert set(found._repr_mimebundle_(exclude=["text/plain"])) == {"image/png"}
+
+
+def test_a_repl_is_not_flooded_by_what_code_shows(box: bay.Box) -> None:
+    code = f"from IPython.display import Image\nimport base64\nprint('x' * 100_000)\nImage(base64.b64decode('{PNG}'), format='png')"
+    found = box.python.run(code).check()
+    assert len(found.text) > 100_000
+    assert len(repr(found)) < 3000
+    assert repr(found.images[0]).startswith("<Image image/png, ")
+    assert all(len(repr(event)) < 3000 for event in box.python.stream(code))
 
 
 def test_an_exception_is_a_result_until_it_is_checked(box: bay.Box) -> None:

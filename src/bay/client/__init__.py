@@ -3,7 +3,7 @@
 from bay.client._async.admin import AsyncAdmin
 from bay.client._async.attach import AsyncAttachment
 from bay.client._async.audit import AsyncAudit
-from bay.client._async.box import AsyncBox
+from bay.client._async.box import AsyncBox, AsyncBoxes
 from bay.client._async.cargos import AsyncCargos
 from bay.client._async.client import AsyncClient, AsyncSandboxes
 from bay.client._async.execs import AsyncExecs, AsyncProc
@@ -17,13 +17,13 @@ from bay.client._async.services import AsyncServices
 from bay.client._async.tunnel import AsyncTunnel
 from bay.client._async.watch import AsyncWatch
 from bay.client._async.webhooks import AsyncWebhooks
-from bay.client._cells import CellFailed, CellResult
+from bay.client._cells import CellFailed, CellResult, Image
 from bay.client._events import verify_webhook
 from bay.client._results import CommandFailed, RunResult
 from bay.client._sync.admin import Admin
 from bay.client._sync.attach import Attachment
 from bay.client._sync.audit import Audit
-from bay.client._sync.box import Box
+from bay.client._sync.box import Box, Boxes
 from bay.client._sync.cargos import Cargos
 from bay.client._sync.client import Client, Sandboxes
 from bay.client._sync.execs import Execs, Proc
@@ -45,6 +45,7 @@ __all__ = [
     "AsyncAttachment",
     "AsyncAudit",
     "AsyncBox",
+    "AsyncBoxes",
     "AsyncCargos",
     "AsyncClient",
     "AsyncExecs",
@@ -66,6 +67,7 @@ __all__ = [
     "Attachment",
     "Audit",
     "Box",
+    "Boxes",
     "Cargos",
     "CellFailed",
     "CellResult",
@@ -76,6 +78,7 @@ __all__ = [
     "FileReader",
     "FileWriter",
     "Files",
+    "Image",
     "Kernels",
     "Keys",
     "Network",

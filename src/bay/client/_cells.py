@@ -1,25 +1,56 @@
 """What a cell of a kernel did, as a program sees it; and where a reader of its events stands, without I/O."""
 
+from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from bay.cells import Shown, traceback_of, why
 from bay.client._follow import Patience
 from bay.client._wire import line_object, model
 from bay.errors import BayError
-from bay.models import CellEvent, CellStatus
+from bay.models import Brief, CellEvent, CellStatus
 
 CUT = "output beyond 16 MiB is missing: have the code write it to a file"
 _LOST = "the kernel that ran it is gone: its sandbox was stopped, or it ended too long ago to be told"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellResult:
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
+"""The kinds of image that a bundle may have; of several the first is taken."""
+
+
+class Image(bytes):
+    """An image that code showed: its bytes, of the kind that `media_type` says. In a notebook it shows itself."""
+
+    media_type: str
+
+    def __new__(cls, data: bytes, media_type: str = "image/png") -> Self:
+        """An image with those bytes."""
+        made = super().__new__(cls, data)
+        made.media_type = media_type
+        return made
+
+    def __repr__(self) -> str:
+        return f"<Image {self.media_type}, {len(self)} bytes>"
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write it to a local file, replacing what is there; returns the path."""
+        target = Path(path)
+        target.write_bytes(self)
+        return target
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, bytes]:
+        return {self.media_type: bytes(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CellResult(Brief):
     """What code in a kernel printed, showed and gave.
 
     `text` is all of it in order as plain text. `results` and `displays` are MIME bundles: content types, each with
-    text, or base64 for images; `images` are the PNG bytes' base64 of both. `error` is the exception's event, if
+    text, or base64 for images; `images` are the images of both, as bytes with a `save(path)`. `error` is the exception's event, if
     there was one; `status` says how the cell ended, `message` why in words. In a notebook it shows itself.
     """
 
@@ -30,7 +61,7 @@ class CellResult:
     stderr: str
     results: tuple[dict[str, Any], ...]
     displays: tuple[dict[str, Any], ...]
-    images: tuple[str, ...]
+    images: tuple[Image, ...]
     error: CellEvent | None
     message: str | None
     execution_count: int | None
@@ -101,7 +132,7 @@ def cell_result(cell_id: str, shown: Shown) -> CellResult:
         stderr=shown.stream("stderr"),
         results=tuple(shown.results),
         displays=tuple(shown.displays),
-        images=tuple(shown.images),
+        images=tuple(image for bundle in shown.bundles if (image := _image_in(bundle)) is not None),
         error=shown.error,
         message=why(shown),
         execution_count=shown.execution_count,
@@ -109,6 +140,14 @@ def cell_result(cell_id: str, shown: Shown) -> CellResult:
         truncated=bool(end.truncated),
         duration_s=(end.duration_ms or 0) / 1000,
     )
+
+
+def _image_in(bundle: dict[str, Any]) -> Image | None:
+    kind = next((kind for kind in _IMAGES if isinstance(bundle.get(kind), str)), None)
+    if kind is None:
+        return None
+    text: str = bundle[kind]
+    return Image(text.encode() if kind == "image/svg+xml" else b64decode(text), kind)
 
 
 def lost(seq: int) -> CellEvent:

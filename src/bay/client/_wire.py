@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NoReturn, TypedDict, TypeVar, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import httpx
 
@@ -57,7 +57,7 @@ class Call:
     `repeatable` is False when the body can be read only once.
     """
 
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
     path: str
     params: Params = field(default_factory=dict[str, str | int | float | bool])
     body: Json | None = None
@@ -96,7 +96,8 @@ class CreateOptions(TypedDict, total=False):
     owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `network_policy` says what its network may
     reach; `url` which port (a number, or `PortSettings` to make it public) its URL leads to, `ports` who may reach others;
     `services` what is started with it. `wait` is how many seconds to wait until the
-    sandbox is ready. `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you name it.
+    sandbox is ready. With `exist_ok` the one that has the `name` already is given as it is, whatever else is asked for.
+    `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you name it.
     """
 
     name: str | None
@@ -116,6 +117,7 @@ class CreateOptions(TypedDict, total=False):
     ports: Sequence[PortSettings] | None
     services: Sequence[ServiceSpec] | None
     wait: float | None
+    exist_ok: bool | None
     idempotency_key: str | None
 
 
@@ -136,9 +138,19 @@ def given(**fields: object) -> Json:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def named(options: CreateOptions) -> str:
+    """The name in `options`. Raises InvalidArgument without one."""
+    name = options.get("name")
+    if name is None:
+        raise InvalidArgument("exist_ok needs a name: it is how a sandbox that exists is found")
+    return name
+
+
 def create_call(options: CreateOptions, key: str) -> Call:
     """The create, safe to repeat because of its key."""
-    body = given(**{k: _on_wire(k, v) for k, v in options.items() if k not in ("wait", "idempotency_key")})
+    body = given(
+        **{k: _on_wire(k, v) for k, v in options.items() if k not in ("wait", "exist_ok", "idempotency_key")}
+    )
     wait = options.get("wait") or 0.0
     return Call(
         method="POST",
@@ -194,6 +206,15 @@ def _segment(text: str) -> str:
     if text in ("", ".", ".."):
         raise InvalidArgument(f"{text!r} is not an id")
     return quote(text, safe="")
+
+
+def app_path(sandbox_id: str, port: str, path: str) -> str:
+    """The path by which an app on a port of a sandbox is reached, with its query. None leads out of the app."""
+    way, _, query = path.partition("?")
+    if any(unquote(step) in (".", "..") for step in way.split("/")):
+        raise InvalidArgument(f"the path {path!r} goes up; give the app's path from its root")
+    question = f"?{query}" if query else ""
+    return f"{sandbox_path(sandbox_id, 'ports', port)}/{way.lstrip('/')}{question}"
 
 
 def key_path(key_id: str) -> str:
@@ -308,6 +329,16 @@ def _where_keys_are(error: Unauthorized, response: httpx.Response) -> Unauthoriz
 
 def _names_an_error(body: object) -> bool:
     return isinstance(body, dict) and isinstance(cast("Json", body).get("error"), dict)
+
+
+def check_own(response: httpx.Response, url: str) -> None:
+    """Raise what Bay itself says of a call to an app; all that the app answers is good, whatever its status.
+
+    Bay adds a policy to everything that an app answers by path, and to nothing of its own.
+    """
+    is_of_app = "sandbox allow-scripts" in response.headers.get("content-security-policy", "")
+    if not (response.is_success or is_of_app):
+        check(response, url)
 
 
 def decode(response: httpx.Response, url: str) -> Json:

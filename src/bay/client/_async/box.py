@@ -1,7 +1,10 @@
 """One sandbox, as a thing to run commands in and keep files in."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Unpack
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
 
 from bay.client._async.attach import AsyncAttachment
 from bay.client._async.checkpoints import AsyncCheckpoints
@@ -12,13 +15,14 @@ from bay.client._async.history import AsyncHistory, HistoryOptions
 from bay.client._async.http import AsyncHttp
 from bay.client._async.kernels import AsyncKernels, AsyncPython
 from bay.client._async.network import AsyncNetwork
-from bay.client._async.ports import AsyncPorts
+from bay.client._async.ports import AsyncPorts, Method
 from bay.client._async.services import AsyncServices
 from bay.client._async.tunnel import AsyncTunnel
 from bay.client._frames import Door, Progress
 from bay.client._local import Progress as ProgressCall
 from bay.client._local import Source, Target
 from bay.client._results import RunResult
+from bay.client._seam import async_cleanup
 from bay.client._wire import (
     Call,
     SpawnOptions,
@@ -31,7 +35,7 @@ from bay.client._wire import (
 )
 from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
 from bay.ids import new_id
-from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """How long the server waits for a resume, unless told otherwise."""
@@ -70,6 +74,16 @@ class AsyncBox:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name or self.id} {self.info.status}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Delete it, whatever happened in the block."""
+        with async_cleanup():
+            await self.delete()
 
     async def refresh(self) -> Sandbox:
         """Ask the server how it is; sets and returns `info`."""
@@ -146,6 +160,31 @@ class AsyncBox:
         if href is None:
             raise NotFound(f"{self.name or self.id} has {what}")
         return href
+
+    async def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
+        """What listens on a port of it, once something does. Raises Timeout when nothing does within `timeout_s` seconds."""
+        return await self.ports.wait_for(port, timeout_s)
+
+    async def fetch(
+        self,
+        port: int,
+        path: str = "/",
+        *,
+        method: Method = "GET",
+        headers: Mapping[str, str] | None = None,
+        content: str | bytes | None = None,
+        json: Any = None,
+        timeout_s: float = 60.0,
+    ) -> httpx.Response:
+        """Ask an app that listens on a port of it by HTTP, with this client's key; the app sees no key.
+
+        Wakes it, and waits until something listens (`port_wait` of the server, 30 s). The answer is the app's, whatever
+        its status, and redirects are not followed; it is in memory, so download large things otherwise. `timeout_s`
+        bounds each silence. Raises PortClosed when nothing listens.
+        """
+        return await self.ports.fetch(
+            port, path, method=method, headers=headers, content=content, json=json, timeout_s=timeout_s
+        )
 
     async def processes(self) -> list[Process]:
         """What runs in it now. Never starts compute."""
@@ -235,13 +274,14 @@ class AsyncBox:
 
     async def fork(
         self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
-    ) -> "list[AsyncBox]":
+    ) -> "AsyncBoxes":
         """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
 
-        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted.
+        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted;
+        used with `with`, the list deletes them all at the end of the block.
         """
         made = await self._checkpoints.fork(count, checkpoint, name)
-        return [AsyncBox(self._http, info) for info in made]
+        return AsyncBoxes(AsyncBox(self._http, info) for info in made)
 
     async def export_checkpoint(
         self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
@@ -323,6 +363,27 @@ class AsyncBox:
 
     def _path(self, *rest: str) -> str:
         return sandbox_path(self.id, *rest)
+
+
+class AsyncBoxes(list[AsyncBox]):
+    """Sandboxes that were made together. Used with `with`, all are deleted at the end of the block."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Delete each, also when another cannot be; the first such error is raised."""
+        failed: list[BayError] = []
+        for box in self:
+            try:
+                async with box:
+                    pass
+            except BayError as problem:
+                failed.append(problem)
+        if failed:
+            raise failed[0]
 
 
 def ready(info: Sandbox, wait_s: float) -> Sandbox:

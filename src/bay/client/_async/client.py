@@ -24,12 +24,16 @@ from bay.client._wire import (
     items,
     list_params,
     model,
+    named,
     next_cursor,
     sandbox_path,
 )
-from bay.errors import BayError, CallerError
+from bay.errors import BayError, CallerError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox
+
+ATTEMPTS = 3
+"""How often `get_or_create` looks, while others make and delete the sandbox of that name."""
 
 READY_S = 60.0
 """How long `client.sandbox()` waits until the sandbox is ready, unless told otherwise."""
@@ -47,8 +51,39 @@ class AsyncSandboxes:
         Sent again by itself when the connection fails, under one idempotency key: one call makes
         one sandbox. Raises Conflict when the name is taken.
         """
+        if options.get("exist_ok"):
+            return await self._get_or_create(named(options), options)
         key = options.get("idempotency_key") or new_id("key")
         return AsyncBox(self._http, model(Sandbox, await self._http.json(create_call(options, key))))
+
+    async def get_or_create(self, name: str, /, **options: Unpack[CreateOptions]) -> AsyncBox:
+        """The sandbox of that name, or a new one that is as the options say. One that was there is not changed.
+
+        Of several who ask at once one makes it. With `wait` either is ready, or has failed, or the seconds are over.
+        One that has expired is removed first, as Bay does a minute later.
+        """
+        return await self._get_or_create(name, options)
+
+    async def _get_or_create(self, name: str, options: CreateOptions) -> AsyncBox:
+        wanted: CreateOptions = {**options, "name": name, "exist_ok": None}
+        for _ in range(ATTEMPTS):
+            if (box := await self._usable(name, options.get("wait"))) is not None:
+                return box
+            with suppress(Conflict):  # somebody else has made it just now
+                return await self.create(**wanted)
+        return await self.create(**wanted)
+
+    async def _usable(self, name: str, wait: float | None) -> AsyncBox | None:
+        try:
+            box = await self.get(name)
+            if box.info.status != "expired":
+                if wait:
+                    await box.start(wait)
+                return box
+            await box.delete()
+        except NotFound:
+            pass
+        return None
 
     async def get(self, id_or_name: str) -> AsyncBox:
         """The sandbox of that id or name. Raises NotFound."""

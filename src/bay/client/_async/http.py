@@ -8,7 +8,7 @@ import httpx
 
 from bay.client._config import CONNECT_S, Config, http_options
 from bay.client._seam import async_sleep
-from bay.client._wire import Attempts, Call, Json, Lines, check, decode, http_errors
+from bay.client._wire import Attempts, Call, Json, Lines, check, check_own, decode, http_errors
 from bay.errors import BayError
 
 Body = Callable[[], AsyncIterator[bytes]]
@@ -71,6 +71,25 @@ class AsyncHttp:
             )
         check(response, self.config.url)
         return response
+
+    async def fetch(self, call: Call, content: bytes | None, timeout_s: float) -> httpx.Response:
+        """What an app in a sandbox answers, whatever its status. What Bay says in its place is raised."""
+        attempts = Attempts(call, self.config.retry_s)
+        while True:
+            try:
+                with http_errors(self.config.url):
+                    response = await self._client.request(
+                        call.method,
+                        call.address,
+                        content=call.json_content if content is None else content,
+                        headers=call.all_headers,
+                        timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
+                    )
+                check_own(response, self.config.url)
+                return response
+            except BayError as error:
+                pause = attempts.pause(error)
+            await async_sleep(pause)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncGenerator[httpx.Response, None]:

@@ -1,13 +1,17 @@
 """The services of a sandbox: commands that are started with it and kept running."""
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 
 from bay.client._async.http import AsyncHttp
 from bay.client._async.output import read_output
+from bay.client._async.ports import POLL_S, AsyncPorts
 from bay.client._follow import Lined
+from bay.client._seam import async_sleep
 from bay.client._wire import Call, items, model, sandbox_path, service_body
+from bay.errors import Conflict, Timeout
 from bay.models import OutputChunk, Service, ServiceSpec
 
 Known = list[Service]
@@ -29,13 +33,43 @@ class AsyncServices:
         """One of them. Raises NotFound."""
         return await self._ask(Call(method="GET", path=self._path(name), safe=True))
 
-    async def put(self, spec: ServiceSpec) -> Service:
+    async def put(self, spec: ServiceSpec, *, wait: float | None = None) -> Service:
         """Have a service be what `spec` says, a new one or in place of the one of that name, which is restarted if it differs.
 
-        Raises InvalidArgument for what cannot be, such as services that need each other.
+        With `wait` it answers once the service is ready, as `wait_ready` does within so many seconds. Raises
+        InvalidArgument for what cannot be, such as services that need each other.
         """
         body = service_body(spec)
-        return await self._ask(Call(method="PUT", path=self._path(spec.name), body=body, safe=True))
+        made = await self._ask(Call(method="PUT", path=self._path(spec.name), body=body, safe=True))
+        return await self.wait_ready(spec.name, wait) if wait else made
+
+    async def wait_ready(self, name: str, timeout_s: float = 60.0) -> Service:
+        """The service once it is ready; starts its sandbox if need be.
+
+        Ready means running, healthy where `health` says how to find out, and listening on its `http_port` if it has one;
+        one that is not restarted is also ready when it has exited with 0. Raises Conflict when it has failed or is stopped,
+        with what it says, and Timeout after `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        await self._http.json(
+            Call(
+                method="POST",
+                path=sandbox_path(self._sandbox_id, "start"),
+                params={"wait": timeout_s},
+                safe=True,
+                wait_s=timeout_s,
+            )
+        )
+        while not is_ready(service := await self.get(name)) or not await self._listens(service):
+            if time.monotonic() > deadline:
+                raise Timeout(f"the service {name} is not ready after {timeout_s:g} s: {said_of(service)}")
+            await async_sleep(POLL_S)
+        return service
+
+    async def _listens(self, service: Service) -> bool:
+        ports = AsyncPorts(self._http, self._sandbox_id)
+        done = service.http_port is None or service.state == "exited"
+        return done or any(port.port == service.http_port for port in await ports.list())
 
     async def delete(self, name: str) -> None:
         """End it and forget it, with its output. Raises NotFound, and Conflict while another service needs it."""
@@ -75,3 +109,18 @@ class AsyncServices:
 
     def _path(self, *rest: str) -> str:
         return sandbox_path(self._sandbox_id, "services", *rest)
+
+
+def is_ready(service: Service) -> bool:
+    """Whether it runs, and well. Raises Conflict when it will not by itself."""
+    if service.state == "exited" and service.exit_code == 0:
+        return True
+    if service.state in ("failed", "exited") or not service.enabled:
+        raise Conflict(f"the service {service.name} does not run: {said_of(service)}; see services.logs")
+    return service.state == "running" and (service.health is None or service.healthy is True)
+
+
+def said_of(service: Service) -> str:
+    """How it is, in words."""
+    health = "" if service.healthy is None else " and healthy" if service.healthy else " and not healthy"
+    return f"it is {service.state}{health}" + (f", {service.message}" if service.message else "")

@@ -3,12 +3,16 @@
 """One sandbox, as a thing to run commands in and keep files in."""
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Unpack
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
 
 from bay.client._frames import Door, Progress
 from bay.client._local import Progress as ProgressCall
 from bay.client._local import Source, Target
 from bay.client._results import RunResult
+from bay.client._seam import cleanup
 from bay.client._sync.attach import Attachment
 from bay.client._sync.checkpoints import Checkpoints
 from bay.client._sync.events import Events
@@ -18,7 +22,7 @@ from bay.client._sync.history import History, HistoryOptions
 from bay.client._sync.http import Http
 from bay.client._sync.kernels import Kernels, Python
 from bay.client._sync.network import Network
-from bay.client._sync.ports import Ports
+from bay.client._sync.ports import Method, Ports
 from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
 from bay.client._wire import (
@@ -33,7 +37,7 @@ from bay.client._wire import (
 )
 from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
 from bay.ids import new_id
-from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """How long the server waits for a resume, unless told otherwise."""
@@ -72,6 +76,16 @@ class Box:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name or self.id} {self.info.status}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Delete it, whatever happened in the block."""
+        with cleanup():
+            self.delete()
 
     def refresh(self) -> Sandbox:
         """Ask the server how it is; sets and returns `info`."""
@@ -148,6 +162,31 @@ class Box:
         if href is None:
             raise NotFound(f"{self.name or self.id} has {what}")
         return href
+
+    def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
+        """What listens on a port of it, once something does. Raises Timeout when nothing does within `timeout_s` seconds."""
+        return self.ports.wait_for(port, timeout_s)
+
+    def fetch(
+        self,
+        port: int,
+        path: str = "/",
+        *,
+        method: Method = "GET",
+        headers: Mapping[str, str] | None = None,
+        content: str | bytes | None = None,
+        json: Any = None,
+        timeout_s: float = 60.0,
+    ) -> httpx.Response:
+        """Ask an app that listens on a port of it by HTTP, with this client's key; the app sees no key.
+
+        Wakes it, and waits until something listens (`port_wait` of the server, 30 s). The answer is the app's, whatever
+        its status, and redirects are not followed; it is in memory, so download large things otherwise. `timeout_s`
+        bounds each silence. Raises PortClosed when nothing listens.
+        """
+        return self.ports.fetch(
+            port, path, method=method, headers=headers, content=content, json=json, timeout_s=timeout_s
+        )
 
     def processes(self) -> list[Process]:
         """What runs in it now. Never starts compute."""
@@ -237,13 +276,14 @@ class Box:
 
     def fork(
         self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
-    ) -> "list[Box]":
+    ) -> "Boxes":
         """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
 
-        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted.
+        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted;
+        used with `with`, the list deletes them all at the end of the block.
         """
         made = self._checkpoints.fork(count, checkpoint, name)
-        return [Box(self._http, info) for info in made]
+        return Boxes(Box(self._http, info) for info in made)
 
     def export_checkpoint(
         self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
@@ -325,6 +365,27 @@ class Box:
 
     def _path(self, *rest: str) -> str:
         return sandbox_path(self.id, *rest)
+
+
+class Boxes(list[Box]):
+    """Sandboxes that were made together. Used with `with`, all are deleted at the end of the block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Delete each, also when another cannot be; the first such error is raised."""
+        failed: list[BayError] = []
+        for box in self:
+            try:
+                with box:
+                    pass
+            except BayError as problem:
+                failed.append(problem)
+        if failed:
+            raise failed[0]
 
 
 def ready(info: Sandbox, wait_s: float) -> Sandbox:

@@ -26,12 +26,16 @@ from bay.client._wire import (
     items,
     list_params,
     model,
+    named,
     next_cursor,
     sandbox_path,
 )
-from bay.errors import BayError, CallerError
+from bay.errors import BayError, CallerError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox
+
+ATTEMPTS = 3
+"""How often `get_or_create` looks, while others make and delete the sandbox of that name."""
 
 READY_S = 60.0
 """How long `client.sandbox()` waits until the sandbox is ready, unless told otherwise."""
@@ -49,8 +53,39 @@ class Sandboxes:
         Sent again by itself when the connection fails, under one idempotency key: one call makes
         one sandbox. Raises Conflict when the name is taken.
         """
+        if options.get("exist_ok"):
+            return self._get_or_create(named(options), options)
         key = options.get("idempotency_key") or new_id("key")
         return Box(self._http, model(Sandbox, self._http.json(create_call(options, key))))
+
+    def get_or_create(self, name: str, /, **options: Unpack[CreateOptions]) -> Box:
+        """The sandbox of that name, or a new one that is as the options say. One that was there is not changed.
+
+        Of several who ask at once one makes it. With `wait` either is ready, or has failed, or the seconds are over.
+        One that has expired is removed first, as Bay does a minute later.
+        """
+        return self._get_or_create(name, options)
+
+    def _get_or_create(self, name: str, options: CreateOptions) -> Box:
+        wanted: CreateOptions = {**options, "name": name, "exist_ok": None}
+        for _ in range(ATTEMPTS):
+            if (box := self._usable(name, options.get("wait"))) is not None:
+                return box
+            with suppress(Conflict):  # somebody else has made it just now
+                return self.create(**wanted)
+        return self.create(**wanted)
+
+    def _usable(self, name: str, wait: float | None) -> Box | None:
+        try:
+            box = self.get(name)
+            if box.info.status != "expired":
+                if wait:
+                    box.start(wait)
+                return box
+            box.delete()
+        except NotFound:
+            pass
+        return None
 
     def get(self, id_or_name: str) -> Box:
         """The sandbox of that id or name. Raises NotFound."""

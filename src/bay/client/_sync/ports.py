@@ -2,12 +2,25 @@
 
 """The ports of a sandbox, and who may reach them."""
 
+import time
+from collections.abc import Mapping
+from json import dumps
+from typing import Any, Literal
+
+import httpx
+
+from bay.client._seam import sleep
 from bay.client._sync.http import Http
 from bay.client._tunneling import checked_port
-from bay.client._wire import Call, items, model, sandbox_path
+from bay.client._wire import Call, app_path, items, model, sandbox_path
+from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 
 Listening = list[Port]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+POLL_S = 0.2
+"""How long to wait before it is asked again what listens, or how a service is."""
 
 
 class Ports:
@@ -21,6 +34,47 @@ class Ports:
         """Where something listens now, with a URL that leads there; empty for a sandbox that does not run."""
         page = self._http.json(Call(method="GET", path=self._path(), safe=True))
         return [model(Port, item) for item in items(page)]
+
+    def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
+        """What listens on a port, once something does; asked about five times a second. Wakes nothing.
+
+        Raises Timeout when nothing does within `timeout_s` seconds.
+        """
+        checked_port(port)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if (found := next((one for one in self.list() if one.port == port), None)) is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise Timeout(
+                    f"nothing listens on port {port} after {timeout_s:g} s; see what the program printed"
+                )
+            sleep(POLL_S)
+
+    def fetch(
+        self,
+        port: int,
+        path: str = "/",
+        *,
+        method: Method = "GET",
+        headers: Mapping[str, str] | None = None,
+        content: str | bytes | None = None,
+        json: Any = None,
+        timeout_s: float = 60.0,
+    ) -> httpx.Response:
+        """Ask an app inside by HTTP; see `Box.fetch`."""
+        body = content.encode() if isinstance(content, str) else content
+        extra = dict(headers or {})
+        if json is not None:
+            body = dumps(json).encode()
+            extra = {"Content-Type": "application/json", **extra}
+        call = Call(
+            method=method,
+            path=app_path(self._sandbox_id, checked_port(port), path),
+            headers=extra,
+            safe=method in ("GET", "HEAD", "OPTIONS"),
+        )
+        return self._http.fetch(call, body, timeout_s)
 
     def link(self, port: int, expires_in: int = 3600, *, once: bool = False) -> PortLink:
         """A URL that opens the port to whoever has it, for `expires_in` seconds; with `once` to the first who opens it.
