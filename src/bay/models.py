@@ -337,6 +337,10 @@ class Profile:
     """Whether the default kernel starts with the session, or with the first code that is run in it."""
     root: bool = True
     """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
+    user: str = "ship"
+    """The name of uid 1000, whom commands run as."""
+    users: tuple[str, ...] | None = None
+    """Who else an exec may ask for where `root` is false; None = every user of /etc/passwd."""
     network_policy: NetworkPolicy = field(default_factory=NetworkPolicy)
     """What its network may reach, when the create does not say."""
     description: str = ""

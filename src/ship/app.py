@@ -189,7 +189,7 @@ async def _run(settings: Settings) -> None:
     nursery.open(signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
     execs = Execs(nursery, space, identities, settings.environment)
-    ground = Ground(nursery, space, identities, settings.environment, settings.local)
+    ground = Ground(nursery, space, identities, settings.environment, settings.accounts, settings.local)
     kernels = Kernels(ground)
     services = Services(ground)
     kernel_routes = KernelRoutes(settings, kernels)

@@ -68,7 +68,7 @@ class Exec:
         self._size = (order.rows, order.cols)
         self._tty = order.tty
         self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
-        self._identities = identities
+        self._identities = tuple(dict.fromkeys((*identities, order.identity)))
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
         self._leader_status: int | None = None

@@ -13,13 +13,17 @@ _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user inside the sandbox. With `switch` false (tests, the fake driver) everything runs as Ship itself does."""
+    """A user inside the sandbox. With `switch` false (tests, the fake driver) everything runs as Ship itself does.
+
+    `groups` are supplementary ones, which programs have.
+    """
 
     name: str
     uid: int
     gid: int
     home: str
     switch: bool
+    groups: tuple[int, ...] = ()
 
     def become_for_files(self) -> None:
         """From now on the calling thread uses files as this user."""

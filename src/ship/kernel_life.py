@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ship import kernel_words, trees
+from ship.accounts import Accounts
 from ship.cells import Cell, Status
 from ship.clock import rfc3339
 from ship.errors import Conflict, ShipError
@@ -54,6 +55,7 @@ class Ground:
     space: Everywhere
     identities: tuple[Identity, ...]
     environment: Mapping[str, str]
+    accounts: Accounts
     local: bool
 
 

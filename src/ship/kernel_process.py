@@ -57,7 +57,7 @@ class KernelProcess(asyncio.Protocol):
         self.dead = False
         self.why_killed: str | None = None
         self._recipe = recipe
-        self._identities = identities
+        self._identities = tuple(dict.fromkeys((*identities, recipe.identity)))
         self._ears = ears
         self._groups: Groups | None = None
         self._group: int | None = None

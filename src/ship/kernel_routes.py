@@ -111,7 +111,7 @@ class KernelRoutes:
             cwd=order.optional_text(given, "cwd"),
             environment=shared if own is None else order.environment(own),
             shared=shared,
-            identity=order.identity(given.get("user"), self._settings.user, self._settings.root),
+            identity=self._settings.accounts.find(given.get("user")),
         )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from ship.errors import Forbidden, InvalidArgument
+from ship.accounts import Accounts
+from ship.errors import InvalidArgument
 from ship.identity import Identity, find_shell
 
 DEFAULT_RING_BYTES = 1 << 20
@@ -41,7 +42,7 @@ class Order:
     ring_bytes: int
 
 
-def read(body: object, user: Identity, root: Identity | None) -> Order:
+def read(body: object, accounts: Accounts) -> Order:
     """The order in a decoded JSON `body`. Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships."""
     if not isinstance(body, dict):
         raise InvalidArgument("the body must be a JSON object")
@@ -53,7 +54,7 @@ def read(body: object, user: Identity, root: Identity | None) -> Order:
         argv=_argv(given.get("command"), given.get("argv")),
         cwd=optional_text(given, "cwd"),
         environment=environment(given.get("env")),
-        identity=identity(given.get("user"), user, root),
+        identity=accounts.find(given.get("user")),
         stdin=_stdin(given.get("stdin")),
         stdin_open=_flag(given, "stdin_open") or tty,
         tty=tty,
@@ -102,17 +103,6 @@ def environment(value: object) -> dict[str, str]:
     if any(not name or "=" in name for name in found):
         raise InvalidArgument("names in env are not empty and have no =", field="env")
     return found
-
-
-def identity(value: object, user: Identity, root: Identity | None) -> Identity:
-    """The user who is named, the sandbox's own when none is. Raises InvalidArgument, or Forbidden for a root that is not allowed."""
-    if value is None or value == user.name:
-        return user
-    if value != "root":
-        raise InvalidArgument(f"user must be {user.name} or root", field="user")
-    if root is None:
-        raise Forbidden("this sandbox's profile does not allow root")
-    return root
 
 
 def _stdin(value: object) -> bytes | None:

@@ -145,4 +145,5 @@ def _ids(program: Program) -> Ids | None:
     identity = program.identity
     if not identity.switch:
         return None
-    return Ids(identity.uid, identity.gid, () if program.group is None else (program.group,))
+    groups = identity.groups if program.group is None else (*identity.groups, program.group)
+    return Ids(identity.uid, identity.gid, groups)

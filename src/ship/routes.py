@@ -119,7 +119,7 @@ class Routes:
     async def _create_exec(self, request: Request) -> Answer:
         wait_s = _wait(request)
         body = await request.read_json(_EXEC_BODY_BYTES)
-        wanted = order.read(body, self._settings.user, self._settings.root)
+        wanted = order.read(body, self._settings.accounts)
         del body  # its stdin may be large
         created = await self._execs.create(wanted)
         if wait_s is None:

@@ -152,9 +152,10 @@ class Service:
 
     async def _run_once(self, leaving: asyncio.Future[None]) -> Ended:
         began = time.monotonic()
-        order = self._exec_order()
-        run = Exec(order, self._ground.identities, self.transcript)
+        run: Exec | None = None
         try:
+            order = self._exec_order()
+            run = Exec(order, self._ground.identities, self.transcript)
             await self._start(run, order)
             self._run, self._started_at = run, run.started_at
             self._say("running")
@@ -167,7 +168,8 @@ class Service:
             return Ended(None, None, time.monotonic() - began, problem)
         finally:
             self._run = None
-            self._ground.nursery.groups.give_back(run.group)
+            if run is not None:
+                self._ground.nursery.groups.give_back(run.group)
 
     async def _start(self, run: Exec, order: Order) -> None:
         ground = self._ground
@@ -229,7 +231,7 @@ class Service:
             argv=order.argv,
             cwd=order.cwd,
             environment=dict(order.environment),
-            identity=order.identity,
+            identity=self._ground.accounts.find(order.user),
             stdin=None,
             stdin_open=False,
             tty=False,

@@ -8,7 +8,6 @@ from typing import Literal, cast
 
 from ship import order
 from ship.errors import InvalidArgument
-from ship.identity import Identity
 
 MOST_SERVICES = 32
 
@@ -40,7 +39,7 @@ class ServiceOrder:
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     cwd: str | None
-    identity: Identity
+    user: str | None
     needs: tuple[str, ...]
     restart: Restart
     health: Health | None
@@ -84,8 +83,8 @@ def after_end(restart: Restart, ended: Ended, quick: int) -> float | Literal["ex
     return min(_FIRST_WAIT_S * 2 ** max(0, quick - 1), _LONGEST_WAIT_S)
 
 
-def read(body: object, user: Identity, root: Identity | None) -> tuple[ServiceOrder, ...]:
-    """The services in a decoded JSON `body`, each after all that it needs. Raises InvalidArgument or Forbidden."""
+def read(body: object) -> tuple[ServiceOrder, ...]:
+    """The services in a decoded JSON `body`, each after all that it needs. Raises InvalidArgument."""
     given = _object(body, "the body")
     listed, shared = given.get("services"), order.environment(given.get("env"))
     if not isinstance(listed, list):
@@ -93,7 +92,7 @@ def read(body: object, user: Identity, root: Identity | None) -> tuple[ServiceOr
     items = cast("list[object]", listed)
     if len(items) > MOST_SERVICES:
         raise InvalidArgument(f"a sandbox has {MOST_SERVICES} services at most", field="services")
-    found = {one.name: one for one in (_service(item, shared, user, root) for item in items)}
+    found = {one.name: one for one in (_service(item, shared) for item in items)}
     if len(found) < len(items):
         raise InvalidArgument("two services have the same name", field="services")
     return tuple(found[name] for name in _sorted(found))
@@ -119,7 +118,7 @@ def _sorted(found: Mapping[str, ServiceOrder]) -> list[str]:
         raise InvalidArgument(f"services need each other: {circle}", field="needs") from error
 
 
-def _service(value: object, shared: Mapping[str, str], user: Identity, root: Identity | None) -> ServiceOrder:
+def _service(value: object, shared: Mapping[str, str]) -> ServiceOrder:
     given = _object(value, "a service")
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -132,7 +131,7 @@ def _service(value: object, shared: Mapping[str, str], user: Identity, root: Ide
         argv=order.words(given.get("argv")),
         environment={**shared, **order.environment(given.get("env"))},
         cwd=order.optional_text(given, "cwd"),
-        identity=order.identity(given.get("user"), user, root),
+        user=order.optional_text(given, "user"),
         needs=_needs(given.get("needs")),
         restart=restart,
         health=None if given.get("health") is None else _health(given.get("health")),

@@ -40,7 +40,7 @@ class ServiceRoutes:
 
     async def _put(self, request: Request) -> Answer:
         body = await request.read_json(_BODY_BYTES)
-        await self._services.put(service_order.read(body, self._settings.user, self._settings.root))
+        await self._services.put(service_order.read(body))
         return json_answer(200, self._all())
 
     async def _feed(self, request: Request) -> AsyncGenerator[bytes]:

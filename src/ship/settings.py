@@ -6,6 +6,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from ship import kernel
+from ship.accounts import Accounts
 from ship.identity import Identity
 
 # The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not mix with theirs.
@@ -21,6 +22,7 @@ class Settings:
     workspace: str
     user: Identity
     root: Identity | None
+    accounts: Accounts
     local: bool
     eager_kernel: bool
     kernel_environment: dict[str, str]
@@ -37,17 +39,24 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         raise ValueError("SHIP_TOKEN is empty")
     local = told.get("SHIP_LOCAL") == "1"
     workspace = os.path.normpath(told.get("SHIP_WORKSPACE", "/workspace"))
+    user = _user(told, workspace, local)
+    root = _root(local) if told.get("SHIP_ALLOW_ROOT") == "1" else None
     return Settings(
         socket=told["SHIP_SOCKET"],
         token=told["SHIP_TOKEN"],
         workspace=workspace,
-        user=_user(told, workspace, local),
-        root=_root(local) if told.get("SHIP_ALLOW_ROOT") == "1" else None,
+        user=user,
+        root=root,
+        accounts=Accounts(user, root, _listed(told.get("SHIP_USERS", "*"))),
         local=local,
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
         kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
         environment=dict(environ),
     )
+
+
+def _listed(users: str) -> frozenset[str] | None:
+    return None if users == "*" else frozenset(filter(None, users.split(",")))
 
 
 def _user(told: dict[str, str], workspace: str, local: bool) -> Identity:

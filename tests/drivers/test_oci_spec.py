@@ -143,10 +143,16 @@ def test_ship_is_told_what_the_protocol_says_and_nothing_more(config: dict[str, 
         "SHIP_UID": "1000",
         "SHIP_GID": "1000",
         "SHIP_USER": "ship",
+        "SHIP_USERS": "*",
         "SHIP_ALLOW_ROOT": "1",
         "SHIP_KERNEL": "lazy",
         "SHIP_KERNEL_ENV": "{}",
     }
+
+
+def test_users_are_those_that_the_profile_says() -> None:
+    told = build(spec_of(user="me", users=("www-data", "nobody")), PLACE)["process"]["env"]
+    assert {"SHIP_USER=me", "SHIP_USERS=www-data,nobody"} <= set(told)
 
 
 def test_root_is_refused_where_the_profile_says_so() -> None:

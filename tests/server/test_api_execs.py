@@ -234,7 +234,7 @@ async def test_a_wrong_exec_is_422(alice: httpx.AsyncClient, body: Json) -> None
 @pytest.mark.parametrize(
     "body",
     [
-        {"user": "nobody-knows"}, {"user": "0"}, {"env": {"A=B": "x"}}, {"env": {"": "x"}}, {"env": {"A": "x\0y"}},
+        {"user": "no/body"}, {"user": ""}, {"user": "a:b:c"}, {"env": {"A=B": "x"}}, {"env": {"": "x"}}, {"env": {"A": "x\0y"}},
         {"cwd": "/a\0b"}, {"cwd": "../.."}, {"cwd": ""}, {"cwd": "a\0b"},
     ],
     ids=str,

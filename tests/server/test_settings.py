@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from bay.server import settings
+from bay.server.settings import ProfileSettings
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +82,10 @@ def test_a_variable_that_is_no_json_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("BAY_PROFILES", "{broken")
     with pytest.raises(SettingsError):
         settings.load()
+
+
+@pytest.mark.parametrize("user", ["root", "www-data", "Ship", "a:b", "", "1000", "a" * 33])
+def test_a_profile_cannot_give_its_user_the_name_of_another(user: str) -> None:
+    assert ProfileSettings.model_validate({"user": "shipyard"}).to_profile("p").user == "shipyard"
+    with pytest.raises(ValidationError):
+        ProfileSettings.model_validate({"user": user})

@@ -264,7 +264,7 @@ def test_services_are_no_execs(ship: Ship) -> None:
         ([spec("a", health={"port": 0})], "port"),
         ([spec("a", health={"port": 1, "path": "x y"})], "path"),
         ([spec("a", health={"port": 1, "interval_s": 0})], "interval"),
-        ([spec("a", user="nobody")], "user"),
+        ([spec("a", user=1)], "user"),
         ([spec("a", env={"=": "x"})], "env"),
         ([spec(f"s{n}") for n in range(33)], "32"),
         ("x", "list"),
@@ -276,6 +276,18 @@ def test_what_cannot_be_changes_nothing(ship: Ship, specs: Any, says: str) -> No
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "validation_error")
     assert says in answer.json()["error"]["message"]
     assert state(ship, "web")["pid"] == pid
+
+
+def test_a_service_of_an_unknown_user_says_so_and_harms_no_other(ship: Ship) -> None:
+    found = put(ship, spec("web"), spec("other", user="somebody", restart="never"))
+    assert found["web"]["state"] == "running"
+    assert eventually(
+        lambda: (
+            "somebody" in (state(ship, "other")["message"] or "")
+            or "no container" in (state(ship, "other")["message"] or "")
+        )
+    )
+    assert state(ship, "other")["state"] == "exited"
 
 
 def test_a_service_that_heeds_no_term_is_killed_when_ship_ends(ship: Ship) -> None:

@@ -46,6 +46,10 @@ class SessionSpec:
     token: str = field(repr=False)
     """Shared secret of Bay and this session's Ship, at least 128 bits."""
     hostname: str = "sandbox"
+    user: str = "ship"
+    """The name of uid 1000, whom commands run as (`SHIP_USER`)."""
+    users: tuple[str, ...] | None = None
+    """Who else an exec may run as where root may not (`SHIP_USERS`); None for all of /etc/passwd."""
     allow_root: bool = True
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
     kernel: Literal["eager", "lazy"] = "lazy"

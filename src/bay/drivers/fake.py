@@ -257,6 +257,7 @@ class FakeDriver:
             "SHIP_WORKSPACE": str(spec.workspace),
             "SHIP_UID": str(os.getuid()),
             "SHIP_GID": str(os.getgid()),
+            "SHIP_USER": spec.user,
             "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
             "SHIP_KERNEL": spec.kernel,
             "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),

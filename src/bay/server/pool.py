@@ -236,7 +236,7 @@ def fingerprint_of(profile: Profile) -> str:
     """What a session depends on: two profiles with one fingerprint start the same thing. 32 hex characters."""
     session = (
         profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,
-        profile.disk_mb, profile.network_policy,
+        profile.disk_mb, profile.network_policy, profile.user, profile.users,
     )  # fmt: skip
     text = json.dumps([__version__, to_wire(list(session))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

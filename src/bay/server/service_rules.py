@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
-from bay.errors import BadRequest, Forbidden, InvalidArgument
+from bay.errors import InvalidArgument
 from bay.models import ServiceSpec
 from bay.server.paths import working_directory
+from bay.server.users import check_allowed, check_user
 
 MOST_SERVICES = 32
 MOST_CHARS = 64 * 1024
@@ -43,10 +44,8 @@ def _checked(spec: ServiceSpec, *, root: bool) -> ServiceSpec:
         raise InvalidArgument(
             f"argv and env of service {spec.name} have more than {MOST_CHARS} characters; put what is long into a file"
         )
-    if spec.user not in (None, "ship", "root"):
-        raise BadRequest("user is ship (the default) or root")
-    if spec.user == "root" and not root:
-        raise Forbidden("the sandbox's profile does not allow services as root")
+    check_user(spec.user)
+    check_allowed(spec.user, root=root)
     return spec if spec.cwd is None else replace(spec, cwd=working_directory(spec.cwd))
 
 

@@ -30,6 +30,27 @@ from bay.models import (
 )
 
 MIB, GIB = 1 << 20, 1 << 30
+_TAKEN_NAMES = frozenset(
+    [
+        "root",
+        "daemon",
+        "bin",
+        "sys",
+        "adm",
+        "tty",
+        "disk",
+        "mail",
+        "man",
+        "www-data",
+        "shadow",
+        "utmp",
+        "staff",
+        "users",
+        "_apt",
+        "nobody",
+        "nogroup",
+    ]
+)
 MIN_KEY = 16
 """Characters of an API key that somebody chose."""
 
@@ -96,10 +117,27 @@ class ProfileSettings(BaseModel):
         "lazy", description="when the default kernel starts: with the sandbox, or with the first code"
     )
     root: bool = Field(True, description="whether an exec may ask for `user: root`")
+    user: str = Field(
+        "ship",
+        pattern=r"^[a-z_][a-z0-9_-]{0,31}$",
+        description="name of the user that commands run as, uid 1000",
+    )
+    users: tuple[str, ...] | None = Field(
+        None, description="who else an exec may run as without `root`; unset: every user of `/etc/passwd`"
+    )
     network_policy: NetworkSettings | None = Field(
         None, description="what its network may reach, as `PUT …/network-policy` takes it; else mode `open`"
     )
     description: str = Field("", description="for people")
+
+    @field_validator("user")
+    @classmethod
+    def _nobody_elses_name(cls, value: str) -> str:
+        if value in _TAKEN_NAMES:
+            raise ValueError(
+                f"{value} is the name of another user or group of the image; choose one of your own"
+            )
+        return value
 
     def to_profile(self, name: str) -> Profile:
         """The noun that the rest of Bay uses."""

@@ -164,6 +164,8 @@ class Starter:
             machine=self._cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
             layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
             token=session.token,
+            user=profile.user,
+            users=profile.users,
             allow_root=profile.root,
             kernel=profile.kernel,
             kernel_env=_kernel_env(sandbox, profile),

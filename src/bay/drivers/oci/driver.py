@@ -132,6 +132,9 @@ class OciDriver:
             driver=self.name, session_id=spec.session_id, data={"step": "claimed", "id_base": id_base}
         )
         yield claimed
+        if spec.user != host_image.USER:
+            skeleton = await in_new_thread(lambda: self._skeleton(spec.user))
+            shared = replace(shared, skeleton=skeleton)
         order = self._order(spec, places, shared, id_base)
         with StartOutput() as output:
             launched = await self._launch(order, output)
@@ -311,6 +314,10 @@ class OciDriver:
             skeleton = host_image.build(self._layout.images)
             tell_mapping = not reads_mappings(runc_version(self._runc.binary))
             return _Shared(closure.build(self._layout.closures), skeleton, boot_id(), tell_mapping)
+
+    def _skeleton(self, user: str) -> Path:
+        with host_errors():
+            return host_image.build(self._layout.images, user=user)
 
     def _check(self, spec: SessionSpec) -> _Shared:
         offered = self.capabilities

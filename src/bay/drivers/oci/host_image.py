@@ -6,13 +6,17 @@ by everyone on the host, and programs in `/usr` do not work without it.
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 USR = Path("/usr")
+USER = "ship"
+"""The name of uid 1000, where a profile does not give it another."""
+_ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group")
 
 _FROM_ETC = (
     "alternatives",
@@ -147,19 +151,23 @@ def build(
     etc: Path = Path("/etc"),
     root: Path = Path("/"),
     dpkg: Path = Path("/var/lib/dpkg"),
+    user: str = USER,
 ) -> Path:
     """The skeleton's directory below `images`, made when the host's files changed since the last time.
+
+    `user` is the name of uid 1000.
 
     Safe against others who build at the same time. Blocks; raises OSError.
     """
     sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG))
-    target = images / f"host-{_fingerprint(sources)}"
+    written = _written(user)
+    target = images / f"host-{_fingerprint(sources, written)}"
     if target.is_dir():
         return target
     images.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=images))
     try:
-        _fill(building, sources, root)
+        _fill(building, sources, root, written)
         _move_into_place(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -174,7 +182,12 @@ def _move_into_place(building: Path, target: Path) -> None:
             raise
 
 
-def _fill(skeleton: Path, sources: Sources, root: Path) -> None:
+def _written(user: str) -> dict[str, str]:
+    named = {name: re.sub(rf"(?m)^{USER}:", f"{user}:", _WRITTEN[name]) for name in _ACCOUNTS}
+    return {**_WRITTEN, **named}
+
+
+def _fill(skeleton: Path, sources: Sources, root: Path, written: Mapping[str, str]) -> None:
     skeleton.chmod(0o755)
     for name, mode in _DIRECTORIES.items():
         (skeleton / name).mkdir(exist_ok=True)
@@ -186,7 +199,7 @@ def _fill(skeleton: Path, sources: Sources, root: Path) -> None:
     for above, place, names in sources:
         for source in _wanted(above, names):
             _copy(source, skeleton / place / source.relative_to(above))
-    for name, text in _WRITTEN.items():
+    for name, text in written.items():
         (skeleton / name).write_text(text)
         (skeleton / name).chmod(0o640 if name == "etc/shadow" else 0o644)
 
@@ -227,8 +240,8 @@ def _make_directory(path: Path) -> None:
     path.chmod(0o755)  # whatever Bay's umask is
 
 
-def _fingerprint(sources: Sources) -> str:
-    digest = hashlib.sha256(repr((_DIRECTORIES, _WRITTEN, _USR_LINKS)).encode())
+def _fingerprint(sources: Sources, written: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr((_DIRECTORIES, written, _USR_LINKS)).encode())
     for path in (path for above, _, names in sources for path in _wanted(above, names)):
         try:
             info = path.lstat()

@@ -29,6 +29,7 @@ from bay.server.frames import Rows
 from bay.server.replies import WireResponse
 from bay.server.services.execs import NewExec
 from bay.server.signals import SignalName
+from bay.server.users import MAX_USER
 from bay.store.records import HistoryNote
 
 router = APIRouter(
@@ -50,7 +51,9 @@ class CreateExec(BaseModel):
     env: Annotated[dict[Word, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
         default_factory=dict[str, str]
     )
-    user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
+    user: Annotated[
+        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
+    ] = None
     stdin: Annotated[
         str | None, Field(max_length=1 << 30, description="Text to feed it; then end of file")
     ] = None

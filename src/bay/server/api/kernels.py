@@ -16,6 +16,7 @@ from bay.server.api.deps import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
 from bay.server.api.history import Description, Tags
 from bay.server.replies import WireResponse
 from bay.server.services.kernels import NewKernel
+from bay.server.users import MAX_USER
 from bay.store.records import HistoryNote
 
 router = APIRouter(
@@ -50,7 +51,9 @@ class CreateKernel(BaseModel):
         None
     )
     env: Env = Field(default_factory=dict)
-    user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
+    user: Annotated[
+        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
+    ] = None
 
 
 class RunCell(BaseModel):

@@ -12,6 +12,7 @@ from bay.server.api.deps import ERRORS, Env, Reader, Svc, Word, Writer
 from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
 from bay.server.replies import WireResponse
 from bay.server.service_rules import MOST_SERVICES
+from bay.server.users import MAX_USER
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/services",
@@ -50,7 +51,9 @@ class ServiceBody(BaseModel):
     cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
         None
     )
-    user: Annotated[str | None, Field(max_length=32, description="`ship` (default) or `root`")] = None
+    user: Annotated[
+        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
+    ] = None
     needs: Annotated[
         tuple[Name, ...], Field(max_length=MOST_SERVICES, description="Services that start first")
     ] = ()

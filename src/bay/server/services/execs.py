@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import BadRequest, BayError, CallerError, Conflict, Forbidden, NotFound, ShipError, Timeout
+from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server import idempotency
@@ -25,6 +25,7 @@ from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
 from bay.server.stays import Stays
+from bay.server.users import check_allowed, check_user
 from bay.server.wake import Awake, Waker
 from bay.store import execs, history
 from bay.store.engine import Store
@@ -92,7 +93,7 @@ class Execs:
             # No longer in doubt: Ship may have forgotten it, and must not run it again.
             return await self.get(caller, sandbox.id, earlier.id, wait_s)
         async with self._waker.awake(caller, sandbox.id, "exec") as awake:
-            self._check_user(awake, new.user)
+            check_allowed(new.user, root=awake.profile.root)
             planned = await self._plan(awake, checked, request)
             return await self._run(awake, planned, checked, wait_s, request)
 
@@ -231,10 +232,6 @@ class Execs:
                 raise Conflict(f"exec {exec_id} is over: the session it ran in has ended")
             yield found.item, found.peer
 
-    def _check_user(self, awake: Awake, user: str | None) -> None:
-        if user == "root" and not awake.profile.root:
-            raise Forbidden(f"profile {awake.profile.id} does not allow commands as root")
-
     async def _plan(
         self, awake: Awake, new: NewExec, request: idempotency.Request | None, note: HistoryNote | None = None
     ) -> Exec:
@@ -344,8 +341,7 @@ class Execs:
 
 def _checked(new: NewExec) -> NewExec:
     """What can be judged without the sandbox is, before anything wakes. Raises BadRequest or InvalidPath."""
-    if new.user not in (None, "ship", "root"):
-        raise BadRequest("user is ship (the default) or root")
+    check_user(new.user)
     for name, value in (new.env or {}).items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise BadRequest(f"env: {name[:64]!r} is no name of a variable, or its value has a NUL")

@@ -12,7 +12,7 @@ from typing import Any
 
 from bay.cells import python_result
 from bay.clock import Clock
-from bay.errors import BadRequest, CallerError, Conflict, Forbidden, NotFound, ShipError, Timeout
+from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
 from bay.server import idempotency
@@ -22,6 +22,7 @@ from bay.server.outcomes import MAX_CELL_BYTES, ended_row
 from bay.server.paths import working_directory
 from bay.server.ship_wire import Peer
 from bay.server.stays import Stays
+from bay.server.users import check_allowed, check_user
 from bay.server.wake import Awake, Waker
 from bay.store import execs, history
 from bay.store.engine import Store
@@ -67,8 +68,7 @@ class Kernels:
         call = f"POST /v1/sandboxes/{sandbox.id}/kernels"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
         async with self._waker.awake(caller, sandbox.id, "python") as awake:
-            if new.user == "root" and not awake.profile.root:
-                raise Forbidden(f"profile {awake.profile.id} does not allow kernels as root")
+            check_allowed(new.user, root=awake.profile.root)
             kernel_id = await self._claim(request)
             try:
                 return await self._link.create(awake.peer, kernel_id, _kernel_body(awake, checked))
@@ -287,8 +287,7 @@ def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
 
 def _checked(new: NewKernel) -> NewKernel:
     """What can be judged before anything starts. Raises BadRequest or InvalidPath."""
-    if new.user not in (None, "root", "ship"):
-        raise BadRequest("user is ship (the default) or root")
+    check_user(new.user)
     return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
 
 
