@@ -4,14 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, World, assert_error, create, shell, until, within
+from server_harness import Json, World, assert_error, clear, create, shell, until, within, world
 
+from bay import __version__
 from bay.clock import to_rfc3339
 from bay.drivers.base import Handle
+from bay.drivers.fake import FakeDriver
 from bay.server.wake import is_frozen
 from bay.store import cargos
 
@@ -277,6 +280,46 @@ async def test_the_single_get_shows_the_container_of_a_live_session(alice: httpx
     assert "shell" in container["capabilities"]
     await alice.post(f"/v1/sandboxes/{made['id']}/stop")
     assert (await get(alice, made["id"]))["containers"] is None
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+async def test_the_container_of_a_frozen_sandbox_is_shown_as_it_was(
+    alice: httpx.AsyncClient, looked_at: bool
+) -> None:
+    made = await create(alice, wait=15)
+    if looked_at:
+        await get(alice, made["id"])
+    assert (await alice.post(f"/v1/sandboxes/{made['id']}/pause")).status_code == 200
+    (container,) = (await get(alice, made["id"]))["containers"]
+    assert (container["status"], container["healthy"]) == ("paused", True)
+    assert container["version"] == __version__
+    assert "shell" in container["capabilities"]
+
+
+async def test_after_a_restart_of_bay_a_frozen_container_still_reads_as_sound(root: Path) -> None:
+    async with world(root) as bay:
+        alice = await bay.client()
+        made = await create(alice, wait=15)
+        await alice.post(f"/v1/sandboxes/{made['id']}/pause")
+    async with world(root) as bay:
+        (container,) = (await get(await bay.client(), made["id"]))["containers"]
+        assert (container["status"], container["healthy"]) == ("paused", True)
+        assert "shell" in container["capabilities"]
+    await clear(root)
+
+
+async def test_a_container_that_is_not_there_yet_is_not_shown(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run", hold_at="ready")
+    async with world(root, driver) as bay:
+        alice = await bay.client()
+        made = await create(alice, profile="eager")
+        await within(driver.held.wait())
+        shown = await get(alice, made["id"])
+        assert (shown["status"], shown["compute"], shown["containers"]) == ("starting", "warming", None)
+        driver.let_go.set()
+        await bay.settled(made["id"], lambda r: r.session is not None and r.session.phase == "running")
+        assert (await get(alice, made["id"]))["containers"][0]["healthy"]
+    await clear(root)
 
 
 async def test_a_method_that_a_route_does_not_take_is_405(alice: httpx.AsyncClient) -> None:

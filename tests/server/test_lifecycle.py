@@ -72,7 +72,7 @@ def sandbox_of(case: Case, number: int = 0) -> SandboxRecord:
         seq=number + 1, id=sandbox_id, owner="alice", name=None, profile="p", image="host", isolation="container",
         cargo_id="ws-1", env={}, labels={}, target=case.target, generation=1,
         error=FAILURE if case.failed else None, idle_timeout=None, idle_expires_at=None,
-        expires_at=EXPIRIES[case.expires], created_at=NOW, deleted_at=NOW if case.deleted else None,
+        expires_at=EXPIRIES[case.expires], last_active_at=NOW, created_at=NOW, deleted_at=NOW if case.deleted else None,
         session=session_of(sandbox_id, case.phase) if case.phase else None,
     )  # fmt: skip
 
@@ -259,6 +259,8 @@ async def test_sql_and_python_agree_on_every_combination(tmp_path: Path) -> None
     store = Store(tmp_path / "bay.db")
     await store.open()
     records = [sandbox_of(case, number) for number, case in enumerate(CASES)]
+    unused = [sandbox_of(case, len(CASES) + number) for number, case in enumerate(CASES)]
+    records += [replace(record, last_active_at=None) for record in unused]
     async with store.write() as db:
         await cargos.add(
             db,

@@ -35,6 +35,10 @@ def pooled(size: int, **given: Any) -> dict[str, ProfileSettings]:
     return {**PROFILES, "pooled": ProfileSettings.model_validate({"pool_size": size, **given})}
 
 
+async def get(client: httpx.AsyncClient, sandbox: str) -> Json:
+    return (await client.get(f"/v1/sandboxes/{sandbox}")).json()
+
+
 async def waiting(bay: World) -> list[SandboxRecord]:
     """What waits in the pool and runs."""
     async with bay.bay.store.read() as db:
@@ -272,6 +276,37 @@ async def test_a_create_that_wants_something_else_leaves_the_pool_alone(bay: Wor
     before = {r.id for r in await waiting(bay)}
     assert (await create(alice, profile="eager"))["id"] not in before
     assert {r.id for r in await waiting(bay)} == before
+
+
+async def test_a_lazy_sandbox_from_the_pool_is_idle_until_the_first_call(root: Path) -> None:
+    async with world(root, profiles=pooled(1, start="lazy")) as bay:
+        (before,) = await full(bay, 1)
+        alice = await bay.client()
+        made = await create(alice, profile="pooled")
+        assert made["id"] == before.id
+        for shown in (made, await get(alice, made["id"])):
+            assert (shown["status"], shown["compute"], shown["containers"]) == ("idle", "running", None)
+        listed = (await alice.get("/v1/sandboxes", params={"status": "idle"})).json()["items"]
+        assert [item["id"] for item in listed] == [made["id"]]
+
+        assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
+        shown = await get(alice, made["id"])
+        assert (shown["status"], shown["compute"]) == ("ready", "running")
+        assert shown["containers"][0]["healthy"]
+        await full(bay, 1)
+    await clear(root)
+
+
+async def test_a_lazy_sandbox_from_the_pool_that_is_waited_for_or_started_is_ready(root: Path) -> None:
+    async with world(root, profiles=pooled(2, start="lazy")) as bay:
+        await full(bay, 2)
+        alice = await bay.client()
+        assert (await create(alice, profile="pooled", wait=WAIT_S))["status"] == "ready"
+        made = await create(alice, profile="pooled")
+        started = await alice.post(f"/v1/sandboxes/{made['id']}/start")
+        assert started.json()["status"] == "ready"
+        await full(bay, 2)
+    await clear(root)
 
 
 @pytest.mark.parametrize("start", ["eager", "lazy"])

@@ -101,6 +101,11 @@ def phase_of(sandbox: SandboxRecord) -> Phase | None:
     return sandbox.session.phase if sandbox.session else None
 
 
+def is_called(sandbox: SandboxRecord) -> bool:
+    """Whether its owner has had it work yet: a lazy one may come from the pool, and rests until the first call all the same."""
+    return sandbox.last_active_at is not None
+
+
 def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
     """What the sandbox is doing."""
     phase = phase_of(sandbox)
@@ -108,7 +113,9 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
         return "expired"
     if phase is None or sandbox.target not in HAVING:
         return "failed" if sandbox.error else "idle"
-    return "starting" if phase in ("starting", "ending") else "ready"
+    if phase in ("starting", "ending"):
+        return "starting"
+    return "ready" if is_called(sandbox) else "idle"
 
 
 def compute_of(sandbox: SandboxRecord) -> Compute:

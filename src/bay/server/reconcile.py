@@ -441,6 +441,7 @@ class Reconciler:
         if self._uses.any(sandbox.id, patient=lifecycle.is_idled(sandbox, now)):
             await self._unpause(sandbox, session)
             return
+        await self._learn_meta(session)
         try:
             await self._driver.pause(handle_of(session))
             self._keeper.froze(session.id)
@@ -452,6 +453,15 @@ class Reconciler:
         async with self._store.write() as db:
             await events.add(db, sandbox, "sandbox.paused", now, session_id=session.id)
         log.info("sandbox.paused", id=sandbox.id, session=session.id)
+
+    async def _learn_meta(self, session: SessionRecord) -> None:
+        """Have Ship say what it is, if nobody has asked it yet: while it is frozen it cannot."""
+        if (peer := peer_of(session)) is None or self._link.last_meta(session.id) is not None:
+            return
+        try:
+            await self._link.meta(peer)
+        except BayError as error:
+            log.info("session.silent", id=session.id, error=str(error))
 
     async def _unpause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         """It was not frozen after all: it runs, and its idle clock starts again."""

@@ -54,6 +54,7 @@ class ShipLink:
         self._idle: dict[str, list[tuple[float, Wire]]] = {}
         self._busy: dict[str, list[float]] = {}
         """When each call that is under way began (monotonic), by session."""
+        self._metas: dict[str, ShipMeta] = {}
 
     def busy(self, session_id: str, for_s: float = 0.0) -> bool:
         """Whether a call to that session is under way, for `for_s` seconds or longer."""
@@ -65,7 +66,8 @@ class ShipLink:
         return [session_id for session_id in self._busy if self.busy(session_id, for_s)]
 
     def forget(self, session_id: str) -> None:
-        """Drop the idle connections to a session that is over."""
+        """Drop the idle connections to a session that is over, and what is known of it."""
+        self._metas.pop(session_id, None)
         for _since, wire in self._idle.pop(session_id, []):
             wire.close()
 
@@ -76,7 +78,13 @@ class ShipLink:
 
     async def meta(self, peer: Peer) -> ShipMeta:
         """Ship's description of itself. Asked when somebody looks at a sandbox, so it must not keep them."""
-        return await self.call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
+        found = await self.call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
+        self._metas[peer.session_id] = found
+        return found
+
+    def last_meta(self, session_id: str) -> ShipMeta | None:
+        """What the session's Ship said of itself last, None when it was not asked: one that is frozen cannot be."""
+        return self._metas.get(session_id)
 
     def can_connect(self, peer: Peer) -> bool:
         """Whether somebody listens at the Ship's socket, who is who it should be. Nothing is said or asked."""

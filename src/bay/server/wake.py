@@ -137,6 +137,8 @@ class Waker:
         peer = ready.session and peer_of(ready.session)
         if peer is None:
             raise _not_ready(ready, "is starting")
+        if not lifecycle.is_called(ready):
+            self.touch(ready)
         try:
             yield ready, peer
         except (ShipError, Timeout):

@@ -258,6 +258,7 @@ def status_expression(now: datetime) -> ColumnElement[str]:
         (and_(_S.target.not_in(HAVING), _S.error.is_(None)), "idle"),
         (_S.target.not_in(HAVING), "failed"),
         (live.in_(["starting", "ending"]), "starting"),
+        (and_(live.in_(["running", "paused"]), _S.last_active_at.is_(None)), "idle"),
         (live.in_(["running", "paused"]), "ready"),
         (_S.error.is_not(None), "failed"),
         else_="idle",

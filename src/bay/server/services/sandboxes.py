@@ -43,6 +43,7 @@ from bay.server.peers import peer_of
 from bay.server.pool import Pool
 from bay.server.port_hosts import host_of
 from bay.server.quotas import Quotas
+from bay.server.ship_answers import ShipMeta
 from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
 from bay.server.views import Views
@@ -50,7 +51,16 @@ from bay.server.wake import Waker, is_frozen
 from bay.store import audit, cargos, events, networks, sandboxes, services
 from bay.store.engine import Store
 from bay.store.later import Later
-from bay.store.records import HAVING, CheckpointRecord, Claim, Filters, Page, SandboxRecord, Target
+from bay.store.records import (
+    HAVING,
+    CheckpointRecord,
+    Claim,
+    Filters,
+    Page,
+    SandboxRecord,
+    SessionRecord,
+    Target,
+)
 from bay.store.sandboxes import KEEP
 
 MOST_PORTS = 64
@@ -397,6 +407,8 @@ class Sandboxes:
         if pooled is not None:
             host = await sandboxes.free_host(db, host_of(new.name), pooled.id)
             claimed = replace(self._claimed(caller, new, profile, pooled, now), host=host)
+            if not starts:  # as one that is not there yet would show it
+                claimed = replace(claimed, last_active_at=None)
             return await self._claim(db, caller, claimed)
         sandbox_id = new_id("sandbox")
         cargo_id = new.cargo_id or new_id("ws")
@@ -530,26 +542,36 @@ class Sandboxes:
         return record if record and record.deleted_at is None and record.target != "deleted" else None
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
-        """The live session's container as Ship describes itself; unhealthy when it does not answer."""
+        """The live session's container, once it is there and used: as Ship describes itself, unhealthy when it does not answer.
+
+        Of a frozen one it is what Ship said last.
+        """
         session = record.session
-        if session is None:
+        if session is None or session.phase not in ("running", "paused") or not lifecycle.is_called(record):
             return None
-        peer = peer_of(session) if session.phase == "running" else None
-        try:
-            meta = await self._link.meta(peer) if peer else None
-        except BayError:
-            meta = None
-            self._suspect(record.id)
+        frozen = session.phase == "paused"
+        meta = self._link.last_meta(session.id) if frozen else await self._meta(record, session)
+        offered = (
+            self._view(record).capabilities if frozen else ()
+        )  # as far as it is known when Bay was restarted since
         return (
             Container(
                 name="ship",
                 runtime_type="ship",
                 status=session.phase,
                 version=meta.version if meta else None,
-                capabilities=tuple(meta.capabilities) if meta else (),
-                healthy=meta is not None,
+                capabilities=tuple(meta.capabilities) if meta else offered,
+                healthy=frozen or meta is not None,
             ),
         )
+
+    async def _meta(self, record: SandboxRecord, session: SessionRecord) -> ShipMeta | None:
+        peer = peer_of(session)
+        try:
+            return await self._link.meta(peer) if peer else None
+        except BayError:
+            self._suspect(record.id)
+            return None
 
     async def _settle(self, before: SandboxRecord, done: Callable[[SandboxRecord], bool]) -> None:
         """Poke the reconciler and wait until `done`. `before` is the row as it was before something else was wanted.
