@@ -24,7 +24,7 @@ PACKAGE_DOCSTRING = {
 }
 
 FIXES = [
-    *("check", "--fix", "--unsafe-fixes", "--quiet", "--select", "I,UP028,C416"),
+    *("check", "--fix", "--unsafe-fixes", "--quiet", "--select", "I,UP028,C416,RUF022"),
     *("--config", "lint.isort.known-first-party=['bay']"),
 ]
 

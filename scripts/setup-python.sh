@@ -77,6 +77,8 @@ by_pip() {
   "$venv/bin/python" -m pip install --quiet --require-hashes -r "$requirements" </dev/null
 }
 
+# Compiled now: the first `bay run` would do it otherwise, which takes some 20 s, and as root in a directory of a user's.
 echo "setup: installing $requirements"
-"$uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r "$requirements" </dev/null || by_pip
+"$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes -r "$requirements" </dev/null || by_pip
 "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --offline -e . </dev/null
+"$venv/bin/python" -m compileall -qq src || true # a read-only checkout works all the same

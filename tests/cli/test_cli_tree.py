@@ -96,3 +96,16 @@ def test_completion_offers_the_commands() -> None:
         [str(BIN)], capture_output=True, text=True, timeout=30, check=False, env=environment
     )
     assert sorted(done.stdout.split()) == ["cargo", "checkpoint", "cp", "create"]
+
+
+def test_short_commands_do_without_pydantic_and_the_async_client() -> None:
+    script = (
+        "import sys, bay.cli\n"
+        "bay.cli.main(['--url', 'http://127.0.0.1:1', '--api-key', 'k', 'ls', '--label', 'a=b'])\n"
+        "names = ('pydantic', 'asyncio', 'rich', 'bay.client._async', 'bay.cli._execute')\n"
+        "print('loaded', *[name for name in names if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded"

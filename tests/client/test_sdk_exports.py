@@ -75,3 +75,11 @@ def test_the_sync_client_is_what_the_generator_makes_of_the_async_one() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "generate_sync.py"), "--check"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_client_does_without_the_other_and_without_httpx_s_command_line() -> None:
+    """httpx, with its own command line left out, is whole for whoever imports it next."""
+    loaded = loaded_after("import bay; bay.Client('http://x'); import httpx, httpx._main; httpx.main")
+    assert "bay.client._async" not in loaded
+    assert "bay.client._sync" not in loaded_after("import bay; bay.AsyncClient('http://x')")
+    assert loaded_after("import bay; bay.Client('http://x')").isdisjoint({"rich", "pygments", "asyncio"})

@@ -82,7 +82,9 @@ MAY = {
 # Where a module is imported only when it is needed, so that `import bay` and `bay --help` stay quick.
 LAZY = {
     "bay": "the SDK, of which most programs need one class",
+    "bay.client": "one of the two clients, for programs that need one",
     "bay.cli._state": "the SDK, the server and the probe, each for the commands that need it",
+    "bay.cli._output": "the models, for JSON",
     "bay.cli._progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
     "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",

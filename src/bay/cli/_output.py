@@ -1,5 +1,6 @@
 """What the CLI prints: plain columns that `grep` and `awk` can read, or JSON."""
 
+import importlib
 import json
 import os
 import sys
@@ -8,11 +9,11 @@ from datetime import datetime
 from typing import TextIO
 
 from bay.errors import BayError
-from bay.models import to_wire
 
 
 def print_json(value: object) -> None:
     """`value` (models, or data made of them) as one line of JSON on stdout."""
+    to_wire = importlib.import_module("bay.models").to_wire  # half of `bay --help` would be to load it
     print_line(json.dumps(to_wire(value), ensure_ascii=False))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin
 import typer
 
 _WORDS = {int: "a whole number", float: "a number"}
-_READERS: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float, Path: Path}
+_READERS: dict[Any, Callable[[Any], Any]] = {str: str, int: int, float: float, bool: bool, Path: Path}
 
 
 def read_plainly(params: list[Any]) -> None:

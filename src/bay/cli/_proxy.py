@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from bay.cli._output import print_json, print_line
-from bay.cli._state import JsonOption, lazily, lean, state_of
+from bay.cli._state import JsonOption, lazily, state_of
 from bay.errors import InvalidArgument
 
 _PAIR = re.compile(r"(\d{1,5})(?::(\d{1,5}))?", re.ASCII)
@@ -59,7 +59,6 @@ def proxy(
         else:
             print_line(f"{written(address, port)} -> {name}:{remote}")
 
-    lean()
     run = cast("Callable[[Plan, Callable[[str, int, int], None]], int]", lazily("bay.cli._proxying", "run"))
     return run(plan, say)
 

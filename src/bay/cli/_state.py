@@ -4,17 +4,18 @@ import importlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 import bay
 from bay.cli._here import bay_here
+from bay.cli._output import note
 from bay.errors import BayError, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -89,13 +90,7 @@ def make_client(
     url: str | None, api_key: str | None, retry_s: float = RETRY_S, timeout_s: float = 60.0
 ) -> "Client":
     """A client for threads."""
-    lean()
     return bay.Client(url, api_key, retry_s=retry_s, timeout_s=timeout_s)
-
-
-def lean() -> None:
-    """Have httpx do without its own command line: that brings rich and pygments, 150 ms that nobody here uses."""
-    cast("dict[str, ModuleType | None]", sys.modules).setdefault("httpx._main", None)
 
 
 @contextmanager
@@ -105,10 +100,30 @@ def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
         with connect(ctx) as client:
             yield client
         return
-    start = load("bay.server.embedded", "start")
-    server = cast("AbstractContextManager[tuple[str, str]]", start())
-    with server as (url, api_key), make_client(url, api_key) as client:
-        yield client
+    with ExitStack() as stack:
+        with _said_when_it_takes_long(
+            "starting a Bay for this command; one that stays is made by `bay serve`"
+        ):
+            start = load("bay.server.embedded", "start")
+            server = cast("AbstractContextManager[tuple[str, str]]", start())
+            url, api_key = stack.enter_context(server)
+        yield stack.enter_context(make_client(url, api_key))
+
+
+@contextmanager
+def _said_when_it_takes_long(text: str) -> Generator[None, None, None]:
+    """Tell a person, on stderr, what is waited for."""
+    teller = threading.Timer(_LONG_S, lambda: note(text))
+    teller.daemon = True
+    if sys.stderr.isatty():
+        teller.start()
+    try:
+        yield
+    finally:
+        teller.cancel()
+
+
+_LONG_S = 1.0
 
 
 def lazily(module: str, name: str) -> Any:
@@ -118,6 +133,7 @@ def lazily(module: str, name: str) -> Any:
 
 def load(module: str, name: str) -> Any:
     """Something of the server, which the CLI never imports before a command asks for it."""
+    importlib.import_module("bay.client._lean")  # before the server loads all of httpx
     try:
         return lazily(module, name)
     except ModuleNotFoundError as error:

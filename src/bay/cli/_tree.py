@@ -77,7 +77,7 @@ class Command(TyperCommand):
     """One command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        read_plainly(self.params)
+        read_plainly(self.get_params(ctx))
         before = self._arguments_before_command()
         if before is not None:
             place = first_word(self.params, args, before)
@@ -109,7 +109,7 @@ class Group(TyperGroup):
     """Commands about one thing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        read_plainly(self.params)
+        read_plainly(self.get_params(ctx))
         state_of(ctx).as_json |= "--json" in args[: first_word(self.params, args, 0)]
         if self.no_args_is_help and not (args or ctx.resilient_parsing):
             print_line(ctx.get_help())

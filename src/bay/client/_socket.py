@@ -1,10 +1,9 @@
 """A WebSocket to Bay, for threads and for event loops: opened as the HTTP client is, with Bay's errors.
 
-`scripts/generate_sync.py` turns `AsyncSocket` into `Socket`. The websockets library is loaded when the first one
-is opened: few programs attach to anything.
+`scripts/generate_sync.py` turns `AsyncSocket` into `Socket`. The websockets library and asyncio are loaded when the
+first one is opened: few programs attach to anything.
 """
 
-import asyncio
 import importlib
 import selectors
 import socket
@@ -155,7 +154,7 @@ def _has_room(connection: socket.socket) -> bool:
 
 def _need_asyncio() -> None:
     try:
-        asyncio.get_running_loop()
+        _load("asyncio").get_running_loop()
     except RuntimeError as error:
         raise BayError(
             "attaching needs asyncio; under trio, read `output()` and write with `write()`"

@@ -313,12 +313,12 @@ def check(response: httpx.Response, url: str) -> None:
         _not_bay(response, url)
     error = error_from_wire(response.status_code, body)
     _note_retry_after(error, response.headers.get("retry-after", ""))
-    raise _where_keys_are(error, response) if isinstance(error, Unauthorized) else error
+    raise _where_keys_are(error) if isinstance(error, Unauthorized) else error
 
 
-def _where_keys_are(error: Unauthorized, response: httpx.Response) -> Unauthorized:
-    given = "authorization" in response.request.headers
-    fact = f"{error.message}; check BAY_API_KEY" if given else "no API key; set BAY_API_KEY"
+def _where_keys_are(error: Unauthorized) -> Unauthorized:
+    lacking = error.message.startswith("no API key")
+    fact = "no API key; set BAY_API_KEY" if lacking else f"{error.message}; check BAY_API_KEY"
     return Unauthorized(
         f"{fact}: a server keeps the first one it made in admin.key in its data directory, "
         "/var/lib/bay unless set otherwise",

@@ -1,0 +1,62 @@
+"""What `bay` exports of this client, under the name that users know it by."""
+
+from bay.client._async.admin import AsyncAdmin
+from bay.client._async.attach import AsyncAttachment
+from bay.client._async.audit import AsyncAudit
+from bay.client._async.box import AsyncBox, AsyncBoxes
+from bay.client._async.cargos import AsyncCargos
+from bay.client._async.client import AsyncClient, AsyncSandboxes
+from bay.client._async.execs import AsyncExecs, AsyncProc
+from bay.client._async.files import AsyncFiles
+from bay.client._async.kernels import AsyncKernels, AsyncPython, AsyncRepl
+from bay.client._async.keys import AsyncKeys
+from bay.client._async.network import AsyncNetwork
+from bay.client._async.open import AsyncFileReader, AsyncFileWriter
+from bay.client._async.ports import AsyncPorts
+from bay.client._async.services import AsyncServices
+from bay.client._async.tunnel import AsyncTunnel
+from bay.client._async.watch import AsyncWatch
+from bay.client._async.webhooks import AsyncWebhooks
+from bay.client._cells import CellFailed, CellResult, Image
+from bay.client._events import verify_webhook
+from bay.client._results import CommandFailed, RunResult
+from bay.client._wire import CreateOptions, SpawnOptions, UpdateOptions
+
+__all__ = [
+    "AsyncAdmin",
+    "AsyncAttachment",
+    "AsyncAudit",
+    "AsyncBox",
+    "AsyncBoxes",
+    "AsyncCargos",
+    "AsyncClient",
+    "AsyncExecs",
+    "AsyncFileReader",
+    "AsyncFileWriter",
+    "AsyncFiles",
+    "AsyncKernels",
+    "AsyncKeys",
+    "AsyncNetwork",
+    "AsyncPorts",
+    "AsyncProc",
+    "AsyncPython",
+    "AsyncRepl",
+    "AsyncSandboxes",
+    "AsyncServices",
+    "AsyncTunnel",
+    "AsyncWatch",
+    "AsyncWebhooks",
+    "CellFailed",
+    "CellResult",
+    "CommandFailed",
+    "CreateOptions",
+    "Image",
+    "RunResult",
+    "SpawnOptions",
+    "UpdateOptions",
+    "verify_webhook",
+]
+
+# Users see `bay.AsyncBox` in tracebacks and reprs, not where it happens to be written.
+for _exported in [globals()[name] for name in __all__]:
+    _exported.__module__ = "bay"
