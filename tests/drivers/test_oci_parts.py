@@ -92,6 +92,21 @@ def test_groups_are_found_in_every_hierarchy_of_version_1(tmp_path: Path) -> Non
     assert not cgroups.is_frozen("/bay/x/s", tmp_path)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_sizes_of_huge_pages_are_told_where_a_group_can_limit_them(tmp_path: Path, version: int) -> None:
+    mount, pages = tmp_path / "cgroup", tmp_path / "hugepages"
+    for size in (64, 2048, 1048576):
+        (pages / f"hugepages-{size}kB").mkdir(parents=True)
+    mount.mkdir()
+    assert cgroups.huge_page_sizes(mount, pages) == ()
+    if version == 1:
+        (mount / "hugetlb").mkdir()
+    else:
+        (mount / "cgroup.controllers").write_text("cpu hugetlb memory\n")
+    assert set(cgroups.huge_page_sizes(mount, pages)) == {"64KB", "2MB", "1GB"}
+    assert cgroups.huge_page_sizes(mount, tmp_path / "none") == ()
+
+
 def group(mount: Path, **files: str) -> Path:
     """A directory that stands in for a control group."""
     made = mount / "bay/x/s"

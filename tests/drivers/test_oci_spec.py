@@ -125,7 +125,13 @@ def test_resources_are_limits_of_the_control_group(config: dict[str, Any]) -> No
     assert resources["memory"] == {"limit": 256 << 20, "swap": 256 << 20}
     assert resources["pids"] == {"limit": 100}
     assert resources["devices"] == [{"allow": False, "access": "rwm"}]
+    assert resources["hugepageLimits"] == []
     assert config["linux"]["cgroupsPath"] == "/bay/x/sess-1"
+
+
+def test_huge_pages_are_none_where_the_host_can_limit_them() -> None:
+    resources = build(spec_of(), replace(PLACE, huge_pages=("2MB", "1GB")))["linux"]["resources"]
+    assert resources["hugepageLimits"] == [{"pageSize": "2MB", "limit": 0}, {"pageSize": "1GB", "limit": 0}]
 
 
 def test_no_limit_is_left_to_runc_which_may_not_set_it(config: dict[str, Any]) -> None:

@@ -30,6 +30,24 @@ def directories(cgroup: str, mount: Path = MOUNT) -> list[Path]:
     return [path for path in candidates if path.is_dir()]
 
 
+def huge_page_sizes(mount: Path = MOUNT, pages: Path = Path("/sys/kernel/mm/hugepages")) -> tuple[str, ...]:
+    """The sizes of huge pages, as runc writes them (2MB, 1GB), that a control group of this host can limit."""
+    unified = _read(mount / "cgroup.controllers")
+    limits = "hugetlb" in unified.split() if unified is not None else (mount / "hugetlb").is_dir()
+    if not (limits and pages.is_dir()):
+        return ()
+    return tuple(
+        _in_units(int(path.name[len("hugepages-") : -len("kB")])) for path in sorted(pages.iterdir())
+    )
+
+
+def _in_units(kib: int) -> str:
+    for unit, size in (("GB", 1 << 20), ("MB", 1 << 10)):
+        if kib >= size:
+            return f"{kib // size}{unit}"
+    return f"{kib}KB"
+
+
 def is_frozen(cgroup: str, mount: Path = MOUNT) -> bool:
     """Whether the processes of `cgroup` are frozen by their own group (not by one above)."""
     for directory in directories(cgroup, mount):

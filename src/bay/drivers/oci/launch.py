@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from bay.drivers.base import SessionSpec
-from bay.drivers.oci import mounts, netns, rootfs
+from bay.drivers.oci import cgroups, mounts, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
 from bay.drivers.oci.line import Line
 from bay.drivers.oci.runc import Runc
@@ -153,6 +153,7 @@ def _write_bundle(order: Order, root: Path, userns: str) -> None:
         cgroup=order.cgroup,
         machine=platform.machine(),
         seccomp=order.seccomp,
+        huge_pages=cgroups.huge_page_sizes(),
         told_id_base=order.id_base if order.tell_mapping else None,
     )
     order.places.bundle.mkdir(mode=0o700)

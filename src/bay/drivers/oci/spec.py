@@ -70,6 +70,8 @@ class Place:
     cgroup: str
     machine: str
     seccomp: dict[str, Any]
+    huge_pages: tuple[str, ...] = ()
+    """The sizes that a control group here can limit."""
     told_id_base: int | None = None
     """The first outside id, for a runc that must be told the mapping (see `runc.reads_mappings`)."""
 
@@ -85,7 +87,7 @@ def build(spec: SessionSpec, place: Place) -> dict[str, Any]:
         "linux": {
             **_namespaces(place),
             "cgroupsPath": place.cgroup,
-            "resources": _resources(spec.resources),
+            "resources": _resources(spec.resources, place.huge_pages),
             "seccomp": place.seccomp,
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
@@ -178,10 +180,11 @@ def _mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": fstype, "source": fstype, "options": list(options)}
 
 
-def _resources(resources: Resources) -> dict[str, Any]:
+def _resources(resources: Resources, huge_pages: tuple[str, ...]) -> dict[str, Any]:
     return {
         "cpu": {"quota": max(1000, round(resources.cpus * _CPU_PERIOD_US)), "period": _CPU_PERIOD_US},
         "memory": {"limit": resources.memory, "swap": resources.memory},
         "pids": {"limit": resources.pids},
         "devices": [{"allow": False, "access": "rwm"}],
+        "hugepageLimits": [{"pageSize": size, "limit": 0} for size in huge_pages],  # no part of `memory`
     }
