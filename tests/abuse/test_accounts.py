@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import shlex
+import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from driver_harness import Bench, run
 
 from bay.drivers.base import Handle
+from bay.drivers.oci import OciDriver
 from bay.drivers.oci.rlimits import RLIMITS
 from bay.drivers.oci.userns import LIMITS
 
@@ -27,10 +29,18 @@ class Attributes(ctypes.Structure):
 shape = Attributes(0, 10, 8192)
 take = lambda: checked(libc.mq_open(b"/q%d" % taken, os.O_CREAT | os.O_RDWR, 0o600, ctypes.byref(shape)))
 """
+PIPE = """
+held = []
+def take():
+    held.append(os.pipe())
+    if fcntl.fcntl(held[-1][0], 1032) < 65536:  # F_GETPIPE_SZ: the user has too many for a whole one
+        raise OSError
+"""
+TERMINAL = "take = os.openpty"
 WATCHER = "take = lambda: checked(libc.inotify_init1(0))"
 
 _GREEDY = """
-import ctypes, os, signal, sys, time
+import ctypes, fcntl, os, signal, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 taken = 0
 def checked(result):
@@ -92,6 +102,35 @@ async def test_inotify_instances_are_charged_to_the_sandbox_alone(oci: Bench) ->
         mine = ctypes.CDLL(None).inotify_init1(0)
         assert mine >= 0
         os.close(mine)
+
+
+async def test_pipe_buffers_are_charged_to_the_sandbox_alone(oci: Bench) -> None:
+    async with oci.session() as greedy, oci.session() as other:
+        assert 100 < await hold(greedy, PIPE) < 10_000
+        assert await take_one(other, PIPE) == 1
+
+
+async def test_sandboxes_with_the_same_ids_would_share_them(oci: Bench) -> None:
+    root, run_dir, ids = oci.kept
+    unaware = ids.with_suffix(".other")
+    twin = OciDriver(root=root, run_dir=run_dir, ids_dir=unaware)
+    await twin.open()
+    try:
+        async with (
+            oci.session() as greedy,
+            Bench(twin, oci.workspaces, oci.kept, oci.instance).session() as other,
+        ):
+            await hold(greedy, PIPE)
+            assert await take_one(other, PIPE) == 0
+    finally:
+        shutil.rmtree(unaware)
+
+
+async def test_terminals_of_a_sandbox_are_bounded(oci: Bench) -> None:
+    """The kernel has some thousands for the whole host."""
+    async with oci.session() as greedy, oci.session() as other:
+        assert 1 < await hold(greedy, TERMINAL) <= 128
+        assert await take_one(other, TERMINAL) == 1
 
 
 def _signals_of_the_hosts_root() -> int:
