@@ -1,7 +1,7 @@
 """The door to one Bay."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -16,6 +16,7 @@ from bay.client._async.http import AsyncHttp
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._config import resolve
+from bay.client._lease import LEASE_S, Leases
 from bay.client._seam import async_cleanup
 from bay.client._wire import (
     Call,
@@ -138,7 +139,9 @@ class AsyncClient:
         retry_s: float = 10.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = AsyncHttp(resolve(base_url, api_key, timeout_s, retry_s), transport)
+        config = resolve(base_url, api_key, timeout_s, retry_s)
+        self._http = AsyncHttp(config, transport)
+        self._leases = Leases(config) if transport is None else None
         self.sandboxes = AsyncSandboxes(self._http)
         self.cargos = AsyncCargos(self._http)
         self.webhooks = AsyncWebhooks(self._http)
@@ -192,14 +195,21 @@ class AsyncClient:
         """A sandbox for the length of a `with` block: ready at its start, deleted at its end, whatever happens.
 
         Takes what `sandboxes.create` takes; `wait` is 60 seconds unless named. Raises SandboxNotReady
-        or DriverUnavailable when it does not get ready, and leaves nothing behind then either.
+        or DriverUnavailable when it does not get ready, and leaves nothing behind then either. Unless a `ttl` is
+        named it lives for ten minutes that are renewed while the block lasts (not with a `transport` of your own), so
+        that a program that is killed leaves nothing for longer.
         """
         wait_s = options.get("wait") or READY_S
+        leases = self._leases if options.get("ttl") is None else None
         wanted: CreateOptions = {**options, "wait": wait_s}
+        if leases is not None:
+            wanted["ttl"] = LEASE_S
+        begun = Leases.now()
         box = await self._create_or_nothing(wanted)
         try:
             ready(box.info, wait_s)
-            yield box
+            with nullcontext() if leases is None else leases.holding(box.id, begun):
+                yield box
         finally:
             with async_cleanup():
                 await box.delete()

@@ -3,13 +3,14 @@
 """The door to one Bay."""
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
 import httpx
 
 from bay.client._config import resolve
+from bay.client._lease import LEASE_S, Leases
 from bay.client._seam import cleanup
 from bay.client._sync.admin import Admin
 from bay.client._sync.audit import Audit
@@ -140,7 +141,9 @@ class Client:
         retry_s: float = 10.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = Http(resolve(base_url, api_key, timeout_s, retry_s), transport)
+        config = resolve(base_url, api_key, timeout_s, retry_s)
+        self._http = Http(config, transport)
+        self._leases = Leases(config) if transport is None else None
         self.sandboxes = Sandboxes(self._http)
         self.cargos = Cargos(self._http)
         self.webhooks = Webhooks(self._http)
@@ -194,14 +197,21 @@ class Client:
         """A sandbox for the length of a `with` block: ready at its start, deleted at its end, whatever happens.
 
         Takes what `sandboxes.create` takes; `wait` is 60 seconds unless named. Raises SandboxNotReady
-        or DriverUnavailable when it does not get ready, and leaves nothing behind then either.
+        or DriverUnavailable when it does not get ready, and leaves nothing behind then either. Unless a `ttl` is
+        named it lives for ten minutes that are renewed while the block lasts (not with a `transport` of your own), so
+        that a program that is killed leaves nothing for longer.
         """
         wait_s = options.get("wait") or READY_S
+        leases = self._leases if options.get("ttl") is None else None
         wanted: CreateOptions = {**options, "wait": wait_s}
+        if leases is not None:
+            wanted["ttl"] = LEASE_S
+        begun = Leases.now()
         box = self._create_or_nothing(wanted)
         try:
             ready(box.info, wait_s)
-            yield box
+            with nullcontext() if leases is None else leases.holding(box.id, begun):
+                yield box
         finally:
             with cleanup():
                 box.delete()
