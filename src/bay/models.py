@@ -426,9 +426,14 @@ class Exec(Brief):
     """The size of its terminal now; null without one."""
     reason: str | None = None
     """Why the session of a `lost` exec ended: `stopped`, `restored`, `exited` and so on."""
+    wait_for_reader: bool = False
+    """Whether it was started to wait for the reader of its output."""
     stdout: str | None = None
     stderr: str | None = None
+    output: "tuple[OutputChunk, ...] | None" = None
+    """Both streams in their order, in place of the two texts, where that was asked for."""
     truncated: bool = False
+    """Whether the output above is not all that there was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""An attachment to an exec: its output as it comes and its input, on one WebSocket. The process waits for it for moments at most.
+"""An attachment to an exec: its output as it comes and its input, on one WebSocket.
 
-An attachment is a cursor in the exec's ring and has no queue of its own. One that is about to lose its place has a
-little patience of the program (see `patience`); one that is slower is told where the ring begins now and let go.
+An attachment is a cursor in the exec's ring and has no queue of its own. The one that claims the output is waited for (see
+`claim`). Another that is about to lose its place has a little patience of the program (see `patience`); one that is slower is
+told where the ring begins now and let go.
 """
 
 import asyncio
@@ -11,10 +12,9 @@ from contextlib import suppress
 from itertools import groupby
 from typing import cast
 
-from ship import order
+from ship import order, output
 from ship.errors import Conflict, Forbidden, InvalidArgument
 from ship.execs import Exec
-from ship.patience import Patience
 from ship.ring import Piece
 from ship.waiting import first_of
 from ship.websocket import NORMAL, Closing, WebSocket
@@ -33,16 +33,19 @@ _ENDING_S = 1.0
 
 
 class Attachment:
-    """One attachment, from its first message to its close. Without `since` it begins at the oldest byte that is kept."""
+    """One attachment, from its first message to its close. Without `since` it begins at the oldest byte that is kept.
 
-    def __init__(self, socket: WebSocket, found: Exec, since: int | None) -> None:
+    With `claims` it is the reader that the program waits for.
+    """
+
+    def __init__(self, socket: WebSocket, found: Exec, since: int | None, *, claims: bool) -> None:
         self._socket = socket
         self._exec = found
         self._since = since
+        self._claims = claims
         self._next = 0
         self._input = _Input(found)
         self._controls: list[float] = []
-        self._patience = Patience(found.transcript)
 
     async def run(self) -> None:
         """Serve it to its end, whichever side that comes from."""
@@ -67,30 +70,34 @@ class Attachment:
         gone = self._socket.wire.gone
         # Looked at as late as this: of a flood, what was the oldest byte a moment ago is gone.
         self._next = self._exec.ring.first_offset if self._since is None else self._since
-        first = {"type": "attached", "exec": self._exec.to_wire(), "next_offset": self._next}
-        await self._socket.send_text(json.dumps(first))
+        with output.reading(self._exec.transcript, self._next, claims=self._claims) as reader:
+            first = {"type": "attached", "exec": self._exec.to_wire(), "next_offset": self._next}
+            await self._socket.send_text(json.dumps(first))
+            await self._give_from_here(reader, gone)
+
+    async def _give_from_here(self, reader: output.Reading, gone: asyncio.Future[None]) -> None:
         while not gone.done():
             # Asked in this order: what is written between the two questions belongs before the last message.
             ended = not self._exec.running
             if self._next < self._exec.ring.first_offset:
                 raise Closing(FELL_BEHIND, f"first_offset={self._exec.ring.first_offset}")
-            if not await self._give_some():
+            if not await self._give_some(reader):
                 if ended:
                     await self._socket.send_text(json.dumps({"type": "exit", **self._exec.end_to_wire()}))
                     raise Closing(NORMAL, "")
                 await self._exec.news.wait(gone)
 
-    async def _give_some(self) -> bool:
+    async def _give_some(self, reader: output.Reading) -> bool:
         pieces = list(self._exec.ring.read(self._next, _FRAME_BYTES))
         for marker, run in _frames(pieces):
             self._socket.write_bytes(marker, *(bytes(piece.data) for piece in run))
-            self._patience.earn(run[-1].end - self._next)
+            reader.earn(run[-1].end - self._next)
             self._next = run[-1].end
-            with self._patience.while_giving(self._next):
+            with reader.while_giving(self._next):
                 while (room := self._socket.wire.room) is not None:
                     await first_of((room,), None)
         if not pieces:
-            self._patience.renew()
+            reader.renew()
         return bool(pieces)
 
     async def _take_messages(self) -> None:

@@ -19,7 +19,7 @@ from ship.order import Order
 from ship.pipes import Pipes
 from ship.ptys import Pty
 from ship.reap import Nursery, Program
-from ship.ring import Stream
+from ship.ring import Piece, Stream
 from ship.transcript import Transcript
 from ship.waiting import Bell
 from ship.watch import Watch
@@ -41,7 +41,7 @@ _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 
 class Exec:
-    """One exec. `news` rings at output and at the end, `ended` at the end only.
+    """One exec. `news` rings at output and at the end, `ended` at the end and when it begins to wait for its reader.
 
     It prints to a `transcript` of its own unless there is one to go on with.
     """
@@ -64,6 +64,9 @@ class Exec:
         self.ring = self.transcript.ring
         self.news = self.transcript.news
         self.ended = Bell()
+        self._waits_for_reader = order.wait_for_reader_s is not None
+        if order.wait_for_reader_s is not None:
+            self.transcript.claim.expect(order.wait_for_reader_s)
         self.group: int | None = None
         self._size = (order.rows, order.cols)
         self._tty = order.tty
@@ -104,6 +107,7 @@ class Exec:
             "output_bytes": self.ring.next_offset,
             "first_offset": self.ring.first_offset,
             "timed_out": self.timed_out,
+            "wait_for_reader": self._waits_for_reader,
         }
 
     def output_to_wire(self) -> dict[str, object]:
@@ -112,6 +116,13 @@ class Exec:
         return {
             "stdout": base64.b64encode(stdout).decode("ascii"),
             "stderr": base64.b64encode(self.ring.collect("stderr")).decode("ascii"),
+            "truncated": self.ring.first_offset > 0,
+        }
+
+    def chunks_to_wire(self) -> dict[str, object]:
+        """What the ring still holds as it came, for those who want the order of the streams or a terminal's own bytes."""
+        return {
+            "output": [_chunk_to_wire(piece) for piece in self.ring.runs()],
             "truncated": self.ring.first_offset > 0,
         }
 
@@ -133,11 +144,13 @@ class Exec:
         finally:
             self._started.set()
 
-    async def wait_end(self, gone: asyncio.Future[None], timeout_s: float) -> None:
-        """Return when it has ended, the peer is gone, or after `timeout_s`."""
+    async def wait_end(self, gone: asyncio.Future[None], timeout_s: float, *, or_stuck: bool = False) -> None:
+        """Return when it has ended, the peer is gone, or after `timeout_s`; with `or_stuck` when it waits for its reader too."""
         until = time.monotonic() + timeout_s
         with self.watched():
             while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
+                if or_stuck and self.transcript.claim.is_stuck:
+                    return
                 await self.ended.wait(gone, left)
 
     async def write_input(self, data: bytes, gone: asyncio.Future[None] | None = None) -> None:
@@ -238,10 +251,11 @@ class Exec:
         self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
 
     def _hold(self, held: bool) -> None:
-        if self._stdio is None:
+        if self._stdio is None or not self.running:
             return
         if held:
             self._stdio.pause()
+            self.ended.ring()
         else:
             self._stdio.resume()
 
@@ -308,6 +322,7 @@ class Exec:
             return
         if self._stdio is not None:
             self._stdio.finish()
+        self.transcript.claim.over()
         self._settle(self._leader_status)
 
     def _settle(self, status: int) -> None:
@@ -394,6 +409,11 @@ class Execs:
                 self._forget(item.id)
             elif (room := room - item.ring.kept_bytes) < 0:
                 item.ring.forget()
+
+
+def _chunk_to_wire(piece: Piece) -> dict[str, object]:
+    data = base64.b64encode(piece.data).decode("ascii")
+    return {"offset": piece.offset, "stream": piece.stream, "data": data, "t": rfc3339(piece.t)}
 
 
 def _open_stdio(order: Order, take: Callable[[Stream, bytes], None]) -> Pipes | Pty:

@@ -40,6 +40,7 @@ class Order:
     timeout_s: float | None
     max_run_after_disconnect_s: float | None
     ring_bytes: int
+    wait_for_reader_s: float | None
 
 
 def read(body: object, accounts: Accounts) -> Order:
@@ -63,6 +64,7 @@ def read(body: object, accounts: Accounts) -> Order:
         timeout_s=_limit(given, "timeout_s"),
         max_run_after_disconnect_s=_limit(given, "max_run_after_disconnect_s"),
         ring_bytes=_ring_bytes(given.get("ring_bytes")),
+        wait_for_reader_s=_limit(given, "wait_for_reader_s"),
     )
 
 

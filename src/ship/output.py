@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from ship.clock import rfc3339
@@ -34,6 +35,32 @@ class Printing(Protocol):
         ...
 
 
+class Reading(Protocol):
+    """What somebody who reads a transcript says of how far that is."""
+
+    def while_giving(self, next_offset: int) -> AbstractContextManager[None]:
+        """Within, the reader is being given what lies before `next_offset`."""
+        ...
+
+    def earn(self, taken: int) -> None:
+        """The reader took that many bytes."""
+        ...
+
+    def renew(self) -> None:
+        """The reader has all there is."""
+        ...
+
+
+@contextmanager
+def reading(transcript: Transcript, since: int, *, claims: bool) -> Generator[Reading]:
+    """Somebody who reads from `since` on; one that claims the output is the one that the program waits for."""
+    if not claims:
+        yield Patience(transcript)
+        return
+    with transcript.claim.reading(since) as reader:
+        yield reader
+
+
 def check_offset(transcript: Transcript, since: int) -> None:
     """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
     ring = transcript.ring
@@ -56,11 +83,17 @@ def follows(request: Request) -> bool:
     return request.query.get("follow", "false") in ("true", "1")
 
 
-async def lines(request: Request, found: Printing, since: int, follow: bool) -> AsyncGenerator[bytes]:
+def claims(request: Request) -> bool:
+    """Whether the program is to wait for this reader."""
+    return request.query.get("wait_for_reader", "false") in ("true", "1")
+
+
+async def lines(
+    request: Request, found: Printing, since: int, reader: Reading, *, follow: bool
+) -> AsyncGenerator[bytes]:
     """The lines from offset `since` on, which must be there. With `follow` until nothing more is printed, or the peer is gone."""
     gone = request.talk.wire.gone
     ring = found.transcript.ring
-    patience = Patience(found.transcript)
     while True:
         # Asked in this order: what is written between the two questions belongs before the last line.
         ended = not found.running
@@ -69,9 +102,9 @@ async def lines(request: Request, found: Printing, since: int, follow: bool) -> 
             return
         pieces = list(ring.read(since, _READ_BYTES))
         if pieces:
-            patience.earn(pieces[-1].end - since)
+            reader.earn(pieces[-1].end - since)
             since = pieces[-1].end
-            with patience.while_giving(since):
+            with reader.while_giving(since):
                 yield b"".join(line for piece in pieces for line in _lines(piece))
         elif ended:
             yield line(found.end_to_wire())
@@ -79,7 +112,7 @@ async def lines(request: Request, found: Printing, since: int, follow: bool) -> 
         elif not follow or gone.done():
             return
         else:
-            patience.renew()
+            reader.renew()
             await found.transcript.news.wait(gone)
 
 

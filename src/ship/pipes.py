@@ -57,6 +57,7 @@ class OutputPipe:
         """
         self.drain()
         self._take = None
+        self.resume()
 
     def _ready(self) -> None:
         data = self._read(SLICE_BYTES)

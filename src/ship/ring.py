@@ -3,11 +3,15 @@
 Offsets count the bytes of all streams together, from the start of the exec and in the order in which they were
 read. The ring keeps the newest `capacity` bytes and a bounded number of pieces, so that a program that
 writes single bytes by turns to both streams costs no more memory than one that writes blocks.
+
+What is due to a reader that the program waits for stays beyond that, and with it `capacity` bytes before it: they may be
+under way when its connection breaks. Who keeps the program waiting once the ring `is_full` bounds it again.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 Stream = Literal["stdout", "stderr", "tty"]
@@ -44,6 +48,7 @@ class Ring:
         self._most_pieces = max(_FEWEST_PIECES, capacity // _BYTES_PER_PIECE)
         self._pieces: list[Piece] = []
         self._dropped = 0  # pieces at the head of the list that are gone; removed in lots
+        self._due: int | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -54,12 +59,27 @@ class Ring:
         """Whether `offset` lies in the older half of what can be kept, or before it: what is there goes soon."""
         return self.next_offset - offset > self._capacity // 2
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is due to a reader that no more should come."""
+        return self._due_bytes >= self._capacity or (self._due_bytes > 0 and self._too_many())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether so little is due that more may come: some less than makes it full, so that it does not come byte by byte."""
+        return self._due_bytes <= self._capacity // 2 and not self.is_full
+
+    def keep_from(self, offset: int | None) -> None:
+        """What lies from `offset` on is due to a reader, and stays; with None to nobody."""
+        self._due = offset
+        self._evict()
+
     def append(self, stream: Stream, data: bytes, t: float) -> None:
         """Add what was read from `stream` at `t`."""
         if not data:
             return
         if not self._grow_last(stream, data, t):
-            kept = data[-self._capacity :]
+            kept = data if self._due_bytes else data[-self._capacity :]
             offset = self.next_offset + len(data) - len(kept)
             self._pieces.append(Piece(offset, stream, bytearray(kept) if len(kept) < _SMALL else kept, t))
         self.next_offset += len(data)
@@ -84,6 +104,13 @@ class Ring:
             piece.data for piece in self.read(self.first_offset, self.kept_bytes) if piece.stream == stream
         )
 
+    def runs(self) -> Iterator[Piece]:
+        """All that is kept; what one stream gave without another in between is one piece."""
+        kept = self.read(self.first_offset, self.kept_bytes)
+        for stream, group in groupby(kept, key=_stream):
+            pieces = list(group)
+            yield Piece(pieces[0].offset, stream, b"".join(p.data for p in pieces), pieces[0].t)
+
     def forget(self) -> None:
         """Let go of everything; the offsets stay true."""
         self._pieces.clear()
@@ -102,13 +129,25 @@ class Ring:
         last.data += data
         return True
 
+    @property
+    def _due_from(self) -> int:
+        return self.next_offset if self._due is None else min(self._due, self.next_offset)
+
+    @property
+    def _due_bytes(self) -> int:
+        return self.next_offset - self._due_from
+
     def _evict(self) -> None:
-        self.first_offset = max(self.first_offset, self.next_offset - self._capacity)
-        while self._pieces[self._dropped].end <= self.first_offset or self._too_many():
+        due = self._due_from
+        self.first_offset = max(self.first_offset, due - self._capacity)
+        while self._dropped < len(self._pieces) and self._is_to_go(self._pieces[self._dropped], due):
             self._drop_oldest()
         if self._dropped > _COMPACT:
             del self._pieces[: self._dropped]
             self._dropped = 0
+
+    def _is_to_go(self, piece: Piece, due: int) -> bool:
+        return piece.end <= self.first_offset or (piece.end <= due and self._too_many())
 
     def _too_many(self) -> bool:
         return len(self._pieces) - self._dropped > self._most_pieces
@@ -122,3 +161,7 @@ class Ring:
 
 def _offset(piece: Piece) -> int:
     return piece.offset
+
+
+def _stream(piece: Piece) -> Stream:
+    return piece.stream

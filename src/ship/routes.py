@@ -124,7 +124,8 @@ class Routes:
         created = await self._execs.create(wanted)
         if wait_s is None:
             return json_answer(201, created.to_wire())
-        return await _answer_when_ended(request, created, wait_s)
+        await created.wait_end(request.talk.wire.gone, wait_s, or_stuck=True)
+        return _with_output(request, created)
 
     async def _list_execs(self, _request: Request) -> Answer:
         return json_answer(200, {"items": [item.to_wire() for item in self._execs.list()]})
@@ -133,7 +134,8 @@ class Routes:
         wait_s = _wait(request)
         if wait_s is None:
             return json_answer(200, found.to_wire())
-        return await _answer_when_ended(request, found, wait_s)
+        await found.wait_end(request.talk.wire.gone, wait_s)
+        return _with_output(request, found)
 
     async def _end_exec(self, request: Request, found: Exec) -> Answer:
         await found.end(_seconds(request, "grace_s", _DEFAULT_GRACE_S))
@@ -142,7 +144,7 @@ class Routes:
     def _output(self, request: Request, found: Exec) -> Answer:
         since = output.offset(request)
         output.check_offset(found.transcript, since)
-        stream = _stream_output(request, found, since, output.follows(request))
+        stream = _stream_output(request, found, since)
         return Answer(200, stream, "application/x-ndjson")
 
     async def _read_file(self, request: Request) -> Answer:
@@ -216,7 +218,8 @@ def _attach(request: Request, found: Exec) -> Upgrade:
         raise InvalidArgument("attaching takes a WebSocket: ask for the upgrade as RFC 6455 says")
     if since is not None:
         output.check_offset(found.transcript, since)
-    return Upgrade(lambda socket: attach.Attachment(socket, found, since).run())
+    claims = output.claims(request)
+    return Upgrade(lambda socket: attach.Attachment(socket, found, since, claims=claims).run())
 
 
 async def _write_stdin(request: Request, found: Exec) -> Answer:
@@ -254,14 +257,17 @@ async def _read_object(request: Request) -> dict[str, object]:
     return cast("dict[str, object]", body)
 
 
-async def _answer_when_ended(request: Request, found: Exec, wait_s: float) -> Answer:
-    await found.wait_end(request.talk.wire.gone, wait_s)
-    return json_answer(200, {**found.to_wire(), **found.output_to_wire()})
+def _with_output(request: Request, found: Exec) -> Answer:
+    chunked = request.query.get("chunks", "false") in ("true", "1")
+    return json_answer(
+        200, {**found.to_wire(), **(found.chunks_to_wire() if chunked else found.output_to_wire())}
+    )
 
 
-async def _stream_output(request: Request, found: Exec, since: int, follow: bool) -> AsyncGenerator[bytes]:
-    with found.watched():
-        async with aclosing(output.lines(request, found, since, follow)) as lines:
+async def _stream_output(request: Request, found: Exec, since: int) -> AsyncGenerator[bytes]:
+    follow, claims = output.follows(request), output.claims(request)
+    with found.watched(), output.reading(found.transcript, since, claims=claims) as reader:
+        async with aclosing(output.lines(request, found, since, reader, follow=follow)) as lines:
             async for line in lines:
                 yield line
 

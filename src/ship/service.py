@@ -240,6 +240,7 @@ class Service:
             timeout_s=None,
             max_run_after_disconnect_s=None,
             ring_bytes=DEFAULT_RING_BYTES,
+            wait_for_reader_s=None,
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from ship import output, service_order
 from ship.errors import NotFound
 from ship.http import Answer, Request, json_answer
+from ship.patience import Patience
 from ship.service import Service
 from ship.services import Services
 from ship.settings import Settings
@@ -62,4 +63,5 @@ class ServiceRoutes:
 def _logs(request: Request, service: Service) -> Answer:
     since = output.offset(request)
     output.check_offset(service.transcript, since)
-    return Answer(200, output.lines(request, service, since, output.follows(request)), _NDJSON)
+    reader = Patience(service.transcript)
+    return Answer(200, output.lines(request, service, since, reader, follow=output.follows(request)), _NDJSON)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ship.claim import Claim
 from ship.holds import Holds
 from ship.ring import Ring, Stream
 from ship.waiting import Bell
@@ -23,10 +24,12 @@ class Transcript:
     def __init__(self, ring_bytes: int) -> None:
         self.ring = Ring(ring_bytes)
         self.news = Bell()
-        self.holds = Holds(self._hold)
+        self.holds = Holds(self._hold_for_readers)
+        self.claim = Claim(self.ring, self._hold_for_claim)
         self.readers: set[Reader] = set()
         """Those that are being given output just now."""
         self._hold_program: Callable[[bool], None] | None = None
+        self._for_readers = self._for_claim = False
 
     def is_from(self, hold: Callable[[bool], None]) -> None:
         """Another program prints from now on, which `hold` keeps waiting and lets go on."""
@@ -36,10 +39,19 @@ class Transcript:
         """The program printed `data`."""
         self.ring.append(stream, data, time.time())
         self.holds.printed(len(data))
+        self.claim.look()
         for reader in self.readers:
             reader.look()
         self.news.ring()
 
-    def _hold(self, held: bool) -> None:
-        if self._hold_program is not None:
+    def _hold_for_readers(self, held: bool) -> None:
+        self._hold(held, self._for_claim)
+        self._for_readers = held
+
+    def _hold_for_claim(self, held: bool) -> None:
+        self._hold(held, self._for_readers)
+        self._for_claim = held
+
+    def _hold(self, held: bool, otherwise: bool) -> None:
+        if self._hold_program is not None and not otherwise:
             self._hold_program(held)

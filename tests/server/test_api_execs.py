@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 FIELDS = {
     "id", "argv", "pid", "tty", "state", "exit_code", "signal", "started_at", "ended_at", "output_bytes",
     "first_offset", "keep_alive", "timed_out", "stdout", "stderr", "truncated", "rows", "cols", "reason",
+    "wait_for_reader", "output",
 }  # fmt: skip
 UNKNOWN = "exec-" + "0123456789ab" * 2
 

@@ -1,10 +1,8 @@
 """An exec's row is written before Ship is told: it can be asked for at once, and runs once whatever breaks."""
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import closing
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
@@ -27,7 +25,7 @@ KEY = {"Idempotency-Key": "once"}
 class Unreachable(ShipLink):
     """A link that breaks before Ship hears of the exec."""
 
-    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+    async def run(self, *asked: object, **more: object) -> Exec:
         raise ShipError("the connection to the sandbox's runtime broke")
 
     async def list_execs(self, peer: Peer) -> list[Exec]:
@@ -37,7 +35,7 @@ class Unreachable(ShipLink):
 class Full(ShipLink):
     """A link to a Ship that has room for no more execs."""
 
-    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+    async def run(self, *asked: object, **more: object) -> Exec:
         raise Conflict("256 execs are running; end some first")
 
 

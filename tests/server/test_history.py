@@ -224,9 +224,11 @@ class BreaksOff(ShipLink):
         super().__init__()
         self._told = told
 
-    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
+    async def run(
+        self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None, *, chunks: bool = False
+    ) -> Exec:
         if self._told:
-            await super().run(peer, exec_id, body, wait_s)
+            await super().run(peer, exec_id, body, wait_s, chunks=chunks)
         raise ShipError("the connection to the sandbox's runtime broke")
 
 

@@ -96,9 +96,9 @@ class Ship:
         return Ended(answer.json())
 
     @contextmanager
-    def follow(self, exec_id: str, since: int = 0) -> Generator[Iterator[dict[str, Any]]]:
+    def follow(self, exec_id: str, since: int = 0, **more: str) -> Generator[Iterator[dict[str, Any]]]:
         """The lines of an exec's output as they come."""
-        params = {"since": str(since), "follow": "true"}
+        params = {"since": str(since), "follow": "true", **more}
         with self.http.stream("GET", f"/execs/{exec_id}/output", params=params) as answer:
             assert answer.status_code == 200
             yield (json.loads(line) for line in answer.iter_lines())

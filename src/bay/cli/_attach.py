@@ -9,7 +9,7 @@ import typer
 from bay.cli._complete import NameArgument
 from bay.cli._detach import DEFAULT_KEYS, parse_keys
 from bay.cli._execute import PATIENCE_S, CwdOption, DetachKeysOption, StdinOption, UserOption
-from bay.cli._follow import exit_code, follow, pump, say_end
+from bay.cli._follow import exit_code, follow, pump, say_end, unless_lost
 from bay.cli._state import EnvOption, JsonOption, connect, pairs
 from bay.cli._terminal import STDIN, STDOUT, need_terminal, on_terminal, say_how_to_come_back
 from bay.cli._tty import is_terminal, window_size
@@ -70,10 +70,10 @@ def attach(
             with left_running(name, exec_id):
                 return on_terminal(name, box.terminal(rows, cols, exec_id), keys)
         with left_running(name, exec_id), pump(proc, wanted=stdin):
-            follow(proc, as_json)
+            lost = follow(proc, as_json)
     if as_json:
         say_end(proc.info)
-    return exit_code(proc.info)
+    return unless_lost(exit_code(proc.info), lost)
 
 
 @contextmanager
@@ -100,5 +100,5 @@ def logs(
 ) -> int:
     """Show what a command printed, as far back as it is kept."""
     with connect(ctx) as client:
-        follow(client.sandboxes.get(name).execs.get(exec_id), as_json, since, until_end=to_end)
-    return 0
+        proc = client.sandboxes.get(name).execs.get(exec_id)
+        return unless_lost(0, follow(proc, as_json, since, until_end=to_end))

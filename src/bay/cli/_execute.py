@@ -12,7 +12,7 @@ import typer
 from bay.cli._complete import NameArgument
 from bay.cli._copy import put
 from bay.cli._detach import DEFAULT_KEYS, parse_keys
-from bay.cli._follow import exit_code, follow, killed_with_us, pump, say_end
+from bay.cli._follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
 from bay.cli._output import note, print_json, print_line
 from bay.cli._sandboxes import ImageOption, IsolationOption, ProfileOption
 from bay.cli._state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs
@@ -143,10 +143,10 @@ def exec_(
 
 def _how(*, tty: bool, stdin: bool, here: bool = True) -> "SpawnOptions":
     """What the command is to be started with, by the options `-t` and `-i`; `here` is whether this terminal has it."""
+    if not here:
+        return {"tty": tty, "stdin_open": stdin and not tty, "wait_for_reader": False}
     if not tty:
         return {"stdin_open": True} if stdin else {}
-    if not here:
-        return {"tty": True}
     need_terminal()
     rows, cols = window_size(STDOUT)
     return {"tty": True, "rows": rows, "cols": cols}
@@ -161,10 +161,10 @@ def _attend(box: "Box", proc: "Proc", keys: bytes) -> int:
 def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
     """Pass its output on until it ends; take it down with us when we are told to stop or nobody reads."""
     with killed_with_us(proc), pump(proc, wanted=stdin):
-        follow(proc, as_json)
+        lost = follow(proc, as_json, 0)
     if as_json:
         say_end(proc.info)
-    return exit_code(proc.info)
+    return unless_lost(exit_code(proc.info), lost)
 
 
 @contextmanager

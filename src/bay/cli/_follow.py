@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from bay.cli._output import note, print_json
-from bay.errors import BayError, Conflict, NotFound
+from bay.errors import BayError, Conflict, NotFound, OutputGone
 
 if TYPE_CHECKING:
     from bay.client import Proc
@@ -18,25 +18,64 @@ if TYPE_CHECKING:
 TIMED_OUT = 124
 """What timeout(1) exits with."""
 
+INCOMPLETE = 1
+"""What one exits with whose command ended well, but whose output is not all there."""
+
 STOP_S = 2.0
 """How long what is being written may hold up the end."""
 
 _READ_BYTES = 64 << 10
 
 
-def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: bool = True) -> None:
-    """Pass its output on as it comes, until it ends or, without `until_end`, there is no more now."""
-    pass_on(proc.output(since, follow=until_end), as_json, since)
+class Passing:
+    """Passes output on, each stream to its own, and counts what is missing in it from `since` on, or from where it begins."""
+
+    def __init__(self, as_json: bool, since: int | None = None) -> None:
+        self._as_json = as_json
+        self.next = since
+        self.lost = 0
+
+    def all_of(self, chunks: "Iterable[OutputChunk]") -> None:
+        """Pass on what comes, until there is no more."""
+        for chunk in chunks:
+            self._skip_to(chunk.offset)
+            self.next = chunk.offset + len(chunk.data)
+            print_json(chunk) if self._as_json else _pass_on(chunk)
+
+    def skip(self, gone: OutputGone) -> None:
+        """Go on where output is kept again. Raises `gone` when that is nowhere."""
+        first = gone.details.get("first_offset")
+        if not isinstance(first, int) or first <= (self.next or 0):
+            raise gone
+        self._skip_to(first)
+
+    def _skip_to(self, offset: int) -> None:
+        if self.next is None and offset:
+            note(f"the first {offset} bytes of output are no longer kept")
+        self.lost += offset - (offset if self.next is None else self.next)
+        self.next = offset
 
 
-def pass_on(chunks: "Iterable[OutputChunk]", as_json: bool, since: int | None = None) -> None:
-    """Pass output that is kept by offset on as it comes, each stream to its own."""
-    offset = since or 0
-    for chunk in chunks:
-        if chunk.offset > offset:
-            note(f"{chunk.offset - offset} bytes of output were lost: they came faster than they were read")
-        offset = chunk.offset + len(chunk.data)
-        print_json(chunk) if as_json else _pass_on(chunk)
+def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: bool = True) -> int:
+    """Pass its output on as it comes, until it ends or, without `until_end`, there is no more now; how many bytes were lost.
+
+    The command waits for us: they are, where a connection was broken for too long.
+    """
+    passing = Passing(as_json, since)
+    while True:
+        try:
+            passing.all_of(proc.output(passing.next, follow=until_end, wait_for_reader=until_end or None))
+            return passing.lost
+        except OutputGone as gone:
+            passing.skip(gone)
+
+
+def unless_lost(code: int, lost: int) -> int:
+    """The exit code of what passed output on: not 0 when `lost` bytes of it are missing, which is said."""
+    if not lost:
+        return code
+    note(f"{lost} bytes of output were lost on the way")
+    return code or INCOMPLETE
 
 
 @contextmanager

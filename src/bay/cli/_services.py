@@ -8,7 +8,7 @@ import typer
 
 from bay.cli._complete import NameArgument
 from bay.cli._execute import CwdOption, UserOption
-from bay.cli._follow import pass_on
+from bay.cli._follow import Passing, unless_lost
 from bay.cli._output import print_columns, print_json
 from bay.cli._state import EnvOption, JsonOption, connect, pairs
 from bay.cli._tree import COMMAND, Tree
@@ -142,8 +142,9 @@ def logs(
 ) -> int:
     """Show what a service printed, as far back as it is kept."""
     with connect(ctx) as client:
-        pass_on(client.sandboxes.get(name).services.logs(service, since, follow=to_end), as_json, since)
-    return 0
+        passing = Passing(as_json, since)
+        passing.all_of(client.sandboxes.get(name).services.logs(service, since, follow=to_end))
+    return unless_lost(0, passing.lost)
 
 
 def _said(changed: "list[Service]", as_json: bool) -> int:

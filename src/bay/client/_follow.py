@@ -4,11 +4,14 @@ import time
 from dataclasses import replace
 
 from bay.client._wire import Json, backoff, line_object, model
-from bay.errors import BayError, OutputGone
+from bay.errors import BayError, OutputGone, Timeout
 from bay.models import Exec, OutputChunk
 
 STEADY_S = 5.0
 """A connection that stood so long was a good one, also when nothing came over it: its end begins a new count of failures."""
+
+_EARLY_S = 0.001
+"""A timer may end so much before its time."""
 
 
 class Patience:
@@ -42,6 +45,36 @@ class Patience:
         if now + pause - self._failing_since > self._retry_s:
             raise error
         return pause
+
+
+class Limit:
+    """How long may be read, or, when it is `renewed` by all that comes, how long nothing may come. Without `limit_s` for ever."""
+
+    def __init__(self, limit_s: float | None, message: str, *, renewed: bool = False) -> None:
+        self._limit_s = limit_s
+        self._message = message
+        self._renewed = renewed
+        self._until: float | None = None
+        self._start()
+
+    def came(self) -> None:
+        """Something came. Raises Timeout when it came too late."""
+        if self._renewed:
+            self._start()
+        elif self._until is not None:
+            self.left_s()
+
+    def left_s(self) -> float | None:
+        """How much longer, in seconds. Raises Timeout when the time is over."""
+        if self._until is None:
+            return None
+        left_s = self._until - time.monotonic()
+        if left_s <= _EARLY_S:
+            raise Timeout(self._message)
+        return left_s
+
+    def _start(self) -> None:
+        self._until = None if self._limit_s is None else time.monotonic() + self._limit_s
 
 
 class Place:
@@ -82,14 +115,16 @@ class Place:
 
 
 class Lined(Place):
-    """A position in output that comes line by line; `what` is whose output it is."""
+    """A position in output that comes line by line; `what` is whose output it is, `limit` for how long it is read."""
 
-    def __init__(self, what: str, since: int | None, retry_s: float) -> None:
+    def __init__(self, what: str, since: int | None, retry_s: float, limit: Limit | None = None) -> None:
         super().__init__(since, retry_s)
         self.what = what
+        self.limit = limit or Limit(None, "")
 
     def accept(self, line: bytes) -> OutputChunk | None:
-        """The new bytes on `line`; None for the last line, which tells how it ended."""
+        """The new bytes on `line`; None for the last line, which tells how it ended. Raises Timeout."""
+        self.limit.came()
         data = line_object(line)
         if "data" in data:
             return self.take(model(OutputChunk, data))
@@ -104,8 +139,8 @@ class Lined(Place):
 class Cursor(Lined):
     """The position in the output of `info` of someone who reads it line by line."""
 
-    def __init__(self, info: Exec, since: int | None, retry_s: float) -> None:
-        super().__init__(info.id, since, retry_s)
+    def __init__(self, info: Exec, since: int | None, retry_s: float, limit: Limit | None = None) -> None:
+        super().__init__(info.id, since, retry_s, limit)
         self.info = info
 
     def _end(self, data: Json) -> None:

@@ -86,12 +86,19 @@ class Door:
     """
 
     def __init__(
-        self, sandbox_id: str, exec_id: str | None, *, repaint: bool, size: Json | None = None
+        self,
+        sandbox_id: str,
+        exec_id: str | None,
+        *,
+        repaint: bool,
+        size: Json | None = None,
+        claims: bool = False,
     ) -> None:
         self._sandbox_id = sandbox_id
         self._size = size
         self._exec_id = exec_id
         self._repaint = repaint
+        self._claims = claims
 
     @property
     def starts_a_shell(self) -> bool:
@@ -108,7 +115,11 @@ class Door:
         """Its query. Without a `since` it is the last screen that comes first, where that was asked for."""
         if self._size is not None or self._exec_id is None:
             return given(**(self._size or {}), exec=self._exec_id)
-        return given(since=since, repaint="true" if self._repaint and since is None else None)
+        return given(
+            since=since,
+            repaint="true" if self._repaint and since is None else None,
+            wait_for_reader="true" if self._claims else None,
+        )
 
     def opened(self, exec_id: str) -> None:
         """It led to that exec, to which one comes back."""

@@ -265,6 +265,7 @@ class SpawnOptions(TypedDict, total=False):
     `timeout_s`, `cwd`, `env`, `user`, `stdin` and `keep_alive` are as for `box.run`. With `tty` it runs on a terminal
     of `rows` (24) and `cols` (80), which is its stdin too; without, `stdin_open` keeps stdin open for `proc.write`.
     It is ended when nobody has been attached, following or waiting for `max_run_after_disconnect_s` seconds.
+    Unless `wait_for_reader` is False, it waits at a full buffer for the reader of its output, for up to 30 s while there is none.
     """
 
     timeout_s: float | None
@@ -278,12 +279,14 @@ class SpawnOptions(TypedDict, total=False):
     cols: int | None
     stdin_open: bool | None
     max_run_after_disconnect_s: float | None
+    wait_for_reader: bool | None
 
 
 def spawn_body(command: str | Sequence[str], options: SpawnOptions) -> Json:
     """The body of an exec that is not waited for."""
-    rest = {name: value for name, value in options.items() if name != "stdin"}
-    return exec_body(command, options.get("stdin"), **rest)
+    rest: Json = {name: value for name, value in options.items() if name != "stdin"}
+    reader = rest.pop("wait_for_reader", None)
+    return exec_body(command, options.get("stdin"), wait_for_reader=reader is not False, **rest)
 
 
 def wait_slice(remaining_s: float | None) -> float:

@@ -7,13 +7,16 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, ValidationError
 
 from bay.errors import BY_CODE, BayError, ShipError
-from bay.models import Exec, ExecState, Stream
+from bay.models import Exec, ExecState, OutputChunk, Stream
 
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
 _PASSED_ON = frozenset(
     ("validation_error", "invalid_path", "file_not_found", "not_found", "forbidden", "conflict", "output_gone",
      "payload_too_large", "range_not_satisfiable", "storage_full", "port_closed")
 )  # fmt: skip
+
+# Of one that keeps two rings of 16 MiB and 256 bytes a piece.
+_MOST_CHUNKS = 140_000
 
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -25,6 +28,19 @@ M = TypeVar("M", bound=BaseModel)
 
 
 Numbers = Annotated[list[Count], Field(max_length=1000)]
+
+
+class Chunk(BaseModel):
+    """A line of an exec's output, checked."""
+
+    offset: Count
+    stream: Stream
+    data: Base64Bytes
+    t: Moment
+
+    def to_chunk(self) -> OutputChunk:
+        """The same as the noun the rest of Bay uses."""
+        return OutputChunk(offset=self.offset, stream=self.stream, data=self.data, t=self.t)
 
 
 class ShipExec(BaseModel):
@@ -44,14 +60,23 @@ class ShipExec(BaseModel):
     timed_out: bool
     rows: Annotated[int, Field(ge=1, le=1000)] | None = None
     cols: Annotated[int, Field(ge=1, le=1000)] | None = None
+    wait_for_reader: bool = False
     stdout: Base64Bytes | None = None
     stderr: Base64Bytes | None = None
+    output: Annotated[list[Chunk], Field(max_length=_MOST_CHUNKS, fail_fast=True)] | None = None
     truncated: bool = False
 
     def to_exec(self) -> Exec:
         """The same as the noun the rest of Bay uses; output that is not UTF-8 is shown with U+FFFD."""
-        values = self.model_dump(exclude={"argv", "stdout", "stderr"})
-        return Exec(argv=tuple(self.argv), stdout=_text(self.stdout), stderr=_text(self.stderr), **values)
+        values = self.model_dump(exclude={"argv", "stdout", "stderr", "output"})
+        output = None if self.output is None else tuple(chunk.to_chunk() for chunk in self.output)
+        return Exec(
+            argv=tuple(self.argv),
+            stdout=_text(self.stdout),
+            stderr=_text(self.stderr),
+            output=output,
+            **values,
+        )
 
 
 class ShipExecs(BaseModel):
@@ -90,15 +115,6 @@ class Written(BaseModel):
 
     path: Annotated[str, Field(max_length=65536)]
     size: Count
-
-
-class Chunk(BaseModel):
-    """A line of an exec's output, checked."""
-
-    offset: Count
-    stream: Stream
-    data: Base64Bytes
-    t: Moment
 
 
 class TakenInput(BaseModel):

@@ -98,13 +98,18 @@ class ShipLink:
             )
         return True
 
-    async def run(self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None) -> Exec:
-        """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output."""
-        return await self._call_exec(peer, exec_id, "POST", "/execs", body, wait_s)
+    async def run(
+        self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None, *, chunks: bool = False
+    ) -> Exec:
+        """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output.
 
-    async def get_exec(self, peer: Peer, exec_id: str, wait_s: float | None) -> Exec:
-        """The exec as it stands; with `wait_s` as in `run`."""
-        return await self._call_exec(peer, exec_id, "GET", f"/execs/{exec_id}", None, wait_s)
+        One that waits for a reader is returned, too, once it stands still for want of that.
+        """
+        return await self._call_exec(peer, exec_id, "POST", "/execs", body, wait_s, chunks=chunks)
+
+    async def get_exec(self, peer: Peer, exec_id: str, wait_s: float | None, *, chunks: bool = False) -> Exec:
+        """The exec as it stands; with `wait_s` when it ended or the seconds are over, with its output."""
+        return await self._call_exec(peer, exec_id, "GET", f"/execs/{exec_id}", None, wait_s, chunks=chunks)
 
     async def list_execs(self, peer: Peer) -> list[Exec]:
         """Every exec that Ship still knows of."""
@@ -116,31 +121,35 @@ class ShipLink:
         return await self._call_exec(peer, exec_id, "DELETE", f"/execs/{exec_id}", None, None)
 
     def output(
-        self, peer: Peer, exec_id: str, since: int, follow: bool
+        self, peer: Peer, exec_id: str, since: int, follow: bool, *, claims: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
-        """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended."""
-        return self.output_at(peer, f"/execs/{exec_id}/output", since, follow)
+        """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended.
+
+        With `claims` this is the reader that the exec waits for.
+        """
+        return self.output_at(peer, f"/execs/{exec_id}/output", since, follow, claims=claims)
 
     @asynccontextmanager
     async def output_at(
-        self, peer: Peer, path: str, since: int, follow: bool
+        self, peer: Peer, path: str, since: int, follow: bool, *, claims: bool = False
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd]]:
         """The same of whatever Ship keeps the output of, by the path of that."""
-        query = {"since": since, "follow": "true" if follow else "false"}
+        query = {"since": since, "follow": _flag(follow), "wait_for_reader": _flag(claims)}
         async with self.open(peer, "GET", path, query, deadline_s=self._deadline_s) as (wire, _):
             if follow:
                 wire.set_deadline(None)  # a command may be silent for days
-            yield _parse_output(wire.body())
+            yield _parse_output(wire.body(), since)
 
     @asynccontextmanager
     async def attach(
-        self, peer: Peer, exec_id: str, since: int | None = None
+        self, peer: Peer, exec_id: str, since: int | None = None, *, claims: bool = False
     ) -> AsyncGenerator[Attachment, None]:
         """An exec's live output from byte `since` on (None: the oldest that is kept), and its input.
 
-        Raises OutputGone or BadRequest for an offset that is not there, NotFound for an unknown exec.
+        With `claims` this is the reader that the exec waits for. Raises OutputGone or BadRequest for an offset that is not there, NotFound for an unknown exec.
         """
-        path = f"/execs/{exec_id}/attach" + ("" if since is None else f"?since={since}")
+        query = ({} if since is None else {"since": since}) | ({"wait_for_reader": "true"} if claims else {})
+        path = f"/execs/{exec_id}/attach" + (f"?{urlencode(query)}" if query else "")
         async with self.open_socket(peer, path) as (wire, socket):
             with _translated(f"GET {path}", self._deadline_s):
                 attachment = await Attachment.begin(socket, exec_id)
@@ -275,8 +284,10 @@ class ShipLink:
         path: str,
         body: Mapping[str, Any] | None,
         wait_s: float | None,
+        *,
+        chunks: bool = False,
     ) -> Exec:
-        query = {} if wait_s is None else {"wait": wait_s}
+        query = {} if wait_s is None else {"wait": wait_s, "chunks": _flag(chunks)}
         deadline = self._deadline_s + (wait_s or 0)
         found = await self.call(peer, ShipExec, method, path, query, body, deadline, _EXEC_ANSWER)
         if found.id != exec_id:
@@ -355,6 +366,10 @@ class ShipLink:
             wire.close()
 
 
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
 @contextmanager
 def _translated(call: str, deadline_s: float) -> Generator[None]:
     try:
@@ -365,9 +380,22 @@ def _translated(call: str, deadline_s: float) -> Generator[None]:
         raise ShipError("the connection to the sandbox's runtime broke") from error
 
 
-async def _parse_output(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[OutputChunk | OutputEnd, None]:
+async def _parse_output(
+    chunks: AsyncGenerator[bytes, None], since: int
+) -> AsyncGenerator[OutputChunk | OutputEnd, None]:
+    """What the lines say, up to the one that says how it ended. Each begins where the one before it ended."""
+    ended = False
     async for line in lines(chunks):
-        yield _parse_line(line)
+        item = _parse_line(line)
+        if ended:
+            raise ShipError("the sandbox's runtime went on after the end of the output")
+        if isinstance(item, OutputEnd):
+            ended = True
+        elif item.offset != since:
+            raise ShipError(f"the sandbox's runtime sent output at {item.offset} and not at {since}")
+        else:
+            since += len(item.data)
+        yield item
 
 
 def _parse_line(line: bytes) -> OutputChunk | OutputEnd:
@@ -375,8 +403,7 @@ def _parse_line(line: bytes) -> OutputChunk | OutputEnd:
         raise refusal(410, line)
     if b'"offset"' not in line[:16]:
         return parse(OutputEnd, line)
-    chunk = parse(Chunk, line)
-    return OutputChunk(offset=chunk.offset, stream=chunk.stream, data=chunk.data, t=chunk.t)
+    return parse(Chunk, line).to_chunk()
 
 
 async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

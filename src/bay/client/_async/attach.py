@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from bay.client._async.http import AsyncHttp
+from bay.client._follow import Limit
 from bay.client._frames import (
     EOF_FRAME,
     Door,
@@ -83,6 +84,15 @@ class AsyncAttachment:
     def __aiter__(self) -> AsyncGenerator[OutputChunk, None]:
         return self._chunks()
 
+    async def read(self, timeout_s: float | None = None) -> OutputChunk | None:
+        """What it prints next; None once it has ended. Raises Timeout when nothing comes for `timeout_s` seconds."""
+        limit = Limit(timeout_s, f"{self.info.id} has printed nothing for {timeout_s} s")
+        while not (self._progress.ended or self._closed):
+            chunk = await self._next(self._open_line(), limit)
+            if chunk is not None:
+                return chunk
+        return None
+
     async def write(self, data: str | bytes) -> None:
         """Give it input; waits while the way to it is full. Raises Conflict when it has ended.
 
@@ -104,15 +114,14 @@ class AsyncAttachment:
         await self._send(signal_frame(signal))
 
     async def _chunks(self) -> AsyncGenerator[OutputChunk, None]:
-        while not (self._progress.ended or self._closed):
-            chunk = await self._next(self._open_line())
-            if chunk is not None:
-                yield chunk
+        while (chunk := await self.read()) is not None:
+            yield chunk
 
-    async def _next(self, line: _AsyncLine) -> OutputChunk | None:
+    async def _next(self, line: _AsyncLine, limit: Limit) -> OutputChunk | None:
         try:
-            frame = await line.socket.receive()
+            frame = await line.socket.receive(limit.left_s())
         except (OutputGone, HostError, ConnectionFailed) as error:
+            limit.left_s()
             if not self._closed:
                 await self._mend(line, error)
             return None

@@ -21,7 +21,7 @@ from bay.client._async.tunnel import AsyncTunnel
 from bay.client._frames import Door, Progress
 from bay.client._local import Progress as ProgressCall
 from bay.client._local import Source, Target
-from bay.client._results import RunResult
+from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import async_cleanup
 from bay.client._wire import (
     Call,
@@ -100,17 +100,21 @@ class AsyncBox:
         stdin: str | bytes | None = None,
         keep_alive: bool = True,
         check: bool = False,
+        max_output_bytes: int = DEFAULT_OUTPUT_BYTES,
+        keep: Keep = "tail",
     ) -> RunResult:
         """Run a command to its end. A string goes through a shell, a sequence is run as it is.
 
         After `timeout_s` seconds (None: no limit) the command and all it started are ended and the
         result says `timed_out`. `cwd` is absolute or relative to /workspace; `env` adds to the sandbox's; `user`
         may be ``"root"`` where the profile allows it. With `keep_alive=False` its running is no activity, and
-        an idle sandbox is frozen with it. Raises CommandFailed with `check=True` when it
-        did not exit with 0. A cancelled call leaves the command running until its time limit.
+        an idle sandbox is frozen with it. The result has all that it printed, up to `max_output_bytes` (16 MiB, up to 1 GiB);
+        of more it has the last bytes, or with `keep` the first (``"head"``) or half of each (``"both"``), and is not `ok`.
+        Raises CommandFailed with `check=True` when it is not. When the call is cancelled the command is ended.
         """
+        collected = Collected(max_output_bytes, keep)
         result = await self.execs.run(
-            command, stdin, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
+            command, stdin, collected, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
         )
         return result.check() if check else result
 

@@ -92,15 +92,20 @@ class AsyncHttp:
             await async_sleep(pause)
 
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncGenerator[httpx.Response, None]:
-        """The answer to `call` while it arrives. One attempt: only the reader knows where to go on."""
+    async def stream(
+        self, call: Call, silence_s: float | None = None
+    ) -> AsyncGenerator[httpx.Response, None]:
+        """The answer to `call` while it arrives. One attempt: only the reader knows where to go on.
+
+        Raises Timeout when nothing comes for `silence_s`, or for as long as any call may take.
+        """
         with http_errors(self.config.url):
             request = self._client.stream(
                 call.method,
                 call.address,
                 content=call.json_content,
                 headers=call.all_headers,
-                timeout=self._timeout(call),
+                timeout=self._timeout(call, silence_s),
             )
             async with request as response:
                 if not response.is_success:
@@ -108,7 +113,8 @@ class AsyncHttp:
                 check(response, self.config.url)
                 yield response
 
-    def _timeout(self, call: Call) -> httpx.Timeout:
+    def _timeout(self, call: Call, silence_s: float | None = None) -> httpx.Timeout:
         timeout_s = self.config.timeout_s
         longer_s = timeout_s + call.wait_s
-        return httpx.Timeout(timeout_s, read=longer_s, write=longer_s, connect=min(timeout_s, CONNECT_S))
+        read_s = longer_s if silence_s is None else min(longer_s, silence_s)
+        return httpx.Timeout(timeout_s, read=read_s, write=longer_s, connect=min(timeout_s, CONNECT_S))

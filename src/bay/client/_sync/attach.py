@@ -6,6 +6,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Self
 
+from bay.client._follow import Limit
 from bay.client._frames import (
     EOF_FRAME,
     Door,
@@ -85,6 +86,15 @@ class Attachment:
     def __iter__(self) -> Generator[OutputChunk, None, None]:
         return self._chunks()
 
+    def read(self, timeout_s: float | None = None) -> OutputChunk | None:
+        """What it prints next; None once it has ended. Raises Timeout when nothing comes for `timeout_s` seconds."""
+        limit = Limit(timeout_s, f"{self.info.id} has printed nothing for {timeout_s} s")
+        while not (self._progress.ended or self._closed):
+            chunk = self._next(self._open_line(), limit)
+            if chunk is not None:
+                return chunk
+        return None
+
     def write(self, data: str | bytes) -> None:
         """Give it input; waits while the way to it is full. Raises Conflict when it has ended.
 
@@ -106,15 +116,14 @@ class Attachment:
         self._send(signal_frame(signal))
 
     def _chunks(self) -> Generator[OutputChunk, None, None]:
-        while not (self._progress.ended or self._closed):
-            chunk = self._next(self._open_line())
-            if chunk is not None:
-                yield chunk
+        while (chunk := self.read()) is not None:
+            yield chunk
 
-    def _next(self, line: _Line) -> OutputChunk | None:
+    def _next(self, line: _Line, limit: Limit) -> OutputChunk | None:
         try:
-            frame = line.socket.receive()
+            frame = line.socket.receive(limit.left_s())
         except (OutputGone, HostError, ConnectionFailed) as error:
+            limit.left_s()
             if not self._closed:
                 self._mend(line, error)
             return None

@@ -4,20 +4,21 @@
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Literal, Unpack
 
-from bay.client._follow import Cursor
+from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
-from bay.client._results import RunResult, run_result
-from bay.client._seam import sleep
+from bay.client._results import Collected, RunResult, chunks_of
+from bay.client._seam import cleanup, sleep
 from bay.client._sync.attach import Attachment
 from bay.client._sync.http import Body, Http
 from bay.client._sync.output import read_output
 from bay.client._wire import (
     Call,
     Json,
+    Params,
     SpawnOptions,
     exec_body,
     items,
@@ -28,7 +29,7 @@ from bay.client._wire import (
     spawn_body,
     wait_slice,
 )
-from bay.errors import Conflict, NotFound, Timeout
+from bay.errors import BayError, Conflict, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
 
@@ -42,13 +43,24 @@ TAKING_S = 86_400.0
 """How long a command may leave what is written to it unread."""
 
 
-class Proc:
-    """A command that was started in a sandbox. `info` is what was last heard of it."""
+ENDING_S = 5.0
+"""How long the end of a command that was given up is tried for, which may not have begun yet."""
 
-    def __init__(self, http: Http, sandbox_id: str, info: Exec) -> None:
+
+class Proc:
+    """A command that was started in a sandbox. `info` is what was last heard of it.
+
+    Unless it was started with `wait_for_reader=False` it waits for what reads its output: its first `output`, `attach` or
+    `wait` gets every byte.
+    """
+
+    def __init__(self, http: Http, sandbox_id: str, info: Exec, collected: Collected | None = None) -> None:
         self._http = http
         self._sandbox_id = sandbox_id
         self.info = info
+        self._collected = collected if info.wait_for_reader else None
+        """What `wait` has read so far; None where the output is read by others."""
+        self._was_read = False
 
     @property
     def id(self) -> str:
@@ -69,31 +81,44 @@ class Proc:
         return self.info
 
     def wait(self, timeout_s: float | None = None) -> RunResult:
-        """Wait until it has ended, for ever without a `timeout_s` (seconds).
+        """Wait until it has ended, for ever without a `timeout_s` (seconds), and give what it printed.
 
-        Raises Timeout when it still runs then; it is left running.
+        Of a command that was started here, and whose output is not read otherwise, that is all up to 16 MiB, else what the
+        server still keeps. Raises Timeout when it still runs then; it is left running.
         """
+        if self._collected is not None:
+            return self._collect(self._collected, timeout_s)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             info = self._get(wait_s=wait_slice(left))
             if info.state != "running":
-                return run_result(info)
+                return self._result(Collected(), info)
             if left is not None and left <= 0:
-                raise Timeout(f"{self.id} still runs after {timeout_s} s; wait longer, or kill it")
+                raise still_running(self.id, timeout_s)
             sleep(BETWEEN_S)
 
-    def output(self, since: int | None = None, *, follow: bool = True) -> Generator[OutputChunk, None, None]:
+    def output(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        timeout_s: float | None = None,
+        wait_for_reader: bool | None = None,
+    ) -> Generator[OutputChunk, None, None]:
         """What it prints, stdout and stderr in the order in which they came, until it ends.
 
-        `since` is a byte offset from the start of its output; None is the oldest byte still kept,
-        in which case a gap shows as a jump of `offset` and is no error. Raises OutputGone when
-        output from a given `since` on is no longer kept. A dropped connection is taken up again
-        where it broke, for as long as the client's `retry_s`. With `follow=False` it ends with
-        what there is now. After the end `info` says how the command ended.
+        `since` is a byte offset from the start of its output; None is its start when this is the first to read a command that was
+        started here, else the oldest byte still kept, in which case a gap shows as a jump of `offset` and is no error.
+        Raises OutputGone when output from there on is no longer kept, and Timeout when nothing comes for `timeout_s` seconds. A
+        dropped connection is taken up again where it broke, for as long as the client's `retry_s`. With `follow=False` it
+        ends with what there is now. With `wait_for_reader` the command waits for this reader, also when it was not started for
+        one; a key that may only read cannot have it wait. After the end `info` says how the command ended.
         """
-        cursor = Cursor(self.info, since, self._http.config.retry_s)
-        call_from = partial(self._output_call, follow)
+        limit = Limit(timeout_s, f"{self.id} has printed nothing for {timeout_s} s", renewed=True)
+        cursor = Cursor(self.info, self._begin(since), self._http.config.retry_s, limit)
+        claims = self.info.wait_for_reader if wait_for_reader is None else wait_for_reader
+        call_from = partial(self._output_call, follow, claims)
         with closing(read_output(self._http, cursor, call_from, follow=follow)) as chunks:
             yield from chunks
         self.info = cursor.info
@@ -104,8 +129,11 @@ class Proc:
         `since` is as for `output`. With `repaint`, for a command on a terminal, its last screen is drawn, by a chunk
         that has no place in the count of bytes: at the beginning, unless there is a `since`; and where output is gone.
         """
+        begin = self._begin(since)
+        since = since if repaint else begin
         progress = Progress(self.info, since, self._http.config.retry_s, repaint=repaint)
-        return Attachment(self._http, Door(self._sandbox_id, self.id, repaint=repaint), progress)
+        door = Door(self._sandbox_id, self.id, repaint=repaint, claims=self.info.wait_for_reader)
+        return Attachment(self._http, door, progress)
 
     def write(self, data: str | bytes) -> None:
         """Give it input; returns when it, or the pipe to it, has taken all.
@@ -138,6 +166,31 @@ class Proc:
         call = Call(method="GET", path=self._path("screen"), params=params, safe=True)
         return model(Screen, self._http.json(call))
 
+    def _begin(self, since: int | None) -> int | None:
+        """Where a reader begins that asks for `since`."""
+        is_first = self._collected is not None and not self._collected.next_offset
+        self._collected, self._was_read = None, True
+        return 0 if since is None and is_first else since
+
+    def _collect(self, collected: Collected, timeout_s: float | None) -> RunResult:
+        """Read its output into `collected` until it ends."""
+        limit = Limit(timeout_s, str(still_running(self.id, timeout_s)))
+        cursor = Cursor(self.info, None, self._http.config.retry_s, limit)
+        cursor.next = collected.next_offset
+        call_from = partial(self._output_call, True, True)
+        with closing(read_output(self._http, cursor, call_from, follow=True)) as chunks:
+            for chunk in chunks:
+                collected.add((chunk,))
+        self.info = cursor.info
+        with suppress(NotFound):  # it has ended long ago
+            self.refresh()
+        return collected.result(self.info)
+
+    def _result(self, collected: Collected, info: Exec) -> RunResult:
+        """The result of a command that has ended, with what `info` brings of its output."""
+        collected.add(chunks_of(info))
+        return collected.result(info, was_read=self._was_read)
+
     def _post(self, what: Literal["signal", "resize"], **body: object) -> Exec:
         # A size sent twice is the same size; a signal sent twice is two signals.
         call = Call(method="POST", path=self._path(what), body=body, safe=what == "resize")
@@ -150,18 +203,23 @@ class Proc:
         path = self._path("stdin")
         return Call(method="POST", path=path, params=params, headers=headers, wait_s=TAKING_S)
 
-    def _output_call(self, follow: bool, since: int) -> Call:
-        params: dict[str, str | int] = {"since": since, "follow": "true" if follow else "false"}
+    def _output_call(self, follow: bool, claims: bool, since: int) -> Call:
+        params: Params = {"since": since, "follow": follow, "wait_for_reader": claims}
         return Call(method="GET", path=self._path("output"), params=params, safe=True)
 
     def _get(self, wait_s: float | None) -> Exec:
-        params = {} if wait_s is None else {"wait": wait_s}
+        params: Params = {} if wait_s is None else {"wait": wait_s, "chunks": True}
         call = Call(method="GET", path=self._path(), params=params, safe=True, wait_s=wait_s or 0.0)
         self.info = model(Exec, self._http.json(call))
         return self.info
 
     def _path(self, *rest: str) -> str:
         return sandbox_path(self._sandbox_id, "execs", self.id, *rest)
+
+
+def still_running(exec_id: str, timeout_s: float | None) -> Timeout:
+    """The error of one who waited in vain."""
+    return Timeout(f"{exec_id} still runs after {timeout_s} s; wait longer, or kill it")
 
 
 def _pieces(data: bytes) -> Body:
@@ -200,24 +258,55 @@ class Execs:
 
     def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> Proc:
         """Start a command and return at once; see `SpawnOptions`, and `Box.run` for the rest."""
-        return Proc(self._http, self._sandbox_id, self._start(spawn_body(command, options), None))
+        info = self._start(spawn_body(command, options), new_id("exec"), None)
+        return Proc(self._http, self._sandbox_id, info, Collected())
 
-    def run(self, command: str | Sequence[str], stdin: str | bytes | None, **options: object) -> RunResult:
-        """Start a command and wait for its end: one request when it ends within a wait slice."""
+    def run(
+        self,
+        command: str | Sequence[str],
+        stdin: str | bytes | None,
+        collected: Collected,
+        **options: object,
+    ) -> RunResult:
+        """Start a command and wait for its end: one request when it ends within a wait slice, and prints no more than is kept.
+
+        When the caller gives up, the command is ended.
+        """
         limit = options.get("timeout_s")
         limit_s = limit + GRACE_S if isinstance(limit, int | float) else None
-        info = self._start(exec_body(command, stdin, **options), wait_slice(limit_s))
-        if info.state != "running":
-            return run_result(info)
-        return Proc(self._http, self._sandbox_id, info).wait(limit_s)
-
-    def _start(self, body: Json, wait_s: float | None) -> Exec:
-        # The id is ours and is the idempotency key too, so sending the start twice cannot run the command twice.
+        body = exec_body(command, stdin, wait_for_reader=True, **options)
         exec_id = new_id("exec")
+        try:
+            info = self._start(body, exec_id, wait_slice(limit_s))
+            if info.state != "running":
+                collected.add(chunks_of(info))
+                return collected.result(info)
+            return Proc(self._http, self._sandbox_id, info, collected).wait(limit_s)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # cancelled, or interrupted
+                with cleanup():
+                    self._end(exec_id)
+            raise
+
+    def _end(self, exec_id: str) -> None:
+        """End a command that nobody waits for any more, and which may be starting just now."""
+        call = Call(method="DELETE", path=sandbox_path(self._sandbox_id, "execs", exec_id), safe=True)
+        until = time.monotonic() + ENDING_S
+        while time.monotonic() < until:
+            try:
+                self._http.json(call)
+                return
+            except NotFound:
+                sleep(ENDING_S / 20)
+            except BayError:
+                return
+
+    def _start(self, body: Json, exec_id: str, wait_s: float | None) -> Exec:
+        # The id is ours and is the idempotency key too, so sending the start twice cannot run the command twice.
         call = Call(
             method="POST",
             path=sandbox_path(self._sandbox_id, "execs"),
-            params={} if wait_s is None else {"wait": wait_s},
+            params={} if wait_s is None else {"wait": wait_s, "chunks": True},
             body={**body, "id": exec_id},
             headers={"Idempotency-Key": exec_id},
             safe=True,

@@ -32,7 +32,7 @@ def _connection(
     connected = False
     error: BayError
     try:
-        with http.stream(call_from(place.next)) as response:
+        with http.stream(call_from(place.next), place.limit.left_s()) as response:
             connected = True
             place.opened()
             with closing(accepted(response, place)) as chunks:
@@ -46,7 +46,9 @@ def _connection(
         return
     except (HostError, ConnectionFailed) as failed:
         # What prints nothing for a while looks like a timeout: ask again, it costs nothing.
-        if connected and isinstance(failed, Timeout):
-            return
+        if isinstance(failed, Timeout):
+            place.limit.left_s()
+            if connected:
+                return
         error = failed
     sleep(place.pause(error))

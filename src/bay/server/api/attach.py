@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, WebSocket
 from bay.errors import BayError
 from bay.models import Screen
 from bay.server.api.deps import ERRORS, Reader, Services, SocketWriter, Svc
+from bay.server.api.output import WaitForReader
 from bay.server.api.relay import accepted, relay
 from bay.server.auth import Caller
 from bay.server.replies import WireResponse
@@ -35,9 +36,12 @@ async def attach(
     exec_id: str,
     since: Since = None,
     repaint: Repaint = False,
+    wait_for_reader: WaitForReader = False,
 ) -> None:
     """Output as it comes, input as it is typed; leaves the exec running."""
-    attached = services.attachments.attach(caller, sandbox_id, exec_id, since, repaint=repaint)
+    attached = services.attachments.attach(
+        caller, sandbox_id, exec_id, since, repaint=repaint, claims=wait_for_reader
+    )
     await _serve(socket, attached, AsyncExitStack())
 
 

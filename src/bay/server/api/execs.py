@@ -24,7 +24,7 @@ from bay.server.api.deps import (
     listing,
 )
 from bay.server.api.history import Description, Tags
-from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
+from bay.server.api.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
 from bay.server.frames import Rows
 from bay.server.replies import WireResponse
 from bay.server.services.execs import NewExec
@@ -37,6 +37,9 @@ router = APIRouter(
 )
 
 Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, pattern=r"^[^\x00]*$")]
+Chunks = Annotated[
+    bool, Query(description="With `wait`: the output in its order as `output`, in place of the two texts")
+]
 _MOST_ARGV = 256 * 1024
 
 
@@ -72,6 +75,9 @@ class CreateExec(BaseModel):
         float | None,
         Field(gt=0, le=7 * 86400, description="End it when nobody was attached or followed for so long"),
     ] = None
+    wait_for_reader: Annotated[
+        bool, Field(description="Drop no output: at a full buffer the command waits for its reader")
+    ] = False
     id: Annotated[str | None, Field(pattern=r"^exec-[0-9a-f]{24}$", description="Chosen by the client")] = (
         None
     )
@@ -146,12 +152,17 @@ async def create_exec(
     sandbox_id: str,
     body: CreateExec,
     wait: Wait = None,
+    chunks: Chunks = False,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
-    """Start a command that outlives this connection; with `wait` also return its output once it has ended."""
+    """Start a command that outlives this connection; with `wait` also return its output once it has ended.
+
+    With `wait` and `wait_for_reader` it answers, too, once the command waits for its reader.
+    """
     values: dict[str, Any] = body.model_dump(exclude={"argv"})
     new = NewExec(argv=None if body.argv is None else tuple(body.argv), **values)
-    return WireResponse(await services.execs.create(caller, sandbox_id, new, idempotency_key, wait), 201)
+    created = await services.execs.create(caller, sandbox_id, new, idempotency_key, wait, chunks=chunks)
+    return WireResponse(created, 201)
 
 
 @router.get("/execs", response_model=ExecList)
@@ -167,10 +178,10 @@ async def list_execs(
 
 @router.get("/execs/{exec_id}", response_model=Exec)
 async def get_exec(
-    caller: Reader, services: Svc, sandbox_id: str, exec_id: str, wait: Wait = None
+    caller: Reader, services: Svc, sandbox_id: str, exec_id: str, wait: Wait = None, chunks: Chunks = False
 ) -> WireResponse:
     """One exec as it stands; with `wait` when it has ended, with its output."""
-    return WireResponse(await services.execs.get(caller, sandbox_id, exec_id, wait))
+    return WireResponse(await services.execs.get(caller, sandbox_id, exec_id, wait, chunks=chunks))
 
 
 @router.delete("/execs/{exec_id}", response_model=Exec)
@@ -221,6 +232,7 @@ async def exec_output(
     exec_id: str,
     since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
     follow: Annotated[bool, Query(description="Go on until the exec has ended")] = False,
+    wait_for_reader: WaitForReader = False,
     last_event_id: Annotated[
         int | None, Header(ge=0, lt=2**63, description="As `since`, and goes before it")
     ] = None,
@@ -232,7 +244,7 @@ async def exec_output(
     """
     stack = AsyncExitStack()
     since = since if last_event_id is None else last_event_id
-    opened = services.execs.output(caller, sandbox_id, exec_id, since, follow=follow)
+    opened = services.execs.output(caller, sandbox_id, exec_id, since, follow=follow, claims=wait_for_reader)
     chunks = await stack.enter_async_context(opened)
     if SSE in accept:
         return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)

@@ -3,7 +3,9 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Annotated, Any
+
+from fastapi import Query
 
 from bay.errors import BayError
 from bay.models import OutputChunk, to_wire
@@ -12,6 +14,10 @@ from bay.server.ship_link import OutputEnd
 SSE = "text/event-stream"
 UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Asks proxies that gather answers before they pass them on not to."""
+
+WaitForReader = Annotated[
+    bool, Query(description="Be the reader that the command waits for, whose output is never dropped")
+]
 
 Output = AsyncIterator[OutputChunk | OutputEnd]
 

@@ -1,12 +1,13 @@
 """Attached to an exec: its output as it comes, and input that wakes the sandbox if it must.
 
 Any number may be attached to one exec. Each reads Ship's buffer at its own place, and Bay keeps nothing for it, so a
-slow one holds up nobody; who is too slow for the buffer is told where it begins now.
+slow one holds up nobody but the command that waits for it; any other that is too slow is told where the buffer begins now.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from bay.errors import BadRequest, Conflict, OutputGone, QuotaExceeded, SandboxNotReady, ShipError, Timeout
 from bay.models import Exec, OutputChunk, Screen
@@ -18,6 +19,8 @@ from bay.server.ship_link import Attachment, OutputEnd, ShipLink
 from bay.server.ship_wire import Peer
 from bay.server.stays import Reason, Stays
 from bay.server.wake import Waker
+
+AttachSince = Callable[[int | None], AbstractAsyncContextManager[Attachment]]
 
 _TRIES = 2
 """How often a screen is rendered whose end the buffer has let go of meanwhile."""
@@ -112,10 +115,11 @@ class Attachments:
         *,
         repaint: bool = False,
         size: tuple[int, int] | None = None,
+        claims: bool = False,
     ) -> AsyncGenerator[Attached]:
         """Attach to an exec from byte `since` on, or from its last screen, which first gets `size` (rows, columns).
 
-        Thaws a frozen sandbox once; it may freeze again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest
+        With `claims` this is the reader that the exec waits for. Thaws a frozen sandbox once; it may freeze again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest
         for the screen of what has none.
         """
         with self._stays.place(caller.owner):
@@ -124,7 +128,8 @@ class Attachments:
                 if size is not None:
                     with suppress(Conflict):  # it has ended, or has no terminal, which is told below
                         await self._link.resize_exec(peer, exec_id, *size)
-                opened = self._at_screen(peer, exec_id) if repaint else self._at(peer, exec_id, since)
+                attach = partial(self._link.attach, peer, exec_id, claims=claims)
+                opened = self._at_screen(peer, exec_id, attach) if repaint else self._at(attach, since)
                 async with opened as (attachment, redraw):
                     yield Attached(
                         caller, found, attachment,
@@ -138,29 +143,28 @@ class Attachments:
             return screen
 
     @asynccontextmanager
-    async def _at(
-        self, peer: Peer, exec_id: str, since: int | None
-    ) -> AsyncGenerator[tuple[Attachment, None]]:
-        async with self._link.attach(peer, exec_id, since) as attachment:
+    async def _at(self, attach: AttachSince, since: int | None) -> AsyncGenerator[tuple[Attachment, None]]:
+        async with attach(since) as attachment:
             yield attachment, None
 
     @asynccontextmanager
-    async def _at_screen(self, peer: Peer, exec_id: str) -> AsyncGenerator[tuple[Attachment, bytes]]:
+    async def _at_screen(
+        self, peer: Peer, exec_id: str, attach: AttachSince
+    ) -> AsyncGenerator[tuple[Attachment, bytes]]:
         async with AsyncExitStack() as stack:
-            yield await self._enter_at_screen(stack, peer, exec_id)
+            yield await self._enter_at_screen(stack, peer, exec_id, attach)
 
     async def _enter_at_screen(
-        self, stack: AsyncExitStack, peer: Peer, exec_id: str
+        self, stack: AsyncExitStack, peer: Peer, exec_id: str, attach: AttachSince
     ) -> tuple[Attachment, bytes]:
         """Attach just behind what the screen shows."""
         redraw = b""
         for _ in range(_TRIES):
             with suppress(OutputGone):
                 screen, redraw = await self._render(peer, exec_id, _REPAINT_LINES)
-                opened = self._link.attach(peer, exec_id, screen.offset)
-                return await stack.enter_async_context(opened), redraw
+                return await stack.enter_async_context(attach(screen.offset)), redraw
         # It prints faster than a screen can be rendered: what is missing would have left the screen at once.
-        return await stack.enter_async_context(self._link.attach(peer, exec_id, None)), redraw
+        return await stack.enter_async_context(attach(None)), redraw
 
     async def _render(self, peer: Peer, exec_id: str, scrollback: int) -> tuple[Screen, bytes]:
         item, data, offset = await self._read(peer, exec_id)

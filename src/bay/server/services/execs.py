@@ -32,6 +32,9 @@ from bay.store.engine import Store
 from bay.store.later import Later
 from bay.store.records import HistoryNote, Page, SandboxRecord
 
+READER_S = 30.0
+"""How long an exec that was started for a reader waits for it, at first and when its connection broke."""
+
 _KILL_GRACE_S = 5.0
 _ENDING_S = 30.0
 _LIST_S = 2.0  # a list is looked at, so it must not keep anybody
@@ -57,6 +60,7 @@ class NewExec:
     cols: int | None = None
     stdin_open: bool = False
     max_run_after_disconnect_s: float | None = None
+    wait_for_reader: bool = False
 
 
 class Execs:
@@ -82,20 +86,30 @@ class Execs:
         self._clock = clock
 
     async def create(
-        self, caller: Caller, ref: str, new: NewExec, idempotency_key: str | None, wait_s: float | None
+        self,
+        caller: Caller,
+        ref: str,
+        new: NewExec,
+        idempotency_key: str | None,
+        wait_s: float | None,
+        *,
+        chunks: bool = False,
     ) -> Exec:
-        """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over."""
+        """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over.
+
+        One that waits for a reader is answered once it stands still for want of that, too.
+        """
         checked = _checked(new)
         sandbox = await self._waker.find(caller, ref)
         call = f"POST /v1/sandboxes/{sandbox.id}/execs"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
         if request and (earlier := await self._earlier(request, sandbox)) is not None:
             # No longer in doubt: Ship may have forgotten it, and must not run it again.
-            return await self.get(caller, sandbox.id, earlier.id, wait_s)
+            return await self.get(caller, sandbox.id, earlier.id, wait_s, chunks=chunks)
         async with self._waker.awake(caller, sandbox.id, "exec") as awake:
             check_allowed(new.user, root=awake.profile.root)
             planned = await self._plan(awake, checked, request)
-            return await self._run(awake, planned, checked, wait_s, request)
+            return await self._run(awake, planned, checked, wait_s, request, chunks=chunks)
 
     async def _earlier(self, request: idempotency.Request, sandbox: SandboxRecord) -> Exec | None:
         """What an earlier call with this key ran, once that is past doubt; it needs no compute to be told."""
@@ -137,13 +151,15 @@ class Execs:
         items = tuple(as_it_is(item, session_id, sandbox) for item, session_id in found.items)
         return Page(items=await self._asked(sandbox, items), next_cursor=found.next_cursor)
 
-    async def get(self, caller: Caller, ref: str, exec_id: str, wait_s: float | None) -> Exec:
+    async def get(
+        self, caller: Caller, ref: str, exec_id: str, wait_s: float | None, *, chunks: bool = False
+    ) -> Exec:
         """One exec as it stands. Never starts compute; to wait for its end thaws the sandbox it is frozen in."""
         async with self._locator.locate(caller, ref, exec_id, thaw=wait_s is not None) as found:
             if found.peer is None:
                 return found.item
             try:
-                return await self._refreshed(found.item, found.peer, wait_s)
+                return await self._refreshed(found.item, found.peer, wait_s, chunks=chunks)
             except (ShipError, Timeout):  # as when a stop or a restore ends what it runs in
                 if not await self._waker.is_over(found.sandbox_id, found.peer.session_id):
                     raise
@@ -169,10 +185,11 @@ class Execs:
 
     @asynccontextmanager
     async def output(
-        self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool
+        self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool, claims: bool = False
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
         """The output from byte `since` on. Raises OutputGone when it is no longer, or not any more, buffered.
 
+        With `claims` this is the reader that the exec waits for, if the caller may write: who may only read keeps nobody waiting.
         Followed, it ends with how the exec ended; without that when the key is valid no more or the server shuts down.
         """
         with ExitStack() as held:
@@ -180,7 +197,9 @@ class Execs:
                 held.enter_context(self._stays.place(caller.owner))
             async with (
                 self._locator.locate(caller, ref, exec_id, thaw=True, patient=follow) as found,
-                self._link.output(found.live_peer, exec_id, since, follow) as chunks,
+                self._link.output(
+                    found.live_peer, exec_id, since, follow, claims=claims and caller.may("write")
+                ) as chunks,
             ):
                 yield self._followed(caller, found, chunks) if follow else chunks
 
@@ -259,13 +278,15 @@ class Execs:
         new: NewExec,
         wait_s: float | None,
         request: idempotency.Request | None,
+        *,
+        chunks: bool = False,
     ) -> Exec:
         """Start it in Ship, or find it there when an earlier call with the same key did; then write what came of it."""
         peer, exec_id = awake.peer, planned.id
         try:
-            item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s)
+            item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s, chunks=chunks)
         except Conflict as conflict:
-            item = await self._known(awake, exec_id, wait_s, request, conflict)
+            item = await self._known(awake, exec_id, wait_s, request, conflict, chunks=chunks)
         except CallerError:
             await self._withdraw(awake, exec_id, request)
             raise
@@ -280,11 +301,13 @@ class Execs:
         wait_s: float | None,
         request: idempotency.Request | None,
         conflict: Conflict,
+        *,
+        chunks: bool,
     ) -> Exec:
         """What an earlier call with the key started. Raises `conflict` when it is of another kind, and nothing runs."""
         if request is not None:
             with suppress(NotFound):
-                return await self._link.get_exec(awake.peer, exec_id, wait_s)
+                return await self._link.get_exec(awake.peer, exec_id, wait_s, chunks=chunks)
         await self._withdraw(awake, exec_id, request)
         raise conflict
 
@@ -295,9 +318,9 @@ class Execs:
             if request is not None:
                 await request.withdraw(db)
 
-    async def _refreshed(self, item: Exec, peer: Peer, wait_s: float | None) -> Exec:
+    async def _refreshed(self, item: Exec, peer: Peer, wait_s: float | None, *, chunks: bool) -> Exec:
         try:
-            fresh = await self._link.get_exec(peer, item.id, wait_s)
+            fresh = await self._link.get_exec(peer, item.id, wait_s, chunks=chunks)
         except NotFound:
             return self._unknown_to_ship(item, peer)
         return self._seen(peer, item, fresh)
@@ -334,7 +357,7 @@ class Execs:
     def _save(self, peer: Peer, item: Exec) -> None:
         """Write down how far it has come, soon: what a crash loses of it Ship still knows."""
         bare = replace(
-            item, stdout=None, stderr=None
+            item, stdout=None, stderr=None, output=None
         )  # which may be large, and wait for long when the disk is full
         self._later.put(lambda db: execs.save(db, peer.session_id, bare))
 
@@ -372,6 +395,7 @@ def _ship_body(awake: Awake, exec_id: str, new: NewExec) -> dict[str, Any]:
         "cols": new.cols,
         "stdin_open": new.stdin_open or None,
         "max_run_after_disconnect_s": new.max_run_after_disconnect_s,
+        "wait_for_reader_s": READER_S if new.wait_for_reader else None,
         "ring_bytes": awake.profile.output_buffer_mb << 20,
     }
     return {name: value for name, value in body.items() if value is not None}
