@@ -55,7 +55,7 @@ class AsyncSocket:
     ) -> "AsyncSocket":
         """Connect, for up to `patience_s`. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
         _need_asyncio()
-        with _opening(config.url):
+        with _opening(config):
             manager = _load("websockets.asyncio.client").connect(
                 _address(config, path, params),
                 create_connection=_load("bay.client._connections").AsyncConnection,
@@ -101,7 +101,7 @@ class Socket:
     @classmethod
     def open(cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S) -> "Socket":
         """Connect, for up to `patience_s`. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
-        with _opening(config.url):
+        with _opening(config):
             manager = _load("websockets.sync.client").connect(
                 _address(config, path, params),
                 create_connection=_load("bay.client._connections").Connection,
@@ -210,13 +210,14 @@ class _Silence:
 
 
 @contextmanager
-def _opening(url: str) -> Generator[None, None, None]:
+def _opening(config: Config) -> Generator[None, None, None]:
     """The one place where what websockets raises before there is a connection becomes Bay's."""
     exceptions = _load("websockets.exceptions")
+    url = config.url
     try:
         yield
     except _load("bay.client._connections").Refused as error:
-        _refused(error.response, url)
+        _refused(error.response, config)
     except (exceptions.InvalidMessage, exceptions.ConnectionClosed) as error:
         raise ConnectionFailed(
             f"the connection to {url} broke before it stood: {error}", details={"url": url, "sent": True}
@@ -232,10 +233,14 @@ def _opening(url: str) -> Generator[None, None, None]:
         raise BayError(f"{url} does not speak WebSocket as Bay does: {error}") from error
 
 
-def _refused(response: "Response", url: str) -> NoReturn:
+def _refused(response: "Response", config: Config) -> NoReturn:
     """An answer in place of an upgrade says why, as any other answer does."""
     kept = {name: value for name, value in response.headers.raw_items() if name.lower() in _HEADERS}
-    answer = httpx.Response(response.status_code, headers=kept, content=bytes(response.body or b""))
+    url = config.url
+    asked = httpx.Request("GET", url, headers=http_options(config)["headers"])
+    answer = httpx.Response(
+        response.status_code, headers=kept, content=bytes(response.body or b""), request=asked
+    )
     check(answer, url)
     decode(answer, url)
     raise BayError(f"{url} answered HTTP {response.status_code} in place of opening a WebSocket")
