@@ -66,8 +66,8 @@ crash: .stamp-dev ## kill Bay everywhere and count what is lost, leaked or doubl
 	@$(BIN)/python tests/crash/crash_matrix.py $(ARGS)
 
 .PHONY: integrity
-integrity: .stamp-dev ## move up to 1 GiB through every door and count bytes that are lost, doubled or reordered
-	@BAY_INTEGRITY_BYTES=$$((1 << 30)) $(BIN)/python -m pytest -q tests/integrity
+integrity: .stamp-dev ## move up to 1 GiB through every door, under load, and count bytes that are lost, doubled or reordered
+	@BAY_INTEGRITY_BYTES=$$((1 << 30)) BAY_INTEGRITY_LOAD=$$(nproc) $(BIN)/python -m pytest -q tests/integrity
 
 .PHONY: abuse
 abuse: .stamp-dev ## hostile programs and clients, also those that take much of this host (ARGS="-k pressure")

@@ -19,6 +19,8 @@ LIMIT = int(os.environ.get("BAY_INTEGRITY_BYTES", 20 * MIB))
 _LADDER = (KIB, MIB, MIB + 1, 20 * MIB, 256 * MIB, GIB)
 SIZES = tuple(size for size in _LADDER if size <= LIMIT)
 LARGEST = SIZES[-1]
+ROOMY = "roomy"
+"""A profile whose commands keep more than the buffers of the connections between them and a reader hold."""
 _PIECE = 1 << 16
 _KEPT = 64 * MIB
 
