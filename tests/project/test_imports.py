@@ -21,6 +21,9 @@ GROUPS = {
     "bay.clock": "words",
     "bay.btrfs": "words",
     "bay.cells": "words",
+    "bay.durations": "words",
+    "bay.hints": "words",
+    "bay.plain": "words",
     "bay.trees": "words",
     "bay.store": "store",
     "bay.store.records": "records",  # the shapes of rows, without any access to them

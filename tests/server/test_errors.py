@@ -59,7 +59,7 @@ async def test_a_validation_error_keeps_the_framework_s_list_beside_the_error(
     detail = answer.json()["detail"]
     assert [d["loc"] for d in detail] == [["body", "ttl"], ["body", "labels"]]
     assert all(set(d) == {"loc", "msg", "type"} for d in detail)
-    assert error["details"] == {"errors": 2}
+    assert error["details"] == {"errors": 2, "field": "body.ttl"}
     assert "ttl" in error["message"]
 
 

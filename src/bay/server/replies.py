@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from bay import plain
 from bay.errors import (
     BadRequest,
     BayError,
@@ -21,6 +22,8 @@ from bay.errors import (
     RangeNotSatisfiable,
 )
 from bay.models import to_wire
+
+_MOST_ERRORS = 20
 
 
 class ErrorDetail(BaseModel):
@@ -90,14 +93,11 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """A body or parameter of the wrong form; keeps FastAPI's `detail` list beside the error."""
+    """A body or parameter of the wrong form; keeps FastAPI's `detail` list beside the error, as far as its first 20."""
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
-    detail: list[dict[str, Any]] = [
-        {"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in found
-    ]
-    first: dict[str, Any] = detail[0] if detail else {"loc": ["body"], "msg": "is not valid"}
-    where = ".".join(str(part) for part in first["loc"])
-    invalid = InvalidArgument(f"{where}: {first['msg']}", details={"errors": len(detail)})
+    detail = [{"loc": list(e["loc"]), "msg": plain.words(e), "type": e["type"]} for e in found[:_MOST_ERRORS]]
+    where, said = (plain.place(found[0]), detail[0]["msg"]) if found else ("body", "is not valid")
+    invalid = InvalidArgument(f"{where}: {said}", details={"errors": len(found), "field": where})
     return _respond(request, invalid, {"detail": detail})
 
 

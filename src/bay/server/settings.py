@@ -1,11 +1,13 @@
 """Settings: environment (`BAY_…`) over TOML file over default. Each is documented in docs/settings.md."""
 
+import re
 import tomllib
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -14,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bay import plain
 from bay.errors import InvalidArgument
 from bay.ids import is_owner
 from bay.models import (
@@ -28,6 +31,7 @@ from bay.models import (
     Profile,
     Resources,
 )
+from bay.server.known_fields import KnownFields
 
 MIB, GIB = 1 << 20, 1 << 30
 _TAKEN_NAMES = frozenset(
@@ -55,10 +59,14 @@ MIN_KEY = 16
 """Characters of an API key that somebody chose."""
 
 
-class RuleSettings(BaseModel):
-    """One `[[profiles.NAME.network_policy.rules]]`."""
+class SettingFields(KnownFields):
+    """Settings that belong together."""
 
-    model_config = ConfigDict(extra="forbid")
+    noun: ClassVar[str] = "setting"
+
+
+class RuleSettings(SettingFields):
+    """One `[[profiles.NAME.network_policy.rules]]`."""
 
     action: Literal["allow", "deny"]
     domain: str | None = None
@@ -67,10 +75,8 @@ class RuleSettings(BaseModel):
     protocol: NetworkProtocol | None = None
 
 
-class NetworkSettings(BaseModel):
+class NetworkSettings(SettingFields):
     """`[profiles.NAME.network_policy]`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     mode: NetworkMode = "open"
     rules: tuple[RuleSettings, ...] = ()
@@ -82,10 +88,8 @@ class NetworkSettings(BaseModel):
         )
 
 
-class ProfileSettings(BaseModel):
+class ProfileSettings(SettingFields):
     """One `[profiles.NAME]` table of the configuration file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image: str = Field("host", description="image of the root file system; `host` needs no download")
     isolation: str = Field("container", description="how sessions are isolated")
@@ -154,10 +158,8 @@ class ProfileSettings(BaseModel):
 Limit = Annotated[int | None, Field(ge=0, le=1_000_000_000)]
 
 
-class QuotaSettings(BaseModel):
+class QuotaSettings(SettingFields):
     """Limits on what is used at once. What is left out is not limited, or as for every owner; `"none"` lifts a limit."""
-
-    model_config = ConfigDict(extra="forbid")
 
     sandboxes: Limit = Field(None, description="sandboxes")
     running: Limit = Field(None, description="sandboxes that have or want compute and are not frozen")
@@ -184,7 +186,7 @@ def _default_profiles() -> dict[str, ProfileSettings]:
     return {"python-default": ProfileSettings(description="One core, 1 GiB, the host's own programs")}  # pyright: ignore[reportCallIssue]
 
 
-class Settings(BaseSettings):
+class Settings(SettingFields, BaseSettings):
     """Everything that can be set. Durations are seconds where nothing else is said, sizes MiB where the name says so."""
 
     model_config = SettingsConfigDict(
@@ -388,11 +390,17 @@ def read(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         raise InvalidArgument(_first_problem(error)) from error
     except SettingsError as error:
-        raise InvalidArgument(str(error)) from error
+        raise InvalidArgument(_unreadable(error)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{config} is not valid TOML: {error}") from error
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"setting {'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+    problem = cast("Mapping[str, Any]", error.errors()[0])
+    return f"setting {plain.place(problem)}: {plain.words(problem)}"
+
+
+def _unreadable(error: SettingsError) -> str:
+    """A variable of the environment that pydantic-settings could not decode; its own message names no way out."""
+    named = re.search(r'field "(\w+)"', str(error))
+    return f"setting {named[1]}: must be JSON, as docs/settings.md shows" if named else str(error)

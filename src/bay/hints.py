@@ -1,0 +1,49 @@
+"""What an unknown name may have meant: said the same way by the API, the SDK, the settings and the CLI."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "cmd": ("command",),
+    "envs": ("env",),
+    "environment": ("env",),
+    "memory": ("profile",),
+    "memory_mb": ("profile",),
+    "metadata": ("labels",),
+    "template": ("image", "profile"),
+    "timeout": ("timeout_s", "ttl"),
+    "timeout_s": ("timeout", "ttl"),
+    "working_dir": ("cwd",),
+    "workdir": ("cwd",),
+}
+"""Words of other products, each with what Bay calls it. The first one that a call takes is named."""
+
+_LONGEST = 64
+_MOST = 30
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that `name` most likely stands for. None when nothing is near."""
+    meant = next((other for other in _SYNONYMS.get(name, ()) if other in known), None)
+    return meant or next(iter(get_close_matches(name[:_LONGEST], known, n=1, cutoff=0.6)), None)
+
+
+def unknown(thing: str, name: str, known: Collection[str]) -> str:
+    """A message such as `there is no option nmae; did you mean name? there are: image, name, …`."""
+    meant = nearest(name, known)
+    guess = f"did you mean {meant}? " if meant else ""
+    listed = there_are(known) if len(known) <= _MOST or not meant else ""
+    return f"there is no {thing} {shown(name)}; {guess}{listed}".strip()
+
+
+def there_are(known: Collection[str]) -> str:
+    """The names there are, in order."""
+    listed = ", ".join(sorted(known)[:_MOST])
+    more = f" and {len(known) - _MOST} more" if len(known) > _MOST else ""
+    return f"there are: {listed}{more}" if known else "there are none"
+
+
+def shown(name: str) -> str:
+    """A name as an error repeats it: cut where it is long, and without control characters."""
+    cut = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    return cut if cut.isprintable() and cut else repr(cut)

@@ -1,0 +1,33 @@
+"""The base of what people write, requests and settings alike: a field that is not known is refused by name."""
+
+from collections.abc import Collection
+from typing import Any, ClassVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from bay.hints import shown, unknown
+
+
+class KnownFields(BaseModel):
+    """A misspelt field would mean something else than was written, so the nearest one that there is is named."""
+
+    model_config = ConfigDict(extra="forbid")
+    noun: ClassVar[str] = "field"
+    """What its fields are called in an error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, given: Any) -> Any:
+        # Before pydantic would, which makes an error for each of them and does not say what there is.
+        known = cls.model_fields
+        if isinstance(given, dict) and not given.keys() <= known.keys():
+            fields = cast("dict[str, object]", given)
+            raise _unknown(cls.noun, next(name for name in fields if name not in known), known)
+        return cast("object", given)
+
+
+def _unknown(noun: str, name: str, known: Collection[str]) -> ValidationError:
+    error = PydanticCustomError("extra_forbidden", "{words}", {"words": unknown(noun, name, known)})
+    place = InitErrorDetails(type=error, loc=(shown(name),), input=None)
+    return ValidationError.from_exception_data("fields", [place])
