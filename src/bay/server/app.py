@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -48,6 +48,7 @@ from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.api.deps import Services
+from bay.server.api.known import only_known
 from bay.server.audit import Auditor
 from bay.server.auth import Keys
 from bay.server.changes import Changes
@@ -506,7 +507,7 @@ def build_app(
         events_api,
         webhooks_api,
     ):
-        app.include_router(api.router)
+        app.include_router(api.router, dependencies=[Depends(only_known)])
     app.add_exception_handler(BayError, on_bay_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)

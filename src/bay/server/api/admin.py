@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
+from bay.server.api.bodies import Body, Most
 from bay.server.api.deps import ERRORS, Admin, Svc
 from bay.server.replies import WireResponse
 from bay.server.services.garbage import TASKS
@@ -13,12 +14,10 @@ from bay.server.services.garbage import TASKS
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERRORS, default_response_class=WireResponse)
 
 
-class Collect(BaseModel):
+class Collect(Body):
     """What to look for; all of it unless said."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    tasks: Annotated[tuple[GarbageTask, ...] | None, Field(max_length=len(TASKS))] = None
+    tasks: Annotated[tuple[GarbageTask, ...], Most(len(TASKS))] | None = None
 
 
 class PoolList(BaseModel):

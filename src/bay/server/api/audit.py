@@ -3,10 +3,11 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from bay.models import AuditEntry
 from bay.server import cursors
+from bay.server.api.bodies import Moment
 from bay.server.api.deps import ERRORS, Cursor, Limit, Reader, Svc, listing
 from bay.server.replies import WireResponse
 from bay.store.records import AuditFilters
@@ -37,8 +38,8 @@ async def list_audit(
     method: Literal["POST", "PUT", "PATCH", "DELETE", "WEBSOCKET"] | None = None,
     request_id: Id = None,
     resource_id: Id = None,
-    since: Annotated[AwareDatetime | None, Query(description="Calls that began then or later")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Calls that began before")] = None,
+    since: Annotated[Moment | None, Query(description="Calls that began then or later")] = None,
+    until: Annotated[Moment | None, Query(description="Calls that began before")] = None,
 ) -> WireResponse:
     """Calls that were meant to change something: everybody's for an admin key, else those of your owner."""
     filters = AuditFilters(

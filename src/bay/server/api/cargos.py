@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from bay.models import Cargo
 from bay.server import cursors
+from bay.server.api.bodies import Body
 from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Writer, listing
 from bay.server.replies import WireResponse
 
@@ -19,7 +20,7 @@ SizeLimit = Annotated[
 ]
 
 
-class CreateCargo(BaseModel):
+class CreateCargo(Body):
     """How much it may hold, and what it begins with."""
 
     size_limit_mb: SizeLimit = None
@@ -28,13 +29,13 @@ class CreateCargo(BaseModel):
     ] = None
 
 
-class UpdateCargo(BaseModel):
+class UpdateCargo(Body):
     """How much it may hold from now on; null is no limit."""
 
     size_limit_mb: SizeLimit
 
 
-class MoveCargo(BaseModel):
+class MoveCargo(Body):
     """Where to."""
 
     sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox that is to have it")]

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 
 from bay.models import Checkpoint, Sandbox
 from bay.server import cursors
+from bay.server.api.bodies import Body, raw_body
 from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Writer, listing
 from bay.server.replies import WireResponse
 from bay.server.services.checkpoints import NewCheckpoint
@@ -27,14 +28,14 @@ Name = Annotated[str | None, Field(max_length=63, description="Unique among the 
 Comment = Annotated[str | None, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 
 
-class CreateCheckpoint(BaseModel):
+class CreateCheckpoint(Body):
     """What to call it, if it should be called something."""
 
     name: Name = None
     comment: Comment = None
 
 
-class ForkSandbox(BaseModel):
+class ForkSandbox(Body):
     """How many, made of what, and called what."""
 
     count: Annotated[int, Field(ge=1, le=100)] = 1
@@ -89,7 +90,12 @@ async def list_checkpoints(
     return WireResponse(listing(caller, page))
 
 
-@router.post("/checkpoints/import", status_code=201, response_model=Checkpoint)
+@router.post(
+    "/checkpoints/import",
+    status_code=201,
+    response_model=Checkpoint,
+    openapi_extra=raw_body("application/zstd", "What an export gave"),
+)
 async def import_checkpoint(
     caller: Writer,
     services: Svc,

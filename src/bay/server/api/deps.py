@@ -7,10 +7,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
 
 from bay.models import Profile
 from bay.server import cursors
+from bay.server.api.bodies import DURATION, Most
 from bay.server.auth import Caller
 from bay.server.pool import Pool
 from bay.server.replies import ErrorBody
@@ -45,7 +46,7 @@ MAX_WAIT_S = 600
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
-Env = Annotated[dict[EnvName, EnvValue], Field(max_length=256)]
+Env = Annotated[dict[EnvName, EnvValue], Most(256)]
 Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 
 
@@ -119,6 +120,7 @@ IdempotencyKey = Annotated[
 Wait = Annotated[
     float | None,
     Query(ge=0, le=MAX_WAIT_S, description="Answer when it is settled, or after that many seconds"),
+    DURATION,
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items to return")]
 Cursor = Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before")]

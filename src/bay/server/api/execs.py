@@ -4,13 +4,14 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
 from bay.server import cursors
+from bay.server.api.bodies import DURATION, Body, Most, raw_body
 from bay.server.api.deps import (
     ERRORS,
     Cursor,
@@ -43,15 +44,40 @@ Chunks = Annotated[
 _MOST_ARGV = 256 * 1024
 
 
-class CreateExec(BaseModel):
+_ONE_OF_EACH: dict[str, Any] = {
+    "oneOf": [
+        {"required": ["command"], "properties": {"command": {"type": "string"}}},
+        {"required": ["argv"], "properties": {"argv": {"type": "array"}}},
+    ],
+    "allOf": [
+        {
+            "not": {
+                "required": ["stdin", "stdin_base64"],
+                "properties": {"stdin": {"type": "string"}, "stdin_base64": {"type": "string"}},
+            }
+        },
+        {
+            "anyOf": [
+                {"required": ["tty"], "properties": {"tty": {"const": True}}},
+                {"properties": {"rows": {"type": "null"}, "cols": {"type": "null"}}},
+            ]
+        },
+    ],
+}
+"""What `_one_of_each` checks, for readers of the OpenAPI document: generated calls could never be valid without it."""
+
+
+class CreateExec(Body):
     """What to run: `command` by a shell, or `argv` as it is."""
 
+    model_config = ConfigDict(json_schema_extra=_ONE_OF_EACH)
+
     command: Command | None = None
-    argv: Annotated[list[Word] | None, Field(min_length=1, max_length=4096)] = None
+    argv: Annotated[list[Word], Field(min_length=1), Most(4096)] | None = None
     cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
         None
     )
-    env: Annotated[dict[Word, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
+    env: Annotated[dict[Word, Annotated[str, Field(max_length=32768)]], Most(256)] = Field(
         default_factory=dict[str, str]
     )
     user: Annotated[
@@ -63,7 +89,7 @@ class CreateExec(BaseModel):
     stdin_base64: Annotated[
         str | None, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="The same for bytes")
     ] = None
-    timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400)] = None
+    timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400), DURATION] = None
     keep_alive: Annotated[bool, Field(description="Whether the sandbox is active while it runs")] = True
     tty: Annotated[bool, Field(description="Give it a terminal; its output is one stream then")] = False
     rows: Annotated[int | None, Field(ge=1, le=1000, description="Of the terminal (24)")] = None
@@ -74,6 +100,7 @@ class CreateExec(BaseModel):
     max_run_after_disconnect_s: Annotated[
         float | None,
         Field(gt=0, le=7 * 86400, description="End it when nobody was attached or followed for so long"),
+        DURATION,
     ] = None
     wait_for_reader: Annotated[
         bool, Field(description="Drop no output: at a full buffer the command waits for its reader")
@@ -95,13 +122,13 @@ class CreateExec(BaseModel):
         return self
 
 
-class SendSignal(BaseModel):
+class SendSignal(Body):
     """Which signal to send."""
 
     signal: SignalName
 
 
-class ResizeTerminal(BaseModel):
+class ResizeTerminal(Body):
     """The terminal's new size in characters."""
 
     rows: Rows
@@ -114,11 +141,11 @@ class Written(BaseModel):
     written: int
 
 
-class RunShell(BaseModel):
+class RunShell(Body):
     """A command for the sandbox's shell."""
 
     command: Command
-    timeout: Annotated[int, Field(ge=1, le=300, description="Seconds")] = 30
+    timeout: Annotated[int, Field(ge=1, le=300, description="Seconds"), DURATION] = 30
     cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
         None
     )
@@ -206,7 +233,11 @@ async def resize_exec(
     return WireResponse(await services.execs.resize(caller, sandbox_id, exec_id, body.rows, body.cols))
 
 
-@router.post("/execs/{exec_id}/stdin", response_model=Written)
+@router.post(
+    "/execs/{exec_id}/stdin",
+    response_model=Written,
+    openapi_extra=raw_body("application/octet-stream", "Bytes for its stdin"),
+)
 async def write_stdin(
     caller: Writer,
     services: Svc,

@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
+from bay.server.api.bodies import Body, raw_body
 from bay.server.api.deps import ERRORS, Reader, SocketReader, Svc, Writer
 from bay.server.api.relay import accepted
 from bay.server.api.sandboxes import Ok
@@ -83,7 +84,7 @@ class Listed(BaseModel):
     truncated: bool
 
 
-class Carry(BaseModel):
+class Carry(Body):
     """What goes where."""
 
     source: PathText
@@ -91,7 +92,7 @@ class Carry(BaseModel):
     overwrite: Annotated[bool, Field(description="Replace what is at the destination")] = False
 
 
-class MakeDirectory(BaseModel):
+class MakeDirectory(Body):
     """A directory to make."""
 
     path: PathText
@@ -99,7 +100,7 @@ class MakeDirectory(BaseModel):
     parents: Annotated[bool, Field(description="Make the directories above it too")] = True
 
 
-class ChangeMode(BaseModel):
+class ChangeMode(Body):
     """A mode to set."""
 
     path: PathText
@@ -107,7 +108,7 @@ class ChangeMode(BaseModel):
     recursive: Annotated[bool, Field(description="And of all that is in the directory")] = False
 
 
-class Edit(BaseModel):
+class Edit(Body):
     """A text to put in the place of another."""
 
     path: PathText
@@ -146,7 +147,11 @@ async def read_content(
     )
 
 
-@router.put("/content", response_model=FileInfo)
+@router.put(
+    "/content",
+    response_model=FileInfo,
+    openapi_extra=raw_body("application/octet-stream", "What the file is to hold"),
+)
 async def write_content(
     caller: Writer,
     services: Svc,
@@ -300,7 +305,9 @@ async def read_archive(
     return StreamingResponse(_within(stack, chunks), headers=headers, media_type=kind)
 
 
-@router.put("/archive", response_model=Unpacked)
+@router.put(
+    "/archive", response_model=Unpacked, openapi_extra=raw_body("application/x-tar", "A tar, or a tar.gz")
+)
 async def write_archive(
     caller: Writer,
     services: Svc,

@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import FileEntry
+from bay.server.api.bodies import Body
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
 from bay.server.api.sandboxes import Ok
 from bay.server.auth import Caller
@@ -40,7 +41,7 @@ _UPLOAD = {
 }
 
 
-class WriteFile(BaseModel):
+class WriteFile(Body):
     """A text file and where it goes."""
 
     path: Annotated[str, Field(max_length=8192)]

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field
 
 from bay.models import ExecType, HistoryEntry
+from bay.server.api.bodies import Body
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
 from bay.server.replies import WireResponse
 from bay.store.records import HistoryFilters
@@ -41,7 +42,7 @@ class HistoryPage(BaseModel):
     total: int
 
 
-class Annotate(BaseModel):
+class Annotate(Body):
     """What to set; what is left out or null stays as it is, and an empty text takes away."""
 
     description: Description = None

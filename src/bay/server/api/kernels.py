@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from bay.cells import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
+from bay.server.api.bodies import DURATION, Body
 from bay.server.api.deps import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
 from bay.server.api.history import Description, Tags
 from bay.server.replies import WireResponse
@@ -31,17 +32,17 @@ KernelId = Annotated[str, Path(max_length=64, description="`default`, or an id o
 CellId = Annotated[str, Path(max_length=64, description="As `run` was given or answered it")]
 
 
-class RunPython(BaseModel):
+class RunPython(Body):
     """Code for the default kernel."""
 
     code: Code
-    timeout: Annotated[int, Field(ge=1, le=300, description="Seconds from its start")] = 30
+    timeout: Annotated[int, Field(ge=1, le=300, description="Seconds from its start"), DURATION] = 30
     include_code: Annotated[bool, Field(description="Echo the code in the answer")] = False
     description: Description = None
     tags: Tags = None
 
 
-class CreateKernel(BaseModel):
+class CreateKernel(Body):
     """What kind of kernel to make, and where in the sandbox it starts."""
 
     spec: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="One of `kernelspecs`")] = (
@@ -56,11 +57,13 @@ class CreateKernel(BaseModel):
     ] = None
 
 
-class RunCell(BaseModel):
+class RunCell(Body):
     """Code, and how long it may run."""
 
     code: Code
-    timeout_s: Annotated[float, Field(gt=0, le=7 * 86400, description="Seconds from its start")] = 300
+    timeout_s: Annotated[float, Field(gt=0, le=7 * 86400, description="Seconds from its start"), DURATION] = (
+        300
+    )
     id: Annotated[str | None, Field(pattern=r"^cell-[0-9a-f]{24}$", description="Chosen by the client")] = (
         None
     )

@@ -3,10 +3,11 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bay.models import Key, KeyScope, NewKey
 from bay.server import cursors
+from bay.server.api.bodies import DURATION, Body, Moment
 from bay.server.api.deps import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
 from bay.server.replies import WireResponse
 from bay.server.services.keys import KeyWish
@@ -18,18 +19,26 @@ KeyName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern
 Owner = Annotated[str, Field(min_length=1, max_length=63)]
 
 
-class CreateKey(BaseModel):
+class Quotas(QuotaSettings):
+    """The quotas of the settings, which have numbers as text too; a request has not."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class CreateKey(Body):
     """Whom the key is for, and what it may."""
 
     name: Annotated[KeyName, Field(description="For people; need not be unique")]
     owner: Annotated[Owner | None, Field(description="Whose sandboxes it sees; else your own owner")] = None
     scope: Annotated[KeyScope, Field(description="What it may do")] = "write"
-    expires_at: Annotated[AwareDatetime | None, Field(description="When it stops; null = never")] = None
+    expires_at: Annotated[Moment | None, Field(description="When it stops; null = never")] = None
     expires_in: Annotated[
-        int | None, Field(ge=1, le=10 * 365 * 86400, description="The same in seconds from now")
+        int | None,
+        Field(ge=1, le=10 * 365 * 86400, description="The same in seconds from now"),
+        DURATION,
     ] = None
     quotas: Annotated[
-        QuotaSettings | None,
+        Quotas | None,
         Field(description="What its sandboxes may use at once, beside its owner's quotas"),
     ] = None
 

@@ -3,9 +3,10 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, NetworkState
+from bay.server.api.bodies import Body, Most
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
 from bay.server.replies import WireResponse
 
@@ -19,29 +20,23 @@ router = APIRouter(
 PortRange = Annotated[str, Field(max_length=11, description="Such as `8000-8100`")]
 
 
-class Rule(BaseModel):
+class Rule(Body):
     """One rule, with a `domain` or a `cidr`."""
-
-    model_config = ConfigDict(
-        extra="forbid"
-    )  # a misspelt field of a rule would be a rule that says something else
 
     action: Literal["allow", "deny"]
     domain: Annotated[
         str | None, Field(max_length=260, description="`api.example.com`, `*.example.com` or `*`")
     ] = None
     cidr: Annotated[str | None, Field(max_length=64)] = None
-    ports: Annotated[tuple[int | PortRange, ...] | None, Field(min_length=1, max_length=64)] = None
+    ports: Annotated[tuple[int | PortRange, ...], Field(min_length=1), Most(64)] | None = None
     protocol: NetworkProtocol | None = None
 
 
-class Policy(BaseModel):
+class Policy(Body):
     """What may be reached. The most specific rule decides, and of two equally specific ones the deny."""
 
-    model_config = ConfigDict(extra="forbid")
-
     mode: NetworkMode
-    rules: Annotated[tuple[Rule, ...], Field(max_length=10_000)] = ()
+    rules: Annotated[tuple[Rule, ...], Most(10_000)] = ()
 
     def to_noun(self) -> NetworkPolicy:
         """What the rest of Bay calls it."""

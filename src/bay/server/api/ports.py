@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bay.models import Port, PortAccess, PortLink, PortSettings
+from bay.server.api.bodies import DURATION, Body
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
 from bay.server.replies import WireResponse
 
@@ -26,20 +27,16 @@ class PortList(BaseModel):
     items: list[Port]
 
 
-class Access(BaseModel):
+class Access(Body):
     """Who may reach the port: its owner, or everybody."""
-
-    model_config = ConfigDict(extra="forbid")
 
     access: PortAccess
 
 
-class NewLink(BaseModel):
+class NewLink(Body):
     """How long the link opens the port, in seconds, and whether only to the first who follows it."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    expires_in: Annotated[int, Field(ge=1, le=30 * _DAY_S)] = 3600
+    expires_in: Annotated[int, Field(ge=1, le=30 * _DAY_S), DURATION] = 3600
     once: bool = False
 
 

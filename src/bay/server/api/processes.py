@@ -7,6 +7,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel
 
 from bay.models import Process
+from bay.server.api.bodies import Body
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
 from bay.server.replies import WireResponse
 from bay.server.signals import SignalName
@@ -25,7 +26,7 @@ class ProcessList(BaseModel):
     items: list[Process]
 
 
-class SendSignal(BaseModel):
+class SendSignal(Body):
     """Which signal to send."""
 
     signal: SignalName

@@ -5,11 +5,21 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from bay.errors import InvalidArgument
-from bay.models import CheckpointPolicy, Compute, PortAccess, PortSettings, Sandbox, Status
+from bay.models import (
+    CheckpointPolicy,
+    Compute,
+    NetworkMode,
+    NetworkPolicy,
+    PortAccess,
+    PortSettings,
+    Sandbox,
+    Status,
+)
 from bay.server import cursors
+from bay.server.api.bodies import DURATION, Body, Most
 from bay.server.api.deps import (
     ERRORS,
     MAX_WAIT_S,
@@ -37,15 +47,18 @@ router = APIRouter(
 RESUME_S = 60.0
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 LabelName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL.pattern}$")]
-Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=64)]
-Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400)]
+Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Most(64)]
+Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400), DURATION]
+SecondsOrNone = Annotated[int, Field(ge=0, le=10 * 365 * 86400), DURATION]
 
 
-class Policy(BaseModel):
+class Policy(Body):
     """When checkpoints are made without being asked for, and how many of those are kept."""
 
     every: Annotated[
-        int | None, Field(ge=60, le=365 * 86400, description="Seconds between them, while there is activity")
+        int | None,
+        Field(ge=60, le=365 * 86400, description="Seconds between them, while there is activity"),
+        DURATION,
     ] = None
     keep_last: Annotated[int, Field(ge=1, le=1000)] = 10
     before_stop: Annotated[bool, Field(description="One whenever compute has been given back")] = False
@@ -55,10 +68,8 @@ class Policy(BaseModel):
         return CheckpointPolicy(**self.model_dump())
 
 
-class PortBody(BaseModel):
+class PortBody(Body):
     """A port, and who may reach it."""
-
-    model_config = ConfigDict(extra="forbid")  # a misspelt `access` would be another one
 
     port: Annotated[int, Field(ge=1, le=65535)]
     access: PortAccess = "owner"
@@ -74,19 +85,17 @@ def _each_once(ports: tuple[PortBody, ...]) -> tuple[PortBody, ...]:
     return ports
 
 
-Ports = Annotated[tuple[PortBody, ...], Field(max_length=MOST_PORTS), AfterValidator(_each_once)]
+Ports = Annotated[tuple[PortBody, ...], Most(MOST_PORTS), AfterValidator(_each_once)]
 
 
-class CreateSandbox(BaseModel):
+class CreateSandbox(Body):
     """What a new sandbox should be; what is left out is the profile's."""
 
     profile: Annotated[str, Field(max_length=128, description="One of `GET /v1/profiles`")] = "python-default"
     cargo_id: Annotated[
         str | None, Field(max_length=64, description="An external cargo; else one is made")
     ] = None
-    ttl: Annotated[
-        int | None, Field(ge=0, le=10 * 365 * 86400, description="Seconds to live; null or 0 = for ever")
-    ] = None
+    ttl: Annotated[SecondsOrNone | None, Field(description="Seconds to live; null or 0 = for ever")] = None
     name: Annotated[str | None, Field(max_length=63, description="Unique among your sandboxes")] = None
     image: Annotated[str | None, Field(max_length=512)] = None
     isolation: Annotated[str | None, Field(max_length=32)] = None
@@ -96,10 +105,7 @@ class CreateSandbox(BaseModel):
         Seconds | None, Field(description="Seconds without activity before compute is frozen")
     ] = None
     warm_timeout: Annotated[
-        int | None,
-        Field(
-            ge=0, le=10 * 365 * 86400, description="Seconds frozen before compute is given back; 0 = at once"
-        ),
+        SecondsOrNone | None, Field(description="Seconds frozen before compute is given back; 0 = at once")
     ] = None
     from_checkpoint: Annotated[
         str | None, Field(max_length=64, description="Id of a checkpoint of yours whose files it begins with")
@@ -108,28 +114,46 @@ class CreateSandbox(BaseModel):
     network_policy: Annotated[
         NetworkPolicyBody | None, Field(description="What its network may reach; else the profile's policy")
     ] = None
+    network: Annotated[
+        NetworkMode | None, Field(description="Short for a `network_policy` of that mode, without rules")
+    ] = None
     url: Annotated[PortBody | None, Field(description="The port that its own URL leads to")] = None
     ports: Annotated[Ports, Field(description="Who may reach which port")] = ()
     services: Annotated[
         tuple[NamedService, ...],
-        Field(max_length=MOST_SERVICES, description="What is started with it and kept running"),
+        Field(description="What is started with it and kept running"),
+        Most(MOST_SERVICES),
     ] = ()
-    wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter")] = None
+    wait: Annotated[
+        float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter"), DURATION
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> "CreateSandbox":
+        if self.network is not None and self.network_policy is not None:
+            raise ValueError("give network or network_policy, not both")
+        return self
+
+    def policy(self) -> NetworkPolicy | None:
+        """What its network may reach; None is the profile's policy."""
+        if self.network is not None:
+            return NetworkPolicy(mode=self.network)
+        return self.network_policy and self.network_policy.to_noun()
 
 
-class UpdateSandbox(BaseModel):
+class UpdateSandbox(Body):
     """What to change; what is left out stays, and null takes it away."""
 
     name: Annotated[str | None, Field(max_length=63)] = None
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Seconds | None = None
-    warm_timeout: Annotated[int | None, Field(ge=0, le=10 * 365 * 86400)] = None
+    warm_timeout: SecondsOrNone | None = None
     checkpoint_policy: Policy | None = None
     url: PortBody | None = None
     ports: Ports = ()
 
 
-class ExtendTtl(BaseModel):
+class ExtendTtl(Body):
     """By how many seconds."""
 
     extend_by: Seconds
@@ -160,13 +184,12 @@ async def create_sandbox(
     """Make a sandbox. Answers at once, or with `wait` when it is ready or failed."""
     body = body or CreateSandbox()
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
-    network = body.network_policy and body.network_policy.to_noun()
     kept = tuple(service.to_noun() for service in body.services)
     values = body.model_dump(
-        exclude={"wait", "checkpoint_policy", "network_policy", "url", "ports", "services"}
+        exclude={"wait", "checkpoint_policy", "network", "network_policy", "url", "ports", "services"}
     )
     new = NewSandbox(
-        **values, **_reached(body), checkpoint_policy=policy, network_policy=network, services=kept
+        **values, **_reached(body), checkpoint_policy=policy, network_policy=body.policy(), services=kept
     )
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's

@@ -4,10 +4,11 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
+from bay.server.api.bodies import DURATION, Body, Most
 from bay.server.api.deps import ERRORS, Env, Reader, Svc, Word, Writer
 from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
 from bay.server.replies import WireResponse
@@ -26,27 +27,23 @@ Name = Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphe
 ServiceName = Annotated[str, Path(max_length=63)]
 
 
-class Health(BaseModel):
+class Health(Body):
     """How it is found out whether a service works."""
-
-    model_config = ConfigDict(extra="forbid")
 
     port: PortNumber
     path: Annotated[
         str | None,
         Field(pattern=r"^/[!-~]*$", max_length=2048, description="GET it; else connecting is enough"),
     ] = None
-    interval_s: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
-    timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 2.0
+    interval_s: Annotated[float, Field(ge=0.1, le=3600), DURATION] = 5.0
+    timeout_s: Annotated[float, Field(ge=0.1, le=600), DURATION] = 2.0
     retries: Annotated[int, Field(ge=1, le=100, description="Failures in a row that make it unhealthy")] = 3
 
 
-class ServiceBody(BaseModel):
+class ServiceBody(Body):
     """What a service is."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    argv: Annotated[tuple[Word, ...], Field(min_length=1, max_length=4096)]
+    argv: Annotated[tuple[Word, ...], Field(min_length=1), Most(4096)]
     env: Env = Field(default_factory=dict)
     cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
         None
@@ -55,7 +52,7 @@ class ServiceBody(BaseModel):
         str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
     ] = None
     needs: Annotated[
-        tuple[Name, ...], Field(max_length=MOST_SERVICES, description="Services that start first")
+        tuple[Name, ...], Field(description="Services that start first"), Most(MOST_SERVICES)
     ] = ()
     http_port: Annotated[PortNumber | None, Field(description="Where it serves HTTP")] = None
     restart: Literal["always", "on-failure", "never"] = "always"

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Webhook
+from bay.server.api.bodies import Body, Most
 from bay.server.api.deps import ERRORS, IdempotencyKey, Reader, Svc, Writer
 from bay.server.replies import WireResponse
 
@@ -14,14 +15,14 @@ router = APIRouter(
 )
 
 
-class CreateWebhook(BaseModel):
+class CreateWebhook(Body):
     """Where to send what."""
 
     url: Annotated[
         str, Field(min_length=1, max_length=2048, description="http or https, on a public address")
     ]
     types: Annotated[
-        list[Annotated[str, Field(max_length=64)]], Field(max_length=64, description="Empty means all")
+        list[Annotated[str, Field(max_length=64)]], Field(description="Empty means all"), Most(64)
     ] = Field(default_factory=list)
 
 

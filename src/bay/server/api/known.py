@@ -1,0 +1,60 @@
+"""Refuses what a route does not take: a query parameter that it does not name, a body where it reads none.
+
+One dependency of every route, WebSockets included, so that a new route is covered by itself. The names come from the
+route's own signature.
+"""
+
+from typing import NoReturn
+from urllib.parse import unquote_plus
+
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection, Request
+from fastapi.routing import APIRoute, APIWebSocketRoute
+
+from bay.hints import shown, unknown
+
+Route = APIRoute | APIWebSocketRoute
+
+
+async def only_known(connection: HTTPConnection) -> None:
+    """Raises RequestValidationError for a query parameter or a body that the route does not take."""
+    route: Route = connection.scope["route"]
+    if query := connection.scope["query_string"]:
+        _check_query(query, _names(route.dependant))
+    if isinstance(connection, Request) and _has_body(connection) and not _reads_body(route):
+        await _check_no_body(connection)
+
+
+def _check_query(query: bytes, known: set[str]) -> None:
+    for part in query.split(b"&"):
+        name = unquote_plus(part.partition(b"=")[0].decode("latin-1"))
+        if part and name not in known:
+            _refuse(("query", shown(name)), unknown("query parameter", name, known))
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+async def _check_no_body(request: Request) -> None:
+    """An empty object is no body: there are clients that send one with every POST."""
+    body = await request.body()
+    if body.strip() not in (b"", b"{}", b"null"):
+        _refuse(("body",), f"{request.method} {request.url.path} takes no body; leave it out")
+
+
+def _refuse(place: tuple[str, ...], message: str) -> NoReturn:
+    raise RequestValidationError([{"type": "extra_forbidden", "loc": place, "msg": message}])
+
+
+def _names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_names(below) for below in dependant.dependencies))
+
+
+def _reads_body(route: Route) -> bool:
+    """Whether the route takes a body, as FastAPI parses it or, declared in its OpenAPI operation, as it comes."""
+    if isinstance(route, APIWebSocketRoute):
+        return True
+    return route.body_field is not None or "requestBody" in (route.openapi_extra or {})
