@@ -6,9 +6,10 @@ directions; fields that a newer server adds are ignored.
 """
 
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from reprlib import Repr
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -885,12 +886,15 @@ Model = TypeVar("Model")
 
 def to_wire(value: object) -> Any:
     """`value` (a model, or anything made of models) as JSON-ready data."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if names := _names(kind):
+        return {name: to_wire(getattr(value, name)) for name in names}
     if isinstance(value, datetime):
         return to_rfc3339(value)
     if isinstance(value, bytes):
         return b64encode(value).decode("ascii")
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_wire(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
         return {str(k): to_wire(v) for k, v in cast("dict[object, object]", value).items()}
     if isinstance(value, list | tuple):
@@ -898,32 +902,46 @@ def to_wire(value: object) -> Any:
     return value
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
+
+@cache
+def _names(kind: type[object]) -> tuple[str, ...]:
+    """The fields of a model; none of what is no model."""
+    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()
+
+
 def from_wire(cls: type[Model], data: object) -> Model:
     """A `cls` from decoded JSON. Raises TypeError or ValueError when `data` does not describe one."""
     if not isinstance(data, dict):
         raise TypeError(f"expected an object for {cls.__name__}, got {type(data).__name__}")
-    hints = _hints(cls)
-    given = cast("dict[str, object]", data)
-    return cls(**{name: _decode(hint, given[name]) for name, hint in hints.items() if name in given})
+    given = cast("dict[str, Any]", data)
+    decoders = _decoders(cls)
+    return cls(**{n: _decoded(decoders[n], value) for n, value in given.items() if n in decoders})
+
+
+Decoder = Callable[[Any], Any]
+
+
+def _decoded(decode: Decoder | None, value: Any) -> Any:
+    return value if decode is None or value is None else decode(value)
 
 
 @cache
-def _hints(cls: type[object]) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _decoders(cls: type[object]) -> dict[str, Decoder | None]:
+    """How each field is decoded, found out once a class; None for what stays as it came."""
+    return {name: _decoder(hint) for name, hint in get_type_hints(cls).items()}
 
 
-def _decode(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
+def _decoder(hint: Any) -> Decoder | None:
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        return _decode(next(a for a in get_args(hint) if a is not type(None)), value)
+        return _decoder(next(a for a in get_args(hint) if a is not type(None)))
     if origin is tuple:
-        return tuple(_decode(get_args(hint)[0], item) for item in value)
+        each = _decoder(get_args(hint)[0])
+        return tuple if each is None else lambda items: tuple(_decoded(each, item) for item in items)
     if hint is datetime:
-        return from_rfc3339(value)
+        return from_rfc3339
     if hint is bytes:
-        return b64decode(value, validate=True)
-    if is_dataclass(hint):
-        return from_wire(cast("type[Any]", hint), value)
-    return value
+        return partial(b64decode, validate=True)
+    return partial(from_wire, cast("type[Any]", hint)) if is_dataclass(hint) else None

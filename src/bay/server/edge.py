@@ -20,6 +20,7 @@ from bay.server.audit import READING, Auditor, name_caller
 from bay.server.auth import Keys
 from bay.server.connections import Connection
 from bay.server.heads import PLACE
+from bay.server.large_bodies import LARGE, LargeBodies
 from bay.server.replies import AnswerCut, error_response
 from bay.store.audit import Call, during
 from bay.store.records import Scope as KeyScope
@@ -36,7 +37,6 @@ OPEN_PATHS = frozenset(
     ("/health", "/v1/profiles", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 )
 ADMIN_PATHS = ("/v1/keys", "/v1/admin")
-_SMALL_BODY = 1 << 20
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 SUBPROTOCOL = "bay.v1"
@@ -62,6 +62,7 @@ class Edge:
         self._auditor = auditor
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
+        self._large_bodies = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -124,7 +125,10 @@ class Edge:
         length = headers.one("content-length")
         if length is not None and int(length) > limit:
             raise _too_large(limit)
-        return _limited(receive, limit)
+        limited = _limited(receive, limit)
+        if not _LARGE.fullmatch(scope["path"]) or (length is not None and int(length) <= LARGE):
+            return limited
+        return self._large_bodies.of(scope["state"]["caller"].owner, limited)
 
     def _limit_of(self, path: str) -> int:
         """Bytes the body may have. JSON costs a multiple of its size to parse, so only what carries files is large."""
@@ -134,7 +138,7 @@ class Edge:
         if _STDIN.fullmatch(path) or _PORT.fullmatch(path):
             return _ANY_SIZE  # nobody keeps it: it is read as fast as it is taken inside
         large = _LARGE.fullmatch(path)
-        return self._max_body_bytes if large else min(_SMALL_BODY, self._max_body_bytes)
+        return self._max_body_bytes if large else min(LARGE, self._max_body_bytes)
 
 
 class RequestHeaders:

@@ -1,0 +1,87 @@
+"""Large JSON bodies: counted before they are parsed, and one at a time of each owner.
+
+A parser holds the interpreter until it is done, and what it costs depends on how many pieces a body has, not on its
+bytes: 16 MiB of one text take a few milliseconds, 16 MiB of small fields take seconds. What is large here carries one
+large text. Rejected: a thread, since the parser does not let go of the interpreter in it either.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from bay.errors import PayloadTooLarge
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+LARGE = 1 << 20
+"""Bytes from which on a body is counted. A smaller one is bounded by its size."""
+
+MOST_PIECES = 20_000
+"""Texts, and items of lists and objects. An exec may have 4,096 arguments and 256 variables."""
+
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+class LargeBodies:
+    """Gives requests their bodies whole."""
+
+    def __init__(self) -> None:
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, owner: str, receive: Receive) -> Receive:
+        """The same as `receive`, with the body in one message, when it has been counted and it is its owner's turn."""
+        whole = False
+
+        async def next_message() -> Message:
+            nonlocal whole
+            if whole:
+                return await receive()
+            whole = True
+            return await self._whole(owner, receive)
+
+        return next_message
+
+    async def _whole(self, owner: str, receive: Receive) -> Message:
+        chunks: list[bytes] = []
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            chunks.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = b"".join(chunks)
+        if len(body) > LARGE:
+            await self._turn(owner)
+            check_pieces(body)
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def _turn(self, owner: str) -> None:
+        """Wait for the owner's turn. It is over when the event loop goes on, which is after the body was parsed."""
+        lock = self._turns.setdefault(owner, asyncio.Lock())
+        await lock.acquire()
+        asyncio.get_running_loop().call_soon(lock.release)
+
+
+def check_pieces(body: bytes) -> None:
+    """Raises PayloadTooLarge when a JSON body has too many pieces."""
+    pieces = place = 0
+    while pieces <= MOST_PIECES:
+        start = body.find(b'"', place)
+        pieces += 1 + _items(body, place, len(body) if start < 0 else start)
+        text = _TEXT.match(body, start) if start >= 0 else None
+        if text is None:
+            break
+        place = text.end()
+    if pieces > MOST_PIECES:
+        raise PayloadTooLarge(
+            f"a body of more than {LARGE} bytes has at most {MOST_PIECES} texts, fields and items; "
+            "send data as one text, or as a file"
+        )
+
+
+def _items(body: bytes, start: int, end: int) -> int:
+    return sum(body.count(mark, start, end) for mark in (b",", b"[", b"{"))
