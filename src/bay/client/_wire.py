@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlencode
 
 import httpx
 
+from bay import hints
 from bay.errors import (
     BayError,
     ConnectionFailed,
@@ -24,6 +25,7 @@ from bay.ids import is_id, is_name
 from bay.models import (
     Checkpoint,
     CheckpointPolicy,
+    NetworkMode,
     NetworkPolicy,
     PortSettings,
     ServiceSpec,
@@ -91,10 +93,10 @@ def query(params: Params) -> str:
 class CreateOptions(TypedDict, total=False):
     """What `sandboxes.create` and `client.sandbox` take; what is left out, or None, is the profile's.
 
-    `ttl`, `idle_timeout` and `warm_timeout` are whole seconds; a `ttl` of 0 means never, a `warm_timeout`
+    `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means never, a `warm_timeout`
     of 0 that it is not kept frozen. `from_checkpoint` gives it the files of a checkpoint (by id), of whichever of the
     owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `network_policy` says what its network may
-    reach; `url` which port (a number, or `PortSettings` to make it public) its URL leads to, `ports` who may reach others;
+    reach; `network` (``"none"``, ``"open"``) is short for a policy without rules; `url` which port (a number, or `PortSettings` to make it public) its URL leads to, `ports` who may reach others;
     `services` what is started with it. `wait` is how many seconds to wait until the
     sandbox is ready. With `exist_ok` the one that has the `name` already is given as it is, whatever else is asked for.
     `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you name it.
@@ -106,12 +108,13 @@ class CreateOptions(TypedDict, total=False):
     isolation: str | None
     env: Mapping[str, str] | None
     labels: Mapping[str, str] | None
-    ttl: int | None
-    idle_timeout: int | None
-    warm_timeout: int | None
+    ttl: int | str | None
+    idle_timeout: int | str | None
+    warm_timeout: int | str | None
     cargo_id: str | None
     from_checkpoint: str | Checkpoint | None
     checkpoint_policy: CheckpointPolicy | None
+    network: NetworkMode | None
     network_policy: NetworkPolicy | None
     url: PortSettings | int | None
     ports: Sequence[PortSettings] | None
@@ -126,11 +129,18 @@ class UpdateOptions(TypedDict, total=False):
 
     name: str | None
     labels: Mapping[str, str]
-    idle_timeout: int | None
-    warm_timeout: int | None
+    idle_timeout: int | str | None
+    warm_timeout: int | str | None
     checkpoint_policy: CheckpointPolicy | None
     url: PortSettings | int | None
     ports: Sequence[PortSettings]
+
+
+def known(call: str, options: Mapping[str, object], shape: type[object]) -> None:
+    """Raises TypeError for an option that the TypedDict `shape` lacks, as Python does for other keyword arguments."""
+    names = shape.__annotations__
+    if unknown_name := next((name for name in options if name not in names), None):
+        raise TypeError(f"{call}(): {hints.unknown('option', unknown_name, names)}")
 
 
 def given(**fields: object) -> Json:
@@ -165,6 +175,7 @@ def create_call(options: CreateOptions, key: str) -> Call:
 
 def update_body(options: UpdateOptions) -> Json:
     """The fields to change, None included."""
+    known("update", options, UpdateOptions)
     return {name: _on_wire(name, value) for name, value in options.items()}
 
 
@@ -284,6 +295,7 @@ class SpawnOptions(TypedDict, total=False):
 
 def spawn_body(command: str | Sequence[str], options: SpawnOptions) -> Json:
     """The body of an exec that is not waited for."""
+    known("spawn", options, SpawnOptions)
     rest: Json = {name: value for name, value in options.items() if name != "stdin"}
     reader = rest.pop("wait_for_reader", None)
     return exec_body(command, options.get("stdin"), wait_for_reader=reader is not False, **rest)

@@ -318,8 +318,8 @@ class AsyncBox:
         """Remove the sandbox and its own files for good. Again is no error."""
         await self._http.json(Call(method="DELETE", path=self._path(), safe=True))
 
-    async def extend_ttl(self, seconds: int) -> Sandbox:
-        """Put `expires_at` off by `seconds`, counted from now if it has passed. Raises SandboxTtlInfinite without one."""
+    async def extend_ttl(self, seconds: int | str) -> Sandbox:
+        """Put `expires_at` off by `seconds` (or text such as ``"10m"``), counted from now if it has passed. Raises SandboxTtlInfinite without one."""
         headers = {"Idempotency-Key": new_id("key")}
         body = {"extend_by": seconds}
         return await self._ask(

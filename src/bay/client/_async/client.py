@@ -23,6 +23,7 @@ from bay.client._wire import (
     CreateOptions,
     create_call,
     items,
+    known,
     list_params,
     model,
     named,
@@ -52,6 +53,7 @@ class AsyncSandboxes:
         Sent again by itself when the connection fails, under one idempotency key: one call makes
         one sandbox. Raises Conflict when the name is taken.
         """
+        known("create", options, CreateOptions)
         if options.get("exist_ok"):
             return await self._get_or_create(named(options), options)
         key = options.get("idempotency_key") or new_id("key")
@@ -63,6 +65,7 @@ class AsyncSandboxes:
         Of several who ask at once one makes it. With `wait` either is ready, or has failed, or the seconds are over.
         One that has expired is removed first, as Bay does a minute later.
         """
+        known("get_or_create", options, CreateOptions)
         return await self._get_or_create(name, options)
 
     async def _get_or_create(self, name: str, options: CreateOptions) -> AsyncBox:
@@ -199,6 +202,7 @@ class AsyncClient:
         named it lives for ten minutes that are renewed while the block lasts (not with a `transport` of your own), so
         that a program that is killed leaves nothing for longer.
         """
+        known("sandbox", options, CreateOptions)
         wait_s = options.get("wait") or READY_S
         leases = self._leases if options.get("ttl") is None else None
         wanted: CreateOptions = {**options, "wait": wait_s}

@@ -22,13 +22,13 @@ class AsyncKeys:
         *,
         owner: str | None = None,
         scope: KeyScope = "write",
-        expires_in: int | None = None,
+        expires_in: int | str | None = None,
         expires_at: datetime | None = None,
         quotas: Limits | None = None,
     ) -> NewKey:
         """A new key, of your own owner unless named. Its `secret` is in this answer and nowhere else.
 
-        It expires after `expires_in` seconds, or at `expires_at`, or never. `quotas` bound what its sandboxes
+        It expires after `expires_in` seconds (or ``"7d"``), or at `expires_at`, or never. `quotas` bound what its sandboxes
         use, beside the quotas of its owner. Never sent twice by itself, since a second answer would lack the secret:
         after a ConnectionFailed look through `list` and revoke what you do not know.
         """

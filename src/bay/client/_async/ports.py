@@ -74,8 +74,8 @@ class AsyncPorts:
         )
         return await self._http.fetch(call, body, timeout_s)
 
-    async def link(self, port: int, expires_in: int = 3600, *, once: bool = False) -> PortLink:
-        """A URL that opens the port to whoever has it, for `expires_in` seconds; with `once` to the first who opens it.
+    async def link(self, port: int, expires_in: int | str = 3600, *, once: bool = False) -> PortLink:
+        """A URL that opens the port to whoever has it, for `expires_in` seconds (or ``"10m"``); with `once` to the first who opens it.
 
         It ends with the key that made it. Nothing needs to listen there yet.
         """

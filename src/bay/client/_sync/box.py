@@ -320,8 +320,8 @@ class Box:
         """Remove the sandbox and its own files for good. Again is no error."""
         self._http.json(Call(method="DELETE", path=self._path(), safe=True))
 
-    def extend_ttl(self, seconds: int) -> Sandbox:
-        """Put `expires_at` off by `seconds`, counted from now if it has passed. Raises SandboxTtlInfinite without one."""
+    def extend_ttl(self, seconds: int | str) -> Sandbox:
+        """Put `expires_at` off by `seconds` (or text such as ``"10m"``), counted from now if it has passed. Raises SandboxTtlInfinite without one."""
         headers = {"Idempotency-Key": new_id("key")}
         body = {"extend_by": seconds}
         return self._ask(

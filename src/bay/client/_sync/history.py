@@ -5,7 +5,7 @@
 from typing import TypedDict, Unpack
 
 from bay.client._sync.http import Http
-from bay.client._wire import Call, Json, given, list_params, listed, model, sandbox_path
+from bay.client._wire import Call, Json, given, known, list_params, listed, model, sandbox_path
 from bay.models import ExecType, HistoryEntry
 
 
@@ -31,6 +31,7 @@ class History:
 
     def list(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
         """Up to `limit` entries (100, at most 500) behind the first `offset`, newest first."""
+        known("history", options, HistoryOptions)
         call = Call(method="GET", path=self._path(), params=list_params(options, None), safe=True)
         found = listed(self._http.json(call), "entries")
         return [model(HistoryEntry, item) for item in found]

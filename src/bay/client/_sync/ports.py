@@ -76,8 +76,8 @@ class Ports:
         )
         return self._http.fetch(call, body, timeout_s)
 
-    def link(self, port: int, expires_in: int = 3600, *, once: bool = False) -> PortLink:
-        """A URL that opens the port to whoever has it, for `expires_in` seconds; with `once` to the first who opens it.
+    def link(self, port: int, expires_in: int | str = 3600, *, once: bool = False) -> PortLink:
+        """A URL that opens the port to whoever has it, for `expires_in` seconds (or ``"10m"``); with `once` to the first who opens it.
 
         It ends with the key that made it. Nothing needs to listen there yet.
         """
