@@ -53,7 +53,7 @@ def error(done: "subprocess.CompletedProcess[bytes]") -> dict[str, Any]:
 
 
 def test_create_prints_the_id_alone(bay: Cli) -> None:
-    done = bay("create", "--profile", "p", "--ttl", "60", "--idle-timeout", "9", "--wait", "5")
+    done = bay("create", "--profile", "p", "--ttl", "1m", "--idle-timeout", "9", "--wait", "5s")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"sandbox-")
     assert done.stdout.count(b"\n") == 1
@@ -152,7 +152,7 @@ def test_update_changes_what_is_named_and_nothing_else(bay: Cli, name: str) -> N
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [((), "say what to change"), (("--idle-timeout", "soon"), "seconds or never"),
+    [((), "say what to change"), (("--idle-timeout", "soon"), "it takes seconds or a time such as 10m"),
      (("--label", "a=b", "--no-labels"), "not both")],
 )  # fmt: skip
 def test_update_says_what_is_wrong(bay: Cli, name: str, arguments: tuple[str, ...], said: str) -> None:

@@ -1,11 +1,11 @@
 """`admin audit`: who changed what, and what came of it."""
 
-import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay import durations
 from bay.cli._output import print_json, print_line, printable
 from bay.cli._state import JsonOption, connect
 from bay.clock import from_rfc3339, to_rfc3339, utc_now
@@ -13,8 +13,6 @@ from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from bay.models import AuditEntry
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def audit(
@@ -56,8 +54,8 @@ def _moment(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        if found := re.fullmatch(r"(\d{1,9})([smhd])", text):
-            return utc_now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        if (ago := durations.parse(text)) is not None:
+            return utc_now() - timedelta(seconds=ago)
         return from_rfc3339(text)
     except (ValueError, OverflowError) as error:
         raise InvalidArgument(f"{option} takes 10m, 2h, 7d or a time such as 2030-01-31T12:00:00Z") from error

@@ -9,7 +9,7 @@ import typer
 from bay.cli._complete import NameArgument
 from bay.cli._output import age, amount, print_columns, print_json, print_line, printable
 from bay.cli._progress import Bar
-from bay.cli._state import JsonOption, connect
+from bay.cli._state import JsonOption, connect, whole_seconds
 from bay.cli._tree import Tree
 from bay.clock import utc_now
 from bay.models import CheckpointPolicy
@@ -46,7 +46,12 @@ def policy(
     ctx: typer.Context,
     name: NameArgument,
     every: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="One each so many seconds, while there is activity.")
+        int | None,
+        typer.Option(
+            parser=whole_seconds,
+            metavar="DURATION",
+            help="One each so long, such as 1h, while there is activity.",
+        ),
     ] = None,
     before_stop: Annotated[
         bool, typer.Option("--before-stop", help="One whenever compute has been given back.")

@@ -15,7 +15,7 @@ from bay.cli._detach import DEFAULT_KEYS, parse_keys
 from bay.cli._follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
 from bay.cli._output import note, print_json, print_line
 from bay.cli._sandboxes import ImageOption, IsolationOption, ProfileOption
-from bay.cli._state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs
+from bay.cli._state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs, seconds
 from bay.cli._terminal import STDOUT, need_terminal, on_terminal
 from bay.cli._tree import COMMAND
 from bay.cli._tty import window_size
@@ -36,7 +36,9 @@ CommandArgument = Annotated[
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
-        metavar="SECONDS", help="Seconds the command may take; then it is ended and the exit code is 124."
+        parser=seconds,
+        metavar="DURATION",
+        help="How long the command may take, such as 90s or 10m; then it is ended and the exit code is 124.",
     ),
 ]
 StdinOption = Annotated[

@@ -7,7 +7,7 @@ import typer
 
 import bay
 from bay.cli._output import note, print_columns, print_json, print_line
-from bay.cli._state import JsonOption, connect, pairs
+from bay.cli._state import JsonOption, connect, pairs, whole_seconds
 from bay.cli._tree import Tree
 from bay.clock import to_rfc3339, utc_now
 from bay.errors import InvalidArgument
@@ -29,7 +29,8 @@ def create(
     ] = None,
     scope: Annotated[str, typer.Option(help="What it may do: read, write or admin.")] = "write",
     expires_in: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Seconds until it expires.")
+        int | None,
+        typer.Option(parser=whole_seconds, metavar="DURATION", help="How long it is valid, such as 7d."),
     ] = None,
     quota: Annotated[
         list[str] | None,

@@ -21,7 +21,7 @@ def read_plainly(params: list[Any]) -> None:
     for param in params:
         kind = kind_of(param)
         if kind in _READERS and hasattr(param, "_runtime_param"):
-            param._runtime_param = Plain(kind)
+            param._runtime_param = Plain(kind, param.type_descriptor.parameter_info.parser)
 
 
 def kind_of(param: Any) -> Any:
@@ -37,6 +37,8 @@ class Plain:
     """Reads a value, or each of several. Raises BadParameter, in words that say what it takes."""
 
     kind: Any
+    parser: Callable[[str], Any] | None = None
+    """The option's own reader, whose ValueError says what it takes."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         """What the command gets of what was typed, or of the default."""
@@ -45,6 +47,8 @@ class Plain:
         return None if value is None else self._one(value, param, ctx)
 
     def _one(self, text: Any, param: Any, ctx: Any) -> Any:
+        if self.parser is not None:
+            return self._parsed(self.parser, text, param, ctx)
         low, high = getattr(param, "min", None), getattr(param, "max", None)
         try:
             value = _READERS[self.kind](text)
@@ -54,6 +58,12 @@ class Plain:
             pass
         words = f"it takes {_WORDS.get(self.kind, 'a value')}{_range(low, high)}, not {text!r}"
         raise typer.BadParameter(words, ctx=ctx, param=param)
+
+    def _parsed(self, parser: Callable[[str], Any], text: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return parser(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=ctx, param=param) from error
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -9,7 +9,7 @@ import typer
 from bay.cells import event_to_wire, text_of, traceback_of
 from bay.cli._complete import NameArgument
 from bay.cli._output import note, print_json
-from bay.cli._state import JsonOption, connect
+from bay.cli._state import JsonOption, connect, seconds
 from bay.errors import BayError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ def python(
     code: Annotated[str | None, typer.Option("-c", metavar="CODE", help="The code itself.")] = None,
     kernel: Annotated[str, typer.Option(metavar="ID", help="The kernel to run it in.")] = "default",
     timeout: Annotated[
-        float, typer.Option(help="Seconds the code may run; then it is interrupted.", min=0.001)
+        float,
+        typer.Option(
+            parser=seconds,
+            metavar="DURATION",
+            help="How long the code may run, such as 90s or 10m; then it is interrupted.",
+        ),
     ] = 300,
     as_json: JsonOption = False,
 ) -> int:

@@ -7,7 +7,17 @@ import typer
 from bay.cli._complete import NameArgument, NamesArgument, complete_names, complete_profiles
 from bay.cli._net import as_mode
 from bay.cli._output import print_columns, print_error, print_fields, print_json, print_line
-from bay.cli._state import EnvOption, JsonOption, connect, pairs, state_of, with_nearest
+from bay.cli._state import (
+    EnvOption,
+    JsonOption,
+    connect,
+    duration,
+    pairs,
+    seconds,
+    state_of,
+    whole_seconds,
+    with_nearest,
+)
 from bay.clock import to_rfc3339
 from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
 from bay.models import NetworkPolicy
@@ -54,12 +64,25 @@ def create(
         list[str] | None,
         typer.Option("--label", "-l", metavar="KEY=VALUE", help="Attach a label. Repeatable."),
     ] = None,
-    ttl: Annotated[int | None, typer.Option(help="Seconds until it expires; 0 is never.")] = None,
+    ttl: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_seconds, metavar="DURATION", help="How long it lives, such as 10m; 0 is for ever."
+        ),
+    ] = None,
     idle_timeout: Annotated[
-        int | None, typer.Option(help="Seconds without activity until it is frozen.")
+        int | None,
+        typer.Option(
+            parser=whole_seconds, metavar="DURATION", help="Time without activity until it is frozen."
+        ),
     ] = None,
     warm_timeout: Annotated[
-        int | None, typer.Option(help="Seconds frozen until compute is given back; 0 is at once.")
+        int | None,
+        typer.Option(
+            parser=whole_seconds,
+            metavar="DURATION",
+            help="Time frozen until compute is given back; 0 is at once.",
+        ),
     ] = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
     from_checkpoint: Annotated[
@@ -71,7 +94,10 @@ def create(
     url_port: Annotated[
         int | None, typer.Option(metavar="PORT", help="The port that its URL leads to.")
     ] = None,
-    wait: Annotated[float | None, typer.Option(help="Seconds to wait until it is ready.")] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until it is ready."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Make a sandbox and print its id."""
@@ -157,11 +183,11 @@ def update(
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all its labels away.")] = False,
     idle_timeout: Annotated[
         str | None,
-        typer.Option(metavar="SECONDS", help="Seconds without activity until it is frozen, or never."),
+        typer.Option(metavar="DURATION", help="Time without activity until it is frozen, or never."),
     ] = None,
     warm_timeout: Annotated[
         str | None,
-        typer.Option(metavar="SECONDS", help="Seconds frozen until compute is given back, or never."),
+        typer.Option(metavar="DURATION", help="Time frozen until compute is given back, or never."),
     ] = None,
     url_port: Annotated[
         str | None, typer.Option(metavar="PORT", help="The port that its URL leads to, or none.")
@@ -194,7 +220,9 @@ def update(
 def start(
     ctx: typer.Context,
     names: NamesArgument,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long until they are ready.")] = 60.0,
+    wait: Annotated[
+        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until they are ready.")
+    ] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
     """Give sandboxes compute; they keep name and files."""
@@ -216,7 +244,9 @@ def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False)
 def resume(
     ctx: typer.Context,
     names: NamesArgument,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long until they run.")] = 60.0,
+    wait: Annotated[
+        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until they run.")
+    ] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
     """Let frozen sandboxes run again; start those that are cold."""
@@ -297,7 +327,7 @@ def _labels(given: list[str] | None, *, none: bool) -> dict[str, str]:
 
 def _seconds(option: str, text: str) -> int | None:
     """So many seconds; None for ``never``."""
-    return None if text == _NEVER else _number(option, text, f"seconds or {_NEVER}")
+    return None if text == _NEVER else duration(option, text)
 
 
 def _number(option: str, text: str, what: str) -> int:

@@ -1,6 +1,7 @@
 """What every command shares: how to reach Bay, and what is loaded only when a command needs it."""
 
 import importlib
+import math
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import bay
+from bay import durations
 from bay.cli._here import bay_here
 from bay.cli._output import note
 from bay.errors import BayError, InvalidArgument, NotFound
@@ -143,15 +145,32 @@ def load(module: str, name: str) -> Any:
         ) from error
 
 
+def seconds(text: str | float) -> float:
+    """The value of a `DURATION` option. Raises ValueError for what is not like ``90``, ``1.5``, ``90s``, ``10m``, ``1h30m`` or ``7d``."""
+    parsed = durations.parse(text) if isinstance(text, str) else text
+    try:
+        found = float(text) if parsed is None else float(parsed)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"it takes seconds or a time such as 10m or 1h30m, not {text!r}")
+    return found
+
+
+def whole_seconds(text: str | float) -> int:
+    """The same where only whole seconds count."""
+    found = seconds(text)
+    if not found.is_integer():
+        raise ValueError(f"it takes whole seconds or a time such as 10m or 1h30m, not {text!r}")
+    return int(found)
+
+
 def duration(option: str, text: str) -> int:
-    """The seconds of ``90``, ``90s``, ``10m``, ``2h`` or ``7d``."""
-    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text, re.ASCII)
-    if found is None:
-        raise InvalidArgument(f"{option} takes 90s, 10m, 2h or 7d, not {text!r}")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+    """The whole seconds of an option's text, where the option is parsed by its command."""
+    try:
+        return whole_seconds(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{option}: {error}") from error
 
 
 def pairs(texts: list[str] | None, option: str, between: str) -> dict[str, str]:
