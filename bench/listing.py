@@ -4,6 +4,7 @@ The store is filled by hand, with a Bay that is not running; the sandboxes are s
 `fake` driver serves. One in eight rows is another owner's, one in twenty of the owner's is deleted, and each has had a session.
 """
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,9 @@ from examples.own_server import own_server
 from sqlalchemy import URL, Connection, Table, create_engine, insert, select
 
 from bay.ids import new_id
-from bay.server import cursors
+from bay.server.sealing import Cursors, Seals
 from bay.store import schema
+from bay.store.engine import Store
 from bench.base import Bench, ms
 from bench.figures import Figure, Ratio, Result
 from bench.raw import Raw
@@ -115,7 +117,17 @@ def _cursor(database: Path, offset: int) -> str:
     with engine.connect() as connection:
         seq = connection.execute(mine.order_by(columns.seq).offset(offset).limit(1)).scalar_one()
     engine.dispose()
-    return cursors.encode(OWNER, seq) or ""
+    return asyncio.run(_sealed(Store(database), seq))
+
+
+async def _sealed(store: Store, seq: int) -> str:
+    await store.open()
+    try:
+        seals = Seals(store)
+        await seals.open()
+        return Cursors(seals).of_row(OWNER, seq) or ""
+    finally:
+        await store.aclose()
 
 
 def _page(raw: Raw, name: str, query: str, runs: int) -> Figure:

@@ -25,8 +25,8 @@ from server_harness import (
 )
 
 from bay.errors import InvalidArgument
-from bay.server.event_ids import EventIds
 from bay.server.feed import MOST_FOLLOWERS, Feed
+from bay.server.sealing import EventIds, Seals
 from bay.server.services.keys import ApiKeys
 from bay.store import events
 from bay.store.records import NOBODY, WebhookRecord
@@ -293,8 +293,9 @@ async def test_an_id_is_of_use_only_to_its_owner_and_tells_nothing(
 
 
 async def test_ids_outlive_a_restart(bay: World) -> None:
-    again = EventIds(bay.bay.store)
-    await again.open()
+    seals = Seals(bay.bay.store)
+    await seals.open()
+    again = EventIds(seals)
     assert again.seq_of("alice", bay.bay.event_ids.id_of("alice", 2**40)) == 2**40
     with pytest.raises(InvalidArgument):
         again.seq_of("bob", bay.bay.event_ids.id_of("alice", 1))

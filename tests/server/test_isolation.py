@@ -411,3 +411,22 @@ async def test_the_secret_between_bay_and_ship_is_shown_to_nobody(estate: Estate
     assert session.token not in repr(SessionSpec(
         session_id="", sandbox_id="", image="", isolation="", resources=None, workspace=Path(), token=session.token,  # pyright: ignore[reportArgumentType]
     ))  # fmt: skip
+
+
+async def test_a_cursor_tells_nothing_of_what_others_make(
+    bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    async def cursor(client: httpx.AsyncClient) -> str:
+        return (await client.get("/v1/sandboxes", params={"limit": 1})).json()["next_cursor"]
+
+    await create(alice)
+    await create(alice)
+    first = await cursor(alice)
+    for _ in range(3):
+        await create(bob)
+    assert await cursor(alice) == first
+    places = [bay.app.state.services.cursors.of_row("alice", row) for row in (1, 2, 10, 100, 10**12)]
+    assert {len(place) for place in places} == {32}  # its length says nothing either
+    assert len({place[:16] for place in places} | {place[16:] for place in places}) == 10
+    other = bay.app.state.services.cursors.of_id("alice", "key-" + "0" * 24)
+    assert (await alice.get("/v1/sandboxes", params={"cursor": other})).status_code == 422

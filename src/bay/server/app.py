@@ -55,7 +55,6 @@ from bay.server.changes import Changes
 from bay.server.checkpointer import Checkpointer
 from bay.server.discards import Discards
 from bay.server.edge import Edge
-from bay.server.event_ids import EventIds
 from bay.server.feed import Feed
 from bay.server.file_link import FileLink
 from bay.server.housekeeping import Housekeeping, Retention
@@ -75,6 +74,7 @@ from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
 from bay.server.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.server.screen import Screens
+from bay.server.sealing import Cursors, EventIds, Seals
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink
 from bay.server.services.attachments import Attachments
@@ -248,7 +248,8 @@ class Bay:
         )
         self.feed = Feed()
         self.store.on_commit = self.feed.wake
-        self.event_ids = EventIds(self.store)
+        self.seals = Seals(self.store)
+        self.event_ids = EventIds(self.seals)
         self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)
         self.addresses = Addresses(settings.webhook_allow)
         self.deliverer = Deliverer(
@@ -374,6 +375,7 @@ class Bay:
             audit=Audits(store=self.store, later=self.later),
             events=events,
             webhooks=webhooks,
+            cursors=Cursors(self.seals),
             pool=self.pool,
             garbage=Garbage(
                 store=self.store,
@@ -398,7 +400,7 @@ class Bay:
             if isinstance(self.clock, SteadyClock):
                 await self.clock.open(self.store)
             await self.keys.open()
-            await self.event_ids.open()
+            await self.seals.open()
             self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)

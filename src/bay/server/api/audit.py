@@ -6,9 +6,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from bay.models import AuditEntry
-from bay.server import cursors
 from bay.server.api.bodies import Moment
-from bay.server.api.deps import ERRORS, Cursor, Limit, Reader, Svc, listing
+from bay.server.api.deps import ERRORS, After, Limit, Reader, Svc, listing
 from bay.server.replies import WireResponse
 from bay.store.records import AuditFilters
 
@@ -29,8 +28,8 @@ class AuditList(BaseModel):
 async def list_audit(
     caller: Reader,
     services: Svc,
+    after: After,
     limit: Limit = 50,
-    cursor: Cursor = None,
     owner: Annotated[
         str | None, Query(max_length=128, description="Only of this owner; for admin keys")
     ] = None,
@@ -46,6 +45,5 @@ async def list_audit(
         owner=owner, key_id=key_id, method=method, request_id=request_id, resource_id=resource_id,
         since=since, until=until,
     )  # fmt: skip
-    after = cursors.decode(caller.owner, cursor)
     page = await services.audit.page(caller, filters, after=after, limit=limit)
-    return WireResponse(listing(caller, page))
+    return WireResponse(listing(services, caller, page))

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Cargo
-from bay.server import cursors
 from bay.server.api.bodies import Body
-from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.api.deps import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
 from bay.server.replies import WireResponse
 
 router = APIRouter(
@@ -63,14 +62,13 @@ async def create_cargo(
 async def list_cargos(
     caller: Reader,
     services: Svc,
+    after: After,
     limit: Limit = 50,
-    cursor: Cursor = None,
     managed: Annotated[bool, Query(description="Those of sandboxes instead of the external ones")] = False,
 ) -> WireResponse:
     """Your cargos, oldest first."""
-    after = cursors.decode(caller.owner, cursor)
     page = await services.cargos.page(caller, managed=managed, after=after, limit=limit)
-    return WireResponse(listing(caller, page))
+    return WireResponse(listing(services, caller, page))
 
 
 @router.get("/{cargo_id}", response_model=Cargo)

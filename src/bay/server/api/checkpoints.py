@@ -10,9 +10,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Checkpoint, Sandbox
-from bay.server import cursors
 from bay.server.api.bodies import Body, raw_body
-from bay.server.api.deps import ERRORS, Cursor, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.api.deps import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
 from bay.server.replies import WireResponse
 from bay.server.services.checkpoints import NewCheckpoint
 from bay.server.services.sandboxes import Forks
@@ -80,14 +79,13 @@ async def list_checkpoints(
     caller: Reader,
     services: Svc,
     sandbox_id: str,
+    after: After,
     limit: Limit = 50,
-    cursor: Cursor = None,
     auto: Annotated[bool | None, Query(description="Only those of the policy, or only the others")] = None,
 ) -> WireResponse:
     """The sandbox's checkpoints, oldest first; `parent_id` says which grew from which."""
-    after = cursors.decode(caller.owner, cursor)
     page = await services.checkpoints.page(caller, sandbox_id, auto=auto, after=after, limit=limit)
-    return WireResponse(listing(caller, page))
+    return WireResponse(listing(services, caller, page))
 
 
 @router.post(

@@ -10,11 +10,11 @@ from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
 from bay.models import Profile
-from bay.server import cursors
 from bay.server.api.bodies import DURATION, Most
 from bay.server.auth import Caller
 from bay.server.pool import Pool
 from bay.server.replies import ErrorBody
+from bay.server.sealing import Cursors
 from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
@@ -73,6 +73,7 @@ class Services:
     audit: Audits
     events: Events
     webhooks: Webhooks
+    cursors: Cursors
     pool: Pool
     garbage: Garbage
     profiles: dict[str, Profile]
@@ -126,7 +127,15 @@ Limit = Annotated[int, Query(ge=1, le=200, description="Most items to return")]
 Cursor = Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before")]
 
 
-def listing(caller: Caller, page: Page[Any]) -> dict[str, Any]:
+async def _after(caller: Reader, services: Svc, cursor: Cursor = None) -> int:
+    return services.cursors.row(caller.owner, cursor)
+
+
+After = Annotated[int, Depends(_after)]
+"""The row after which a page begins, by the cursor of the request; 0 without one."""
+
+
+def listing(services: Services, caller: Caller, page: Page[Any]) -> dict[str, Any]:
     """A page as every list answers it."""
-    cursor = cursors.encode(caller.owner, page.next_cursor)
+    cursor = services.cursors.of_row(caller.owner, page.next_cursor)
     return {"items": page.items, "has_more": cursor is not None, "next_cursor": cursor}

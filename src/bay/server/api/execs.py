@@ -10,11 +10,10 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
-from bay.server import cursors
 from bay.server.api.bodies import DURATION, Body, Most, raw_body
 from bay.server.api.deps import (
     ERRORS,
-    Cursor,
+    After,
     IdempotencyKey,
     Limit,
     Reader,
@@ -194,12 +193,11 @@ async def create_exec(
 
 @router.get("/execs", response_model=ExecList)
 async def list_execs(
-    caller: Reader, services: Svc, sandbox_id: str, limit: Limit = 50, cursor: Cursor = None
+    caller: Reader, services: Svc, sandbox_id: str, after: After, limit: Limit = 50
 ) -> WireResponse:
     """The sandbox's execs, oldest first; as last seen while it is frozen or does not answer."""
-    after = cursors.decode(caller.owner, cursor)
     return WireResponse(
-        listing(caller, await services.execs.page(caller, sandbox_id, after=after, limit=limit))
+        listing(services, caller, await services.execs.page(caller, sandbox_id, after=after, limit=limit))
     )
 
 

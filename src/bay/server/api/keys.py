@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bay.models import Key, KeyScope, NewKey
-from bay.server import cursors
 from bay.server.api.bodies import DURATION, Body, Moment
 from bay.server.api.deps import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
 from bay.server.replies import WireResponse
@@ -70,9 +69,9 @@ async def list_keys(
     owner: Annotated[str | None, Query(max_length=128, description="Only of this owner")] = None,
 ) -> WireResponse:
     """The keys of every owner, revoked and expired ones too, oldest first; never a secret."""
-    after = cursors.decode_text(caller.owner, cursor)
+    after = services.cursors.id(caller.owner, cursor)
     items, place = await services.keys.page(owner, after=after, limit=limit)
-    following = cursors.encode_text(caller.owner, place)
+    following = services.cursors.of_id(caller.owner, place)
     return WireResponse({"items": items, "has_more": place is not None, "next_cursor": following})
 
 

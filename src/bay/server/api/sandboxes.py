@@ -18,12 +18,11 @@ from bay.models import (
     Sandbox,
     Status,
 )
-from bay.server import cursors
 from bay.server.api.bodies import DURATION, Body, Most
 from bay.server.api.deps import (
     ERRORS,
     MAX_WAIT_S,
-    Cursor,
+    After,
     Env,
     IdempotencyKey,
     Limit,
@@ -201,8 +200,8 @@ async def create_sandbox(
 async def list_sandboxes(
     caller: Reader,
     services: Svc,
+    after: After,
     limit: Limit = 50,
-    cursor: Cursor = None,
     status: Status | None = None,
     compute: Compute | None = None,
     profile: Annotated[str | None, Query(max_length=128)] = None,
@@ -213,9 +212,8 @@ async def list_sandboxes(
     filters = Filters(
         status=status, compute=compute, profile=profile, name_prefix=name_prefix, labels=_labels(label or [])
     )
-    after = cursors.decode(caller.owner, cursor)
     page = await services.sandboxes.page(caller, filters, after=after, limit=limit)
-    return WireResponse(listing(caller, page))
+    return WireResponse(listing(services, caller, page))
 
 
 @router.get("/{sandbox_id}", response_model=Sandbox)

@@ -7,8 +7,8 @@ from bay.clock import Clock
 from bay.errors import NotFound
 from bay.models import GAP, Event
 from bay.server.auth import Caller, Keys
-from bay.server.event_ids import EventIds
 from bay.server.feed import Feed
+from bay.server.sealing import EventIds
 from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import EventRecord, SandboxRecord

@@ -1,0 +1,117 @@
+"""Places in lists and streams, sealed before they leave.
+
+Rows of all owners are numbered together, so a bare number would tell each owner how much the others do. A place is
+encrypted under a key of this database with a tag over owner and place as the nonce (the idea of SIV, RFC 5297): the
+same place has the same seal for ever, and a seal that Bay did not give this owner opens nothing.
+"""
+
+import hashlib
+import hmac
+import secrets
+
+from bay.errors import InvalidArgument
+from bay.store import events
+from bay.store.engine import Store
+
+START = "0"
+"""The place before the oldest event."""
+
+_TAG = 8
+_BLOCK = hashlib.sha256().digest_size
+
+
+class Seals:
+    """Seals and opens. `open` comes first."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._key = b""
+
+    async def open(self) -> None:
+        """Read the key of this database, or make it."""
+        async with self._store.write(only_execs=True) as db:
+            self._key = bytes.fromhex(await events.id_key(db, secrets.token_hex(32)))
+
+    def seal(self, use: bytes, owner: bytes, place: bytes) -> bytes:
+        """`place` as only this Bay can read it, for this use and owner; longer by eight bytes."""
+        tag = self._tag(use, owner, place)
+        return tag + self._masked(tag, place)
+
+    def unseal(self, use: bytes, owner: bytes, sealed: bytes) -> bytes | None:
+        """The place again; None for a seal that was not made for this use and owner."""
+        tag, masked = sealed[:_TAG], sealed[_TAG:]
+        place = self._masked(tag, masked)
+        return place if hmac.compare_digest(self._tag(use, owner, place), tag) else None
+
+    def _tag(self, use: bytes, owner: bytes, place: bytes) -> bytes:
+        return self._mac(use, owner + place)[:_TAG]
+
+    def _masked(self, tag: bytes, place: bytes) -> bytes:
+        return bytes(a ^ b for a, b in zip(place, self._stream(tag, len(place)), strict=False))
+
+    def _stream(self, tag: bytes, length: int) -> bytes:
+        counters = [b"", *(bytes((n,)) for n in range(1, -(-length // _BLOCK)))]
+        return b"".join(self._mac(b"mask", tag + counter) for counter in counters)
+
+    def _mac(self, use: bytes, text: bytes) -> bytes:
+        return hmac.new(self._key, use + b":" + text, hashlib.sha256).digest()
+
+
+class EventIds:
+    """Ids of events: 32 hex characters, the place in the owner's stream."""
+
+    def __init__(self, seals: Seals) -> None:
+        self._seals = seals
+
+    def id_of(self, owner: str, seq: int) -> str:
+        """The id of the owner's event `seq`."""
+        return self._seals.seal(b"tag", owner.encode(), seq.to_bytes(8)).hex()
+
+    def seq_of(self, owner: str, event_id: str) -> int:
+        """The event that an id names. Raises InvalidArgument for one that Bay did not give this owner."""
+        if event_id == START:
+            return 0
+        place = self._seals.unseal(b"tag", owner.encode(), _from_hex(event_id))
+        if place is None or len(place) != 8:
+            raise InvalidArgument("Bay gave out no event id like this; leave it out, or begin with 0")
+        return int.from_bytes(place)
+
+
+class Cursors:
+    """Cursors of lists: where the next page begins, as text. All of a kind are equally long, whatever the place."""
+
+    def __init__(self, seals: Seals) -> None:
+        self._seals = seals
+
+    def of_row(self, owner: str, after: int | None) -> str | None:
+        """The cursor that goes on after row `after`; None at the end."""
+        return None if after is None else self._seals.seal(b"row", _context(owner), after.to_bytes(8)).hex()
+
+    def row(self, owner: str, cursor: str | None) -> int:
+        """The row to go on after; 0 without a cursor. Raises InvalidArgument for one that Bay did not give this owner."""
+        return int.from_bytes(self._open(b"row", owner, cursor)) if cursor else 0
+
+    def of_id(self, owner: str, after: str | None) -> str | None:
+        """The same for a place that is named by an id."""
+        return None if after is None else self._seals.seal(b"id", _context(owner), after.encode()).hex()
+
+    def id(self, owner: str, cursor: str | None) -> str | None:
+        """The same for a place that is named by an id; None without a cursor."""
+        return self._open(b"id", owner, cursor).decode() if cursor else None
+
+    def _open(self, use: bytes, owner: str, cursor: str) -> bytes:
+        place = self._seals.unseal(use, _context(owner), _from_hex(cursor))
+        if place is None:
+            raise InvalidArgument("this cursor was not given out by Bay; start again without one")
+        return place
+
+
+def _context(owner: str) -> bytes:
+    return owner.encode() + b"\0"  # an owner has none, so that no place can pass for a part of it
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
