@@ -12,7 +12,7 @@ from ship.fileinfo import etag_of, look
 from ship.files import Removal, Upload
 from ship.listing import open_below
 from ship.moving import DEEPEST, Place, placed
-from ship.paths import Workspace, is_regular
+from ship.paths import Workspace, need_regular
 
 MOST_EDITED_BYTES = 16 << 20
 
@@ -138,21 +138,16 @@ def open_regular(space: Workspace, path: str) -> int:
     """A descriptor to read a plain file with. Anything else is not even opened, since that alone can have effects. Raises OSError."""
     looked_at = space.open(path, os.O_PATH)
     try:
-        _refuse_unlike_file(looked_at)
+        need_regular(os.fstat(looked_at).st_mode, path)
     finally:
         os.close(looked_at)
     descriptor = space.open(path, os.O_RDONLY)
     try:
-        _refuse_unlike_file(descriptor)  # it may be another thing by now
+        need_regular(os.fstat(descriptor).st_mode, path)  # it may be another thing by now
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _refuse_unlike_file(descriptor: int) -> None:
-    if not is_regular(descriptor):
-        raise InvalidArgument("only regular files can be read", field="path")
 
 
 def _check_may_go(space: Workspace, place: Place, found: os.stat_result) -> None:

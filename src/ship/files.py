@@ -17,9 +17,9 @@ from concurrent import futures
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from ship.errors import Conflict, InvalidArgument
+from ship.errors import Conflict
 from ship.identity import Identity
-from ship.paths import Workspace, is_regular
+from ship.paths import Workspace, need_regular, not_directory
 
 BLOCK_BYTES = 256 * 1024
 
@@ -95,9 +95,9 @@ class Download:
         """The file's size and its first block."""
         with self._workspace.translated(self._path):
             self._fd = self._workspace.open(self._path, os.O_RDONLY)
-            if not is_regular(self._fd):
-                raise InvalidArgument("only regular files can be read", field="path")
-            size = self._left = os.fstat(self._fd).st_size
+            found = os.fstat(self._fd)
+            need_regular(found.st_mode, self._path)
+            size = self._left = found.st_size
             return size, self.read()
 
     def read(self) -> bytes:
@@ -180,15 +180,14 @@ class Upload:
         try:
             return self._workspace.open_parent(path, make=self._make)
         except NotADirectoryError as error:
-            raise InvalidArgument("a part of the path is a file", field="path") from error
+            raise not_directory(os.path.dirname(path)) from error
 
     def _mode_to_keep(self) -> int:
         try:
             there = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
         except FileNotFoundError:
             return _NEW_FILE_MODE
-        if not stat.S_ISREG(there.st_mode):
-            raise InvalidArgument("only regular files can be replaced", field="path")
+        need_regular(there.st_mode, self.path, "replaced")
         return stat.S_IMODE(there.st_mode) & 0o777
 
 
@@ -214,7 +213,7 @@ def _open_for_listing(workspace: Workspace, path: str) -> int:
     try:
         return workspace.open(path, _READ_DIRECTORY)
     except NotADirectoryError as error:
-        raise InvalidArgument("only directories can be listed", field="path") from error
+        raise not_directory(path) from error
 
 
 def delete(workspace: Workspace, path: str, stopped: Callable[[], bool]) -> None:

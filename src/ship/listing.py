@@ -11,11 +11,10 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from ship.errors import InvalidArgument
 from ship.everywhere import MadeUp, refuse_made_up
 from ship.fileinfo import describe
 from ship.globs import Glob
-from ship.paths import Workspace
+from ship.paths import Workspace, not_directory
 
 DEEPEST = 64
 
@@ -45,7 +44,7 @@ class Listing:
             try:
                 self._root = self._space.open(self._path, _READ_DIRECTORY)
             except NotADirectoryError as error:
-                raise InvalidArgument("only directories can be listed", field="path") from error
+                raise not_directory(self._path) from error
 
     def close(self) -> None:
         """Call in any case."""

@@ -150,9 +150,31 @@ def check(path: str) -> str:
     return path
 
 
-def is_regular(descriptor: int) -> bool:
-    """Whether an open descriptor is a plain file, and no directory, fifo, socket or device."""
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+def need_regular(mode: int, path: str, wanted: str = "read") -> None:
+    """Raises InvalidArgument for what is no plain file; `details.reason` tells a directory from a fifo, socket or device."""
+    shown = shown_path(path)
+    if stat.S_ISDIR(mode):
+        raise InvalidArgument(
+            f"{shown} is a directory; only regular files can be {wanted}", field="path", reason="is_directory"
+        )
+    if not stat.S_ISREG(mode):
+        raise InvalidArgument(
+            f"{shown} is no regular file; only those can be {wanted}", field="path", reason="not_regular_file"
+        )
+
+
+def not_directory(path: str) -> InvalidArgument:
+    """The refusal of a path of which some part, the last or one before, is no directory."""
+    return InvalidArgument(
+        f"{shown_path(path)} is no directory, or goes through what is none",
+        field="path",
+        reason="not_directory",
+    )
+
+
+def shown_path(path: str) -> str:
+    """A path as a message has it."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _make_directory(parent: int, name: str) -> None:
@@ -170,7 +192,7 @@ def _leads_out() -> InvalidPath:
 
 def translate(error: OSError, path: str) -> ShipError:
     """What the peer is told of an OSError about `path`."""
-    shown = os.fsencode(path).decode("utf-8", "replace")
+    shown = shown_path(path)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return FileMissing(f"there is no {shown}")
@@ -182,8 +204,10 @@ def translate(error: OSError, path: str) -> ShipError:
             return StorageFull("the sandbox's disk is full; free space and try again")
         case errno.ENAMETOOLONG | errno.EINVAL | errno.EILSEQ:
             return InvalidArgument(f"the file system takes no such name ({error.strerror})", field="path")
-        case errno.EISDIR | errno.ENXIO | errno.ENODEV:
-            return InvalidArgument(f"{shown} is not a regular file", field="path")
+        case errno.EISDIR:
+            return InvalidArgument(f"{shown} is a directory", field="path", reason="is_directory")
+        case errno.ENXIO | errno.ENODEV:
+            return InvalidArgument(f"{shown} is not a regular file", field="path", reason="not_regular_file")
         case errno.ENOTEMPTY | errno.EEXIST | errno.EBUSY | errno.EAGAIN:
             return Conflict(f"{shown} was changed by another program at the same time, or is in use")
         case errno.ENOSYS:

@@ -177,7 +177,9 @@ def _open_file_place(space: Everywhere, path: str) -> Place:
     file = space.open(path, os.O_RDONLY)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise InvalidArgument("it has just become something else than a regular file", field="path")
+        raise InvalidArgument(
+            "it has just become something else than a regular file", field="path", reason="not_regular_file"
+        )
     return Place(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), file)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_ship import DEADLINE_S, Liar, Lie, Script, for_ever, head, peak_kib, request, saying, whole
-from server_harness import Json, Served, World, assert_error, clear, create, until, within, world
+from server_harness import Json, Served, World, assert_error, clear, create, shell, until, within, world
 from starlette.requests import HTTPConnection
 
 from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
@@ -496,3 +496,32 @@ def test_any_text_is_a_path_or_none(text: str) -> None:
     with suppress(InvalidPath):
         assert sandbox_path(text) == text
         assert "\0" not in text
+
+
+async def test_a_directory_where_a_file_is_wanted_is_told_from_other_mistakes(
+    alice: httpx.AsyncClient,
+) -> None:
+    box = f"/v1/sandboxes/{(await create(alice))['id']}"
+    await shell(alice, box.rpartition("/")[2], "mkdir d; touch f; mkfifo p")
+    text = {"path": "d", "content": "x"}
+    asked = [
+        (await alice.get(f"{box}/files/content", params={"path": "d"}), "is_directory"),
+        (await alice.put(f"{box}/files/content", params={"path": "d"}, content=b"x"), "is_directory"),
+        (await alice.post(f"{box}/files/edit", json={"path": "d", "old": "a", "new": "b"}), "is_directory"),
+        (await alice.get(f"{box}/filesystem/files", params={"path": "d"}), "is_directory"),
+        (await alice.put(f"{box}/filesystem/files", json=text), "is_directory"),
+        (await alice.get(f"{box}/filesystem/download", params={"path": "d"}), "is_directory"),
+        (await alice.get(f"{box}/files/content", params={"path": "p"}), "not_regular_file"),
+        (await alice.get(f"{box}/files/list", params={"path": "f"}), "not_directory"),
+        (await alice.get(f"{box}/filesystem/directories", params={"path": "f"}), "not_directory"),
+        (await alice.put(f"{box}/files/content", params={"path": "f/x"}, content=b"x"), "not_directory"),
+    ]
+    for answer, reason in asked:
+        error = assert_error(answer, 400, "validation_error")
+        assert error["details"] == {"field": "path", "reason": reason}, answer.request.url
+
+
+async def test_a_user_that_is_refused_is_named(alice: httpx.AsyncClient) -> None:
+    box = (await create(alice, profile="rootless"))["id"]
+    made = await alice.post(f"/v1/sandboxes/{box}/execs", json={"argv": ["id"], "user": "root"})
+    assert assert_error(made, 403, "forbidden")["details"] == {"field": "user"}
