@@ -16,6 +16,7 @@ def describe(settings: Settings) -> dict[str, object]:
     return {
         "name": "ship",
         "version": __version__,
+        "runtime": {"name": "ship", "version": __version__},
         "protocol": 1,
         "capabilities": ["shell", "filesystem", "exec", "python"],
         "user": settings.user.name,

@@ -30,6 +30,7 @@ _MOST_RUNNING = 256
 _MOST_ENDED = 200
 _KEEP_ENDED_S = 600.0
 _KEEP_ENDED_BYTES = 32 << 20
+_SHOWN_CHARS = 64 << 10
 _REAP_S = 5.0
 _SWEEP_S = 60.0
 _TIMEOUT_GRACE_S = 1.0
@@ -50,7 +51,7 @@ class Exec:
         self, order: Order, identities: tuple[Identity, ...], transcript: Transcript | None = None
     ) -> None:
         self.id = order.id
-        self.argv = order.argv
+        self.argv = _shown(order.argv)
         self.pid: int | None = None
         self.state: State = "running"
         self.exit_code: int | None = None
@@ -424,6 +425,18 @@ def _open_stdio(order: Order, take: Callable[[Stream, bytes], None]) -> Pipes | 
 
 def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:
     return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+
+
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The words as far as they are kept for those who look: two megabytes of each of hundreds would be too much."""
+    room = _SHOWN_CHARS
+    kept: list[str] = []
+    for count, word in enumerate(argv):
+        if len(word) >= room:
+            return (*kept, f"{word[:room]}… ({len(argv) - count - 1} more words)")
+        room -= len(word) + 1
+        kept.append(word)
+    return argv
 
 
 def _printable(text: str) -> str:

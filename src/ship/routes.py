@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
-from ship import about, attach, files, order, output, processes
+from ship import __version__, about, attach, files, order, output, processes
 from ship.errors import InvalidArgument, NotFound
 from ship.execs import Exec, Execs
 from ship.file_routes import FileRoutes, closed
@@ -205,7 +205,7 @@ class InsideRoutes:
         """The answer to `request`. Raises NotFound."""
         match request.method, request.segments:
             case "GET", ("health",):
-                return json_answer(200, {"status": "ok"})
+                return json_answer(200, {"status": "ok", "version": __version__})
             case "GET", ("meta",):
                 return json_answer(200, about.describe(self._settings))
             case _:

@@ -198,6 +198,11 @@ async def test_an_exec_has_every_field_and_can_be_waited_for(alice: httpx.AsyncC
 async def test_argv_is_run_as_it_is(alice: httpx.AsyncClient, box: str) -> None:
     done = await start(alice, box, 15, argv=["printf", "%s|", "a b", "$HOME", ""])
     assert (done["stdout"], done["argv"]) == ("a b|$HOME||", ["printf", "%s|", "a b", "$HOME", ""])
+    largest = await start(alice, box, 15, argv=["printf", "%s", *["x" * 65_536] * 16, "y" * (128 * 1024 - 1)])
+    assert (largest["exit_code"], largest["truncated"]) == (0, True)
+    assert largest["stdout"].endswith("y" * 100)
+    assert largest["argv"][-1].endswith("… (16 more words)")
+    assert sum(map(len, largest["argv"])) < 66_000
     missing = await start(alice, box, 15, argv=["no-such-program"])
     assert (missing["exit_code"], missing["state"]) == (127, "exited")
 
@@ -696,3 +701,18 @@ async def test_a_list_tells_of_an_end_that_nobody_waited_for(alice: httpx.AsyncC
     listed = (await alice.get(f"/v1/sandboxes/{box}/execs", params={"limit": 200})).json()["items"]
     found = next(item for item in listed if item["id"] == made["id"])
     assert (found["state"], found["exit_code"]) == ("exited", 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"argv": ["echo", "é" * 65_536]}, "131071 bytes"),
+        ({"argv": ["echo", *["x" * 100_000] * 21]}, "2097152 bytes"),
+        ({"command": "é" * 65_536}, "131071 bytes"),
+    ],
+)
+async def test_arguments_beyond_what_the_kernel_takes_are_refused_with_the_limit(
+    alice: httpx.AsyncClient, box: str, body: Json, says: str
+) -> None:
+    answer = await alice.post(f"/v1/sandboxes/{box}/execs", json=body)
+    assert says in json.dumps(assert_error(answer, 422, "validation_error")), answer.text

@@ -176,7 +176,9 @@ for path in sys.argv[1:]:
 def test_programs_inside_learn_what_ship_is_and_nothing_else(first: Ship) -> None:
     paths = ["/health", "/meta", "/healthz", "/execs", "/files/list", "/shell/processes"]
     health, meta, *rest = first.run(["/usr/bin/python3", "-c", FETCH, *paths]).out.splitlines()
-    assert health == '200 None {"status":"ok"}'
+    version = first.http.get("/meta").json()["version"]
+    assert health == f'200 None {{"status":"ok","version":"{version}"}}'
+    assert first.http.get("/meta").json()["runtime"] == {"name": "ship", "version": version}
     assert meta.startswith("200 None ")
     assert json.loads(meta.removeprefix("200 None ")) == first.http.get("/meta").json()
     assert [line[:8] for line in rest] == ["404 None"] * 4

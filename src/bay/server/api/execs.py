@@ -1,5 +1,6 @@
 """`…/execs` and `…/shell/exec`: run commands and read what they print."""
 
+import os
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
@@ -40,7 +41,8 @@ Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, 
 Chunks = Annotated[
     bool, Query(description="With `wait`: the output in its order as `output`, in place of the two texts")
 ]
-_MOST_ARGV = 256 * 1024
+_MOST_WORD, _MOST_ARGV = 128 * 1024, 2 * 1024 * 1024
+"""Bytes: what Linux takes of a program's arguments, one of them and all together (execve(2))."""
 
 
 _ONE_OF_EACH: dict[str, Any] = {
@@ -72,7 +74,7 @@ class CreateExec(Body):
     model_config = ConfigDict(json_schema_extra=_ONE_OF_EACH)
 
     command: Command | None = None
-    argv: Annotated[list[Word], Field(min_length=1), Most(4096)] | None = None
+    argv: Annotated[list[Word], Field(min_length=1), Most(65_536)] | None = None
     cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
         None
     )
@@ -112,13 +114,22 @@ class CreateExec(Body):
     def _one_of_each(self) -> "CreateExec":
         if (self.command is None) == (self.argv is None):
             raise ValueError("give either command or argv")
-        if sum(map(len, self.argv or [])) > _MOST_ARGV:
-            raise ValueError(f"argv has more than {_MOST_ARGV} characters; send data by stdin or a file")
+        _check_size(self.command, self.argv or [])
         if self.stdin is not None and self.stdin_base64 is not None:
             raise ValueError("give stdin or stdin_base64, not both")
         if not self.tty and (self.rows is not None or self.cols is not None):
             raise ValueError("rows and cols are those of a terminal; give them with tty")
         return self
+
+
+def _check_size(command: str | None, argv: list[str]) -> None:
+    sizes = [len(os.fsencode(word)) + 1 for word in argv]
+    if len((command or "").encode()) >= _MOST_WORD:
+        raise ValueError(f"command has more than {_MOST_WORD - 1} bytes; send data by stdin or a file")
+    if max(sizes, default=0) > _MOST_WORD:
+        raise ValueError(f"a word of argv has more than {_MOST_WORD - 1} bytes; send data by stdin or a file")
+    if sum(sizes) > _MOST_ARGV:
+        raise ValueError(f"argv has more than {_MOST_ARGV} bytes; send data by stdin or a file")
 
 
 class SendSignal(Body):

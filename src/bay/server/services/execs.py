@@ -37,6 +37,7 @@ READER_S = 30.0
 
 _KILL_GRACE_S = 5.0
 _ENDING_S = 30.0
+_SHOWN_CHARS = 64 << 10
 _LIST_S = 2.0  # a list is looked at, so it must not keep anybody
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -371,8 +372,20 @@ def _checked(new: NewExec) -> NewExec:
     return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
 
 
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The words as far as a row keeps them; Ship keeps as much."""
+    room = _SHOWN_CHARS
+    kept: list[str] = []
+    for count, word in enumerate(argv):
+        if len(word) >= room:
+            return (*kept, f"{word[:room]}… ({len(argv) - count - 1} more words)")
+        room -= len(word) + 1
+        kept.append(word)
+    return argv
+
+
 def _planned(new: NewExec, now: datetime) -> Exec:
-    argv = new.argv or ("bash", "-c", new.command or "")
+    argv = _shown(new.argv or ("bash", "-c", new.command or ""))
     return Exec(
         id=new.id or new_id("exec"), argv=argv, pid=None, tty=new.tty, state="running", exit_code=None, signal=None,
         started_at=now, ended_at=None, output_bytes=0, first_offset=0,
