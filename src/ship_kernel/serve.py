@@ -14,8 +14,8 @@ from typing import Any
 
 import IPython
 
+from ship_kernel import packages, streams
 from ship_kernel import shell as shells
-from ship_kernel import streams
 from ship_kernel.channel import Channel, take_connection
 from ship_kernel.figures import InlineFigures
 from ship_kernel.interrupts import Interrupts
@@ -35,6 +35,7 @@ class Kernel:
 
     def run(self, cell: str, code: str, environment: Mapping[str, str]) -> None:
         """Run one cell, and tell Ship what comes of it."""
+        packages.look_again()
         self._attribution.enter(cell)
         count = self._shell.cell_count = self._shell.execution_count
         status = "interrupted"
@@ -83,6 +84,7 @@ def main(_kind: str) -> None:
     InlineFigures().install()
     streams.settle_before_programs(channel)
     sys.argv = [""]
+    packages.take_up_users()
     sys.path.insert(0, "")
     gc.freeze()
     gc.enable()

@@ -1,13 +1,17 @@
 """Commands in a real sandbox: where they begin, who they are, and what they find."""
 
+import asyncio
+import json
 import secrets
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from driver_harness import Bench, call, endpoint_of, run
+from driver_harness import TOKEN, Bench, call, endpoint_of, run
 
-from bay.drivers.base import Handle
+from bay.drivers.base import Endpoint, Handle
 
 pytestmark = pytest.mark.anyio
 
@@ -172,3 +176,67 @@ async def test_a_passwd_that_root_inside_made_strange_harms_nobody(inside: Handl
     assert (await run(inside, harm, user="root")).exit_code == 0
     assert (await run(inside, "echo here")).stdout == "here\n"
     assert (await refused(inside, user="nobody"))["code"] == "validation_error"
+
+
+WHEEL = """
+import zipfile
+with zipfile.ZipFile("hello-1.0-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("hello.py", "def main(): print('hello')")
+    wheel.writestr("hello-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: hello\\nVersion: 1.0\\n")
+    wheel.writestr("hello-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    wheel.writestr("hello-1.0.dist-info/entry_points.txt", "[console_scripts]\\nhello = hello:main\\n")
+    wheel.writestr("hello-1.0.dist-info/RECORD", "")
+"""
+PIP = "python -m pip --disable-pip-version-check install --no-index --quiet /workspace/hello-1.0-py3-none-any.whl"
+
+
+async def imported(handle: Handle) -> list[Json]:
+    """What a cell of the default kernel says that imports the package."""
+    body = {"id": f"cell-{secrets.token_hex(8)}", "code": "import hello; hello.main()", "timeout_s": 60}
+    endpoint = endpoint_of(handle)
+    made = await call(endpoint, "POST", "/kernels/default/cells", body)
+    async with asyncio.timeout(60):
+        while (await call(endpoint, "GET", f"/cells/{made['id']}"))["state"] != "ended":
+            await run(handle, "true")
+    raw = await text_of(endpoint, f"/kernels/default/cells/{made['id']}/events")
+    return [json.loads(line) for line in raw.splitlines()]
+
+
+async def text_of(endpoint: Endpoint, path: str) -> str:
+    transport = httpx.AsyncHTTPTransport(uds=endpoint.socket_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://ship") as client:
+        return (await client.get(path, headers={"Authorization": f"Bearer {TOKEN}"})).text
+
+
+async def test_pip_installs_for_the_user_and_a_running_kernel_finds_it(inside: Handle) -> None:
+    if (await run(inside, "python3 -m pip --version")).exit_code:
+        pytest.skip("the host has no pip")
+    await run(inside, f"python3 - <<'END'\n{WHEEL}\nEND")
+    assert "ModuleNotFoundError" in str(await imported(inside))
+    assert (await run(inside, PIP)).exit_code == 0
+    assert (
+        await run(inside, "hello; ls -d .local/lib/python3*/site-packages/hello.py | wc -l")
+    ).stdout == "hello\n1\n"
+    assert [event.get("text") for event in await imported(inside) if event["type"] == "stdout"] == ["hello\n"]
+
+
+async def test_pip_installs_for_all_as_root(inside: Handle) -> None:
+    if (await run(inside, "python3 -m pip --version")).exit_code:
+        pytest.skip("the host has no pip")
+    await run(inside, f"python3 - <<'END'\n{WHEEL}\nEND")
+    done = await run(inside, PIP, user="root")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert (await run(inside, "hello", user="nobody")).stdout == "hello\n"
+
+
+async def test_python_is_called_python(inside: Handle) -> None:
+    script = "printf '#!/usr/bin/python\\nprint(42)' > s; chmod +x s; ./s; python -c 'print(43)'"
+    assert (await run(inside, script)).stdout == "42\n43\n"
+
+
+async def test_no_program_reads_every_font_of_the_host_first(inside: Handle) -> None:
+    if not Path("/var/cache/fontconfig").is_dir() or not Path("/usr/bin/fc-list").exists():
+        pytest.skip("the host has no fontconfig")
+    found = await run(inside, "fc-list | wc -l; ls ~/.cache/fontconfig")
+    assert int(found.stdout) > 0
+    assert "No such file" in found.stderr

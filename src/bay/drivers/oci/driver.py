@@ -467,7 +467,7 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
     return Rootfs(
         layers=(
             Layer("/", shared.skeleton, writable / "root", lasting),
-            Layer("/usr", host_image.USR, writable / "usr", lasting),
+            Layer("/usr", host_image.USR, writable / "usr", lasting, over=shared.skeleton / "usr"),
         ),
         binds=(
             Bind("/workspace", spec.workspace, private, idmapped=True),

@@ -16,6 +16,8 @@ from pathlib import Path
 USR = Path("/usr")
 USER = "ship"
 """The name of uid 1000, where a profile does not give it another."""
+_CACHES = ("fontconfig",)
+"""Of /var/cache. Without, the first program that draws text reads every font; the cache is good while /usr/share/fonts is."""
 _ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group")
 
 _FROM_ETC = (
@@ -94,7 +96,13 @@ password required pam_unix.so
 session required pam_unix.so
 """
 
+# A sandbox is the environment of its own that Debian asks for (PEP 668): pip may install, for the user into ~/.local.
+_PIP = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n"
+_UV = "[pip]\nbreak-system-packages = true\n"
+
 _WRITTEN = {
+    "etc/pip.conf": _PIP,
+    "etc/uv/uv.toml": _UV,
     "etc/profile": _PROFILE,
     "etc/passwd": _USERS,
     "etc/shadow": "".join(f"{line.partition(':')[0]}:*:::::::\n" for line in _USERS.splitlines()),
@@ -131,7 +139,8 @@ _DIRECTORIES = {
     **dict.fromkeys(("var/cache/apt", "var/cache/apt/archives", "var/cache/apt/archives/partial"), 0o755),
     **dict.fromkeys(("var/lib/apt", "var/lib/apt/lists", "var/lib/apt/lists/partial", "var/log/apt"), 0o755),
     **dict.fromkeys(
-        ("var/lib/dpkg", "var/lib/dpkg/parts", "var/lib/dpkg/updates", "etc/apt", "etc/pam.d"), 0o755
+        ("var/lib/dpkg", "var/lib/dpkg/parts", "var/lib/dpkg/updates", "etc/apt", "etc/pam.d", "etc/uv"),
+        0o755,
     ),
     **dict.fromkeys((f"etc/apt/{name}.d" for name in ("apt.conf", "preferences", "sources.list")), 0o755),
     "root": 0o700,
@@ -151,6 +160,7 @@ def build(
     etc: Path = Path("/etc"),
     root: Path = Path("/"),
     dpkg: Path = Path("/var/lib/dpkg"),
+    cache: Path = Path("/var/cache"),
     user: str = USER,
 ) -> Path:
     """The skeleton's directory below `images`, made when the host's files changed since the last time.
@@ -159,15 +169,18 @@ def build(
 
     Safe against others who build at the same time. Blocks; raises OSError.
     """
-    sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG))
-    written = _written(user)
-    target = images / f"host-{_fingerprint(sources, written)}"
+    sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG), (cache, "var/cache", _CACHES))
+    written, links = _written(user), _links(root)
+    target = images / f"host-{_fingerprint(sources, written, links)}"
     if target.is_dir():
         return target
     images.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=images))
     try:
         _fill(building, sources, root, written)
+        for name, found in links.items():
+            _make_directory((building / name).parent)
+            (building / name).symlink_to(found)
         _move_into_place(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -185,6 +198,12 @@ def _move_into_place(building: Path, target: Path) -> None:
 def _written(user: str) -> dict[str, str]:
     named = {name: re.sub(rf"(?m)^{USER}:", f"{user}:", _WRITTEN[name]) for name in _ACCOUNTS}
     return {**_WRITTEN, **named}
+
+
+def _links(root: Path) -> dict[str, str]:
+    """What /usr is given besides what the host has there: the name by which programs and people call Python."""
+    has = {name: os.path.lexists(root / "usr/bin" / name) for name in ("python", "python3")}
+    return {"usr/bin/python": "python3"} if has["python3"] and not has["python"] else {}
 
 
 def _fill(skeleton: Path, sources: Sources, root: Path, written: Mapping[str, str]) -> None:
@@ -240,8 +259,8 @@ def _make_directory(path: Path) -> None:
     path.chmod(0o755)  # whatever Bay's umask is
 
 
-def _fingerprint(sources: Sources, written: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(repr((_DIRECTORIES, written, _USR_LINKS)).encode())
+def _fingerprint(sources: Sources, written: Mapping[str, str], links: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr((_DIRECTORIES, written, links, _USR_LINKS)).encode())
     for path in (path for above, _, names in sources for path in _wanted(above, names)):
         try:
             info = path.lstat()

@@ -30,13 +30,14 @@ _DEVICES = {
 class Layer:
     """An overlay at `target`: `lower` as it is on the host, and `writable`, which holds `upper` and `work`.
 
-    With `lasting` what is in `upper` outlives the session, and is what the next one finds.
+    `over` is a directory of the image that lies over `lower`. With `lasting` what is in `upper` outlives the session, and is what the next one finds.
     """
 
     target: str
     lower: Path
     writable: Path
     lasting: bool = False
+    over: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +118,14 @@ def _mount_root(rootfs: Rootfs, userns: int) -> None:
 
 def _overlay(number: int, layer: Layer, userns: int) -> int:
     lower, writable = f"{number}.lower", f"{number}.writable"
-    for name, source in ((lower, layer.lower), (writable, layer.writable)):
+    below = {lower: layer.lower} if layer.over is None else {f"{number}.over": layer.over, lower: layer.lower}
+    for name, source in {**below, writable: layer.writable}.items():
         Path(name).mkdir()
         mapped = mounts.open_tree(source)
         mounts.set_attributes(mapped, mounts.NOSUID | mounts.NODEV, userns=userns)
         _attach_at(mapped, name)
     options = [
-        ("lowerdir", lower),
+        ("lowerdir", ":".join(below)),
         ("upperdir", f"{writable}/upper"),
         ("workdir", f"{writable}/work"),
         # A layer that lasts is checkpointed, exported and mounted over a newer image: it must not point into this one.
