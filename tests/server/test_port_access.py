@@ -1,13 +1,17 @@
 """Who reaches a port: by key, by link and cookie, or because it is public; and what nobody gets to see."""
 
+import base64
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from port_apps import App, Call, app, listen
-from server_harness import Json, World, assert_error, create
+from server_harness import Json, World, assert_error, clear, create, world
+
+from bay.errors import Unauthorized
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +95,37 @@ async def test_the_key_is_not_shown_to_the_app(place: Place) -> None:
         assert not call.has(secret)
     assert (await place.get(place.anybody, Authorization="Bearer for-the-app")).status_code == 200
     assert place.app.calls[-1].all("authorization") == ["Bearer for-the-app"]
+
+
+async def test_no_key_is_shown_to_the_app_wherever_it_is_sent(root: Path) -> None:
+    """Not even one that was chosen, and changed since: somebody may still send it."""
+    before, now = "the first key that was chosen", "the second key that was chosen"
+    try:
+        async with world(root, api_key=before):
+            pass
+        async with world(root, api_key=now) as bay, app() as made:
+            alice = await bay.client("alice")
+            await create(alice, name="web")
+            access = {"access": "public"}
+            assert (await alice.put(f"/v1/sandboxes/web/ports/{made.port}", json=access)).status_code == 200
+            place = Place(bay, alice, await bay.open_client(), made, {})
+            for secret in (before, now, await bay.key("alice")):
+                basic = base64.b64encode(f"bay:{secret}".encode()).decode()
+                for headers in (
+                    {"X-Api-Key": secret},
+                    {"Authorization": f"Basic {basic}"},
+                    {"X-A": f"Key {secret}"},
+                ):
+                    answer = await place.ask(place.anybody, "GET", "/", headers)
+                    assert answer.status_code == 200
+                    assert not made.calls[-1].has(secret)
+                    assert not made.calls[-1].has(basic)
+        async with world(root, api_key=before) as bay:  # one that is given again is good again
+            assert bay.bay.keys.authenticate(f"Bearer {before}").scope == "admin"
+            with pytest.raises(Unauthorized):
+                bay.bay.keys.authenticate(f"Bearer {now}")
+    finally:
+        await clear(root)
 
 
 async def test_strangers_see_no_difference_between_what_is_closed_and_what_is_not_there(place: Place) -> None:

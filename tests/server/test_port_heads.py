@@ -1,5 +1,7 @@
 """What an app gets to see of a request, and a browser of its answer."""
 
+import base64
+
 import pytest
 
 from bay.server.port_heads import SANDBOXED, Headers, Seen, app_protocols, framing, toward_app, toward_browser
@@ -12,11 +14,12 @@ FORWARDED = [
     (b"X-Forwarded-Proto", b"http"),
     (b"X-Forwarded-Port", b"8700"),
 ]
+CHOSEN = "a key that somebody chose"
 HOST = (b"Host", b"8000-web.localhost:8700")
 
 
 def asked(*given: tuple[bytes, bytes], with_authorization: bool = True) -> Headers:
-    return toward_app(given, SEEN, with_authorization=with_authorization)
+    return toward_app(given, SEEN, with_authorization=with_authorization, is_key=CHOSEN.__eq__)
 
 
 def test_what_a_browser_sends_is_passed_on_with_who_sent_it() -> None:
@@ -73,6 +76,40 @@ def test_an_authorization_is_passed_on_unless_it_is_bays() -> None:
         b"bearer  bay_" + b"_" * 43 + b" ",
     ):  # also one that opens nothing any more
         assert asked((b"Authorization", value)) == [HOST, *FORWARDED]
+
+
+@pytest.mark.parametrize("key", [b"bay_" + b"a" * 43, CHOSEN.encode()], ids=["made", "chosen"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(b"X-Api-Key", b"%s"), (b"authorization", b"Token %s"), (b"authorization", b'Key token="%s"'),
+     (b"referer", b"http://x/?key=%s"), (b"X-Anything", b" %s ")],
+)  # fmt: skip
+def test_a_key_reaches_no_app_in_whatever_header_it_was_put(name: bytes, form: bytes, key: bytes) -> None:
+    if b" " in key and b"=" in form:
+        return  # a key with spaces cannot be told from the words around it
+    assert asked((name, form % key)) == [HOST, *FORWARDED]
+
+
+@pytest.mark.parametrize("key", [b"bay_" + b"a" * 43, CHOSEN.encode()], ids=["made", "chosen"])
+@pytest.mark.parametrize("form", [b"user:%s", b"%s:", b"%s"])
+def test_a_key_reaches_no_app_by_basic(form: bytes, key: bytes) -> None:
+    assert asked((b"Authorization", b"Basic " + base64.b64encode(form % key))) == [HOST, *FORWARDED]
+    theirs = (b"Authorization", b"Basic " + base64.b64encode(form % b"a password of the app's own"))
+    assert theirs in asked(theirs)
+
+
+def test_a_cookie_with_a_key_is_taken_out_and_others_left() -> None:
+    cookies = b"a=1; k=bay_" + b"x" * 43 + b"; b=2"
+    assert asked((b"cookie", cookies)) == [HOST, (b"cookie", b"a=1; b=2"), *FORWARDED]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"X-Accel-Redirect", b"x-accel-buffering", b"X-Sendfile", b"X-LIGHTTPD-send-file", b"X-LiteSpeed-Location",
+     b"X-Reproxy-URL"],
+)  # fmt: skip
+def test_an_app_gives_no_orders_to_a_proxy_before_bay(name: bytes) -> None:
+    assert toward_browser([(name, b"/internal/secret"), (b"x-own", b"1")], 200, SEEN) == [(b"x-own", b"1")]
 
 
 def test_a_body_is_framed_in_one_way() -> None:
@@ -146,7 +183,7 @@ def test_a_redirect_to_a_path_stays_with_the_app(location: bytes, below: bytes) 
 
 def test_the_app_learns_below_which_path_it_is_shown() -> None:
     assert (b"X-Forwarded-Prefix", b"/v1/sandboxes/web/ports/8000") in toward_app(
-        [], BELOW, with_authorization=False
+        [], BELOW, with_authorization=False, is_key=CHOSEN.__eq__
     )
 
 
@@ -174,5 +211,7 @@ def test_protocols_for_bay_are_not_offered_to_the_app() -> None:
 )
 def test_nor_are_they_in_a_request_that_is_none_for_a_websocket(offered: bytes, left: list[bytes]) -> None:
     seen = Seen(host="h", scheme="http", client="")
-    found = toward_app([(b"sec-websocket-protocol", offered)], seen, with_authorization=True)
+    found = toward_app(
+        [(b"sec-websocket-protocol", offered)], seen, with_authorization=True, is_key=CHOSEN.__eq__
+    )
     assert [value for name, value in found if name == b"sec-websocket-protocol"] == left

@@ -241,7 +241,11 @@ class Bay:
         self.port_tokens = PortTokens(clock)
         self.port_sites = PortSites(self.store, clock)
         self.port_proxy = PortProxy(
-            waker=self.waker, link=self.port_link, stays=self.stays, wait_s=settings.port_wait
+            waker=self.waker,
+            link=self.port_link,
+            stays=self.stays,
+            is_key=self.keys.is_chosen,
+            wait_s=settings.port_wait,
         )
         self.snapshots = Snapshots(
             store=self.store, waker=self.waker, checkpointer=self.checkpointer, clock=clock

@@ -19,6 +19,9 @@ from bay.store.records import ApiKey, Scope
 GIVEN = "BAY_API_KEY"
 """The name of the key that the setting gives; no other key may have it."""
 
+FORMER = f"{GIVEN}, changed"
+"""The name that such a key has once the setting gives another. Kept, so that it is known for a key where it is still sent."""
+
 _RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -52,6 +55,8 @@ class Keys:
         self._store = store
         self._clock = clock
         self._by_hash: dict[str, ApiKey] = {}
+        self._chosen: set[str] = set()
+        """Hashes of the keys that somebody chose, valid or not; those that Bay makes are known by their form."""
         self._limits: dict[str, Limits] = {}
         """Also of keys that open nothing any more: what they made is still bound by them."""
 
@@ -59,6 +64,7 @@ class Keys:
         """Read the keys."""
         async with self._store.read() as db:
             self._by_hash = {key.hash: key for key in await keys.all_valid(db, self._clock())}
+            self._chosen = await keys.hashes_named(db, (GIVEN, FORMER))
             self._limits = {key.id: limits_of(key) or Limits() for key in await keys.with_quotas(db)}
 
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
@@ -82,7 +88,7 @@ class Keys:
     async def _take_given(self, given: str) -> None:
         async with self._store.read() as db:
             known = await keys.by_hash(db, hash_secret(given))
-        if known is None:
+        if known is None or known.name == FORMER:
             await self._replace_given(given)
         elif known.hash not in self._by_hash:
             raise InvalidArgument(
@@ -94,7 +100,8 @@ class Keys:
     async def _replace_given(self, given: str) -> None:
         """Another BAY_API_KEY than before: the one before was given up, perhaps because it leaked."""
         async with self._store.write() as db:
-            await keys.remove_named(db, GIVEN)
+            await keys.forget_former(db, FORMER, hash_secret(given))
+            await keys.retire(db, GIVEN, FORMER, self._clock())
         await self.add("admin", GIVEN, "admin", given)
         await self.open()
 
@@ -109,12 +116,18 @@ class Keys:
     def learn(self, key: ApiKey) -> None:
         """Let a key in, once it is committed."""
         self._by_hash[key.hash] = key
+        if key.name == GIVEN:
+            self._chosen.add(key.hash)
         if (limits := limits_of(key)) is not None:
             self._limits[key.id] = limits
 
     def is_valid(self, key_id: str) -> bool:
         """Whether that key still opens something: for answers that go on after it was checked."""
         return any(key.id == key_id and not self._is_over(key) for key in self._by_hash.values())
+
+    def is_chosen(self, secret: str) -> bool:
+        """Whether that is a key that somebody chose, or was one."""
+        return bool(self._chosen) and hash_secret(secret) in self._chosen
 
     def quotas(self, key_id: str) -> Limits | None:
         """The quotas of a key, valid or not; None when it has none."""

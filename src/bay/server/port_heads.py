@@ -4,9 +4,11 @@ Toward the app: everything but what belongs to the connection, what says who ask
 Toward the browser: everything but what belongs to the connection, and what acts on more than the app's own host.
 """
 
+import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -37,9 +39,14 @@ _SAID_BY_BAY = frozenset((b"host", b"content-length", b"expect", b"forwarded", b
 _FORWARDED = b"x-forwarded-"
 _WIDER = frozenset((b"alt-svc", b"clear-site-data", b"public-key-pins"))
 """What an answer would do to other hosts or ports too."""
+_TO_PROXIES = re.compile(rb"x-(accel|sendfile|lighttpd|litespeed|reproxy)")
+"""How the names begin with which an app tells the proxy before it what to do, such as to send a file of the proxy's own host."""
 _OF_THE_ORIGIN = frozenset((b"strict-transport-security", b"service-worker-allowed", b"nel", b"report-to"))
 """What an answer would do to Bay's own host, where an app is shown below it."""
 _BAY_KEY = re.compile(rb"bay_[A-Za-z0-9_-]{43}")
+"""A key that Bay made, also one that opens nothing any more."""
+_BETWEEN_WORDS = re.compile(rb'[\s,;="]+')
+_SHORTEST_KEY, _LONGEST_KEY, _MOST_WORDS = 16, 1024, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +65,17 @@ class Seen:
         return port if colon and port.isdecimal() else {"https": "443"}.get(self.scheme, "80")
 
 
-def toward_app(given: Iterable[tuple[bytes, bytes]], seen: Seen, *, with_authorization: bool) -> Headers:
-    """The request's headers for the app, without what says how long its body is. `with_authorization`: it is not Bay's."""
+def toward_app(
+    given: Iterable[tuple[bytes, bytes]],
+    seen: Seen,
+    *,
+    with_authorization: bool,
+    is_key: Callable[[str], bool],
+) -> Headers:
+    """The request's headers for the app, without what says how long its body is, and without a key of Bay wherever it was put.
+
+    `with_authorization`: it is not Bay's. `is_key`: whether a word is, or was, a key, for those that do not look like one.
+    """
     headers = list(given)
     dropped = _HOP_BY_HOP | _SAID_BY_BAY | _named_by_connection(headers)
     found: Headers = [(b"Host", seen.host.encode("latin-1"))]
@@ -68,13 +84,15 @@ def toward_app(given: Iterable[tuple[bytes, bytes]], seen: Seen, *, with_authori
         plain = name.lower().replace(b"_", b"-")
         if plain in dropped or plain.startswith(_FORWARDED):
             continue
-        if plain == b"authorization" and not (with_authorization and not _BAY_KEY.search(value)):
+        if plain == b"authorization" and not with_authorization:
             continue
         if plain == b"cookie":
-            value = _others_cookies(value)
+            value = _others_cookies(value, is_key)
         elif plain == b"sec-websocket-protocol":
             value = _others_protocols(value)  # a proxy on the way may have made a plain GET of a WebSocket's
         if not value and plain in (b"cookie", b"sec-websocket-protocol"):
+            continue
+        if _has_key(value, is_key):
             continue
         found.append((name, value))
     return [*found, *_forwarded(seen)]
@@ -105,7 +123,7 @@ def toward_browser(
     found: Headers = []
     for name, value in headers:
         plain = name.lower()
-        if plain in dropped:
+        if plain in dropped or _TO_PROXIES.match(plain):
             continue
         if plain == b"set-cookie":
             value = _own_cookie(value, seen.prefix)
@@ -139,8 +157,34 @@ def _named_by_connection(headers: Headers) -> set[bytes]:
     return {name.strip().lower() for name in named.split(b",")}
 
 
-def _others_cookies(value: bytes) -> bytes:
-    kept = [pair.strip() for pair in value.split(b";") if not _is_own(pair)]
+def _has_key(value: bytes, is_key: Callable[[str], bool]) -> bool:
+    inside = _basic(value)
+    if _BAY_KEY.search(value) or _BAY_KEY.search(inside):
+        return True
+    return len(value) >= _SHORTEST_KEY and any(map(is_key, _likely_keys(value, inside)))
+
+
+def _likely_keys(value: bytes, inside: bytes) -> Iterator[str]:
+    """All of it, what follows a scheme, its words, and both halves of a Basic (RFC 7617)."""
+    _, _, behind = value.partition(b" ")
+    words = islice(_BETWEEN_WORDS.split(value), _MOST_WORDS)
+    likely = {value.strip(), behind.strip(), *words, *inside.partition(b":")}
+    return (word.decode("latin-1") for word in likely if _SHORTEST_KEY <= len(word) <= _LONGEST_KEY)
+
+
+def _basic(value: bytes) -> bytes:
+    """What a value of that scheme says; nothing for any other."""
+    scheme, _, encoded = value.partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True)
+    except ValueError:
+        return b""
+
+
+def _others_cookies(value: bytes, is_key: Callable[[str], bool]) -> bytes:
+    kept = [pair.strip() for pair in value.split(b";") if not _is_own(pair) and not _has_key(pair, is_key)]
     return b"; ".join(pair for pair in kept if pair)
 
 

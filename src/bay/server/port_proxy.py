@@ -72,8 +72,11 @@ class Visit:
 class PortProxy:
     """Serves visits. `wait_s` is how long one waits until something listens."""
 
-    def __init__(self, *, waker: Waker, link: PortLink, stays: Stays, wait_s: float) -> None:
+    def __init__(
+        self, *, waker: Waker, link: PortLink, stays: Stays, is_key: Callable[[str], bool], wait_s: float
+    ) -> None:
         self._waker = waker
+        self._is_key = is_key
         self._stays = stays
         self._wait_s = wait_s
         self._connections = AppConnections(link)
@@ -92,12 +95,23 @@ class PortProxy:
                 await guarded(self._exchange(visit, scope, receive, send), self._over(visit))
 
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _request_of(visit, scope)
+        request = self._request_of(visit, scope)
         exchange = _Exchange(request, visit.seen, receive, send)
         # What a stranger sends, and never ends, does not keep the owner from freezing the sandbox.
         async with self._awake(visit, patient=visit.key_id is None) as peer:
             while not await self._try(exchange, peer, visit.port):
                 pass
+
+    def _request_of(self, visit: Visit, scope: Scope) -> AppRequest:
+        method: str = scope["method"]
+        if method in ("CONNECT", "TRACE"):  # another protocol, and what would show a page its own cookies
+            raise MethodNotAllowed(f"{method} is not passed on to apps")
+        length = framing(scope["headers"])
+        headers = [*self._toward_app(visit, scope["headers"]), *length]
+        return AppRequest(method=method, target=visit.target, headers=headers, has_body=bool(length))
+
+    def _toward_app(self, visit: Visit, given: Headers) -> Headers:
+        return toward_app(given, visit.seen, with_authorization=visit.with_authorization, is_key=self._is_key)
 
     async def _try(self, exchange: "_Exchange", peer: Peer, port: int) -> bool:
         """Whether it was answered; False when the connection turned out to be closed already."""
@@ -132,8 +146,7 @@ class PortProxy:
         offered: list[str] = scope.get("subprotocols", [])
         app = AppSocket(opened, app_protocols(offered))
         given = [(name, value) for name, value in scope["headers"] if not name.startswith(b"sec-websocket-")]
-        headers = toward_app(given, visit.seen, with_authorization=visit.with_authorization)
-        refused = await _within(_SHAKE_S, app.open(visit.target, headers))
+        refused = await _within(_SHAKE_S, app.open(visit.target, self._toward_app(visit, given)))
         if refused is not None:
             with suppress(OSError):  # the client has left meanwhile
                 await _refuse(refused, visit.seen, send)
@@ -234,15 +247,6 @@ class _Exchange:
         if message["type"] == "http.disconnect":
             raise ClientLeft
         return message
-
-
-def _request_of(visit: Visit, scope: Scope) -> AppRequest:
-    method: str = scope["method"]
-    if method in ("CONNECT", "TRACE"):  # another protocol, and what would show a page its own cookies
-        raise MethodNotAllowed(f"{method} is not passed on to apps")
-    length = framing(scope["headers"])
-    headers = toward_app(scope["headers"], visit.seen, with_authorization=visit.with_authorization)
-    return AppRequest(method=method, target=visit.target, headers=[*headers, *length], has_body=bool(length))
 
 
 async def _carry(app: AppSocket, receive: Receive, send: Send, stay: Awaitable[Closed]) -> None:

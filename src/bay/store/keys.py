@@ -1,5 +1,6 @@
 """Queries on API keys. A key that is revoked keeps its row, so that what it did can still be told."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
@@ -34,9 +35,20 @@ async def revoke(db: AsyncConnection, key_id: str, now: datetime) -> None:
     await db.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=now))
 
 
-async def remove_named(db: AsyncConnection, name: str) -> None:
-    """Forget every key of that name but the revoked; one that is given again later is a new one."""
-    await db.execute(delete(keys).where(keys.c.name == name, keys.c.revoked_at.is_(None)))
+async def retire(db: AsyncConnection, name: str, new_name: str, now: datetime) -> None:
+    """Revoke every key of that name, and call it by another, so that it can be told from one that somebody revoked."""
+    named = keys.c.name == name, keys.c.revoked_at.is_(None)
+    await db.execute(update(keys).where(*named).values(name=new_name, revoked_at=now))
+
+
+async def forget_former(db: AsyncConnection, name: str, secret_hash: str) -> None:
+    """Remove the key of that name and secret: who gives it again makes a new one."""
+    await db.execute(delete(keys).where(keys.c.name == name, keys.c.hash == secret_hash))
+
+
+async def hashes_named(db: AsyncConnection, names: Collection[str]) -> set[str]:
+    """Of the keys of those names, valid or not."""
+    return set((await db.execute(select(keys.c.hash).where(keys.c.name.in_(names)))).scalars())
 
 
 async def all_valid(db: AsyncConnection, now: datetime) -> list[ApiKey]:

@@ -9,7 +9,7 @@ from bay.clock import Clock, from_rfc3339, to_rfc3339
 from bay.errors import Conflict, InvalidArgument, NotFound
 from bay.models import Key, Limits, NewKey, from_wire, to_wire
 from bay.server import idempotency
-from bay.server.auth import GIVEN, Caller, Keys, limits_of, new_key
+from bay.server.auth import FORMER, GIVEN, Caller, Keys, limits_of, new_key
 from bay.store import audit, keys
 from bay.store.engine import Store
 from bay.store.records import ApiKey, Scope
@@ -76,8 +76,8 @@ class ApiKeys:
         await keys.revoke(db, key.id, now)
 
     def _new(self, caller: Caller, wish: KeyWish) -> tuple[str, ApiKey]:
-        if wish.name == GIVEN:
-            raise InvalidArgument(f"the name {GIVEN} is for the key of the settings; choose another")
+        if wish.name in (GIVEN, FORMER):
+            raise InvalidArgument(f"the name {wish.name} is for the key of the settings; choose another")
         now = self._clock()
         expires_at = _expiry(wish, now)
         owner = caller.owner if wish.owner is None else wish.owner
