@@ -263,7 +263,7 @@ async def _open_inside(inside: Door, ports: Ports) -> None:
     try:
         listening.bind(("127.0.0.1", INSIDE_PORT))
         await asyncio.get_running_loop().create_server(inside.accept, sock=listening)
-        ports.hide(listening.fileno())
+        ports.hide(listening)
     except OSError as error:
         # No loopback device, or a program was first: the sandbox works without.
         listening.close()

@@ -30,7 +30,7 @@ class PortRoutes:
         port = _port(request)
         if request.protocol != b"tcp":
             raise InvalidArgument("a tunnel takes an upgrade: Connection: upgrade, and Upgrade: tcp")
-        app = await tunnel.connect(port)
+        app = None if self._ports.is_own(port) else await tunnel.connect(port)
         if app is None:
             raise PortClosed(
                 f"nothing in the sandbox listens on port {port} of the loopback device",

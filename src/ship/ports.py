@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable
 
@@ -18,6 +19,9 @@ _MOST_ADDRESSES = 16
 _SEARCH_S = 0.5
 _MOST_DESCRIPTORS = 10_000
 
+RESOLVER = (53, "127.0.0.53")
+"""Where Bay answers for names, which no program of the sandbox does."""
+
 Item = dict[str, object]
 Holder = tuple[int, str]
 """The pid and the name of a program."""
@@ -32,12 +36,18 @@ class Ports:
         self._netlink: Netlink | None = None
         self._tables: Tables | None = None
         self._own: set[int] = set()
+        self._own_ports: set[int] = set()
         self._holders: dict[int, Holder | None] = {}
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def hide(self, descriptor: int) -> None:
+    def hide(self, listening: socket.socket) -> None:
         """A socket of Ship's own, which is none of the sandbox's ports."""
-        self._own.add(os.fstat(descriptor).st_ino)
+        self._own.add(os.fstat(listening.fileno()).st_ino)
+        self._own_ports.add(listening.getsockname()[1])
+
+    def is_own(self, port: int) -> bool:
+        """Whether Ship itself listens there."""
+        return port in self._own_ports
 
     def stop(self) -> None:
         """End all that follows."""
@@ -90,7 +100,7 @@ class Ports:
         found = self._ask_kernel()
         if found is None:
             found = await self._read_tables()
-        return [each for each in found if each.inode not in self._own]
+        return [each for each in found if each.inode not in self._own and each[:2] != RESOLVER]
 
     async def _read_tables(self) -> list[Listener]:
         tables = self._tables = self._tables or Tables()

@@ -184,6 +184,13 @@ def test_programs_inside_learn_what_ship_is_and_nothing_else(first: Ship) -> Non
     assert [line[:8] for line in rest] == ["404 None"] * 4
 
 
+def test_ships_own_door_inside_is_none_of_the_sandboxs_ports(first: Ship) -> None:
+    assert first.http.get("/ports").json() == {"items": []}
+    upgrade = {"Connection": "Upgrade", "Upgrade": "tcp"}
+    answer = first.http.get("/tunnel", params={"port": 8123}, headers=upgrade)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "port_closed")
+
+
 def test_a_program_inside_cannot_use_up_the_hosts_connections(first: Ship) -> None:
     program = """
 import socket

@@ -200,3 +200,11 @@ def test_a_line_of_a_table_that_is_cut_off_is_passed_over(
 
     monkeypatch.setattr(listening, "read_file", cut)
     assert by_tables() == []
+
+
+def test_the_place_where_bay_answers_for_names_is_none_of_the_sandboxs_ports(ship: Ship) -> None:
+    bays, _ = start(ship, "127.0.0.53", 53)
+    its_own, _ = start(ship, "127.0.0.1", 53)
+    assert [(found["port"], found["addresses"]) for found in ports(ship)] == [(53, ["127.0.0.1"])]
+    stop(ship, bays)
+    stop(ship, its_own)
