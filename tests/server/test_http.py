@@ -89,8 +89,16 @@ def test_a_plain_request_is_answered(server: Server) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"\xff" * 100 + b"\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST /v1/sandboxes HTTP/1.0\r\nHost: a\r\n" + AUTH + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/sandboxes HTTP/1.1\r\nHost: a\r\n" + AUTH + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/sandboxes HTTP/1.1\r\nHost: a\r\n" + AUTH + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /health HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET http://victim/health HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a:81/health HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://victim/v1/sandboxes/x/attach HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],
-    ids=range(18),
+    ids=range(26),
 )  # fmt: skip
 def test_a_request_that_two_readers_could_read_in_two_ways_is_refused(server: Server, head: bytes) -> None:
     smuggled = b"GET /health HTTP/1.1\r\nHost: smuggled\r\n\r\n"
@@ -100,6 +108,23 @@ def test_a_request_that_two_readers_could_read_in_two_ways_is_refused(server: Se
     assert answered[:1] in ([400], []), "the first is refused"
     with server.client() as client:
         assert client.get("/v1/sandboxes").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET http://A/health HTTP/1.1\r\nHost: a\r\n", b"GET http://a:80/health HTTP/1.1\r\nHost: a\r\n"],
+)
+def test_a_target_that_is_a_whole_url_is_answered_when_it_names_the_host(server: Server, head: bytes) -> None:
+    assert status(talk(server.port, head + b"Connection: close\r\n\r\n")) == [200]
+
+
+def test_what_is_no_request_gets_the_one_error_shape(server: Server) -> None:
+    for head in (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"nonsense\r\n\r\n"):
+        answer = talk(server.port, head, end=True)
+        assert status(answer) == [400]
+        error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert error["code"] == "validation_error"
+        assert f"x-request-id: {error['request_id']}".encode() in answer.lower()
 
 
 def test_a_chunked_body_with_a_smuggled_request_behind_it_is_two_requests_at_most(server: Server) -> None:

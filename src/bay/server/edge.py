@@ -19,7 +19,7 @@ from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadToo
 from bay.server.audit import READING, Auditor, name_caller
 from bay.server.auth import Keys
 from bay.server.connections import Connection
-from bay.server.heads import PLACE
+from bay.server.heads import AUTHORITY, PLACE
 from bay.server.large_bodies import LARGE, LargeBodies
 from bay.server.replies import AnswerCut, error_response
 from bay.store.audit import Call, during
@@ -112,7 +112,7 @@ class Edge:
 
     def _admit(self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: Call | None) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
-        check_framing(headers)
+        check_framing(scope, headers)
         if scope["path"] not in OPEN_PATHS:
             caller = self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
             name_caller(call, caller)
@@ -189,15 +189,30 @@ def bearer_of(scope: Scope) -> str | None:
         return "Bearer"
 
 
-def check_framing(headers: RequestHeaders) -> None:
+def check_framing(scope: Scope, headers: RequestHeaders) -> None:
     """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends. Raises BadRequest."""
-    if headers.one("host") is None:
+    host = headers.one("host")
+    if host is None:
         raise BadRequest("the request has no Host header")
-    length = headers.one("content-length")
-    if length is not None and headers.all("transfer-encoding"):
+    named = scope.get("state", {}).get(AUTHORITY)
+    if named is not None and named.lower() != host.lower().removesuffix(":80"):
+        raise BadRequest(
+            f"the request is for {named}, and its Host header says {host}; send one of them in both"
+        )
+    length, codings = headers.one("content-length"), headers.all("transfer-encoding")
+    if length is not None and codings:
         raise BadRequest("a request has a Content-Length or a Transfer-Encoding, not both")
     if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
         raise BadRequest("Content-Length is not a number")
+    _check_version(scope, codings)
+
+
+def _check_version(scope: Scope, codings: list[str]) -> None:
+    version = scope.get("http_version", "1.1")
+    if version not in ("1.0", "1.1"):
+        raise BadRequest(f"HTTP/{version} is not spoken here; speak HTTP/1.1")
+    if codings and (version == "1.0" or [coding.lower() for coding in codings] != ["chunked"]):
+        raise BadRequest("Transfer-Encoding is chunked and nothing else, and is no word of HTTP/1.0")
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

@@ -7,6 +7,7 @@ And trailers are left out (RFC 9110, section 6.5.1): uvicorn has them among the 
 import secrets
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bay.errors import BadRequest, BayError, RequestTimeout
@@ -18,6 +19,9 @@ MOST_HEAD = 64 * 1024
 
 PLACE = "connection"
 """Under which the application's state has the connection that a request came by."""
+
+AUTHORITY = "authority"
+"""Under which it has the host that a request's first line names, where that is a whole URL."""
 
 
 class Http(HttpToolsProtocol):
@@ -64,7 +68,15 @@ class Http(HttpToolsProtocol):
         self._has_head = True
         if self._is_between():
             self._place.asked()
+        if not self.url.startswith(b"/"):
+            self.scope.setdefault("state", {})[AUTHORITY] = _authority_of(self.url)
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.url.startswith(b"/") and self.scope["http_version"] == "1.1":
+            super().handle_websocket_upgrade()
+        else:
+            self._refuse(BadRequest("a WebSocket is asked for by a path and HTTP/1.1"))
 
     def on_body(self, body: bytes) -> None:
         self._since = 0
@@ -125,3 +137,11 @@ class Http(HttpToolsProtocol):
 def http_among(connections: Connections) -> type[Http]:
     """The protocol of the clients that stand among `connections`."""
     return type("Http", (Http,), {"crowd": connections})
+
+
+def _authority_of(url: bytes) -> str:
+    """Host and port of a URL, as a Host header names them; the port is left out where it is 80."""
+    parsed = httptools.parse_url(url)
+    host = (parsed.host or b"").decode("latin-1")
+    named = f"[{host}]" if ":" in host else host
+    return named if parsed.port in (None, 80) else f"{named}:{parsed.port}"

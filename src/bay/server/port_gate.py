@@ -115,7 +115,7 @@ class PortGate:
         request_id = request_id_of(headers)
         answer = _Answer(send)
         try:
-            check_framing(headers)
+            check_framing(scope, headers)
             if place is None:
                 raise BadRequest(
                     "this Bay does not answer for that host; it is reached by address, as localhost, or as public_url (BAY_PUBLIC_URL) says"
