@@ -35,6 +35,18 @@ async def test_methods_that_are_not_there_name_those_that_are(alice: httpx.Async
 
 
 @pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/cargos", "GET, POST"), ("/v1/sandboxes/x", "DELETE, GET, PATCH"), ("/v1/keys/x", "DELETE"), ("/health", "GET")],
+)  # fmt: skip
+async def test_allow_lists_all_that_a_path_takes(bay: World, path: str, allowed: str) -> None:
+    admin = await bay.client("admin", "admin")
+    for method in ("OPTIONS", "TRACE"):
+        answer = await admin.request(method, path)
+        assert_error(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
     "body",
     [b"{", b"\xff\xfe", b'{"a":', b"nul", b"[" * 100_000, b'{"ttl": ' + b"9" * 5000 + b"}", b"\0", b'"\\ud800"',
      b'{"ttl": NaN}', b'{"labels": {"\\ud800": 1}}', b"<xml/>"],

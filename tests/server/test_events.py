@@ -381,6 +381,17 @@ async def test_a_follower_whose_key_is_revoked_is_told_nothing_more(live: Served
         assert await within(to_end(stream)) == []
 
 
+async def test_a_follower_that_waits_is_cut_off_when_its_key_is_revoked_and_not_with_the_next_ping(
+    live: Served,
+) -> None:
+    secret = await live.bay.keys.add("alice", "leaked", "read")
+    caller = live.bay.keys.authenticate(f"Bearer {secret}")
+    live.bay.feed._ping_s = live.bay.stays._look_s = 3600.0  # neither of which is waited for
+    async with client_of(live, secret) as leaked, following(leaked) as stream:
+        await ApiKeys(store=live.bay.store, keys=live.bay.keys, clock=live.bay.clock).revoke(caller.key_id)
+        assert await within(to_end(stream)) == []
+
+
 async def test_a_webhook_of_rare_types_is_told_of_one_that_comes_after_many_others(live: Served) -> None:
     """What it was looked through in vain for is not looked through again, and nothing behind it is missed."""
     deliverer = live.bay.deliverer

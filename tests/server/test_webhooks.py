@@ -19,12 +19,13 @@ from serving import KEY, serving
 
 import bay as sdk
 from bay.errors import InvalidArgument
-from bay.server.addresses import Addresses, checked_url, is_own, is_public
+from bay.server.addresses import Addresses, checked_url, is_own, is_public, port_of
 from bay.server.services.webhooks import MOST_WEBHOOKS
 from bay.server.webhooks import GIVE_UP, Poster, pause_after
 
 pytestmark = pytest.mark.anyio
 
+PORTS = ("80", "443", "1024-65535")
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 PUBLIC = "https://[2606:4700::1111]/hook?token=hush"
 """A public address that nothing is ever sent to: the tests that use it ask for events that do not come."""
@@ -206,7 +207,7 @@ async def test_nobodys_webhook_is_told_of_anothers_events(hooked: World) -> None
 
 
 def poster(**allowed: Any) -> Poster:
-    return Poster(Addresses(allowed.pop("allow", LOOPBACK)), **allowed)
+    return Poster(Addresses(allowed.pop("allow", LOOPBACK), PORTS), **allowed)
 
 
 async def send(to: Poster, url: str) -> str | None:
@@ -268,7 +269,7 @@ class Names:
         return self._names[host.replace(".", "_")] if self.asked.count(host) == 1 else ["192.0.2.1"]
 
     def poster(self) -> Poster:
-        return Poster(Addresses(LOOPBACK, self))
+        return Poster(Addresses(LOOPBACK, PORTS, self))
 
 
 async def test_the_request_goes_to_the_address_that_was_checked_under_the_name() -> None:
@@ -358,10 +359,29 @@ async def test_nothing_of_this_host_is_reached_however_it_is_written(bay: World,
 
 async def test_a_host_with_one_bad_address_among_good_ones_is_refused() -> None:
     names = Names(both_test=["93.184.216.34", "10.0.0.1"], good_test=["93.184.216.34"])
-    addresses = Addresses((), names)
+    addresses = Addresses((), PORTS, names)
     assert await addresses.public(checked_url("http://good.test/")) == ["93.184.216.34"]
     with pytest.raises(InvalidArgument):
         await addresses.public(checked_url("http://both.test/"))
+    addresses.close()
+
+
+@pytest.mark.parametrize("port", [22, 25, 110, 1023, 6667, 2049])
+async def test_a_port_of_another_protocol_is_refused(alice: httpx.AsyncClient, port: int) -> None:
+    url = f"http://127.0.0.1:{port}/"
+    error = assert_error(await alice.post("/v1/webhooks", json={"url": url}), 422, "validation_error")
+    assert f"port {port}" in error["message"]
+    assert await send(poster(), url) == error["message"]
+
+
+async def test_an_operator_says_which_ports_webhooks_may_have() -> None:
+    names = Names(good_test=["93.184.216.34"])
+    addresses = Addresses((), ("443", "8000-8002"), names)
+    for url in ("https://good.test/", "http://good.test:8000/", "http://good.test:8002/"):
+        assert addresses._check_port(port_of(checked_url(url))) is None
+    for url in ("http://good.test/", "http://good.test:8003/"):
+        with pytest.raises(InvalidArgument, match="BAY_WEBHOOK_PORTS"):
+            await addresses.public(checked_url(url))
     addresses.close()
 
 
@@ -451,7 +471,7 @@ async def test_the_log_names_the_host_of_a_webhook_and_nothing_more(root: Path) 
     with serving(root, BAY_WEBHOOK_ALLOW='["127.0.0.0/8"]') as server:
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=WAIT_S) as client:
-            made = await hook(client, "http://127.0.0.1:1/hush-hush?token=hush-hush")
+            made = await hook(client, "http://127.0.0.1:1024/hush-hush?token=hush-hush")
             await create(client)
             await hook_when(client, made, lambda h: h["attempts"] > 0)
         server.end()

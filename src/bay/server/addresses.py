@@ -39,6 +39,12 @@ _NEVER: tuple[Network, ...] = (
 )
 
 
+NOT_THE_WEBS = frozenset(
+    (1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
+)  # fmt: skip
+"""Above 1023, where servers of other protocols would take a request for commands of their own (WHATWG Fetch, section 2.9)."""
+
+
 def checked_url(text: str) -> httpx.URL:
     """The URL, if a webhook can have it. Raises InvalidArgument, without what may be secret in it."""
     try:
@@ -62,13 +68,26 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not listed
 
 
+def ports_in(text: str) -> range:
+    """The ports that `80` or `1024-65535` names. Raises ValueError."""
+    first, dash, last = text.partition("-")
+    found = range(int(first), int(last if dash else first) + 1)
+    if not found or found[0] < 1 or found[-1] > 65_535:
+        raise ValueError(f"{text!r} is neither a port nor a range of ports, such as 443 or 1024-65535")
+    return found
+
+
 class Addresses:
     """Resolves hosts to addresses that may be called: public ones, and what the operator allows."""
 
     def __init__(
-        self, allowed: Sequence[Network], resolver: Callable[[str, int], list[str]] | None = None
+        self,
+        allowed: Sequence[Network],
+        ports: Sequence[str],
+        resolver: Callable[[str, int], list[str]] | None = None,
     ) -> None:
         self._allowed = tuple(allowed)
+        self._ports = [ports_in(text) for text in ports]
         self._resolver = resolver or resolve
         # Threads of its own, since a look-up cannot be broken off: slow name servers hold up nothing else.
         self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="bay-lookup")
@@ -79,7 +98,8 @@ class Addresses:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def public(self, url: httpx.URL) -> list[str]:
-        """The addresses of the URL's host. Raises InvalidArgument unless every one of them may be called."""
+        """The addresses of the URL's host. Raises InvalidArgument unless every one of them, and the port, may be called."""
+        self._check_port(port_of(url))
         found: list[str] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOKUP_S):
@@ -88,6 +108,13 @@ class Addresses:
             # One answer for all reasons, so that nobody learns which names there are in the operator's network.
             raise InvalidArgument(f"{url.host} does not resolve to public addresses only")
         return found
+
+    def _check_port(self, port: int) -> None:
+        if port in NOT_THE_WEBS or not any(port in ports for ports in self._ports):
+            raise InvalidArgument(
+                f"a webhook's URL may not have port {port}, which other protocols than HTTP have; take 443, "
+                "or have the operator allow it (BAY_WEBHOOK_PORTS)"
+            )
 
     async def _look_up(self, host: str, port: int) -> list[str]:
         """One thread for each host at most, however often it is asked for while its name server is silent."""

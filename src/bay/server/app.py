@@ -142,6 +142,7 @@ class Bay:
         self.later = Later(self.store)
         self.uses = Uses()
         self.stays = Stays(self.keys)
+        self.keys.on_forget = self.stays.look
         self.screens = Screens()
         self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
         self.quotas = Quotas(
@@ -255,7 +256,7 @@ class Bay:
         self.seals = Seals(self.store)
         self.event_ids = EventIds(self.seals)
         self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)
-        self.addresses = Addresses(settings.webhook_allow)
+        self.addresses = Addresses(settings.webhook_allow, settings.webhook_ports)
         self.deliverer = Deliverer(
             store=self.store, feed=self.feed, ids=self.event_ids, poster=Poster(self.addresses), clock=clock
         )
@@ -310,7 +311,12 @@ class Bay:
             max_text_bytes=self.settings.max_file_mb * MIB,
         )
         events = Events(
-            store=self.store, keys=self.keys, feed=self.feed, ids=self.event_ids, clock=self.clock
+            store=self.store,
+            keys=self.keys,
+            feed=self.feed,
+            stays=self.stays,
+            ids=self.event_ids,
+            clock=self.clock,
         )
         webhooks = Webhooks(
             store=self.store, addresses=self.addresses, on_change=self.deliverer.recheck, clock=self.clock
@@ -491,7 +497,7 @@ def build_app(
     app = FastAPI(title="Bay", version=__version__, lifespan=lifespan)
     app.state.bay = bay
     app.state.services = bay.services()
-    for api in (
+    apis = (
         admin_api,
         health_api,
         sandboxes_api,
@@ -512,8 +518,10 @@ def build_app(
         audit_api,
         events_api,
         webhooks_api,
-    ):
+    )
+    for api in apis:
         app.include_router(api.router, dependencies=[Depends(only_known)])
+    app.state.routes = [*app.routes, *(route for api in apis for route in api.router.routes)]
     app.add_exception_handler(BayError, on_bay_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)

@@ -1,6 +1,5 @@
 """What the edge tells the audit: when a call that may change something begins, and what came of it."""
 
-import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -18,7 +17,6 @@ log = structlog.get_logger("bay.audit")
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _PATH = 512
 _METHOD = 16
-_SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
 
 REFUSED = 600
 """Rows for each minute of one key's calls that were refused and changed nothing."""
@@ -39,10 +37,10 @@ class Auditor:
         """What each key may leave of calls that changed nothing: else one key could push out what all others did."""
 
     def begin(self, method: str, path: str, request_id: str) -> Call | None:
-        """A call that starts now; None for one that only reads, which is not audited."""
+        """A call that starts now; `path` has no key in it. None for one that only reads, which is not audited."""
         if method in READING:
             return None
-        return Call(at=self._clock(), method=method[:_METHOD], path=_clean(path), request_id=request_id)
+        return Call(at=self._clock(), method=method[:_METHOD], path=path[:_PATH], request_id=request_id)
 
     def end(self, call: Call, status: int | None, code: str | None, params: Mapping[str, object]) -> None:
         """Write soon what came of it. `params` are those of its route, None of `status` that it was cut off."""
@@ -87,8 +85,3 @@ class _Ration:
         if self._taken > self._most:
             log.warning("audit.left_out", whose=self._whose, count=self._taken - self._most)
         self._ends, self._taken = now + _MINUTE, 0
-
-
-def _clean(path: str) -> str:
-    """The path without what looks like a key that somebody put into it, and not longer than a row takes."""
-    return _SECRET.sub("bay_…", path)[:_PATH]

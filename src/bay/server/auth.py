@@ -3,7 +3,9 @@
 import hashlib
 import hmac
 import os
+import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,10 @@ GIVEN = "BAY_API_KEY"
 FORMER = f"{GIVEN}, changed"
 """The name that such a key has once the setting gives another. Kept, so that it is known for a key where it is still sent."""
 
+MIN_CHOSEN = 16
+"""Characters of a key that somebody chose."""
+
+_SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
 _RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -57,6 +63,7 @@ class Keys:
         self._by_hash: dict[str, ApiKey] = {}
         self._chosen: set[str] = set()
         """Hashes of the keys that somebody chose, valid or not; those that Bay makes are known by their form."""
+        self.on_forget: Callable[[], None] = lambda: None
         self._limits: dict[str, Limits] = {}
         """Also of keys that open nothing any more: what they made is still bound by them."""
 
@@ -125,6 +132,15 @@ class Keys:
         """Whether that key still opens something: for answers that go on after it was checked."""
         return any(key.id == key_id and not self._is_over(key) for key in self._by_hash.values())
 
+    def hide(self, path: str) -> str:
+        """The path without the keys that somebody put into it."""
+        hidden = _SECRET.sub("bay_…", path)
+        if not self._chosen:
+            return hidden
+        return "/".join(
+            "…" if len(part) >= MIN_CHOSEN and self.is_chosen(part) else part for part in hidden.split("/")
+        )
+
     def is_chosen(self, secret: str) -> bool:
         """Whether that is a key that somebody chose, or was one."""
         return bool(self._chosen) and hash_secret(secret) in self._chosen
@@ -136,6 +152,7 @@ class Keys:
     def forget(self, key: ApiKey) -> None:
         """Let a key in no more, from now on; a call that is under way goes on to its end."""
         self._by_hash.pop(key.hash, None)
+        self.on_forget()
 
     def authenticate(self, authorization: str | None) -> Caller:
         """The caller that an Authorization header names. Raises Unauthorized."""

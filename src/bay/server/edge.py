@@ -76,22 +76,29 @@ class Edge:
         request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         method = scope.setdefault("method", "GET" if _WATCH.fullmatch(scope["path"]) else "WEBSOCKET")
-        call = self._auditor.begin(method, scope["path"], request_id)
+        path = self._keys.hide(scope["path"])
+        call = self._auditor.begin(method, path, request_id)
         record = _Record(self._auditor, call, scope)
         answer = _Answer(send, request_id, on_accepted=record.end)
         started = time.perf_counter()
         try:
             with during(call):
-                await self._answer(scope, headers, receive, answer, call)
+                await self._answer(scope, headers, receive, answer, call, path)
         finally:
             record.end(answer)
         log.info(
-            "http.request", request_id=request_id, method=method, path=scope["path"],
+            "http.request", request_id=request_id, method=method, path=path,
             status=answer.status, ms=round((time.perf_counter() - started) * 1000, 1),
         )  # fmt: skip
 
     async def _answer(
-        self, scope: Scope, headers: "RequestHeaders", receive: Receive, answer: "_Answer", call: Call | None
+        self,
+        scope: Scope,
+        headers: "RequestHeaders",
+        receive: Receive,
+        answer: "_Answer",
+        call: Call | None,
+        path: str,
     ) -> None:
         """Have the application answer, or answer with the error that it or the edge raised."""
         try:
@@ -105,9 +112,7 @@ class Edge:
             ):  # the framework's word for one that came after the answer began
                 await answer.fail(scope, receive, error.__cause__)
                 return
-            log.exception(
-                "http.defect", request_id=answer.request_id, method=scope["method"], path=scope["path"]
-            )
+            log.exception("http.defect", request_id=answer.request_id, method=scope["method"], path=path)
             await answer.fail(scope, receive, InternalError("something went wrong inside Bay; see its log"))
 
     def _admit(self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: Call | None) -> Receive:

@@ -1,8 +1,10 @@
 """Structured logs: an event name and fields, one line for each change of state, on stderr."""
 
+import io
 import logging
 import sys
-from typing import Literal
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -25,10 +27,7 @@ def configure(level: Level, form: Format) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if console else [_TRACEBACKS]),
-            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-            if console
-            else structlog.processors.JSONRenderer(),
+            *(_for_console() if console else (_TRACEBACKS, structlog.processors.JSONRenderer())),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
@@ -37,6 +36,28 @@ def configure(level: Level, form: Format) -> None:
     # uvicorn cuts a connection because we tell it to, by this error, and would call it an error of ours.
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+
+
+def _for_console() -> tuple[structlog.types.Processor, ...]:
+    return _escaped, structlog.dev.ConsoleRenderer(exception_formatter=_plain_traceback)
+
+
+def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Text of strangers, such as a path, without what a terminal acts on or shows elsewhere: C0, C1 and bidi marks."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = _printable(value)
+    return event
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _plain_traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    rendered = io.StringIO()
+    structlog.dev.plain_traceback(rendered, exc_info)
+    stream.write("\n".join(map(_printable, rendered.getvalue().split("\n"))))
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:

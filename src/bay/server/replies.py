@@ -10,6 +10,7 @@ from fastapi.exceptions import ValidationException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from bay import plain
 from bay.errors import (
@@ -108,8 +109,17 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         return _respond(request, cause)
     answer = _respond(request, _from_framework(request, error))
     if isinstance(error, HTTPException) and error.headers:
-        answer.headers.update(error.headers)  # `Allow`, which a 405 must have
+        answer.headers.update(error.headers)
+    if answer.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_methods_at(request))
     return answer
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What the path takes: the framework names the methods of one route of it alone."""
+    routes = (route for route in request.app.state.routes if isinstance(route, Route))
+    matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _from_framework(request: Request, error: Exception) -> BayError:

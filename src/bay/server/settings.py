@@ -31,6 +31,8 @@ from bay.models import (
     Profile,
     Resources,
 )
+from bay.server.addresses import ports_in
+from bay.server.auth import MIN_CHOSEN
 from bay.server.known_fields import KnownFields
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -55,8 +57,6 @@ _TAKEN_NAMES = frozenset(
         "nogroup",
     ]
 )
-MIN_KEY = 16
-"""Characters of an API key that somebody chose."""
 
 
 class SettingFields(KnownFields):
@@ -306,6 +306,9 @@ class Settings(SettingFields, BaseSettings):
     webhook_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="networks that webhooks may be sent to although they are not public"
     )
+    webhook_ports: tuple[str, ...] = Field(
+        ("80", "443", "1024-65535"), description="ports that webhooks may be sent to, and ranges of them"
+    )
     history_max_age: int = Field(
         30, ge=1, le=36500, description="days after which successful executions leave the history"
     )
@@ -343,11 +346,18 @@ class Settings(SettingFields, BaseSettings):
     @field_validator("api_key")
     @classmethod
     def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < MIN_KEY:
+        if value is not None and len(value.get_secret_value()) < MIN_CHOSEN:
             raise ValueError(
-                f"BAY_API_KEY has fewer than {MIN_KEY} characters, which can be guessed; "
+                f"BAY_API_KEY has fewer than {MIN_CHOSEN} characters, which can be guessed; "
                 "take the output of: openssl rand -hex 32"
             )
+        return value
+
+    @field_validator("webhook_ports")
+    @classmethod
+    def _ports_that_may_be(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ports_in(text)
         return value
 
     @field_validator("owners")

@@ -31,11 +31,18 @@ class Stays:
         self._keys = keys
         self._look_s = look_s
         self._leaving = asyncio.Event()
+        self._nudged = asyncio.Event()
         self._places: Counter[str] = Counter()
 
     def close(self) -> None:
         """End all of them, now and from now on: the server is shutting down."""
         self._leaving.set()
+        self.look()
+
+    def look(self) -> None:
+        """Look at the keys of all of them now: one was revoked."""
+        self._nudged.set()
+        self._nudged = asyncio.Event()
 
     @contextmanager
     def place(self, owner: str) -> Generator[None]:
@@ -95,7 +102,7 @@ class Stays:
     async def _look_again(self) -> None:
         try:
             async with asyncio.timeout(self._look_s):
-                await self._leaving.wait()
+                await self._nudged.wait()
         except TimeoutError:
             return
 

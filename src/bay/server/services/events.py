@@ -9,6 +9,7 @@ from bay.models import GAP, Event
 from bay.server.auth import Caller, Keys
 from bay.server.feed import Feed
 from bay.server.sealing import EventIds
+from bay.server.stays import Stays
 from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import EventRecord, SandboxRecord
@@ -21,10 +22,17 @@ class Stream:
     """What one follower is told from its place on."""
 
     def __init__(
-        self, service: "Events", feed: Feed, caller: Caller, sandbox: SandboxRecord | None, seq: int
+        self,
+        service: "Events",
+        feed: Feed,
+        stays: Stays,
+        caller: Caller,
+        sandbox: SandboxRecord | None,
+        seq: int,
     ) -> None:
         self._service = service
         self._feed = feed
+        self._stays = stays
         self._caller = caller
         self._owner = caller.owner
         self._sandbox_id = sandbox.id if sandbox else None
@@ -48,7 +56,10 @@ class Stream:
 
         An empty batch is a sign of life.
         """
-        async with aclosing(self._feed.follow(self._read)) as batches:
+        async with (
+            aclosing(self._feed.follow(self._read)) as all_batches,
+            aclosing(self._stays.allowed(self._caller, all_batches)) as batches,
+        ):
             async for batch in batches:
                 if not self._service.may_go_on(self._caller):
                     return
@@ -69,10 +80,13 @@ class Stream:
 class Events:
     """The service behind `/v1/events` and `…/events`."""
 
-    def __init__(self, *, store: Store, keys: Keys, feed: Feed, ids: EventIds, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, keys: Keys, feed: Feed, stays: Stays, ids: EventIds, clock: Clock
+    ) -> None:
         self._store = store
         self._keys = keys
         self._feed = feed
+        self._stays = stays
         self._ids = ids
         self._clock = clock
 
@@ -94,7 +108,7 @@ class Events:
         else:
             async with self._store.read() as db:
                 seq = await events.newest(db, caller.owner)
-        return Stream(self, self._feed, caller, sandbox, seq)
+        return Stream(self, self._feed, self._stays, caller, sandbox, seq)
 
     def may_go_on(self, caller: Caller) -> bool:
         """Whether the key that asked is still valid."""

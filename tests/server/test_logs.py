@@ -1,0 +1,67 @@
+"""What a log line shows of text that strangers chose."""
+
+import sys
+from collections.abc import Generator
+from io import StringIO
+
+import httpx
+import pytest
+import structlog
+from server_harness import World
+
+from bay.server import logs
+
+ODD = "\x1b]0;title\x07\x9b31m\u202egnp.exe\r\nGET /faked"
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch) -> Generator[StringIO]:
+    """What somebody at a terminal sees."""
+    stream = StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.configure("info", "console")
+    yield stream
+    monkeypatch.undo()
+    logs.configure("error", "json")
+
+
+def _is_harmless(shown: str) -> bool:
+    plain = "".join(
+        part.partition("m")[2] or part for part in shown.split("\x1b[")
+    )  # without the colours of ours
+    return all(character.isprintable() or character == "\n" for character in plain)
+
+
+def test_a_terminal_is_given_no_orders_by_a_path(console: StringIO) -> None:
+    structlog.get_logger("test").info("http.request", path=f"/v1/{ODD}", label={"k": ODD})
+    shown = console.getvalue()
+    assert "title" in shown
+    assert shown.count("\n") == 1
+    assert _is_harmless(shown), repr(shown)
+
+
+def test_a_terminal_is_given_no_orders_by_the_message_of_an_error(console: StringIO) -> None:
+    try:
+        raise ValueError(ODD)
+    except ValueError:
+        structlog.get_logger("test").exception("http.defect")
+    assert "ValueError" in console.getvalue()
+    assert _is_harmless(console.getvalue()), repr(console.getvalue())
+
+
+@pytest.mark.anyio
+async def test_a_key_in_a_path_is_logged_by_nobody(
+    bay: World, alice: httpx.AsyncClient, console: StringIO
+) -> None:
+    chosen = "a key that somebody chose"
+    await bay.bay.keys.ensure_admin(chosen, bay.root / "unused")
+    made = await bay.key("alice")
+    for secret in (chosen, made):
+        assert (await alice.post(f"/v1/sandboxes/{secret}/stop")).status_code == 404
+    await bay.bay.later.flush()
+    rows = str(await bay.sql("SELECT path FROM audit"))
+    for secret in (chosen, made):
+        assert secret not in console.getvalue()
+        assert secret not in rows
+    assert "/stop" in console.getvalue()
+    assert "/stop" in rows
