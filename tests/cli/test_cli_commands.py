@@ -250,6 +250,41 @@ def test_exec_takes_the_command_down_when_it_is_told_to_stop(
     assert not alive(pid)
 
 
+def test_ctrl_c_lets_a_command_end_in_its_own_way_and_shows_what_it_says(bay: Cli, name: str) -> None:
+    script = "trap 'echo tidied; exit 3' INT; echo up; while :; do sleep 0.05; done"
+    with bay.start("exec", name, "bash", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"tidied\n", b"")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_ends_a_command_that_does_not_listen(bay: Cli, name: str, again: bool) -> None:
+    script = "trap 'echo int' INT; trap '' HUP; echo $$; while :; do sleep 0.05; done"
+    with bay.start("exec", name, "bash", "-c", script) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"int\n"
+        if again:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert not alive(pid)
+
+
+def test_ctrl_c_leaves_a_command_that_is_only_looked_at(bay: Cli, name: str) -> None:
+    exec_id = bay("exec", "-d", name, "sh", "-c", "echo $$; exec sleep 60").stdout.decode().strip()
+    with bay.start("logs", "-f", name, exec_id) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert alive(pid)
+    bay("kill", name, exec_id, "--signal", "KILL")
+
+
 def test_exec_takes_the_command_down_when_nobody_reads(bay: Cli, name: str) -> None:
     script = f"{' '.join(['exec', name])} -- sh -c 'echo $$ >pid; yes' | head -1"
     done = shell(bay, f"bay {script}")

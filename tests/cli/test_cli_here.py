@@ -1,5 +1,6 @@
 """A Bay on this machine: `bay` finds it and its key, and gives the key to nobody else."""
 
+import json
 import os
 import signal
 import subprocess
@@ -35,9 +36,11 @@ def run(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedPr
 
 
 @contextmanager
-def serving(environment: dict[str, str], number: int = signal.SIGTERM) -> Generator[list[str], None, None]:
+def serving(
+    environment: dict[str, str], number: int = signal.SIGTERM, arguments: tuple[str, ...] = ()
+) -> Generator[list[str], None, None]:
     """A Bay that answers; gives what it printed, up to the last line of it."""
-    command = [str(BIN), "serve", "--port", "0"]
+    command = [str(BIN), "serve", "--port", "0", *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as server:
@@ -98,6 +101,19 @@ def test_serve_prints_lines_that_a_shell_takes(environment: dict[str, str]) -> N
     with serving(environment) as again:
         assert not any(secret in line for line in again)
         assert sum(line.startswith("  export ") for line in again) == 2
+
+
+def test_serve_says_it_to_programs_too(environment: dict[str, str]) -> None:
+    with serving(environment, arguments=("--json",)) as said:
+        [line] = said
+        told = json.loads(line)
+        known = bare() | {"BAY_URL": told["url"], "BAY_API_KEY": told["api_key"]}
+        assert run(known, "ls", "-q").returncode == 0
+        assert Path(told["key_file"]).read_text().strip() == told["api_key"]
+        taken = run(environment, "serve", "--port", "0", "--json")
+        assert json.loads(taken.stderr)["error"]["code"] == "conflict"
+    with serving(environment, arguments=("--json",)) as said:
+        assert "api_key" not in json.loads(said[0])
 
 
 def test_serve_with_a_given_key_names_no_file(environment: dict[str, str]) -> None:

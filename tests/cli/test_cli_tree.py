@@ -48,6 +48,24 @@ def test_every_option_is_in_the_section_of_its_command(command: str, option: str
     assert f"`{option}" in section or f", {option}" in section
 
 
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Each command that does something, by all of its names."""
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from leaves(below, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def test_every_command_takes_json() -> None:
+    lacking = [
+        path
+        for path, command in leaves(typer.main.get_command(app), "bay")
+        if not any(parameter.name == "as_json" for parameter in command.params)
+    ]
+    assert lacking == ["bay help"]
+
+
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([str(BIN), *arguments], capture_output=True, text=True, timeout=30, check=False)
 

@@ -246,3 +246,27 @@ def test_completion_without_a_server_offers_nothing_and_is_quiet() -> None:
         environment = {"BAY_URL": "http://127.0.0.1:1", "PATH": "/usr/bin:/bin"}  # noqa: RUF012
 
     assert complete(Nowhere(), "bay", "exec", "b") == []  # type: ignore[arg-type]
+
+
+# On a terminal
+
+
+def test_a_pipe_that_is_not_given_to_the_command_is_pointed_out_to_people(bay: Cli, name: str) -> None:
+    for options, hint in ([], True), (["-i"], False):
+        here, there = os.openpty()
+        try:
+            done = subprocess.run(
+                [str(BIN), "exec", *options, name, "cat"], input=b"x\n", stdout=subprocess.PIPE, stderr=there,
+                timeout=30, check=False, env=bay.environment,
+            )  # fmt: skip
+            os.close(there)
+            os.set_blocking(here, False)
+            try:
+                said = os.read(here, 1024)
+            except OSError:
+                said = b""
+        finally:
+            os.close(here)
+        assert (done.returncode, done.stdout) == (0, b"" if hint else b"x\n")
+        assert (b"-i does that" in said) == hint
+    assert bay("exec", name, "cat", stdin=b"x").stderr == b""

@@ -6,8 +6,8 @@ from typing import Annotated, Protocol, cast
 
 import typer
 
-from bay.cli._output import note, print_line
-from bay.cli._state import load
+from bay.cli._output import note, print_json, print_line
+from bay.cli._state import JsonOption, load
 
 DataDirOption = Annotated[
     Path | None, typer.Option(help="Where Bay keeps its database and all files; else BAY_DATA_DIR.")
@@ -44,11 +44,15 @@ def backup(
     with_files: Annotated[
         bool, typer.Option("--with-files", help="Also the files of every workspace.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Back up the database and the admin key of the Bay on this machine, while it runs."""
     made = cast("Made", load("bay.server.backup", "backup")(out, data_dir, with_files=with_files))
     for name in made.left_out:
         note(f"left out, because a tar cannot hold it: {name}")
+    if as_json:
+        print_json({"path": str(made.path), "workspaces": made.workspaces, "left_out": list(made.left_out)})
+        return
     print_line(f"backed up to {made.path}" + (f" with {made.workspaces} workspaces" if with_files else ""))
 
 
@@ -59,9 +63,21 @@ def restore(
         bool,
         typer.Option("--force", help="Move what is there aside; without it, an empty directory is needed."),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a backup in place of what the Bay on this machine has. Stop that Bay first."""
     done = cast("Restored", load("bay.server.backup", "restore")(source, data_dir, force=force))
+    if as_json:
+        aside = None if done.aside is None else str(done.aside)
+        print_json(
+            {
+                "sandboxes": done.sandboxes,
+                "created_at": done.created_at,
+                "data_dir": str(done.data_dir),
+                "aside": aside,
+            }
+        )
+        return
     print_line(f"restored {done.sandboxes} sandboxes, as of {done.created_at}, into {done.data_dir}")
     if done.aside is not None:
         print_line(f"what was there before is in {done.aside}")

@@ -31,6 +31,7 @@ def shell(
     cwd: CwdOption = None,
     user: UserOption = None,
     detach_keys: DetachKeysOption = DEFAULT_KEYS,
+    as_json: JsonOption = False,
 ) -> int:
     """Open a login shell in a sandbox. It can be left and come back to."""
     keys = parse_keys(detach_keys)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,12 +14,13 @@ from bay.cli._complete import NameArgument
 from bay.cli._copy import put
 from bay.cli._detach import DEFAULT_KEYS, parse_keys
 from bay.cli._follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
+from bay.cli._interrupt import Interrupt
 from bay.cli._output import note, print_json, print_line
 from bay.cli._sandboxes import ImageOption, IsolationOption, ProfileOption
 from bay.cli._state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs, seconds
-from bay.cli._terminal import STDOUT, need_terminal, on_terminal
+from bay.cli._terminal import STDIN, STDOUT, need_terminal, on_terminal
 from bay.cli._tree import COMMAND
-from bay.cli._tty import window_size
+from bay.cli._tty import has_pipe_with_data, window_size
 from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ def run(
     """Run a command in a sandbox of its own. Without a server (BAY_URL, --url) one is started for it."""
     if keep and rm:
         raise InvalidArgument("give --keep or --rm, not both")
+    if not (stdin or tty):
+        _say_when_stdin_is_left()
     copies = [_copy_pair(text) for text in copy or ()]
     options: CreateOptions = {
         "name": name,
@@ -127,6 +131,8 @@ def exec_(
 ) -> int:
     """Run a command in a sandbox that exists, waking it if need be."""
     keys = parse_keys(detach_keys)
+    if not (stdin or tty or detach):
+        _say_when_stdin_is_left()
     how: SpawnOptions = {
         "timeout_s": timeout,
         "cwd": cwd,
@@ -162,11 +168,19 @@ def _attend(box: "Box", proc: "Proc", keys: bytes) -> int:
 
 def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
     """Pass its output on until it ends; take it down with us when we are told to stop or nobody reads."""
-    with killed_with_us(proc), pump(proc, wanted=stdin):
+    with killed_with_us(proc), Interrupt(proc) as interrupt, pump(proc, wanted=stdin):
         lost = follow(proc, as_json, 0)
     if as_json:
         say_end(proc.info)
+    if interrupt.came:
+        raise KeyboardInterrupt
     return unless_lost(exit_code(proc.info), lost)
+
+
+def _say_when_stdin_is_left() -> None:
+    """To a person, and not in a script, where the pipe may be meant for another: `while read x; do bay exec …; done`."""
+    if sys.stderr.isatty() and has_pipe_with_data(STDIN):
+        note("what comes on stdin is not given to the command; -i does that")
 
 
 @contextmanager

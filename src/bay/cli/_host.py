@@ -34,9 +34,10 @@ def serve(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where Bay keeps its database and all files.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    as_json: JsonOption = False,
 ) -> int:
     """Run the server in the foreground."""
-    return int(load("bay.server.main", "serve")(host, port, data_dir, config))
+    return int(load("bay.server.main", "serve")(host, port, data_dir, config, as_json=as_json))
 
 
 def doctor(

@@ -2,12 +2,14 @@
 
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bay.cells import event_to_wire, text_of, traceback_of
 from bay.cli._complete import NameArgument
+from bay.cli._figures import is_figure, save_figure
 from bay.cli._output import note, print_json
 from bay.cli._state import JsonOption, connect, seconds
 from bay.errors import BayError, InvalidArgument
@@ -33,6 +35,10 @@ def python(
             help="How long the code may run, such as 90s or 10m; then it is interrupted.",
         ),
     ] = 300,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Save figures into this directory and print their paths."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Run code in the Python of a sandbox, where variables stay from call to call. Exits with 1 when it fails."""
@@ -40,7 +46,7 @@ def python(
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
         events = (_kernel(box, kernel) or box.python).stream(text, timeout)
-        printer = _Printer(as_json)
+        printer = _Printer(as_json, save)
         try:
             for event in events:
                 printer.take(event)
@@ -83,8 +89,9 @@ def _interrupt(box: "Box", kernel_id: str, printer: "_Printer") -> None:
 class _Printer:
     """Passes on what the code does: output as it is, values and displays as plain text, a traceback on stderr."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, save: Path | None) -> None:
         self._as_json = as_json
+        self._save = save
         self.is_ok = False
         self.is_running = False
         self.is_over = False
@@ -93,6 +100,7 @@ class _Printer:
         self.is_over = event.type == "end"
         self.is_running = not self.is_over
         self.is_ok = event.status == "ok" and not event.truncated
+        figure = self._saved(event)
         if self._as_json:
             print_json(event_to_wire(event))
             return
@@ -100,13 +108,19 @@ class _Printer:
             case "stdout" | "stderr":
                 _say(event.text or "", is_error=event.type == "stderr")
             case "result" | "display":
-                _say(text_of(event) + "\n")
+                _say(f"{figure or text_of(event)}\n")
             case "error":
                 _say(traceback_of(event) + "\n", is_error=True)
             case "end":
                 _say_end(event)
             case _:
                 pass
+
+    def _saved(self, event: "CellEvent") -> Path | None:
+        """Where the figure is now that this event shows."""
+        bundle = event.data or {}
+        shows = event.type in ("result", "display") and is_figure(bundle)
+        return save_figure(bundle, self._save) if shows and self._save is not None else None
 
 
 def _say_end(event: "CellEvent") -> None:

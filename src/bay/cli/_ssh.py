@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli._complete import NameArgument
-from bay.cli._output import print_line
-from bay.cli._state import connect, state_of
+from bay.cli._output import print_json, print_line
+from bay.cli._state import JsonOption, connect, state_of
 from bay.cli._tty import write_all
 from bay.errors import BayError, InvalidArgument
 
@@ -29,7 +29,9 @@ PortOption = Annotated[
 ]
 
 
-def ssh_proxy(ctx: typer.Context, name: NameArgument, port: PortOption = SSH_PORT) -> int:
+def ssh_proxy(
+    ctx: typer.Context, name: NameArgument, port: PortOption = SSH_PORT, as_json: JsonOption = False
+) -> int:
     """Connect stdin and stdout to a port of a sandbox: a ProxyCommand for ssh, and a netcat."""
     with connect(ctx) as client, client.sandboxes.get(name).tunnel(port) as tunnel:
         threading.Thread(target=_send, args=(tunnel,), daemon=True).start()
@@ -45,14 +47,18 @@ def ssh_config(
     ] = None,
     user: Annotated[str, typer.Option(metavar="USER", help="Who to log in as.")] = "ship",
     port: PortOption = SSH_PORT,
+    as_json: JsonOption = False,
 ) -> int:
     """Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox."""
     with connect(ctx) as client:
         boxes = [client.sandboxes.get(name)] if name else list(client.sandboxes.list())
         url = client.base_url if state_of(ctx).named_url else None
     for box in boxes:
-        for line in _block(box, url, user, port):
-            print_line(line)
+        lines = _block(box, url, user, port)
+        if as_json:
+            print_json({"sandbox": box.id, "host": lines[0].split()[1], "config": "\n".join(lines)})
+        else:
+            print_line("\n".join(lines))
     return 0
 
 

@@ -55,6 +55,8 @@ class TerminalSession:
         self._over = threading.Event()
         self._failure: BaseException | None = None
         self._hung_up = False
+        self.is_in_a_line = False
+        """Whether something stands where the next line would be written, such as a shell's prompt."""
 
     def run(self) -> bool:
         """Whether it ended, rather than being detached from. Raises what went wrong; the terminal is as it was in any case."""
@@ -93,6 +95,7 @@ class TerminalSession:
                 return
             self._modes.feed(chunk.data)
             write_all(STDOUT, chunk.data)
+            self.is_in_a_line = not chunk.data.endswith(b"\n")
 
     def _send(self) -> None:
         while not self._over.is_set():
@@ -188,20 +191,23 @@ def on_terminal(name: str, attachment: "Attachment", keys: bytes) -> int:
     """Be attached to a command of the sandbox `name` on this terminal; its exit code, 0 after the detach keys."""
     with attachment:
         exec_id = attachment.info.id
+        session = TerminalSession(attachment, keys)
         try:
-            ended = TerminalSession(attachment, keys).run()
+            ended = session.run()
         except NotFound:
             raise
         except BayError:
-            say_how_to_come_back(name, exec_id)
+            say_how_to_come_back(name, exec_id, in_a_line=session.is_in_a_line)
             raise
     if ended:
         return exit_code(attachment.info)
-    say_how_to_come_back(name, exec_id)
+    say_how_to_come_back(name, exec_id, in_a_line=session.is_in_a_line)
     return 0
 
 
-def say_how_to_come_back(name: str, exec_id: str) -> None:
-    """On stderr, where there still is one."""
+def say_how_to_come_back(name: str, exec_id: str, *, in_a_line: bool = False) -> None:
+    """On stderr, where there still is one, and on a line of its own."""
     with suppress(OSError):
+        if in_a_line:
+            write_all(STDOUT, b"\n")
         note(f"{exec_id} still runs; come back with: bay attach {name} {exec_id}")

@@ -2,6 +2,8 @@
 
 import os
 import re
+import select
+import stat
 import termios
 import tty
 from contextlib import suppress
@@ -107,3 +109,15 @@ def write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def has_pipe_with_data(fd: int) -> bool:
+    """Whether a program's output waits to be read there; not a file, a terminal, or a pipe that has ended."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return False
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(event & select.POLLIN for _, event in poll.poll(0))

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import resource
 import shlex
@@ -31,16 +32,18 @@ _ASK_EVERY_S = 15
 _ASKS = 4
 
 
-def serve(host: str | None, port: int | None, data_dir: Path | None, config: Path | None) -> int:
+def serve(
+    host: str | None, port: int | None, data_dir: Path | None, config: Path | None, *, as_json: bool = False
+) -> int:
     """Run the server until it is told to stop. Returns the exit code; says in one line what is wrong."""
     try:
         loaded = settings.read(config, host=host, port=port, data_dir=data_dir)
         logs.configure(loaded.log_level, loaded.log_format)
-        run(loaded, _announce)
-    except OSError as error:
-        return _complain(f"{error.filename or 'a file of Bay'}: {error.strerror}")
-    except BayError as error:
-        return _complain(error.message)
+        run(loaded, _announce_json if as_json else _announce)
+    except (OSError, BayError) as error:
+        if as_json:
+            raise
+        return _complain(error)
     return 0
 
 
@@ -228,6 +231,19 @@ def _announce(url: str, bay: Bay) -> None:
     print("\n".join(lines), flush=True)  # noqa: T201
 
 
-def _complain(message: str) -> int:
+def _announce_json(url: str, bay: Bay) -> None:
+    """The same for programs: one object on one line."""
+    kept = bay.settings.data_dir / KEY_FILE
+    said = {"url": url, "docs": f"{url}/docs", "key_file": str(kept) if kept.exists() else None}
+    new = {} if bay.new_key is None else {"api_key": bay.new_key}
+    print(json.dumps(said | new), flush=True)  # noqa: T201
+
+
+def _complain(error: OSError | BayError) -> int:
+    message = (
+        error.message
+        if isinstance(error, BayError)
+        else f"{error.filename or 'a file of Bay'}: {error.strerror}"
+    )
     print(f"bay serve: {message}", file=sys.stderr)  # noqa: T201
     return 1

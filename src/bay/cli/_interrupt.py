@@ -1,0 +1,55 @@
+"""Ctrl-C while a command's output is followed: the command hears of it as it would in this terminal."""
+
+import copy
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+from bay.errors import BayError
+
+if TYPE_CHECKING:
+    from bay.client import Proc
+
+PATIENCE_S = 3.0
+"""How long a command may take to end after INT, before it gets TERM and at last KILL."""
+
+
+class Interrupt:
+    """The first Ctrl-C sends the command INT and lets it end, its last output is shown; a second one does not wait.
+
+    `came` says that there was one. Only the main thread can enter it.
+    """
+
+    def __init__(self, proc: "Proc") -> None:
+        # One of its own: the other is being followed in another thread, and remembers where it is.
+        self._proc = copy.copy(proc)
+        self._over = threading.Event()
+        self.came = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.getsignal(signal.SIGINT)
+        # A shell has what runs in its background ignore Ctrl-C, which then stays so.
+        if self._before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.came:
+            raise KeyboardInterrupt
+        self.came = True
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        with suppress(BayError):
+            self._proc.signal("INT")
+        if not self._over.wait(PATIENCE_S):
+            with suppress(BayError):
+                self._proc.kill()
