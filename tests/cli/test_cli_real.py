@@ -80,3 +80,15 @@ def test_serve_with_a_wrong_setting_says_which(environment: dict[str, str], tmp_
     assert done.returncode != 0
     assert "nope.toml" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "code"), [("<&-", 0), (">&-", 1), (">/dev/full", 1), ("2>&-", 0), ("<&- >&- 2>&-", 1)]
+)
+def test_closed_standard_streams_are_no_defect(environment: dict[str, str], closed: str, code: int) -> None:
+    line = f'exec "{BIN}" run -- sh -c "echo out; echo err >&2" {closed}'
+    buffered = {name: value for name, value in environment.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=60, check=False, env=buffered)
+    assert done.returncode == code, done.stderr
+    assert b"defect" not in done.stderr
+    assert done.stdout in (b"", b"out\n")

@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Raises nothing but SystemExit: on a signal, and with 1 when nobody reads stdout any more.
     """
+    _fill_standard_streams()
     state = State()
     try:
         return _run(sys.argv[1:] if arguments is None else arguments, state)
@@ -35,6 +36,16 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 — the edge: a person gets one line, not a traceback
         words = f"{type(error).__name__}: {error} — a defect in Bay; set BAY_DEBUG=1 to see where"
         return _fail(InternalError(words), state)
+
+
+def _fill_standard_streams() -> None:
+    """Open the standard streams that the caller closed: else the next file or socket would be one of them."""
+    modes = {"stdin": os.O_RDONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for name, mode in modes.items():
+        if getattr(sys, name) is None:
+            # Output has nowhere to go, so a write to stdout fails, as it does in any program.
+            number = os.open(os.devnull, mode)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def _run(arguments: list[str], state: State) -> int:
@@ -51,7 +62,18 @@ def _run(arguments: list[str], state: State) -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
+def _drop_unwritable_output() -> None:
+    """Throw away output that stdout does not take: Python would try again at its end, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
 def _fail(error: BayError, state: State) -> int:
+    _drop_unwritable_output()
     print_error(error, as_json=state.as_json)
     if os.environ.get("BAY_DEBUG"):
         traceback.print_exception(error)
