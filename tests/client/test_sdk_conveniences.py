@@ -1,5 +1,7 @@
 """What saves a program lines: sandboxes by name, blocks that delete, requests to apps, waiting until something is ready."""
 
+import io
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,9 +150,10 @@ def test_a_service_is_waited_for_until_it_is_ready(box: bay.Box) -> None:
     assert box.services.put(web, wait=30).healthy is True
     assert box.fetch(port).status_code == 200
     box.services.delete("web")
-    once = bay.ServiceSpec(name="once", argv=("true",), restart="never")
+    # With a port to listen on they are not ready while they run.
+    once = bay.ServiceSpec(name="once", argv=("true",), http_port=port, restart="never")
     assert box.services.put(once, wait=30).exit_code == 0
-    bad = bay.ServiceSpec(name="bad", argv=("false",), restart="never")
+    bad = bay.ServiceSpec(name="bad", argv=("false",), http_port=port, restart="never")
     with pytest.raises(bay.Conflict, match="the service bad does not run"):
         box.services.put(bad, wait=30)
 
@@ -158,3 +161,19 @@ def test_a_service_is_waited_for_until_it_is_ready(box: bay.Box) -> None:
 def free_port(box: bay.Box) -> int:
     code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
     return int(box.run(["python3", "-c", code]).stdout)
+
+
+def test_a_tar_goes_in_and_comes_out_as_bytes(box: bay.Box, tmp_path: Path) -> None:
+    box.files.write("packed/deep/a.txt", "hello")
+    for gzip in (False, True):
+        data = box.files.read_archive("packed", gzip=gzip)
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz" if gzip else "r:") as tar:
+            assert any(name.endswith("deep/a.txt") for name in tar.getnames())
+        assert box.files.write_archive(data, f"unpacked-{gzip}", gzip=gzip) == 5
+        assert [info.path for info in box.files.glob("**/a.txt", f"unpacked-{gzip}")]
+    local = tmp_path / "a.tar"
+    local.write_bytes(box.files.read_archive("packed"))
+    with local.open("rb") as file:
+        assert box.files.write_archive(file, "from-file") == 5
+    with pytest.raises(bay.InvalidArgument):
+        box.files.write_archive(b"no tar at all", "bad")

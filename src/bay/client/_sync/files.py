@@ -38,6 +38,8 @@ Found = Generator[FileInfo, None, None]
 MAX_DEPTH = 64
 MAX_ENTRIES = 200_000
 
+_FORMATS = {False: "tar", True: "tar.gz"}
+
 SEARCH_S = 60.0
 """How much longer than other calls a search may take; Bay gives it half of that."""
 
@@ -171,6 +173,28 @@ class Files:
             with cleanup():
                 in_thread(unpacking.close)
         return meter.done
+
+    def read_archive(self, path: str = ".", *, gzip: bool = False) -> bytes:
+        """A directory with everything in it, or a file, as a tar in memory. `download_dir` is for large ones.
+
+        What the user may not read, sockets and devices are left out.
+        """
+        data = bytearray()
+        call = self._call("GET", "archive", path=path, format=_FORMATS[gzip])
+        with opened(self._http, call) as response:
+            for piece in response.iter_bytes(CHUNK_BYTES):
+                data += piece
+        return bytes(data)
+
+    def write_archive(self, source: Source | bytes, path: str = ".", *, gzip: bool = False) -> int:
+        """Unpack a tar (its bytes, a local file or an open one) below a directory, which is made; returns the bytes of its files.
+
+        What is there besides stays. Raises BadRequest for what leads out of `path` or is damaged; what came before stays.
+        """
+        call = self._call("PUT", "archive", path=path, format=_FORMATS[gzip])
+        call = replace(call, repeatable=isinstance(source, str | bytes | PathLike))
+        answer = self._http.json(call, body(source, Meter(None, None)))
+        return int(answer.get("bytes", 0))
 
     # What there is
 
