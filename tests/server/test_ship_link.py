@@ -5,12 +5,15 @@ import gzip
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lying_ship import (
+    DEADLINE_S,
     EXEC,
     EXEC_ID,
     META,
@@ -25,12 +28,14 @@ from lying_ship import (
     saying,
     whole,
 )
+from pydantic import BaseModel, ValidationError
 from server_harness import Json, until, within
 
 from bay.drivers.base import Endpoint
 from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk
-from bay.server.ship_link import OutputEnd, ShipLink, lines
+from bay.server.ship_answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses, parse
+from bay.server.ship_link import OutputEnd, ShipLink, lines, paced
 from bay.server.ship_wire import Peer
 
 pytestmark = pytest.mark.anyio
@@ -494,3 +499,80 @@ async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: Shi
         await within(link.write_file(liar.peer(), "x", body()))
     assert caught.value.code in ("storage_full", "ship_error")
     assert not link.busy("sess-1")
+
+
+ONE_BYTE = b"1\r\n \r\n" * 4096
+
+
+@pytest.mark.parametrize("call", ["processes", "list_execs", "list_files", "get_exec"])
+async def test_a_body_of_single_bytes_without_a_pause_ends_at_the_deadline(
+    lie: Lie, link: ShipLink, call: str
+) -> None:
+    liar = await lie(for_ever(CHUNKED, ONE_BYTE))
+    peer = liar.peer()
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "processes": lambda: link.processes(peer),
+        "list_execs": lambda: link.list_execs(peer),
+        "list_files": lambda: link.list_files(peer, "."),
+        "get_exec": lambda: link.get_exec(peer, EXEC_ID, None),
+    }
+    with pytest.raises(Timeout):
+        await within(calls[call](), 15)
+    await within(liar.closed.wait())
+
+
+async def test_a_download_whose_head_never_comes_ends_long_before_its_transfer_would(lie: Lie) -> None:
+    liar = await lie(saying())
+    patient = ShipLink(deadline_s=DEADLINE_S, transfer_s=3600)
+    with pytest.raises(Timeout):
+        async with asyncio.timeout(15), patient.download(liar.peer(), "x"):
+            pass
+    patient.close()
+
+
+async def test_an_exec_answers_with_no_more_than_its_ring_holds(lie: Lie) -> None:
+    small = ShipLink(deadline_s=15, ring_bytes=1 << 20)
+    liar = await lie(for_ever(head(length=1 << 40), b" " * (1 << 16)))
+    before = peak_kib()
+    with pytest.raises(ShipError, match="more than"):
+        await within(small.get_exec(liar.peer(), EXEC_ID, None))
+    assert peak_kib() - before < 160 * 1024
+    small.close()
+
+
+MANY: dict[str, tuple[type[BaseModel], bytes]] = {
+    "processes": (ShipProcesses, b'{"processes":[' + b",".join([b"{}"] * 5_000_000) + b"]}"),
+    "execs": (ShipExecs, b'{"items":[' + b",".join([b"{}"] * 5_000_000) + b"]}"),
+    "argv": (ShipExec, b'{"argv":[' + b",".join([b"1"] * 7_000_000) + b"]}"),
+    "fields": (ShipMeta, b"{" + b",".join([b'"a":1'] * 2_500_000) + b"}"),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_an_answer_of_millions_of_values_is_refused_before_it_is_parsed(what: str) -> None:
+    model, data = MANY[what]
+    before = time.process_time()
+    with pytest.raises(ShipError, match="values"):
+        parse(model, data, 300_000)
+    assert time.process_time() - before < 0.3  # parsed it is seconds
+
+
+def test_a_list_is_read_up_to_its_first_wrong_item() -> None:
+    data = b'{"processes":[' + b",".join([b"{}"] * 9_000) + b"]}"
+    with pytest.raises(ShipError) as refusal:
+        parse(ShipProcesses, data)
+    assert isinstance(refusal.value.__cause__, ValidationError)
+    assert refusal.value.__cause__.error_count() < 20
+
+
+async def test_a_feed_that_never_pauses_is_read_at_a_pace() -> None:
+    async def chunks() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"{}\n"
+
+    found = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.5):
+            async for _line in paced(chunks()):
+                found += 1
+    assert 0 < found <= 300

@@ -135,7 +135,7 @@ class Bay:
         self.cargo: CargoBackend = choose.make(
             settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
         )
-        self.link = ShipLink()
+        self.link = ShipLink(ring_bytes=_largest_ring(settings))
         self.kernels = KernelLink(self.link)
         self.port_link = PortLink(self.link)
         self.changes = Changes()
@@ -465,6 +465,11 @@ class Bay:
         given = self.settings.api_key
         secret = given.get_secret_value() if given else None
         self.new_key = await self.keys.ensure_admin(secret, self.settings.data_dir / KEY_FILE)
+
+
+def _largest_ring(settings: Settings) -> int:
+    """Bytes of output that a Ship keeps of an exec, at most."""
+    return max((profile.output_buffer_mb for profile in settings.profiles.values()), default=1) * MIB
 
 
 def _retention(settings: Settings) -> Retention:

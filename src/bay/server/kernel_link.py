@@ -9,7 +9,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
 
 from bay.errors import ShipError
 from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
@@ -74,7 +82,7 @@ class _Kernel(BaseModel):
 
 
 class _Kernels(BaseModel):
-    items: Annotated[list[_Kernel], Field(max_length=1000)]
+    items: Annotated[list[_Kernel], Field(max_length=1000, fail_fast=True)]
 
 
 class _Spec(BaseModel):
@@ -84,7 +92,7 @@ class _Spec(BaseModel):
 
 
 class _Specs(BaseModel):
-    items: Annotated[list[_Spec], Field(max_length=1000)]
+    items: Annotated[list[_Spec], Field(max_length=1000, fail_fast=True)]
 
 
 class Cell(BaseModel):
@@ -138,7 +146,7 @@ class _Error(BaseModel):
     type: Literal["error"]
     ename: Words
     evalue: Words
-    traceback: Annotated[list[Words], Field(max_length=100_000)]
+    traceback: Annotated[list[Words], Field(max_length=100_000, fail_fast=True)]
 
 
 class _End(BaseModel):

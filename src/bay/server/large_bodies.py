@@ -1,17 +1,16 @@
 """Large JSON bodies: counted before they are parsed, and one at a time of each owner.
 
-A parser holds the interpreter until it is done, and what it costs depends on how many pieces a body has, not on its
-bytes: 16 MiB of one text take a few milliseconds, 16 MiB of small fields take seconds. What is large here carries one
-large text. Rejected: a thread, since the parser does not let go of the interpreter in it either.
+What is large here carries one large text, which is parsed in a few milliseconds; many small pieces would take seconds.
+Rejected: a thread, since the parser does not let go of the interpreter in it either.
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from weakref import WeakValueDictionary
 
 from bay.errors import PayloadTooLarge
+from bay.server.pieces import has_more_pieces
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -21,8 +20,6 @@ LARGE = 1 << 20
 
 MOST_PIECES = 20_000
 """Texts, and items of lists and objects. An exec may have 4,096 arguments and 256 variables."""
-
-_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class LargeBodies:
@@ -68,20 +65,8 @@ class LargeBodies:
 
 def check_pieces(body: bytes) -> None:
     """Raises PayloadTooLarge when a JSON body has too many pieces."""
-    pieces = place = 0
-    while pieces <= MOST_PIECES:
-        start = body.find(b'"', place)
-        pieces += 1 + _items(body, place, len(body) if start < 0 else start)
-        text = _TEXT.match(body, start) if start >= 0 else None
-        if text is None:
-            break
-        place = text.end()
-    if pieces > MOST_PIECES:
+    if has_more_pieces(body, MOST_PIECES):
         raise PayloadTooLarge(
             f"a body of more than {LARGE} bytes has at most {MOST_PIECES} texts, fields and items; "
             "send data as one text, or as a file"
         )
-
-
-def _items(body: bytes, start: int, end: int) -> int:
-    return sum(body.count(mark, start, end) for mark in (b",", b"[", b"{"))

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from bay.errors import BadRequest, ShipError
 from bay.models import Port
 from bay.server.ship_answers import Small, collect, parse
-from bay.server.ship_link import ShipLink, lines
+from bay.server.ship_link import ShipLink, paced
 from bay.server.ship_wire import Peer
 
 PortNumber = Annotated[int, Field(ge=1, le=65_535)]
@@ -32,7 +32,7 @@ _END = _HEAD.pack(0)
 
 class _Listening(BaseModel):
     port: PortNumber
-    addresses: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)]
+    addresses: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16, fail_fast=True)]
     pid: Small | None = None
     process: Annotated[str, Field(max_length=256)] | None = None
 
@@ -41,7 +41,7 @@ class _Listening(BaseModel):
 
 
 class _Ports(BaseModel):
-    items: Annotated[list[_Listening], Field(max_length=1000)]
+    items: Annotated[list[_Listening], Field(max_length=1000, fail_fast=True)]
 
     def to_ports(self) -> tuple[Port, ...]:
         return tuple(item.to_port() for item in self.items)
@@ -68,7 +68,7 @@ class PortLink:
         opened = self._link.open(peer, "GET", "/ports/feed", deadline_s=_ANSWER_S, awaited=False)
         async with opened as (wire, _):
             wire.set_deadline(None)  # nothing may change for days
-            async for line in lines(wire.body()):
+            async for line in paced(wire.body()):
                 yield parse(_PortsLine, line).to_ports()
 
     @asynccontextmanager

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from bay.models import OutputChunk, Service, ServiceSpec, ServiceState, to_wire
 from bay.server.ship_answers import Count, Moment, OutputEnd, Small, Text, collect, parse
-from bay.server.ship_link import ShipLink, lines
+from bay.server.ship_link import ShipLink, paced
 from bay.server.ship_wire import Peer
 
 _CHANGE_S = 30.0
@@ -50,7 +50,7 @@ States = Mapping[str, ServiceStatus]
 
 
 class _Statuses(BaseModel):
-    items: Annotated[list[ServiceStatus], Field(max_length=64)]
+    items: Annotated[list[ServiceStatus], Field(max_length=64, fail_fast=True)]
 
     def by_name(self) -> States:
         return {item.name: item for item in self.items}
@@ -90,7 +90,7 @@ class ServiceLink:
         )
         async with opened as (wire, _):
             wire.set_deadline(None)  # nothing may change for days
-            async for line in lines(wire.body()):
+            async for line in paced(wire.body()):
                 yield parse(_Line, line).by_name()
 
     def logs(

@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, 
 
 from bay.errors import BY_CODE, BayError, ShipError
 from bay.models import Exec, ExecState, OutputChunk, Stream
+from bay.server.pieces import has_more_pieces
 
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
 _PASSED_ON = frozenset(
@@ -26,8 +27,12 @@ Moment = Annotated[
 ]
 M = TypeVar("M", bound=BaseModel)
 
+_COUNTED = 256 << 10
+"""Bytes from which on an answer is counted before it is parsed."""
+MOST_PIECES = 20_000
 
-Numbers = Annotated[list[Count], Field(max_length=1000)]
+
+Numbers = Annotated[list[Count], Field(max_length=1000, fail_fast=True)]
 
 
 class Chunk(BaseModel):
@@ -47,7 +52,7 @@ class ShipExec(BaseModel):
     """An exec as Ship tells it, checked."""
 
     id: Annotated[str, Field(max_length=128)]
-    argv: Annotated[list[str], Field(max_length=100_000)]
+    argv: Annotated[list[str], Field(max_length=100_000, fail_fast=True)]
     pid: Small | None
     tty: bool
     state: ExecState
@@ -82,7 +87,7 @@ class ShipExec(BaseModel):
 class ShipExecs(BaseModel):
     """Every exec that Ship knows of, checked."""
 
-    items: Annotated[list[ShipExec], Field(max_length=1000)]
+    items: Annotated[list[ShipExec], Field(max_length=1000, fail_fast=True)]
 
 
 class ShipMeta(BaseModel):
@@ -90,7 +95,7 @@ class ShipMeta(BaseModel):
 
     version: Annotated[str, Field(max_length=64)]
     protocol: int
-    capabilities: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)]
+    capabilities: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64, fail_fast=True)]
 
 
 class Entry(BaseModel):
@@ -107,7 +112,7 @@ class Entry(BaseModel):
 class Entries(BaseModel):
     """What a directory holds, checked."""
 
-    entries: Annotated[list[Entry], Field(max_length=10_000)]
+    entries: Annotated[list[Entry], Field(max_length=10_000, fail_fast=True)]
 
 
 class Written(BaseModel):
@@ -140,7 +145,7 @@ class ShipProcess(BaseModel):
 class ShipProcesses(BaseModel):
     """The processes of the sandbox, checked."""
 
-    processes: Annotated[list[ShipProcess], Field(max_length=10_000)]
+    processes: Annotated[list[ShipProcess], Field(max_length=10_000, fail_fast=True)]
 
 
 class Attached(BaseModel):
@@ -194,8 +199,10 @@ async def collect(chunks: AsyncIterator[bytes], cap: int) -> bytes:
     return bytes(collected)
 
 
-def parse(model: type[M], data: bytes) -> M:
-    """What `data` says, as a `model`. Raises ShipError when it says something else."""
+def parse(model: type[M], data: bytes, pieces: int = MOST_PIECES) -> M:
+    """What `data` says, as a `model`. Raises ShipError when it says something else, or in more `pieces` than agreed."""
+    if len(data) > _COUNTED and has_more_pieces(data, pieces):
+        raise ShipError(f"the sandbox's runtime answered with more than {pieces} values")
     try:
         return model.model_validate_json(data)
     except ValidationError as error:

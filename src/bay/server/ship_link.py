@@ -14,6 +14,7 @@ from bay.errors import ShipError, Timeout
 from bay.models import Exec, FileEntry, OutputChunk, Process
 from bay.server.attachment import Attachment
 from bay.server.ship_answers import (
+    MOST_PIECES,
     Chunk,
     Entries,
     M,
@@ -34,7 +35,14 @@ from bay.server.ship_wire import Head, Peer, Wire
 _IDLE_PER_SESSION = 8
 _IDLE_S = 60.0  # well below the 10 minutes after which Ship closes, so that no call meets a closing door
 _SMALL = 1 << 20
-_EXEC_ANSWER = 48 << 20  # two rings of 16 MiB in base64
+_EXEC_FACTS = 13 << 20  # an argv of 2 MiB, each byte of it escaped
+_CHUNK_FACTS = 16 << 20  # what is told of 140,000 chunks
+_RING = 16 << 20
+_MANY = 300_000
+"""Values in a list of 10,000 files or processes, or of 1,000 execs."""
+_EXEC_PIECES = 3_000_000
+"""Values in an exec whose output comes in 140,000 chunks."""
+_FEED_PER_S = 100
 _LINE = 1 << 20
 _TURN = 256  # lines that are handed out before others get a turn
 _DEADLINE_S = 15.0
@@ -45,10 +53,18 @@ _TRANSFER_DEADLINE_S = 3600.0
 class ShipLink:
     """Connections to the Ships of all sessions, kept open between calls.
 
-    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the bytes of one file.
+    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the bytes of one file. `ring_bytes` is
+    the most output that a Ship keeps of an exec.
     """
 
-    def __init__(self, *, deadline_s: float = _DEADLINE_S, transfer_s: float = _TRANSFER_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        *,
+        deadline_s: float = _DEADLINE_S,
+        transfer_s: float = _TRANSFER_DEADLINE_S,
+        ring_bytes: int = _RING,
+    ) -> None:
+        self._exec_answer = _EXEC_FACTS + 3 * ring_bytes  # base64 of what is kept of both streams
         self._deadline_s = deadline_s
         self._transfer_s = transfer_s
         self._idle: dict[str, list[tuple[float, Wire]]] = {}
@@ -113,7 +129,7 @@ class ShipLink:
 
     async def list_execs(self, peer: Peer) -> list[Exec]:
         """Every exec that Ship still knows of."""
-        found = await self.call(peer, ShipExecs, "GET", "/execs", cap=32 << 20)
+        found = await self.call(peer, ShipExecs, "GET", "/execs", cap=32 << 20, pieces=_MANY)
         return [item.to_exec() for item in found.items]
 
     async def kill_exec(self, peer: Peer, exec_id: str) -> Exec:
@@ -218,7 +234,7 @@ class ShipLink:
 
     async def processes(self, peer: Peer) -> list[Process]:
         """Every process of the sandbox."""
-        found = await self.call(peer, ShipProcesses, "GET", "/shell/processes", cap=64 << 20)
+        found = await self.call(peer, ShipProcesses, "GET", "/shell/processes", cap=16 << 20, pieces=_MANY)
         return [Process(**item.model_dump()) for item in found.processes]
 
     async def signal_process(self, peer: Peer, pid: int, signal: str) -> None:
@@ -230,7 +246,9 @@ class ShipLink:
 
     async def list_files(self, peer: Peer, path: str) -> list[FileEntry]:
         """What a directory holds, directories first."""
-        found = await self.call(peer, Entries, "GET", "/files/list", {"path": path}, cap=32 << 20)
+        found = await self.call(
+            peer, Entries, "GET", "/files/list", {"path": path}, cap=32 << 20, pieces=_MANY
+        )
         return [FileEntry(**entry.model_dump()) for entry in found.entries]
 
     async def delete_file(self, peer: Peer, path: str) -> None:
@@ -244,10 +262,11 @@ class ShipLink:
     ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int | None], None]:
         """A file's bytes as they come, and how many there will be."""
         query = {"path": path}
-        async with self.open(peer, "GET", "/files/content", query, deadline_s=self._transfer_s) as (
+        async with self.open(peer, "GET", "/files/content", query, deadline_s=self._deadline_s) as (
             wire,
             head,
         ):
+            wire.set_deadline(self._transfer_s)
             yield wire.body(), head.content_length
 
     async def write_file(self, peer: Peer, path: str, body: bytes | AsyncIterator[bytes]) -> tuple[str, int]:
@@ -269,12 +288,13 @@ class ShipLink:
         body: Mapping[str, Any] | None = None,
         deadline_s: float | None = None,
         cap: int = _SMALL,
+        pieces: int = MOST_PIECES,
     ) -> M:
-        """One call whose answer is a `model` of at most `cap` bytes."""
+        """One call whose answer is a `model` of at most `cap` bytes and `pieces` values."""
         data = None if body is None else json.dumps(body).encode()
         deadline = self._deadline_s if deadline_s is None else deadline_s
         async with self.open(peer, method, path, query, data, deadline_s=deadline) as (wire, _):
-            return parse(model, await collect(wire.body(), cap))
+            return parse(model, await collect(wire.body(), cap), pieces)
 
     async def _call_exec(
         self,
@@ -289,7 +309,8 @@ class ShipLink:
     ) -> Exec:
         query = {} if wait_s is None else {"wait": wait_s, "chunks": _flag(chunks)}
         deadline = self._deadline_s + (wait_s or 0)
-        found = await self.call(peer, ShipExec, method, path, query, body, deadline, _EXEC_ANSWER)
+        cap = self._exec_answer + (_CHUNK_FACTS if chunks else 0)
+        found = await self.call(peer, ShipExec, method, path, query, body, deadline, cap, _EXEC_PIECES)
         if found.id != exec_id:
             raise ShipError("the sandbox's runtime answered for another exec")
         return found.to_exec()
@@ -413,6 +434,38 @@ async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes
             yield chunk
     except ConnectionError as error:
         raise ShipError("the connection to the sandbox's runtime broke") from error
+
+
+class Feed:
+    """How fast a feed may come that nobody asked for and nothing bounds: what comes faster waits."""
+
+    def __init__(self, per_s: int = _FEED_PER_S) -> None:
+        self._per_s = per_s
+        self._second = 0
+        self._count = 0
+
+    async def take(self) -> None:
+        """Count one; return when the second has room for it."""
+        now = asyncio.get_running_loop().time()
+        if int(now) != self._second:
+            self._second, self._count = int(now), 0
+        self._count += 1
+        if self._count > self._per_s:
+            await asyncio.sleep(self._second + 1 - now)
+
+
+async def paced(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The lines of a feed, no faster than they are of use: a Ship that says a byte a time costs no more than one that is still."""
+    feed = Feed()
+
+    async def slowly() -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks:
+            await feed.take()
+            yield chunk
+
+    async for line in lines(slowly()):
+        await feed.take()
+        yield line
 
 
 async def lines(chunks: AsyncGenerator[bytes, None], cap: int = _LINE) -> AsyncGenerator[bytes, None]:

@@ -164,6 +164,8 @@ class Wire:
         for count in itertools.count(1):
             if silence_s is not None:
                 self.set_deadline(silence_s)
+            elif self._is_late():  # a read that need not wait would not notice
+                raise TimeoutError
             event = await self._next_event()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
@@ -173,6 +175,9 @@ class Wire:
                 return
             else:
                 raise ShipError("the sandbox's runtime ended its answer too early")
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and asyncio.get_running_loop().time() > self._deadline
 
     def recycle(self) -> bool:
         """Make ready for the next call; False when this connection is used up."""
