@@ -169,9 +169,11 @@ def test_python_dash_m_is_the_command(bay: Cli) -> None:
         ("services put -v x box db run", "`bay cp`"),
         ("run -p 80:80 true", "`bay proxy"),
         ("create --net none", "here it is --network"),
-        ("create --ttl soon", "a whole number, not 'soon'"),
+        ("create --url-port soon", "a whole number, not 'soon'"),
         ("url box 70000", "from 1 to 65535, not '70000'"),
         ("kill box", "'PID'"),
+        ("ps", "'NAME'; `bay ls` lists sandboxes"),
+        ("keys create", "Missing argument 'NAME' (see"),
     ],
 )
 def test_a_mistake_says_the_way_out(bay: Cli, line: str, said: str) -> None:

@@ -92,6 +92,7 @@ class _Printer:
     def __init__(self, as_json: bool, save: Path | None) -> None:
         self._as_json = as_json
         self._save = save
+        self._hinted = False
         self.is_ok = False
         self.is_running = False
         self.is_over = False
@@ -119,8 +120,17 @@ class _Printer:
     def _saved(self, event: "CellEvent") -> Path | None:
         """Where the figure is now that this event shows."""
         bundle = event.data or {}
-        shows = event.type in ("result", "display") and is_figure(bundle)
-        return save_figure(bundle, self._save) if shows and self._save is not None else None
+        if event.type not in ("result", "display") or not is_figure(bundle):
+            return None
+        if self._save is None:
+            self._say_how_to_save()
+            return None
+        return save_figure(bundle, self._save)
+
+    def _say_how_to_save(self) -> None:
+        if not (self._hinted or self._as_json):
+            note("a figure cannot be shown here; --save DIR saves it")
+        self._hinted = True
 
 
 def _say_end(event: "CellEvent") -> None:
