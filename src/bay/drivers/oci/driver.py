@@ -33,6 +33,7 @@ from bay.drivers.oci.line import Line, namespace_of
 from bay.drivers.oci.probe import requirements
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
+from bay.drivers.oci.sealed import SealedCopy
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import boot_id, closing_fd, ends_within, open_process, send_signal
@@ -99,7 +100,7 @@ class OciDriver:
         self._network = network
         self._network_off = network_off
         self._layout = Layout(root, run_dir, cache or root, layers or root / "sessions")
-        self._runc = Runc(runc, self._layout.runc_root, runc_timeout_s)
+        self._runc = Runc(runc, SealedCopy(runc), self._layout.runc_root, runc_timeout_s)
         self._ids = IdRanges(ids_dir, id_range_start, id_range_count)
         self._cgroup = f"/bay/{instance or run_dir.name}"
         # Starting is work for the processor: more at once than this only makes each one slower.
@@ -117,6 +118,7 @@ class OciDriver:
         if self._network is not None:
             await self._network.aclose()
         await in_new_thread(self._tidy)
+        self._runc.copy.close()
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
         """See `Driver.start`. The steps are `claimed`, `launched` and `ready`."""

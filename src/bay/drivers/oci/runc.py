@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bay.drivers.oci.rlimits import limited
+from bay.drivers.oci.sealed import SealedCopy
 from bay.drivers.output import StartOutput
 from bay.drivers.processes import has_ended, kill_tree
 from bay.errors import DriverUnavailable
@@ -18,12 +19,13 @@ _END_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Runc:
-    """runc as `binary`, keeping its state in `root`, given `timeout_s` to start a container.
+    """runc as `binary`, run from `copy`, keeping its state in `root`, given `timeout_s` to start a container.
 
     It is needed to start one and for nothing else: see `cgroups` for what freezes, and the driver's `destroy` for what removes.
     """
 
     binary: str
+    copy: SealedCopy
     root: Path
     timeout_s: float = ANSWER_S
 
@@ -35,10 +37,10 @@ class Runc:
         killed meanwhile. A runc that takes too long is killed with all it started. Raises DriverUnavailable.
         """
         pid_file = bundle / "pid"
-        command = self._command(
+        arguments = self._arguments(
             log, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container
         )
-        self._wait(limited(command), log, output, lock)
+        self._wait(arguments, log, output, lock)
         try:
             return int(pid_file.read_text())
         except (FileNotFoundError, ValueError) as error:
@@ -46,8 +48,8 @@ class Runc:
                 f"{self.binary} said that it started a container, and did not{output.said()}"
             ) from error
 
-    def _wait(self, command: list[str], log: Path, output: StartOutput, lock: int) -> None:
-        process = self._spawn(command, output.writer, lock)
+    def _wait(self, arguments: list[str], log: Path, output: StartOutput, lock: int) -> None:
+        process = self._spawn(arguments, output.writer, lock)
         if not has_ended(process.pid, self.timeout_s):
             kill_tree(process.pid, _END_S)
             process.poll()
@@ -59,8 +61,9 @@ class Runc:
                 f"{self.binary} could not start the container: {_last_error(log) or _silence(output)}"
             )
 
-    def _spawn(self, command: list[str], output: int, lock: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, arguments: list[str], output: int, lock: int) -> subprocess.Popen[bytes]:
         try:
+            command = limited([self.copy.path(), *arguments])
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock], cwd="/"
             )
@@ -79,8 +82,8 @@ class Runc:
         """The directory in which runc keeps what it knows of `container`."""
         return self.root / container
 
-    def _command(self, log: Path, *arguments: str) -> list[str]:
-        return [self.binary, "--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
+    def _arguments(self, log: Path, *arguments: str) -> list[str]:
+        return ["--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
 
     def _missing(self, error: OSError) -> DriverUnavailable:
         remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
