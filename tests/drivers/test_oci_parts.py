@@ -20,6 +20,7 @@ from bay.drivers import processes
 from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts, probe, rlimits, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
+from bay.drivers.oci.sealed import SealedCopy
 from bay.drivers.processes import closing_fd
 from bay.drivers.threads import opened_in_thread
 from bay.errors import DriverUnavailable, InvalidArgument
@@ -348,6 +349,33 @@ def test_a_host_that_lets_only_cap_sys_admin_make_user_namespaces_lets_the_helpe
             userns._expect(said, b"made\n", 30)
     finally:
         shutil.rmtree(asking)
+
+
+def test_a_program_is_run_from_a_copy_that_nobody_can_write_until_its_file_changes(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    shutil.copyfile("/bin/true", program)
+    program.chmod(0o755)
+    copy = SealedCopy(str(program))
+    path = copy.path()
+    subprocess.run([path], check=True, timeout=30)
+    assert copy.path() == path
+    with pytest.raises(PermissionError), open(path, "r+b") as file:
+        file.write(b"x")
+    shutil.copyfile("/bin/false", tmp_path / "new")
+    (tmp_path / "new").chmod(0o755)
+    (tmp_path / "new").rename(program)
+    assert subprocess.run([copy.path()], check=False, timeout=30).returncode == 1
+    copy.close()
+    assert not Path(path).exists()
+
+
+def test_a_script_is_run_from_its_file(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert SealedCopy(str(script)).path() == str(script)
+    with pytest.raises(FileNotFoundError):
+        SealedCopy(str(tmp_path / "none")).path()
 
 
 def test_limits_are_never_above_those_that_bay_itself_may_have() -> None:
