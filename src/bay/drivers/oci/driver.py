@@ -473,7 +473,7 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
         ),
         binds=(
             Bind("/workspace", spec.workspace, private, idmapped=True),
-            Bind(CLOSURE, shared.closure, private | mounts.RDONLY),
+            Bind(CLOSURE, shared.closure, private | mounts.RDONLY, own_inodes=True),
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
         ),
     )

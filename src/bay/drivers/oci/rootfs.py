@@ -42,12 +42,16 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`."""
+    """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`.
+
+    With `own_inodes` it is read-only, and files that others are shown as well are other files here to who watches or locks them.
+    """
 
     target: str
     source: Path
     attributes: int
     idmapped: bool = False
+    own_inodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,8 @@ def _mount_root(rootfs: Rootfs, userns: int) -> None:
         for number, layer in enumerate(rest, 1):
             _attach_beneath(_overlay(number, layer, userns), root, layer.target)
         for bind in rootfs.binds:
-            _attach_beneath(_bound(bind, userns), root, bind.target)
+            mount = _with_own_inodes(bind, userns) if bind.own_inodes else _bound(bind, userns)
+            _attach_beneath(mount, root, bind.target)
 
 
 def _overlay(number: int, layer: Layer, userns: int) -> int:
@@ -143,6 +148,17 @@ def _bound(bind: Bind, userns: int) -> int:
     mount = mounts.open_tree(bind.source)
     mounts.set_attributes(mount, bind.attributes, userns=userns if bind.idmapped else None)
     return mount
+
+
+def _with_own_inodes(bind: Bind, userns: int) -> int:
+    name, empty = (
+        f"bound{bind.target.replace('/', '-')}",
+        "empty",
+    )  # an overlay without an upper layer needs two
+    for directory in (name, empty):
+        Path(directory).mkdir(exist_ok=True)
+    _attach_at(_bound(bind, userns), name)
+    return mounts.new_mount("overlay", [("lowerdir", f"{name}:{empty}")], bind.attributes)
 
 
 def _attach_at(mount: int, path: str | Path) -> None:
