@@ -9,7 +9,7 @@ import pytest
 import structlog
 from server_harness import World
 
-from bay.server import logs
+from bay.server import edge, logs
 
 ODD = "\x1b]0;title\x07\x9b31m\u202egnp.exe\r\nGET /faked"
 
@@ -19,6 +19,9 @@ def console(monkeypatch: pytest.MonkeyPatch) -> Generator[StringIO]:
     """What somebody at a terminal sees."""
     stream = StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(
+        edge, "log", structlog.get_logger("bay.http")
+    )  # the other keeps what it was first set up with
     logs.configure("info", "console")
     yield stream
     monkeypatch.undo()

@@ -41,6 +41,7 @@ from bay.server.api import history as history_api
 from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
+from bay.server.api import pages as pages_api
 from bay.server.api import ports as ports_api
 from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
@@ -499,7 +500,7 @@ def build_app(
         async with bay.running():
             yield
 
-    app = FastAPI(title="Bay", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="Bay", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.bay = bay
     app.state.services = bay.services()
     apis = (
@@ -523,6 +524,7 @@ def build_app(
         audit_api,
         events_api,
         webhooks_api,
+        pages_api,
     )
     for api in apis:
         app.include_router(api.router, dependencies=[Depends(only_known)])

@@ -21,6 +21,7 @@ from bay.server.auth import Keys
 from bay.server.connections import Connection
 from bay.server.heads import AUTHORITY, PLACE
 from bay.server.large_bodies import LARGE, LargeBodies
+from bay.server.pages import PATHS, is_for_browser
 from bay.server.replies import AnswerCut, error_response
 from bay.store.audit import Call, during
 from bay.store.records import Scope as KeyScope
@@ -33,9 +34,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = structlog.get_logger("bay.http")
 
-OPEN_PATHS = frozenset(
-    ("/health", "/v1/profiles", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
-)
+OPEN_PATHS = frozenset(("/health", "/v1/profiles", "/openapi.json", *PATHS))
 ADMIN_PATHS = ("/v1/keys", "/v1/admin")
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
@@ -118,7 +117,7 @@ class Edge:
     def _admit(self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: Call | None) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
         check_framing(scope, headers)
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in OPEN_PATHS and not _is_home(scope, headers):
             caller = self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
             name_caller(call, caller)
             caller.require(_needed(scope))  # before a byte of the body is read
@@ -163,6 +162,13 @@ class RequestHeaders:
         if len(values) > 1:
             raise BadRequest(f"the header {name} came {len(values)} times; send it once")
         return values[0] if values else None
+
+
+def _is_home(scope: Scope, headers: RequestHeaders) -> bool:
+    """Whether it is a browser that was pointed to Bay by its bare address."""
+    return (
+        scope["path"] == "/" and scope["method"] == "GET" and is_for_browser(",".join(headers.all("accept")))
+    )
 
 
 def belongs_to(scope: Scope, owner: str) -> None:
