@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 from ship.errors import Conflict
 from ship.identity import Identity
 from ship.paths import Workspace, need_regular, not_directory
+from ship.temporaries import temporary
 
 BLOCK_BYTES = 256 * 1024
 
@@ -132,7 +133,7 @@ class Upload:
         self._make = make
         self._workspace = workspace
         self._name = os.path.basename(self.path)
-        self._temporary = f".ship-upload-{os.urandom(8).hex()}"
+        self._temporary = temporary("upload")
         self._parent = -1
         self._fd = -1
 
@@ -275,7 +276,7 @@ class Removal:
             return  # it is another thing by now; the next scan sees which
 
     def _move_up(self, directory: int, name: str) -> None:
-        os.rename(name, f".ship-removed-{os.urandom(8).hex()}", src_dir_fd=directory, dst_dir_fd=self._top)
+        os.rename(name, temporary("removed"), src_dir_fd=directory, dst_dir_fd=self._top)
         self._moved_up = True
 
 

@@ -18,6 +18,7 @@ from ship.fileinfo import as_utf8, look
 from ship.files import Removal
 from ship.listing import open_below
 from ship.paths import Workspace
+from ship.temporaries import temporary
 
 DEEPEST = 200
 """Directories; each costs two descriptors while it is copied."""
@@ -111,7 +112,7 @@ def remove(place: Place) -> None:
 def _copy(here: Place, there: Place, *, overwrite: bool) -> Generator[None]:
     if not overwrite and _is_there(there):
         raise _taken(there.name)
-    made = Place(there.directory, f".ship-copy-{os.urandom(8).hex()}")
+    made = Place(there.directory, temporary("copy"))
     try:
         yield from _Copier(made).copy(here, made, 1)
         _put(made, there, overwrite=overwrite)
@@ -145,7 +146,7 @@ def _put(here: Place, there: Place, *, overwrite: bool) -> None:
 
 def _remove_replaced(place: Place) -> None:
     """Remove what has just been exchanged away. What may not be removed stays, under a name that nobody takes for what was there."""
-    hidden = Place(place.directory, f".ship-removed-{os.urandom(8).hex()}")
+    hidden = Place(place.directory, temporary("removed"))
     with suppress(FileNotFoundError):  # another was quicker
         kernel.rename(place.directory, place.name, hidden.directory, hidden.name)
         with suppress(OSError, Conflict):

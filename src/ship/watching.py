@@ -24,6 +24,7 @@ from ship.everywhere import Everywhere, MadeUp
 from ship.files import FileThreads
 from ship.inotify import Event, Inotify
 from ship.listing import open_below
+from ship.temporaries import is_temporary
 from ship.waiting import first_of
 from ship.websocket import NORMAL, Closing, WebSocket
 from ship.wire import PeerGone
@@ -230,6 +231,8 @@ class _Watcher:
         self._root: _Directory | None = None
         self._leaving: dict[int, _Leaving] = {}
         self._fresh: set[_Directory] = set()
+        self._put_in_place: tuple[_Directory, str, str] | None = None
+        """What Ship's last move put in place under which name, and the name that it had before."""
         self._outbox = _Outbox()
 
     async def run(self) -> None:
@@ -324,9 +327,11 @@ class _Watcher:
     async def _take_of_entry(self, directory: _Directory, event: Event) -> None:
         mask, is_directory = event.mask, bool(event.mask & inotify.ISDIR)
         if mask & inotify.MOVED_TO and (half := self._leaving.pop(event.cookie, None)):
-            await self._moved(half, directory, event)
+            await self._took_place(half, directory, event)
             return
         self._give_up_moves_of(directory, event.name)
+        if is_temporary(event.name) and not mask & inotify.MOVED_FROM:
+            return
         if mask & inotify.MOVED_FROM:
             directory.new.discard(event.name)
             self._leaving[event.cookie] = _Leaving(directory, event, time.monotonic() + _MOVE_S)
@@ -382,6 +387,19 @@ class _Watcher:
             above.below[name] = directory
         return directory
 
+    async def _took_place(self, half: _Leaving, directory: _Directory, event: Event) -> None:
+        """A move, of which neither what Ship makes beside its place nor what it puts aside is told."""
+        hidden = is_temporary(half.event.name)
+        if not hidden and not is_temporary(event.name):
+            await self._moved(half, directory, event)
+        elif hidden and not is_temporary(event.name):
+            self._put_in_place = directory, event.name, half.event.name
+            self._forget(directory, event.name)  # what was there before
+            await self._appeared(directory, event.name, bool(event.mask & inotify.ISDIR))
+        elif self._put_in_place != (half.directory, half.event.name, event.name):
+            self._left(half)
+        # else the two were exchanged, and the first half of that has said so
+
     async def _moved(self, half: _Leaving, directory: _Directory, event: Event) -> None:
         is_directory = bool(event.mask & inotify.ISDIR)
         self._forget(directory, event.name)  # what was there before
@@ -402,17 +420,17 @@ class _Watcher:
     def _give_up_moves(self, now: float) -> None:
         for cookie, half in list(self._leaving.items()):
             if half.until <= now or len(self._leaving) > _MOST_MOVES:
-                self._left(cookie)
+                self._left(self._leaving.pop(cookie))
 
     def _give_up_moves_of(self, directory: _Directory, name: str) -> None:
         for cookie, half in list(self._leaving.items()):
             if half.directory is directory and half.event.name == name:
-                self._left(cookie)
+                self._left(self._leaving.pop(cookie))
 
-    def _left(self, cookie: int) -> None:
+    def _left(self, half: _Leaving) -> None:
         """It has moved out of what is watched."""
-        half = self._leaving.pop(cookie)
-        self._tell("deleted", half.directory, half.event.name, bool(half.event.mask & inotify.ISDIR))
+        if not is_temporary(half.event.name):
+            self._tell("deleted", half.directory, half.event.name, bool(half.event.mask & inotify.ISDIR))
         self._forget(half.directory, half.event.name)
 
     def _forget(self, above: _Directory, name: str) -> None:
@@ -486,6 +504,8 @@ class _Look:
         except OSError:
             return
         for name, is_directory in entries:
+            if is_temporary(name):
+                continue
             if len(self._found.entries) < _MOST_FOUND:
                 self._found.entries.append((way, name, is_directory))
             if is_directory:

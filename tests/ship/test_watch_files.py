@@ -173,3 +173,41 @@ def test_what_the_kernel_makes_up_is_not_walked_into(way: str, watches: int) -> 
         os.close(top)
         events.close()
     assert len(found.watches) == watches
+
+
+def test_what_ship_makes_beside_its_place_is_not_told(ship: Ship) -> None:
+    top = ship.workspace
+    for path in ("old/in", "other/in"):
+        (top / path).mkdir(parents=True)
+
+    def put(path: str, content: bytes) -> None:
+        answer = ship.http.put("/fs/content", params={"path": path}, content=content)
+        assert answer.status_code == 200, answer.text
+
+    def post(what: str, **body: object) -> None:
+        answer = ship.http.post(f"/fs/{what}", json=body)
+        assert answer.status_code == 200, answer.text
+
+    with watched(ship) as socket:
+        put("new", b"one")
+        put("new", b"two")
+        post("edit", path="new", old="two", new="three")
+        post("copy", source="old", destination="copied")
+        (top / "copied/in/side").touch()
+        post("copy", source="other", destination="old", overwrite=True)  # an exchange of the two
+        (top / "old/in/side").touch()
+        (top / "end").touch()
+        told = until(socket, "created", top / "end")
+    assert [one for one in short(told, top) if not one.startswith("attributes ")] == [
+        "created new", "created copied", "created copied/in", "created copied/in/side",
+        "created old", "created old/in", "created old/in/side", "created end",
+    ]  # fmt: skip
+    assert sum((one["type"], one["path"]) == ("created", str(top / "new")) for one in told) == 3
+
+
+def test_a_file_that_an_upload_replaces_is_told_to_who_watches_it_alone(ship: Ship) -> None:
+    (ship.workspace / "one").write_text("old")
+    with watched(ship, "one") as socket:
+        ship.http.put("/fs/content", params={"path": "one"}, content=b"new")
+        told = until(socket, "created", ship.workspace / "one")
+    assert [event["type"] for event in told] == ["created"]

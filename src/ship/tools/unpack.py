@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from ship.temporaries import temporary
 from ship.tools import limits, tar, walk
 from ship.tools.tar import BadArchive, Member
 
@@ -137,13 +138,13 @@ class Unpacker:
 
     def _put(self, parent: int, name: str, member: Member) -> None:
         """Make it beside, then put it in place of what is there."""
-        temporary = f".ship-archive-{os.urandom(8).hex()}"
+        made = temporary("archive")
         try:
-            self._make_as(parent, temporary, member)
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            self._make_as(parent, made, member)
+            os.rename(made, name, src_dir_fd=parent, dst_dir_fd=parent)
         finally:
             # Also after the rename, which does nothing when both are links of one file.
-            _unlink_quietly(temporary, parent)
+            _unlink_quietly(made, parent)
 
     def _make_as(self, parent: int, name: str, member: Member) -> None:
         if member.kind == tar.FILE:

@@ -1,0 +1,17 @@
+"""The names under which Ship makes things beside their place, and puts aside what is to be removed."""
+
+import os
+import re
+
+_KINDS = ("upload", "copy", "archive", "removed")
+_NAME = re.compile(rf"\.ship-({'|'.join(_KINDS)})-[0-9a-f]{{16}}")
+
+
+def temporary(kind: str) -> str:
+    """A name that nothing has."""
+    return f".ship-{kind}-{os.urandom(8).hex()}"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `name` is such a name."""
+    return _NAME.fullmatch(name) is not None
