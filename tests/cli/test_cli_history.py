@@ -42,6 +42,16 @@ def test_history_shows_what_ran_newest_first(served: tuple[str, str], bay: Any) 
         assert json.loads(tagged)["output"] == "fine\n"
 
 
+def test_an_empty_history_says_where_other_commands_are(served: tuple[str, str], bay: Any) -> None:
+    cli = type(bay)(served[0], {"BAY_API_KEY": served[1]})
+    with sdk.Client(*served) as client, client.sandbox(name="quiet"):
+        assert cli("exec", "quiet", "--", "true").returncode == 0
+        done = cli("history", "quiet")
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert b"bay execs" in done.stderr
+        assert cli("history", "quiet", "--json").stderr == b""
+
+
 def test_history_of_nothing_is_an_error(served: tuple[str, str], bay: Any) -> None:
     done = type(bay)(served[0], {"BAY_API_KEY": served[1]})("history", "nothing")
     assert (done.returncode, done.stdout) == (2, b"")

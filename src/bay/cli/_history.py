@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli._complete import NameArgument
-from bay.cli._output import print_columns, print_json
+from bay.cli._output import note, print_columns, print_json
 from bay.cli._state import JsonOption, connect
 from bay.clock import to_rfc3339
 
@@ -27,12 +27,17 @@ def history(
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="The newest N.")] = 100,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what `shell/exec` and `python/exec` ran in a sandbox, newest first."""
+    """Show what `shell/exec` and `python/exec` ran in a sandbox, newest first. For commands of `bay exec` see `bay execs`."""
     with connect(ctx) as client:
         entries = client.sandboxes.get(name).history(failed_only=failed or None, tags=tags, limit=limit)
     if as_json:
         for entry in entries:
             print_json(entry)
+        return 0
+    if not entries and not failed and tags is None:
+        note(
+            "nothing ran by shell/exec or python/exec; for commands of `bay exec` and `bay run` see: bay execs"
+        )
     else:
         print_columns(("ID", "CREATED", "OK", "MS", "TAGS", "CODE"), map(_row, entries))
     return 0
