@@ -87,6 +87,59 @@ async def test_a_restore_brings_back_files_ends_what_runs_and_starts_again(alice
     assert (await events_of(alice, box))[-4:] == ["stopped", "restored", "starting", "ready"]
 
 
+async def test_a_checkpoint_of_a_fork_is_put_back_into_what_it_was_made_of(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    await write(alice, box, "one")
+    fork = (await alice.post(f"/v1/sandboxes/{box}/fork", json={})).json()["items"][0]["id"]
+    await write(alice, fork, "two")
+    won = await checkpoint(alice, fork, name="won")
+    assert_error(await restore(alice, box, "won"), 404, "not_found")  # a name is of its own sandbox
+    answer = await restore(alice, box, won["id"])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["checkpoint_id"] == won["id"]
+    assert await text(alice, box) == "two"
+    assert (await alice.delete(f"/v1/sandboxes/{fork}")).status_code == 204
+    assert await text(alice, box) == "two"
+    assert (await checkpoint(alice, box))["parent_id"] is None
+    await eventually(lambda: _is_gone(bay, won["id"]))
+
+
+async def _is_gone(bay: World, checkpoint_id: str) -> bool:
+    return checkpoint_id not in await bay.bay.cargo.list_checkpoints()
+
+
+async def test_another_owners_checkpoint_is_none_to_put_back(
+    alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    made = (await checkpoint(alice, (await create(alice))["id"]))["id"]
+    mine = (await create(bob))["id"]
+    theirs = await restore(bob, mine, made)
+    random = await restore(bob, mine, unknown := "ckpt-0123456789abcdef01234567")
+    assert_error(theirs, 404, "not_found")
+    said = [answer.json()["error"]["message"] for answer in (theirs, random)]
+    assert said[0].replace(made, "") == said[1].replace(unknown, "")
+
+
+async def test_what_is_made_of_a_checkpoint_keeps_the_network_policy_of_its_source(
+    alice: httpx.AsyncClient,
+) -> None:
+    strict: Json = {"mode": "allowlist", "rules": [{"action": "allow", "domain": "example.com"}]}
+    source = (await create(alice, network_policy=strict))["id"]
+    made = (await checkpoint(alice, source))["id"]
+    policies = [
+        (await alice.get(f"/v1/sandboxes/{one['id']}/network-policy")).json()
+        for one in (
+            await create(alice, from_checkpoint=made),
+            await create(alice, from_checkpoint=made, network_policy={"mode": "none"}),
+            await create(alice),
+        )
+    ]
+    assert [policy["mode"] for policy in policies] == ["allowlist", "none", "open"]
+    assert policies[0]["rules"][0]["domain"] == "example.com"
+
+
 @pytest.mark.parametrize("end", ["restore", "stop"])
 async def test_whoever_waits_for_an_exec_hears_why_it_was_lost(
     bay: World, alice: httpx.AsyncClient, end: str

@@ -95,7 +95,7 @@ def ls(
 def restore(
     ctx: typer.Context, name: NameArgument, kept: CheckpointArgument, as_json: JsonOption = False
 ) -> int:
-    """Put a sandbox's files back as they were. What runs in it ends."""
+    """Put a sandbox's files back as they were, or those of a checkpoint of another sandbox. What runs in it ends."""
     with connect(ctx) as client:
         info = client.sandboxes.get(name).restore(kept)
     if as_json:

@@ -102,6 +102,17 @@ class Snapshots:
             raise NotFound(f"there is no checkpoint {ref} of sandbox {sandbox.id}")
         return found
 
+    async def restorable(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
+        """What may be put back into the sandbox: a checkpoint of its own by id or name, or of its owner by id. Raises NotFound."""
+        async with self._store.read() as db:
+            found = await checkpoints.find(db, sandbox.id, ref)
+            found = found or await checkpoints.find_owned(db, sandbox.owner, ref)
+        if found is None:
+            raise NotFound(
+                f"there is no checkpoint {ref} of sandbox {sandbox.id}; one of another sandbox is given by its id"
+            )
+        return found
+
     async def usable(self, db: AsyncConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:
         """The checkpoint, if something of the caller's may be made of it. Raises NotFound."""
         found = await checkpoints.get(db, checkpoint_id)
@@ -157,7 +168,7 @@ class Snapshots:
                 raise Conflict(
                     f"a checkpoint is being put back into cargo {present.cargo_id} by another sandbox; wait for it"
                 )
-            if await checkpoints.find(db, sandbox.id, checkpoint.id) is None:
+            if await checkpoints.find_owned(db, sandbox.owner, checkpoint.id) is None:
                 raise Conflict(f"checkpoint {checkpoint.id} was deleted meanwhile")
             await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id)
             return self._checkpointer.expect(sandbox.id)

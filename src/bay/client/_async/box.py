@@ -271,6 +271,7 @@ class AsyncBox:
     async def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
         """Put the files back as they were; the present ones are gone unless a checkpoint has them. Sets and returns `info`.
 
+        A checkpoint of another sandbox of yours will do as well, such as of a fork, but by its id.
         Commands that run end. Raises Conflict while another restore is under way. One that fails leaves the present files.
         """
         self.info = await self._checkpoints.restore(checkpoint)

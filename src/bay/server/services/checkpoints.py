@@ -112,13 +112,13 @@ class Checkpoints:
         self._discard()
 
     async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
-        """Put the files back as they were. What runs ends, and compute that was there starts again with them.
+        """Put the files of a checkpoint of the caller's in place. What runs ends, and compute that was there starts again with them.
 
         When it fails the files and what runs are as before. Raises Conflict while another restore is under way,
         and when the cargo is in use in another sandbox.
         """
         sandbox = await self._find(caller, ref)
-        found = await self._snapshots.find(sandbox, checkpoint)
+        found = await self._snapshots.restorable(sandbox, checkpoint)
         await self._snapshots.restore(sandbox, found)
         after = await self._waker.find(caller, sandbox.id)
         return self._views.of(after)

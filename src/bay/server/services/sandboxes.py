@@ -413,6 +413,8 @@ class Sandboxes:
         sandbox_id = new_id("sandbox")
         cargo_id = new.cargo_id or new_id("ws")
         origin = new.from_checkpoint and await self._snapshots.usable(db, caller, new.from_checkpoint)
+        if origin and new.network_policy is None:  # what its files come from may reach no more than before
+            new = replace(new, network_policy=await networks.get(db, origin.sandbox_id))
         if new.cargo_id is None:
             await self._insert_cargo(db, caller, new, profile, cargo_id, sandbox_id, now)
         else:
