@@ -169,3 +169,42 @@ async def test_a_disk_that_fills_leaves_the_old_file(inside: Handle, ship: httpx
     assert code(await put(ship, "/dev/shm/x", os.urandom(70 * MIB))) == (507, "storage_full")
     assert (await get(ship, "/dev/shm/x")).content == b"old"
     assert (await run(inside, "ls -A /dev/shm")).stdout == "x\n"
+
+
+async def test_a_session_is_named_and_renamed_and_finds_itself_by_its_name(oci: Bench) -> None:
+    look = "hostname; cat /etc/hostname; getent hosts $(hostname) sandbox | tr -s ' '; bash -ic 'echo ${PS1@P}' 2>&1 | tail -1"
+    async with oci.session(hostname="web") as handle:
+        said = (await run(handle, look)).stdout.splitlines()
+        assert said[:2] == ["web", "web"]
+        assert said[2:4] == ["127.0.0.1 localhost sandbox web"] * 2
+        assert "@web:" in said[-1]
+        await run(handle, "echo '10.0.0.9 mine' >> /etc/hosts", user="root")
+        await oci.driver.set_hostname(handle, "api")
+        said = (await run(handle, f"{look}; grep -c . /etc/hosts; cat /etc/hosts")).stdout
+        assert said.startswith("api\napi\n127.0.0.1 localhost sandbox api\n")
+        assert "10.0.0.9 mine" in said
+        assert "web" not in said
+    await oci.driver.set_hostname(handle, "gone")
+
+
+@pytest.mark.parametrize("make", ["ln -s /workspace/victim", "mkfifo", "mkdir", "true", "ln /usr/bin/true"])
+async def test_what_is_put_in_place_of_the_files_with_the_name_is_left_alone(oci: Bench, make: str) -> None:
+    async with oci.session(hostname="web") as handle:
+        await run(
+            handle,
+            "printf '127.0.0.1 localhost sandbox web\n' > /workspace/victim; rm /etc/hosts",
+            user="root",
+        )
+        await run(handle, f"{make} /etc/hosts", user="root")
+        async with asyncio.timeout(10):
+            await oci.driver.set_hostname(handle, "api")
+        said = (await run(handle, "hostname; cat /workspace/victim")).stdout
+        assert said == "api\n127.0.0.1 localhost sandbox web\n"
+
+
+async def test_a_link_in_place_of_etc_leads_the_name_nowhere(oci: Bench) -> None:
+    async with oci.session(hostname="web") as handle:
+        swap = "cp -a /etc /workspace/etc && mv /etc /etc.old && ln -s /workspace/etc /etc"
+        assert (await run(handle, swap, user="root")).exit_code == 0
+        await oci.driver.set_hostname(handle, "api")
+        assert (await run(handle, "hostname; cat /workspace/etc/hostname")).stdout == "api\nweb\n"

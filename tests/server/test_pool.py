@@ -297,6 +297,30 @@ async def test_a_lazy_sandbox_from_the_pool_is_idle_until_the_first_call(root: P
     await clear(root)
 
 
+async def test_the_host_name_follows_the_sandboxs_name(root: Path) -> None:
+    async with world(root, profiles=pooled(1)) as bay:
+        (waits,) = await full(bay, 1)
+        assert waits.session is not None
+        alice = await bay.client()
+
+        async def is_named(name: str) -> None:
+            await until(lambda: bay.driver.hostnames[waits.session.id] == name)  # type: ignore[union-attr]
+
+        await is_named("sandbox")
+        made = await create(alice, profile="pooled", name="web")
+        assert made["id"] == waits.id
+        await is_named("web")
+        await alice.patch(f"/v1/sandboxes/{made['id']}", json={"name": "api"})
+        await is_named("api")
+        await alice.post(f"/v1/sandboxes/{made['id']}/pause")
+        await alice.patch(f"/v1/sandboxes/{made['id']}", json={"name": None})
+        await is_named("sandbox")
+        other = await create(alice, profile="eager", name="other", wait=WAIT_S)
+        assert bay.driver.hostnames[(await bay.session(other["id"])).id] == "other"
+        await full(bay, 1)
+    await clear(root)
+
+
 async def test_a_lazy_sandbox_from_the_pool_that_is_waited_for_or_started_is_ready(root: Path) -> None:
     async with world(root, profiles=pooled(2, start="lazy")) as bay:
         await full(bay, 2)

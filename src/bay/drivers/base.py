@@ -214,6 +214,10 @@ class Driver(Protocol):
         """
         ...
 
+    async def set_hostname(self, handle: Handle, hostname: str) -> None:
+        """Give a session, running or paused, that host name; idempotent. Gone is success. Raises DriverUnavailable."""
+        ...
+
     async def network_state(self, handle: Handle) -> NetworkState:
         """What the session's network is and did since it began. Raises DriverUnavailable."""
         ...

@@ -105,6 +105,8 @@ class FakeDriver:
         """What `observe` says of a session id, true or not."""
         self.networks: dict[str, NetworkPolicy] = {}
         """The policy that each session was last told to be held to, which nothing does."""
+        self.hostnames: dict[str, str] = {}
+        """The host name that each session was last given."""
 
     async def open(self) -> None:
         """Make the directory."""
@@ -120,6 +122,7 @@ class FakeDriver:
             return
         await self._reach("claim")
         self.networks[spec.session_id] = spec.network
+        self.hostnames[spec.session_id] = spec.hostname
         await self._remove(spec.session_id)
         await in_new_thread(lambda: self._claim(spec))
         claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})
@@ -173,6 +176,10 @@ class FakeDriver:
         """Remember it: a process of this host has the host's network, and nothing here holds it back."""
         await self._reach("set_network")
         self.networks[handle.session_id] = policy
+
+    async def set_hostname(self, handle: Handle, hostname: str) -> None:
+        """Remember it: a process of this host has the host's name."""
+        self.hostnames[handle.session_id] = hostname
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """The policy that was asked for, and that it is not enforced."""

@@ -96,6 +96,11 @@ def is_idled(sandbox: SandboxRecord, now: datetime) -> bool:
     return sandbox.target in ("paused", "stopped") and clock is not None and clock <= now
 
 
+def hostname_of(sandbox: SandboxRecord) -> str:
+    """What the programs inside see as the name of their machine."""
+    return sandbox.name or "sandbox"
+
+
 def phase_of(sandbox: SandboxRecord) -> Phase | None:
     """The phase of the live session, None without one."""
     return sandbox.session.phase if sandbox.session else None

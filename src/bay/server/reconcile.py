@@ -135,6 +135,8 @@ class Reconciler:
         """When each of them is looked at again."""
         self._troubles: dict[str, Failure] = {}
         """What the rows of such sandboxes say of it."""
+        self._hostnames: dict[str, str] = {}
+        """The host name that each session was last given, as far as this Bay has given it."""
         self._suspects: set[str] = set()
         """Sandboxes of which a call failed: what is true of them is looked at before anything else."""
         self._patience = _Patience()
@@ -292,6 +294,7 @@ class Reconciler:
                 continue
             step = self._next_step(sandbox)
             if isinstance(step, Nothing):
+                await self._name(sandbox)
                 self._changes.announce(sandbox_id)  # whoever waits for a target that was changed back
                 return
             await self._take(sandbox, step)
@@ -401,9 +404,23 @@ class Reconciler:
             await sandboxes.change(db, sandbox.id, error=None)
             await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self._clock(), session_id=session.id)
+        self._hostnames[session.id] = lifecycle.hostname_of(sandbox)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._driver.name)
         self._watch(sandbox.id, handle)
         self._watch_ports(replace(session, handle=handle.to_json()))
+
+    async def _name(self, sandbox: SandboxRecord) -> None:
+        """Have the session's host name be the sandbox's: it may have been renamed, or just taken from the pool."""
+        session, wanted = sandbox.session, lifecycle.hostname_of(sandbox)
+        if session is None or session.phase not in ("running", "paused"):
+            return
+        if self._hostnames.get(session.id) == wanted:
+            return
+        try:
+            await self._driver.set_hostname(handle_of(session), wanted)
+        except BayError as error:  # nothing depends on it
+            log.warning("session.not_named", id=session.id, error=error.message)
+        self._hostnames[session.id] = wanted
 
     async def _give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
         """The start failed: say why in the row, so that nobody waits longer; what exists of it is ended next."""
@@ -516,6 +533,7 @@ class Reconciler:
             if reason == "stopped":
                 await due.before_stop(db, sandbox.id, self._clock())
         self._exited.discard(session.id)
+        self._hostnames.pop(session.id, None)
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
 
     async def _restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:

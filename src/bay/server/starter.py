@@ -163,6 +163,7 @@ class Starter:
             workspace=self._cargo.path(sandbox.cargo_id),
             machine=self._cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
             layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
+            hostname=lifecycle.hostname_of(sandbox),
             token=session.token,
             user=profile.user,
             users=profile.users,

@@ -25,7 +25,7 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroups, closure, host_image, layers, mounts, seccomp
+from bay.drivers.oci import cgroups, closure, host_image, layers, mounts, naming, seccomp
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
@@ -150,7 +150,7 @@ class OciDriver:
             if order.line is not None:
                 await self._serve_names(order.line, launched)
             await output.wait_ready(spec.session_id, _READY_S)
-        await self._seal(launched)
+        await self._seal(launched, spec.hostname, id_base)
         endpoint = Endpoint(socket_path=str(places.socket), peer_uid=id_base, peer_pid=launched.pid)
         await check_health(endpoint, spec.token)
         yield replace(claimed, data={**claimed.data, **started, "step": "ready"}, endpoint=endpoint)
@@ -222,6 +222,19 @@ class OciDriver:
                     "stop the sandbox and start it again"
                 )
             await self._network.set_policy(seat, policy, namespace)
+
+    async def set_hostname(self, handle: Handle, hostname: str) -> None:
+        """See `Driver.set_hostname`."""
+        id_base = handle.data.get("id_base")
+        if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is None or id_base is None:
+            return
+        with closing_fd(pidfd):
+            try:
+                await in_new_thread(lambda: naming.rename(pidfd, hostname, int(id_base)))
+            except OSError as error:
+                raise DriverUnavailable(
+                    f"session {handle.session_id} cannot be given its name: {error}"
+                ) from error
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """See `Driver.network_state`."""
@@ -377,12 +390,12 @@ class OciDriver:
         output.close_writer()
         return launched
 
-    async def _seal(self, launched: Launched) -> None:
+    async def _seal(self, launched: Launched, hostname: str, id_base: int) -> None:
         pidfd = await opened_in_thread(lambda: open_process(launched.pid, launched.started))
         if pidfd is None:
             raise SandboxNotReady("Ship ended right after it was ready")
         with closing_fd(pidfd):
-            await in_new_thread(lambda: seal_socket_dir(pidfd))
+            await in_new_thread(lambda: _settle_inside(pidfd, hostname, id_base))
 
     def _freeze(self, session_id: str) -> None:
         try:
@@ -477,6 +490,11 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
         ),
     )
+
+
+def _settle_inside(pidfd: int, hostname: str, id_base: int) -> None:
+    seal_socket_dir(pidfd)
+    naming.write_down(hostname, id_base)
 
 
 def _destroy_layers(places: SessionPlaces) -> None:

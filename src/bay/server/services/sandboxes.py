@@ -274,6 +274,8 @@ class Sandboxes:
                     await events.add(db, record, "sandbox.updated", self._clock(), fields=sorted(changed))
         except IntegrityError as error:
             raise _taken(new.name) from error
+        if "name" in changed:
+            self._waker.poke(record.id)
         return self._view(await self._waker.find(caller, record.id))
 
     async def delete(self, caller: Caller, ref: str) -> None:

@@ -1,0 +1,70 @@
+"""The name of a session, as the programs in it see it: that of its UTS namespace, and two files in its /etc.
+
+The files are the sandbox's own, so they are opened without following a link, and what is no small regular file is left alone.
+Everything here blocks, raises OSError, and leaves the calling thread in the namespaces of the session, so the thread must end.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+
+from bay.drivers.oci import mounts
+from bay.drivers.processes import closing_fd
+
+DEFAULT = "sandbox"
+_HOSTS = re.compile(r"^127\.0\.0\.1 localhost sandbox(?: [a-z0-9-]+)?$", re.MULTILINE)
+_LARGEST = 1 << 16
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def rename(pidfd: int, name: str, id_base: int) -> None:
+    """Give the session of that first process the name `name`."""
+    mounts.setns(pidfd, mounts.CLONE_NEWUTS)
+    socket.sethostname(name)
+    mounts.unshare(mounts.CLONE_FS)
+    mounts.setns(pidfd, mounts.CLONE_NEWNS)
+    write_down(name, id_base)
+
+
+def write_down(name: str, id_base: int) -> None:
+    """Have the files in /etc say `name`; the calling thread is in the session's mount namespace. A full layer stays as it is."""
+    with (
+        contextlib.suppress(OSError),
+        mounts.acting_as(id_base, id_base),
+        closing_fd(mounts.open_directory("/")) as root,
+        closing_fd(mounts.open_beneath(root, "etc")) as etc,
+    ):
+        _change(etc, "hostname", lambda _: f"{name}\n")
+        _change(etc, "hosts", lambda text: _HOSTS.sub(_line_of(name), text))
+
+
+def _line_of(name: str) -> str:
+    names = ("localhost", DEFAULT) if name == DEFAULT else ("localhost", DEFAULT, name)
+    return " ".join(("127.0.0.1", *names))
+
+
+def _change(etc: int, file: str, change: Callable[[str], str]) -> None:
+    """Write only when something differs: the first write copies the file out of the image."""
+    with contextlib.suppress(FileNotFoundError):
+        before = _read(etc, file)
+        if before is not None and (after := change(before)) != before:
+            _write(etc, file, after)
+
+
+def _read(etc: int, file: str) -> str | None:
+    with closing_fd(os.open(file, os.O_RDONLY | _OPEN, dir_fd=etc)) as fd:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
+            return None
+        return os.read(fd, _LARGEST).decode("utf-8", "surrogateescape")
+
+
+def _write(etc: int, file: str, text: str) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    with closing_fd(os.open(file, os.O_WRONLY | _OPEN, dir_fd=etc)) as fd:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.pwrite(fd, data, 0)
+            os.ftruncate(fd, len(data))
