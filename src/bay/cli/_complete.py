@@ -68,7 +68,7 @@ def _inside(client: Any, name: str, path: str) -> Iterable[str]:
 
 @contextmanager
 def bash_splits_at_colons() -> Generator[None, None, None]:
-    """Bash takes `box:src` for three words and replaces the last one: put them together, and print that part alone."""
+    """Bash splits `box:src` into three words and replaces the last: join them, and print that part alone."""
     words = os.environ.get("COMP_WORDS", "").split("\n")
     if os.environ.get("_BAY_COMPLETE") != _BASH or ":" not in words:
         yield

@@ -178,7 +178,7 @@ def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
 
 
 def _say_when_stdin_is_left() -> None:
-    """To a person, and not in a script, where the pipe may be meant for another: `while read x; do bay exec …; done`."""
+    """Only to a person: in a script the pipe may be meant for another, `while read x; do bay exec …; done`."""
     if sys.stderr.isatty() and has_pipe_with_data(STDIN):
         note("what comes on stdin is not given to the command; -i does that")
 

@@ -18,7 +18,10 @@ def is_figure(bundle: dict[str, Any]) -> bool:
 
 
 def save_figure(bundle: dict[str, Any], directory: Path) -> Path | None:
-    """Write the image of a MIME bundle to the next free `figure-N` in a directory, which is made; None for what is no image."""
+    """Write the image of a MIME bundle to the next free `figure-N` in `directory`, which is made.
+
+    None, and a note, when its bytes are not what it says.
+    """
     kind = next(kind for kind in _ENDINGS if kind in bundle)
     data = _bytes(kind, bundle[kind])
     if data is None:

@@ -1,4 +1,4 @@
-"""Help as text: the usual notation (`NAME`, `[PORT]`, `CMD...`), groups of commands, examples, as wide as the terminal."""
+"""Help as text: the usual notation (`NAME`, `[PORT]`, `CMD...`), groups of commands, and examples."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
 """The Bay that runs on this machine: where it is and its first key, for who may read its data directory.
 
-The key is never sent anywhere else. So the address is believed only while that Bay holds its lock, in which it writes it:
-the port of one that has ended may be another program's.
+The key is never sent anywhere else. The server writes its address into the lock that it holds, and the address is
+believed only while it holds it: the port of a server that has ended may be another program's.
 """
 
 import os
@@ -17,14 +17,14 @@ _LONGEST = 256
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """`key` is None when this user may not read it, or when there is no such file because somebody chose the key."""
+    """`key` is None when this user may not read it, and when there is no file because it was chosen."""
 
     url: str
     key: str | None
 
 
 def bay_here() -> Here | None:
-    """The Bay that runs on `BAY_DATA_DIR`, else on `/var/lib/bay`; None when none runs or it cannot be told."""
+    """The Bay that runs on `BAY_DATA_DIR`, else on `/var/lib/bay`; None when none is known to run."""
     data_dir = Path(os.environ.get("BAY_DATA_DIR") or DATA_DIR)
     with suppress(OSError, UnicodeDecodeError):
         url, inode = _own_file(data_dir / LOCK_FILE)
@@ -53,7 +53,7 @@ def _own_file(path: Path) -> tuple[str, int]:
 
 
 def _is_locked(inode: int) -> bool:
-    """Whether some process holds the file. Asked without taking the lock, which would keep a Bay from starting."""
+    """Whether a process holds the file. Taking the lock to see would keep a Bay from starting."""
     locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
     return any(
         words[1] == "FLOCK" and words[3] == "WRITE" and words[5].endswith(f":{inode}")

@@ -17,7 +17,7 @@ PATIENCE_S = 3.0
 
 
 class Interrupt:
-    """The first Ctrl-C sends the command INT and lets it end, its last output is shown; a second one does not wait.
+    """The first Ctrl-C sends the command INT and shows its last output; a second one does not wait.
 
     `came` says that there was one. Only the main thread can enter it.
     """

@@ -1,7 +1,7 @@
 """Values of options read by Python itself.
 
-Typer 0.29 builds a pydantic adapter for each, which takes a third of the time that `bay ls` has. Where a Typer has no such
-place to put a reader in, its own is used.
+Typer 0.29 builds a pydantic adapter for each, which takes a third of the time that `bay ls` has. A Typer that has no
+place for another reader keeps its own.
 """
 
 import types
@@ -25,7 +25,7 @@ def read_plainly(params: list[Any]) -> None:
 
 
 def kind_of(param: Any) -> Any:
-    """The Python type of a parameter's values, of each where it takes several; None where this Typer does not tell it."""
+    """The Python type of a parameter's values, of each where it takes several; None when Typer does not tell."""
     kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not types.NoneType)

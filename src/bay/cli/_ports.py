@@ -88,7 +88,7 @@ def url(
 
 
 def _set_access(box: "Box", port: int, access: "PortAccess") -> None:
-    """Of a port, and of the sandbox's own URL where that leads to it: one port is not open at one name and shut at another."""
+    """Set it for a port, and for the sandbox's own URL when that leads there: both names are open, or none."""
     if access == "owner":
         box.ports.forget(port)
     else:

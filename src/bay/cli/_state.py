@@ -46,7 +46,7 @@ class State:
         return self.url or os.environ.get("BAY_URL") or None
 
     def reach(self) -> tuple[str | None, str | None]:
-        """Where Bay is and the key to call with: what was said, else of the Bay on this machine, else None."""
+        """Where Bay is, and the key to call with: as said, else those of the Bay on this machine, else None."""
         url, key = self.named_url, self.api_key or os.environ.get("BAY_API_KEY")
         if url and key:
             return url, key

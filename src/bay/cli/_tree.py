@@ -1,8 +1,8 @@
-"""The commands as a tree: where Bay's options end on a command line, by which names a command is known, and its help.
+"""The commands as a tree: where Bay's options end on a command line, the names of a command, and its help.
 
 Typer brings the parser. What differs from it here:
 
-- The words of a command that runs elsewhere are its own, as with docker and kubectl: `bay exec box ls -la` needs no `--`.
+- The words of a command that runs in a sandbox are its own, as with docker: `bay exec box ls -la` needs no `--`.
 - `--json` may stand before the command as well as after it.
 - Other tools' names of commands lead to ours, and the help is in groups and in the usual notation.
 - A command is imported when it is asked for: loading all of them takes longer than most of them run.
@@ -23,7 +23,7 @@ from bay.cli._usage import no_command
 from bay.errors import InvalidArgument
 
 COMMAND = "CMD"
-"""The metavar of an argument that is a command line of its own: all that follows its first word belongs to it."""
+"""The metavar of an argument that is a command line: all that follows its first word belongs to it."""
 
 _ALIASES = {
     "list": "ls",
@@ -41,7 +41,7 @@ _ALIASES = {
 
 
 def first_word(params: list[Any], arguments: list[str], before: int) -> int:
-    """Where the first positional argument stands that has `before` others before it; the length when there is none.
+    """The place of the first positional argument that has `before` others before it, else the length.
 
     A `--` counts as one: what follows it are no options.
     """
@@ -66,7 +66,7 @@ def _is_flag(param: Any) -> bool:
 
 
 def _takes_the_next(word: str, valued: set[str]) -> bool:
-    """Whether the word after this option is its value: `--env`, `-e` and `-ie`, but not `--env=A` and `-eA`."""
+    """Whether the next word is the value of this option: of `--env`, `-e` and `-ie`, not of `--env=A` and `-eA`."""
     if word.startswith("--"):
         return word in valued
     letters = [f"-{letter}" in valued for letter in word[1:]]
@@ -145,7 +145,7 @@ class Group(TyperGroup):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command of the root by where it is written. `summary` is what the list of all says, so that nothing is loaded for it."""
+    """Where a command of the root is written. `summary` is its line in the list of all, for which nothing is loaded."""
 
     module: str
     function: str
