@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 from ship.errors import Conflict
 from ship.identity import Identity
 from ship.paths import Workspace, need_regular, not_directory
+from ship.replacing import is_anothers, look_at_replaced, write_over
 from ship.temporaries import temporary
 
 BLOCK_BYTES = 256 * 1024
@@ -115,7 +116,10 @@ class Download:
 
 
 class Upload:
-    """A file being written: a temporary file beside it, renamed over it by `commit`."""
+    """A file being written: a temporary file beside it, renamed over it by `commit`.
+
+    Where the file that is there is another user's it is written over instead, so that it stays that user's.
+    """
 
     def __init__(
         self,
@@ -134,6 +138,7 @@ class Upload:
         self._workspace = workspace
         self._name = os.path.basename(self.path)
         self._temporary = temporary("upload")
+        self._is_anothers = False
         self._parent = -1
         self._fd = -1
 
@@ -143,10 +148,14 @@ class Upload:
             target = self._workspace.check_name(self._workspace.follow_links(self.path))
             self._name = os.path.basename(target)
             self._parent = self._open_parent(target)
-            mode = self._mode_to_keep()  # also when another is wanted: it looks what is replaced
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            there = look_at_replaced(self._parent, self._name, self.path)
+            if there is not None:
+                need_regular(there.st_mode, self.path, "replaced")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._parent)
-            os.fchmod(self._fd, mode if self._mode is None else self._mode)
+            self._is_anothers = there is not None and is_anothers(there, self._fd)
+            kept = _NEW_FILE_MODE if there is None else stat.S_IMODE(there.st_mode) & 0o777
+            os.fchmod(self._fd, kept if self._mode is None else self._mode)
 
     def write(self, data: bytes) -> None:
         """Add `data`."""
@@ -159,13 +168,27 @@ class Upload:
     def commit(self) -> None:
         """Put the file in place. It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk."""
         with self._workspace.translated(self.path):
-            if self._mode is not None:
-                os.fchmod(self._fd, self._mode)  # again: writing takes the set-user bits away
-            if self._mtime is not None:
-                os.utime(self._fd, ns=(time.time_ns(), _nanoseconds(self._mtime)))
+            if self._is_anothers:
+                self._write_over()
+                return
+            self._finish(self._fd)
             os.rename(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         os.close(self._fd)
         self._fd = -1
+
+    def _write_over(self) -> None:
+        """As a program would that opens the file; `close` removes the temporary one."""
+        target = write_over(self._fd, self._parent, self._name)
+        try:
+            self._finish(target)
+        finally:
+            os.close(target)
+
+    def _finish(self, descriptor: int) -> None:
+        if self._mode is not None:
+            os.fchmod(descriptor, self._mode)  # again: writing takes the set-user bits away
+        if self._mtime is not None:
+            os.utime(descriptor, ns=(time.time_ns(), _nanoseconds(self._mtime)))
 
     def close(self) -> None:
         """Call in any case. Without a `commit` before, nothing has changed."""
@@ -182,14 +205,6 @@ class Upload:
             return self._workspace.open_parent(path, make=self._make)
         except NotADirectoryError as error:
             raise not_directory(os.path.dirname(path)) from error
-
-    def _mode_to_keep(self) -> int:
-        try:
-            there = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return _NEW_FILE_MODE
-        need_regular(there.st_mode, self.path, "replaced")
-        return stat.S_IMODE(there.st_mode) & 0o777
 
 
 def _nanoseconds(moment: float) -> int:

@@ -18,6 +18,7 @@ from ship.fileinfo import as_utf8, look
 from ship.files import Removal
 from ship.listing import open_below
 from ship.paths import Workspace
+from ship.replacing import look_at_replaced
 from ship.temporaries import temporary
 
 DEEPEST = 200
@@ -75,6 +76,8 @@ def move(space: Workspace, source: str, destination: str, *, overwrite: bool) ->
         here.look()
         if overwrite and _is_same_name(here, there):
             return look(space, space.check(destination), follow=False)
+        if overwrite:
+            look_at_replaced(there.directory, there.name, destination)
         try:
             _put(here, there, overwrite=overwrite)
         except OSError as error:
@@ -97,6 +100,8 @@ def copy(space: Workspace, source: str, destination: str, *, overwrite: bool) ->
         with space.translated(source):
             here.look()
         stack.enter_context(space.translated(destination))
+        if overwrite:
+            look_at_replaced(there.directory, there.name, destination)
         yield from _copy(here, there, overwrite=overwrite)
         return look(space, space.check(destination), follow=False)
 

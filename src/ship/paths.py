@@ -208,7 +208,7 @@ def translate(error: OSError, path: str) -> ShipError:
             return InvalidArgument(f"{shown} is a directory", field="path", reason="is_directory")
         case errno.ENXIO | errno.ENODEV:
             return InvalidArgument(f"{shown} is not a regular file", field="path", reason="not_regular_file")
-        case errno.ENOTEMPTY | errno.EEXIST | errno.EBUSY | errno.EAGAIN:
+        case errno.ENOTEMPTY | errno.EEXIST | errno.EBUSY | errno.EAGAIN | errno.ETXTBSY:
             return Conflict(f"{shown} was changed by another program at the same time, or is in use")
         case errno.ENOSYS:
             return InternalError("the sandbox's kernel has no openat2; files need Linux 5.6 or later")

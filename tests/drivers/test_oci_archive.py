@@ -67,6 +67,21 @@ async def test_an_archive_is_packed_and_unpacked_as_the_sandboxes_user(oci: Benc
         ]  # fmt: skip
 
 
+async def test_an_archive_replaces_no_file_of_another_that_the_user_may_not_write(oci: Bench) -> None:
+    async with oci.session() as handle, trees(handle) as (link, peer):
+        await run(handle, "mkdir d; printf old > d/mine; chmod 444 d/mine")
+        await run(handle, "printf old > d/roots", user="root")
+        await link.unpack(peer, "d", "tar", whole(archive("mine", tarfile.REGTYPE)))
+        with pytest.raises(Forbidden, match="roots"):
+            await link.unpack(peer, "d", "tar", whole(archive("roots", tarfile.REGTYPE)))
+        assert (await run(handle, "ls -A d; stat -c '%U' d/roots; cat d/*")).stdout.split() == [
+            "mine",
+            "roots",
+            "root",
+            "xold",
+        ]
+
+
 async def test_what_the_user_cannot_read_is_left_out_and_what_the_kernel_makes_up_is_refused(
     oci: Bench,
 ) -> None:

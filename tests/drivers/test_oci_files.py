@@ -62,6 +62,58 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
+FILES = "printf old > locked; chmod 444 locked; printf old > open; chmod 640 open; printf new > other"
+ROOTS = "printf old > roots; printf old > shared; chmod 666 shared; printf old > group; chown 1000:50 group; chmod 660 group"
+FACTS = "stat -c '%n %U:%G %a' locked open roots shared group; cat locked open roots shared group"
+
+
+async def test_a_file_that_the_user_may_not_write_is_not_replaced(
+    inside: Handle, ship: httpx.AsyncClient
+) -> None:
+    await run(inside, FILES)
+    await run(inside, ROOTS, user="root")
+    before = (await run(inside, FACTS)).stdout
+    for name in ("locked", "roots"):
+        for answer in (
+            await put(ship, name, b"new"), await ship.put("/files/content", params={"path": name}, content=b"new"),
+            await put(ship, f"/workspace/{name}", b"new"), await post(ship, "edit", path=name, old="old", new="new"),
+            await post(ship, "copy", source="other", destination=name, overwrite=True),
+            await post(ship, "move", source="other", destination=name, overwrite=True),
+        ):  # fmt: skip
+            assert code(answer) == (403, "forbidden"), answer.request.url
+            assert f"may not write {name}" in answer.text.replace("/workspace/", "")
+    assert (await run(inside, FACTS)).stdout == before
+    assert (await run(inside, "ls -A")).stdout.split() == [
+        "group",
+        "locked",
+        "open",
+        "other",
+        "roots",
+        "shared",
+    ]
+    assert (await post(ship, "chmod", path="locked", mode="644")).status_code == 200
+    assert (await put(ship, "locked", b"new")).status_code == 200
+
+
+async def test_a_file_that_is_written_keeps_its_owner_its_group_and_its_mode(
+    inside: Handle, ship: httpx.AsyncClient
+) -> None:
+    await run(inside, FILES)
+    await run(inside, ROOTS, user="root")
+    for name in ("open", "shared", "group"):
+        assert (await put(ship, name, b"a longer text")).status_code == 200
+        assert (await post(ship, "edit", path=name, old="a longer text", new=name)).json() == {"replaced": 1}
+    found = (
+        await run(inside, "stat -c '%n %U:%G %a' open shared group; cat open shared group; ls -A")
+    ).stdout
+    assert found.splitlines() == [
+        "open ship:ship 640", "shared root:root 666", "group ship:staff 660", "opensharedgroupgroup",
+        "locked", "open", "other", "roots", "shared",
+    ]  # fmt: skip
+    answer = await ship.put("/fs/content", params={"path": "shared", "mode": "600"}, content=b"x")
+    assert code(answer) == (403, "forbidden")  # the mode is its owner's to change
+
+
 async def test_the_user_may_what_the_kernel_lets_him(inside: Handle, ship: httpx.AsyncClient) -> None:
     made = await run(
         inside,

@@ -8,6 +8,7 @@ replaced by a rename of what is finished. What was made before a refusal stays.
 import errno
 import json
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Generator
@@ -141,6 +142,7 @@ class Unpacker:
         made = temporary("archive")
         try:
             self._make_as(parent, made, member)
+            _refuse_anothers(parent, name)
             os.rename(made, name, src_dir_fd=parent, dst_dir_fd=parent)
         finally:
             # Also after the rename, which does nothing when both are links of one file.
@@ -271,6 +273,17 @@ def _unlink_quietly(name: str, parent: int) -> None:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         return
+
+
+def _refuse_anothers(parent: int, name: str) -> None:
+    """Another's file that this user may not write stays. The user's own that is read-only is replaced, as tar does it."""
+    try:
+        there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    is_mine = there.st_uid == os.geteuid() or not stat.S_ISREG(there.st_mode)
+    if not is_mine and not os.access(name, os.W_OK, dir_fd=parent, follow_symlinks=False):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), name)
 
 
 def _set_time(name: str, parent: int, member: Member) -> None:
