@@ -78,3 +78,15 @@ def test_output_that_is_not_all_there_is_no_success(environment: dict[str, str])
     assert done.stdout.split()[-1] == "1"
     assert "bytes of output were lost" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_exec_takes_all_of_its_input(environment: dict[str, str]) -> None:
+    numbers = f"seq {COUNT}"
+    done = shell(environment, f"{numbers} | $BAY exec -i box -- sha256sum")
+    assert done.stdout.split()[0] == DIGEST
+    slow = "for i in 1 2 3; do echo $i; sleep 0.2; done"
+    assert shell(environment, f"({slow}) | $BAY exec -i box -- cat").stdout.splitlines()[:3] == [
+        "1",
+        "2",
+        "3",
+    ]

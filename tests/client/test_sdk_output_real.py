@@ -185,3 +185,25 @@ def test_a_run_that_is_cancelled_ends_its_command(served: tuple[str, str]) -> No
             return (await box.run("kill -0 $(cat pid) 2>/dev/null && echo runs")).stdout
 
     assert anyio.run(cancelled) == ""
+
+
+def test_a_run_takes_more_input_than_a_request_carries(box: bay.Box, served: tuple[str, str]) -> None:
+    large = bytes(range(256)) * (80 << 10)
+    result = box.run("cat", stdin=large, max_output_bytes=64 * MIB)
+    assert result.ok
+    assert same(result.stdout_bytes, large)
+    assert box.run("head -c 3", stdin=large).stdout_bytes == b"\0\1\2"
+
+    async def fed() -> bytes:
+        async with bay.AsyncClient(*served) as client:
+            other = await client.sandboxes.get(box.id)
+            return (await other.run("sha256sum", stdin=large)).stdout_bytes
+
+    assert anyio.run(fed).split()[0] == hashlib.sha256(large).hexdigest().encode()
+
+
+def test_input_is_fed_by_one_request(box: bay.Box) -> None:
+    proc = box.spawn("sha256sum", stdin_open=True)
+    proc.feed(iter([b"one", b"two", b"three"]))
+    proc.close_stdin()
+    assert proc.wait(30).stdout.split()[0] == hashlib.sha256(b"onetwothree").hexdigest()

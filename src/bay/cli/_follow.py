@@ -4,7 +4,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ INCOMPLETE = 1
 STOP_S = 2.0
 """How long what is being written may hold up the end."""
 
-_READ_BYTES = 64 << 10
+_READ_BYTES = 256 << 10
+_PAUSE_MS = 50
 
 
 class Passing:
@@ -115,13 +116,14 @@ class _Pump:
         # Where stdin is closed there is nothing on it.
         self._source = -1 if sys.stdin is None else sys.stdin.fileno()
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self._at_end = False
         self.failure: BayError | OSError | None = None
 
     def run(self) -> None:
         """Pass on what comes, until its end or until told to stop."""
         try:
             while data := self._read():
-                self._proc.write(data)
+                self._proc.feed(self._burst(data))
             if data is not None:
                 self._proc.close_stdin()
         except (Conflict, NotFound):
@@ -138,15 +140,29 @@ class _Pump:
         """Come to an end; what was not read yet stays there."""
         os.close(self._stop_write)
 
+    def _burst(self, data: bytes) -> Iterator[bytes]:
+        """`data` and what comes behind it without a pause: one request carries that, and proxies may hold one back to its end."""
+        yield data
+        while self._is_ready(_PAUSE_MS):
+            data = os.read(self._source, _READ_BYTES)
+            if not data:
+                self._at_end = True
+                return
+            yield data
+
     def _read(self) -> bytes | None:
         """What there is; nothing at its end, None when told to stop."""
-        if self._source < 0:
+        if self._source < 0 or self._at_end:
             return b""
+        return os.read(self._source, _READ_BYTES) if self._is_ready(None) else None
+
+    def _is_ready(self, timeout_ms: int | None) -> bool:
+        """Whether there is something, or the end, within that time; False when told to stop."""
         poll = select.poll()
         poll.register(self._stop_read, select.POLLIN)
         poll.register(self._source, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll()]
-        return None if self._stop_read in ready else os.read(self._source, _READ_BYTES)
+        ready = [fd for fd, _ in poll.poll(timeout_ms)]
+        return self._source in ready and self._stop_read not in ready
 
 
 def _pass_on(chunk: "OutputChunk") -> None:

@@ -5,8 +5,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
 import anyio
@@ -47,6 +47,30 @@ def async_lock() -> anyio.Lock:
 def lock() -> threading.Lock:
     """A lock for threads."""
     return threading.Lock()
+
+
+@asynccontextmanager
+async def async_beside(work: Callable[[], Coroutine[object, object, None]]) -> AsyncGenerator[None, None]:
+    """Within, `work` is under way too; it is cancelled at the end. It must not raise."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 — the group would wrap it into another
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Generator[None, None, None]:
+    """Within, `work` is under way too, in a thread that comes to its end by itself. It must not raise."""
+    thread = threading.Thread(target=work, name="bay-beside", daemon=True)
+    thread.start()
+    yield
+    thread.join(CLEANUP_S)
 
 
 def async_cleanup() -> anyio.CancelScope:

@@ -3,15 +3,16 @@
 """Commands in a sandbox. An exec outlives the connection that started it, so a reader can leave and come back."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Literal, Unpack
 
 from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._results import Collected, RunResult, chunks_of
-from bay.client._seam import cleanup, sleep
+from bay.client._seam import beside, cleanup, sleep
 from bay.client._sync.attach import Attachment
 from bay.client._sync.http import Body, Http
 from bay.client._sync.output import read_output
@@ -42,6 +43,9 @@ GRACE_S = 30.0
 TAKING_S = 86_400.0
 """How long a command may leave what is written to it unread."""
 
+
+STDIN_BYTES = 4 << 20
+"""How much input a start carries; more is fed while the command runs."""
 
 ENDING_S = 5.0
 """How long the end of a command that was given up is tried for, which may not have begun yet."""
@@ -145,6 +149,14 @@ class Proc:
         if whole:
             self._http.json(self._stdin_call(eof=False), _pieces(whole))
 
+    def feed(self, pieces: Iterable[bytes]) -> None:
+        """Give it all that `pieces` yields, by one request and as fast as it takes them; returns when it has.
+
+        Raises as `write` does. The request ends with the pieces, and its stdin stays open.
+        """
+        call = replace(self._stdin_call(eof=False), repeatable=False)
+        self._http.json(call, pieces.__iter__)
+
     def close_stdin(self) -> None:
         """Close its input, after what was written before."""
         self._http.json(self._stdin_call(eof=True))
@@ -222,6 +234,27 @@ def still_running(exec_id: str, timeout_s: float | None) -> Timeout:
     return Timeout(f"{exec_id} still runs after {timeout_s} s; wait longer, or kill it")
 
 
+class _Feeding:
+    """Gives a command its input while somebody else reads its output. `failure` is what kept it from that."""
+
+    def __init__(self, proc: Proc, stdin: str | bytes) -> None:
+        self._proc = proc
+        self._stdin = stdin
+        self.failure: BayError | None = None
+
+    def run(self) -> None:
+        """Give all of it, and the end."""
+        try:
+            self._proc.write(self._stdin)
+            self._proc.close_stdin()
+        except (Conflict, NotFound):
+            return  # it has ended, or does not want any more
+        except BayError as error:
+            self.failure = error
+            with suppress(BayError):
+                self._proc.kill()  # it would wait for the rest for ever
+
+
 def _pieces(data: bytes) -> Body:
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(data), FRAME_BYTES):
@@ -274,8 +307,10 @@ class Execs:
         """
         limit = options.get("timeout_s")
         limit_s = limit + GRACE_S if isinstance(limit, int | float) else None
-        body = exec_body(command, stdin, wait_for_reader=True, **options)
         exec_id = new_id("exec")
+        if stdin is not None and len(stdin) > STDIN_BYTES:
+            return self._run_fed(command, stdin, collected, limit_s, exec_id, options)
+        body = exec_body(command, stdin, wait_for_reader=True, **options)
         try:
             info = self._start(body, exec_id, wait_slice(limit_s))
             if info.state != "running":
@@ -283,10 +318,37 @@ class Execs:
                 return collected.result(info)
             return Proc(self._http, self._sandbox_id, info, collected).wait(limit_s)
         except BaseException as error:
-            if not isinstance(error, Exception):  # cancelled, or interrupted
-                with cleanup():
-                    self._end(exec_id)
+            self._end_unless_failed(exec_id, error)
             raise
+
+    def _run_fed(
+        self,
+        command: str | Sequence[str],
+        stdin: str | bytes,
+        collected: Collected,
+        limit_s: float | None,
+        exec_id: str,
+        options: Mapping[str, object],
+    ) -> RunResult:
+        """The same with more input than a start carries: it is fed while the output is read."""
+        body = exec_body(command, None, wait_for_reader=True, stdin_open=True, **options)
+        try:
+            info = self._start(body, exec_id, None)
+            feeding = _Feeding(Proc(self._http, self._sandbox_id, info), stdin)
+            with beside(feeding.run):
+                result = Proc(self._http, self._sandbox_id, info, collected).wait(limit_s)
+        except BaseException as error:
+            self._end_unless_failed(exec_id, error)
+            raise
+        if feeding.failure is not None:
+            raise feeding.failure
+        return result
+
+    def _end_unless_failed(self, exec_id: str, error: BaseException) -> None:
+        """End the command of a caller who was cancelled or interrupted."""
+        if not isinstance(error, Exception):
+            with cleanup():
+                self._end(exec_id)
 
     def _end(self, exec_id: str) -> None:
         """End a command that nobody waits for any more, and which may be starting just now."""
