@@ -191,8 +191,8 @@ def test_ports_shows_what_listens_and_what_is_public_but_does_not(bay: Cli, name
 def test_url_prints_where_a_browser_goes(bay: Cli, name: str) -> None:
     assert lines(bay("url", name, "8000")) == [f"http://8000-{name}.localhost:8700/"]
     assert objects(bay("url", name, "8000", "--json")) == [{"url": f"http://8000-{name}.localhost:8700/"}]
-    assert "has no port that its URL leads to" in refused(bay("url", name))
-    assert "nothing that listens on port 9000" in refused(bay("url", name, "9000"))
+    assert f"has no URL of its own yet; name a port (bay url {name} PORT)" in refused(bay("url", name))
+    assert "nothing listens on port 9000" in refused(bay("url", name, "9000"))
     lines(bay("update", name, "--url-port", "8000"))
     assert lines(bay("url", name)) == [f"http://{name}.localhost:8700/"]
     lines(bay("update", name, "--url-port", "none"))
@@ -209,7 +209,9 @@ def test_url_makes_links(bay: Cli, name: str) -> None:
     assert link["once"] is False
     lines(bay("update", name, "--url-port", "7000"))
     assert bay("url", name, "--once").stdout.startswith(f"http://7000-{name}.".encode())
-    assert "--expires takes 90s" in refused(bay("url", name, "9000", "--expires", "soon"))
+    assert "--expires: it takes seconds or a time such as 10m" in refused(
+        bay("url", name, "9000", "--expires", "soon")
+    )
 
 
 # services
