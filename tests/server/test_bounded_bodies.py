@@ -1,5 +1,6 @@
 """A body costs the server about what its size says, whatever is in it: counted in processor time beside a small one."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -8,13 +9,15 @@ import httpx
 import pytest
 from server_harness import Json, assert_error, create
 
+from bay.server.large_bodies import LARGE, LargeBodies
+
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 POLICY = "/v1/sandboxes/none/network-policy"
 HEADERS = {"Content-Type": "application/json"}
 
-LARGE: dict[str, tuple[str, str, Any]] = {
+BODIES: dict[str, tuple[str, str, Any]] = {
     "rules": ("PUT", POLICY, {"mode": "open", "rules": [{"action": "x"}] * 65_000}),
     "rules within the bound": ("PUT", POLICY, {"mode": "open", "rules": [{"action": "x"}] * 10_000}),
     "ports": ("PUT", POLICY, {"mode": "open", "rules": [{"action": "allow", "ports": [None] * 64}] * 2500}),
@@ -36,9 +39,9 @@ async def cost(
     return answer, time.process_time() - before
 
 
-@pytest.mark.parametrize("what", LARGE)
+@pytest.mark.parametrize("what", BODIES)
 async def test_a_wrong_body_costs_little_more_than_to_read_it(alice: httpx.AsyncClient, what: str) -> None:
-    method, path, body = LARGE[what]
+    method, path, body = BODIES[what]
     content = json.dumps(body, separators=(",", ":")).encode()[: MIB + 1]
     assert len(content) <= MIB, what
     await cost(alice, method, path, content)
@@ -98,3 +101,25 @@ async def test_a_large_body_of_few_pieces_is_taken(alice: httpx.AsyncClient, std
     )
     assert made.status_code == 201, made.text
     assert made.json()["stdout"].strip() == str(len(stdin))
+
+
+async def test_large_bodies_of_one_owner_are_parsed_one_a_turn_of_the_loop() -> None:
+    bodies, given, turn = LargeBodies(), list[tuple[str, int]](), 0
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'"' + b"x" * LARGE + b'"'}
+
+    async def parse(owner: str) -> None:
+        await bodies.of(owner, receive)()
+        given.append((owner, turn))
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for owner in ("alice", "alice", "alice", "bob"):
+            group.create_task(parse(owner))
+        while len(given) < 4:
+            turn += 1
+            await asyncio.sleep(0)
+    turns = {owner: [at for name, at in given if name == owner] for owner in ("alice", "bob")}
+    assert len(set(turns["alice"])) == 3
+    assert turns["bob"][0] <= min(turns["alice"]) + 1  # another owner does not wait for them
+    assert dict(bodies._turns) == {}

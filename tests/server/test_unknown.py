@@ -202,3 +202,30 @@ async def test_a_time_is_no_number(alice: httpx.AsyncClient) -> None:
         error = assert_error(await alice.get("/v1/audit", params={"until": text}), 422, "validation_error")
         assert error["message"] == "query.until: is no time; give one such as 2030-01-31T12:00:00Z"
     assert (await alice.get("/v1/audit", params={"until": "2030-01-31T12:00:00Z"})).status_code == 200
+
+
+async def test_a_part_of_an_upload_s_form_that_is_not_known_is_refused(alice: httpx.AsyncClient) -> None:
+    box = (await create(alice))["id"]
+    answer = await alice.post(
+        f"/v1/sandboxes/{box}/filesystem/upload", data={"paht": "x"}, files={"file": b"content"}
+    )
+    error = assert_error(answer, 422, "validation_error")
+    assert "there is no field of this form paht; did you mean path?" in error["message"]
+
+
+async def test_the_document_says_what_bodies_are_read_as_they_come_and_what_an_exec_takes(bay: World) -> None:
+    document = bay.app.openapi()
+    raw = {
+        (method, path.rpartition("/")[2]): list(operation["requestBody"]["content"])
+        for method, path, operation in operations(document)
+        if "requestBody" in operation and "application/json" not in operation["requestBody"]["content"]
+    }
+    assert raw == {
+        ("POST", "stdin"): ["application/octet-stream"],
+        ("PUT", "content"): ["application/octet-stream"],
+        ("PUT", "archive"): ["application/x-tar"],
+        ("POST", "import"): ["application/zstd"],
+        ("POST", "upload"): ["multipart/form-data"],
+    }
+    exec_ = document["components"]["schemas"]["CreateExec"]
+    assert [branch["required"] for branch in exec_["oneOf"]] == [["command"], ["argv"]]

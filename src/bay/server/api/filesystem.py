@@ -13,9 +13,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
+from bay.hints import unknown
 from bay.models import FileEntry
 from bay.server.api.bodies import Body
 from bay.server.api.deps import ERRORS, Reader, Svc, Writer
+from bay.server.api.known import refusal
 from bay.server.api.sandboxes import Ok
 from bay.server.auth import Caller
 from bay.server.forms import Form
@@ -128,10 +130,12 @@ async def _upload(files: Files, caller: Caller, sandbox_id: str, form: Form) -> 
 
 
 async def _next_of(form: Form, wanted: tuple[str, ...]) -> str:
-    while (name := await form.next_part()) is not None:
-        if name in wanted:
-            return name
-    raise _missing(*wanted)
+    name = await form.next_part()
+    if name is None:
+        raise _missing(*wanted)
+    if name not in wanted:
+        raise refusal(("body", name), unknown("field of this form", name, wanted))
+    return name
 
 
 def _missing(*names: str) -> RequestValidationError:

@@ -4,7 +4,6 @@ One dependency of every route, WebSockets included, so that a new route is cover
 route's own signature.
 """
 
-from typing import NoReturn
 from urllib.parse import unquote_plus
 
 from fastapi.dependencies.models import Dependant
@@ -30,7 +29,7 @@ def _check_query(query: bytes, known: set[str]) -> None:
     for part in query.split(b"&"):
         name = unquote_plus(part.partition(b"=")[0].decode("latin-1"))
         if part and name not in known:
-            _refuse(("query", shown(name)), unknown("query parameter", name, known))
+            raise refusal(("query", name), unknown("query parameter", name, known))
 
 
 def _has_body(request: Request) -> bool:
@@ -41,11 +40,14 @@ async def _check_no_body(request: Request) -> None:
     """An empty object is no body: there are clients that send one with every POST."""
     body = await request.body()
     if body.strip() not in (b"", b"{}", b"null"):
-        _refuse(("body",), f"{request.method} {request.url.path} takes no body; leave it out")
+        raise refusal(("body",), f"{request.method} {request.url.path} takes no body; leave it out")
 
 
-def _refuse(place: tuple[str, ...], message: str) -> NoReturn:
-    raise RequestValidationError([{"type": "extra_forbidden", "loc": place, "msg": message}])
+def refusal(place: tuple[str, ...], message: str) -> RequestValidationError:
+    """The error for something at `place` that a call does not take."""
+    return RequestValidationError(
+        [{"type": "extra_forbidden", "loc": tuple(map(shown, place)), "msg": message}]
+    )
 
 
 def _names(dependant: Dependant) -> set[str]:
