@@ -21,7 +21,8 @@ from bay.server.settings import ProfileSettings, Settings, load
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("get", "put", "post", "delete", "patch")
-ROUTE = re.compile(r"^\| `(GET|PUT|POST|DELETE|PATCH|WS) (/[^` ?]*)[^`]*` \|", re.MULTILINE)
+ROUTE = re.compile(r"^- `(GET|PUT|POST|DELETE|PATCH|WS) (/[^` ?]*)[^`]*`\\$", re.MULTILINE)
+LONGEST_LINE = 140
 FENCE = re.compile(r"(?ms)^( *)```(\w*)[^\n]*\n(.*?)^ *```$")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -161,6 +162,21 @@ def test_python_in_the_docs_compiles(block: tuple[str, str, str]) -> None:
     where, language, text = block
     if language == "python":
         compile(text, where, "exec")
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a page that may be broken anywhere: neither code nor rows of a table."""
+    is_code = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            is_code = not is_code
+        elif not is_code and not line.lstrip().startswith("|"):
+            yield number, line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_lines_of_the_docs_are_short(path: Path) -> None:
+    assert [number for number, line in prose(path) if len(line) > LONGEST_LINE] == []
 
 
 def slugs(path: Path) -> set[str]:
