@@ -123,6 +123,7 @@ def test_json_may_stand_before_the_command(bay: Cli, name: str) -> None:
 
 def test_a_json_of_the_command_is_not_ours(bay: Cli) -> None:
     assert bay("exec", "nope", "true", "--json").stderr.startswith(b"error: ")
+    assert bay("python", "nope", "-c", "--json").stderr.startswith(b"error: ")
 
 
 # Other names

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import Default
 
 from bay.cli import _help
 from bay.cli._output import print_line
@@ -84,8 +85,11 @@ class Command(TyperCommand):
             if args[place : place + 1] not in ([], ["--"]):
                 args = [*args[:place], "--", *args[place:]]
         state = state_of(ctx)
+        before_command = state.as_json
+        # For the errors of this very line, of which no more is known.
         state.as_json |= "--json" in (args[: args.index("--")] if "--" in args else args)
         rest = super().parse_args(ctx, args)
+        state.as_json = before_command or bool(ctx.params.get("as_json"))
         if "as_json" in ctx.params:
             ctx.params["as_json"] = state.as_json
         return rest
@@ -215,7 +219,7 @@ class Tree(typer.Typer):
 
     def __init__(self, *, help: str | None = None, root: type[Root] | None = None) -> None:  # noqa: A002 — Typer's word
         super().__init__(
-            help=help,
+            help=Default(help) if help is None else help,
             cls=root or Group,
             no_args_is_help=root is None,
             add_completion=root is not None,
