@@ -4,11 +4,14 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from ship.errors import Conflict
 from ship.feed import SLICE_BYTES, Feed
 from ship.ring import Stream
+
+_FLOOD_BYTES = 256 * 1024
+"""What the pipe of a program holds that fills it: with less, it and Ship wake each other all the time."""
 
 _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
@@ -20,6 +23,8 @@ class OutputPipe:
         self._fd, self.writing_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
         self._take: Callable[[bytes], None] | None = take
+        self._most = SLICE_BYTES
+        """What one turn reads."""
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
@@ -60,9 +65,17 @@ class OutputPipe:
         self.resume()
 
     def _ready(self) -> None:
-        data = self._read(SLICE_BYTES)
-        if data is not None:
-            self._give(data)
+        data = self._read(self._most)
+        if data is None:
+            return
+        if len(data) == SLICE_BYTES:
+            self._grow()
+        self._give(data)
+
+    def _grow(self) -> None:
+        self._most = _FLOOD_BYTES
+        with suppress(OSError):  # the kernel bounds what one user has in pipes, and a small one does as well
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _FLOOD_BYTES)
 
     def _give(self, data: bytes) -> None:
         if not data:
