@@ -32,10 +32,10 @@ setup: .stamp-server ## install what Bay needs: system packages, .venv, the lock
 demo: .stamp-server ## start Bay, run real work in a sandbox, check every step, leave nothing
 	@$(BIN)/python -m examples.demo
 
-# Bay says what is wrong in one line; make's own line below it, with a number of this file, would hide it.
+# By exec, so that what ends make ends Bay: a shell between them would leave it running.
 .PHONY: serve
 serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/bay as root)
-	@$(BIN)/bay serve --host "$(HOST)" --port "$(PORT)" --data-dir "$(DATA_DIR)" || kill -INT $$PPID
+	@exec $(BIN)/bay serve --host "$(HOST)" --port "$(PORT)" --data-dir "$(DATA_DIR)"
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test

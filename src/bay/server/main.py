@@ -227,7 +227,9 @@ def _announce(url: str, bay: Bay) -> None:
     lines.append(f"  export BAY_URL={url}")
     if bay.settings.api_key is None and kept.exists():
         lines.append(f'  export BAY_API_KEY="$(cat {shlex.quote(str(kept))})"')
-    lines.append(f"The API is at {url}/docs. On this machine root needs no export: try `bay run echo hello`.")
+    usual = bay.settings.data_dir == Settings.model_fields["data_dir"].default
+    here = "no export" if usual else f"only BAY_DATA_DIR={bay.settings.data_dir}"
+    lines.append(f"The API is at {url}/docs. On this machine root needs {here}: try `bay run echo hello`.")
     print("\n".join(lines), flush=True)  # noqa: T201
 
 
