@@ -121,8 +121,8 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
         left.set()
 
     @asynccontextmanager
-    async def slow(*args: Any) -> AsyncGenerator[Any]:
-        async with attach(*args) as attachment:
+    async def slow(*args: Any, **named: Any) -> AsyncGenerator[Any]:
+        async with attach(*args, **named) as attachment:
             asked.set()
             await left.wait()
             yield attachment
