@@ -233,9 +233,8 @@ async def test_kernels_end_with_their_session_and_nothing_is_started_to_say_so(
         for name in (other, "default"):
             if (name, path) == ("default", "/run"):
                 continue
-            call = (
-                alice.get(at(box, name)) if not path else alice.post(at(box, name) + path, json={"code": "1"})
-            )
+            body = {"code": "1"} if path == "/run" else None
+            call = alice.get(at(box, name)) if not path else alice.post(at(box, name) + path, json=body)
             error = assert_error(await call, 404, "not_found")
             assert "make a new one" in error["message"]
     assert_error(await alice.get(at(box, "default", "cells", cell, "events")), 404, "not_found")
