@@ -14,6 +14,7 @@ from driver_harness import Bench, run
 from bay.drivers.base import Handle
 from bay.drivers.oci import OciDriver
 from bay.drivers.oci.rlimits import RLIMITS
+from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import LIMITS
 
 pytestmark = pytest.mark.anyio
@@ -129,7 +130,7 @@ async def test_sandboxes_with_the_same_ids_would_share_them(oci: Bench) -> None:
 async def test_terminals_of_a_sandbox_are_bounded(oci: Bench) -> None:
     """The kernel has some thousands for the whole host."""
     async with oci.session() as greedy, oci.session() as other:
-        assert 1 < await hold(greedy, TERMINAL) <= 128
+        assert 1 < await hold(greedy, TERMINAL) <= TERMINALS
         assert await take_one(other, TERMINAL) == 1
 
 

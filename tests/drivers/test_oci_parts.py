@@ -308,6 +308,8 @@ def test_what_only_root_may_read_below_usr_is_told_of(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         (tmp_path / name).chmod(mode)
     (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "closed/key").touch()
+    (tmp_path / "empty").mkdir(mode=0o700)
     (tmp_path / "passable").mkdir(mode=0o711)
     (tmp_path / "link").symlink_to("secret")
     assert sorted(probe._closed_below(tmp_path)) == [str(tmp_path / "closed"), str(tmp_path / "secret")]

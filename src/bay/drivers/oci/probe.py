@@ -20,6 +20,7 @@ from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.host_image import USR
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.runc import is_patched, runc_version
+from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import LIMITS, user_namespace
 from bay.drivers.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
@@ -28,6 +29,7 @@ from bay.network.host import Network
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]
 _ENOUGH_FILES = 8192
+_ENOUGH_TERMINALS = 8192
 _EXAMPLES = 3
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
 # CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected /proc.
@@ -149,6 +151,7 @@ def _trials(scratch: Path | None, id_base: int) -> list[Check]:
 def _limits() -> list[Check]:
     instances = _number("/proc/sys/fs/inotify/max_user_instances")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    terminals = _number("/proc/sys/kernel/pty/max") - _number("/proc/sys/kernel/pty/reserve")
     return [
         Check(
             "inotify",
@@ -156,6 +159,13 @@ def _limits() -> list[Check]:
             False,
             f"{instances} instances for each sandbox, and for Bay",
             "sysctl -w fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=1048576",
+        ),
+        Check(
+            "terminals",
+            terminals >= _ENOUGH_TERMINALS,
+            False,
+            f"{terminals} for all sandboxes together, of which one takes up to {TERMINALS}",
+            f"sysctl -w kernel.pty.max={16 * _ENOUGH_TERMINALS}",
         ),
         Check(
             "open-files", files >= _ENOUGH_FILES, False, f"{files}", "raise LimitNOFILE (ulimit -n) to 65536"
@@ -166,7 +176,7 @@ def _limits() -> list[Check]:
 
 
 def _core_dumps(pattern: str, hard: int) -> Check:
-    """Whether a crash inside reaches a program of the host. RLIMIT_CORE 1 prevents a start (see `rlimits`), and no connection."""
+    """Whether a crash inside reaches a program of the host. RLIMIT_CORE 1 (see `rlimits`) stops no connection."""
     connects, starts = pattern.startswith("@"), pattern.startswith("|")
     ok = not connects and (hard != 0 or not starts)
     limit = "any size" if hard < 0 else str(hard)
@@ -199,7 +209,7 @@ def _extras(scratch: Path | None) -> list[Check]:
 
 
 def _closed_files() -> Check:
-    """What the image `host` shows that the host's own users may not read. Root inside may: it rules the ids of its files.
+    """Files that the image `host` shows and the host's own users may not read: root inside may, and rules their ids.
 
     Programs are left out: packages close those that have special rights, and nothing in them is secret.
     """
@@ -216,13 +226,14 @@ def _closed_below(top: Path) -> Iterator[str]:
         for name in (*below, *files):
             path = os.path.join(directory, name)
             with contextlib.suppress(FileNotFoundError):  # a package is being changed
-                if _is_closed(os.lstat(path).st_mode):
+                if _is_closed(path):
                     yield path
 
 
-def _is_closed(mode: int) -> bool:
+def _is_closed(path: str) -> bool:
+    mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):
-        return not mode & stat.S_IXOTH
+        return not mode & stat.S_IXOTH and bool(os.listdir(path))
     return stat.S_ISREG(mode) and not mode & (stat.S_IROTH | stat.S_IXUSR)
 
 

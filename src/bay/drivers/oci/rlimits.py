@@ -1,13 +1,13 @@
 """The resource limits of every process of a session: those of the runc that starts it, which it inherits.
 
-runc could not set them. In a user namespace that another than root made, as the session's is, raising a limit or
-setting that of another process takes CAP_SYS_RESOURCE on the host, which Bay may lack.
+runc could not set them. Root did not make the session's user namespace, and so the limits of a process there
+are set by CAP_SYS_RESOURCE on the host alone, which Bay may lack.
 """
 
 import resource
 
 RLIMITS = {
-    "core": 1,  # 0 would still start a core_pattern program, as root of the host: see core(5); seccomp keeps it at 1
+    "core": 1,  # at 0 the kernel still starts a core_pattern program, as root of the host: see core(5)
     "memlock": 8 << 20,
     "msgqueue": 819_200,
     "nofile": 65_536,

@@ -44,7 +44,7 @@ class Layer:
 class Bind:
     """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`.
 
-    With `own_inodes` it is read-only, and files that others are shown as well are other files here to who watches or locks them.
+    With `own_inodes` it is read-only, and watching or locking its files does not meet others who are shown them.
     """
 
     target: str

@@ -1,7 +1,7 @@
 """A program run from a sealed copy in memory, which is made once.
 
-runc must not be run from its file: a container could come by a descriptor of it and write to it (CVE-2019-5736). So runc copies
-itself into memory and seals that, for each container again, which is a quarter of the processor time that it needs to start one.
+A container could come by a descriptor of runc's file and write to it (CVE-2019-5736). So runc copies itself into
+memory and seals that, for each container again: a quarter of the processor time that it needs to start one.
 It leaves that out where it finds itself sealed.
 """
 
@@ -20,7 +20,7 @@ _ELF = b"\x7fELF"
 
 
 class SealedCopy:
-    """The copy of `program`, a name on PATH or a path. Made again when the file has changed. Threads may share it."""
+    """The copy of `program`, a name on PATH or a path. Threads may share it; a change of the file makes a new one."""
 
     def __init__(self, program: str) -> None:
         self._program = program
@@ -30,7 +30,7 @@ class SealedCopy:
         self._path = program
 
     def path(self) -> str:
-        """What to run: the copy, or the file itself where it is a script or this host runs nothing from memory.
+        """The path to run: the copy's, or the file's own for a script or where this host runs nothing from memory.
 
         Blocks. Raises OSError when there is no such program.
         """

@@ -119,8 +119,8 @@ def _sockets() -> list[dict[str, Any]]:
 
 
 def _internet(family: int) -> list[dict[str, Any]]:
-    # Type and protocol are an allow list too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely used code, which the
-    # kernel loads for whoever asks. SCTP and DCCP can also be asked for by their type alone.
+    # Type and protocol are an allow list too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely used
+    # code, which the kernel loads for everybody. SCTP and DCCP can also be asked for by their type alone.
     allowed = {_SOCK_STREAM: (0, _TCP), _SOCK_DGRAM: (0, _UDP, _ICMP, _ICMP6)}
     return [
         _when("socket", _equal(0, family), _masked(1, _SOCK_TYPES, kind), _equal(2, protocol))
@@ -130,8 +130,8 @@ def _internet(family: int) -> list[dict[str, Any]]:
 
 
 def _socket_options() -> list[dict[str, Any]]:
-    # All but TCP_ULP, which puts kernel TLS on a connection. A level or an option that shares its lowest bits is refused with it;
-    # no family that is allowed has one.
+    # All but TCP_ULP, which puts kernel TLS on a connection. Levels and options that share its lowest bits are
+    # refused with it; no family that is allowed has both.
     return [
         *(_when("setsockopt", _masked(1, bit, ~_SOL_TCP & bit)) for bit in (1, 2, 4, 8)),
         *(_when("setsockopt", _masked(2, bit, ~_TCP_ULP & bit)) for bit in (1, 2, 4, 8, 16, 32)),
@@ -139,8 +139,9 @@ def _socket_options() -> list[dict[str, Any]]:
 
 
 def _limits() -> list[dict[str, Any]]:
-    # RLIMIT_CORE stays at 1: at any other value a crash can start the host's core_pattern program, as its root. Who sets it is told
-    # that it is done, since ssh-agent and gpg give up otherwise; nothing is dumped at 1 either.
+    # RLIMIT_CORE stays at 1: at any other value a crash can start the host's core_pattern program, as its root.
+    # A program that sets it is told that it is done: ssh-agent and gpg give up otherwise, and at 1 nothing is
+    # dumped either.
     return [
         *(_when("setrlimit", other) for other in _other_than_core(0)),
         *(_when("prlimit64", other) for other in _other_than_core(1)),
@@ -156,7 +157,7 @@ def _other_than_core(index: int) -> list[dict[str, Any]]:
 
 
 def _huge_pages() -> list[dict[str, Any]]:
-    # They are not counted as memory of the control group, and there are only as many as the operator reserved.
+    # They are no memory of the control group, and there are only as many as the operator reserved.
     return [
         line
         for name, index, flag in (

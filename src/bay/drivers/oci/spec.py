@@ -14,6 +14,9 @@ from bay.drivers.base import SessionSpec
 from bay.drivers.oci.userns import IDS
 from bay.models import Resources
 
+TERMINALS = 128
+"""The most pseudo-terminals of one session: the kernel counts them for the whole host."""
+
 SOCKET_DIR = "/.ship-run"
 SOCKET_NAME = "ship.sock"
 CLOSURE = "/.ship"
@@ -37,8 +40,8 @@ CAPABILITIES = (
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CPU_PERIOD_US = 100_000
 
-# Of what procfs shows of the host itself: whatever is writable or can be waited for, and what tells of disks, hardware,
-# boot arguments, loaded code or other people's files. SECURITY.md lists what stays.
+# Files of procfs that are about the host: those that can be written or waited for, and those that tell of disks,
+# hardware, boot arguments, loaded code or other people's files. SECURITY.md lists the rest.
 _MASKED = tuple(
     f"/proc/{name}"
     for name in (
@@ -157,7 +160,6 @@ def _mounts(resources: Resources) -> list[dict[str, Any]]:
     half = resources.memory // 2  # what lies in a tmpfs is charged to the session's memory as well
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
-        # Pseudo-terminals are counted for the whole host as well, hence `max`.
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"),
         _mount(
             "/dev/pts",
@@ -165,7 +167,7 @@ def _mounts(resources: Resources) -> list[dict[str, Any]]:
             "nosuid",
             "noexec",
             "newinstance",
-            "max=128",
+            f"max={TERMINALS}",
             "ptmxmode=0666",
             "mode=0620",
             "gid=5",
