@@ -232,11 +232,13 @@ async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
     driver = FakeDriver(run_dir=root / "run", hold_at="claim")
     async with world(root, driver, start_concurrency=1) as bay:
         alice = await bay.client()
-        made = list[str]()
-        for number in range(6):  # each has come when it waits for its turn, behind the first that has one
+        made = [(await create(alice, profile="eager"))["id"]]
+        await within(
+            driver.held.wait()
+        )  # it has the turn, and each of the others has come when it waits for one
+        for number in range(1, 6):
             made.append((await create(alice, profile="eager"))["id"])
             await until(lambda number=number: bay.bay.reconciler.starts_waiting() == number)
-        await within(driver.held.wait())
         driver.let_go.set()
         for sandbox in made:
             await bay.settled(sandbox, lambda r: r.session is not None and r.session.phase == "running")
