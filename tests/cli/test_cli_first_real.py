@@ -54,6 +54,7 @@ def bay() -> Iterator[Bay]:
         made = Bay(bare() | {"BAY_URL": url, "BAY_API_KEY": key})
         assert made("create", "web", "--wait", "30").returncode == 0
         yield made
+        made("rm", "--all")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def serving(
                 said.append(server.stdout.readline().rstrip("\n"))
             yield said
         finally:
+            run(environment, "rm", "--all")  # they would go on without it
             server.send_signal(number)
             server.wait(WAIT_S)
 
