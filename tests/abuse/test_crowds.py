@@ -99,8 +99,17 @@ def drip(link: socket.socket, drop: bytes) -> bytes:
     raise AssertionError("the server keeps the connection")
 
 
-def test_half_a_head_is_ended_by_time_however_it_drips(hasty: Server) -> None:
-    with connected(hasty, 1, HALF_A_HEAD) as (link,):
+@pytest.mark.parametrize(
+    "head",
+    [
+        HALF_A_HEAD,
+        b"GET / HTTP/1.1\r\nHost: 8000-web.localhost\r\nX-",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: ",
+    ],
+    ids=["api", "port", "websocket"],
+)
+def test_half_a_head_is_ended_by_time_however_it_drips(hasty: Server, head: bytes) -> None:
+    with connected(hasty, 1, head) as (link,):
         assert refused(drip(link, b"x")) == (b"408", "request_timeout")
 
 
