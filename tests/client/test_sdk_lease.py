@@ -114,6 +114,44 @@ def test_a_renewal_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
     assert Unwell.asked[:2] == [b'{"extend_by": 1}'] * 2
 
 
+class Choosy(BaseHTTPRequestHandler):
+    """A Bay that knows one sandbox, and has too much to do when that is asked for first."""
+
+    known: ClassVar[str] = new_id("sandbox")
+    asked: ClassVar[list[bool]] = []
+    refused, renewed = threading.Event(), threading.Event()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        is_known = self.known in self.path
+        self.asked.append(is_known)
+        code, status = ("quota_exceeded", 429) if is_known else ("not_found", 404)
+        is_good = self.asked.count(True) > 1
+        body = b"" if is_good else b'{"error": {"code": "%s", "message": "no"}}' % code.encode()
+        self.send_response(200 if is_good else status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        (self.renewed if is_good else self.refused).set()
+
+
+def test_a_sandbox_that_is_gone_costs_no_other_its_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lease, "RENEW_S", 0.1)
+    monkeypatch.setattr(_lease, "_AGAIN_S", 0.1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Choosy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        leases = _lease.Leases(resolve(f"http://127.0.0.1:{server.server_port}", "k", 1, 1))
+        with leases.holding(new_id("sandbox"), leases.now()):
+            assert Choosy.refused.wait(10)
+            [thread] = [one for one in threading.enumerate() if one.name == "bay-leases"]
+            thread.join(0.5)  # it goes on, with nothing to do
+            assert thread.is_alive()
+            with leases.holding(Choosy.known, leases.now()):
+                assert Choosy.renewed.wait(10)
+        server.shutdown()
+    assert Choosy.asked.count(False) == 1
+
+
 def test_a_ttl_that_is_named_is_kept(client: bay.Client) -> None:
     with client.sandbox(ttl=0) as box:
         assert box.info.expires_at is None

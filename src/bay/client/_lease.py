@@ -5,6 +5,7 @@ renews nothing, and Bay removes what it left. It is a thread in the async client
 cost it its sandbox. Rejected: a renewal by each call, since a program may compute for an hour between two.
 """
 
+import math
 import threading
 import time
 from collections.abc import Generator
@@ -82,7 +83,8 @@ class Leases:
                 now = _now()
                 if due := [one for one, lease in self._held.items() if lease.due <= now]:
                     return due
-                self._changed.wait(min(lease.due for lease in self._held.values()) - now)
+                pause = min(lease.due for lease in self._held.values()) - now
+                self._changed.wait(min(pause, threading.TIMEOUT_MAX))  # it is inf where none is due any more
             self._thread = None
             return None
 
@@ -93,10 +95,10 @@ class Leases:
         seconds = max(1, round(_now() - lease.paid_to))
         try:
             self._extend(http, sandbox_id, seconds)
-        except CallerError:  # it is gone, or not ours any more: the next call of the program says so
-            lease.due = float("inf")
-        except BayError:
-            lease.due = _now() + _AGAIN_S
+        except BayError as error:
+            # It may be gone, or not ours any more: the next call of the program says so.
+            is_over = isinstance(error, CallerError) and not error.retryable
+            lease.due = math.inf if is_over else _now() + _AGAIN_S
         else:
             lease.paid_to += seconds
             lease.due = _now() + RENEW_S
