@@ -61,6 +61,13 @@ def test_a_result_shows_itself_in_a_notebook(box: bay.Box, tmp_path: Path) -> No
     assert set(found._repr_mimebundle_(exclude=["text/plain"])) == {"image/png"}
 
 
+@pytest.mark.parametrize("given", ["abc", "h\u00e9"])
+def test_an_image_that_is_none_is_left_to_the_displays(box: bay.Box, given: str) -> None:
+    code = f"from IPython.display import display\ndisplay({{'image/png': {given!a}}}, raw=True)"
+    found = box.python.run(code).check()
+    assert (found.images, found.displays[0]["image/png"]) == ((), given)
+
+
 def test_a_repl_is_not_flooded_by_what_code_shows(box: bay.Box) -> None:
     code = f"from IPython.display import Image\nimport base64\nprint('x' * 100_000)\nImage(base64.b64decode('{PNG}'), format='png')"
     found = box.python.run(code).check()

@@ -147,7 +147,12 @@ def _image_in(bundle: dict[str, Any]) -> Image | None:
     if kind is None:
         return None
     text: str = bundle[kind]
-    return Image(text.encode() if kind == "image/svg+xml" else b64decode(text), kind)
+    if kind == "image/svg+xml":
+        return Image(text.encode("utf-8", "replace"), kind)
+    try:
+        return Image(b64decode(text), kind)
+    except ValueError:  # the code said so, and it is not: `displays` and `results` have what it gave
+        return None
 
 
 def lost(seq: int) -> CellEvent:
