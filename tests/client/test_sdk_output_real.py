@@ -180,6 +180,33 @@ def test_a_run_that_is_cancelled_ends_its_command(served: tuple[str, str]) -> No
     assert anyio.run(cancelled) == ""
 
 
+def test_a_start_that_is_cancelled_leaves_no_command(served: tuple[str, str]) -> None:
+    async def cancelled() -> list[str]:
+        async with bay.AsyncClient(*served) as client, client.sandbox() as box:
+            await box.stop()
+            seen = await client.sandboxes.get(box.id)
+            came = list[bay.AsyncProc]()
+
+            async def spawn() -> None:
+                came.append(await box.spawn("sleep 60"))
+
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(spawn)
+                    while (await seen.refresh()).compute == "cold":
+                        pass
+                    group.cancel_scope.cancel()
+            await box.run("true")  # what was under way has begun by now
+            kept = {proc.id for proc in came}
+            return [
+                proc.id
+                async for proc in box.execs.list()
+                if proc.info.state == "running" and proc.id not in kept
+            ]
+
+    assert anyio.run(cancelled) == []
+
+
 def test_a_run_takes_more_input_than_a_request_carries(box: bay.Box, served: tuple[str, str]) -> None:
     large = bytes(range(256)) * (80 << 10)
     result = box.run("cat", stdin=large, max_output_bytes=64 * MIB)

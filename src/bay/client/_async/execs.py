@@ -291,8 +291,16 @@ class AsyncExecs:
             more = cursor is not None
 
     async def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> AsyncProc:
-        """Start a command and return at once; see `SpawnOptions`, and `AsyncBox.run` for the rest."""
-        info = await self._start(spawn_body(command, options), new_id("exec"), None)
+        """Start a command and return at once; see `SpawnOptions`, and `AsyncBox.run` for the rest.
+
+        When the call is cancelled the command is ended, since nobody has it then.
+        """
+        exec_id = new_id("exec")
+        try:
+            info = await self._start(spawn_body(command, options), exec_id, None)
+        except BaseException as error:
+            await self._end_unless_failed(exec_id, error)
+            raise
         return AsyncProc(self._http, self._sandbox_id, info, Collected())
 
     async def run(

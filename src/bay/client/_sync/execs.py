@@ -290,8 +290,16 @@ class Execs:
             more = cursor is not None
 
     def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> Proc:
-        """Start a command and return at once; see `SpawnOptions`, and `Box.run` for the rest."""
-        info = self._start(spawn_body(command, options), new_id("exec"), None)
+        """Start a command and return at once; see `SpawnOptions`, and `Box.run` for the rest.
+
+        When the call is cancelled the command is ended, since nobody has it then.
+        """
+        exec_id = new_id("exec")
+        try:
+            info = self._start(spawn_body(command, options), exec_id, None)
+        except BaseException as error:
+            self._end_unless_failed(exec_id, error)
+            raise
         return Proc(self._http, self._sandbox_id, info, Collected())
 
     def run(
