@@ -78,6 +78,16 @@ def test_what_exists_is_given_as_it_is(client: bay.Client) -> None:
         client.sandboxes.create(exist_ok=True)
 
 
+def test_a_block_does_not_delete_a_sandbox_that_was_there(client: bay.Client) -> None:
+    with client.sandboxes.create(name="mine") as made:
+        with (
+            pytest.raises(bay.InvalidArgument, match="get_or_create"),
+            client.sandbox(name="mine", exist_ok=True),
+        ):
+            pass
+        assert not is_gone(client, made)
+
+
 def test_a_sandbox_that_has_expired_gives_its_name_back(client: bay.Client) -> None:
     old = client.sandboxes.create(name="short", ttl=1)
     for event in old.events():

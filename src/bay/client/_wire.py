@@ -156,6 +156,14 @@ def named(options: CreateOptions) -> str:
     return name
 
 
+def refuse_exist_ok(options: CreateOptions) -> None:
+    """Raises InvalidArgument where the end of a block deletes the sandbox."""
+    if options.get("exist_ok"):
+        raise InvalidArgument(
+            "exist_ok is not for sandbox(), which deletes at its end; one that stays comes from sandboxes.get_or_create()"
+        )
+
+
 def create_call(options: CreateOptions, key: str) -> Call:
     """The create, safe to repeat because of its key."""
     body = given(

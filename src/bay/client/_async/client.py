@@ -28,6 +28,7 @@ from bay.client._wire import (
     model,
     named,
     next_cursor,
+    refuse_exist_ok,
     sandbox_path,
 )
 from bay.errors import BayError, CallerError, Conflict, NotFound
@@ -197,12 +198,13 @@ class AsyncClient:
     async def sandbox(self, **options: Unpack[CreateOptions]) -> AsyncGenerator[AsyncBox, None]:
         """A sandbox for the length of a `with` block: ready at its start, deleted at its end, whatever happens.
 
-        Takes what `sandboxes.create` takes; `wait` is 60 seconds unless named. Raises SandboxNotReady
+        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named. Raises SandboxNotReady
         or DriverUnavailable when it does not get ready, and leaves nothing behind then either. Unless a `ttl` is
         named it lives for ten minutes that are renewed while the block lasts (not with a `transport` of your own), so
         that a program that is killed leaves nothing for longer.
         """
         known("sandbox", options, CreateOptions)
+        refuse_exist_ok(options)
         wait_s = options.get("wait") or READY_S
         leases = self._leases if options.get("ttl") is None else None
         wanted: CreateOptions = {**options, "wait": wait_s}
