@@ -105,11 +105,11 @@ def _is_free(bay: World):
 
 @pytest.mark.parametrize(
     ("pieces", "status"),
-    [((PATH, FILE, b"cut"), 400), ((FILE, b"cut"), 400), ((PATH * 2, FILE, b"x\r\n", END), 200),
+    [((PATH, FILE, b"cut"), 400), ((FILE, b"cut"), 400), ((PATH * 2, FILE, b"x\r\n", END), 422), ((PATH, FILE, b"x\r\n", END), 200),
      ((PATH.replace(b'"path"', b'"other"') * 65, FILE, b"x\r\n", END), 400), ((b"--other\r\n\r\n",), 400),
      ((b"",), 400), ((PATH, END), 422), ((FILE, b"x\r\n", END), 422),
      ((PATH.replace(b"\r\nx\r\n", b"\r\n" + b"x" * 40_000 + b"\r\n"), FILE, b"x\r\n", END), 400)],
-    ids=range(9),
+    ids=range(10),
 )  # fmt: skip
 async def test_a_form_that_is_none_writes_nothing(bay: World, pieces: tuple[bytes, ...], status: int) -> None:
     alice = await bay.client()

@@ -112,7 +112,8 @@ class Box:
 
     def act(self, verb: str, **body: Any) -> Json:
         """`stop`, `start`, `pause` and the like."""
-        return self.lab.ask("POST", self.path(f"/{verb}"), params={"wait": WAIT_S}, json=body or None)
+        wait = {"wait": WAIT_S} if verb in ("start", "resume") else {}
+        return self.lab.ask("POST", self.path(f"/{verb}"), params=wait, json=body or None)
 
     def delete(self) -> None:
         self.lab.ask("DELETE", self.path())

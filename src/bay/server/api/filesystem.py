@@ -32,6 +32,7 @@ router = APIRouter(
 )
 
 FilePath = Annotated[str, Query(max_length=8192, description="Relative to /workspace")]
+_PARTS = ("path", "file")
 _PATH_BYTES = 4 * 8192
 _UPLOAD = {
     "type": "object",
@@ -119,8 +120,8 @@ async def upload_file(caller: Writer, services: Svc, sandbox_id: str, request: R
 async def _upload(files: Files, caller: Caller, sandbox_id: str, form: Form) -> tuple[str, int]:
     """Take the parts `path` and `file`, in either order."""
     if not form.is_one:
-        raise _missing("path", "file")
-    if await _next_of(form, ("path", "file")) == "path":
+        raise _missing(*_PARTS)
+    if await _next_of(form, _PARTS) == "path":
         path = await form.text(_PATH_BYTES)
         await _next_of(form, ("file",))
         return await files.write(caller, sandbox_id, path, form.data())
@@ -133,8 +134,10 @@ async def _next_of(form: Form, wanted: tuple[str, ...]) -> str:
     name = await form.next_part()
     if name is None:
         raise _missing(*wanted)
+    if name not in _PARTS:
+        raise refusal(("body", name), unknown("field of this form", name, _PARTS))
     if name not in wanted:
-        raise refusal(("body", name), unknown("field of this form", name, wanted))
+        raise refusal(("body", name), f"{name} comes twice; send it once")
     return name
 
 
