@@ -119,6 +119,7 @@ FIGURES = f"""
 from IPython.display import display
 display({{"image/png": "{PNG}", "text/plain": "<Figure>"}}, raw=True)
 display({{"image/svg+xml": "<svg/>", "text/plain": "<Figure>"}}, raw=True)
+display({{"image/webp": "UklGRg==", "text/plain": "<Figure>"}}, raw=True)
 display({{"image/png": "not base64!", "text/plain": "<Broken>"}}, raw=True)
 6 * 7
 """
@@ -128,16 +129,18 @@ def test_figures_are_saved_where_it_is_said(cli: Any, tmp_path: Path) -> None:
     assert cli("python", "py", "-c", FIGURES).stdout.decode().split() == [
         "<Figure>",
         "<Figure>",
+        "<Figure>",
         "<Broken>",
         "42",
     ]
     into = tmp_path / "figures"
     done = cli("python", "py", "-c", FIGURES, "--save", str(into))
-    assert done.stdout.decode().split() == [f"{into}/figure-1.png", f"{into}/figure-2.svg", "<Broken>", "42"]
+    saved = [f"{into}/figure-{name}" for name in ("1.png", "2.svg", "3.webp")]
+    assert done.stdout.decode().split() == [*saved, "<Broken>", "42"]
     assert b"was not saved" in done.stderr
     assert (into / "figure-1.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert (into / "figure-2.svg").read_text() == "<svg/>"
     cli("python", "py", "-c", FIGURES, "--save", str(into), "--json")
     assert sorted(path.name for path in into.iterdir()) == [
-        "figure-1.png", "figure-2.svg", "figure-3.png", "figure-4.svg"
+        "figure-1.png", "figure-2.svg", "figure-3.webp", "figure-4.png", "figure-5.svg", "figure-6.webp"
     ]  # fmt: skip

@@ -8,7 +8,13 @@ from typing import Any
 
 from bay.cli._output import note
 
-_ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/svg+xml": "svg"}
+_ENDINGS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/svg+xml": "svg",
+}
 """In the order in which one is taken where there are several of one figure."""
 
 
