@@ -121,6 +121,15 @@ def test_rm_of_all_removes_all(bay: Cli) -> None:
     assert bay("rm", "--all").returncode == 0
 
 
+def test_what_is_gone_meanwhile_is_no_failure_of_rm_all(bay: Cli) -> None:
+    for _ in range(30):
+        api(bay, "/v1/sandboxes", {})
+    with bay.start("rm", "--all") as one, bay.start("rm", "--all") as other:
+        said = [(each.communicate(timeout=60)[1], each.returncode) for each in (one, other)]
+    assert said == [(b"", 0)] * 2
+    assert not sandboxes(bay)
+
+
 def test_a_name_that_is_nearly_one_is_named(bay: Cli) -> None:
     name = api(bay, "/v1/sandboxes", {"name": f"webshop-{os.urandom(4).hex()}"})["name"]
     for line in (["get", name[:-1]], ["cp", f"{name[:-1]}:x", "-"], ["exec", name[:-1], "true"]):

@@ -287,7 +287,7 @@ def rm(
             print_json({"id": box.id, "deleted": True})
         return True
 
-    return _each(ctx, names, act, missing_is_fine=force)
+    return _each(ctx, names, act, missing_is_fine=force or everything)
 
 
 def _each(
