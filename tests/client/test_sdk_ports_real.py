@@ -58,6 +58,14 @@ def test_an_app_is_found_shared_and_reached(client: bay.Client) -> None:
             box.url()
 
 
+def test_what_an_app_cannot_be_sent_is_refused_at_once(client: bay.Client) -> None:
+    with client.sandbox() as box:
+        with pytest.raises(bay.InvalidArgument, match=r"ports\.link"):
+            box.fetch(9, "/", headers={"authorization": "Basic eDp5"})
+        with pytest.raises(bay.InvalidArgument, match="this path cannot be sent"):
+            box.fetch(9, "/a\r\nX-More: 1")
+
+
 def test_a_port_where_nothing_listens_has_no_url_but_may_have_a_link(client: bay.Client) -> None:
     with client.sandbox(ports=[bay.PortSettings(port=9, access="public")]) as box:
         assert (box.info.ports, box.ports.list()) == ((bay.PortSettings(port=9, access="public"),), [])

@@ -227,6 +227,15 @@ def _segment(text: str) -> str:
     return quote(text, safe="")
 
 
+def refuse_authorization(headers: Mapping[str, str]) -> None:
+    """Raises InvalidArgument for a header that would take the place of the client's key."""
+    if any(name.lower() == "authorization" for name in headers):
+        raise InvalidArgument(
+            "fetch sends this client's key as Authorization, which the app does not see; for an app that wants "
+            "one of its own, make a URL by ports.link() and ask that"
+        )
+
+
 def app_path(sandbox_id: str, port: str, path: str) -> str:
     """The path by which an app on a port of a sandbox is reached, with its query. None leads out of the app."""
     way, _, query = path.partition("?")
@@ -439,6 +448,8 @@ def http_errors(url: str) -> Generator[None, None, None]:
             f"{url} did not answer in time; what was asked for may or may not have happened. "
             "Raise timeout_s if it needs longer"
         ) from error
+    except httpx.InvalidURL as error:  # only apps are asked for paths that are not ours
+        raise InvalidArgument(f"this path cannot be sent: {error}") from error
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise ConnectionFailed(
             f"the connection to {url} broke: {_words(error)}", details={"url": url, "sent": True}

@@ -10,7 +10,7 @@ import httpx
 from bay.client._async.http import AsyncHttp
 from bay.client._seam import async_sleep
 from bay.client._tunneling import checked_port
-from bay.client._wire import Call, app_path, items, model, sandbox_path
+from bay.client._wire import Call, app_path, items, model, refuse_authorization, sandbox_path
 from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 
@@ -63,6 +63,7 @@ class AsyncPorts:
         """Ask an app inside by HTTP; see `AsyncBox.fetch`."""
         body = content.encode() if isinstance(content, str) else content
         extra = dict(headers or {})
+        refuse_authorization(extra)
         if json is not None:
             body = dumps(json).encode()
             extra = {"Content-Type": "application/json", **extra}

@@ -12,7 +12,7 @@ import httpx
 from bay.client._seam import sleep
 from bay.client._sync.http import Http
 from bay.client._tunneling import checked_port
-from bay.client._wire import Call, app_path, items, model, sandbox_path
+from bay.client._wire import Call, app_path, items, model, refuse_authorization, sandbox_path
 from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 
@@ -65,6 +65,7 @@ class Ports:
         """Ask an app inside by HTTP; see `Box.fetch`."""
         body = content.encode() if isinstance(content, str) else content
         extra = dict(headers or {})
+        refuse_authorization(extra)
         if json is not None:
             body = dumps(json).encode()
             extra = {"Content-Type": "application/json", **extra}
