@@ -1,6 +1,6 @@
 """What a call does not know it refuses, whatever the call: made from the OpenAPI document and the routes, so a new one is in it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any, cast
 
 import httpx
@@ -107,6 +107,26 @@ async def test_a_call_that_takes_no_body_refuses_one(bay: World, alice: httpx.As
     box = (await create(alice))["id"]
     for empty in (b"", b"{}", b" {} ", b"null"):
         assert (await alice.post(f"/v1/sandboxes/{box}/keepalive", content=empty)).status_code == 200
+
+
+async def test_such_a_body_is_not_read_to_its_end(bay: World) -> None:
+    admin = await bay.client("root", "admin")
+    taken = 0
+
+    async def endless() -> AsyncGenerator[bytes]:
+        nonlocal taken
+        for _ in range(999):
+            taken += 1
+            yield b" " * 1024
+
+    calls = [
+        (method, path) for method, path, what in operations(bay.app.openapi()) if "requestBody" not in what
+    ]
+    assert ("GET", "/v1/sandboxes/none/files/content") in calls  # where a body of another method may be large
+    for method, path in calls:
+        taken = 0
+        assert_error(await admin.request(method, path, content=endless()), 422, "validation_error")
+        assert taken <= 2, (method, path)
 
 
 def sockets(routes: Iterable[object]) -> Iterator[str]:

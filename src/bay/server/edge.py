@@ -45,6 +45,8 @@ _PORT = re.compile(r"/v1/sandboxes/[^/]+/ports/[0-9]+/(?!links$).*", re.DOTALL)
 _UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)")
 _STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
 _LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|files/edit|execs)")
+_CARRYING = frozenset(("POST", "PUT"))
+"""The methods of the calls with large bodies; others of the same paths read and remove."""
 _WATCH = re.compile(r"/v1/sandboxes/[^/]+/files/watch")
 """A WebSocket that only reads, as which it is counted and audited."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -125,22 +127,31 @@ class Edge:
             belongs_to(scope, caller.owner)
         if scope["type"] == "websocket":
             return receive  # its messages are bounded where they are parsed
-        limit = self._limit_of(scope["path"])
+        limit = self._limit_of(scope)
         length = headers.one("content-length")
         if length is not None and int(length) > limit:
             raise _too_large(limit)
         limited = _limited(receive, limit)
-        if not _LARGE.fullmatch(scope["path"]) or (length is not None and int(length) <= LARGE):
+        if (
+            limit <= LARGE
+            or not _LARGE.fullmatch(scope["path"])
+            or (length is not None and int(length) <= LARGE)
+        ):
             return limited
         return self._large_bodies.of(scope["state"]["caller"].owner, limited)
 
-    def _limit_of(self, path: str) -> int:
+    def _limit_of(self, scope: Scope) -> int:
         """Bytes the body may have. JSON costs a multiple of its size to parse, so only what carries files is large."""
         # By the whole path: the last part of another may be a name that somebody chose.
+        path: str = scope["path"]
+        if _PORT.fullmatch(path):
+            return _ANY_SIZE  # nobody keeps it: it is read as fast as it is taken inside
+        if scope["method"] not in _CARRYING:
+            return min(LARGE, self._max_body_bytes)
         if _UPLOAD.fullmatch(path):
             return self._max_upload_bytes
-        if _STDIN.fullmatch(path) or _PORT.fullmatch(path):
-            return _ANY_SIZE  # nobody keeps it: it is read as fast as it is taken inside
+        if _STDIN.fullmatch(path):
+            return _ANY_SIZE
         large = _LARGE.fullmatch(path)
         return self._max_body_bytes if large else min(LARGE, self._max_body_bytes)
 
