@@ -7,7 +7,7 @@ import httpx
 import pytest
 from attaching import refused
 from fastapi.routing import APIRouter, APIWebSocketRoute
-from server_harness import Json, Served, World, assert_error, create
+from server_harness import Json, Served, World, assert_error, create, eventually, within
 
 pytestmark = pytest.mark.anyio
 
@@ -231,6 +231,23 @@ async def test_a_part_of_an_upload_s_form_that_is_not_known_is_refused(alice: ht
     )
     error = assert_error(answer, 422, "validation_error")
     assert "there is no field of this form paht; did you mean path?" in error["message"]
+
+
+@pytest.mark.parametrize("order", [("path", "file"), ("file", "path")])
+@pytest.mark.parametrize(("last", "said"), [("mode", "no field of this form mode"), ("path", "comes twice")])
+async def test_so_is_one_behind_the_others_and_nothing_is_written(
+    alice: httpx.AsyncClient, order: tuple[str, str], last: str, said: str
+) -> None:
+    box = (await create(alice))["id"]
+    parts = [(name, (None, "kept.txt")) for name in (*order, last)]
+    answer = await alice.post(f"/v1/sandboxes/{box}/filesystem/upload", files=parts)
+    assert said in assert_error(answer, 422, "validation_error")["message"]
+
+    async def is_empty() -> bool:  # once Ship has seen that the upload broke off
+        listed = await alice.get(f"/v1/sandboxes/{box}/filesystem/directories")
+        return listed.json()["entries"] == []
+
+    await within(eventually(is_empty))
 
 
 async def test_the_document_says_what_bodies_are_read_as_they_come_and_what_an_exec_takes(bay: World) -> None:

@@ -124,21 +124,38 @@ async def _upload(files: Files, caller: Caller, sandbox_id: str, form: Form) -> 
     if await _next_of(form, _PARTS) == "path":
         path = await form.text(_PATH_BYTES)
         await _next_of(form, ("file",))
-        return await files.write(caller, sandbox_id, path, form.data())
+        return await files.write(caller, sandbox_id, path, _to_the_end(form))
     async with files.spool.holding(caller.owner, form.data()) as content:
         await _next_of(form, ("path",))
-        return await files.write(caller, sandbox_id, await form.text(_PATH_BYTES), content)
+        path = await form.text(_PATH_BYTES)
+        await _check_end(form)
+        return await files.write(caller, sandbox_id, path, content)
+
+
+async def _to_the_end(form: Form) -> AsyncGenerator[bytes]:
+    """The bytes of the part, which has to be the last: what raises here keeps the file from being put in place."""
+    async for piece in form.data():
+        yield piece
+    await _check_end(form)
+
+
+async def _check_end(form: Form) -> None:
+    if (name := await form.next_part()) is not None:
+        raise _refusal(name)
 
 
 async def _next_of(form: Form, wanted: tuple[str, ...]) -> str:
     name = await form.next_part()
     if name is None:
         raise _missing(*wanted)
-    if name not in _PARTS:
-        raise refusal(("body", name), unknown("field of this form", name, _PARTS))
     if name not in wanted:
-        raise refusal(("body", name), f"{name} comes twice; send it once")
+        raise _refusal(name)
     return name
+
+
+def _refusal(name: str) -> RequestValidationError:
+    twice = f"{name} comes twice; send it once"
+    return refusal(("body", name), twice if name in _PARTS else unknown("field of this form", name, _PARTS))
 
 
 def _missing(*names: str) -> RequestValidationError:
