@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from attaching import attached, refused
-from server_harness import Served, create, eventually, within
+from server_harness import Served, assert_error, create, eventually, within
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
@@ -88,6 +88,21 @@ async def test_a_request_that_is_no_handshake_gets_an_answer(
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
     assert (await client.get(f"/v1/sandboxes/{path}", headers=upgrade)).status_code in (400, 426)
     assert (await client.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [({}, b"x"), ({"Cookie": "a=" + "x" * 9000}, b""), ({f"X-{n}": "1" for n in range(140)}, b"")],
+    ids=["body", "long-line", "many-headers"],
+)
+async def test_so_does_one_that_cannot_be_read(
+    live: Served, client: httpx.AsyncClient, path: str, headers: dict[str, str], body: bytes
+) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", **headers}
+    asked = client.request("GET", f"/v1/sandboxes/{path}", headers=upgrade, content=body)
+    answer = await within(asked)
+    assert answer.headers["connection"] == "close"
+    assert "128 headers" in assert_error(answer, 400, "validation_error")["message"]
 
 
 async def test_attaching_is_audited_once_when_it_begins_and_refusals_too(

@@ -116,18 +116,8 @@ class Http(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     def _refuse(self, error: BayError) -> None:
-        request_id = f"req-{secrets.token_hex(8)}"
-        answer = error_response(error, request_id)
-        headers = [
-            *self.server_state.default_headers,
-            *answer.raw_headers,
-            (b"x-request-id", request_id.encode()),
-        ]
-        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
         if self._is_between() or not self.cycle.response_started:
-            self.transport.write(
-                STATUS_LINE[error.status] + lines + b"connection: close\r\n\r\n" + bytes(answer.body)
-            )
+            self.transport.write(last_answer(error, self.server_state.default_headers))
         self.transport.close()
         if not self._is_between():
             self.cycle.disconnected = True  # nothing that is said now would be read as the answer
@@ -137,6 +127,15 @@ class Http(HttpToolsProtocol):
 def http_among(connections: Connections) -> type[Http]:
     """The protocol of the clients that stand among `connections`."""
     return type("Http", (Http,), {"crowd": connections})
+
+
+def last_answer(error: BayError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The answer to what is no request, after which the connection is closed."""
+    request_id = f"req-{secrets.token_hex(8)}"
+    answer = error_response(error, request_id)
+    headers = [*default_headers, *answer.raw_headers, (b"x-request-id", request_id.encode())]
+    lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+    return STATUS_LINE[error.status] + lines + b"connection: close\r\n\r\n" + bytes(answer.body)
 
 
 def _authority_of(url: bytes) -> str:

@@ -13,8 +13,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from bay.errors import BadRequest
 from bay.server.connections import Connection
-from bay.server.heads import PLACE
+from bay.server.heads import PLACE, last_answer
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -29,6 +30,9 @@ _FRAGMENTS = 1024
 _SLICE = 16 * 1024
 _LAST_S = 10.0
 _LEAVE_S = 1.0
+_NO_REQUEST = (
+    "a WebSocket is asked for without a body, by at most 128 headers and lines of at most 8,190 bytes"
+)
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -62,6 +66,15 @@ class Socket(WebSocketsSansIOProtocol):
         """Parse what has come until there is a message for the application; after its last word all of it."""
         while self._unread and (self.queue.empty() or self.close_sent):
             super().data_received(self._unread.popleft())
+            if self.conn.handshake_exc is not None and not self.handshake_initiated:
+                self._refuse()
+
+    def _refuse(self) -> None:
+        """Answer what is no request for a WebSocket; uvicorn would leave it open, without a word and for ever."""
+        self._unread.clear()
+        self.close_sent = self.handshake_complete = True
+        self.transport.write(last_answer(BadRequest(_NO_REQUEST), self.default_headers))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
