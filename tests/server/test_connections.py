@@ -1,5 +1,6 @@
 """Who has to leave when there is no more room for connections, and who stays."""
 
+import time
 from typing import Any
 
 import pytest
@@ -108,4 +109,24 @@ def test_addresses_that_one_client_has_are_counted_together(others: list[str]) -
     crowd.join("elsewhere", address="2001:db8:0:1::1")
     assert crowd.gone() == set()
     crowd.join("third", address=others[0])
+    crowd.all.look(time.monotonic() + 2)
     assert crowd.gone() == {"first"}
+
+
+def test_many_that_come_at_once_from_one_address_have_time_to_show_a_key() -> None:
+    crowd = Crowd(most=20, of_address=2)
+    crowd.join("a1", "a2", "a3", "a4", "a5")
+    crowd.all.look(time.monotonic())
+    assert crowd.gone() == set()
+    for name in ("a1", "a2", "a3"):
+        crowd.named[name].asked()
+        crowd.named[name].belongs_to("alice")
+    crowd.join("s1")
+    crowd.all.look(time.monotonic() + 2)
+    assert crowd.gone() == {"a4"}
+
+
+def test_one_address_never_has_more_than_half_of_the_room() -> None:
+    crowd = Crowd(most=8, of_address=2)
+    crowd.join("s1", "s2", "s3", "s4", "s5", "s6")
+    assert crowd.gone() == {"s1", "s2"}

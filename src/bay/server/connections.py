@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -49,7 +50,7 @@ class Bounds:
 
     most: int
     most_of_address: int | None
-    """Of those in whose name no owner stands."""
+    """Of those in whose name no owner stands, once they have had a second to show a key."""
     head_s: float
     body_s: float
     idle_s: float
@@ -165,7 +166,10 @@ class Connections:
                 told = now
 
     def look(self, now: float) -> None:
-        """Turn away all that should have moved by `now`."""
+        """Turn away all that should have moved by `now`, or are too many of one address."""
+        if self._bounds.most_of_address is not None:
+            for beside in list(self._nameless.values()):
+                self._trim(beside, len(beside) - self._bounds.most_of_address, now)
         self._hurry(self._waiting, self._bounds.head_s, now)
         self._hurry(self._idle, self._bounds.idle_s, now)
         for group in (self._visiting, *self._owned.values()):
@@ -202,9 +206,17 @@ class Connections:
                 )
             )
 
+    def _trim(self, beside: Group, surplus: int, now: float) -> None:
+        """Have so many of an address go. Who came just now has time to show a key: a client may open hundreds at once."""
+        if surplus > 0:
+            old = (one for one in beside if one not in self._visiting and now - one.since >= _LOOK_S)
+            for connection in list(islice(old, surplus)):
+                self._drop(connection, "of_address")
+
     def _keep_room(self, newest: Connection) -> None:
         beside = self._nameless[newest.address]
-        if self._bounds.most_of_address is not None and len(beside) > self._bounds.most_of_address:
+        of_address = self._bounds.most_of_address
+        if of_address is not None and len(beside) > max(of_address, self._bounds.most // 2):
             self._drop(next(one for one in beside if one not in self._visiting), "of_address")
         elif len(self) > self._bounds.most:
             self._drop(self._oldest(newest), "in_all")
