@@ -213,7 +213,7 @@ async def test_generations_go_on_from_what_the_host_remembers(place: Path) -> No
         one = await write(alice, "one", "kept", "1")
         saved = await saving(place, with_files=False)
         for _ in range(3):
-            assert (await alice.post("/v1/sandboxes/one/stop", params={"wait": 15})).is_success
+            assert (await alice.post("/v1/sandboxes/one/stop")).is_success
             await bay.settled(one["id"], lambda record: record.session is None)
             await read(alice, "one", "kept")
         before = await bay.bay.cargo.fenced(one["cargo_id"], one["id"])

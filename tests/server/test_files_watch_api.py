@@ -214,10 +214,7 @@ async def test_what_happens_is_told_to_a_key_that_may_only_read(
         )
         assert put.status_code == 200
         assert await told(socket) == {"type": "created", "path": f"{top}/ü", "is_dir": True}
-        events = [await told(socket)]
-        while events[-1]["type"] != "moved":
-            events.append(await told(socket))
-        assert events[-1]["to"] == f"{top}/ü/x"
+        assert await told(socket) == {"type": "created", "path": f"{top}/ü/x", "is_dir": False}
         await socket.send("hello")
         with pytest.raises(ConnectionClosed):
             await told_for_ever(socket)
@@ -237,7 +234,7 @@ async def test_the_end_of_what_is_watched_and_of_the_sandbox_is_told(
         assert (await told(gone))["type"] == "deleted"
         await within(gone.wait_closed())
         assert gone.close_code == 1000
-        await client.post(f"/v1/sandboxes/{box['id']}/stop", params={"wait": 15})
+        await client.post(f"/v1/sandboxes/{box['id']}/stop")
         with pytest.raises(ConnectionClosed):
             await told_for_ever(stopped)
         assert stopped.close_code == 4410

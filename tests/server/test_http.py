@@ -204,7 +204,12 @@ def test_it_says_where_it_serves_and_shows_a_new_key_once(root: Path) -> None:
     with serving(root, BAY_API_KEY="") as second:
         assert httpx.get(f"{second.url}/v1/sandboxes", headers=headers).status_code == 200
         assert second.end(signal.SIGINT) == 0
-        assert read_line(second.process) == ""
+        said = [read_line(second.process) for _ in range(4)]
+        assert said[0] == f"  export BAY_URL={second.url}\n"
+        assert said[1] == f'  export BAY_API_KEY="$(cat {kept})"\n'
+        assert said[2].startswith(f"The API is at {second.url}/docs.")
+        assert said[3] == ""
+        assert not any("shown once" in line or key in line for line in said)
 
 
 def complaint(ended: "subprocess.CompletedProcess[str]") -> str:

@@ -126,8 +126,9 @@ async def test_a_sandbox_beyond_the_running_ones_is_made_but_not_woken(root: Pat
             await shell(alice, first["id"], "true")
             await shell(alice, first["id"], "true")
             path = f"/v1/sandboxes/{second['id']}"
-            for call in (f"{path}/shell/exec", f"{path}/start", f"{path}/execs"):
-                refused(await alice.post(call, json={"command": "true"}), "running", 1, 1, "owner")
+            command = {"command": "true"}
+            for call, body in (("shell/exec", command), ("start", None), ("execs", command)):
+                refused(await alice.post(f"{path}/{call}", json=body), "running", 1, 1, "owner")
             refused(await alice.post("/v1/sandboxes", params={"wait": 5}), "running", 1, 1, "owner")
             assert (await alice.post(f"/v1/sandboxes/{first['id']}/stop")).status_code == 200
             await shell(alice, second["id"], "true")
