@@ -24,8 +24,9 @@ def test_meta_describes_ship(ship: Ship) -> None:
     assert meta["workspace"] == str(ship.workspace)
     assert meta["user"] == "ship"
     assert set(meta) == {
-        "name", "version", "protocol", "capabilities", "user", "uid", "workspace", "python", "image",
+        "name", "version", "runtime", "protocol", "capabilities", "user", "uid", "workspace", "python", "image",
     }  # fmt: skip
+    assert meta["runtime"] == {"name": "ship", "version": meta["version"]}
     assert meta["image"]["shell"] == "/bin/bash"
 
 
