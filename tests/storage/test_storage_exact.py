@@ -64,6 +64,21 @@ async def _out_and_in(bay: Pooled, box: str, kind: str, checkpoint: str, wanted:
     assert differing(await manifest(bay, other, kind), wanted) == {}
 
 
+async def test_a_machine_is_not_replaced_by_a_checkpoint_of_a_workspace_alone(bay: Pooled) -> None:
+    machine, plain = await bay.create("machine"), await bay.create()
+    await bay.sh(
+        machine, "echo tool > /usr/local/bin/tool; echo of the machine > /workspace/file", user="root"
+    )
+    await bay.sh(plain, "echo plain > file")
+    refused = await bay.call(
+        "POST", f"/sandboxes/{machine}/checkpoints/{await bay.checkpoint(plain)}/restore"
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert await bay.sh(machine, "cat /usr/local/bin/tool file") == "tool\nof the machine"
+    await bay.restore(plain, await bay.checkpoint(machine))
+    assert await bay.sh(plain, "cat file") == "of the machine"
+
+
 async def test_a_checkpoint_is_one_moment_across_files_that_a_program_keeps_open(bay: Pooled) -> None:
     box = await bay.create()
     writer = await bay.begin(box, "python3", "-c", WRITER)

@@ -103,13 +103,21 @@ class Snapshots:
         return found
 
     async def restorable(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
-        """What may be put back into the sandbox: a checkpoint of its own by id or name, or of its owner by id. Raises NotFound."""
+        """What may be put back into the sandbox: a checkpoint of its own by id or name, or of its owner by id.
+
+        Raises NotFound, and Conflict for one without the root file system that the sandbox has and would lose.
+        """
         async with self._store.read() as db:
             found = await checkpoints.find(db, sandbox.id, ref)
             found = found or await checkpoints.find_owned(db, sandbox.owner, ref)
         if found is None:
             raise NotFound(
                 f"there is no checkpoint {ref} of sandbox {sandbox.id}; one of another sandbox is given by its id"
+            )
+        if sandbox.persist == "machine" and found.persist == "workspace":
+            raise Conflict(
+                f"checkpoint {found.id} is of /workspace alone, and sandbox {sandbox.id} would lose all else that it keeps; "
+                "make a sandbox of it instead, by from_checkpoint"
             )
         return found
 
