@@ -99,6 +99,11 @@ def test_serve_prints_lines_that_a_shell_takes(environment: dict[str, str]) -> N
         assert (done.returncode, " web " in done.stdout) == (0, True)
         secret = next(line for line in said if line.startswith("API key")).rpartition(" ")[2]
         assert sum(secret in line for line in said) == 1
+        tried = said[-1].split("`")[1]
+        done = subprocess.run(
+            ["sh", "-c", tried], capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
+        assert (done.stdout, done.returncode) == ("hello\n", 0)
     with serving(environment) as again:
         assert not any(secret in line for line in again)
         assert sum(line.startswith("  export ") for line in again) == 2

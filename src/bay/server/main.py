@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -228,9 +229,19 @@ def _announce(url: str, bay: Bay) -> None:
     if bay.settings.api_key is None and kept.exists():
         lines.append(f'  export BAY_API_KEY="$(cat {shlex.quote(str(kept))})"')
     usual = bay.settings.data_dir == Settings.model_fields["data_dir"].default
-    here = "no export" if usual else f"only BAY_DATA_DIR={bay.settings.data_dir}"
-    lines.append(f"The API is at {url}/docs. On this machine root needs {here}: try `bay run echo hello`.")
+    here = "no export" if usual else f"only BAY_DATA_DIR={shlex.quote(str(bay.settings.data_dir))}"
+    lines.append(
+        f"The API is at {url}/docs. On this machine root needs {here}: try `{_program()} run echo hello`."
+    )
     print("\n".join(lines), flush=True)  # noqa: T201
+
+
+def _program() -> str:
+    """What a shell calls the command that runs here: by its name where PATH leads to it, else by its path."""
+    called, found = sys.argv[0], shutil.which("bay")
+    if os.path.basename(called) != "bay" or (found is not None and os.path.samefile(found, called)):
+        return "bay"
+    return shlex.quote(called)
 
 
 def _announce_json(url: str, bay: Bay) -> None:
