@@ -352,6 +352,17 @@ async def test_the_environment_of_a_sandbox_reaches_its_default_kernel_at_its_st
         await clear(root)
 
 
+async def test_an_environment_that_escaped_is_long_keeps_no_eager_sandbox_from_its_start(root: Path) -> None:
+    profiles = {"python-default": ProfileSettings.model_validate({"kernel": "eager"})}
+    try:
+        async with world(root, profiles=profiles) as bay:
+            alice = await bay.client()
+            box = (await create(alice, wait=15, env={"SMILES": "\U0001f642" * 12_000}))["id"]
+            assert await printed(alice, box, "import os; print(len(os.environ['SMILES']))") == "12000\n"
+    finally:
+        await clear(root)
+
+
 async def test_an_eager_kernel_is_there_before_any_code(root: Path) -> None:
     profiles = {"python-default": ProfileSettings.model_validate({"kernel": "eager"})}
     try:

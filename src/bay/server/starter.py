@@ -1,6 +1,7 @@
 """Starting a session: its turn, the fence, the driver's steps each saved as it appears, and a turn-round when it is wanted no more."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import Coroutine
 from contextlib import aclosing
@@ -21,8 +22,8 @@ from bay.store import events, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
-_MOST_KERNEL_ENV = 16 << 10
-"""Characters: escaped, they fit into one variable of 128 KiB (execve(2))."""
+_MOST_KERNEL_ENV = 96 << 10
+"""Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
 
 
 class Starter:
@@ -181,4 +182,4 @@ class Starter:
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
     """What an eager kernel starts with. Else, or when it is too much for one variable, its first cell brings it."""
     env = {**profile.env, **sandbox.env} if profile.kernel == "eager" else {}
-    return env if sum(map(len, (*env, *env.values()))) <= _MOST_KERNEL_ENV else {}
+    return env if len(json.dumps(env)) <= _MOST_KERNEL_ENV else {}
