@@ -79,7 +79,7 @@ class Ring:
         if not data:
             return
         if not self._grow_last(stream, data, t):
-            kept = data if self._due_bytes else data[-self._capacity :]
+            kept = data[-self._capacity :] if self._due is None else data
             offset = self.next_offset + len(data) - len(kept)
             self._pieces.append(Piece(offset, stream, bytearray(kept) if len(kept) < _SMALL else kept, t))
         self.next_offset += len(data)

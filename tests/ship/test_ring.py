@@ -83,3 +83,17 @@ def test_an_offset_in_the_older_half_is_in_danger() -> None:
     ring.append("stdout", b"4", 0.0)
     assert ring.endangers(0)
     assert not ring.endangers(1)
+
+
+@given(st.integers(1, 30), writes)
+def test_what_is_due_to_a_reader_stays_whole(capacity: int, written: Writes) -> None:
+    ring = Ring(capacity)
+    got = list[tuple[Stream, int]]()
+    ring.keep_from(0)
+    for count, (stream, data) in enumerate(written):
+        ring.append(stream, data, count * 0.01)
+        for piece in ring.read(len(got), 100):
+            assert piece.offset == len(got)
+            got += [(piece.stream, byte) for byte in piece.data]
+        ring.keep_from(len(got))
+    assert got == all_bytes(written)
