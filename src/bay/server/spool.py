@@ -1,6 +1,5 @@
 """Where bytes wait that came before it is known where they go: files without a name in the data directory, within a budget."""
 
-import asyncio
 import errno
 import os
 from collections import Counter
@@ -10,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from bay.drivers.threads import in_new_thread
 from bay.errors import PayloadTooLarge, QuotaExceeded, StorageFull
 
 _SHARE = 4
@@ -35,13 +35,13 @@ class Spool:
     async def holding(self, owner: str, body: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
         """All of `body`, once it has come, to be read once. Raises PayloadTooLarge, QuotaExceeded, StorageFull."""
         taken = 0
-        with await asyncio.to_thread(self._open) as file:
+        with await in_new_thread(self._open) as file:
             try:
                 async for piece in body:
                     taken += len(piece)
                     self._used[owner] += len(piece)
                     self._check(owner, taken)
-                    await asyncio.to_thread(_write, file, piece)
+                    await _wrote(file, piece)
                 file.seek(0)
                 yield _read(file)
             finally:
@@ -66,6 +66,11 @@ class Spool:
             )
 
 
+async def _wrote(file: IO[bytes], data: bytes) -> None:
+    # Cancelled, this waits for the thread: the file is closed next, and its number may be another file's at once.
+    await in_new_thread(lambda: _write(file, data))
+
+
 def _write(file: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     try:
@@ -78,5 +83,5 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 async def _read(file: IO[bytes]) -> AsyncGenerator[bytes]:
-    while data := await asyncio.to_thread(os.read, file.fileno(), _READ_BYTES):
+    while data := await in_new_thread(lambda: os.read(file.fileno(), _READ_BYTES)):
         yield data
