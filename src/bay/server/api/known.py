@@ -23,7 +23,7 @@ async def only_known(connection: HTTPConnection) -> None:
     """Raises RequestValidationError for a query parameter or a body that the route does not take."""
     route: Route = connection.scope["route"]
     if query := connection.scope["query_string"]:
-        _check_query(query, _names(route.dependant))
+        _check_query(query, _names_of(route))
     if isinstance(connection, Request) and _has_body(connection) and not _reads_body(route):
         await _check_no_body(connection)
 
@@ -55,6 +55,16 @@ def refusal(place: tuple[str, ...], message: str) -> RequestValidationError:
     return RequestValidationError(
         [{"type": "extra_forbidden", "loc": tuple(map(shown, place)), "msg": message}]
     )
+
+
+_FOUND: dict[object, set[str]] = {}
+"""The names of each route that was asked, by its function. Every request with a query needs them."""
+
+
+def _names_of(route: Route) -> set[str]:
+    if route.endpoint not in _FOUND:
+        _FOUND[route.endpoint] = _names(route.dependant)
+    return _FOUND[route.endpoint]
 
 
 def _names(dependant: Dependant) -> set[str]:
