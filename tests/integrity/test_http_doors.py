@@ -10,6 +10,7 @@ import httpx
 import pytest
 from counting import LARGEST, MIB, PERFECT, ROOMY, SIZES, judged, printing
 from examples.own_server import OwnServer
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 import bay
@@ -99,14 +100,21 @@ def test_many_readers_of_one_command_beside_the_one_it_waits_for(
     size = min(LARGEST, 20 * MIB)
     exec_id = start(http, path, size)
     told: list[bool] = []
+    all_here = threading.Barrier(5, timeout=20)
 
     def watch() -> None:
         with attached(server, box, exec_id, claim=False) as socket:
-            told.append(judged(size, frames(socket)) == PERFECT or socket.close_code == 4410)
+            all_here.wait()
+            try:
+                told.append(judged(size, frames(socket)) == PERFECT)
+            except ConnectionClosedError:
+                told.append(socket.close_code == 4410)
 
     watchers = [threading.Thread(target=watch) for _ in range(4)]
     for watcher in watchers:
         watcher.start()
+    # The command stands still until its own reader comes, so that all others find its first byte.
+    all_here.wait()
     with attached(server, box, exec_id, claim=True) as socket:
         assert judged(size, frames(socket)) == PERFECT
     for watcher in watchers:
