@@ -10,8 +10,8 @@ from pathlib import Path
 from examples.own_server import OwnServer, own_server
 
 from bay.client import Box, Client
+from bay.linux import namespaces
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network import namespaces
 from bay.network.host import Network
 from bay.network.seats import Seat
 from bench.base import Bench, create_and_run, ms

@@ -1,6 +1,6 @@
 """Networks to measure in: a site behind the host with servers that count and echo, and a bridge as Docker makes one.
 
-Everything is made from a thread that is in a network namespace of its own (`bay.network.namespaces.inside_new`), so that
+Everything is made from a thread that is in a network namespace of its own (`bay.linux.namespaces.inside_new`), so that
 this machine's network is not touched, and is gone with it.
 """
 
@@ -16,8 +16,8 @@ import dns.message
 import dns.rrset
 
 from bay.drivers.oci import netns
-from bay.network import namespaces
-from bay.network.nft import Nft
+from bay.linux import namespaces
+from bay.linux.nftables import Nft
 
 SITE, HOST = "5.5.5.1", "5.5.5.2"
 SINK, ECHO = 5001, 5002

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import httpx
 
-from bay import trees
 from bay.client import Client
 from bay.errors import BayError
+from bay.linux import remove_tree
 from examples import host_view
 
 START_S = 60.0
@@ -193,5 +193,5 @@ def _remove(folder: Path) -> list[str]:
     left = host_view.remove_containers(folder) + host_view.unmount_below(folder)
     # Never through a mount: what is below one may be the host's own files. And sandboxes nest deeper than shutil goes.
     if not host_view.mounts_below(folder):
-        asyncio.run(trees.remove(folder))
+        asyncio.run(remove_tree.remove(folder))
     return left

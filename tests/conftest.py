@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from bay.drivers.oci import mounts, netns
+from bay.drivers.oci import netns
+from bay.linux import mounts
 
 # A rule that fails must not let a packet out of this machine, and a Bay under test must not change its network: root's
 # tests run, with all that they start, in a network namespace that has loopback and no way to any other device.

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bay import trees
 from bay.cargo.archive import Packer, Unpacker, open_beneath
 from bay.cargo.pax import Reader
 from bay.errors import BadRequest
+from bay.linux import remove_tree
 
 ROOT = os.geteuid() == 0
 WS = "cargo/ws-" + "0" * 24
@@ -191,7 +191,7 @@ def test_a_tree_deeper_than_any_path_survives(tree: Path, into: Path) -> None:
     assert os.listdir(bottom) == ["bottom"]
     for fd in (top, bottom):
         os.close(fd)
-    asyncio.run(trees.remove(tree, into))  # pytest cannot
+    asyncio.run(remove_tree.remove(tree, into))  # pytest cannot
 
 
 def test_no_link_is_followed_while_packing_and_a_socket_is_left_out(tree: Path, tmp_path: Path) -> None:

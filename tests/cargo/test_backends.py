@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
-from bay import btrfs
 from bay.cargo.base import Fence, StaleGeneration
 from bay.cargo.btrfs import BtrfsCargo
 from bay.errors import InvalidArgument, NotFound, StorageFull
 from bay.ids import new_id
+from bay.linux import btrfs
 from pools import BACKENDS, MIB, Backend, make, needs_btrfs, opened, small_disk, write
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 async def cargo(kind: str, data_dir: Path) -> AsyncGenerator[Backend]:
     async with opened(kind, data_dir) as backend:
-        with blockbuster_ctx(["bay.cargo", "bay.btrfs"]):
+        with blockbuster_ctx(["bay.cargo", "bay.linux.btrfs"]):
             yield backend
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from dying import lines_of, run_and_die
 
-from bay import btrfs
-from bay.cargo import loops
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.pool import Pool, device_at
 from bay.cargo.sizes import GIB, SMALLEST, Host, next_size, wanted
 from bay.errors import DriverUnavailable, StorageFull
 from bay.ids import new_id
+from bay.linux import btrfs, loops
 from pools import MIB, loops_of, needs_btrfs, opened, pool_in, small_disk, unmounted_after, write
 
 pytestmark = [pytest.mark.anyio, needs_btrfs]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
-from bay import trees
 from bay.cargo.directory import DirectoryCargo
 from bay.errors import DriverUnavailable
 from bay.ids import new_id
+from bay.linux import remove_tree
 
 pytestmark = pytest.mark.anyio
 
@@ -67,14 +67,14 @@ async def test_what_the_host_refuses_to_remove_holds_up_nothing_else(
     cargo: DirectoryCargo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stubborn, other = new_id("ws"), new_id("ws")
-    remove = trees.remove
+    remove = remove_tree.remove
 
     async def refusing(tree: Path) -> None:
         if tree.name.startswith(stubborn):
             raise DriverUnavailable("busy")
         await remove(tree)
 
-    monkeypatch.setattr(trees, "remove", refusing)
+    monkeypatch.setattr(remove_tree, "remove", refusing)
     for cargo_id in (stubborn, other):
         await cargo.create(cargo_id)
         await cargo.remove(cargo_id)

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from driver_harness import mounts_of_the_host
 
-from bay.drivers import processes
-from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, mounts, probe, rlimits, userns
+from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, probe, rlimits, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
 from bay.drivers.oci.sealed import SealedCopy
-from bay.drivers.processes import closing_fd
-from bay.drivers.threads import opened_in_thread
 from bay.errors import DriverUnavailable, InvalidArgument
+from bay.linux import mounts, processes
+from bay.linux.processes import closing_fd
+from bay.linux.threads import opened_in_thread
 
 START = 1_879_048_192
 

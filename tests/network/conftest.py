@@ -12,13 +12,13 @@ from lab import Lab, lab
 from world import LAN, LAN6, World, world
 
 from bay.drivers.oci import closure
-from bay.network import nft
+from bay.linux import nftables
 
 
 @pytest.fixture(scope="session")
 def cache() -> Generator[Path]:
     """Ship's closure and the image, made once for all tests."""
-    if not can_run() or not nft.is_installed():
+    if not can_run() or not nftables.is_installed():
         pytest.skip("sandboxes with a network need root, runc and libnftables")
     with _short_directory() as path:
         closure.build(path / "closures")  # here and not by a Bay, which is expected to be up within seconds

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from lab import Box
 
-from bay.network import namespaces
-from bay.network.nft import Nft
+from bay.linux import namespaces
+from bay.linux.nftables import Nft
 from bay.network.seats import Seat
 
 T = TypeVar("T")

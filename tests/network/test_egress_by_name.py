@@ -24,7 +24,7 @@ from world import (
     World,
 )
 
-from bay.network.nft import Nft
+from bay.linux.nftables import Nft
 
 GOOD, BAD = "good.example", "bad.example"
 TTL_S = 60

@@ -12,8 +12,8 @@ from server_harness import until
 
 from bay.drivers.oci import netns
 from bay.errors import DriverUnavailable
+from bay.linux import namespaces, sysctls
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network import namespaces, sysctls
 from bay.network.conntrack import Conntrack
 from bay.network.firewalls import dropping
 from bay.network.host import Network

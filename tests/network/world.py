@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from upstream import Upstream, serving_on
 
 from bay.drivers.oci import netns
-from bay.network import namespaces, sysctls
-from bay.network.nft import Nft
+from bay.linux import namespaces, sysctls
+from bay.linux.nftables import Nft
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ import httpx
 import pytest
 from server_harness import assert_error, clear, create, settings_in, shell, ships, short_dir, until, world
 
-from bay import btrfs
 from bay.cargo import choose
 from bay.errors import BadRequest, Conflict, DriverUnavailable, InternalError
+from bay.linux import btrfs
 from bay.server import main
 from bay.server.app import Bay
 from bay.server.backup import MANIFEST, Restored, backup, restore

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from storage_bay import MIB, Pooled
 
-from bay import btrfs
+from bay.linux import btrfs
 
 pytestmark = pytest.mark.anyio
 

@@ -14,10 +14,10 @@ from typing import Literal
 
 import structlog
 
-from bay import btrfs
 from bay.cargo.pool import Pool
 from bay.cargo.shelf import Shelf, host_errors
 from bay.errors import BayError
+from bay.linux import btrfs
 
 _PERIOD_S = 5.0
 _GROUPS_EACH = 12

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bay import btrfs
-from bay.cargo import choose, loops
+from bay.cargo import choose
 from bay.cargo.pool import Pool, device_at
 from bay.cargo.sizes import MIB, pool_reserve
 from bay.errors import DriverUnavailable
+from bay.linux import btrfs, loops
 
 _CHECK_S = 3600
 _SAID = 800

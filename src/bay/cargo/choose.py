@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bay import btrfs
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.directory import DirectoryCargo
 from bay.cargo.pool import Pool
-from bay.cargo.renames import sync_directory
 from bay.errors import DriverUnavailable
 from bay.ids import is_id
+from bay.linux import btrfs
+from bay.linux.renames import sync_directory
 
 Kind = Literal["pool", "btrfs", "directory"]
 """`btrfs` is the data directory's own file system, `pool` one of Bay's own in a file."""

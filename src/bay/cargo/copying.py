@@ -18,8 +18,8 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from bay.cargo import renames
 from bay.cargo.walking import DIRECTORY, FILE, Node, opened, unless_changed
+from bay.linux import renames
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER = 1 << 20

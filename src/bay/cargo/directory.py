@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from bay.cargo import renames
 from bay.cargo.shelf import MACHINE, WORKSPACE, Shelf
 from bay.cargo.trash import make_private
 from bay.ids import is_id
+from bay.linux import renames
 
 _SAID = 4096
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import structlog
 
-from bay import btrfs
-from bay.cargo import loops, renames
 from bay.cargo.sizes import MIB, SMALLEST, Host, host_reserve, next_size, wanted
 from bay.cargo.trash import make_private
 from bay.errors import DriverUnavailable, StorageFull
+from bay.linux import btrfs, loops, renames
 
 _NOSUID, _NODEV, _NOATIME = 2, 4, 1024
 _OPTIONS = b"discard=async"

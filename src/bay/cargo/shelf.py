@@ -24,14 +24,14 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from bay import trees
-from bay.cargo import renames, weighing
+from bay.cargo import weighing
 from bay.cargo.base import Fence, Room, Weight
 from bay.cargo.fences import Fences
 from bay.cargo.sizes import MIB, pool_reserve
 from bay.cargo.trash import Trash, make_private
 from bay.errors import DriverUnavailable, InvalidArgument, NotFound, StorageFull
 from bay.ids import is_id
+from bay.linux import remove_tree, renames
 
 T = TypeVar("T")
 SANDBOX_UID = SANDBOX_GID = 1000
@@ -94,7 +94,7 @@ class Shelf(ABC):
 
     async def _discard(self, path: Path) -> None:
         """Remove a tree for good."""
-        await trees.remove(path)
+        await remove_tree.remove(path)
 
     def _loosen(self, path: Path) -> None:  # noqa: B027 - most have nothing to do
         """Let the tree be moved, whatever a sandbox did to it. Blocks."""

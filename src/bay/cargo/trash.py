@@ -14,8 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from bay import trees
 from bay.errors import DriverUnavailable
+from bay.linux import remove_tree
 
 _AGAIN_S = 60.0
 
@@ -25,7 +25,9 @@ log = structlog.get_logger("bay.cargo")
 class Trash:
     """A directory on the file system of what is thrown into it. `remove` takes one thing off the disk."""
 
-    def __init__(self, directory: Path, remove: Callable[[Path], Awaitable[None]] = trees.remove) -> None:
+    def __init__(
+        self, directory: Path, remove: Callable[[Path], Awaitable[None]] = remove_tree.remove
+    ) -> None:
         self._directory = directory
         self._remove_now = remove
         self._filled = asyncio.Event()

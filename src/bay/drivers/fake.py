@@ -34,7 +34,8 @@ from bay.drivers.base import (
 )
 from bay.drivers.health import check_health
 from bay.drivers.output import StartOutput
-from bay.drivers.processes import (
+from bay.errors import DriverUnavailable, SandboxNotReady
+from bay.linux.processes import (
     closing_fd,
     descendants,
     is_stopped,
@@ -43,9 +44,8 @@ from bay.drivers.processes import (
     send_signal,
     start_time,
 )
-from bay.drivers.readiness import wait_readable
-from bay.drivers.threads import in_new_thread, opened_in_thread
-from bay.errors import DriverUnavailable, SandboxNotReady
+from bay.linux.readiness import wait_readable
+from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkMode, NetworkPolicy, NetworkState
 
 _READY_S = 15.0

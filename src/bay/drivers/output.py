@@ -4,8 +4,8 @@ import asyncio
 import os
 from types import TracebackType
 
-from bay.drivers.readiness import wait_readable
 from bay.errors import SandboxNotReady
+from bay.linux.readiness import wait_readable
 
 _READY = b"ready\n"
 _KEPT = 8192

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from bay.network.netlink import MISSING, NETLINK_NETFILTER, Netlink, Request, attribute, attributes, nested
+from bay.linux.netlink import MISSING, NETLINK_NETFILTER, Netlink, Request, attribute, attributes, nested
 from bay.network.ranges import Address
 from bay.network.seats import MARK_MASK, Seat
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bay.network.nft import Nft
+from bay.linux.nftables import Nft
 
 FIX = (
     "let through what comes from devices bay*, and what answers it; with Docker: iptables -I DOCKER-USER -i bay+ -j ACCEPT; "

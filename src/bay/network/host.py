@@ -21,12 +21,12 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from bay.errors import DriverUnavailable
+from bay.linux import namespaces, nftables, sysctls
+from bay.linux.nftables import Nft
 from bay.models import NetworkCounter, NetworkPolicy, NetworkState, RefusedName
-from bay.network import namespaces, nft, sysctls
 from bay.network.conntrack import Connection, Conntrack
 from bay.network.dns_plan import NameVerdict, Opener
 from bay.network.links import Links, Traffic
-from bay.network.nft import Nft
 from bay.network.policy import Plan, compile_policy
 from bay.network.ranges import Address, is_reserved
 from bay.network.ranges import Network as Addresses
@@ -120,8 +120,8 @@ class Network:
 
     def probe(self) -> list[str]:
         """What this host lacks for sandboxes to have a network; empty where it lacks nothing. Blocks, about 50 ms."""
-        if not nft.is_installed():
-            return [f"{nft.LIBRARY} is missing; install libnftables1"]
+        if not nftables.is_installed():
+            return [f"{nftables.LIBRARY} is missing; install libnftables1"]
         names = ", ".join(sysctls.unwritable(ipv6=self._ipv6))
         if names:
             return [f"{names} cannot be set: run Bay as root on the host, or set it to 1 yourself"]

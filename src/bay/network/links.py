@@ -16,8 +16,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bay.network import namespaces, sysctls
-from bay.network.netlink import (
+from bay.linux import namespaces, sysctls
+from bay.linux.netlink import (
     CREATE,
     EXCLUSIVE,
     EXISTS,

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Collection, Iterator
 
-from bay.network.netlink import NETLINK_NETFILTER, attributes, messages
+from bay.linux.netlink import NETLINK_NETFILTER, attributes, messages
 
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NFTABLES = 7  # NFNLGRP_NFTABLES

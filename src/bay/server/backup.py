@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import IO, Any, cast, get_args
 from urllib.parse import quote
 
-from bay import __version__, btrfs, trees
+from bay import __version__
 from bay.cargo import choose
 from bay.cargo.archive import Packer, Parts, Unpacker
 from bay.cargo.pax import Damaged, Member, Reader
 from bay.cargo.shelf import MACHINE, WORKSPACE
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
+from bay.linux import btrfs, remove_tree
 from bay.server.app import DATABASE, KEY_FILE
 from bay.server.data_dir import UNFINISHED
 from bay.server.main import lock_data_dir
@@ -155,7 +156,7 @@ def _apart(parent: Path) -> Generator[Path]:
     try:
         yield apart
     finally:
-        asyncio.run(trees.remove(apart))
+        asyncio.run(remove_tree.remove(apart))
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bay import trees
 from bay.errors import BayError, Conflict, DriverUnavailable
+from bay.linux import remove_tree
 from bay.server.app import make_driver
 from bay.server.main import lock_data_dir
 from bay.server.settings import Settings
@@ -54,7 +54,7 @@ def clear(above: Path) -> None:
 def remove(data_dir: Path) -> None:
     """Remove a run's directory. Blocks."""
     with contextlib.suppress(DriverUnavailable):
-        asyncio.run(trees.remove(data_dir))
+        asyncio.run(remove_tree.remove(data_dir))
 
 
 def _clear(data_dir: Path) -> None:
@@ -76,4 +76,4 @@ async def _destroy_all(data_dir: Path) -> None:
         for owned in [owned async for owned in driver.list_owned()]:
             await driver.destroy(owned.handle)
         await driver.aclose()
-    await trees.remove(data_dir)
+    await remove_tree.remove(data_dir)

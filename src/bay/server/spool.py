@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from bay.drivers.threads import in_new_thread
 from bay.errors import PayloadTooLarge, QuotaExceeded, StorageFull
+from bay.linux.threads import in_new_thread
 
 _SHARE = 4
 """One owner may have a fourth of the budget."""

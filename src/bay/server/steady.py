@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from bay.clock import Clock, utc_now
-from bay.drivers.processes import boot_id
+from bay.linux.processes import boot_id
 from bay.store import facts, sandboxes
 from bay.store.engine import Store
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from bay.drivers.processes import kill_and_wait
+from bay.linux.processes import kill_and_wait
 
 MOUNT = Path("/sys/fs/cgroup")
 FREEZE_S = 5.0

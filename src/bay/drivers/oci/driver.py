@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 
-from bay import trees
 from bay.drivers.base import (
     Capabilities,
     Endpoint,
@@ -25,7 +24,7 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroups, closure, host_image, layers, mounts, naming, seccomp
+from bay.drivers.oci import cgroups, closure, host_image, layers, naming, seccomp
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
@@ -36,10 +35,11 @@ from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
 from bay.drivers.oci.sealed import SealedCopy
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
 from bay.drivers.output import StartOutput
-from bay.drivers.processes import boot_id, closing_fd, ends_within, open_process, send_signal
-from bay.drivers.readiness import wait_readable
-from bay.drivers.threads import in_new_thread, opened_in_thread
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
+from bay.linux import mounts, remove_tree
+from bay.linux.processes import boot_id, closing_fd, ends_within, open_process, send_signal
+from bay.linux.readiness import wait_readable
+from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkPolicy, NetworkState
 from bay.network.firewalls import FIX, dropping
 from bay.network.host import Network
@@ -203,7 +203,7 @@ class OciDriver:
         await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
         await self._unplug(handle)  # before the id range is free, whose number is that of the seat
         await in_new_thread(lambda: _destroy_layers(places))
-        await trees.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
+        await remove_tree.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:

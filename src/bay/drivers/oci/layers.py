@@ -7,7 +7,7 @@ no time however much is in it. Elsewhere it is a plain directory and the host's 
 import contextlib
 from pathlib import Path
 
-from bay import btrfs
+from bay.linux import btrfs
 
 
 def make(directory: Path, limit_bytes: int | None) -> None:

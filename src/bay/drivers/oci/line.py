@@ -6,7 +6,7 @@ Judged before there is a device, connected before there is a process, answered b
 import os
 from dataclasses import dataclass
 
-from bay.drivers.processes import closing_fd, ends_within, open_process
+from bay.linux.processes import closing_fd, ends_within, open_process
 from bay.models import NetworkPolicy
 from bay.network.host import Network
 from bay.network.seats import Seat

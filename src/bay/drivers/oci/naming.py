@@ -11,8 +11,8 @@ import socket
 import stat
 from collections.abc import Callable
 
-from bay.drivers.oci import mounts
-from bay.drivers.processes import closing_fd
+from bay.linux import mounts
+from bay.linux.processes import closing_fd
 
 DEFAULT = "sandbox"
 _HOSTS = re.compile(r"^127\.0\.0\.1 localhost sandbox(?: [a-z0-9-]+)?$", re.MULTILINE)

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.oci import layers, mounts, netns
+from bay.drivers.oci import layers, netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.host_image import USR
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.runc import is_patched, runc_version
 from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import LIMITS, user_namespace
-from bay.drivers.processes import closing_fd
+from bay.linux import mounts
+from bay.linux.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
 from bay.network.host import Network
 

@@ -12,9 +12,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay import trees
-from bay.drivers.oci import lasting, mounts
-from bay.drivers.processes import closing_fd
+from bay.drivers.oci import lasting
+from bay.linux import mounts, remove_tree
+from bay.linux.processes import closing_fd
 
 _DEVICES = {
     "null": (1, 3),
@@ -71,7 +71,7 @@ def prepare_writable(layer: Layer) -> None:
     if layer.lasting:
         lasting.check(layer.writable)
         if os.path.lexists(work):  # what an earlier session left half copied there
-            trees.remove_now(work)
+            remove_tree.remove_now(work)
     if not (layer.lasting and upper.is_dir()):
         upper.mkdir(parents=True)
         upper.chmod(0o755)  # the merged directory shows the owner and mode of `upper`

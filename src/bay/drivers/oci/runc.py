@@ -9,8 +9,8 @@ from pathlib import Path
 from bay.drivers.oci.rlimits import limited
 from bay.drivers.oci.sealed import SealedCopy
 from bay.drivers.output import StartOutput
-from bay.drivers.processes import has_ended, kill_tree
 from bay.errors import DriverUnavailable
+from bay.linux.processes import has_ended, kill_tree
 
 ANSWER_S = 20.0
 _VERSION_S = 10.0

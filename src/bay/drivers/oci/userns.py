@@ -14,7 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bay.drivers.processes import closing_fd
+from bay.linux.processes import closing_fd
 
 IDS = 65_536
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from bay.drivers.processes import closing_fd
+from bay.linux.processes import closing_fd
 
 # The same numbers on every architecture: all are newer than the common table of Linux 5.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = (
