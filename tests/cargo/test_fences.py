@@ -53,6 +53,7 @@ async def test_another_bay_reads_it(cargo: DirectoryCargo, tmp_path: Path) -> No
 async def test_the_same_session_may_ask_again(cargo: DirectoryCargo) -> None:
     for _ in range(2):
         await cargo.fence(CARGO, SANDBOX, 4, "sess-a")
+    assert await cargo.fenced(CARGO, SANDBOX) == Fence(sandbox_id=SANDBOX, generation=4, session_id="sess-a")
 
 
 @pytest.mark.parametrize(("generation", "session_id"), [(4, "sess-a"), (4, "sess-b"), (5, "sess-b")])

@@ -45,6 +45,7 @@ async def test_the_trash_is_emptied_while_bay_runs(cargo: DirectoryCargo, tmp_pa
             (cargo.path(cargo_id) / "file").touch()
             await cargo.remove(cargo_id)
             await emptied(tmp_path / "cargo/.trash")
+            assert not running.done()
         running.cancel()
 
 

@@ -199,13 +199,19 @@ def test_errors_are_the_classes_they_were_on_the_server(client: bay.Client, serv
     assert "python-default" in [profile.id for profile in client.profiles()]
 
 
-def test_the_example_of_the_docs_runs(served: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_docs_runs(
+    served: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("BAY_URL", served[0])
     monkeypatch.setenv("BAY_API_KEY", served[1])
     text = (Path(__file__).parents[2] / "docs" / "sdk.md").read_text(encoding="utf-8")
     examples = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
     whole = next(example for example in examples if example.startswith("import bay"))
     exec(compile(whole, "docs/sdk.md", "exec"), {})  # noqa: S102 — our own documentation
+    printed = capsys.readouterr().out
+    assert printed.startswith("hello from ")
+    assert "[2, 3, 5, 7, 11, 13, 17, 19, 23, 29]" in printed
+    assert printed.endswith("\n0\n")
 
 
 def test_the_history_is_read_and_noted_on(box: bay.Box) -> None:

@@ -142,6 +142,7 @@ async def test_a_number_used_again_is_not_taken_for_the_first_process(oci: Bench
     stranger = type(handle)(driver="oci", session_id=spec.session_id, data=mine)
     await oci.driver.stop(stranger, grace_s=0)
     await oci.driver.destroy(stranger)  # and this process is still here
+    assert [one async for one in oci.driver.list_owned()] == []
 
 
 REMAINS = ("a data directory", "a run directory", "a state of runc", "a control group", "an id claim")

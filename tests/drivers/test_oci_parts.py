@@ -347,8 +347,9 @@ def test_a_host_that_lets_only_cap_sys_admin_make_user_namespaces_lets_the_helpe
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{asking}:/usr/bin:/bin")
     try:
-        with userns._helper(2_000_000_000) as (_, said, _go):
+        with userns._helper(2_000_000_000) as (helper, said, _go):
             userns._expect(said, b"made\n", 30)
+            assert helper.poll() is None
     finally:
         shutil.rmtree(asking)
 

@@ -112,7 +112,7 @@ async def test_a_half_made_network_is_removed_whole() -> None:
 async def test_a_start_that_comes_while_bay_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network(instance=INSTANCE)
     await network.open()
-    ending, go_on = threading.Event(), threading.Event()
+    ending, starting, go_on = threading.Event(), threading.Event(), threading.Event()
 
     def close(self: Conntrack) -> None:
         ending.set()
@@ -124,14 +124,15 @@ async def test_a_start_that_comes_while_bay_ends_is_refused(monkeypatch: pytest.
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(network.aclose())
         await asyncio.to_thread(ending.wait, 10)
-        start = tasks.create_task(asyncio.to_thread(refused_start, network))
-        await asyncio.sleep(0.1)
+        start = tasks.create_task(asyncio.to_thread(refused_start, network, starting))
+        assert await asyncio.to_thread(starting.wait, 10)
         go_on.set()
     assert start.result()
     assert left() == []
 
 
-def refused_start(network: Network) -> bool:
+def refused_start(network: Network, starting: threading.Event) -> bool:
+    starting.set()
     try:
         network.admit(SEAT, LIST)
     except DriverUnavailable:
@@ -155,6 +156,7 @@ async def test_rules_that_somebody_flushed_are_made_again_at_once(inside: int) -
         for delete in (("flush", "ruleset"), ("delete", "table", "inet", f"bay_{INSTANCE}")):
             said("nft", *delete)
             await until(lambda: ruleset() == whole)
+        assert network.owned() == {SEAT.number}
         await network.remove(SEAT)
 
 

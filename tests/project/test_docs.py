@@ -161,7 +161,7 @@ def test_every_cli_command_is_documented(name: str) -> None:
 def test_python_in_the_docs_compiles(block: tuple[str, str, str]) -> None:
     where, language, text = block
     if language == "python":
-        compile(text, where, "exec")
+        assert compile(text, where, "exec").co_code
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:

@@ -211,7 +211,7 @@ class BreaksOff(KernelLink):
             async with super().run(peer, kernel_id, body) as events:
                 await anext(events)
         raise ShipError("the connection to the sandbox's runtime broke")
-        yield
+        yield  # never reached: it makes a generator of this
 
 
 async def break_off(bay: World, box: str, code: str, *, told: bool) -> None:

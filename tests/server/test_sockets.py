@@ -186,6 +186,7 @@ async def test_a_client_whose_input_is_not_taken_is_not_dropped_for_its_silence(
         await until(many_pings)
         go.set()
         await within(await client.ping())
+        assert not app.sockets[0].disconnected
 
 
 async def test_a_client_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,8 @@ def without_end(path: str) -> str:
 def test_any_text_is_a_path_or_refused(workspace: Path, text: str, opener: type[Everywhere]) -> None:
     space = opener(str(workspace))
     try:
-        reached(space, os.fsdecode(text.encode("utf-8", "replace")), os.O_PATH)
+        found = reached(space, os.fsdecode(text.encode("utf-8", "replace")), os.O_PATH)
+        assert found is None or os.path.isabs(found)
     finally:
         space.close()
 
@@ -151,10 +152,16 @@ def test_a_glob_means_what_it_says(parts: list[str]) -> None:
         assert glob.matches(name) == bool(expected.fullmatch(name + "/")), (pattern, name)
 
 
-def test_no_pattern_takes_long() -> None:
-    for pattern, name in (
-        ("*a" * 500, "a" * 255),
-        ("/".join(["**", "*a*a*a*"] * 32), "/".join(["a" * 255] * 16)),
-    ):
-        Glob(pattern).matches(name)
-        Glob(pattern).matches(name + "b")
+@pytest.mark.timeout(20)  # one that tries every way to match takes years
+@pytest.mark.parametrize(
+    ("pattern", "name", "found"),
+    [
+        ("*a" * 500, "a" * 255, False),
+        ("*a" * 200, "a" * 255, True),
+        ("/".join(["**", "*a*a*a*"] * 32), "/".join(["a" * 255] * 16), False),
+        ("/".join(["**", "*a*a*a*"] * 16), "/".join(["a" * 255] * 16), True),
+    ],
+)
+def test_no_pattern_takes_long(pattern: str, name: str, found: bool) -> None:
+    glob = Glob(pattern)
+    assert [glob.matches(name), glob.matches(name + "/b")] == [found, False]

@@ -186,7 +186,11 @@ async def test_a_name_is_unique_among_an_owners_sandboxes_that_are_not_deleted(s
 
 
 async def test_nameless_sandboxes_are_not_in_each_others_way(store: Store) -> None:
-    await add_sandbox(store, replace(SANDBOX, name=None), replace(SANDBOX, seq=2, id="sandbox-2", name=None))
+    nameless = replace(SANDBOX, name=None), replace(SANDBOX, seq=2, id="sandbox-2", name=None)
+    await add_sandbox(store, *nameless)
+    async with store.read() as db:
+        kept = [await sandboxes.find(db, "alice", record.id) for record in nameless]
+    assert [found and (found.id, found.name) for found in kept] == [("sandbox-1", None), ("sandbox-2", None)]
 
 
 async def test_rows_that_point_nowhere_are_refused(store: Store) -> None:
