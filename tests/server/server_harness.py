@@ -204,13 +204,28 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.002)
 
 
-async def settled(value: Callable[[], int]) -> None:
-    """Return once a number has not changed for a while: for what goes on until it is held up."""
-    last = -1
+async def turns(count: int = 50) -> None:
+    """Let the event loop do all that it can do without time: bytes on their way inside this process arrive."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def held_up(count: Callable[[], int], beside: Callable[[], Awaitable[object]]) -> int:
+    """A count of bytes once it stands still while twenty calls of `beside` go the same way: backpressure holds it."""
     async with asyncio.timeout(WAIT_S):
-        while last != (present := value()) or not present:
-            last = present
-            await asyncio.sleep(0.4)
+        while True:
+            before = count()
+            for _ in range(20):
+                await beside()
+            if 0 < count() == before:
+                return before
+
+
+def pass_time(seconds: float) -> None:
+    """Set the clock of the running event loop forward: its timers up to then are due."""
+    loop: Any = asyncio.get_running_loop()
+    clock = loop.time
+    loop.time = lambda: clock() + seconds
 
 
 @dataclass(frozen=True, slots=True)

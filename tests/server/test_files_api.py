@@ -14,7 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_ship import DEADLINE_S, Liar, Lie, Script, for_ever, head, peak_kib, request, saying, whole
-from server_harness import Json, Served, World, assert_error, clear, create, shell, until, within, world
+from server_harness import (
+    Json,
+    Served,
+    World,
+    assert_error,
+    clear,
+    create,
+    pass_time,
+    shell,
+    turns,
+    until,
+    within,
+    world,
+)
 from starlette.requests import HTTPConnection
 
 from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
@@ -431,7 +444,8 @@ async def test_a_ship_that_stalls_does_not_hang_anybody(
 async def test_a_client_that_reads_slowly_is_not_cut_off(lie: Lie, file_link: FileLink) -> None:
     liar = await lie(saying(file_head(), b"data"))
     async with file_link.download(liar.peer(), "x", Wanted()) as download:
-        await asyncio.sleep(1.5 * DEADLINE_S)  # longer than Ship may be silent
+        pass_time(1.5 * DEADLINE_S)  # longer than Ship may be silent
+        await turns()
         assert b"".join([chunk async for chunk in download.chunks]) == b"data"
 
 
@@ -440,7 +454,8 @@ async def test_an_upload_whose_client_is_slow_is_not_cut_off_but_one_that_ship_d
 ) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"x"
-        await asyncio.sleep(1.5 * DEADLINE_S)
+        pass_time(1.5 * DEADLINE_S)
+        await turns()
         yield b"y" * (4 * MIB)
 
     async def upload(liar: Liar) -> FileInfo:

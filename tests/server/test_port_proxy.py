@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from port_apps import App, Call, app
-from server_harness import Served, clear, create, eventually, served, settled, until, within
+from server_harness import Served, clear, create, eventually, held_up, served, turns, until, within
 from structlog.testing import capture_logs
 
 from bay.server import port_proxy
@@ -270,7 +270,7 @@ async def test_a_client_that_leaves_before_its_websocket_is_refused_is_no_defect
         )  # fmt: skip
         await until(lambda: len(place.app.calls) == 1)
         raw.writer.transport.abort()
-        await asyncio.sleep(0.1)
+        await turns()
         left.set()
         await within(place.app.gone.wait())
     assert [line for line in logged if line["event"] == "port.defect"] == []
@@ -380,23 +380,28 @@ async def test_a_client_that_reads_nothing_holds_the_app_up_and_not_bays_memory(
 
     async def act(call: Call) -> None:
         nonlocal sent
+        if "/small" in call.line:
+            return await call.answer()
         call.writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {256 * MIB}\r\n\r\n".encode())
         for _ in range(1024):
             call.writer.write(bytes(MIB // 4))
             await call.writer.drain()
             sent += MIB // 4
+        return None
 
     place.app.act = act
     raw = await place.raw("GET / HTTP/1.1")
     await raw.head()
-    await settled(lambda: sent)
-    assert sent < 32 * MIB
+    assert await held_up(lambda: sent, lambda: place.get("/small")) < 32 * MIB
     raw.writer.transport.abort()
 
 
 async def test_an_app_that_reads_nothing_holds_the_client_up(place: Place) -> None:
     async def act(call: Call) -> None:
+        if call.line.startswith("GET"):
+            return await call.answer()
         await asyncio.Event().wait()
+        return None
 
     place.app.act = act
     raw = await place.raw("POST / HTTP/1.1", f"Content-Length: {256 * MIB}")
@@ -410,8 +415,7 @@ async def test_an_app_that_reads_nothing_holds_the_client_up(place: Place) -> No
             sent += MIB // 4
 
     pouring = asyncio.create_task(pour())
-    await settled(lambda: sent)
-    assert sent < 32 * MIB
+    assert await held_up(lambda: sent, place.get) < 32 * MIB
     pouring.cancel()
     raw.writer.transport.abort()
 

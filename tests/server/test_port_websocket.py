@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from server_harness import Served, create, settled, until, within
+from server_harness import Served, create, held_up, until, within
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -333,6 +333,7 @@ async def test_a_client_that_reads_nothing_holds_the_app_up(place: Place) -> Non
 
     place.act = act
     async with place.connect(max_queue=1) as socket:
-        await settled(lambda: sum(sent))
-        assert 0 < sum(sent) < 32 << 20
+        refused = f"http://127.0.0.1:{place.live.port}/no"
+        async with httpx.AsyncClient(headers={**place.live.headers, "Host": place.host}) as beside:
+            assert await held_up(lambda: sum(sent), lambda: beside.get(refused)) < 32 << 20
         socket.transport.abort()
