@@ -69,7 +69,7 @@ class FileThreads:
                 ended = await self.run(_advance, steps)
                 if ended is not None:
                     return ended.value
-            raise Conflict("the caller went away")
+            raise Conflict("the client disconnected")
         finally:
             await self.run(steps.close)
 
@@ -276,7 +276,7 @@ class Removal:
         with os.scandir(directory) as scan:
             for entry in scan:
                 if self._stopped():
-                    raise Conflict("the caller went away")
+                    raise Conflict("the client disconnected")
                 self._remove_entry(directory, entry, depth)
 
     def _remove_entry(self, directory: int, entry: os.DirEntry[str], depth: int) -> None:

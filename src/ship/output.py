@@ -136,6 +136,6 @@ def _lines(piece: Piece) -> list[bytes]:
 
 
 def _output_gone(first_offset: int) -> bytes:
-    message = "this reader fell behind what is kept; read on from first_offset"
+    message = "this reader fell behind the output buffer; continue from first_offset"
     error = {"code": OutputGone.code, "first_offset": first_offset, "message": message}
     return line({"error": {**error, "details": {"first_offset": first_offset}}})

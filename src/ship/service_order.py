@@ -94,7 +94,7 @@ def read(body: object) -> tuple[ServiceOrder, ...]:
         raise InvalidArgument(f"a sandbox has {MOST_SERVICES} services at most", field="services")
     found = {one.name: one for one in (_service(item, shared) for item in items)}
     if len(found) < len(items):
-        raise InvalidArgument("two services have the same name", field="services")
+        raise InvalidArgument("two services have the same name; give each its own", field="services")
     return tuple(found[name] for name in _sorted(found))
 
 

@@ -266,7 +266,7 @@ class _Watcher:
     async def _listen(self) -> None:
         async for message in self._socket.messages():
             if isinstance(message, str | bytes):
-                raise Closing(BAD_FRAME, "whoever watches has nothing to say")
+                raise Closing(BAD_FRAME, "a watch accepts no messages")
 
     async def _send(self) -> None:
         while True:

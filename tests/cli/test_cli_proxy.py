@@ -255,7 +255,7 @@ def test_a_port_that_is_closed_is_a_reset_and_one_line_and_the_proxy_goes_on(
 @pytest.mark.parametrize(
     ("code", "reason", "words"),
     [
-        (1012, "Bay goes down", "Bay goes down"),
+        (1012, "Bay is shutting down", "Bay is shutting down"),
         (4403, "the key was revoked", "the key was revoked"),
         (4502, "the sandbox was stopped", "the sandbox was stopped"),
     ],
@@ -411,7 +411,7 @@ def test_ssh_proxy_says_when_the_tunnel_breaks(
             assert process.stdout
             process.stdin.write(b"x")
             assert process.stdout.read(1) == b"x"
-            world.hang_up(1012, "Bay goes down")
+            world.hang_up(1012, "Bay is shutting down")
             _, said = process.communicate(timeout=20)
     assert process.returncode == 1
     assert b"the tunnel to port 22 broke" in said

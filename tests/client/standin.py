@@ -400,7 +400,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._json(200, self.world.network.patch(sandbox, json.loads(self.body)))
             case ("POST", ["pause"]):
                 if sandbox["compute"] == "cold":
-                    raise Refused(409, "conflict", "it is cold already")
+                    raise Refused(409, "conflict", "the sandbox is cold already; there is nothing to pause")
                 sandbox |= {"compute": "warm"}
                 self._json(200, sandbox)
             case ("POST", ["start" | "resume"]):

@@ -55,7 +55,7 @@ def test_keys_come_page_by_page(admin: bay.Client) -> None:
 
 def test_the_last_admin_key_cannot_be_revoked(admin: bay.Client) -> None:
     (own,) = [key for key in admin.keys.list() if key.scope == "admin"]
-    with pytest.raises(bay.Conflict, match="last admin key"):
+    with pytest.raises(bay.Conflict, match="last valid admin key"):
         admin.keys.revoke(own.id)
 
 

@@ -128,9 +128,9 @@ def test_a_link_says_how_long_it_lasts(box: bay.Box, world: standin.World) -> No
 
 @pytest.mark.parametrize("port", [0, -1, 65_536])
 def test_what_is_no_port_is_refused_before_it_is_sent(box: bay.Box, port: int) -> None:
-    with pytest.raises(bay.InvalidArgument, match="is no port"):
+    with pytest.raises(bay.InvalidArgument, match="is not a port"):
         box.ports.link(port)
-    with pytest.raises(bay.InvalidArgument, match="is no port"):
+    with pytest.raises(bay.InvalidArgument, match="is not a port"):
         box.tunnel(port)
 
 

@@ -105,7 +105,7 @@ def test_a_sandbox_that_is_not_ready_is_waited_for(world: tunnel_standin.World, 
     ("code", "reason", "kind"),
     [
         (1001, "away", bay.ConnectionFailed),
-        (1012, "Bay goes down", bay.ConnectionFailed),
+        (1012, "Bay is shutting down", bay.ConnectionFailed),
         (4502, "the sandbox was stopped", bay.ConnectionFailed),
         (4502, "port_closed: it is gone", bay.PortClosed),
         (4403, "the key was revoked", bay.Unauthorized),

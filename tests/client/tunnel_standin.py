@@ -131,7 +131,7 @@ class World:
         except ConnectionClosed:
             pass
         except ConnectionError:
-            await connection.close(4502, "the program has reset the connection")
+            await connection.close(4502, "the program reset the connection")
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -236,7 +236,7 @@ async def test_kernels_end_with_their_session_and_nothing_is_started_to_say_so(
             body = {"code": "1"} if path == "/run" else None
             call = alice.get(at(box, name)) if not path else alice.post(at(box, name) + path, json=body)
             error = assert_error(await call, 404, "not_found")
-            assert "make a new one" in error["message"]
+            assert "create a new one" in error["message"]
     assert_error(await alice.get(at(box, "default", "cells", cell, "events")), 404, "not_found")
     assert (await alice.get(f"/v1/sandboxes/{box}")).json()["compute"] == "cold"
     assert await printed(alice, box, "print('x' in globals())") == "False\n"

@@ -462,18 +462,18 @@ def with_digests(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (cut, "damaged|no backup"),
-        (without_end, "its end is missing"),
+        (cut, "damaged|not a Bay backup"),
+        (without_end, "is truncated"),
         (flipped, "kept is not what was backed up"),
         (newer, "newer Bay"),
         (newest, "newer Bay"),
-        (strange, "is not one"),
+        (strange, "is invalid"),
         (one_more, "kept-planted is not what was backed up"),
         (foreign, "no place in a backup"),
         (no_database, "bay.db is not what was backed up"),
         (broken_database, "the database in the backup is damaged"),
         (no_bay, "no place in a backup"),
-        (no_tar, "no backup of Bay"),
+        (no_tar, "not a Bay backup"),
     ],
 )
 def test_a_backup_that_is_not_sound_is_refused_and_changes_nothing(

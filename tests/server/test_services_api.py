@@ -286,7 +286,7 @@ async def test_what_ship_could_not_be_told_is_told_later(alice: httpx.AsyncClien
     link = bay.bay.service_keeper._link = Refusing(bay.bay.link)
     found = await put(alice, box, "web")
     assert found["state"] == "waiting"
-    assert "could not be told" in found["message"]
+    assert "could not be informed" in found["message"]
     link.refuses = False
     await wait_service(alice, box, "web", lambda s: s["state"] == "running" and s["message"] is None)
 

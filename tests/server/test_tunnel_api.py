@@ -161,7 +161,7 @@ async def test_a_program_that_resets_is_no_end(live: Served, box: str, after_our
     async with app(serve) as port, tunnel(live, box, port) as opened:
         await opened.send(EOF if after_our_end else b"x")
         assert await read(opened) == (b"", False)
-        assert await closed(opened) == (4502, "the program has reset the connection")
+        assert await closed(opened) == (4502, "the program reset the connection")
 
 
 async def test_a_client_that_leaves_resets_the_connection_of_the_program(live: Served, box: str) -> None:
@@ -316,7 +316,7 @@ async def test_a_tunnel_ends_with_bay(root: Path) -> None:
             await stack.enter_async_context(client)
             box = (await create(client, wait=15))["id"]
             opened = await stack.enter_async_context(tunnel(live, box, port))
-        assert await closed(opened) == (1012, "Bay goes down")
+        assert await closed(opened) == (1012, "Bay is shutting down")
 
 
 async def test_tunnels_count_as_connections_of_their_owner(

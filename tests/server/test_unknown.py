@@ -220,7 +220,7 @@ async def test_a_port_of_a_rule_is_a_number_or_a_range(alice: httpx.AsyncClient,
 async def test_a_time_is_no_number(alice: httpx.AsyncClient) -> None:
     for text in ("0.5", "1", "", "2030", "tomorrow", "2030-01-31T12:00:00"):
         error = assert_error(await alice.get("/v1/audit", params={"until": text}), 422, "validation_error")
-        assert error["message"] == "query.until: is no time; give one such as 2030-01-31T12:00:00Z"
+        assert error["message"] == "query.until: is not a time; give one such as 2030-01-31T12:00:00Z"
     assert (await alice.get("/v1/audit", params={"until": "2030-01-31T12:00:00Z"})).status_code == 200
 
 

@@ -458,7 +458,7 @@ async def test_a_pause_while_a_call_is_under_way_is_refused_and_says_why(
     call = asyncio.create_task(shell(alice, box, "mkfifo go; cat go"))
     await until((bay.workspace(await get(alice, box)) / "go").exists)
     answer = await within(alice.post(f"/v1/sandboxes/{box}/pause"))
-    assert "are under way" in assert_error(answer, 409, "conflict")["message"]
+    assert "are in progress" in assert_error(answer, 409, "conflict")["message"]
     assert states(await get(alice, box)) == ("ready", "running")
     (bay.workspace(await get(alice, box)) / "go").write_text("went\n")
     assert (await within(call))["output"] == "went\n"

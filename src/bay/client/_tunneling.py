@@ -20,7 +20,7 @@ _LAST_PORT = 65_535
 def checked_port(port: int) -> str:
     """A port as a path or a query has it. Raises InvalidArgument for a number that is none."""
     if not 1 <= port <= _LAST_PORT:
-        raise InvalidArgument(f"{port} is no port; a port is a number from 1 to {_LAST_PORT}")
+        raise InvalidArgument(f"{port} is not a port; give a number from 1 to {_LAST_PORT}")
     return str(port)
 
 

@@ -50,13 +50,13 @@ def checked_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
-        raise InvalidArgument("this is no URL") from error
+        raise InvalidArgument("this is not a URL") from error
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.raw_host):
-        raise InvalidArgument("a webhook's URL begins with https:// or http:// and a host")
+        raise InvalidArgument("a webhook's URL must begin with https:// or http:// and a host")
     if url.userinfo or url.fragment:
-        raise InvalidArgument("a webhook's URL has no user, password or fragment")
+        raise InvalidArgument("a webhook's URL may have no user, password or fragment")
     if not 0 < port_of(url) < 65536:
-        raise InvalidArgument("a webhook's URL has a port from 1 to 65535")
+        raise InvalidArgument("the port of a webhook's URL must be from 1 to 65535")
     return url
 
 
@@ -106,13 +106,13 @@ class Addresses:
                 found = await self._look_up(url.raw_host.decode("ascii"), port_of(url))
         if not found:
             # One answer for all reasons, so that nobody learns which names there are in the operator's network.
-            raise InvalidArgument(f"{url.host} does not resolve to public addresses only")
+            raise InvalidArgument(f"{url.host} does not resolve to public addresses only; use a public host")
         return found
 
     def _check_port(self, port: int) -> None:
         if port in NOT_THE_WEBS or not any(port in ports for ports in self._ports):
             raise InvalidArgument(
-                f"a webhook's URL may not have port {port}, which other protocols than HTTP have; take 443, "
+                f"a webhook's URL may not use port {port}, which belongs to another protocol; use 443, "
                 "or have the operator allow it (BAY_WEBHOOK_PORTS)"
             )
 

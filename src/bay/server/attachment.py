@@ -36,7 +36,7 @@ class Attachment:
         """Read the first message. Raises ShipError when it is none, or of another exec."""
         first = await socket.receive()
         if not isinstance(first, str):
-            raise ShipError("the sandbox's runtime did not say what it attached to")
+            raise ShipError("the sandbox's runtime did not name the exec it attached to")
         attached = parse(Attached, first.encode())
         if attached.exec.id != exec_id:
             raise ShipError("the sandbox's runtime attached to another exec")
@@ -51,7 +51,7 @@ class Attachment:
         """
         while isinstance(message := await self._socket.receive(), bytes):
             if message[:1] not in (b"\1", b"\2"):
-                raise ShipError("the sandbox's runtime sent a frame of no known kind")
+                raise ShipError("the sandbox's runtime sent a frame of an unknown kind")
             yield message
         if isinstance(message, Closed):
             raise _refusal_of(message)
@@ -68,7 +68,7 @@ class Attachment:
 
 def _refusal_of(closed: Closed) -> BayError:
     if closed.code == 4410 and (found := _FIRST_OFFSET.fullmatch(closed.reason)):
-        message = "this reader fell behind what is kept; read on from first_offset"
+        message = "this reader fell behind the output buffer; continue from first_offset"
         return OutputGone(message, details={"first_offset": int(found[1])})
     refusal = _REFUSALS.get(closed.code, ShipError)
     return refusal(closed.reason or f"the sandbox's runtime ended the attachment ({closed.code})")

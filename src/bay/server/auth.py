@@ -46,7 +46,7 @@ class Caller:
     def require(self, scope: Scope) -> None:
         """Raises Forbidden unless this key has at least `scope`."""
         if not self.may(scope):
-            raise Forbidden(f"this key may {self.scope}, and the call needs a key with scope {scope}")
+            raise Forbidden(f"this key has scope {self.scope}; the call needs a key with scope {scope}")
 
 
 def hash_secret(secret: str) -> str:
@@ -102,7 +102,9 @@ class Keys:
                 f"{GIVEN} is the key {known.id}, which was revoked or has expired; set another"
             )
         elif known.scope != "admin":
-            raise InvalidArgument(f"{GIVEN} is the key {known.id}, which may only {known.scope}; set another")
+            raise InvalidArgument(
+                f"{GIVEN} is the key {known.id}, which has scope {known.scope}; set an admin key"
+            )
 
     async def _replace_given(self, given: str) -> None:
         """Another BAY_API_KEY than before: the one before was given up, perhaps because it leaked."""
@@ -182,7 +184,7 @@ def new_key(
     """A secret, and the key that it opens, which nobody has stored yet. Raises InvalidArgument for an owner that may not be."""
     if not is_owner(owner):
         raise InvalidArgument(
-            "an owner is 1 to 63 letters, digits and . _ @ + -, and begins with a letter or digit"
+            "an owner must have 1 to 63 letters, digits and . _ @ + -, and begin with a letter or digit"
         )
     secret = secret or _new_secret()
     key = ApiKey(

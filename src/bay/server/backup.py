@@ -113,7 +113,8 @@ def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
     with _host_errors(target), _locked(target):
         if (there := sorted(set(os.listdir(target)) - {_LOCK})) and not force:
             raise Conflict(
-                f"the data directory {target} is not empty (it has {there[0]}); with --force what is there is moved aside"
+                f"the data directory {target} is not empty (it has {there[0]}); choose another, or move its "
+                "contents aside with --force"
             )
         with _apart(target) as apart:
             kind = _kind(target)
@@ -135,7 +136,7 @@ def _kind(target: Path) -> choose.Kind:
     setting = os.environ.get("BAY_CARGO_BACKEND") or "auto"
     if setting not in get_args(choose.Setting):
         raise BadRequest(
-            f"BAY_CARGO_BACKEND is {setting!r}; let it be one of {', '.join(get_args(choose.Setting))}"
+            f"BAY_CARGO_BACKEND is {setting!r}; set it to one of {', '.join(get_args(choose.Setting))}"
         )
     return choose.decide(cast("choose.Setting", setting), choose.look(target))
 
@@ -145,7 +146,7 @@ def _is_compressed(out: Path) -> bool:
         return True
     if out.name.endswith(".tar"):
         return False
-    raise BadRequest(f"{out} says no kind of file; let its name end in .tar or .tar.gz")
+    raise BadRequest(f"{out} has no known suffix; end its name in .tar or .tar.gz")
 
 
 @contextlib.contextmanager
@@ -253,7 +254,7 @@ def _unpack(source: Path, apart: Path, kind: choose.Kind) -> dict[str, Any]:
     with _place_for_cargos(apart, kind) as make_directory:
         digests = _unpack_all(source, apart, make_directory)
         if digests.pop(MANIFEST, None) is None:
-            raise BadRequest(f"{source} is no backup of Bay, or its end is missing: it has no {MANIFEST}")
+            raise BadRequest(f"{source} is not a Bay backup, or is truncated: it has no {MANIFEST}")
         manifest = _manifest(source, apart / MANIFEST)
         if digests != manifest["members"] or DATABASE not in digests:
             raise BadRequest(f"{source} is damaged: {_difference(digests, manifest['members'])}")
@@ -270,7 +271,7 @@ def _unpack_all(source: Path, apart: Path, make_directory: _MakeDirectory) -> di
             )
             unpacker.run()
     except (Damaged, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadRequest(f"{source} is damaged or no backup of Bay: {error}") from error
+        raise BadRequest(f"{source} is damaged or not a Bay backup: {error}") from error
     return unpacker.digests
 
 
@@ -309,7 +310,7 @@ def _place_for_cargos(apart: Path, kind: choose.Kind) -> Generator[_MakeDirector
 
 def _make_subvolume(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(errno.EEXIST, "it is there twice", str(path))
+        raise FileExistsError(errno.EEXIST, "the backup has it twice", str(path))
     btrfs.create(path)
     path.chmod(0o700)
     if btrfs.are_quotas_on(path.parent):
@@ -376,7 +377,7 @@ def _manifest(source: Path, file: Path) -> dict[str, Any]:
                 raise BadRequest(f"{source} was made by a newer Bay; restore it with that one")
             return cast("dict[str, Any]", found)
         case _:
-            raise BadRequest(f"{source} is no backup of Bay: its {MANIFEST} is not one")
+            raise BadRequest(f"{source} is not a Bay backup: its {MANIFEST} is invalid")
 
 
 def _plain(text: str) -> str:

@@ -22,5 +22,5 @@ def check(data_dir: Path | None) -> list[Finding]:
         return checking.check(there)
     except OSError as error:
         raise DriverUnavailable(
-            f"cannot look at {error.filename or there}: {error.strerror}; run it as root"
+            f"cannot read {error.filename or there}: {error.strerror}; run it as root"
         ) from error

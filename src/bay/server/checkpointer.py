@@ -229,7 +229,7 @@ class Checkpointer:
         others = [other.id for other in found if other.id != sandbox.id and other.session is not None]
         if others:
             raise Conflict(
-                f"cargo {sandbox.cargo_id} is in use in {', '.join(others)} as well; stop that first",
+                f"cargo {sandbox.cargo_id} is also in use by {', '.join(others)}; stop that first",
                 details={"active_sandbox_ids": others},
             )
 

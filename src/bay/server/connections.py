@@ -232,7 +232,7 @@ class Connections:
         if newest in most:
             self.visit(newest)
             raise QuotaExceeded(
-                f"{len(most)} connections of yours are open, and Bay has room for no more; close some"
+                f"{len(most)} connections of this owner are open, and Bay's limit is reached; close some"
             )
         self._drop(next(reversed(most)), "of_owner")
 

@@ -25,8 +25,9 @@ def check(data_dir: Path, database: Path) -> None:
         )
     if not _knows_workspaces(database) and _has_workspaces(data_dir):
         raise DriverUnavailable(
-            f"the database {database} is lost or empty, and there are workspaces in {data_dir / 'cargo'} that a new one "
-            "would not know; put it back with `bay admin restore`, or move that directory away to begin anew"
+            f"the database {database} is missing or empty, and {data_dir / 'cargo'} has workspaces that a "
+            "new one "
+            "would not list; restore it with `bay admin restore`, or move that directory away to start empty"
         )
 
 

@@ -114,7 +114,7 @@ class Edge:
                 await answer.fail(scope, receive, error.__cause__)
                 return
             log.exception("http.defect", request_id=answer.request_id, method=scope["method"], path=path)
-            await answer.fail(scope, receive, InternalError("something went wrong inside Bay; see its log"))
+            await answer.fail(scope, receive, InternalError("Bay failed on an internal error; see its log"))
 
     def _admit(self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: Call | None) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
@@ -219,11 +219,11 @@ def check_framing(scope: Scope, headers: RequestHeaders) -> None:
     named = scope.get("state", {}).get(AUTHORITY)
     if named is not None and named.lower() != host.lower().removesuffix(":80"):
         raise BadRequest(
-            f"the request is for {named}, and its Host header says {host}; send one of them in both"
+            f"the request line names {named}, and the Host header {host}; send the same host in both"
         )
     length, codings = headers.one("content-length"), headers.all("transfer-encoding")
     if length is not None and codings:
-        raise BadRequest("a request has a Content-Length or a Transfer-Encoding, not both")
+        raise BadRequest("a request may have Content-Length or Transfer-Encoding, not both")
     if length is not None and not (length.isascii() and length.isdigit() and len(length) < 19):
         raise BadRequest("Content-Length is not a number")
     _check_version(scope, codings)
@@ -232,9 +232,9 @@ def check_framing(scope: Scope, headers: RequestHeaders) -> None:
 def _check_version(scope: Scope, codings: list[str]) -> None:
     version = scope.get("http_version", "1.1")
     if version not in ("1.0", "1.1"):
-        raise BadRequest(f"HTTP/{version} is not spoken here; speak HTTP/1.1")
+        raise BadRequest(f"HTTP/{version} is not supported; use HTTP/1.1")
     if codings and (version == "1.0" or [coding.lower() for coding in codings] != ["chunked"]):
-        raise BadRequest("Transfer-Encoding is chunked and nothing else, and is no word of HTTP/1.0")
+        raise BadRequest("Transfer-Encoding may only be chunked, and only in HTTP/1.1")
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
@@ -282,7 +282,7 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         kind: str = message["type"]
         if kind == "websocket.close" and self.status is None:
-            raise NotFound("there is no WebSocket here; see the API docs")  # as the framework says it
+            raise NotFound("there is no WebSocket at this path; see the API docs")  # as the framework says it
         if kind.endswith(("response.start", "accept")):
             self.status = message.get("status", 101)
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
@@ -309,4 +309,4 @@ def request_id_of(headers: RequestHeaders) -> str:
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body has more than {limit} bytes, which is the most this call takes")
+    return PayloadTooLarge(f"the body has more than {limit} bytes, the limit of this call")

@@ -54,7 +54,8 @@ class Feed:
         """Room for one more follower of `owner`. Raises QuotaExceeded when all is taken."""
         if self._followers[owner] >= MOST_FOLLOWERS:
             raise QuotaExceeded(
-                f"{MOST_FOLLOWERS} connections of yours follow events already; close one, and try again"
+                f"{MOST_FOLLOWERS} connections of this owner follow events, the limit; close one and try "
+                "again"
             )
         self._followers[owner] += 1
         try:

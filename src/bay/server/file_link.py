@@ -109,7 +109,7 @@ class FileLink:
         async with opened as (wire, head):
             part = parse(_Part, head.file.encode())
             if head.content_length != part.length or part.first + part.length > part.size:
-                raise ShipError("the sandbox's runtime contradicts itself about a file")
+                raise ShipError("the sandbox's runtime sent contradictory facts of a file")
             yield Download(**dict(part), chunks=wire.body(self._silence_s))
 
     async def upload(
@@ -199,10 +199,10 @@ async def _entries(
         if not line:
             signs += 1
             if signs > _SIGNS + time.monotonic() - began:
-                raise ShipError("the sandbox's runtime lists nothing, again and again")
+                raise ShipError("the sandbox's runtime sent too many keep-alive lines without an entry")
             continue
         count += 1
         if count > limit:
-            raise ShipError("the sandbox's runtime listed more than was asked for")
+            raise ShipError("the sandbox's runtime listed more than requested")
         yield parse(_Info, line).to_info()
-    raise ShipError("the sandbox's runtime broke off in the middle of a list")
+    raise ShipError("the sandbox's runtime ended a list early")

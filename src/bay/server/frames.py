@@ -40,18 +40,20 @@ _control: TypeAdapter[Resize | Signal] = TypeAdapter(Annotated[Resize | Signal, 
 def check_input(frame: bytes) -> None:
     """Raises BadRequest unless `frame` is stdin, or its end."""
     if frame[:1] != bytes((STDIN,)) and frame != bytes((END_OF_FILE,)):
-        raise BadRequest("a binary frame is a byte 0 with data for stdin, or the byte 4 alone for its end")
+        raise BadRequest("a binary frame must be byte 0 and data for stdin, or byte 4 alone to end stdin")
 
 
 def parse_control(text: str) -> Resize | Signal:
     """A text frame. Raises BadRequest when it is neither a resize nor a signal."""
     if len(text) > MAX_CONTROL:
-        raise BadRequest(f"a text frame has at most {MAX_CONTROL} characters; stdin goes in binary frames")
+        raise BadRequest(
+            f"a text frame may have at most {MAX_CONTROL} characters; send stdin in binary frames"
+        )
     try:
         return _control.validate_json(text)
     except ValidationError as error:
         raise BadRequest(
-            "a text frame is JSON that says resize or signal; stdin goes in binary frames"
+            "a text frame must be JSON of type resize or signal; send stdin in binary frames"
         ) from error
 
 

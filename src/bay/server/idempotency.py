@@ -52,6 +52,6 @@ def request(caller: Caller, key: str | None, call: str, body: object) -> Request
     if key is None:
         return None
     if _KEY.fullmatch(key) is None:
-        raise Conflict("an Idempotency-Key is 1 to 128 characters of A-Z, a-z, 0-9, _ and -")
+        raise Conflict("an Idempotency-Key must have 1 to 128 characters of A-Z, a-z, 0-9, _ and -")
     text = json.dumps([call, body], sort_keys=True, default=str)
     return Request(caller, key, hashlib.sha256(text.encode()).hexdigest())

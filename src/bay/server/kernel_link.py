@@ -253,7 +253,7 @@ async def events_of(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[CellE
     async for line in lines(chunks, _LINE):
         event = parse_event(line) if len(line) <= _AT_ONCE else await asyncio.to_thread(parse_event, line)
         if ended or event.seq <= last:
-            raise ShipError("the sandbox's runtime sent the events of a cell in no order")
+            raise ShipError("the sandbox's runtime sent the events of a cell out of order")
         last, ended = event.seq, event.type == "end"
         yield event
 
@@ -261,7 +261,7 @@ async def events_of(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[CellE
 def parse_event(line: bytes) -> CellEvent:
     """The event on one line. Raises ShipError when it is none."""
     if _ERROR_LINE.match(line):
-        raise ShipError("the sandbox's runtime lost track of a cell")
+        raise ShipError("the sandbox's runtime lost the state of a cell")
     found = _parsed(line) if _parts(line) <= _MOST_PARTS else _in_place_of_many(line)
     values: dict[str, Any] = found.model_dump()
     if "traceback" in values:
@@ -293,7 +293,7 @@ def _in_place_of_many(line: bytes) -> _Display | _Result:
     """The same as `_in_its_place` for a line that is not parsed at all; its number and type come first."""
     found = _SHOWN.match(line)
     if found is None:
-        raise ShipError("the sandbox's runtime sent a line that is no event of a cell")
+        raise ShipError("the sandbox's runtime sent an invalid cell event")
     return _note(int(found[1]), "display" if found[2] == b"display" else "result")
 
 
@@ -305,7 +305,7 @@ def _in_its_place(line: bytes) -> _Display | _Result:
     try:
         shown = _Unshowable.model_validate(json.loads(line))
     except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
-        raise ShipError("the sandbox's runtime sent a line that is no event of a cell") from error
+        raise ShipError("the sandbox's runtime sent an invalid cell event") from error
     return _note(shown.seq, shown.type)
 
 
@@ -323,7 +323,7 @@ def _without_surrogates(line: bytes) -> bytes:
     try:
         return json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8", "replace")
     except (ValueError, RecursionError) as error:
-        raise ShipError("the sandbox's runtime sent a line that is no JSON") from error
+        raise ShipError("the sandbox's runtime sent a line that is not JSON") from error
 
 
 async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[CellEvent]:

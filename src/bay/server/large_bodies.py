@@ -67,6 +67,6 @@ def check_pieces(body: bytes) -> None:
     """Raises PayloadTooLarge when a JSON body has too many pieces."""
     if has_more_pieces(body, MOST_PIECES):
         raise PayloadTooLarge(
-            f"a body of more than {LARGE} bytes has at most {MOST_PIECES} texts, fields and items; "
-            "send data as one text, or as a file"
+            f"a body of more than {LARGE} bytes has at most {MOST_PIECES} strings, fields and items; "
+            "send data as one string, or as a file"
         )

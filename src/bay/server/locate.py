@@ -33,7 +33,7 @@ class Located:
         """The Ship that has its output. Raises OutputGone when that went with the session."""
         if self.peer is None:
             raise OutputGone(
-                f"the session that ran {self.item.id} is over, and its output with it",
+                f"the session of {self.item.id} has ended, and its output is lost",
                 details={"first_offset": self.item.output_bytes},
             )
         return self.peer

@@ -55,9 +55,7 @@ def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Ev
     what the driver needs. Nothing is left half made then.
     """
     if loaded.driver == "oci" and os.geteuid() != 0:
-        raise DriverUnavailable(
-            "Bay needs root, because making containers does; start it as root, or with sudo"
-        )
+        raise DriverUnavailable("Bay needs root to create containers; start it as root or with sudo")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:

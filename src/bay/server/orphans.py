@@ -74,7 +74,8 @@ class Orphans:
         for owned in [o for o in self._left.values() if o.sandbox_id == sandbox_id]:
             if not await self._remove(owned):
                 raise DriverUnavailable(
-                    f"session {owned.session_id} of this sandbox is still there and cannot be removed"
+                    f"session {owned.session_id} of this sandbox still exists and cannot be removed; Bay "
+                    "tries again by itself"
                 )
 
     async def _remove_together(self, found: list[Owned]) -> int:

@@ -19,7 +19,7 @@ def workspace_path(text: str, field: str = "path") -> str:
     if "\0" in text:
         raise _invalid(field, "null_byte", "has a NUL in it")
     if text.startswith("/"):
-        raise _invalid(field, "absolute_path", "is absolute; give it relative to /workspace")
+        raise _invalid(field, "absolute_path", "is absolute; give a path relative to /workspace")
     normal = posixpath.normpath(text)
     if normal == ".." or normal.startswith("../") or len(normal.encode("utf-8", "replace")) >= MAX_PATH:
         raise _invalid(field, "path_traversal", "leaves the workspace")

@@ -118,14 +118,15 @@ class PortGate:
             check_framing(scope, headers)
             if place is None:
                 raise BadRequest(
-                    "this Bay does not answer for that host; it is reached by address, as localhost, or as public_url (BAY_PUBLIC_URL) says"
+                    "this Bay does not serve that host; use its IP address, localhost, or the host of "
+                    "public_url (BAY_PUBLIC_URL)"
                 )
             await self._serve(place, headers, scope, receive, answer)
         except BayError as error:
             await _fail(error, request_id, headers, scope, receive, answer)
         except Exception:
             log.exception("port.defect", request_id=request_id, host=place and place.host)
-            error = InternalError("something went wrong inside Bay; see its log")
+            error = InternalError("Bay failed on an internal error; see its log")
             await _fail(error, request_id, headers, scope, receive, answer)
 
     async def _serve(
@@ -167,7 +168,9 @@ class PortGate:
                 await self._check_own_page(place, target.record, headers, scope)
                 return self._visit(place, target, scope, caller, given.key_id)
         if caller is not None and owns:
-            raise Forbidden(f"this key may {caller.scope}, and {_method(scope)} needs a key with scope write")
+            raise Forbidden(
+                f"this key has scope {caller.scope}; {_method(scope)} needs a key with scope write"
+            )
         raise NotFound(_STRANGER) if caller is not None else Unauthorized(_STRANGER)
 
     def _caller(self, headers: RequestHeaders, scope: Scope) -> Caller | None:
@@ -201,7 +204,9 @@ class PortGate:
         else:
             is_own = site in ("same-origin", "none") or _is_click(headers, scope)
         if not is_own:
-            raise Forbidden("this was asked by a page of another host; use the key, or make the port public")
+            raise Forbidden(
+                "the request came from a page of another host; send the key, or make the port public"
+            )
 
     async def _is_of(self, origin: str, place: Place, record: SandboxRecord) -> bool:
         """Whether a page of that origin is the sandbox's own, of this port or of another."""
@@ -238,9 +243,9 @@ class PortGate:
     ) -> Response:
         """Take a link, give a cookie, and lead to where the link says."""
         if scope["type"] != "http" or scope["path"] != OPEN_PATH:
-            raise NotFound("below /.bay/ there is nothing of the app")
+            raise NotFound("paths below /.bay/ are Bay's, not the app's")
         if scope["method"] != "GET":
-            raise MethodNotAllowed("a link is opened by GET")
+            raise MethodNotAllowed("a link must be opened with GET")
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         given = self._tokens.read("link", query.get("token", ""))
         to = _path_of(query.get("to", "/"))
@@ -249,7 +254,7 @@ class PortGate:
         is_good = given is not None and target is not None and self._is_good(given, target)
         if given is None or not is_good or not await self._sites.use_link(given):
             raise Unauthorized(
-                "this link has expired, was opened already, or is of another port; ask for another"
+                "this link has expired, was opened already, or belongs to another port; get a new one"
             )
         answer = _redirect(to)
         answer.headers["Set-Cookie"] = self._cookie_for(place, given)
@@ -277,7 +282,7 @@ class PortPaths:
             return
         prefix, sandbox, port, rest = (part.decode("latin-1") for part in below.groups())
         if not 0 < int(port) < 65536:
-            raise BadRequest(f"{port} is no port; it is a number from 1 to 65535")
+            raise BadRequest(f"{port} is not a port; give a number from 1 to 65535")
         caller: Caller = scope["state"]["caller"]
         record = await self._waker.find(caller, sandbox)
         visit = Visit(
@@ -357,7 +362,7 @@ def _target(path: bytes, scope: Scope) -> bytes:
     query: bytes = scope["query_string"]
     target = path + b"?" + query if query else path
     if not _TARGET.fullmatch(target):
-        raise BadRequest("the path has characters that have to be escaped")
+        raise BadRequest("the path has characters that must be percent-encoded")
     return target
 
 

@@ -125,7 +125,7 @@ def _parts(url: str | None) -> tuple[str | None, Literal["http", "https"], str]:
     scheme = parsed.scheme
     has_rest = parsed.path.strip("/") or parsed.query or parsed.fragment or parsed.username is not None
     if scheme not in ("http", "https") or not parsed.hostname or has_rest:
-        raise InvalidArgument(f"public_url is {url!r}; it has to be such as https://bay.example.com")
+        raise InvalidArgument(f"public_url is {url!r}; set it to a URL such as https://bay.example.com")
     return parsed.hostname.lower(), scheme, f":{port}" if port else ""
 
 

@@ -78,7 +78,7 @@ class PortLink:
         Raises PortClosed when nothing listens there, ShipError and Timeout.
         """
         if not 1 <= port <= 65_535:
-            raise BadRequest(f"{port} is no port; a port is a number from 1 to 65535")
+            raise BadRequest(f"{port} is not a port; give a number from 1 to 65535")
         async with self._link.switch(peer, f"/tunnel?port={port}", "tcp") as wire:
             stream = PortStream()
             stream.begin(*await wire.hand_over(stream))
@@ -126,7 +126,7 @@ class PortStream(asyncio.Protocol):
                     await asyncio.sleep(0)
                 return self._take(size)
             elif self._lost:
-                raise ConnectionResetError("the program has broken off the connection")
+                raise ConnectionResetError("the program aborted the connection")
             else:
                 self._arrival.clear()
                 self._may_read()
@@ -148,7 +148,7 @@ class PortStream(asyncio.Protocol):
         """Return once there is room for more. Raises ConnectionError when nothing more is taken."""
         await self._room.wait()
         if self._lost:
-            raise ConnectionResetError("the program has closed the connection")
+            raise ConnectionResetError("the program closed the connection")
 
     async def write_eof(self) -> None:
         """Say that no more is sent; what comes can still be read. Again is no error."""
@@ -184,7 +184,7 @@ class PortStream(asyncio.Protocol):
     @property
     def _carrier(self) -> asyncio.Transport:
         if self._transport is None:
-            raise ShipError("the connection has not begun")
+            raise ShipError("the connection is not open yet")
         return self._transport
 
     def _begin_piece(self) -> None:
@@ -206,9 +206,9 @@ class PortStream(asyncio.Protocol):
 
     def _send(self, data: bytes) -> None:
         if self._lost or self._carrier.is_closing():
-            raise ConnectionResetError("the program has closed the connection")
+            raise ConnectionResetError("the program closed the connection")
         if self._said_end:
-            raise BrokenPipeError("the end of what is sent has been said")
+            raise BrokenPipeError("the sending side is already closed")
         self._carrier.write(data)
 
     def _wake(self) -> None:

@@ -39,7 +39,7 @@ ANSWER_S = 300.0
 
 _SHAKE_S = 60.0
 _GOODBYE_S = 5.0
-_LEAVING = Closed(1012, "Bay goes down")
+_LEAVING = Closed(1012, "Bay is shutting down")
 _REVOKED = Closed(4403, "the key was revoked or has expired")
 _SHUT = Closed(4403, "this is open to everybody no more")
 _BROKEN = Closed(1011, "the app broke off the connection")
@@ -105,7 +105,7 @@ class PortProxy:
     def _request_of(self, visit: Visit, scope: Scope) -> AppRequest:
         method: str = scope["method"]
         if method in ("CONNECT", "TRACE"):  # another protocol, and what would show a page its own cookies
-            raise MethodNotAllowed(f"{method} is not passed on to apps")
+            raise MethodNotAllowed(f"{method} is not forwarded to apps")
         length = framing(scope["headers"])
         headers = [*self._toward_app(visit, scope["headers"]), *length]
         return AppRequest(method=method, target=visit.target, headers=headers, has_body=bool(length))
@@ -171,7 +171,9 @@ class PortProxy:
         # Strangers at a port that is everybody's take no room from those who were let in.
         room = (visit.sandbox_id, visit.key_id is None)
         if self._under_way[room] >= MOST:
-            raise QuotaExceeded(f"{MOST} requests to this sandbox are under way; try again in a moment")
+            raise QuotaExceeded(
+                f"{MOST} requests to this sandbox are in progress, the limit; try again in a moment"
+            )
         self._under_way[room] += 1
         try:
             yield
@@ -183,9 +185,7 @@ class PortProxy:
     async def _over(self, visit: Visit) -> NoReturn:
         if (closed := await self._end_of(visit)) is not _LEAVING:
             raise Unauthorized(closed.reason)
-        raise Timeout(
-            "Bay goes down in the middle of this request; what was sent may have been taken in part"
-        )
+        raise Timeout("Bay is shutting down; the app may have received part of this request")
 
     async def _end_of(self, visit: Visit) -> Closed:
         if visit.is_shut is not None:
@@ -231,7 +231,7 @@ class _Exchange:
                 while True:
                     await self._next()
         except TimeoutError:
-            raise Timeout(f"the app has not begun to answer in {ANSWER_S:g} s") from None
+            raise Timeout(f"the app did not begin to answer within {ANSWER_S:g} s") from None
 
     async def _send_body(self, connection: AppConnection) -> None:
         more = True
@@ -310,4 +310,4 @@ async def _within(seconds: float, what: Awaitable[Any]) -> Any:
         async with asyncio.timeout(seconds):
             return await what
     except TimeoutError:
-        raise Timeout(f"the app has taken or said nothing for {seconds:g} s") from None
+        raise Timeout(f"the app neither read nor sent anything for {seconds:g} s") from None

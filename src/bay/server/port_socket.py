@@ -152,7 +152,7 @@ class AppSocket:
         self._events += (e for e in self._protocol.events_received() if isinstance(e, Frame | Response))
         await self._flush()
         if not data and self._protocol.state is State.CONNECTING:
-            raise ConnectionResetError("the program ended the connection")
+            raise ConnectionResetError("the program closed the connection")
 
     async def _flush(self) -> None:
         async with self._sending:

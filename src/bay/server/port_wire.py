@@ -84,7 +84,7 @@ class AppConnection:
             if not request.has_body:
                 data += self._http.send(h11.EndOfMessage()) or b""
         except h11.LocalProtocolError as error:
-            raise BadRequest(f"the request cannot be passed on: {error}") from error
+            raise BadRequest(f"the request cannot be forwarded: {error}") from error
         await self._stream.write(data)
 
     async def send(self, data: bytes) -> None:
@@ -117,7 +117,7 @@ class AppConnection:
                     raise h11.RemoteProtocolError("no end")
                 yield bytes(event.data)
         except (h11.RemoteProtocolError, ConnectionError) as error:
-            raise self._broken("broke off in the middle of its answer") from error
+            raise self._broken("ended its answer early") from error
 
     def recycle(self) -> bool:
         """Make ready for another request; False when it is used up."""
@@ -141,7 +141,7 @@ class AppConnection:
         try:
             data = self._http.send(event)
         except h11.LocalProtocolError as error:
-            raise BadRequest(f"the body cannot be passed on: {error}") from error
+            raise BadRequest(f"the body cannot be forwarded: {error}") from error
         if data:
             await self._stream.write(data)
 
@@ -156,7 +156,7 @@ class AppConnection:
         size = sum(len(name) + len(value) for name, value in head.headers)
         is_odd = any(_CONTROL.search(value) for _, value in head.headers)
         if head.status_code > 599 or size > _MOST_HEAD or is_odd:
-            raise h11.RemoteProtocolError("no head that may be passed on")
+            raise h11.RemoteProtocolError("no head that may be forwarded")
         return head
 
     def _broken(self, what: str) -> PortClosed:

@@ -89,7 +89,11 @@ def _respond(request: Request, error: BayError, extra: dict[str, Any] | None = N
 
 async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
     """Any error raised on purpose."""
-    known = error if isinstance(error, BayError) else InternalError("something went wrong inside Bay")
+    known = (
+        error
+        if isinstance(error, BayError)
+        else InternalError("Bay failed on an internal error; see its log")
+    )
     return _respond(request, known)
 
 
@@ -132,4 +136,4 @@ def _from_framework(request: Request, error: Exception) -> BayError:
         case _ if status < 500:
             return BadRequest("the request body could not be read")
         case _:
-            return InternalError("something went wrong inside Bay; see its log")
+            return InternalError("Bay failed on an internal error; see its log")

@@ -53,7 +53,7 @@ class Screens:
         `offset` is put into the screen. Raises Timeout when it takes too long, also when that is because of others.
         """
         if self._waiting >= self._most_waiting:
-            raise Timeout(f"{self._waiting} screens are being rendered already; try again in a moment")
+            raise Timeout(f"{self._waiting} screens are being rendered, the limit; try again in a moment")
         self._waiting += 1
         try:
             async with self._turn:
@@ -86,7 +86,7 @@ class Screens:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise _broke(error) from error
         finally:
-            if not done:  # also when the caller went away: half an answer is in the pipe
+            if not done:  # also when the client disconnected: half an answer is in the pipe
                 await asyncio.shield(self.aclose())
 
     async def _ask(self, data: bytes, order: dict[str, int]) -> tuple[Screen, bytes]:
@@ -110,4 +110,4 @@ class Screens:
 
 
 def _broke(error: Exception) -> HostError:
-    return InternalError(f"the helper that renders screens went away ({type(error).__name__}); try again")
+    return InternalError(f"the screen renderer exited ({type(error).__name__}); try again")

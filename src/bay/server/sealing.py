@@ -73,7 +73,7 @@ class EventIds:
             return 0
         place = self._seals.unseal(b"tag", owner.encode(), _from_hex(event_id))
         if place is None or len(place) != 8:
-            raise InvalidArgument("Bay gave out no event id like this; leave it out, or begin with 0")
+            raise InvalidArgument("Bay issued no such event id; leave it out, or start from 0")
         return int.from_bytes(place)
 
 
@@ -102,7 +102,7 @@ class Cursors:
     def _open(self, use: bytes, owner: str, cursor: str) -> bytes:
         place = self._seals.unseal(use, _context(owner), _from_hex(cursor))
         if place is None:
-            raise InvalidArgument("this cursor was not given out by Bay; start again without one")
+            raise InvalidArgument("Bay issued no such cursor; start again without one")
         return place
 
 

@@ -165,7 +165,7 @@ class ServiceKeeper:
                 await self._link.put(peer, env, specs)
             except BayError as error:
                 kept.trouble = (
-                    f"the sandbox's runtime could not be told of it: {error.message}; it is tried again"
+                    f"the sandbox's runtime could not be informed: {error.message}; Bay tries again"
                 )
                 kept.untold.set()
                 raise

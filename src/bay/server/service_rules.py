@@ -22,9 +22,9 @@ def checked(specs: Sequence[ServiceSpec], *, root: bool) -> tuple[ServiceSpec, .
     Raises InvalidArgument, InvalidPath, and Forbidden for a service as root that may not be.
     """
     if len(specs) > MOST_SERVICES:
-        raise InvalidArgument(f"a sandbox has {MOST_SERVICES} services at most; delete one first")
+        raise InvalidArgument(f"a sandbox may have at most {MOST_SERVICES} services; delete one first")
     if len({spec.name for spec in specs}) < len(specs):
-        raise InvalidArgument("two services have the same name")
+        raise InvalidArgument("two services have the same name; give each its own")
     found = tuple(_checked(spec, root=root) for spec in specs)
     _check_needs(found)
     return found
@@ -37,12 +37,13 @@ def needing(specs: Sequence[ServiceSpec], name: str) -> list[str]:
 
 def _checked(spec: ServiceSpec, *, root: bool) -> ServiceSpec:
     if not _NAME.fullmatch(spec.name):
-        raise InvalidArgument("a service's name is 1 to 63 characters of a-z, 0-9 and inner hyphens")
+        raise InvalidArgument("a service's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens")
     if not spec.argv or not spec.argv[0]:
-        raise InvalidArgument(f"service {spec.name} has no program: argv begins with one")
+        raise InvalidArgument(f"service {spec.name} has no program; make it the first item of argv")
     if sum(map(len, (*spec.argv, *spec.env, *spec.env.values()))) > MOST_CHARS:
         raise InvalidArgument(
-            f"argv and env of service {spec.name} have more than {MOST_CHARS} characters; put what is long into a file"
+            f"argv and env of service {spec.name} have more than {MOST_CHARS} characters; put long values "
+            "into a file"
         )
     check_user(spec.user)
     check_allowed(spec.user, root=root)
@@ -54,9 +55,9 @@ def _check_needs(specs: Sequence[ServiceSpec]) -> None:
     for spec in specs:
         if missing := [name for name in spec.needs if name not in names]:
             raise InvalidArgument(
-                f"service {spec.name} needs {missing[0]}, which there is not; define that first"
+                f"service {spec.name} needs {missing[0]}, which does not exist; define it first"
             )
     try:
         TopologicalSorter({spec.name: spec.needs for spec in specs}).prepare()
     except CycleError as error:
-        raise InvalidArgument(f"services need each other: {' → '.join(error.args[1])}") from error
+        raise InvalidArgument(f"services need each other in a cycle: {' → '.join(error.args[1])}") from error

@@ -138,9 +138,7 @@ class ProfileSettings(SettingFields):
     @classmethod
     def _nobody_elses_name(cls, value: str) -> str:
         if value in _TAKEN_NAMES:
-            raise ValueError(
-                f"{value} is the name of another user or group of the image; choose one of your own"
-            )
+            raise ValueError(f"{value} is the name of another user or group of the image; choose a new name")
         return value
 
     def to_profile(self, name: str) -> Profile:
@@ -348,8 +346,8 @@ class Settings(SettingFields, BaseSettings):
     def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_CHOSEN:
             raise ValueError(
-                f"BAY_API_KEY has fewer than {MIN_CHOSEN} characters, which can be guessed; "
-                "take the output of: openssl rand -hex 32"
+                f"BAY_API_KEY has fewer than {MIN_CHOSEN} characters and can be guessed; "
+                "use the output of: openssl rand -hex 32"
             )
         return value
 
@@ -364,7 +362,7 @@ class Settings(SettingFields, BaseSettings):
     @classmethod
     def _owners_that_may_be(cls, value: dict[str, QuotaSettings]) -> dict[str, QuotaSettings]:
         if wrong := [name for name in value if not is_owner(name)]:
-            raise ValueError(f"{wrong[0]!r} is no owner: 1 to 63 letters, digits and . _ @ + -")
+            raise ValueError(f"{wrong[0]!r} is not an owner: give 1 to 63 letters, digits and . _ @ + -")
         return value
 
     @classmethod

@@ -206,7 +206,7 @@ def parse(model: type[M], data: bytes, pieces: int = MOST_PIECES) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise ShipError("the sandbox's runtime answered with something else than asked") from error
+        raise ShipError("the sandbox's runtime sent an unexpected answer") from error
 
 
 def refusal(status: int, data: bytes) -> BayError:
@@ -214,7 +214,7 @@ def refusal(status: int, data: bytes) -> BayError:
     try:
         error = _Refusal.model_validate_json(data).error
     except ValidationError:
-        return ShipError(f"the sandbox's runtime answered HTTP {status} without saying why")
+        return ShipError(f"the sandbox's runtime answered HTTP {status} without a reason")
     message = error.message[:1000]
     if error.code not in _PASSED_ON:
         return ShipError(f"the sandbox's runtime failed: {message}")

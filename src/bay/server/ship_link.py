@@ -409,11 +409,11 @@ async def _parse_output(
     async for line in lines(chunks):
         item = _parse_line(line)
         if ended:
-            raise ShipError("the sandbox's runtime went on after the end of the output")
+            raise ShipError("the sandbox's runtime sent data after the end of the output")
         if isinstance(item, OutputEnd):
             ended = True
         elif item.offset != since:
-            raise ShipError(f"the sandbox's runtime sent output at {item.offset} and not at {since}")
+            raise ShipError(f"the sandbox's runtime sent output at offset {item.offset} instead of {since}")
         else:
             since += len(item.data)
         yield item

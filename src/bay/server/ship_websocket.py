@@ -63,14 +63,14 @@ class ShipWebSocket:
         if isinstance(event, Ping):
             await self._answer(event)
         elif isinstance(event, Pong):
-            raise ShipError("the sandbox's runtime answered a ping that nobody sent")
+            raise ShipError("the sandbox's runtime sent an unsolicited pong")
         return None
 
     async def _answer(self, ping: Ping) -> None:
         now = asyncio.get_running_loop().time()
         self._pings = [*(at for at in self._pings if now - at < 1), now]
         if len(self._pings) > _MOST_PINGS_PER_S:
-            raise ShipError("the sandbox's runtime sent a flood of pings")
+            raise ShipError("the sandbox's runtime sent too many pings")
         with _broken():
             await self._wire.send_raw(self._protocol.send(ping.response()))
 

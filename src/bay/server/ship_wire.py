@@ -174,7 +174,7 @@ class Wire:
             elif isinstance(event, h11.EndOfMessage):
                 return
             else:
-                raise ShipError("the sandbox's runtime ended its answer too early")
+                raise ShipError("the sandbox's runtime ended its answer early")
 
     def _is_late(self) -> bool:
         return self._deadline is not None and asyncio.get_running_loop().time() > self._deadline
@@ -263,10 +263,10 @@ class Wire:
         if isinstance(event, h11.ConnectionClosed):
             raise ConnectionResetError("closed by the sandbox's runtime")
         if not isinstance(event, h11.Response):
-            raise ShipError("the sandbox's runtime sent an unexpected interim answer")
+            raise ShipError("the sandbox's runtime sent an unexpected interim response")
         headers = self._proven(event)
         if headers.get("content-encoding", "identity") != "identity":
-            raise ShipError("the sandbox's runtime sent an encoding that nobody asked for")
+            raise ShipError("the sandbox's runtime sent an encoding that was not requested")
         length = headers.get("content-length", "")
         size = int(length) if length.isascii() and length.isdigit() else None
         return Head(event.status_code, size, headers.get("x-ship-file", ""))
@@ -274,12 +274,12 @@ class Wire:
     def _check_switch(self, event: h11.InformationalResponse, protocol: str) -> dict[str, str]:
         headers = self._proven(event)
         if event.status_code != 101 or headers.get("upgrade", "").lower() != protocol:
-            raise ShipError("the sandbox's runtime sent an unexpected interim answer")
+            raise ShipError("the sandbox's runtime sent an unexpected interim response")
         return headers
 
     def _check_websocket(self, headers: dict[str, str], key: bytes) -> None:
         if {"sec-websocket-extensions", "sec-websocket-protocol"} & set(headers):
-            raise ShipError("the sandbox's runtime sent an unexpected interim answer")
+            raise ShipError("the sandbox's runtime sent an unexpected interim response")
         if headers.get("sec-websocket-accept", "").encode() != generate_accept_token(key):
             raise ShipError("the sandbox's runtime does not speak WebSocket")
 

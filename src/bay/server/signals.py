@@ -14,7 +14,7 @@ def _name_of(value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
             return signal.Signals(value).name.removeprefix("SIG")
     except (KeyError, ValueError) as error:
-        raise ValueError("is no signal; give a name such as INT, or its number") from error
+        raise ValueError("is not a signal; give a name such as INT, or its number") from error
     return value
 
 

@@ -44,7 +44,7 @@ class Snapshots:
         if outcome is not None and outcome.error is not None:
             raise outcome.error
         if made is None or made.deleted_at is not None:
-            raise Conflict(f"checkpoint {checkpoint_id} was not made, or was deleted while it was")
+            raise Conflict(f"checkpoint {checkpoint_id} could not be made, or was deleted meanwhile")
         return made
 
     async def _ask(
@@ -71,9 +71,9 @@ class Snapshots:
         if present is None or present.deleted_at is not None or present.target == "deleted":
             raise NotFound(f"there is no sandbox {sandbox.id}; it was deleted")
         if present.restore_id is not None:
-            raise Conflict(f"a checkpoint is being put back into sandbox {sandbox.id}; wait for it")
+            raise Conflict(f"sandbox {sandbox.id} is being restored; wait for it")
         if await checkpoints.count(db, sandbox.id) >= MOST:
-            raise Conflict(f"sandbox {sandbox.id} has {MOST} checkpoints, which is the most; delete some")
+            raise Conflict(f"sandbox {sandbox.id} has {MOST} checkpoints, the limit; delete some")
         if name is not None and await checkpoints.find(db, sandbox.id, name) is not None:
             raise _taken(sandbox, name)
 
@@ -112,12 +112,13 @@ class Snapshots:
             found = found or await checkpoints.find_owned(db, sandbox.owner, ref)
         if found is None:
             raise NotFound(
-                f"there is no checkpoint {ref} of sandbox {sandbox.id}; one of another sandbox is given by its id"
+                f"there is no checkpoint {ref} of sandbox {sandbox.id}; name one of another sandbox by its id"
             )
         if sandbox.persist == "machine" and found.persist == "workspace":
             raise Conflict(
-                f"checkpoint {found.id} is of /workspace alone, and sandbox {sandbox.id} would lose all else that it keeps; "
-                "make a sandbox of it instead, by from_checkpoint"
+                f"checkpoint {found.id} has only /workspace, and sandbox {sandbox.id} would lose its other "
+                "files; "
+                "create a sandbox from it instead (from_checkpoint)"
             )
         return found
 
@@ -144,7 +145,9 @@ class Snapshots:
 
         found = await self._waker.wait_for(sandbox_id, read, _MAKE_S)
         if found is None:
-            raise Timeout(f"checkpoint {checkpoint_id} takes longer than {_MAKE_S:g} s; it goes on by itself")
+            raise Timeout(
+                f"checkpoint {checkpoint_id} takes longer than {_MAKE_S:g} s; Bay continues in the background"
+            )
         return found[0]
 
     async def restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> None:
@@ -162,7 +165,8 @@ class Snapshots:
             raise outcome.error
         if settled is None:
             raise Timeout(
-                f"the restore of sandbox {sandbox.id} takes longer than {_MAKE_S:g} s; it goes on by itself"
+                f"the restore of sandbox {sandbox.id} takes longer than {_MAKE_S:g} s; Bay continues in the "
+                "background"
             )
         if settled.deleted_at is not None:
             raise NotFound(f"sandbox {sandbox.id} was deleted while it was restored")
@@ -171,13 +175,13 @@ class Snapshots:
         async with self._store.write() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             if present.restore_id is not None:
-                raise Conflict(f"another checkpoint is being put back into sandbox {sandbox.id}; wait for it")
+                raise Conflict(f"another checkpoint is being restored into sandbox {sandbox.id}; wait for it")
             if await sandboxes.is_restored_elsewhere(db, present.cargo_id, sandbox.id):
                 raise Conflict(
-                    f"a checkpoint is being put back into cargo {present.cargo_id} by another sandbox; wait for it"
+                    f"another sandbox is restoring a checkpoint into cargo {present.cargo_id}; wait for it"
                 )
             if await checkpoints.find_owned(db, sandbox.owner, checkpoint.id) is None:
-                raise Conflict(f"checkpoint {checkpoint.id} was deleted meanwhile")
+                raise Conflict(f"checkpoint {checkpoint.id} was deleted during the restore")
             await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id)
             return self._checkpointer.expect(sandbox.id)
 

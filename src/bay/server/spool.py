@@ -57,12 +57,14 @@ class Spool:
         share = self._most // _SHARE
         if taken > share:
             raise PayloadTooLarge(
-                f"the part `file` has more than {share} bytes and came before the part `path`, up to which it has to be kept; "
+                f"the part `file` has more than {share} bytes and came before the part `path`, which Bay "
+                "needs first; "
                 "send `path` first"
             )
         if self._used[owner] > share or self.used > self._most:
             raise QuotaExceeded(
-                "too many uploads wait for their part `path`; send it before the part `file`, or try again in a moment"
+                "too many uploads are waiting for their part `path`; send it before `file`, or try again in "
+                "a moment"
             )
 
 

@@ -71,7 +71,7 @@ class Starter:
         async with self._store.write() as db:
             if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
                 raise Conflict(
-                    f"a checkpoint is being put back into cargo {sandbox.cargo_id} by another sandbox; try again"
+                    f"another sandbox is restoring a checkpoint into cargo {sandbox.cargo_id}; try again"
                 )
             await sessions.add(db, session)
             await sandboxes.change(db, sandbox.id, generation=session.generation)

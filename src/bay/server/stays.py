@@ -49,7 +49,7 @@ class Stays:
         """Room for one more connection of `owner`. Raises QuotaExceeded when all is taken."""
         if self._places[owner] >= MOST:
             raise QuotaExceeded(
-                f"{MOST} connections of yours follow or are attached already; close one, and try again"
+                f"{MOST} connections of this owner follow or are attached, the limit; close one and try again"
             )
         self._places[owner] += 1
         try:
@@ -97,7 +97,7 @@ class Stays:
     async def _refused(self, caller: Caller) -> NoReturn:
         if await self.over(caller) == "revoked":
             raise Unauthorized("the key was revoked or has expired")
-        raise Timeout("Bay goes down in the middle of this call; what was sent may have been taken in part")
+        raise Timeout("Bay is shutting down; part of this call may have taken effect")
 
     async def _look_again(self) -> None:
         try:

@@ -119,7 +119,7 @@ class TreeLink:
             if isinstance(first, Closed):
                 raise _REFUSALS.get(first.code, ShipError)(first.reason)
             if not isinstance(first, str):
-                raise ShipError("the sandbox's runtime did not say what it watches")
+                raise ShipError("the sandbox's runtime did not name what it watches")
             watching = parse(_Watching, first.encode())
             wire.set_deadline(None)  # nothing may happen for days
             yield Watching(socket, watching.path)
@@ -132,10 +132,10 @@ def _query(path: str, **given: object) -> dict[str, object]:
 
 def _event(message: str | bytes) -> FileEvent:
     if isinstance(message, bytes):
-        raise ShipError("the sandbox's runtime told of a file in bytes")
+        raise ShipError("the sandbox's runtime sent a file event in a binary message")
     found = parse(_Event, message.encode("utf-8", "replace"))
     if found.type != "overflow" and found.path is None:
-        raise ShipError("the sandbox's runtime told of no file")
+        raise ShipError("the sandbox's runtime sent an event without a file")
     return FileEvent(**dict(found))
 
 
@@ -145,8 +145,8 @@ async def _result(chunks: AsyncGenerator[bytes, None], limit: int) -> SearchResu
     async for line in lines(chunks, _LINE):
         room -= len(line)
         if room < 0 or len(matches) > limit:
-            raise ShipError("the sandbox's runtime found more than was asked for")
+            raise ShipError("the sandbox's runtime sent more matches than requested")
         if not line.startswith(b'{"path"'):
             return SearchResult(matches=tuple(matches), **dict(parse(_Counts, line)))
         matches.append(SearchMatch(**dict(parse(_Match, line))))
-    raise ShipError("the sandbox's runtime broke off in the middle of a search")
+    raise ShipError("the sandbox's runtime ended a search early")

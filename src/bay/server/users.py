@@ -13,7 +13,8 @@ def check_user(user: str | None) -> None:
     """Raises BadRequest for what names no user."""
     if user is not None and _USER.fullmatch(user) is None:
         raise BadRequest(
-            "user is a name or a uid of the sandbox's /etc/passwd, or USER:GROUP", details={"field": "user"}
+            "user must be a name or a uid of the sandbox's /etc/passwd, or USER:GROUP",
+            details={"field": "user"},
         )
 
 
@@ -21,5 +22,5 @@ def check_allowed(user: str | None, *, root: bool) -> None:
     """Raises Forbidden for root, and for a group of one's own choice, where the profile does not allow `root`."""
     if user is not None and not root and (user in ("root", "0") or ":" in user):
         raise Forbidden(
-            f"the sandbox's profile does not allow root, and so not user {user}", details={"field": "user"}
+            f"the sandbox's profile does not allow root, which user {user} needs", details={"field": "user"}
         )

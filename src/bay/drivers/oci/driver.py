@@ -210,7 +210,7 @@ class OciDriver:
         """See `Driver.set_network`."""
         if self._network is None:
             if policy.mode != "none":
-                raise DriverUnavailable(f"this host cannot hold a sandbox to network mode {policy.mode}")
+                raise DriverUnavailable(f"this host cannot enforce network mode {policy.mode}")
             return
         seat = await in_new_thread(lambda: self._seat(handle))
         if (namespace := await opened_in_thread(lambda: self._open_namespace(handle))) is None:

@@ -87,7 +87,7 @@ def _moment(given: object) -> object:
     try:
         return from_rfc3339(given) if isinstance(given, str) else given
     except (ValueError, OverflowError) as error:
-        raise ValueError("is no time; give one such as 2030-01-31T12:00:00Z") from error
+        raise ValueError("is not a time; give one such as 2030-01-31T12:00:00Z") from error
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]

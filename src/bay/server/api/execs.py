@@ -118,7 +118,7 @@ class CreateExec(Body):
         if self.stdin is not None and self.stdin_base64 is not None:
             raise ValueError("give stdin or stdin_base64, not both")
         if not self.tty and (self.rows is not None or self.cols is not None):
-            raise ValueError("rows and cols are those of a terminal; give them with tty")
+            raise ValueError("rows and cols set the size of a terminal; give them with tty")
         return self
 
 
@@ -127,7 +127,9 @@ def _check_size(command: str | None, argv: list[str]) -> None:
     if len((command or "").encode()) >= _MOST_WORD:
         raise ValueError(f"command has more than {_MOST_WORD - 1} bytes; send data by stdin or a file")
     if max(sizes, default=0) > _MOST_WORD:
-        raise ValueError(f"a word of argv has more than {_MOST_WORD - 1} bytes; send data by stdin or a file")
+        raise ValueError(
+            f"an argument in argv has more than {_MOST_WORD - 1} bytes; send data by stdin or a file"
+        )
     if sum(sizes) > _MOST_ARGV:
         raise ValueError(f"argv has more than {_MOST_ARGV} bytes; send data by stdin or a file")
 
@@ -260,7 +262,9 @@ async def write_stdin(
     try:
         written = await services.execs.write_stdin(caller, sandbox_id, exec_id, body, eof=eof)
     except ClientDisconnect as error:
-        raise BadRequest("the body broke off; what came of it was written") from error
+        raise BadRequest(
+            "the request body ended early; the part that arrived was written to stdin"
+        ) from error
     return WireResponse({"written": written})
 
 

@@ -170,7 +170,7 @@ async def write_content(
             caller, sandbox_id, path, request.stream(), mode=mode, mtime=mtime, mkdir=mkdir
         )
     except ClientDisconnect as error:
-        raise BadRequest("the body broke off; nothing was written") from error
+        raise BadRequest("the request body ended early; nothing was written") from error
     return WireResponse(written)
 
 
@@ -320,7 +320,7 @@ async def write_archive(
     try:
         made = await services.file_trees.unpack(caller, sandbox_id, path, format, request.stream())
     except ClientDisconnect as error:
-        raise BadRequest("the body broke off; what was unpacked of it by then stays") from error
+        raise BadRequest("the request body ended early; files already unpacked stay") from error
     return WireResponse(made.model_dump())
 
 
@@ -450,4 +450,4 @@ async def _while_here(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _gone(request: Request) -> Never:
     while (await request.receive())["type"] != "http.disconnect":
         continue
-    raise BadRequest("the caller went away")
+    raise BadRequest("the client disconnected")

@@ -113,7 +113,7 @@ async def upload_file(caller: Writer, services: Svc, sandbox_id: str, request: R
     try:
         where, size = await _upload(services.files, caller, sandbox_id, form)
     except ClientDisconnect as error:
-        raise BadRequest("the body broke off; nothing was written") from error
+        raise BadRequest("the request body ended early; nothing was written") from error
     return WireResponse({"status": "ok", "path": where, "size": size})
 
 

@@ -63,7 +63,7 @@ class Goodbye:
 
 
 BY_REASON: dict[Reason, Goodbye] = {
-    "leaving": Goodbye(1012, "Bay goes down; come back and go on by offset"),
+    "leaving": Goodbye(1012, "Bay is shutting down; reconnect and continue by offset"),
     "revoked": Goodbye(4403, "the key was revoked or has expired"),
 }
 
@@ -98,7 +98,7 @@ async def _down(socket: WebSocket, attached: Attached) -> Goodbye | None:
             if isinstance(frame, OutputEnd):
                 return Goodbye(1000, end=frame)
             await socket.send_bytes(frame)
-        return Goodbye(SILENT, "the sandbox's runtime stopped in the middle of the output")
+        return Goodbye(SILENT, "the sandbox's runtime stopped sending output")
     except WebSocketDisconnect:
         return None
     except BayError as error:

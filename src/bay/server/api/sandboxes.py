@@ -80,7 +80,7 @@ class PortBody(Body):
 
 def _each_once(ports: tuple[PortBody, ...]) -> tuple[PortBody, ...]:
     if len({body.port for body in ports}) < len(ports):
-        raise ValueError("a port is there twice")
+        raise ValueError("a port is listed twice; list each port once")
     return ports
 
 
@@ -290,5 +290,5 @@ def _reached(body: CreateSandbox | UpdateSandbox) -> dict[str, Any]:
 def _labels(given: list[str]) -> tuple[tuple[str, str], ...]:
     pairs = [item.partition(":") for item in given]
     if not all(separator and _LABEL.fullmatch(key) for key, separator, _ in pairs):
-        raise InvalidArgument("a label filter is key:value")
+        raise InvalidArgument("a label filter must be key:value, such as team:web")
     return tuple((key, value) for key, _, value in pairs)

@@ -90,7 +90,7 @@ class _Relay:
             await self._tunnel.stream.write_eof()
             self._sent_all.set()
         elif self._sent_all.is_set():
-            raise BadRequest("no bytes follow after eof")
+            raise BadRequest("no bytes may follow eof")
         elif data:
             await self._give(data)
 
@@ -120,7 +120,7 @@ class _Relay:
 
     async def _stay(self) -> Goodbye:
         reason = await self._tunnel.must_leave()
-        return Goodbye(1012, "Bay goes down") if reason == "leaving" else BY_REASON[reason]
+        return Goodbye(1012, "Bay is shutting down") if reason == "leaving" else BY_REASON[reason]
 
 
 async def _until(event: asyncio.Event) -> None:
@@ -133,4 +133,4 @@ def _check_eof(text: str) -> None:
     except (ValueError, TypeError, KeyError, RecursionError):
         kind = None
     if kind != "eof":
-        raise BadRequest('a text message is {"type": "eof"}; bytes go in binary messages')
+        raise BadRequest('a text message must be {"type": "eof"}; send bytes in binary messages')

@@ -29,14 +29,14 @@ async def _down(socket: WebSocket, watch: Watch) -> Goodbye | None:
         return None
     except BayError as error:
         return goodbye_for(error)
-    return Goodbye(1000, "what was watched is gone")
+    return Goodbye(1000, "the watched path was deleted")
 
 
 async def _up(socket: WebSocket) -> Goodbye | None:
     """None when the client has left; there is nothing for it to say."""
     if (await socket.receive())["type"] == "websocket.disconnect":
         return None
-    return Goodbye(4400, "whoever watches has nothing to say")
+    return Goodbye(4400, "a watch accepts no messages")
 
 
 async def _stay(watch: Watch) -> Goodbye:

@@ -195,7 +195,7 @@ class Attachments:
             async for chunk in _chunks_of(chunks):
                 data += chunk.data
                 if len(data) > _MOST_OUTPUT:
-                    raise ShipError("the sandbox's runtime sent more output than it can have")
+                    raise ShipError("the sandbox's runtime sent more output than it can buffer")
                 offset = chunk.offset + len(chunk.data)
         return bytes(data), offset
 

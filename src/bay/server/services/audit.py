@@ -24,7 +24,7 @@ class Audits:
         """Part of the audit, oldest first: an admin key sees everybody's calls, another key its own owner's."""
         if caller.scope != "admin":
             if filters.owner not in (None, caller.owner):
-                raise Forbidden("only an admin key sees the calls of other owners")
+                raise Forbidden("only an admin key may read the audit of other owners; leave out owner")
             filters = replace(filters, owner=caller.owner)
         await self._later.flush()
         async with self._store.read() as db:

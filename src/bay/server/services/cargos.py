@@ -218,8 +218,9 @@ def _check_cold(found: list[SandboxRecord]) -> None:
     busy = [sandbox.id for sandbox in found if not _is_cold(sandbox)]
     if busy:
         raise Conflict(
-            f"{', '.join(busy)} has compute, or its files are just being copied; a cargo moves between cold sandboxes only: "
-            "stop it first, and try again",
+            f"{', '.join(busy)} is running, or its files are being copied; a cargo can move only between "
+            "cold sandboxes: "
+            "stop it and try again",
             details={"active_sandbox_ids": busy},
         )
 
@@ -235,12 +236,14 @@ def _is_cold(sandbox: SandboxRecord) -> bool:
 async def _check_free(db: AsyncConnection, record: CargoRecord) -> None:
     if (owner := record.managed_by_sandbox_id) is not None:
         raise Conflict(
-            f"cargo {record.id} belongs to {owner} and goes when that does; delete that, or move the cargo",
+            f"cargo {record.id} belongs to {owner} and is deleted with it; delete that sandbox, or move the "
+            "cargo",
             details={"managed_by_sandbox_id": owner},
         )
     users = (await cargos.users(db, [record.id])).get(record.id, ())
     if users:
         raise Conflict(
-            f"cargo {record.id} is the workspace of {', '.join(users)}; delete that, or give it another cargo",
+            f"cargo {record.id} is the workspace of {', '.join(users)}; delete that sandbox, or give it "
+            "another cargo",
             details={"active_sandbox_ids": list(users)},
         )

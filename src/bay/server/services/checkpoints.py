@@ -105,7 +105,7 @@ class Checkpoints:
             found = found or await self._snapshots.find(sandbox, checkpoint)
             present = await sandboxes.get(db, sandbox.id)
             if present is not None and present.restore_id == found.id:
-                raise Conflict(f"checkpoint {checkpoint} is being put back; delete it after that")
+                raise Conflict(f"checkpoint {checkpoint} is being restored; delete it after the restore")
             await checkpoints.hide(db, [found.id], self._clock())
             await events.add(db, sandbox, "sandbox.checkpoint_deleted", self._clock(), checkpoint_id=found.id)
         audit.about(found.id)
@@ -230,7 +230,8 @@ class _Transfers:
         """Room for one more of `owner`. Raises QuotaExceeded when there is none."""
         if self._places[owner] >= _MOST_TRANSFERS:
             raise QuotaExceeded(
-                f"{_MOST_TRANSFERS} exports and imports of yours are under way; wait for one, and try again"
+                f"{_MOST_TRANSFERS} exports and imports of this owner are in progress, the limit; wait for "
+                "one to end and try again"
             )
         self._places[owner] += 1
         try:
@@ -247,6 +248,8 @@ async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[
 
 def _check(new: NewCheckpoint) -> None:
     if new.name is not None and not is_name(new.name):
-        raise InvalidArgument("a name is 1 to 63 characters of a-z, 0-9 and inner hyphens, and no id")
+        raise InvalidArgument(
+            "a name must have 1 to 63 characters of a-z, 0-9 and inner hyphens, and must not look like an id"
+        )
     if new.comment is not None and (len(new.comment) > _MOST_COMMENT or "\0" in new.comment):
-        raise BadRequest(f"a comment has {_MOST_COMMENT} characters at most, and no NUL")
+        raise BadRequest(f"a comment may have at most {_MOST_COMMENT} characters and no NUL")

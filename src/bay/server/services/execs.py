@@ -249,7 +249,7 @@ class Execs:
         """An exec whose session is not over, and its Ship."""
         async with self._locator.locate(caller, ref, exec_id, thaw=True, patient=patient) as found:
             if found.peer is None:
-                raise Conflict(f"exec {exec_id} is over: the session it ran in has ended")
+                raise Conflict(f"exec {exec_id} has ended with its session")
             yield found.item, found.peer
 
     async def _plan(
@@ -368,7 +368,7 @@ def _checked(new: NewExec) -> NewExec:
     check_user(new.user)
     for name, value in (new.env or {}).items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
-            raise BadRequest(f"env: {name[:64]!r} is no name of a variable, or its value has a NUL")
+            raise BadRequest(f"env: {name[:64]!r} is not the name of a variable, or its value has a NUL")
     return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
 
 

@@ -35,7 +35,7 @@ class Watch:
         except (ShipError, Timeout) as error:
             if not await self._waker.is_over(self._sandbox_id, self._session_id):
                 raise
-            raise OutputGone("the sandbox was stopped, and nothing happens in it") from error
+            raise OutputGone("the sandbox was stopped; start it and watch again") from error
 
     async def must_leave(self) -> Reason:
         """Return once the connection has to end for Bay's sake, and why."""

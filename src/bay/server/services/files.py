@@ -32,7 +32,8 @@ class Files:
         async with self.download(caller, ref, path) as (chunks, size):
             if size is not None and size > self._max_text_bytes:
                 raise PayloadTooLarge(
-                    f"{path} has {size} bytes and this call reads {self._max_text_bytes} at most; download it"
+                    f"{path} has {size} bytes, and this call reads at most {self._max_text_bytes}; download "
+                    "it"
                 )
             data = b"".join([chunk async for chunk in _capped(chunks, self._max_text_bytes)])
         try:

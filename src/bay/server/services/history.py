@@ -38,7 +38,7 @@ class History:
         async with self._store.read() as db:
             found = await history.last(db, sandbox.id, _live(sandbox), kind)
         if found is None:
-            raise NotFound("nothing has been executed in this sandbox yet that its history keeps")
+            raise NotFound("the history of this sandbox has no such entry yet; run something first")
         return found
 
     async def get(self, caller: Caller, ref: str, execution_id: str) -> HistoryEntry:

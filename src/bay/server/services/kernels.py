@@ -169,14 +169,15 @@ class Kernels:
                 found = await read_all(whole, MAX_CELL_BYTES)
         except TimeoutError as error:
             raise Timeout(
-                f"the code waited for {_QUEUE_S:g} s behind other code in this kernel; interrupt that, or use another kernel"
+                f"the code waited {_QUEUE_S:g} s in this kernel's queue; interrupt the running code, or use "
+                "another kernel"
             ) from error
         except CallerError:
             async with self._store.write(only_execs=True) as db:
                 await execs.remove(db, awake.sandbox.id, execution_id)  # refused: it never was
             raise
         if not found or found[-1].type != "end":
-            raise ShipError("the sandbox's runtime did not say how the code ended")
+            raise ShipError("the sandbox's runtime did not report how the code ended")
         return found
 
     async def _plan(self, awake: Awake, note: HistoryNote) -> Exec:
@@ -252,7 +253,7 @@ class Kernels:
             return await self._link.get(peer, kernel_id)
         except NotFound:
             await self._withdraw(request)
-            raise Conflict("this sandbox has as many kernels as it may have; delete one") from None
+            raise Conflict("this sandbox has reached its limit of kernels; delete one") from None
 
     async def _withdraw(self, request: idempotency.Request | None) -> None:
         if request is not None:
@@ -263,7 +264,7 @@ class Kernels:
 def _lost(seq: int) -> CellEvent:
     return CellEvent(
         seq=seq, type="end", status="lost", restarted=False, truncated=False,
-        message="the sandbox's session ended before the code did, and the kernel and its variables with it",
+        message="the sandbox's session ended before the code did; the kernel and its variables are lost",
     )  # fmt: skip
 
 
@@ -281,7 +282,8 @@ def _check_id(kernel_id: str) -> None:
 def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
     if not _has_session(sandbox):
         raise NotFound(
-            f"there is no kernel {kernel_id} in this sandbox: it has no compute now, and kernels end with it; make a new one"
+            f"there is no kernel {kernel_id} in this sandbox: the sandbox is cold, and kernels end with "
+            "their session; create a new one"
         )
 
 

@@ -72,12 +72,14 @@ class ApiKeys:
     async def _revoke(self, db: AsyncConnection, key: ApiKey) -> None:
         now = self._clock()
         if key.scope == "admin" and not await keys.other_admin(db, key.id, now):
-            raise Conflict(f"key {key.id} is the last admin key that is valid; make another one first")
+            raise Conflict(f"key {key.id} is the last valid admin key; create another one first")
         await keys.revoke(db, key.id, now)
 
     def _new(self, caller: Caller, wish: KeyWish) -> tuple[str, ApiKey]:
         if wish.name in (GIVEN, FORMER):
-            raise InvalidArgument(f"the name {wish.name} is for the key of the settings; choose another")
+            raise InvalidArgument(
+                f"the name {wish.name} is reserved for the key from BAY_API_KEY; choose another"
+            )
         now = self._clock()
         expires_at = _expiry(wish, now)
         owner = caller.owner if wish.owner is None else wish.owner
@@ -90,7 +92,7 @@ def _expiry(wish: KeyWish, now: datetime) -> datetime | None:
     if wish.expires_in is not None:
         raise InvalidArgument("give expires_at or expires_in, not both")
     if wish.expires_at <= now:
-        raise InvalidArgument(f"expires_at {to_rfc3339(wish.expires_at)} has passed already")
+        raise InvalidArgument(f"expires_at {to_rfc3339(wish.expires_at)} is in the past; give a later time")
     return wish.expires_at
 
 
@@ -119,4 +121,4 @@ def _place(after: str | None) -> tuple[datetime, str] | None:
     try:
         return from_rfc3339(made_at), key_id
     except ValueError:
-        raise InvalidArgument("this cursor is of another list; start again without one") from None
+        raise InvalidArgument("this cursor belongs to another list; start again without one") from None

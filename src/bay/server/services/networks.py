@@ -51,11 +51,11 @@ class Networks:
         offered = self._driver.capabilities.network
         if policy.mode not in offered:
             raise CapabilityNotSupported(
-                f"this host cannot hold a sandbox to network mode {policy.mode}; `bay doctor` says why",
+                f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
                 details={"capability": policy.mode, "available": list(offered)},
             )
         if policy.mode == "none" and policy.rules:
-            raise BadRequest("mode none takes no rules: nothing is reached; use allowlist or open")
+            raise BadRequest("mode none takes no rules, because it blocks all traffic; use allowlist or open")
         return await asyncio.to_thread(checked, policy, self._private)  # thousands of rules take a moment
 
     async def get(self, caller: Caller, ref: str) -> CurrentPolicy:
@@ -67,7 +67,7 @@ class Networks:
     async def put(self, caller: Caller, ref: str, policy: NetworkPolicy | None) -> CurrentPolicy:
         """Give a sandbox that policy, or with None its profile's again; returns when it holds.
 
-        Raises DriverUnavailable when the host would not do it, and Timeout; it is tried again by itself.
+        Raises DriverUnavailable when the host would not do it, and Timeout; Bay tries again by itself.
         """
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
@@ -113,10 +113,11 @@ class Networks:
         )
         if settled is None:
             raise Timeout(
-                f"the policy of {before.id} takes longer than {_SETTLE_S:g} s; it goes on by itself"
+                f"the policy of {before.id} was not applied within {_SETTLE_S:g} s; Bay continues in the "
+                "background"
             )
         if not _holds(settled, version) and settled.error is not None:
-            raise DriverUnavailable(f"{settled.error.message}; it is tried again by itself")
+            raise DriverUnavailable(f"{settled.error.message}; Bay tries again by itself")
 
 
 async def write_policy(

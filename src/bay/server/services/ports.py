@@ -99,6 +99,6 @@ class Ports:
         self, db: AsyncConnection, record: SandboxRecord, ports: tuple[PortSettings, ...]
     ) -> None:
         if len(ports) > MOST:
-            raise BadRequest(f"{MOST} ports are the most of which it can be set who may reach them")
+            raise BadRequest(f"access can be set for at most {MOST} ports")
         await sandboxes.change(db, record.id, ports=to_wire(ports))
         await events.add(db, record, "sandbox.updated", self._clock(), fields=["ports"])

@@ -86,7 +86,7 @@ class SandboxServices:
         def change(specs: Specs) -> Sequence[ServiceSpec]:
             _spec(specs, name)
             if needing := service_rules.needing(specs, name):
-                raise Conflict(f"service {needing[0]} needs {name}; change or delete that first")
+                raise Conflict(f"service {needing[0]} needs {name}; change or delete {needing[0]} first")
             return [one for one in specs if one.name != name]
 
         record = await self._change(caller, ref, change)
@@ -129,7 +129,10 @@ class SandboxServices:
                 async with self._locator.reach(sandbox, session_id, thaw=True) as peer:
                     if peer is None:
                         if since > 0:
-                            raise OutputGone("the output went with its session", details={"first_offset": 0})
+                            raise OutputGone(
+                                "the output ended with its session; read from offset 0",
+                                details={"first_offset": 0},
+                            )
                         yield _nothing()
                         return
                     async with self._link.logs(peer, name, since, follow) as chunks:

@@ -248,7 +248,7 @@ class Sandboxes:
         await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
         present = await self._waker.find(caller, record.id)
         if not is_frozen(present) and self._waker.is_called(record.id):
-            raise Conflict(f"calls to sandbox {record.id} are under way; wait for them, or stop it")
+            raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
         return self._view(present)
 
     async def resume(self, caller: Caller, ref: str, wait_s: float) -> Sandbox:
@@ -355,19 +355,17 @@ class Sandboxes:
         self._check_offered("persist", profile.persist, self._driver.persist)
         _check_name(new.name)
         if new.from_checkpoint is not None and new.cargo_id is not None:
-            raise BadRequest(
-                "cargo_id and from_checkpoint exclude one another: a checkpoint makes a cargo of its own"
-            )
+            raise BadRequest("give cargo_id or from_checkpoint, not both: a fork gets a new cargo")
         return profile
 
     def _check_can_pause(self, record: SandboxRecord) -> None:
         if not self._driver.pause:
             raise CapabilityNotSupported(
-                "sandboxes cannot be frozen here; stop it instead",
+                "the driver cannot pause sandboxes; stop it instead",
                 details={"capability": "pause", "available": []},
             )
         if record.target not in HAVING:
-            raise Conflict(f"sandbox {record.id} has no compute that could be frozen; it is cold already")
+            raise Conflict(f"sandbox {record.id} is cold already; there is nothing to pause")
 
     def _clocks(self, present: SandboxRecord, changed: dict[str, Any]) -> dict[str, datetime | None]:
         """Where the clocks of changed timeouts stand now."""
@@ -474,7 +472,8 @@ class Sandboxes:
             raise NotFound(f"there is no cargo {cargo_id}")
         if cargo.managed_by_sandbox_id is not None:
             raise Conflict(
-                f"cargo {cargo_id} belongs to {cargo.managed_by_sandbox_id} and goes when that does"
+                f"cargo {cargo_id} belongs to {cargo.managed_by_sandbox_id} and is deleted with it; give the "
+                "id of an external cargo"
             )
 
     def _record(
@@ -587,9 +586,11 @@ class Sandboxes:
             before.id, lambda r: done(r) or _is_refused(r, before), _SETTLE_S
         )
         if settled is None:
-            raise Timeout(f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; it goes on by itself")
+            raise Timeout(
+                f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background"
+            )
         if settled.error is not None and not done(settled):
-            raise DriverUnavailable(f"{settled.error.message}; it is tried again by itself")
+            raise DriverUnavailable(f"{settled.error.message}; Bay tries again by itself")
 
 
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
@@ -637,7 +638,9 @@ def _is_refused(record: SandboxRecord, before: SandboxRecord) -> bool:
 
 def _check_name(name: str | None) -> None:
     if name is not None and not is_name(name):
-        raise InvalidArgument("a name is 1 to 63 characters of a-z, 0-9 and inner hyphens, and no id")
+        raise InvalidArgument(
+            "a name must have 1 to 63 characters of a-z, 0-9 and inner hyphens, and must not look like an id"
+        )
 
 
 def _taken(name: str | None) -> Conflict:

@@ -46,7 +46,7 @@ class Tunnel:
         session = found.session
         if session is None or session.id != self._session_id or session.phase in ("ending", "ended"):
             return ShipError("the sandbox was stopped")
-        return ShipError("the program has reset the connection")
+        return ShipError("the program reset the connection")
 
     async def must_leave(self) -> Reason:
         """Return once the connection has to end for Bay's sake, and why."""

@@ -40,7 +40,7 @@ class Webhooks:
                 made = claim.resource_id
                 return _view(_found(await webhooks.find(db, caller.owner, made), made), show=True)
             if await webhooks.count(db, caller.owner) >= MOST_WEBHOOKS:
-                raise QuotaExceeded(f"you have {MOST_WEBHOOKS} webhooks, the most there may be; delete one")
+                raise QuotaExceeded(f"you have {MOST_WEBHOOKS} webhooks, the limit; delete one")
             record = self._record(caller.owner, url, types, await events.newest(db, caller.owner))
             await webhooks.add(db, record)
             audit.about(record.id)
@@ -78,7 +78,8 @@ def _check_types(types: Sequence[str]) -> None:
     unknown = sorted(set(types) - set(EVENT_TYPES))
     if unknown:
         raise InvalidArgument(
-            f"there are no events of type {unknown[0]}", details={"available": list(EVENT_TYPES)}
+            f"there is no event type {unknown[0]}; details.available lists the types",
+            details={"available": list(EVENT_TYPES)},
         )
 
 
