@@ -1,19 +1,14 @@
-"""A local directory as a tar stream (POSIX pax), made in constant memory.
-
-`tarfile` writes a whole file at a time; a body is made a piece at a time, so the blocks are put together here.
-"""
+"""A local directory becomes a tar stream (POSIX pax), a piece at a time, in constant memory."""
 
 import os
 import posixpath
 import stat
-import tarfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from bay.client._local import CHUNK_BYTES, LeftOut, Meter
 from bay.errors import BayError
-
-_END = bytes(2 * tarfile.BLOCKSIZE)
+from tree_tar.headers import DIRECTORY, END, FILE, LINK, SYMLINK, header, padding
 
 
 def weight(root: Path) -> int:
@@ -38,7 +33,7 @@ def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[byte
 def _pieces(root: Path, packing: "_Packing") -> Iterator[bytes]:
     for path, found in _below(root):
         yield from packing.entry(path, path.relative_to(root).as_posix(), found)
-    yield _END
+    yield END
 
 
 def _nobody(_: str) -> None:
@@ -67,7 +62,7 @@ class _Packing:
 
     def entry(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
         if stat.S_ISDIR(found.st_mode):
-            yield _header(name, found, tarfile.DIRTYPE)
+            yield _header(name, found, DIRECTORY)
         elif stat.S_ISLNK(found.st_mode):
             yield from self._link(path, name, found)
         elif stat.S_ISREG(found.st_mode):
@@ -78,7 +73,7 @@ class _Packing:
     def _link(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
         target = os.readlink(path)
         if leads_inside(name, target):
-            yield _header(name, found, tarfile.SYMTYPE, link=target)
+            yield _header(name, found, SYMLINK, link=target)
         elif path.is_file():
             yield from self._content(path, name)
         else:
@@ -87,14 +82,14 @@ class _Packing:
     def _file(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
         first = self._linked.setdefault((found.st_dev, found.st_ino), name) if found.st_nlink > 1 else name
         if first != name:
-            yield _header(name, found, tarfile.LNKTYPE, link=first)
+            yield _header(name, found, LINK, link=first)
         else:
             yield from self._content(path, name)
 
     def _content(self, path: Path, name: str) -> Iterator[bytes]:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
-            yield _header(name, found, tarfile.REGTYPE, size=found.st_size)
+            yield _header(name, found, FILE, size=found.st_size)
             left = found.st_size
             while left and (piece := file.read(min(left, CHUNK_BYTES))):
                 yield piece
@@ -102,15 +97,12 @@ class _Packing:
                 self._meter.add(len(piece))
         if left:
             raise BayError(f"{path} became shorter while it was sent; send it again")
-        yield bytes(-found.st_size % tarfile.BLOCKSIZE)
+        yield padding(found.st_size)
 
 
-def _header(name: str, found: os.stat_result, kind: bytes, *, size: int = 0, link: str = "") -> bytes:
-    info = tarfile.TarInfo(name)
-    info.type, info.size, info.linkname = kind, size, link
-    info.mode = stat.S_IMODE(found.st_mode) & 0o777
-    info.mtime = found.st_mtime
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+def _header(name: str, found: os.stat_result, kind: str, *, size: int = 0, link: str = "") -> bytes:
+    mode = stat.S_IMODE(found.st_mode) & 0o777
+    return header(name, kind, mode=mode, mtime_ns=found.st_mtime_ns, size=size, link=link)
 
 
 def leads_inside(name: str, target: str) -> bool:

@@ -1,0 +1,59 @@
+"""The functions here open files beneath a directory descriptor. The kernel follows no symbolic link on the way.
+
+Each step opens one directory by its name in the one above it, so neither a hostile tree nor a rename that races
+leads out of the top, and a path may be longer than PATH_MAX.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+
+Parts = tuple[str, ...]
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_directory(parent: int, name: str) -> int:
+    """Open the directory `name` in `parent`; a symbolic link raises NotADirectoryError."""
+    return os.open(name, DIRECTORY, dir_fd=parent)
+
+
+def open_or_make(parent: int, name: str) -> int:
+    """Open the directory `name` in `parent`, and make it where it is missing."""
+    try:
+        return open_directory(parent, name)
+    except FileNotFoundError:
+        make_directory(parent, name)
+        return open_directory(parent, name)
+
+
+def make_directory(parent: int, name: str) -> bool:
+    """Make the directory `name` in `parent` with mode 0755; False where something has that name."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True
+
+
+def open_beneath(top: int, parts: Iterable[str], step: Callable[[int, str], int] = open_directory) -> int:
+    """A new descriptor of the directory `parts` beneath `top`; `step` opens each from the one above it."""
+    here = os.open(".", DIRECTORY, dir_fd=top)
+    for part in parts:
+        try:
+            below = step(here, part)
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+@contextmanager
+def closing(descriptor: int) -> Generator[int]:
+    """Close the descriptor at the end of the block."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

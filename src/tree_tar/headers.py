@@ -1,0 +1,116 @@
+"""The functions here write headers of the tar format: ustar, with pax records (POSIX.1-2001) where ustar has no room.
+
+The bytes are those that `tarfile` writes with PAX_FORMAT, without the time that it takes to be imported.
+"""
+
+from collections.abc import Mapping
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+FILE, LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO, OTHER = (
+    "file", "link", "symlink", "character device", "block device", "directory", "fifo", "other",
+)  # fmt: skip
+TYPEFLAGS = {
+    FILE: b"0", LINK: b"1", SYMLINK: b"2", CHARACTER: b"3", BLOCK_DEVICE: b"4", DIRECTORY: b"5", FIFO: b"6",
+}  # fmt: skip
+NS = 1_000_000_000
+_PAX_NAME = "././@PaxHeader"
+_TEXT_BYTES = 100
+_ID_LIMIT, _SIZE_LIMIT = 8**7, 8**11
+
+
+def header(
+    name: str,
+    kind: str,
+    *,
+    mode: int = 0,
+    ids: tuple[int, int] = (0, 0),
+    mtime_ns: int = 0,
+    size: int = 0,
+    link: str = "",
+    records: Mapping[str, str] | None = None,
+) -> bytes:
+    """The header of a member, with a pax header before it where a value does not fit.
+
+    Names may hold surrogates, which stand for bytes that are not UTF-8. A device has the numbers 0, 0.
+    """
+    name = name + "/" if kind == DIRECTORY and not name.endswith("/") else name
+    told = {**_time_record(mtime_ns), **(records or {}), **_records(name, link, ids, size)}
+    numbers = (mode, *ids, size, mtime_ns // NS)
+    return (_pax_header(told) if told else b"") + _block(name, TYPEFLAGS[kind], numbers, link)
+
+
+def padding(size: int) -> bytes:
+    """The zeros that fill up content of `size` bytes to whole blocks."""
+    return bytes(-size % BLOCK)
+
+
+def _time_record(mtime_ns: int) -> dict[str, str]:
+    seconds, fraction = divmod(abs(mtime_ns), NS)
+    if not fraction and mtime_ns >= 0 and seconds < _SIZE_LIMIT:
+        return {}
+    return {"mtime": f"{'-' if mtime_ns < 0 else ''}{seconds}.{fraction:09}"}
+
+
+def _records(name: str, link: str, ids: tuple[int, int], size: int) -> dict[str, str]:
+    texts = (("path", name), ("linkpath", link))
+    numbers = (("uid", ids[0], _ID_LIMIT), ("gid", ids[1], _ID_LIMIT), ("size", size, _SIZE_LIMIT))
+    told = {key: text for key, text in texts if len(text) > _TEXT_BYTES or not text.isascii()}
+    told.update({key: str(number) for key, number, limit in numbers if number >= limit})
+    return told
+
+
+def _pax_header(told: Mapping[str, str]) -> bytes:
+    records = [_record(key, _encoded(value)) for key, value in told.items()]
+    if not all(map(_is_utf8, told.values())):
+        records.insert(0, _record("hdrcharset", b"BINARY"))
+    data = b"".join(records)
+    return _block(_PAX_NAME, b"x", (0, 0, 0, len(data), 0), "") + data + padding(len(data))
+
+
+def _record(key: str, value: bytes) -> bytes:
+    """A pax record: its length in decimal, which counts itself, the key and the value."""
+    rest = b" %b=%b\n" % (key.encode(), value)
+    size = len(rest) + len(str(len(rest)))
+    size = len(rest) + len(str(size))
+    return b"%d" % size + rest
+
+
+def _block(name: str, typeflag: bytes, numbers: tuple[int, ...], link: str) -> bytes:
+    mode, uid, gid, size, mtime = numbers
+    device = b"0000000\0" if typeflag == TYPEFLAGS[CHARACTER] else bytes(8)
+    block = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%b%b%b%b" % (
+        _text(name),
+        mode & 0o7777,
+        _fitting(uid, _ID_LIMIT),
+        _fitting(gid, _ID_LIMIT),
+        _fitting(size, _SIZE_LIMIT),
+        _fitting(mtime, _SIZE_LIMIT),
+        typeflag,
+        _text(link),
+        b"ustar\x0000".ljust(72, b"\0"),
+        device * 2,
+        bytes(167),
+    )
+    return block[:148] + b"%06o\0" % sum(block) + block[155:]
+
+
+def _text(text: str) -> bytes:
+    return text.encode("ascii", "replace")[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+
+
+def _fitting(number: int, limit: int) -> int:
+    """A number that does not fit is 0 in the block: a pax record has it."""
+    return number if 0 <= number < limit else 0
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

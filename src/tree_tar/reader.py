@@ -1,0 +1,402 @@
+"""The reader parses a tar that comes piece by piece and that an attacker may have made.
+
+It reads ustar, pax (POSIX.1-2001), GNU's long names and large numbers, and sparse files: GNU's old format, and 0.1
+and 1.0 of pax. `Rules` bound what it takes. Memory holds one header, its records and one sparse map.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+from tree_tar.headers import (
+    BLOCK,
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    FILE,
+    LINK,
+    NS,
+    OTHER,
+    SYMLINK,
+    TYPEFLAGS,
+)
+from tree_tar.sparse import MAJOR, MINOR, NAME, SIZE, Segments, pairs
+
+_CHUNK = 256 * 1024
+_MAGIC = b"ustar\x0000"
+_KINDS = {**{flag: kind for kind, flag in TYPEFLAGS.items()}, b"\0": FILE, b"7": FILE}
+_WITHOUT_CONTENT = (LINK, SYMLINK, FIFO, CHARACTER, BLOCK_DEVICE)
+_EXTENSIONS = {b"x": "pax", b"X": "pax", b"g": "global", b"L": "path", b"K": "linkpath"}
+_LARGEST = (1 << 63) - 1
+_LONGEST_LINE = 20
+_NUMBER = re.compile(rb"[0-9]{1,19}")
+_TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]{0,9})[0-9]*)?")
+_SPARSE_MAP, _SPARSE_SIZE = b"GNU.sparse.map", b"GNU.sparse.size"
+_MAJOR, _MINOR, _NAME, _REAL_SIZE = (key.encode() for key in (MAJOR, MINOR, NAME, SIZE))
+
+Records = Mapping[bytes, bytes]
+
+
+class BadArchive(ValueError):
+    """The stream is no tar, breaks off, or exceeds a bound."""
+
+
+class Hash(Protocol):
+    """A hash of `hashlib`."""
+
+    def update(self, data: memoryview, /) -> None: ...
+    def copy(self) -> "Hash": ...
+    def hexdigest(self) -> str: ...
+
+
+class Rules(NamedTuple):
+    """The part of the format that a reader takes, and its bounds."""
+
+    extension_bytes: int
+    """Of one pax header or one long name."""
+    extensions: int
+    """Of one member."""
+    segments: int
+    """Of one sparse file, the empty one at its end included."""
+    foreign: bool = True
+    """Whether archives of other programs are taken: without magic, GNU's long names, global records, unknown kinds."""
+    old_sparse: bool = True
+    """Whether sparse formats before 1.0 are taken."""
+    any_time: bool = False
+    """Whether a malformed time in a pax record is ignored; else it is an error."""
+
+
+class Member(NamedTuple):
+    """The header of one member. `size` counts holes as well; `segments` say where the content belongs."""
+
+    name: str
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    link: str
+    device: tuple[int, int]
+    records: Records
+    segments: Segments
+
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of content that come for it."""
+        return sum(self.segments[1::2])
+
+
+class Piece(NamedTuple):
+    """Content of the member that came last, and its offset in the file."""
+
+    offset: int
+    data: memoryview
+
+
+Event = Member | Piece
+
+
+class Reader:
+    """A push parser: `feed` gives the members and pieces that the new bytes complete. It raises BadArchive.
+
+    `seen` is updated with all bytes up to where the reader is.
+    """
+
+    def __init__(self, rules: Rules, seen: Hash | None = None) -> None:
+        self.ended = False
+        """Whether the end of the archive was read."""
+        self._rules = rules
+        self._seen = seen
+        self._before = seen
+        self._data = memoryview(b"")
+        self._left = 0
+        self._events = self._parse()
+
+    @property
+    def digest_before(self) -> str:
+        """The hash of all bytes before the member that came last, in hex."""
+        return self._before.hexdigest() if self._before else ""
+
+    @property
+    def rest(self) -> memoryview:
+        """The bytes fed behind the end of the archive."""
+        return self._data
+
+    def feed(self, data: bytes | memoryview) -> Iterator[Event]:
+        """Parse further bytes. What follows the end of the archive is ignored."""
+        self._data = memoryview(data)
+        for event in self._events:
+            if event is None:
+                return
+            yield event
+
+    def pull(self, read: Callable[[int], bytes]) -> Iterator[Event]:
+        """Parse all that `read` gives, up to as many bytes as it is asked for; no bytes mean that there are no more."""
+        while not self.ended:
+            data = read(_CHUNK)
+            yield from self.feed(data)
+            if not data:
+                self.finish()
+
+    def finish(self) -> None:
+        """Raise BadArchive unless the end of the archive was read."""
+        if not self.ended:
+            raise BadArchive("it ends too early")
+
+    def _parse(self) -> Generator[Event | None]:
+        """None asks for more bytes."""
+        while True:
+            self._before = self._seen and self._seen.copy()
+            block = yield from self._exactly(BLOCK)
+            if not any(block):
+                break
+            records: dict[bytes, bytes] = {}
+            for _ in range(self._rules.extensions):
+                if not self._is_extension(block):
+                    break
+                yield from self._extension(block, records)
+                block = yield from self._exactly(BLOCK)
+            member = yield from self._member(block, records)
+            yield member
+            yield from self._content(member)
+        self.ended = True
+
+    def _exactly(self, size: int) -> Generator[None, None, bytes]:
+        found = bytearray()
+        while len(found) < size:
+            if not self._data:
+                yield None
+            found += self._take(size - len(found))
+        return bytes(found)
+
+    def _take(self, most: int) -> memoryview:
+        taken, self._data = self._data[:most], self._data[most:]
+        if self._seen:
+            self._seen.update(taken)
+        return taken
+
+    def _skip(self, size: int) -> Generator[None]:
+        while size:
+            if not self._data:
+                yield None
+            size -= len(self._take(size))
+
+    def _is_extension(self, block: bytes) -> bool:
+        return block[156:157] in _EXTENSIONS if self._rules.foreign else block[156:157] == b"x"
+
+    def _extension(self, block: bytes, records: dict[bytes, bytes]) -> Generator[None]:
+        self._check(block)
+        size = self._field(block, 124, 12)
+        if not 0 <= size <= self._rules.extension_bytes:
+            raise BadArchive(
+                f"it has a header of {size} bytes; {self._rules.extension_bytes} are taken at most"
+            )
+        data = yield from self._exactly(size)
+        yield from self._skip(-size % BLOCK)
+        kind = _EXTENSIONS[block[156:157]]
+        if kind == "pax":
+            records.update(_split_records(data))
+        elif kind != "global":
+            records[kind.encode()] = data.partition(b"\0")[0]
+
+    def _member(self, block: bytes, records: Records) -> Generator[None, None, Member]:
+        self._check(block)
+        name = _decoded(records.get(_NAME) or records.get(b"path") or _name(block))
+        kind = self._kind(block, name)
+        size = _number(records[b"size"]) if b"size" in records else self._field(block, 124, 12)
+        if size < 0:
+            raise BadArchive(f"{name[:200]!r} has a size below zero")
+        self._left = 0 if kind in _WITHOUT_CONTENT else size
+        real, segments = (
+            (yield from self._segments(block, records, size)) if kind == FILE else (0, array("q"))
+        )
+        return Member(
+            name=name,
+            kind=kind,
+            mode=self._field(block, 100, 8) & 0o7777,
+            uid=_number(records[b"uid"]) if b"uid" in records else self._field(block, 108, 8),
+            gid=_number(records[b"gid"]) if b"gid" in records else self._field(block, 116, 8),
+            mtime_ns=self._time(block, records),
+            size=real,
+            link=_decoded(records.get(b"linkpath") or block[157:257].partition(b"\0")[0]),
+            device=self._device(block) if kind in (CHARACTER, BLOCK_DEVICE) else (0, 0),
+            records=records,
+            segments=segments,
+        )
+
+    def _check(self, block: bytes) -> None:
+        """Compare the checksum. Some programs add up signed bytes."""
+        total = sum(block[:148]) + 8 * 32 + sum(block[156:])
+        told = _octal(block[148:156])
+        if told != total and not (self._rules.foreign and told == total - 256 * _high(block)):
+            raise BadArchive("it is no tar, or a damaged one: the checksum of a header is wrong")
+        if not self._rules.foreign and block[257:265] != _MAGIC:
+            raise BadArchive("a header is not of the ustar format")
+
+    def _kind(self, block: bytes, name: str) -> str:
+        flag = block[156:157]
+        kind = FILE if flag == b"S" and self._rules.old_sparse else _KINDS.get(flag, OTHER)
+        if self._is_extension(block):
+            raise BadArchive(f"it has more than {self._rules.extensions} headers for one member")
+        if kind == OTHER and not self._rules.foreign:
+            raise BadArchive(f"{name[:200]!r} is of an unknown kind")
+        return DIRECTORY if flag in b"0\0" and name.endswith("/") else kind
+
+    def _field(self, block: bytes, at: int, size: int) -> int:
+        field = block[at : at + size]
+        return _base256(field) if self._rules.foreign and field[0] & 0x80 else _octal(field)
+
+    def _device(self, block: bytes) -> tuple[int, int]:
+        return self._field(block, 329, 8), self._field(block, 337, 8)
+
+    def _time(self, block: bytes, records: Records) -> int:
+        told = records.get(b"mtime")
+        if told is None or (self._rules.any_time and not _TIME.fullmatch(told)):
+            return self._field(block, 136, 12) * NS
+        return _time(told)
+
+    def _segments(
+        self, block: bytes, records: Records, size: int
+    ) -> Generator[None, None, tuple[int, Segments]]:
+        """The size of a file with its holes, and where its content belongs."""
+        if block[156:157] == b"S":
+            numbers = yield from self._old_map(block)
+            real = self._field(block, 483, 12)
+        elif records.get(_MAJOR) == b"1" and records.get(_MINOR, b"0") == b"0":
+            numbers = yield from self._map()
+            real = _number(records.get(_REAL_SIZE, b""))
+        elif self._rules.old_sparse and _SPARSE_MAP in records:
+            numbers = array("q", map(_number, filter(None, records[_SPARSE_MAP].split(b","))))
+            real = _number(records.get(_SPARSE_SIZE, b""))
+        elif any(key.startswith(b"GNU.sparse.") for key in records):
+            raise BadArchive("it has a sparse file of an unknown format")
+        else:
+            return size, array("q", (0, size))
+        _check_segments(numbers, real, self._left)
+        return real, numbers
+
+    def _map(self) -> Generator[None, None, Segments]:
+        """The map of format 1.0: decimal numbers, a line each, the first of which counts the segments."""
+        numbers, wanted, rest = array("q"), 1, b""
+        while len(numbers) < wanted:
+            if self._left < BLOCK or len(rest) > _LONGEST_LINE:
+                raise BadArchive("the map of a sparse file is damaged: it has no end")
+            self._left -= BLOCK
+            *lines, rest = (rest + (yield from self._exactly(BLOCK))).split(b"\n")
+            for line in lines:
+                numbers.append(_number(line))
+                if len(numbers) == 1:
+                    wanted += 2 * self._bounded(numbers[0])
+                if len(numbers) == wanted:
+                    break  # zeros fill up the block
+        return numbers[1:]
+
+    def _old_map(self, block: bytes) -> Generator[None, None, Segments]:
+        """The map of GNU's old format: four segments in the header, and further ones in blocks behind it."""
+        numbers = self._old_segments(block[386:482])
+        more = block[482]
+        while more:
+            further = yield from self._exactly(BLOCK)
+            numbers += self._old_segments(further[:504])
+            more = further[504]
+            self._bounded(len(numbers) // 2)
+        return numbers
+
+    def _old_segments(self, fields: bytes) -> Segments:
+        numbers = array("q")
+        for at in range(0, len(fields), 24):
+            if fields[at] == 0:
+                break
+            numbers.extend((self._field(fields, at, 12), self._field(fields, at + 12, 12)))
+        return numbers
+
+    def _bounded(self, count: int) -> int:
+        if count > self._rules.segments:
+            raise BadArchive(f"a sparse file has more than {self._rules.segments} segments of data")
+        return count
+
+    def _content(self, member: Member) -> Generator[Piece | None]:
+        padding = -self._left % BLOCK
+        for offset, length in pairs(member.segments):
+            self._left -= length
+            while length:
+                if not self._data:
+                    yield None
+                if piece := self._take(length):
+                    yield Piece(offset, piece)
+                offset, length = offset + len(piece), length - len(piece)
+        yield from self._skip(self._left + padding)
+
+
+def _name(block: bytes) -> bytes:
+    name = block[:100].partition(b"\0")[0]
+    prefix = block[345:500].partition(b"\0")[0] if block[257:263] == _MAGIC[:6] else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _high(block: bytes) -> int:
+    return sum(byte > 127 for byte in block[:148] + block[156:])
+
+
+def _octal(field: bytes) -> int:
+    digits = field.partition(b"\0")[0].strip()
+    if digits.strip(b"01234567"):
+        raise BadArchive("it is no tar, or a damaged one: a number in a header is malformed")
+    return int(digits or b"0", 8)
+
+
+def _base256(field: bytes) -> int:
+    """GNU's large number: two's complement behind the first bit."""
+    number = int.from_bytes(field, "big") & ~(1 << (8 * len(field) - 1))
+    if field[0] & 0x40:
+        number -= 1 << (8 * len(field) - 1)
+    if abs(number) > _LARGEST:
+        raise BadArchive("a number in a header is too large")
+    return number
+
+
+def _number(text: bytes) -> int:
+    if not _NUMBER.fullmatch(text) or (number := int(text)) > _LARGEST:
+        raise BadArchive(f"a header is damaged: {text[:40]!r} is no number that a file can have")
+    return number
+
+
+def _time(text: bytes) -> int:
+    if not (found := _TIME.fullmatch(text)):
+        raise BadArchive(f"a header is damaged: {text[:40]!r} is no time")
+    sign, seconds, fraction = found.groups()
+    mtime_ns = int(seconds) * NS + int((fraction or b"").ljust(9, b"0"))
+    return -mtime_ns if sign else mtime_ns
+
+
+def _split_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The records `LENGTH KEY=VALUE\\n` of a pax header."""
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 20)
+        end = at + _number(data[at : max(space, at)])
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if not at < space < end <= len(data) or data[end - 1 : end] != b"\n" or not equals:
+            raise BadArchive("a pax header is damaged")
+        yield key, value
+        at = end
+
+
+def _check_segments(segments: Segments, real: int, stored: int) -> None:
+    """Segments are in order, beneath the size, and only the last is empty."""
+    if len(segments) % 2:
+        raise BadArchive("the map of a sparse file is damaged: it ends in the middle")
+    end, last = 0, len(segments) // 2 - 1
+    for index, (offset, length) in enumerate(pairs(segments)):
+        if offset < end or not 0 <= length <= real - offset or (not length and index < last):
+            raise BadArchive("the map of a sparse file is damaged: it has data where none can be")
+        end = offset + length
+    if sum(segments[1::2]) != stored:
+        raise BadArchive("the map of a sparse file is damaged: it has not the data that it names")
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
