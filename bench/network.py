@@ -12,8 +12,8 @@ from examples.own_server import OwnServer, own_server
 from bay.client import Box, Client
 from bay.linux import namespaces
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network.host import Network
-from bay.network.seats import Seat
+from bay.network.manager import Network
+from bay.network.slots import Seat
 from bench.base import Bench, create_and_run, ms
 from bench.figures import Figure, Ratio, Result
 from bench.host import View

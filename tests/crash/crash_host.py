@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crash_case import Place
 
-from bay.network.seats import number_of
+from bay.network.slots import number_of
 from bay.server.app import instance_of
 
 _SESSION = re.compile(r"sess-[0-9a-f]{24}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import OciDriver
 from bay.models import NetworkPolicy, Resources
-from bay.network.host import Network
+from bay.network.manager import Network
 
 
 async def main(

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, SessionSpec
 from bay.models import NetworkPolicy, Resources
-from bay.network.host import Network
+from bay.network.manager import Network
 
 TOKEN = secrets.token_hex(16)
 

@@ -13,7 +13,7 @@ from blockbuster import blockbuster_ctx
 from driver_harness import Bench
 
 from bay.drivers.oci import OciDriver
-from bay.network.host import Network
+from bay.network.manager import Network
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from bay.drivers.base import Gone, Running, SessionSpec
 from bay.drivers.oci import OciDriver, cgroups, driver, runc
 from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy
-from bay.network.host import Network
+from bay.network.manager import Network
 
 pytestmark = pytest.mark.anyio
 

@@ -16,12 +16,12 @@ from upstream import Upstream, sockets, upstream
 
 from bay.clock import ManualClock
 from bay.models import NetworkMode, NetworkPolicy, NetworkRule
-from bay.network.dns import Forwarder
-from bay.network.dns_cache import Address
-from bay.network.dns_limits import Limits
-from bay.network.dns_upstream import Resolver, receive_exactly
+from bay.network.dns.cache import Address
+from bay.network.dns.forwarder import Forwarder
+from bay.network.dns.limits import Limits
+from bay.network.dns.upstream import Resolver, receive_exactly
 from bay.network.policy import NameVerdict, Plan, checked, compile_policy
-from bay.network.ranges import is_reserved
+from bay.network.reserved_ranges import is_reserved
 
 KEY = 7
 FAST = Limits(tries_s=(0.15, 0.15), answer_s=1, idle_s=0.3, pause_s=0.01)

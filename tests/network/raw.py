@@ -13,7 +13,7 @@ from lab import Box
 
 from bay.linux import namespaces
 from bay.linux.nftables import Nft
-from bay.network.seats import Seat
+from bay.network.slots import Seat
 
 T = TypeVar("T")
 

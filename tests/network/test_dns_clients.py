@@ -27,7 +27,7 @@ from dns_harness import (
 from dns_harness import anyio_backend as anyio_backend
 from upstream import sockets
 
-from bay.network.dns_limits import Limits
+from bay.network.dns.limits import Limits
 
 pytestmark = pytest.mark.anyio
 PUBLIC = "93.184.216.34"

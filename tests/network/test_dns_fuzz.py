@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bay.clock import ManualClock
-from bay.network import dns_wire as wire
-from bay.network.dns_budget import Bucket, looks_random, weight
-from bay.network.dns_limits import Limits
-from bay.network.dns_names import Surroundings
-from bay.network.dns_reading import Garbled, Response, read_response
-from bay.network.dns_seat import Seat
-from bay.network.dns_upstream import Upstream
+from bay.network.dns import wire
+from bay.network.dns.budget import Bucket, looks_random, weight
+from bay.network.dns.limits import Limits
+from bay.network.dns.names import Surroundings
+from bay.network.dns.responses import Garbled, Response, read_response
+from bay.network.dns.sandbox_resolver import Seat
+from bay.network.dns.upstream import Upstream
 
 LABEL = st.binary(min_size=1, max_size=63)
 NAMES = st.lists(LABEL, max_size=8).filter(lambda labels: sum(map(len, labels)) + len(labels) < 255)

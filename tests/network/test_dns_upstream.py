@@ -17,7 +17,7 @@ from dns_harness import FAST, KEY, World, addresses, data, is_refused, receive_s
 from dns_harness import anyio_backend as anyio_backend
 from upstream import sockets, upstream
 
-from bay.network.dns_upstream import Resolver, resolver, resolvers_in
+from bay.network.dns.upstream import Resolver, resolver, resolvers_in
 
 pytestmark = pytest.mark.anyio
 PUBLIC, EVIL = "93.184.216.34", "6.6.6.6"

@@ -28,7 +28,7 @@ from world import (
 )
 
 import raw
-from bay.network.seats import GATEWAY_V4, GATEWAY_V6, INSIDE_V4, INSIDE_V6
+from bay.network.slots import GATEWAY_V4, GATEWAY_V6, INSIDE_V4, INSIDE_V6
 
 BOTH = (SITE, SITE6)
 OTHERS = (OTHER, OTHER6)

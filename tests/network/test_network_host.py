@@ -16,8 +16,8 @@ from bay.linux import namespaces, sysctls
 from bay.models import NetworkPolicy, NetworkRule
 from bay.network.conntrack import Conntrack
 from bay.network.firewalls import dropping
-from bay.network.host import Network
-from bay.network.seats import Seat
+from bay.network.manager import Network
+from bay.network.slots import Seat
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
 

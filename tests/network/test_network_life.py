@@ -27,7 +27,7 @@ from world import LAN, METADATA, OTHER, OTHER6, SITE, SITE6, World
 
 import raw
 from bay.network.conntrack import Conntrack
-from bay.network.seats import Seat
+from bay.network.slots import Seat
 
 TO_SITE = allowlist(allow(cidr=SITE), allow(cidr=SITE6))
 PROFILES: Json = {

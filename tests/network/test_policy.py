@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule
 from bay.network.policy import MAX_RULES, Decision, Plan, checked, compile_policy
-from bay.network.ranges import RESERVED_V4, RESERVED_V6, Address, Network, is_reserved, is_within
+from bay.network.reserved_ranges import RESERVED_V4, RESERVED_V6, Address, Network, is_reserved, is_within
 
 PRIVATE = (IPv4Network("10.1.0.0/16"),)
 

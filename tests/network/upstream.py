@@ -15,8 +15,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from bay.network.dns_tasks import Tasks
-from bay.network.dns_upstream import Resolver, receive_exactly
+from bay.network.dns.tasks import Tasks
+from bay.network.dns.upstream import Resolver, receive_exactly
 
 Lie = Callable[[bytes, dns.message.Message], Sequence[bytes]]
 """From the question's bytes and the honest answer: the messages to send in its place."""

@@ -30,9 +30,9 @@ GROUPS = {
     "bay.cargo": "cargo",
     "bay.network": "network",
     "bay.network.policy": "words",  # what a policy means: pure, for services and drivers alike
-    "bay.network.ranges": "words",
+    "bay.network.reserved_ranges": "words",
     "bay.network.domains": "words",
-    "bay.network.services": "words",
+    "bay.network.port_classes": "words",
     "bay.server": "server",
     "bay.server.api": "api",
     "bay.server.compat": "api",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from bay.linux.netlink import MISSING, NETLINK_NETFILTER, Netlink, Request, attribute, attributes, nested
-from bay.network.ranges import Address
-from bay.network.seats import MARK_MASK, Seat
+from bay.network.reserved_ranges import Address
+from bay.network.slots import MARK_MASK, Seat
 
 _GET, _DELETE = 0x101, 0x102
 _TUPLE_ORIG, _ID, _MARK, _ZONE, _MARK_MASK = 1, 12, 8, 18, 21

@@ -24,9 +24,9 @@ from typing import Literal
 
 from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule
-from bay.network import domains, services
-from bay.network.ranges import Address, Network, is_reserved, is_within, reserved, reserved_around
-from bay.network.services import ServiceClass
+from bay.network import domains, port_classes
+from bay.network.port_classes import ServiceClass
+from bay.network.reserved_ranges import Address, Network, is_reserved, is_within, reserved, reserved_around
 
 MAX_RULES = 10_000
 MAX_INTERVALS = 100_000
@@ -88,11 +88,11 @@ def checked(policy: NetworkPolicy, private: Sequence[Network] = ()) -> NetworkPo
 
 
 def _check_size(policy: NetworkPolicy, private: Sequence[Network]) -> None:
-    combinations = {services.spans_of(rule) for rule in policy.rules}
-    if len(combinations) > services.MAX_COMBINATIONS:
+    combinations = {port_classes.spans_of(rule) for rule in policy.rules}
+    if len(combinations) > port_classes.MAX_COMBINATIONS:
         raise InvalidArgument(
             f"the policy has {len(combinations)} different combinations of protocol and ports; "
-            f"at most {services.MAX_COMBINATIONS} may be: give more rules the same ones"
+            f"at most {port_classes.MAX_COMBINATIONS} may be: give more rules the same ones"
         )
     plan = compile_policy(policy, private)
     if (count := plan.size) > MAX_INTERVALS:
@@ -114,7 +114,7 @@ def _normal_rule(rule: NetworkRule, private: Sequence[Network]) -> NetworkRule:
         raise ValueError("it has either `domain` or `cidr`, one of the two")
     if rule.ports is not None and rule.protocol == "icmp":
         raise ValueError("ICMP has no ports; leave out `ports`")
-    ports = None if rule.ports is None else services.normal_ports(rule.ports)
+    ports = None if rule.ports is None else port_classes.normal_ports(rule.ports)
     if rule.domain is not None:
         return replace(rule, ports=ports, domain=_normal_domain(rule.domain))
     return replace(rule, ports=ports, cidr=_normal_cidr(rule, private))
@@ -263,13 +263,13 @@ class Plan:
         self, address: Address, protocol: NetworkProtocol | str, port: int, names: Collection[str] = ()
     ) -> Decision:
         """What becomes of a connection to `address`, to which `names` were resolved. The host's own addresses are not known here."""
-        if protocol not in services.PROTOCOLS:
+        if protocol not in port_classes.PROTOCOLS:
             return Decision(False, reason="protocol")
         if self.mode == "none":
             return Decision(False, reason="default")
         if is_reserved(address) and not any(address in network for network in self.private):
             return Decision(False, reason="reserved")
-        index = services.class_of(self.services, protocol, port).index
+        index = port_classes.class_of(self.services, protocol, port).index
         found = _at(self.cidrs(address.version)[index], int(address))
         return self._ordered(found, [] if is_reserved(address) else self._said(names, index))
 
@@ -290,14 +290,14 @@ class Plan:
 
 def compile_policy(policy: NetworkPolicy, private: Sequence[Network] = ()) -> Plan:
     """The plan of `policy`, whose rules have passed `checked` with the same `private`."""
-    spans = [services.spans_of(rule) for rule in policy.rules]
+    spans = [port_classes.spans_of(rule) for rule in policy.rules]
     combinations = list(dict.fromkeys(spans))
-    cut, masks = services.classes(combinations)
+    cut, masks = port_classes.classes(combinations)
     mask_of = dict(zip(combinations, masks, strict=True))
     cidrs: list[_Cidr] = []
     named: dict[str, list[_Domain]] = {}
     for index, (rule, combination) in enumerate(zip(policy.rules, spans, strict=True)):
-        mask, narrow = mask_of[combination], services.is_narrow(rule)
+        mask, narrow = mask_of[combination], port_classes.is_narrow(rule)
         if rule.cidr is not None:
             cidrs.append(_Cidr(ip_network(rule.cidr), rule.action, index, mask, narrow))
         elif rule.domain is not None:

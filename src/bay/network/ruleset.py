@@ -22,9 +22,9 @@ from ipaddress import ip_address
 
 from bay.models import NetworkPolicy, NetworkRule
 from bay.network.policy import Action, Interval, Plan
-from bay.network.ranges import RESERVED_V4, RESERVED_V6, Address
-from bay.network.seats import INSIDE_V4, INSIDE_V6, MARK_MASK, Seat, device_prefix
-from bay.network.services import PROTOCOLS
+from bay.network.port_classes import PROTOCOLS
+from bay.network.reserved_ranges import RESERVED_V4, RESERVED_V6, Address
+from bay.network.slots import INSIDE_V4, INSIDE_V6, MARK_MASK, Seat, device_prefix
 
 MAX_CONNECTIONS = 8192
 """How many connections one sandbox has at a time."""

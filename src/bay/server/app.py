@@ -20,11 +20,11 @@ from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError
 from bay.models import Limits
-from bay.network.dns import Forwarder
-from bay.network.dns_plan import Opener
-from bay.network.dns_upstream import Resolver, resolvers_in
-from bay.network.host import Network
-from bay.network.ranges import Address
+from bay.network.dns.forwarder import Forwarder
+from bay.network.dns.plan import Opener
+from bay.network.dns.upstream import Resolver, resolvers_in
+from bay.network.manager import Network
+from bay.network.reserved_ranges import Address
 from bay.server import due
 from bay.server.addresses import Addresses
 from bay.server.api import admin as admin_api

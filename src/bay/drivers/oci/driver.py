@@ -42,8 +42,8 @@ from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkPolicy, NetworkState
 from bay.network.firewalls import FIX, dropping
-from bay.network.host import Network
-from bay.network.seats import Seat
+from bay.network.manager import Network
+from bay.network.slots import Seat
 
 log = structlog.get_logger("bay.drivers.oci")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from bay.linux.processes import closing_fd, ends_within, open_process
 from bay.models import NetworkPolicy
-from bay.network.host import Network
-from bay.network.seats import Seat
+from bay.network.manager import Network
+from bay.network.slots import Seat
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from bay.drivers.oci.userns import LIMITS, user_namespace
 from bay.linux import mounts
 from bay.linux.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
-from bay.network.host import Network
+from bay.network.manager import Network
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]

@@ -16,16 +16,16 @@ import dns.reversename
 import structlog
 
 from bay.errors import HostError
-from bay.network import dns_wire as wire
-from bay.network.dns_budget import Budget
-from bay.network.dns_cache import Answer, Key, Pin
-from bay.network.dns_log import Log
-from bay.network.dns_names import ADDRESSES, Asked, Names, Surroundings
-from bay.network.dns_plan import NameVerdict, Plan
-from bay.network.dns_resolving import Loop
-from bay.network.dns_tasks import Tasks
-from bay.network.dns_upstream import NoAnswer
-from bay.network.dns_wire import Question
+from bay.network.dns import wire
+from bay.network.dns.budget import Budget
+from bay.network.dns.cache import Answer, Key, Pin
+from bay.network.dns.log import Log
+from bay.network.dns.names import ADDRESSES, Asked, Names, Surroundings
+from bay.network.dns.plan import NameVerdict, Plan
+from bay.network.dns.resolution import Loop
+from bay.network.dns.tasks import Tasks
+from bay.network.dns.upstream import NoAnswer
+from bay.network.dns.wire import Question
 
 log = structlog.get_logger("bay.network.dns")
 

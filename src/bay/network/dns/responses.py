@@ -14,7 +14,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.wire
 
-from bay.network import dns_wire as wire
+from bay.network.dns import wire
 
 _RCODE = 0x000F
 _ADDRESS_BYTES = {wire.A: 4, wire.AAAA: 16}

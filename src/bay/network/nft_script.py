@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from bay.network.ranges import Address
+from bay.network.reserved_ranges import Address
 from bay.network.ruleset import Element, Generation, base, debt_of, seat_chains, seat_counters, table_of
-from bay.network.seats import Seat, device_of
+from bay.network.slots import Seat, device_of
 
 SHARED = ("enter", "judge", "policies", "leave", "seats")
 """The maps and the set in which every sandbox has an element."""

@@ -19,14 +19,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 from bay.clock import Clock, utc_now
 from bay.models import RefusedName
-from bay.network.dns_cache import Address
-from bay.network.dns_limits import Limits
-from bay.network.dns_log import Counts
-from bay.network.dns_names import Surroundings
-from bay.network.dns_plan import Opener, Plan
-from bay.network.dns_seat import Seat
-from bay.network.dns_sockets import Sockets
-from bay.network.dns_upstream import Resolver, Upstream, resolver
+from bay.network.dns.cache import Address
+from bay.network.dns.limits import Limits
+from bay.network.dns.log import Counts
+from bay.network.dns.names import Surroundings
+from bay.network.dns.plan import Opener, Plan
+from bay.network.dns.sandbox_resolver import Seat
+from bay.network.dns.sockets import Sockets
+from bay.network.dns.upstream import Resolver, Upstream, resolver
 
 
 @dataclass(frozen=True, slots=True)

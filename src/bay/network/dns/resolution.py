@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bay.network import dns_wire as wire
-from bay.network.dns_reading import Record, Response
+from bay.network.dns import wire
+from bay.network.dns.responses import Record, Response
 
 Ask = Callable[[bytes, int], Awaitable[Response]]
 

@@ -7,7 +7,7 @@ look random pay eightfold. That does not close the way, which nothing can while 
 
 from collections.abc import Callable
 
-from bay.network.dns_limits import Limits
+from bay.network.dns.limits import Limits
 
 RANDOM_FACTOR = 8
 _RANDOM_BYTES = 20

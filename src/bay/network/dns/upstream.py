@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from bay.network import dns_wire as wire
-from bay.network.dns_limits import Limits
-from bay.network.dns_reading import Garbled, Response, read_response
+from bay.network.dns import wire
+from bay.network.dns.limits import Limits
+from bay.network.dns.responses import Garbled, Response, read_response
 
 _DATAGRAM_BYTES = 4096
 _FINAL = (wire.NOERROR, wire.NXDOMAIN)

@@ -30,8 +30,8 @@ from bay.linux.netlink import (
     nested,
     opened,
 )
-from bay.network.ranges import Address
-from bay.network.seats import (
+from bay.network.reserved_ranges import Address
+from bay.network.slots import (
     GATEWAY_V4,
     GATEWAY_V6,
     INSIDE_V4,

@@ -6,14 +6,14 @@ from ipaddress import ip_address
 from math import ceil
 
 from bay.clock import Clock
-from bay.network import dns_wire as wire
-from bay.network.dns_budget import Budget
-from bay.network.dns_cache import Address, Answer, Cache, Key, Origins, Pin
-from bay.network.dns_limits import Limits
-from bay.network.dns_plan import Opener, Plan
-from bay.network.dns_reading import Response
-from bay.network.dns_resolving import Found, resolve
-from bay.network.dns_upstream import Upstream
+from bay.network.dns import wire
+from bay.network.dns.budget import Budget
+from bay.network.dns.cache import Address, Answer, Cache, Key, Origins, Pin
+from bay.network.dns.limits import Limits
+from bay.network.dns.plan import Opener, Plan
+from bay.network.dns.resolution import Found, resolve
+from bay.network.dns.responses import Response
+from bay.network.dns.upstream import Upstream
 
 ADDRESSES = (wire.A, wire.AAAA)
 

@@ -25,11 +25,12 @@ from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
 from bay.models import NetworkCounter, NetworkPolicy, NetworkState, RefusedName
 from bay.network.conntrack import Connection, Conntrack
-from bay.network.dns_plan import NameVerdict, Opener
-from bay.network.links import Links, Traffic
+from bay.network.dns.plan import NameVerdict, Opener
+from bay.network.nft_script import SHARED, Name, Script, Stock
 from bay.network.policy import Plan, compile_policy
-from bay.network.ranges import Address, is_reserved
-from bay.network.ranges import Network as Addresses
+from bay.network.port_classes import PROTOCOLS, class_of
+from bay.network.reserved_ranges import Address, is_reserved
+from bay.network.reserved_ranges import Network as Addresses
 from bay.network.ruleset import (
     GUARD,
     Element,
@@ -42,10 +43,9 @@ from bay.network.ruleset import (
     seat_counters,
     table_of,
 )
-from bay.network.seats import Seat, number_of
-from bay.network.services import PROTOCOLS, class_of
-from bay.network.transactions import SHARED, Name, Script, Stock
-from bay.network.watch import Watch
+from bay.network.ruleset_monitor import Watch
+from bay.network.slots import Seat, number_of
+from bay.network.veth import Links, Traffic
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ import socket
 from functools import partial
 from typing import Any
 
-from bay.network.dns_limits import Limits
-from bay.network.dns_seat import Seat
-from bay.network.dns_tasks import Tasks
-from bay.network.dns_upstream import receive_exactly
+from bay.network.dns.limits import Limits
+from bay.network.dns.sandbox_resolver import Seat
+from bay.network.dns.tasks import Tasks
+from bay.network.dns.upstream import receive_exactly
 
 
 class Sockets:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from bay.network.dns_limits import Limits
-from bay.network.dns_plan import Plan
-from bay.network.dns_wire import NOERROR, RecordParts
+from bay.network.dns.limits import Limits
+from bay.network.dns.plan import Plan
+from bay.network.dns.wire import NOERROR, RecordParts
 
 Address = IPv4Address | IPv6Address
 Key = tuple[bytes, int]
