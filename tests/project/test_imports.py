@@ -20,10 +20,10 @@ GROUPS = {
     "bay.ids": "words",
     "bay.clock": "words",
     "bay.linux": "linux",
-    "bay.cells": "words",
+    "bay.cell_output": "words",
     "bay.durations": "words",
     "bay.hints": "words",
-    "bay.plain": "words",
+    "bay.validation_words": "words",
     "bay.store": "store",
     "bay.store.records": "records",  # the shapes of rows, without any access to them
     "bay.drivers": "drivers",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bay.cells import Shown, event_to_wire, python_result
+from bay.cell_output import Shown, event_to_wire, python_result
 from bay.errors import ShipError
 from bay.models import CELL_EVENT_FIELDS, CellEvent
 from bay.server.kernel_link import events_of, parse_event, read_all

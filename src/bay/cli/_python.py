@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cells import event_to_wire, text_of, traceback_of
+from bay.cell_output import event_to_wire, text_of, traceback_of
 from bay.cli._complete import NameArgument
 from bay.cli._figures import is_figure, save_figure
 from bay.cli._output import note, print_json

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from bay import plain
+from bay import validation_words
 
 _OPTIONS = {
     "-w": "--cwd",
@@ -41,7 +41,7 @@ def words_for(error: Any) -> str:
     """What a usage error says, on one line. `error` is click's, or that of Typer's copy of click."""
     path = error.ctx.command_path if error.ctx else "bay"
     if problems := getattr(error.__cause__, "errors", None):  # pydantic's, by which Typer reads values
-        error.message = plain.words(problems()[0])
+        error.message = validation_words.words(problems()[0])
     message = error.format_message().rstrip(".")
     return f"{message}{_instead(error)} (see `{path} --help`)"
 

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from bay.cells import Shown, traceback_of, why
+from bay.cell_output import Shown, traceback_of, why
 from bay.client._follow import Patience
 from bay.client._wire import line_object, model
 from bay.errors import BayError

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from bay.cells import python_result
+from bay.cell_output import python_result
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
 from bay.models import CellStatus, Exec, ShellResult

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 
-from bay import plain
+from bay import validation_words
 from bay.errors import (
     BadRequest,
     BayError,
@@ -100,8 +100,11 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     """A body or parameter of the wrong form; keeps FastAPI's `detail` list beside the error, as far as its first 20."""
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
-    detail = [{"loc": list(e["loc"]), "msg": plain.words(e), "type": e["type"]} for e in found[:_MOST_ERRORS]]
-    where, said = (plain.place(found[0]), detail[0]["msg"]) if found else ("body", "is not valid")
+    detail = [
+        {"loc": list(e["loc"]), "msg": validation_words.words(e), "type": e["type"]}
+        for e in found[:_MOST_ERRORS]
+    ]
+    where, said = (validation_words.place(found[0]), detail[0]["msg"]) if found else ("body", "is not valid")
     invalid = InvalidArgument(f"{where}: {said}", details={"errors": len(found), "field": where})
     return _respond(request, invalid, {"detail": detail})
 

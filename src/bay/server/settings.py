@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from bay import plain
+from bay import validation_words
 from bay.errors import InvalidArgument
 from bay.ids import is_owner
 from bay.models import (
@@ -405,7 +405,7 @@ def read(config: Path | None = None, **given: Any) -> Settings:
 
 def _first_problem(error: ValidationError) -> str:
     problem = cast("Mapping[str, Any]", error.errors()[0])
-    return f"setting {plain.place(problem)}: {plain.words(problem)}"
+    return f"setting {validation_words.place(problem)}: {validation_words.words(problem)}"
 
 
 def _unreadable(error: SettingsError) -> str:

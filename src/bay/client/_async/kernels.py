@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
-from bay.cells import Shown
+from bay.cell_output import Shown
 from bay.client._async.http import AsyncHttp, accepted
 from bay.client._cells import CellCursor, CellResult, cell_result
 from bay.client._seam import async_sleep

@@ -5,7 +5,7 @@
 from collections.abc import Generator, Mapping
 from contextlib import closing
 
-from bay.cells import Shown
+from bay.cell_output import Shown
 from bay.client._cells import CellCursor, CellResult, cell_result
 from bay.client._seam import sleep
 from bay.client._sync.http import Http, accepted

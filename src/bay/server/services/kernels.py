@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bay.cells import python_result
+from bay.cell_output import python_result
 from bay.clock import Clock
 from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
