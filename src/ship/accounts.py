@@ -82,7 +82,7 @@ class Accounts:
             return self._allowed_root()
         if not self.own.switch:
             raise InvalidArgument(
-                f"this sandbox is no container: its programs run as {self.own.name}", field="user"
+                f"this sandbox is not a container: its programs run as {self.own.name}", field="user"
             )
         name, colon, group = value.partition(":")
         found = self._user(name)
@@ -108,7 +108,9 @@ class Accounts:
         if found.uid == 0:
             self._allowed_root()
         if found.gid in NUMBERS or max(found.uid, found.gid) > _MOST_ID:
-            raise InvalidArgument(f"user {found.name} has ids that no program may have", field="user")
+            raise InvalidArgument(
+                f"user {found.name} has a uid or gid that no process may have", field="user"
+            )
         if self._root is None:
             self._check_listed(found)
         return self._with_groups(found)
@@ -128,7 +130,7 @@ class Accounts:
         gid = next((int(fields[2]) for fields in self._group.lines() if fields[0] == group), None)
         gid = _number(group) if gid is None else gid
         if gid in NUMBERS or gid > _MOST_ID:
-            raise InvalidArgument(f"there is no group {group[:64]!a} that a program may have", field="user")
+            raise InvalidArgument(f"there is no group {group[:64]!a} for a process to have", field="user")
         return _identity(User(found.name, found.uid, gid, found.home))
 
     def _with_groups(self, found: Identity) -> Identity:

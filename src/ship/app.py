@@ -147,7 +147,7 @@ class Door:
         most = self._limit - self._limit // 8
         if request.stays and len(self._open) > most:
             raise Conflict(
-                f"more than {most} connections are open; let go of one that follows, waits or is attached"
+                f"more than {most} connections are open; close one that follows, waits or is attached"
             )
 
     def _may_ask(self, request: Request) -> bool:

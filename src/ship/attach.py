@@ -123,7 +123,9 @@ class Attachment:
         if frame == bytes((_EOF,)):
             await self._input.end()
         elif frame != bytes((_STDIN,)):
-            raise Closing(BAD_FRAME, "a binary message begins with 0 (stdin) or is 4 (end of stdin)")
+            raise Closing(
+                BAD_FRAME, "a binary message must be byte 0 and data for stdin, or byte 4 alone to end stdin"
+            )
 
     def _count_control(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -140,7 +142,7 @@ class Attachment:
                 case "signal":
                     self._exec.send_signal(order.signal_number(message.get("signal")))
                 case _:
-                    raise Closing(BAD_FRAME, "the type of a text message is resize or signal")
+                    raise Closing(BAD_FRAME, "the type of a text message must be resize or signal")
         except Conflict as error:
             if message["type"] == "resize" and not self._exec.tty:
                 raise Closing(BAD_FRAME, error.message) from error
@@ -163,7 +165,7 @@ class _Input:
     async def put(self, data: bytes) -> None:
         """Add `data`; returns when there is room for it. Raises Closing when it can follow no more."""
         if self._closed:
-            raise Closing(NO_STDIN, "stdin has been closed")
+            raise Closing(NO_STDIN, "stdin is closed")
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._waiting) < _INPUT_BYTES and not self._end_due)
             self._waiting += data
@@ -220,7 +222,7 @@ def _parse_control(text: str) -> dict[str, object]:
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Closing(BAD_FRAME, "a text message is JSON") from error
+        raise Closing(BAD_FRAME, "a text message must be JSON") from error
     if not isinstance(message, dict):
-        raise Closing(BAD_FRAME, "a text message is a JSON object")
+        raise Closing(BAD_FRAME, "a text message must be a JSON object")
     return cast("dict[str, object]", message)

@@ -26,7 +26,7 @@ def make_directory(space: Workspace, path: str, *, mode: int, parents: bool) -> 
         with suppress(FileNotFoundError):
             there = look(space, name, follow=True)
             if there["type"] != "directory":
-                raise Conflict("there is something of that name that is no directory", field="path")
+                raise Conflict("the path exists and is not a directory", field="path")
             return there
         parent = space.open_parent(space.check_name(path), make=parents)
         try:
@@ -73,7 +73,7 @@ def delete(space: Workspace, path: str, stopped: Callable[[], bool], *, recursiv
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            raise Conflict("the directory is not empty; recursive=true deletes what is in it") from error
+            raise Conflict("the directory is not empty; recursive=true deletes its contents") from error
 
 
 def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -> int:
@@ -102,7 +102,7 @@ def _unlike(matches: int) -> Conflict:
     if matches == 0:
         return Conflict("the text to replace is not in the file", field="old", matches=0)
     return Conflict(
-        f"the text to replace is there {matches} times; give more of what is around it, or all=true",
+        f"the text to replace occurs {matches} times; give more of its context, or all=true",
         field="old",
         matches=matches,
     )
@@ -118,7 +118,9 @@ def _read_text(space: Workspace, path: str) -> tuple[str, bytes]:
     finally:
         os.close(descriptor)
     if len(content) > MOST_EDITED_BYTES:
-        raise PayloadTooLarge(f"files of more than {MOST_EDITED_BYTES} bytes are not edited")
+        raise PayloadTooLarge(
+            f"the file has more than {MOST_EDITED_BYTES} bytes, the limit of edits; use a command"
+        )
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -152,7 +154,7 @@ def open_regular(space: Workspace, path: str) -> int:
 
 def _check_may_go(space: Workspace, place: Place, found: os.stat_result) -> None:
     if os.path.samestat(found, os.stat(space.path)):
-        raise InvalidArgument("the workspace itself is not deleted", field="path")
+        raise InvalidArgument("the workspace itself cannot be deleted; delete its contents", field="path")
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(place.name, flags, dir_fd=place.directory)
     try:

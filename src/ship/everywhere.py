@@ -89,7 +89,7 @@ class Everywhere(Workspace):
                 return self.open(name + "/.", os.O_PATH | os.O_DIRECTORY)
         except MadeUp as error:
             raise InvalidArgument(
-                f"no program begins in {shown}; begin elsewhere and go there with cd", field="cwd"
+                f"{shown} may not be the cwd; start elsewhere and use cd", field="cwd"
             ) from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileMissing(f"there is no directory {shown} in the sandbox") from error
@@ -109,9 +109,7 @@ class Everywhere(Workspace):
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         if error.errno == errno.ELOOP:
-            return InvalidArgument(
-                "the path goes through too many links, or through one of /proc", field="path"
-            )
+            return InvalidArgument("the path has too many symbolic links, or one of /proc", field="path")
         return translate(error, path)
 
 
@@ -143,8 +141,10 @@ class Confined(Everywhere):
 def refuse_made_up(descriptor: int) -> None:
     """Raises MadeUp when an open file is one that the kernel makes up."""
     if kernel.filesystem_of(descriptor) in _MADE_UP:
-        raise MadeUp("files of /proc, /sys and their like are read with a command", field="path")
+        raise MadeUp(
+            "files of /proc, /sys and other pseudo file systems can only be read with a command", field="path"
+        )
 
 
 def _outside() -> Forbidden:
-    return Forbidden("this sandbox is no container: its paths do not lead out of the workspace")
+    return Forbidden("this sandbox is not a container: its paths may not leave the workspace")

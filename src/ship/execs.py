@@ -196,7 +196,7 @@ class Exec:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end_tree())
         if not await asyncio.shield(self._ending):
-            raise InternalError(f"processes of {self.id} do not die; stop the sandbox")
+            raise InternalError(f"processes of {self.id} survive SIGKILL; stop the sandbox")
 
     async def _start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
         self.group = nursery.groups.take(order.identity)
@@ -356,7 +356,7 @@ class Execs:
         """Start what `order` says. Raises Conflict for a known id or when too many run, and what a bad cwd raises."""
         self._sweep_later()
         if order.id in self._all:
-            raise Conflict(f"there is an exec {order.id} already", id=order.id)
+            raise Conflict(f"exec {order.id} exists already", id=order.id)
         if sum(item.running for item in self._all.values()) >= _MOST_RUNNING:
             raise Conflict(f"{_MOST_RUNNING} execs are running; end one first", limit=_MOST_RUNNING)
         with self._space.directory(order.cwd, order.identity) as directory:

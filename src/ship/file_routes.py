@@ -234,11 +234,11 @@ def text(given: Mapping[str, object], name: str, default: str | None = None) -> 
     """A field that is a text. Raises InvalidArgument."""
     value = given.get(name, default)
     if not isinstance(value, str):
-        raise InvalidArgument(f"{name} must be a text", field=name)
+        raise InvalidArgument(f"{name} must be text", field=name)
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgument(f"{name} has half a character in it", field=name) from error
+        raise InvalidArgument(f"{name} has an unpaired surrogate", field=name) from error
     return value
 
 

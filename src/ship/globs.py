@@ -20,10 +20,11 @@ class Glob:
         parts = [part for part in pattern.split("/") if part not in ("", ".")]
         if not parts or len(pattern) > _MOST_CHARACTERS or len(parts) > _MOST_PARTS or "\0" in pattern:
             raise InvalidArgument(
-                f"a glob has 1 to {_MOST_CHARACTERS} characters and {_MOST_PARTS} parts", field="glob"
+                f"a glob must have 1 to {_MOST_CHARACTERS} characters, no NUL, and at most {_MOST_PARTS} parts",
+                field="glob",
             )
         if ".." in parts:
-            raise InvalidArgument("a glob does not go up", field="glob")
+            raise InvalidArgument("a glob may not contain ..", field="glob")
         self._parts = [None if part == "**" else _compile(part) for part in parts]
         self.depth = None if None in self._parts else len(parts)
         """How deep what matches lies at most; None: anywhere."""

@@ -149,7 +149,7 @@ class Conversation:
     async def switch(self, protocol: str, *headers: tuple[str, str]) -> bytes:
         """Say yes to a request for another protocol; gives what came behind it. Raises BadRequest when it has a body."""
         async for _ in self.body():
-            raise BadRequest("a request for another protocol has no body")
+            raise BadRequest("an upgrade request may not have a body")
         named = [("Upgrade", protocol), ("Connection", "Upgrade"), *self._signature(), *headers]
         await self._send(b"", h11.InformationalResponse(status_code=101, headers=named))
         return self._http.trailing_data[0]
@@ -187,7 +187,7 @@ class Conversation:
         except h11.RemoteProtocolError as error:
             if error.error_status_hint == 431:
                 raise PayloadTooLarge(f"the head is larger than {HEAD_BYTES} bytes") from error
-            raise BadRequest("this is not HTTP/1.1, or it was cut short") from error
+            raise BadRequest("the request is not HTTP/1.1, or ended early") from error
         return event if isinstance(event, h11.Event) else None
 
     async def _feed(self) -> None:
@@ -223,7 +223,7 @@ def _to_request(event: h11.Request, talk: Conversation) -> Request:
         raise PayloadTooLarge(f"the head is larger than {HEAD_BYTES} bytes")
     path, _, query = event.target.partition(b"?")
     if not path.startswith(b"/"):
-        raise BadRequest("the target of a request begins with /")
+        raise BadRequest("the target of a request must begin with /")
     return Request(
         method=event.method.decode("ascii", "replace"),
         segments=tuple(_unescape(part) for part in path[1:].split(b"/")),

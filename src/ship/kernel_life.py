@@ -123,7 +123,7 @@ class Kernel:
     def check_open(self) -> None:
         """Raises Conflict when it runs no cell any more."""
         if self._closed:
-            raise Conflict(f"the kernel {self.id} is being ended; ask again when it is gone", id=self.id)
+            raise Conflict(f"kernel {self.id} is shutting down; try again when it has ended", id=self.id)
 
     async def start(self) -> None:
         """Start its process, when there is none. Raises ShipError."""
@@ -181,7 +181,7 @@ class Kernel:
         self.message = None
         self.execution_count = 0
         self.started_at = time.time()
-        self._arm(_READY_S, lambda: process.kill(f"was not ready within {_READY_S:g} s, and was ended"))
+        self._arm(_READY_S, lambda: process.kill(f"was not ready within {_READY_S:g} s, and was killed"))
 
     @contextmanager
     def _or_lose_all(self) -> Generator[None]:
@@ -349,7 +349,7 @@ class Kernel:
             return
         if self._stopping is None:
             self._stopping = why
-            self._arm(_STOP_S, partial(self._process.kill, "did not stop, and was ended"))
+            self._arm(_STOP_S, partial(self._process.kill, "did not stop, and was killed"))
         self._process.interrupt()
 
     def _died(self, status: int) -> None:
@@ -379,7 +379,7 @@ class Kernel:
         status: Status = self._stopping or "lost"
         if self._stopping is not None:
             what = _ran_too_long(cell) if status == "timeout" else "the cell was interrupted"
-            message = f"{what} and did not stop within {_STOP_S:g} s, so the kernel was ended"
+            message = f"{what} and did not stop within {_STOP_S:g} s, so the kernel was killed"
         try:
             if not self._closed:
                 await self._launch()
@@ -427,7 +427,7 @@ def _how_it_died(status: int, last_words: str) -> str:
     if code >= 0:
         how = f"ended by itself with exit code {code}"
     elif -code == signal.SIGKILL:
-        how = "was killed (signal 9), which is what happens when memory runs out"
+        how = "was killed (signal 9), most likely out of memory"
     else:
         how = f"was ended by signal {-code}"
     return f"{how}: {last_words}" if last_words else how

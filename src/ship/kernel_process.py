@@ -153,7 +153,7 @@ class KernelProcess(asyncio.Protocol):
         """Called by asyncio. A kernel that has closed its line is of no more use."""
         if not self.dead:
             # Later, since one that dies of something else closes it as well, a little before that is known.
-            why = "closed its line to Ship, and was ended"
+            why = "closed its connection to Ship, and was killed"
             asyncio.get_running_loop().call_later(_DYING_S, self.kill, why)
 
     def _program(

@@ -94,10 +94,10 @@ class KernelRoutes:
     def _events(self, request: Request, kernel_id: str, cell_id: str) -> Answer:
         cell = self._kernels.cell(cell_id)
         if cell.kernel_id != kernel_id:
-            raise NotFound(f"the kernel {kernel_id} has no such cell")
+            raise NotFound(f"kernel {kernel_id} has no such cell")
         since = _sequence(request)
         if since > cell.next_seq:
-            raise InvalidArgument(f"only {cell.next_seq} events have come", field="since")
+            raise InvalidArgument(f"since is beyond the cell's {cell.next_seq} events", field="since")
         follow = _follows(request)
         return Answer(200, _stream_events(request, cell, since, follow=follow), "application/x-ndjson")
 

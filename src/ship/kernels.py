@@ -41,7 +41,7 @@ class Kernels:
     async def create(self, order: KernelOrder) -> Kernel:
         """A new kernel, its process started. Raises Conflict for a known id or too many, and what a bad cwd raises."""
         if order.id in self._all:
-            raise Conflict(f"there is a kernel {order.id} already", id=order.id)
+            raise Conflict(f"kernel {order.id} exists already", id=order.id)
         kernel = self._add(order)
         try:
             await kernel.start()
@@ -78,7 +78,7 @@ class Kernels:
         known = self._cells.get(order.id)
         if known is not None:
             if known.kernel_id != kernel_id:
-                raise Conflict(f"{order.id} is a cell of the kernel {known.kernel_id}", id=order.id)
+                raise Conflict(f"{order.id} is a cell of kernel {known.kernel_id}", id=order.id)
             return known
         missing = kernel_id == DEFAULT and DEFAULT not in self._all
         kernel = self._add(default) if missing else self.get(kernel_id)
@@ -110,16 +110,18 @@ class Kernels:
         waiting = [cell for kernel in self._all.values() for cell in kernel.waiting]
         if len(waiting) >= _MOST_QUEUED:
             raise Conflict(
-                f"{_MOST_QUEUED} cells are waiting already; wait for some to end", limit=_MOST_QUEUED
+                f"{_MOST_QUEUED} cells are queued, the limit; wait for some to end", limit=_MOST_QUEUED
             )
         if sum(len(cell.code) for cell in waiting) + len(order.code) > _MOST_QUEUED_CHARS:
             raise Conflict(
-                "too much code is waiting already; wait for some cells to end", limit=_MOST_QUEUED_CHARS
+                "the queued code has reached its limit; wait for some cells to end", limit=_MOST_QUEUED_CHARS
             )
 
     def _add(self, order: KernelOrder) -> Kernel:
         if len(self._all) >= _MOST_KERNELS:
-            raise Conflict(f"{_MOST_KERNELS} kernels are there; delete one first", limit=_MOST_KERNELS)
+            raise Conflict(
+                f"the sandbox has {_MOST_KERNELS} kernels, the limit; delete one first", limit=_MOST_KERNELS
+            )
         kernel = self._all[order.id] = Kernel(order, self._ground)
         return kernel
 

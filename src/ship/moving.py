@@ -345,4 +345,4 @@ def _is_there(place: Place) -> bool:
 
 
 def _taken(name: str) -> Conflict:
-    return Conflict(f"there is a {as_utf8(name)} already; overwrite=true replaces it", field="destination")
+    return Conflict(f"{as_utf8(name)} exists already; overwrite=true replaces it", field="destination")

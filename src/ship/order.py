@@ -71,7 +71,7 @@ def read(body: object, accounts: Accounts) -> Order:
 def identifier(value: object) -> str:
     """An id as callers choose them. Raises InvalidArgument."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise InvalidArgument("id must be 1 to 128 of A-Z a-z 0-9 _ . -", field="id")
+        raise InvalidArgument("id must have 1 to 128 characters of A-Z a-z 0-9 _ . -", field="id")
     return value
 
 
@@ -86,7 +86,7 @@ def _argv(command: object, argv: object) -> tuple[str, ...]:
 def words(argv: object) -> tuple[str, ...]:
     """A program and its arguments. Raises InvalidArgument."""
     if not isinstance(argv, list) or not argv:
-        raise InvalidArgument("argv must be a list of strings that is not empty", field="argv")
+        raise InvalidArgument("argv must be a non-empty list of strings", field="argv")
     found = tuple(_text(word, "argv") for word in cast("list[object]", argv))
     if not found[0]:
         raise InvalidArgument("argv[0] is empty; name a program", field="argv")
@@ -103,7 +103,7 @@ def environment(value: object) -> dict[str, str]:
         _text(name, "env"): _text(text, "env") for name, text in cast("dict[object, object]", value).items()
     }
     if any(not name or "=" in name for name in found):
-        raise InvalidArgument("names in env are not empty and have no =", field="env")
+        raise InvalidArgument("names in env may not be empty or contain =", field="env")
     return found
 
 
@@ -143,7 +143,7 @@ def signal_number(value: object) -> int:
     """The number of a signal given as "INT", "SIGINT" or 2. Raises InvalidArgument for what this platform does not have."""
     number = _SIGNALS.get(value.upper().removeprefix("SIG")) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int) or number not in signal.valid_signals():
-        raise InvalidArgument("signal must be the name or the number of a signal, as TERM", field="signal")
+        raise InvalidArgument("signal must be the name or number of a signal, such as TERM", field="signal")
     return int(number)
 
 
@@ -177,5 +177,5 @@ def _text(value: object, field: str) -> str:
         raise InvalidArgument(f"{field} must be text", field=field)
     # Lone surrogates are neither UTF-8 nor, but for these 128, bytes in disguise.
     if "\0" in value or any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in value):
-        raise InvalidArgument(f"{field} has a NUL or half a character", field=field)
+        raise InvalidArgument(f"{field} has a NUL or an unpaired surrogate", field=field)
     return value

@@ -65,9 +65,12 @@ def check_offset(transcript: Transcript, since: int) -> None:
     """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
     ring = transcript.ring
     if since < ring.first_offset:
-        raise OutputGone("that output is no longer kept", first_offset=ring.first_offset)
+        raise OutputGone(
+            "the output at this offset is no longer kept; continue from first_offset",
+            first_offset=ring.first_offset,
+        )
     if since > ring.next_offset:
-        raise InvalidArgument(f"only {ring.next_offset} bytes have been written", field="since")
+        raise InvalidArgument(f"since is beyond the {ring.next_offset} bytes written so far", field="since")
 
 
 def offset(request: Request) -> int:

@@ -144,7 +144,7 @@ def check(path: str) -> str:
     if "\0" in path:
         raise InvalidPath("the path has a NUL", field="path", reason="null_byte")
     if path.startswith("/"):
-        raise InvalidPath("paths are relative to the workspace", field="path", reason="absolute_path")
+        raise InvalidPath("the path must be relative to the workspace", field="path", reason="absolute_path")
     if os.path.normpath(path).split("/", 1)[0] == "..":
         raise _leads_out()
     return path
@@ -159,14 +159,16 @@ def need_regular(mode: int, path: str, wanted: str = "read") -> None:
         )
     if not stat.S_ISREG(mode):
         raise InvalidArgument(
-            f"{shown} is no regular file; only those can be {wanted}", field="path", reason="not_regular_file"
+            f"{shown} is not a regular file; only those can be {wanted}",
+            field="path",
+            reason="not_regular_file",
         )
 
 
 def not_directory(path: str) -> InvalidArgument:
     """The refusal of a path of which some part, the last or one before, is no directory."""
     return InvalidArgument(
-        f"{shown_path(path)} is no directory, or goes through what is none",
+        f"{shown_path(path)} is not a directory, or has a parent that is not",
         field="path",
         reason="not_directory",
     )
@@ -187,7 +189,7 @@ def _make_directory(parent: int, name: str) -> None:
 
 
 def _leads_out() -> InvalidPath:
-    return InvalidPath("the path leads out of the workspace", field="path", reason="path_traversal")
+    return InvalidPath("the path leaves the workspace", field="path", reason="path_traversal")
 
 
 def translate(error: OSError, path: str) -> ShipError:
@@ -203,7 +205,9 @@ def translate(error: OSError, path: str) -> ShipError:
         case errno.ENOSPC | errno.EDQUOT:
             return StorageFull("the sandbox's disk is full; free space and try again")
         case errno.ENAMETOOLONG | errno.EINVAL | errno.EILSEQ:
-            return InvalidArgument(f"the file system takes no such name ({error.strerror})", field="path")
+            return InvalidArgument(
+                f"the file system does not accept this name ({error.strerror})", field="path"
+            )
         case errno.EISDIR:
             return InvalidArgument(f"{shown} is a directory", field="path", reason="is_directory")
         case errno.ENXIO | errno.ENODEV:

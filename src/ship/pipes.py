@@ -196,7 +196,7 @@ class Pipes:
 
     def resize(self, rows: int, cols: int) -> None:
         """Raises Conflict."""
-        raise Conflict(f"there is no terminal to make {rows} by {cols}; start the exec with tty")
+        raise Conflict(f"there is no terminal to resize to {rows} by {cols}; start the exec with tty")
 
     def foreground(self) -> int:
         """There is no group in front."""

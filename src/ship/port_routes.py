@@ -29,7 +29,7 @@ class PortRoutes:
     async def _open(self, request: Request) -> Switch:
         port = _port(request)
         if request.protocol != b"tcp":
-            raise InvalidArgument("a tunnel takes an upgrade: Connection: upgrade, and Upgrade: tcp")
+            raise InvalidArgument("a tunnel needs an upgrade; send Connection: upgrade and Upgrade: tcp")
         app = None if self._ports.is_own(port) else await tunnel.connect(port)
         if app is None:
             raise PortClosed(

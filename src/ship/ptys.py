@@ -165,7 +165,7 @@ def _open(identity: Identity) -> tuple[int, int]:
             master = os.open("/dev/ptmx", flags | os.O_NONBLOCK)
     except OSError as error:
         raise Conflict(
-            f"the sandbox has no terminal left ({error.strerror}); end an exec with a tty"
+            f"the sandbox has no free terminal ({error.strerror}); end an exec with a tty"
         ) from error
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))

@@ -112,7 +112,7 @@ class Routes:
     async def _signal_process(self, request: Request, pid: str) -> Answer:
         number = await _signal(request)
         if not pid.isascii() or not pid.isdigit() or len(pid) > 10:
-            raise NotFound(f"there is no process {pid[:20]!a}; a process has a number")
+            raise NotFound(f"there is no process {pid[:20]!a}; give a number")
         await asyncio.get_running_loop().run_in_executor(None, processes.signal_one, int(pid), number)
         return json_answer(200, {"status": "ok"})
 
@@ -215,7 +215,7 @@ class InsideRoutes:
 def _attach(request: Request, found: Exec) -> Upgrade:
     since = output.offset(request) if "since" in request.query else None
     if request.websocket_key is None:
-        raise InvalidArgument("attaching takes a WebSocket: ask for the upgrade as RFC 6455 says")
+        raise InvalidArgument("attaching needs a WebSocket upgrade (RFC 6455)")
     if since is not None:
         output.check_offset(found.transcript, since)
     claims = output.claims(request)

@@ -203,7 +203,7 @@ class Service:
         if next_step == "failed":
             self._say(
                 "failed",
-                f"ended {self._quick_ends} times soon after its start; at last it {ended.describe()}",
+                f"ended {self._quick_ends} times soon after its start; the last time it {ended.describe()}",
             )
             return False
         self._next_start_at = time.time() + next_step

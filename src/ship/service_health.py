@@ -90,5 +90,5 @@ async def _get(
             if event is h11.NEED_DATA:
                 http.receive_data(await reader.read(_HEAD_BYTES))
     except h11.RemoteProtocolError:
-        return f"what port {port} answers is not HTTP"
+        return f"port {port} does not answer with HTTP"
     return None if 200 <= event.status_code <= 399 else f"GET {path} answered {event.status_code}"

@@ -91,7 +91,7 @@ def read(body: object) -> tuple[ServiceOrder, ...]:
         raise InvalidArgument("services must be a list", field="services")
     items = cast("list[object]", listed)
     if len(items) > MOST_SERVICES:
-        raise InvalidArgument(f"a sandbox has {MOST_SERVICES} services at most", field="services")
+        raise InvalidArgument(f"a sandbox may have at most {MOST_SERVICES} services", field="services")
     found = {one.name: one for one in (_service(item, shared) for item in items)}
     if len(found) < len(items):
         raise InvalidArgument("two services have the same name; give each its own", field="services")
@@ -110,22 +110,26 @@ def levels(orders: Iterable[ServiceOrder]) -> list[set[str]]:
 def _sorted(found: Mapping[str, ServiceOrder]) -> list[str]:
     for one in found.values():
         if missing := [name for name in one.needs if name not in found]:
-            raise InvalidArgument(f"service {one.name} needs {missing[0]}, which is none", field="needs")
+            raise InvalidArgument(
+                f"service {one.name} needs {missing[0]}, which does not exist", field="needs"
+            )
     try:
         return list(TopologicalSorter({one.name: one.needs for one in found.values()}).static_order())
     except CycleError as error:
         circle = " → ".join(cast("list[str]", error.args[1]))
-        raise InvalidArgument(f"services need each other: {circle}", field="needs") from error
+        raise InvalidArgument(f"services need each other in a cycle: {circle}", field="needs") from error
 
 
 def _service(value: object, shared: Mapping[str, str]) -> ServiceOrder:
     given = _object(value, "a service")
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidArgument("a service's name is 1 to 63 of a-z, 0-9 and inner hyphens", field="name")
+        raise InvalidArgument(
+            "a service's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens", field="name"
+        )
     restart = given.get("restart", "always")
     if restart not in _RESTARTS:
-        raise InvalidArgument(f"restart must be {', '.join(_RESTARTS)}", field="restart")
+        raise InvalidArgument(f"restart must be one of {', '.join(_RESTARTS)}", field="restart")
     return ServiceOrder(
         name=name,
         argv=order.words(given.get("argv")),

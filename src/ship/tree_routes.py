@@ -57,7 +57,7 @@ class TreeRoutes:
         path = self._space.check(path_of(request, "."))
         recursive = flag(request, "recursive", default=True)
         if request.websocket_key is None:
-            raise InvalidArgument("watching takes a WebSocket: ask for the upgrade as RFC 6455 says")
+            raise InvalidArgument("watching needs a WebSocket upgrade (RFC 6455)")
         await self._watchers.check(path)
         return Upgrade(lambda socket: self._watchers.serve(socket, path, recursive=recursive))
 
@@ -80,9 +80,9 @@ class TreeRoutes:
     def _search_order(self, request: Request) -> dict[str, object]:
         query, glob = request.query.get("query", ""), request.query.get("glob", "")
         if len(query) > _QUERY_CHARS or len(glob) > _QUERY_CHARS or "\0" in query + glob:
-            raise InvalidArgument(f"query and glob have {_QUERY_CHARS} characters at most, and no NUL")
+            raise InvalidArgument(f"query and glob may have at most {_QUERY_CHARS} characters and no NUL")
         if "\n" in query:
-            raise InvalidArgument("what is searched for stands within one line", field="query")
+            raise InvalidArgument("query may not contain a newline", field="query")
         return {
             "base": self._space.check(path_of(request, ".")),
             "floor": self._floor,
@@ -139,7 +139,7 @@ class TreeRoutes:
             async with asyncio.timeout(_SEARCH_S):
                 await self._searching.acquire()
         except TimeoutError as error:
-            raise Conflict(f"{_SEARCHES} searches are under way already; try again later") from error
+            raise Conflict(f"{_SEARCHES} searches are in progress, the limit; try again later") from error
         try:
             yield
         finally:
@@ -148,7 +148,9 @@ class TreeRoutes:
     @contextmanager
     def _room_for_archive(self) -> Generator[None]:
         if self._archives == _ARCHIVES:
-            raise Conflict(f"{_ARCHIVES} archives are under way already; try again later", limit=_ARCHIVES)
+            raise Conflict(
+                f"{_ARCHIVES} archives are in progress, the limit; try again later", limit=_ARCHIVES
+            )
         self._archives += 1
         try:
             yield
@@ -169,7 +171,7 @@ def _open_place(space: Everywhere, path: str, *, make: bool) -> Place:
             # The dot makes the kernel ask for the right to search the directory itself.
             return Place(space.open(path + "/.", os.O_PATH | os.O_DIRECTORY))
         if make or not stat.S_ISREG(mode):
-            raise InvalidArgument("only directories and regular files can be had like that", field="path")
+            raise InvalidArgument("the path must be a directory or a regular file", field="path")
         return _open_file_place(space, path)
 
 
@@ -178,7 +180,9 @@ def _open_file_place(space: Everywhere, path: str) -> Place:
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise InvalidArgument(
-            "it has just become something else than a regular file", field="path", reason="not_regular_file"
+            "the file was replaced and is not a regular file any more; try again",
+            field="path",
+            reason="not_regular_file",
         )
     return Place(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), file)
 
@@ -260,7 +264,7 @@ def _check_said(line: bytes, path: str) -> dict[str, object]:
     if isinstance(error, str):
         raise InvalidArgument(f"the archive is refused: {error[:1000]}")
     if not line:
-        raise Conflict("the archive's program was ended before it was done")
+        raise Conflict("the archiver was killed before it finished")
     return said
 
 

@@ -173,7 +173,9 @@ class Watchers:
 
     def _check_room(self) -> None:
         if self._count >= _MOST_WATCHERS:
-            raise Conflict(f"{_MOST_WATCHERS} watch already; close one first", limit=_MOST_WATCHERS)
+            raise Conflict(
+                f"{_MOST_WATCHERS} watches are open, the limit; close one first", limit=_MOST_WATCHERS
+            )
 
 
 class _Top:

@@ -115,7 +115,7 @@ class WebSocket:
             return None
         size = int.from_bytes(self._received[2:head], "big") if head > 2 else second & 0x7F
         if size > MESSAGE_BYTES:
-            raise Closing(TOO_LARGE, f"a frame holds {MESSAGE_BYTES} bytes at most")
+            raise Closing(TOO_LARGE, f"a frame may have at most {MESSAGE_BYTES} bytes")
         if not await self._has(head + 4 + size):
             return None
         payload = self._take(head, size)
@@ -144,22 +144,22 @@ def accept_of(key: bytes) -> bytes:
 def _check_head(first: int, second: int) -> None:
     opcode, length = first & 0x0F, second & 0x7F
     if first & 0x70 or opcode not in (_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG):
-        raise Closing(PROTOCOL_ERROR, "a frame of a kind that nobody agreed to")
+        raise Closing(PROTOCOL_ERROR, "a frame has a reserved bit or an unknown opcode")
     if not second & 0x80:
-        raise Closing(PROTOCOL_ERROR, "a client masks what it sends")
+        raise Closing(PROTOCOL_ERROR, "a client's frames must be masked")
     if opcode >= _CLOSE and (length > 125 or not first & 0x80):
-        raise Closing(PROTOCOL_ERROR, "a control frame is short and whole")
+        raise Closing(PROTOCOL_ERROR, "a control frame may have at most 125 bytes and no fragments")
 
 
 def _kind_of(frame: _Frame, before: int) -> int:
     if (frame.opcode == _CONTINUATION) == (before == _CONTINUATION):
-        raise Closing(PROTOCOL_ERROR, "a message in parts is not put together like that")
+        raise Closing(PROTOCOL_ERROR, "the fragments of a message are out of order")
     return before or frame.opcode
 
 
 def _check_size(parts: list[bytes]) -> None:
     if len(parts) > _MOST_PARTS or sum(map(len, parts)) > MESSAGE_BYTES:
-        raise Closing(TOO_LARGE, f"a message holds {MESSAGE_BYTES} bytes at most")
+        raise Closing(TOO_LARGE, f"a message may have at most {MESSAGE_BYTES} bytes")
 
 
 def _message(kind: int, data: bytes) -> bytes | str:
@@ -168,7 +168,7 @@ def _message(kind: int, data: bytes) -> bytes | str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Closing(NOT_UTF8, "text is UTF-8") from error
+        raise Closing(NOT_UTF8, "a text message must be UTF-8") from error
 
 
 def _encode(opcode: int, parts: Iterable[bytes]) -> bytes:

@@ -161,7 +161,7 @@ def test_update_changes_what_is_named_and_nothing_else(bay: Cli, name: str) -> N
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [((), "say what to change"), (("--idle-timeout", "soon"), "it takes seconds or a time such as 10m"),
+    [((), "name a setting to change"), (("--idle-timeout", "soon"), "it takes seconds or a time such as 10m"),
      (("--label", "a=b", "--no-labels"), "not both")],
 )  # fmt: skip
 def test_update_says_what_is_wrong(bay: Cli, name: str, arguments: tuple[str, ...], said: str) -> None:

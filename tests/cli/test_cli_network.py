@@ -130,14 +130,17 @@ def test_net_set_takes_what_net_show_gives(bay: Cli, name: str, tmp_path: Path) 
     ("text", "words"),
     [
         ("{", "-"),
-        ("[]", "the policy is no object"),
-        ('{"rules": []}', "a mode is"),
-        ('{"mode": "closed"}', "a mode is"),
-        ('{"mode": "open", "rule": []}', "'rule', which means nothing"),
-        ('{"mode": "open", "rules": "*"}', "rules of the policy is no list"),
-        ('{"mode": "open", "rules": ["*"]}', "rule 0 is no object"),
-        ('{"mode": "open", "rules": [{"action": "deny", "domains": "*"}]}', "rule 0 has a field 'domains'"),
-        ('{"mode": "open", "rules": [{"action": "deny", "ports": "443"}]}', "ports of rule 0 is no list"),
+        ("[]", "the policy is not an object"),
+        ('{"rules": []}', "mode must be one of"),
+        ('{"mode": "closed"}', "mode must be one of"),
+        ('{"mode": "open", "rule": []}', "an unknown field 'rule'"),
+        ('{"mode": "open", "rules": "*"}', "rules of the policy is not a list"),
+        ('{"mode": "open", "rules": ["*"]}', "rule 0 is not an object"),
+        (
+            '{"mode": "open", "rules": [{"action": "deny", "domains": "*"}]}',
+            "rule 0 has an unknown field 'domains'",
+        ),
+        ('{"mode": "open", "rules": [{"action": "deny", "ports": "443"}]}', "ports of rule 0 is not a list"),
         ('{"mode": "open", "rules": [{"domain": "*"}]}', "action"),
         ('{"mode": "open", "rules": [{"action": "deny"}]}', "rules[0] has to have a domain or a cidr"),
     ],
@@ -163,7 +166,7 @@ def test_net_log_shows_the_names_that_were_refused(bay: Cli, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("mode", "shut"), "a mode is none, allowlist, open"),
+        (("mode", "shut"), "mode must be one of none, allowlist, open"),
         (("allow", "*", "--protocol", "sctp"), "--protocol takes"),
     ],
 )
@@ -282,4 +285,4 @@ def test_create_says_what_its_network_reaches_and_where_its_url_leads(bay: Cli) 
     assert lines(bay("url", name)) == [f"http://{name}.localhost:8700/"]
     shown = [" ".join(line.split()) for line in lines(bay("get", name))]
     assert {"network: none", f"url: http://{name}.localhost:8700/"} <= set(shown)
-    assert "a mode is" in refused(bay("create", "--network", "closed"))
+    assert "mode must be one of" in refused(bay("create", "--network", "closed"))

@@ -95,7 +95,7 @@ def test_a_checkpoint_leaves_and_comes_back(box: bay.Box, tmp_path: Path) -> Non
 def test_an_export_that_breaks_off_without_a_word_is_noticed(url: str, box: bay.Box, tmp_path: Path) -> None:
     box.files.write("f", b"z" * 500_000)
     box.checkpoint("kept")
-    with bay.Client(f"{url}/cut", standin.KEY) as client, pytest.raises(bay.BayError, match="not a whole"):
+    with bay.Client(f"{url}/cut", standin.KEY) as client, pytest.raises(bay.BayError, match="is truncated"):
         client.sandboxes.get(box.id).export_checkpoint("kept", tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_zstd_is_whole_or_it_is_noticed(data: bytes, piece: int) -> None:
 
     if len(data) < 1000 or piece > 1:
         walk(data)
-        with pytest.raises(bay.BayError, match=r"breaks off|not zstd"):
+        with pytest.raises(bay.BayError, match=r"is truncated|not zstd"):
             walk(data[:-1])
     with pytest.raises(bay.BayError):
         walk(b"PK" + data[:50])

@@ -146,7 +146,7 @@ def test_what_went_into_a_pipe_cannot_be_taken_back(
 ) -> None:
     box.files.write("big", BIG)
     world.after_cut = lambda path: path.write_bytes(b"new")
-    with pytest.raises(bay.Conflict, match="was changed while it was read"):
+    with pytest.raises(bay.Conflict, match="was changed during the read"):
         cut.download("big", io.BytesIO())
 
 
@@ -170,7 +170,7 @@ def test_a_server_that_sends_another_place_than_was_asked_for_is_an_error() -> N
         return httpx.Response(206, content=b"xx", headers={"Content-Range": "bytes 7-8/9", "ETag": '"1"'})
 
     client = bay.Client("http://bay.test", "k", transport=httpx.MockTransport(answer))
-    with client, pytest.raises(bay.BayError, match="byte 7 in place of byte 5"):
+    with client, pytest.raises(bay.BayError, match="byte 7 instead of byte 5"):
         client.sandboxes.get("box").files.read("f", 5)
 
 

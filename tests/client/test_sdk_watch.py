@@ -121,7 +121,7 @@ def test_a_watch_that_is_left_elsewhere_ends(files: bay.Files, world: World) -> 
 
 def test_what_does_not_begin_as_a_watch_is_none(files: bay.Files, world: World) -> None:
     world.scripts = [([{"type": "attached"}], 0)]
-    with pytest.raises(bay.BayError, match="does not say `watching`"), files.watch():
+    with pytest.raises(bay.BayError, match="is not `watching`"), files.watch():
         pytest.fail("the block must not be entered")
     with pytest.raises(bay.BayError, match="context manager"):
         next(iter(files.watch()))

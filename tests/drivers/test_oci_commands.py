@@ -54,8 +54,8 @@ async def test_a_command_begins_in_any_directory_that_its_user_may_enter(inside:
         ("sub/x", "file_not_found", "there is no directory /workspace/sub/x in the sandbox"),
         ("/etc/passwd", "file_not_found", "there is no directory /etc/passwd in the sandbox"),
         ("/root", "forbidden", "ship may not enter the directory /root"),
-        ("/proc/1/root/tmp", "validation_error", "too many links"),
-        ("/proc/1", "validation_error", "no program begins in /proc/1"),
+        ("/proc/1/root/tmp", "validation_error", "too many symbolic links"),
+        ("/proc/1", "validation_error", "/proc/1 may not be the cwd"),
     ],
 )
 async def test_a_directory_that_cannot_be_entered_is_named(

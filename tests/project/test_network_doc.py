@@ -13,7 +13,7 @@ def rows() -> list[str]:
     text = (
         (ROOT / "docs/network.md")
         .read_text(encoding="utf-8")
-        .partition("## What passes")[2]
+        .partition("## Tested cases")[2]
         .partition("\n## ")[0]
     )
     return [row for row in ROW.findall(text) if not row.startswith("|---") and not row.endswith("| test |")]
@@ -34,5 +34,5 @@ def test_every_row_names_a_test_that_exists() -> None:
     assert {names[0] for names in found} <= backing()
 
 
-def test_every_test_of_what_passes_has_a_row() -> None:
+def test_every_test_of_the_table_has_a_row() -> None:
     assert backing() - set(re.findall(r"`(test_\w+)`", "\n".join(rows()))) == set()

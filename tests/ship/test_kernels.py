@@ -703,7 +703,7 @@ os.write(line, b'\\n')
 def test_a_kernel_that_closes_its_line_is_ended(kernel: Kernel) -> None:
     end = kernel.run("import os\nos.closerange(3, 1000)\n" + FOR_EVER).end
     assert end["status"] == "lost"
-    assert "closed its line to Ship" in end["message"]
+    assert "closed its connection to Ship" in end["message"]
     assert kernel.run("1").result == {"text/plain": "1"}
 
 

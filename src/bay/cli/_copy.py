@@ -46,7 +46,7 @@ def cp(
         elif remote_source is not None and remote_target is None:
             size = _get(client.sandboxes.get(remote_source[1]).files, remote_source[2] or ".", target)
         else:
-            raise InvalidArgument("one of SRC and DST, and only one, is in a sandbox and written NAME:PATH")
+            raise InvalidArgument("exactly one of SRC and DST must be in a sandbox, written NAME:PATH")
     if as_json and target != "-":
         print_json({"source": source, "target": target, "bytes": size})
     return 0
@@ -77,7 +77,7 @@ def _get(files: "Files", remote: str, target: str) -> int:
         if target == "-":
             if is_directory:
                 raise InvalidArgument(
-                    f"{remote} is a directory, and only a file goes to stdout; name a directory"
+                    f"{remote} is a directory, and only a file can go to stdout; name a local directory"
                 )
             return files.download(remote, sys.stdout.buffer, progress=bar)
         path = Path(target)

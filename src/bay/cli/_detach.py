@@ -24,7 +24,8 @@ def _key(name: str) -> int:
         found = ord(name)
     if found is None:
         raise InvalidArgument(
-            f"--detach-keys takes keys with commas between, such as {DEFAULT_KEYS} or ctrl-a,d; {name!r} is none"
+            f"--detach-keys takes keys separated by commas, such as {DEFAULT_KEYS} or ctrl-a,d; {name!r} is "
+            "not a key"
         )
     return found
 

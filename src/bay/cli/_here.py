@@ -46,7 +46,7 @@ def _own_file(path: Path) -> tuple[str, int]:
     try:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise PermissionError(f"{path} is another user's, or others may write it")
+            raise PermissionError(f"{path} belongs to another user, or others may write to it")
         return os.read(descriptor, _LONGEST).decode().strip(), found.st_ino
     finally:
         os.close(descriptor)

@@ -200,7 +200,7 @@ def _target(text: str) -> dict[str, str]:
 def as_mode(text: str) -> NetworkMode:
     """The mode of that name. Raises InvalidArgument."""
     if text not in get_args(NetworkMode):
-        raise InvalidArgument(f"a mode is {', '.join(get_args(NetworkMode))}, not {text!r}")
+        raise InvalidArgument(f"mode must be one of {', '.join(get_args(NetworkMode))}, not {text!r}")
     return cast("NetworkMode", text)
 
 
@@ -213,20 +213,20 @@ def _parsed(text: str, source: str) -> NetworkPolicy:
             _only(rule, NetworkRule, f"rule {place}")
         policy = from_wire(NetworkPolicy, data)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument(f"{source} is no network policy: {error}") from error
+        raise InvalidArgument(f"{source} is not a network policy: {error}") from error
     return replace(policy, mode=as_mode(str(data.get("mode"))))
 
 
 def _only(data: object, kind: type[Any], what: str, more: Iterable[str] = ()) -> None:
     """Raises ValueError or TypeError where `data` has a field that a `kind` has not, or a list that is none."""
     if not isinstance(data, dict):
-        raise TypeError(f"{what} is no object")
+        raise TypeError(f"{what} is not an object")
     given = cast("dict[str, object]", data)
     if unknown := given.keys() - {field.name for field in fields(kind)} - set(more):
-        raise ValueError(f"{what} has a field {min(unknown)!r}, which means nothing")
+        raise ValueError(f"{what} has an unknown field {min(unknown)!r}")
     for name in ("rules", "ports"):
         if not isinstance(given.get(name) or [], list):
-            raise TypeError(f"{name} of {what} is no list")
+            raise TypeError(f"{name} of {what} is not a list")
 
 
 # What is shown

@@ -105,7 +105,7 @@ def _address(box: "Box", port: int | None) -> str:
         if port is None:
             _own_port(box)
         raise NotFound(
-            f"nothing listens on port {port} of {name} now; a link leads there all the same: "
+            f"nothing listens on port {port} of {name} now; you can still make a link: "
             f"bay url {name} {port} --expires 1h"
         ) from error
 
@@ -115,7 +115,7 @@ def _own_port(box: "Box") -> int:
     if box.info.url is None or box.info.url.port is None:
         raise InvalidArgument(
             f"{name} has no URL of its own yet; name a port (bay url {name} PORT), "
-            f"or say where its URL leads: bay update {name} --url-port PORT"
+            f"or set the port of its URL: bay update {name} --url-port PORT"
         )
     return box.info.url.port
 

@@ -72,5 +72,5 @@ def _forward(text: str) -> Forward:
     found = _PAIR.fullmatch(text)
     local, remote = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not (local <= _LAST_PORT and 1 <= remote <= _LAST_PORT):
-        raise InvalidArgument(f"{text!r} is no LOCAL:REMOTE, a pair of ports such as 8080:80, 0:80 or 8080")
+        raise InvalidArgument(f"{text!r} is not LOCAL:REMOTE, a pair of ports such as 8080:80, 0:80 or 8080")
     return Forward(local=local, remote=remote)

@@ -171,7 +171,7 @@ def _listen(bind: str, forward: Forward, open_: ExitStack) -> socket.socket:
     except OSError as error:
         where = written(bind, forward.local)
         raise BayError(
-            f"cannot listen on {where}: {error.strerror or error}; take another port or --bind"
+            f"cannot listen on {where}: {error.strerror or error}; choose another port or --bind"
         ) from error
     listener.setblocking(False)
     return listener

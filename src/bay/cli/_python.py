@@ -58,7 +58,7 @@ def python(
 
 def _code(code: str | None, file: str | None) -> str:
     if (code is None) == (file is None):
-        raise InvalidArgument("give the code by -c CODE, as a FILE, or by - on stdin")
+        raise InvalidArgument("give the code with -c CODE, as a FILE, or with - on stdin")
     if code is not None:
         return code
     if file == "-":

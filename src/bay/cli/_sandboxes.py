@@ -102,7 +102,7 @@ def create(
 ) -> int:
     """Make a sandbox and print its id."""
     if name is not None and name_option not in (None, name):
-        raise InvalidArgument(f"it gets one name: {name} or --name {name_option}")
+        raise InvalidArgument(f"give one name: {name} or --name {name_option}")
     with connect(ctx) as client:
         box = client.sandboxes.create(
             name=name or name_option,
@@ -208,7 +208,8 @@ def update(
         changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, f"a port or {_NONE}")
     if not changes:
         raise InvalidArgument(
-            "say what to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or --url-port"
+            "name a setting to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or "
+            "--url-port"
         )
     with connect(ctx) as client:
         info = client.sandboxes.get(name).update(**changes)
@@ -278,7 +279,7 @@ def rm(
     """Remove sandboxes and their files for good."""
     if everything == bool(names):
         raise InvalidArgument(
-            "name the sandboxes to remove, or give --all for all that are yours (see `bay rm --help`)"
+            "name the sandboxes to remove, or give --all for all of yours (see `bay rm --help`)"
         )
 
     def act(box: "Box") -> bool:

@@ -38,7 +38,7 @@ _RESIZE_PAUSE_S = 0.05
 def need_terminal(what: str = "-t", instead: str = "leave -t out") -> None:
     """Raises InvalidArgument when there is no terminal to give to the program."""
     if not (is_terminal(STDIN) and is_terminal(STDOUT)):
-        raise InvalidArgument(f"{what} needs a terminal on stdin and stdout, and this has none; {instead}")
+        raise InvalidArgument(f"{what} needs a terminal on stdin and stdout; {instead}")
 
 
 class TerminalSession:

@@ -71,7 +71,8 @@ def _checked_url(text: str) -> str:
         usable = False
     if not usable:
         raise InvalidArgument(
-            f"{text!r} is not the URL of a Bay server; it looks like {DEFAULT_URL} (BAY_URL, base_url or --url)"
+            f"{text!r} is not the URL of a Bay server; give one such as {DEFAULT_URL} (BAY_URL, base_url or "
+            "--url)"
         )
     return url
 
@@ -79,5 +80,5 @@ def _checked_url(text: str) -> str:
 def _checked_key(text: str) -> str | None:
     key = text.strip()
     if not (key.isascii() and (key.isprintable())) or " " in key:
-        raise InvalidArgument("the API key has characters that no key has; check BAY_API_KEY")
+        raise InvalidArgument("the API key has invalid characters; check BAY_API_KEY")
     return key or None

@@ -80,7 +80,7 @@ class Fetch:
             self.next = self._start
         if first > self.next:
             raise BayError(
-                f"the server sent byte {first} in place of byte {self.next}; is it a Bay of another version?"
+                f"the server sent byte {first} instead of byte {self.next}; is it a Bay of another version?"
             )
         self._skip = self.next - first
         self.etag, self.headers, self._began = etag, response.headers, True
@@ -101,7 +101,7 @@ class Fetch:
     def finish(self) -> None:
         """An answer came to its end. Raises ConnectionFailed when there should have been more of it."""
         if self._end is not None and self.next < self._end:
-            raise ConnectionFailed("the file broke off before its end", details={"sent": True})
+            raise ConnectionFailed("the file ended early; try again", details={"sent": True})
         self.ended = True
 
     def pause(self, error: BayError) -> float:
@@ -130,7 +130,7 @@ def _place(response: httpx.Response) -> tuple[int, int | None]:
     found = _RANGE.fullmatch(response.headers.get("content-range", ""))
     if found is None:
         raise BayError(
-            "the server does not say which part of the file it sent; is it a Bay of another version?"
+            "the server did not name the part of the file that it sent; is it a Bay of another version?"
         )
     return int(found[1]), int(found[2])
 
@@ -138,5 +138,5 @@ def _place(response: httpx.Response) -> tuple[int, int | None]:
 def changed(path: str) -> Conflict:
     """The error of a file that was changed while it was read."""
     return Conflict(
-        f"{path} was changed while it was read; what was read belongs to the former one. Read it again"
+        f"{path} was changed during the read, and the data is of its former contents; read it again"
     )

@@ -62,7 +62,7 @@ def verify_webhook(
     timestamp = given.get("x-bay-timestamp", "")
     signed = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     if not hmac.compare_digest(f"sha256={signed}".encode(), given.get("x-bay-signature", "").encode()):
-        raise InvalidArgument("the signature of this request is not Bay's; is the secret this webhook's?")
+        raise InvalidArgument("the signature of this request is invalid; is the secret this webhook's?")
     if not timestamp.isdecimal() or abs((time.time() if now is None else now) - int(timestamp)) > tolerance_s:
         raise InvalidArgument(
             f"this request was signed more than {tolerance_s:g} s ago or ahead; is the clock right?"

@@ -44,7 +44,7 @@ class AsyncFeed:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             await self._ended.wait()
             self._result()
-            raise BayError("the server answered before it had everything") from None
+            raise BayError("the server answered before it had the whole body") from None
 
     async def finish(self) -> Json:
         """That was all; gives the answer."""
@@ -113,7 +113,7 @@ class Feed:
             self._changed.wait_for(lambda: self._ended or not self._piece)
             if self._ended:
                 self._result()
-                raise BayError("the server answered before it had everything")
+                raise BayError("the server answered before it had the whole body")
             self._piece = data
             self._changed.notify_all()
 

@@ -204,7 +204,7 @@ def attached(frame: str | bytes) -> tuple[Exec, int]:
         or isinstance(offset, bool)
         or offset < 0
     ):
-        raise BayError("the server's first frame does not say `attached`; is it a Bay of another version?")
+        raise BayError("the server's first frame is not `attached`; is it a Bay of another version?")
     return model(Exec, data.get("exec")), offset
 
 

@@ -96,7 +96,7 @@ class _Packing:
                 left -= len(piece)
                 self._meter.add(len(piece))
         if left:
-            raise BayError(f"{path} became shorter while it was sent; send it again")
+            raise BayError(f"{path} shrank during the upload; send it again")
         yield padding(found.st_size)
 
 

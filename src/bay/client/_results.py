@@ -149,9 +149,9 @@ class Collected:
 
     def __init__(self, limit: int = DEFAULT_OUTPUT_BYTES, keep: Keep = "tail") -> None:
         if not 0 < limit <= MAX_OUTPUT_BYTES:
-            raise InvalidArgument(f"max_output_bytes is between 1 and {MAX_OUTPUT_BYTES}, not {limit}")
+            raise InvalidArgument(f"max_output_bytes must be between 1 and {MAX_OUTPUT_BYTES}, not {limit}")
         if keep not in get_args(Keep):
-            raise InvalidArgument(f"keep is one of {', '.join(get_args(Keep))}, not {keep!r}")
+            raise InvalidArgument(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}")
         self._head_left = {"head": limit, "tail": 0, "both": limit - limit // 2}[keep]
         self._tail_limit = limit - self._head_left
         self._head: list[OutputChunk] = []

@@ -220,7 +220,7 @@ def _opening(config: Config) -> Generator[None, None, None]:
         _refused(error.response, config)
     except (exceptions.InvalidMessage, exceptions.ConnectionClosed) as error:
         raise ConnectionFailed(
-            f"the connection to {url} broke before it stood: {error}", details={"url": url, "sent": True}
+            f"the connection to {url} broke during its handshake: {error}", details={"url": url, "sent": True}
         ) from error
     except TimeoutError as error:
         raise Timeout(f"{url} did not answer in time; raise timeout_s if it needs longer") from error
@@ -230,7 +230,7 @@ def _opening(config: Config) -> Generator[None, None, None]:
             details={"url": url, "sent": False},
         ) from error
     except (exceptions.WebSocketException, ImportError, ValueError) as error:
-        raise BayError(f"{url} does not speak WebSocket as Bay does: {error}") from error
+        raise BayError(f"{url} did not answer with Bay's WebSocket: {error}") from error
 
 
 def _refused(response: "Response", config: Config) -> NoReturn:
@@ -243,7 +243,7 @@ def _refused(response: "Response", config: Config) -> NoReturn:
     )
     check(answer, url)
     decode(answer, url)
-    raise BayError(f"{url} answered HTTP {response.status_code} in place of opening a WebSocket")
+    raise BayError(f"{url} answered HTTP {response.status_code} instead of opening a WebSocket")
 
 
 _HEADERS = frozenset({"content-type", "location", "retry-after"})
@@ -258,7 +258,7 @@ def _using(url: str) -> Generator[None, None, None]:
     except closed as error:
         raise _closed(error, url) from error
     except TimeoutError as error:
-        raise Timeout(f"{url} fell silent") from error
+        raise Timeout(f"{url} stopped answering; try again") from error
 
 
 def _closed(error: "ConnectionClosed", url: str) -> BayError:
@@ -266,5 +266,5 @@ def _closed(error: "ConnectionClosed", url: str) -> BayError:
         return close_error(error.rcvd.code, error.rcvd.reason, url)
     # Nobody said goodbye to us. Either the line broke, or what came was such that we hung up.
     if error.sent is not None and error.sent.code in _LOCAL_REFUSALS:
-        return BayError(f"{url} sent what is not WebSocket as Bay speaks it: {error.sent.reason or error}")
+        return BayError(f"{url} broke the WebSocket protocol: {error.sent.reason or error}")
     return close_error(1006, "", url)

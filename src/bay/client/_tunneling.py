@@ -44,7 +44,7 @@ def is_end(error: BayError) -> bool:
 def meaning(error: BayError, port: int) -> BayError:
     """What the end of the socket means for whoever uses the tunnel to `port`."""
     if is_end(error):
-        return Conflict(f"the program behind port {port} has closed the connection; it takes no more")
+        return Conflict(f"the program behind port {port} closed the connection; nothing more can be sent")
     if error.details.get("close_code") == _FAILED and "port_closed" in error.message:
         return PortClosed(f"nothing listens on port {port} of the sandbox any more", details=error.details)
     if isinstance(error, ConnectionFailed):

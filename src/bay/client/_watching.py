@@ -17,7 +17,7 @@ def is_end(error: BayError) -> bool:
 def watching(frame: str | bytes) -> None:
     """The first frame; raises BayError when it does not say that the watch has begun."""
     if _object(frame).get("type") != "watching":
-        raise BayError("the server's first frame does not say `watching`; is it a Bay of another version?")
+        raise BayError("the server's first frame is not `watching`; is it a Bay of another version?")
 
 
 def event(frame: str | bytes) -> FileEvent | None:

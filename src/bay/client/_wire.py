@@ -152,7 +152,7 @@ def named(options: CreateOptions) -> str:
     """The name in `options`. Raises InvalidArgument without one."""
     name = options.get("name")
     if name is None:
-        raise InvalidArgument("exist_ok needs a name: it is how a sandbox that exists is found")
+        raise InvalidArgument("exist_ok needs a name, by which an existing sandbox is found")
     return name
 
 
@@ -160,7 +160,8 @@ def refuse_exist_ok(options: CreateOptions) -> None:
     """Raises InvalidArgument where the end of a block deletes the sandbox."""
     if options.get("exist_ok"):
         raise InvalidArgument(
-            "exist_ok is not for sandbox(), which deletes at its end; one that stays comes from sandboxes.get_or_create()"
+            "exist_ok is not for sandbox(), which deletes the sandbox at the end; use "
+            "sandboxes.get_or_create() to keep it"
         )
 
 
@@ -216,7 +217,7 @@ def sandbox_path(id_or_name: str, *rest: str) -> str:
     """The path of a sandbox. What can be neither id nor name is refused here, before it can mean another path."""
     if not (is_id(id_or_name) or is_name(id_or_name)):
         raise InvalidArgument(
-            f"{id_or_name!r} is neither the id nor the name of a sandbox; a name is made of a-z, 0-9 and '-'"
+            f"{id_or_name!r} is neither the id nor the name of a sandbox; a name has a-z, 0-9 and '-'"
         )
     return "/".join(("/v1/sandboxes", id_or_name, *map(_segment, rest)))
 
@@ -231,8 +232,8 @@ def refuse_authorization(headers: Mapping[str, str]) -> None:
     """Raises InvalidArgument for a header that would take the place of the client's key."""
     if any(name.lower() == "authorization" for name in headers):
         raise InvalidArgument(
-            "fetch sends this client's key as Authorization, which the app does not see; for an app that wants "
-            "one of its own, make a URL by ports.link() and ask that"
+            "fetch sends this client's key as Authorization, which the app does not see; for an app with "
+            "a key of its own, make a URL with ports.link() and request that"
         )
 
 
@@ -240,7 +241,7 @@ def app_path(sandbox_id: str, port: str, path: str) -> str:
     """The path by which an app on a port of a sandbox is reached, with its query. None leads out of the app."""
     way, _, query = path.partition("?")
     if any(unquote(step) in (".", "..") for step in way.split("/")):
-        raise InvalidArgument(f"the path {path!r} goes up; give the app's path from its root")
+        raise InvalidArgument(f"the path {path!r} has a . or .. segment; give the app's path from its root")
     question = f"?{query}" if query else ""
     return f"{sandbox_path(sandbox_id, 'ports', port)}/{way.lstrip('/')}{question}"
 
@@ -445,7 +446,7 @@ def http_errors(url: str) -> Generator[None, None, None]:
         raise _unreachable(url, error) from error
     except httpx.TimeoutException as error:
         raise Timeout(
-            f"{url} did not answer in time; what was asked for may or may not have happened. "
+            f"{url} did not answer in time; the call may or may not have taken effect. "
             "Raise timeout_s if it needs longer"
         ) from error
     except httpx.InvalidURL as error:  # only apps are asked for paths that are not ours
@@ -534,7 +535,8 @@ class Lines:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             raise BayError(
-                f"the server sent a line of more than {MAX_LINE_BYTES} bytes; it is not Bay's output"
+                f"the server sent an output line of more than {MAX_LINE_BYTES} bytes; is it a Bay of another "
+                "version?"
             )
         return [line for line in lines if line.strip()]
 
@@ -549,7 +551,9 @@ class Blocks:
         """The blocks that `data` completes."""
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         if len(self._rest) > MAX_LINE_BYTES:
-            raise BayError(f"the server sent an event of more than {MAX_LINE_BYTES} bytes; it is not Bay's")
+            raise BayError(
+                f"the server sent an event of more than {MAX_LINE_BYTES} bytes; is it a Bay of another version?"
+            )
         return blocks
 
 

@@ -43,7 +43,7 @@ class Frames:
 
     def _end(self) -> None:
         if self._head or self._skip or self._next != self._magic or not self._frames:
-            raise BayError("what the server sent is not a whole checkpoint: it breaks off")
+            raise BayError("the server's checkpoint is truncated; export it again")
 
     def _magic(self, head: bytes) -> None:
         magic = int.from_bytes(head, "little")
@@ -52,7 +52,7 @@ class Frames:
         elif magic == _MAGIC:
             self._expect(1, self._descriptor)
         else:
-            raise BayError("what the server sent is not a checkpoint: it is not zstd")
+            raise BayError("the server's answer is not a checkpoint: it is not zstd")
 
     def _skippable(self, head: bytes) -> None:
         self._skip = int.from_bytes(head, "little")

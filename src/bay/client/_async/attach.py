@@ -68,7 +68,7 @@ class AsyncAttachment:
     def info(self) -> Exec:
         """What was last heard of the command."""
         if self._progress.info is None:
-            raise BayError("this is not attached yet: use it as a context manager")
+            raise BayError("this attachment is not open yet: use it as a context manager")
         return self._progress.info
 
     @property
@@ -129,7 +129,7 @@ class AsyncAttachment:
 
     async def _send(self, frame: str | bytes) -> None:
         if self._closed or self._progress.ended:
-            raise Conflict(f"{self.info.id} has ended, or was left; nothing more can be sent to it")
+            raise Conflict(f"{self.info.id} has ended, or the attachment is closed; nothing more can be sent")
         line = self._open_line()
         if line.socket.broken:
             await self._mend(line, ConnectionFailed(f"the connection to {self.info.id} broke"))
@@ -141,7 +141,7 @@ class AsyncAttachment:
 
     def _open_line(self) -> _AsyncLine:
         if self._line is None:
-            raise BayError("this is not attached yet: use it as a context manager")
+            raise BayError("this attachment is not open yet: use it as a context manager")
         return self._line
 
     async def _mend(self, broken: _AsyncLine | None, error: BayError | None) -> None:

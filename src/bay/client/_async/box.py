@@ -401,7 +401,7 @@ def ready(info: Sandbox, wait_s: float) -> Sandbox:
             f"{name} could not start: {info.error.message}", details={"code": info.error.code}
         )
     if info.status == "failed":
-        raise BayError(f"{name} failed to start and does not say why; see the log of the server")
+        raise BayError(f"{name} failed to start without a reason; see the server's log")
     raise SandboxNotReady(
         f"{name} is still {info.status} after {wait_s:g} s; raise `wait` if it needs longer"
     )

@@ -59,7 +59,7 @@ class AsyncFiles:
     async def read(self, path: str, offset: int | None = None, length: int | None = None) -> bytes:
         """The bytes of a file, in memory: all, or `length` from `offset` on, fewer where it ends. `download` is for large ones."""
         if (offset or 0) < 0 or (length or 0) < 0:
-            raise InvalidArgument("offset and length count bytes; they are not negative")
+            raise InvalidArgument("offset and length are numbers of bytes and may not be negative")
         data = bytearray()
         fetch = self._fetch(path, data.clear, offset or 0, length)
         async for piece in fetched(self._http, fetch):
@@ -88,7 +88,7 @@ class AsyncFiles:
             return AsyncFileReader(self._http, self._content(path), path)
         if mode == "wb":
             return AsyncFileWriter(self._http, self._put(path, Facts(), None, repeatable=False), path)
-        raise InvalidArgument(f"a file is opened with 'rb' or 'wb', not {mode!r}")
+        raise InvalidArgument(f"the mode of a file is 'rb' or 'wb', not {mode!r}")
 
     async def edit(self, path: str, old: str, new: str, all: bool = False) -> int:  # noqa: A002 — as in the API
         """Put `new` in place of `old` in a text file; returns how many times.
@@ -232,7 +232,7 @@ class AsyncFiles:
             async for info in accepted(response, reading):
                 yield info
         if not reading.ended:
-            raise BayError(f"the listing of {path} broke off before its end")
+            raise BayError(f"the listing of {path} ended early; try again")
         if reading.truncated and limit is None:
             raise PayloadTooLarge(
                 f"{path} has more than {MAX_ENTRIES} entries down to depth {depth}; list parts of it"

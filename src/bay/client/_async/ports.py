@@ -45,7 +45,7 @@ class AsyncPorts:
                 return found
             if time.monotonic() > deadline:
                 raise Timeout(
-                    f"nothing listens on port {port} after {timeout_s:g} s; see what the program printed"
+                    f"nothing listens on port {port} after {timeout_s:g} s; see the program's output"
                 )
             await async_sleep(POLL_S)
 

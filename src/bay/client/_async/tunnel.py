@@ -95,5 +95,5 @@ class AsyncTunnel:
 
     def _open_socket(self) -> AsyncSocket:
         if self._socket is None:
-            raise BayError("there is no connection yet: use it as a context manager")
+            raise BayError("this tunnel is not open yet: use it as a context manager")
         return self._socket

@@ -70,7 +70,7 @@ class Attachment:
     def info(self) -> Exec:
         """What was last heard of the command."""
         if self._progress.info is None:
-            raise BayError("this is not attached yet: use it as a context manager")
+            raise BayError("this attachment is not open yet: use it as a context manager")
         return self._progress.info
 
     @property
@@ -131,7 +131,7 @@ class Attachment:
 
     def _send(self, frame: str | bytes) -> None:
         if self._closed or self._progress.ended:
-            raise Conflict(f"{self.info.id} has ended, or was left; nothing more can be sent to it")
+            raise Conflict(f"{self.info.id} has ended, or the attachment is closed; nothing more can be sent")
         line = self._open_line()
         if line.socket.broken:
             self._mend(line, ConnectionFailed(f"the connection to {self.info.id} broke"))
@@ -143,7 +143,7 @@ class Attachment:
 
     def _open_line(self) -> _Line:
         if self._line is None:
-            raise BayError("this is not attached yet: use it as a context manager")
+            raise BayError("this attachment is not open yet: use it as a context manager")
         return self._line
 
     def _mend(self, broken: _Line | None, error: BayError | None) -> None:

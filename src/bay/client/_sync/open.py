@@ -95,7 +95,7 @@ class FileReader:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
         place = offset + (self._size() if start is None else start)
         if place < 0:
-            raise InvalidArgument(f"there is nothing at offset {place}")
+            raise InvalidArgument(f"offset {place} is before the start of the file")
         if 0 <= place - self._at <= len(self._buffer):
             self._taken(place - self._at)
         else:
@@ -111,7 +111,7 @@ class FileReader:
         if self._fetch is None:
             self._fill()
         if self._fetch is None or self._fetch.size is None:
-            raise BayError(f"the server does not say how large {self.name} is")
+            raise BayError(f"the server did not send the size of {self.name}")
         return self._fetch.size
 
     def _fill(self) -> bool:

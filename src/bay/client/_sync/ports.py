@@ -47,7 +47,7 @@ class Ports:
                 return found
             if time.monotonic() > deadline:
                 raise Timeout(
-                    f"nothing listens on port {port} after {timeout_s:g} s; see what the program printed"
+                    f"nothing listens on port {port} after {timeout_s:g} s; see the program's output"
                 )
             sleep(POLL_S)
 

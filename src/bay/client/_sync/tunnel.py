@@ -97,5 +97,5 @@ class Tunnel:
 
     def _open_socket(self) -> Socket:
         if self._socket is None:
-            raise BayError("there is no connection yet: use it as a context manager")
+            raise BayError("this tunnel is not open yet: use it as a context manager")
         return self._socket

@@ -57,7 +57,7 @@ class Watch:
 
     def _next(self) -> FileEvent | None:
         if self._socket is None:
-            raise BayError("nothing is watched yet: use it as a context manager")
+            raise BayError("this watch is not open yet: use it as a context manager")
         try:
             frame = self._socket.receive()
         except (HostError, ConnectionFailed) as error:
