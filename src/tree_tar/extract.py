@@ -4,6 +4,7 @@ It never resolves a path as a whole, follows no symbolic link, and writes throug
 differs between its users: which names and kinds are taken, and with which owners, modes and times they are made.
 """
 
+import errno
 import os
 import stat
 from typing import NamedTuple, Protocol
@@ -141,6 +142,8 @@ class Extractor:
         if member.kind == LINK:
             return self._link(parent, name, self._policy.link_source(parts, member))
         if member.kind == SYMLINK:
+            if "\0" in member.link:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), member.name)
             os.symlink(member.link, name, dir_fd=parent)
         elif member.kind == FIFO:
             os.mkfifo(name, member.mode & 0o777, dir_fd=parent)

@@ -4,7 +4,6 @@ It reads ustar, pax (POSIX.1-2001), GNU's long names and large numbers, and spar
 and 1.0 of pax. `Rules` bound what it takes. Memory holds one header, its records and one sparse map.
 """
 
-import re
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import NamedTuple, Protocol
@@ -24,15 +23,14 @@ from tree_tar.headers import (
 )
 from tree_tar.sparse import MAJOR, MINOR, NAME, SIZE, Segments, pairs
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # the C library gives more back to the kernel each time, which costs more than reading
 _MAGIC = b"ustar\x0000"
 _KINDS = {**{flag: kind for kind, flag in TYPEFLAGS.items()}, b"\0": FILE, b"7": FILE}
 _WITHOUT_CONTENT = (LINK, SYMLINK, FIFO, CHARACTER, BLOCK_DEVICE)
 _EXTENSIONS = {b"x": "pax", b"X": "pax", b"g": "global", b"L": "path", b"K": "linkpath"}
 _LARGEST = (1 << 63) - 1
 _LONGEST_LINE = 20
-_NUMBER = re.compile(rb"[0-9]{1,19}")
-_TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]{0,9})[0-9]*)?")
+_LONGEST_NUMBER, _LONGEST_TIME = 19, 12
 _SPARSE_MAP, _SPARSE_SIZE = b"GNU.sparse.map", b"GNU.sparse.size"
 _MAJOR, _MINOR, _NAME, _REAL_SIZE = (key.encode() for key in (MAJOR, MINOR, NAME, SIZE))
 
@@ -254,9 +252,10 @@ class Reader:
 
     def _time(self, block: bytes, records: Records) -> int:
         told = records.get(b"mtime")
-        if told is None or (self._rules.any_time and not _TIME.fullmatch(told)):
-            return self._field(block, 136, 12) * NS
-        return _time(told)
+        mtime_ns = None if told is None else _time(told)
+        if told is not None and mtime_ns is None and not self._rules.any_time:
+            raise BadArchive(f"a header is damaged: {told[:40]!r} is no time")
+        return self._field(block, 136, 12) * NS if mtime_ns is None else mtime_ns
 
     def _segments(
         self, block: bytes, records: Records, size: int
@@ -359,23 +358,24 @@ def _base256(field: bytes) -> int:
 
 
 def _number(text: bytes) -> int:
-    if not _NUMBER.fullmatch(text) or (number := int(text)) > _LARGEST:
+    if not text.isdigit() or len(text) > _LONGEST_NUMBER or (number := int(text)) > _LARGEST:
         raise BadArchive(f"a header is damaged: {text[:40]!r} is no number that a file can have")
     return number
 
 
-def _time(text: bytes) -> int:
-    if not (found := _TIME.fullmatch(text)):
-        raise BadArchive(f"a header is damaged: {text[:40]!r} is no time")
-    sign, seconds, fraction = found.groups()
-    mtime_ns = int(seconds) * NS + int((fraction or b"").ljust(9, b"0"))
-    return -mtime_ns if sign else mtime_ns
+def _time(text: bytes) -> int | None:
+    """Nanoseconds of a decimal number of seconds; None where it is none."""
+    seconds, _, fraction = text.removeprefix(b"-").partition(b".")
+    if not seconds.isdigit() or len(seconds) > _LONGEST_TIME or (fraction and not fraction.isdigit()):
+        return None
+    mtime_ns = int(seconds) * NS + int(fraction[:9].ljust(9, b"0"))
+    return -mtime_ns if text.startswith(b"-") else mtime_ns
 
 
 def _split_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The records `LENGTH KEY=VALUE\\n` of a pax header."""
     at = 0
-    while at < len(data):
+    while at < len(data) and data[at]:
         space = data.find(b" ", at, at + 20)
         end = at + _number(data[at : max(space, at)])
         key, equals, value = data[space + 1 : end - 1].partition(b"=")

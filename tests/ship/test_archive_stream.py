@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ship_harness import Ship, eventually, running
 
-from ship.tools import tar, unpack, walk
-from ship.tools.tar import BadArchive, Reader
+from ship.tools import unpack, walk
+from tree_tar.reader import BadArchive, Member, Reader
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,9 @@ def test_a_hostile_archive_is_refused_and_nothing_outside_is_touched(
 
 
 def test_a_bomb_of_headers_or_of_zeros_is_refused(ship: Ship, top: Path) -> None:
-    huge = tar._block(b"x", (0, 0, 0, 1 << 33, 0), b"x", b"")  # pyright: ignore[reportPrivateUsage]
+    promised = member("x", tarfile.XHDTYPE)
+    promised.size = (1 << 33) - 1
+    huge = promised.tobuf(tarfile.USTAR_FORMAT)
     assert put(ship, top, huge + b"9" * 100_000).status_code == 400
     zeros = gzip.compress(archive((member("zeros"), bytes(60_000_000))), 1)
     assert put(ship, top, zeros, "tar.gz").json() == {"files": 1, "bytes": 60_000_000}
@@ -228,14 +230,13 @@ def pax(records: bytes) -> bytes:
 def test_a_pax_record_without_a_space_is_refused() -> None:
     read = io.BytesIO(pax(b"11 path=aa\n" + b"x" * 40)).read
     with limited_to(5), pytest.raises(BadArchive):
-        next(Reader(read).members())
+        next(Reader(unpack.RULES).pull(read))
 
 
 def test_a_list_of_holes_that_ends_in_the_middle_is_refused() -> None:
-    records = {"GNU.sparse.map": b"0,512,512", "GNU.sparse.size": b"512"}
-    read = io.BytesIO(pax(tar._encoded_pax(records))).read  # pyright: ignore[reportPrivateUsage]
-    with pytest.raises(BadArchive):
-        next(Reader(read).members())
+    read = io.BytesIO(pax(b"28 GNU.sparse.map=0,512,512\n23 GNU.sparse.size=512\n")).read
+    with pytest.raises(BadArchive, match="ends in the middle"):
+        next(Reader(unpack.RULES).pull(read))
 
 
 def test_a_tree_that_is_too_deep_is_not_passed_off_as_whole(ship: Ship, top: Path) -> None:
@@ -294,12 +295,16 @@ def test_a_damaged_tar_is_read_or_refused(data: st.DataObject) -> None:
         block = made[start : start + 512]
         made[start + 148 : start + 156] = b"%06o\0 " % (sum(block[:148]) + 256 + sum(block[156:]))
     cut = data.draw(st.integers(0, len(made)))
-    reader = Reader(_Stream(bytes(made[:cut])).read)
+    data_bytes = left = 0
     try:
-        for found in reader.members():
-            unpack._parts(found.name)  # pyright: ignore[reportPrivateUsage]
-            assert sum(length for _, length in found.segments) <= found.stored
-            while reader.content(512):
-                continue
+        for event in Reader(unpack.RULES).pull(_Stream(bytes(made[:cut])).read):
+            if isinstance(event, Member):
+                assert left == 0
+                unpack._parts(event, event.name)  # pyright: ignore[reportPrivateUsage]
+                left = event.data_bytes
+            else:
+                left -= len(event.data)
+                data_bytes += len(event.data)
     except BadArchive:
         return
+    assert (left, data_bytes <= len(made)) == (0, True)

@@ -1,4 +1,4 @@
-"""Prints the working directory, or the file that is stdin, as a tar: first a line of JSON that says whether it can, then the archive.
+"""The tool prints the working directory, or the file that is stdin, as a tar: first a line of JSON that says whether it can, then the archive.
 
 What cannot be read is left out, as are sockets and devices, and what vanishes meanwhile. A file that shrinks while it is read is filled up
 with zeros, since its size has been said by then. A tree that is too deep ends the archive before its end: what is below is not passed off as
@@ -10,10 +10,15 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ship.tools import limits, tar, walk
+from ship.tools import limits, walk
+from tree_tar.beneath import DIRECTORY as OPEN_DIRECTORY
+from tree_tar.beneath import FILE as OPEN_FILE
+from tree_tar.beneath import closing
+from tree_tar.headers import DIRECTORY, END, FIFO, FILE, LINK, SYMLINK, header, padding
+from tree_tar.sparse import Segments, data_segments, pairs, sparse_map, sparse_records
 
 _MEMORY_BYTES = 320 << 20
 _CHUNK = 256 * 1024
@@ -21,7 +26,7 @@ _LEAST_HOLES = 64 * 1024
 _MOST_LINKS = 200_000
 _MOST_SEGMENTS = 50_000
 _LEVEL = 3
-_KINDS = {stat.S_IFREG: b"0", stat.S_IFLNK: b"2", stat.S_IFDIR: b"5", stat.S_IFIFO: b"6"}
+_KINDS = {stat.S_IFREG: FILE, stat.S_IFLNK: SYMLINK, stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO}
 
 
 class Plain:
@@ -83,7 +88,7 @@ class Gzip(Plain):
 
 class _Level(NamedTuple):
     directory: int
-    prefix: bytes
+    prefix: str
     entries: Iterator[os.DirEntry[str]]
 
 
@@ -92,13 +97,13 @@ class Packer:
 
     def __init__(self, out: Plain) -> None:
         self._out = out
-        self._links: dict[tuple[int, int], bytes] = {}
+        self._links: dict[tuple[int, int], str] = {}
         self._made_up = walk.made_up()
         self._levels: list[_Level] = []
 
     def add_tree(self, top: int, entries: list[os.DirEntry[str]]) -> None:
         """All that is in the directory `top`."""
-        self._levels.append(_Level(top, b"", iter(entries)))
+        self._levels.append(_Level(top, "", iter(entries)))
         while self._levels:
             level = self._levels[-1]
             entry = next(level.entries, None)
@@ -108,38 +113,33 @@ class Packer:
             else:
                 self._add_entry(level, entry.name)
 
-    def add_file(self, descriptor: int, name: bytes) -> None:
+    def add_file(self, descriptor: int, name: str) -> None:
         """An open regular file."""
         facts = os.fstat(descriptor)
         if facts.st_nlink > 1 and len(self._links) < _MOST_LINKS:
             self._links[facts.st_dev, facts.st_ino] = name
-        segments = _segments(descriptor, facts)
+        segments = _holes(descriptor, facts)
         if segments is None:
             self._out.write(_header(name, facts, size=facts.st_size))
             self._content(descriptor, 0, facts.st_size)
-            self._out.write(bytes(-facts.st_size % tar.BLOCK))
+            self._out.write(padding(facts.st_size))
             return
-        listed = _map(segments, facts.st_size)
-        stored = len(listed) + sum(length for _, length in segments)
-        told = {
-            "GNU.sparse.major": b"1",
-            "GNU.sparse.minor": b"0",
-            "GNU.sparse.name": name,
-            "GNU.sparse.realsize": b"%d" % facts.st_size,
-        }
-        self._out.write(_header(name, facts, size=stored, more=told))
+        listed = sparse_map(segments, facts.st_size)
+        listed += padding(len(listed))
+        stored = len(listed) + sum(segments[1::2])
+        self._out.write(_header(name, facts, size=stored, records=sparse_records(name, facts.st_size)))
         self._out.write(listed)
-        for offset, length in segments:
+        for offset, length in pairs(segments):
             self._content(descriptor, offset, length)
-        self._out.write(bytes(-stored % tar.BLOCK))
+        self._out.write(padding(stored))
 
     def end(self) -> None:
         """Call after everything."""
-        self._out.write(bytes(2 * tar.BLOCK))
+        self._out.write(END)
         self._out.end()
 
     def _add_entry(self, level: _Level, entry: str) -> None:
-        name = level.prefix + os.fsencode(entry)
+        name = level.prefix + entry
         try:
             facts = os.stat(entry, dir_fd=level.directory, follow_symlinks=False)
             kind = stat.S_IFMT(facts.st_mode)
@@ -152,32 +152,29 @@ class Packer:
         except OSError:
             return  # it is gone, or not for this user to read
 
-    def _descend(self, level: _Level, entry: str, name: bytes) -> None:
+    def _descend(self, level: _Level, entry: str, name: str) -> None:
         if len(self._levels) > walk.DEEPEST:
             raise SystemExit(f"directories are more than {walk.DEEPEST} deep")
-        directory = walk.open_directory(level.directory, entry, self._made_up)
+        directory = walk.enter(level.directory, entry, self._made_up)
         try:
             entries = walk.entries(directory)
         except OSError:
             os.close(directory)
             raise
-        self._out.write(_header(name + b"/", os.fstat(directory)))
-        self._levels.append(_Level(directory, name + b"/", iter(entries)))
+        self._out.write(_header(name, os.fstat(directory)))
+        self._levels.append(_Level(directory, name + "/", iter(entries)))
 
-    def _add_other(self, level: _Level, entry: str, name: bytes, facts: os.stat_result) -> None:
+    def _add_other(self, level: _Level, entry: str, name: str, facts: os.stat_result) -> None:
         linked = self._links.get((facts.st_dev, facts.st_ino)) if facts.st_nlink > 1 else None
         if linked is not None:
-            self._out.write(_header(name, facts, link=linked, kind=b"1"))
+            self._out.write(_header(name, facts, link=linked, kind=LINK))
         elif stat.S_ISREG(facts.st_mode):
-            descriptor = os.open(entry, walk.OPEN_FILE, dir_fd=level.directory)
-            try:
+            with closing(os.open(entry, OPEN_FILE, dir_fd=level.directory)) as descriptor:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
                     self.add_file(descriptor, name)
-            finally:
-                os.close(descriptor)
         else:
             is_link = stat.S_ISLNK(facts.st_mode)
-            target = os.fsencode(os.readlink(entry, dir_fd=level.directory)) if is_link else b""
+            target = os.readlink(entry, dir_fd=level.directory) if is_link else ""
             self._out.write(_header(name, facts, link=target))
 
     def _content(self, descriptor: int, offset: int, size: int) -> None:
@@ -193,36 +190,27 @@ class Packer:
 
 
 def _header(
-    name: bytes, facts: os.stat_result, *, size: int = 0, link: bytes = b"",
-    kind: bytes | None = None, more: dict[str, bytes] | None = None,
+    name: str, facts: os.stat_result, *, size: int = 0, link: str = "",
+    kind: str | None = None, records: Mapping[str, str] | None = None,
 ) -> bytes:  # fmt: skip
-    found = kind or _KINDS[stat.S_IFMT(facts.st_mode)]
-    ids = (facts.st_uid, facts.st_gid)
-    return tar.header(name, facts.st_mode, ids, facts.st_mtime_ns, found, size, link, more)
+    return header(
+        name,
+        kind or _KINDS[stat.S_IFMT(facts.st_mode)],
+        mode=stat.S_IMODE(facts.st_mode),
+        ids=(facts.st_uid, facts.st_gid),
+        mtime_ns=facts.st_mtime_ns,
+        size=size,
+        link=link,
+        records=records,
+    )
 
 
-def _segments(descriptor: int, facts: os.stat_result) -> list[tuple[int, int]] | None:
-    """Where the file has data, as offsets and lengths; None when it has no holes to speak of."""
+def _holes(descriptor: int, facts: os.stat_result) -> "Segments | None":
+    """The segments of a sparse file; None when it has no holes to speak of, or too many."""
     if facts.st_blocks * 512 + _LEAST_HOLES > facts.st_size:
         return None
-    found: list[tuple[int, int]] = []
-    end = 0
-    try:
-        while end < facts.st_size and len(found) < _MOST_SEGMENTS:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-            end = min(facts.st_size, os.lseek(descriptor, start, os.SEEK_HOLE))
-            if start < end:
-                found.append((start, end - start))
-    except OSError:
-        return found  # the rest is a hole
-    return found if len(found) < _MOST_SEGMENTS else None
-
-
-def _map(segments: list[tuple[int, int]], size: int) -> bytes:
-    """GNU's list of holes, format 1.0: how many, and for each where and how long, with an empty one at the end of the file."""
-    listed = [*segments, (size, 0)]
-    text = b"".join(b"%d\n" % number for number in (len(listed), *(n for pair in listed for n in pair)))
-    return text + bytes(-len(text) % tar.BLOCK)
+    found = data_segments(descriptor, facts.st_size, _MOST_SEGMENTS)
+    return found if len(found) < 2 * _MOST_SEGMENTS else None
 
 
 def _say(answer: dict[str, object]) -> None:
@@ -237,10 +225,10 @@ def main() -> None:
     try:
         if stat.S_ISREG(os.fstat(0).st_mode):
             _say({})
-            packer.add_file(0, os.fsencode(order["name"]))
+            packer.add_file(0, order["name"])
         else:
             try:
-                top = os.open(".", walk.OPEN_DIRECTORY)
+                top = os.open(".", OPEN_DIRECTORY)
                 entries = walk.entries(top)
             except OSError as error:
                 _say({"error": str(error.strerror), "errno": error.errno})

@@ -18,6 +18,8 @@ from ship.tools import limits, walk
 from ship.tools.gitignore import MOST_BYTES, GitIgnore, Layer, is_ignored
 from ship.tools.globs import BadGlob, compile_glob
 from ship.tools.query import BadQuery, Query
+from tree_tar.beneath import DIRECTORY as OPEN_DIRECTORY
+from tree_tar.beneath import FILE as OPEN_FILE
 
 _MEMORY_BYTES = 320 << 20
 _BLOCK = 64 * 1024  # the C library gives more back to the kernel each time, which costs more than reading
@@ -125,7 +127,7 @@ class Search:
             self._search(0, self._order.base)
             return
         layers = _layers_above(self._order.floor) if self._order.gitignore else ()
-        self._enter(os.open(".", walk.OPEN_DIRECTORY), "", layers)
+        self._enter(os.open(".", OPEN_DIRECTORY), "", layers)
         while self._levels:
             level = self._levels[-1]
             entry = next(level.entries, None)
@@ -163,7 +165,7 @@ class Search:
             self._output.skipped += 1
             return
         try:
-            directory = walk.open_directory(level.directory, name, self._made_up)
+            directory = walk.enter(level.directory, name, self._made_up)
         except OSError:
             return
         self._enter(directory, path + "/", level.layers)
@@ -177,7 +179,7 @@ class Search:
         if not entry.is_file(follow_symlinks=False):
             return
         try:
-            descriptor = os.open(entry.name, walk.OPEN_FILE, dir_fd=level.directory)
+            descriptor = os.open(entry.name, OPEN_FILE, dir_fd=level.directory)
         except OSError:
             self._output.skipped += 1
             return
@@ -258,7 +260,7 @@ def _with_own(
 
 def _read_rules(directory: int) -> GitIgnore | None:
     try:
-        descriptor = os.open(_RULES, walk.OPEN_FILE, dir_fd=directory)
+        descriptor = os.open(_RULES, OPEN_FILE, dir_fd=directory)
     except OSError:
         return None
     try:
@@ -292,7 +294,7 @@ def _layers_above(floor: str) -> tuple[Layer, ...]:
 
 def _rules_in(path: str) -> GitIgnore | None:
     try:
-        directory = os.open(path, walk.OPEN_DIRECTORY)
+        directory = os.open(path, OPEN_DIRECTORY)
     except OSError:
         return None
     try:

@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterator
 
-OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+from tree_tar.beneath import FILE, closing, open_directory
 
 DEEPEST = 400  # a directory on the way is a descriptor, of which a process commonly has 1024
 _MOUNTS_BYTES = 4 << 20
@@ -19,18 +18,16 @@ _MADE_UP = frozenset(
 def made_up() -> frozenset[int]:
     """The devices of file systems whose files the kernel makes up. Source: proc_pid_mountinfo(5)."""
     try:
-        descriptor = os.open("/proc/self/mountinfo", OPEN_FILE)
+        descriptor = os.open("/proc/self/mountinfo", FILE)
     except OSError:
         return frozenset()
-    try:
+    with closing(descriptor):
         return frozenset(_devices(_read(descriptor)))
-    finally:
-        os.close(descriptor)
 
 
-def open_directory(parent: int, name: str, refused: frozenset[int]) -> int:
+def enter(parent: int, name: str, refused: frozenset[int]) -> int:
     """A descriptor of a directory. Raises OSError, also when it is on one of the devices `refused`."""
-    found = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
+    found = open_directory(parent, name)
     if os.fstat(found).st_dev in refused:
         os.close(found)
         raise PermissionError(name)
