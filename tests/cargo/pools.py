@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bay.cargo import choose
+from bay.cargo import backend_detection
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.directory import DirectoryCargo
 from bay.cargo.pool import Pool, device_at
@@ -18,7 +18,7 @@ SIZE = 256 * MIB
 Backend = BtrfsCargo | DirectoryCargo
 
 needs_btrfs = pytest.mark.skipif(
-    choose.look(Path("/tmp")).lacking is not None, reason="needs root, loop devices and btrfs"
+    backend_detection.look(Path("/tmp")).lacking is not None, reason="needs root, loop devices and btrfs"
 )
 BACKENDS = [pytest.param("btrfs", marks=needs_btrfs), "directory"]
 

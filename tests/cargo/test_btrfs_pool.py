@@ -11,7 +11,7 @@ from dying import lines_of, run_and_die
 
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.pool import Pool, device_at
-from bay.cargo.sizes import GIB, SMALLEST, Host, next_size, wanted
+from bay.cargo.pool_sizing import GIB, SMALLEST, Host, next_size, wanted
 from bay.errors import DriverUnavailable, StorageFull
 from bay.ids import new_id
 from bay.linux import btrfs, loops

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bay.cargo import choose
-from bay.cargo.checking import check
-from bay.cargo.choose import Facts, Kind, Setting, decide
+from bay.cargo import backend_detection
+from bay.cargo.backend_detection import Facts, Kind, Setting, decide
+from bay.cargo.fsck import check
 from bay.errors import DriverUnavailable
 from bay.ids import new_id
 from pools import make, needs_btrfs, unmounted_after
@@ -42,7 +42,7 @@ def test_a_damaged_pool_a_lost_one_and_a_strange_mount_are_errors_with_a_way_out
     cargo = make("btrfs", data_dir)
     asyncio.run(cargo.open())
     asyncio.run(cargo.aclose())
-    choose.record(data_dir, "pool")
+    backend_detection.record(data_dir, "pool")
     with (data_dir / "pool.img").open("r+b") as file:
         file.seek(65536)
         file.write(os.urandom(4096))
@@ -60,7 +60,7 @@ def test_the_files_of_a_stopped_bay_are_seen_and_nothing_stays_mounted(data_dir:
     asyncio.run(cargo.open())
     asyncio.run(cargo.create(ws))
     asyncio.run(cargo.aclose())
-    with choose.files_of(data_dir) as files:
+    with backend_detection.files_of(data_dir) as files:
         assert ws in os.listdir(files)
     assert os.listdir(data_dir / "cargo") == []
 
@@ -95,11 +95,11 @@ def test_a_data_directory_has_the_backend_it_once_had(
 
 def test_what_was_chosen_is_read_again_and_nonsense_says_the_way_out(tmp_path: Path) -> None:
     for kind in ("pool", "directory"):
-        choose.record(tmp_path, kind)
-        assert choose.look(tmp_path).recorded == kind
+        backend_detection.record(tmp_path, kind)
+        assert backend_detection.look(tmp_path).recorded == kind
     (tmp_path / "cargo.json").write_text("{")
     with pytest.raises(DriverUnavailable, match="says no backend; put"):
-        choose.look(tmp_path)
+        backend_detection.look(tmp_path)
     assert {finding.level for finding in check(tmp_path)} == {"error"}
 
 

@@ -23,9 +23,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bay.cargo import transfer
-from bay.cargo.facts import Facts
-from bay.cargo.streams import export_stream, import_stream
+from bay.cargo import export_process
+from bay.cargo.export_import import export_stream, import_stream
+from bay.cargo.manifest import Facts
 from bay.errors import BadRequest, DriverUnavailable, StorageFull
 
 pytestmark = [
@@ -182,7 +182,7 @@ async def imported(data: bytes, into: Path, max_bytes: int | None = None) -> Fac
 def importing(data: bytes, into: Path) -> Facts | None:
     """The same in this process, which is quicker; None when it is refused."""
     try:
-        return transfer.unpack(io.BytesIO(data).read, into, None).facts
+        return export_process.unpack(io.BytesIO(data).read, into, None).facts
     except BadRequest:
         return None
 
@@ -515,7 +515,7 @@ def transfers() -> list[str]:
     found = subprocess.run(
         ["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
     )
-    return [line for line in found.stdout.splitlines() if "bay.cargo.transfer" in line]
+    return [line for line in found.stdout.splitlines() if "bay.cargo.export_process" in line]
 
 
 async def test_an_export_that_nobody_reads_to_its_end_leaves_no_process(source: Path) -> None:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from server_harness import assert_error, clear, create, settings_in, shell, ships, short_dir, until, world
 
-from bay.cargo import choose
+from bay.cargo import backend_detection
 from bay.errors import BadRequest, Conflict, DriverUnavailable, InternalError
 from bay.linux import btrfs
 from bay.server import main
@@ -307,10 +307,10 @@ def test_a_pool_is_read_while_bay_is_stopped_and_made_where_one_is_restored(
 ) -> None:
     """What was there is moved aside with its pool, and what is unpacked is subvolumes."""
     monkeypatch.setenv("BAY_CARGO_BACKEND", "btrfs")
-    if choose.look(tmp_path).lacking or choose.look(tmp_path).on_btrfs:
+    if backend_detection.look(tmp_path).lacking or backend_detection.look(tmp_path).on_btrfs:
         pytest.skip("this host can make no pool")
     source = made_data_dir(tmp_path / "data")
-    pool = choose.pool_of(source)
+    pool = backend_detection.pool_of(source)
     try:
         pool.open()
         btrfs.create(pool.mount / CARGO)
@@ -322,7 +322,7 @@ def test_a_pool_is_read_while_bay_is_stopped_and_made_where_one_is_restored(
         done = restore(tmp_path / "saved.tar", source, force=True)
         assert done.aside is not None
         assert (done.aside / "pool.img").exists()
-        with choose.files_of(source) as cargos:
+        with backend_detection.files_of(source) as cargos:
             assert btrfs.is_subvolume(cargos / CARGO)
             assert is_whole(cargos)
         assert not pool.is_mounted()

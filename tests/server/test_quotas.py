@@ -10,7 +10,7 @@ import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, world
 
 from bay.cargo.base import Weight
-from bay.cargo.weighing import weigh
+from bay.cargo.disk_usage import weigh
 from bay.store import cargos
 
 pytestmark = pytest.mark.anyio

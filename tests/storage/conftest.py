@@ -11,7 +11,7 @@ from crash_checks import clean
 from crash_host import remains
 from storage_bay import Pooled, pooled
 
-from bay.cargo import choose
+from bay.cargo import backend_detection
 from bay.server import logs
 
 
@@ -25,7 +25,7 @@ def anyio_backend() -> str:
 def cache() -> Generator[Path]:
     """Ship's closure and the image, made once for all tests."""
     logs.configure("error", "json")
-    if not can_run() or choose.look(Path("/tmp")).lacking is not None:
+    if not can_run() or backend_detection.look(Path("/tmp")).lacking is not None:
         pytest.skip("the oci driver on a pool needs root, runc, loop devices and btrfs")
     with tempfile.TemporaryDirectory(prefix="bay-cc-", dir="/tmp") as name:
         path = Path(name)

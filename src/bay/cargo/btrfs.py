@@ -14,8 +14,8 @@ from typing import Literal
 
 import structlog
 
+from bay.cargo.base_backend import Shelf, host_errors
 from bay.cargo.pool import Pool
-from bay.cargo.shelf import Shelf, host_errors
 from bay.errors import BayError
 from bay.linux import btrfs
 

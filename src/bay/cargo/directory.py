@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from bay.cargo.shelf import MACHINE, WORKSPACE, Shelf
+from bay.cargo.base_backend import MACHINE, WORKSPACE, Shelf
 from bay.cargo.trash import make_private
 from bay.ids import is_id
 from bay.linux import renames
@@ -154,7 +154,7 @@ def _is_of_today(cargo: Path) -> bool:
 async def _copy(source: Path, target: Path) -> None:
     """Copy a tree in a process of its own, which a cancellation ends. Raises OSError."""
     null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
-    command = [sys.executable, "-P", "-m", "bay.cargo.copying", str(source), str(target), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "bay.cargo.tree_copy", str(source), str(target), str(os.getpid())]
     process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=pipe)
     try:
         _, said = await process.communicate()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from bay.cargo.sizes import MIB, SMALLEST, Host, host_reserve, next_size, wanted
+from bay.cargo.pool_sizing import MIB, SMALLEST, Host, host_reserve, next_size, wanted
 from bay.cargo.trash import make_private
 from bay.errors import DriverUnavailable, StorageFull
 from bay.linux import btrfs, loops, renames

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from starlette.exceptions import HTTPException
 
 from bay import __version__
-from bay.cargo import choose, shelf
+from bay.cargo import backend_detection, base_backend
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
@@ -132,8 +132,8 @@ class Bay:
         self.driver = driver
         self.store = Store(settings.data_dir / DATABASE)
         self.keys = Keys(self.store, clock)
-        self._cargo_kind: choose.Kind = choose_cargo(settings)
-        self.cargo: CargoBackend = choose.make(
+        self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
+        self.cargo: CargoBackend = backend_detection.make(
             settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
         )
         self.link = ShipLink(ring_bytes=_largest_ring(settings))
@@ -420,7 +420,7 @@ class Bay:
             await self._ensure_key()
             await self.cargo.open()
             stack.push_async_callback(self.cargo.aclose)
-            await asyncio.to_thread(choose.record, self.settings.data_dir, self._cargo_kind)
+            await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.link.close)
@@ -574,7 +574,7 @@ def layers_of(settings: Settings) -> Path | None:
     """Where sessions write outside of their workspaces: with the cargos where those have limits."""
     if choose_cargo(settings) == "directory":
         return None
-    return settings.data_dir / choose.ROOT / shelf.LAYERS
+    return settings.data_dir / backend_detection.ROOT / base_backend.LAYERS
 
 
 def make_network(settings: Settings) -> Network:
@@ -602,11 +602,11 @@ def _host_resolvers() -> tuple[Resolver, ...]:
         return ()
 
 
-def choose_cargo(settings: Settings) -> choose.Kind:
+def choose_cargo(settings: Settings) -> backend_detection.Kind:
     """Who keeps the cargos of the settings' data directory. The `fake` driver isolates nothing, and limits nothing by itself."""
     if settings.driver == "fake" and settings.cargo_backend != "btrfs":
         return "directory"
-    return choose.decide(settings.cargo_backend, choose.look(settings.data_dir))
+    return backend_detection.decide(settings.cargo_backend, backend_detection.look(settings.data_dir))
 
 
 def instance_of(data_dir: Path) -> str:

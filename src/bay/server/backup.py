@@ -25,10 +25,10 @@ from typing import IO, Any, cast, get_args
 from urllib.parse import quote
 
 from bay import __version__
-from bay.cargo import choose
+from bay.cargo import backend_detection
 from bay.cargo.archive import Packer, Parts, Unpacker
+from bay.cargo.base_backend import MACHINE, WORKSPACE
 from bay.cargo.pax import Damaged, Member, Reader
-from bay.cargo.shelf import MACHINE, WORKSPACE
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
@@ -131,14 +131,16 @@ def _data_dir(given: Path | None) -> Path:
     return given or Path(os.environ.get("BAY_DATA_DIR") or Settings.model_fields["data_dir"].default)
 
 
-def _kind(target: Path) -> choose.Kind:
+def _kind(target: Path) -> backend_detection.Kind:
     """Who keeps the cargos of the data directory, or will."""
     setting = os.environ.get("BAY_CARGO_BACKEND") or "auto"
-    if setting not in get_args(choose.Setting):
+    if setting not in get_args(backend_detection.Setting):
         raise BadRequest(
-            f"BAY_CARGO_BACKEND is {setting!r}; set it to one of {', '.join(get_args(choose.Setting))}"
+            f"BAY_CARGO_BACKEND is {setting!r}; set it to one of {', '.join(get_args(backend_detection.Setting))}"
         )
-    return choose.decide(cast("choose.Setting", setting), choose.look(target))
+    return backend_detection.decide(
+        cast("backend_detection.Setting", setting), backend_detection.look(target)
+    )
 
 
 def _is_compressed(out: Path) -> bool:
@@ -223,7 +225,7 @@ def _pack_own(packer: Packer, source: Path, apart: Path) -> None:
 
 def _pack_all_workspaces(packer: Packer, source: Path) -> int:
     try:
-        with choose.files_of(source) as cargo:
+        with backend_detection.files_of(source) as cargo:
             return _pack_workspaces(packer, cargo)
     except OSError as error:
         raise DriverUnavailable(f"the workspaces in {source} cannot be read: {error}") from error
@@ -249,7 +251,7 @@ def _pack_manifest(packer: Packer, facts: dict[str, Any], apart: Path) -> None:
         packer.add_file(MANIFEST, directory, MANIFEST)
 
 
-def _unpack(source: Path, apart: Path, kind: choose.Kind) -> dict[str, Any]:
+def _unpack(source: Path, apart: Path, kind: backend_detection.Kind) -> dict[str, Any]:
     """Unpack everything into `apart` and check it against the manifest, which it gives."""
     with _place_for_cargos(apart, kind) as make_directory:
         digests = _unpack_all(source, apart, make_directory)
@@ -288,9 +290,9 @@ def _opened(source: Path) -> Generator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _place_for_cargos(apart: Path, kind: choose.Kind) -> Generator[_MakeDirectory]:
+def _place_for_cargos(apart: Path, kind: backend_detection.Kind) -> Generator[_MakeDirectory]:
     """How directories are made so that `apart` has cargos as the backend keeps them: subvolumes on btrfs, in a pool made for them."""
-    pool = choose.pool_of(apart)
+    pool = backend_detection.pool_of(apart)
 
     def make(parent: int, parts: Parts) -> None:
         if parts == (_CARGO,) and kind == "pool":
@@ -433,16 +435,16 @@ def _checkpoints(db: sqlite3.Connection) -> set[str]:
     return {str(row[0]) for row in db.execute(_CHECKPOINTS_THERE)}
 
 
-def _put_in_place(apart: Path, target: Path, aside: Path, kind: choose.Kind | None) -> None:
+def _put_in_place(apart: Path, target: Path, aside: Path, kind: backend_detection.Kind | None) -> None:
     """Move what was there aside and what is new in. Interrupted, it leaves a mark that keeps Bay from starting."""
     _move_aside(target, aside, _replaced(target, with_files=kind is not None))
-    for name in (choose.POOL_FILE, KEY_FILE, DATABASE):
+    for name in (backend_detection.POOL_FILE, KEY_FILE, DATABASE):
         if (apart / name).exists():
             (apart / name).rename(target / name)
     if kind is not None and (apart / _CARGO).exists():
         if kind != "pool":
             (apart / _CARGO).rename(target / _CARGO)
-        choose.record(target, kind)
+        backend_detection.record(target, kind)
     _sync(target)
     (target / UNFINISHED).unlink()
     _sync(target)
@@ -458,19 +460,19 @@ def _unknown_aside(target: Path, known: set[str], *, with_files: bool) -> Genera
     if with_files:
         _unmount(target)
     else:
-        with choose.files_of(target) as cargo:
+        with backend_detection.files_of(target) as cargo:
             # Out of a pool nothing can be moved.
             _move_unknown(cargo, cargo / aside.name if _is_pool(target) else aside / _CARGO, known)
     yield aside
 
 
 def _is_pool(target: Path) -> bool:
-    return choose.pool_of(target).file.exists()
+    return backend_detection.pool_of(target).file.exists()
 
 
 def _unmount(target: Path) -> None:
     """Take the pool off its place. What still runs keeps it, until the next Bay ends that."""
-    while _is_pool(target) and choose.pool_of(target).is_mounted():
+    while _is_pool(target) and backend_detection.pool_of(target).is_mounted():
         try:
             subprocess.run(
                 ["umount", "--lazy", str(target / _CARGO)],
@@ -512,7 +514,7 @@ def _replaced(target: Path, *, with_files: bool) -> list[Path]:
     """What has to make way: the database with what belongs to it, the key, and all cargos when there are others in their place."""
     names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", KEY_FILE]
     if with_files:
-        names += [_CARGO, choose.RECORD, choose.POOL_FILE]
+        names += [_CARGO, backend_detection.RECORD, backend_detection.POOL_FILE]
     return [target / name for name in names if os.path.lexists(target / name)]
 
 

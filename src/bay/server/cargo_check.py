@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from bay.cargo import checking
-from bay.cargo.checking import Finding
+from bay.cargo import fsck
+from bay.cargo.fsck import Finding
 from bay.errors import DriverUnavailable
 from bay.server.settings import Settings
 
@@ -19,7 +19,7 @@ def check(data_dir: Path | None) -> list[Finding]:
     if not there.is_dir():
         raise DriverUnavailable(f"there is no data directory {there}; name it with --data-dir")
     try:
-        return checking.check(there)
+        return fsck.check(there)
     except OSError as error:
         raise DriverUnavailable(
             f"cannot read {error.filename or there}: {error.strerror}; run it as root"

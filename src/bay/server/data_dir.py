@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from bay.cargo import choose
+from bay.cargo import backend_detection
 from bay.errors import DriverUnavailable
 from bay.ids import is_id
 
@@ -32,7 +32,7 @@ def check(data_dir: Path, database: Path) -> None:
 
 
 def _has_workspaces(data_dir: Path) -> bool:
-    with choose.files_of(data_dir) as cargo:
+    with backend_detection.files_of(data_dir) as cargo:
         return cargo.is_dir() and any(is_id(path.name) for path in cargo.iterdir())
 
 

@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 
 from bay import __version__
 from bay.cargo.base import CargoBackend
-from bay.cargo.facts import Facts
-from bay.cargo.streams import export_stream, import_stream
+from bay.cargo.export_import import export_stream, import_stream
+from bay.cargo.manifest import Facts
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
 from bay.ids import is_name

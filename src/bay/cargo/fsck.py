@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bay.cargo import choose
+from bay.cargo import backend_detection
 from bay.cargo.pool import Pool, device_at
-from bay.cargo.sizes import MIB, pool_reserve
+from bay.cargo.pool_sizing import MIB, pool_reserve
 from bay.errors import DriverUnavailable
 from bay.linux import btrfs, loops
 
@@ -39,7 +39,7 @@ def check(data_dir: Path) -> list[Finding]:
 
 def _findings(data_dir: Path) -> Iterator[Finding]:
     try:
-        found = choose.look(data_dir)
+        found = backend_detection.look(data_dir)
     except DriverUnavailable as error:
         yield Finding(level="error", what="backend", seen=error.message)
         return
@@ -49,9 +49,9 @@ def _findings(data_dir: Path) -> Iterator[Finding]:
         return
     yield _ok("backend", kind)
     if kind == "pool":
-        yield from _pool(choose.pool_of(data_dir))
+        yield from _pool(backend_detection.pool_of(data_dir))
     else:
-        yield from _room(data_dir / choose.ROOT)
+        yield from _room(data_dir / backend_detection.ROOT)
     if kind == "btrfs" and not btrfs.are_quotas_on(data_dir):
         yield Finding(
             level="warning", what="limits", seen="quotas are off on this file system, so size limits do not hold",

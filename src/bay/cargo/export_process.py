@@ -29,7 +29,7 @@ from typing import IO, cast
 import zstandard
 
 from bay.cargo.archive import MACHINE, Packer, Parts, Unpacker, Writable
-from bay.cargo.facts import LONGEST, Facts
+from bay.cargo.manifest import LONGEST, Facts
 from bay.cargo.pax import BLOCK, Damaged, Member, Reader
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
 

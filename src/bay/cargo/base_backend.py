@@ -24,10 +24,10 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from bay.cargo import weighing
+from bay.cargo import disk_usage
 from bay.cargo.base import Fence, Room, Weight
 from bay.cargo.fences import Fences
-from bay.cargo.sizes import MIB, pool_reserve
+from bay.cargo.pool_sizing import MIB, pool_reserve
 from bay.cargo.trash import Trash, make_private
 from bay.errors import DriverUnavailable, InvalidArgument, NotFound, StorageFull
 from bay.ids import is_id
@@ -210,7 +210,7 @@ class Shelf(ABC):
         """See `CargoBackend.weigh`."""
         places = {name: self._place(name) for name in ids}
         with host_errors(self._root, "weigh what is in"):
-            found = await weighing.weigh(list(places.values()))
+            found = await disk_usage.weigh(list(places.values()))
         return {name: found[place] for name, place in places.items() if place in found}
 
     async def check_room(self, what: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from bay.cargo.facts import Facts
+from bay.cargo.manifest import Facts
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int
 @asynccontextmanager
 async def _process(*arguments: str) -> AsyncGenerator[Process]:
     """The one place where such a process is started; it has ended when this is left, in whatever way."""
-    command = [sys.executable, "-P", "-m", "bay.cargo.transfer", *arguments]
+    command = [sys.executable, "-P", "-m", "bay.cargo.export_process", *arguments]
     out = PIPE if arguments[0] == "export" else DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(

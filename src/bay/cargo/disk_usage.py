@@ -45,7 +45,7 @@ async def weigh(places: Sequence[Path]) -> dict[Path, Weight]:
 
 async def _weigh(places: Sequence[Path]) -> dict[Path, Weight]:
     null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
-    command = [sys.executable, "-P", "-m", "bay.cargo.weighing", *map(str, places)]
+    command = [sys.executable, "-P", "-m", "bay.cargo.disk_usage", *map(str, places)]
     process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=pipe, stderr=null)
     found: dict[Path, Weight] = {}
     try:
