@@ -19,7 +19,7 @@ from driver_harness import mounts_of_the_host
 from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, probe, rlimits, userns
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.layout import Layout
-from bay.drivers.oci.sealed import SealedCopy
+from bay.drivers.oci.sealed_copy import SealedCopy
 from bay.errors import DriverUnavailable, InvalidArgument
 from bay.linux import mounts, processes
 from bay.linux.processes import closing_fd

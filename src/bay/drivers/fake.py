@@ -33,7 +33,7 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.output import StartOutput
+from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady
 from bay.linux.processes import (
     closing_fd,

@@ -24,17 +24,18 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroups, closure, host_image, layers, naming, seccomp
+from bay.drivers.oci import cgroups, closure, host_image, layers, seccomp
+from bay.drivers.oci import hostname as oci_hostname
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
-from bay.drivers.oci.line import Line, namespace_of
+from bay.drivers.oci.network_attachment import Line, namespace_of
 from bay.drivers.oci.probe import requirements
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
-from bay.drivers.oci.sealed import SealedCopy
+from bay.drivers.oci.sealed_copy import SealedCopy
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
-from bay.drivers.output import StartOutput
+from bay.drivers.start_output import StartOutput
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 from bay.linux import mounts, remove_tree
 from bay.linux.processes import boot_id, closing_fd, ends_within, open_process, send_signal
@@ -230,7 +231,7 @@ class OciDriver:
             return
         with closing_fd(pidfd):
             try:
-                await in_new_thread(lambda: naming.rename(pidfd, hostname, int(id_base)))
+                await in_new_thread(lambda: oci_hostname.rename(pidfd, hostname, int(id_base)))
             except OSError as error:
                 raise DriverUnavailable(
                     f"session {handle.session_id} cannot be given its name: {error}"
@@ -494,7 +495,7 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
 
 def _settle_inside(pidfd: int, hostname: str, id_base: int) -> None:
     seal_socket_dir(pidfd)
-    naming.write_down(hostname, id_base)
+    oci_hostname.write_down(hostname, id_base)
 
 
 def _destroy_layers(places: SessionPlaces) -> None:

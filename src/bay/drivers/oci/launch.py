@@ -23,11 +23,11 @@ import structlog
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import cgroups, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
-from bay.drivers.oci.line import Line
+from bay.drivers.oci.network_attachment import Line
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import SOCKET_DIR, Place, build
 from bay.drivers.oci.userns import user_namespace
-from bay.drivers.output import StartOutput
+from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
 from bay.linux import mounts
 from bay.linux.processes import closing_fd, holders, kill_tree, start_time

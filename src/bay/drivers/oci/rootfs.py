@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.oci import lasting
+from bay.drivers.oci import overlay_checks
 from bay.linux import mounts, remove_tree
 from bay.linux.processes import closing_fd
 
@@ -69,7 +69,7 @@ def prepare_writable(layer: Layer) -> None:
     """
     upper, work = layer.writable / "upper", layer.writable / "work"
     if layer.lasting:
-        lasting.check(layer.writable)
+        overlay_checks.check(layer.writable)
         if os.path.lexists(work):  # what an earlier session left half copied there
             remove_tree.remove_now(work)
     if not (layer.lasting and upper.is_dir()):
@@ -77,7 +77,7 @@ def prepare_writable(layer: Layer) -> None:
         upper.chmod(0o755)  # the merged directory shows the owner and mode of `upper`
     work.mkdir()
     if layer.lasting and layer.target == "/":
-        lasting.mend_root(upper)
+        overlay_checks.mend_root(upper)
 
 
 def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:

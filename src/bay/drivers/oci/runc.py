@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bay.drivers.oci.rlimits import limited
-from bay.drivers.oci.sealed import SealedCopy
-from bay.drivers.output import StartOutput
+from bay.drivers.oci.sealed_copy import SealedCopy
+from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable
 from bay.linux.processes import has_ended, kill_tree
 
