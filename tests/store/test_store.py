@@ -17,7 +17,8 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from bay.errors import DriverUnavailable, StorageFull
 from bay.models import Exec, Failure
-from bay.store import cargos, claims, events, execs, facts, keys, sandboxes, sessions
+from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
+from bay.store import metadata as store_metadata
 from bay.store.engine import Store, migrate
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
 from bay.store.schema import facts as facts_table
@@ -425,10 +426,10 @@ async def test_a_transaction_that_fails_leaves_nothing_whatever_its_first_statem
     with pytest.raises(ZeroDivisionError):
         await fail()
     async with store.read() as db:
-        assert await facts.get(db, "fact-0") is None
+        assert await store_metadata.get(db, "fact-0") is None
     async with store.write():
         pass  # one that does nothing holds up nobody
     async with store.write() as db:
         await db.execute(insert(facts_table), rows)
     async with store.read() as db:
-        assert await facts.get(db, "fact-2") == {}
+        assert await store_metadata.get(db, "fact-2") == {}

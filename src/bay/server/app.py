@@ -111,8 +111,8 @@ from bay.server.views import Views
 from bay.server.wake import Waker
 from bay.server.webhooks import Deliverer, Poster
 from bay.store import sandboxes
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import Keep
 
 DATABASE = "bay.db"

@@ -10,7 +10,7 @@ from bay.ids import is_id
 from bay.server.auth import Caller
 from bay.store import audit
 from bay.store.audit import Call
-from bay.store.later import Later
+from bay.store.deferred import Later
 
 log = structlog.get_logger("bay.audit")
 

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.server.outcomes import Outcomes
 from bay.store import audit, checkpoints, claims, events, history, tombstones
+from bay.store.deferred import Later
 from bay.store.engine import Store
 from bay.store.history import Kind
-from bay.store.later import Later
 from bay.store.records import Keep
 
 T = TypeVar("T")

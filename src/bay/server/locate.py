@@ -12,8 +12,8 @@ from bay.server.ship_link import OutputEnd
 from bay.server.ship_wire import Peer
 from bay.server.wake import Waker
 from bay.store import execs
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import HAVING, SandboxRecord
 
 LOST = OutputEnd(exit_code=None, signal=None, state="lost")

@@ -20,8 +20,8 @@ from bay.server.peers import peer_of
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
 from bay.store import execs, history
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import SandboxRecord, SessionRecord, Unfinished
 
 log = structlog.get_logger("bay.outcomes")

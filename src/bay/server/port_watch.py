@@ -17,8 +17,8 @@ from bay.server.event_allowance import BURST, EventAllowance
 from bay.server.port_link import PortLink
 from bay.server.ship_wire import Peer
 from bay.store import events, sandboxes
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import SandboxRecord
 
 log = structlog.get_logger("bay.ports")

@@ -47,8 +47,8 @@ from bay.server.turns import Shares
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")

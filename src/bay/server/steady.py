@@ -14,7 +14,7 @@ import structlog
 
 from bay.clock import Clock, utc_now
 from bay.linux.processes import boot_id
-from bay.store import facts, sandboxes
+from bay.store import metadata, sandboxes
 from bay.store.engine import Store
 
 log = structlog.get_logger("bay.clock")
@@ -51,7 +51,7 @@ class SteadyClock:
     async def open(self, store: Store) -> None:
         """Move the time limits by what the wall clock jumped while no Bay ran, and remember where it stands."""
         async with store.read() as db:
-            known = await facts.get(db, _FACT)
+            known = await metadata.get(db, _FACT)
         by = timedelta(0)
         if known is not None and known["boot_id"] == boot_id():
             by = self.booted_at - datetime.fromisoformat(known["booted_at"])
@@ -61,7 +61,7 @@ class SteadyClock:
         booted_at = self.booted_at + (timedelta(0) if at_start else by)
         async with store.write() as db:
             moved = await sandboxes.shift_times(db, by) if by else 0
-            await facts.set(db, _FACT, {"boot_id": boot_id(), "booted_at": booted_at.isoformat()})
+            await metadata.set(db, _FACT, {"boot_id": boot_id(), "booted_at": booted_at.isoformat()})
         self.booted_at = booted_at
         if by:
             log.warning("clock.jumped", seconds=by.total_seconds(), sandboxes=moved)

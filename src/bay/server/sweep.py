@@ -16,8 +16,8 @@ from bay.server.ship_wire import Peer
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import events, execs, sandboxes
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import SandboxRecord, SessionRecord, Target
 
 log = structlog.get_logger("bay.sweep")

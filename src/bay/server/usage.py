@@ -15,8 +15,8 @@ from bay.cargo.base import CargoBackend, Weight
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.store import cargos, checkpoints, tallies
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 
 log = structlog.get_logger("bay.usage")
 

@@ -6,8 +6,8 @@ from bay.errors import Forbidden
 from bay.models import AuditEntry
 from bay.server.auth import Caller
 from bay.store import audit
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import AuditFilters, Page
 
 

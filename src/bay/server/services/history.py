@@ -10,8 +10,8 @@ from bay.server.auth import Caller
 from bay.server.outcomes import Outcomes
 from bay.server.wake import Waker
 from bay.store import history
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import HistoryFilters, SandboxRecord
 
 

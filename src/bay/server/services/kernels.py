@@ -25,8 +25,8 @@ from bay.server.stays import Stays
 from bay.server.users import check_allowed, check_user
 from bay.server.wake import Awake, Waker
 from bay.store import execs, history
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import HAVING, HistoryNote, SandboxRecord
 
 DEFAULT = "default"

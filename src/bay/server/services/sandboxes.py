@@ -49,8 +49,8 @@ from bay.server.snapshots import Snapshots
 from bay.server.views import Views
 from bay.server.wake import Waker, is_frozen
 from bay.store import audit, cargos, events, networks, sandboxes, services
+from bay.store.deferred import Later
 from bay.store.engine import Store
-from bay.store.later import Later
 from bay.store.records import (
     HAVING,
     CheckpointRecord,
