@@ -28,6 +28,7 @@ GROUPS = {
     "bay.store.records": "records",  # the shapes of rows, without any access to them
     "bay.drivers": "drivers",
     "bay.cargo": "cargo",
+    "bay.terminal": "terminal",  # an emulator that knows nothing of sandboxes
     "bay.network": "network",
     "bay.network.policy": "words",  # what a policy means: pure, for services and drivers alike
     "bay.network.reserved_ranges": "words",
@@ -78,6 +79,7 @@ MAY = {
         "linux",
         "words",
     },
+    "terminal": {"terminal", "words"},
     "client": {"root", "client", "words", "tar"},
     "cli": {"root", "cli", "client", "words"},
     "ship": {"ship", "tar"},

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from bay.errors import InternalError, Timeout
 from bay.models import Screen
 from bay.server.screen import Screens
-from bay.server.terminal.grid import trimmed
-from bay.server.terminal.model import Page, Terminal
-from bay.server.terminal.render import PLAYED_BYTES, render
-from bay.server.terminal.repaint import repaint
+from bay.terminal.grid import trimmed
+from bay.terminal.model import Page, Terminal
+from bay.terminal.render import PLAYED_BYTES, render
+from bay.terminal.repaint import repaint
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from bay.errors import HostError, InternalError, Timeout
 from bay.models import Screen, from_wire
 
-_PROGRAM = ("-m", "bay.server.terminal")
+_PROGRAM = ("-m", "bay.terminal")
 _DEADLINE_S = 10.0
 _MEMORY_BYTES = 1 << 30
 _REPLY_BYTES = 64 << 20  # no line of an answer is longer
@@ -48,7 +48,7 @@ class Screens:
     async def render(
         self, data: bytes, rows: int, cols: int, scrollback: int = 0, *, offset: int = 0
     ) -> tuple[Screen, bytes]:
-        """The screen after `data`, and the bytes that draw it on a fresh terminal of that size; see `bay.server.terminal`.
+        """The screen after `data`, and the bytes that draw it on a fresh terminal of that size; see `bay.terminal`.
 
         `offset` is put into the screen. Raises Timeout when it takes too long, also when that is because of others.
         """

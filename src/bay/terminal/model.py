@@ -9,10 +9,10 @@ from functools import lru_cache
 
 from wcwidth import wcwidth
 
-from bay.server.terminal.grid import Cell, Grid, Row
-from bay.server.terminal.modes import AUTOWRAP, INSERT, KEYPAD, NEWLINE, ORIGIN, SECOND_SCREEN, Modes
-from bay.server.terminal.style import PLAIN, Style, background_of, changed, number
-from bay.server.terminal.tokens import tokens
+from bay.terminal.grid import Cell, Grid, Row
+from bay.terminal.modes import AUTOWRAP, INSERT, KEYPAD, NEWLINE, ORIGIN, SECOND_SCREEN, Modes
+from bay.terminal.style import PLAIN, Style, background_of, changed, number
+from bay.terminal.tokens import tokens
 
 _PARAMETERS = re.compile(r"([<-?]?)([0-9;]*)([\x20-\x2f]*)")
 _MOST_PARAMETERS = 32

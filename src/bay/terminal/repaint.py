@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from bay.server.terminal.grid import Row, trimmed
-from bay.server.terminal.model import Saved, Terminal
-from bay.server.terminal.modes import ORIGIN
-from bay.server.terminal.style import PLAIN, escape
-from bay.server.terminal.tokens import carried
+from bay.terminal.grid import Row, trimmed
+from bay.terminal.model import Saved, Terminal
+from bay.terminal.modes import ORIGIN
+from bay.terminal.style import PLAIN, escape
+from bay.terminal.tokens import carried
 
 # Not ESC c: what the person's own terminal has in its scrollback is theirs.
 # Without wrapping until all is drawn: a character that the other terminal takes for wider spoils its own line only.

@@ -7,7 +7,7 @@ of two columns is in the left cell; the right one holds an empty text.
 from collections.abc import Sequence
 from functools import cache
 
-from bay.server.terminal.style import PLAIN, Style
+from bay.terminal.style import PLAIN, Style
 
 Cell = tuple[str, Style]
 Row = Sequence[Cell]

@@ -9,7 +9,7 @@ import sys
 from typing import BinaryIO
 
 from bay.models import to_wire
-from bay.server.terminal.render import render
+from bay.terminal.render import render
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

@@ -8,10 +8,10 @@ import codecs
 import re
 
 from bay.models import Screen
-from bay.server.terminal.grid import text_of
-from bay.server.terminal.model import Terminal
-from bay.server.terminal.modes import KEYPAD, KNOWN, SECOND_SCREEN, VISIBLE
-from bay.server.terminal.repaint import repaint
+from bay.terminal.grid import text_of
+from bay.terminal.model import Terminal
+from bay.terminal.modes import KEYPAD, KNOWN, SECOND_SCREEN, VISIBLE
+from bay.terminal.repaint import repaint
 
 PLAYED_BYTES = 256 << 10
 _BEHIND_BYTES = 64 << 10
