@@ -35,9 +35,6 @@ GROUPS = {
     "bay.network.domains": "words",
     "bay.network.port_classes": "words",
     "bay.server": "server",
-    "bay.server.api": "api",
-    "bay.server.compat": "api",
-    "bay.server.services": "services",
     "bay.server.app": "app",
     "bay.server.backup": "app",
     "bay.server.embedded": "app",
@@ -46,7 +43,6 @@ GROUPS = {
     "bay.client": "client",
     "bay.cli": "cli",
     "bay.__main__": "cli",
-    "bay.mcp": "cli",
     "ship": "ship",
     "ship_kernel": "kernel",
     "tree_tar": "tar",
@@ -62,14 +58,10 @@ MAY = {
     "network": {"root", "network", "linux", "words"},
     "drivers": {"root", "drivers", "network", "linux", "words"},
     "cargo": {"root", "cargo", "linux", "words", "tar"},
-    "server": {"root", "server", "store", "records", "drivers", "cargo", "linux", "words"},
-    "services": {"root", "server", "store", "records", "drivers", "cargo", "words"},
-    "api": {"root", "api", "services", "server", "records", "words"},
+    "server": {"root", "server", "store", "records", "drivers", "cargo", "terminal", "linux", "words"},
     "app": {
         "root",
         "app",
-        "api",
-        "services",
         "server",
         "store",
         "records",
@@ -175,16 +167,6 @@ def test_no_import_goes_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
-
-
-def test_services_do_not_import_each_other() -> None:
-    wrong = [
-        f"{name} imports {target}"
-        for name in modules()
-        for target in arrows(name)
-        if group(name) == group(target) == "services" and target != "bay.server.services"
-    ]
-    assert wrong == []
 
 
 @pytest.mark.parametrize(
