@@ -14,7 +14,7 @@ from examples.own_server import own_server
 from sqlalchemy import URL, Connection, Table, create_engine, insert, select
 
 from bay.ids import new_id
-from bay.server.sealing import Cursors, Seals
+from bay.server.web.sealing import Cursors, Seals
 from bay.store import schema
 from bay.store.engine import Store
 from bench.base import Bench, ms

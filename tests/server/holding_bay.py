@@ -13,8 +13,8 @@ from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server import logs
 from bay.server.app import Bay, build_app
-from bay.server.auth import Caller
 from bay.server.services.sandboxes import NewSandbox
+from bay.server.web.auth import Caller
 
 
 async def main(root: Path, step: str) -> None:

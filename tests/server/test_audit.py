@@ -13,7 +13,7 @@ from server_harness import Json, World, assert_error, clear, create, shell, with
 from serving import WAIT_S, read_line
 
 from bay.clock import to_rfc3339
-from bay.server.audit import NAMELESS
+from bay.server.web.audit import NAMELESS
 from bay.store import audit
 
 pytestmark = pytest.mark.anyio

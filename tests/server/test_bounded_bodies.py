@@ -9,7 +9,7 @@ import httpx
 import pytest
 from server_harness import Json, assert_error, create
 
-from bay.server.large_bodies import LARGE, LargeBodies
+from bay.server.web.large_bodies import LARGE, LargeBodies
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bay.errors import QuotaExceeded, RequestTimeout
-from bay.server.connections import Bounds, Connection, Connections
+from bay.server.web.connection_limits import Bounds, Connection, Connections
 
 
 class Transport:

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from bay.server.sockets import Socket
+from bay.server.web.uvicorn_websocket import Socket
 
 pytestmark = pytest.mark.anyio
 

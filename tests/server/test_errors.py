@@ -9,7 +9,7 @@ import pytest
 from server_harness import World, assert_error, clear, create, world
 
 from bay.errors import BY_CODE, BayError
-from bay.server.replies import error_response
+from bay.server.web.replies import error_response
 
 pytestmark = pytest.mark.anyio
 

@@ -26,8 +26,8 @@ from server_harness import (
 
 from bay.errors import InvalidArgument
 from bay.server.feed import MOST_FOLLOWERS, Feed
-from bay.server.sealing import EventIds, Seals
 from bay.server.services.keys import ApiKeys
+from bay.server.web.sealing import EventIds, Seals
 from bay.store import events
 from bay.store.records import NOBODY, WebhookRecord
 

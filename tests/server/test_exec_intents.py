@@ -11,12 +11,12 @@ from server_harness import Json, World, assert_error, create, shell, within
 from bay.errors import Conflict, ShipError
 from bay.ids import new_id
 from bay.models import Exec
-from bay.server.auth import Caller
 from bay.server.locate import Locator
 from bay.server.services.execs import Execs, NewExec
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
 from bay.server.sweep import Sweep
+from bay.server.web.auth import Caller
 
 pytestmark = pytest.mark.anyio
 KEY = {"Idempotency-Key": "once"}

@@ -34,9 +34,9 @@ from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
 from bay.models import FileInfo
 from bay.server.api.files import raw_path
 from bay.server.file_link import Download, FileLink, ListEnd, Wanted
-from bay.server.paths import sandbox_path
 from bay.server.services.files import SandboxFiles
 from bay.server.ship_link import ShipLink
+from bay.server.web.workspace_paths import sandbox_path
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,7 @@ from serving import KEY, WAIT_S, Server, environment, read_line, run_to_its_end,
 from bay.drivers.fake import FakeDriver
 from bay.errors import Conflict, DriverUnavailable
 from bay.server import logs, main
-from bay.server.replies import AnswerCut
+from bay.server.web.replies import AnswerCut
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from server_harness import Json, World, assert_error, clear, create, settings_in
 
 from bay.clock import to_rfc3339
 from bay.errors import BayError, InvalidArgument
-from bay.server.auth import hash_secret
+from bay.server.web.auth import hash_secret
 
 pytestmark = pytest.mark.anyio
 

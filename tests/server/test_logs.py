@@ -9,7 +9,8 @@ import pytest
 import structlog
 from server_harness import World
 
-from bay.server import edge, logs
+from bay.server import logs
+from bay.server.web import edge
 
 ODD = "\x1b]0;title\x07\x9b31m\u202egnp.exe\r\nGET /faked"
 

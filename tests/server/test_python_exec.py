@@ -12,10 +12,10 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 
 from bay.errors import ShipError
 from bay.models import CellEvent
-from bay.server.auth import Caller
 from bay.server.kernel_link import KernelLink
 from bay.server.services.kernels import Kernels
 from bay.server.ship_wire import Peer
+from bay.server.web.auth import Caller
 from bay.store.records import HistoryNote
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.frames import Frame, Opcode
 
 from bay.server import main
-from bay.server.sockets import Socket
+from bay.server.web.uvicorn_websocket import Socket
 
 pytestmark = pytest.mark.anyio
 
@@ -190,7 +190,7 @@ async def test_a_client_whose_input_is_not_taken_is_not_dropped_for_its_silence(
 
 
 async def test_a_client_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bay.server.sockets._LAST_S", 0.1)
+    monkeypatch.setattr("bay.server.web.uvicorn_websocket._LAST_S", 0.1)
     async with running(flood, ping_s=0.1) as app, raw(app.port):
         await within(app.ended.wait())
         assert app.sockets[0].disconnected
@@ -199,7 +199,7 @@ async def test_a_client_that_takes_nothing_is_dropped(monkeypatch: pytest.Monkey
 async def test_a_client_that_closes_without_reading_on_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bay.server.sockets._LAST_S", 0.1)
+    monkeypatch.setattr("bay.server.web.uvicorn_websocket._LAST_S", 0.1)
     async with running(flood, ping_s=0.1) as app, raw(app.port) as (_, writer):
         writer.write(frame(Opcode.CLOSE, (1000).to_bytes(2, "big")))
         await until(lambda: app.sockets[0].disconnected)

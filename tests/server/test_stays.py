@@ -8,8 +8,8 @@ import pytest
 from server_harness import World, within
 
 from bay.errors import Timeout, Unauthorized
-from bay.server.auth import Caller
-from bay.server.stays import Stays
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Stays
 
 pytestmark = pytest.mark.anyio
 

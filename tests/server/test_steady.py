@@ -8,9 +8,9 @@ import pytest
 from server_harness import clear, settings_in
 
 from bay.server.app import Bay, build_app
-from bay.server.auth import Caller
 from bay.server.services.sandboxes import NewSandbox
 from bay.server.steady import SteadyClock, since_boot
+from bay.server.web.auth import Caller
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord
 

@@ -26,7 +26,6 @@ from bay.network.dns.upstream import Resolver, resolvers_in
 from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
 from bay.server import due
-from bay.server.addresses import Addresses
 from bay.server.api import admin as admin_api
 from bay.server.api import attach as attach_api
 from bay.server.api import audit as audit_api
@@ -41,21 +40,15 @@ from bay.server.api import history as history_api
 from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
-from bay.server.api import pages as pages_api
 from bay.server.api import ports as ports_api
 from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
-from bay.server.api.deps import Services
-from bay.server.api.known import only_known
-from bay.server.audit import Auditor
-from bay.server.auth import Keys
 from bay.server.changes import Changes
 from bay.server.checkpointer import Checkpointer
 from bay.server.discards import Discards
-from bay.server.edge import Edge
 from bay.server.feed import Feed
 from bay.server.file_link import FileLink
 from bay.server.housekeeping import Housekeeping, Retention
@@ -73,9 +66,7 @@ from bay.server.port_watch import PortWatch
 from bay.server.pressure import Pressure, available_memory
 from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
-from bay.server.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.server.screen import Screens
-from bay.server.sealing import Cursors, EventIds, Seals
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink
 from bay.server.services.attachments import Attachments
@@ -100,8 +91,6 @@ from bay.server.services.webhooks import Webhooks
 from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
-from bay.server.spool import Spool
-from bay.server.stays import Stays
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
 from bay.server.tree_link import TreeLink
@@ -109,6 +98,17 @@ from bay.server.usage import Usage
 from bay.server.uses import Uses
 from bay.server.views import Views
 from bay.server.wake import Waker
+from bay.server.web import page_routes as pages_api
+from bay.server.web.audit import Auditor
+from bay.server.web.auth import Keys
+from bay.server.web.dependencies import Services
+from bay.server.web.edge import Edge
+from bay.server.web.known_parameters import only_known
+from bay.server.web.open_connections import Stays
+from bay.server.web.public_addresses import Addresses
+from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
+from bay.server.web.sealing import Cursors, EventIds, Seals
+from bay.server.web.upload_spool import Spool
 from bay.server.webhooks import Deliverer, Poster
 from bay.store import sandboxes
 from bay.store.deferred import Later

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bay.errors import BadRequest, QuotaExceeded
-from bay.server.signals import SignalName
+from bay.server.web.signals import SignalName
 
 STDIN = 0
 END_OF_FILE = 4

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from bay.errors import NotFound, OutputGone
 from bay.models import Exec
-from bay.server.auth import Caller
 from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd
 from bay.server.ship_wire import Peer
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
 from bay.store import execs
 from bay.store.deferred import Later
 from bay.store.engine import Store

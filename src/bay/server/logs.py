@@ -8,7 +8,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from bay.server.replies import AnswerCut
+from bay.server.web.replies import AnswerCut
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]

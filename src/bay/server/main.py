@@ -20,11 +20,11 @@ import uvloop
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
 from bay.server.app import DATABASE, KEY_FILE, Bay, build_app
-from bay.server.connections import Bounds, Connections
 from bay.server.data_dir import check as check_data_dir
-from bay.server.heads import http_among
 from bay.server.settings import Settings
-from bay.server.sockets import MAX_MESSAGE, PING_S, Socket
+from bay.server.web.connection_limits import Bounds, Connections
+from bay.server.web.uvicorn_http import http_among
+from bay.server.web.uvicorn_websocket import MAX_MESSAGE, PING_S, Socket
 
 _SHUTDOWN_S = 5
 _BACKLOG = 2048

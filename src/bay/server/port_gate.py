@@ -28,9 +28,16 @@ from bay.errors import (
     Unauthorized,
 )
 from bay.models import PortSettings
-from bay.server.audit import READING
-from bay.server.auth import Caller, Keys
-from bay.server.edge import (
+from bay.server.port_heads import COOKIE, SECURE_COOKIE, Seen, cookies_named
+from bay.server.port_hosts import Place, PortHosts
+from bay.server.port_pages import error_page
+from bay.server.port_proxy import PortProxy, Visit
+from bay.server.port_sites import PortSites
+from bay.server.port_tokens import Pass, PortTokens
+from bay.server.wake import Waker
+from bay.server.web.audit import READING
+from bay.server.web.auth import Caller, Keys
+from bay.server.web.edge import (
     App,
     Message,
     Receive,
@@ -42,14 +49,7 @@ from bay.server.edge import (
     check_framing,
     request_id_of,
 )
-from bay.server.port_heads import COOKIE, SECURE_COOKIE, Seen, cookies_named
-from bay.server.port_hosts import Place, PortHosts
-from bay.server.port_pages import error_page
-from bay.server.port_proxy import PortProxy, Visit
-from bay.server.port_sites import PortSites
-from bay.server.port_tokens import Pass, PortTokens
-from bay.server.replies import AnswerCut
-from bay.server.wake import Waker
+from bay.server.web.replies import AnswerCut
 from bay.store.records import SandboxRecord
 
 log = structlog.get_logger("bay.ports")

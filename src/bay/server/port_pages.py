@@ -5,7 +5,7 @@ from html import escape
 from starlette.responses import HTMLResponse, Response
 
 from bay.errors import BayError
-from bay.server.replies import error_response
+from bay.server.web.replies import error_response
 
 _TITLES = {
     400: "This request is not served",

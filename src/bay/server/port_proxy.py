@@ -15,16 +15,16 @@ from typing import Any, NoReturn
 from websockets.http11 import Response
 
 from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
-from bay.server.auth import Caller
-from bay.server.edge import SUBPROTOCOL
 from bay.server.port_heads import Headers, Seen, app_protocols, framing, toward_app, toward_browser
 from bay.server.port_link import PortLink
 from bay.server.port_socket import AppSocket, Closed
 from bay.server.port_wire import AppConnection, AppConnections, AppRequest, Opened, Stale
-from bay.server.races import first, guarded
 from bay.server.ship_wire import Peer
-from bay.server.stays import Stays
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.concurrency import first, guarded
+from bay.server.web.edge import SUBPROTOCOL
+from bay.server.web.open_connections import Stays
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -17,7 +17,7 @@ from bay.clock import Clock
 from bay.errors import QuotaExceeded
 from bay.models import Limits, Profile, Resources
 from bay.server import lifecycle
-from bay.server.auth import Caller
+from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
 from bay.store.tallies import Tally, Whose

@@ -7,8 +7,8 @@ from graphlib import CycleError, TopologicalSorter
 
 from bay.errors import InvalidArgument
 from bay.models import ServiceSpec
-from bay.server.paths import working_directory
-from bay.server.users import check_allowed, check_user
+from bay.server.web.user_names import check_allowed, check_user
+from bay.server.web.workspace_paths import working_directory
 
 MOST_SERVICES = 32
 MOST_CHARS = 64 * 1024

@@ -31,9 +31,9 @@ from bay.models import (
     Profile,
     Resources,
 )
-from bay.server.addresses import ports_in
-from bay.server.auth import MIN_CHOSEN
-from bay.server.known_fields import KnownFields
+from bay.server.web.auth import MIN_CHOSEN
+from bay.server.web.known_fields import KnownFields
+from bay.server.web.public_addresses import ports_in
 
 MIB, GIB = 1 << 20, 1 << 30
 _TAKEN_NAMES = frozenset(

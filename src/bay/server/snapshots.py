@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound, Timeout
 from bay.server import due
-from bay.server.auth import Caller
 from bay.server.checkpointer import Checkpointer, Outcome
-from bay.server.idempotency import Request
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.idempotency import Request
 from bay.store import audit, checkpoints, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord

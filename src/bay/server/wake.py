@@ -17,12 +17,12 @@ from bay.errors import (
 )
 from bay.models import Capability, Profile
 from bay.server import lifecycle
-from bay.server.auth import Caller
 from bay.server.changes import Changes
 from bay.server.peers import peer_of
 from bay.server.quotas import Quotas
 from bay.server.ship_wire import Peer
 from bay.server.uses import Uses
+from bay.server.web.auth import Caller
 from bay.server.workqueue import WorkQueue
 from bay.store import audit, sandboxes
 from bay.store.deferred import Later

@@ -22,9 +22,9 @@ from bay import __version__
 from bay.clock import Clock
 from bay.errors import InvalidArgument
 from bay.models import Event, to_wire
-from bay.server.addresses import Addresses, checked_url
 from bay.server.feed import Feed
-from bay.server.sealing import EventIds
+from bay.server.web.public_addresses import Addresses, checked_url
+from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
 from bay.store.engine import Store
 from bay.store.records import EventRecord, WebhookRecord

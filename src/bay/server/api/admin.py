@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
-from bay.server.api.bodies import Body, Most
-from bay.server.api.deps import ERRORS, Admin, Svc
-from bay.server.replies import WireResponse
 from bay.server.services.garbage import TASKS
+from bay.server.web.bodies import Body, Most
+from bay.server.web.dependencies import ERRORS, Admin, Svc
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERRORS, default_response_class=WireResponse)
 

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Query, WebSocket
 
 from bay.errors import BayError
 from bay.models import Screen
-from bay.server.api.deps import ERRORS, Reader, Services, SocketWriter, Svc
 from bay.server.api.output import WaitForReader
 from bay.server.api.relay import accepted, relay
-from bay.server.auth import Caller
-from bay.server.replies import WireResponse
 from bay.server.services.attachments import Attached
 from bay.server.services.execs import NewExec
+from bay.server.web.auth import Caller
+from bay.server.web.dependencies import ERRORS, Reader, Services, SocketWriter, Svc
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from bay.models import AuditEntry
-from bay.server.api.bodies import Moment
-from bay.server.api.deps import ERRORS, After, Limit, Reader, Svc, listing
-from bay.server.replies import WireResponse
+from bay.server.web.bodies import Moment
+from bay.server.web.dependencies import ERRORS, After, Limit, Reader, Svc, listing
+from bay.server.web.replies import WireResponse
 from bay.store.records import AuditFilters
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=ERRORS, default_response_class=WireResponse)

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Cargo
-from bay.server.api.bodies import Body
-from bay.server.api.deps import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
-from bay.server.replies import WireResponse
+from bay.server.web.bodies import Body
+from bay.server.web.dependencies import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/cargos", tags=["cargos"], responses=ERRORS, default_response_class=WireResponse

@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Checkpoint, Sandbox
-from bay.server.api.bodies import Body, raw_body
-from bay.server.api.deps import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
-from bay.server.replies import WireResponse
 from bay.server.services.checkpoints import NewCheckpoint
 from bay.server.services.sandboxes import Forks
+from bay.server.web.bodies import Body, raw_body
+from bay.server.web.dependencies import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}",

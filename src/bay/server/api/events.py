@@ -11,10 +11,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from bay.models import Event, to_wire
-from bay.server.api.deps import ERRORS, Cursor, Limit, Reader, Svc
-from bay.server.auth import Caller
-from bay.server.replies import WireResponse
 from bay.server.services.events import Events, Stream
+from bay.server.web.auth import Caller
+from bay.server.web.dependencies import ERRORS, Cursor, Limit, Reader, Svc
+from bay.server.web.replies import WireResponse
 
 _SSE = "text/event-stream"
 

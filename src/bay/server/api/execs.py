@@ -11,8 +11,12 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
-from bay.server.api.bodies import DURATION, Body, Most, raw_body
-from bay.server.api.deps import (
+from bay.server.api.history import Description, Tags
+from bay.server.api.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
+from bay.server.frames import Rows
+from bay.server.services.execs import NewExec
+from bay.server.web.bodies import DURATION, Body, Most, raw_body
+from bay.server.web.dependencies import (
     ERRORS,
     After,
     IdempotencyKey,
@@ -24,13 +28,9 @@ from bay.server.api.deps import (
     Writer,
     listing,
 )
-from bay.server.api.history import Description, Tags
-from bay.server.api.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
-from bay.server.frames import Rows
-from bay.server.replies import WireResponse
-from bay.server.services.execs import NewExec
-from bay.server.signals import SignalName
-from bay.server.users import MAX_USER
+from bay.server.web.replies import WireResponse
+from bay.server.web.signals import SignalName
+from bay.server.web.user_names import MAX_USER
 from bay.store.records import HistoryNote
 
 router = APIRouter(

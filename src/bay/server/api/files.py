@@ -16,15 +16,15 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
-from bay.server.api.bodies import Body, raw_body
-from bay.server.api.deps import ERRORS, Reader, SocketReader, Svc, Writer
 from bay.server.api.relay import accepted
 from bay.server.api.sandboxes import Ok
 from bay.server.api.watch_relay import relay
 from bay.server.file_link import Download, ListEnd, Wanted
-from bay.server.races import first
-from bay.server.replies import WireResponse
 from bay.server.tree_link import Unpacked
+from bay.server.web.bodies import Body, raw_body
+from bay.server.web.concurrency import first
+from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Svc, Writer
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/files",

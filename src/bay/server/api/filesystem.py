@@ -15,14 +15,14 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.hints import unknown
 from bay.models import FileEntry
-from bay.server.api.bodies import Body
-from bay.server.api.deps import ERRORS, Reader, Svc, Writer
-from bay.server.api.known import refusal
 from bay.server.api.sandboxes import Ok
-from bay.server.auth import Caller
-from bay.server.forms import Form
-from bay.server.replies import WireResponse
 from bay.server.services.files import Files
+from bay.server.web.auth import Caller
+from bay.server.web.bodies import Body
+from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.known_parameters import refusal
+from bay.server.web.multipart import Form
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/filesystem",

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from bay import __version__
 from bay.models import Persist, Profile
-from bay.server.api.deps import ERRORS, Svc
-from bay.server.replies import WireResponse
+from bay.server.web.dependencies import ERRORS, Svc
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(responses=ERRORS, default_response_class=WireResponse)
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field
 
 from bay.models import ExecType, HistoryEntry
-from bay.server.api.bodies import Body
-from bay.server.api.deps import ERRORS, Reader, Svc, Writer
-from bay.server.replies import WireResponse
+from bay.server.web.bodies import Body
+from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.replies import WireResponse
 from bay.store.records import HistoryFilters
 
 router = APIRouter(

@@ -12,12 +12,12 @@ from starlette.responses import StreamingResponse
 from bay.cell_output import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
-from bay.server.api.bodies import DURATION, Body
-from bay.server.api.deps import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
 from bay.server.api.history import Description, Tags
-from bay.server.replies import WireResponse
 from bay.server.services.kernels import NewKernel
-from bay.server.users import MAX_USER
+from bay.server.web.bodies import DURATION, Body
+from bay.server.web.dependencies import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
+from bay.server.web.replies import WireResponse
+from bay.server.web.user_names import MAX_USER
 from bay.store.records import HistoryNote
 
 router = APIRouter(

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bay.models import Key, KeyScope, NewKey
-from bay.server.api.bodies import DURATION, Body, Moment
-from bay.server.api.deps import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
-from bay.server.replies import WireResponse
 from bay.server.services.keys import KeyWish
 from bay.server.settings import QuotaSettings
+from bay.server.web.bodies import DURATION, Body, Moment
+from bay.server.web.dependencies import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERRORS, default_response_class=WireResponse)
 

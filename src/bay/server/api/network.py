@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, NetworkState
-from bay.server.api.bodies import Body, Most
-from bay.server.api.deps import ERRORS, Reader, Svc, Writer
-from bay.server.replies import WireResponse
+from bay.server.web.bodies import Body, Most
+from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}",

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Port, PortAccess, PortLink, PortSettings
-from bay.server.api.bodies import DURATION, Body
-from bay.server.api.deps import ERRORS, Reader, Svc, Writer
-from bay.server.replies import WireResponse
+from bay.server.web.bodies import DURATION, Body
+from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/ports",

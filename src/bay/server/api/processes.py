@@ -7,10 +7,10 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel
 
 from bay.models import Process
-from bay.server.api.bodies import Body
-from bay.server.api.deps import ERRORS, Reader, Svc, Writer
-from bay.server.replies import WireResponse
-from bay.server.signals import SignalName
+from bay.server.web.bodies import Body
+from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.replies import WireResponse
+from bay.server.web.signals import SignalName
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}",

@@ -25,12 +25,12 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import to_wire
-from bay.server.edge import SUBPROTOCOL
 from bay.server.frames import REPAINT, Pace, check_input, parse_control
-from bay.server.races import first
 from bay.server.services.attachments import Attached
 from bay.server.ship_link import OutputEnd
-from bay.server.stays import Reason
+from bay.server.web.concurrency import first
+from bay.server.web.edge import SUBPROTOCOL
+from bay.server.web.open_connections import Reason
 
 _GOODBYE_S = 5.0
 _VERDICT_S = 5.0

@@ -18,8 +18,12 @@ from bay.models import (
     Sandbox,
     Status,
 )
-from bay.server.api.bodies import DURATION, Body, Most
-from bay.server.api.deps import (
+from bay.server.api.network import Policy as NetworkPolicyBody
+from bay.server.api.services import NamedService
+from bay.server.service_rules import MOST_SERVICES
+from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
+from bay.server.web.bodies import DURATION, Body, Most
+from bay.server.web.dependencies import (
     ERRORS,
     MAX_WAIT_S,
     After,
@@ -32,11 +36,7 @@ from bay.server.api.deps import (
     Writer,
     listing,
 )
-from bay.server.api.network import Policy as NetworkPolicyBody
-from bay.server.api.services import NamedService
-from bay.server.replies import WireResponse
-from bay.server.service_rules import MOST_SERVICES
-from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
+from bay.server.web.replies import WireResponse
 from bay.store.records import Filters
 
 router = APIRouter(

@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
-from bay.server.api.bodies import DURATION, Body, Most
-from bay.server.api.deps import ERRORS, Env, Reader, Svc, Word, Writer
 from bay.server.api.output import SSE, UNBUFFERED, output_events, output_lines
-from bay.server.replies import WireResponse
 from bay.server.service_rules import MOST_SERVICES
-from bay.server.users import MAX_USER
+from bay.server.web.bodies import DURATION, Body, Most
+from bay.server.web.dependencies import ERRORS, Env, Reader, Svc, Word, Writer
+from bay.server.web.replies import WireResponse
+from bay.server.web.user_names import MAX_USER
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/services",

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from bay.errors import BadRequest, BayError
-from bay.server.api.deps import ERRORS, SocketWriter, Svc
 from bay.server.api.relay import BY_REASON, Goodbye, accepted, goodbye_for, leave
-from bay.server.races import first
-from bay.server.replies import WireResponse
 from bay.server.services.tunnels import Tunnel
+from bay.server.web.concurrency import first
+from bay.server.web.dependencies import ERRORS, SocketWriter, Svc
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["ports"], responses=ERRORS, default_response_class=WireResponse

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Webhook
-from bay.server.api.bodies import Body, Most
-from bay.server.api.deps import ERRORS, IdempotencyKey, Reader, Svc, Writer
-from bay.server.replies import WireResponse
+from bay.server.web.bodies import Body, Most
+from bay.server.web.dependencies import ERRORS, IdempotencyKey, Reader, Svc, Writer
+from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/webhooks", tags=["webhooks"], responses=ERRORS, default_response_class=WireResponse

@@ -11,14 +11,14 @@ from functools import partial
 
 from bay.errors import BadRequest, Conflict, OutputGone, QuotaExceeded, SandboxNotReady, ShipError, Timeout
 from bay.models import Exec, OutputChunk, Screen
-from bay.server.auth import Caller
 from bay.server.frames import Resize, Signal
 from bay.server.locate import LOST, Located, Locator
 from bay.server.screen import Screens
 from bay.server.ship_link import Attachment, OutputEnd, ShipLink
 from bay.server.ship_wire import Peer
-from bay.server.stays import Reason, Stays
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Reason, Stays
 
 AttachSince = Callable[[int | None], AbstractAsyncContextManager[Attachment]]
 

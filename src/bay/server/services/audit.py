@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bay.errors import Forbidden
 from bay.models import AuditEntry
-from bay.server.auth import Caller
+from bay.server.web.auth import Caller
 from bay.store import audit
 from bay.store.deferred import Later
 from bay.store.engine import Store

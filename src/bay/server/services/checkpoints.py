@@ -16,14 +16,15 @@ from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
 from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
-from bay.server import due, idempotency
-from bay.server.auth import Caller
+from bay.server import due
 from bay.server.checkpointer import MIB
 from bay.server.quotas import Quotas
 from bay.server.snapshots import Snapshots
 from bay.server.uses import Uses
 from bay.server.views import Views
 from bay.server.wake import Waker
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, Page, SandboxRecord

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, aclosing
 from bay.clock import Clock
 from bay.errors import NotFound
 from bay.models import GAP, Event
-from bay.server.auth import Caller, Keys
 from bay.server.feed import Feed
-from bay.server.sealing import EventIds
-from bay.server.stays import Stays
+from bay.server.web.auth import Caller, Keys
+from bay.server.web.open_connections import Stays
+from bay.server.web.sealing import EventIds
 from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import EventRecord, SandboxRecord

@@ -16,17 +16,17 @@ from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
-from bay.server import idempotency
-from bay.server.auth import Caller
 from bay.server.locate import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
-from bay.server.paths import working_directory
 from bay.server.peers import peer_of
 from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship_wire import Peer
-from bay.server.stays import Stays
-from bay.server.users import check_allowed, check_user
 from bay.server.wake import Awake, Waker
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Stays
+from bay.server.web.user_names import check_allowed, check_user
+from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
 from bay.store.deferred import Later
 from bay.store.engine import Store

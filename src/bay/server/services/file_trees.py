@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 from bay.errors import OutputGone, ShipError, Timeout
 from bay.models import FileEvent, SearchResult
-from bay.server.auth import Caller
-from bay.server.paths import sandbox_path
-from bay.server.stays import Reason, Stays
 from bay.server.tree_link import TreeLink, Unpacked, Watching
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Reason, Stays
+from bay.server.web.workspace_paths import sandbox_path
 
 
 class Watch:

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 
 from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
-from bay.server.auth import Caller
 from bay.server.file_link import Download, FileLink, ListEnd, Wanted
-from bay.server.paths import sandbox_path, workspace_path
 from bay.server.ship_link import ShipLink
 from bay.server.ship_wire import Peer
-from bay.server.spool import Spool
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.upload_spool import Spool
+from bay.server.web.workspace_paths import sandbox_path, workspace_path
 
 
 class Files:

@@ -15,15 +15,15 @@ from bay.clock import Clock
 from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
-from bay.server import idempotency
-from bay.server.auth import Caller
 from bay.server.kernel_link import KernelLink, read_all
 from bay.server.outcomes import MAX_CELL_BYTES, ended_row
-from bay.server.paths import working_directory
 from bay.server.ship_wire import Peer
-from bay.server.stays import Stays
-from bay.server.users import check_allowed, check_user
 from bay.server.wake import Awake, Waker
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Stays
+from bay.server.web.user_names import check_allowed, check_user
+from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
 from bay.store.deferred import Later
 from bay.store.engine import Store

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock, from_rfc3339, to_rfc3339
 from bay.errors import Conflict, InvalidArgument, NotFound
 from bay.models import Key, Limits, NewKey, from_wire, to_wire
-from bay.server import idempotency
-from bay.server.auth import FORMER, GIVEN, Caller, Keys, limits_of, new_key
+from bay.server.web import idempotency
+from bay.server.web.auth import FORMER, GIVEN, Caller, Keys, limits_of, new_key
 from bay.store import audit, keys
 from bay.store.engine import Store
 from bay.store.records import ApiKey, Scope

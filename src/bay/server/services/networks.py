@@ -15,10 +15,10 @@ from bay.drivers.base import Driver
 from bay.errors import BadRequest, CapabilityNotSupported, DriverUnavailable, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
-from bay.server.auth import Caller
 from bay.server.network_modes import mode_of
 from bay.server.peers import handle_of
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
 from bay.store import events, networks, sandboxes
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord

@@ -10,14 +10,14 @@ from dataclasses import replace
 from bay.errors import BayError, Conflict, NotFound, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
 from bay.server import service_link, service_rules
-from bay.server.auth import Caller
 from bay.server.locate import LOST, Locator
 from bay.server.peers import peer_of
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink, ServiceStatus, States
 from bay.server.ship_answers import OutputEnd
-from bay.server.stays import Stays
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Stays
 from bay.store import services
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord

@@ -37,8 +37,7 @@ from bay.models import (
     from_wire,
     to_wire,
 )
-from bay.server import due, idempotency, lifecycle, service_rules
-from bay.server.auth import Caller
+from bay.server import due, lifecycle, service_rules
 from bay.server.peers import peer_of
 from bay.server.pool import Pool
 from bay.server.port_hosts import host_of
@@ -48,6 +47,8 @@ from bay.server.ship_link import ShipLink
 from bay.server.snapshots import Snapshots
 from bay.server.views import Views
 from bay.server.wake import Waker, is_frozen
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, services
 from bay.store.deferred import Later
 from bay.store.engine import Store

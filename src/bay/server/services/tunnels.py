@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from bay.errors import QuotaExceeded, SandboxNotReady, ShipError
-from bay.server.auth import Caller
 from bay.server.locate import Locator
 from bay.server.port_link import PortLink, PortStream
-from bay.server.stays import Reason, Stays
 from bay.server.wake import Waker
+from bay.server.web.auth import Caller
+from bay.server.web.open_connections import Reason, Stays
 
 
 class Tunnel:

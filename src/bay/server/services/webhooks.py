@@ -7,9 +7,9 @@ from bay.clock import Clock
 from bay.errors import InvalidArgument, NotFound, QuotaExceeded
 from bay.ids import new_id
 from bay.models import EVENT_TYPES, Webhook
-from bay.server import idempotency
-from bay.server.addresses import Addresses, checked_url
-from bay.server.auth import Caller
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
+from bay.server.web.public_addresses import Addresses, checked_url
 from bay.store import audit, events, webhooks
 from bay.store.engine import Store
 from bay.store.records import WebhookRecord

@@ -11,8 +11,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bay.errors import BadRequest, BayError, RequestTimeout
-from bay.server.connections import Connection, Connections
-from bay.server.replies import error_response
+from bay.server.web.connection_limits import Connection, Connections
+from bay.server.web.replies import error_response
 
 MOST_HEAD = 64 * 1024
 """Bytes without a byte of a body, or an end. A read's worth more may have come by then."""

@@ -14,8 +14,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from bay.errors import BadRequest
-from bay.server.connections import Connection
-from bay.server.heads import PLACE, last_answer
+from bay.server.web.connection_limits import Connection
+from bay.server.web.uvicorn_http import PLACE, last_answer
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent

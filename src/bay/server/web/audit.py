@@ -7,7 +7,7 @@ import structlog
 
 from bay.clock import Clock
 from bay.ids import is_id
-from bay.server.auth import Caller
+from bay.server.web.auth import Caller
 from bay.store import audit
 from bay.store.audit import Call
 from bay.store.deferred import Later

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, TypeVar
 
 from bay.errors import QuotaExceeded, Timeout, Unauthorized
-from bay.server.auth import Caller, Keys
-from bay.server.races import first
+from bay.server.web.auth import Caller, Keys
+from bay.server.web.concurrency import first
 
 T = TypeVar("T")
 Reason = Literal["leaving", "revoked"]

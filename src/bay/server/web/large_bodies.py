@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from bay.errors import PayloadTooLarge
-from bay.server.pieces import has_more_pieces
+from bay.server.web.json_pieces import has_more_pieces
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

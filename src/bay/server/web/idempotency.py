@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.errors import Conflict
-from bay.server.auth import Caller
+from bay.server.web.auth import Caller
 from bay.store import claims
 from bay.store.records import Claim
 

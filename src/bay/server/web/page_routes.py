@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from bay.errors import NotFound
-from bay.server.pages import DOCS, FILES, HEADERS, HOME, REDOC, REDOC_HEADERS, TYPES, is_for_browser
+from bay.server.web.pages import DOCS, FILES, HEADERS, HOME, REDOC, REDOC_HEADERS, TYPES, is_for_browser
 
 router = APIRouter(include_in_schema=False)
 

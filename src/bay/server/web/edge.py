@@ -16,13 +16,13 @@ from typing import Any
 import structlog
 
 from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
-from bay.server.audit import READING, Auditor, name_caller
-from bay.server.auth import Keys
-from bay.server.connections import Connection
-from bay.server.heads import AUTHORITY, PLACE
-from bay.server.large_bodies import LARGE, LargeBodies
-from bay.server.pages import PATHS, is_for_browser
-from bay.server.replies import AnswerCut, error_response
+from bay.server.web.audit import READING, Auditor, name_caller
+from bay.server.web.auth import Keys
+from bay.server.web.connection_limits import Connection
+from bay.server.web.large_bodies import LARGE, LargeBodies
+from bay.server.web.pages import PATHS, is_for_browser
+from bay.server.web.replies import AnswerCut, error_response
+from bay.server.web.uvicorn_http import AUTHORITY, PLACE
 from bay.store.audit import Call, during
 from bay.store.records import Scope as KeyScope
 

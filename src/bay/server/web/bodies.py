@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from bay import durations
 from bay.clock import from_rfc3339
-from bay.server.known_fields import KnownFields
+from bay.server.web.known_fields import KnownFields
 
 
 class Body(KnownFields):

@@ -10,11 +10,7 @@ from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
 from bay.models import Profile
-from bay.server.api.bodies import DURATION, Most
-from bay.server.auth import Caller
 from bay.server.pool import Pool
-from bay.server.replies import ErrorBody
-from bay.server.sealing import Cursors
 from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
@@ -34,6 +30,10 @@ from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
+from bay.server.web.auth import Caller
+from bay.server.web.bodies import DURATION, Most
+from bay.server.web.replies import ErrorBody
+from bay.server.web.sealing import Cursors
 from bay.store.records import Page, Scope
 
 T = TypeVar("T")
