@@ -12,8 +12,8 @@ from bay.drivers.base import Handle
 from bay.errors import PortClosed
 from bay.models import Port
 from bay.server.port_link import PortLink
-from bay.server.ship_link import ShipLink
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import ShipLink
+from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from lying_ship import DEADLINE_S, Liar, Lie, Script
 from server_harness import Served, World, clear, served, ships, short_dir, world
 
 from bay.server import logs
-from bay.server.ship_link import ShipLink
+from bay.server.ship.client import ShipLink
 
 
 @pytest.fixture(scope="session", autouse=True)

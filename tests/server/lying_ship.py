@@ -12,7 +12,7 @@ from typing import Any
 from server_harness import Json
 
 from bay.drivers.base import Endpoint
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 
 TOKEN = "t" * 64
 EXEC_ID = "exec-" + "0" * 24

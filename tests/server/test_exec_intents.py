@@ -13,8 +13,8 @@ from bay.ids import new_id
 from bay.models import Exec
 from bay.server.locate import Locator
 from bay.server.services.execs import Execs, NewExec
-from bay.server.ship_link import ShipLink
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import ShipLink
+from bay.server.ship.connection import Peer
 from bay.server.sweep import Sweep
 from bay.server.web.auth import Caller
 

@@ -35,7 +35,7 @@ from bay.models import FileInfo
 from bay.server.api.files import raw_path
 from bay.server.file_link import Download, FileLink, ListEnd, Wanted
 from bay.server.services.files import SandboxFiles
-from bay.server.ship_link import ShipLink
+from bay.server.ship.client import ShipLink
 from bay.server.web.workspace_paths import sandbox_path
 
 pytestmark = pytest.mark.anyio

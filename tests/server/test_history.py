@@ -13,8 +13,8 @@ from bay.errors import ShipError
 from bay.models import Exec
 from bay.server.locate import Locator
 from bay.server.services.execs import Execs
-from bay.server.ship_link import ShipLink
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import ShipLink
+from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store.history import MAX_TEXT_BYTES
 from bay.store.records import HistoryNote

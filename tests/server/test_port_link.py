@@ -13,7 +13,7 @@ from bay.errors import BadRequest, PortClosed, ShipError, Timeout
 from bay.models import Port
 from bay.server import port_link
 from bay.server.port_link import PortLink
-from bay.server.ship_link import ShipLink
+from bay.server.ship.client import ShipLink
 
 pytestmark = pytest.mark.anyio
 

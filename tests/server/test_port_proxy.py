@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from bay.server import port_proxy
 from bay.server.port_link import PortStream
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
 

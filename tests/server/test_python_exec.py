@@ -14,7 +14,7 @@ from bay.errors import ShipError
 from bay.models import CellEvent
 from bay.server.kernel_link import KernelLink
 from bay.server.services.kernels import Kernels
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store.records import HistoryNote
 

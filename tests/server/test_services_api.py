@@ -16,7 +16,7 @@ from bay.errors import ShipError
 from bay.models import ServiceSpec
 from bay.server.service_keeper import news_of
 from bay.server.service_link import ServiceLink, ServiceStatus, States
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
 

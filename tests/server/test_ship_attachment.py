@@ -37,8 +37,8 @@ from bay.errors import (
     ShipError,
     Timeout,
 )
-from bay.server.attachment import Attachment
-from bay.server.ship_link import OutputEnd, ShipLink
+from bay.server.ship.client import OutputEnd, ShipLink
+from bay.server.ship.exec_attachment import Attachment
 
 pytestmark = pytest.mark.anyio
 

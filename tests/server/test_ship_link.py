@@ -34,9 +34,9 @@ from server_harness import Json, until, within
 from bay.drivers.base import Endpoint
 from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk
-from bay.server.ship_answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses, parse
-from bay.server.ship_link import OutputEnd, ShipLink, lines, paced
-from bay.server.ship_wire import Peer
+from bay.server.ship.answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses, parse
+from bay.server.ship.client import OutputEnd, ShipLink, lines, paced
+from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
 

@@ -89,7 +89,7 @@ from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
 from bay.server.settings import GIB, MIB, Settings
-from bay.server.ship_link import ShipLink
+from bay.server.ship.client import ShipLink
 from bay.server.snapshots import Snapshots
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep

@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from bay.errors import ShipError
 from bay.models import FileInfo, FileType
-from bay.server.ship_answers import Count, Text, collect, parse
-from bay.server.ship_link import ShipLink, lines
-from bay.server.ship_wire import Peer
+from bay.server.ship.answers import Count, Text, collect, parse
+from bay.server.ship.client import ShipLink, lines
+from bay.server.ship.connection import Peer
 
 _SILENCE_S = 120.0
 """For a Ship that neither gives nor takes. Longer than a disk takes to come back."""

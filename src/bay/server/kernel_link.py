@@ -21,9 +21,9 @@ from pydantic import (
 
 from bay.errors import ShipError
 from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
-from bay.server.ship_answers import Count, Moment, Small, Text, collect
-from bay.server.ship_link import ShipLink, lines
-from bay.server.ship_wire import Peer
+from bay.server.ship.answers import Count, Moment, Small, Text, collect
+from bay.server.ship.client import ShipLink, lines
+from bay.server.ship.connection import Peer
 
 _START_S = 60.0
 """For what waits for a kernel's process; its first start in a cold image reads many files."""

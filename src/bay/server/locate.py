@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from bay.errors import NotFound, OutputGone
 from bay.models import Exec
 from bay.server.peers import peer_of
-from bay.server.ship_link import OutputEnd
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import OutputEnd
+from bay.server.ship.connection import Peer
 from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.store import execs

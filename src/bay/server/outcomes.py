@@ -17,8 +17,8 @@ from bay.errors import BayError, NotFound
 from bay.models import CellStatus, Exec, ShellResult
 from bay.server.kernel_link import Cell, KernelLink, read_all
 from bay.server.peers import peer_of
-from bay.server.ship_link import ShipLink
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import ShipLink
+from bay.server.ship.connection import Peer
 from bay.store import execs, history
 from bay.store.deferred import Later
 from bay.store.engine import Store

@@ -1,7 +1,7 @@
 """From a session's row to its container, and to the Ship that answers for it."""
 
 from bay.drivers.base import Handle
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 from bay.store.records import SessionRecord
 
 

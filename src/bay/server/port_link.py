@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 
 from bay.errors import BadRequest, ShipError
 from bay.models import Port
-from bay.server.ship_answers import Small, collect, parse
-from bay.server.ship_link import ShipLink, paced
-from bay.server.ship_wire import Peer
+from bay.server.ship.answers import Small, collect, parse
+from bay.server.ship.client import ShipLink, paced
+from bay.server.ship.connection import Peer
 
 PortNumber = Annotated[int, Field(ge=1, le=65_535)]
 

@@ -19,7 +19,7 @@ from bay.server.port_heads import Headers, Seen, app_protocols, framing, toward_
 from bay.server.port_link import PortLink
 from bay.server.port_socket import AppSocket, Closed
 from bay.server.port_wire import AppConnection, AppConnections, AppRequest, Opened, Stale
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.concurrency import first, guarded

@@ -15,7 +15,7 @@ from bay.errors import BayError
 from bay.models import Port
 from bay.server.event_allowance import BURST, EventAllowance
 from bay.server.port_link import PortLink
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes
 from bay.store.deferred import Later
 from bay.store.engine import Store

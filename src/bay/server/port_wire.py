@@ -17,7 +17,7 @@ import h11
 from bay.errors import BadRequest, PortClosed
 from bay.server.port_heads import Headers
 from bay.server.port_link import PortLink, PortStream
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 
 IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""

@@ -41,7 +41,7 @@ from bay.server.orphans import Orphans
 from bay.server.peers import handle_of, peer_of
 from bay.server.port_watch import PortWatch
 from bay.server.service_keeper import ServiceKeeper
-from bay.server.ship_link import ShipLink
+from bay.server.ship.client import ShipLink
 from bay.server.starter import Starter
 from bay.server.turns import Shares
 from bay.server.uses import Uses

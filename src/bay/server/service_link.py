@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from bay.models import OutputChunk, Service, ServiceSpec, ServiceState, to_wire
-from bay.server.ship_answers import Count, Moment, OutputEnd, Small, Text, collect, parse
-from bay.server.ship_link import ShipLink, paced
-from bay.server.ship_wire import Peer
+from bay.server.ship.answers import Count, Moment, OutputEnd, Small, Text, collect, parse
+from bay.server.ship.client import ShipLink, paced
+from bay.server.ship.connection import Peer
 
 _CHANGE_S = 30.0
 """What is ended for a change has 5 s for it, and what begins 5 s to show that it does."""

@@ -11,8 +11,8 @@ from bay.errors import BayError, NotFound
 from bay.server import lifecycle
 from bay.server.kernel_link import KernelLink
 from bay.server.peers import peer_of
-from bay.server.ship_link import ShipLink
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import ShipLink
+from bay.server.ship.connection import Peer
 from bay.server.uses import Uses
 from bay.server.workqueue import WorkQueue
 from bay.store import events, execs, sandboxes

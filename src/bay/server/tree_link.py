@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 
 from bay.errors import BadRequest, BayError, Conflict, FileMissing, Forbidden, ShipError
 from bay.models import FileEvent, FileEventType, SearchMatch, SearchResult
-from bay.server.ship_answers import Count, collect, parse
-from bay.server.ship_link import ShipLink, lines
-from bay.server.ship_websocket import Closed, ShipWebSocket
-from bay.server.ship_wire import Peer
+from bay.server.ship.answers import Count, collect, parse
+from bay.server.ship.client import ShipLink, lines
+from bay.server.ship.connection import Peer
+from bay.server.ship.websocket import Closed, ShipWebSocket
 
 _SILENCE_S = 120.0
 _SEARCH_S = 75.0

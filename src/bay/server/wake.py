@@ -20,7 +20,7 @@ from bay.server import lifecycle
 from bay.server.changes import Changes
 from bay.server.peers import peer_of
 from bay.server.quotas import Quotas
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 from bay.server.uses import Uses
 from bay.server.web.auth import Caller
 from bay.server.workqueue import WorkQueue

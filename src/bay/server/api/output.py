@@ -9,7 +9,7 @@ from fastapi import Query
 
 from bay.errors import BayError
 from bay.models import OutputChunk, to_wire
-from bay.server.ship_link import OutputEnd
+from bay.server.ship.client import OutputEnd
 
 SSE = "text/event-stream"
 UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

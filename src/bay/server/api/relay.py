@@ -27,7 +27,7 @@ from bay.errors import (
 from bay.models import to_wire
 from bay.server.frames import REPAINT, Pace, check_input, parse_control
 from bay.server.services.attachments import Attached
-from bay.server.ship_link import OutputEnd
+from bay.server.ship.client import OutputEnd
 from bay.server.web.concurrency import first
 from bay.server.web.edge import SUBPROTOCOL
 from bay.server.web.open_connections import Reason

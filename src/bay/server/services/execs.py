@@ -19,8 +19,8 @@ from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server.locate import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
 from bay.server.peers import peer_of
-from bay.server.ship_link import OutputEnd, ShipLink, encode_stdin
-from bay.server.ship_wire import Peer
+from bay.server.ship.client import OutputEnd, ShipLink, encode_stdin
+from bay.server.ship.connection import Peer
 from bay.server.wake import Awake, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller

@@ -17,7 +17,7 @@ from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
 from bay.server.kernel_link import KernelLink, read_all
 from bay.server.outcomes import MAX_CELL_BYTES, ended_row
-from bay.server.ship_wire import Peer
+from bay.server.ship.connection import Peer
 from bay.server.wake import Awake, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller

@@ -2,7 +2,7 @@
 
 from bay.errors import NotFound
 from bay.models import Process
-from bay.server.ship_link import ShipLink
+from bay.server.ship.client import ShipLink
 from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.store.records import HAVING, SandboxRecord

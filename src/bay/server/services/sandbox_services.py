@@ -14,7 +14,7 @@ from bay.server.locate import LOST, Locator
 from bay.server.peers import peer_of
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink, ServiceStatus, States
-from bay.server.ship_answers import OutputEnd
+from bay.server.ship.answers import OutputEnd
 from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Stays

@@ -42,8 +42,8 @@ from bay.server.peers import peer_of
 from bay.server.pool import Pool
 from bay.server.port_hosts import host_of
 from bay.server.quotas import Quotas
-from bay.server.ship_answers import ShipMeta
-from bay.server.ship_link import ShipLink
+from bay.server.ship.answers import ShipMeta
+from bay.server.ship.client import ShipLink
 from bay.server.snapshots import Snapshots
 from bay.server.views import Views
 from bay.server.wake import Waker, is_frozen

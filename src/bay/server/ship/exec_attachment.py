@@ -14,8 +14,8 @@ from bay.errors import (
     QuotaExceeded,
     ShipError,
 )
-from bay.server.ship_answers import Attached, Exit, OutputEnd, parse
-from bay.server.ship_websocket import Closed, ShipWebSocket
+from bay.server.ship.answers import Attached, Exit, OutputEnd, parse
+from bay.server.ship.websocket import Closed, ShipWebSocket
 
 _FIRST_OFFSET = re.compile(r"first_offset=([0-9]{1,18})")
 _REFUSALS: dict[int, type[BayError]] = {

@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 from bay.drivers.ship_socket import connect
 from bay.errors import ShipError, Timeout
 from bay.models import Exec, FileEntry, OutputChunk, Process
-from bay.server.attachment import Attachment
-from bay.server.ship_answers import (
+from bay.server.ship.answers import (
     MOST_PIECES,
     Chunk,
     Entries,
@@ -29,8 +28,9 @@ from bay.server.ship_answers import (
     parse,
     refusal,
 )
-from bay.server.ship_websocket import ShipWebSocket
-from bay.server.ship_wire import Head, Peer, Wire
+from bay.server.ship.connection import Head, Peer, Wire
+from bay.server.ship.exec_attachment import Attachment
+from bay.server.ship.websocket import ShipWebSocket
 
 _IDLE_PER_SESSION = 8
 _IDLE_S = 60.0  # well below the 10 minutes after which Ship closes, so that no call meets a closing door

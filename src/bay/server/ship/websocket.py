@@ -13,7 +13,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from bay.errors import ShipError
-from bay.server.ship_wire import Wire
+from bay.server.ship.connection import Wire
 
 MESSAGE_BYTES = 1 << 20
 _MOST_PARTS = 1024  # an honest message of the largest size comes in 16 reads
