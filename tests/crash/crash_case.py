@@ -15,7 +15,7 @@ from crash_points import Points, watch
 
 from bay.drivers.oci import OciDriver
 from bay.server.app import Bay, build_app, make_network
-from bay.server.lifecycle import is_expired
+from bay.server.sessions.lifecycle import is_expired
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord

@@ -15,7 +15,7 @@ from bay import __version__
 from bay.clock import to_rfc3339
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
-from bay.server.wake import is_frozen
+from bay.server.sessions.waker import is_frozen
 from bay.store import cargos
 
 pytestmark = pytest.mark.anyio

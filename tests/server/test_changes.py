@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from server_harness import within
 
-from bay.server.changes import Changes
+from bay.server.sessions.notifier import Changes
 
 pytestmark = pytest.mark.anyio
 

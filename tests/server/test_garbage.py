@@ -9,7 +9,7 @@ import pytest
 from server_harness import Json, World, assert_error, clear, create, shell, within, world
 
 from bay.drivers.fake import FakeDriver
-from bay.server.wake import is_frozen
+from bay.server.sessions.waker import is_frozen
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from bay.models import Compute, Failure, Status
-from bay.server.lifecycle import (
+from bay.server.sessions.lifecycle import (
     Begin,
     End,
     Forgo,

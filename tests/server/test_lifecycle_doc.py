@@ -9,7 +9,7 @@ import httpx
 import pytest
 from server_harness import World, create, eventually, until, within
 
-from bay.server import lifecycle
+from bay.server.sessions import lifecycle
 
 pytestmark = pytest.mark.anyio
 

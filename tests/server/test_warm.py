@@ -22,7 +22,7 @@ from server_harness import (
 
 from bay.drivers.base import Handle, Paused, Running
 from bay.drivers.fake import FakeDriver
-from bay.server.wake import is_frozen
+from bay.server.sessions.waker import is_frozen
 from bay.store.records import SandboxRecord
 
 pytestmark = pytest.mark.anyio

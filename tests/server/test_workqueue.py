@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from server_harness import within
 
-from bay.server.workqueue import WorkQueue
+from bay.server.sessions.work_queue import WorkQueue
 
 pytestmark = pytest.mark.anyio
 

@@ -46,7 +46,6 @@ from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
-from bay.server.changes import Changes
 from bay.server.checkpointer import Checkpointer
 from bay.server.discards import Discards
 from bay.server.feed import Feed
@@ -64,7 +63,6 @@ from bay.server.port_sites import PortSites
 from bay.server.port_tokens import PortTokens
 from bay.server.port_watch import PortWatch
 from bay.server.pressure import Pressure, available_memory
-from bay.server.quotas import Quotas
 from bay.server.reconcile import Reconciler
 from bay.server.screen import Screens
 from bay.server.service_keeper import ServiceKeeper
@@ -88,6 +86,11 @@ from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
+from bay.server.sessions.holds import Uses
+from bay.server.sessions.notifier import Changes
+from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.views import Views
+from bay.server.sessions.waker import Waker
 from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship.client import ShipLink
 from bay.server.snapshots import Snapshots
@@ -95,9 +98,6 @@ from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
 from bay.server.tree_link import TreeLink
 from bay.server.usage import Usage
-from bay.server.uses import Uses
-from bay.server.views import Views
-from bay.server.wake import Waker
 from bay.server.web import page_routes as pages_api
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys

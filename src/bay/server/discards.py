@@ -7,7 +7,7 @@ import structlog
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.errors import BayError
-from bay.server.uses import Uses
+from bay.server.sessions.holds import Uses
 from bay.store import checkpoints
 from bay.store.engine import Store
 

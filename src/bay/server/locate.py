@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from bay.errors import NotFound, OutputGone
 from bay.models import Exec
-from bay.server.peers import peer_of
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.waker import Waker
 from bay.server.ship.client import OutputEnd
 from bay.server.ship.connection import Peer
-from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.store import execs
 from bay.store.deferred import Later

@@ -16,7 +16,7 @@ from bay.clock import Clock
 from bay.errors import BayError, NotFound
 from bay.models import CellStatus, Exec, ShellResult
 from bay.server.kernel_link import Cell, KernelLink, read_all
-from bay.server.peers import peer_of
+from bay.server.sessions.handles import peer_of
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.store import execs, history

@@ -19,8 +19,8 @@ from bay import __version__
 from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
-from bay.server import lifecycle
-from bay.server.workqueue import WorkQueue
+from bay.server.sessions import lifecycle
+from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, sandboxes
 from bay.store.engine import Store
 from bay.store.records import NOBODY, SandboxRecord

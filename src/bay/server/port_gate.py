@@ -34,7 +34,7 @@ from bay.server.port_pages import error_page
 from bay.server.port_proxy import PortProxy, Visit
 from bay.server.port_sites import PortSites
 from bay.server.port_tokens import Pass, PortTokens
-from bay.server.wake import Waker
+from bay.server.sessions.waker import Waker
 from bay.server.web.audit import READING
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.edge import (

@@ -19,8 +19,8 @@ from bay.server.port_heads import Headers, Seen, app_protocols, framing, toward_
 from bay.server.port_link import PortLink
 from bay.server.port_socket import AppSocket, Closed
 from bay.server.port_wire import AppConnection, AppConnections, AppRequest, Opened, Stale
+from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
-from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.concurrency import first, guarded
 from bay.server.web.edge import SUBPROTOCOL

@@ -8,8 +8,8 @@ import structlog
 
 from bay.clock import Clock
 from bay.server.pool import Pool
-from bay.server.uses import Uses
-from bay.server.workqueue import WorkQueue
+from bay.server.sessions.holds import Uses
+from bay.server.sessions.work_queue import WorkQueue
 from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord

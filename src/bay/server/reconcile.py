@@ -19,10 +19,16 @@ from bay.clock import Clock
 from bay.drivers.base import Driver, Exited, Gone, Handle, Paused, Running
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
-from bay.server import due, lifecycle
-from bay.server.changes import Changes
+from bay.server import due
 from bay.server.checkpointer import Checkpointer
-from bay.server.lifecycle import (
+from bay.server.orphans import Orphans
+from bay.server.port_watch import PortWatch
+from bay.server.service_keeper import ServiceKeeper
+from bay.server.sessions import lifecycle
+from bay.server.sessions.effective_policy import policy_of
+from bay.server.sessions.handles import handle_of, peer_of
+from bay.server.sessions.holds import Uses
+from bay.server.sessions.lifecycle import (
     Begin,
     End,
     Forgo,
@@ -36,16 +42,11 @@ from bay.server.lifecycle import (
     Step,
     TakeCheckpoint,
 )
-from bay.server.network_modes import policy_of
-from bay.server.orphans import Orphans
-from bay.server.peers import handle_of, peer_of
-from bay.server.port_watch import PortWatch
-from bay.server.service_keeper import ServiceKeeper
+from bay.server.sessions.notifier import Changes
+from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipLink
 from bay.server.starter import Starter
 from bay.server.turns import Shares
-from bay.server.uses import Uses
-from bay.server.workqueue import WorkQueue
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
 from bay.store.deferred import Later
 from bay.store.engine import Store

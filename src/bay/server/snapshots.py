@@ -10,7 +10,7 @@ from bay.clock import Clock
 from bay.errors import Conflict, NotFound, Timeout
 from bay.server import due
 from bay.server.checkpointer import Checkpointer, Outcome
-from bay.server.wake import Waker
+from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
 from bay.store import audit, checkpoints, sandboxes

@@ -12,12 +12,12 @@ from bay.drivers.base import Driver, Handle, SessionSpec
 from bay.errors import Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
 from bay.models import Profile
-from bay.server import lifecycle
 from bay.server.checkpointer import Checkpointer
-from bay.server.network_modes import policy_of
 from bay.server.orphans import Orphans
+from bay.server.sessions import lifecycle
+from bay.server.sessions.effective_policy import policy_of
+from bay.server.sessions.work_queue import WorkQueue
 from bay.server.turns import Turns
-from bay.server.workqueue import WorkQueue
 from bay.store import events, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord, SessionRecord

@@ -8,13 +8,13 @@ import structlog
 
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
-from bay.server import lifecycle
 from bay.server.kernel_link import KernelLink
-from bay.server.peers import peer_of
+from bay.server.sessions import lifecycle
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.holds import Uses
+from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
-from bay.server.uses import Uses
-from bay.server.workqueue import WorkQueue
 from bay.store import events, execs, sandboxes
 from bay.store.deferred import Later
 from bay.store.engine import Store

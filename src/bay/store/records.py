@@ -1,4 +1,4 @@
-"""The facts as they are stored. What a user sees of them is computed in `bay.server.lifecycle`."""
+"""The facts as they are stored. What a user sees of them is computed in `bay.server.sessions.lifecycle`."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

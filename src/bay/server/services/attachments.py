@@ -14,9 +14,9 @@ from bay.models import Exec, OutputChunk, Screen
 from bay.server.frames import Resize, Signal
 from bay.server.locate import LOST, Located, Locator
 from bay.server.screen import Screens
+from bay.server.sessions.waker import Waker
 from bay.server.ship.client import Attachment, OutputEnd, ShipLink
 from bay.server.ship.connection import Peer
-from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Reason, Stays
 

@@ -18,11 +18,11 @@ from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server import due
 from bay.server.checkpointer import MIB
-from bay.server.quotas import Quotas
+from bay.server.sessions.holds import Uses
+from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.views import Views
+from bay.server.sessions.waker import Waker
 from bay.server.snapshots import Snapshots
-from bay.server.uses import Uses
-from bay.server.views import Views
-from bay.server.wake import Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, checkpoints, events, sandboxes

@@ -18,10 +18,10 @@ from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server.locate import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
-from bay.server.peers import peer_of
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.client import OutputEnd, ShipLink, encode_stdin
 from bay.server.ship.connection import Peer
-from bay.server.wake import Awake, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Stays

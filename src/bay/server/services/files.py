@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
 from bay.server.file_link import Download, FileLink, ListEnd, Wanted
+from bay.server.sessions.waker import Waker
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
-from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.upload_spool import Spool
 from bay.server.web.workspace_paths import sandbox_path, workspace_path

@@ -17,8 +17,8 @@ from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
 from bay.server.kernel_link import KernelLink, read_all
 from bay.server.outcomes import MAX_CELL_BYTES, ended_row
+from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer
-from bay.server.wake import Awake, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Stays

@@ -15,9 +15,9 @@ from bay.drivers.base import Driver
 from bay.errors import BadRequest, CapabilityNotSupported, DriverUnavailable, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
-from bay.server.network_modes import mode_of
-from bay.server.peers import handle_of
-from bay.server.wake import Waker
+from bay.server.sessions.effective_policy import mode_of
+from bay.server.sessions.handles import handle_of
+from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, networks, sandboxes
 from bay.store.engine import Store

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import BadRequest
 from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
-from bay.server.peers import peer_of
 from bay.server.port_hosts import PortHosts
 from bay.server.port_link import PortLink as Link
 from bay.server.port_tokens import Pass, PortTokens
-from bay.server.wake import Waker
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, sandboxes
 from bay.store.engine import Store

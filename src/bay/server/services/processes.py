@@ -2,8 +2,8 @@
 
 from bay.errors import NotFound
 from bay.models import Process
+from bay.server.sessions.waker import Waker
 from bay.server.ship.client import ShipLink
-from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.store.records import HAVING, SandboxRecord
 

@@ -11,11 +11,11 @@ from bay.errors import BayError, Conflict, NotFound, OutputGone, ShipError, Time
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
 from bay.server import service_link, service_rules
 from bay.server.locate import LOST, Locator
-from bay.server.peers import peer_of
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink, ServiceStatus, States
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import OutputEnd
-from bay.server.wake import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Stays
 from bay.store import services

@@ -37,16 +37,17 @@ from bay.models import (
     from_wire,
     to_wire,
 )
-from bay.server import due, lifecycle, service_rules
-from bay.server.peers import peer_of
+from bay.server import due, service_rules
 from bay.server.pool import Pool
 from bay.server.port_hosts import host_of
-from bay.server.quotas import Quotas
+from bay.server.sessions import lifecycle
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.views import Views
+from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipLink
 from bay.server.snapshots import Snapshots
-from bay.server.views import Views
-from bay.server.wake import Waker, is_frozen
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, services

@@ -16,14 +16,14 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import Capability, Profile
-from bay.server import lifecycle
-from bay.server.changes import Changes
-from bay.server.peers import peer_of
-from bay.server.quotas import Quotas
+from bay.server.sessions import lifecycle
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.holds import Uses
+from bay.server.sessions.notifier import Changes
+from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.connection import Peer
-from bay.server.uses import Uses
 from bay.server.web.auth import Caller
-from bay.server.workqueue import WorkQueue
 from bay.store import audit, sandboxes
 from bay.store.deferred import Later
 from bay.store.engine import Store

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import QuotaExceeded
 from bay.models import Limits, Profile, Resources
-from bay.server import lifecycle
+from bay.server.sessions import lifecycle
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
