@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from bay.cli._app import app as cli
 from bay.client._frames import close_error
 from bay.errors import BY_CODE, ConnectionFailed
-from bay.server.api.relay import CODES, SILENT
 from bay.server.app import build_app
+from bay.server.execs.relay import CODES, SILENT
 from bay.server.settings import ProfileSettings, Settings, load
 
 ROOT = Path(__file__).parents[2]

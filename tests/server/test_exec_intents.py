@@ -11,8 +11,8 @@ from server_harness import Json, World, assert_error, create, shell, within
 from bay.errors import Conflict, ShipError
 from bay.ids import new_id
 from bay.models import Exec
-from bay.server.locate import Locator
-from bay.server.services.execs import Execs, NewExec
+from bay.server.execs.locator import Locator
+from bay.server.execs.service import Execs, NewExec
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.server.sweep import Sweep

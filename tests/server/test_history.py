@@ -11,8 +11,8 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 
 from bay.errors import ShipError
 from bay.models import Exec
-from bay.server.locate import Locator
-from bay.server.services.execs import Execs
+from bay.server.execs.locator import Locator
+from bay.server.execs.service import Execs
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller

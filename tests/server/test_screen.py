@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bay.errors import InternalError, Timeout
 from bay.models import Screen
-from bay.server.screen import Screens
+from bay.server.execs.screen import Screens
 from bay.terminal.grid import trimmed
 from bay.terminal.model import Page, Terminal
 from bay.terminal.render import PLAYED_BYTES, render

@@ -27,32 +27,37 @@ from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
 from bay.server import due
 from bay.server.api import admin as admin_api
-from bay.server.api import attach as attach_api
 from bay.server.api import audit as audit_api
 from bay.server.api import cargos as cargos_api
 from bay.server.api import checkpoints as checkpoints_api
 from bay.server.api import events as events_api
-from bay.server.api import execs as execs_api
 from bay.server.api import files as files_api
 from bay.server.api import filesystem as filesystem_api
 from bay.server.api import health as health_api
-from bay.server.api import history as history_api
 from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
 from bay.server.api import ports as ports_api
-from bay.server.api import processes as processes_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.checkpointer import Checkpointer
 from bay.server.discards import Discards
+from bay.server.execs import attach_routes as attach_api
+from bay.server.execs import history_routes as history_api
+from bay.server.execs import process_routes as processes_api
+from bay.server.execs import routes as execs_api
+from bay.server.execs.attachments import Attachments
+from bay.server.execs.history import History
+from bay.server.execs.locator import Locator
+from bay.server.execs.processes import Processes
+from bay.server.execs.screen import Screens
+from bay.server.execs.service import Execs
 from bay.server.feed import Feed
 from bay.server.file_link import FileLink
 from bay.server.housekeeping import Housekeeping, Retention
 from bay.server.kernel_link import KernelLink
-from bay.server.locate import Locator
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.port_gate import PortGate, PortPaths
@@ -64,24 +69,19 @@ from bay.server.port_tokens import PortTokens
 from bay.server.port_watch import PortWatch
 from bay.server.pressure import Pressure, available_memory
 from bay.server.reconcile import Reconciler
-from bay.server.screen import Screens
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink
-from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
 from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
-from bay.server.services.execs import Execs
 from bay.server.services.file_trees import FileTrees
 from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.garbage import Garbage
-from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.ports import Ports
-from bay.server.services.processes import Processes
 from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels

@@ -16,9 +16,9 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
-from bay.server.api.relay import accepted
 from bay.server.api.sandboxes import Ok
 from bay.server.api.watch_relay import relay
+from bay.server.execs.relay import accepted
 from bay.server.file_link import Download, ListEnd, Wanted
 from bay.server.tree_link import Unpacked
 from bay.server.web.bodies import Body, raw_body

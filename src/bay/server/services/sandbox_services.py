@@ -10,7 +10,7 @@ from dataclasses import replace
 from bay.errors import BayError, Conflict, NotFound, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
 from bay.server import service_link, service_rules
-from bay.server.locate import LOST, Locator
+from bay.server.execs.locator import LOST, Locator
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink, ServiceStatus, States
 from bay.server.sessions.handles import peer_of

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from bay.errors import QuotaExceeded, SandboxNotReady, ShipError
-from bay.server.locate import Locator
+from bay.server.execs.locator import Locator
 from bay.server.port_link import PortLink, PortStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller

@@ -10,22 +10,22 @@ from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
 from bay.models import Profile
+from bay.server.execs.attachments import Attachments
+from bay.server.execs.history import History
+from bay.server.execs.processes import Processes
+from bay.server.execs.service import Execs
 from bay.server.pool import Pool
-from bay.server.services.attachments import Attachments
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
 from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
-from bay.server.services.execs import Execs
 from bay.server.services.file_trees import FileTrees
 from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.garbage import Garbage
-from bay.server.services.history import History
 from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.ports import Ports
-from bay.server.services.processes import Processes
 from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.tunnels import Tunnels

@@ -11,10 +11,10 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
-from bay.server.api.history import Description, Tags
-from bay.server.api.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
-from bay.server.frames import Rows
-from bay.server.services.execs import NewExec
+from bay.server.execs.attach_frames import Rows
+from bay.server.execs.history_routes import Description, Tags
+from bay.server.execs.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
+from bay.server.execs.service import NewExec
 from bay.server.web.bodies import DURATION, Body, Most, raw_body
 from bay.server.web.dependencies import (
     ERRORS,

@@ -25,8 +25,8 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import to_wire
-from bay.server.frames import REPAINT, Pace, check_input, parse_control
-from bay.server.services.attachments import Attached
+from bay.server.execs.attach_frames import REPAINT, Pace, check_input, parse_control
+from bay.server.execs.attachments import Attached
 from bay.server.ship.client import OutputEnd
 from bay.server.web.concurrency import first
 from bay.server.web.edge import SUBPROTOCOL

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query, WebSocket
 
 from bay.errors import BayError
 from bay.models import Screen
-from bay.server.api.output import WaitForReader
-from bay.server.api.relay import accepted, relay
-from bay.server.services.attachments import Attached
-from bay.server.services.execs import NewExec
+from bay.server.execs.attachments import Attached
+from bay.server.execs.output import WaitForReader
+from bay.server.execs.relay import accepted, relay
+from bay.server.execs.service import NewExec
 from bay.server.web.auth import Caller
 from bay.server.web.dependencies import ERRORS, Reader, Services, SocketWriter, Svc
 from bay.server.web.replies import WireResponse

@@ -16,7 +16,7 @@ from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
-from bay.server.locate import LOST, Located, Locator, as_it_is
+from bay.server.execs.locator import LOST, Located, Locator, as_it_is
 from bay.server.outcomes import TOLD_WITHIN, shell_result
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Awake, Waker

@@ -11,9 +11,9 @@ from functools import partial
 
 from bay.errors import BadRequest, Conflict, OutputGone, QuotaExceeded, SandboxNotReady, ShipError, Timeout
 from bay.models import Exec, OutputChunk, Screen
-from bay.server.frames import Resize, Signal
-from bay.server.locate import LOST, Located, Locator
-from bay.server.screen import Screens
+from bay.server.execs.attach_frames import Resize, Signal
+from bay.server.execs.locator import LOST, Located, Locator
+from bay.server.execs.screen import Screens
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import Attachment, OutputEnd, ShipLink
 from bay.server.ship.connection import Peer
