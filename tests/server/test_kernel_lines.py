@@ -10,7 +10,7 @@ import pytest
 from bay.cell_output import Shown, event_to_wire, python_result
 from bay.errors import ShipError
 from bay.models import CELL_EVENT_FIELDS, CellEvent
-from bay.server.kernel_link import events_of, parse_event, read_all
+from bay.server.kernels.ship_client import events_of, parse_event, read_all
 
 pytestmark = pytest.mark.anyio
 

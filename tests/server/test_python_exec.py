@@ -12,8 +12,8 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 
 from bay.errors import ShipError
 from bay.models import CellEvent
-from bay.server.kernel_link import KernelLink
-from bay.server.services.kernels import Kernels
+from bay.server.kernels.service import Kernels
+from bay.server.kernels.ship_client import KernelLink
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store.records import HistoryNote

@@ -34,7 +34,6 @@ from bay.server.api import events as events_api
 from bay.server.api import files as files_api
 from bay.server.api import filesystem as filesystem_api
 from bay.server.api import health as health_api
-from bay.server.api import kernels as kernels_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
 from bay.server.api import ports as ports_api
@@ -57,7 +56,9 @@ from bay.server.execs.service import Execs
 from bay.server.feed import Feed
 from bay.server.file_link import FileLink
 from bay.server.housekeeping import Housekeeping, Retention
-from bay.server.kernel_link import KernelLink
+from bay.server.kernels import routes as kernels_api
+from bay.server.kernels.service import Kernels
+from bay.server.kernels.ship_client import KernelLink
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.port_gate import PortGate, PortPaths
@@ -78,7 +79,6 @@ from bay.server.services.events import Events
 from bay.server.services.file_trees import FileTrees
 from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.garbage import Garbage
-from bay.server.services.kernels import Kernels
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
 from bay.server.services.ports import Ports

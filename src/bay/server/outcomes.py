@@ -15,7 +15,7 @@ from bay.cell_output import python_result
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
 from bay.models import CellStatus, Exec, ShellResult
-from bay.server.kernel_link import Cell, KernelLink, read_all
+from bay.server.kernels.ship_client import Cell, KernelLink, read_all
 from bay.server.sessions.handles import peer_of
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer

@@ -8,7 +8,7 @@ import structlog
 
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
-from bay.server.kernel_link import KernelLink
+from bay.server.kernels.ship_client import KernelLink
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.holds import Uses

@@ -15,7 +15,7 @@ from bay.clock import Clock
 from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
-from bay.server.kernel_link import KernelLink, read_all
+from bay.server.kernels.ship_client import KernelLink, read_all
 from bay.server.outcomes import MAX_CELL_BYTES, ended_row
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer

@@ -13,7 +13,7 @@ from bay.cell_output import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.execs.history_routes import Description, Tags
-from bay.server.services.kernels import NewKernel
+from bay.server.kernels.service import NewKernel
 from bay.server.web.bodies import DURATION, Body
 from bay.server.web.dependencies import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
 from bay.server.web.replies import WireResponse
