@@ -13,9 +13,9 @@ from driver_harness import TOKEN, Bench, endpoint_of, run
 from bay.drivers.base import Handle
 from bay.errors import FileMissing, Forbidden, InvalidArgument
 from bay.models import FileEvent
+from bay.server.files.ship_trees import TreeLink
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
-from bay.server.tree_link import TreeLink
 
 pytestmark = pytest.mark.anyio
 

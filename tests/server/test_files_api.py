@@ -32,9 +32,9 @@ from starlette.requests import HTTPConnection
 
 from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
 from bay.models import FileInfo
-from bay.server.api.files import raw_path
-from bay.server.file_link import Download, FileLink, ListEnd, Wanted
-from bay.server.services.files import SandboxFiles
+from bay.server.files.routes import raw_path
+from bay.server.files.service import SandboxFiles
+from bay.server.files.ship_client import Download, FileLink, ListEnd, Wanted
 from bay.server.ship.client import ShipLink
 from bay.server.web.workspace_paths import sandbox_path
 

@@ -20,8 +20,8 @@ from wsproto.utilities import generate_accept_token
 
 from bay.errors import BadRequest, Conflict, ShipError
 from bay.models import FileEvent
+from bay.server.files.ship_trees import TreeLink
 from bay.server.ship.client import ShipLink
-from bay.server.tree_link import TreeLink
 
 pytestmark = pytest.mark.anyio
 

@@ -31,8 +31,6 @@ from bay.server.api import audit as audit_api
 from bay.server.api import cargos as cargos_api
 from bay.server.api import checkpoints as checkpoints_api
 from bay.server.api import events as events_api
-from bay.server.api import files as files_api
-from bay.server.api import filesystem as filesystem_api
 from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
@@ -54,7 +52,12 @@ from bay.server.execs.processes import Processes
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
 from bay.server.feed import Feed
-from bay.server.file_link import FileLink
+from bay.server.files import routes as files_api
+from bay.server.files import workspace_routes as filesystem_api
+from bay.server.files.service import Files, SandboxFiles
+from bay.server.files.ship_client import FileLink
+from bay.server.files.ship_trees import TreeLink
+from bay.server.files.trees import FileTrees
 from bay.server.housekeeping import Housekeeping, Retention
 from bay.server.kernels import routes as kernels_api
 from bay.server.kernels.service import Kernels
@@ -76,8 +79,6 @@ from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
 from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
-from bay.server.services.file_trees import FileTrees
-from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
@@ -96,7 +97,6 @@ from bay.server.ship.client import ShipLink
 from bay.server.snapshots import Snapshots
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
-from bay.server.tree_link import TreeLink
 from bay.server.usage import Usage
 from bay.server.web import page_routes as pages_api
 from bay.server.web.audit import Auditor

@@ -14,14 +14,14 @@ from bay.server.execs.attachments import Attachments
 from bay.server.execs.history import History
 from bay.server.execs.processes import Processes
 from bay.server.execs.service import Execs
+from bay.server.files.service import Files, SandboxFiles
+from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
 from bay.server.pool import Pool
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
 from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
-from bay.server.services.file_trees import FileTrees
-from bay.server.services.files import Files, SandboxFiles
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 from bay.errors import OutputGone, ShipError, Timeout
 from bay.models import FileEvent, SearchResult
+from bay.server.files.ship_trees import TreeLink, Unpacked, Watching
 from bay.server.sessions.waker import Waker
-from bay.server.tree_link import TreeLink, Unpacked, Watching
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Reason, Stays
 from bay.server.web.workspace_paths import sandbox_path

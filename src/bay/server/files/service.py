@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
-from bay.server.file_link import Download, FileLink, ListEnd, Wanted
+from bay.server.files.ship_client import Download, FileLink, ListEnd, Wanted
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer

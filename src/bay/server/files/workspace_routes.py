@@ -16,7 +16,7 @@ from bay.errors import BadRequest
 from bay.hints import unknown
 from bay.models import FileEntry
 from bay.server.api.sandboxes import Ok
-from bay.server.services.files import Files
+from bay.server.files.service import Files
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
 from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer

@@ -7,7 +7,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from bay.errors import BayError
 from bay.models import to_wire
 from bay.server.execs.relay import BY_REASON, Goodbye, goodbye_for, leave
-from bay.server.services.file_trees import Watch
+from bay.server.files.trees import Watch
 from bay.server.web.concurrency import first
 
 
