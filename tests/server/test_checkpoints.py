@@ -22,7 +22,7 @@ from server_harness import (
 
 from bay.drivers.base import Handle, Running
 from bay.errors import DriverUnavailable, StorageFull
-from bay.server import due
+from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.reconcile import Reconciler
 from bay.store import checkpoints, sandboxes
 
@@ -510,7 +510,7 @@ async def test_a_restart_finishes_what_was_asked_for_and_forgets_what_nobody_wai
 
 
 def _asked(bay: World, record: Any, *, hidden: bool = False) -> Any:
-    return due.asked(record, bay.clock(), hidden=hidden)
+    return checkpoint_policy.asked(record, bay.clock(), hidden=hidden)
 
 
 async def _stop(bay: World) -> None:

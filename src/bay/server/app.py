@@ -25,11 +25,9 @@ from bay.network.dns.plan import Opener
 from bay.network.dns.upstream import Resolver, resolvers_in
 from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
-from bay.server import due
 from bay.server.api import admin as admin_api
 from bay.server.api import audit as audit_api
 from bay.server.api import cargos as cargos_api
-from bay.server.api import checkpoints as checkpoints_api
 from bay.server.api import events as events_api
 from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
@@ -39,8 +37,12 @@ from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
-from bay.server.checkpointer import Checkpointer
-from bay.server.discards import Discards
+from bay.server.checkpoints import policy
+from bay.server.checkpoints import routes as checkpoints_api
+from bay.server.checkpoints.garbage import Discards
+from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.service import Checkpoints
+from bay.server.checkpoints.storage_steps import Checkpointer
 from bay.server.execs import attach_routes as attach_api
 from bay.server.execs import history_routes as history_api
 from bay.server.execs import process_routes as processes_api
@@ -77,7 +79,6 @@ from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink
 from bay.server.services.audit import Audits
 from bay.server.services.cargos import Cargos
-from bay.server.services.checkpoints import Checkpoints
 from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
@@ -94,7 +95,6 @@ from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
 from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship.client import ShipLink
-from bay.server.snapshots import Snapshots
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
 from bay.server.usage import Usage
@@ -458,7 +458,7 @@ class Bay:
             if not await sandboxes.due_checkpoints(db, self.clock()):
                 return
         async with self.store.write() as db:
-            asked = await due.ask_for_due(db, self.clock())
+            asked = await policy.ask_for_due(db, self.clock())
         for sandbox_id in asked:
             self.waker.poke(sandbox_id)
 

@@ -19,8 +19,8 @@ from bay.clock import Clock
 from bay.drivers.base import Driver, Exited, Gone, Handle, Paused, Running
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
-from bay.server import due
-from bay.server.checkpointer import Checkpointer
+from bay.server.checkpoints import policy as checkpoint_policy
+from bay.server.checkpoints.storage_steps import Checkpointer
 from bay.server.orphans import Orphans
 from bay.server.port_watch import PortWatch
 from bay.server.service_keeper import ServiceKeeper
@@ -532,7 +532,7 @@ class Reconciler:
                 db, sandbox, "sandbox.stopped", self._clock(), session_id=session.id, reason=reason
             )
             if reason == "stopped":
-                await due.before_stop(db, sandbox.id, self._clock())
+                await checkpoint_policy.before_stop(db, sandbox.id, self._clock())
         self._exited.discard(session.id)
         self._hostnames.pop(session.id, None)
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)

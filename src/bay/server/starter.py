@@ -12,7 +12,7 @@ from bay.drivers.base import Driver, Handle, SessionSpec
 from bay.errors import Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
 from bay.models import Profile
-from bay.server.checkpointer import Checkpointer
+from bay.server.checkpoints.storage_steps import Checkpointer
 from bay.server.orphans import Orphans
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of

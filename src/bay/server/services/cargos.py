@@ -8,10 +8,10 @@ from bay.clock import Clock
 from bay.errors import BayError, Conflict, InvalidArgument, NotFound
 from bay.ids import new_id
 from bay.models import Cargo, Profile, from_wire, to_wire
-from bay.server.checkpointer import Checkpointer
+from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.storage_steps import Checkpointer
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.waker import Waker
-from bay.server.snapshots import Snapshots
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, sandboxes

@@ -37,7 +37,9 @@ from bay.models import (
     from_wire,
     to_wire,
 )
-from bay.server import due, service_rules
+from bay.server import service_rules
+from bay.server.checkpoints import policy
+from bay.server.checkpoints.requests import Snapshots
 from bay.server.pool import Pool
 from bay.server.port_hosts import host_of
 from bay.server.sessions import lifecycle
@@ -47,7 +49,6 @@ from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipLink
-from bay.server.snapshots import Snapshots
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, services
@@ -377,7 +378,7 @@ class Sandboxes:
         if "warm_timeout" in changed and lifecycle.phase_of(present) == "paused":
             clocks["warm_expires_at"] = _after(now, changed["warm_timeout"])
         if "checkpoint_policy" in changed:
-            clocks["checkpoint_at"] = due.next_at(changed["checkpoint_policy"], now)
+            clocks["checkpoint_at"] = policy.next_at(changed["checkpoint_policy"], now)
         return clocks
 
     def _check_offered(self, what: str, wanted: str, offered: tuple[str, ...]) -> None:
@@ -497,7 +498,7 @@ class Sandboxes:
             cargo_id=cargo_id,
             persist=profile.persist,
             checkpoint_policy=new.checkpoint_policy,
-            checkpoint_at=due.next_at(new.checkpoint_policy, now),
+            checkpoint_at=policy.next_at(new.checkpoint_policy, now),
             network_version=0 if new.network_policy is None else 1,
             network_mode=new.network_policy and new.network_policy.mode,
             url=new.url,

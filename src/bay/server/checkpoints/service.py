@@ -16,13 +16,13 @@ from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
 from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
-from bay.server import due
-from bay.server.checkpointer import MIB
+from bay.server.checkpoints import policy
+from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.storage_steps import MIB
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
-from bay.server.snapshots import Snapshots
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, checkpoints, events, sandboxes
@@ -77,7 +77,7 @@ class Checkpoints:
         _check(new)
         call = f"POST /v1/sandboxes/{sandbox.id}/checkpoints"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        wanted = due.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
+        wanted = policy.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
         made = await self._snapshots.make(sandbox, wanted, request)
         return _view(made, (await self._waker.find(caller, sandbox.id)).checkpoint_id)
 
@@ -157,7 +157,7 @@ class Checkpoints:
         """
         sandbox = await self._find(caller, ref)
         _check(new)
-        wanted = due.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
+        wanted = policy.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
         async with self._store.write(only_execs=True) as db:
             await self._quotas.admit_files(db, caller)
             await self._snapshots.admit(db, sandbox, new.name)
@@ -185,7 +185,7 @@ class Checkpoints:
     async def _imported(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Facts
     ) -> CheckpointRecord:
-        made = due.imported(wanted, facts.persist, facts.image, facts.comment, facts.created_at)
+        made = policy.imported(wanted, facts.persist, facts.image, facts.comment, facts.created_at)
         try:
             async with self._store.write() as db:
                 await self._snapshots.admit(db, sandbox, made.name)

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound, Timeout
-from bay.server import due
-from bay.server.checkpointer import Checkpointer, Outcome
+from bay.server.checkpoints import policy
+from bay.server.checkpoints.storage_steps import Checkpointer, Outcome
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
@@ -86,7 +86,7 @@ class Snapshots:
         if ref is not None:
             yield await self.find(sandbox, ref)
             return
-        wanted = due.asked(sandbox, self._clock(), hidden=True)
+        wanted = policy.asked(sandbox, self._clock(), hidden=True)
         try:
             yield await self.make(sandbox, wanted)
         finally:  # also when nobody waits for it any more: it is still made then, and thrown away
