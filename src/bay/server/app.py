@@ -27,7 +27,6 @@ from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
 from bay.server.api import admin as admin_api
 from bay.server.api import audit as audit_api
-from bay.server.api import cargos as cargos_api
 from bay.server.api import events as events_api
 from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
@@ -37,6 +36,9 @@ from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import services as services_api
 from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
+from bay.server.cargos import routes as cargos_api
+from bay.server.cargos.service import Cargos
+from bay.server.cargos.usage import Usage
 from bay.server.checkpoints import policy
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.checkpoints.garbage import Discards
@@ -78,7 +80,6 @@ from bay.server.reconcile import Reconciler
 from bay.server.service_keeper import ServiceKeeper
 from bay.server.service_link import ServiceLink
 from bay.server.services.audit import Audits
-from bay.server.services.cargos import Cargos
 from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
@@ -97,7 +98,6 @@ from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship.client import ShipLink
 from bay.server.steady import SteadyClock
 from bay.server.sweep import Sweep
-from bay.server.usage import Usage
 from bay.server.web import page_routes as pages_api
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys

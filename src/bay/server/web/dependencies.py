@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
 from bay.models import Profile
+from bay.server.cargos.service import Cargos
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.execs.attachments import Attachments
 from bay.server.execs.history import History
@@ -20,7 +21,6 @@ from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
 from bay.server.pool import Pool
 from bay.server.services.audit import Audits
-from bay.server.services.cargos import Cargos
 from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
