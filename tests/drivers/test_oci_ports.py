@@ -11,7 +11,7 @@ from driver_harness import TOKEN, Bench, call, endpoint_of
 from bay.drivers.base import Handle
 from bay.errors import PortClosed
 from bay.models import Port
-from bay.server.port_link import PortLink
+from bay.server.ports.ship_client import PortLink
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 

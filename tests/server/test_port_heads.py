@@ -4,7 +4,15 @@ import base64
 
 import pytest
 
-from bay.server.port_heads import SANDBOXED, Headers, Seen, app_protocols, framing, toward_app, toward_browser
+from bay.server.ports.headers import (
+    SANDBOXED,
+    Headers,
+    Seen,
+    app_protocols,
+    framing,
+    toward_app,
+    toward_browser,
+)
 
 SEEN = Seen(host="8000-web.localhost:8700", scheme="http", client="192.0.2.7")
 BELOW = Seen(host="bay:8700", scheme="http", client="192.0.2.7", prefix="/v1/sandboxes/web/ports/8000")

@@ -3,7 +3,7 @@
 import pytest
 
 from bay.errors import InvalidArgument
-from bay.server.port_hosts import Place, PortHosts, host_of
+from bay.server.ports.hosts import Place, PortHosts, host_of
 
 ID = "sandbox-0123456789abcdef01234567"
 LOCAL = PortHosts(None, "127.0.0.1", 8700)

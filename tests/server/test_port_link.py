@@ -11,8 +11,8 @@ from server_harness import Json, turns, until, within
 
 from bay.errors import BadRequest, PortClosed, ShipError, Timeout
 from bay.models import Port
-from bay.server import port_link
-from bay.server.port_link import PortLink
+from bay.server.ports import ship_client
+from bay.server.ports.ship_client import PortLink
 from bay.server.ship.client import ShipLink
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +127,7 @@ async def test_an_answer_and_a_line_without_end_are_given_up(
         await within(ports.listening(liar.peer()))
     with pytest.raises(ShipError, match="line"):
         await within(anext(ports.feed(liar.peer())))
-    monkeypatch.setattr(port_link, "_ANSWER_S", DEADLINE_S)
+    monkeypatch.setattr(ship_client, "_ANSWER_S", DEADLINE_S)
     liar.script = saying()
     with pytest.raises(Timeout):
         await within(ports.listening(liar.peer()))
@@ -221,12 +221,12 @@ async def test_a_connection_that_closes_before_the_end_is_one_that_broke(
             await within(_write_for_ever(stream))
 
 
-async def _read_all(stream: port_link.PortStream) -> None:
+async def _read_all(stream: ship_client.PortStream) -> None:
     while await stream.read(100):
         continue
 
 
-async def _write_for_ever(stream: port_link.PortStream) -> None:
+async def _write_for_ever(stream: ship_client.PortStream) -> None:
     while True:
         await stream.write(b"x")
 

@@ -14,8 +14,8 @@ from port_apps import App, Call, app
 from server_harness import Served, clear, create, eventually, held_up, served, turns, until, within
 from structlog.testing import capture_logs
 
-from bay.server import port_proxy
-from bay.server.port_link import PortStream
+from bay.server.ports import proxy
+from bay.server.ports.ship_client import PortStream
 from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
@@ -523,7 +523,7 @@ async def test_an_app_that_never_answers_is_a_504(place: Place, monkeypatch: pyt
         await call.reader.read()
 
     place.app.act = act
-    monkeypatch.setattr(port_proxy, "ANSWER_S", 0.2)
+    monkeypatch.setattr(proxy, "ANSWER_S", 0.2)
     answer = await place.get()
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     await within(place.app.gone.wait())
@@ -536,7 +536,7 @@ async def test_more_visitors_than_there_is_room_for_are_told(
         await call.reader.read()
 
     place.app.act = act
-    monkeypatch.setattr(port_proxy, "MOST", 2)
+    monkeypatch.setattr(proxy, "MOST", 2)
     waiting = [asyncio.create_task(place.get()) for _ in range(2)]
     await until(lambda: len(place.app.calls) == 2)
     answer = await place.get()
@@ -569,7 +569,7 @@ async def test_as_many_strangers_as_are_let_in_leave_their_owner_room(place: Pla
     asked = f"GET /stay HTTP/1.1\r\nHost: {place.host}\r\n\r\n".encode()
     writers: list[asyncio.StreamWriter] = []
     try:
-        for count in range(port_proxy.MOST):
+        for count in range(proxy.MOST):
             # Of one address there may be fewer.
             from_ = (f"127.0.0.{2 + count // 100}", 0)
             _, writer = await asyncio.open_connection("127.0.0.1", place.live.port, local_addr=from_)

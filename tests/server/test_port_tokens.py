@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bay.clock import ManualClock
-from bay.server.port_tokens import Pass, PortTokens
+from bay.server.ports.links import Pass, PortTokens
 
 CLOCK = ManualClock()
 GIVEN = Pass(

@@ -13,7 +13,7 @@ from server_harness import World, clear, create, eventually, world
 from bay.models import Port
 from bay.server import event_allowance
 from bay.server.event_allowance import EventAllowance
-from bay.server.port_watch import _Watched  # pyright: ignore[reportPrivateUsage]
+from bay.server.ports.events import _Watched  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.anyio
 

@@ -31,10 +31,8 @@ from bay.server.api import events as events_api
 from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
-from bay.server.api import ports as ports_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import services as services_api
-from bay.server.api import tunnel as tunnel_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
@@ -68,13 +66,17 @@ from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelLink
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
-from bay.server.port_gate import PortGate, PortPaths
-from bay.server.port_hosts import PortHosts
-from bay.server.port_link import PortLink
-from bay.server.port_proxy import PortProxy
-from bay.server.port_sites import PortSites
-from bay.server.port_tokens import PortTokens
-from bay.server.port_watch import PortWatch
+from bay.server.ports import routes as ports_api
+from bay.server.ports import tunnel_routes as tunnel_api
+from bay.server.ports.events import PortWatch
+from bay.server.ports.gate import PortGate, PortPaths
+from bay.server.ports.host_index import PortSites
+from bay.server.ports.hosts import PortHosts
+from bay.server.ports.links import PortTokens
+from bay.server.ports.proxy import PortProxy
+from bay.server.ports.service import Ports
+from bay.server.ports.ship_client import PortLink
+from bay.server.ports.tunnels import Tunnels
 from bay.server.pressure import Pressure, available_memory
 from bay.server.reconcile import Reconciler
 from bay.server.service_keeper import ServiceKeeper
@@ -84,10 +86,8 @@ from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
-from bay.server.services.ports import Ports
 from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
-from bay.server.services.tunnels import Tunnels
 from bay.server.services.webhooks import Webhooks
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes

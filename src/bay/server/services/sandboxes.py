@@ -41,7 +41,7 @@ from bay.server import service_rules
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import Snapshots
 from bay.server.pool import Pool
-from bay.server.port_hosts import host_of
+from bay.server.ports.hosts import host_of
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.quotas import Quotas

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from bay.errors import QuotaExceeded, SandboxNotReady, ShipError
 from bay.server.execs.locator import Locator
-from bay.server.port_link import PortLink, PortStream
+from bay.server.ports.ship_client import PortLink, PortStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Reason, Stays

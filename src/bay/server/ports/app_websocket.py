@@ -14,8 +14,8 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from bay.errors import PortClosed
-from bay.server.port_heads import Headers
-from bay.server.port_wire import Opened
+from bay.server.ports.app_http import Opened
+from bay.server.ports.headers import Headers
 
 MESSAGE_BYTES = 4 << 20
 """Bytes of a message from an app; what comes from a client is bounded by the server's own limit."""

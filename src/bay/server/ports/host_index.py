@@ -7,7 +7,7 @@ from datetime import datetime
 
 from bay.clock import Clock
 from bay.models import PortSettings, ServiceSpec
-from bay.server.port_tokens import Pass
+from bay.server.ports.links import Pass
 from bay.store import sandboxes, services, used_links
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord

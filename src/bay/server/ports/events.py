@@ -14,7 +14,7 @@ from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Port
 from bay.server.event_allowance import BURST, EventAllowance
-from bay.server.port_link import PortLink
+from bay.server.ports.ship_client import PortLink
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes
 from bay.store.deferred import Later

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 from websockets.http11 import Response
 
 from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
-from bay.server.port_heads import Headers, Seen, app_protocols, framing, toward_app, toward_browser
-from bay.server.port_link import PortLink
-from bay.server.port_socket import AppSocket, Closed
-from bay.server.port_wire import AppConnection, AppConnections, AppRequest, Opened, Stale
+from bay.server.ports.app_http import AppConnection, AppConnections, AppRequest, Opened, Stale
+from bay.server.ports.app_websocket import AppSocket, Closed
+from bay.server.ports.headers import Headers, Seen, app_protocols, framing, toward_app, toward_browser
+from bay.server.ports.ship_client import PortLink
 from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import BadRequest
 from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
-from bay.server.port_hosts import PortHosts
-from bay.server.port_link import PortLink as Link
-from bay.server.port_tokens import Pass, PortTokens
+from bay.server.ports.hosts import PortHosts
+from bay.server.ports.links import Pass, PortTokens
+from bay.server.ports.ship_client import PortLink as Link
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import h11
 
 from bay.errors import BadRequest, PortClosed
-from bay.server.port_heads import Headers
-from bay.server.port_link import PortLink, PortStream
+from bay.server.ports.headers import Headers
+from bay.server.ports.ship_client import PortLink, PortStream
 from bay.server.ship.connection import Peer
 
 IDLE_S = 3.0

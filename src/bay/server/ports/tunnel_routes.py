@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from bay.errors import BadRequest, BayError
 from bay.server.execs.relay import BY_REASON, Goodbye, accepted, goodbye_for, leave
-from bay.server.services.tunnels import Tunnel
+from bay.server.ports.tunnels import Tunnel
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, SocketWriter, Svc
 from bay.server.web.replies import WireResponse

@@ -28,12 +28,12 @@ from bay.errors import (
     Unauthorized,
 )
 from bay.models import PortSettings
-from bay.server.port_heads import COOKIE, SECURE_COOKIE, Seen, cookies_named
-from bay.server.port_hosts import Place, PortHosts
-from bay.server.port_pages import error_page
-from bay.server.port_proxy import PortProxy, Visit
-from bay.server.port_sites import PortSites
-from bay.server.port_tokens import Pass, PortTokens
+from bay.server.ports.error_pages import error_page
+from bay.server.ports.headers import COOKIE, SECURE_COOKIE, Seen, cookies_named
+from bay.server.ports.host_index import PortSites
+from bay.server.ports.hosts import Place, PortHosts
+from bay.server.ports.links import Pass, PortTokens
+from bay.server.ports.proxy import PortProxy, Visit
 from bay.server.sessions.waker import Waker
 from bay.server.web.audit import READING
 from bay.server.web.auth import Caller, Keys
