@@ -10,7 +10,7 @@ from server_harness import Json, within
 
 from bay.errors import Conflict, ShipError
 from bay.models import ServiceHealth, ServiceSpec
-from bay.server.service_link import ServiceLink, ServiceStatus
+from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus
 from bay.server.ship.client import ShipLink
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,8 @@ from server_harness import Json, World, assert_error, clear, create, eventually,
 
 from bay.errors import ShipError
 from bay.models import ServiceSpec
-from bay.server.service_keeper import news_of
-from bay.server.service_link import ServiceLink, ServiceStatus, States
+from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
+from bay.server.managed_services.syncer import news_of
 from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio

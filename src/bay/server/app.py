@@ -32,7 +32,6 @@ from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
 from bay.server.api import network as network_api
 from bay.server.api import sandboxes as sandboxes_api
-from bay.server.api import services as services_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
@@ -64,6 +63,10 @@ from bay.server.housekeeping import Housekeeping, Retention
 from bay.server.kernels import routes as kernels_api
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelLink
+from bay.server.managed_services import routes as services_api
+from bay.server.managed_services.service import SandboxServices
+from bay.server.managed_services.ship_client import ServiceLink
+from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.ports import routes as ports_api
@@ -79,14 +82,11 @@ from bay.server.ports.ship_client import PortLink
 from bay.server.ports.tunnels import Tunnels
 from bay.server.pressure import Pressure, available_memory
 from bay.server.reconcile import Reconciler
-from bay.server.service_keeper import ServiceKeeper
-from bay.server.service_link import ServiceLink
 from bay.server.services.audit import Audits
 from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
 from bay.server.services.networks import Networks
-from bay.server.services.sandbox_services import SandboxServices
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
 from bay.server.sessions.holds import Uses

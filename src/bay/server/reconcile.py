@@ -21,9 +21,9 @@ from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.orphans import Orphans
 from bay.server.ports.events import PortWatch
-from bay.server.service_keeper import ServiceKeeper
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.handles import handle_of, peer_of

@@ -19,8 +19,8 @@ from bay.models import (
     Status,
 )
 from bay.server.api.network import Policy as NetworkPolicyBody
-from bay.server.api.services import NamedService
-from bay.server.service_rules import MOST_SERVICES
+from bay.server.managed_services.routes import NamedService
+from bay.server.managed_services.rules import MOST_SERVICES
 from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (

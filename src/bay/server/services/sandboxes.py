@@ -37,9 +37,9 @@ from bay.models import (
     from_wire,
     to_wire,
 )
-from bay.server import service_rules
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import Snapshots
+from bay.server.managed_services import rules
 from bay.server.pool import Pool
 from bay.server.ports.hosts import host_of
 from bay.server.sessions import lifecycle
@@ -162,7 +162,7 @@ class Sandboxes:
         """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         profile = self._profile(new)
-        new = replace(new, services=service_rules.checked(new.services, root=profile.root))
+        new = replace(new, services=rules.checked(new.services, root=profile.root))
         if new.network_policy is not None:
             new = replace(new, network_policy=await self._checked_policy(new.network_policy))
         if new.cargo_id is None and await self._claim_of(request) is None:

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from bay.errors import BayError, Conflict, NotFound, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
-from bay.server import service_link, service_rules
 from bay.server.execs.locator import LOST, Locator
-from bay.server.service_keeper import ServiceKeeper
-from bay.server.service_link import ServiceLink, ServiceStatus, States
+from bay.server.managed_services import rules, ship_client
+from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
+from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import OutputEnd
@@ -85,7 +85,7 @@ class SandboxServices:
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
             _spec(specs, name)
-            if needing := service_rules.needing(specs, name):
+            if needing := rules.needing(specs, name):
                 raise Conflict(f"service {needing[0]} needs {name}; change or delete {needing[0]} first")
             return [one for one in specs if one.name != name]
 
@@ -160,7 +160,7 @@ class SandboxServices:
         profile = self._profiles.get(record.profile)
         async with self._store.write() as db:
             before = await services.all_of(db, record.id)
-            after = service_rules.checked(change(before), root=profile is None or profile.root)
+            after = rules.checked(change(before), root=profile is None or profile.root)
             for spec in after:
                 if spec not in before:
                     await services.put(db, record.id, spec)
@@ -195,7 +195,7 @@ class SandboxServices:
         async with self._waker.holding(caller, sandbox_id) as sandbox:
             spec = _spec(await self._specs_of(sandbox), name)
             if not _has_session(sandbox):
-                return service_link.stopped(spec)
+                return ship_client.stopped(spec)
             async with self._waker.reach(sandbox) as (_, peer):
                 await self._keeper.tell(peer.session_id)
                 return (await self._link.restart(peer, name)).to_service(spec)
@@ -210,7 +210,7 @@ class SandboxServices:
     async def _present(self, record: SandboxRecord) -> Known:
         specs, session = await self._specs_of(record), record.session
         if session is None or session.phase not in ("running", "paused"):
-            return [service_link.stopped(spec) for spec in specs]
+            return [ship_client.stopped(spec) for spec in specs]
         if not specs:
             return []
         states, trouble = await self._states(record), self._keeper.trouble(session.id)
@@ -218,7 +218,7 @@ class SandboxServices:
         return [
             _joined(spec, states[spec.name], trouble)
             if spec.name in states
-            else service_link.waiting(spec, unknown)
+            else ship_client.waiting(spec, unknown)
             for spec in specs
         ]
 

@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
 from bay.server.execs.output import SSE, UNBUFFERED, output_events, output_lines
-from bay.server.service_rules import MOST_SERVICES
+from bay.server.managed_services.rules import MOST_SERVICES
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import ERRORS, Env, Reader, Svc, Word, Writer
 from bay.server.web.replies import WireResponse

@@ -17,7 +17,7 @@ from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Profile
 from bay.server.event_allowance import EventAllowance
-from bay.server.service_link import ServiceLink, ServiceStatus, States
+from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
 from bay.store.engine import Store
