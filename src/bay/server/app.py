@@ -30,7 +30,6 @@ from bay.server.api import audit as audit_api
 from bay.server.api import events as events_api
 from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
-from bay.server.api import network as network_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.api import webhooks as webhooks_api
 from bay.server.cargos import routes as cargos_api
@@ -67,6 +66,8 @@ from bay.server.managed_services import routes as services_api
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceLink
 from bay.server.managed_services.syncer import ServiceKeeper
+from bay.server.networks import routes as network_api
+from bay.server.networks.service import Networks
 from bay.server.outcomes import Outcomes
 from bay.server.pool import Pool
 from bay.server.ports import routes as ports_api
@@ -86,7 +87,6 @@ from bay.server.services.audit import Audits
 from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
-from bay.server.services.networks import Networks
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
 from bay.server.sessions.holds import Uses

@@ -18,9 +18,9 @@ from bay.models import (
     Sandbox,
     Status,
 )
-from bay.server.api.network import Policy as NetworkPolicyBody
 from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MOST_SERVICES
+from bay.server.networks.routes import Policy as NetworkPolicyBody
 from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (

@@ -20,6 +20,7 @@ from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
 from bay.server.managed_services.service import SandboxServices
+from bay.server.networks.service import Networks
 from bay.server.pool import Pool
 from bay.server.ports.service import Ports
 from bay.server.ports.tunnels import Tunnels
@@ -27,7 +28,6 @@ from bay.server.services.audit import Audits
 from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
-from bay.server.services.networks import Networks
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.services.webhooks import Webhooks
 from bay.server.web.auth import Caller
