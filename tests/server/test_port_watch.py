@@ -11,8 +11,8 @@ from port_apps import listen
 from server_harness import World, clear, create, eventually, world
 
 from bay.models import Port
-from bay.server import event_allowance
-from bay.server.event_allowance import EventAllowance
+from bay.server.events import rate
+from bay.server.events.rate import EventAllowance
 from bay.server.ports.events import _Watched  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +116,7 @@ async def _resume_and_listen(bay: World, box: str, session: str) -> None:
 async def test_a_flood_of_ports_is_told_in_parts(
     bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_allowance, "EVENT_S", 0.001)
+    monkeypatch.setattr(rate, "EVENT_S", 0.001)
     box = (await create(alice, wait=15))["id"]
     watched = _Watched(box, bay.bay.port_watch._watched[(await bay.session(box)).id].peer)
     many = tuple(Port(port=number, addresses=("::",)) for number in range(1000, 1120))

@@ -19,9 +19,9 @@ from serving import KEY, serving
 
 import bay as sdk
 from bay.errors import InvalidArgument
-from bay.server.services.webhooks import MOST_WEBHOOKS
+from bay.server.events.webhook_delivery import GIVE_UP, Poster, pause_after
+from bay.server.events.webhooks import MOST_WEBHOOKS
 from bay.server.web.public_addresses import Addresses, checked_url, is_own, is_public, port_of
-from bay.server.webhooks import GIVE_UP, Poster, pause_after
 
 pytestmark = pytest.mark.anyio
 

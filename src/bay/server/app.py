@@ -27,11 +27,9 @@ from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
 from bay.server.api import admin as admin_api
 from bay.server.api import audit as audit_api
-from bay.server.api import events as events_api
 from bay.server.api import health as health_api
 from bay.server.api import keys as keys_api
 from bay.server.api import sandboxes as sandboxes_api
-from bay.server.api import webhooks as webhooks_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
 from bay.server.cargos.usage import Usage
@@ -41,6 +39,12 @@ from bay.server.checkpoints.garbage import Discards
 from bay.server.checkpoints.requests import Snapshots
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.events import routes as events_api
+from bay.server.events import webhook_routes as webhooks_api
+from bay.server.events.follow import Feed
+from bay.server.events.service import Events
+from bay.server.events.webhook_delivery import Deliverer, Poster
+from bay.server.events.webhooks import Webhooks
 from bay.server.execs import attach_routes as attach_api
 from bay.server.execs import history_routes as history_api
 from bay.server.execs import process_routes as processes_api
@@ -51,7 +55,6 @@ from bay.server.execs.locator import Locator
 from bay.server.execs.processes import Processes
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
-from bay.server.feed import Feed
 from bay.server.files import routes as files_api
 from bay.server.files import workspace_routes as filesystem_api
 from bay.server.files.service import Files, SandboxFiles
@@ -84,11 +87,9 @@ from bay.server.ports.tunnels import Tunnels
 from bay.server.pressure import Pressure, available_memory
 from bay.server.reconcile import Reconciler
 from bay.server.services.audit import Audits
-from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
 from bay.server.services.sandboxes import Sandboxes
-from bay.server.services.webhooks import Webhooks
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas
@@ -109,7 +110,6 @@ from bay.server.web.public_addresses import Addresses
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
-from bay.server.webhooks import Deliverer, Poster
 from bay.store import sandboxes
 from bay.store.deferred import Later
 from bay.store.engine import Store

@@ -16,7 +16,7 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Profile
-from bay.server.event_allowance import EventAllowance
+from bay.server.events.rate import EventAllowance
 from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services

@@ -13,7 +13,7 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Port
-from bay.server.event_allowance import BURST, EventAllowance
+from bay.server.events.rate import BURST, EventAllowance
 from bay.server.ports.ship_client import PortLink
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes

@@ -12,6 +12,8 @@ from pydantic import StringConstraints
 from bay.models import Profile
 from bay.server.cargos.service import Cargos
 from bay.server.checkpoints.service import Checkpoints
+from bay.server.events.service import Events
+from bay.server.events.webhooks import Webhooks
 from bay.server.execs.attachments import Attachments
 from bay.server.execs.history import History
 from bay.server.execs.processes import Processes
@@ -25,11 +27,9 @@ from bay.server.pool import Pool
 from bay.server.ports.service import Ports
 from bay.server.ports.tunnels import Tunnels
 from bay.server.services.audit import Audits
-from bay.server.services.events import Events
 from bay.server.services.garbage import Garbage
 from bay.server.services.keys import ApiKeys
 from bay.server.services.sandboxes import Sandboxes
-from bay.server.services.webhooks import Webhooks
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, Most
 from bay.server.web.replies import ErrorBody

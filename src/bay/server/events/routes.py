@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from bay.models import Event, to_wire
-from bay.server.services.events import Events, Stream
+from bay.server.events.service import Events, Stream
 from bay.server.web.auth import Caller
 from bay.server.web.dependencies import ERRORS, Cursor, Limit, Reader, Svc
 from bay.server.web.replies import WireResponse

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, aclosing
 from bay.clock import Clock
 from bay.errors import NotFound
 from bay.models import GAP, Event
-from bay.server.feed import Feed
+from bay.server.events.follow import Feed
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.open_connections import Stays
 from bay.server.web.sealing import EventIds

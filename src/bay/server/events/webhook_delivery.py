@@ -22,7 +22,7 @@ from bay import __version__
 from bay.clock import Clock
 from bay.errors import InvalidArgument
 from bay.models import Event, to_wire
-from bay.server.feed import Feed
+from bay.server.events.follow import Feed
 from bay.server.web.public_addresses import Addresses, checked_url
 from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks

@@ -1,4 +1,4 @@
-"""Webhooks: where an owner wants events sent. The sending is `bay.server.webhooks`."""
+"""Webhooks: where an owner wants events sent. The sending is `bay.server.events.webhook_delivery`."""
 
 import secrets
 from collections.abc import Callable, Sequence
