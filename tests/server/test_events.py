@@ -26,7 +26,7 @@ from server_harness import (
 
 from bay.errors import InvalidArgument
 from bay.server.events.follow import MOST_FOLLOWERS, Feed
-from bay.server.services.keys import ApiKeys
+from bay.server.keys.service import ApiKeys
 from bay.server.web.sealing import EventIds, Seals
 from bay.store import events
 from bay.store.records import NOBODY, WebhookRecord

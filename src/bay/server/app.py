@@ -26,9 +26,7 @@ from bay.network.dns.upstream import Resolver, resolvers_in
 from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
 from bay.server.api import admin as admin_api
-from bay.server.api import audit as audit_api
 from bay.server.api import health as health_api
-from bay.server.api import keys as keys_api
 from bay.server.api import sandboxes as sandboxes_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
@@ -65,6 +63,10 @@ from bay.server.housekeeping import Housekeeping, Retention
 from bay.server.kernels import routes as kernels_api
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelLink
+from bay.server.keys import audit_routes as audit_api
+from bay.server.keys import routes as keys_api
+from bay.server.keys.audit import Audits
+from bay.server.keys.service import ApiKeys
 from bay.server.managed_services import routes as services_api
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceLink
@@ -86,9 +88,7 @@ from bay.server.ports.ship_client import PortLink
 from bay.server.ports.tunnels import Tunnels
 from bay.server.pressure import Pressure, available_memory
 from bay.server.reconcile import Reconciler
-from bay.server.services.audit import Audits
 from bay.server.services.garbage import Garbage
-from bay.server.services.keys import ApiKeys
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes

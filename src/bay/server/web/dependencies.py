@@ -21,14 +21,14 @@ from bay.server.execs.service import Execs
 from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
+from bay.server.keys.audit import Audits
+from bay.server.keys.service import ApiKeys
 from bay.server.managed_services.service import SandboxServices
 from bay.server.networks.service import Networks
 from bay.server.pool import Pool
 from bay.server.ports.service import Ports
 from bay.server.ports.tunnels import Tunnels
-from bay.server.services.audit import Audits
 from bay.server.services.garbage import Garbage
-from bay.server.services.keys import ApiKeys
 from bay.server.services.sandboxes import Sandboxes
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, Most

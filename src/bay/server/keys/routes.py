@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bay.models import Key, KeyScope, NewKey
-from bay.server.services.keys import KeyWish
+from bay.server.keys.service import KeyWish
 from bay.server.settings import QuotaSettings
 from bay.server.web.bodies import DURATION, Body, Moment
 from bay.server.web.dependencies import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
