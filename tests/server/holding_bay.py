@@ -13,7 +13,7 @@ from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server import logs
 from bay.server.app import Bay, build_app
-from bay.server.services.sandboxes import NewSandbox
+from bay.server.sandboxes.service import NewSandbox
 from bay.server.web.auth import Caller
 
 

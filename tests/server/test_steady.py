@@ -8,7 +8,7 @@ import pytest
 from server_harness import clear, settings_in
 
 from bay.server.app import Bay, build_app
-from bay.server.services.sandboxes import NewSandbox
+from bay.server.sandboxes.service import NewSandbox
 from bay.server.steady import SteadyClock, since_boot
 from bay.server.web.auth import Caller
 from bay.store import sandboxes

@@ -27,7 +27,6 @@ from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
 from bay.server.api import admin as admin_api
 from bay.server.api import health as health_api
-from bay.server.api import sandboxes as sandboxes_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
 from bay.server.cargos.usage import Usage
@@ -74,7 +73,6 @@ from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.networks import routes as network_api
 from bay.server.networks.service import Networks
 from bay.server.outcomes import Outcomes
-from bay.server.pool import Pool
 from bay.server.ports import routes as ports_api
 from bay.server.ports import tunnel_routes as tunnel_api
 from bay.server.ports.events import PortWatch
@@ -88,8 +86,10 @@ from bay.server.ports.ship_client import PortLink
 from bay.server.ports.tunnels import Tunnels
 from bay.server.pressure import Pressure, available_memory
 from bay.server.reconcile import Reconciler
+from bay.server.sandboxes import routes as sandboxes_api
+from bay.server.sandboxes.pool import Pool
+from bay.server.sandboxes.service import Sandboxes
 from bay.server.services.garbage import Garbage
-from bay.server.services.sandboxes import Sandboxes
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas

@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from bay.clock import Clock
-from bay.server.pool import Pool
+from bay.server.sandboxes.pool import Pool
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import events, sandboxes

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 
 from bay.models import Checkpoint, Sandbox
 from bay.server.checkpoints.service import NewCheckpoint
-from bay.server.services.sandboxes import Forks
+from bay.server.sandboxes.service import Forks
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.dependencies import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
 from bay.server.web.replies import WireResponse

@@ -16,11 +16,11 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
-from bay.server.api.sandboxes import Ok
 from bay.server.execs.relay import accepted
 from bay.server.files.ship_client import Download, ListEnd, Wanted
 from bay.server.files.ship_trees import Unpacked
 from bay.server.files.watch_relay import relay
+from bay.server.sandboxes.routes import Ok
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Svc, Writer

@@ -15,8 +15,8 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.hints import unknown
 from bay.models import FileEntry
-from bay.server.api.sandboxes import Ok
 from bay.server.files.service import Files
+from bay.server.sandboxes.routes import Ok
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
 from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer

@@ -40,8 +40,8 @@ from bay.models import (
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import Snapshots
 from bay.server.managed_services import rules
-from bay.server.pool import Pool
 from bay.server.ports.hosts import host_of
+from bay.server.sandboxes.pool import Pool
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.quotas import Quotas

@@ -21,7 +21,7 @@ from bay.models import (
 from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MOST_SERVICES
 from bay.server.networks.routes import Policy as NetworkPolicyBody
-from bay.server.services.sandboxes import MOST_PORTS, NewSandbox, SandboxChanges
+from bay.server.sandboxes.service import MOST_PORTS, NewSandbox, SandboxChanges
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
     ERRORS,
