@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bay.models import EVENT_TYPES
-from bay.server.reconcile import _LOST
+from bay.server.reconciler.reconciler import _LOST
 
 ROOT = Path(__file__).parents[2]
 

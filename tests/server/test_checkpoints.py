@@ -23,7 +23,7 @@ from server_harness import (
 from bay.drivers.base import Handle, Running
 from bay.errors import DriverUnavailable, StorageFull
 from bay.server.checkpoints import policy as checkpoint_policy
-from bay.server.reconcile import Reconciler
+from bay.server.reconciler.reconciler import Reconciler
 from bay.store import checkpoints, sandboxes
 
 pytestmark = pytest.mark.anyio

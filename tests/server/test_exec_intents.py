@@ -13,9 +13,9 @@ from bay.ids import new_id
 from bay.models import Exec
 from bay.server.execs.locator import Locator
 from bay.server.execs.service import Execs, NewExec
+from bay.server.reconciler.sweep import Sweep
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
-from bay.server.sweep import Sweep
 from bay.server.web.auth import Caller
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ import pytest
 from server_harness import clear, settings_in
 
 from bay.server.app import Bay, build_app
+from bay.server.reconciler.boot_clock import SteadyClock, since_boot
 from bay.server.sandboxes.service import NewSandbox
-from bay.server.steady import SteadyClock, since_boot
 from bay.server.web.auth import Caller
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord

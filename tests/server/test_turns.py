@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from server_harness import WAIT_S, within
 
-from bay.server.turns import Shares, Turns
+from bay.server.reconciler.start_slots import Shares, Turns
 
 pytestmark = pytest.mark.anyio
 

@@ -72,7 +72,6 @@ from bay.server.managed_services.ship_client import ServiceLink
 from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.networks import routes as network_api
 from bay.server.networks.service import Networks
-from bay.server.outcomes import Outcomes
 from bay.server.ports import routes as ports_api
 from bay.server.ports import tunnel_routes as tunnel_api
 from bay.server.ports.events import PortWatch
@@ -84,8 +83,11 @@ from bay.server.ports.proxy import PortProxy
 from bay.server.ports.service import Ports
 from bay.server.ports.ship_client import PortLink
 from bay.server.ports.tunnels import Tunnels
-from bay.server.pressure import Pressure, available_memory
-from bay.server.reconcile import Reconciler
+from bay.server.reconciler.boot_clock import SteadyClock
+from bay.server.reconciler.exec_results import Outcomes
+from bay.server.reconciler.memory_pressure import Pressure, available_memory
+from bay.server.reconciler.reconciler import Reconciler
+from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
@@ -97,8 +99,6 @@ from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
 from bay.server.settings import GIB, MIB, Settings
 from bay.server.ship.client import ShipLink
-from bay.server.steady import SteadyClock
-from bay.server.sweep import Sweep
 from bay.server.web import page_routes as pages_api
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys

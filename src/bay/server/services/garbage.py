@@ -11,10 +11,10 @@ from time import monotonic
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import GarbageRun, GarbageState, GarbageTask, GarbageTaskResult
-from bay.server.orphans import Orphans
+from bay.server.reconciler.orphans import Orphans
+from bay.server.reconciler.sweep import PERIOD_S, Sweep
 from bay.server.sessions import lifecycle
 from bay.server.sessions.waker import Waker
-from bay.server.sweep import PERIOD_S, Sweep
 from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord

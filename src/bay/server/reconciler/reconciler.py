@@ -22,8 +22,10 @@ from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.storage_steps import Checkpointer
 from bay.server.managed_services.syncer import ServiceKeeper
-from bay.server.orphans import Orphans
 from bay.server.ports.events import PortWatch
+from bay.server.reconciler.orphans import Orphans
+from bay.server.reconciler.start_slots import Shares
+from bay.server.reconciler.starter import Starter
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.handles import handle_of, peer_of
@@ -45,8 +47,6 @@ from bay.server.sessions.lifecycle import (
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipLink
-from bay.server.starter import Starter
-from bay.server.turns import Shares
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
 from bay.store.deferred import Later
 from bay.store.engine import Store

@@ -13,11 +13,11 @@ from bay.errors import Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
 from bay.models import Profile
 from bay.server.checkpoints.storage_steps import Checkpointer
-from bay.server.orphans import Orphans
+from bay.server.reconciler.orphans import Orphans
+from bay.server.reconciler.start_slots import Turns
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.work_queue import WorkQueue
-from bay.server.turns import Turns
 from bay.store import events, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
