@@ -25,8 +25,6 @@ from bay.network.dns.plan import Opener
 from bay.network.dns.upstream import Resolver, resolvers_in
 from bay.network.manager import Network
 from bay.network.reserved_ranges import Address
-from bay.server.api import admin as admin_api
-from bay.server.api import health as health_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
 from bay.server.cargos.usage import Usage
@@ -58,7 +56,6 @@ from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.ship_client import FileLink
 from bay.server.files.ship_trees import TreeLink
 from bay.server.files.trees import FileTrees
-from bay.server.housekeeping import Housekeeping, Retention
 from bay.server.kernels import routes as kernels_api
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelLink
@@ -66,6 +63,10 @@ from bay.server.keys import audit_routes as audit_api
 from bay.server.keys import routes as keys_api
 from bay.server.keys.audit import Audits
 from bay.server.keys.service import ApiKeys
+from bay.server.maintenance import admin_routes as admin_api
+from bay.server.maintenance import health_routes as health_api
+from bay.server.maintenance.garbage_collection import Garbage
+from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services import routes as services_api
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceLink
@@ -91,7 +92,6 @@ from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
-from bay.server.services.garbage import Garbage
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas

@@ -23,13 +23,13 @@ from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
 from bay.server.keys.audit import Audits
 from bay.server.keys.service import ApiKeys
+from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.managed_services.service import SandboxServices
 from bay.server.networks.service import Networks
 from bay.server.ports.service import Ports
 from bay.server.ports.tunnels import Tunnels
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
-from bay.server.services.garbage import Garbage
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, Most
 from bay.server.web.replies import ErrorBody

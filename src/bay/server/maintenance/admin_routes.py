@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
-from bay.server.services.garbage import TASKS
+from bay.server.maintenance.garbage_collection import TASKS
 from bay.server.web.bodies import Body, Most
 from bay.server.web.dependencies import ERRORS, Admin, Svc
 from bay.server.web.replies import WireResponse

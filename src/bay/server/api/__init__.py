@@ -1,1 +1,0 @@
-"""HTTP routes, one module for each noun: parse, one service call, reply."""
