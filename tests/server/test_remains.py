@@ -10,14 +10,15 @@ import pytest
 from server_harness import ships
 
 from bay.errors import DriverUnavailable
-from bay.server import embedded, remains
+from bay.server import embedded
 from bay.server.main import lock_data_dir
+from bay.server.offline import leftover_runs
 
 
 @pytest.fixture
 def above(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(root))
-    return remains.home()
+    return leftover_runs.home()
 
 
 def killed_run(root: Path) -> None:
@@ -52,7 +53,7 @@ def test_what_another_run_holds_or_has_just_made_is_left_alone(above: Path) -> N
     lock = lock_data_dir(held)
     os.utime(held, (0, 0))
     try:
-        remains.clear(above)
+        leftover_runs.clear(above)
     finally:
         os.close(lock)
     assert {path.name for path in above.iterdir()} == {"held", "young"}
@@ -61,4 +62,4 @@ def test_what_another_run_holds_or_has_just_made_is_left_alone(above: Path) -> N
 def test_a_directory_that_others_can_write_to_is_not_used(above: Path) -> None:
     above.chmod(0o777)
     with pytest.raises(DriverUnavailable, match="only you can write"):
-        remains.home()
+        leftover_runs.home()

@@ -47,7 +47,7 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Back up the database and the admin key of the Bay on this machine, while it runs."""
-    made = cast("Made", load("bay.server.backup", "backup")(out, data_dir, with_files=with_files))
+    made = cast("Made", load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files))
     for name in made.left_out:
         note(f"left out, because a tar cannot hold it: {name}")
     if as_json:
@@ -66,7 +66,7 @@ def restore(
     as_json: JsonOption = False,
 ) -> None:
     """Put a backup in place of what the Bay on this machine has. Stop that Bay first."""
-    done = cast("Restored", load("bay.server.backup", "restore")(source, data_dir, force=force))
+    done = cast("Restored", load("bay.server.offline.backup", "restore")(source, data_dir, force=force))
     if as_json:
         aside = None if done.aside is None else str(done.aside)
         print_json(

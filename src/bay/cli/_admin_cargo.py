@@ -34,7 +34,7 @@ class Finding(Protocol):
 @cargo.command("check")
 def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
     """Check the pool, its mount, the file system in it and the room, of the Bay on this machine; ends with 1 on an error."""
-    found = cast("Sequence[Finding]", load("bay.server.cargo_check", "check")(data_dir))
+    found = cast("Sequence[Finding]", load("bay.server.offline.cargo_check", "check")(data_dir))
     if as_json:
         for finding in found:
             print_json(asdict(cast("Any", finding)))

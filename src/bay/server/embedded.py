@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from bay.server import logs, remains, settings
+from bay.server import logs, settings
 from bay.server.app import Bay
 from bay.server.main import run
+from bay.server.offline import leftover_runs
 
 _START_S = 60
 _STOP_S = 30
@@ -26,8 +27,8 @@ def start(**given: Any) -> Generator[tuple[str, str], None, None]:
 
     Raises the BayError that kept the server from starting.
     """
-    home = remains.home()
-    remains.clear(home)
+    home = leftover_runs.home()
+    leftover_runs.clear(home)
     data_dir = Path(tempfile.mkdtemp(dir=home))
     key = f"bay_{secrets.token_urlsafe(32)}"
     loaded = settings.load(
@@ -36,13 +37,13 @@ def start(**given: Any) -> Generator[tuple[str, str], None, None]:
         **given,
     )  # fmt: skip
     logs.configure(loaded.log_level, loaded.log_format)
-    remains.sign(loaded)
+    leftover_runs.sign(loaded)
     server = _Thread(loaded)
     try:
         yield server.wait_ready(), key
     finally:
         server.stop()
-        remains.remove(data_dir)
+        leftover_runs.remove(data_dir)
 
 
 class _Thread:
