@@ -21,7 +21,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import standin
+import canned
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -182,7 +182,7 @@ class World:
             return _response(status, body, headers)
         if self.program is not None and path.endswith(EXEC_ID):
             return _json(self.program.info)
-        return _json(standin.SANDBOX)
+        return _json(canned.SANDBOX)
 
     def attach(self, connection: ServerConnection) -> None:
         """One attached client."""

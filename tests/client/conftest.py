@@ -1,9 +1,10 @@
-"""A stand-in for Bay, and clients of it."""
+"""A real Bay with the `fake` driver for the tests of each file, clients of it, and a proxy that injects faults."""
 
 from collections.abc import Iterator
 
+import fault_proxy
 import pytest
-import standin
+import real_bay
 
 import bay
 
@@ -15,24 +16,31 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:  # p
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, standin.World]]:
-    with standin.standing_in() as served:
-        yield served
+def real() -> Iterator[real_bay.RealBay]:
+    with real_bay.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(real: real_bay.RealBay) -> tuple[str, str]:
+    """The URL and a key of an admin."""
+    return real.url, real_bay.KEY
 
 
 @pytest.fixture
-def url(server: tuple[str, standin.World]) -> str:
-    return server[0]
+def url(real: real_bay.RealBay) -> str:
+    return real.url
 
 
 @pytest.fixture
-def world(server: tuple[str, standin.World]) -> standin.World:
-    return server[1]
+def proxy(real: real_bay.RealBay) -> Iterator[fault_proxy.Proxy]:
+    with fault_proxy.before(real.url) as made:
+        yield made
 
 
-@pytest.fixture
-def client(url: str) -> Iterator[bay.Client]:
-    with bay.Client(url, standin.KEY, timeout_s=20) as made:
+@pytest.fixture(scope="module")
+def client(served: tuple[str, str]) -> Iterator[bay.Client]:
+    with bay.Client(*served, timeout_s=30) as made:
         yield made
 
 

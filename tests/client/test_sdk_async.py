@@ -5,9 +5,11 @@ from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
+import canned
+import fault_proxy
 import httpx
 import pytest
-import standin
+from real_bay import KEY
 
 import bay
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def aclient(url: str) -> AsyncIterator[bay.AsyncClient]:
-    async with bay.AsyncClient(url, standin.KEY, timeout_s=20) as made:
+    async with bay.AsyncClient(url, KEY, timeout_s=20) as made:
         yield made
 
 
@@ -37,8 +39,10 @@ async def test_output_is_followed(aclient: bay.AsyncClient) -> None:
         assert proc.info.exit_code == 3
 
 
-async def test_a_broken_connection_is_taken_up_where_it_broke(url: str, aclient: bay.AsyncClient) -> None:
-    async with aclient.sandbox() as box, bay.AsyncClient(f"{url}/cut", standin.KEY) as cut:
+async def test_a_broken_connection_is_taken_up_where_it_broke(
+    proxy: fault_proxy.Proxy, aclient: bay.AsyncClient
+) -> None:
+    async with aclient.sandbox() as box, bay.AsyncClient(f"{proxy.url}/cut", KEY) as cut:
         proc = await box.spawn("for i in 1 2 3; do echo $i; sleep 0.05; done")
         again = await (await cut.sandboxes.get(box.id)).execs.get(proc.id)
         assert b"".join([chunk.data async for chunk in again.output()]) == b"1\n2\n3\n"
@@ -135,9 +139,7 @@ async def test_cancellation_of_a_create_takes_it_back() -> None:
         seen.append(f"{request.method} {request.url.params.get('wait')}")
         if request.url.params.get("wait"):
             await anyio.sleep_forever()
-        return (
-            httpx.Response(204) if request.method == "DELETE" else httpx.Response(201, json=standin.SANDBOX)
-        )
+        return httpx.Response(204) if request.method == "DELETE" else httpx.Response(201, json=canned.SANDBOX)
 
     transport = httpx.MockTransport(answer)
     with anyio.move_on_after(0.05):
@@ -146,7 +148,7 @@ async def test_cancellation_of_a_create_takes_it_back() -> None:
     assert seen == ["POST 60.0", "POST None", "DELETE None"]
 
 
-async def test_a_server_that_does_not_answer_is_a_timeout(url: str) -> None:
-    async with bay.AsyncClient(f"{url}/mute", timeout_s=0.1) as client:
+async def test_a_server_that_does_not_answer_is_a_timeout(proxy: fault_proxy.Proxy) -> None:
+    async with bay.AsyncClient(f"{proxy.url}/mute", timeout_s=0.1) as client:
         with pytest.raises(bay.Timeout):
             await client.health()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import anyio
 import attach_standin
 import pytest
-import standin
 from attach_standin import EXEC_ID
+from real_bay import KEY
 
 import bay
 from bay.client import _socket
@@ -32,7 +32,7 @@ def world(attach_server: tuple[str, attach_standin.World]) -> Iterator[attach_st
 
 @pytest.fixture
 def box(attach_server: tuple[str, attach_standin.World], world: attach_standin.World) -> Iterator[bay.Box]:
-    with bay.Client(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    with bay.Client(attach_server[0], KEY, timeout_s=10, retry_s=3) as client:
         yield client.sandboxes.get("box")
 
 
@@ -342,7 +342,7 @@ def test_a_server_that_stays_away_is_given_up_after_retry_s(
     world.spawn("cat")
     found = proc(box)
     with (
-        bay.Client("http://127.0.0.1:9", standin.KEY, retry_s=0.3) as nobody,
+        bay.Client("http://127.0.0.1:9", KEY, retry_s=0.3) as nobody,
         pytest.raises(bay.ConnectionFailed, match="cannot reach"),
     ):
         bay.Proc(nobody._http, found._sandbox_id, found.info).attach().__enter__()  # pyright: ignore[reportPrivateUsage]
@@ -359,7 +359,7 @@ def test_a_server_that_resets_the_upgrade_is_asked_again(world: attach_standin.W
 def test_a_reset_at_any_point_of_the_upgrade_is_a_connection_that_broke() -> None:
     with (
         attach_standin.resetting(apart_s=2e-5) as url,
-        bay.Client(url, standin.KEY, retry_s=0) as client,
+        bay.Client(url, KEY, retry_s=0) as client,
     ):
         for _ in range(80):
             with pytest.raises(bay.ConnectionFailed):
@@ -392,7 +392,7 @@ async def test_the_async_client_does_the_same(
 ) -> None:
     world.spawn("sh", "-c", LINES)
     world.faults.cuts = [5, 700]
-    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    async with bay.AsyncClient(attach_server[0], KEY, timeout_s=10, retry_s=3) as client:
         found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
         async with found.attach(since=0) as attachment:
             assert b"".join([chunk.data async for chunk in attachment]) == EXPECTED
@@ -409,7 +409,7 @@ async def test_the_async_client_gives_up_a_silent_line_and_sends_no_pings(
     monkeypatch.setattr(_socket, "SILENCE_S", 10 * attach_standin.PING_S)
     world.spawn("printf", "abc")
     world.faults.mutes = [0, 15]
-    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    async with bay.AsyncClient(attach_server[0], KEY, timeout_s=10, retry_s=3) as client:
         found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
         async with found.attach() as attachment:
             assert b"".join([chunk.data async for chunk in attachment]) == b"abc"
@@ -423,7 +423,7 @@ async def test_the_async_client_writes_and_raises_what_a_close_stands_for(
     attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
     world.spawn("cat")
-    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    async with bay.AsyncClient(attach_server[0], KEY, timeout_s=10, retry_s=3) as client:
         found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
         async with found.attach() as attachment:
             output = aiter(attachment)
@@ -439,7 +439,7 @@ async def test_the_async_client_follows_no_redirect(
     attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
     world.spawn("cat")
-    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    async with bay.AsyncClient(attach_server[0], KEY, timeout_s=10, retry_s=3) as client:
         found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
         world.faults.refusals = [(302, b"", {"Location": f"ws{attach_server[0][4:]}/elsewhere"})]
         with pytest.raises(bay.BayError, match="redirect"):
@@ -453,7 +453,7 @@ async def test_cancelling_who_iterates_hangs_up_and_leaves_the_command(
     attach_server: tuple[str, attach_standin.World], world: attach_standin.World
 ) -> None:
     program = world.spawn("cat")
-    async with bay.AsyncClient(attach_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    async with bay.AsyncClient(attach_server[0], KEY, timeout_s=10, retry_s=3) as client:
         found = await (await client.sandboxes.get("box")).execs.get(EXEC_ID)
         with anyio.move_on_after(0.1) as scope:
             async with found.attach() as attachment:

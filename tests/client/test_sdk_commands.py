@@ -2,8 +2,9 @@
 
 import shlex
 
+import fault_proxy
 import pytest
-import standin
+from real_bay import KEY
 
 import bay
 
@@ -112,9 +113,11 @@ def test_output_without_follow_ends_with_what_there_is(box: bay.Box) -> None:
     proc.kill()
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(url: str, client: bay.Client, box: bay.Box) -> None:
+def test_a_broken_connection_is_taken_up_where_it_broke(
+    proxy: fault_proxy.Proxy, client: bay.Client, box: bay.Box
+) -> None:
     proc = client.sandboxes.get(box.id).spawn("for i in 1 2 3; do echo $i; sleep 0.05; done")
-    with bay.Client(f"{url}/cut", standin.KEY) as cut:
+    with bay.Client(f"{proxy.url}/cut", KEY) as cut:
         again = cut.sandboxes.get(box.id).execs.get(proc.id)
         assert b"".join(chunk.data for chunk in again.output()) == b"1\n2\n3\n"
     assert again.info.exit_code == 0

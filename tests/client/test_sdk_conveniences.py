@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import bay
-from bay.server import embedded
 
 APP = """
 import http.server
@@ -26,21 +24,6 @@ class App(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = answer
 http.server.HTTPServer(("127.0.0.1", PORT), App).serve_forever()
 """
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture(scope="module")
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,36 +1,17 @@
 """Events and webhooks through the SDK: on a real Bay, and over connections that break where they are told to."""
 
 import json
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, closing
 from itertools import islice
-from pathlib import Path
 
 import httpx
 import pytest
 
 import bay
-from bay.server import embedded
 
 URL = "https://[2606:4700::1111]/hook"
 """Nothing is sent there: the type that is asked for does not come."""
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
 
 
 def test_events_of_a_sandbox_are_followed_to_its_end_and_read_again(client: bay.Client) -> None:

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import canned
+import fault_proxy
 import httpx
 import pytest
-import standin
+from real_bay import KEY
 
 import bay
 
@@ -54,7 +56,7 @@ def error(status: int, code: str, headers: dict[str, str] | None = None, **detai
 
 
 def sandbox() -> httpx.Response:
-    return httpx.Response(200, json=standin.SANDBOX)
+    return httpx.Response(200, json=canned.SANDBOX)
 
 
 def chunk(offset: int, data: str, stream: str = "stdout") -> dict[str, Any]:
@@ -147,7 +149,7 @@ def test_a_command_that_never_left_is_sent_again() -> None:
 
 
 def test_a_create_is_sent_again_under_the_same_key() -> None:
-    script = Script(httpx.ReadError("reset"), httpx.Response(201, json=standin.SANDBOX))
+    script = Script(httpx.ReadError("reset"), httpx.Response(201, json=canned.SANDBOX))
     talking_to(script).sandboxes.create()
     keys = [request.headers["Idempotency-Key"] for request in script.requests]
     assert len(set(keys)) == 1
@@ -183,9 +185,9 @@ def test_a_run_outlasts_what_one_request_may_wait() -> None:
     assert [float(request.url.params["wait"]) for request in script.requests[1:]] == [30, 30, 30]
 
 
-def test_a_server_that_does_not_answer_is_a_timeout(url: str) -> None:
+def test_a_server_that_does_not_answer_is_a_timeout(proxy: fault_proxy.Proxy) -> None:
     with (
-        bay.Client(f"{url}/mute", standin.KEY, timeout_s=0.1) as client,
+        bay.Client(f"{proxy.url}/mute", KEY, timeout_s=0.1) as client,
         pytest.raises(bay.Timeout, match="timeout_s"),
     ):
         client.health()
@@ -198,8 +200,8 @@ def test_a_server_that_is_not_there_is_named_with_the_way_out() -> None:
     assert "bay serve" in caught.value.message
 
 
-def test_a_real_server_that_is_busy_once_is_no_matter(url: str) -> None:
-    with bay.Client(f"{url}/busy", standin.KEY) as client, client.sandbox() as box:
+def test_a_real_server_that_is_busy_once_is_no_matter(proxy: fault_proxy.Proxy) -> None:
+    with bay.Client(f"{proxy.url}/busy", KEY) as client, client.sandbox() as box:
         assert box.run("echo hi").stdout == "hi\n"
 
 
@@ -304,17 +306,17 @@ def test_the_end_tells_how_the_command_ended() -> None:
 
 
 @pytest.mark.parametrize("fault", ["html", "garbage"])
-def test_an_answer_that_is_not_bays_says_so(url: str, fault: str) -> None:
+def test_an_answer_that_is_not_bays_says_so(proxy: fault_proxy.Proxy, fault: str) -> None:
     with (
-        bay.Client(f"{url}/{fault}", standin.KEY) as client,
+        bay.Client(f"{proxy.url}/{fault}", KEY) as client,
         pytest.raises(bay.BayError, match="not an answer of Bay"),
     ):
         client.sandboxes.get("box")
 
 
-def test_a_redirect_is_not_followed_and_names_its_target(url: str) -> None:
+def test_a_redirect_is_not_followed_and_names_its_target(proxy: fault_proxy.Proxy) -> None:
     with (
-        bay.Client(f"{url}/redirect", standin.KEY) as client,
+        bay.Client(f"{proxy.url}/redirect", KEY) as client,
         pytest.raises(bay.BayError, match=r"elsewhere\.invalid"),
     ):
         client.sandboxes.get("box")
@@ -328,9 +330,9 @@ def test_a_redirect_is_not_followed_and_names_its_target(url: str) -> None:
         httpx.Response(404, json=[]),
         httpx.Response(200, json=[]),
         httpx.Response(200, json={}),
-        httpx.Response(200, json=standin.SANDBOX | {"created_at": "yesterday"}),
-        httpx.Response(200, json=standin.SANDBOX | {"created_at": 7}),
-        httpx.Response(200, json=standin.SANDBOX | {"containers": 7}),
+        httpx.Response(200, json=canned.SANDBOX | {"created_at": "yesterday"}),
+        httpx.Response(200, json=canned.SANDBOX | {"created_at": 7}),
+        httpx.Response(200, json=canned.SANDBOX | {"containers": 7}),
         httpx.Response(200, content=b"\xff\xfe"),
     ],
 )
@@ -355,13 +357,13 @@ def test_an_unknown_error_code_keeps_its_status_and_words() -> None:
 
 
 def test_a_create_that_is_interrupted_is_taken_back() -> None:
-    script = Script(KeyboardInterruptInside(), httpx.Response(201, json=standin.SANDBOX), httpx.Response(204))
+    script = Script(KeyboardInterruptInside(), httpx.Response(201, json=canned.SANDBOX), httpx.Response(204))
     with pytest.raises(KeyboardInterruptInside), talking_to(script).sandbox():
         pytest.fail("the block must not be entered")
     first, second, third = script.requests
     assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
     assert first.content == second.content
-    assert (third.method, third.url.path) == ("DELETE", f"/v1/sandboxes/{standin.SANDBOX['id']}")
+    assert (third.method, third.url.path) == ("DELETE", f"/v1/sandboxes/{canned.SANDBOX['id']}")
 
 
 def test_a_create_that_was_refused_is_not_tried_again() -> None:

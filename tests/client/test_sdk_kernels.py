@@ -1,7 +1,6 @@
 """`box.python` and `box.kernels` against a real Bay with the `fake` driver, also over connections that break."""
 
 import base64
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,25 +9,8 @@ import httpx
 import pytest
 
 import bay
-from bay.server import embedded
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture(scope="module")
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,11 @@
 """Keys and the audit through the SDK, on a real Bay."""
 
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 import bay
-from bay.server import embedded
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 @pytest.fixture
@@ -30,7 +17,7 @@ def admin(served: tuple[str, str]) -> Iterator[bay.Client]:
 def test_a_key_is_made_used_listed_and_revoked(admin: bay.Client) -> None:
     expires_at = datetime.now(UTC) + timedelta(days=1)
     key = admin.keys.create(
-        "ci", owner="alice", scope="read", expires_at=expires_at, quotas=bay.Limits(running=2, cpus=1.5)
+        "ci", owner="ann", scope="read", expires_at=expires_at, quotas=bay.Limits(running=2, cpus=1.5)
     )
     assert key.secret is not None
     assert key.secret not in repr(key)
@@ -39,13 +26,13 @@ def test_a_key_is_made_used_listed_and_revoked(admin: bay.Client) -> None:
         assert list(client.sandboxes.list()) == []
         with pytest.raises(bay.Forbidden):
             client.sandboxes.create()
-        (listed,) = admin.keys.list(owner="alice")
+        (listed,) = admin.keys.list(owner="ann")
         assert (listed.id, listed.name, listed.revoked_at) == (key.id, "ci", None)
         for _ in range(2):
             admin.keys.revoke(key.id)
         with pytest.raises(bay.Unauthorized):
             list(client.sandboxes.list())
-    assert [k.revoked_at is None for k in admin.keys.list(owner="alice")] == [False]
+    assert [k.revoked_at is None for k in admin.keys.list(owner="ann")] == [False]
 
 
 def test_keys_come_page_by_page(admin: bay.Client) -> None:

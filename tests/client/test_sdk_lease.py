@@ -4,12 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -18,7 +15,6 @@ import bay
 from bay.client import _lease
 from bay.client._config import resolve
 from bay.ids import new_id
-from bay.server import embedded
 
 LEAVES = """
 import sys, bay
@@ -26,21 +22,6 @@ with bay.Client() as client, client.sandbox(name="leak") as box:
     print(box.id, flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture(scope="module")
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
 
 
 def expires_at(box: bay.Box) -> datetime:

@@ -1,29 +1,10 @@
 """Freezing, changing and the pool through the SDK, on a real Bay."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import bay
-from bay.server import embedded
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture(scope="module")
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

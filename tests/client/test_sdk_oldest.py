@@ -6,15 +6,11 @@ Frameworks hold some of them back, and a client that insists on the newest canno
 import os
 import re
 import subprocess
-import tempfile
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
-
-from bay.server import embedded
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 90
@@ -40,15 +36,6 @@ def test_what_is_tried_is_the_lower_end_of_each_range() -> None:
     assert {name: Version(pinned[name]) for name in lowest} == {
         name: Version(version) for name, version in lowest.items()
     }
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 def run(python: Path, served: tuple[str, str], *argv: str) -> subprocess.CompletedProcess[str]:

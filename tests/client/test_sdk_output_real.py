@@ -1,9 +1,7 @@
 """Every byte of what a command prints, through the SDK and a real Bay: whoever reads it, however late and however slowly."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,7 +9,6 @@ import pytest
 
 import bay
 from bay.models import OutputChunk
-from bay.server import embedded
 
 MIB = 1 << 20
 COUNT = 1_000_000
@@ -19,15 +16,6 @@ NUMBERS = b"".join(b"%d\n" % i for i in range(1, COUNT + 1))
 """What `seq COUNT` prints, 6.9 MB."""
 
 SEQ = ["seq", str(COUNT)]
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 @pytest.fixture(scope="module")

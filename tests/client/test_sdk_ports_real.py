@@ -1,28 +1,13 @@
 """The SDK's ports on a real Bay with the `fake` driver: what it lists, links and opens is what Bay answers to."""
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 import bay
-from bay.server import embedded
 
 SERVE = "import http.server as h; s = h.ThreadingHTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler); print(s.server_port, flush=True); s.serve_forever()"
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[bay.Client]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-        bay.Client(*where, timeout_s=30) as made,
-    ):
-        yield made
 
 
 def ask(url: str, cookie: str = "") -> httpx.Response:

@@ -1,36 +1,11 @@
 """The SDK against a real Bay with the `fake` driver: real routes, real Ship, no isolation."""
 
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import bay
-from bay.server import embedded
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
-
-
-@pytest.fixture
-def box(client: bay.Client) -> Iterator[bay.Box]:
-    with client.sandbox() as made:
-        yield made
 
 
 def test_a_sandbox_lives_and_goes(client: bay.Client) -> None:

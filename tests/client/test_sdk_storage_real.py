@@ -6,7 +6,6 @@ Its sandboxes have their workspace where the host has it, so that no path is tol
 import io
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import bay
-from bay.server import embedded
 
 BIG = bytes(range(251)) * 8000
 
@@ -27,22 +25,6 @@ class Torn(io.BytesIO):
         if self.tell():
             raise OSError(5, "torn")
         return super().read(size)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
-
-
-@pytest.fixture
-def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import canned
+import fault_proxy
 import httpx
 import pytest
-import standin
+from real_bay import KEY
 
 import bay
 
@@ -17,21 +19,10 @@ BIG = bytes(range(251)) * 5000
 
 
 @pytest.fixture
-def cut(url: str, box: bay.Box) -> Iterator[bay.Files]:
+def cut(proxy: fault_proxy.Proxy, box: bay.Box) -> Iterator[bay.Files]:
     """The files of `box`, over a server that breaks the first download of each off in its middle."""
-    with bay.Client(f"{url}/cut", standin.KEY) as client:
+    with bay.Client(f"{proxy.url}/cut", KEY) as client:
         yield client.sandboxes.get(box.id).files
-
-
-@pytest.fixture(autouse=True)
-def _nothing_happens_after_a_cut(world: standin.World) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
-    before = world.after_cut
-    yield
-    world.after_cut = before
-
-
-def requests(world: standin.World, what: str) -> int:
-    return sum(what in seen for seen in world.seen)
 
 
 class Told:
@@ -108,7 +99,7 @@ def test_a_written_file_keeps_its_mode_unless_told(box: bay.Box) -> None:
 
 
 def test_a_download_goes_on_where_it_broke(
-    cut: bay.Files, box: bay.Box, world: standin.World, tmp_path: Path
+    cut: bay.Files, box: bay.Box, proxy: fault_proxy.Proxy, tmp_path: Path
 ) -> None:
     box.files.write("big", BIG)
     told: list[tuple[int, int | None]] = []
@@ -116,7 +107,7 @@ def test_a_download_goes_on_where_it_broke(
     assert (tmp_path / "big").read_bytes() == BIG
     assert told == sorted(told)
     assert told[-1] == (len(BIG), len(BIG))
-    assert requests(world, f"GET /cut/v1/sandboxes/{box.id}/files/content") == 2
+    assert proxy.requests(f"GET /cut/v1/sandboxes/{box.id}/files/content") == 2
 
 
 def test_a_part_of_a_file_goes_on_where_it_broke(cut: bay.Files, box: bay.Box) -> None:
@@ -125,37 +116,37 @@ def test_a_part_of_a_file_goes_on_where_it_broke(cut: bay.Files, box: bay.Box) -
 
 
 def test_a_file_that_was_changed_meanwhile_is_read_from_its_front(
-    cut: bay.Files, box: bay.Box, world: standin.World, tmp_path: Path
+    cut: bay.Files, box: bay.Box, proxy: fault_proxy.Proxy, tmp_path: Path
 ) -> None:
     box.files.write("big", BIG)
-    world.after_cut = lambda path: path.write_bytes(b"new")
+    proxy.after_cut = lambda: box.files.write("big", b"new")
     assert cut.download("big", tmp_path / "big") == 3
     assert (tmp_path / "big").read_bytes() == b"new"
 
 
 def test_a_file_that_was_emptied_meanwhile_is_empty(
-    cut: bay.Files, box: bay.Box, world: standin.World
+    cut: bay.Files, box: bay.Box, proxy: fault_proxy.Proxy
 ) -> None:
     box.files.write("big", BIG)
-    world.after_cut = lambda path: path.write_bytes(b"")
+    proxy.after_cut = lambda: box.files.write("big", b"")
     assert cut.read("big") == b""
 
 
 def test_what_went_into_a_pipe_cannot_be_taken_back(
-    cut: bay.Files, box: bay.Box, world: standin.World
+    cut: bay.Files, box: bay.Box, proxy: fault_proxy.Proxy
 ) -> None:
     box.files.write("big", BIG)
-    world.after_cut = lambda path: path.write_bytes(b"new")
+    proxy.after_cut = lambda: box.files.write("big", b"new")
     with pytest.raises(bay.Conflict, match="was changed during the read"):
         cut.download("big", io.BytesIO())
 
 
 def test_a_download_that_breaks_for_good_leaves_the_old_file_and_nothing_else(
-    url: str, box: bay.Box, tmp_path: Path
+    proxy: fault_proxy.Proxy, box: bay.Box, tmp_path: Path
 ) -> None:
     box.files.write("big", BIG)
     (tmp_path / "local").write_bytes(b"old")
-    with bay.Client(f"{url}/cut", standin.KEY, retry_s=-1) as client:
+    with bay.Client(f"{proxy.url}/cut", KEY, retry_s=-1) as client:
         files = client.sandboxes.get(box.id).files
         with pytest.raises(bay.ConnectionFailed):
             files.download("big", tmp_path / "local")
@@ -166,7 +157,7 @@ def test_a_download_that_breaks_for_good_leaves_the_old_file_and_nothing_else(
 def test_a_server_that_sends_another_place_than_was_asked_for_is_an_error() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if "content" not in request.url.path:
-            return httpx.Response(200, json=standin.SANDBOX)
+            return httpx.Response(200, json=canned.SANDBOX)
         return httpx.Response(206, content=b"xx", headers={"Content-Range": "bytes 7-8/9", "ETag": '"1"'})
 
     client = bay.Client("http://bay.test", "k", transport=httpx.MockTransport(answer))
@@ -201,11 +192,9 @@ def test_an_upload_that_is_cut_leaves_the_old_file(box: bay.Box) -> None:
 
 
 @pytest.fixture
-def full(url: str, box: bay.Box) -> Iterator[bay.Files]:
-    with bay.Client(url, standin.KEY) as client:
-        files = client.sandboxes.get(box.id).files
-        client._http._client.base_url = f"{url}/full"
-        yield files
+def full(proxy: fault_proxy.Proxy, box: bay.Box) -> Iterator[bay.Files]:
+    with bay.Client(f"{proxy.url}/full", KEY) as client:
+        yield client.sandboxes.get(box.id).files
 
 
 def test_a_full_disk_is_storage_full_and_leaves_the_old_file(full: bay.Files, box: bay.Box) -> None:
@@ -243,16 +232,16 @@ def test_progress_is_told_of_directories(box: bay.Box, tmp_path: Path) -> None:
 # Open files
 
 
-def test_an_open_file_is_read_here_and_there(box: bay.Box, world: standin.World) -> None:
+def test_an_open_file_is_read_here_and_there(box: bay.Box, proxy: fault_proxy.Proxy) -> None:
     box.files.write("big", BIG)
-    with box.files.open("big") as file:
+    with bay.Client(proxy.url, KEY) as client, client.sandboxes.get(box.id).files.open("big") as file:
         assert (file.read(10), file.tell()) == (BIG[:10], 10)
         assert file.seek(5, os.SEEK_CUR) == 15
         assert file.read(5) == BIG[15:20]
-        before = requests(world, "files/content")
+        before = proxy.requests("files/content")
         assert file.seek(-7, os.SEEK_END) == len(BIG) - 7
         assert (file.read(), file.read(), file.read(1)) == (BIG[-7:], b"", b"")
-        assert requests(world, "files/content") == before + 1
+        assert proxy.requests("files/content") == before + 1
         assert file.seek(0) == 0
         assert file.read() == BIG
         file.seek(len(BIG) + 10)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import anyio
 import pytest
-import standin
 import tunnel_standin
+from real_bay import KEY
 from tunnel_standin import running
 
 import bay
@@ -30,7 +30,7 @@ def world(tunnel_server: tuple[str, tunnel_standin.World]) -> tunnel_standin.Wor
 
 @pytest.fixture
 def box(tunnel_server: tuple[str, tunnel_standin.World]) -> Iterator[bay.Box]:
-    with bay.Client(tunnel_server[0], standin.KEY, timeout_s=10, retry_s=3) as client:
+    with bay.Client(tunnel_server[0], KEY, timeout_s=10, retry_s=3) as client:
         yield client.sandboxes.get("box")
 
 
@@ -214,7 +214,7 @@ async def test_the_async_client_does_the_same(
     data = bytes(range(256)) * (SIZE // 256)
     with running(tunnel_standin.echo) as app:
         world.listen(80, app)
-        async with bay.AsyncClient(tunnel_server[0], standin.KEY, timeout_s=10) as client:
+        async with bay.AsyncClient(tunnel_server[0], KEY, timeout_s=10) as client:
             box = await client.sandboxes.get("box")
             received = bytearray()
             async with box.tunnel(80) as tunnel, anyio.create_task_group() as tasks:
@@ -246,7 +246,7 @@ async def test_cancelling_who_receives_hangs_up(
 
     with running(serve) as app:
         world.listen(80, app)
-        async with bay.AsyncClient(tunnel_server[0], standin.KEY, timeout_s=10) as client:
+        async with bay.AsyncClient(tunnel_server[0], KEY, timeout_s=10) as client:
             box = await client.sandboxes.get("box")
             with anyio.move_on_after(0.1) as scope:
                 async with box.tunnel(80) as tunnel:

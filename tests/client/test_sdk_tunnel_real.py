@@ -1,10 +1,8 @@
 """Tunnels of the SDK through a real Bay and a real Ship. Sandboxes of the `fake` driver share the loopback device with these programs."""
 
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import pytest
@@ -12,19 +10,8 @@ import tunnel_standin
 from tunnel_standin import running
 
 import bay
-from bay.server import embedded
 
 SIZE = 3 << 20
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import canned
 import httpx
 import pytest
-import standin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -338,7 +338,7 @@ def test_links_lead_inside_only_when_no_name_stands_before_the_dots() -> None:
 def test_what_the_sdk_is_sent_is_unpacked_so(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if "archive" not in request.url.path:
-            return httpx.Response(200, json=standin.SANDBOX)
+            return httpx.Response(200, json=canned.SANDBOX)
         return httpx.Response(200, content=member("../evil", b"x") + END)
 
     client = bay.Client("http://bay.test", "k", transport=httpx.MockTransport(answer))

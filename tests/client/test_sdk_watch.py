@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
+import canned
 import pytest
-import standin
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -35,7 +35,7 @@ class World:
         if "Upgrade" in request.headers:
             self.asked.append(request.path)
             return None
-        body = json.dumps(standin.SANDBOX).encode()
+        body = json.dumps(canned.SANDBOX).encode()
         headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body))})
         return Response(HTTPStatus.OK, "OK", headers, body)
 

@@ -15,7 +15,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import standin
+import canned
+from real_bay import KEY
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -74,10 +75,10 @@ class World:
 
     async def plain(self, connection: ServerConnection, request: Request) -> Response | None:
         """An answer without an upgrade, None to go on with it."""
-        if request.headers.get("Authorization") != f"Bearer {standin.KEY}":
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
             return _error(401, "unauthorized", "no such key")
         if "Upgrade" not in request.headers:
-            return _response(200, standin.SANDBOX)
+            return _response(200, canned.SANDBOX)
         if self.refusals:
             return _error(*self.refusals.pop(0), "not now")
         port = int(parse_qs(urlsplit(request.path).query)["port"][0])
