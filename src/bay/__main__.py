@@ -2,6 +2,6 @@
 
 import sys
 
-from bay.cli import main
+from bay.cli.main import main
 
 sys.exit(main())

@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from bay.cli import main
+from bay.cli.main import main
 
 BIN = Path(sys.executable).parent / "bay"
 STANDIN = Path(__file__).parents[1] / "client" / "standin.py"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import bay
-from bay.cli import main
+from bay.cli.main import main
 from bay.server import embedded
 
 BIN = Path(sys.executable).parent / "bay"

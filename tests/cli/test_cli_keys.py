@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import bay
-from bay.cli import main
+from bay.cli.main import main
 from bay.server import embedded
 
 

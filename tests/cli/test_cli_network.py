@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from bay.cli._ssh import command_line
+from bay.cli.commands.ssh import command_line
 
 KEY = "bay_standin"
 Done = subprocess.CompletedProcess[bytes]

@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from bay.cli._output import age, amount
-from bay.cli._progress import Bar
+from bay.cli.output import age, amount
+from bay.cli.progress import Bar
 from bay.clock import from_rfc3339
 
 KEY = "bay_standin"

@@ -21,8 +21,8 @@ from typing import Protocol, cast
 import pytest
 
 import bay
-from bay.cli._detach import DetachKeys, parse_keys
-from bay.cli._tty import Modes
+from bay.cli.terminal.detach_keys import DetachKeys, parse_keys
+from bay.cli.terminal.raw import Modes
 from bay.server import embedded
 
 BIN = Path(sys.executable).parent / "bay"

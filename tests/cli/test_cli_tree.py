@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from bay.cli import app
+from bay.cli.app import app
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent / "bay"
@@ -80,8 +80,8 @@ def test_version_and_help_are_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ls", "--help"], ["frob"]])
 def test_help_loads_neither_client_nor_server(arguments: list[str]) -> None:
     script = (
-        "import sys, bay.cli\n"
-        f"bay.cli.main({arguments!r})\n"
+        "import sys, bay.cli.main\n"
+        f"bay.cli.main.main({arguments!r})\n"
         "print('loaded', *[m for m in sys.modules if m.split('.')[0] in ('httpx', 'anyio', 'rich', 'fastapi', 'sqlalchemy')"
         " or m.startswith(('bay.client', 'bay.server'))])"
     )
@@ -93,8 +93,8 @@ def test_help_loads_neither_client_nor_server(arguments: list[str]) -> None:
 
 def test_a_command_does_without_rich_and_the_server() -> None:
     script = (
-        "import sys, bay.cli\n"
-        "bay.cli.main(['--url', 'http://127.0.0.1:1', 'ls'])\n"
+        "import sys, bay.cli.main\n"
+        "bay.cli.main.main(['--url', 'http://127.0.0.1:1', 'ls'])\n"
         "print('loaded', *[m for m in sys.modules if m in ('rich', 'pygments', 'fastapi', 'bay.server')])"
     )
     done = subprocess.run(
@@ -118,9 +118,9 @@ def test_completion_offers_the_commands() -> None:
 
 def test_short_commands_do_without_pydantic_and_the_async_client() -> None:
     script = (
-        "import sys, bay.cli\n"
-        "bay.cli.main(['--url', 'http://127.0.0.1:1', '--api-key', 'k', 'ls', '--label', 'a=b'])\n"
-        "names = ('pydantic', 'asyncio', 'rich', 'bay.client._async', 'bay.cli._execute')\n"
+        "import sys, bay.cli.main\n"
+        "bay.cli.main.main(['--url', 'http://127.0.0.1:1', '--api-key', 'k', 'ls', '--label', 'a=b'])\n"
+        "names = ('pydantic', 'asyncio', 'rich', 'bay.client._async', 'bay.cli.commands.exec')\n"
         "print('loaded', *[name for name in names if name in sys.modules])"
     )
     done = subprocess.run(

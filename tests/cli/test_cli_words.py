@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from bay.cli._app import COMMANDS
+from bay.cli.app import COMMANDS
 
 BIN = Path(sys.executable).parent / "bay"
 KEY = "bay_standin"

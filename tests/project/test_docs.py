@@ -12,7 +12,7 @@ from fastapi.routing import APIRouter, APIWebSocketRoute
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bay.cli._app import app as cli
+from bay.cli.app import app as cli
 from bay.client._frames import close_error
 from bay.errors import BY_CODE, ConnectionFailed
 from bay.server.app import build_app

@@ -1,6 +1,4 @@
-"""The `bay` command: a client of the public API, and the door to `bay serve` and `bay doctor`."""
+"""The command `bay`: a client of the public API, and the door to `bay serve` and `bay doctor`.
 
-from bay.cli._app import app
-from bay.cli._main import main
-
-__all__ = ["app", "main"]
+`main` is the entry point, `app` the tree of commands, `commands/` what they do.
+"""

@@ -1,0 +1,48 @@
+"""`admin cargo`: what keeps the files of all sandboxes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Protocol, cast
+
+import typer
+
+from bay.cli.output import print_columns, print_json
+from bay.cli.state import JsonOption, load
+from bay.cli.tree import Tree
+
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="Where Bay keeps its database and all files; else BAY_DATA_DIR.")
+]
+
+cargo = Tree(help="What keeps the files of all sandboxes.")
+
+
+class Finding(Protocol):
+    """One thing that was looked at."""
+
+    @property
+    def level(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def seen(self) -> str: ...
+    @property
+    def way_out(self) -> str: ...
+
+
+@cargo.command("check")
+def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
+    """Check the pool, its mount, the file system in it and the room, of the Bay on this machine; ends with 1 on an error."""
+    found = cast("Sequence[Finding]", load("bay.server.offline.cargo_check", "check")(data_dir))
+    if as_json:
+        for finding in found:
+            print_json(asdict(cast("Any", finding)))
+    else:
+        print_columns(("LEVEL", "WHAT", "SEEN"), (_row(finding) for finding in found))
+    return 1 if any(finding.level == "error" for finding in found) else 0
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    way_out = f"; {finding.way_out}" if finding.way_out else ""
+    return (finding.level, finding.what, finding.seen + way_out)

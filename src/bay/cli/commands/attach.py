@@ -1,0 +1,105 @@
+"""`shell`, `attach` and `logs`: terminals and commands that one leaves and comes back to."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.commands.exec import PATIENCE_S, CwdOption, DetachKeysOption, StdinOption, UserOption
+from bay.cli.complete import NameArgument
+from bay.cli.follow import exit_code, follow, pump, say_end, unless_lost
+from bay.cli.state import EnvOption, JsonOption, connect, pairs
+from bay.cli.terminal.detach_keys import DEFAULT_KEYS, parse_keys
+from bay.cli.terminal.raw import is_terminal, window_size
+from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal, say_how_to_come_back
+
+if TYPE_CHECKING:
+    from bay.client import SpawnOptions
+
+ExecArgument = Annotated[str, typer.Argument(metavar="EXEC", help="The id of the command, exec-….")]
+
+
+_SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -l')
+"""A login shell: bash where the image has it."""
+
+
+def shell(
+    ctx: typer.Context,
+    name: NameArgument,
+    env: EnvOption = None,
+    cwd: CwdOption = None,
+    user: UserOption = None,
+    detach_keys: DetachKeysOption = DEFAULT_KEYS,
+    as_json: JsonOption = False,
+) -> int:
+    """Open a login shell in a sandbox. It can be left and come back to."""
+    keys = parse_keys(detach_keys)
+    need_terminal("bay shell", f"here use: bay exec -i {name} sh")
+    rows, cols = window_size(STDOUT)
+    options: SpawnOptions = {
+        "tty": True,
+        "rows": rows,
+        "cols": cols,
+        "env": pairs(env, "--env", "=") or None,
+        "cwd": cwd,
+        "user": user,
+        "keep_alive": False,
+    }
+    with connect(ctx, PATIENCE_S) as client:
+        # Not `box.terminal`, which begins with drawing a screen, that is with clearing this one.
+        proc = client.sandboxes.get(name).spawn(_SHELL, **options)
+        with left_running(name, proc.id):
+            return on_terminal(name, proc.attach(0, repaint=True), keys)
+
+
+def attach(
+    ctx: typer.Context,
+    name: NameArgument,
+    exec_id: ExecArgument,
+    stdin: StdinOption = False,
+    detach_keys: DetachKeysOption = DEFAULT_KEYS,
+    as_json: JsonOption = False,
+) -> int:
+    """Come back to a command: to its terminal where it has one, else to its output."""
+    keys = parse_keys(detach_keys)
+    with connect(ctx, PATIENCE_S) as client:
+        box = client.sandboxes.get(name)
+        proc = box.execs.get(exec_id)
+        if proc.info.tty and proc.info.state == "running" and is_terminal(STDIN) and is_terminal(STDOUT):
+            rows, cols = window_size(STDOUT)
+            with left_running(name, exec_id):
+                return on_terminal(name, box.terminal(rows, cols, exec_id), keys)
+        with left_running(name, exec_id), pump(proc, wanted=stdin):
+            lost = follow(proc, as_json)
+    if as_json:
+        say_end(proc.info)
+    return unless_lost(exit_code(proc.info), lost)
+
+
+@contextmanager
+def left_running(name: str, exec_id: str) -> Generator[None, None, None]:
+    """When a signal ends us, say that it does not end the command."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        say_how_to_come_back(name, exec_id)
+        raise
+
+
+def logs(
+    ctx: typer.Context,
+    name: NameArgument,
+    exec_id: ExecArgument,
+    to_end: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the command ends, or until interrupted.")
+    ] = False,
+    since: Annotated[
+        int | None, typer.Option(metavar="OFFSET", min=0, help="Only what is behind so many bytes.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show what a command printed, as far back as it is kept."""
+    with connect(ctx) as client:
+        proc = client.sandboxes.get(name).execs.get(exec_id)
+        return unless_lost(0, follow(proc, as_json, since, until_end=to_end))

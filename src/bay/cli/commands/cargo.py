@@ -1,0 +1,98 @@
+"""`cargo`: files that outlive sandboxes."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.output import age, amount, print_columns, print_json, print_line
+from bay.cli.state import JsonOption, connect
+from bay.cli.tree import Tree
+from bay.clock import utc_now
+
+if TYPE_CHECKING:
+    from bay.models import Cargo
+
+cargo = Tree(help="Files that outlive sandboxes, and how much they hold.")
+
+
+@cargo.command("ls")
+def ls(
+    ctx: typer.Context,
+    managed: Annotated[bool, typer.Option("--managed", help="Those that belong to a sandbox.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """List cargos with what they hold: yours, or with --managed those of sandboxes."""
+    now = utc_now()
+    with connect(ctx) as client:
+        found = client.cargos.list(managed=True if managed else None)
+        if as_json or quiet:
+            for one in found:
+                print_json(one) if as_json else print_line(one.id)
+        else:
+            heads = ("ID", "USED", "FILES", "CHARGED", "LIMIT", "MEASURED", "BACKEND", "SANDBOXES")
+            print_columns(heads, [_row(one, now) for one in found])
+    return 0
+
+
+@cargo.command("create")
+def create(
+    ctx: typer.Context,
+    size_limit_mb: Annotated[
+        int | None, typer.Option(metavar="MIB", min=1, help="How much it may hold.")
+    ] = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the checkpoint whose files it begins with.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make a cargo and print its id."""
+    with connect(ctx) as client:
+        made = client.cargos.create(size_limit_mb=size_limit_mb, from_checkpoint=from_checkpoint)
+    print_json(made) if as_json else print_line(made.id)
+    return 0
+
+
+@cargo.command("rm")
+def rm(
+    ctx: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of cargos.")],
+    as_json: JsonOption = False,
+) -> int:
+    """Remove cargos and their files for good."""
+    with connect(ctx) as client:
+        for cargo_id in ids:
+            client.cargos.delete(cargo_id)
+            if as_json:
+                print_json({"id": cargo_id, "deleted": True})
+    return 0
+
+
+@cargo.command("move")
+def move(
+    ctx: typer.Context,
+    cargo_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the cargo.")],
+    sandbox: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox that is to have it.")],
+    as_json: JsonOption = False,
+) -> int:
+    """Have a sandbox use a cargo in place of its own. All sandboxes concerned must be stopped."""
+    with connect(ctx) as client:
+        moved = client.cargos.move(cargo_id, sandbox)
+    if as_json:
+        print_json(moved)
+    return 0
+
+
+def _row(one: "Cargo", now: datetime) -> tuple[str, ...]:
+    limit = "-" if one.size_limit_mb is None else amount(one.size_limit_mb << 20)
+    return (
+        one.id,
+        amount(one.used_bytes),
+        "-" if one.used_inodes is None else str(one.used_inodes),
+        amount(one.charged_bytes),
+        limit if one.size_limit_enforced or one.size_limit_mb is None else f"({limit})",
+        "-" if one.measured_at is None else age(one.measured_at, now),
+        one.backend,
+        " ".join(one.sandbox_ids) or "-",
+    )

@@ -1,0 +1,89 @@
+"""`events` and `webhooks`: what happens, here or sent elsewhere."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.output import print_columns, print_fields, print_json, print_line, printable
+from bay.cli.state import JsonOption, connect
+from bay.cli.tree import Tree
+from bay.clock import to_rfc3339
+
+if TYPE_CHECKING:
+    from bay.models import Event, Webhook
+
+webhooks = Tree(help="Have events sent to a URL.")
+
+WebhookIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of webhooks.")]
+
+
+def events(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One sandbox's name or id; else all of yours.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show what happens from now on, until interrupted.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only what is behind the event of this id; 0 is all.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show what happened to sandboxes, oldest first."""
+    with connect(ctx) as client:
+        for event in client.events(since, sandbox=name, follow=follow):
+            print_json(event) if as_json else print_line(_line(event))
+    return 0
+
+
+@webhooks.command("create")
+def create(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send events: http or https.")],
+    kind: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only events of this type. Repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Have events sent to a URL, and show the secret they are signed with, once."""
+    with connect(ctx) as client:
+        made = client.webhooks.create(url, kind or ())
+    print_json(made) if as_json else print_fields({"id": made.id, "secret": made.secret or ""})
+    return 0
+
+
+@webhooks.command("ls")
+def ls(ctx: typer.Context, as_json: JsonOption = False) -> int:
+    """List webhooks and how their deliveries go."""
+    with connect(ctx) as client:
+        found = client.webhooks.list()
+    if as_json:
+        for webhook in found:
+            print_json(webhook)
+    else:
+        print_columns(("ID", "URL", "TYPES", "FAILED", "LAST ERROR"), map(_row, found))
+    return 0
+
+
+@webhooks.command("rm")
+def rm(ctx: typer.Context, ids: WebhookIds, as_json: JsonOption = False) -> int:
+    """Have nothing more sent there."""
+    with connect(ctx) as client:
+        for webhook_id in ids:
+            client.webhooks.delete(webhook_id)
+            if as_json:
+                print_json({"id": webhook_id, "deleted": True})
+    return 0
+
+
+def _line(event: "Event") -> str:
+    at = to_rfc3339(event.at)[:23] + "Z"
+    data = json.dumps(event.data, ensure_ascii=False) if event.data else ""
+    return printable(f"{at}  {event.sandbox_id or '-':<32}  {event.type:<18}  {data}").rstrip()
+
+
+def _row(webhook: "Webhook") -> tuple[str, ...]:
+    failed = str(webhook.attempts) if webhook.attempts else "-"
+    return (webhook.id, webhook.url, ",".join(webhook.types) or "all", failed, webhook.last_error or "-")

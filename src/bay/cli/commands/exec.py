@@ -1,0 +1,220 @@
+"""`run` and `exec`: a command in a sandbox that behaves like one in this terminal."""
+
+import os
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from bay.cli.commands.cp import put
+from bay.cli.commands.sandbox import ImageOption, IsolationOption, ProfileOption
+from bay.cli.complete import NameArgument
+from bay.cli.follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
+from bay.cli.interrupt import Interrupt
+from bay.cli.output import note, print_json, print_line
+from bay.cli.state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs, seconds
+from bay.cli.terminal.detach_keys import DEFAULT_KEYS, parse_keys
+from bay.cli.terminal.raw import has_pipe_with_data, window_size
+from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal
+from bay.cli.tree import COMMAND
+from bay.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from bay.client import Box, Client, CreateOptions, Proc, SpawnOptions
+
+PATIENCE_S = 60.0
+"""How long a terminal waits for a connection that broke."""
+
+CommandArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar=COMMAND, help="The command and its arguments, as they are: no option after it is ours."
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        parser=seconds,
+        metavar="DURATION",
+        help="How long the command may take, such as 90s or 10m; then it is ended and the exit code is 124.",
+    ),
+]
+StdinOption = Annotated[
+    bool, typer.Option("--stdin", "-i", help="Give the command what comes on stdin, as it comes.")
+]
+CwdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cwd", "-w", metavar="PATH", help="Directory to run in: absolute, or relative to /workspace."
+    ),
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option("--user", "-u", metavar="USER", help="User to run as; root where the profile allows it."),
+]
+TtyOption = Annotated[
+    bool, typer.Option("--tty", "-t", help="Run it on a terminal, and give it this one. Implies --stdin.")
+]
+DetachKeysOption = Annotated[
+    str,
+    typer.Option(metavar="KEYS", help="What to type to leave it running; an empty text turns that off."),
+]
+
+
+def run(
+    ctx: typer.Context,
+    command: CommandArgument,
+    image: ImageOption = None,
+    profile: ProfileOption = None,
+    isolation: IsolationOption = None,
+    env: EnvOption = None,
+    copy: Annotated[
+        list[str] | None,
+        typer.Option("--cp", metavar="SRC:DST", help="Copy a local file or directory in first. Repeatable."),
+    ] = None,
+    cwd: CwdOption = None,
+    user: UserOption = None,
+    timeout: TimeoutOption = None,
+    stdin: StdinOption = False,
+    tty: TtyOption = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A name to call the sandbox by: a-z, 0-9 and '-'.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the sandbox afterwards, and say its name.")
+    ] = False,
+    rm: Annotated[
+        bool, typer.Option("--rm", help="Remove the sandbox afterwards, as is done anyway.", hidden=True)
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Run a command in a sandbox of its own. Without a server (BAY_URL, --url) one is started for it."""
+    if keep and rm:
+        raise InvalidArgument("give --keep or --rm, not both")
+    if not (stdin or tty):
+        _say_when_stdin_is_left()
+    copies = [_copy_pair(text) for text in copy or ()]
+    options: CreateOptions = {
+        "name": name,
+        "image": image,
+        "profile": profile,
+        "isolation": isolation,
+        "env": pairs(env, "--env", "=") or None,
+    }
+    how: SpawnOptions = {"timeout_s": timeout, "cwd": cwd, "user": user, **_how(tty=tty, stdin=stdin)}
+    with _signals_end_it(), connect_or_embed(ctx) as client, _sandbox(client, options, keep) as box:
+        for source, target in copies:
+            put(box, source, target)
+        proc = box.spawn(command, **how)
+        return _attend(box, proc, b"") if tty else _follow(proc, stdin, as_json)
+
+
+def exec_(
+    ctx: typer.Context,
+    name: NameArgument,
+    command: CommandArgument,
+    env: EnvOption = None,
+    cwd: CwdOption = None,
+    user: UserOption = None,
+    timeout: TimeoutOption = None,
+    stdin: StdinOption = False,
+    tty: TtyOption = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print its id and leave it running.")
+    ] = False,
+    detach_keys: DetachKeysOption = DEFAULT_KEYS,
+    as_json: JsonOption = False,
+) -> int:
+    """Run a command in a sandbox that exists, waking it if need be."""
+    keys = parse_keys(detach_keys)
+    if not (stdin or tty or detach):
+        _say_when_stdin_is_left()
+    how: SpawnOptions = {
+        "timeout_s": timeout,
+        "cwd": cwd,
+        "env": pairs(env, "--env", "=") or None,
+        "user": user,
+        **_how(tty=tty, stdin=stdin, here=not detach),
+    }
+    with _signals_end_it(), connect(ctx, PATIENCE_S if tty else RETRY_S) as client:
+        box = client.sandboxes.get(name)
+        proc = box.spawn(command, **how)
+        if detach:
+            print_json(proc.info) if as_json else print_line(proc.id)
+            return 0
+        return _attend(box, proc, keys) if tty else _follow(proc, stdin, as_json)
+
+
+def _how(*, tty: bool, stdin: bool, here: bool = True) -> "SpawnOptions":
+    """What the command is to be started with, by the options `-t` and `-i`; `here` is whether this terminal has it."""
+    if not here:
+        return {"tty": tty, "stdin_open": stdin and not tty, "wait_for_reader": False}
+    if not tty:
+        return {"stdin_open": True} if stdin else {}
+    need_terminal()
+    rows, cols = window_size(STDOUT)
+    return {"tty": True, "rows": rows, "cols": cols}
+
+
+def _attend(box: "Box", proc: "Proc", keys: bytes) -> int:
+    """The command on this terminal. A signal that ends us ends it; the detach keys do not."""
+    with killed_with_us(proc):
+        return on_terminal(box.name or box.id, proc.attach(0, repaint=True), keys)
+
+
+def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
+    """Pass its output on until it ends; take it down with us when we are told to stop or nobody reads."""
+    with killed_with_us(proc), Interrupt(proc) as interrupt, pump(proc, wanted=stdin):
+        lost = follow(proc, as_json, 0)
+    if as_json:
+        say_end(proc.info)
+    if interrupt.came:
+        raise KeyboardInterrupt
+    return unless_lost(exit_code(proc.info), lost)
+
+
+def _say_when_stdin_is_left() -> None:
+    """Only to a person: in a script the pipe may be meant for another, `while read x; do bay exec …; done`."""
+    if sys.stderr.isatty() and has_pipe_with_data(STDIN):
+        note("what comes on stdin is not given to the command; -i does that")
+
+
+@contextmanager
+def _sandbox(client: "Client", options: "CreateOptions", keep: bool) -> Generator["Box", None, None]:
+    if not keep:
+        with client.sandbox(**options) as box:
+            yield box
+        return
+    box = client.sandboxes.create(**options)
+    try:
+        yield box
+    finally:
+        note(f"kept {box.name or box.id}")
+
+
+def _copy_pair(text: str) -> tuple[str, str]:
+    source, _, target = text.rpartition(":")
+    if not source:
+        raise InvalidArgument(f"--cp takes SRC:DST, not {text!r}")
+    if not os.path.exists(source):
+        raise InvalidArgument(f"there is no local file {source!r}")
+    return source, target
+
+
+@contextmanager
+def _signals_end_it() -> Generator[None, None, None]:
+    """TERM and HUP unwind like Ctrl-C does, so that what was made is given back."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -1,0 +1,277 @@
+"""`net`: what a sandbox's network may reach, and what was refused."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+
+import typer
+
+from bay.cli.complete import NameArgument
+from bay.cli.output import amount, note, print_columns, print_fields, print_json
+from bay.cli.state import JsonOption, connect
+from bay.cli.tree import Tree
+from bay.clock import to_rfc3339
+from bay.errors import InvalidArgument
+from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, from_wire
+
+if TYPE_CHECKING:
+    from bay.client import Box
+    from bay.models import NetworkCounter, NetworkState, RefusedName
+
+net = Tree(help="Say what a sandbox's network may reach, and see what was refused.")
+
+Action = Literal["allow", "deny"]
+TargetsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TARGET",
+        help="A domain, *.domain (all below it), *, an address, or a network such as 10.0.0.0/8.",
+    ),
+]
+PortsOption = Annotated[
+    list[str] | None,
+    typer.Option("--port", metavar="PORT", help="Only this port, or a range such as 8000-8100. Repeatable."),
+]
+ProtocolOption = Annotated[str | None, typer.Option(help="Only tcp, udp or icmp.")]
+
+_HEADS = ("RULE", "ACTION", "TARGET", "PROTOCOL", "PORTS", "ALLOWED", "REFUSED", "NAMES", "REFUSED NAMES")
+_POINTLESS = {
+    "open": "the mode is open, in which every public address is reached anyway; `bay net mode {} allowlist` changes that",
+    "none": "the mode is none, in which rules open nothing; `bay net mode {} allowlist` changes that",
+}
+
+
+@net.command("show")
+def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """Show the policy of a sandbox, how often each rule decided since its session began, and names that were refused."""
+    with connect(ctx) as client:
+        network = client.sandboxes.get(name).network
+        policy, state = network.get(), network.state()
+    if as_json:
+        print_json({"policy": policy, "state": state})
+        return 0
+    print_fields(_fields(policy, state))
+    print_columns(_HEADS, _rows(policy, state.counters))
+    if state.refused:
+        _print_refused(state.refused)
+    return 0
+
+
+@net.command("mode")
+def mode(
+    ctx: typer.Context,
+    name: NameArgument,
+    wanted: Annotated[str, typer.Argument(metavar="MODE", help="none, allowlist or open.")],
+    as_json: JsonOption = False,
+) -> int:
+    """Have a sandbox reach nothing (none), only what rules allow (allowlist), or every public address but what rules deny (open)."""
+    checked = as_mode(wanted)
+    with connect(ctx) as client:
+        network = client.sandboxes.get(name).network
+        return _said(network.set(replace(network.get(), mode=checked)), as_json)
+
+
+@net.command("allow")
+def allow(
+    ctx: typer.Context,
+    name: NameArgument,
+    targets: TargetsArgument,
+    port: PortsOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Add rules that allow something, at the end of a sandbox's policy."""
+    rules = _rules("allow", targets, port, protocol)
+    with connect(ctx) as client:
+        policy = _added(client.sandboxes.get(name), rules)
+    if policy.mode in _POINTLESS:
+        note(_POINTLESS[policy.mode].format(name))
+    return _said(policy, as_json)
+
+
+@net.command("deny")
+def deny(
+    ctx: typer.Context,
+    name: NameArgument,
+    targets: TargetsArgument,
+    port: PortsOption = None,
+    protocol: ProtocolOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Add rules that deny something, at the end of a sandbox's policy."""
+    rules = _rules("deny", targets, port, protocol)
+    with connect(ctx) as client:
+        return _said(_added(client.sandboxes.get(name), rules), as_json)
+
+
+@net.command("remove")
+def remove(
+    ctx: typer.Context,
+    name: NameArgument,
+    places: Annotated[
+        list[int], typer.Argument(metavar="RULE", help="Rules by their number in `bay net show`.")
+    ],
+    as_json: JsonOption = False,
+) -> int:
+    """Take rules out of a sandbox's policy. Those behind them move up."""
+    with connect(ctx) as client:
+        network = client.sandboxes.get(name).network
+        policy = network.get()
+        for place in places:
+            if not 0 <= place < len(policy.rules):
+                raise InvalidArgument(f"there is no rule {place}; `bay net show {name}` numbers them from 0")
+        kept = tuple(rule for place, rule in enumerate(policy.rules) if place not in places)
+        return _said(network.set(replace(policy, rules=kept)), as_json)
+
+
+@net.command("set")
+def set_(
+    ctx: typer.Context,
+    name: NameArgument,
+    source: Annotated[str, typer.Argument(metavar="FILE", help="JSON with mode and rules, or - for stdin.")],
+    as_json: JsonOption = False,
+) -> int:
+    """Have a sandbox's policy be what a file says."""
+    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    policy = _parsed(text, source)
+    with connect(ctx) as client:
+        return _said(client.sandboxes.get(name).network.set(policy), as_json)
+
+
+@net.command("reset")
+def reset(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """Give a sandbox's own policy up for its profile's."""
+    with connect(ctx) as client:
+        return _said(client.sandboxes.get(name).network.reset(), as_json)
+
+
+@net.command("log")
+def log(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """Show the names that a sandbox asked for and was not told, newest last."""
+    with connect(ctx) as client:
+        refused = client.sandboxes.get(name).network.state().refused
+    if as_json:
+        for one in refused:
+            print_json(one)
+    else:
+        _print_refused(refused)
+    return 0
+
+
+def _said(policy: NetworkPolicy, as_json: bool) -> int:
+    if as_json:
+        print_json(policy)
+    return 0
+
+
+def _added(box: "Box", rules: tuple[NetworkRule, ...]) -> NetworkPolicy:
+    policy = box.network.get()
+    return box.network.set(replace(policy, rules=(*policy.rules, *rules)))
+
+
+# What was said
+
+
+def _rules(
+    action: Action, targets: Iterable[str], ports: Sequence[str] | None, protocol: str | None
+) -> tuple[NetworkRule, ...]:
+    if protocol is not None and protocol not in get_args(NetworkProtocol):
+        raise InvalidArgument(f"--protocol takes {', '.join(get_args(NetworkProtocol))}, not {protocol!r}")
+    numbers = tuple(int(port) if port.isascii() and port.isdigit() else port for port in ports or ()) or None
+    rule = NetworkRule(action=action, ports=numbers, protocol=cast("NetworkProtocol | None", protocol))
+    return tuple(replace(rule, **_target(text)) for text in targets)
+
+
+def _target(text: str) -> dict[str, str]:
+    """What a rule is about: `domain` or `cidr`. A network with host bits goes as it is: Bay says which was meant."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        if "/" in text or ":" in text:
+            raise InvalidArgument(f"{text!r} is neither a domain, an address nor a network") from None
+        return {"domain": text}
+    return {"cidr": text if "/" in text else str(network)}
+
+
+def as_mode(text: str) -> NetworkMode:
+    """The mode of that name. Raises InvalidArgument."""
+    if text not in get_args(NetworkMode):
+        raise InvalidArgument(f"mode must be one of {', '.join(get_args(NetworkMode))}, not {text!r}")
+    return cast("NetworkMode", text)
+
+
+def _parsed(text: str, source: str) -> NetworkPolicy:
+    """The policy that JSON describes. A field that means nothing is refused, lest a slip opens what it was to close."""
+    try:
+        data = json.loads(text)
+        _only(data, NetworkPolicy, "the policy", ("version", "source"))
+        for place, rule in enumerate(data.get("rules", ())):
+            _only(rule, NetworkRule, f"rule {place}")
+        policy = from_wire(NetworkPolicy, data)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{source} is not a network policy: {error}") from error
+    return replace(policy, mode=as_mode(str(data.get("mode"))))
+
+
+def _only(data: object, kind: type[Any], what: str, more: Iterable[str] = ()) -> None:
+    """Raises ValueError or TypeError where `data` has a field that a `kind` has not, or a list that is none."""
+    if not isinstance(data, dict):
+        raise TypeError(f"{what} is not an object")
+    given = cast("dict[str, object]", data)
+    if unknown := given.keys() - {field.name for field in fields(kind)} - set(more):
+        raise ValueError(f"{what} has an unknown field {min(unknown)!r}")
+    for name in ("rules", "ports"):
+        if not isinstance(given.get(name) or [], list):
+            raise TypeError(f"{name} of {what} is not a list")
+
+
+# What is shown
+
+
+def _fields(policy: NetworkPolicy, state: "NetworkState") -> dict[str, str]:
+    enforced = "yes" if state.enforced else "no: this host cannot hold a network back"
+    return {
+        "mode": policy.mode,
+        "enforced": enforced,
+        "received": amount(state.received_bytes),
+        "sent": amount(state.sent_bytes),
+    }
+
+
+def _rows(policy: NetworkPolicy, counters: "Sequence[NetworkCounter]") -> list[tuple[str, ...]]:
+    """The rules in their order with what they decided, and below them what no rule decided."""
+    by_rule = {counter.rule: counter for counter in counters if counter.rule is not None}
+    rules = [(*_rule(n, rule), *_counts(by_rule.get(n))) for n, rule in enumerate(policy.rules)]
+    rest = [
+        ("-", "-", counter.reason or "-", "-", "-", *_counts(counter))
+        for counter in counters
+        if counter.rule is None
+    ]
+    return [*rules, *rest]
+
+
+def _rule(place: int, rule: NetworkRule) -> tuple[str, ...]:
+    target = rule.domain or rule.cidr or "-"
+    ports = " ".join(map(str, rule.ports or ())) or "any"
+    return (str(place), rule.action, target, rule.protocol or "any", ports)
+
+
+def _counts(counter: "NetworkCounter | None") -> tuple[str, ...]:
+    if counter is None:
+        return ("0",) * 4
+    connections = (counter.allowed_connections, counter.refused_connections)
+    return tuple(map(str, (*connections, counter.allowed_names, counter.refused_names)))
+
+
+def _print_refused(refused: "Iterable[RefusedName]") -> None:
+    print_columns(("LAST", "COUNT", "TYPE", "NAME", "REASON", "RULE"), map(_refused_row, refused))
+
+
+def _refused_row(one: "RefusedName") -> tuple[str, ...]:
+    last = to_rfc3339(one.last_at)[:19] + "Z"
+    rule = "-" if one.rule is None else str(one.rule)
+    return (last, str(one.count), one.type, one.name, one.reason, rule)

@@ -1,0 +1,138 @@
+"""`ports` and `url`: where a sandbox is reached."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.complete import NameArgument
+from bay.cli.output import note, print_columns, print_json, print_line
+from bay.cli.state import JsonOption, connect, duration
+from bay.clock import to_rfc3339
+from bay.errors import InvalidArgument, NotFound
+from bay.models import PortSettings
+
+if TYPE_CHECKING:
+    from bay.client import Box
+    from bay.models import Port, PortAccess
+
+DEFAULT_EXPIRY_S = 3600
+
+
+def ports(
+    ctx: typer.Context,
+    name: NameArgument,
+    public: Annotated[
+        list[int] | None, typer.Option(metavar="PORT", help="Let everybody reach this port. Repeatable.")
+    ] = None,
+    private: Annotated[
+        list[int] | None, typer.Option(metavar="PORT", help="Let only its owner reach this port. Repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """List where something listens in a sandbox, and who may reach it."""
+    with connect(ctx) as client:
+        box = client.sandboxes.get(name)
+        for port in private or ():
+            _set_access(box, port, "owner")
+        for port in public or ():
+            _set_access(box, port, "public")
+        listening = box.ports.list()
+        rows = [*map(_row, listening), *_silent(box, listening, changed=bool(public or private))]
+    if as_json:
+        for port in listening:
+            print_json(port)
+    else:
+        print_columns(("PORT", "ADDRESSES", "PID", "PROCESS", "ACCESS", "URL"), rows)
+    return 0
+
+
+def url(
+    ctx: typer.Context,
+    name: NameArgument,
+    port: Annotated[
+        int | None,
+        typer.Argument(metavar="PORT", min=1, max=65_535, help="That of its url setting if left out."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody reach it.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Let only its owner reach it, as is usual.")
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Make a link that opens it to the first who has it.")
+    ] = False,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Make a link that opens it for so long: 90s, 10m, 2h, 7d."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Print where a browser reaches a sandbox; with --once or --expires a link that needs no key."""
+    if public and private:
+        raise InvalidArgument("give --public or --private, not both")
+    expires_in = DEFAULT_EXPIRY_S if expires is None else duration("--expires", expires)
+    with connect(ctx) as client:
+        box = client.sandboxes.get(name)
+        if public or private:
+            _set_access(box, port or _own_port(box), "public" if public else "owner")
+        if not (once or expires):
+            found = _address(box, port)
+            print_json({"url": found}) if as_json else print_line(found)
+            return 0
+        link = box.ports.link(port or _own_port(box), expires_in, once=once)
+    if as_json:
+        print_json(link)
+    else:
+        note(f"good {'once, ' if once else ''}until {to_rfc3339(link.expires_at)[:19]}Z")
+        print_line(link.url)
+    return 0
+
+
+def _set_access(box: "Box", port: int, access: "PortAccess") -> None:
+    """Set it for a port, and for the sandbox's own URL when that leads there: both names are open, or none."""
+    if access == "owner":
+        box.ports.forget(port)
+    else:
+        box.ports.set_access(port, access)
+    if box.info.url is not None and box.info.url.port == port:
+        box.update(url=PortSettings(port=port, access=access))
+
+
+def _address(box: "Box", port: int | None) -> str:
+    try:
+        return box.url(port)
+    except NotFound as error:
+        name = box.name or box.id
+        if port is None:
+            _own_port(box)
+        raise NotFound(
+            f"nothing listens on port {port} of {name} now; you can still make a link: "
+            f"bay url {name} {port} --expires 1h"
+        ) from error
+
+
+def _own_port(box: "Box") -> int:
+    name = box.name or box.id
+    if box.info.url is None or box.info.url.port is None:
+        raise InvalidArgument(
+            f"{name} has no URL of its own yet; name a port (bay url {name} PORT), "
+            f"or set the port of its URL: bay update {name} --url-port PORT"
+        )
+    return box.info.url.port
+
+
+def _silent(box: "Box", listening: "list[Port]", *, changed: bool) -> list[tuple[str, ...]]:
+    """What is known of ports where nothing listens now."""
+    known = {port.port for port in listening}
+    info = box.refresh() if changed else box.info
+    return [(str(p.port), "-", "-", "-", p.access, "-") for p in info.ports if p.port not in known]
+
+
+def _row(port: "Port") -> tuple[str, ...]:
+    return (
+        str(port.port),
+        " ".join(port.addresses),
+        "-" if port.pid is None else str(port.pid),
+        port.process or "-",
+        port.access,
+        port.url or "-",
+    )

@@ -1,0 +1,121 @@
+"""`execs`, `ps` and `kill`: what runs in a sandbox."""
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.complete import NameArgument
+from bay.cli.output import print_columns, print_json
+from bay.cli.state import JsonOption, connect
+from bay.clock import to_rfc3339
+from bay.errors import InvalidArgument
+from bay.ids import is_id
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bay.client import Box
+    from bay.models import Exec, Process
+
+_LONGEST = 80
+
+
+def execs(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """List the commands that run in a sandbox, or ended in the last ten minutes."""
+    with connect(ctx) as client:
+        found = client.sandboxes.get(name).execs.list()
+        if as_json:
+            for proc in found:
+                print_json(proc.info)
+        else:
+            rows = [_exec_row(proc.info) for proc in found]
+            print_columns(("ID", "STATE", "EXIT", "PID", "TTY", "STARTED", "OUTPUT", "COMMAND"), rows)
+    return 0
+
+
+def ps(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """List the processes of a sandbox."""
+    with connect(ctx) as client:
+        found = client.sandboxes.get(name).processes()
+    if as_json:
+        for process in found:
+            print_json(process)
+    else:
+        heads = ("PID", "PPID", "UID", "STATE", "CPU", "MEMORY", "STARTED", "EXEC", "COMMAND")
+        print_columns(heads, map(_process_row, found))
+    return 0
+
+
+def kill(
+    ctx: typer.Context,
+    name: NameArgument,
+    targets: Annotated[
+        list[str], typer.Argument(metavar="PID", help="Process ids as `ps` shows them, or ids of commands.")
+    ],
+    signal: Annotated[
+        str, typer.Option("--signal", "-s", metavar="SIGNAL", help="The signal's name or number.")
+    ] = "TERM",
+    as_json: JsonOption = False,
+) -> int:
+    """Send processes of a sandbox a signal."""
+    wanted = int(signal) if signal.isascii() and signal.isdigit() else signal
+    checked = [_checked(target) for target in targets]
+    with connect(ctx) as client:
+        box = client.sandboxes.get(name)
+        for target in checked:
+            _send(box, target, wanted)
+            if as_json:
+                print_json({"target": target, "signal": wanted})
+    return 0
+
+
+def _checked(target: str) -> str:
+    if (target.isascii() and target.isdigit()) or (is_id(target) and target.startswith("exec-")):
+        return target
+    raise InvalidArgument(
+        f"{target!r} is neither a process id nor the id of a command; see `bay ps` and `bay execs`"
+    )
+
+
+def _send(box: "Box", target: str, signal: str | int) -> None:
+    if target.isdigit():
+        box.signal_process(int(target), signal)
+    else:
+        box.execs.get(target).signal(signal)
+
+
+def _exec_row(info: "Exec") -> tuple[str, ...]:
+    end = info.exit_code if info.signal is None else f"signal {info.signal}"
+    return (
+        info.id,
+        info.state,
+        "-" if end is None else str(end),
+        "-" if info.pid is None else str(info.pid),
+        "yes" if info.tty else "no",
+        _time(info.started_at),
+        str(info.output_bytes),
+        _cut(shlex.join(info.argv)),
+    )
+
+
+def _process_row(process: "Process") -> tuple[str, ...]:
+    return (
+        str(process.pid),
+        str(process.ppid),
+        "-" if process.uid is None else str(process.uid),
+        process.state,
+        f"{process.cpu_s:.1f}s",
+        f"{process.rss_bytes / (1 << 20):.1f}M",
+        _time(process.started_at),
+        process.exec_id or "-",
+        _cut(process.command),
+    )
+
+
+def _time(at: "datetime") -> str:
+    return to_rfc3339(at)[:19] + "Z"
+
+
+def _cut(command: str) -> str:
+    return command if len(command) <= _LONGEST else f"{command[: _LONGEST - 1]}…"

@@ -1,0 +1,365 @@
+"""`create ls get update start pause resume stop rm`: the life of sandboxes."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.commands.net import as_mode
+from bay.cli.complete import NameArgument, NamesArgument, complete_names, complete_profiles
+from bay.cli.output import print_columns, print_error, print_fields, print_json, print_line
+from bay.cli.state import (
+    EnvOption,
+    JsonOption,
+    connect,
+    duration,
+    pairs,
+    seconds,
+    state_of,
+    whole_seconds,
+    with_nearest,
+)
+from bay.clock import to_rfc3339
+from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
+from bay.models import NetworkPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bay.client import Box, UpdateOptions
+    from bay.models import Sandbox
+
+_NEVER = "never"
+_NONE = "none"
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Kind of sandbox; the server's default if left out.",
+        autocompletion=complete_profiles,
+    ),
+]
+ImageOption = Annotated[
+    str | None,
+    typer.Option(metavar="IMAGE", help="Image of the root file system, instead of the profile's."),
+]
+IsolationOption = Annotated[
+    str | None, typer.Option(metavar="KIND", help="How it is isolated, instead of the profile's: container.")
+]
+
+
+def create(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A name to call it by: a-z, 0-9 and '-'.")
+    ] = None,
+    name_option: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The same as an option.")
+    ] = None,
+    profile: ProfileOption = None,
+    image: ImageOption = None,
+    isolation: IsolationOption = None,
+    env: EnvOption = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", metavar="KEY=VALUE", help="Attach a label. Repeatable."),
+    ] = None,
+    ttl: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_seconds, metavar="DURATION", help="How long it lives, such as 10m; 0 is for ever."
+        ),
+    ] = None,
+    idle_timeout: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_seconds, metavar="DURATION", help="Time without activity until it is frozen."
+        ),
+    ] = None,
+    warm_timeout: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_seconds,
+            metavar="DURATION",
+            help="Time frozen until compute is given back; 0 is at once.",
+        ),
+    ] = None,
+    cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
+    from_checkpoint: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the checkpoint whose files it begins with.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="MODE", help="What its network reaches: none, allowlist or open.")
+    ] = None,
+    url_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The port that its URL leads to.")
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until it is ready."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make a sandbox and print its id."""
+    if name is not None and name_option not in (None, name):
+        raise InvalidArgument(f"give one name: {name} or --name {name_option}")
+    with connect(ctx) as client:
+        box = client.sandboxes.create(
+            name=name or name_option,
+            profile=profile,
+            image=image,
+            isolation=isolation,
+            env=pairs(env, "--env", "=") or None,
+            labels=pairs(label, "--label", "=") or None,
+            ttl=ttl,
+            idle_timeout=idle_timeout,
+            warm_timeout=warm_timeout,
+            cargo_id=cargo,
+            from_checkpoint=from_checkpoint,
+            network_policy=None if network is None else NetworkPolicy(mode=as_mode(network)),
+            url=url_port,
+            wait=wait,
+        )
+    print_json(box.info) if as_json else print_line(box.id)
+    return 1 if box.info.status == "failed" else 0
+
+
+def ls(
+    ctx: typer.Context,
+    status: Annotated[
+        str | None, typer.Option(help="Only with this status: idle, starting, ready, failed or expired.")
+    ] = None,
+    compute: Annotated[
+        str | None, typer.Option(help="Only with this compute: cold, warming, warm or running.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Only of this profile.")] = None,
+    name_prefix: Annotated[str | None, typer.Option(help="Only with a name that begins so.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only with this label.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """List sandboxes, oldest first."""
+    wanted = pairs([label] if label else None, "--label", "=")
+    with connect(ctx) as client:
+        found = client.sandboxes.list(
+            status=status,
+            compute=compute,
+            profile=profile,
+            name_prefix=name_prefix,
+            label=next((f"{key}:{value}" for key, value in wanted.items()), None),
+        )
+        if as_json or quiet:
+            for box in found:
+                print_json(box.info) if as_json else print_line(box.id)
+        else:
+            print_columns(
+                ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED"), (_row(box.info) for box in found)
+            )
+    return 0
+
+
+def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+    """Show one sandbox."""
+    with connect(ctx) as client:
+        info = client.sandboxes.get(name).info
+    print_json(info) if as_json else print_fields(_fields(info))
+    return 0
+
+
+def update(
+    ctx: typer.Context,
+    name: NameArgument,
+    new_name: Annotated[
+        str | None, typer.Option("--name", help="Another name to call it by; an empty one takes it away.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", "-l", metavar="KEY=VALUE", help="Its labels, instead of all it has. Repeatable."
+        ),
+    ] = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all its labels away.")] = False,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Time without activity until it is frozen, or never."),
+    ] = None,
+    warm_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Time frozen until compute is given back, or never."),
+    ] = None,
+    url_port: Annotated[
+        str | None, typer.Option(metavar="PORT", help="The port that its URL leads to, or none.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Change a sandbox's name, labels, timeouts or URL."""
+    changes: UpdateOptions = {}
+    if new_name is not None:
+        changes["name"] = new_name or None
+    if label or no_labels:
+        changes["labels"] = _labels(label, none=no_labels)
+    if idle_timeout is not None:
+        changes["idle_timeout"] = _seconds("--idle-timeout", idle_timeout)
+    if warm_timeout is not None:
+        changes["warm_timeout"] = _seconds("--warm-timeout", warm_timeout)
+    if url_port is not None:
+        changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, f"a port or {_NONE}")
+    if not changes:
+        raise InvalidArgument(
+            "name a setting to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or "
+            "--url-port"
+        )
+    with connect(ctx) as client:
+        info = client.sandboxes.get(name).update(**changes)
+    if as_json:
+        print_json(info)
+    return 0
+
+
+def start(
+    ctx: typer.Context,
+    names: NamesArgument,
+    wait: Annotated[
+        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until they are ready.")
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Give sandboxes compute; they keep name and files."""
+    return _each(ctx, names, lambda box: _shown(box.start(wait), as_json))
+
+
+def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+    """Freeze sandboxes in memory; the next call wakes them."""
+
+    def act(box: "Box") -> bool:
+        info = box.pause()
+        if as_json:
+            print_json(info)
+        return True
+
+    return _each(ctx, names, act)
+
+
+def resume(
+    ctx: typer.Context,
+    names: NamesArgument,
+    wait: Annotated[
+        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until they run.")
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Let frozen sandboxes run again; start those that are cold."""
+    return _each(ctx, names, lambda box: _shown(box.resume(wait), as_json))
+
+
+def stop(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+    """Take compute back from sandboxes; files stay."""
+
+    def act(box: "Box") -> bool:
+        box.stop()
+        if as_json:
+            print_json(box.refresh())
+        return True
+
+    return _each(ctx, names, act)
+
+
+def rm(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Names or ids of sandboxes.", autocompletion=complete_names),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="One that is not there is no error.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all that are yours.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove sandboxes and their files for good."""
+    if everything == bool(names):
+        raise InvalidArgument(
+            "name the sandboxes to remove, or give --all for all of yours (see `bay rm --help`)"
+        )
+
+    def act(box: "Box") -> bool:
+        box.delete()
+        if as_json:
+            print_json({"id": box.id, "deleted": True})
+        return True
+
+    return _each(ctx, names, act, missing_is_fine=force or everything)
+
+
+def _each(
+    ctx: typer.Context,
+    names: list[str] | None,
+    act: "Callable[[Box], bool]",
+    *,
+    missing_is_fine: bool = False,
+) -> int:
+    """Do it to each that is named, or to all. When one fails that is said, and the others are done."""
+    good = True
+    with connect(ctx) as client:
+        for name in [box.id for box in client.sandboxes.list()] if names is None else names:
+            try:
+                good = act(client.sandboxes.get(name)) and good
+            except (CallerError, HostError) as error:
+                if missing_is_fine and isinstance(error, NotFound):
+                    continue
+                if isinstance(error, Unauthorized) or (names is not None and len(names) == 1):
+                    raise
+                good = False
+                print_error(with_nearest(client, error), as_json=state_of(ctx).as_json)
+    return 0 if good else 1
+
+
+def _shown(info: "Sandbox", as_json: bool) -> bool:
+    """Say how it is; whether it is ready."""
+    print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
+    return info.status == "ready"
+
+
+def _labels(given: list[str] | None, *, none: bool) -> dict[str, str]:
+    if given and none:
+        raise InvalidArgument("give --label or --no-labels, not both")
+    return pairs(given, "--label", "=")
+
+
+def _seconds(option: str, text: str) -> int | None:
+    """So many seconds; None for ``never``."""
+    return None if text == _NEVER else duration(option, text)
+
+
+def _number(option: str, text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{option} takes {what}, not {text!r}") from error
+
+
+def _row(info: "Sandbox") -> tuple[str, ...]:
+    created = to_rfc3339(info.created_at)[:19] + "Z"
+    return (info.id, info.name or "-", info.status, info.compute, info.profile, created)
+
+
+def _fields(info: "Sandbox") -> dict[str, str]:
+    fields = {
+        "id": info.id,
+        "name": info.name,
+        "status": info.status,
+        "compute": info.compute,
+        "profile": info.profile,
+        "image": info.image,
+        "isolation": info.isolation,
+        "cargo": info.cargo_id,
+        "network": info.network,
+        "url": None if info.url is None else info.url.href,
+        "labels": " ".join(f"{key}={value}" for key, value in info.labels.items()) or None,
+        "created": to_rfc3339(info.created_at),
+        "expires": "never" if info.expires_at is None else to_rfc3339(info.expires_at),
+        "idle timeout": None if info.idle_timeout is None else f"{info.idle_timeout} s",
+        "warm timeout": None if info.warm_timeout is None else f"{info.warm_timeout} s",
+        "error": None if info.error is None else f"{info.error.code}: {info.error.message}",
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,64 @@
+"""`serve` and `doctor`: the server on this machine, loaded only when asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Protocol, cast
+
+import typer
+
+from bay.cli.output import print_columns, print_json
+from bay.cli.state import JsonOption, load
+
+
+class Check(Protocol):
+    """One thing the host needs, as the driver's probe found it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def required(self) -> bool: ...
+    @property
+    def risk(self) -> bool: ...
+    @property
+    def found(self) -> str: ...
+    @property
+    def fix(self) -> str: ...
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where Bay keeps its database and all files.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Run the server in the foreground."""
+    return int(load("bay.server.main", "serve")(host, port, data_dir, config, as_json=as_json))
+
+
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option(help="Where Bay keeps its database and all files.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Check whether this machine can run sandboxes, and say how to mend what is missing."""
+    given = load("bay.server.settings", "read")(config, data_dir=data_dir)
+    checks = load("bay.drivers.oci.probe", "checks")
+    found = cast("Sequence[Check]", checks(given.runc, scratch=given.data_dir, id_base=given.id_range_start))
+    if as_json:
+        for check in found:
+            print_json(
+                {name: getattr(check, name) for name in ("name", "ok", "required", "risk", "found", "fix")}
+            )
+    else:
+        print_columns(("CHECK", "STATE", "FOUND", "FIX"), map(_row, found))
+    return 1 if any(check.required and not check.ok for check in found) else 0
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    state = "ok" if check.ok else "missing" if check.required else "risk" if check.risk else "optional"
+    return (check.name, state, str(check.found or "-"), "" if check.ok else str(check.fix or ""))

@@ -1,0 +1,110 @@
+"""`ssh-proxy` and `ssh-config`: a stock OpenSSH client, with an SSH server that runs in the sandbox."""
+
+import os
+import shlex
+import shutil
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.complete import NameArgument
+from bay.cli.output import print_json, print_line
+from bay.cli.state import JsonOption, connect, state_of
+from bay.cli.terminal.raw import write_all
+from bay.errors import BayError, InvalidArgument
+
+if TYPE_CHECKING:
+    from bay.client import Box, Tunnel
+
+STDIN, STDOUT = 0, 1
+SSH_PORT = 22
+_READ_BYTES = 64 << 10
+
+PortOption = Annotated[
+    int, typer.Option(metavar="PORT", min=1, max=65_535, help="Where the SSH server listens in the sandbox.")
+]
+
+
+def ssh_proxy(
+    ctx: typer.Context, name: NameArgument, port: PortOption = SSH_PORT, as_json: JsonOption = False
+) -> int:
+    """Connect stdin and stdout to a port of a sandbox: a ProxyCommand for ssh, and a netcat."""
+    with connect(ctx) as client, client.sandboxes.get(name).tunnel(port) as tunnel:
+        threading.Thread(target=_send, args=(tunnel,), daemon=True).start()
+        while data := tunnel.receive():
+            write_all(STDOUT, data)
+    return 0
+
+
+def ssh_config(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The sandbox's name or id; all of yours if left out.")
+    ] = None,
+    user: Annotated[str, typer.Option(metavar="USER", help="Who to log in as.")] = "ship",
+    port: PortOption = SSH_PORT,
+    as_json: JsonOption = False,
+) -> int:
+    """Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox."""
+    with connect(ctx) as client:
+        boxes = [client.sandboxes.get(name)] if name else list(client.sandboxes.list())
+        url = client.base_url if state_of(ctx).named_url else None
+    for box in boxes:
+        lines = _block(box, url, user, port)
+        if as_json:
+            print_json({"sandbox": box.id, "host": lines[0].split()[1], "config": "\n".join(lines)})
+        else:
+            print_line("\n".join(lines))
+    return 0
+
+
+def _send(tunnel: "Tunnel") -> None:
+    """What comes on stdin, to its end. That the tunnel broke is told to whoever receives."""
+    with suppress(BayError, OSError):
+        while data := os.read(STDIN, _READ_BYTES):
+            tunnel.send(data)
+        tunnel.send_eof()
+
+
+def _block(box: "Box", url: str | None, user: str, port: int) -> list[str]:
+    command = [
+        _executable(),
+        *(("--url", url) if url else ()),
+        "ssh-proxy",
+        "--port",
+        str(port),
+        box.name or box.id,
+    ]
+    return [
+        f"Host bay-{box.name or box.id}",
+        f"    User {_quoted('--user', user)}",
+        f"    ProxyCommand {command_line(command)}",
+        # Of the sandbox and not of its name, which another may have tomorrow: its host keys are others then.
+        f"    HostKeyAlias {box.id}",
+        "    # Bay has made sure that it is this sandbox: its key may be taken at first sight, and must not change.",
+        "    StrictHostKeyChecking accept-new",
+    ]
+
+
+def _executable() -> str:
+    """This very `bay`, for a shell whose PATH may lead to another or to none."""
+    called = Path(sys.argv[0])
+    return (
+        str(called.absolute()) if called.name == "bay" and called.exists() else shutil.which("bay") or "bay"
+    )
+
+
+def command_line(words: list[str]) -> str:
+    """As ssh_config(5) takes it: for a shell, after % has been looked for."""
+    return shlex.join(words).replace("%", "%%")
+
+
+def _quoted(option: str, text: str) -> str:
+    """A value in quotes; what those cannot hold is refused."""
+    if not text.isprintable() or '"' in text or "\\" in text or not text:
+        raise InvalidArgument(f"{option} takes the name of a user, not {text!r}")
+    return f'"{text}"'

@@ -1,0 +1,105 @@
+"""What the shell offers at TAB: names of sandboxes, profiles, and paths in a sandbox.
+
+It must never hold up or disturb what is typed: one short try, and nothing when that fails.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, redirect_stdout
+from glob import escape, iglob
+from typing import Annotated, Any
+
+import typer
+
+from bay.cli.state import State, make_client
+from bay.errors import BayError
+
+_BASH = "complete_bash"
+_PATIENCE_S = 2.0
+_MOST = 500
+
+
+def complete_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names, and ids of what has none."""
+    return _offered(ctx, lambda client: _names(client, incomplete))
+
+
+def complete_profiles(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The kinds of sandbox there are."""
+    return _offered(ctx, lambda client: (profile.id for profile in client.profiles()))
+
+
+def complete_paths(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Paths here, and `NAME:PATH`."""
+    name, colon, path = incomplete.partition(":")
+    if colon and "/" not in name:
+        return _offered(ctx, lambda client: _inside(client, name, path))
+    here = [path + ("/" if os.path.isdir(path) else "") for path in iglob(f"{escape(incomplete)}*")]
+    return [*here, *_offered(ctx, lambda client: (f"{found}:" for found in _names(client, incomplete)))]
+
+
+def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
+    root: Any = ctx.find_root()
+    try:
+        url, api_key = State(root.params.get("url"), root.params.get("api_key")).reach()
+        with make_client(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
+            return [text for text, _ in zip(ask(client), range(_MOST), strict=False)]
+    except BayError:
+        return []
+
+
+def _names(client: Any, beginning: str) -> Iterable[str]:
+    return (
+        box.name or box.id for box in client.sandboxes.list() if (box.name or box.id).startswith(beginning)
+    )
+
+
+def _inside(client: Any, name: str, path: str) -> Iterable[str]:
+    directory, slash, _ = path.rpartition("/")
+    box = client.sandboxes.get(name)
+    if box.info.compute not in ("running", "warm"):
+        return  # a cold one would be started
+    for info in box.files.walk(f"{directory}{slash}" or ".", depth=1):
+        last = info.path.rstrip("/").rpartition("/")[2]
+        yield f"{name}:{directory}{slash}{last}{'/' if info.is_dir else ''}"
+
+
+@contextmanager
+def bash_splits_at_colons() -> Generator[None, None, None]:
+    """Bash splits `box:src` into three words and replaces the last: join them, and print that part alone."""
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    if os.environ.get("_BAY_COMPLETE") != _BASH or ":" not in words:
+        yield
+        return
+    current = int(os.environ.get("COMP_CWORD") or 0)
+    joined, place = _joined(words[: current + 1])
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(place)
+    kept = joined[place].rpartition(":")[0] + ":" if ":" in joined[place] else ""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        sys.stdout.write("".join(f"{line.removeprefix(kept)}\n" for line in printed.getvalue().splitlines()))
+
+
+def _joined(words: list[str]) -> tuple[list[str], int]:
+    """The words as they were typed, and the place of the last one."""
+    typed = [""]
+    for word in words:
+        if word == ":" or typed[-1].endswith(":"):
+            typed[-1] += word
+        else:
+            typed.append(word)
+    return typed[1:], len(typed) - 2
+
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The sandbox's name or id.", autocompletion=complete_names)
+]
+NamesArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME", help="Names or ids of sandboxes.", autocompletion=complete_names),
+]

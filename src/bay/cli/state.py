@@ -1,0 +1,185 @@
+"""What every command shares: how to reach Bay, and what is loaded only when a command needs it."""
+
+import importlib
+import math
+import os
+import re
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+import bay
+from bay import durations
+from bay.cli.local_bay import bay_here
+from bay.cli.output import note
+from bay.errors import BayError, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from bay.client import Client
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one value a line; errors too, on stderr.")
+]
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", metavar="NAME=VALUE", help="Set an environment variable. Repeatable."),
+]
+
+
+@dataclass(slots=True)
+class State:
+    """The options before the command."""
+
+    url: str | None = None
+    api_key: str | None = None
+    as_json: bool = False
+
+    @property
+    def named_url(self) -> str | None:
+        """Where Bay is, as far as somebody said so."""
+        return self.url or os.environ.get("BAY_URL") or None
+
+    def reach(self) -> tuple[str | None, str | None]:
+        """Where Bay is, and the key to call with: as said, else those of the Bay on this machine, else None."""
+        url, key = self.named_url, self.api_key or os.environ.get("BAY_API_KEY")
+        if url and key:
+            return url, key
+        here = bay_here()
+        if here is None or (url or here.url).rstrip("/") != here.url:
+            return url, key
+        return here.url, key or here.key
+
+
+def state_of(ctx: typer.Context) -> State:
+    """The options given before the command of `ctx`."""
+    return ctx.ensure_object(State)
+
+
+RETRY_S = 10.0
+"""How long a connection that breaks is tried again, unless told otherwise."""
+
+
+@contextmanager
+def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> Generator["Client", None, None]:
+    """A client of the Bay that the options or the environment name, else of the one on this machine."""
+    with make_client(*state_of(ctx).reach(), retry_s) as client:
+        try:
+            yield client
+        except NotFound as error:
+            raise with_nearest(client, error) from error
+
+
+def with_nearest(client: "Client", error: BayError) -> BayError:
+    """The error, and of a sandbox that is not there the name that was probably meant."""
+    found = re.fullmatch(r"there is no sandbox (\S+)", error.message) if isinstance(error, NotFound) else None
+    if found is None:
+        return error
+    names = [box.name for box in client.sandboxes.list() if box.name]
+    near = get_close_matches(found[1], names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return NotFound(
+        f"{error.message}; {hint}`bay ls` lists yours", details=error.details, request_id=error.request_id
+    )
+
+
+def make_client(
+    url: str | None, api_key: str | None, retry_s: float = RETRY_S, timeout_s: float = 60.0
+) -> "Client":
+    """A client for threads."""
+    return bay.Client(url, api_key, retry_s=retry_s, timeout_s=timeout_s)
+
+
+@contextmanager
+def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
+    """A client of the Bay that there is, else of one that runs in this process until the end of the block."""
+    if state_of(ctx).reach()[0] is not None:
+        with connect(ctx) as client:
+            yield client
+        return
+    with ExitStack() as stack:
+        with _said_when_it_takes_long(
+            "starting a Bay for this command; one that stays is made by `bay serve`"
+        ):
+            start = load("bay.server.embedded", "start")
+            server = cast("AbstractContextManager[tuple[str, str]]", start())
+            url, api_key = stack.enter_context(server)
+        yield stack.enter_context(make_client(url, api_key))
+
+
+@contextmanager
+def _said_when_it_takes_long(text: str) -> Generator[None, None, None]:
+    """Tell a person, on stderr, what is waited for."""
+    teller = threading.Timer(_LONG_S, lambda: note(text))
+    teller.daemon = True
+    if sys.stderr.isatty():
+        teller.start()
+    try:
+        yield
+    finally:
+        teller.cancel()
+
+
+_LONG_S = 1.0
+
+
+def lazily(module: str, name: str) -> Any:
+    """Something that is imported only by the command that needs it."""
+    return getattr(importlib.import_module(module), name)
+
+
+def load(module: str, name: str) -> Any:
+    """Something of the server, which the CLI never imports before a command asks for it."""
+    importlib.import_module("bay.client._lean")  # before the server loads all of httpx
+    try:
+        return lazily(module, name)
+    except ModuleNotFoundError as error:
+        raise BayError(
+            f"this needs the server, and {error.name} is not installed: pip install 'bay-sandbox[server]', "
+            "or set BAY_URL to a Bay that runs elsewhere"
+        ) from error
+
+
+def seconds(text: str | float) -> float:
+    """The value of a `DURATION` option. Raises ValueError for what is not like ``90``, ``1.5``, ``90s``, ``10m``, ``1h30m`` or ``7d``."""
+    parsed = durations.parse(text) if isinstance(text, str) else text
+    try:
+        found = float(text) if parsed is None else float(parsed)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"it takes seconds or a time such as 10m or 1h30m, not {text!r}")
+    return found
+
+
+def whole_seconds(text: str | float) -> int:
+    """The same where only whole seconds count."""
+    found = seconds(text)
+    if not found.is_integer():
+        raise ValueError(f"it takes whole seconds or a time such as 10m or 1h30m, not {text!r}")
+    return int(found)
+
+
+def duration(option: str, text: str) -> int:
+    """The whole seconds of an option's text, where the option is parsed by its command."""
+    try:
+        return whole_seconds(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{option}: {error}") from error
+
+
+def pairs(texts: list[str] | None, option: str, between: str) -> dict[str, str]:
+    """The mapping that repeated ``NAME=VALUE`` (or ``key:value``) options spell."""
+    return dict(_pair(text, option, between) for text in texts or ())
+
+
+def _pair(text: str, option: str, between: str) -> tuple[str, str]:
+    name, found, value = text.partition(between)
+    if not (name and found):
+        raise InvalidArgument(f"{option} takes NAME{between}VALUE, not {text!r}")
+    return name, value
