@@ -102,35 +102,35 @@ class ProfileSettings(SettingFields):
         1800, ge=1, description="seconds without activity before compute is frozen"
     )
     warm_timeout: int | None = Field(
-        3600, ge=0, description="seconds frozen in memory before compute is given back; 0 = never frozen"
+        3600, ge=0, description="seconds frozen in memory before compute stops; 0 = never frozen"
     )
-    pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that wait for a create")
-    output_buffer_mb: int = Field(1, ge=1, le=16, description="newest output of each exec that is kept, MiB")
-    ttl: int | None = Field(None, ge=1, description="seconds a sandbox lives when the create does not say")
+    pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that are kept ready for a create")
+    output_buffer_mb: int = Field(1, ge=1, le=16, description="size of each exec's output buffer, MiB")
+    ttl: int | None = Field(None, ge=1, description="lifetime in seconds of a sandbox without its own `ttl`")
     persist: Persist = Field(
         "workspace",
-        description="what outlives a stop: files under /workspace, or with `machine` the whole root file system",
+        description="files that survive a stop: those under /workspace, or with `machine` the whole root file system",
     )
     disk_mb: int | None = Field(
         10_240,
         ge=16,
-        description="how much its files may hold, MiB, and as much again outside of its workspace; holds on btrfs only",
+        description="limit of its files, MiB, and as much again outside of its workspace; enforced on btrfs only",
     )
-    start: Literal["eager", "lazy"] = Field("eager", description="when compute begins")
+    start: Literal["eager", "lazy"] = Field("eager", description="when compute starts")
     kernel: Literal["eager", "lazy"] = Field(
         "lazy", description="when the default kernel starts: with the sandbox, or with the first code"
     )
-    root: bool = Field(True, description="whether an exec may ask for `user: root`")
+    root: bool = Field(True, description="whether an exec may use `user: root`")
     user: str = Field(
         "ship",
         pattern=r"^[a-z_][a-z0-9_-]{0,31}$",
         description="name of the user that commands run as, uid 1000",
     )
     users: tuple[str, ...] | None = Field(
-        None, description="who else an exec may run as without `root`; unset: every user of `/etc/passwd`"
+        None, description="further users of execs without `root`; unset: every user of `/etc/passwd`"
     )
     network_policy: NetworkSettings | None = Field(
-        None, description="what its network may reach, as `PUT …/network-policy` takes it; else mode `open`"
+        None, description="its network policy, in the form of `PUT …/network-policy`; unset: mode `open`"
     )
     description: str = Field("", description="for people")
 
@@ -195,21 +195,24 @@ class Settings(SettingFields, BaseSettings):
         hide_input_in_errors=True,  # it may be a key
     )
 
-    data_dir: Path = Field(Path("/var/lib/bay"), description="where Bay keeps its database and all files")
-    run_dir: Path = Field(Path("/run/bay"), description="where sockets and mount points of live sessions are")
+    data_dir: Path = Field(Path("/var/lib/bay"), description="directory of Bay's database and all files")
+    run_dir: Path = Field(
+        Path("/run/bay"), description="directory of the sockets and mount points of live sessions"
+    )
     cache_dir: Path = Field(
         Path("/var/cache/bay"),
-        description="what can be made again at any time: Ship's runtime and image skeletons",
+        description="directory of rebuildable files: Ship's runtime and image skeletons",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8700, description="port to listen on; 0 picks a free one"
     )
     api_key: SecretStr | None = Field(
-        None, description="admin key, for automation, 16 characters or more; made and shown once when unset"
+        None,
+        description="admin key, for automation, 16 characters or more; when unset Bay creates one and shows it once",
     )
     driver: Literal["oci", "fake"] = Field(
-        "oci", description="what runs sessions; `fake` isolates nothing and is for tests"
+        "oci", description="runs sessions; `fake` isolates nothing and is for tests"
     )
     runc: str = Field("runc", description="the OCI runtime to call")
     runc_timeout: float = Field(
@@ -220,40 +223,40 @@ class Settings(SettingFields, BaseSettings):
     )
     network: Literal["auto", "off"] = Field(
         "auto",
-        description="`off`: sandboxes have loopback only; `auto`: a network where the host can hold it",
+        description="`off`: sandboxes have loopback only; `auto`: a network where the host can enforce policies",
     )
     network_ipv6: bool = Field(
         False,
         description="whether sandboxes reach IPv6; turns on the host's IPv6 forwarding, see docs/network.md",
     )
     network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description="private networks that rules may allow; else none can be reached"
+        (), description="private networks that rules may allow; all others stay unreachable"
     )
     dns_servers: tuple[IPv4Address | IPv6Address, ...] = Field(
         (),
-        description="resolvers that sandboxes' names are asked of; empty = the host's, by /etc/resolv.conf",
+        description="resolvers for sandboxes' names; empty = the host's, from /etc/resolv.conf",
     )
     public_url: str | None = Field(
         None,
-        description="where Bay is reached, such as `https://bay.example.com`; ports are at {port}-{name}.bay.example.com",
+        description="public URL of Bay, such as `https://bay.example.com`; ports are at {port}-{name}.bay.example.com",
     )
     port_wait: float = Field(
         30,
         gt=0,
         le=600,
-        description="seconds a request waits until something listens on the port it asks for",
+        description="seconds a request waits for a listener on its port",
     )
     cargo_backend: Literal["auto", "btrfs", "directory"] = Field(
         "auto",
-        description="who keeps the files; `auto` is btrfs where that can be, and stays what it once was",
+        description="storage backend of the files; `auto` is btrfs where possible, and keeps a data directory's first choice",
     )
     pool_max_gb: int | None = Field(
         None,
         ge=1,
-        description="largest size of the pool that Bay makes for btrfs, GiB; else what the host has",
+        description="largest size of Bay's btrfs pool, GiB; unset = the host's disk",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is logged"
+        "info", description="lowest level that is logged"
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto` is console on a terminal, else JSON"
@@ -261,14 +264,12 @@ class Settings(SettingFields, BaseSettings):
     start_timeout: float = Field(
         60, gt=0, description="seconds a call waits for compute before it answers 503"
     )
-    start_limit: float = Field(
-        120, gt=0, description="seconds after which a start that does not end is given up"
-    )
-    stop_grace: float = Field(5, ge=0, description="seconds processes get to end by themselves on stop")
-    start_concurrency: int = Field(4, ge=1, le=64, description="sessions started at once; more wait in order")
-    pool_max_age: int = Field(3600, ge=1, description="seconds after which what waits in a pool is replaced")
+    start_limit: float = Field(120, gt=0, description="seconds after which Bay aborts a start")
+    stop_grace: float = Field(5, ge=0, description="seconds between TERM and KILL for processes on stop")
+    start_concurrency: int = Field(4, ge=1, le=64, description="sessions started at once; more are queued")
+    pool_max_age: int = Field(3600, ge=1, description="seconds after which a pooled sandbox is replaced")
     memory_reserve_mb: int = Field(
-        512, ge=0, description="available memory, MiB, below which idle sandboxes give theirs back"
+        512, ge=0, description="available memory, MiB, below which Bay stops frozen sandboxes"
     )
     expired_retention: int = Field(
         60, ge=0, description="seconds an expired sandbox is still shown before it is removed"
@@ -276,15 +277,15 @@ class Settings(SettingFields, BaseSettings):
     max_connections: int = Field(
         10_000,
         ge=16,
-        description="connections of clients at once, and never more than a third of the descriptors that Bay may open",
+        description="client connections at once, at most a third of the descriptors that Bay may open",
     )
     max_connections_per_address: int = Field(
         256,
         ge=4,
-        description="of those the ones of one address that show no key; not counted where `public_url` is set",
+        description="connections of one address without a key; unlimited where `public_url` is set",
     )
-    head_timeout: float = Field(10, gt=0, description="seconds until the head of a request is there")
-    body_timeout: float = Field(60, gt=0, description="seconds that a request's body may not move")
+    head_timeout: float = Field(10, gt=0, description="seconds until the head of a request must be complete")
+    body_timeout: float = Field(60, gt=0, description="seconds that a request's body may pause")
     keep_alive_timeout: int = Field(
         15, ge=1, description="seconds a connection is kept for the next request after an answer"
     )
@@ -295,20 +296,18 @@ class Settings(SettingFields, BaseSettings):
     upload_spool_mb: int = Field(
         1024,
         ge=1,
-        description="room for uploads whose part `path` comes last, MiB; one owner may have a fourth",
+        description="space for uploads whose part `path` comes last, MiB; one owner may have a fourth",
     )
     max_file_mb: int = Field(16, ge=1, description="largest file that `filesystem/files` reads as JSON, MiB")
-    max_cargo_mb: int = Field(
-        65_536, ge=16, le=65_536, description="how much a cargo that belongs to no sandbox may hold, MiB"
-    )
+    max_cargo_mb: int = Field(65_536, ge=16, le=65_536, description="largest size of an external cargo, MiB")
     webhook_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description="networks that webhooks may be sent to although they are not public"
+        (), description="networks that are not public and to which webhooks may be sent"
     )
     webhook_ports: tuple[str, ...] = Field(
         ("80", "443", "1024-65535"), description="ports that webhooks may be sent to, and ranges of them"
     )
     history_max_age: int = Field(
-        30, ge=1, le=36500, description="days after which successful executions leave the history"
+        30, ge=1, le=36500, description="days that the history keeps successful executions"
     )
     history_max_count: int = Field(
         1000, ge=1, le=100_000, description="successful executions that the history of a sandbox keeps"
@@ -317,11 +316,11 @@ class Settings(SettingFields, BaseSettings):
         16,
         ge=1,
         le=1024,
-        description="room for the history of a sandbox, MiB; ten times as much for what failed",
+        description="space for the history of a sandbox, MiB; ten times as much for failures",
     )
     event_retention: int = Field(7, ge=1, le=36500, description="days that events are kept")
     event_max_count: int = Field(
-        1_000_000, ge=1000, description="events that are kept, of all owners together"
+        1_000_000, ge=1000, description="events that are kept, for all owners together"
     )
     audit_retention: int = Field(90, ge=1, le=36500, description="days that the audit is kept")
     audit_max_count: int = Field(1_000_000, ge=1000, description="calls that the audit keeps")
@@ -329,16 +328,16 @@ class Settings(SettingFields, BaseSettings):
         7,
         ge=1,
         le=36500,
-        description="days that a removed sandbox is remembered, so that a second delete is no error",
+        description="days that Bay remembers a removed sandbox, so that a second delete succeeds",
     )
     profiles: dict[str, ProfileSettings] = Field(
-        default_factory=_default_profiles, description="what kinds of sandbox there are, by name"
+        default_factory=_default_profiles, description="the profiles, by name"
     )
 
-    quotas: QuotaSettings | None = Field(None, description="what each owner may use at once")
+    quotas: QuotaSettings | None = Field(None, description="quotas of each owner")
     owners: dict[str, QuotaSettings] = Field(
         default_factory=dict[str, QuotaSettings],
-        description="quotas of single owners, by name, over those of each",
+        description="quotas of single owners, by name, which override `quotas`",
     )
 
     @field_validator("api_key")
