@@ -1,7 +1,7 @@
-"""Every error Bay raises on purpose, on both sides of the wire.
+"""Bay's error classes, on both sides of the wire.
 
     BayError
-    ├── CallerError                 yours: the request cannot be served as it is
+    ├── CallerError                 the caller's: change the request
     │   ├── Unauthorized            401 unauthorized
     │   ├── Forbidden               403 forbidden
     │   ├── NotFound                404 not_found
@@ -19,7 +19,7 @@
     │   ├── RangeNotSatisfiable     416 range_not_satisfiable
     │   ├── RequestTimeout          408 request_timeout
     │   └── QuotaExceeded           429 quota_exceeded
-    ├── HostError                   the host's: Bay or what it stands on could not do it
+    ├── HostError                   Bay's or the host's: the request was valid
     │   ├── SandboxNotReady         503 session_not_ready
     │   ├── DriverUnavailable       503 driver_unavailable
     │   ├── StorageFull             507 storage_full
@@ -29,18 +29,18 @@
     │   └── InternalError           500 internal_error
     └── ConnectionFailed            the SDK could not reach Bay; never sent over the wire
 
-Raise where you know; the server turns an error into JSON in one place, and the SDK rebuilds
-the same class from `code` with `error_from_wire`. Messages name the thing, the fact and the way out.
+The server turns an error into JSON in one place, and the SDK rebuilds the same class from `code` with
+`error_from_wire`. Messages name the thing, the fact and the way out.
 """
 
 from typing import Any, ClassVar, cast
 
 
 class BayError(Exception):
-    """Anything Bay raises on purpose.
+    """The base class of all errors that Bay raises on purpose.
 
-    `code` is the word on the wire, `status` the HTTP status, `retryable` whether the same call
-    may succeed later, `exit_code` what the CLI exits with. `details` is JSON for programs.
+    `code` is its name on the wire, `status` the HTTP status, `retryable` whether the same call
+    may succeed later, `exit_code` the exit code of the CLI. `details` is JSON for programs.
     """
 
     code: ClassVar[str] = "error"
@@ -58,28 +58,28 @@ class BayError(Exception):
 
 
 class CallerError(BayError):
-    """The request cannot be served as it is; change it."""
+    """The caller must change the request."""
 
     status = 400
     exit_code = 2
 
 
 class Unauthorized(CallerError):
-    """No key, or one that Bay does not know. Send `Authorization: Bearer <key>`."""
+    """The request has no key, or an unknown, revoked or expired one. Send `Authorization: Bearer <key>`."""
 
     code = "unauthorized"
     status = 401
 
 
 class Forbidden(CallerError):
-    """The key is good but may not do this. Use a key with the scope the message names."""
+    """The key is valid but lacks a permission. Use a key with the scope that the message names."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(CallerError):
-    """There is nothing of that name for you; another owner's things look the same."""
+    """You have nothing with that id or name; another owner's things answer the same."""
 
     code = "not_found"
     status = 404
@@ -92,27 +92,27 @@ class FileMissing(NotFound):
 
 
 class InvalidArgument(CallerError):
-    """A field is missing, of the wrong type, or out of range; `details` says which."""
+    """A field is missing, of the wrong type, or out of range; `details` names it."""
 
     code = "validation_error"
     status = 422
 
 
 class BadRequest(InvalidArgument):
-    """A value has the right form but names nothing Bay has, such as an unknown profile."""
+    """A value is well-formed but matches nothing, such as an unknown profile."""
 
     status = 400
 
 
 class InvalidPath(InvalidArgument):
-    """A path that is empty, absolute, has a NUL, or leaves the workspace; `details.reason` says which."""
+    """The path is empty, absolute, has a NUL, or leaves the workspace; `details.reason` names the rule."""
 
     code = "invalid_path"
     status = 400
 
 
 class PayloadTooLarge(CallerError):
-    """The body is larger than the limit the message names; send it in parts or as an upload."""
+    """The body is larger than the limit in the message; send it in parts or as an upload."""
 
     code = "payload_too_large"
     status = 413
@@ -126,13 +126,13 @@ class MethodNotAllowed(CallerError):
 
 
 class CapabilityNotSupported(CallerError):
-    """The profile lacks what the call needs; `details.available` lists what it has."""
+    """The profile lacks a capability of the call; `details.available` lists the available ones."""
 
     code = "capability_not_supported"
 
 
 class Conflict(CallerError):
-    """The request contradicts what is there: a taken name, a cargo in use, a reused idempotency key."""
+    """The request conflicts with the present state: a taken name, a cargo in use, a reused idempotency key."""
 
     code = "conflict"
     status = 409
@@ -151,21 +151,21 @@ class SandboxTtlInfinite(Conflict):
 
 
 class OutputGone(CallerError):
-    """The offset is before what is still buffered. Read on from `details.first_offset`."""
+    """The output at that offset is no longer buffered. Continue from `details.first_offset`."""
 
     code = "output_gone"
     status = 410
 
 
 class RangeNotSatisfiable(CallerError):
-    """The file has no byte of that `Range`. `details.size` is how many it has."""
+    """The file has no byte in that `Range`. `details.size` is its size."""
 
     code = "range_not_satisfiable"
     status = 416
 
 
 class RequestTimeout(CallerError):
-    """The request did not come whole in the time that the message names. Send it again, without pauses."""
+    """The request was slower than the limit in the message. Send it again, without pauses."""
 
     code = "request_timeout"
     status = 408
@@ -181,20 +181,20 @@ class QuotaExceeded(CallerError):
 
 
 class HostError(BayError):
-    """Bay, or what it stands on, could not do it; the request was fine."""
+    """Bay or its host failed; the request was valid."""
 
     retryable = True
 
 
 class SandboxNotReady(HostError):
-    """The sandbox's compute is not there yet. Try again after `Retry-After`."""
+    """The sandbox's compute is not ready yet. Try again after `Retry-After`."""
 
     code = "session_not_ready"
     status = 503
 
 
 class DriverUnavailable(HostError):
-    """The host cannot run containers as asked. `bay doctor` says what is missing."""
+    """The host cannot run containers as requested. `bay doctor` lists the missing parts."""
 
     code = "driver_unavailable"
     status = 503
@@ -208,28 +208,28 @@ class StorageFull(HostError):
 
 
 class ShipError(HostError):
-    """The runtime inside the sandbox failed or answered nonsense. Stop and start the sandbox."""
+    """The runtime inside the sandbox failed or sent an invalid answer. Stop and start the sandbox."""
 
     code = "ship_error"
     status = 502
 
 
 class PortClosed(HostError):
-    """Nothing in the sandbox listens on that port; `details.listening` says on which ports something does."""
+    """Nothing in the sandbox listens on that port; `details.listening` lists the ports with a listener."""
 
     code = "port_closed"
     status = 502
 
 
 class Timeout(HostError):
-    """It took longer than allowed; it may or may not have happened."""
+    """The call took longer than allowed, and may or may not have taken effect."""
 
     code = "timeout"
     status = 504
 
 
 class InternalError(HostError):
-    """A defect in Bay. Report it with the request id."""
+    """Bay has a defect. Report it with the request id."""
 
     code = "internal_error"
     status = 500
@@ -252,7 +252,7 @@ BY_CODE: dict[str, type[BayError]] = {cls.code: cls for cls in _descendants(BayE
 
 
 def error_from_wire(status: int, body: object) -> BayError:
-    """The error that an HTTP answer `{"error": {…}}` with `status` stands for.
+    """Builds the error of an HTTP answer `{"error": {…}}` with `status`.
 
     An unknown code, or a body that is not Bay's, gives a plain `BayError` with that status.
     """
