@@ -588,6 +588,7 @@ class HistoryEntry(Brief):
     """A `shell/exec` or `python/exec` that is over, as the history of its sandbox keeps it.
 
     Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted and separated by commas.
+    `payload_ref` is always None: the entry holds all its text. Clients of this list read the key.
     """
 
     id: str
@@ -751,7 +752,7 @@ class Checkpoint:
     name: str | None
     comment: str | None
     created_at: datetime
-    kind: Literal["files", "memory"]
+    kind: Literal["files"]
     auto: bool
     parent_id: str | None
     current: bool

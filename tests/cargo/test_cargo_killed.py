@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from dying import lines_of, run_and_die
 
-from bay.cargo.directory import DirectoryCargo
 from bay.ids import new_id
 from pools import BACKENDS, Backend, make, unmounted_after
 
@@ -116,34 +115,3 @@ def check(kind: str, data_dir: Path, asked: Act) -> None:
         assert asked.seen(cargo) == asked.done
 
     asyncio.run(work())
-
-
-def test_a_kill_while_the_old_layout_is_turned_into_the_new_one_loses_nothing(tmp_path: Path) -> None:
-    ids = [new_id("ws"), new_id("ws")]
-    lines = lines_of("directory.py", lambda: turn(old_layout(tmp_path / "first", ids)))
-    assert len(lines) > 20
-    for number, line in enumerate(lines):
-        root = old_layout(tmp_path / str(number), ids)
-        run_and_die(line, lambda where=root: turn(where))
-        cargo = turn(root)
-        for ws in ids:
-            assert sorted(os.listdir(cargo.path(ws))) == ["machine", "mine", "workspace"]
-            assert (cargo.path(ws) / "mine").read_text() == ws
-            assert os.listdir(cargo.machine(ws)) == []
-        assert asyncio.run(cargo.list_ids()) == set(ids)
-        assert not (root / ".converting").exists()
-
-
-def old_layout(root: Path, ids: list[str]) -> Path:
-    """Cargos as an earlier Bay made them, with names in them that are those of parts today."""
-    for ws in ids:
-        (root / ws / "workspace").mkdir(parents=True)
-        (root / ws / "machine").mkdir()
-        (root / ws / "mine").write_text(ws)
-    return root
-
-
-def turn(root: Path) -> DirectoryCargo:
-    cargo = DirectoryCargo(root)
-    asyncio.run(cargo.open())
-    return cargo

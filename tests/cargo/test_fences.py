@@ -78,18 +78,6 @@ async def test_generations_of_two_sandboxes_are_not_compared(cargo: DirectoryCar
         assert fence.generation == generation
 
 
-async def test_the_one_fence_that_a_cargo_had_before_still_holds(
-    cargo: DirectoryCargo, tmp_path: Path
-) -> None:
-    old = {"sandbox_id": SANDBOX, "generation": 7, "session_id": "sess-a"}
-    (tmp_path / "cargo/.fences" / CARGO).write_text(json.dumps(old))
-    await DirectoryCargo(tmp_path / "cargo").open()
-    with pytest.raises(StaleGeneration):
-        await cargo.fence(CARGO, SANDBOX, 7, "sess-b")
-    await cargo.remove(CARGO)
-    assert os.listdir(tmp_path / "cargo/.fences") == []
-
-
 async def test_the_fence_goes_with_the_cargo(cargo: DirectoryCargo) -> None:
     await cargo.fence(CARGO, SANDBOX, 9, "sess-a")
     await cargo.remove(CARGO)

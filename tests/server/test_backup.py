@@ -274,34 +274,6 @@ def test_the_layers_of_a_machine_come_back_whole(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_backup_of_an_older_bay_becomes_workspaces(tmp_path: Path) -> None:
-    source = made_data_dir(tmp_path / "data")
-    (source / "cargo").mkdir()
-    with_machine(source / "cargo")
-    backup(tmp_path / "saved.tar", source, with_files=True)
-    (tmp_path / "old.tar").write_bytes(of_format_1((tmp_path / "saved.tar").read_bytes()))
-    restore(tmp_path / "old.tar", tmp_path / "new", force=False)
-    cargo = tmp_path / "new/cargo" / CARGO
-    assert sorted(os.listdir(cargo)) == ["machine", "workspace"]
-    assert (cargo / "workspace/kept").read_text() == "from the backup"
-    assert ((cargo / "workspace").stat().st_uid, cargo.stat().st_mode & 0o777) == (1000, 0o700)
-
-
-def of_format_1(data: bytes) -> bytes:
-    """A backup as Bay made it when the files of a workspace were all that a cargo had."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=stream, mode="w") as new:
-        for member in old:
-            if member.name == f"cargo/{CARGO}" or f"{CARGO}/machine" in member.name:
-                continue
-            text = content(old, member.name) if member.isreg() else b""
-            member.name = member.name.replace(f"{CARGO}/workspace", CARGO)
-            member.pax_headers = {}
-            new.addfile(member, io.BytesIO(text))
-    return with_digests(with_manifest(stream.getvalue(), format=1))
-
-
-@needs_root
 def test_a_pool_is_read_while_bay_is_stopped_and_made_where_one_is_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +351,10 @@ def newer(data: bytes, _place: Path) -> bytes:
 
 def newest(data: bytes, _place: Path) -> bytes:
     return with_manifest(data, format=3)
+
+
+def older(data: bytes, _place: Path) -> bytes:
+    return with_manifest(data, format=1)
 
 
 def strange(data: bytes, _place: Path) -> bytes:
@@ -465,8 +441,9 @@ def with_digests(data: bytes) -> bytes:
         (cut, "damaged|not a Bay backup"),
         (without_end, "is truncated"),
         (flipped, "kept is not what was backed up"),
-        (newer, "newer Bay"),
-        (newest, "newer Bay"),
+        (newer, "another version of Bay"),
+        (newest, "another version of Bay"),
+        (older, "another version of Bay"),
         (strange, "is invalid"),
         (one_more, "kept-planted is not what was backed up"),
         (foreign, "no place in a backup"),

@@ -56,11 +56,6 @@ class CargoBackend(Protocol):
     name: Literal["btrfs", "directory"]
 
     @property
-    def instant(self) -> bool:
-        """Whether a copy takes no time and no space, however much is in it. Else both grow with the files."""
-        ...
-
-    @property
     def limits(self) -> bool:
         """Whether a size limit holds: whether the writer is refused beyond it."""
         ...

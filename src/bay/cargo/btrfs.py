@@ -29,7 +29,6 @@ class BtrfsCargo(Shelf):
     """Below `root`, which is on btrfs already, or where `pool` is mounted."""
 
     name: Literal["btrfs", "directory"] = "btrfs"
-    instant = True
 
     def __init__(self, root: Path, pool: Pool | None = None) -> None:
         super().__init__(root)

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from bay.cargo.base_backend import MACHINE, WORKSPACE, Shelf
+from bay.cargo.base_backend import Shelf
 from bay.cargo.trash import make_private
-from bay.ids import is_id
 from bay.linux import renames
 
 _SAID = 4096
@@ -22,7 +21,6 @@ class DirectoryCargo(Shelf):
     """One directory per cargo and checkpoint below `root`."""
 
     name: Literal["btrfs", "directory"] = "directory"
-    instant = False
     limits = False
 
     def __init__(self, root: Path) -> None:
@@ -47,7 +45,6 @@ class DirectoryCargo(Shelf):
 
     def _prepare(self) -> None:
         make_private(self._root)
-        _Layout(self._root).bring_up()
         make_private(self._swapping)
         for name in os.listdir(self._swapping):
             self._end_swap(name)
@@ -99,56 +96,6 @@ class DirectoryCargo(Shelf):
         if not renames.place(self._swapping / name, self._root / name):
             self._trash.open()
             self._move_to_trash(self._swapping / name)
-
-
-class _Layout:
-    """Turns what an earlier Bay made, the files directly in `ws-…`, into what this one makes: `ws-…/workspace`.
-
-    All are collected in a place of their own first, so that a crash at any point leaves it decidable which are which. Blocks.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._done = root / ".layout"
-        self._collected = root / ".converting"
-
-    def bring_up(self) -> None:
-        """Do what is still to do."""
-        if not self._done.exists():
-            for name in filter(is_id, os.listdir(self._root)):
-                self._collect(self._root / name)
-            self._done.write_text("2\n")
-            renames.sync_directory(self._root)
-        if self._collected.exists():
-            for name in os.listdir(self._collected):
-                self._furnish(self._collected / name)
-            self._collected.rmdir()
-
-    def _collect(self, cargo: Path) -> None:
-        if _is_of_today(cargo):  # as in a data directory that a backup was restored to
-            return
-        make_private(self._collected)
-        make_private(self._collected / cargo.name)
-        cargo.rename(self._collected / cargo.name / WORKSPACE)
-
-    def _furnish(self, cargo: Path) -> None:
-        if not (cargo / WORKSPACE).exists():  # the crash was before anything was moved
-            cargo.rmdir()
-            return
-        make_private(cargo / MACHINE)
-        cargo.rename(self._root / cargo.name)
-
-
-def _is_of_today(cargo: Path) -> bool:
-    """Whether it has both parts and is private, which none was that had the files in it: a sandbox's user owned those."""
-    facts = cargo.lstat()
-    if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-        return False
-    with os.scandir(cargo) as entries:
-        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)} == {
-            WORKSPACE,
-            MACHINE,
-        }
 
 
 async def _copy(source: Path, target: Path) -> None:

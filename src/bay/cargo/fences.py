@@ -36,14 +36,8 @@ class Fences:
 
     def read(self, cargo_id: str, sandbox_id: str) -> Fence | None:
         """The sandbox's fence on the cargo; None when there is none or it is not to be understood."""
-        for name in (
-            _name(cargo_id, sandbox_id),
-            cargo_id,
-        ):  # the second as it was when a cargo had one fence
-            found = self._read(name)
-            if found is not None and found.sandbox_id == sandbox_id:
-                return found
-        return None
+        found = self._read(_name(cargo_id, sandbox_id))
+        return found if found is not None and found.sandbox_id == sandbox_id else None
 
     def remove(self, cargo_id: str) -> None:
         """Forget all fences of the cargo; none is fine."""

@@ -58,7 +58,6 @@ class SessionSpec:
     """What that kernel finds when it starts with the session (`SHIP_KERNEL_ENV`)."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
     """What its network may reach, from its first packet on; its mode is one of the driver's."""
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

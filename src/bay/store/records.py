@@ -139,7 +139,7 @@ class CheckpointRecord:
     sandbox_id: str
     name: str | None
     comment: str | None
-    kind: Literal["files", "memory"] = "files"
+    kind: Literal["files"] = "files"
     auto: bool = False
     hidden: bool = False
     """Made for a fork of the present alone, and shown to nobody."""

@@ -294,7 +294,7 @@ def _checked(new: NewKernel) -> NewKernel:
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
-    # `env` whole, for a Ship of a session that was started by an older Bay.
+    # `env` is what code in it finds; `own_env` alone is the kernel's own, which its later cells cannot change.
     env = {**awake.env, **(new.env or {})}
     body: dict[str, Any] = {
         "spec": new.spec,

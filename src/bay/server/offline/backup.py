@@ -12,7 +12,6 @@ import gzip
 import json
 import os
 import secrets
-import shutil
 import sqlite3
 import subprocess
 import zlib
@@ -39,7 +38,6 @@ from bay.server.settings import Settings
 from bay.store.engine import MIGRATIONS
 
 FORMAT = 2
-"""In format 1 the files of a cargo are directly in `cargo/ws-…`, and all of them are its workspace."""
 MANIFEST = "manifest.json"
 _CARGO = "cargo"
 _LOCK = "bay.lock"
@@ -260,7 +258,6 @@ def _unpack(source: Path, apart: Path, kind: backend_detection.Kind) -> dict[str
         manifest = _manifest(source, apart / MANIFEST)
         if digests != manifest["members"] or DATABASE not in digests:
             raise BadRequest(f"{source} is damaged: {_difference(digests, manifest['members'])}")
-        _bring_up(apart / _CARGO, manifest["format"])
     return manifest
 
 
@@ -319,36 +316,6 @@ def _make_subvolume(path: Path) -> None:
         btrfs.join_group(path, btrfs.group_of(btrfs.subvolume_id(path)))
 
 
-def _bring_up(cargo: Path, version: int) -> None:
-    """Give every cargo of an older format its two parts."""
-    for path in cargo.iterdir() if version < FORMAT and cargo.is_dir() else ():
-        if is_id(path.name):
-            _into_workspace(path)
-
-
-def _into_workspace(cargo: Path) -> None:
-    """Make what the directory is its workspace. It stays the same directory: on btrfs nothing can be moved out of it."""
-    facts = cargo.stat()
-    names = os.listdir(cargo)
-    inner = cargo / f".{secrets.token_hex(12)}"
-    inner.mkdir(0o700)
-    for name in names:
-        (cargo / name).rename(inner / name)
-    for name in os.listxattr(cargo):
-        if name.startswith(("user.", "system.posix_acl")):
-            os.setxattr(inner, name, os.getxattr(cargo, name))
-            os.removexattr(cargo, name)
-    shutil.copystat(cargo, inner)
-    if os.geteuid() == 0:
-        os.chown(inner, facts.st_uid, facts.st_gid)
-        os.chown(cargo, 0, 0)
-    inner.chmod(facts.st_mode & 0o7777)
-    cargo.chmod(0o700)
-    os.utime(inner, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
-    inner.rename(cargo / WORKSPACE)
-    (cargo / MACHINE).mkdir(0o700)
-
-
 def _belongs(parts: Parts, member: Member) -> bool:
     if len(parts) == 1:
         return (
@@ -375,8 +342,8 @@ def _manifest(source: Path, file: Path) -> dict[str, Any]:
             "with_files": bool(),
             "created_at": str(),
         }:
-            if version > FORMAT or not list((MIGRATIONS / "versions").glob(f"{_plain(schema)}_*.py")):
-                raise BadRequest(f"{source} was made by a newer Bay; restore it with that one")
+            if version != FORMAT or not list((MIGRATIONS / "versions").glob(f"{_plain(schema)}_*.py")):
+                raise BadRequest(f"{source} was made by another version of Bay; restore it with that one")
             return cast("dict[str, Any]", found)
         case _:
             raise BadRequest(f"{source} is not a Bay backup: its {MANIFEST} is invalid")

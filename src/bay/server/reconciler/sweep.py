@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from bay.clock import Clock
-from bay.errors import BayError, NotFound
+from bay.errors import BayError
 from bay.server.kernels.ship_client import KernelLink
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
@@ -144,7 +144,4 @@ class Sweep:
 
     async def _any_cell(self, peer: Peer) -> bool:
         """Whether a cell runs or waits for its turn. Cells have no rows, so this is always asked."""
-        try:
-            return any(item.queued or item.state == "busy" for item in await self._kernels.every(peer))
-        except NotFound:
-            return False  # the runtime of a session that an older Bay started knows no kernels
+        return any(item.queued or item.state == "busy" for item in await self._kernels.every(peer))
