@@ -1,7 +1,7 @@
 """`python3 -m ship`: the first process of a sandbox."""
 
-from ship import lean
+from ship import startup
 from ship.app import main
 
-lean.settle()
+startup.settle()
 main()

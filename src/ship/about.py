@@ -4,7 +4,7 @@ import os
 import sys
 
 from ship import __version__
-from ship.identity import find_shell
+from ship.process.identity import find_shell
 from ship.settings import Settings
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")

@@ -12,29 +12,30 @@ import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ship import diary, kernel
+from ship import log
 from ship import settings as settings_module
 from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
-from ship.everywhere import Confined, Everywhere
-from ship.execs import Execs
-from ship.file_routes import FileRoutes
-from ship.files import FileThreads
-from ship.http import Answer, BadRequest, Conversation, CutShort, Request, Switch, Upgrade
-from ship.kernel_life import Ground
-from ship.kernel_routes import KernelRoutes
-from ship.kernels import Kernels, default_order
-from ship.paths import Workspace
-from ship.port_routes import PortRoutes
-from ship.ports import Ports
-from ship.reap import Nursery
+from ship.execs.execs import Execs
+from ship.files.routes import FileRoutes
+from ship.files.sandbox_paths import Confined, Everywhere
+from ship.files.tool_runs import ToolRuns
+from ship.files.tree_routes import TreeRoutes
+from ship.files.workspace import FileThreads
+from ship.files.workspace_paths import Workspace
+from ship.http.connection import PeerGone, Wire
+from ship.http.conversation import Answer, BadRequest, Conversation, CutShort, Request, Switch, Upgrade
+from ship.kernels.kernel import Ground
+from ship.kernels.kernels import Kernels, default_order
+from ship.kernels.routes import KernelRoutes
+from ship.ports.ports import Ports
+from ship.ports.routes import PortRoutes
+from ship.process import syscalls
+from ship.process.init import Nursery
+from ship.process.signals import Signals
 from ship.routes import InsideRoutes, Routes
-from ship.service_routes import ServiceRoutes
-from ship.services import Services
+from ship.services.routes import ServiceRoutes
+from ship.services.services import Services
 from ship.settings import Settings
-from ship.signals import Signals
-from ship.tool_runs import ToolRuns
-from ship.tree_routes import TreeRoutes
-from ship.wire import PeerGone, Wire
 
 INSIDE_PORT = 8123
 
@@ -137,7 +138,7 @@ class Door:
         except (PeerGone, TimeoutError, CutShort):
             raise
         except Exception as error:  # noqa: BLE001 - the request edge: one bad request must not end the sandbox
-            diary.note(f"request.failed {diary.describe(error)}")
+            log.note(f"request.failed {log.describe(error)}")
             await talk.refuse(InternalError(f"Ship failed ({type(error).__name__})"))
             return False
         return await talk.recycle()
@@ -185,7 +186,7 @@ async def _run(settings: Settings) -> None:
     identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
     nursery = Nursery()
     if not settings.local:
-        kernel.hide_from_debuggers()
+        syscalls.hide_from_debuggers()
     nursery.open(signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
     execs = Execs(nursery, space, identities, settings.environment)
@@ -232,7 +233,7 @@ async def _run(settings: Settings) -> None:
 def _prepare_process(settings: Settings) -> None:
     os.umask(0o022)
     if settings.local:
-        kernel.adopt_orphans()
+        syscalls.adopt_orphans()
         return
     os.chdir("/")
     # Refused where the user namespace's map forbids it; there are none to give up then.
@@ -267,7 +268,7 @@ async def _open_inside(inside: Door, ports: Ports) -> None:
     except OSError as error:
         # No loopback device, or a program was first: the sandbox works without.
         listening.close()
-        diary.note(f"inside.unavailable {error.strerror}")
+        log.note(f"inside.unavailable {error.strerror}")
 
 
 def _say_ready() -> None:
@@ -288,4 +289,4 @@ def _anyone(_wire: Wire) -> bool:
 
 def _note_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
-    diary.note(f"loop.failed {diary.describe(error) if error else context.get('message')}")
+    log.note(f"loop.failed {log.describe(error) if error else context.get('message')}")

@@ -5,19 +5,23 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
 
-from ship import __version__, about, attach, files, order, output, processes
+from ship import __version__, about
 from ship.errors import InvalidArgument, NotFound
-from ship.execs import Exec, Execs
-from ship.file_routes import FileRoutes, closed
-from ship.files import BLOCK_BYTES, Download, FileThreads, Upload
-from ship.http import Answer, Request, Switch, Upgrade, json_answer
-from ship.kernel_routes import KernelRoutes
-from ship.owners import Owners
-from ship.paths import Workspace
-from ship.port_routes import PortRoutes
-from ship.service_routes import ServiceRoutes
+from ship.execs import attach, output
+from ship.execs import request as exec_request
+from ship.execs.execs import Exec, Execs
+from ship.files import workspace as file_workspace
+from ship.files.routes import FileRoutes, closed
+from ship.files.tree_routes import TreeRoutes
+from ship.files.workspace import BLOCK_BYTES, Download, FileThreads, Upload
+from ship.files.workspace_paths import Workspace
+from ship.http.conversation import Answer, Request, Switch, Upgrade, json_answer
+from ship.kernels.routes import KernelRoutes
+from ship.ports.routes import PortRoutes
+from ship.process import table
+from ship.process.owners import Owners
+from ship.services.routes import ServiceRoutes
 from ship.settings import Settings
-from ship.tree_routes import TreeRoutes
 
 _EXEC_BODY_BYTES = 64 << 20
 _SMALL_BODY_BYTES = 1 << 20
@@ -106,20 +110,20 @@ class Routes:
     async def _processes(self, _request: Request) -> Answer:
         owners = Owners((found.id, found.group) for found in self._execs.list())
         loop = asyncio.get_running_loop()
-        described = await loop.run_in_executor(None, processes.describe_all, owners.of)
+        described = await loop.run_in_executor(None, table.describe_all, owners.of)
         return json_answer(200, {"processes": described})
 
     async def _signal_process(self, request: Request, pid: str) -> Answer:
         number = await _signal(request)
         if not pid.isascii() or not pid.isdigit() or len(pid) > 10:
             raise NotFound(f"there is no process {pid[:20]!a}; give a number")
-        await asyncio.get_running_loop().run_in_executor(None, processes.signal_one, int(pid), number)
+        await asyncio.get_running_loop().run_in_executor(None, table.signal_one, int(pid), number)
         return json_answer(200, {"status": "ok"})
 
     async def _create_exec(self, request: Request) -> Answer:
         wait_s = _wait(request)
         body = await request.read_json(_EXEC_BODY_BYTES)
-        wanted = order.read(body, self._settings.accounts)
+        wanted = exec_request.read(body, self._settings.accounts)
         del body  # its stdin may be large
         created = await self._execs.create(wanted)
         if wait_s is None:
@@ -183,12 +187,12 @@ class Routes:
 
     async def _list_files(self, request: Request) -> Answer:
         path = request.query.get("path", ".")
-        entries, truncated = await self._threads.run(files.list_directory, self._workspace, path)
+        entries, truncated = await self._threads.run(file_workspace.list_directory, self._workspace, path)
         return json_answer(200, {"entries": entries, "truncated": truncated})
 
     async def _delete_file(self, request: Request) -> Answer:
         gone = request.talk.wire.gone
-        await self._threads.run(files.delete, self._workspace, _path(request), gone.done)
+        await self._threads.run(file_workspace.delete, self._workspace, _path(request), gone.done)
         return json_answer(200, {"status": "ok"})
 
     def _absolute(self, path: str) -> str:
@@ -241,12 +245,12 @@ async def _signal_exec(request: Request, found: Exec) -> Answer:
 
 
 async def _signal(request: Request) -> int:
-    return order.signal_number((await _read_object(request)).get("signal"))
+    return exec_request.signal_number((await _read_object(request)).get("signal"))
 
 
 async def _resize_exec(request: Request, found: Exec) -> Answer:
     given = await _read_object(request)
-    found.resize(*order.size(given.get("rows"), given.get("cols")))
+    found.resize(*exec_request.size(given.get("rows"), given.get("cols")))
     return json_answer(200, found.to_wire())
 
 
@@ -300,4 +304,4 @@ def _seconds(request: Request, name: str, default: float) -> float:
         value = float(text)
     except ValueError as error:
         raise InvalidArgument(f"{name} must be a number of seconds", field=name) from error
-    return order.seconds(value, name)
+    return exec_request.seconds(value, name)

@@ -5,9 +5,9 @@ import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-from ship import kernel
-from ship.accounts import Accounts
-from ship.identity import Identity
+from ship.process import syscalls
+from ship.process.accounts import Accounts
+from ship.process.identity import Identity
 
 # The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not mix with theirs.
 _INTERPRETER = ("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH")
@@ -31,7 +31,7 @@ class Settings:
 
 def take(environ: MutableMapping[str, str]) -> Settings:
     """The settings in `environ` (normally `os.environ`), which loses them. Raises ValueError or KeyError when they are unusable."""
-    kernel.erase_variable("SHIP_TOKEN")
+    syscalls.erase_variable("SHIP_TOKEN")
     told = {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
     for name in _INTERPRETER:
         environ.pop(name, None)

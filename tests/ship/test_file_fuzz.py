@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ship.errors import ShipError
-from ship.everywhere import Confined, Everywhere
-from ship.globs import Glob
-from ship.http import _parse_query as parse_query  # pyright: ignore[reportPrivateUsage]
+from ship.files.globs import Glob
+from ship.files.sandbox_paths import Confined, Everywhere
+from ship.http.conversation import _parse_query as parse_query  # pyright: ignore[reportPrivateUsage]
 
 PARTS = st.sampled_from(
     ("", ".", "..", "a", "b", "file", "up", "out", "abs", "loop", "proc", "fd", "root", "self", "etc", "\udcff", "x\n")

@@ -19,13 +19,13 @@ import httpx
 import pytest
 from ship_harness import TOKEN, FirstShip, Ship, eventually, running
 
-from ship import listing
-from ship.everywhere import Everywhere
-from ship.file_routes import FileRoutes
-from ship.files import FileThreads
-from ship.http import Answer, Conversation, Request
-from ship.identity import Identity
-from ship.wire import PeerGone, Wire
+from ship.files import listing
+from ship.files.routes import FileRoutes
+from ship.files.sandbox_paths import Everywhere
+from ship.files.workspace import FileThreads
+from ship.http.connection import PeerGone, Wire
+from ship.http.conversation import Answer, Conversation, Request
+from ship.process.identity import Identity
 
 MIB = 1 << 20
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"

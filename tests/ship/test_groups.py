@@ -11,8 +11,8 @@ import pytest
 
 PREAMBLE = """
 import subprocess
-from ship.groups import Groups
-from ship.identity import Identity
+from ship.process.groups import Groups
+from ship.process.identity import Identity
 user = Identity("ship", 1000, 1000, "/", switch=True)
 groups = Groups(range(64_500, 64_504))
 taken = [groups.take(user) for _ in range(4)]
@@ -56,9 +56,9 @@ assert groups.take(Identity("me", 0, 0, "/", switch=False)) is None
 def test_where_the_namespaces_map_forbids_groups_programs_start_without() -> None:
     start = """
 import os
-from ship.groups import Groups
-from ship.identity import Identity
-from ship.spawn import Ids, Spawner
+from ship.process.groups import Groups
+from ship.process.identity import Identity
+from ship.process.spawn import Ids, Spawner
 assert Groups().take(Identity("root", 0, 0, "/", switch=True)) is None
 root = os.open("/", os.O_RDONLY)
 pid = Spawner().start([b"true"], {}, root, (0, 1, 2), Ids(0, 0, ()), tty=False)

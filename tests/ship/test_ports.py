@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ship_harness import PATIENCE_S, Ship, eventually, running
 
-from ship import listening
-from ship.listening import Listener, Netlink, Tables
+from ship.ports import sock_diag
+from ship.ports.sock_diag import Listener, Netlink, Tables
 
 ANY = "0.0.0.0"  # noqa: S104 - in a namespace of its own, or of the tests
 Look = Callable[[], list[Listener]]
@@ -177,7 +177,7 @@ def test_the_tables_are_read_again_when_the_number_of_sockets_has_changed_and_no
     def read(path: str, _limit: int) -> bytes:
         return files.get(path, b"")
 
-    monkeypatch.setattr(listening, "read_file", read)
+    monkeypatch.setattr(sock_diag, "read_file", read)
     tables = Tables()
     assert by_tables(tables) == []
     files["/proc/net/tcp"] = b"head\n" + row
@@ -187,7 +187,7 @@ def test_the_tables_are_read_again_when_the_number_of_sockets_has_changed_and_no
     assert by_tables(tables) == [Listener(8080, "127.0.0.1", 77)]
     del files["/proc/net/tcp"]
     assert len(by_tables(tables)) == 1
-    monkeypatch.setattr(listening, "_BLIND_S", 0.0)
+    monkeypatch.setattr(sock_diag, "_BLIND_S", 0.0)
     assert by_tables(tables) == []
 
 
@@ -198,7 +198,7 @@ def test_a_line_of_a_table_that_is_cut_off_is_passed_over(
     def cut(path: str, _limit: int) -> bytes:
         return b"head\n" + line if path == "/proc/net/tcp" else b""
 
-    monkeypatch.setattr(listening, "read_file", cut)
+    monkeypatch.setattr(sock_diag, "read_file", cut)
     assert by_tables() == []
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ship.ring import Ring, Stream
+from ship.execs.ring import Ring, Stream
 
 Writes = list[tuple[Stream, bytes]]
 writes = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)), max_size=60)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 from ship_harness import Ship, eventually, stop
 
-from ship.service_health import Verdict
-from ship.service_order import Ended, Health, Restart, after_end
+from ship.services.health import Verdict
+from ship.services.specs import Ended, Health, Restart, after_end
 
 Json = dict[str, Any]
 SLEEPER = ["sh", "-c", "echo started; exec sleep 600"]

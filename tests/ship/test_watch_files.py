@@ -14,8 +14,8 @@ from ship_harness import PATIENCE_S, TOKEN, Ship
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, unix_connect
 
-from ship import watching
-from ship.inotify import Inotify
+from ship.files import watching
+from ship.files.inotify import Inotify
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What trees weigh, measured by a process of its own at the lowest priority: this module, as `python -m bay.cargo.weighing`.
+"""What trees weigh, measured by a process of its own at the lowest priority: this module, as `python -m bay.cargo.disk_usage`.
 
 It walks by descriptors to any depth, follows no link and crosses no mount, and counts a file with several names once. Rejected: a
 thread of Bay's, which would take the interpreter from the calls it serves; `du`, which cannot say what a tree alone holds. What it

@@ -1,7 +1,7 @@
 """A checkpoint as one stream that can leave the machine: a tar, compressed with zstd. Run as a process, one for each.
 
-    python -m bay.cargo.transfer export DIR < FACTS > STREAM
-    python -m bay.cargo.transfer import DIR [--max-bytes N] < STREAM
+    python -m bay.cargo.export_process export DIR < FACTS > STREAM
+    python -m bay.cargo.export_process import DIR [--max-bytes N] < STREAM
 
 The first member is `checkpoint.json`, then come `workspace/…` and, where the machine is kept, `machine/…`; the last is
 `sha256`, the digest of every byte before it. So an end that is missing is seen, whatever was in the middle. zstd has a checksum of its own as well.
@@ -130,7 +130,7 @@ def _empty(directory: Path) -> Generator[int]:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bay.cargo.transfer")
+    parser = argparse.ArgumentParser(prog="python -m bay.cargo.export_process")
     acts = parser.add_subparsers(dest="act", required=True)
     acts.add_parser("export").add_argument("directory", type=Path)
     into = acts.add_parser("import")

@@ -1,4 +1,4 @@
-"""Copies a tree, exactly, in a process of its own: `python -m bay.cargo.copying SOURCE TARGET PARENT`.
+"""Copies a tree, exactly, in a process of its own: `python -m bay.cargo.tree_copy SOURCE TARGET PARENT`.
 
 Hard links stay links to one file, holes stay holes, and modes, owners, times, access lists, capabilities and
 overlayfs's own marks come along; where the file system shares blocks between files, no byte is copied. What a

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 
-from ship.temporaries import temporary
+from ship.files.temporaries import temporary
 from ship.tools import limits
 from tree_tar.beneath import DIRECTORY as OPEN_DIRECTORY
 from tree_tar.beneath import Parts

@@ -124,7 +124,7 @@ users:x:100:
 ship:x:1000:
 nogroup:x:65534:
 """
-    # What tells the programs of one exec from those of another (see ship/groups.py): `groups` complains of one without a name.
+    # What tells the programs of one exec from those of another (see ship/process/groups.py): `groups` complains of one without a name.
     + "".join(f"exec-{gid}:x:{gid}:\n" for gid in range(60_000, 61_000)),
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/hostname": "sandbox\n",

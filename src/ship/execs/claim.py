@@ -1,0 +1,121 @@
+"""The reader that a program waits for: nothing is let go of that this one was not given.
+
+A pipe between two programs loses nothing, since the writer waits when it is full. A reader that comes over the network comes
+later than its program and may break off; so a program that is started for a reader, or read by one that claims it, waits too:
+once a ring of output is due to that reader Ship reads no more, and the program stands still in its own write. How long that takes is
+the reader's affair while it is connected. While it is not, it has some time to come, or to come back; after that the program
+goes on without it. Other readers are bounded (see `patience`).
+"""
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from ship.execs.ring import Ring
+
+_AWAITED_S = 30.0
+_LATE_S = 1.0
+"""A timer that is so much too late was frozen together with the sandbox."""
+
+
+class Claim:
+    """What is due to the reader of a program, if one is waited for; `hold` keeps the program and lets it go on."""
+
+    def __init__(self, ring: Ring, hold: Callable[[bool], None]) -> None:
+        self._ring = ring
+        self._hold = hold
+        self._awaited_s = _AWAITED_S
+        self._reader: Reader | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._held = False
+        self._is_over = False
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the program stands still and its reader is not there."""
+        return self._held and self._reader is None
+
+    def expect(self, within_s: float) -> None:
+        """A reader of all that is printed is on its way, for `within_s`; so long it has whenever its connection breaks too."""
+        self._awaited_s = within_s
+        self._ring.keep_from(0)
+        self._await()
+
+    def look(self) -> None:
+        """More was printed or taken, or the reader has left."""
+        if not self._held and self._ring.is_full:
+            self._keep(not self._is_over)
+        elif self._held and self._ring.has_room:
+            self._keep(False)
+
+    def over(self) -> None:
+        """The program has ended: what the reader was not given stays for as long as ended execs do."""
+        self._is_over = True
+        self._stop_timer()
+        self._keep(False)
+
+    @contextmanager
+    def reading(self, since: int) -> Generator["Reader"]:
+        """Within, this reader is the one that the program waits for, from offset `since` on. A newer one takes its place."""
+        mine = self._reader = Reader(self, self._ring)
+        self._stop_timer()
+        try:
+            mine.gave(since)
+            yield mine
+        finally:
+            if self.is_of(mine):
+                self._reader = None
+                self._await()
+
+    def is_of(self, reader: "Reader") -> bool:
+        """Whether it is `reader` that the program waits for."""
+        return self._reader is reader
+
+    def _await(self) -> None:
+        if not self._is_over:
+            loop = asyncio.get_running_loop()
+            due = loop.time() + self._awaited_s
+            self._timer = loop.call_at(due, self._nobody_came, due)
+
+    def _nobody_came(self, due: float) -> None:
+        if asyncio.get_running_loop().time() - due > _LATE_S:
+            self._await()
+            return
+        self._ring.keep_from(None)
+        self.look()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _keep(self, held: bool) -> None:
+        if held != self._held:
+            self._held = held
+            self._hold(held)
+
+
+class Reader:
+    """One reader that claims what is printed; it is waited for as long as no newer one does."""
+
+    def __init__(self, claim: Claim, ring: Ring) -> None:
+        self._claim = claim
+        self._ring = ring
+
+    @contextmanager
+    def while_giving(self, next_offset: int) -> Generator[None]:
+        """Within, the reader is being given what lies before `next_offset`."""
+        self.gave(next_offset)
+        yield
+
+    def earn(self, taken: int) -> None:
+        """Nothing has to be earned: see `Patience`, in whose place this may stand."""
+
+    def renew(self) -> None:
+        """The same."""
+
+    def gave(self, next_offset: int) -> None:
+        """What lies before `next_offset` has been sent to it."""
+        if self._claim.is_of(self):
+            self._ring.keep_from(next_offset)
+            self._claim.look()

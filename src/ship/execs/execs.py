@@ -1,0 +1,443 @@
+"""Execs: programs that outlive the connection that started them, with their output kept by byte offset."""
+
+import asyncio
+import base64
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
+
+from ship.clock import rfc3339
+from ship.disconnect_timer import Watch
+from ship.errors import Conflict, Forbidden, InternalError, NotFound
+from ship.execs.request import Order
+from ship.execs.ring import Piece, Stream
+from ship.execs.transcript import Transcript
+from ship.files.sandbox_paths import Everywhere
+from ship.process import trees
+from ship.process.identity import Identity
+from ship.process.init import Nursery, Program
+from ship.process.pipes import Pipes
+from ship.process.ptys import Pty
+from ship.waiting import Bell
+
+State = Literal["running", "exited", "killed"]
+
+_MOST_RUNNING = 256
+_MOST_ENDED = 200
+_KEEP_ENDED_S = 600.0
+_KEEP_ENDED_BYTES = 32 << 20
+_SHOWN_CHARS = 64 << 10
+_REAP_S = 5.0
+_SWEEP_S = 60.0
+_TIMEOUT_GRACE_S = 1.0
+_TERM = "xterm-256color"
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it: POSIX.1-2017, Shell & Utilities 2.8.2
+
+# What says that the sandbox, not the program, is the reason.
+_NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+
+
+class Exec:
+    """One exec. `news` rings at output and at the end, `ended` at the end and when it begins to wait for its reader.
+
+    It prints to a `transcript` of its own unless there is one to go on with.
+    """
+
+    def __init__(
+        self, order: Order, identities: tuple[Identity, ...], transcript: Transcript | None = None
+    ) -> None:
+        self.id = order.id
+        self.argv = _shown(order.argv)
+        self.pid: int | None = None
+        self.state: State = "running"
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.started_at = time.time()
+        self.ended_at: float | None = None
+        self.ended_monotonic = 0.0
+        self.timed_out = False
+        self.transcript = transcript or Transcript(order.ring_bytes)
+        self.transcript.is_from(self._hold)
+        self.ring = self.transcript.ring
+        self.news = self.transcript.news
+        self.ended = Bell()
+        self._waits_for_reader = order.wait_for_reader_s is not None
+        if order.wait_for_reader_s is not None:
+            self.transcript.claim.expect(order.wait_for_reader_s)
+        self.group: int | None = None
+        self._size = (order.rows, order.cols)
+        self._tty = order.tty
+        self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
+        self._identities = tuple(dict.fromkeys((*identities, order.identity)))
+        self._started = asyncio.Event()
+        self._dead = asyncio.Event()
+        self._leader_status: int | None = None
+        self._ending: asyncio.Task[bool] | None = None
+        self._kill_at = float("inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._stdio: Pipes | Pty | None = None
+
+    @property
+    def tty(self) -> bool:
+        """Whether it has, or had, a terminal."""
+        return self._tty
+
+    @property
+    def running(self) -> bool:
+        """Not ended yet."""
+        return self.state == "running"
+
+    def to_wire(self) -> dict[str, object]:
+        """The exec as the contract shows it."""
+        return {
+            "id": self.id,
+            "argv": [_printable(word) for word in self.argv],
+            "pid": self.pid,
+            "tty": self._tty,
+            "rows": self._size[0] if self._tty else None,
+            "cols": self._size[1] if self._tty else None,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "started_at": rfc3339(self.started_at),
+            "ended_at": None if self.ended_at is None else rfc3339(self.ended_at),
+            "output_bytes": self.ring.next_offset,
+            "first_offset": self.ring.first_offset,
+            "timed_out": self.timed_out,
+            "wait_for_reader": self._waits_for_reader,
+        }
+
+    def output_to_wire(self) -> dict[str, object]:
+        """What the ring still holds, by stream; what a terminal shows is as good as stdout."""
+        stdout = self.ring.collect("tty" if self._tty else "stdout")
+        return {
+            "stdout": base64.b64encode(stdout).decode("ascii"),
+            "stderr": base64.b64encode(self.ring.collect("stderr")).decode("ascii"),
+            "truncated": self.ring.first_offset > 0,
+        }
+
+    def chunks_to_wire(self) -> dict[str, object]:
+        """What the ring still holds as it came, for those who want the order of the streams or a terminal's own bytes."""
+        return {
+            "output": [_chunk_to_wire(piece) for piece in self.ring.runs()],
+            "truncated": self.ring.first_offset > 0,
+        }
+
+    def end_to_wire(self) -> dict[str, object]:
+        """The last line of the output."""
+        return {
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "state": self.state,
+            "timed_out": self.timed_out,
+        }
+
+    async def start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
+        """Start the program. One that cannot be run ends the exec with 126 or 127; Conflict when there is no room."""
+        try:
+            await self._start(order, nursery, directory, base)
+        except OSError as error:
+            self._cannot_start(order, error)
+        finally:
+            self._started.set()
+
+    async def wait_end(self, gone: asyncio.Future[None], timeout_s: float, *, or_stuck: bool = False) -> None:
+        """Return when it has ended, the peer is gone, or after `timeout_s`; with `or_stuck` when it waits for its reader too."""
+        until = time.monotonic() + timeout_s
+        with self.watched():
+            while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
+                if or_stuck and self.transcript.claim.is_stuck:
+                    return
+                await self.ended.wait(gone, left)
+
+    async def write_input(self, data: bytes, gone: asyncio.Future[None] | None = None) -> None:
+        """Return when the program's pipe or terminal has taken all of `data`. Several writers are served in the order of their calls.
+
+        When the caller is cancelled, or `gone` is done, what was not taken is dropped.
+        Raises Conflict when stdin is not open, nobody reads it any more, or the exec has ended.
+        """
+        await self._living_stdio().write(data, gone)
+
+    async def close_input(self, gone: asyncio.Future[None] | None = None) -> None:
+        """The end of input, after all that was written; for a terminal ctrl-D. Raises Conflict as `write_input` does."""
+        await self._living_stdio().end(gone)
+
+    def send_signal(self, number: int) -> None:
+        """To the first process's group, with a terminal to the group in front. Raises Conflict when the exec has ended."""
+        front = self._living_stdio().foreground()
+        try:
+            os.killpg(front or self._leader(), number)
+        except ProcessLookupError as error:
+            raise Conflict(f"exec {self.id} is ending") from error
+        except PermissionError as error:
+            raise Forbidden(f"the kernel does not let Ship signal exec {self.id}") from error
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Give its terminal another size. Raises Conflict when it has none, or has ended."""
+        self._living_stdio().resize(rows, cols)
+        self._size = (rows, cols)
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Within, someone is attached, follows or waits, so that the exec is not ended for want of that."""
+        return self._watch.watching()
+
+    async def end(self, grace_s: float) -> None:
+        """TERM to the whole tree now, KILL after `grace_s`, and return when nothing of it is left.
+
+        Works on an ended exec too: what it left in the background goes. Goes on when the caller is cancelled.
+        Raises InternalError when the kernel does not let go of a process.
+        """
+        await self._started.wait()
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_tree())
+        if not await asyncio.shield(self._ending):
+            raise InternalError(f"processes of {self.id} survive SIGKILL; stop the sandbox")
+
+    async def _start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
+        self.group = nursery.groups.take(order.identity)
+        stdio = _open_stdio(order, self.transcript.take)
+        try:
+            self.pid = await nursery.start(self._program(order, stdio, directory, base), self._leader_ended)
+        except BaseException:
+            stdio.abandon()
+            raise
+        stdio.start()
+        self._stdio = stdio
+        self._arm(order.timeout_s)
+        self._watch.arm()
+
+    def _program(self, order: Order, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]) -> Program:
+        stdin, stdout, stderr = stdio.descriptors
+        return Program(
+            argv=[os.fsencode(word) for word in order.argv],
+            environment=_encode(self._environment(order, base)),
+            identity=order.identity,
+            directory=directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            group=self.group,
+            tty=stdio.tty,
+        )
+
+    def _environment(self, order: Order, base: Mapping[str, str]) -> dict[str, str]:
+        # The marker leads, so that it is found however much follows.
+        own = order.identity.environment(base)
+        if order.tty:
+            own["TERM"] = _TERM
+        return {trees.MARKER: "", **own, **order.environment, trees.MARKER: self.id}
+
+    def _living_stdio(self) -> Pipes | Pty:
+        if not self.running or self._stdio is None:
+            raise Conflict(f"exec {self.id} {'is starting' if self.running else 'has ended'}")
+        return self._stdio
+
+    def _leader(self) -> int:
+        if self.pid is None or self._leader_status is not None:
+            raise Conflict(f"exec {self.id} is ending")
+        return self.pid
+
+    def _cannot_start(self, order: Order, error: OSError) -> None:
+        if error.errno in _NO_ROOM:
+            raise Conflict(f"the sandbox has no room for another process ({error.strerror})") from error
+        missing = isinstance(error, FileNotFoundError)
+        reason = "command not found" if missing else error.strerror
+        stream, line_end = ("tty", "\r\n") if order.tty else ("stderr", "\n")
+        self.transcript.take(stream, f"ship: {_printable(order.argv[0])}: {reason}{line_end}".encode())
+        self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
+
+    def _hold(self, held: bool) -> None:
+        if self._stdio is None or not self.running:
+            return
+        if held:
+            self._stdio.pause()
+            self.ended.ring()
+        else:
+            self._stdio.resume()
+
+    def _arm(self, timeout_s: float | None) -> None:
+        if timeout_s is not None and self.running:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out)
+
+    def _time_out(self) -> None:
+        if self._leader_status is None:
+            self.timed_out = True
+            self._end_soon()
+
+    def _nobody_came(self) -> None:
+        if self._leader_status is None:
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        self._kill_at = min(self._kill_at, time.monotonic() + _TIMEOUT_GRACE_S)
+        self._ending = self._ending or asyncio.get_running_loop().create_task(self._end_tree())
+
+    async def _end_tree(self) -> bool:
+        try:
+            return await self._end_members(self._tree()) and await self._leader_reaped()
+        finally:
+            self._ending = None
+            self._kill_at = float("inf")
+            self._finish_if_dead()
+
+    async def _end_members(self, tree: trees.Tree) -> bool:
+        if not self._tty:
+            return await tree.end(lambda: self._kill_at)
+        # A shell at a terminal does not heed TERM, but HUP. One that comes just when bash has prompted it notices only
+        # when something else interrupts its waiting.
+        polite = (signal.SIGHUP, signal.SIGTERM)
+        return await tree.end(lambda: self._kill_at, polite, nudge=signal.SIGWINCH)
+
+    async def _leader_reaped(self) -> bool:
+        # Dead is known from /proc, how it died a moment later from the reaper.
+        try:
+            async with asyncio.timeout(_REAP_S if self.pid is not None else 0):
+                await self._dead.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _tree(self) -> trees.Tree:
+        return trees.Tree(self._roots, self.id, self._identities, self.group)
+
+    def _roots(self) -> set[int]:
+        return set() if self.pid is None or self._leader_status is not None else {self.pid}
+
+    def _leader_ended(self, status: int) -> None:
+        self._leader_status = status
+        self._dead.set()
+        self.ended_at = time.time()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch.stop()
+        if self._ending is None:  # else the tree is being ended, and the exec ends with it
+            self._finish_if_dead()
+
+    def _finish_if_dead(self) -> None:
+        if self._leader_status is None or not self.running:
+            return
+        if self._stdio is not None:
+            self._stdio.finish()
+        self.transcript.claim.over()
+        self._settle(self._leader_status)
+
+    def _settle(self, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        self.exit_code, self.signal = (code, None) if code >= 0 else (None, -code)
+        self.state = "exited" if code >= 0 else "killed"
+        self.ended_monotonic = time.monotonic()
+        self.news.ring()
+        self.ended.ring()
+
+
+class Execs:
+    """The execs of this sandbox: all that run, and the last that ended."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        space: Everywhere,
+        identities: tuple[Identity, ...],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._nursery = nursery
+        self._space = space
+        self._identities = identities
+        self._environment = environment
+        self._all: dict[str, Exec] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def create(self, order: Order) -> Exec:
+        """Start what `order` says. Raises Conflict for a known id or when too many run, and what a bad cwd raises."""
+        self._sweep_later()
+        if order.id in self._all:
+            raise Conflict(f"exec {order.id} exists already", id=order.id)
+        if sum(item.running for item in self._all.values()) >= _MOST_RUNNING:
+            raise Conflict(f"{_MOST_RUNNING} execs are running; end one first", limit=_MOST_RUNNING)
+        with self._space.directory(order.cwd, order.identity) as directory:
+            found = self._all[order.id] = Exec(order, self._identities)
+            try:
+                await found.start(order, self._nursery, directory, self._environment)
+            except BaseException:
+                self._forget(order.id)
+                raise
+        return found
+
+    def get(self, exec_id: str) -> Exec:
+        """The exec of that id. Raises NotFound."""
+        self._forget_old()
+        found = self._all.get(exec_id)
+        if found is None:
+            raise NotFound(f"there is no exec {_printable(exec_id)}, or it ended long ago")
+        return found
+
+    def list(self) -> list[Exec]:
+        """All, oldest first."""
+        self._forget_old()
+        return list(self._all.values())
+
+    async def end_all(self, grace_s: float) -> None:
+        """TERM to everything that descends from Ship, KILL after `grace_s`."""
+        kill_at = time.monotonic() + grace_s
+        await trees.all_below_ship(self._identities).end(lambda: kill_at)
+
+    def _sweep_later(self) -> None:
+        # A timer only while there is something to forget: an idle sandbox stays asleep.
+        self._forget_old()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._swept)
+
+    def _swept(self) -> None:
+        self._sweep = None
+        if self._all:
+            self._sweep_later()
+
+    def _forget(self, exec_id: str) -> None:
+        self._nursery.groups.give_back(self._all.pop(exec_id).group)
+
+    def _forget_old(self) -> None:
+        ended = sorted((e for e in self._all.values() if not e.running), key=lambda e: -e.ended_monotonic)
+        oldest = time.monotonic() - _KEEP_ENDED_S
+        room = _KEEP_ENDED_BYTES
+        for index, item in enumerate(ended):
+            if index >= _MOST_ENDED or item.ended_monotonic < oldest:
+                self._forget(item.id)
+            elif (room := room - item.ring.kept_bytes) < 0:
+                item.ring.forget()
+
+
+def _chunk_to_wire(piece: Piece) -> dict[str, object]:
+    data = base64.b64encode(piece.data).decode("ascii")
+    return {"offset": piece.offset, "stream": piece.stream, "data": data, "t": rfc3339(piece.t)}
+
+
+def _open_stdio(order: Order, take: Callable[[Stream, bytes], None]) -> Pipes | Pty:
+    if order.tty:
+        return Pty(take, order.stdin, order.identity, (order.rows, order.cols))
+    return Pipes(take, order.stdin, stays_open=order.stdin_open)
+
+
+def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+
+
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The words as far as they are kept for those who look: two megabytes of each of hundreds would be too much."""
+    room = _SHOWN_CHARS
+    kept: list[str] = []
+    for count, word in enumerate(argv):
+        if len(word) >= room:
+            return (*kept, f"{word[:room]}… ({len(argv) - count - 1} more words)")
+        room -= len(word) + 1
+        kept.append(word)
+    return argv
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")

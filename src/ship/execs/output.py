@@ -1,0 +1,144 @@
+"""What was printed as lines of JSON with byte offsets, as it comes for those who follow."""
+
+import base64
+import json
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from ship.clock import rfc3339
+from ship.errors import InvalidArgument, OutputGone
+from ship.execs.patience import Patience
+from ship.execs.ring import Piece
+from ship.execs.transcript import Transcript
+from ship.http.conversation import Request
+
+_LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that line readers commonly take
+_READ_BYTES = 256 * 1024
+
+
+class Printing(Protocol):
+    """What prints, or did."""
+
+    @property
+    def transcript(self) -> Transcript:
+        """What it printed."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether it may print more."""
+        ...
+
+    def end_to_wire(self) -> dict[str, object]:
+        """The last line, once it prints no more."""
+        ...
+
+
+class Reading(Protocol):
+    """What somebody who reads a transcript says of how far that is."""
+
+    def while_giving(self, next_offset: int) -> AbstractContextManager[None]:
+        """Within, the reader is being given what lies before `next_offset`."""
+        ...
+
+    def earn(self, taken: int) -> None:
+        """The reader took that many bytes."""
+        ...
+
+    def renew(self) -> None:
+        """The reader has all there is."""
+        ...
+
+
+@contextmanager
+def reading(transcript: Transcript, since: int, *, claims: bool) -> Generator[Reading]:
+    """Somebody who reads from `since` on; one that claims the output is the one that the program waits for."""
+    if not claims:
+        yield Patience(transcript)
+        return
+    with transcript.claim.reading(since) as reader:
+        yield reader
+
+
+def check_offset(transcript: Transcript, since: int) -> None:
+    """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
+    ring = transcript.ring
+    if since < ring.first_offset:
+        raise OutputGone(
+            "the output at this offset is no longer kept; continue from first_offset",
+            first_offset=ring.first_offset,
+        )
+    if since > ring.next_offset:
+        raise InvalidArgument(f"since is beyond the {ring.next_offset} bytes written so far", field="since")
+
+
+def offset(request: Request) -> int:
+    """Where the reader begins. Raises InvalidArgument."""
+    text = request.query.get("since", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidArgument("since must be a byte offset", field="since")
+    return int(text)
+
+
+def follows(request: Request) -> bool:
+    """Whether the reader wants what is still to come."""
+    return request.query.get("follow", "false") in ("true", "1")
+
+
+def claims(request: Request) -> bool:
+    """Whether the program is to wait for this reader."""
+    return request.query.get("wait_for_reader", "false") in ("true", "1")
+
+
+async def lines(
+    request: Request, found: Printing, since: int, reader: Reading, *, follow: bool
+) -> AsyncGenerator[bytes]:
+    """The lines from offset `since` on, which must be there. With `follow` until nothing more is printed, or the peer is gone."""
+    gone = request.talk.wire.gone
+    ring = found.transcript.ring
+    while True:
+        # Asked in this order: what is written between the two questions belongs before the last line.
+        ended = not found.running
+        if since < ring.first_offset:
+            yield _output_gone(ring.first_offset)
+            return
+        pieces = list(ring.read(since, _READ_BYTES))
+        if pieces:
+            reader.earn(pieces[-1].end - since)
+            since = pieces[-1].end
+            with reader.while_giving(since):
+                yield b"".join(line for piece in pieces for line in _lines(piece))
+        elif ended:
+            yield line(found.end_to_wire())
+            return
+        elif not follow or gone.done():
+            return
+        else:
+            reader.renew()
+            await found.transcript.news.wait(gone)
+
+
+def line(value: object) -> bytes:
+    """`value` as one line."""
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _lines(piece: Piece) -> list[bytes]:
+    return [
+        line(
+            {
+                "offset": piece.offset + start,
+                "stream": piece.stream,
+                "data": base64.b64encode(piece.data[start : start + _LINE_BYTES]).decode("ascii"),
+                "t": rfc3339(piece.t),
+            }
+        )
+        for start in range(0, len(piece.data), _LINE_BYTES)
+    ]
+
+
+def _output_gone(first_offset: int) -> bytes:
+    message = "this reader fell behind the output buffer; continue from first_offset"
+    error = {"code": OutputGone.code, "first_offset": first_offset, "message": message}
+    return line({"error": {**error, "details": {"first_offset": first_offset}}})

@@ -1,0 +1,57 @@
+"""What is printed, as far back as it is kept, and those who read it."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ship.execs.claim import Claim
+from ship.execs.holds import Holds
+from ship.execs.ring import Ring, Stream
+from ship.waiting import Bell
+
+
+class Reader(Protocol):
+    """Somebody who reads what is printed."""
+
+    def look(self) -> None:
+        """Called when there is more."""
+        ...
+
+
+class Transcript:
+    """The output of a program, or of several that run one after another. `news` rings when there is more of it."""
+
+    def __init__(self, ring_bytes: int) -> None:
+        self.ring = Ring(ring_bytes)
+        self.news = Bell()
+        self.holds = Holds(self._hold_for_readers)
+        self.claim = Claim(self.ring, self._hold_for_claim)
+        self.readers: set[Reader] = set()
+        """Those that are being given output just now."""
+        self._hold_program: Callable[[bool], None] | None = None
+        self._for_readers = self._for_claim = False
+
+    def is_from(self, hold: Callable[[bool], None]) -> None:
+        """Another program prints from now on, which `hold` keeps waiting and lets go on."""
+        self._hold_program = hold
+
+    def take(self, stream: Stream, data: bytes) -> None:
+        """The program printed `data`."""
+        self.ring.append(stream, data, time.time())
+        self.holds.printed(len(data))
+        self.claim.look()
+        for reader in self.readers:
+            reader.look()
+        self.news.ring()
+
+    def _hold_for_readers(self, held: bool) -> None:
+        self._hold(held, self._for_claim)
+        self._for_readers = held
+
+    def _hold_for_claim(self, held: bool) -> None:
+        self._hold(held, self._for_readers)
+        self._for_claim = held
+
+    def _hold(self, held: bool, otherwise: bool) -> None:
+        if self._hold_program is not None and not otherwise:
+            self._hold_program(held)

@@ -1,0 +1,206 @@
+"""Small changes of files that are there: modes, directories, a text in the place of another."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Generator
+from contextlib import suppress
+
+from ship.errors import Conflict, InvalidArgument, PayloadTooLarge
+from ship.files.info import etag_of, look
+from ship.files.listing import open_below
+from ship.files.moving import DEEPEST, Place, placed
+from ship.files.sandbox_paths import refuse_made_up
+from ship.files.workspace import Removal, Upload
+from ship.files.workspace_paths import Workspace, need_regular
+
+MOST_EDITED_BYTES = 16 << 20
+
+_READ_BYTES = 1 << 20
+
+
+def make_directory(space: Workspace, path: str, *, mode: int, parents: bool) -> dict[str, object]:
+    """FileInfo of the directory that is there now. One that was there before stays as it is. Raises ShipError."""
+    name = space.check(path)
+    with space.translated(name):
+        with suppress(FileNotFoundError):
+            there = look(space, name, follow=True)
+            if there["type"] != "directory":
+                raise Conflict("the path exists and is not a directory", field="path")
+            return there
+        parent = space.open_parent(space.check_name(path), make=parents)
+        try:
+            with suppress(
+                FileExistsError
+            ):  # made by another at the same time, or a link to nowhere: the look tells
+                os.mkdir(os.path.basename(name), 0o700, dir_fd=parent)
+                os.chmod(os.path.basename(name), mode, dir_fd=parent)
+        finally:
+            os.close(parent)
+        return look(space, name, follow=True)
+
+
+def change_mode(
+    space: Workspace, path: str, mode: int, *, recursive: bool
+) -> Generator[None, None, dict[str, object]]:
+    """FileInfo of what `path` leads to, its mode changed; `recursive`: with all that is in it but links. Raises ShipError."""
+    name = space.check(path)
+    with space.translated(name):
+        descriptor = space.open(name, os.O_PATH)
+        try:
+            if recursive and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                yield from _change_all(Place(descriptor, "."), mode, 1)
+            else:
+                _change(descriptor, mode)
+        finally:
+            os.close(descriptor)
+        return look(space, name, follow=True)
+
+
+def delete(space: Workspace, path: str, stopped: Callable[[], bool], *, recursive: bool) -> None:
+    """Remove what is at `path`, a link as such. Raises Conflict for a directory that is not empty, unless `recursive`."""
+    with placed(space, path, "path") as place, space.translated(path):
+        found = place.look()
+        if not stat.S_ISDIR(found.st_mode):
+            os.unlink(place.name, dir_fd=place.directory)
+            return
+        _check_may_go(space, place, found)
+        if recursive:
+            Removal(stopped).run(place.directory, place.name)
+            return
+        try:
+            os.rmdir(place.name, dir_fd=place.directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise Conflict("the directory is not empty; recursive=true deletes its contents") from error
+
+
+def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -> int:
+    """Replace `old` by `new` in a UTF-8 file, atomically; how many times. Raises ShipError, Conflict unless it is there (once)."""
+    name = space.check_name(path)
+    with space.translated(name):
+        before, content = _read_text(space, name)
+        matches = content.count(old.encode())
+        if matches == 0 or (matches > 1 and not everywhere):
+            raise _unlike(matches)
+        if len(content) + matches * (len(new.encode()) - len(old.encode())) > MOST_EDITED_BYTES:
+            raise PayloadTooLarge(f"the file would have more than {MOST_EDITED_BYTES} bytes")
+        upload = Upload(space, name, make=False)
+        try:
+            upload.open()
+            upload.write(content.replace(old.encode(), new.encode()))
+            if _state_of(space, name) != before:
+                raise Conflict("the file was changed by another program at the same time; read it again")
+            upload.commit()
+        finally:
+            upload.close()
+    return matches
+
+
+def _unlike(matches: int) -> Conflict:
+    if matches == 0:
+        return Conflict("the text to replace is not in the file", field="old", matches=0)
+    return Conflict(
+        f"the text to replace occurs {matches} times; give more of its context, or all=true",
+        field="old",
+        matches=matches,
+    )
+
+
+def _read_text(space: Workspace, path: str) -> tuple[str, bytes]:
+    descriptor = open_regular(space, path)
+    try:
+        found = os.fstat(descriptor)
+        content = bytearray()
+        while len(content) <= MOST_EDITED_BYTES and (data := os.read(descriptor, _READ_BYTES)):
+            content += data
+    finally:
+        os.close(descriptor)
+    if len(content) > MOST_EDITED_BYTES:
+        raise PayloadTooLarge(
+            f"the file has more than {MOST_EDITED_BYTES} bytes, the limit of edits; use a command"
+        )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("the file is not UTF-8 text", field="path") from error
+    return etag_of(found), bytes(content)
+
+
+def _state_of(space: Workspace, path: str) -> str:
+    descriptor = space.open(path, os.O_PATH)
+    try:
+        return etag_of(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(space: Workspace, path: str) -> int:
+    """A descriptor to read a plain file with. Anything else is not even opened, since that alone can have effects. Raises OSError."""
+    looked_at = space.open(path, os.O_PATH)
+    try:
+        need_regular(os.fstat(looked_at).st_mode, path)
+    finally:
+        os.close(looked_at)
+    descriptor = space.open(path, os.O_RDONLY)
+    try:
+        need_regular(os.fstat(descriptor).st_mode, path)  # it may be another thing by now
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_may_go(space: Workspace, place: Place, found: os.stat_result) -> None:
+    if os.path.samestat(found, os.stat(space.path)):
+        raise InvalidArgument("the workspace itself cannot be deleted; delete its contents", field="path")
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(place.name, flags, dir_fd=place.directory)
+    try:
+        refuse_made_up(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _change(descriptor: int, mode: int) -> None:
+    # The only way to change what an O_PATH descriptor is of, on kernels without fchmodat2.
+    os.chmod(f"/proc/self/fd/{descriptor}", mode)
+
+
+def _change_all(place: Place, mode: int, depth: int) -> Generator[None]:
+    if depth > DEEPEST:
+        raise InvalidArgument(
+            f"directories are more than {DEEPEST} deep; change them with a command", field="path"
+        )
+    directory = _opened_for_change(place, mode)
+    try:
+        with os.scandir(directory) as scan:
+            for entry in scan:
+                yield
+                with suppress(FileNotFoundError, NotADirectoryError):  # gone, or another thing, since
+                    if entry.is_dir(follow_symlinks=False):
+                        yield from _change_all(Place(directory, entry.name), mode, depth + 1)
+                    elif not entry.is_symlink():
+                        _change_one(directory, entry.name, mode)
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
+
+
+def _opened_for_change(place: Place, mode: int) -> int:
+    try:
+        return open_below(place.directory, place.name)
+    except PermissionError:
+        _change_one(place.directory, place.name, mode)  # the new mode may be what lets it be read
+        return open_below(place.directory, place.name)
+
+
+def _change_one(directory: int, name: str, mode: int) -> None:
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        refuse_made_up(descriptor)
+        if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
+            _change(descriptor, mode)
+    finally:
+        os.close(descriptor)

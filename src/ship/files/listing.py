@@ -1,0 +1,146 @@
+"""What a directory holds, and what is below it, a piece at a time.
+
+Nothing grows with the tree: the names of a directory are sorted, so they are held, but no more of them than may still be
+answered, and never more than a bound for all directories together.
+"""
+
+import errno
+import heapq
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from ship.files.globs import Glob
+from ship.files.info import describe
+from ship.files.sandbox_paths import MadeUp, refuse_made_up
+from ship.files.workspace_paths import Workspace, not_directory
+
+DEEPEST = 64
+
+_MOST_NAMES = 400_000
+_AT_ONCE = 1000
+"""Names that are looked at before others get a turn."""
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+class Listing:
+    """The entries below `path`, by name, a directory before what is in it. Links are not followed."""
+
+    def __init__(self, space: Workspace, path: str, *, depth: int, glob: Glob | None, limit: int) -> None:
+        self._space = space
+        self._path = space.check(path)
+        self._depth = depth if glob is None or glob.depth is None else min(depth, glob.depth)
+        self._glob = glob
+        self._left = limit
+        self._held = 0
+        self._root = -1
+        self.truncated = False
+
+    def open(self) -> None:
+        """Raises ShipError when it is no directory that may be read."""
+        with self._space.translated(self._path):
+            try:
+                self._root = self._space.open(self._path, _READ_DIRECTORY)
+            except NotADirectoryError as error:
+                raise not_directory(self._path) from error
+
+    def close(self) -> None:
+        """Call in any case."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def entries(self) -> Generator[dict[str, object] | None]:
+        """FileInfo after FileInfo; None where time has passed without one. Ends with the limit, then `truncated`."""
+        return self._below(self._root, "", 1)
+
+    def _below(self, directory: int, relative: str, depth: int) -> Generator[dict[str, object] | None]:
+        names = yield from self._names(directory, relative, depth < self._depth)
+        self._held += len(names)
+        while names:
+            self._held -= 1
+            name = names.pop()
+            where = f"{relative}{name}"
+            try:
+                found, target = _look(directory, name)
+            except FileNotFoundError:
+                continue  # gone since
+            except OSError:
+                self.truncated = True  # it is there, but not for this user to look at
+                continue
+            if self._is_wanted(where):
+                if self._left == 0:
+                    self.truncated = True
+                    return
+                self._left -= 1
+                yield describe(self._space.absolute(os.path.join(self._path, where)), found, target)
+            if depth < self._depth and stat.S_ISDIR(found.st_mode):
+                with opened_below(directory, name) as below:
+                    if below is not None:
+                        yield from self._below(below, f"{where}/", depth + 1)
+                if self.truncated and self._left == 0:
+                    return
+
+    def _names(self, directory: int, relative: str, deeper: bool) -> Generator[None, None, list[str]]:
+        """The first names, the very first at the end."""
+        most = _MOST_NAMES - self._held
+        if self._glob is None:
+            most = min(most, self._left + 1)  # one more, to know whether there is one
+        names: list[str] = []
+        with os.scandir(directory) as scan:
+            for count, entry in enumerate(scan, 1):
+                if self._matters(entry, relative, deeper):
+                    names.append(entry.name)
+                if len(names) > 2 * most + _AT_ONCE:
+                    names = heapq.nsmallest(most, names)
+                    self.truncated = True
+                if count % _AT_ONCE == 0:
+                    yield
+        if len(names) > most:
+            self.truncated = True
+        names.sort(reverse=True)
+        return names[-most:] if most else []
+
+    def _matters(self, entry: os.DirEntry[str], relative: str, deeper: bool) -> bool:
+        return (deeper and entry.is_dir(follow_symlinks=False)) or self._is_wanted(relative + entry.name)
+
+    def _is_wanted(self, where: str) -> bool:
+        return self._glob is None or self._glob.matches(where)
+
+
+@contextmanager
+def opened_below(directory: int, name: str) -> Generator[int | None]:
+    """A directory in `directory`; None when it may not be read, is gone, or is one that the kernel makes up."""
+    try:
+        found = open_below(directory, name)
+    except MadeUp:
+        yield None
+        return
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        yield None
+        return
+    try:
+        yield found
+    finally:
+        os.close(found)
+
+
+def open_below(directory: int, name: str) -> int:
+    """A descriptor of a directory in `directory`, and of no link. Raises OSError and MadeUp."""
+    found = os.open(name, _READ_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        refuse_made_up(found)
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+def _look(directory: int, name: str) -> tuple[os.stat_result, str | None]:
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    target = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(found.st_mode) else None
+    return found, target

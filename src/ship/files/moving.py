@@ -1,0 +1,348 @@
+"""Moving and copying. What is copied is whole or not there: it is made under a temporary name beside its destination.
+
+Everything goes by descriptors of directories, and a step at a time (see `FileThreads.run_steps`).
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+from ship.errors import Conflict, InvalidArgument
+from ship.files.info import as_utf8, look
+from ship.files.listing import open_below
+from ship.files.replacing import look_at_replaced
+from ship.files.sandbox_paths import refuse_made_up
+from ship.files.temporaries import temporary
+from ship.files.workspace import Removal
+from ship.files.workspace_paths import Workspace
+from ship.process import syscalls
+
+DEEPEST = 200
+"""Directories; each costs two descriptors while it is copied."""
+
+_BLOCK_BYTES = 8 << 20
+_PLAIN_BYTES = 1 << 20
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_NO_CLONE = (
+    errno.EXDEV,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.ENOTTY,
+    errno.ENOSYS,
+    errno.EPERM,
+    errno.EISDIR,
+)
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Steps = Generator[None, None, dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A name in an open directory."""
+
+    directory: int
+    name: str
+
+    def look(self) -> os.stat_result:
+        """What is there, links as such. Raises OSError."""
+        return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+
+
+@contextmanager
+def placed(space: Workspace, path: str, field: str) -> Generator[Place]:
+    """Where `path` is: links on the way are followed, one at its end is not. Raises ShipError."""
+    name = space.check_name(path)
+    with space.translated(name):
+        directory = space.open_parent(name)
+    try:
+        yield Place(directory, os.path.basename(name))
+    finally:
+        os.close(directory)
+
+
+def move(space: Workspace, source: str, destination: str, *, overwrite: bool) -> Steps:
+    """Rename; from one file system to another copy and then remove. Raises ShipError."""
+    with ExitStack() as stack:
+        here = stack.enter_context(placed(space, source, "source"))
+        there = stack.enter_context(placed(space, destination, "destination"))
+        stack.enter_context(space.translated(source))
+        here.look()
+        if overwrite and _is_same_name(here, there):
+            return look(space, space.check(destination), follow=False)
+        if overwrite:
+            look_at_replaced(there.directory, there.name, destination)
+        try:
+            _put(here, there, overwrite=overwrite)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise InvalidArgument(
+                    "a directory cannot be moved into itself", field="destination"
+                ) from error
+            if error.errno != errno.EXDEV:
+                raise
+            yield from _copy(here, there, overwrite=overwrite)
+            remove(here)
+        return look(space, space.check(destination), follow=False)
+
+
+def copy(space: Workspace, source: str, destination: str, *, overwrite: bool) -> Steps:
+    """Copy a file, or a directory with all in it: hard links, modes, times, user xattrs and holes. Raises ShipError."""
+    with ExitStack() as stack:
+        here = stack.enter_context(placed(space, source, "source"))
+        there = stack.enter_context(placed(space, destination, "destination"))
+        with space.translated(source):
+            here.look()
+        stack.enter_context(space.translated(destination))
+        if overwrite:
+            look_at_replaced(there.directory, there.name, destination)
+        yield from _copy(here, there, overwrite=overwrite)
+        return look(space, space.check(destination), follow=False)
+
+
+def remove(place: Place) -> None:
+    """Remove what is there, all of it. Raises OSError, or Conflict when others keep writing into it."""
+    if stat.S_ISDIR(place.look().st_mode):
+        Removal(lambda: False).run(place.directory, place.name)
+    else:
+        os.unlink(place.name, dir_fd=place.directory)
+
+
+def _copy(here: Place, there: Place, *, overwrite: bool) -> Generator[None]:
+    if not overwrite and _is_there(there):
+        raise _taken(there.name)
+    made = Place(there.directory, temporary("copy"))
+    try:
+        yield from _Copier(made).copy(here, made, 1)
+        _put(made, there, overwrite=overwrite)
+    finally:
+        if _is_there(made):  # it failed, or nobody waits for it any more
+            with suppress(OSError, Conflict):
+                remove(made)
+
+
+def _put(here: Place, there: Place, *, overwrite: bool) -> None:
+    """Give it its place. What was there before is gone afterwards, and until then nobody sees neither."""
+    if not overwrite:
+        try:
+            syscalls.rename(here.directory, here.name, there.directory, there.name)
+        except FileExistsError as error:
+            raise _taken(there.name) from error
+        return
+    one_file = _are_one_file(here, there)
+    try:
+        os.rename(here.name, there.name, src_dir_fd=here.directory, dst_dir_fd=there.directory)
+    except OSError as error:
+        if error.errno not in _IN_THE_WAY:
+            raise
+        syscalls.rename(here.directory, here.name, there.directory, there.name, exchange=True)
+        _remove_replaced(here)
+        return
+    if one_file:
+        with suppress(FileNotFoundError):
+            os.unlink(here.name, dir_fd=here.directory)  # rename(2) does nothing then
+
+
+def _remove_replaced(place: Place) -> None:
+    """Remove what has just been exchanged away. What may not be removed stays, under a name that nobody takes for what was there."""
+    hidden = Place(place.directory, temporary("removed"))
+    with suppress(FileNotFoundError):  # another was quicker
+        syscalls.rename(place.directory, place.name, hidden.directory, hidden.name)
+        with suppress(OSError, Conflict):
+            remove(hidden)
+
+
+def _are_one_file(here: Place, there: Place) -> bool:
+    """Whether they are two names of one file."""
+    try:
+        found, other = here.look(), there.look()
+    except FileNotFoundError:
+        return False
+    return found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode) and os.path.samestat(found, other)
+
+
+def _is_same_name(here: Place, there: Place) -> bool:
+    return here.name == there.name and os.path.samestat(os.fstat(here.directory), os.fstat(there.directory))
+
+
+class _Copier:
+    """Copies one tree. `top` is what it makes."""
+
+    def __init__(self, top: Place) -> None:
+        self._top = top
+        self._top_inode: tuple[int, int] | None = None
+        self._links: dict[tuple[int, int], str] = {}
+        """Where the first name of a file with several is, below the directory that `top` is in."""
+
+    def copy(self, here: Place, there: Place, depth: int, where: str = "") -> Generator[None]:
+        """Make `there` what `here` is. `where` is the path of the directory it goes to, below that of `top`."""
+        found = here.look()
+        yield
+        if stat.S_ISDIR(found.st_mode):
+            yield from self._copy_directory(here, there, depth, f"{where}{there.name}/")
+            return
+        if found.st_nlink > 1 and self._link(found, there, where):
+            return
+        match stat.S_IFMT(found.st_mode):
+            case stat.S_IFREG:
+                yield from _copy_file(here, there)
+            case stat.S_IFLNK:
+                os.symlink(os.readlink(here.name, dir_fd=here.directory), there.name, dir_fd=there.directory)
+                _keep_times(there, found)
+            case stat.S_IFIFO | stat.S_IFSOCK:
+                os.mknod(there.name, found.st_mode, dir_fd=there.directory)
+                _keep_times(there, found)
+            case _:
+                raise InvalidArgument(
+                    f"{as_utf8(here.name)!a} is a device, which cannot be copied", field="source"
+                )
+
+    def _link(self, found: os.stat_result, there: Place, where: str) -> bool:
+        """Whether it could be made another name of a file that is copied already."""
+        key = found.st_dev, found.st_ino
+        first = self._links.setdefault(key, f"{where}{there.name}")
+        if first == f"{where}{there.name}":
+            return False
+        try:
+            os.link(
+                first,
+                there.name,
+                src_dir_fd=self._top.directory,
+                dst_dir_fd=there.directory,
+                follow_symlinks=False,
+            )
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.EMLINK, errno.ENOENT, errno.EPERM):
+                return False
+            raise
+        return True
+
+    def _copy_directory(self, here: Place, there: Place, depth: int, where: str) -> Generator[None]:
+        if depth > DEEPEST:
+            raise InvalidArgument(
+                f"directories are more than {DEEPEST} deep; copy with a command", field="source"
+            )
+        with ExitStack() as stack:
+            source = _kept(stack, open_below(here.directory, here.name))
+            found = os.fstat(source)
+            if (found.st_dev, found.st_ino) == self._top_inode:
+                raise InvalidArgument("a directory cannot be copied into itself", field="destination")
+            os.mkdir(there.name, 0o700, dir_fd=there.directory)
+            target = _kept(stack, open_below(there.directory, there.name))
+            if self._top_inode is None:
+                made = os.fstat(target)
+                self._top_inode = made.st_dev, made.st_ino
+            for name in stack.enter_context(_names(source)):
+                with suppress(FileNotFoundError):  # gone since
+                    yield from self.copy(Place(source, name), Place(target, name), depth + 1, where)
+            _keep_rest(source, target, found)
+
+
+def _copy_file(here: Place, there: Place) -> Generator[None]:
+    with ExitStack() as stack:
+        source = _kept(stack, os.open(here.name, _READ, dir_fd=here.directory))
+        refuse_made_up(source)
+        found = os.fstat(source)
+        if not stat.S_ISREG(found.st_mode):
+            raise Conflict(f"{as_utf8(here.name)!a} was changed by another program at the same time")
+        target = _kept(stack, os.open(there.name, _MAKE, 0o600, dir_fd=there.directory))
+        if not _clone(source, target):
+            yield from _copy_data(source, target, found.st_size)
+        _keep_rest(source, target, found)
+
+
+def _clone(source: int, target: int) -> bool:
+    """Whether the file system could let both have the same blocks."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in _NO_CLONE:
+            return False
+        raise
+    return True
+
+
+def _copy_data(source: int, target: int, size: int) -> Generator[None]:
+    for start, end in _pieces(source, size):
+        while start < end:
+            copied = _copy_block(source, target, start, min(_BLOCK_BYTES, end - start))
+            if not copied:
+                break  # it became shorter
+            start += copied
+            yield
+    os.ftruncate(target, size)
+
+
+def _copy_block(source: int, target: int, start: int, count: int) -> int:
+    try:
+        return os.copy_file_range(source, target, count, start, start)
+    except OSError as error:
+        if error.errno not in _NO_CLONE:
+            raise
+    return os.pwrite(target, os.pread(source, min(count, _PLAIN_BYTES), start), start)
+
+
+def _pieces(source: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data between its holes, up to `size`."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(source, end, os.SEEK_DATA)
+            end = min(size, os.lseek(source, start, os.SEEK_HOLE))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole
+                return
+            raise
+        yield start, end
+
+
+def _keep_rest(source: int, target: int, found: os.stat_result) -> None:
+    """What a file has besides its data, its owner excepted."""
+    for name in _xattrs(source):
+        os.setxattr(target, name, os.getxattr(source, name))
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _xattrs(descriptor: int) -> list[str]:
+    try:
+        return [name for name in os.listxattr(descriptor) if name.startswith("user.")]
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []
+        raise
+
+
+def _keep_times(place: Place, found: os.stat_result) -> None:
+    os.utime(
+        place.name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=place.directory, follow_symlinks=False
+    )
+
+
+@contextmanager
+def _names(directory: int) -> Generator[Iterator[str]]:
+    with os.scandir(directory) as scan:
+        yield (entry.name for entry in scan)
+
+
+def _kept(stack: ExitStack, descriptor: int) -> int:
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _is_there(place: Place) -> bool:
+    try:
+        place.look()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"{as_utf8(name)} exists already; overwrite=true replaces it", field="destination")

@@ -1,0 +1,48 @@
+"""Whether and how a file is replaced: a rename asks its directory alone, but the permissions of the file count too."""
+
+import os
+import stat
+
+from ship.errors import Forbidden
+from ship.files.workspace_paths import shown_path
+
+_PIECE_BYTES = 1 << 20
+
+
+def look_at_replaced(parent: int, name: str, shown: str) -> os.stat_result | None:
+    """What is there; None for nothing. Raises Forbidden for a plain file that the calling thread's user may not write."""
+    try:
+        there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(there.st_mode) and not _may_write(parent, name):
+        raise Forbidden(
+            f"the sandbox's user may not write {shown_path(shown)}; change its mode, or delete it first"
+        )
+    return there
+
+
+def _may_write(parent: int, name: str) -> bool:
+    # With effective ids, which for files are those of the thread; root's real ones may everything.
+    return os.access(name, os.W_OK, dir_fd=parent, effective_ids=True, follow_symlinks=False)
+
+
+def is_anothers(replaced: os.stat_result, made: int) -> bool:
+    """Whether a file made by the user cannot stand for the one that is there: a rename would give it another owner or group."""
+    found = os.fstat(made)
+    return (replaced.st_uid, replaced.st_gid) != (found.st_uid, found.st_gid)
+
+
+def write_over(source: int, parent: int, name: str) -> int:
+    """A descriptor of the file `name`, which has the content of `source` now and is the one that it was. Raises OSError."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    target = os.open(name, flags, dir_fd=parent)
+    try:
+        os.ftruncate(target, 0)
+        at = 0
+        while data := os.pread(source, _PIECE_BYTES, at):
+            at += os.write(target, data)
+    except BaseException:
+        os.close(target)
+        raise
+    return target

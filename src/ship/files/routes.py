@@ -1,0 +1,317 @@
+"""The routes of all files of the sandbox: parse, one call in a file thread, answer."""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from typing import cast
+
+from ship.errors import InvalidArgument, NotFound
+from ship.files import edits, info, moving
+from ship.files.byte_ranges import Reading, Wanted
+from ship.files.globs import Glob
+from ship.files.listing import DEEPEST, Listing
+from ship.files.sandbox_paths import Everywhere
+from ship.files.workspace import Download, FileThreads, Upload
+from ship.http.conversation import Answer, Request, json_answer
+
+_SMALL_BODY_BYTES = 1 << 20
+_EDIT_BODY_BYTES = 2 * edits.MOST_EDITED_BYTES + (1 << 20)
+_BLOCK_BYTES = 1 << 20
+_LIST_BYTES = 64 << 10
+_LIST_S = 0.05
+_BEAT_S = 5.0
+_MOST_LISTED = 200_000
+_TIME_LIMIT = 1 << 33  # seconds since the epoch; what file systems can say is not much more
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: a list has a hundred thousand lines
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class FileRoutes:
+    """What the host may ask of `/fs/…`: any path, used as the sandbox's user would."""
+
+    def __init__(self, space: Everywhere, threads: FileThreads) -> None:
+        self._space = space
+        self._threads = threads
+        self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
+            ("GET", ("content",)): self._read,
+            ("PUT", ("content",)): self._write,
+            ("GET", ("stat",)): self._stat,
+            ("GET", ("list",)): self._list,
+            ("POST", ("move",)): self._move,
+            ("POST", ("copy",)): self._copy,
+            ("POST", ("mkdir",)): self._make_directory,
+            ("POST", ("chmod",)): self._change_mode,
+            ("POST", ("edit",)): self._edit,
+            ("DELETE", ()): self._delete,
+        }
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to `request`. Raises ShipError."""
+        handler = self._fixed.get((request.method, request.segments[1:]))
+        if handler is None:
+            raise NotFound("there is no such route")
+        return await handler(request)
+
+    async def _read(self, request: Request) -> Answer:
+        reading = Reading(self._space, path_of(request), _wanted(request))
+        try:
+            part, data = await self._threads.run(reading.open)
+        except BaseException:
+            reading.close()
+            raise
+        headers = (("X-Ship-File", json.dumps(part.to_wire())),)
+        if len(data) == part.length:
+            reading.close()
+            return Answer(200, data, "application/octet-stream", headers=headers)
+        return Answer(
+            200,
+            self._blocks(reading, data),
+            "application/octet-stream",
+            part.length,
+            headers,
+            closed(reading),
+        )
+
+    async def _blocks(self, reading: Reading, data: bytes) -> AsyncGenerator[bytes]:
+        try:
+            while data:
+                # Read on while this block is on its way.
+                following = asyncio.ensure_future(self._threads.run(reading.read))
+                try:
+                    yield data
+                finally:
+                    await asyncio.wait({following})
+                data = following.result()
+        finally:
+            reading.close()
+
+    async def _write(self, request: Request) -> Answer:
+        upload = Upload(
+            self._space,
+            path_of(request),
+            mode=_mode(request.query["mode"]) if "mode" in request.query else None,
+            mtime=_moment(request.query["mtime"]) if "mtime" in request.query else None,
+            make=flag(request, "mkdir", default=True),
+        )
+        try:
+            await self._threads.run(upload.open)
+            async for block in _collected(request):
+                await self._threads.run(upload.write, block)
+            await self._threads.run(upload.commit)
+        finally:
+            await self._threads.run(upload.close)
+        return json_answer(200, await self._look(upload.path))
+
+    async def _stat(self, request: Request) -> Answer:
+        follow = flag(request, "follow", default=True)
+        return json_answer(200, await self._look(self._space.check(path_of(request)), follow=follow))
+
+    async def _look(self, path: str, *, follow: bool = True) -> dict[str, object]:
+        def look() -> dict[str, object]:
+            with self._space.translated(path):
+                return info.look(self._space, path, follow=follow)
+
+        return await self._threads.run(look)
+
+    async def _list(self, request: Request) -> Answer:
+        glob = request.query.get("glob")
+        listing = Listing(
+            self._space,
+            path_of(request, "."),
+            depth=number(request, "depth", 1, DEEPEST),
+            glob=Glob(glob) if glob is not None else None,
+            limit=number(request, "limit", 10_000, _MOST_LISTED),
+        )
+        try:
+            await self._threads.run(listing.open)
+        except BaseException:
+            listing.close()
+            raise
+        return Answer(200, self._lines(listing), "application/x-ndjson", close=closed(listing))
+
+    async def _lines(self, listing: Listing) -> AsyncGenerator[bytes]:
+        entries = listing.entries()
+        said = time.monotonic()
+        try:
+            while (data := await self._threads.run(_next_lines, entries)) is not None:
+                if data or time.monotonic() > said + _BEAT_S:
+                    said = time.monotonic()
+                    yield data or b"\n"  # a sign of life: the host waits for no silent peer
+            yield _line({"truncated": listing.truncated})
+        finally:
+            await self._threads.run(entries.close)
+            listing.close()
+
+    async def _move(self, request: Request) -> Answer:
+        return await self._carry(request, moving.move)
+
+    async def _copy(self, request: Request) -> Answer:
+        return await self._carry(request, moving.copy)
+
+    async def _carry(self, request: Request, how: Callable[..., moving.Steps]) -> Answer:
+        given = await read_object(request)
+        source, destination = text(given, "source"), text(given, "destination")
+        steps = how(self._space, source, destination, overwrite=boolean(given, "overwrite", default=False))
+        return json_answer(200, await self._threads.run_steps(steps, request.talk.wire.gone))
+
+    async def _make_directory(self, request: Request) -> Answer:
+        given = await read_object(request)
+        mode, parents = _mode(text(given, "mode", "0755")), boolean(given, "parents", default=True)
+        made = await self._threads.run(
+            edits.make_directory, self._space, text(given, "path"), mode=mode, parents=parents
+        )
+        return json_answer(200, made)
+
+    async def _change_mode(self, request: Request) -> Answer:
+        given = await read_object(request)
+        recursive = boolean(given, "recursive", default=False)
+        steps = edits.change_mode(
+            self._space, text(given, "path"), _mode(text(given, "mode")), recursive=recursive
+        )
+        return json_answer(200, await self._threads.run_steps(steps, request.talk.wire.gone))
+
+    async def _delete(self, request: Request) -> Answer:
+        gone = request.talk.wire.gone
+        recursive = flag(request, "recursive", default=True)
+        await self._threads.run(edits.delete, self._space, path_of(request), gone.done, recursive=recursive)
+        return json_answer(200, {"status": "ok"})
+
+    async def _edit(self, request: Request) -> Answer:
+        given = await read_object(request, _EDIT_BODY_BYTES)
+        old = text(given, "old")
+        if not old:
+            raise InvalidArgument("old is empty; say what to replace", field="old")
+        replaced = await self._threads.run(
+            edits.edit, self._space, text(given, "path"), old, text(given, "new"),
+            everywhere=boolean(given, "all", default=False),
+        )  # fmt: skip
+        return json_answer(200, {"replaced": replaced})
+
+
+def closed(what: Reading | Listing | Download) -> Callable[[], Awaitable[None]]:
+    """What closes it, for an answer."""
+
+    async def close() -> None:
+        what.close()
+
+    return close
+
+
+def path_of(request: Request, default: str = "") -> str:
+    """The query's `path`."""
+    return request.query.get("path", default)
+
+
+def flag(request: Request, name: str, *, default: bool) -> bool:
+    """A yes or no of the query."""
+    given = request.query.get(name)
+    return default if given is None else given in ("true", "1")
+
+
+def number(request: Request, name: str, default: int, most: int) -> int:
+    """A whole number of the query, from 1 to `most`. Raises InvalidArgument."""
+    given = request.query.get(name, str(default))
+    if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= most:
+        raise InvalidArgument(f"{name} must be a number from 1 to {most}", field=name)
+    return int(given)
+
+
+async def read_object(request: Request, limit: int = _SMALL_BODY_BYTES) -> Mapping[str, object]:
+    """The body, which must be an object of JSON. Raises InvalidArgument and PayloadTooLarge."""
+    body = await request.read_json(limit)
+    if not isinstance(body, dict):
+        raise InvalidArgument("the body must be a JSON object")
+    return cast("dict[str, object]", body)
+
+
+def text(given: Mapping[str, object], name: str, default: str | None = None) -> str:
+    """A field that is a text. Raises InvalidArgument."""
+    value = given.get(name, default)
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} must be text", field=name)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{name} has an unpaired surrogate", field=name) from error
+    return value
+
+
+def boolean(given: Mapping[str, object], name: str, *, default: bool) -> bool:
+    """A field that is true or false. Raises InvalidArgument."""
+    value = given.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{name} must be true or false", field=name)
+    return value
+
+
+def _wanted(request: Request) -> Wanted:
+    """The part that is asked for: `first` and `last`, or the last `suffix` bytes; `if_range` is the state it is of."""
+    return Wanted(
+        first=_offset(request, "first"),
+        last=_offset(request, "last"),
+        suffix=_offset(request, "suffix"),
+        if_range=request.query.get("if_range"),
+    )
+
+
+def _offset(request: Request, name: str) -> int | None:
+    given = request.query.get(name)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        raise InvalidArgument(f"{name} must be a number of bytes", field=name)
+    return int(given)
+
+
+def _mode(given: str) -> int:
+    if not 1 <= len(given) <= 4 or not set(given) <= set("01234567"):
+        raise InvalidArgument("mode must be up to four octal digits, such as 0644", field="mode")
+    return int(given, 8)
+
+
+def _moment(given: str) -> float:
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not -_TIME_LIMIT < value < _TIME_LIMIT:  # NaN is not either
+        raise InvalidArgument("mtime must be seconds since 1970", field="mtime")
+    return value
+
+
+async def _collected(request: Request) -> AsyncGenerator[bytes]:
+    # A thread is asked for each block, so blocks are larger than what one read of the socket gives.
+    parts: list[bytes] = []
+    size = 0
+    async for data in request.talk.body():
+        parts.append(data)
+        size += len(data)
+        if size >= _BLOCK_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+def _next_lines(entries: Generator[dict[str, object] | None]) -> bytes | None:
+    """Lines that are there soon; None at the end."""
+    until = time.monotonic() + _LIST_S
+    lines: list[bytes] = []
+    size = 0
+    while size < _LIST_BYTES and time.monotonic() < until:
+        try:
+            entry = next(entries)
+        except StopIteration:
+            return b"".join(lines) or None
+        if entry is not None:
+            lines.append(_line(entry))
+            size += len(lines[-1])
+    return b"".join(lines)
+
+
+def _line(value: object) -> bytes:
+    return _encode(value).encode() + b"\n"

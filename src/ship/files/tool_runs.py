@@ -1,0 +1,211 @@
+"""Running the tools (see `ship.tools`): each a process of the sandbox's user, heard through a pipe and gone when its caller is."""
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from ship.errors import Conflict, Forbidden
+from ship.process.identity import Identity
+from ship.process.init import Nursery, Program
+from ship.process.interpreter import tool_command
+from ship.process.pipes import InputPipe
+
+_READ_BYTES = 256 * 1024
+_PIPE_BYTES = 1 << 20
+_LINE_BYTES = 64 * 1024
+_GRACE_S = 2.0
+_DYING_S = 5.0
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ: fcntl(2); not in every Python that this runs with
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tool works: a directory to begin in, and a regular file as its stdin where it is about one. Both are descriptors."""
+
+    directory: int
+    file: int | None = None
+
+    def close(self) -> None:
+        """Give them back."""
+        os.close(self.directory)
+        if self.file is not None:
+            os.close(self.file)
+
+
+class Output:
+    """What a tool prints, read when it is asked for: a tool whose reader is slow waits."""
+
+    def __init__(self) -> None:
+        self._fd, self.writing_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._fd, False)
+        with suppress(OSError):  # more than this user may have: a smaller one does as well
+            fcntl.fcntl(self._fd, _SET_PIPE_SIZE, _PIPE_BYTES)
+        self._rest = b""
+
+    async def read(self) -> bytes:
+        """What comes next; empty at the end."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            return rest
+        while True:
+            try:
+                return os.read(self._fd, _READ_BYTES)
+            except BlockingIOError:
+                await self._readable()
+
+    async def line(self) -> bytes:
+        """The next line, without its end; what there is when it ends before or is longer than any of ours."""
+        line = bytearray()
+        while b"\n" not in line and len(line) < _LINE_BYTES and (data := await self.read()):
+            line += data
+        found, _, self._rest = bytes(line).partition(b"\n")
+        return found
+
+    def close(self) -> None:
+        """Read no more."""
+        os.close(self._fd)
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._fd, _wake, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._fd)
+
+
+class Tool:
+    """A tool that was started."""
+
+    def __init__(self, output: Output, given: InputPipe | None) -> None:
+        self.output = output
+        self.given = given
+        """Its stdin, when it is fed."""
+        self.killed = False
+        self._pid: int | None = None
+        self._status: int | None = None
+        self._ended = asyncio.Event()
+
+    def started(self, pid: int) -> None:
+        """It runs."""
+        self._pid = pid
+
+    def ended(self, status: int) -> None:
+        """It is dead, with that wait status."""
+        self._status = status
+        self._ended.set()
+
+    def kill(self) -> None:
+        """At once; what it has printed can still be read."""
+        if self._pid is not None and not self._ended.is_set():
+            self.killed = True
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    async def succeeded(self) -> bool:
+        """Whether it came to its end, which is waited for."""
+        await self._ended.wait()
+        return self._status == 0
+
+    async def end(self) -> None:
+        """See that it is gone. One that is fed hears that no more comes, and may tidy up for a moment."""
+        if self.given is not None:
+            self.given.close()
+            await self._wait_ended(_GRACE_S)
+        self.kill()
+        await self._wait_ended(_DYING_S)
+
+    async def _wait_ended(self, limit_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._ended.wait()
+
+
+class ToolRuns:
+    """Starts tools."""
+
+    def __init__(self, nursery: Nursery, identity: Identity, *, local: bool) -> None:
+        self._nursery = nursery
+        self._identity = identity
+        self._local = local
+
+    @asynccontextmanager
+    async def run(
+        self,
+        tool: str,
+        order: Mapping[str, object],
+        place: Place,
+        gone: asyncio.Future[None],
+        *,
+        limit_s: float | None = None,
+        fed: bool = False,
+    ) -> AsyncGenerator[Tool]:
+        """A tool, which is killed after `limit_s`, once `gone` is done unless it is `fed`, and at the end of the block.
+
+        Raises Forbidden when the user may not enter the directory, Conflict when there is no room for it.
+        """
+        running = await self._start(tool, order, place, fed=fed)
+
+        def leave(_gone: object = None) -> None:
+            running.kill()
+
+        timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, leave)
+        if not fed:
+            gone.add_done_callback(leave)
+        try:
+            yield running
+        finally:
+            gone.remove_done_callback(leave)
+            if timer is not None:
+                timer.cancel()
+            await running.end()
+            running.output.close()
+
+    async def _start(self, tool: str, order: Mapping[str, object], place: Place, *, fed: bool) -> Tool:
+        with ExitStack() as undo:
+            output = Output()
+            undo.callback(output.close)
+            silence = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            given = InputPipe(b"", stays_open=True) if fed else None
+            if given is not None:
+                undo.callback(given.abandon)
+            running = Tool(output, given)
+            stdin = place.file if given is None else given.reading_end
+            program = Program(
+                argv=[os.fsencode(word) for word in (*tool_command(tool, self._local), json.dumps(order))],
+                environment={},
+                identity=self._identity,
+                directory=place.directory,
+                stdin=stdin,
+                stdout=output.writing_end,
+                stderr=silence,
+            )
+            try:
+                running.started(await self._nursery.start(program, running.ended))
+            except OSError as error:
+                raise _refusal(error) from error
+            finally:
+                os.close(output.writing_end)
+                os.close(silence)
+            undo.pop_all()
+        if given is not None:
+            given.start()
+        return running
+
+
+def _refusal(error: OSError) -> Conflict | Forbidden:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Forbidden("the sandbox's user may not enter that directory")
+    return Conflict(f"the sandbox has no room for another program now: {error.strerror}")
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,383 @@
+"""Files of the workspace, used as the sandbox's user would.
+
+Everything here blocks and is called in the threads of `FileThreads`, which have that user's identity for files
+and no other. Every object that is opened is a descriptor that openat2 gave, so the kernel keeps it in the workspace.
+"""
+
+import asyncio
+import errno
+import heapq
+import itertools
+import math
+import os
+import stat
+import time
+from collections.abc import Callable, Generator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from ship.errors import Conflict
+from ship.files.replacing import is_anothers, look_at_replaced, write_over
+from ship.files.temporaries import temporary
+from ship.files.workspace_paths import Workspace, need_regular, not_directory
+from ship.process.identity import Identity
+
+BLOCK_BYTES = 256 * 1024
+
+_MOST_ENTRIES = 10_000
+_MOST_SCANNED = 200_000
+_MOST_LISTING_BYTES = 8 << 20
+_DEEPEST = 64
+_RESCANS = 16
+_THREADS = 4
+_SLICE_S = 0.05
+_NEW_FILE_MODE = 0o644
+_READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class FileThreads:
+    """Where file calls run. The threads start with the first call."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._pool: futures.ThreadPoolExecutor | None = None
+
+    async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`call`'s result, computed with the user's identity. When cancelled it still waits for the call to be over."""
+        if self._pool is None:
+            self._pool = futures.ThreadPoolExecutor(_THREADS, initializer=self._identity.become_for_files)
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, lambda: call(*args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # What the call opens would otherwise be nobody's.
+            await asyncio.wait({future})
+            raise
+
+    async def run_steps(self, steps: Generator[None, None, R], gone: asyncio.Future[None]) -> R:
+        """What `steps` return, run a while at a time, so that long work does not keep a thread from others.
+
+        Raises Conflict, the steps closed, once the peer is `gone`.
+        """
+        try:
+            while not gone.done():
+                ended = await self.run(_advance, steps)
+                if ended is not None:
+                    return ended.value
+            raise Conflict("the client disconnected")
+        finally:
+            await self.run(steps.close)
+
+
+def _advance(steps: Generator[None, None, R]) -> StopIteration | None:
+    until = time.monotonic() + _SLICE_S
+    while time.monotonic() < until:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return ended
+    return None
+
+
+class Download:
+    """A file being read. `size` is what it was at the start; no more than that is given."""
+
+    def __init__(self, workspace: Workspace, path: str) -> None:
+        self._workspace = workspace
+        self._path = workspace.check(path)
+        self._fd = -1
+        self._left = 0
+
+    def open(self) -> tuple[int, bytes]:
+        """The file's size and its first block."""
+        with self._workspace.translated(self._path):
+            self._fd = self._workspace.open(self._path, os.O_RDONLY)
+            found = os.fstat(self._fd)
+            need_regular(found.st_mode, self._path)
+            size = self._left = found.st_size
+            return size, self.read()
+
+    def read(self) -> bytes:
+        """The next block; empty at the end, which comes early when the file became shorter."""
+        data = os.read(self._fd, min(BLOCK_BYTES, self._left)) if self._left else b""
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Call in any case, also when `open` failed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Upload:
+    """A file being written: a temporary file beside it, renamed over it by `commit`.
+
+    Where the file that is there is another user's it is written over instead, so that it stays that user's.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        path: str,
+        *,
+        mode: int | None = None,
+        mtime: float | None = None,
+        make: bool = True,
+    ) -> None:
+        self.path = workspace.check_name(path)
+        self.size = 0
+        self._mode = mode
+        self._mtime = mtime
+        self._make = make
+        self._workspace = workspace
+        self._name = os.path.basename(self.path)
+        self._temporary = temporary("upload")
+        self._is_anothers = False
+        self._parent = -1
+        self._fd = -1
+
+    def open(self) -> None:
+        """Make the parents and the temporary file."""
+        with self._workspace.translated(self.path):
+            target = self._workspace.check_name(self._workspace.follow_links(self.path))
+            self._name = os.path.basename(target)
+            self._parent = self._open_parent(target)
+            there = look_at_replaced(self._parent, self._name, self.path)
+            if there is not None:
+                need_regular(there.st_mode, self.path, "replaced")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._parent)
+            self._is_anothers = there is not None and is_anothers(there, self._fd)
+            kept = _NEW_FILE_MODE if there is None else stat.S_IMODE(there.st_mode) & 0o777
+            os.fchmod(self._fd, kept if self._mode is None else self._mode)
+
+    def write(self, data: bytes) -> None:
+        """Add `data`."""
+        left = memoryview(data)
+        with self._workspace.translated(self.path):
+            while left:
+                left = left[os.write(self._fd, left) :]
+        self.size += len(data)
+
+    def commit(self) -> None:
+        """Put the file in place. It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk."""
+        with self._workspace.translated(self.path):
+            if self._is_anothers:
+                self._write_over()
+                return
+            self._finish(self._fd)
+            os.rename(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _write_over(self) -> None:
+        """As a program would that opens the file; `close` removes the temporary one."""
+        target = write_over(self._fd, self._parent, self._name)
+        try:
+            self._finish(target)
+        finally:
+            os.close(target)
+
+    def _finish(self, descriptor: int) -> None:
+        if self._mode is not None:
+            os.fchmod(descriptor, self._mode)  # again: writing takes the set-user bits away
+        if self._mtime is not None:
+            os.utime(descriptor, ns=(time.time_ns(), _nanoseconds(self._mtime)))
+
+    def close(self) -> None:
+        """Call in any case. Without a `commit` before, nothing has changed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            _unlink_quietly(self._temporary, self._parent)
+        if self._parent >= 0:
+            os.close(self._parent)
+            self._parent = -1
+
+    def _open_parent(self, path: str) -> int:
+        try:
+            return self._workspace.open_parent(path, make=self._make)
+        except NotADirectoryError as error:
+            raise not_directory(os.path.dirname(path)) from error
+
+
+def _nanoseconds(moment: float) -> int:
+    whole = math.floor(moment)  # apart, since a float has too few digits for both
+    return whole * 10**9 + round((moment - whole) * 1e9)
+
+
+def list_directory(workspace: Workspace, path: str) -> tuple[list[dict[str, object]], bool]:
+    """The entries of a directory, directories first and then by name, and whether some are missing."""
+    workspace.check(path)
+    with workspace.translated(path), _opened(_open_for_listing(workspace, path)) as directory:
+        with os.scandir(directory) as scan:
+            scanned = itertools.islice(scan, _MOST_SCANNED)
+            names = heapq.nsmallest(_MOST_ENTRIES + 1, ((not _is_directory(e), e.name) for e in scanned))
+            truncated = len(names) > _MOST_ENTRIES or next(scan, None) is not None
+        return _describe_all(
+            workspace, path, directory, [name for _, name in names[:_MOST_ENTRIES]], truncated
+        )
+
+
+def _open_for_listing(workspace: Workspace, path: str) -> int:
+    try:
+        return workspace.open(path, _READ_DIRECTORY)
+    except NotADirectoryError as error:
+        raise not_directory(path) from error
+
+
+def delete(workspace: Workspace, path: str, stopped: Callable[[], bool]) -> None:
+    """Remove a file, a link, or a directory with all that is in it. Gives up between two entries once `stopped` says so."""
+    name = workspace.check_name(path)
+    with workspace.translated(path), _opened(workspace.open_parent(name)) as parent:
+        base = os.path.basename(name)
+        if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
+            Removal(stopped).run(parent, base)
+        else:
+            os.unlink(base, dir_fd=parent)
+
+
+class Removal:
+    """Removes a directory, going down by descriptors only, so that no rename can lead it elsewhere.
+
+    A directory too far down is moved up to the one that is removed and found there again: neither the stack nor
+    the number of descriptors grows with the depth of the tree.
+    """
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
+        self._top = -1
+        self._moved_up = False
+
+    def run(self, parent: int, name: str) -> None:
+        """Remove `name` in `parent`."""
+        with _opened(_open_directory(parent, name)) as self._top:
+            self._moved_up = True
+            while self._moved_up:
+                self._moved_up = False
+                self._empty(self._top, 1)
+        self._remove(parent, name, 1)
+
+    def _remove(self, parent: int, name: str, depth: int) -> None:
+        for _ in range(_RESCANS):
+            if _remove_if_empty(parent, name):
+                return
+            with _opened(_open_directory(parent, name)) as directory:
+                self._empty(directory, depth)
+        raise Conflict("another program keeps writing into the directory; stop it and try again")
+
+    def _empty(self, directory: int, depth: int) -> None:
+        with os.scandir(directory) as scan:
+            for entry in scan:
+                if self._stopped():
+                    raise Conflict("the client disconnected")
+                self._remove_entry(directory, entry, depth)
+
+    def _remove_entry(self, directory: int, entry: os.DirEntry[str], depth: int) -> None:
+        try:
+            if not _is_directory(entry):
+                os.unlink(entry.name, dir_fd=directory)
+            elif depth < _DEEPEST:
+                self._remove(directory, entry.name, depth + 1)
+            else:
+                self._move_up(directory, entry.name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return  # it is another thing by now; the next scan sees which
+
+    def _move_up(self, directory: int, name: str) -> None:
+        os.rename(name, temporary("removed"), src_dir_fd=directory, dst_dir_fd=self._top)
+        self._moved_up = True
+
+
+def _open_directory(parent: int, name: str) -> int:
+    flags = _READ_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=parent)
+
+
+def _remove_if_empty(parent: int, name: str) -> bool:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+def _describe_all(
+    workspace: Workspace, path: str, directory: int, names: list[str], truncated: bool
+) -> tuple[list[dict[str, object]], bool]:
+    entries: list[dict[str, object]] = []
+    room = _MOST_LISTING_BYTES
+    absolute = workspace.absolute(path)
+    for name in names:
+        room -= 2 * len(name) + len(absolute)
+        if room < 0:
+            return entries, True
+        entry = _describe(workspace, path, absolute, directory, name)
+        if entry is not None:
+            entries.append(entry)
+    entries.sort(key=lambda entry: not entry["is_dir"])
+    return entries, truncated
+
+
+def _describe(
+    workspace: Workspace, path: str, absolute: str, directory: int, name: str
+) -> dict[str, object] | None:
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return None  # gone since
+    if stat.S_ISLNK(found.st_mode):
+        found = _behind_link(workspace, os.path.join(path, name)) or found
+    is_file, is_dir = stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode)
+    return {
+        "name": _as_utf8(name),
+        "path": _as_utf8(os.path.join(absolute, name)),
+        "is_file": is_file,
+        "is_dir": is_dir,
+        "size": found.st_size if is_file else None,
+        "modified_time": found.st_mtime,
+    }
+
+
+def _behind_link(workspace: Workspace, path: str) -> os.stat_result | None:
+    # A link that leads out of the workspace, or nowhere, is shown as neither file nor directory.
+    try:
+        descriptor = workspace.open(path, os.O_PATH)
+    except OSError:
+        return None
+    with _opened(descriptor):
+        return os.fstat(descriptor)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _as_utf8(name: str) -> str:
+    # JSON has no way to say other bytes, and half a character breaks whoever passes it on.
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _unlink_quietly(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except OSError:
+        return
+
+
+@contextmanager
+def _opened(descriptor: int) -> Generator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,220 @@
+"""Paths of the workspace: checked as text, then resolved by the kernel so that they cannot lead out of it."""
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from ship.errors import (
+    Conflict,
+    FileMissing,
+    Forbidden,
+    InternalError,
+    InvalidArgument,
+    InvalidPath,
+    ShipError,
+    StorageFull,
+)
+from ship.process import syscalls
+
+_MOST_LINKS = 8
+_TRIES = 8
+
+
+class Workspace:
+    """The directory that files are served from, held open from the start so that nobody can put another in its place."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._root)
+
+    def absolute(self, path: str) -> str:
+        """`path` as programs in the sandbox would write it in full."""
+        return os.path.normpath(os.path.join(self.path, path))
+
+    def check(self, path: str) -> str:
+        """`path` as this tree takes it. Raises InvalidPath."""
+        return check(path)
+
+    def check_name(self, path: str) -> str:
+        """The same without slashes at its end, when its last part names something. Raises InvalidPath or InvalidArgument."""
+        trimmed = self.check(path).rstrip("/")
+        if os.path.basename(trimmed) in ("", ".", ".."):
+            raise InvalidArgument("the path must end in a name", field="path")
+        return trimmed
+
+    @contextmanager
+    def translated(self, path: str) -> Generator[None]:
+        """Turns an OSError about `path` into what the peer is told."""
+        try:
+            yield
+        except OSError as error:
+            raise self._translate(error, path) from error
+
+    def open(self, path: str, flags: int) -> int:
+        """A descriptor of `path`, the calling thread's identity deciding. Raises OSError.
+
+        Never waits: a fifo or a file under a lease would make the calling thread hang otherwise.
+        """
+        encoded = os.fsencode(path)
+        if not flags & os.O_PATH:  # which opens nothing, and so neither waits nor takes these
+            flags |= os.O_NONBLOCK | os.O_NOCTTY
+        for _ in range(_TRIES):
+            try:
+                return self._resolve(encoded, flags)
+            except BlockingIOError:
+                continue  # a rename elsewhere made the kernel unsure; nothing is known to be wrong
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+    def open_parent(self, path: str, *, make: bool = False) -> int:
+        """A descriptor (O_PATH) of the directory that holds `path`'s last part, made with its parents when `make`. Raises OSError."""
+        parent = os.path.dirname(path) or "."
+        try:
+            return self.open(parent, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if not make:
+                raise
+        return self._make_directories(parent)
+
+    def follow_links(self, path: str) -> str:
+        """`path` with the symbolic links at its end replaced by what they say, so that a write lands where a read looks.
+
+        What comes out is only a text: whoever opens it asks the kernel again. Raises OSError.
+        """
+        for _ in range(_MOST_LINKS):
+            target = self._read_link(path)
+            if target is None:
+                return path
+            path = self._behind_link(path, target)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    def _behind_link(self, path: str, target: str) -> str:
+        if target.startswith("/"):
+            raise _leads_out()
+        return check(os.path.join(os.path.dirname(path), target))
+
+    def _beginning(self, _path: str) -> str:
+        """What of a path is there in any case; directories are made below it."""
+        return ""
+
+    def _resolve(self, path: bytes, flags: int) -> int:
+        return syscalls.openat2(self._root, path, flags)
+
+    def _translate(self, error: OSError, path: str) -> ShipError:
+        return translate(error, path)
+
+    def _read_link(self, path: str) -> str | None:
+        try:
+            parent = self.open_parent(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # whoever opens it will say so
+        try:
+            return os.readlink(os.path.basename(path), dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # no link; nothing there
+                return None
+            raise
+        finally:
+            os.close(parent)
+
+    def _make_directories(self, path: str) -> int:
+        start = self._beginning(path)
+        parts = [part for part in path[len(start) :].split("/") if part]
+        here = self.open(start or ".", os.O_PATH | os.O_DIRECTORY)
+        for count, part in enumerate(parts, 1):
+            try:
+                _make_directory(here, part)
+                # From the root each time: a part may be a link, which only the whole path explains.
+                following = self.open(os.path.join(start, *parts[:count]), os.O_PATH | os.O_DIRECTORY)
+            finally:
+                os.close(here)
+            here = following
+        return here
+
+
+def check(path: str) -> str:
+    """`path` when it may be asked for. Raises InvalidPath with the rule it breaks; the kernel enforces the last one again."""
+    if not path:
+        raise InvalidPath("the path is empty", field="path", reason="empty_path")
+    if "\0" in path:
+        raise InvalidPath("the path has a NUL", field="path", reason="null_byte")
+    if path.startswith("/"):
+        raise InvalidPath("the path must be relative to the workspace", field="path", reason="absolute_path")
+    if os.path.normpath(path).split("/", 1)[0] == "..":
+        raise _leads_out()
+    return path
+
+
+def need_regular(mode: int, path: str, wanted: str = "read") -> None:
+    """Raises InvalidArgument for what is no plain file; `details.reason` tells a directory from a fifo, socket or device."""
+    shown = shown_path(path)
+    if stat.S_ISDIR(mode):
+        raise InvalidArgument(
+            f"{shown} is a directory; only regular files can be {wanted}", field="path", reason="is_directory"
+        )
+    if not stat.S_ISREG(mode):
+        raise InvalidArgument(
+            f"{shown} is not a regular file; only those can be {wanted}",
+            field="path",
+            reason="not_regular_file",
+        )
+
+
+def not_directory(path: str) -> InvalidArgument:
+    """The refusal of a path of which some part, the last or one before, is no directory."""
+    return InvalidArgument(
+        f"{shown_path(path)} is not a directory, or has a parent that is not",
+        field="path",
+        reason="not_directory",
+    )
+
+
+def shown_path(path: str) -> str:
+    """A path as a message has it."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _make_directory(parent: int, name: str) -> None:
+    if name in (".", ".."):
+        return
+    try:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    except FileExistsError:
+        return
+
+
+def _leads_out() -> InvalidPath:
+    return InvalidPath("the path leaves the workspace", field="path", reason="path_traversal")
+
+
+def translate(error: OSError, path: str) -> ShipError:
+    """What the peer is told of an OSError about `path`."""
+    shown = shown_path(path)
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return FileMissing(f"there is no {shown}")
+        case errno.EXDEV | errno.ELOOP:
+            return _leads_out()
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return Forbidden(f"the sandbox's user may not do this to {shown}")
+        case errno.ENOSPC | errno.EDQUOT:
+            return StorageFull("the sandbox's disk is full; free space and try again")
+        case errno.ENAMETOOLONG | errno.EINVAL | errno.EILSEQ:
+            return InvalidArgument(
+                f"the file system does not accept this name ({error.strerror})", field="path"
+            )
+        case errno.EISDIR:
+            return InvalidArgument(f"{shown} is a directory", field="path", reason="is_directory")
+        case errno.ENXIO | errno.ENODEV:
+            return InvalidArgument(f"{shown} is not a regular file", field="path", reason="not_regular_file")
+        case errno.ENOTEMPTY | errno.EEXIST | errno.EBUSY | errno.EAGAIN | errno.ETXTBSY:
+            return Conflict(f"{shown} was changed by another program at the same time, or is in use")
+        case errno.ENOSYS:
+            return InternalError("the sandbox's kernel has no openat2; files need Linux 5.6 or later")
+        case _:
+            return InternalError(f"the file system failed: {error.strerror}")

@@ -1,0 +1,152 @@
+"""The kernels of a sandbox and their cells, which are found by their ids for a while after they have ended."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ship.errors import Conflict, NotFound
+from ship.kernels.cells import Cell, CellShelf
+from ship.kernels.kernel import Ground, Kernel, KernelOrder
+from ship.kernels.process import PYTHON
+from ship.process.identity import Identity
+
+DEFAULT = "default"
+
+_MOST_KERNELS = 16
+_MOST_QUEUED = 1000
+_MOST_QUEUED_CHARS = 16 << 20
+_SWEEP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOrder:
+    """A cell to be."""
+
+    id: str
+    code: str
+    timeout_s: float | None
+    environment: Mapping[str, str]
+
+
+class Kernels:
+    """The kernels of this sandbox and their cells."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._all: dict[str, Kernel] = {}
+        self._cells: dict[str, Cell] = {}
+        self._shelf = CellShelf()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def create(self, order: KernelOrder) -> Kernel:
+        """A new kernel, its process started. Raises Conflict for a known id or too many, and what a bad cwd raises."""
+        if order.id in self._all:
+            raise Conflict(f"kernel {order.id} exists already", id=order.id)
+        kernel = self._add(order)
+        try:
+            await kernel.start()
+        except BaseException:
+            self._all.pop(order.id, None)
+            raise
+        return kernel
+
+    def get(self, kernel_id: str) -> Kernel:
+        """The kernel of that id. Raises NotFound."""
+        found = self._all.get(kernel_id)
+        if found is None:
+            raise NotFound(f"there is no kernel {_printable(kernel_id)}")
+        return found
+
+    def list(self) -> list[Kernel]:
+        """All, oldest first."""
+        return list(self._all.values())
+
+    async def delete(self, kernel_id: str) -> None:
+        """End a kernel. Raises NotFound."""
+        kernel = self.get(kernel_id)
+        await kernel.close()
+        # Another call may have deleted it too, and a third one made a new one.
+        if self._all.get(kernel_id) is kernel:
+            del self._all[kernel_id]
+
+    def run(self, kernel_id: str, order: CellOrder, default: KernelOrder) -> Cell:
+        """Queue a cell; the cell of that id when there is one. The kernel `default` is made when it is missing.
+
+        Raises NotFound, or Conflict when too many wait, the kernel is being ended or the id is another kernel's cell's.
+        """
+        self._sweep_later()
+        known = self._cells.get(order.id)
+        if known is not None:
+            if known.kernel_id != kernel_id:
+                raise Conflict(f"{order.id} is a cell of kernel {known.kernel_id}", id=order.id)
+            return known
+        missing = kernel_id == DEFAULT and DEFAULT not in self._all
+        kernel = self._add(default) if missing else self.get(kernel_id)
+        kernel.check_open()
+        self._check_room(order)
+        cell = Cell(order.id, kernel_id, order.code, order.timeout_s, order.environment)
+        self._cells[cell.id] = cell
+        kernel.run(cell)
+        return cell
+
+    def prepare(self, order: KernelOrder) -> None:
+        """Start a kernel before anyone asks for it."""
+        self._add(order).start_soon()
+
+    def stop(self) -> None:
+        """Start no process any more: Ship is about to end them all."""
+        for kernel in self._all.values():
+            kernel.stop()
+
+    def cell(self, cell_id: str) -> Cell:
+        """The cell of that id. Raises NotFound."""
+        self._forget_old()
+        found = self._cells.get(cell_id)
+        if found is None:
+            raise NotFound(f"there is no cell {_printable(cell_id)}, or it ended long ago")
+        return found
+
+    def _check_room(self, order: CellOrder) -> None:
+        waiting = [cell for kernel in self._all.values() for cell in kernel.waiting]
+        if len(waiting) >= _MOST_QUEUED:
+            raise Conflict(
+                f"{_MOST_QUEUED} cells are queued, the limit; wait for some to end", limit=_MOST_QUEUED
+            )
+        if sum(len(cell.code) for cell in waiting) + len(order.code) > _MOST_QUEUED_CHARS:
+            raise Conflict(
+                "the queued code has reached its limit; wait for some cells to end", limit=_MOST_QUEUED_CHARS
+            )
+
+    def _add(self, order: KernelOrder) -> Kernel:
+        if len(self._all) >= _MOST_KERNELS:
+            raise Conflict(
+                f"the sandbox has {_MOST_KERNELS} kernels, the limit; delete one first", limit=_MOST_KERNELS
+            )
+        kernel = self._all[order.id] = Kernel(order, self._ground)
+        return kernel
+
+    def _sweep_later(self) -> None:
+        # A timer only while there is something to forget: an idle sandbox stays asleep.
+        self._forget_old()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._swept)
+
+    def _swept(self) -> None:
+        self._sweep = None
+        self._forget_old()
+        if self._cells:
+            self._sweep_later()
+
+    def _forget_old(self) -> None:
+        for cell in self._shelf.forget(self._cells.values()):
+            del self._cells[cell.id]
+
+
+def default_order(user: Identity, shared: Mapping[str, str]) -> KernelOrder:
+    """The kernel `default`, which is made by its first cell."""
+    return KernelOrder(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, shared=shared, identity=user)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,65 @@
+"""Which kernels can be started here: Python, and what the image's Jupyter kernel specs name."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import cast
+
+from ship.kernels.process import PYTHON
+from ship.process.identity import Identity
+
+_FOLDERS = ("/usr/share/jupyter/kernels", "/usr/local/share/jupyter/kernels")
+_MOST_BYTES = 64 * 1024
+_MOST_SPECS = 200
+
+Spec = dict[str, str]
+
+
+def find(identity: Identity) -> list[Spec]:
+    """Name, display name and language of each, Python first. Blocks."""
+    specs: dict[str, Spec] = {PYTHON: _describe(PYTHON, "Python 3", "python")}
+    with identity.using_files():
+        for folder in (f"{identity.home}/.local/share/jupyter/kernels", *_FOLDERS):
+            for spec in _in_folder(folder):
+                specs.setdefault(spec["name"], spec)
+    return list(specs.values())[:_MOST_SPECS]
+
+
+def _in_folder(folder: str) -> Iterator[Spec]:
+    try:
+        names = sorted(os.listdir(folder))[:_MOST_SPECS]
+    except OSError:
+        return
+    for name in names:
+        spec = _read(os.path.join(folder, name, "kernel.json"))
+        if spec is not None:
+            display_name, language = spec.get("display_name"), spec.get("language")
+            # Names are compared without case, as Jupyter does.
+            yield _describe(name.lower(), _text(display_name, name), _text(language, name))
+
+
+def _read(path: str) -> dict[str, object] | None:
+    # Programs of the sandbox write these: a fifo must not make us wait.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = json.loads(os.read(descriptor, _MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(descriptor)
+    return cast("dict[str, object]", found) if isinstance(found, dict) else None
+
+
+def _describe(name: str, display_name: str, language: str) -> Spec:
+    return {"name": _printable(name), "display_name": display_name, "language": language}
+
+
+def _text(value: object, default: str) -> str:
+    return _printable(value if isinstance(value, str) else default)[:256]
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,1 @@
+"""Ports: the TCP listeners of the sandbox, and tunnels to them."""

@@ -1,0 +1,149 @@
+"""Starting programs, and taking up the dead: those that Ship started, and every orphan of the sandbox."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+
+from ship.process import table, trees
+from ship.process.groups import Groups
+from ship.process.identity import Identity
+from ship.process.signals import Signals
+from ship.process.spawn import Ids, Spawner, block_signals
+
+_STUCK_S = 5.0
+_CHILD_OOM_SCORE = 500
+_REAPED_AT_ONCE = 1000
+
+Ended = Callable[[int], None]
+"""Called on the loop with a wait status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors, which stay the caller's; no `stdin` is an empty one.
+
+    `group` marks its tree (see `Nursery.groups`); with `tty`, stdin is a terminal and becomes the one that rules the session.
+    """
+
+    argv: Sequence[bytes]
+    environment: dict[bytes, bytes]
+    identity: Identity
+    directory: int
+    stdin: int | None
+    stdout: int
+    stderr: int
+    group: int | None = None
+    tty: bool = False
+
+
+class OomScore:
+    """Makes programs more likely to be killed than Ship when memory runs out, where the kernel lets us."""
+
+    def __init__(self) -> None:
+        # Opened once and early: a process that hides from debuggers may not own its files in /proc.
+        try:
+            self._file = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self._file, self._own = None, b"0"
+        else:
+            self._own = os.pread(self._file, 16, 0).strip()
+        self._child = str(max(_CHILD_OOM_SCORE, int(self._own))).encode()
+
+    def raise_for_child(self) -> None:
+        """What is forked from now on inherits the higher score."""
+        self._set(self._child)
+
+    def restore(self) -> None:
+        """Ship's own score again. Going back down to where we were takes no capability."""
+        self._set(self._own)
+
+    def _set(self, score: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            os.pwrite(self._file, score, 0)
+        except OSError:
+            return
+
+
+class Nursery:
+    """Starts one program at a time, in a thread, and reaps on the loop.
+
+    In a thread since a start waits until the child has become its program, and another program of the same
+    user may stop the child just before. One at a time so that no child is reaped before its number is known.
+    """
+
+    def __init__(self) -> None:
+        self.groups = Groups()
+        self._ended: dict[int, Ended] = {}
+        self._starting = asyncio.Lock()
+        self._thread = futures.ThreadPoolExecutor(1, initializer=block_signals)
+        self._spawner = Spawner()
+        self._empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._oom = OomScore()
+
+    def open(self, signals: Signals) -> None:
+        """Begin to reap."""
+        signals.on(signal.SIGCHLD, self._reap)
+
+    async def start(self, program: Program, ended: Ended) -> int:
+        """The pid of `program`, started; `ended` is called when it is dead. Raises OSError when it cannot be."""
+        async with self._starting:
+            try:
+                pid = await self._start_unstuck(program)
+                self._ended[pid] = ended
+            finally:
+                asyncio.get_running_loop().call_soon(self._reap)
+        return pid
+
+    async def _start_unstuck(self, program: Program) -> int:
+        attempt = asyncio.get_running_loop().run_in_executor(self._thread, self._spawn, program)
+        while not (await asyncio.wait({attempt}, timeout=_STUCK_S))[0]:
+            children = table.stopped_children()
+            trees.send((child for child in children if child.pid not in self._ended), signal.SIGKILL)
+        return attempt.result()
+
+    def _spawn(self, program: Program) -> int:
+        stdin = self._empty if program.stdin is None else program.stdin
+        self._oom.raise_for_child()
+        try:
+            return self._spawner.start(
+                program.argv,
+                program.environment,
+                program.directory,
+                (stdin, program.stdout, program.stderr),
+                _ids(program),
+                tty=program.tty,
+            )
+        finally:
+            self._oom.restore()
+
+    def _reap(self) -> None:
+        for _ in range(_REAPED_AT_ONCE):
+            if self._starting.locked():
+                return  # `start` comes back here when it has noted its child
+            pid, status = _next_dead()
+            if pid == 0:
+                return
+            ended = self._ended.pop(pid, None)
+            if ended is not None:
+                ended(status)
+        asyncio.get_running_loop().call_soon(self._reap)
+
+
+def _next_dead() -> tuple[int, int]:
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
+
+
+def _ids(program: Program) -> Ids | None:
+    identity = program.identity
+    if not identity.switch:
+        return None
+    groups = identity.groups if program.group is None else (*identity.groups, program.group)
+    return Ids(identity.uid, identity.gid, groups)

@@ -1,0 +1,186 @@
+"""Pseudo-terminals: what a program takes for a person's terminal, and Ship for a pipe both ways."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from ship.errors import Conflict
+from ship.execs.ring import Stream
+from ship.execs.stdin import SLICE_BYTES, Feed
+from ship.process.identity import Identity
+
+# asm-generic/ioctls.h
+_TIOCSPTLCK = 0x40045431
+_TIOCGPTPEER = 0x5441
+_TIOCGPGRP = 0x540F
+
+_IUTF8 = 0o40000  # asm-generic/termbits.h; erasing a character takes all of its bytes
+_IFLAG, _LFLAG, _CC = 0, 3, 6
+_LEFT_BYTES = 256 * 1024  # more than the kernel holds for a terminal
+_HUNG_UP = "the terminal is closed: its program has ended"
+
+
+class Pty:
+    """A terminal whose slave side becomes a program's stdin, stdout, stderr and controlling terminal. `given` is typed at first.
+
+    Ship holds the slave side as well: a program that closes its three for a while has not lost its terminal.
+    When the session leader ends, the kernel hangs the terminal up for all who have it.
+    """
+
+    tty = True
+
+    def __init__(
+        self,
+        take: Callable[[Stream, bytes], None],
+        given: bytes | None,
+        identity: Identity,
+        size: tuple[int, int],
+    ) -> None:
+        self._master, self._slave = _open(identity)
+        self._take = take
+        self._given = given
+        self._loop = asyncio.get_running_loop()
+        self._feed = Feed(self._master, _nothing)
+        self._line_begun = False
+        self._reading = False
+        _make_utf8(self._slave)
+        self.resize(*size)
+
+    @property
+    def descriptors(self) -> tuple[int, int, int]:
+        """What the program gets."""
+        return self._slave, self._slave, self._slave
+
+    def start(self) -> None:
+        """Call when the program has its end; what was given at first is typed at once."""
+        self.resume()
+        if self._given:
+            self._note(self._given)
+            self._feed.give(self._given)
+        self._given = None
+
+    def pause(self) -> None:
+        """Read nothing until `resume`, so that the program waits when the terminal is full."""
+        self._stop_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._master >= 0 and not self._reading:
+            self._loop.add_reader(self._master, self._ready)
+            self._reading = True
+
+    def abandon(self) -> None:
+        """Call when no program was started, and at the end."""
+        self._stop_reading()
+        for descriptor in (self._master, self._slave):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._master = self._slave = -1
+
+    def finish(self) -> None:
+        """Take what has been written up to this moment, and hang up. Nobody who still has the terminal is waited for."""
+        if self._master < 0:
+            return
+        left = _LEFT_BYTES
+        while left > 0 and (data := self._read()):
+            left -= len(data)
+            self._take("tty", data)
+        self._feed.stop(_HUNG_UP)
+        self.abandon()
+
+    async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
+        """Type. Returns when the terminal has taken all of it. Raises Conflict when it is closed."""
+        self._note(data)
+        await self._feed.write(data, gone)
+
+    async def end(self, gone: asyncio.Future[None] | None) -> None:
+        """Type what means the end: ctrl-D, or what the program has set for it.
+
+        In the middle of a line that only hands over the line (POSIX.1-2017, 11.1.9, EOF), so it is then typed twice.
+        """
+        mode = self._mode()
+        end: bytes = mode[_CC][termios.VEOF]
+        by_lines = bool(mode[_LFLAG] & termios.ICANON)
+        await self.write(end * 2 if by_lines and self._line_begun else end, gone)
+        self._line_begun = False
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Another size; the program in front hears of it by SIGWINCH."""
+        if self._master < 0:
+            raise Conflict(_HUNG_UP)
+        termios.tcsetwinsize(self._master, (rows, cols))
+
+    def foreground(self) -> int:
+        """The process group in front, 0 when there is none."""
+        if self._master < 0:
+            return 0
+        try:
+            return struct.unpack("i", fcntl.ioctl(self._master, _TIOCGPGRP, bytes(4)))[0]
+        except OSError:  # hung up
+            return 0
+
+    def _mode(self) -> list[Any]:
+        try:
+            return termios.tcgetattr(self._master)
+        except termios.error as error:
+            raise Conflict(_HUNG_UP) from error
+
+    def _note(self, data: bytes) -> None:
+        if data:
+            self._line_begun = data[-1:] not in (b"\n", b"\r", b"\x04")
+
+    def _ready(self) -> None:
+        if data := self._read():
+            self._take("tty", data)
+
+    def _read(self) -> bytes:
+        # The kernel gives 4 KiB at once at most, too little for a turn of the loop each.
+        found = bytearray()
+        try:
+            while len(found) < SLICE_BYTES and (data := os.read(self._master, SLICE_BYTES)):
+                found += data
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._stop_reading()  # hung up; the end of the leader is about to be heard of
+        return bytes(found)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._loop.remove_reader(self._master)
+            self._reading = False
+
+
+def _open(identity: Identity) -> tuple[int, int]:
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        with identity.using_files():  # so that the slave is the user's
+            master = os.open("/dev/ptmx", flags | os.O_NONBLOCK)
+    except OSError as error:
+        raise Conflict(
+            f"the sandbox has no free terminal ({error.strerror}); end an exec with a tty"
+        ) from error
+    try:
+        fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+        # By the master and not by a name: root inside may have put anything at /dev/pts.
+        return master, fcntl.ioctl(master, _TIOCGPTPEER, flags)
+    except OSError:
+        os.close(master)
+        raise
+
+
+def _make_utf8(descriptor: int) -> None:
+    mode = termios.tcgetattr(descriptor)
+    mode[_IFLAG] |= _IUTF8
+    termios.tcsetattr(descriptor, termios.TCSANOW, mode)
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,219 @@
+"""How a whole tree of processes is found and ended.
+
+A tree is what descends from an exec's first process. Parents die and children move to Ship, so it is known by a group (see
+`groups`) that its members inherit and cannot give up. Where there is none (root can give it up; outside a container nobody is
+switched) three things are followed besides: who is whose child now, which session (setsid) a member is in, and
+`SHIP_EXEC_ID`, which every program inherits unless it drops it. What does all of that between two looks is not found then.
+Rejected: a subreaper per exec, since a first process that does not reap would be left with zombies; a control group per exec,
+since a sandbox has no control groups of its own to make.
+
+Programs come and go while /proc is read. So each member is signalled the moment it is seen, and that nobody is left is
+believed only of a look in which nothing died before it could be asked: it may have left a child that is on no list.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+from ship.process import table
+from ship.process.identity import Identity
+from ship.process.table import Process
+
+MARKER = "SHIP_EXEC_ID"
+
+_ENVIRON_BYTES = 256 * 1024
+_FREEZE_LOOKS = 30
+_SURE_LOOKS = 2
+_MOST_LOOKS = 12
+_KILL_BOUND_S = 10.0
+_PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
+
+
+class Tree:
+    """The processes that descend from some roots, bear a mark, or have a group.
+
+    `roots` gives the numbers of processes that belong to it as long as they are not reaped. Ship is never a member.
+    """
+
+    def __init__(
+        self,
+        roots: Callable[[], set[int]],
+        exec_id: str | None,
+        identities: Iterable[Identity],
+        group: int | None = None,
+    ) -> None:
+        self.members: dict[int, Process] = {}
+        self._roots = roots
+        self._mark = None if exec_id is None else f"\0{MARKER}={exec_id}\0".encode()
+        self._identities = tuple(identities)
+        self._group = group
+        self._sessions: set[int] = set()
+        self._strangers: set[tuple[int, int]] = set()
+        self._known: set[int] = {os.getpid()}
+        self._unsure = False
+
+    async def end(
+        self,
+        deadline: Callable[[], float],
+        polite: tuple[int, ...] = (signal.SIGTERM,),
+        nudge: int | None = None,
+    ) -> bool:
+        """`polite` signals to all now, KILL at `deadline` (monotonic seconds, asked again and again); True when none is left.
+
+        `nudge` is sent again and again until then.
+        """
+        await self._find()
+        # A stopped program would not hear the first without the second.
+        await self._signal_each((*polite, signal.SIGCONT))
+        for pause in _pauses(deadline):
+            if await self._is_gone():
+                return True
+            if nudge is not None:
+                send(self.members.values(), nudge)
+            await asyncio.sleep(pause)
+        bound = time.monotonic() + _KILL_BOUND_S
+        for pause in _pauses(lambda: bound):
+            # Stopped first and killed then: what forks faster than it can be killed cannot fork while it is stopped.
+            await self._signal_each((signal.SIGSTOP,))
+            send(self.members.values(), signal.SIGKILL)
+            if await self._is_gone():
+                return True
+            await asyncio.sleep(pause)
+        return await self._is_gone()
+
+    async def _find(self) -> None:
+        # Before any dies of a signal: its children become Ship's, and by that alone nobody would know whose they were.
+        for _ in range(_FREEZE_LOOKS):
+            before = len(self.members)
+            self._look(set(), ())
+            if len(self.members) <= before:
+                return
+            await asyncio.sleep(0)
+
+    async def _signal_each(self, numbers: tuple[int, ...]) -> None:
+        done: set[tuple[int, int]] = set()
+        for _ in range(_FREEZE_LOOKS):
+            if not self._look(done, numbers) and not self._unsure:
+                return
+            await asyncio.sleep(0)  # others have their turn, and the dead are reaped
+
+    async def _is_gone(self) -> bool:
+        sure = 0
+        for _ in range(_MOST_LOOKS):
+            self._look(set(), ())
+            if self.members:
+                return False
+            sure = 0 if self._unsure else sure + 1
+            if sure == _SURE_LOOKS:
+                return True
+            await asyncio.sleep(0)
+        return True  # what keeps coming and going has never been one of ours
+
+    def _look(self, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
+        """Find the members, sending `numbers` to each that is not in `done`; True when there was one."""
+        before = len(done)
+        self._unsure = False
+        self.members = {pid: old for pid, old in self.members.items() if _is_still(old)}
+        waiting = [pid for pid in table.pids() if pid != os.getpid()]
+        for identity in self._identities:
+            # The kernel shows a program's environment to its own user only; root without CAP_SYS_PTRACE is not exempt.
+            with identity.using_files():
+                waiting = [pid for pid in waiting if not self._place(pid, done, numbers)]
+        if not self._known.issuperset(waiting):  # they did not live to be asked, or tell nobody
+            self._unsure = True
+            self._known.update(waiting)
+        return len(done) > before
+
+    def _place(self, pid: int, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
+        """Whether it is known now what `pid` is; if a member, it has got the signals."""
+        process = table.read(pid)
+        if process is None or process.leaving:
+            self._unsure = self._unsure or pid not in self._known
+            self._known.add(pid)
+            return True
+        if not self._is_member(process):
+            return (pid, process.started) in self._strangers
+        self._note_member(process)
+        if (pid, process.started) not in done:
+            done.add((pid, process.started))
+            for number in numbers:
+                send((process,), number)
+        return True
+
+    def _note_member(self, process: Process) -> None:
+        self.members[process.pid] = process
+        if process.session > 0 and process.session != os.getsid(0):
+            # Every exec leads a session of its own, so a session that a member is in was made in its tree.
+            self._sessions.add(process.session)
+
+    def _is_member(self, process: Process) -> bool:
+        if process.ppid in self.members or process.session in self._sessions:
+            return True
+        roots = self._roots()
+        return process.pid in roots or process.ppid in roots or self._is_marked(process)
+
+    def _is_marked(self, process: Process) -> bool:
+        key = (process.pid, process.started)
+        if self._mark is None:
+            self._strangers.add(key)
+        if self._mark is None or key in self._strangers:
+            return False
+        if self._group is not None and self._group in (table.groups(process.pid) or ()):
+            return True
+        environ = _environ(process.pid)
+        if self._mark in environ:
+            return _is_ours(process)
+        if environ != b"\0\0":
+            self._strangers.add(key)
+        return False
+
+
+def send(targets: Iterable[Process], number: int) -> None:
+    """Signal each; one that is gone is no error.
+
+    Hardly anything happens between looking and this, so that a number is another's only where its parent
+    reaped and 32,768 processes came since.
+    """
+    for process in targets:
+        try:
+            os.kill(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def all_below_ship(identities: Iterable[Identity]) -> Tree:
+    """Everything that descends from Ship."""
+    return Tree(lambda: {os.getpid()}, None, identities)
+
+
+def marked_with(pid: int) -> str | None:
+    """The exec of which a process says that it belongs to it, as far as the calling thread may ask it."""
+    _, found, rest = _environ(pid).partition(f"\0{MARKER}=".encode())
+    return os.fsdecode(rest.partition(b"\0")[0]) if found else None
+
+
+def _environ(pid: int) -> bytes:
+    return b"\0" + table.read_file(f"/proc/{pid}/environ", _ENVIRON_BYTES) + b"\0"
+
+
+def _is_still(old: Process) -> bool:
+    now = table.read(old.pid)
+    return now is not None and now.started == old.started and not now.leaving
+
+
+def _is_ours(process: Process) -> bool:
+    # Outside a container another Ship may have an exec of the same name. A parent that is gone proves nothing.
+    parent: Process | None = process
+    while parent is not None and parent.ppid > 1:
+        if parent.ppid == os.getpid():
+            return True
+        parent = table.read(parent.ppid)
+    return parent is None or os.getpid() == 1
+
+
+def _pauses(deadline: Callable[[], float]) -> Iterable[float]:
+    steps = iter(_PAUSES_S)
+    while (left := deadline() - time.monotonic()) > 0:
+        yield min(left, next(steps, _PAUSES_S[-1]))

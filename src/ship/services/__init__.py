@@ -1,0 +1,1 @@
+"""Services: commands that Ship starts, restarts and checks."""

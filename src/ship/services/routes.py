@@ -1,0 +1,68 @@
+"""The routes of services: parse, one call, answer."""
+
+from collections.abc import AsyncGenerator
+
+from ship.errors import NotFound
+from ship.execs import output
+from ship.execs.patience import Patience
+from ship.http.conversation import Answer, Request, json_answer
+from ship.services import specs
+from ship.services.service import Service
+from ship.services.services import Services
+from ship.settings import Settings
+
+_BODY_BYTES = 64 << 20
+_NDJSON = "application/x-ndjson"
+
+
+class ServiceRoutes:
+    """What the host may ask of services."""
+
+    def __init__(self, settings: Settings, services: Services) -> None:
+        self._settings = settings
+        self._services = services
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to `request`. Raises ShipError."""
+        match request.method, request.segments:
+            case "GET", ("services",) if output.follows(request):
+                return Answer(200, self._feed(request), _NDJSON)
+            case "GET", ("services",):
+                return json_answer(200, self._all())
+            case "PUT", ("services",):
+                return await self._put(request)
+            case "GET", ("services", name):
+                return json_answer(200, self._services.get(name).to_wire())
+            case "POST", ("services", name, "restart"):
+                return json_answer(200, (await self._services.restart(name)).to_wire())
+            case "GET", ("services", name, "logs"):
+                return _logs(request, self._services.get(name))
+            case _:
+                raise NotFound("there is no such route")
+
+    async def _put(self, request: Request) -> Answer:
+        body = await request.read_json(_BODY_BYTES)
+        await self._services.put(specs.read(body))
+        return json_answer(200, self._all())
+
+    async def _feed(self, request: Request) -> AsyncGenerator[bytes]:
+        """All of them at once, and again whenever one is in another state."""
+        gone = request.talk.wire.gone
+        told: object = None
+        while not gone.done():
+            present = [service.state_to_wire() for service in self._services.list()]
+            if present != told:
+                told = present
+                yield output.line({"type": "services", "items": present})
+            else:
+                await self._services.changed.wait(gone)
+
+    def _all(self) -> dict[str, object]:
+        return {"items": [service.to_wire() for service in self._services.list()]}
+
+
+def _logs(request: Request, service: Service) -> Answer:
+    since = output.offset(request)
+    output.check_offset(service.transcript, since)
+    reader = Patience(service.transcript)
+    return Answer(200, output.lines(request, service, since, reader, follow=output.follows(request)), _NDJSON)

@@ -1,0 +1,249 @@
+"""One service: a program that is started again when it ends, with one transcript for all its runs.
+
+It lives from when it is wanted until it is wanted no more, or has ended for good. A life is a task that waits for what the
+service needs, runs the program, ends whatever the program has left behind, and waits before it begins again. It is never
+cancelled, since a program must not be lost in the middle of its start: it is told to leave, and comes to its end.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Literal
+
+from ship.clock import rfc3339
+from ship.errors import InternalError, ShipError
+from ship.execs.execs import Exec
+from ship.execs.request import DEFAULT_COLS, DEFAULT_RING_BYTES, DEFAULT_ROWS, Order
+from ship.execs.transcript import Transcript
+from ship.kernels.kernel import Ground
+from ship.services.health import watch
+from ship.services.specs import Ended, ServiceOrder, after_end
+from ship.waiting import Bell, first_of
+
+State = Literal["stopped", "waiting", "running", "backoff", "failed", "exited"]
+
+GRACE_S = 5.0
+
+
+class Service:
+    """A service. `changed` rings whenever what `to_wire` says of its state is another; `is_ready` tells of one by its name."""
+
+    def __init__(
+        self, order: ServiceOrder, ground: Ground, changed: Bell, is_ready: Callable[[str], bool]
+    ) -> None:
+        self.order = order
+        self.transcript = Transcript(DEFAULT_RING_BYTES)
+        self._ground = ground
+        self._changed = changed
+        self._is_ready = is_ready
+        self._state: State = "stopped"
+        self._healthy: bool | None = None
+        self._message: str | None = None
+        self._restarts = 0
+        self._quick_ends = 0
+        self._ended: Ended | None = None
+        self._started_at: float | None = None
+        self._next_start_at: float | None = None
+        self._run: Exec | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._grace_s = GRACE_S
+
+    @property
+    def running(self) -> bool:
+        """Whether it may print more."""
+        return self._life is not None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has not been begun since it was made or stopped."""
+        return self._life is None and self._state == "stopped"
+
+    @property
+    def ready(self) -> bool:
+        """Whether what needs it may start."""
+        if self._state == "exited":
+            return self._ended is not None and not self._ended.failed
+        return self._state == "running" and (self.order.health is None or self._healthy is True)
+
+    def to_wire(self) -> dict[str, object]:
+        """The service as the contract shows it."""
+        ring = self.transcript.ring
+        return {**self.state_to_wire(), "output_bytes": ring.next_offset, "first_offset": ring.first_offset}
+
+    def state_to_wire(self) -> dict[str, object]:
+        """The same without how much it has printed: `changed` rings when this is another."""
+        return {
+            "name": self.order.name,
+            "state": self._state,
+            "pid": None if self._run is None or self._state != "running" else self._run.pid,
+            "restarts": self._restarts,
+            "exit_code": None if self._ended is None else self._ended.exit_code,
+            "signal": None if self._ended is None else self._ended.signal,
+            "healthy": self._healthy,
+            "message": self._message,
+            "started_at": None if self._started_at is None else rfc3339(self._started_at),
+            "next_start_at": None if self._next_start_at is None else rfc3339(self._next_start_at),
+        }
+
+    def end_to_wire(self) -> dict[str, object]:
+        """The last line of its output."""
+        ended = self._ended
+        return {
+            "exit_code": None if ended is None else ended.exit_code,
+            "signal": None if ended is None else ended.signal,
+            "state": "exited" if ended is None or ended.signal is None else "killed",
+            "timed_out": False,
+        }
+
+    def begin(self) -> None:
+        """Have it run. It must have been stopped."""
+        self._leaving = asyncio.get_running_loop().create_future()
+        self._quick_ends = 0
+        self._life = asyncio.get_running_loop().create_task(self._live(self._leaving))
+
+    def begin_again(self) -> None:
+        """The same, counted as a restart."""
+        self._restarts += 1
+        self.begin()
+
+    async def stop(self, grace_s: float = GRACE_S) -> None:
+        """End it with all that it started: TERM, and KILL after `grace_s`. Returns when nothing of it is left."""
+        life = self._life
+        if life is not None:
+            self._grace_s = grace_s
+            if not self._leaving.done():
+                self._leaving.set_result(None)
+            await asyncio.shield(life)
+        self._say("stopped")
+
+    async def wait_settled(self, patience_s: float) -> None:
+        """Return when it runs, or is known not to for the time being, or after `patience_s`."""
+        until = time.monotonic() + patience_s
+        while (
+            self._life is not None and self._state == "stopped" and (left_s := until - time.monotonic()) > 0
+        ):
+            await self._changed.wait(self._leaving, left_s)
+
+    async def _live(self, leaving: asyncio.Future[None]) -> None:
+        try:
+            while await self._wait_for_needs(leaving):
+                ended = await self._run_once(leaving)
+                self._ended = ended
+                if leaving.done() or not await self._wait_to_restart(ended, leaving):
+                    return
+                self._restarts += 1
+        finally:
+            self._life = None
+            self.transcript.news.ring()
+            self._changed.ring()
+
+    async def _wait_for_needs(self, leaving: asyncio.Future[None]) -> bool:
+        """True when all that it needs is ready, False when it is wanted no more."""
+        while not leaving.done():
+            lacking = [name for name in self.order.needs if not self._is_ready(name)]
+            if not lacking:
+                return True
+            self._say("waiting", f"waits for {', '.join(lacking)}")
+            await self._changed.wait(leaving)
+        return False
+
+    async def _run_once(self, leaving: asyncio.Future[None]) -> Ended:
+        began = time.monotonic()
+        run: Exec | None = None
+        try:
+            order = self._exec_order()
+            run = Exec(order, self._ground.identities, self.transcript)
+            await self._start(run, order)
+            self._run, self._started_at = run, run.started_at
+            self._say("running")
+            await self._wait_end(run, leaving)
+            lasted_s = time.monotonic() - began
+            await self._end_tree(run)
+            return Ended(run.exit_code, run.signal, lasted_s)
+        except (ShipError, OSError) as error:
+            problem = error.message if isinstance(error, ShipError) else error.strerror
+            return Ended(None, None, time.monotonic() - began, problem)
+        finally:
+            self._run = None
+            if run is not None:
+                self._ground.nursery.groups.give_back(run.group)
+
+    async def _start(self, run: Exec, order: Order) -> None:
+        ground = self._ground
+        with ground.space.directory(order.cwd, order.identity) as directory:
+            await run.start(order, ground.nursery, directory, ground.environment)
+
+    async def _end_tree(self, run: Exec) -> None:
+        """What a run leaves behind would be in the way of the next: it may hold the port."""
+        with suppress(InternalError):  # what does not die, the end of the sandbox ends
+            await run.end(self._grace_s)
+
+    async def _wait_end(self, run: Exec, leaving: asyncio.Future[None]) -> None:
+        """Return when the first process has ended, or the service is wanted no more."""
+        health = self.order.health
+        watching = asyncio.get_running_loop().create_task(watch(health, self._hear)) if health else None
+        try:
+            while run.running and not leaving.done():
+                await run.ended.wait(leaving)
+        finally:
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait((watching,))
+
+    async def _wait_to_restart(self, ended: Ended, leaving: asyncio.Future[None]) -> bool:
+        """True when it is to be started again now, False when it has ended for good or is wanted no more."""
+        self._quick_ends = self._quick_ends + 1 if ended.was_quick else 1
+        next_step = after_end(self.order.restart, ended, self._quick_ends)
+        if next_step == "exited":
+            self._say("exited", ended.describe() if ended.failed else None)
+            return False
+        if next_step == "failed":
+            self._say(
+                "failed",
+                f"ended {self._quick_ends} times soon after its start; the last time it {ended.describe()}",
+            )
+            return False
+        self._next_start_at = time.time() + next_step
+        self._say("backoff", ended.describe())
+        await first_of((leaving,), next_step)
+        self._next_start_at = None
+        return not leaving.done()
+
+    def _hear(self, healthy: bool | None, problem: str | None) -> None:
+        if self._state == "running":
+            self._say(
+                "running", f"is not healthy: {problem}" if healthy is False and problem else None, healthy
+            )
+
+    def _say(self, state: State, message: str | None = None, healthy: bool | None = None) -> None:
+        before = (self._state, self._message, self._healthy)
+        self._state, self._message, self._healthy = state, message, healthy
+        if before != (state, message, healthy):
+            self._changed.ring()
+
+    def _exec_order(self) -> Order:
+        order = self.order
+        return Order(
+            id=f"service:{order.name}",  # no exec's id has a colon
+            argv=order.argv,
+            cwd=order.cwd,
+            environment=dict(order.environment),
+            identity=self._ground.accounts.find(order.user),
+            stdin=None,
+            stdin_open=False,
+            tty=False,
+            rows=DEFAULT_ROWS,
+            cols=DEFAULT_COLS,
+            timeout_s=None,
+            max_run_after_disconnect_s=None,
+            ring_bytes=DEFAULT_RING_BYTES,
+            wait_for_reader_s=None,
+        )
+
+
+def is_same_program(one: ServiceOrder, other: ServiceOrder) -> bool:
+    """Whether a service that is `one` need not be ended to be `other`."""
+    return replace(one, enabled=True) == replace(other, enabled=True)

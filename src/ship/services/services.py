@@ -1,0 +1,109 @@
+"""The services of this sandbox: the host says which there are, and they are started, ended and told of here."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from ship.errors import Conflict, NotFound
+from ship.kernels.kernel import Ground
+from ship.services.service import GRACE_S, Service, is_same_program
+from ship.services.specs import ServiceOrder, levels
+from ship.waiting import Bell
+
+_SETTLE_S = 5.0
+
+
+class Services:
+    """All of them. `changed` rings when one is in another state."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.changed = Bell()
+        self._ground = ground
+        self._all: dict[str, Service] = {}
+        self._closed = False
+        self._changing = asyncio.Lock()  # held while services are begun and ended at the host's word
+
+    def get(self, name: str) -> Service:
+        """The service of that name. Raises NotFound."""
+        found = self._all.get(name)
+        if found is None:
+            raise NotFound(f"there is no service {name.encode('utf-8', 'replace').decode()[:100]}")
+        return found
+
+    def list(self) -> list[Service]:
+        """All, each after those that it needs."""
+        return list(self._all.values())
+
+    async def put(self, orders: tuple[ServiceOrder, ...]) -> None:
+        """Have these services, each after all that it needs, and no others.
+
+        What is as it was runs on; what is another program than before is ended first, and what is gone. Returns when that is done and
+        the new ones run, wait for others, or have failed to start; after some seconds in any case.
+        """
+        async with self._changing:
+            self._check_open()
+            wanted = {one.name: one for one in orders}
+            await self._stop(
+                [s for s in self._all.values() if _must_end(s, wanted.get(s.order.name))], GRACE_S
+            )
+            self._all = {one.name: self._placed(one) for one in orders}
+            begun = [service for service in self._all.values() if self._begins(service)]
+            await _settled(begun)
+
+    async def restart(self, name: str) -> Service:
+        """End a service and begin anew, also one that had ended for good. Raises NotFound, and Conflict when it is not enabled."""
+        async with self._changing:
+            self._check_open()
+            service = self.get(name)
+            if not service.order.enabled:
+                raise Conflict(f"service {name} is not enabled; start it instead")
+            await service.stop()
+            self._check_open()  # or it would begin when all the others have ended
+            service.begin_again()
+            await _settled([service])
+            return service
+
+    async def close(self, patience_s: float) -> None:
+        """The sandbox ends: start nothing more, and end all, those first that need others, in `patience_s` at most before KILL."""
+        self._closed = True
+        await self._stop(self._all.values(), patience_s)
+
+    def _placed(self, order: ServiceOrder) -> Service:
+        service = self._all.get(order.name)
+        if service is None:
+            return Service(order, self._ground, self.changed, self._is_ready)
+        service.order = order
+        return service
+
+    def _begins(self, service: Service) -> bool:
+        """Begin it, if it is to run and has not come to an end of its own."""
+        if self._closed or not service.order.enabled or not service.fresh:
+            return False
+        service.begin()
+        return True
+
+    async def _stop(self, services: Iterable[Service], patience_s: float) -> None:
+        """End these, those that need others before those. Each level has its share of the time that is left."""
+        chosen = {service.order.name: service for service in services}
+        names = [level & chosen.keys() for level in levels(s.order for s in self._all.values())]
+        steps = [level for level in reversed(names) if level]
+        until = time.monotonic() + patience_s
+        for index, level in enumerate(steps):
+            grace_s = max(0.0, until - time.monotonic()) / (len(steps) - index)
+            await asyncio.gather(*(chosen[name].stop(grace_s) for name in level))
+
+    def _is_ready(self, name: str) -> bool:
+        found = self._all.get(name)
+        return found is not None and found.ready
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Conflict("the sandbox is ending; its services start with it again")
+
+
+def _must_end(service: Service, wanted: ServiceOrder | None) -> bool:
+    return wanted is None or not wanted.enabled or not is_same_program(service.order, wanted)
+
+
+async def _settled(services: Iterable[Service]) -> None:
+    await asyncio.gather(*(service.wait_settled(_SETTLE_S) for service in services))
