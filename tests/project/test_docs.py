@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
 METHODS = ("get", "put", "post", "delete", "patch")
 ROUTE = re.compile(r"^- `(GET|PUT|POST|DELETE|PATCH|WS) (/[^` ?]*)[^`]*`\\$", re.MULTILINE)
 LONGEST_LINE = 140
+LONGEST_OF_A_PAGE = 110
+HIDDEN_SUBJECT = re.compile(
+    r"(?m)(?:^[ \t]*(?:[-#|]+ |\d+\. )?|[.!?][*`)\"]*\s+|\| )\**(?:What|Whoever|Nobody)\b[^\n]{0,40}"
+)
 FENCE = re.compile(r"(?ms)^( *)```(\w*)[^\n]*\n(.*?)^ *```$")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -174,9 +178,34 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
-def test_lines_of_the_docs_are_short(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/design").glob("*.md")), ids=lambda path: path.name)
+def test_lines_of_the_design_notes_are_short(path: Path) -> None:
     assert [number for number, line in prose(path) if len(line) > LONGEST_LINE] == []
+
+
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_lines_of_the_pages_hold_110_columns(path: Path) -> None:
+    assert [n for n, line in prose(path) if len(LINK.sub("", line)) > LONGEST_OF_A_PAGE] == []
+
+
+def without_fences(path: Path) -> str:
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_sentence_hides_its_subject(path: Path) -> None:
+    """A sentence, heading, item or cell begins with an actor and not with a question word that stands for one."""
+    assert HIDDEN_SUBJECT.findall(without_fences(path)) == []
+
+
+def test_hidden_subjects_are_found_where_sentences_begin() -> None:
+    hidden = ("What is", "Whoever ", "Nobody ")
+    starts = ("", "## ", "- ", "  1. ", "- **", "| ", "It ends. ", "It ends.\n", "It ends (`x`): a.  ")
+    assert [s + word for s in starts for word in hidden if not HIDDEN_SUBJECT.search(s + word)] == []
+    assert not HIDDEN_SUBJECT.search("It says what is there, and\nnobody sees it. Whatever happens, it ends.")
 
 
 def slugs(path: Path) -> set[str]:
