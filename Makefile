@@ -63,7 +63,7 @@ soak: .stamp-server ## half an hour of traffic with crashes; fails when anything
 
 .PHONY: crash
 crash: .stamp-dev ## kill Bay everywhere and count what is lost, leaked or doubled (ARGS="create stop", ARGS=--write)
-	@$(BIN)/python tests/crash/crash_matrix.py $(ARGS)
+	@PYTHONPATH=tests/support $(BIN)/python tests/crash/crash_matrix.py $(ARGS)
 
 .PHONY: integrity
 integrity: .stamp-dev ## move up to 1 GiB through every door, under load, and count bytes that are lost, doubled or reordered

@@ -18,7 +18,7 @@ from crash_case import Json, can_run
 from crash_checks import Verdict
 from crash_operations import OPERATIONS
 
-PROGRAM = Path(__file__).with_name("killed_bay.py")
+PROGRAM = Path(__file__).parents[1] / "support" / "killed_bay.py"
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- table of make crash -->", "<!-- end of the table -->"
 LANES = 2

@@ -99,7 +99,7 @@ class Hosted:
 def hosted(place: Place) -> Generator[Hosted]:
     with cutting_proxy() as proxy:
         program = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("line_host.py"))],
+            [sys.executable, str(Path(__file__).parents[1] / "support" / "line_host.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "BAY_CRASH_CASE": str(place.root)},
         )  # fmt: skip

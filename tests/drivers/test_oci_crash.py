@@ -21,7 +21,7 @@ from bay.network.manager import Network
 
 pytestmark = pytest.mark.anyio
 
-PROGRAM = Path(__file__).with_name("crashing_bay.py")
+PROGRAM = Path(__file__).parents[1] / "support" / "crashing_bay.py"
 
 
 @pytest.mark.parametrize("step", ["claimed", "launched", "ready"])

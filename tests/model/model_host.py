@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from tests.server.server_harness import WAIT_S, World, clear, eventually, within, world
+from server_harness import WAIT_S, World, clear, eventually, within, world
 
 from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from model_host import PROFILES, RETENTION_S, Host
-from tests.server.server_harness import ships, short_dir
+from server_harness import ships, short_dir
 
 from model import EXPIRED, MISSING, Answer, Box, Call, Client, Disagreement, Json, Model, Profile, seen
 

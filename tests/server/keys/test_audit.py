@@ -118,7 +118,7 @@ async def test_a_row_without_a_result_is_there_while_the_call_is_under_way(
 
 def killed_in_a_call(root: Path) -> str:
     """Let a Bay of its own be killed in the middle of a delete; gives the id of the sandbox."""
-    program = Path(__file__).with_name("auditing_bay.py")
+    program = Path(__file__).parents[2] / "support" / "auditing_bay.py"
     process = subprocess.Popen(
         [sys.executable, str(program), str(root)],
         stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ def above(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def killed_run(root: Path) -> None:
     """Run as far as a running sandbox, and kill it there."""
-    program = Path(__file__).with_name("dying_run.py")
+    program = Path(__file__).parents[2] / "support" / "dying_run.py"
     process = subprocess.Popen(
         [sys.executable, str(program), str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -430,7 +430,7 @@ async def test_what_no_row_owns_is_removed_by_the_next_start(root: Path, step: s
 
 def _killed_at(root: Path, step: str) -> str:
     """Let a Bay start a sandbox as far as `step` and kill it there; gives the sandbox's id."""
-    program = Path(__file__).with_name("holding_bay.py")
+    program = Path(__file__).parents[2] / "support" / "holding_bay.py"
     process = subprocess.Popen(
         [sys.executable, str(program), str(root), step],
         stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from bay.server.sessions import lifecycle
 
 pytestmark = pytest.mark.anyio
 
-TEXT = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs/lifecycle.md").read_text(encoding="utf-8")
 WORDS = {
     "gone": (404, "not_found"),
     "expired": (409, "sandbox_expired"),
