@@ -24,6 +24,7 @@ GROUPS = {
     "bay.durations": "words",
     "bay.hints": "words",
     "bay.validation_words": "words",
+    "bay.webhook_signature": "words",
     "bay.store": "store",
     "bay.store.records": "records",  # the shapes of rows, without any access to them
     "bay.drivers": "drivers",

@@ -1,6 +1,7 @@
 """An HTTP server on a loopback port that takes webhooks, and fails as it is told."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -33,7 +34,7 @@ class Receiver:
 
     @property
     def kinds(self) -> list[str]:
-        return [got.headers["x-bay-event"] for got in self.got]
+        return [json.loads(got.body)["type"] for got in self.got]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -1,7 +1,5 @@
 """Where a follower of events stands, decided without I/O; and whether a webhook's request is Bay's."""
 
-import hashlib
-import hmac
 import json
 import time
 from collections.abc import Mapping
@@ -10,6 +8,7 @@ from bay.client._follow import Patience
 from bay.client._wire import model
 from bay.errors import BayError, InvalidArgument
 from bay.models import Event
+from bay.webhook_signature import is_signed
 
 LAST = "sandbox.deleted"
 
@@ -52,22 +51,31 @@ def verify_webhook(
     tolerance_s: float = TOLERANCE_S,
     now: float | None = None,
 ) -> Event:
-    """The event in a webhook's request, once it is sure that Bay signed it with `secret` not long ago.
+    """The event of a webhook request that Bay signed with `secret` (`whsec_…`) at most `tolerance_s` seconds ago.
 
     `body` is the raw body, before anything parses it. `now` is seconds since the epoch, for tests. Raises
     InvalidArgument when the signature is missing or wrong, or the timestamp more than `tolerance_s` away: answer
-    such a request with 400. The same event may come twice; `X-Bay-Delivery` is the same then.
+    such a request with 400. An event may be delivered twice, with the same `webhook-id`.
     """
     given = {name.lower(): value for name, value in headers.items()}
-    timestamp = given.get("x-bay-timestamp", "")
-    signed = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(f"sha256={signed}".encode(), given.get("x-bay-signature", "").encode()):
+    timestamp = given.get("webhook-timestamp", "")
+    if not _is_signed(secret, given, timestamp, body):
         raise InvalidArgument("the signature of this request is invalid; is the secret this webhook's?")
     if not timestamp.isdecimal() or abs((time.time() if now is None else now) - int(timestamp)) > tolerance_s:
         raise InvalidArgument(
             f"this request was signed more than {tolerance_s:g} s ago or ahead; is the clock right?"
         )
     return _event(body)
+
+
+def _is_signed(secret: str, headers: Mapping[str, str], timestamp: str, body: bytes) -> bool:
+    signatures = headers.get("webhook-signature", "")
+    try:
+        return is_signed(secret, headers.get("webhook-id", ""), timestamp, body, signatures)
+    except ValueError as error:
+        raise InvalidArgument(
+            "the webhook's secret is not whsec_ and base64; use the one that Bay showed"
+        ) from error
 
 
 def _field(line: str) -> tuple[str, str]:

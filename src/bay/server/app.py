@@ -254,7 +254,7 @@ class Bay:
         )
         self.feed = Feed()
         self.store.on_commit = self.feed.wake
-        self.seals = Seals(self.store)
+        self.seals = Seals()
         self.event_ids = EventIds(self.seals)
         self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)
         self.addresses = Addresses(settings.webhook_allow, settings.webhook_ports)
@@ -411,7 +411,7 @@ class Bay:
             if isinstance(self.clock, SteadyClock):
                 await self.clock.open(self.store)
             await self.keys.open()
-            await self.seals.open()
+            await self.seals.open(self.store)
             self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)

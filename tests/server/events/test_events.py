@@ -293,8 +293,8 @@ async def test_an_id_is_of_use_only_to_its_owner_and_tells_nothing(
 
 
 async def test_ids_outlive_a_restart(bay: World) -> None:
-    seals = Seals(bay.bay.store)
-    await seals.open()
+    seals = Seals()
+    await seals.open(bay.bay.store)
     again = EventIds(seals)
     assert again.seq_of("alice", bay.bay.event_ids.id_of("alice", 2**40)) == 2**40
     with pytest.raises(InvalidArgument):

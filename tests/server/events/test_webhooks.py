@@ -1,12 +1,12 @@
 """Webhooks: each event in order and at least once, signed; and never a request to where no user may reach."""
 
 import asyncio
-import hmac
 import ipaddress
 import json
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ import pytest
 from receiver import HANG, Got, receiving
 from server_harness import WAIT_S, Json, World, assert_error, clear, create, until, within, world
 from serving import KEY, serving
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 import bay as sdk
 from bay.errors import InvalidArgument
 from bay.server.events.webhook_delivery import GIVE_UP, Poster, pause_after
 from bay.server.events.webhooks import MOST_WEBHOOKS
 from bay.server.web.public_addresses import Addresses, checked_url, is_own, is_public, port_of
+from bay.webhook_signature import new_webhook_secret, webhook_signature
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +59,7 @@ async def hook_when(client: httpx.AsyncClient, made: Json, done: Callable[[Json]
 
 def verified(made: Json, got: Got) -> sdk.Event:
     return sdk.verify_webhook(
-        made["secret"], got.headers, got.body, now=float(got.headers["x-bay-timestamp"])
+        made["secret"], got.headers, got.body, now=float(got.headers["webhook-timestamp"])
     )
 
 
@@ -80,7 +82,7 @@ async def test_events_arrive_in_order_signed_and_as_the_api_shows_them(hooked: W
     assert [json.loads(got.body) for got in receiver.got] == kept
     assert [verified(made, got).id for got in receiver.got] == [event["id"] for event in kept]
     assert receiver.kinds == [event["type"] for event in kept]
-    assert len({got.headers["x-bay-delivery"] for got in receiver.got}) == len(kept)
+    assert len({got.headers["webhook-id"] for got in receiver.got}) == len(kept)
     assert {got.path for got in receiver.got} == {"/hook"}
 
 
@@ -95,7 +97,7 @@ async def test_only_the_wanted_types_come_and_only_from_then_on(hooked: World) -
     assert receiver.kinds == ["sandbox.created", "sandbox.deleted"]
 
 
-async def test_what_failed_is_sent_again_later_under_the_same_delivery_id(hooked: World) -> None:
+async def test_what_failed_is_sent_again_later_under_the_same_webhook_id(hooked: World) -> None:
     alice = await hooked.client()
     async with receiving("500", "404", "200", "204") as receiver:
         made = await hook(alice, receiver.url)
@@ -111,7 +113,7 @@ async def test_what_failed_is_sent_again_later_under_the_same_delivery_id(hooked
         well = await hook_when(alice, made, lambda h: h["attempts"] == 0)
         await until(lambda: len(receiver.got) == 4)
     assert (well["last_error"], well["next_attempt_at"]) == (None, None)
-    deliveries = [got.headers["x-bay-delivery"] for got in receiver.got]
+    deliveries = [got.headers["webhook-id"] for got in receiver.got]
     assert deliveries[0] == deliveries[1] == deliveries[2] != deliveries[3]
     assert [verified(made, got).type for got in receiver.got] == ["sandbox.created"] * 4
 
@@ -212,7 +214,7 @@ def poster(**allowed: Any) -> Poster:
 
 async def send(to: Poster, url: str) -> str | None:
     try:
-        return await within(to.post(url, {"X-Bay-Event": "x"}, b"{}"))
+        return await within(to.post(url, {"webhook-id": "x"}, b"{}"))
     finally:
         to._addresses.close()
 
@@ -485,24 +487,58 @@ async def test_the_log_names_the_host_of_a_webhook_and_nothing_more(root: Path) 
 # What a receiver does
 
 
+SECRET = new_webhook_secret()
+BODY = (
+    b'{"id":"1","type":"sandbox.ready","sandbox_id":"s","at":"2030-01-01T00:00:00Z","data":{"a":1},"new":2}'
+)
+
+
 def test_a_request_that_is_not_bays_or_is_old_is_refused() -> None:
-    body = b'{"id":"1","type":"sandbox.ready","sandbox_id":"s","at":"2030-01-01T00:00:00Z","data":{"a":1},"new":2}'
     headers = {
-        "X-Bay-Timestamp": "1000",
-        "X-Bay-Signature": "sha256=4d9e8bd8d0ae45cc5d4a97a37fc2a2f4f4b6d5a4c3a25c9a8bd94ce1a0a1a1a1",
+        "Webhook-Id": "msg",
+        "Webhook-Timestamp": "1000",
+        "Webhook-Signature": "v1,g0hM9SsE+OTPJr/saYtyDDuJkRRLIEkgBsHp3t4hsVE=",
     }
     with pytest.raises(sdk.InvalidArgument, match="signature of this request is invalid"):
-        sdk.verify_webhook("secret", headers, body, now=1000)
-    headers["X-Bay-Signature"] = "sha256=" + hmac.new(b"secret", b"1000." + body, "sha256").hexdigest()
-    assert sdk.verify_webhook("secret", headers, body, now=1000).data == {"a": 1}
-    assert sdk.verify_webhook("secret", headers, body, now=1299).type == "sandbox.ready"
+        sdk.verify_webhook(SECRET, headers, BODY, now=1000)
+    headers["Webhook-Signature"] += " " + webhook_signature(SECRET, "msg", "1000", BODY)
+    assert sdk.verify_webhook(SECRET, headers, BODY, now=1000).data == {"a": 1}
+    assert sdk.verify_webhook(SECRET, headers, BODY, now=1299).type == "sandbox.ready"
     for secret, changed, late in (
-        ("other", body, 1000.0),
-        ("secret", body + b" ", 1000.0),
-        ("secret", body, 1301.0),
+        (new_webhook_secret(), BODY, 1000.0),
+        (SECRET, BODY + b" ", 1000.0),
+        (SECRET, BODY, 1301.0),
+        ("secret", BODY, 1000.0),
+        ("whsec_", BODY, 1000.0),
+        ("whsec_\u00e9", BODY, 1000.0),
     ):
         with pytest.raises(sdk.InvalidArgument):
             sdk.verify_webhook(secret, headers, changed, now=late)
     for missing in headers:
         with pytest.raises(sdk.InvalidArgument):
-            sdk.verify_webhook("secret", {n: v for n, v in headers.items() if n != missing}, body, now=1000)
+            sdk.verify_webhook(SECRET, {n: v for n, v in headers.items() if n != missing}, BODY, now=1000)
+
+
+async def test_the_library_of_standard_webhooks_verifies_what_bay_sends(hooked: World) -> None:
+    hooked.clock.advance(
+        (datetime.now(UTC) - hooked.clock()).total_seconds()
+    )  # the library reads the real clock
+    alice = await hooked.client()
+    async with receiving() as receiver:
+        made = await hook(alice, receiver.url)
+        box = await create(alice)
+        await until(lambda: len(receiver.got) == 1)
+    (got,) = receiver.got
+    assert Webhook(made["secret"]).verify(got.body, got.headers)["sandbox_id"] == box["id"]
+    with pytest.raises(WebhookVerificationError):
+        Webhook(made["secret"]).verify(got.body + b" ", got.headers)
+
+
+def test_bay_verifies_what_the_library_of_standard_webhooks_signs() -> None:
+    now = datetime.now(UTC)
+    headers = {
+        "webhook-id": "msg",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(SECRET).sign("msg", now, BODY.decode()),
+    }
+    assert sdk.verify_webhook(SECRET, headers, BODY).id == "1"

@@ -1,12 +1,12 @@
-"""Sends events to webhooks: in order for each, at least once, for as long as 24 hours.
+"""The deliverer sends events to webhooks: in order for each, at least once, for at most 24 hours.
 
-How far a webhook has come is in its row, so a restart goes on where it was. An event counts as delivered when it was
-answered with 2xx; if Bay ends between that and the row, it is sent again under the same delivery id.
+Requests follow Standard Webhooks (https://www.standardwebhooks.com). A webhook's row holds the last delivered event, so
+a restart continues there. A 2xx answer is a delivery; if Bay ends before the row is written, the event is sent again
+under the same `webhook-id`.
 """
 
 import asyncio
 import hashlib
-import hmac
 import json
 import ssl
 from collections.abc import AsyncGenerator, Set
@@ -28,6 +28,7 @@ from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
 from bay.store.engine import Store
 from bay.store.records import EventRecord, WebhookRecord
+from bay.webhook_signature import webhook_signature
 
 log = structlog.get_logger("bay.webhooks")
 
@@ -228,14 +229,14 @@ class Deliverer:
         event_id = self._ids.id_of(event.owner, event.seq)
         told = Event(id=event_id, type=event.type, sandbox_id=event.sandbox_id, at=event.at, data=event.data)
         body = json.dumps(to_wire(told), separators=(",", ":")).encode()
+        message_id = hashlib.sha256(f"{hook.id}:{event_id}".encode()).hexdigest()[:32]
         timestamp = str(int(self._clock().timestamp()))
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"bay/{__version__}",
-            "X-Bay-Event": event.type,
-            "X-Bay-Delivery": hashlib.sha256(f"{hook.id}:{event_id}".encode()).hexdigest()[:32],
-            "X-Bay-Timestamp": timestamp,
-            "X-Bay-Signature": signature(hook.secret, timestamp, body),
+            "webhook-id": message_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": webhook_signature(hook.secret, message_id, timestamp, body),
         }
         return await self._poster.post(hook.url, headers, body)
 
@@ -260,12 +261,6 @@ class Deliverer:
         # The host alone: path and query of a webhook's URL are often a secret.
         kind = "webhook.gave_up" if event.at <= now - GIVE_UP else "webhook.undelivered"
         log.info(kind, id=hook.id, host=httpx.URL(hook.url).host, attempts=attempts, error=error)
-
-
-def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """What X-Bay-Signature says: HMAC-SHA256 (RFC 2104) over the timestamp, a dot and the body."""
-    text = timestamp.encode() + b"." + body
-    return f"sha256={hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()}"
 
 
 def pause_after(attempts: int) -> int:

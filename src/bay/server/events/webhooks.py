@@ -1,6 +1,5 @@
 """Webhooks: where an owner wants events sent. The sending is `bay.server.events.webhook_delivery`."""
 
-import secrets
 from collections.abc import Callable, Sequence
 
 from bay.clock import Clock
@@ -13,6 +12,7 @@ from bay.server.web.public_addresses import Addresses, checked_url
 from bay.store import audit, events, webhooks
 from bay.store.engine import Store
 from bay.store.records import WebhookRecord
+from bay.webhook_signature import new_webhook_secret
 
 MOST_WEBHOOKS = 20
 
@@ -68,7 +68,7 @@ class Webhooks:
 
     def _record(self, owner: str, url: str, types: Sequence[str], after_seq: int) -> WebhookRecord:
         return WebhookRecord(
-            id=new_id("hook"), owner=owner, url=url, secret=f"whsec_{secrets.token_urlsafe(32)}",
+            id=new_id("hook"), owner=owner, url=url, secret=new_webhook_secret(),
             types=tuple(sorted(set(types))), after_seq=after_seq, attempts=0, last_error=None, next_attempt_at=None,
             created_at=self._clock(),
         )  # fmt: skip

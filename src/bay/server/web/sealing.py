@@ -1,13 +1,15 @@
-"""Places in lists and streams, sealed before they leave.
+"""Bay seals values that it hands out and takes back: cursors, event ids, and the links and cookies of ports.
 
-Rows of all owners are numbered together, so a bare number would tell each owner how much the others do. A place is
-encrypted under a key of this database with a tag over owner and place as the nonce (the idea of SIV, RFC 5297): the
-same place has the same seal for ever, and a seal that Bay did not give this owner opens nothing.
+Rows of all owners are numbered together, so a bare number would tell each owner how much the others do. A value is
+encrypted with a tag over use, owner and value as the nonce (the idea of SIV, RFC 5297): the same value has the same seal
+for ever, and a seal that Bay did not make for this use and owner opens nothing.
 """
 
 import hashlib
 import hmac
+import os
 import secrets
+from pathlib import Path
 
 from bay.errors import InvalidArgument
 from bay.store import events
@@ -16,35 +18,41 @@ from bay.store.engine import Store
 START = "0"
 """The place before the oldest event."""
 
-_TAG = 8
+_TAG_BYTES = 8
+"""Enough for a place in an owner's own list; what grants access has a longer tag."""
+_KEY_BYTES = 32
 _BLOCK = hashlib.sha256().digest_size
 
 
 class Seals:
-    """Seals and opens. `open` comes first."""
+    """Seals and opens values under one key: a random one, until a key is opened."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._key = b""
+    def __init__(self, tag_bytes: int = _TAG_BYTES) -> None:
+        self._tag_bytes = tag_bytes
+        self._key = secrets.token_bytes(_KEY_BYTES)
 
-    async def open(self) -> None:
-        """Read the key of this database, or make it."""
-        async with self._store.write(only_execs=True) as db:
-            self._key = bytes.fromhex(await events.id_key(db, secrets.token_hex(32)))
+    async def open(self, store: Store) -> None:
+        """Use the key of this database, which is made if there is none."""
+        async with store.write(only_execs=True) as db:
+            self._key = bytes.fromhex(await events.id_key(db, self._key.hex()))
+
+    def open_file(self, path: Path) -> None:
+        """Use the key in `path`, which is made (0600) if there is none, or a write of one was cut off. Blocks."""
+        self._key = _read_key(path) or _write_key(path, self._key)
 
     def seal(self, use: bytes, owner: bytes, place: bytes) -> bytes:
-        """`place` as only this Bay can read it, for this use and owner; longer by eight bytes."""
+        """`place` as only this Bay can read it, for this use and owner; longer by the tag."""
         tag = self._tag(use, owner, place)
         return tag + self._masked(tag, place)
 
     def unseal(self, use: bytes, owner: bytes, sealed: bytes) -> bytes | None:
         """The place again; None for a seal that was not made for this use and owner."""
-        tag, masked = sealed[:_TAG], sealed[_TAG:]
+        tag, masked = sealed[: self._tag_bytes], sealed[self._tag_bytes :]
         place = self._masked(tag, masked)
         return place if hmac.compare_digest(self._tag(use, owner, place), tag) else None
 
     def _tag(self, use: bytes, owner: bytes, place: bytes) -> bytes:
-        return self._mac(use, owner + place)[:_TAG]
+        return self._mac(use, owner + place)[: self._tag_bytes]
 
     def _masked(self, tag: bytes, place: bytes) -> bytes:
         return bytes(a ^ b for a, b in zip(place, self._stream(tag, len(place)), strict=False))
@@ -115,3 +123,22 @@ def _from_hex(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         return b""
+
+
+def _read_key(path: Path) -> bytes | None:
+    """The key; None where there is no file, or a write of one was cut off."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        key = file.read(_KEY_BYTES + 1)
+    return key if len(key) == _KEY_BYTES else None
+
+
+def _write_key(path: Path, key: bytes) -> bytes:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(key)
+    return key
