@@ -13,7 +13,7 @@ from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server import logs
 from bay.server.app import Bay, build_app
-from bay.server.sandboxes.service import NewSandbox
+from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
 
 
@@ -26,7 +26,7 @@ async def main(root: Path, step: str) -> None:
     async with bay.running():
         caller = Caller("alice", "write", "key-1")
         wait_s = 20 if step == "done" else 0
-        made = await bay.services().sandboxes.create(caller, NewSandbox(profile="eager"), None, wait_s)
+        made = await bay.services()[Sandboxes].create(caller, NewSandbox(profile="eager"), None, wait_s)
         if step != "done":
             await driver.held.wait()
         sys.stdout.write(f"{made.id}\n")

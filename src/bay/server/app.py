@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
@@ -102,7 +103,6 @@ from bay.server.ship.client import ShipLink
 from bay.server.web import page_routes as pages_api
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys
-from bay.server.web.dependencies import Services
 from bay.server.web.edge import Edge
 from bay.server.web.known_parameters import only_known
 from bay.server.web.open_connections import Stays
@@ -266,8 +266,8 @@ class Bay:
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
 
-    def services(self) -> Services:
-        """What the routes call."""
+    def services(self) -> dict[type, Any]:
+        """The services that routes call, by class."""
         networks = Networks(
             store=self.store,
             waker=self.waker,
@@ -303,7 +303,12 @@ class Bay:
             clock=self.clock,
         )
         attachments = Attachments(
-            waker=self.waker, locator=locator, link=self.link, screens=self.screens, stays=self.stays
+            waker=self.waker,
+            locator=locator,
+            execs=execs,
+            link=self.link,
+            screens=self.screens,
+            stays=self.stays,
         )
         files = Files(
             waker=self.waker,
@@ -344,14 +349,14 @@ class Bay:
             most_mb=self.settings.max_cargo_mb,
             clock=self.clock,
         )
-        return Services(
-            sandboxes=sandboxes,
-            checkpoints=checkpoints,
-            cargos=cargos,
-            execs=execs,
-            attachments=attachments,
-            processes=Processes(waker=self.waker, link=self.link),
-            kernels=Kernels(
+        made = (
+            sandboxes,
+            checkpoints,
+            cargos,
+            execs,
+            attachments,
+            Processes(waker=self.waker, link=self.link),
+            Kernels(
                 store=self.store,
                 later=self.later,
                 waker=self.waker,
@@ -359,12 +364,12 @@ class Bay:
                 stays=self.stays,
                 clock=self.clock,
             ),
-            files=files,
-            file_trees=FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
-            sandbox_files=SandboxFiles(waker=self.waker, link=FileLink(self.link)),
-            networks=networks,
-            tunnels=Tunnels(waker=self.waker, locator=locator, link=self.port_link, stays=self.stays),
-            ports=Ports(
+            files,
+            FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
+            SandboxFiles(waker=self.waker, link=FileLink(self.link)),
+            networks,
+            Tunnels(waker=self.waker, locator=locator, link=self.port_link, stays=self.stays),
+            Ports(
                 store=self.store,
                 waker=self.waker,
                 link=self.port_link,
@@ -372,7 +377,7 @@ class Bay:
                 tokens=self.port_tokens,
                 clock=self.clock,
             ),
-            sandbox_services=SandboxServices(
+            SandboxServices(
                 store=self.store,
                 waker=self.waker,
                 locator=locator,
@@ -381,14 +386,14 @@ class Bay:
                 stays=self.stays,
                 profiles=self.profiles,
             ),
-            history=History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
-            keys=ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
-            audit=Audits(store=self.store, later=self.later),
-            events=events,
-            webhooks=webhooks,
-            cursors=Cursors(self.seals),
-            pool=self.pool,
-            garbage=Garbage(
+            History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
+            ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
+            Audits(store=self.store, later=self.later),
+            events,
+            webhooks,
+            Cursors(self.seals),
+            self.pool,
+            Garbage(
                 store=self.store,
                 waker=self.waker,
                 sweep=self.sweep,
@@ -396,8 +401,8 @@ class Bay:
                 clock=self.clock,
                 retention=timedelta(seconds=self.settings.expired_retention),
             ),
-            profiles=self.profiles,
         )
+        return {type(one): one for one in made}
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -503,6 +508,7 @@ def build_app(
     app = FastAPI(title="Bay", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.bay = bay
     app.state.services = bay.services()
+    app.state.profiles = bay.profiles
     apis = (
         admin_api,
         health_api,

@@ -23,6 +23,7 @@ from server_harness import (
 from bay.drivers.base import Handle, Running
 from bay.errors import DriverUnavailable, StorageFull
 from bay.server.checkpoints import policy as checkpoint_policy
+from bay.server.checkpoints.service import Checkpoints
 from bay.server.reconciler.reconciler import Reconciler
 from bay.store import checkpoints, sandboxes
 
@@ -614,7 +615,7 @@ async def test_an_owner_has_four_exports_and_imports_at_once(
 
     call = f"/v1/sandboxes/{box}/checkpoints/import"
     calls = [asyncio.create_task(alice.post(call, content=slow())) for _ in range(4)]
-    transfers = bay.app.state.services.checkpoints._transfers
+    transfers = bay.app.state.services[Checkpoints]._transfers
     await until(lambda: transfers._places["alice"] == 4)
     assert_error(await alice.get(f"/v1/sandboxes/{box}/checkpoints/out/export"), 429, "quota_exceeded")
     theirs = await bob.post(f"/v1/sandboxes/{other}/checkpoints/import", content=b"x")

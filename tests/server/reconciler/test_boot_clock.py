@@ -9,7 +9,7 @@ from server_harness import clear, settings_in
 
 from bay.server.app import Bay, build_app
 from bay.server.reconciler.boot_clock import SteadyClock, since_boot
-from bay.server.sandboxes.service import NewSandbox
+from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord
@@ -60,10 +60,10 @@ async def test_a_jump_of_the_wall_clock_ends_nobody_and_moves_the_limits(
     bay = bay_with(cleared, wall)
     async with bay.running():
         new = NewSandbox(profile="python-default", ttl=600, idle_timeout=300)
-        made = await bay.services().sandboxes.create(CALLER, new, None, 20)
+        made = await bay.services()[Sandboxes].create(CALLER, new, None, 20)
         before = await record(bay, made.id)
         wall.ahead = jump
-        assert (await bay.services().sandboxes.get(CALLER, made.id)).status == "ready"
+        assert (await bay.services()[Sandboxes].get(CALLER, made.id)).status == "ready"
         await bay.sweep.sweep()
         after = await record(bay, made.id)
         assert after.expires_at is not None
@@ -79,13 +79,13 @@ async def test_a_jump_of_the_wall_clock_ends_nobody_and_moves_the_limits(
         ):
             assert abs(new_ - old - jump) < timedelta(seconds=5)
         assert abs(bay.clock() - wall()) < timedelta(seconds=5)
-        assert (await bay.services().sandboxes.get(CALLER, made.id)).status == "ready"
+        assert (await bay.services()[Sandboxes].get(CALLER, made.id)).status == "ready"
 
 
 async def test_what_time_servers_correct_by_and_by_moves_nothing(cleared: Path, wall: Wall) -> None:
     bay = bay_with(cleared, wall)
     async with bay.running():
-        made = await bay.services().sandboxes.create(CALLER, NewSandbox(profile="rootless"), None, 0)
+        made = await bay.services()[Sandboxes].create(CALLER, NewSandbox(profile="rootless"), None, 0)
         before = await record(bay, made.id)
         wall.ahead = timedelta(seconds=1)
         await bay.sweep.sweep()
@@ -95,7 +95,7 @@ async def test_what_time_servers_correct_by_and_by_moves_nothing(cleared: Path, 
 async def test_a_jump_while_no_bay_runs_is_made_good_at_the_next_start(cleared: Path, wall: Wall) -> None:
     bay = bay_with(cleared, wall)
     async with bay.running():
-        made = await bay.services().sandboxes.create(CALLER, NewSandbox(profile="rootless"), None, 0)
+        made = await bay.services()[Sandboxes].create(CALLER, NewSandbox(profile="rootless"), None, 0)
         before = (await record(bay, made.id)).expires_at
     wall.ahead = 5 * HOUR
     bay = bay_with(cleared, wall)

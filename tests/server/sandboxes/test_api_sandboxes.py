@@ -15,6 +15,7 @@ from bay import __version__
 from bay.clock import to_rfc3339
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
+from bay.server.files.service import Files
 from bay.server.sessions.waker import is_frozen
 from bay.store import cargos
 
@@ -683,7 +684,7 @@ async def test_an_upload_under_way_keeps_its_sandbox_awake(bay: World, alice: ht
         yield b"two"
 
     caller = bay.bay.keys.authenticate(alice.headers["authorization"])
-    upload = asyncio.create_task(bay.app.state.services.files.write(caller, made["id"], "file", body()))
+    upload = asyncio.create_task(bay.app.state.services[Files].write(caller, made["id"], "file", body()))
     await within(begun.wait())
     bay.clock.advance(1000)
     await bay.bay.sweep.sweep()

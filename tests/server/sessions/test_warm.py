@@ -22,6 +22,7 @@ from server_harness import (
 
 from bay.drivers.base import Handle, Paused, Running
 from bay.drivers.fake import FakeDriver
+from bay.server.execs.service import Execs
 from bay.server.sessions.waker import is_frozen
 from bay.store.records import SandboxRecord
 
@@ -214,7 +215,7 @@ async def test_somebody_who_follows_output_keeps_a_sandbox_awake(
     body = {"command": "echo hi; read x", "stdin": None, "keep_alive": False, "argv": None}
     made = (await alice.post(path, json={**body, "command": "echo hi; sleep 1000"})).json()
     caller = bay.bay.keys.authenticate(alice.headers["authorization"])
-    async with bay.app.state.services.execs.output(caller, box, made["id"], 0, follow=True) as chunks:
+    async with bay.app.state.services[Execs].output(caller, box, made["id"], 0, follow=True) as chunks:
         await within(anext(aiter(chunks)))
         bay.clock.advance(1000)
         await bay.bay.sweep.sweep()
@@ -470,7 +471,7 @@ async def test_a_pause_while_somebody_follows_output_freezes_and_the_follower_go
     body = {"command": "echo one; until [ -e go ]; do sleep 0.01; done; echo two"}
     made = (await alice.post(f"/v1/sandboxes/{box}/execs", json=body)).json()
     caller = bay.bay.keys.authenticate(alice.headers["authorization"])
-    async with bay.app.state.services.execs.output(caller, box, made["id"], 0, follow=True) as chunks:
+    async with bay.app.state.services[Execs].output(caller, box, made["id"], 0, follow=True) as chunks:
         follower = aiter(chunks)
         assert (await within(anext(follower))).data == b"one\n"
         assert states(await post(alice, box, "pause")) == ("ready", "warm")

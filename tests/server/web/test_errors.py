@@ -9,6 +9,7 @@ import pytest
 from server_harness import World, assert_error, clear, create, world
 
 from bay.errors import BY_CODE, BayError
+from bay.server.sandboxes.service import Sandboxes
 from bay.server.web.replies import error_response
 
 pytestmark = pytest.mark.anyio
@@ -196,7 +197,7 @@ async def test_a_defect_is_500_without_a_word_of_it(
     async def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(bay.app.state.services.sandboxes, "get", fail)
+    monkeypatch.setattr(bay.app.state.services[Sandboxes], "get", fail)
     answer = await alice.get("/v1/sandboxes/x", headers={"X-Request-Id": "mine"})
     error = assert_error(answer, 500, "internal_error")
     assert (error["request_id"], error["retryable"]) == ("mine", False)

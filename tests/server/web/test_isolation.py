@@ -19,6 +19,7 @@ from server_harness import Json, World, assert_error, clear, create, settings_in
 from bay.drivers.base import Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
 from bay.server.app import build_app
+from bay.server.web.sealing import Cursors
 
 pytestmark = pytest.mark.anyio
 
@@ -434,8 +435,8 @@ async def test_a_cursor_tells_nothing_of_what_others_make(
     for _ in range(3):
         await create(bob)
     assert await cursor(alice) == first
-    places = [bay.app.state.services.cursors.of_row("alice", row) for row in (1, 2, 10, 100, 10**12)]
+    places = [bay.app.state.services[Cursors].of_row("alice", row) for row in (1, 2, 10, 100, 10**12)]
     assert {len(place) for place in places} == {32}  # its length says nothing either
     assert len({place[:16] for place in places} | {place[16:] for place in places}) == 10
-    other = bay.app.state.services.cursors.of_id("alice", "key-" + "0" * 24)
+    other = bay.app.state.services[Cursors].of_id("alice", "key-" + "0" * 24)
     assert (await alice.get("/v1/sandboxes", params={"cursor": other})).status_code == 422

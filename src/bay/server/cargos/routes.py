@@ -6,13 +6,16 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Cargo
+from bay.server.cargos.service import Cargos
 from bay.server.web.bodies import Body
-from bay.server.web.dependencies import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.web.dependencies import ERRORS, IdempotencyKey, Limit, Paging, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/cargos", tags=["cargos"], responses=ERRORS, default_response_class=WireResponse
 )
+
+CargosDep = Annotated[Cargos, service(Cargos)]
 
 SizeLimit = Annotated[
     int | None, Field(ge=1, le=65_536, description="MiB; holds where `size_limit_enforced` says so")
@@ -50,47 +53,47 @@ class CargoList(BaseModel):
 
 @router.post("", status_code=201, response_model=Cargo)
 async def create_cargo(
-    caller: Writer, services: Svc, body: CreateCargo | None = None, idempotency_key: IdempotencyKey = None
+    caller: Writer, cargos: CargosDep, body: CreateCargo | None = None, idempotency_key: IdempotencyKey = None
 ) -> WireResponse:
     """Make an external cargo: it belongs to no sandbox, and several may use it at once."""
     body = body or CreateCargo()
-    made = await services.cargos.create(caller, body.size_limit_mb, body.from_checkpoint, idempotency_key)
+    made = await cargos.create(caller, body.size_limit_mb, body.from_checkpoint, idempotency_key)
     return WireResponse(made, 201)
 
 
 @router.get("", response_model=CargoList)
 async def list_cargos(
     caller: Reader,
-    services: Svc,
-    after: After,
+    cargos: CargosDep,
+    paging: Paging,
     limit: Limit = 50,
     managed: Annotated[bool, Query(description="Those of sandboxes instead of the external ones")] = False,
 ) -> WireResponse:
     """Your cargos, oldest first."""
-    page = await services.cargos.page(caller, managed=managed, after=after, limit=limit)
-    return WireResponse(listing(services, caller, page))
+    page = await cargos.page(caller, managed=managed, after=paging.after, limit=limit)
+    return WireResponse(paging.reply(page))
 
 
 @router.get("/{cargo_id}", response_model=Cargo)
-async def get_cargo(caller: Reader, services: Svc, cargo_id: str) -> WireResponse:
+async def get_cargo(caller: Reader, cargos: CargosDep, cargo_id: str) -> WireResponse:
     """One cargo, with the sandboxes that use it."""
-    return WireResponse(await services.cargos.get(caller, cargo_id))
+    return WireResponse(await cargos.get(caller, cargo_id))
 
 
 @router.patch("/{cargo_id}", response_model=Cargo)
-async def update_cargo(caller: Writer, services: Svc, cargo_id: str, body: UpdateCargo) -> WireResponse:
+async def update_cargo(caller: Writer, cargos: CargosDep, cargo_id: str, body: UpdateCargo) -> WireResponse:
     """Change how much it may hold, also while sandboxes write to it."""
-    return WireResponse(await services.cargos.update(caller, cargo_id, body.size_limit_mb))
+    return WireResponse(await cargos.update(caller, cargo_id, body.size_limit_mb))
 
 
 @router.delete("/{cargo_id}", status_code=204)
-async def delete_cargo(caller: Writer, services: Svc, cargo_id: str) -> Response:
+async def delete_cargo(caller: Writer, cargos: CargosDep, cargo_id: str) -> Response:
     """Remove an external cargo that no sandbox uses; also when it already is removed."""
-    await services.cargos.delete(caller, cargo_id)
+    await cargos.delete(caller, cargo_id)
     return Response(status_code=204)
 
 
 @router.post("/{cargo_id}/move", response_model=Cargo)
-async def move_cargo(caller: Writer, services: Svc, cargo_id: str, body: MoveCargo) -> WireResponse:
+async def move_cargo(caller: Writer, cargos: CargosDep, cargo_id: str, body: MoveCargo) -> WireResponse:
     """Have a sandbox use this cargo in place of its own; no file is lost by it."""
-    return WireResponse(await services.cargos.move(caller, cargo_id, body.sandbox))
+    return WireResponse(await cargos.move(caller, cargo_id, body.sandbox))

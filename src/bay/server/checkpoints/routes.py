@@ -1,4 +1,4 @@
-"""`…/checkpoints`: copies of a sandbox's files as they were, and `…/fork`, new sandboxes made of them."""
+"""`…/checkpoints`: copies of a sandbox's files as they were."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
@@ -10,10 +10,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Checkpoint, Sandbox
-from bay.server.checkpoints.service import NewCheckpoint
-from bay.server.sandboxes.service import Forks
+from bay.server.checkpoints.service import Checkpoints, NewCheckpoint
 from bay.server.web.bodies import Body, raw_body
-from bay.server.web.dependencies import ERRORS, After, IdempotencyKey, Limit, Reader, Svc, Writer, listing
+from bay.server.web.dependencies import ERRORS, IdempotencyKey, Limit, Paging, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(
@@ -22,6 +21,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
 
 Name = Annotated[str | None, Field(max_length=63, description="Unique among the checkpoints of the sandbox")]
 Comment = Annotated[str | None, Field(max_length=4096, pattern=r"^[^\x00]*$")]
@@ -34,19 +35,6 @@ class CreateCheckpoint(Body):
     comment: Comment = None
 
 
-class ForkSandbox(Body):
-    """How many, made of what, and called what."""
-
-    count: Annotated[int, Field(ge=1, le=100)] = 1
-    checkpoint: Annotated[
-        str | None, Field(max_length=64, description="Id or name of one of its checkpoints; else of now")
-    ] = None
-    name: Annotated[
-        str | None,
-        Field(max_length=63, description="Of the new sandbox; of several `name-1`, `name-2` and so on"),
-    ] = None
-
-
 class CheckpointList(BaseModel):
     """A page of checkpoints, oldest first."""
 
@@ -55,37 +43,31 @@ class CheckpointList(BaseModel):
     next_cursor: str | None
 
 
-class ForkList(BaseModel):
-    """The new sandboxes."""
-
-    items: list[Sandbox]
-
-
 @router.post("/checkpoints", status_code=201, response_model=Checkpoint)
 async def create_checkpoint(
     caller: Writer,
-    services: Svc,
+    checkpoints: CheckpointsDep,
     sandbox_id: str,
     body: CreateCheckpoint | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
     """Keep the files as they are now; what runs stands still for that moment and goes on."""
     new = NewCheckpoint(**(body or CreateCheckpoint()).model_dump())
-    return WireResponse(await services.checkpoints.create(caller, sandbox_id, new, idempotency_key), 201)
+    return WireResponse(await checkpoints.create(caller, sandbox_id, new, idempotency_key), 201)
 
 
 @router.get("/checkpoints", response_model=CheckpointList)
 async def list_checkpoints(
     caller: Reader,
-    services: Svc,
+    checkpoints: CheckpointsDep,
     sandbox_id: str,
-    after: After,
+    paging: Paging,
     limit: Limit = 50,
     auto: Annotated[bool | None, Query(description="Only those of the policy, or only the others")] = None,
 ) -> WireResponse:
     """The sandbox's checkpoints, oldest first; `parent_id` says which grew from which."""
-    page = await services.checkpoints.page(caller, sandbox_id, auto=auto, after=after, limit=limit)
-    return WireResponse(listing(services, caller, page))
+    page = await checkpoints.page(caller, sandbox_id, auto=auto, after=paging.after, limit=limit)
+    return WireResponse(paging.reply(page))
 
 
 @router.post(
@@ -96,7 +78,7 @@ async def list_checkpoints(
 )
 async def import_checkpoint(
     caller: Writer,
-    services: Svc,
+    checkpoints: CheckpointsDep,
     sandbox_id: str,
     request: Request,
     name: Annotated[str | None, Query(max_length=63)] = None,
@@ -104,38 +86,42 @@ async def import_checkpoint(
 ) -> WireResponse:
     """A checkpoint of this sandbox from what an export gave, of any Bay: the body as it is."""
     new = NewCheckpoint(name=name, comment=comment)
-    made = await services.checkpoints.import_(caller, sandbox_id, new, request.stream())
+    made = await checkpoints.import_(caller, sandbox_id, new, request.stream())
     return WireResponse(made, 201)
 
 
 @router.get("/checkpoints/{checkpoint_id}", response_model=Checkpoint)
-async def get_checkpoint(caller: Reader, services: Svc, sandbox_id: str, checkpoint_id: str) -> WireResponse:
+async def get_checkpoint(
+    caller: Reader, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
+) -> WireResponse:
     """One checkpoint, by id or name."""
-    return WireResponse(await services.checkpoints.get(caller, sandbox_id, checkpoint_id))
+    return WireResponse(await checkpoints.get(caller, sandbox_id, checkpoint_id))
 
 
 @router.delete("/checkpoints/{checkpoint_id}", status_code=204)
-async def delete_checkpoint(caller: Writer, services: Svc, sandbox_id: str, checkpoint_id: str) -> Response:
+async def delete_checkpoint(
+    caller: Writer, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
+) -> Response:
     """Remove a checkpoint; what was made of it stays."""
-    await services.checkpoints.delete(caller, sandbox_id, checkpoint_id)
+    await checkpoints.delete(caller, sandbox_id, checkpoint_id)
     return Response(status_code=204)
 
 
 @router.post("/checkpoints/{checkpoint_id}/restore", response_model=Sandbox)
 async def restore_checkpoint(
-    caller: Writer, services: Svc, sandbox_id: str, checkpoint_id: str
+    caller: Writer, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
 ) -> WireResponse:
     """Put the files back as they were; what runs ends, and compute starts again if there was some."""
-    return WireResponse(await services.checkpoints.restore(caller, sandbox_id, checkpoint_id))
+    return WireResponse(await checkpoints.restore(caller, sandbox_id, checkpoint_id))
 
 
 @router.get("/checkpoints/{checkpoint_id}/export", response_class=StreamingResponse)
 async def export_checkpoint(
-    caller: Reader, services: Svc, sandbox_id: str, checkpoint_id: str
+    caller: Reader, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
 ) -> StreamingResponse:
     """The checkpoint as one compressed archive, which an import takes back and checks."""
     stack = AsyncExitStack()
-    export = services.checkpoints.export(caller, sandbox_id, checkpoint_id)
+    export = checkpoints.export(caller, sandbox_id, checkpoint_id)
     found, chunks = await stack.enter_async_context(export)
     name = quote(f"{found.name or found.id}.tar.zst", safe="")
     headers = {
@@ -143,20 +129,6 @@ async def export_checkpoint(
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(_body(stack, chunks), media_type="application/zstd", headers=headers)
-
-
-@router.post("/fork", status_code=201, response_model=ForkList)
-async def fork_sandbox(
-    caller: Writer,
-    services: Svc,
-    sandbox_id: str,
-    body: ForkSandbox | None = None,
-    idempotency_key: IdempotencyKey = None,
-) -> WireResponse:
-    """New sandboxes like this one, each with its own copy of the files of a checkpoint or of now; all are starting."""
-    forks = Forks(**(body or ForkSandbox()).model_dump())
-    made = await services.sandboxes.fork(caller, sandbox_id, forks, idempotency_key)
-    return WireResponse({"items": made}, 201)
 
 
 async def _body(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

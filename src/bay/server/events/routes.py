@@ -13,12 +13,14 @@ from starlette.types import Receive, Scope, Send
 from bay.models import Event, to_wire
 from bay.server.events.service import Events, Stream
 from bay.server.web.auth import Caller
-from bay.server.web.dependencies import ERRORS, Cursor, Limit, Reader, Svc
+from bay.server.web.dependencies import ERRORS, Cursor, Limit, Reader, service
 from bay.server.web.replies import WireResponse
 
 _SSE = "text/event-stream"
 
 router = APIRouter(tags=["events"], responses=ERRORS, default_response_class=WireResponse)
+
+EventsDep = Annotated[Events, service(Events)]
 
 Since = Annotated[str | None, Query(max_length=64, description="Go on behind the event of this id; 0 = all")]
 Follow = Annotated[bool, Query(description="Server-sent events, as with `Accept: text/event-stream`")]
@@ -52,7 +54,7 @@ class EventStream(StreamingResponse):
 @router.get("/v1/events", response_model=EventList)
 async def list_events(
     caller: Reader,
-    services: Svc,
+    events: EventsDep,
     limit: Limit = 50,
     cursor: Cursor = None,
     since: Since = None,
@@ -62,14 +64,14 @@ async def list_events(
 ) -> Response:
     """What happened to your sandboxes, oldest first; or, followed, what happens from now on or behind an id."""
     if follow or _SSE in accept:
-        return await _followed(services.events, caller, None, last_event_id or since)
-    return await _page(services.events, caller, None, cursor or since, limit)
+        return await _followed(events, caller, None, last_event_id or since)
+    return await _page(events, caller, None, cursor or since, limit)
 
 
 @router.get("/v1/sandboxes/{sandbox_id}/events", response_model=EventList)
 async def list_sandbox_events(
     caller: Reader,
-    services: Svc,
+    events: EventsDep,
     sandbox_id: str,
     limit: Limit = 50,
     cursor: Cursor = None,
@@ -80,8 +82,8 @@ async def list_sandbox_events(
 ) -> Response:
     """The same for one sandbox, also for one that is deleted, by its id. Followed, it ends with the sandbox."""
     if follow or _SSE in accept:
-        return await _followed(services.events, caller, sandbox_id, last_event_id or since)
-    return await _page(services.events, caller, sandbox_id, cursor or since, limit)
+        return await _followed(events, caller, sandbox_id, last_event_id or since)
+    return await _page(events, caller, sandbox_id, cursor or since, limit)
 
 
 async def _page(events: Events, caller: Caller, ref: str | None, after: str | None, limit: int) -> Response:

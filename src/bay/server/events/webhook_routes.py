@@ -6,13 +6,16 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from bay.models import Webhook
+from bay.server.events.webhooks import Webhooks
 from bay.server.web.bodies import Body, Most
-from bay.server.web.dependencies import ERRORS, IdempotencyKey, Reader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, IdempotencyKey, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/webhooks", tags=["webhooks"], responses=ERRORS, default_response_class=WireResponse
 )
+
+WebhooksDep = Annotated[Webhooks, service(Webhooks)]
 
 
 class CreateWebhook(Body):
@@ -36,27 +39,27 @@ class WebhookList(BaseModel):
 
 @router.post("", status_code=201, response_model=Webhook)
 async def create_webhook(
-    caller: Writer, services: Svc, body: CreateWebhook, idempotency_key: IdempotencyKey = None
+    caller: Writer, webhooks: WebhooksDep, body: CreateWebhook, idempotency_key: IdempotencyKey = None
 ) -> WireResponse:
     """Have events sent to a URL. `secret`, which signs them, is shown in this answer and never again."""
-    return WireResponse(await services.webhooks.create(caller, body.url, body.types, idempotency_key), 201)
+    return WireResponse(await webhooks.create(caller, body.url, body.types, idempotency_key), 201)
 
 
 @router.get("", response_model=WebhookList)
-async def list_webhooks(caller: Reader, services: Svc) -> WireResponse:
+async def list_webhooks(caller: Reader, webhooks: WebhooksDep) -> WireResponse:
     """Your webhooks, oldest first."""
-    items = await services.webhooks.all(caller)
+    items = await webhooks.all(caller)
     return WireResponse({"items": items, "has_more": False, "next_cursor": None})
 
 
 @router.get("/{webhook_id}", response_model=Webhook)
-async def get_webhook(caller: Reader, services: Svc, webhook_id: str) -> WireResponse:
+async def get_webhook(caller: Reader, webhooks: WebhooksDep, webhook_id: str) -> WireResponse:
     """One webhook, with what went wrong at its last attempt, if anything did."""
-    return WireResponse(await services.webhooks.get(caller, webhook_id))
+    return WireResponse(await webhooks.get(caller, webhook_id))
 
 
 @router.delete("/{webhook_id}", status_code=204)
-async def delete_webhook(caller: Writer, services: Svc, webhook_id: str) -> Response:
+async def delete_webhook(caller: Writer, webhooks: WebhooksDep, webhook_id: str) -> Response:
     """Send nothing more there."""
-    await services.webhooks.delete(caller, webhook_id)
+    await webhooks.delete(caller, webhook_id)
     return Response(status_code=204)

@@ -9,16 +9,29 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from functools import partial
 
-from bay.errors import BadRequest, Conflict, OutputGone, QuotaExceeded, SandboxNotReady, ShipError, Timeout
+from bay.errors import (
+    BadRequest,
+    BayError,
+    Conflict,
+    OutputGone,
+    QuotaExceeded,
+    SandboxNotReady,
+    ShipError,
+    Timeout,
+)
 from bay.models import Exec, OutputChunk, Screen
 from bay.server.execs.attach_frames import Resize, Signal
 from bay.server.execs.locator import LOST, Located, Locator
 from bay.server.execs.screen import Screens
+from bay.server.execs.service import Execs, NewExec
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import Attachment, OutputEnd, ShipLink
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Reason, Stays
+
+_SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -l')
+"""A login shell: bash where the image has it."""
 
 AttachSince = Callable[[int | None], AbstractAsyncContextManager[Attachment]]
 
@@ -61,6 +74,12 @@ class Attached:
         self.exec = replace(attachment.exec, keep_alive=found.item.keep_alive)
         self.next_offset = attachment.next_offset
         """Of the first byte that `frames` gives."""
+        self.undo = AsyncExitStack()
+        """Ends what was made for this client, unless it is accepted."""
+
+    def accept(self) -> None:
+        """Keep the exec that was started for this client: the client knows of it from here on."""
+        self.undo.pop_all()
 
     async def frames(self) -> AsyncGenerator[bytes | OutputEnd]:
         """Output with its stream's mark before it, and at last how the exec ended: `lost` if its session did first.
@@ -97,8 +116,16 @@ class Attachments:
     """The service behind `…/attach`, `…/terminal` and `…/screen`."""
 
     def __init__(
-        self, *, waker: Waker, locator: Locator, link: ShipLink, screens: Screens, stays: Stays
+        self,
+        *,
+        waker: Waker,
+        locator: Locator,
+        execs: Execs,
+        link: ShipLink,
+        screens: Screens,
+        stays: Stays,
     ) -> None:
+        self._execs = execs
         self._waker = waker
         self._locator = locator
         self._link = link
@@ -135,6 +162,25 @@ class Attachments:
                         caller, found, attachment,
                         waker=self._waker, locator=self._locator, stays=self._stays, repaint=redraw,
                     )  # fmt: skip
+
+    @asynccontextmanager
+    async def terminal(
+        self, caller: Caller, ref: str, exec_id: str | None, rows: int | None, cols: int | None
+    ) -> AsyncGenerator[Attached]:
+        """Attach to an exec's last screen; without `exec_id` to a new login shell, ended unless its client is accepted."""
+        async with AsyncExitStack() as undo:
+            if exec_id is None:
+                shell = NewExec(argv=_SHELL, tty=True, rows=rows or 24, cols=cols or 80, keep_alive=False)
+                exec_id = (await self._execs.create(caller, ref, shell, None, None)).id
+                undo.push_async_callback(self._end, caller, ref, exec_id)
+            size = (rows, cols) if rows is not None and cols is not None else None
+            async with self.attach(caller, ref, exec_id, None, repaint=True, size=size) as attached:
+                attached.undo = undo
+                yield attached
+
+    async def _end(self, caller: Caller, ref: str, exec_id: str) -> None:
+        with suppress(BayError):  # why the client was refused says more
+            await self._execs.delete(caller, ref, exec_id)
 
     async def screen(self, caller: Caller, ref: str, exec_id: str, scrollback: int) -> Screen:
         """The screen of an exec's terminal as it is now, with up to `scrollback` lines that have left it."""

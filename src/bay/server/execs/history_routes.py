@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field
 
 from bay.models import ExecType, HistoryEntry
+from bay.server.execs.history import History
 from bay.server.web.bodies import Body
-from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 from bay.store.records import HistoryFilters
 
@@ -17,6 +18,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+HistoryDep = Annotated[History, service(History)]
 
 
 def split_tags(text: str) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ class Annotate(Body):
 @router.get("", response_model=HistoryPage)
 async def list_history(
     caller: Reader,
-    services: Svc,
+    history: HistoryDep,
     sandbox_id: str,
     exec_type: Kind = None,
     success_only: bool = False,
@@ -76,27 +79,29 @@ async def list_history(
         exec_type=exec_type, success_only=success_only, failed_only=failed_only, tags=split_tags(tags or ""),
         has_notes=has_notes, has_description=has_description,
     )  # fmt: skip
-    entries, total = await services.history.page(caller, sandbox_id, filters, limit=limit, offset=offset)
+    entries, total = await history.page(caller, sandbox_id, filters, limit=limit, offset=offset)
     return WireResponse({"entries": entries, "total": total})
 
 
 @router.get("/last", response_model=HistoryEntry)
 async def last_execution(
-    caller: Reader, services: Svc, sandbox_id: str, exec_type: Kind = None
+    caller: Reader, history: HistoryDep, sandbox_id: str, exec_type: Kind = None
 ) -> WireResponse:
     """The newest entry; 404 without any."""
-    return WireResponse(await services.history.last(caller, sandbox_id, exec_type))
+    return WireResponse(await history.last(caller, sandbox_id, exec_type))
 
 
 @router.get("/{execution_id}", response_model=HistoryEntry)
-async def get_execution(caller: Reader, services: Svc, sandbox_id: str, execution_id: str) -> WireResponse:
+async def get_execution(
+    caller: Reader, history: HistoryDep, sandbox_id: str, execution_id: str
+) -> WireResponse:
     """One entry."""
-    return WireResponse(await services.history.get(caller, sandbox_id, execution_id))
+    return WireResponse(await history.get(caller, sandbox_id, execution_id))
 
 
 @router.patch("/{execution_id}", response_model=HistoryEntry)
 async def annotate_execution(
-    caller: Writer, services: Svc, sandbox_id: str, execution_id: str, body: Annotate
+    caller: Writer, history: HistoryDep, sandbox_id: str, execution_id: str, body: Annotate
 ) -> WireResponse:
     """Set its description, tags or notes."""
-    return WireResponse(await services.history.annotate(caller, sandbox_id, execution_id, body.values()))
+    return WireResponse(await history.annotate(caller, sandbox_id, execution_id, body.values()))

@@ -7,8 +7,9 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel
 
 from bay.models import Process
+from bay.server.execs.processes import Processes
 from bay.server.web.bodies import Body
-from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 from bay.server.web.signals import SignalName
 
@@ -18,6 +19,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+ProcessesDep = Annotated[Processes, service(Processes)]
 
 
 class ProcessList(BaseModel):
@@ -39,19 +42,19 @@ class Ok(BaseModel):
 
 
 @router.get("/processes", response_model=ProcessList)
-async def list_processes(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def list_processes(caller: Reader, processes: ProcessesDep, sandbox_id: str) -> WireResponse:
     """What runs in the sandbox, each process with its parent's id; nothing without compute."""
-    return WireResponse({"items": await services.processes.list(caller, sandbox_id)})
+    return WireResponse({"items": await processes.list(caller, sandbox_id)})
 
 
 @router.post("/processes/{pid}/signal", response_model=Ok)
 async def signal_process(
     caller: Writer,
-    services: Svc,
+    processes: ProcessesDep,
     sandbox_id: str,
     pid: Annotated[int, PathParameter(ge=1, lt=2**31)],
     body: SendSignal,
 ) -> WireResponse:
     """Send a signal to one process; the sandbox's first, which is its runtime, takes none."""
-    await services.processes.signal(caller, sandbox_id, pid, body.signal)
+    await processes.signal(caller, sandbox_id, pid, body.signal)
     return WireResponse({"status": "ok"})

@@ -14,19 +14,18 @@ from bay.models import Exec, ShellResult
 from bay.server.execs.attach_frames import Rows
 from bay.server.execs.history_routes import Description, Tags
 from bay.server.execs.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
-from bay.server.execs.service import NewExec
+from bay.server.execs.service import Execs, NewExec
 from bay.server.web.bodies import DURATION, Body, Most, raw_body
 from bay.server.web.dependencies import (
     ERRORS,
-    After,
     IdempotencyKey,
     Limit,
+    Paging,
     Reader,
-    Svc,
     Wait,
     Word,
     Writer,
-    listing,
+    service,
 )
 from bay.server.web.replies import WireResponse
 from bay.server.web.signals import SignalName
@@ -36,6 +35,8 @@ from bay.store.records import HistoryNote
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
 )
+
+ExecsDep = Annotated[Execs, service(Execs)]
 
 Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 Chunks = Annotated[
@@ -175,10 +176,10 @@ class ExecList(BaseModel):
 
 
 @router.post("/shell/exec", response_model=ShellResult)
-async def shell_exec(caller: Writer, services: Svc, sandbox_id: str, body: RunShell) -> WireResponse:
+async def shell_exec(caller: Writer, execs: ExecsDep, sandbox_id: str, body: RunShell) -> WireResponse:
     """Run a command to its end and return what it printed. A timeout keeps what was printed so far."""
     note = HistoryNote(exec_type="shell", code=body.command, description=body.description, tags=body.tags)
-    result = await services.execs.shell(
+    result = await execs.shell(
         caller, sandbox_id, note, body.timeout, body.cwd, include_code=body.include_code
     )
     return WireResponse(result)
@@ -187,7 +188,7 @@ async def shell_exec(caller: Writer, services: Svc, sandbox_id: str, body: RunSh
 @router.post("/execs", status_code=201, response_model=Exec)
 async def create_exec(
     caller: Writer,
-    services: Svc,
+    execs: ExecsDep,
     sandbox_id: str,
     body: CreateExec,
     wait: Wait = None,
@@ -200,48 +201,46 @@ async def create_exec(
     """
     values: dict[str, Any] = body.model_dump(exclude={"argv"})
     new = NewExec(argv=None if body.argv is None else tuple(body.argv), **values)
-    created = await services.execs.create(caller, sandbox_id, new, idempotency_key, wait, chunks=chunks)
+    created = await execs.create(caller, sandbox_id, new, idempotency_key, wait, chunks=chunks)
     return WireResponse(created, 201)
 
 
 @router.get("/execs", response_model=ExecList)
 async def list_execs(
-    caller: Reader, services: Svc, sandbox_id: str, after: After, limit: Limit = 50
+    caller: Reader, execs: ExecsDep, sandbox_id: str, paging: Paging, limit: Limit = 50
 ) -> WireResponse:
     """The sandbox's execs, oldest first; as last seen while it is frozen or does not answer."""
-    return WireResponse(
-        listing(services, caller, await services.execs.page(caller, sandbox_id, after=after, limit=limit))
-    )
+    return WireResponse(paging.reply(await execs.page(caller, sandbox_id, after=paging.after, limit=limit)))
 
 
 @router.get("/execs/{exec_id}", response_model=Exec)
 async def get_exec(
-    caller: Reader, services: Svc, sandbox_id: str, exec_id: str, wait: Wait = None, chunks: Chunks = False
+    caller: Reader, execs: ExecsDep, sandbox_id: str, exec_id: str, wait: Wait = None, chunks: Chunks = False
 ) -> WireResponse:
     """One exec as it stands; with `wait` when it has ended, with its output."""
-    return WireResponse(await services.execs.get(caller, sandbox_id, exec_id, wait, chunks=chunks))
+    return WireResponse(await execs.get(caller, sandbox_id, exec_id, wait, chunks=chunks))
 
 
 @router.delete("/execs/{exec_id}", response_model=Exec)
-async def delete_exec(caller: Writer, services: Svc, sandbox_id: str, exec_id: str) -> WireResponse:
+async def delete_exec(caller: Writer, execs: ExecsDep, sandbox_id: str, exec_id: str) -> WireResponse:
     """End the command and everything it started: TERM, then KILL."""
-    return WireResponse(await services.execs.delete(caller, sandbox_id, exec_id))
+    return WireResponse(await execs.delete(caller, sandbox_id, exec_id))
 
 
 @router.post("/execs/{exec_id}/signal", response_model=Exec)
 async def signal_exec(
-    caller: Writer, services: Svc, sandbox_id: str, exec_id: str, body: SendSignal
+    caller: Writer, execs: ExecsDep, sandbox_id: str, exec_id: str, body: SendSignal
 ) -> WireResponse:
     """Send a signal to the command's process group; on a terminal to what runs in the foreground."""
-    return WireResponse(await services.execs.signal(caller, sandbox_id, exec_id, body.signal))
+    return WireResponse(await execs.signal(caller, sandbox_id, exec_id, body.signal))
 
 
 @router.post("/execs/{exec_id}/resize", response_model=Exec)
 async def resize_exec(
-    caller: Writer, services: Svc, sandbox_id: str, exec_id: str, body: ResizeTerminal
+    caller: Writer, execs: ExecsDep, sandbox_id: str, exec_id: str, body: ResizeTerminal
 ) -> WireResponse:
     """Change the size of the command's terminal."""
-    return WireResponse(await services.execs.resize(caller, sandbox_id, exec_id, body.rows, body.cols))
+    return WireResponse(await execs.resize(caller, sandbox_id, exec_id, body.rows, body.cols))
 
 
 @router.post(
@@ -251,7 +250,7 @@ async def resize_exec(
 )
 async def write_stdin(
     caller: Writer,
-    services: Svc,
+    execs: ExecsDep,
     sandbox_id: str,
     exec_id: str,
     request: Request,
@@ -260,7 +259,7 @@ async def write_stdin(
     """Feed the body to the command as fast as it reads; answers once it has taken all of it."""
     body = request.stream()
     try:
-        written = await services.execs.write_stdin(caller, sandbox_id, exec_id, body, eof=eof)
+        written = await execs.write_stdin(caller, sandbox_id, exec_id, body, eof=eof)
     except ClientDisconnect as error:
         raise BadRequest(
             "the request body ended early; the part that arrived was written to stdin"
@@ -271,7 +270,7 @@ async def write_stdin(
 @router.get("/execs/{exec_id}/output", response_class=StreamingResponse)
 async def exec_output(
     caller: Reader,
-    services: Svc,
+    execs: ExecsDep,
     sandbox_id: str,
     exec_id: str,
     since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
@@ -288,7 +287,7 @@ async def exec_output(
     """
     stack = AsyncExitStack()
     since = since if last_event_id is None else last_event_id
-    opened = services.execs.output(caller, sandbox_id, exec_id, since, follow=follow, claims=wait_for_reader)
+    opened = execs.output(caller, sandbox_id, exec_id, since, follow=follow, claims=wait_for_reader)
     chunks = await stack.enter_async_context(opened)
     if SSE in accept:
         return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)

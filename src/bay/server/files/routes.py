@@ -17,13 +17,15 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
 from bay.server.execs.relay import accepted
+from bay.server.files.service import SandboxFiles
 from bay.server.files.ship_client import Download, ListEnd, Wanted
 from bay.server.files.ship_trees import Unpacked
+from bay.server.files.trees import FileTrees
 from bay.server.files.watch_relay import relay
 from bay.server.sandboxes.routes import Ok
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import first
-from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Writer, service
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(
@@ -32,6 +34,9 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+SandboxFilesDep = Annotated[SandboxFiles, service(SandboxFiles)]
+FileTreesDep = Annotated[FileTrees, service(FileTrees)]
 
 NDJSON = "application/x-ndjson"
 _PIECE = 64 << 10
@@ -126,7 +131,7 @@ class Edited(BaseModel):
 @router.get("/content", response_class=StreamingResponse)
 async def read_content(
     caller: Reader,
-    services: Svc,
+    files: SandboxFilesDep,
     sandbox_id: str,
     path: FilePath,
     range_: Annotated[str, Header(alias="Range", description="One range of bytes")] = "",
@@ -137,7 +142,7 @@ async def read_content(
     """A file's bytes, or with `Range` a part of them: 206, and 416 when the file has none of them."""
     stack = AsyncExitStack()
     wanted = _wanted(range_, if_range)
-    opened = services.sandbox_files.download(caller, sandbox_id, path, wanted)
+    opened = files.download(caller, sandbox_id, path, wanted)
     download = await stack.enter_async_context(opened)
     return StreamingResponse(
         _within(stack, download.chunks),
@@ -154,7 +159,7 @@ async def read_content(
 )
 async def write_content(
     caller: Writer,
-    services: Svc,
+    files: SandboxFilesDep,
     sandbox_id: str,
     request: Request,
     path: FilePath,
@@ -166,7 +171,7 @@ async def write_content(
 ) -> WireResponse:
     """Replace a file by the body, of any size, at once when all of it has come; until then the old one stays."""
     try:
-        written = await services.sandbox_files.upload(
+        written = await files.upload(
             caller, sandbox_id, path, request.stream(), mode=mode, mtime=mtime, mkdir=mkdir
         )
     except ClientDisconnect as error:
@@ -177,19 +182,19 @@ async def write_content(
 @router.get("/stat", response_model=FileInfo)
 async def stat_file(
     caller: Reader,
-    services: Svc,
+    files: SandboxFilesDep,
     sandbox_id: str,
     path: FilePath,
     follow: Annotated[bool, Query(description="What a link leads to, and not the link")] = True,
 ) -> WireResponse:
     """What is at a path."""
-    return WireResponse(await services.sandbox_files.stat(caller, sandbox_id, path, follow=follow))
+    return WireResponse(await files.stat(caller, sandbox_id, path, follow=follow))
 
 
 @router.get("/list", response_model=Listed)
 async def list_files(
     caller: Reader,
-    services: Svc,
+    files: SandboxFilesDep,
     sandbox_id: str,
     path: FolderPath,
     depth: Annotated[int, Query(ge=1, le=64, description="1: what is in the directory itself")] = 1,
@@ -203,7 +208,7 @@ async def list_files(
     """
     stack = AsyncExitStack()
     items = await stack.enter_async_context(
-        services.sandbox_files.list(caller, sandbox_id, path, depth=depth, glob=glob, limit=limit)
+        files.list(caller, sandbox_id, path, depth=depth, glob=glob, limit=limit)
     )
     if NDJSON in accept:
         return StreamingResponse(_within(stack, _gathered(_as_lines(items))), media_type=NDJSON)
@@ -212,59 +217,51 @@ async def list_files(
 
 @router.post("/move", response_model=FileInfo)
 async def move_file(
-    caller: Writer, services: Svc, sandbox_id: str, request: Request, body: Carry
+    caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: Carry
 ) -> WireResponse:
     """Rename a file or directory, also to another file system; answers what is at the destination then."""
-    moving = services.sandbox_files.move(
-        caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite
-    )
+    moving = files.move(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
     return WireResponse(await _while_here(request, moving))
 
 
 @router.post("/copy", response_model=FileInfo)
 async def copy_file(
-    caller: Writer, services: Svc, sandbox_id: str, request: Request, body: Carry
+    caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: Carry
 ) -> WireResponse:
     """Copy a file, or a directory with all in it; it appears at the destination when it is whole."""
-    copying = services.sandbox_files.copy(
-        caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite
-    )
+    copying = files.copy(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
     return WireResponse(await _while_here(request, copying))
 
 
 @router.post("/mkdir", response_model=FileInfo)
-async def make_directory(caller: Writer, services: Svc, sandbox_id: str, body: MakeDirectory) -> WireResponse:
+async def make_directory(
+    caller: Writer, files: SandboxFilesDep, sandbox_id: str, body: MakeDirectory
+) -> WireResponse:
     """Make a directory. One that is there already stays as it is, and is answered."""
-    made = await services.sandbox_files.make_directory(
-        caller, sandbox_id, body.path, mode=body.mode, parents=body.parents
-    )
+    made = await files.make_directory(caller, sandbox_id, body.path, mode=body.mode, parents=body.parents)
     return WireResponse(made)
 
 
 @router.post("/chmod", response_model=FileInfo)
 async def change_mode(
-    caller: Writer, services: Svc, sandbox_id: str, request: Request, body: ChangeMode
+    caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: ChangeMode
 ) -> WireResponse:
     """Set the mode of a file, or of a directory and all in it."""
-    changing = services.sandbox_files.change_mode(
-        caller, sandbox_id, body.path, body.mode, recursive=body.recursive
-    )
+    changing = files.change_mode(caller, sandbox_id, body.path, body.mode, recursive=body.recursive)
     return WireResponse(await _while_here(request, changing))
 
 
 @router.post("/edit", response_model=Edited)
-async def edit_file(caller: Writer, services: Svc, sandbox_id: str, body: Edit) -> WireResponse:
+async def edit_file(caller: Writer, files: SandboxFilesDep, sandbox_id: str, body: Edit) -> WireResponse:
     """Replace a text in a UTF-8 file, atomically; 409 with `details.matches` unless it is there once."""
-    replaced = await services.sandbox_files.edit(
-        caller, sandbox_id, body.path, body.old, body.new, everywhere=body.all
-    )
+    replaced = await files.edit(caller, sandbox_id, body.path, body.old, body.new, everywhere=body.all)
     return WireResponse({"replaced": replaced})
 
 
 @router.get("/search", response_model=SearchResult)
 async def search_files(
     caller: Reader,
-    services: Svc,
+    trees: FileTreesDep,
     sandbox_id: str,
     request: Request,
     path: FolderPath,
@@ -281,21 +278,21 @@ async def search_files(
     """Find lines of text, or files by their names. Links are not followed; what takes longer than 30 s is cut."""
     switches = {"regex": regex, "ignore_case": ignore_case, "hidden": hidden, "gitignore": gitignore}
     asked = {"query": query, "glob": glob} | {name: str(on).lower() for name, on in switches.items()}
-    searching = services.file_trees.search(caller, sandbox_id, path, asked, limit)
+    searching = trees.search(caller, sandbox_id, path, asked, limit)
     return WireResponse(await _while_here(request, searching))
 
 
 @router.get("/archive", response_class=StreamingResponse)
 async def read_archive(
     caller: Reader,
-    services: Svc,
+    trees: FileTreesDep,
     sandbox_id: str,
     path: FolderPath,
     format: ArchiveFormat = "tar",  # noqa: A002
 ) -> StreamingResponse:
     """A directory with all in it, or a file, as a tar. What the sandbox's user cannot read is left out."""
     stack = AsyncExitStack()
-    chunks = await stack.enter_async_context(services.file_trees.pack(caller, sandbox_id, path, format))
+    chunks = await stack.enter_async_context(trees.pack(caller, sandbox_id, path, format))
     name = _shown_name(path).strip(".") or "files"
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}.{format}', safe='')}",
@@ -310,7 +307,7 @@ async def read_archive(
 )
 async def write_archive(
     caller: Writer,
-    services: Svc,
+    trees: FileTreesDep,
     sandbox_id: str,
     request: Request,
     path: FolderPath,
@@ -318,7 +315,7 @@ async def write_archive(
 ) -> WireResponse:
     """Unpack the body below a directory, which is made. What was unpacked before an error stays."""
     try:
-        made = await services.file_trees.unpack(caller, sandbox_id, path, format, request.stream())
+        made = await trees.unpack(caller, sandbox_id, path, format, request.stream())
     except ClientDisconnect as error:
         raise BadRequest("the request body ended early; files already unpacked stay") from error
     return WireResponse(made.model_dump())
@@ -328,13 +325,13 @@ async def write_archive(
 async def watch_files(
     socket: WebSocket,
     caller: SocketReader,
-    services: Svc,
+    trees: FileTreesDep,
     sandbox_id: str,
     path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")] = ".",
     recursive: Annotated[bool, Query(description="Also all directories in it")] = True,
 ) -> None:
     """What happens to a file, or in a directory, as it happens."""
-    watching = services.file_trees.watch(caller, sandbox_id, raw_path(socket, path), recursive=recursive)
+    watching = trees.watch(caller, sandbox_id, raw_path(socket, path), recursive=recursive)
     async with watching as watch:
         if await accepted(socket):
             await relay(socket, watch)
@@ -343,14 +340,14 @@ async def watch_files(
 @router.delete("", response_model=Ok)
 async def delete_file(
     caller: Writer,
-    services: Svc,
+    files: SandboxFilesDep,
     sandbox_id: str,
     request: Request,
     path: FilePath,
     recursive: Annotated[bool, Query(description="A directory with everything in it")] = True,
 ) -> WireResponse:
     """Remove a file, a link (and not what it leads to), or a directory."""
-    await _while_here(request, services.sandbox_files.delete(caller, sandbox_id, path, recursive=recursive))
+    await _while_here(request, files.delete(caller, sandbox_id, path, recursive=recursive))
     return WireResponse({"status": "ok"})
 
 

@@ -19,7 +19,7 @@ from bay.server.files.service import Files
 from bay.server.sandboxes.routes import Ok
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
-from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, Reader, Writer, service
 from bay.server.web.known_parameters import refusal
 from bay.server.web.multipart import Form
 from bay.server.web.replies import WireResponse
@@ -30,6 +30,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+FilesDep = Annotated[Files, service(Files)]
 
 FilePath = Annotated[str, Query(max_length=8192, description="Relative to /workspace")]
 _PARTS = ("path", "file")
@@ -72,31 +74,31 @@ class Uploaded(BaseModel):
 
 
 @router.get("/files", response_model=FileContent)
-async def read_file(caller: Reader, services: Svc, sandbox_id: str, path: FilePath) -> WireResponse:
+async def read_file(caller: Reader, files: FilesDep, sandbox_id: str, path: FilePath) -> WireResponse:
     """A UTF-8 text file."""
-    return WireResponse({"content": await services.files.read_text(caller, sandbox_id, path)})
+    return WireResponse({"content": await files.read_text(caller, sandbox_id, path)})
 
 
 @router.put("/files", response_model=Ok)
-async def write_file(caller: Writer, services: Svc, sandbox_id: str, body: WriteFile) -> WireResponse:
+async def write_file(caller: Writer, files: FilesDep, sandbox_id: str, body: WriteFile) -> WireResponse:
     """Replace a text file atomically, making its directories."""
-    await services.files.write(caller, sandbox_id, body.path, body.content.encode())
+    await files.write(caller, sandbox_id, body.path, body.content.encode())
     return WireResponse({"status": "ok"})
 
 
 @router.delete("/files", response_model=Ok)
-async def delete_file(caller: Writer, services: Svc, sandbox_id: str, path: FilePath) -> WireResponse:
+async def delete_file(caller: Writer, files: FilesDep, sandbox_id: str, path: FilePath) -> WireResponse:
     """Remove a file, or a directory with everything in it."""
-    await services.files.delete(caller, sandbox_id, path)
+    await files.delete(caller, sandbox_id, path)
     return WireResponse({"status": "ok"})
 
 
 @router.get("/directories", response_model=Directory)
 async def list_directory(
-    caller: Reader, services: Svc, sandbox_id: str, path: FilePath = "."
+    caller: Reader, files: FilesDep, sandbox_id: str, path: FilePath = "."
 ) -> WireResponse:
     """What a directory holds."""
-    return WireResponse({"entries": await services.files.list(caller, sandbox_id, path)})
+    return WireResponse({"entries": await files.list(caller, sandbox_id, path)})
 
 
 @router.post(
@@ -106,12 +108,12 @@ async def list_directory(
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
     },
 )
-async def upload_file(caller: Writer, services: Svc, sandbox_id: str, request: Request) -> WireResponse:
+async def upload_file(caller: Writer, files: FilesDep, sandbox_id: str, request: Request) -> WireResponse:
     """Replace a file of any size and kind, atomically. It goes through as it comes when `path` is before `file`."""
-    await services.files.check(caller, sandbox_id)
+    await files.check(caller, sandbox_id)
     form = Form(request.headers.get("content-type", ""), request.stream())
     try:
-        where, size = await _upload(services.files, caller, sandbox_id, form)
+        where, size = await _upload(files, caller, sandbox_id, form)
     except ClientDisconnect as error:
         raise BadRequest("the request body ended early; nothing was written") from error
     return WireResponse({"status": "ok", "path": where, "size": size})
@@ -165,10 +167,12 @@ def _missing(*names: str) -> RequestValidationError:
 
 
 @router.get("/download", response_class=StreamingResponse)
-async def download_file(caller: Reader, services: Svc, sandbox_id: str, path: FilePath) -> StreamingResponse:
+async def download_file(
+    caller: Reader, files: FilesDep, sandbox_id: str, path: FilePath
+) -> StreamingResponse:
     """A file's bytes."""
     stack = AsyncExitStack()
-    chunks, size = await stack.enter_async_context(services.files.download(caller, sandbox_id, path))
+    chunks, size = await stack.enter_async_context(files.download(caller, sandbox_id, path))
     name = quote(PurePosixPath(path).name, safe="")
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",

@@ -13,9 +13,9 @@ from bay.cell_output import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.execs.history_routes import Description, Tags
-from bay.server.kernels.service import NewKernel
+from bay.server.kernels.service import Kernels, NewKernel
 from bay.server.web.bodies import DURATION, Body
-from bay.server.web.dependencies import ERRORS, Env, IdempotencyKey, Reader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, Env, IdempotencyKey, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 from bay.server.web.user_names import MAX_USER
 from bay.store.records import HistoryNote
@@ -26,6 +26,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+KernelsDep = Annotated[Kernels, service(Kernels)]
 
 Code = Annotated[str, StringConstraints(max_length=1 << 20)]
 KernelId = Annotated[str, Path(max_length=64, description="`default`, or an id of a create")]
@@ -82,75 +84,79 @@ class KernelSpecList(BaseModel):
 
 
 @router.post("/python/exec", response_model=PythonResult)
-async def python_exec(caller: Writer, services: Svc, sandbox_id: str, body: RunPython) -> WireResponse:
+async def python_exec(caller: Writer, kernels: KernelsDep, sandbox_id: str, body: RunPython) -> WireResponse:
     """Run code in the default kernel to its end. A timeout interrupts it and keeps what was printed so far."""
     note = HistoryNote(exec_type="python", code=body.code, description=body.description, tags=body.tags)
-    result = await services.kernels.python(
-        caller, sandbox_id, note, body.timeout, include_code=body.include_code
-    )
+    result = await kernels.python(caller, sandbox_id, note, body.timeout, include_code=body.include_code)
     return WireResponse(result)
 
 
 @router.get("/kernelspecs", response_model=KernelSpecList)
-async def list_kernelspecs(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def list_kernelspecs(caller: Reader, kernels: KernelsDep, sandbox_id: str) -> WireResponse:
     """What kinds of kernel the image has. Wakes the sandbox."""
-    return WireResponse({"items": await services.kernels.specs(caller, sandbox_id)})
+    return WireResponse({"items": await kernels.specs(caller, sandbox_id)})
 
 
 @router.post("/kernels", status_code=201, response_model=Kernel)
 async def create_kernel(
     caller: Writer,
-    services: Svc,
+    kernels: KernelsDep,
     sandbox_id: str,
     body: CreateKernel | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
     """Make a kernel of its own, beside the default one."""
     new = NewKernel(**(body or CreateKernel()).model_dump())
-    return WireResponse(await services.kernels.create(caller, sandbox_id, new, idempotency_key), 201)
+    return WireResponse(await kernels.create(caller, sandbox_id, new, idempotency_key), 201)
 
 
 @router.get("/kernels", response_model=KernelList)
-async def list_kernels(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def list_kernels(caller: Reader, kernels: KernelsDep, sandbox_id: str) -> WireResponse:
     """The kernels there are; none in a sandbox without compute."""
-    return WireResponse({"items": await services.kernels.every(caller, sandbox_id)})
+    return WireResponse({"items": await kernels.every(caller, sandbox_id)})
 
 
 @router.get("/kernels/{kernel_id}", response_model=Kernel)
-async def get_kernel(caller: Reader, services: Svc, sandbox_id: str, kernel_id: KernelId) -> WireResponse:
+async def get_kernel(
+    caller: Reader, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
+) -> WireResponse:
     """One kernel; 404 when it ended with its session."""
-    return WireResponse(await services.kernels.get(caller, sandbox_id, kernel_id))
+    return WireResponse(await kernels.get(caller, sandbox_id, kernel_id))
 
 
 @router.delete("/kernels/{kernel_id}", status_code=204)
-async def delete_kernel(caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId) -> Response:
+async def delete_kernel(
+    caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
+) -> Response:
     """End a kernel and everything it started."""
-    await services.kernels.delete(caller, sandbox_id, kernel_id)
+    await kernels.delete(caller, sandbox_id, kernel_id)
     return Response(status_code=204)
 
 
 @router.post("/kernels/{kernel_id}/interrupt", response_model=Kernel)
 async def interrupt_kernel(
-    caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId
+    caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
 ) -> WireResponse:
     """Interrupt the cell that runs, if one does; those that wait go on."""
-    return WireResponse(await services.kernels.interrupt(caller, sandbox_id, kernel_id))
+    return WireResponse(await kernels.interrupt(caller, sandbox_id, kernel_id))
 
 
 @router.post("/kernels/{kernel_id}/restart", response_model=Kernel)
-async def restart_kernel(caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId) -> WireResponse:
+async def restart_kernel(
+    caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
+) -> WireResponse:
     """Begin anew under the same id, without variables."""
-    return WireResponse(await services.kernels.restart(caller, sandbox_id, kernel_id))
+    return WireResponse(await kernels.restart(caller, sandbox_id, kernel_id))
 
 
 @router.post("/kernels/{kernel_id}/run", response_class=StreamingResponse)
 async def run_cell(
-    caller: Writer, services: Svc, sandbox_id: str, kernel_id: KernelId, body: RunCell
+    caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId, body: RunCell
 ) -> StreamingResponse:
     """Run code and follow what it does, as lines of JSON; `Bay-Cell-Id` says how to come back to it."""
     stack = AsyncExitStack()
     cell_id = body.id or new_id("cell")
-    opened = services.kernels.run(caller, sandbox_id, kernel_id, cell_id, body.code, body.timeout_s)
+    opened = kernels.run(caller, sandbox_id, kernel_id, cell_id, body.code, body.timeout_s)
     events = await stack.enter_async_context(opened)
     return _streamed(stack, events, {"Bay-Cell-Id": cell_id})
 
@@ -158,7 +164,7 @@ async def run_cell(
 @router.get("/kernels/{kernel_id}/cells/{cell_id}/events", response_class=StreamingResponse)
 async def cell_events(
     caller: Reader,
-    services: Svc,
+    kernels: KernelsDep,
     sandbox_id: str,
     kernel_id: KernelId,
     cell_id: CellId,
@@ -167,7 +173,7 @@ async def cell_events(
 ) -> StreamingResponse:
     """What a cell did, as lines of JSON, also after its end for ten minutes."""
     stack = AsyncExitStack()
-    opened = services.kernels.events(caller, sandbox_id, kernel_id, cell_id, since, follow=follow)
+    opened = kernels.events(caller, sandbox_id, kernel_id, cell_id, since, follow=follow)
     return _streamed(stack, await stack.enter_async_context(opened), {})
 
 

@@ -6,12 +6,15 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from bay.models import AuditEntry
+from bay.server.keys.audit import Audits
 from bay.server.web.bodies import Moment
-from bay.server.web.dependencies import ERRORS, After, Limit, Reader, Svc, listing
+from bay.server.web.dependencies import ERRORS, Limit, Paging, Reader, service
 from bay.server.web.replies import WireResponse
 from bay.store.records import AuditFilters
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=ERRORS, default_response_class=WireResponse)
+
+AuditsDep = Annotated[Audits, service(Audits)]
 
 Id = Annotated[str | None, Query(max_length=128)]
 
@@ -27,8 +30,8 @@ class AuditList(BaseModel):
 @router.get("", response_model=AuditList)
 async def list_audit(
     caller: Reader,
-    services: Svc,
-    after: After,
+    audits: AuditsDep,
+    paging: Paging,
     limit: Limit = 50,
     owner: Annotated[
         str | None, Query(max_length=128, description="Only of this owner; for admin keys")
@@ -45,5 +48,5 @@ async def list_audit(
         owner=owner, key_id=key_id, method=method, request_id=request_id, resource_id=resource_id,
         since=since, until=until,
     )  # fmt: skip
-    page = await services.audit.page(caller, filters, after=after, limit=limit)
-    return WireResponse(listing(services, caller, page))
+    page = await audits.page(caller, filters, after=paging.after, limit=limit)
+    return WireResponse(paging.reply(page))

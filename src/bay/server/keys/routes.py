@@ -6,13 +6,16 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bay.models import Key, KeyScope, NewKey
-from bay.server.keys.service import KeyWish
+from bay.server.keys.service import ApiKeys, KeyWish
 from bay.server.settings import QuotaSettings
 from bay.server.web.bodies import DURATION, Body, Moment
-from bay.server.web.dependencies import ERRORS, Admin, Cursor, IdempotencyKey, Limit, Svc
+from bay.server.web.dependencies import ERRORS, Admin, Cursor, IdempotencyKey, Limit, service
 from bay.server.web.replies import WireResponse
+from bay.server.web.sealing import Cursors
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERRORS, default_response_class=WireResponse)
+
+ApiKeysDep = Annotated[ApiKeys, service(ApiKeys)]
 
 KeyName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Owner = Annotated[str, Field(min_length=1, max_length=63)]
@@ -52,31 +55,32 @@ class KeyList(BaseModel):
 
 @router.post("", status_code=201, response_model=NewKey)
 async def create_key(
-    caller: Admin, services: Svc, body: CreateKey, idempotency_key: IdempotencyKey = None
+    caller: Admin, keys: ApiKeysDep, body: CreateKey, idempotency_key: IdempotencyKey = None
 ) -> WireResponse:
     """Make a key. Its secret is shown in this answer alone; a repeated call has null in its place."""
     given = body.model_dump(exclude={"quotas"})
     wish = KeyWish(**given, quotas=body.quotas.over(None) if body.quotas else None)
-    return WireResponse(await services.keys.create(caller, wish, idempotency_key), 201)
+    return WireResponse(await keys.create(caller, wish, idempotency_key), 201)
 
 
 @router.get("", response_model=KeyList)
 async def list_keys(
     caller: Admin,
-    services: Svc,
+    keys: ApiKeysDep,
+    cursors: Annotated[Cursors, service(Cursors)],
     limit: Limit = 50,
     cursor: Cursor = None,
     owner: Annotated[str | None, Query(max_length=128, description="Only of this owner")] = None,
 ) -> WireResponse:
     """The keys of every owner, revoked and expired ones too, oldest first; never a secret."""
-    after = services.cursors.id(caller.owner, cursor)
-    items, place = await services.keys.page(owner, after=after, limit=limit)
-    following = services.cursors.of_id(caller.owner, place)
+    after = cursors.id(caller.owner, cursor)
+    items, place = await keys.page(owner, after=after, limit=limit)
+    following = cursors.of_id(caller.owner, place)
     return WireResponse({"items": items, "has_more": place is not None, "next_cursor": following})
 
 
 @router.delete("/{key_id}", status_code=204)
-async def revoke_key(_caller: Admin, services: Svc, key_id: str) -> Response:
+async def revoke_key(_caller: Admin, keys: ApiKeysDep, key_id: str) -> Response:
     """Let the key open nothing any more, from now on; also when it is revoked already."""
-    await services.keys.revoke(key_id)
+    await keys.revoke(key_id)
     return Response(status_code=204)

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from bay import __version__
 from bay.models import Persist, Profile
-from bay.server.web.dependencies import ERRORS, Svc
+from bay.server.web.dependencies import ERRORS
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(responses=ERRORS, default_response_class=WireResponse)
@@ -48,10 +48,12 @@ async def health() -> WireResponse:
 
 @router.get("/v1/profiles", response_model=ProfileList, tags=["profiles"])
 async def list_profiles(
-    services: Svc, detail: Annotated[bool, Query(description="Also show the containers of a session")] = False
+    request: Request,
+    detail: Annotated[bool, Query(description="Also show the containers of a session")] = False,
 ) -> WireResponse:
     """What kinds of sandbox there are."""
-    return WireResponse({"items": [_item(profile, detail=detail) for profile in services.profiles.values()]})
+    profiles: dict[str, Profile] = request.app.state.profiles
+    return WireResponse({"items": [_item(profile, detail=detail) for profile in profiles.values()]})
 
 
 def _item(profile: Profile, *, detail: bool) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from starlette.responses import StreamingResponse
 from bay.models import Service, ServiceHealth, ServiceSpec
 from bay.server.execs.output import SSE, UNBUFFERED, output_events, output_lines
 from bay.server.managed_services.rules import MOST_SERVICES
+from bay.server.managed_services.service import SandboxServices
 from bay.server.web.bodies import DURATION, Body, Most
-from bay.server.web.dependencies import ERRORS, Env, Reader, Svc, Word, Writer
+from bay.server.web.dependencies import ERRORS, Env, Reader, Word, Writer, service
 from bay.server.web.replies import WireResponse
 from bay.server.web.user_names import MAX_USER
 
@@ -21,6 +22,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+SandboxServicesDep = Annotated[SandboxServices, service(SandboxServices)]
 
 PortNumber = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphens")]
@@ -83,66 +86,70 @@ class ServiceList(BaseModel):
 
 
 @router.get("", response_model=ServiceList)
-async def list_services(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def list_services(caller: Reader, services: SandboxServicesDep, sandbox_id: str) -> WireResponse:
     """The sandbox's services and how they are. Wakes nothing."""
-    return WireResponse({"items": await services.sandbox_services.list(caller, sandbox_id)})
+    return WireResponse({"items": await services.list(caller, sandbox_id)})
 
 
 @router.get("/{service_name}", response_model=Service)
 async def get_service(
-    caller: Reader, services: Svc, sandbox_id: str, service_name: ServiceName
+    caller: Reader, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
     """One of them."""
-    return WireResponse(await services.sandbox_services.get(caller, sandbox_id, service_name))
+    return WireResponse(await services.get(caller, sandbox_id, service_name))
 
 
 @router.put("/{service_name}", response_model=Service, responses={201: {"model": Service}})
 async def put_service(
-    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName, body: ServiceBody
+    caller: Writer,
+    services: SandboxServicesDep,
+    sandbox_id: str,
+    service_name: ServiceName,
+    body: ServiceBody,
 ) -> WireResponse:
     """Make a service, or have the one of that name be this: it is begun anew if it differs. Wakes nothing."""
     spec = body.to_spec(service_name)
-    service, is_new = await services.sandbox_services.put(caller, sandbox_id, spec)
+    service, is_new = await services.put(caller, sandbox_id, spec)
     return WireResponse(service, 201 if is_new else 200)
 
 
 @router.delete("/{service_name}", status_code=204)
 async def delete_service(
-    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+    caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> Response:
     """End it and forget it, with its output. Refused while another service needs it."""
-    await services.sandbox_services.delete(caller, sandbox_id, service_name)
+    await services.delete(caller, sandbox_id, service_name)
     return Response(status_code=204)
 
 
 @router.post("/{service_name}/start", response_model=Service)
 async def start_service(
-    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+    caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
     """Have it run, now and with every session to come. Wakes nothing."""
-    return WireResponse(await services.sandbox_services.start(caller, sandbox_id, service_name))
+    return WireResponse(await services.start(caller, sandbox_id, service_name))
 
 
 @router.post("/{service_name}/stop", response_model=Service)
 async def stop_service(
-    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+    caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
     """End it, and leave it ended until it is started again."""
-    return WireResponse(await services.sandbox_services.stop(caller, sandbox_id, service_name))
+    return WireResponse(await services.stop(caller, sandbox_id, service_name))
 
 
 @router.post("/{service_name}/restart", response_model=Service)
 async def restart_service(
-    caller: Writer, services: Svc, sandbox_id: str, service_name: ServiceName
+    caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
     """End it and start it anew; thaws a frozen sandbox."""
-    return WireResponse(await services.sandbox_services.restart(caller, sandbox_id, service_name))
+    return WireResponse(await services.restart(caller, sandbox_id, service_name))
 
 
 @router.get("/{service_name}/logs", response_class=StreamingResponse)
 async def service_logs(
     caller: Reader,
-    services: Svc,
+    services: SandboxServicesDep,
     sandbox_id: str,
     service_name: ServiceName,
     since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
@@ -155,7 +162,7 @@ async def service_logs(
     """What it printed in this session, over all its runs: the lines, or events, of an exec's output."""
     stack = AsyncExitStack()
     since = since if last_event_id is None else last_event_id
-    opened = services.sandbox_services.logs(caller, sandbox_id, service_name, since, follow=follow)
+    opened = services.logs(caller, sandbox_id, service_name, since, follow=follow)
     chunks = await stack.enter_async_context(opened)
     if SSE in accept:
         return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)

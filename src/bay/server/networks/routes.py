@@ -6,8 +6,9 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, NetworkState
+from bay.server.networks.service import Networks
 from bay.server.web.bodies import Body, Most
-from bay.server.web.dependencies import ERRORS, Reader, Svc, Writer
+from bay.server.web.dependencies import ERRORS, Reader, Writer, service
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(
@@ -16,6 +17,8 @@ router = APIRouter(
     responses=ERRORS,
     default_response_class=WireResponse,
 )
+
+NetworksDep = Annotated[Networks, service(Networks)]
 
 PortRange = Annotated[str, Field(max_length=11, description="Such as `8000-8100`")]
 
@@ -46,24 +49,26 @@ class Policy(Body):
 
 
 @router.get("/network-policy", response_model=CurrentPolicy)
-async def get_network_policy(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def get_network_policy(caller: Reader, networks: NetworksDep, sandbox_id: str) -> WireResponse:
     """The policy that the sandbox has."""
-    return WireResponse(await services.networks.get(caller, sandbox_id))
+    return WireResponse(await networks.get(caller, sandbox_id))
 
 
 @router.put("/network-policy", response_model=CurrentPolicy)
-async def put_network_policy(caller: Writer, services: Svc, sandbox_id: str, body: Policy) -> WireResponse:
+async def put_network_policy(
+    caller: Writer, networks: NetworksDep, sandbox_id: str, body: Policy
+) -> WireResponse:
     """Another policy; answers when it holds, also for what is connected already."""
-    return WireResponse(await services.networks.put(caller, sandbox_id, body.to_noun()))
+    return WireResponse(await networks.put(caller, sandbox_id, body.to_noun()))
 
 
 @router.delete("/network-policy", response_model=CurrentPolicy)
-async def reset_network_policy(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+async def reset_network_policy(caller: Writer, networks: NetworksDep, sandbox_id: str) -> WireResponse:
     """The profile's policy again."""
-    return WireResponse(await services.networks.put(caller, sandbox_id, None))
+    return WireResponse(await networks.put(caller, sandbox_id, None))
 
 
 @router.get("/network", response_model=NetworkState)
-async def get_network(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def get_network(caller: Reader, networks: NetworksDep, sandbox_id: str) -> WireResponse:
     """What was allowed and refused since the sandbox's session began, and the names that were not answered."""
-    return WireResponse(await services.networks.state(caller, sandbox_id))
+    return WireResponse(await networks.state(caller, sandbox_id))

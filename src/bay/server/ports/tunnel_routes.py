@@ -13,14 +13,16 @@ from starlette.websockets import WebSocketDisconnect
 
 from bay.errors import BadRequest, BayError
 from bay.server.execs.relay import BY_REASON, Goodbye, accepted, goodbye_for, leave
-from bay.server.ports.tunnels import Tunnel
+from bay.server.ports.tunnels import Tunnel, Tunnels
 from bay.server.web.concurrency import first
-from bay.server.web.dependencies import ERRORS, SocketWriter, Svc
+from bay.server.web.dependencies import ERRORS, SocketWriter, service
 from bay.server.web.replies import WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["ports"], responses=ERRORS, default_response_class=WireResponse
 )
+
+TunnelsDep = Annotated[Tunnels, service(Tunnels)]
 
 Port = Annotated[int, Query(ge=1, le=65_535, description="On which a program in the sandbox listens")]
 
@@ -32,9 +34,11 @@ _DONE = Goodbye(1000)
 
 
 @router.websocket("/tunnel")
-async def tunnel(socket: WebSocket, caller: SocketWriter, services: Svc, sandbox_id: str, port: Port) -> None:
+async def tunnel(
+    socket: WebSocket, caller: SocketWriter, tunnels: TunnelsDep, sandbox_id: str, port: Port
+) -> None:
     """A connection to the port. Binary messages are its bytes, the text `{"type": "eof"}` is the end of one direction."""
-    async with services.tunnels.open(caller, sandbox_id, port) as opened:
+    async with tunnels.open(caller, sandbox_id, port) as opened:
         if await accepted(socket):
             goodbye = await _Relay(socket, opened).run()
             if goodbye is not None:

@@ -21,20 +21,19 @@ from bay.models import (
 from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MOST_SERVICES
 from bay.server.networks.routes import Policy as NetworkPolicyBody
-from bay.server.sandboxes.service import MOST_PORTS, NewSandbox, SandboxChanges
+from bay.server.sandboxes.service import MOST_PORTS, Forks, NewSandbox, SandboxChanges, Sandboxes
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
     ERRORS,
     MAX_WAIT_S,
-    After,
     Env,
     IdempotencyKey,
     Limit,
+    Paging,
     Reader,
-    Svc,
     Wait,
     Writer,
-    listing,
+    service,
 )
 from bay.server.web.replies import WireResponse
 from bay.store.records import Filters
@@ -42,6 +41,8 @@ from bay.store.records import Filters
 router = APIRouter(
     prefix="/v1/sandboxes", tags=["sandboxes"], responses=ERRORS, default_response_class=WireResponse
 )
+
+SandboxesDep = Annotated[Sandboxes, service(Sandboxes)]
 
 RESUME_S = 60.0
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
@@ -164,6 +165,19 @@ class Ok(BaseModel):
     status: str
 
 
+class ForkSandbox(Body):
+    """How many, made of what, and called what."""
+
+    count: Annotated[int, Field(ge=1, le=100)] = 1
+    checkpoint: Annotated[
+        str | None, Field(max_length=64, description="Id or name of one of its checkpoints; else of now")
+    ] = None
+    name: Annotated[
+        str | None,
+        Field(max_length=63, description="Of the new sandbox; of several `name-1`, `name-2` and so on"),
+    ] = None
+
+
 class SandboxList(BaseModel):
     """A page of sandboxes, oldest first."""
 
@@ -172,10 +186,16 @@ class SandboxList(BaseModel):
     next_cursor: str | None
 
 
+class ForkList(BaseModel):
+    """The new sandboxes."""
+
+    items: list[Sandbox]
+
+
 @router.post("", status_code=201, response_model=Sandbox)
 async def create_sandbox(
     caller: Writer,
-    services: Svc,
+    sandboxes: SandboxesDep,
     body: CreateSandbox | None = None,
     wait: Wait = None,
     idempotency_key: IdempotencyKey = None,
@@ -193,14 +213,14 @@ async def create_sandbox(
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0
-    return WireResponse(await services.sandboxes.create(caller, new, idempotency_key, wait_s), 201)
+    return WireResponse(await sandboxes.create(caller, new, idempotency_key, wait_s), 201)
 
 
 @router.get("", response_model=SandboxList)
 async def list_sandboxes(
     caller: Reader,
-    services: Svc,
-    after: After,
+    sandboxes: SandboxesDep,
+    paging: Paging,
     limit: Limit = 50,
     status: Status | None = None,
     compute: Compute | None = None,
@@ -212,75 +232,95 @@ async def list_sandboxes(
     filters = Filters(
         status=status, compute=compute, profile=profile, name_prefix=name_prefix, labels=_labels(label or [])
     )
-    page = await services.sandboxes.page(caller, filters, after=after, limit=limit)
-    return WireResponse(listing(services, caller, page))
+    page = await sandboxes.page(caller, filters, after=paging.after, limit=limit)
+    return WireResponse(paging.reply(page))
 
 
 @router.get("/{sandbox_id}", response_model=Sandbox)
-async def get_sandbox(caller: Reader, services: Svc, sandbox_id: str) -> WireResponse:
+async def get_sandbox(caller: Reader, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
     """One sandbox, by id or name, with its container while it has a live one."""
-    return WireResponse(await services.sandboxes.get(caller, sandbox_id))
+    return WireResponse(await sandboxes.get(caller, sandbox_id))
 
 
 @router.patch("/{sandbox_id}", response_model=Sandbox)
-async def update_sandbox(caller: Writer, services: Svc, sandbox_id: str, body: UpdateSandbox) -> WireResponse:
+async def update_sandbox(
+    caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, body: UpdateSandbox
+) -> WireResponse:
     """Change its name, labels, timeouts, policy of checkpoints, or who may reach its ports."""
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     values = body.model_dump(exclude={"checkpoint_policy", "url", "ports"})
     given = frozenset(body.model_fields_set)
     changes = SandboxChanges(given=given, **values, **_reached(body), checkpoint_policy=policy)
-    return WireResponse(await services.sandboxes.update(caller, sandbox_id, changes))
+    return WireResponse(await sandboxes.update(caller, sandbox_id, changes))
 
 
 @router.delete("/{sandbox_id}", status_code=204)
-async def delete_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> Response:
+async def delete_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> Response:
     """Remove the sandbox with its managed cargo; also when it already is."""
-    await services.sandboxes.delete(caller, sandbox_id)
+    await sandboxes.delete(caller, sandbox_id)
     return Response(status_code=204)
 
 
 @router.post("/{sandbox_id}/extend_ttl", response_model=Sandbox)
 async def extend_ttl(
-    caller: Writer, services: Svc, sandbox_id: str, body: ExtendTtl, idempotency_key: IdempotencyKey = None
+    caller: Writer,
+    sandboxes: SandboxesDep,
+    sandbox_id: str,
+    body: ExtendTtl,
+    idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
     """Let it live longer: `expires_at = max(old, now) + extend_by`."""
-    return WireResponse(
-        await services.sandboxes.extend_ttl(caller, sandbox_id, body.extend_by, idempotency_key)
-    )
+    return WireResponse(await sandboxes.extend_ttl(caller, sandbox_id, body.extend_by, idempotency_key))
 
 
 @router.post("/{sandbox_id}/keepalive", response_model=Ok)
-async def keepalive(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+async def keepalive(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
     """Push the idle clock; never starts compute."""
-    await services.sandboxes.keepalive(caller, sandbox_id)
+    await sandboxes.keepalive(caller, sandbox_id)
     return WireResponse({"status": "ok"})
 
 
 @router.post("/{sandbox_id}/start", response_model=Sandbox)
-async def start_sandbox(caller: Writer, services: Svc, sandbox_id: str, wait: Wait = None) -> WireResponse:
+async def start_sandbox(
+    caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, wait: Wait = None
+) -> WireResponse:
     """Ask for compute, which any call that needs it also does by itself."""
-    return WireResponse(await services.sandboxes.start(caller, sandbox_id, wait or 0))
+    return WireResponse(await sandboxes.start(caller, sandbox_id, wait or 0))
 
 
 @router.post("/{sandbox_id}/pause", response_model=Sandbox)
-async def pause_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+async def pause_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
     """Freeze it in memory, with all that runs in it. Any call that needs compute resumes it."""
-    return WireResponse(await services.sandboxes.pause(caller, sandbox_id))
+    return WireResponse(await sandboxes.pause(caller, sandbox_id))
 
 
 @router.post("/{sandbox_id}/resume", response_model=Sandbox)
-async def resume_sandbox(caller: Writer, services: Svc, sandbox_id: str, wait: Wait = None) -> WireResponse:
+async def resume_sandbox(
+    caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, wait: Wait = None
+) -> WireResponse:
     """Let it run again, and answer when it does; one that is cold is started."""
-    return WireResponse(
-        await services.sandboxes.resume(caller, sandbox_id, RESUME_S if wait is None else wait)
-    )
+    return WireResponse(await sandboxes.resume(caller, sandbox_id, RESUME_S if wait is None else wait))
 
 
 @router.post("/{sandbox_id}/stop", response_model=Ok)
-async def stop_sandbox(caller: Writer, services: Svc, sandbox_id: str) -> WireResponse:
+async def stop_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
     """Give compute back and keep everything else."""
-    await services.sandboxes.stop(caller, sandbox_id)
+    await sandboxes.stop(caller, sandbox_id)
     return WireResponse({"status": "stopped"})
+
+
+@router.post("/{sandbox_id}/fork", status_code=201, response_model=ForkList)
+async def fork_sandbox(
+    caller: Writer,
+    sandboxes: SandboxesDep,
+    sandbox_id: str,
+    body: ForkSandbox | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> WireResponse:
+    """New sandboxes like this one, each with its own copy of the files of a checkpoint or of now; all are starting."""
+    forks = Forks(**(body or ForkSandbox()).model_dump())
+    made = await sandboxes.fork(caller, sandbox_id, forks, idempotency_key)
+    return WireResponse({"items": made}, 201)
 
 
 def _reached(body: CreateSandbox | UpdateSandbox) -> dict[str, Any]:

@@ -1,42 +1,19 @@
-"""What routes share: the services they call, the caller they call for, and the shapes of lists."""
+"""FastAPI dependencies that routes share: the service they call, the caller, and the pages of lists."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
-from bay.models import Profile
-from bay.server.cargos.service import Cargos
-from bay.server.checkpoints.service import Checkpoints
-from bay.server.events.service import Events
-from bay.server.events.webhooks import Webhooks
-from bay.server.execs.attachments import Attachments
-from bay.server.execs.history import History
-from bay.server.execs.processes import Processes
-from bay.server.execs.service import Execs
-from bay.server.files.service import Files, SandboxFiles
-from bay.server.files.trees import FileTrees
-from bay.server.kernels.service import Kernels
-from bay.server.keys.audit import Audits
-from bay.server.keys.service import ApiKeys
-from bay.server.maintenance.garbage_collection import Garbage
-from bay.server.managed_services.service import SandboxServices
-from bay.server.networks.service import Networks
-from bay.server.ports.service import Ports
-from bay.server.ports.tunnels import Tunnels
-from bay.server.sandboxes.pool import Pool
-from bay.server.sandboxes.service import Sandboxes
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, Most
 from bay.server.web.replies import ErrorBody
 from bay.server.web.sealing import Cursors
 from bay.store.records import Page, Scope
-
-T = TypeVar("T")
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is"},
@@ -50,38 +27,16 @@ Env = Annotated[dict[EnvName, EnvValue], Most(256)]
 Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """Everything a route may call."""
-
-    sandboxes: Sandboxes
-    checkpoints: Checkpoints
-    cargos: Cargos
-    execs: Execs
-    attachments: Attachments
-    processes: Processes
-    kernels: Kernels
-    files: Files
-    sandbox_files: SandboxFiles
-    file_trees: FileTrees
-    history: History
-    networks: Networks
-    tunnels: Tunnels
-    ports: Ports
-    sandbox_services: SandboxServices
-    keys: ApiKeys
-    audit: Audits
-    events: Events
-    webhooks: Webhooks
-    cursors: Cursors
-    pool: Pool
-    garbage: Garbage
-    profiles: dict[str, Profile]
+# Dependencies are `async`, so that FastAPI calls them on the event loop and not through its thread pool.
 
 
-# `async`, so that FastAPI calls them on the event loop and not through its thread pool.
-async def _services(connection: HTTPConnection) -> Services:
-    return connection.app.state.services
+def service(kind: type[Any]) -> Any:
+    """A dependency on the application's one object of a class: `Annotated[Execs, service(Execs)]`."""
+
+    async def find(connection: HTTPConnection) -> Any:
+        return connection.app.state.services[kind]
+
+    return Depends(find)
 
 
 # The edge has authenticated already; this names the scheme in the OpenAPI document.
@@ -109,7 +64,6 @@ async def _socket_reader(connection: HTTPConnection) -> Caller:
     return known
 
 
-Svc = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
 Admin = Annotated[Caller, Depends(_caller_with("admin"))]
@@ -127,15 +81,25 @@ Limit = Annotated[int, Query(ge=1, le=200, description="Most items to return")]
 Cursor = Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before")]
 
 
-async def _after(caller: Reader, services: Svc, cursor: Cursor = None) -> int:
-    return services.cursors.row(caller.owner, cursor)
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """The page of a list that a request asks for by its cursor."""
+
+    after: int
+    """The row after which the page begins; 0 without a cursor."""
+    owner: str
+    cursors: Cursors
+
+    def reply(self, page: Page[Any]) -> dict[str, Any]:
+        """The body that every list answers with."""
+        cursor = self.cursors.of_row(self.owner, page.next_cursor)
+        return {"items": page.items, "has_more": cursor is not None, "next_cursor": cursor}
 
 
-After = Annotated[int, Depends(_after)]
-"""The row after which a page begins, by the cursor of the request; 0 without one."""
+async def _list_page(
+    caller: Reader, cursors: Annotated[Cursors, service(Cursors)], cursor: Cursor = None
+) -> ListPage:
+    return ListPage(after=cursors.row(caller.owner, cursor), owner=caller.owner, cursors=cursors)
 
 
-def listing(services: Services, caller: Caller, page: Page[Any]) -> dict[str, Any]:
-    """A page as every list answers it."""
-    cursor = services.cursors.of_row(caller.owner, page.next_cursor)
-    return {"items": page.items, "has_more": cursor is not None, "next_cursor": cursor}
+Paging = Annotated[ListPage, Depends(_list_page)]
