@@ -182,7 +182,6 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signals.on(number, told_to_end.set)
     _prepare_process(settings)
-    workspace = Workspace(settings.workspace)
     identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
     nursery = Nursery()
     if not settings.local:
@@ -195,22 +194,12 @@ async def _run(settings: Settings) -> None:
     services = Services(ground)
     kernel_routes = KernelRoutes(settings, kernels)
     threads = FileThreads(settings.user)
-    file_routes = FileRoutes(space, threads)
+    file_routes = FileRoutes(space, Workspace(settings.workspace), threads)
     tools = ToolRuns(nursery, settings.user, local=settings.local)
     tree_routes = TreeRoutes(space, threads, tools, local=settings.local)
     ports = Ports(threads, local=settings.local)
     port_routes, service_routes = PortRoutes(ports), ServiceRoutes(settings, services)
-    routes = Routes(
-        settings,
-        workspace,
-        threads,
-        execs,
-        kernel_routes,
-        file_routes,
-        tree_routes,
-        port_routes,
-        service_routes,
-    )
+    routes = Routes(settings, execs, kernel_routes, file_routes, tree_routes, port_routes, service_routes)
     outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
     inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)

@@ -10,11 +10,8 @@ from ship.errors import InvalidArgument, NotFound
 from ship.execs import attach, output
 from ship.execs import request as exec_request
 from ship.execs.execs import Exec, Execs
-from ship.files import workspace as file_workspace
-from ship.files.routes import FileRoutes, closed
+from ship.files.routes import FileRoutes
 from ship.files.tree_routes import TreeRoutes
-from ship.files.workspace import BLOCK_BYTES, Download, FileThreads, Upload
-from ship.files.workspace_paths import Workspace
 from ship.http.conversation import Answer, Request, Switch, Upgrade, json_answer
 from ship.kernels.routes import KernelRoutes
 from ship.ports.routes import PortRoutes
@@ -36,8 +33,6 @@ class Routes:
     def __init__(
         self,
         settings: Settings,
-        workspace: Workspace,
-        threads: FileThreads,
         execs: Execs,
         kernels: KernelRoutes,
         file_routes: FileRoutes,
@@ -46,8 +41,6 @@ class Routes:
         services: ServiceRoutes,
     ) -> None:
         self._settings = settings
-        self._workspace = workspace
-        self._threads = threads
         self._execs = execs
         self._kernels = kernels
         self._file_routes = file_routes
@@ -60,10 +53,6 @@ class Routes:
             ("GET", ("shell", "processes")): self._processes,
             ("POST", ("execs",)): self._create_exec,
             ("GET", ("execs",)): self._list_execs,
-            ("GET", ("files", "content")): self._read_file,
-            ("PUT", ("files", "content")): self._write_file,
-            ("GET", ("files", "list")): self._list_files,
-            ("DELETE", ("files",)): self._delete_file,
         }
 
     async def answer(self, request: Request) -> Answer | Switch | Upgrade:
@@ -151,53 +140,6 @@ class Routes:
         stream = _stream_output(request, found, since)
         return Answer(200, stream, "application/x-ndjson")
 
-    async def _read_file(self, request: Request) -> Answer:
-        download = Download(self._workspace, _path(request))
-        try:
-            size, first = await self._threads.run(download.open)
-        except BaseException:
-            download.close()
-            raise
-        if len(first) == size:
-            download.close()
-            return Answer(200, first, "application/octet-stream")
-        return Answer(
-            200, self._rest(download, first), "application/octet-stream", size, close=closed(download)
-        )
-
-    async def _rest(self, download: Download, first: bytes) -> AsyncGenerator[bytes]:
-        try:
-            data = first
-            while data:
-                yield data
-                data = await self._threads.run(download.read)
-        finally:
-            download.close()
-
-    async def _write_file(self, request: Request) -> Answer:
-        upload = Upload(self._workspace, _path(request))
-        try:
-            await self._threads.run(upload.open)
-            async for block in _blocks(request):
-                await self._threads.run(upload.write, block)
-            await self._threads.run(upload.commit)
-        finally:
-            await self._threads.run(upload.close)
-        return json_answer(200, {"path": self._absolute(upload.path), "size": upload.size})
-
-    async def _list_files(self, request: Request) -> Answer:
-        path = request.query.get("path", ".")
-        entries, truncated = await self._threads.run(file_workspace.list_directory, self._workspace, path)
-        return json_answer(200, {"entries": entries, "truncated": truncated})
-
-    async def _delete_file(self, request: Request) -> Answer:
-        gone = request.talk.wire.gone
-        await self._threads.run(file_workspace.delete, self._workspace, _path(request), gone.done)
-        return json_answer(200, {"status": "ok"})
-
-    def _absolute(self, path: str) -> str:
-        return self._workspace.absolute(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
 
 class InsideRoutes:
     """What programs in the sandbox may ask on the loopback device."""
@@ -274,22 +216,6 @@ async def _stream_output(request: Request, found: Exec, since: int) -> AsyncGene
         async with aclosing(output.lines(request, found, since, reader, follow=follow)) as lines:
             async for line in lines:
                 yield line
-
-
-async def _blocks(request: Request) -> AsyncGenerator[bytes]:
-    # A thread is asked per block, so blocks are larger than what one read of the socket gives.
-    block = bytearray()
-    async for data in request.talk.body():
-        block += data
-        if len(block) >= BLOCK_BYTES:
-            yield bytes(block)
-            block.clear()
-    if block:
-        yield bytes(block)
-
-
-def _path(request: Request) -> str:
-    return request.query.get("path", "")
 
 
 def _wait(request: Request) -> float | None:

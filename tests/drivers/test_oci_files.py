@@ -75,7 +75,7 @@ async def test_a_file_that_the_user_may_not_write_is_not_replaced(
     before = (await run(inside, FACTS)).stdout
     for name in ("locked", "roots"):
         for answer in (
-            await put(ship, name, b"new"), await ship.put("/files/content", params={"path": name}, content=b"new"),
+            await put(ship, name, b"new"), await ship.put("/fs/content", params={"path": name, "beneath": "true"}, content=b"new"),
             await put(ship, f"/workspace/{name}", b"new"), await post(ship, "edit", path=name, old="old", new="new"),
             await post(ship, "copy", source="other", destination=name, overwrite=True),
             await post(ship, "move", source="other", destination=name, overwrite=True),

@@ -114,16 +114,22 @@ class Ship:
         raise AssertionError(f"{text!r} never came: {seen!r}")
 
     def get(self, path: str) -> httpx.Response:
-        return self.http.get("/files/content", params={"path": path})
+        return self.http.get("/fs/content", params={"path": path, "beneath": "true"})
 
     def put(self, path: str, content: Any) -> httpx.Response:
-        return self.http.put("/files/content", params={"path": path}, content=content)
+        return self.http.put("/fs/content", params={"path": path, "beneath": "true"}, content=content)
 
     def delete(self, path: str) -> httpx.Response:
-        return self.http.delete("/files", params={"path": path})
+        return self.http.delete("/fs", params={"path": path, "beneath": "true"})
 
     def entries(self, path: str = ".") -> httpx.Response:
-        return self.http.get("/files/list", params={"path": path})
+        order = {"follow": "true", "directories_first": "true"}
+        return self.http.get("/fs/list", params={"path": path, "beneath": "true", **order})
+
+    def listed(self, path: str = ".") -> tuple[list[dict[str, Any]], bool]:
+        """The entries of a directory of the workspace, and whether some are missing."""
+        *found, end = map(json.loads, self.entries(path).text.splitlines())
+        return found, end["truncated"]
 
     def connect(self) -> socket.socket:
         """A raw connection."""

@@ -23,6 +23,7 @@ from ship.files import listing
 from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Everywhere
 from ship.files.workspace import FileThreads
+from ship.files.workspace_paths import Workspace
 from ship.http.connection import PeerGone, Wire
 from ship.http.conversation import Answer, Conversation, Request
 from ship.process.identity import Identity
@@ -598,7 +599,8 @@ def test_the_answers_of_files_hold_nothing_once_they_are_closed(tmp_path: Path, 
     request = Request("GET", ("fs", what), {"path": path}, None, None, None, cast("Conversation", None))
 
     async def run() -> list[int]:
-        routes = FileRoutes(Everywhere(str(tmp_path)), FileThreads(cast("Identity", Anyone())))
+        top = str(tmp_path)
+        routes = FileRoutes(Everywhere(top), Workspace(top), FileThreads(cast("Identity", Anyone())))
         answer = await routes.answer(request)
         assert answer.close is not None
         before = held_of(tmp_path)

@@ -34,8 +34,8 @@ def outside(ship: Ship) -> Path:
 
 def test_what_is_put_is_what_is_got(ship: Ship) -> None:
     for content in (b"", b"hello", os.urandom(3_000_000)):
-        answer = ship.put("a/b/c.bin", content)
-        assert answer.json() == {"path": f"{ship.workspace}/a/b/c.bin", "size": len(content)}
+        answer = ship.put("a/b/c.bin", content).json()
+        assert (answer["path"], answer["size"]) == (f"{ship.workspace}/a/b/c.bin", len(content))
         got = ship.get("a/b/c.bin")
         assert got.content == content
         assert got.headers["content-length"] == str(len(content))
@@ -64,7 +64,7 @@ def test_names_of_every_kind_come_back(ship: Ship) -> None:
     for name in ("文件.txt", "a b+c%20&?#", "-rf", "...", "\\", "x" * 255, "new\nline", "é"):
         assert ship.put(name, name.encode()).status_code == 200
         assert ship.get(name).content == name.encode()
-        assert name in [entry["name"] for entry in ship.entries().json()["entries"]]
+        assert name in [entry["name"] for entry in ship.listed()[0]]
         assert ship.delete(name).status_code == 200
     assert os.listdir(ship.workspace) == []
 
@@ -73,8 +73,11 @@ def test_a_name_that_is_no_utf8_is_shown_with_a_mark_and_can_still_be_read(ship:
     raw = os.fsencode(ship.workspace) + b"/\xff\xfe"
     with open(raw, "wb") as file:
         file.write(b"odd")
-    assert [entry["name"] for entry in ship.entries().json()["entries"]] == ["\ufffd\ufffd"]
-    assert ship.http.get(f"/files/content?path={quote_from_bytes(os.path.basename(raw))}").content == b"odd"
+    assert [entry["name"] for entry in ship.listed()[0]] == ["\ufffd\ufffd"]
+    assert (
+        ship.http.get(f"/fs/content?beneath=true&path={quote_from_bytes(os.path.basename(raw))}").content
+        == b"odd"
+    )
 
 
 # OUTSIDE stands for the directory beside the workspace: were a check missing, a file of the test's own would
@@ -217,7 +220,7 @@ def test_what_is_no_regular_file_is_neither_read_nor_replaced_and_never_makes_sh
         for _ in range(6):  # more than there are threads
             assert refusal(ship.get("odd"))[:2] == (400, "validation_error")
             assert refusal(ship.put("odd", b"x"))[:2] == (400, "validation_error")
-        assert ship.entries().json()["entries"][0]["size"] is None
+        assert ship.listed()[0][0]["size"] is None
         assert ship.delete("odd").json() == {"status": "ok"}
     assert os.listdir(ship.workspace) == []
 
@@ -229,36 +232,37 @@ def test_a_listing_has_directories_first_and_then_names(ship: Ship, outside: Pat
         (ship.workspace / name).write_text("12345")
     (ship.workspace / "b-link").symlink_to("b")
     (ship.workspace / "out-link").symlink_to(outside)
-    answer = ship.entries(".").json()
-    seen = [(e["name"], e["is_dir"], e["is_file"], e["size"]) for e in answer["entries"]]
-    assert seen == [
-        ("b", True, False, None),
-        ("d", True, False, None),
-        ("b-link", True, False, None),
-        ("a", False, True, 5),
-        ("c", False, True, 5),
-        ("out-link", False, False, None),
+    (ship.workspace / "a-link").symlink_to("c")
+    (ship.workspace / "loop").symlink_to("loop")
+    entries, truncated = ship.listed(".")
+    assert [(e["name"], e["type"], e["size"]) for e in entries] == [
+        ("b", "directory", None),
+        ("d", "directory", None),
+        ("a", "file", 5),
+        ("a-link", "file", 5),
+        ("b-link", "directory", None),
+        ("c", "file", 5),
+        ("loop", "symlink", None),
+        ("out-link", "symlink", None),
     ]
-    assert answer["truncated"] is False
-    first = answer["entries"][0]
-    assert first["path"] == f"{ship.workspace}/b"
-    assert first["modified_time"] == (ship.workspace / "b").stat().st_mtime
-    assert ship.http.get("/files/list").json() == answer
+    assert truncated is False
+    assert entries[0]["path"] == f"{ship.workspace}/b"
+    assert entries[0]["mtime"] == (ship.workspace / "b").stat().st_mtime
 
 
 def test_a_listing_below_says_absolute_paths(ship: Ship) -> None:
     ship.put("x/y/z", b"")
-    assert ship.entries("x/./y/").json()["entries"][0]["path"] == f"{ship.workspace}/x/y/z"
+    assert ship.listed("x/./y/")[0][0]["path"] == f"{ship.workspace}/x/y/z"
 
 
 def test_a_huge_directory_is_cut_at_ten_thousand_entries(ship: Ship) -> None:
     for number in range(10_005):
         os.close(os.open(ship.workspace / f"f{number:05}", os.O_CREAT))
     os.mkdir(ship.workspace / "zz")
-    answer = ship.entries().json()
-    assert answer["truncated"] is True
-    assert len(answer["entries"]) == 10_000
-    assert [answer["entries"][index]["name"] for index in (0, 1, -1)] == ["zz", "f00000", "f09998"]
+    entries, truncated = ship.listed()
+    assert truncated is True
+    assert len(entries) == 10_000
+    assert [entries[index]["name"] for index in (0, 1, -1)] == ["zz", "f00000", "f09998"]
 
 
 def test_delete_is_recursive(ship: Ship) -> None:
@@ -292,12 +296,12 @@ def test_an_upload_that_is_cut_short_leaves_the_old_file_and_nothing_else(ship: 
     ship.put("file", b"old")
     for body in (b"half", b"x" * 600_000, b""):
         with ship.connect() as raw:
-            head = f"PUT /files/content?path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Content-Length: 1000000\r\n\r\n"
+            head = f"PUT /fs/content?beneath=true&path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Content-Length: 1000000\r\n\r\n"
             raw.sendall(head.encode() + body)
             if body:
                 assert eventually(lambda: len(os.listdir(ship.workspace)) == 2)
     with ship.connect() as raw:
-        head = f"PUT /files/content?path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Transfer-Encoding: chunked\r\n\r\n"
+        head = f"PUT /fs/content?beneath=true&path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Transfer-Encoding: chunked\r\n\r\n"
         raw.sendall(head.encode() + b"4\r\nhalf\r\n5\r\nha")
     assert eventually(lambda: os.listdir(ship.workspace) == ["file"])
     assert ship.get("file").text == "old"
@@ -306,7 +310,7 @@ def test_an_upload_that_is_cut_short_leaves_the_old_file_and_nothing_else(ship: 
 def test_an_upload_under_way_when_ship_ends_leaves_no_temporary_file(ship: Ship) -> None:
     ship.put("file", b"old")
     with ship.connect() as raw:
-        head = f"PUT /files/content?path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Content-Length: 1000000\r\n\r\n"
+        head = f"PUT /fs/content?beneath=true&path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Content-Length: 1000000\r\n\r\n"
         raw.sendall(head.encode() + b"x" * 500_000)
         assert eventually(lambda: len(os.listdir(ship.workspace)) == 2)
         ship.process.terminate()
@@ -316,7 +320,7 @@ def test_an_upload_under_way_when_ship_ends_leaves_no_temporary_file(ship: Ship)
 
 def test_of_two_uploads_at_once_one_is_there_whole(ship: Ship) -> None:
     with ship.connect() as raw:
-        head = f"PUT /files/content?path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Content-Length: 6\r\n\r\n"
+        head = f"PUT /fs/content?beneath=true&path=file HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}Content-Length: 6\r\n\r\n"
         raw.sendall(head.encode() + b"slo")
         assert ship.put("file", b"quick").status_code == 200
         assert ship.get("file").text == "quick"
@@ -327,7 +331,7 @@ def test_of_two_uploads_at_once_one_is_there_whole(ship: Ship) -> None:
 
 def test_a_file_that_shrinks_while_it_is_read_ends_the_connection_and_not_the_truth(ship: Ship) -> None:
     (ship.workspace / "file").write_bytes(bytes(50_000_000))
-    with ship.http.stream("GET", "/files/content", params={"path": "file"}) as answer:
+    with ship.http.stream("GET", "/fs/content", params={"path": "file", "beneath": "true"}) as answer:
         chunks = answer.iter_raw(1000)
         next(chunks)
         os.truncate(ship.workspace / "file", 1_000_000)
@@ -342,7 +346,7 @@ def test_large_files_go_through_in_constant_memory(ship: Ship) -> None:
     block = os.urandom(1_000_000)
     assert ship.put("big", (block for _ in range(200))).json()["size"] == size
     seen = 0
-    with ship.http.stream("GET", "/files/content", params={"path": "big"}) as answer:
+    with ship.http.stream("GET", "/fs/content", params={"path": "big", "beneath": "true"}) as answer:
         for chunk in answer.iter_raw():
             seen += len(chunk)
     assert seen == size
@@ -354,7 +358,9 @@ def test_a_reader_that_stops_reading_is_waited_for_in_constant_memory(ship: Ship
     os.truncate(ship.workspace / "big", 1 << 30)
     before = ship.rss()
     with ship.connect() as raw:
-        raw.sendall(f"GET /files/content?path=big HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}\r\n".encode())
+        raw.sendall(
+            f"GET /fs/content?beneath=true&path=big HTTP/1.1\r\nHost: s\r\n{AUTHORIZATION}\r\n".encode()
+        )
         raw.recv(100)
         for _ in range(200):
             assert ship.http.get("/healthz").status_code == 200

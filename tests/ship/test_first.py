@@ -174,7 +174,7 @@ for path in sys.argv[1:]:
 
 
 def test_programs_inside_learn_what_ship_is_and_nothing_else(first: Ship) -> None:
-    paths = ["/health", "/meta", "/healthz", "/execs", "/files/list", "/shell/processes"]
+    paths = ["/health", "/meta", "/healthz", "/execs", "/fs/list", "/shell/processes"]
     health, meta, *rest = first.run(["/usr/bin/python3", "-c", FETCH, *paths]).out.splitlines()
     version = first.http.get("/meta").json()["version"]
     assert health == f'200 None {{"status":"ok","version":"{version}"}}'

@@ -574,7 +574,7 @@ def test_no_cell_waits_for_a_kernel_that_is_gone(shared: Ship, action: str) -> N
     """The restart fails, since its directory is not there any more."""
     shared.put("away/there", b"")
     kernel = slow_to_end(shared, cwd="away")
-    shared.http.delete("/files", params={"path": "away", "recursive": "true"})
+    shared.delete("away")
     path = f"/kernels/{kernel.id}"
     call = ("DELETE", path) if action == "delete" else ("POST", f"{path}/restart")
     taken: list[str] = []
@@ -643,7 +643,7 @@ def test_a_file_in_the_workspace_does_not_stand_in_the_way_of_the_kernel(shared:
 
 def test_a_kernel_writes_nothing_into_the_workspace(calm: Kernel) -> None:
     calm.run("1")
-    assert ".ipython" not in [entry["name"] for entry in calm.ship.entries().json()["entries"]]
+    assert ".ipython" not in [entry["name"] for entry in calm.ship.listed()[0]]
 
 
 def test_lies_on_the_line_are_dropped(kernel: Kernel) -> None:

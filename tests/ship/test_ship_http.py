@@ -31,7 +31,7 @@ def test_meta_describes_ship(ship: Ship) -> None:
 
 
 def test_every_answer_to_the_host_carries_the_session(ship: Ship) -> None:
-    for path in ("/healthz", "/no-such-route", "/execs/no", "/files/content?path=.."):
+    for path in ("/healthz", "/no-such-route", "/execs/no", "/fs/content?beneath=true&path=.."):
         assert ship.http.get(path).headers["x-ship-session"] == SESSION
 
 
@@ -147,7 +147,7 @@ def test_requests_follow_one_another_on_one_connection(ship: Ship) -> None:
 def test_a_refused_upload_does_not_break_the_connection(ship: Ship) -> None:
     with ship.connect() as raw:
         body = b"x" * 500_000
-        head = f"PUT /files/content?path=.. HTTP/1.1\r\n{HEAD}Content-Length: {len(body)}\r\n\r\n"
+        head = f"PUT /fs/content?beneath=true&path=.. HTTP/1.1\r\n{HEAD}Content-Length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode() + body)
         assert raw.recv(65536).startswith(b"HTTP/1.1 400")
         raw.sendall(f"GET /healthz HTTP/1.1\r\n{HEAD}\r\n".encode())
@@ -156,9 +156,7 @@ def test_a_refused_upload_does_not_break_the_connection(ship: Ship) -> None:
 
 def test_who_asks_before_sending_is_told_to_go_on(ship: Ship) -> None:
     with ship.connect() as raw:
-        head = (
-            f"PUT /files/content?path=x HTTP/1.1\r\n{HEAD}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
-        )
+        head = f"PUT /fs/content?beneath=true&path=x HTTP/1.1\r\n{HEAD}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
         raw.sendall(head.encode())
         assert raw.recv(65536).startswith(b"HTTP/1.1 100 ")
         raw.sendall(b"ab")

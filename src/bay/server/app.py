@@ -310,9 +310,10 @@ class Bay:
             screens=self.screens,
             stays=self.stays,
         )
+        file_link = FileLink(self.link)
         files = Files(
             waker=self.waker,
-            link=self.link,
+            link=file_link,
             spool=self.spool,
             max_text_bytes=self.settings.max_file_mb * MIB,
         )
@@ -366,7 +367,7 @@ class Bay:
             ),
             files,
             FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
-            SandboxFiles(waker=self.waker, link=FileLink(self.link)),
+            SandboxFiles(waker=self.waker, link=file_link),
             networks,
             Tunnels(waker=self.waker, locator=locator, link=self.port_link, stays=self.stays),
             Ports(

@@ -36,7 +36,7 @@ def look(space: Workspace, path: str, *, follow: bool) -> dict[str, object]:
     try:
         found = os.fstat(descriptor)
         target = os.readlink("", dir_fd=descriptor) if stat.S_ISLNK(found.st_mode) else None
-        return describe(path, found, target)
+        return describe(space.absolute(path), found, target)
     finally:
         os.close(descriptor)
 

@@ -9,10 +9,11 @@ import heapq
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from ship.errors import ShipError
 from ship.files.globs import Glob
-from ship.files.info import describe
+from ship.files.info import describe, look
 from ship.files.sandbox_paths import MadeUp, refuse_made_up
 from ship.files.workspace_paths import Workspace, not_directory
 
@@ -26,14 +27,29 @@ _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Listing:
-    """The entries below `path`, by name, a directory before what is in it. Links are not followed."""
+    """Ship lists the entries below `path` by name, a directory before what is in it.
 
-    def __init__(self, space: Workspace, path: str, *, depth: int, glob: Glob | None, limit: int) -> None:
+    With `follow` a link is described as its target, where `space` has one; no link is entered.
+    """
+
+    def __init__(
+        self,
+        space: Workspace,
+        path: str,
+        *,
+        depth: int,
+        glob: Glob | None,
+        limit: int,
+        follow: bool = False,
+        directories_first: bool = False,
+    ) -> None:
         self._space = space
         self._path = space.check(path)
         self._depth = depth if glob is None or glob.depth is None else min(depth, glob.depth)
         self._glob = glob
         self._left = limit
+        self._follow = follow
+        self._sort_key = _directories_first if directories_first else _by_name
         self._held = 0
         self._root = -1
         self.truncated = False
@@ -75,7 +91,7 @@ class Listing:
                     self.truncated = True
                     return
                 self._left -= 1
-                yield describe(self._space.absolute(os.path.join(self._path, where)), found, target)
+                yield self._describe(os.path.join(self._path, where), found, target)
             if depth < self._depth and stat.S_ISDIR(found.st_mode):
                 with opened_below(directory, name) as below:
                     if below is not None:
@@ -88,20 +104,26 @@ class Listing:
         most = _MOST_NAMES - self._held
         if self._glob is None:
             most = min(most, self._left + 1)  # one more, to know whether there is one
-        names: list[str] = []
+        keys: list[str] = []
         with os.scandir(directory) as scan:
             for count, entry in enumerate(scan, 1):
                 if self._matters(entry, relative, deeper):
-                    names.append(entry.name)
-                if len(names) > 2 * most + _AT_ONCE:
-                    names = heapq.nsmallest(most, names)
+                    keys.append(self._sort_key(entry))
+                if len(keys) > 2 * most + _AT_ONCE:
+                    keys = heapq.nsmallest(most, keys)
                     self.truncated = True
                 if count % _AT_ONCE == 0:
                     yield
-        if len(names) > most:
+        if len(keys) > most:
             self.truncated = True
-        names.sort(reverse=True)
-        return names[-most:] if most else []
+        keys.sort(reverse=True)
+        return [os.path.basename(key) for key in keys[-most:]] if most else []
+
+    def _describe(self, path: str, found: os.stat_result, target: str | None) -> dict[str, object]:
+        if self._follow and target is not None:
+            with suppress(OSError, ShipError):  # it leads nowhere, or where this space does not
+                return look(self._space, path, follow=True)
+        return describe(self._space.absolute(path), found, target)
 
     def _matters(self, entry: os.DirEntry[str], relative: str, deeper: bool) -> bool:
         return (deeper and entry.is_dir(follow_symlinks=False)) or self._is_wanted(relative + entry.name)
@@ -138,6 +160,15 @@ def open_below(directory: int, name: str) -> int:
         os.close(found)
         raise
     return found
+
+
+def _by_name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _directories_first(entry: os.DirEntry[str]) -> str:
+    # A slash is in no name: what is before the last one only sorts.
+    return ("0/" if entry.is_dir(follow_symlinks=False) else "1/") + entry.name
 
 
 def _look(directory: int, name: str) -> tuple[os.stat_result, str | None]:

@@ -13,7 +13,8 @@ from ship.files.byte_ranges import Reading, Wanted
 from ship.files.globs import Glob
 from ship.files.listing import DEEPEST, Listing
 from ship.files.sandbox_paths import Everywhere
-from ship.files.workspace import Download, FileThreads, Upload
+from ship.files.workspace import FileThreads, Upload
+from ship.files.workspace_paths import Workspace
 from ship.http.conversation import Answer, Request, json_answer
 
 _SMALL_BODY_BYTES = 1 << 20
@@ -31,10 +32,11 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class FileRoutes:
-    """What the host may ask of `/fs/…`: any path, used as the sandbox's user would."""
+    """Ship serves `/fs/…` to the host: any path, opened as the sandbox's user; with `beneath` only the workspace's."""
 
-    def __init__(self, space: Everywhere, threads: FileThreads) -> None:
+    def __init__(self, space: Everywhere, workspace: Workspace, threads: FileThreads) -> None:
         self._space = space
+        self._workspace = workspace
         self._threads = threads
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("content",)): self._read,
@@ -57,7 +59,7 @@ class FileRoutes:
         return await handler(request)
 
     async def _read(self, request: Request) -> Answer:
-        reading = Reading(self._space, path_of(request), _wanted(request))
+        reading = Reading(self._space_of(request), path_of(request), _wanted(request))
         try:
             part, data = await self._threads.run(reading.open)
         except BaseException:
@@ -90,8 +92,9 @@ class FileRoutes:
             reading.close()
 
     async def _write(self, request: Request) -> Answer:
+        space = self._space_of(request)
         upload = Upload(
-            self._space,
+            space,
             path_of(request),
             mode=_mode(request.query["mode"]) if "mode" in request.query else None,
             mtime=_moment(request.query["mtime"]) if "mtime" in request.query else None,
@@ -104,27 +107,29 @@ class FileRoutes:
             await self._threads.run(upload.commit)
         finally:
             await self._threads.run(upload.close)
-        return json_answer(200, await self._look(upload.path))
+        return json_answer(200, await self._look(space, upload.path))
 
     async def _stat(self, request: Request) -> Answer:
-        follow = flag(request, "follow", default=True)
-        return json_answer(200, await self._look(self._space.check(path_of(request)), follow=follow))
+        follow, space = flag(request, "follow", default=True), self._space_of(request)
+        return json_answer(200, await self._look(space, space.check(path_of(request)), follow=follow))
 
-    async def _look(self, path: str, *, follow: bool = True) -> dict[str, object]:
+    async def _look(self, space: Workspace, path: str, *, follow: bool = True) -> dict[str, object]:
         def look() -> dict[str, object]:
-            with self._space.translated(path):
-                return info.look(self._space, path, follow=follow)
+            with space.translated(path):
+                return info.look(space, path, follow=follow)
 
         return await self._threads.run(look)
 
     async def _list(self, request: Request) -> Answer:
         glob = request.query.get("glob")
         listing = Listing(
-            self._space,
+            self._space_of(request),
             path_of(request, "."),
             depth=number(request, "depth", 1, DEEPEST),
             glob=Glob(glob) if glob is not None else None,
             limit=number(request, "limit", 10_000, _MOST_LISTED),
+            follow=flag(request, "follow", default=False),
+            directories_first=flag(request, "directories_first", default=False),
         )
         try:
             await self._threads.run(listing.open)
@@ -177,7 +182,9 @@ class FileRoutes:
     async def _delete(self, request: Request) -> Answer:
         gone = request.talk.wire.gone
         recursive = flag(request, "recursive", default=True)
-        await self._threads.run(edits.delete, self._space, path_of(request), gone.done, recursive=recursive)
+        await self._threads.run(
+            edits.delete, self._space_of(request), path_of(request), gone.done, recursive=recursive
+        )
         return json_answer(200, {"status": "ok"})
 
     async def _edit(self, request: Request) -> Answer:
@@ -191,8 +198,11 @@ class FileRoutes:
         )  # fmt: skip
         return json_answer(200, {"replaced": replaced})
 
+    def _space_of(self, request: Request) -> Workspace:
+        return self._workspace if flag(request, "beneath", default=False) else self._space
 
-def closed(what: Reading | Listing | Download) -> Callable[[], Awaitable[None]]:
+
+def closed(what: Reading | Listing) -> Callable[[], Awaitable[None]]:
     """What closes it, for an answer."""
 
     async def close() -> None:

@@ -1,4 +1,4 @@
-"""Files of the workspace, used as the sandbox's user would.
+"""Ship writes and removes files as the sandbox's user would.
 
 Everything here blocks and is called in the threads of `FileThreads`, which have that user's identity for files
 and no other. Every object that is opened is a descriptor that openat2 gave, so the kernel keeps it in the workspace.
@@ -6,8 +6,6 @@ and no other. Every object that is opened is a descriptor that openat2 gave, so 
 
 import asyncio
 import errno
-import heapq
-import itertools
 import math
 import os
 import stat
@@ -23,11 +21,6 @@ from ship.files.temporaries import temporary
 from ship.files.workspace_paths import Workspace, need_regular, not_directory
 from ship.process.identity import Identity
 
-BLOCK_BYTES = 256 * 1024
-
-_MOST_ENTRIES = 10_000
-_MOST_SCANNED = 200_000
-_MOST_LISTING_BYTES = 8 << 20
 _DEEPEST = 64
 _RESCANS = 16
 _THREADS = 4
@@ -82,37 +75,6 @@ def _advance(steps: Generator[None, None, R]) -> StopIteration | None:
         except StopIteration as ended:
             return ended
     return None
-
-
-class Download:
-    """A file being read. `size` is what it was at the start; no more than that is given."""
-
-    def __init__(self, workspace: Workspace, path: str) -> None:
-        self._workspace = workspace
-        self._path = workspace.check(path)
-        self._fd = -1
-        self._left = 0
-
-    def open(self) -> tuple[int, bytes]:
-        """The file's size and its first block."""
-        with self._workspace.translated(self._path):
-            self._fd = self._workspace.open(self._path, os.O_RDONLY)
-            found = os.fstat(self._fd)
-            need_regular(found.st_mode, self._path)
-            size = self._left = found.st_size
-            return size, self.read()
-
-    def read(self) -> bytes:
-        """The next block; empty at the end, which comes early when the file became shorter."""
-        data = os.read(self._fd, min(BLOCK_BYTES, self._left)) if self._left else b""
-        self._left -= len(data)
-        return data
-
-    def close(self) -> None:
-        """Call in any case, also when `open` failed."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Upload:
@@ -212,37 +174,6 @@ def _nanoseconds(moment: float) -> int:
     return whole * 10**9 + round((moment - whole) * 1e9)
 
 
-def list_directory(workspace: Workspace, path: str) -> tuple[list[dict[str, object]], bool]:
-    """The entries of a directory, directories first and then by name, and whether some are missing."""
-    workspace.check(path)
-    with workspace.translated(path), _opened(_open_for_listing(workspace, path)) as directory:
-        with os.scandir(directory) as scan:
-            scanned = itertools.islice(scan, _MOST_SCANNED)
-            names = heapq.nsmallest(_MOST_ENTRIES + 1, ((not _is_directory(e), e.name) for e in scanned))
-            truncated = len(names) > _MOST_ENTRIES or next(scan, None) is not None
-        return _describe_all(
-            workspace, path, directory, [name for _, name in names[:_MOST_ENTRIES]], truncated
-        )
-
-
-def _open_for_listing(workspace: Workspace, path: str) -> int:
-    try:
-        return workspace.open(path, _READ_DIRECTORY)
-    except NotADirectoryError as error:
-        raise not_directory(path) from error
-
-
-def delete(workspace: Workspace, path: str, stopped: Callable[[], bool]) -> None:
-    """Remove a file, a link, or a directory with all that is in it. Gives up between two entries once `stopped` says so."""
-    name = workspace.check_name(path)
-    with workspace.translated(path), _opened(workspace.open_parent(name)) as parent:
-        base = os.path.basename(name)
-        if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
-            Removal(stopped).run(parent, base)
-        else:
-            os.unlink(base, dir_fd=parent)
-
-
 class Removal:
     """Removes a directory, going down by descriptors only, so that no rename can lead it elsewhere.
 
@@ -312,60 +243,8 @@ def _remove_if_empty(parent: int, name: str) -> bool:
     return True
 
 
-def _describe_all(
-    workspace: Workspace, path: str, directory: int, names: list[str], truncated: bool
-) -> tuple[list[dict[str, object]], bool]:
-    entries: list[dict[str, object]] = []
-    room = _MOST_LISTING_BYTES
-    absolute = workspace.absolute(path)
-    for name in names:
-        room -= 2 * len(name) + len(absolute)
-        if room < 0:
-            return entries, True
-        entry = _describe(workspace, path, absolute, directory, name)
-        if entry is not None:
-            entries.append(entry)
-    entries.sort(key=lambda entry: not entry["is_dir"])
-    return entries, truncated
-
-
-def _describe(
-    workspace: Workspace, path: str, absolute: str, directory: int, name: str
-) -> dict[str, object] | None:
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError:
-        return None  # gone since
-    if stat.S_ISLNK(found.st_mode):
-        found = _behind_link(workspace, os.path.join(path, name)) or found
-    is_file, is_dir = stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode)
-    return {
-        "name": _as_utf8(name),
-        "path": _as_utf8(os.path.join(absolute, name)),
-        "is_file": is_file,
-        "is_dir": is_dir,
-        "size": found.st_size if is_file else None,
-        "modified_time": found.st_mtime,
-    }
-
-
-def _behind_link(workspace: Workspace, path: str) -> os.stat_result | None:
-    # A link that leads out of the workspace, or nowhere, is shown as neither file nor directory.
-    try:
-        descriptor = workspace.open(path, os.O_PATH)
-    except OSError:
-        return None
-    with _opened(descriptor):
-        return os.fstat(descriptor)
-
-
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False)
-
-
-def _as_utf8(name: str) -> str:
-    # JSON has no way to say other bytes, and half a character breaks whoever passes it on.
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _unlink_quietly(name: str, directory: int) -> None:

@@ -34,6 +34,7 @@ from server_harness import Json, until, within
 from bay.drivers.base import Endpoint
 from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk
+from bay.server.files.ship_client import FileLink, Wanted
 from bay.server.ship.answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses, parse
 from bay.server.ship.client import OutputEnd, ShipLink, lines, paced
 from bay.server.ship.connection import Peer
@@ -193,17 +194,13 @@ async def test_a_lie_ends_the_call_in_time_and_its_connection_for_good(
     script, expected = LIES[what]
     liar = await lie(script)
     peer = liar.peer()
+    files = FileLink(link, silence_s=DEADLINE_S, work_s=DEADLINE_S)
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "meta": lambda: link.meta(peer),
         "get_exec": lambda: link.get_exec(peer, EXEC_ID, None),
-        "write_file": lambda: link.write_file(peer, "x", b"content"),
-        "delete_file": lambda: link.delete_file(peer, "x"),
+        "write_file": lambda: files.upload(peer, "x", b"content", beneath=True),
+        "delete_file": lambda: files.delete(peer, "x", beneath=True),
     }
-    if call == "delete_file" and what in ("no JSON", "deep JSON", "no UTF-8", "other JSON", "a list"):
-        await within(calls[call]())  # nobody reads what a delete answers
-        return
-    if call == "delete_file" and what in ("silence", "another protocol", "drip of a head", "drip of a body"):
-        return  # the same deadline of the wire, two minutes here
     if call == "get_exec" and what in ("endless body", "body until close"):
         return  # the same cap, megabytes here
     before = peak_kib()
@@ -243,6 +240,19 @@ async def test_an_exec_of_the_wrong_form_is_refused(lie: Lie, link: ShipLink, ch
         await within(link.get_exec(liar.peer(), EXEC_ID, None))
 
 
+ENTRY: Json = {
+    "name": "a",
+    "path": "/a",
+    "type": "file",
+    "size": 1,
+    "mode": "0644",
+    "uid": 0,
+    "gid": 0,
+    "mtime": 1.5,
+}
+LIST_END = b'\n{"truncated": false}\n'
+
+
 @pytest.mark.parametrize("call", ["run", "get_exec", "kill_exec"])
 async def test_an_answer_about_another_exec_is_refused(lie: Lie, link: ShipLink, call: str) -> None:
     liar = await lie(saying(whole({**EXEC, "id": "exec-" + "1" * 24}, "201 Created")))
@@ -256,28 +266,27 @@ async def test_an_answer_about_another_exec_is_refused(lie: Lie, link: ShipLink,
 
 
 @pytest.mark.parametrize(
-    "entry", [{"modified_time": "1e999"}, {"name": "x" * 5000}, {"size": -1}, {"is_dir": None}], ids=str
+    "entry", [{"mtime": "1e999"}, {"name": "x" * 5000}, {"size": -1}, {"type": None}], ids=str
 )
 async def test_a_directory_of_the_wrong_form_is_refused(lie: Lie, link: ShipLink, entry: Json) -> None:
-    good: Json = {
-        "name": "a",
-        "path": "/a",
-        "is_file": True,
-        "is_dir": False,
-        "size": 1,
-        "modified_time": 1.5,
-    }
-    body = json.dumps({"entries": [{**good, **entry}]}).replace('"1e999"', "1e999").encode()
-    liar = await lie(saying(whole(body)))
-    with pytest.raises(ShipError):
-        await within(link.list_files(liar.peer(), "."))
+    body = json.dumps({**ENTRY, **entry}).replace('"1e999"', "1e999").encode()
+    liar = await lie(saying(whole(body + LIST_END)))
+    with pytest.raises(ShipError, match="unexpected answer"):
+        await within(FileLink(link).list_workspace(liar.peer(), "."))
 
 
 async def test_a_directory_of_more_entries_than_agreed_is_refused(lie: Lie, link: ShipLink) -> None:
-    good: Json = {"name": "a", "path": "/a", "is_file": True, "is_dir": False, "size": 1, "modified_time": 1}
-    liar = await lie(saying(whole({"entries": [good] * 10_001})))
-    with pytest.raises(ShipError):
-        await within(link.list_files(liar.peer(), "."))
+    line = json.dumps(ENTRY).encode() + b"\n"
+    liar = await lie(saying(whole(line * 10_001 + LIST_END)))
+    with pytest.raises(ShipError, match="listed more"):
+        await within(FileLink(link).list_workspace(liar.peer(), "."))
+
+
+async def test_a_directory_of_long_paths_is_cut_within_bounds(lie: Lie, link: ShipLink) -> None:
+    line = json.dumps({**ENTRY, "path": "/" + "a" * 65535}).encode() + b"\n"
+    liar = await lie(saying(whole(line * 500 + LIST_END)))
+    found = await within(FileLink(link).list_workspace(liar.peer(), "."))
+    assert len(found) == (8 << 20) // 65537
 
 
 async def test_a_refusal_in_the_callers_name_is_passed_on_within_bounds(lie: Lie, link: ShipLink) -> None:
@@ -440,24 +449,22 @@ async def test_an_endless_stream_is_read_no_faster_than_its_reader(lie: Lie, lin
     await within(liar.closed.wait())
 
 
-async def test_a_download_is_handed_on_as_it_comes_and_one_that_breaks_off_fails(
-    lie: Lie, link: ShipLink
-) -> None:
-    liar = await lie(saying(head(length=100) + b"x" * 40, close=True))
-
-    async def download() -> int:
-        async with link.download(liar.peer(), "x") as (chunks, size):
-            assert size == 100
-            return sum([len(piece) async for piece in chunks])
-
-    with pytest.raises(ShipError):
-        await within(download())
-
-
 async def test_a_compressed_download_is_refused(lie: Lie, link: ShipLink) -> None:
-    liar = await lie(saying(whole(gzip.compress(b"x" * 10**6), "200 OK", "Content-Encoding: gzip")))
+    data = gzip.compress(b"x" * 10**6)
+    part = {
+        "size": len(data),
+        "first": 0,
+        "length": len(data),
+        "partial": False,
+        "etag": "1",
+        "mode": "0644",
+        "mtime": 1,
+    }
+    liar = await lie(
+        saying(whole(data, "200 OK", f"X-Ship-File: {json.dumps(part)}", "Content-Encoding: gzip"))
+    )
     with pytest.raises(ShipError):
-        async with link.download(liar.peer(), "x"):
+        async with FileLink(link).download(liar.peer(), "x", Wanted(), beneath=True):
             raise AssertionError("it was taken")
 
 
@@ -472,9 +479,10 @@ async def test_an_upload_that_ship_does_not_take_times_out(lie: Lie, link: ShipL
         while True:
             yield b"x" * 65536
 
+    files = FileLink(link, silence_s=DEADLINE_S)
     before = peak_kib()
     with pytest.raises(Timeout):
-        await within(link.write_file(liar.peer(), "x", body()))
+        await within(files.upload(liar.peer(), "x", body(), beneath=True))
     assert peak_kib() - before < 32 * 1024
 
 
@@ -495,8 +503,9 @@ async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: Shi
             yield b"x" * 65536
             await asyncio.sleep(0)
 
+    files = FileLink(link, silence_s=DEADLINE_S)
     with pytest.raises(BayError) as caught:
-        await within(link.write_file(liar.peer(), "x", body()))
+        await within(files.upload(liar.peer(), "x", body(), beneath=True))
     assert caught.value.code in ("storage_full", "ship_error")
     assert not link.busy("sess-1")
 
@@ -504,7 +513,7 @@ async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: Shi
 ONE_BYTE = b"1\r\n \r\n" * 4096
 
 
-@pytest.mark.parametrize("call", ["processes", "list_execs", "list_files", "get_exec"])
+@pytest.mark.parametrize("call", ["processes", "list_execs", "get_exec"])
 async def test_a_body_of_single_bytes_without_a_pause_ends_at_the_deadline(
     lie: Lie, link: ShipLink, call: str
 ) -> None:
@@ -513,21 +522,11 @@ async def test_a_body_of_single_bytes_without_a_pause_ends_at_the_deadline(
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "processes": lambda: link.processes(peer),
         "list_execs": lambda: link.list_execs(peer),
-        "list_files": lambda: link.list_files(peer, "."),
         "get_exec": lambda: link.get_exec(peer, EXEC_ID, None),
     }
     with pytest.raises(Timeout):
         await within(calls[call](), 15)
     await within(liar.closed.wait())
-
-
-async def test_a_download_whose_head_never_comes_ends_long_before_its_transfer_would(lie: Lie) -> None:
-    liar = await lie(saying())
-    patient = ShipLink(deadline_s=DEADLINE_S, transfer_s=3600)
-    with pytest.raises(Timeout):
-        async with asyncio.timeout(15), patient.download(liar.peer(), "x"):
-            pass
-    patient.close()
 
 
 async def test_an_exec_answers_with_no_more_than_its_ring_holds(lie: Lie) -> None:

@@ -7,7 +7,6 @@ from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
 from bay.server.files.ship_client import Download, FileLink, ListEnd, Wanted
 from bay.server.sessions.waker import Waker
-from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.server.web.upload_spool import Spool
@@ -15,9 +14,12 @@ from bay.server.web.workspace_paths import sandbox_path, workspace_path
 
 
 class Files:
-    """The service behind `…/filesystem/*`. Every call wakes the sandbox and counts as activity."""
+    """The service behind `…/filesystem/*`. Every call wakes the sandbox and counts as activity.
 
-    def __init__(self, *, waker: Waker, link: ShipLink, spool: Spool, max_text_bytes: int) -> None:
+    Ship confines each path, and every link on its way, to the workspace.
+    """
+
+    def __init__(self, *, waker: Waker, link: FileLink, spool: Spool, max_text_bytes: int) -> None:
         self._waker = waker
         self.spool = spool
         self._link = link
@@ -30,12 +32,12 @@ class Files:
     async def read_text(self, caller: Caller, ref: str, path: str) -> str:
         """A whole UTF-8 file. Raises FileMissing, PayloadTooLarge, or BadRequest when it is not text."""
         async with self.download(caller, ref, path) as (chunks, size):
-            if size is not None and size > self._max_text_bytes:
+            if size > self._max_text_bytes:
                 raise PayloadTooLarge(
                     f"{path} has {size} bytes, and this call reads at most {self._max_text_bytes}; download "
                     "it"
                 )
-            data = b"".join([chunk async for chunk in _capped(chunks, self._max_text_bytes)])
+            data = b"".join([chunk async for chunk in chunks])
         try:
             return data.decode()
         except UnicodeDecodeError as error:
@@ -46,28 +48,30 @@ class Files:
     ) -> tuple[str, int]:
         """Replace a file atomically, making its directories; returns its absolute path and size in bytes."""
         async with self._reach(caller, ref, path) as (normal, peer):
-            return await self._link.write_file(peer, normal, body)
+            written = await self._link.upload(peer, normal, body, beneath=True)
+        return written.path, written.size or 0
 
     async def delete(self, caller: Caller, ref: str, path: str) -> None:
         """Remove a file, or a directory with everything in it. Raises FileMissing."""
         async with self._reach(caller, ref, path) as (normal, peer):
-            await self._link.delete_file(peer, normal)
+            await self._link.delete(peer, normal, beneath=True)
 
     async def list(self, caller: Caller, ref: str, path: str) -> list[FileEntry]:
         """What a directory holds, directories first."""
         async with self._reach(caller, ref, path) as (normal, peer):
-            return await self._link.list_files(peer, normal)
+            found = await self._link.list_workspace(peer, normal)
+        return sorted(map(_to_entry, found), key=lambda entry: not entry.is_dir)
 
     @asynccontextmanager
     async def download(
         self, caller: Caller, ref: str, path: str
-    ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int | None], None]:
+    ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int], None]:
         """A file's bytes as they come, and how many there will be. Raises FileMissing before the first."""
         async with (
             self._reach(caller, ref, path) as (normal, peer),
-            self._link.download(peer, normal) as opened,
+            self._link.download(peer, normal, Wanted(), beneath=True) as opened,
         ):
-            yield opened
+            yield opened.chunks, opened.length
 
     @asynccontextmanager
     async def _reach(self, caller: Caller, ref: str, path: str) -> AsyncGenerator[tuple[str, Peer], None]:
@@ -171,10 +175,13 @@ class SandboxFiles:
             yield awake.peer
 
 
-async def _capped(chunks: AsyncIterator[bytes], cap: int) -> AsyncGenerator[bytes, None]:
-    seen = 0
-    async for chunk in chunks:
-        seen += len(chunk)
-        if seen > cap:
-            raise PayloadTooLarge(f"the file has more than {cap} bytes; download it")
-        yield chunk
+def _to_entry(found: FileInfo) -> FileEntry:
+    is_file, is_dir = found.type == "file", found.type == "directory"
+    return FileEntry(
+        name=found.name,
+        path=found.path,
+        is_file=is_file,
+        is_dir=is_dir,
+        size=found.size,
+        modified_time=found.mtime,
+    )

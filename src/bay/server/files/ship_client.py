@@ -20,6 +20,8 @@ _WORK_S = 3600.0
 """For what says nothing until it is done, such as a copy."""
 _SMALL = 1 << 20
 _LINE = 256 << 10
+_MAX_ENTRIES = 10_000
+_MAX_LISTING_CHARS = 8 << 20
 _SIGNS = 16
 """Signs of life that a list may have, besides one for each second that it takes."""
 
@@ -92,7 +94,10 @@ class Download:
 
 
 class FileLink:
-    """The files of all sessions, over the connections of `link`. `silence_s` bounds how long a Ship may keep still."""
+    """Bay's file calls to every session's Ship, over the connections of `link`. `silence_s` bounds a Ship's silence.
+
+    With `beneath` Ship confines a path, and every link on its way, to the workspace.
+    """
 
     def __init__(self, link: ShipLink, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
         self._link = link
@@ -100,11 +105,14 @@ class FileLink:
         self._work_s = work_s
 
     @asynccontextmanager
-    async def download(self, peer: Peer, path: str, wanted: Wanted) -> AsyncGenerator[Download, None]:
+    async def download(
+        self, peer: Peer, path: str, wanted: Wanted, *, beneath: bool = False
+    ) -> AsyncGenerator[Download, None]:
         """A file's bytes as they come, for as long as they do. Raises FileMissing, RangeNotSatisfiable."""
         query = _query(
-            path, first=wanted.first, last=wanted.last, suffix=wanted.suffix, if_range=wanted.if_range
-        )
+            path, first=wanted.first, last=wanted.last, suffix=wanted.suffix, if_range=wanted.if_range,
+            beneath=_flag(beneath),
+        )  # fmt: skip
         opened = self._link.open(peer, "GET", "/fs/content", query, deadline_s=self._silence_s)
         async with opened as (wire, head):
             part = parse(_Part, head.file.encode())
@@ -116,14 +124,15 @@ class FileLink:
         self,
         peer: Peer,
         path: str,
-        body: AsyncIterator[bytes],
+        body: bytes | AsyncIterator[bytes],
         *,
-        mode: str | None,
-        mtime: float | None,
-        mkdir: bool,
+        mode: str | None = None,
+        mtime: float | None = None,
+        mkdir: bool = True,
+        beneath: bool = False,
     ) -> FileInfo:
         """Replace a file atomically. When `body` raises, the old one stays."""
-        query = _query(path, mode=mode, mtime=mtime, mkdir=_flag(mkdir))
+        query = _query(path, mode=mode, mtime=mtime, mkdir=_flag(mkdir), beneath=_flag(beneath))
         async with self._link.open(
             peer, "PUT", "/fs/content", query, body, "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,
@@ -135,12 +144,24 @@ class FileLink:
         query = _query(path, follow=_flag(follow))
         return (await self._link.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
 
+    async def list_workspace(self, peer: Peer, path: str) -> list[FileInfo]:
+        """The first entries of a directory of the workspace, directories first; a link is shown as its target."""
+        query = _query(path, limit=_MAX_ENTRIES, beneath="true", follow="true", directories_first="true")
+        async with self._listed(peer, query, _MAX_ENTRIES) as items:
+            return await _first_of(items)
+
     @asynccontextmanager
     async def list(
         self, peer: Peer, path: str, *, depth: int, glob: str | None, limit: int
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
         """What is below a directory, as it comes; the last item is a ListEnd."""
-        query = _query(path, depth=depth, glob=glob, limit=limit)
+        async with self._listed(peer, _query(path, depth=depth, glob=glob, limit=limit), limit) as items:
+            yield items
+
+    @asynccontextmanager
+    async def _listed(
+        self, peer: Peer, query: Mapping[str, object], limit: int
+    ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
         opened = self._link.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s)
         async with opened as (wire, _):
             yield _entries(wire.body(self._silence_s), limit)
@@ -168,9 +189,9 @@ class FileLink:
         body = {"path": path, "old": old, "new": new, "all": everywhere}
         return (await self._link.call(peer, _Replaced, "POST", "/fs/edit", None, body)).replaced
 
-    async def delete(self, peer: Peer, path: str, *, recursive: bool) -> None:
+    async def delete(self, peer: Peer, path: str, *, recursive: bool = True, beneath: bool = False) -> None:
         """Remove a file, or a directory."""
-        query = _query(path, recursive=_flag(recursive))
+        query = _query(path, recursive=_flag(recursive), beneath=_flag(beneath))
         await self._link.call(peer, _Done, "DELETE", "/fs", query, deadline_s=self._work_s)
 
     async def _work(self, peer: Peer, path: str, body: Mapping[str, Any]) -> FileInfo:
@@ -186,6 +207,15 @@ def _query(path: str, **given: object) -> dict[str, object]:
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
+
+
+async def _first_of(items: AsyncIterator[FileInfo | ListEnd]) -> list[FileInfo]:
+    found: list[FileInfo] = []
+    room = _MAX_LISTING_CHARS
+    async for item in items:
+        if isinstance(item, FileInfo) and (room := room - len(item.name) - len(item.path)) >= 0:
+            found.append(item)
+    return found
 
 
 async def _entries(

@@ -177,9 +177,8 @@ async def download_file(
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
         "X-Content-Type-Options": "nosniff",
+        "Content-Length": str(size),
     }
-    if size is not None:
-        headers["Content-Length"] = str(size)
     return StreamingResponse(_body(stack, chunks), media_type="application/octet-stream", headers=headers)
 
 

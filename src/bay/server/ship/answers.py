@@ -98,30 +98,6 @@ class ShipMeta(BaseModel):
     capabilities: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64, fail_fast=True)]
 
 
-class Entry(BaseModel):
-    """One line of a directory, checked."""
-
-    name: Text
-    path: Annotated[str, Field(max_length=65536)]
-    is_file: bool
-    is_dir: bool
-    size: Count | None
-    modified_time: FiniteFloat
-
-
-class Entries(BaseModel):
-    """What a directory holds, checked."""
-
-    entries: Annotated[list[Entry], Field(max_length=10_000, fail_fast=True)]
-
-
-class Written(BaseModel):
-    """The file that an upload became, checked."""
-
-    path: Annotated[str, Field(max_length=65536)]
-    size: Count
-
-
 class TakenInput(BaseModel):
     """How much stdin an exec has taken, checked."""
 

@@ -11,11 +11,10 @@ from urllib.parse import urlencode
 
 from bay.drivers.ship_socket import connect
 from bay.errors import ShipError, Timeout
-from bay.models import Exec, FileEntry, OutputChunk, Process
+from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
     MOST_PIECES,
     Chunk,
-    Entries,
     M,
     OutputEnd,
     ShipExec,
@@ -23,7 +22,6 @@ from bay.server.ship.answers import (
     ShipMeta,
     ShipProcesses,
     TakenInput,
-    Written,
     collect,
     parse,
     refusal,
@@ -53,8 +51,8 @@ _TRANSFER_DEADLINE_S = 3600.0
 class ShipLink:
     """Connections to the Ships of all sessions, kept open between calls.
 
-    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the bytes of one file. `ring_bytes` is
-    the most output that a Ship keeps of an exec.
+    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the silence of an exec that is
+    given stdin. `ring_bytes` is the most output that a Ship keeps of an exec.
     """
 
     def __init__(
@@ -243,40 +241,6 @@ class ShipLink:
         path = f"/shell/processes/{pid}/signal"
         async with self.open(peer, "POST", path, None, body, deadline_s=self._deadline_s) as (wire, _):
             await collect(wire.body(), _SMALL)
-
-    async def list_files(self, peer: Peer, path: str) -> list[FileEntry]:
-        """What a directory holds, directories first."""
-        found = await self.call(
-            peer, Entries, "GET", "/files/list", {"path": path}, cap=32 << 20, pieces=_MANY
-        )
-        return [FileEntry(**entry.model_dump()) for entry in found.entries]
-
-    async def delete_file(self, peer: Peer, path: str) -> None:
-        """Remove a file, or a directory with all in it."""
-        async with self.open(peer, "DELETE", "/files", {"path": path}, deadline_s=120) as (wire, _):
-            await collect(wire.body(), _SMALL)
-
-    @asynccontextmanager
-    async def download(
-        self, peer: Peer, path: str
-    ) -> AsyncGenerator[tuple[AsyncIterator[bytes], int | None], None]:
-        """A file's bytes as they come, and how many there will be."""
-        query = {"path": path}
-        async with self.open(peer, "GET", "/files/content", query, deadline_s=self._deadline_s) as (
-            wire,
-            head,
-        ):
-            wire.set_deadline(self._transfer_s)
-            yield wire.body(), head.content_length
-
-    async def write_file(self, peer: Peer, path: str, body: bytes | AsyncIterator[bytes]) -> tuple[str, int]:
-        """Replace a file with `body`, atomically; returns its absolute path and size."""
-        async with self.open(
-            peer, "PUT", "/files/content", {"path": path}, body, "application/octet-stream",
-            deadline_s=self._transfer_s,
-        ) as (wire, _):  # fmt: skip
-            written = parse(Written, await collect(wire.body(), _SMALL))
-        return written.path, written.size
 
     async def call(
         self,
