@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import os
 import signal
@@ -36,6 +35,7 @@ from ship.routes import InsideRoutes, Routes
 from ship.services.routes import ServiceRoutes
 from ship.services.services import Services
 from ship.settings import Settings
+from ship_protocol import session_proof
 
 INSIDE_PORT = 8123
 
@@ -63,7 +63,7 @@ class Door:
         self._routes = routes
         self._limit = limit
         self._bearer = None if token is None else f"Bearer {token}".encode()
-        self._session = None if token is None else session_of(token)
+        self._session = None if token is None else session_proof(token)
         self._welcome = welcome
         self._open: set[Wire] = set()
         self._busy: set[Wire] = set()
@@ -162,11 +162,6 @@ async def _switch(talk: Conversation, answer: Switch) -> None:
         await answer.serve(talk.wire, await talk.switch(answer.protocol))
     finally:
         answer.close()
-
-
-def session_of(token: str) -> str:
-    """What X-Ship-Session says."""
-    return hashlib.sha256(f"ship-session:{token}".encode()).hexdigest()[:32]
 
 
 def main() -> None:

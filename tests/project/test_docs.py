@@ -16,8 +16,9 @@ from bay.cli.app import app as cli
 from bay.client._frames import close_error
 from bay.errors import BY_CODE, ConnectionFailed
 from bay.server.app import build_app
-from bay.server.execs.relay import CODES, SILENT
+from bay.server.execs.relay import CODES
 from bay.server.settings import ProfileSettings, Settings, load
+from ship_protocol import CloseCode
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("get", "put", "post", "delete", "patch")
@@ -140,10 +141,10 @@ def test_every_error_says_what_it_means() -> None:
 
 def test_every_close_code_of_an_attachment_is_documented() -> None:
     documented = {int(code) for code in re.findall(r"(?m)^\| (\d{4}) \|", read("docs/errors.md"))}
-    assert documented == {1000, 1009, 1011, 1012, SILENT, *CODES.values()}
+    assert documented == {1000, 1009, 1011, 1012, CloseCode.UNREACHABLE, *CODES.values()}
 
 
-@pytest.mark.parametrize("code", [1009, 1011, 1012, SILENT, *CODES.values()])
+@pytest.mark.parametrize("code", [1009, 1011, 1012, CloseCode.UNREACHABLE, *CODES.values()])
 def test_the_sdk_comes_back_after_the_close_codes_that_say_so(code: int) -> None:
     row = re.search(rf"(?m)^\| {code} \|.*$", read("docs/errors.md"))
     assert row is not None

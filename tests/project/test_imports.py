@@ -47,6 +47,7 @@ GROUPS = {
     "ship": "ship",
     "ship_kernel": "kernel",
     "tree_tar": "tar",
+    "ship_protocol": "protocol",
 }
 
 # What a group may import of this project, itself included where that is fine.
@@ -57,9 +58,20 @@ MAY = {
     "records": {"root", "drivers", "words"},
     "store": {"root", "store", "records", "words"},
     "network": {"root", "network", "linux", "words"},
-    "drivers": {"root", "drivers", "network", "linux", "words"},
+    "drivers": {"root", "drivers", "network", "linux", "words", "protocol"},
     "cargo": {"root", "cargo", "linux", "words", "tar"},
-    "server": {"root", "server", "store", "records", "drivers", "cargo", "terminal", "linux", "words"},
+    "server": {
+        "root",
+        "server",
+        "store",
+        "records",
+        "drivers",
+        "cargo",
+        "terminal",
+        "linux",
+        "words",
+        "protocol",
+    },
     "app": {
         "root",
         "app",
@@ -71,13 +83,15 @@ MAY = {
         "network",
         "linux",
         "words",
+        "protocol",
     },
     "terminal": {"terminal", "words"},
-    "client": {"root", "client", "words", "tar"},
+    "client": {"root", "client", "words", "tar", "protocol"},
     "cli": {"root", "cli", "client", "words"},
-    "ship": {"ship", "tar"},
+    "ship": {"ship", "tar", "protocol"},
     "kernel": {"kernel"},
     "tar": {"tar"},
+    "protocol": {"protocol"},
 }
 
 # Where a module is imported only when it is needed, so that `import bay` and `bay --help` stay quick.
@@ -95,8 +109,10 @@ LAZY = {
 KERNEL_MAY = {*sys.stdlib_module_names, "IPython", "traitlets", "ship_kernel"}
 BRIDGE_MAY = {*KERNEL_MAY, "jupyter_client", "zmq"}
 
-SHIP_MAY = {*sys.stdlib_module_names, "h11", "ship", "tree_tar"}
-TAR_MAY = {*sys.stdlib_module_names, "tree_tar"}
+SHIP_MAY = {*sys.stdlib_module_names, "h11", "ship", "ship_protocol", "tree_tar"}
+
+# The packages that Ship, Bay and the SDK share.
+SHARED = {"tar": "tree_tar", "protocol": "ship_protocol"}
 
 
 def modules() -> dict[str, Path]:
@@ -209,7 +225,7 @@ def test_lazy_imports_are_the_ones_listed_here() -> None:
     assert found == set(LAZY)
 
 
-def test_ship_needs_only_the_standard_library_and_its_two_libraries() -> None:
+def test_ship_needs_only_the_standard_library_and_its_libraries() -> None:
     wrong = [
         f"{name} imports {target}"
         for name, path in modules().items()
@@ -233,14 +249,15 @@ def test_a_kernel_needs_only_ipython() -> None:
     assert wrong == []
 
 
-def test_tree_tar_needs_only_the_standard_library() -> None:
+@pytest.mark.parametrize("shared", SHARED)
+def test_shared_packages_need_only_the_standard_library(shared: str) -> None:
     wrong = [
         f"{name} imports {target}"
         for name, path in modules().items()
-        if group(name) == "tar"
+        if group(name) == shared
         for node in ast.walk(tree(path))
         for target in imported(node)
-        if target.split(".")[0] not in TAR_MAY
+        if target.split(".")[0] not in {*sys.stdlib_module_names, SHARED[shared]}
     ]
     assert wrong == []
 

@@ -16,6 +16,7 @@ from websockets.sync.client import ClientConnection, unix_connect
 
 from ship.files import watching
 from ship.files.inotify import Inotify
+from ship_protocol import CloseCode
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def test_whoever_watches_has_nothing_to_say(ship: Ship) -> None:
         socket.send("hello")
         with pytest.raises(ConnectionClosed):
             socket.recv(PATIENCE_S)
-        assert socket.close_code == watching.BAD_FRAME
+        assert socket.close_code == CloseCode.BAD_MESSAGE
 
 
 @pytest.mark.parametrize(("way", "watches"), [("proc", 0), ("sys", 0), ("etc", 1)])

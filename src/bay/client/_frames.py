@@ -4,7 +4,6 @@ A binary frame is one byte that says what it is and then bytes as they are; a te
 """
 
 import json
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -22,6 +21,7 @@ from bay.errors import (
     Unauthorized,
 )
 from bay.models import Exec, OutputChunk, Stream
+from ship_protocol import REPAINT, STDERR, STDIN, STDOUT, CloseCode, first_offset_in
 
 FRAME_BYTES = 256 << 10
 """How much input one piece of a request carries."""
@@ -32,20 +32,25 @@ INPUT_BYTES = 16 << 10
 MAX_FRAME_BYTES = 4 << 20
 """What is longer is not Bay's."""
 
-EOF_FRAME = b"\x04"
-_INPUT, _STDOUT, _STDERR, _REPAINT = 0, 1, 2, 3
-
 _CLOSED: dict[int, type[BayError]] = {
-    1009: PayloadTooLarge,
-    4400: InvalidArgument,
-    4403: Unauthorized,
-    4404: NotFound,
-    4409: Conflict,
-    4410: OutputGone,
-    4429: QuotaExceeded,
+    CloseCode.TOO_LARGE: PayloadTooLarge,
+    CloseCode.BAD_MESSAGE: InvalidArgument,
+    CloseCode.FORBIDDEN: Unauthorized,
+    CloseCode.NOT_FOUND: NotFound,
+    CloseCode.CONFLICT: Conflict,
+    CloseCode.OUTPUT_GONE: OutputGone,
+    CloseCode.TOO_MANY: QuotaExceeded,
 }
-_COME_BACK = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 4502}
-_FIRST_OFFSET = re.compile(r"first_offset=(\d{1,19})")
+_COME_BACK = {
+    CloseCode.NORMAL,
+    CloseCode.GOING_AWAY,
+    CloseCode.NO_STATUS,
+    CloseCode.ABNORMAL,
+    CloseCode.INTERNAL_ERROR,
+    CloseCode.SERVICE_RESTART,
+    CloseCode.TRY_AGAIN_LATER,
+    CloseCode.UNREACHABLE,
+}
 
 
 def close_error(code: int, reason: str, url: str) -> BayError:
@@ -57,8 +62,8 @@ def close_error(code: int, reason: str, url: str) -> BayError:
             details={"url": url, "sent": True, "close_code": code},
         )
     kind = _CLOSED.get(code, BayError)
-    first = _FIRST_OFFSET.search(reason) if kind is OutputGone else None
-    details: Json = {"close_code": code} | ({"first_offset": int(first[1])} if first else {})
+    first = first_offset_in(reason) if kind is OutputGone else None
+    details: Json = {"close_code": code} | ({} if first is None else {"first_offset": first})
     return kind(f"the server closed the connection with code {code}{said}", details=details)
 
 
@@ -66,7 +71,7 @@ def input_frames(data: str | bytes) -> Iterator[bytes]:
     """The frames that carry `data` to the process."""
     whole = memoryview(data.encode() if isinstance(data, str) else data)
     for start in range(0, len(whole), INPUT_BYTES):
-        yield bytes([_INPUT]) + whole[start : start + INPUT_BYTES]
+        yield STDIN + whole[start : start + INPUT_BYTES]
 
 
 def resize_frame(rows: int, cols: int) -> str:
@@ -158,13 +163,13 @@ class Progress(Place):
         """What is new in a frame; None for one that is no output."""
         if isinstance(frame, str):
             return self._text(line_object(frame.encode()))
-        marker = frame[0] if frame else -1
-        if marker == _REPAINT:
+        marker = frame[:1]
+        if marker == REPAINT:
             # Not output but what redraws it: it has no place of its own in the count.
             return OutputChunk(offset=reading.offset, stream="tty", data=frame[1:], t=datetime.now(UTC))
-        if marker not in (_STDOUT, _STDERR):
+        if marker not in (STDOUT, STDERR):
             raise BayError(
-                f"the server sent a frame that begins with {marker}; is it a Bay of another version?"
+                f"the server sent a frame that begins with {marker!r}; is it a Bay of another version?"
             )
         chunk = OutputChunk(
             offset=reading.offset, stream=self._stream(marker), data=frame[1:], t=datetime.now(UTC)
@@ -182,8 +187,8 @@ class Progress(Place):
             self.since = self.next
         return self.pause(error)
 
-    def _stream(self, marker: int) -> Stream:
-        if marker == _STDERR:
+    def _stream(self, marker: bytes) -> Stream:
+        if marker == STDERR:
             return "stderr"
         return "tty" if self.info is not None and self.info.tty else "stdout"
 

@@ -22,6 +22,7 @@ from bay.client._frames import MAX_FRAME_BYTES, close_error
 from bay.client._seam import async_cleanup
 from bay.client._wire import Params, check, decode, query
 from bay.errors import BayError, ConnectionFailed, Timeout
+from ship_protocol import CloseCode
 
 if TYPE_CHECKING:
     from websockets.exceptions import ConnectionClosed
@@ -38,7 +39,12 @@ LOOK_S = 1.0
 SILENCE_S = 60.0
 """How long a line may be without a sign of life before it is given up; Bay pings every 20 s."""
 
-_LOCAL_REFUSALS = (1002, 1003, 1007, 1009)
+_LOCAL_REFUSALS = (
+    CloseCode.PROTOCOL_ERROR,
+    CloseCode.UNSUPPORTED_DATA,
+    CloseCode.INVALID_DATA,
+    CloseCode.TOO_LARGE,
+)
 
 
 class AsyncSocket:
@@ -267,4 +273,4 @@ def _closed(error: "ConnectionClosed", url: str) -> BayError:
     # Nobody said goodbye to us. Either the line broke, or what came was such that we hung up.
     if error.sent is not None and error.sent.code in _LOCAL_REFUSALS:
         return BayError(f"{url} broke the WebSocket protocol: {error.sent.reason or error}")
-    return close_error(1006, "", url)
+    return close_error(CloseCode.ABNORMAL, "", url)

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from bay.client._frames import INPUT_BYTES
 from bay.client._wire import line_object
 from bay.errors import BayError, Conflict, ConnectionFailed, InvalidArgument, PortClosed
+from ship_protocol import CloseCode
 
 EOF_FRAME = json.dumps({"type": "eof"})
 
-_DONE = 1000
-_FAILED = 4502
 _LAST_PORT = 65_535
 
 
@@ -38,14 +37,14 @@ def is_eof(frame: str) -> bool:
 
 def is_end(error: BayError) -> bool:
     """Whether the server closed the socket because the program behind the port has closed its connection."""
-    return error.details.get("close_code") == _DONE
+    return error.details.get("close_code") == CloseCode.NORMAL
 
 
 def meaning(error: BayError, port: int) -> BayError:
     """What the end of the socket means for whoever uses the tunnel to `port`."""
     if is_end(error):
         return Conflict(f"the program behind port {port} closed the connection; nothing more can be sent")
-    if error.details.get("close_code") == _FAILED and "port_closed" in error.message:
+    if error.details.get("close_code") == CloseCode.UNREACHABLE and "port_closed" in error.message:
         return PortClosed(f"nothing listens on port {port} of the sandbox any more", details=error.details)
     if isinstance(error, ConnectionFailed):
         return ConnectionFailed(f"the tunnel to port {port} broke: {error.message}", details=error.details)

@@ -3,15 +3,15 @@
 from bay.client._wire import Json, line_object, model
 from bay.errors import BayError
 from bay.models import FileEvent
+from ship_protocol import CloseCode
 
 OVERFLOW = FileEvent(type="overflow")
-_DONE = 1000
 _TYPES = ("created", "modified", "deleted", "moved", "attributes", "overflow")
 
 
 def is_end(error: BayError) -> bool:
     """Whether the server closed the socket because there is nothing left to watch."""
-    return error.details.get("close_code") == _DONE
+    return error.details.get("close_code") == CloseCode.NORMAL
 
 
 def watching(frame: str | bytes) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 
 from bay.drivers.base import Endpoint
-from bay.drivers.ship_socket import connect, proof_of
+from bay.drivers.ship_socket import connect
 from bay.errors import SandboxNotReady, ShipError
+from ship_protocol import SESSION_HEADER, session_proof
 
 _LIMIT = 16_384
 
@@ -43,7 +44,7 @@ def _request(token: str) -> bytes:
 
 def _check_answer(head: bytes, token: str) -> None:
     status, _, headers = head.decode("latin-1").partition("\r\n")
-    if f"\r\nx-ship-session: {proof_of(token)}\r\n" not in f"\r\n{headers.lower()}":
+    if f"\r\n{SESSION_HEADER.lower()}: {session_proof(token)}\r\n" not in f"\r\n{headers.lower()}":
         raise SandboxNotReady("something that is not this session's Ship answered")
     if status.split()[1:2] != ["200"]:
         raise SandboxNotReady(f"Ship answered {status!r} to /healthz")

@@ -4,7 +4,6 @@ What stands at the path may have been put there by the sandbox, so it is opened 
 must be a socket, and the kernel must say that the process behind it is the session's own first one.
 """
 
-import hashlib
 import os
 import socket
 import stat
@@ -28,11 +27,6 @@ def connect(endpoint: Endpoint) -> socket.socket:
         return _connect_checked(f"/proc/self/fd/{path}", endpoint)
     finally:
         os.close(path)
-
-
-def proof_of(token: str) -> str:
-    """What every answer of a session's Ship carries in X-Ship-Session."""
-    return hashlib.sha256(f"ship-session:{token}".encode()).hexdigest()[:32]
 
 
 def _connect_checked(path: str, endpoint: Endpoint) -> socket.socket:

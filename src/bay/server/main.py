@@ -24,7 +24,8 @@ from bay.server.data_dir import check as check_data_dir
 from bay.server.settings import Settings
 from bay.server.web.connection_limits import Bounds, Connections
 from bay.server.web.uvicorn_http import http_among
-from bay.server.web.uvicorn_websocket import MAX_MESSAGE, PING_S, Socket
+from bay.server.web.uvicorn_websocket import PING_S, Socket
+from ship_protocol import MESSAGE_BYTES
 
 _SHUTDOWN_S = 5
 _BACKLOG = 2048
@@ -89,7 +90,7 @@ async def _serve(
             lifespan="off",  # entered here instead, so that a failure to start is an error and not a log line
             http=http_among(connections),
             ws=Socket,
-            ws_max_size=MAX_MESSAGE,
+            ws_max_size=MESSAGE_BYTES,
             ws_ping_interval=PING_S,
             ws_ping_timeout=PING_S,
             ws_per_message_deflate=False,

@@ -34,6 +34,7 @@ from bay.models import (
 from bay.server.web.auth import MIN_CHOSEN
 from bay.server.web.known_fields import KnownFields
 from bay.server.web.public_addresses import ports_in
+from ship_protocol import RING_BYTES
 
 MIB, GIB = 1 << 20, 1 << 30
 _TAKEN_NAMES = frozenset(
@@ -105,7 +106,9 @@ class ProfileSettings(SettingFields):
         3600, ge=0, description="seconds frozen in memory before compute stops; 0 = never frozen"
     )
     pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that are kept ready for a create")
-    output_buffer_mb: int = Field(1, ge=1, le=16, description="size of each exec's output buffer, MiB")
+    output_buffer_mb: int = Field(
+        1, ge=1, le=RING_BYTES >> 20, description="size of each exec's output buffer, MiB"
+    )
     ttl: int | None = Field(None, ge=1, description="lifetime in seconds of a sandbox without its own `ttl`")
     persist: Persist = Field(
         "workspace",

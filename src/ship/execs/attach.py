@@ -17,16 +17,21 @@ from ship.execs import output, request
 from ship.execs.execs import Exec
 from ship.execs.ring import Piece
 from ship.http.connection import PeerGone
-from ship.http.websocket import NORMAL, Closing, WebSocket
+from ship.http.websocket import Closing, WebSocket
 from ship.waiting import first_of
+from ship_protocol import (
+    CONTROLS_PER_S,
+    END_OF_STDIN,
+    STDERR,
+    STDIN,
+    STDOUT,
+    CloseCode,
+    first_offset_reason,
+)
 
-BAD_FRAME, NO_STDIN, FELL_BEHIND, FLOOD = 4400, 4409, 4410, 4429
-
-_OUTPUT_MARKERS = {"stdout": b"\1", "tty": b"\1", "stderr": b"\2"}
-_STDIN, _EOF = 0, 4
+_OUTPUT_MARKERS = {"stdout": STDOUT, "tty": STDOUT, "stderr": STDERR}
 _FRAME_BYTES = 256 * 1024
 _SLICE_BYTES = 64 * 1024
-_MOST_CONTROLS_PER_S = 50
 _INPUT_BYTES = 1 << 20
 _LEFT_BEHIND_S = 2.0
 _ENDING_S = 1.0
@@ -49,7 +54,7 @@ class Attachment:
 
     async def run(self) -> None:
         """Serve it to its end, whichever side that comes from."""
-        closing = Closing(NORMAL, "")
+        closing = Closing(CloseCode.NORMAL, "")
         try:
             with self._exec.watched():
                 async with asyncio.TaskGroup() as tasks:
@@ -64,7 +69,7 @@ class Attachment:
             await self._give_all()
         # It is gone. What it sent before may still be on its way in, for a moment.
         await asyncio.sleep(_LEFT_BEHIND_S)
-        raise Closing(NORMAL, "")
+        raise Closing(CloseCode.NORMAL, "")
 
     async def _give_all(self) -> None:
         gone = self._socket.wire.gone
@@ -80,11 +85,11 @@ class Attachment:
             # Asked in this order: what is written between the two questions belongs before the last message.
             ended = not self._exec.running
             if self._next < self._exec.ring.first_offset:
-                raise Closing(FELL_BEHIND, f"first_offset={self._exec.ring.first_offset}")
+                raise Closing(CloseCode.OUTPUT_GONE, first_offset_reason(self._exec.ring.first_offset))
             if not await self._give_some(reader):
                 if ended:
                     await self._socket.send_text(json.dumps({"type": "exit", **self._exec.end_to_wire()}))
-                    raise Closing(NORMAL, "")
+                    raise Closing(CloseCode.NORMAL, "")
                 await self._exec.news.wait(gone)
 
     async def _give_some(self, reader: output.Reading) -> bool:
@@ -104,7 +109,7 @@ class Attachment:
         with suppress(PeerGone):  # when there is nobody left to answer a ping
             await self._take_all()
         await self._input.wait_taken()
-        raise Closing(NORMAL, "")
+        raise Closing(CloseCode.NORMAL, "")
 
     async def _take_all(self) -> None:
         async for message in self._socket.messages():
@@ -116,22 +121,23 @@ class Attachment:
                     self._take_control(message)
 
     async def _take_frame(self, frame: bytes) -> None:
-        if len(frame) > 1 and frame[0] == _STDIN:
+        if len(frame) > 1 and frame[:1] == STDIN:
             await self._input.put(frame[1:])
             return
         self._count_control()
-        if frame == bytes((_EOF,)):
+        if frame == END_OF_STDIN:
             await self._input.end()
-        elif frame != bytes((_STDIN,)):
+        elif frame != STDIN:
             raise Closing(
-                BAD_FRAME, "a binary message must be byte 0 and data for stdin, or byte 4 alone to end stdin"
+                CloseCode.BAD_MESSAGE,
+                "a binary message must be byte 0 and data for stdin, or byte 4 alone to end stdin",
             )
 
     def _count_control(self) -> None:
         now = asyncio.get_running_loop().time()
         self._controls = [*(at for at in self._controls if now - at < 1), now]
-        if len(self._controls) > _MOST_CONTROLS_PER_S:
-            raise Closing(FLOOD, f"more than {_MOST_CONTROLS_PER_S} control messages in a second")
+        if len(self._controls) > CONTROLS_PER_S:
+            raise Closing(CloseCode.TOO_MANY, f"more than {CONTROLS_PER_S} control messages in a second")
 
     def _take_control(self, text: str) -> None:
         message = _parse_control(text)
@@ -142,13 +148,15 @@ class Attachment:
                 case "signal":
                     self._exec.send_signal(request.signal_number(message.get("signal")))
                 case _:
-                    raise Closing(BAD_FRAME, "the type of a text message must be resize or signal")
+                    raise Closing(
+                        CloseCode.BAD_MESSAGE, "the type of a text message must be resize or signal"
+                    )
         except Conflict as error:
             if message["type"] == "resize" and not self._exec.tty:
-                raise Closing(BAD_FRAME, error.message) from error
+                raise Closing(CloseCode.BAD_MESSAGE, error.message) from error
             # Else it is ending, and that is what comes next.
         except (Forbidden, InvalidArgument) as error:
-            raise Closing(BAD_FRAME, error.message) from error
+            raise Closing(CloseCode.BAD_MESSAGE, error.message) from error
 
 
 class _Input:
@@ -165,7 +173,7 @@ class _Input:
     async def put(self, data: bytes) -> None:
         """Add `data`; returns when there is room for it. Raises Closing when it can follow no more."""
         if self._closed:
-            raise Closing(NO_STDIN, "stdin is closed")
+            raise Closing(CloseCode.CONFLICT, "stdin is closed")
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._waiting) < _INPUT_BYTES and not self._end_due)
             self._waiting += data
@@ -195,7 +203,7 @@ class _Input:
             # A program closes its stdin a moment before it ends, and then its end is the news.
             await self._exec.wait_end(asyncio.get_running_loop().create_future(), _ENDING_S)
             if self._exec.running:
-                raise Closing(NO_STDIN, error.message) from error
+                raise Closing(CloseCode.CONFLICT, error.message) from error
 
     async def _give_slice(self) -> bool:
         """Give what has waited longest; False when that was the end."""
@@ -222,7 +230,7 @@ def _parse_control(text: str) -> dict[str, object]:
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Closing(BAD_FRAME, "a text message must be JSON") from error
+        raise Closing(CloseCode.BAD_MESSAGE, "a text message must be JSON") from error
     if not isinstance(message, dict):
-        raise Closing(BAD_FRAME, "a text message must be a JSON object")
+        raise Closing(CloseCode.BAD_MESSAGE, "a text message must be a JSON object")
     return cast("dict[str, object]", message)

@@ -12,14 +12,13 @@ from typing import cast
 from ship.errors import InvalidArgument
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity, find_shell
+from ship_protocol import RING_BYTES, TERMINAL_EXTENT
 
 DEFAULT_RING_BYTES = 1 << 20
-MOST_RING_BYTES = 16 << 20
 DEFAULT_ROWS, DEFAULT_COLS = 24, 80
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _LONGEST_S = 365 * 86400.0
-_LARGEST_EXTENT = 1000
 _SIGNALS = {name.removeprefix("SIG"): int(found) for name, found in signal.Signals.__members__.items()}
 
 
@@ -134,8 +133,8 @@ def size(rows: object, cols: object) -> tuple[int, int]:
 
 
 def _extent(value: object, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_EXTENT:
-        raise InvalidArgument(f"{field} must be between 1 and {_LARGEST_EXTENT}", field=field)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= TERMINAL_EXTENT:
+        raise InvalidArgument(f"{field} must be between 1 and {TERMINAL_EXTENT}", field=field)
     return value
 
 
@@ -161,8 +160,8 @@ def seconds(value: object, field: str, *, positive: bool = False) -> float:
 def _ring_bytes(value: object) -> int:
     if value is None:
         return DEFAULT_RING_BYTES
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RING_BYTES:
-        raise InvalidArgument(f"ring_bytes must be between 1 and {MOST_RING_BYTES}", field="ring_bytes")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= RING_BYTES:
+        raise InvalidArgument(f"ring_bytes must be between 1 and {RING_BYTES}", field="ring_bytes")
     return value
 
 

@@ -17,8 +17,6 @@ from ship.files.info import describe, look
 from ship.files.sandbox_paths import MadeUp, refuse_made_up
 from ship.files.workspace_paths import Workspace, not_directory
 
-DEEPEST = 64
-
 _MOST_NAMES = 400_000
 _AT_ONCE = 1000
 """Names that are looked at before others get a turn."""

@@ -11,11 +11,12 @@ from ship.errors import InvalidArgument, NotFound
 from ship.files import edits, info, moving
 from ship.files.byte_ranges import Reading, Wanted
 from ship.files.globs import Glob
-from ship.files.listing import DEEPEST, Listing
+from ship.files.listing import Listing
 from ship.files.sandbox_paths import Everywhere
 from ship.files.workspace import FileThreads, Upload
 from ship.files.workspace_paths import Workspace
 from ship.http.conversation import Answer, Request, json_answer
+from ship_protocol import FILE_HEADER, LISTED_DEPTH, LISTED_ENTRIES
 
 _SMALL_BODY_BYTES = 1 << 20
 _EDIT_BODY_BYTES = 2 * edits.MOST_EDITED_BYTES + (1 << 20)
@@ -23,7 +24,6 @@ _BLOCK_BYTES = 1 << 20
 _LIST_BYTES = 64 << 10
 _LIST_S = 0.05
 _BEAT_S = 5.0
-_MOST_LISTED = 200_000
 _TIME_LIMIT = 1 << 33  # seconds since the epoch; what file systems can say is not much more
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: a list has a hundred thousand lines
@@ -65,7 +65,7 @@ class FileRoutes:
         except BaseException:
             reading.close()
             raise
-        headers = (("X-Ship-File", json.dumps(part.to_wire())),)
+        headers = ((FILE_HEADER, json.dumps(part.to_wire())),)
         if len(data) == part.length:
             reading.close()
             return Answer(200, data, "application/octet-stream", headers=headers)
@@ -125,9 +125,9 @@ class FileRoutes:
         listing = Listing(
             self._space_of(request),
             path_of(request, "."),
-            depth=number(request, "depth", 1, DEEPEST),
+            depth=number(request, "depth", 1, LISTED_DEPTH),
             glob=Glob(glob) if glob is not None else None,
-            limit=number(request, "limit", 10_000, _MOST_LISTED),
+            limit=number(request, "limit", 10_000, LISTED_ENTRIES),
             follow=flag(request, "follow", default=False),
             directories_first=flag(request, "directories_first", default=False),
         )

@@ -26,10 +26,9 @@ from ship.files.sandbox_paths import Everywhere, MadeUp
 from ship.files.temporaries import is_temporary
 from ship.files.workspace import FileThreads
 from ship.http.connection import PeerGone
-from ship.http.websocket import NORMAL, Closing, WebSocket
+from ship.http.websocket import Closing, WebSocket
 from ship.waiting import first_of
-
-BAD_FRAME, GONE, FULL, FAILED = 4400, 4404, 4409, 4500
+from ship_protocol import CloseCode
 
 _MOST_WATCHERS = 32
 _MOST_DIRECTORIES = 32_768
@@ -43,6 +42,12 @@ _OPEN_TOP = os.O_RDONLY | os.O_DIRECTORY
 
 Told = dict[str, object]
 _OVERFLOW: Told = {"type": "overflow"}
+_CODES = {
+    400: CloseCode.BAD_MESSAGE,
+    403: CloseCode.FORBIDDEN,
+    404: CloseCode.NOT_FOUND,
+    409: CloseCode.CONFLICT,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +140,7 @@ class Watchers:
 
     async def serve(self, socket: WebSocket, path: str, *, recursive: bool) -> None:
         """Tell the peer until one of the two has had enough."""
-        closing = Closing(NORMAL, "")
+        closing = Closing(CloseCode.NORMAL, "")
         try:
             with self._place():
                 await self._serve(socket, path, recursive=recursive)
@@ -144,8 +149,7 @@ class Watchers:
         except PeerGone:
             return
         except ShipError as error:
-            codes = {400: BAD_FRAME, 403: 4403, 404: GONE, 409: FULL}
-            closing = Closing(codes.get(error.status, FAILED), error.message)
+            closing = Closing(_CODES.get(error.status, CloseCode.SHIP_FAILED), error.message)
         await socket.close(closing.code, closing.reason)
 
     async def _serve(self, socket: WebSocket, path: str, *, recursive: bool) -> None:
@@ -268,7 +272,7 @@ class _Watcher:
     async def _listen(self) -> None:
         async for message in self._socket.messages():
             if isinstance(message, str | bytes):
-                raise Closing(BAD_FRAME, "a watch accepts no messages")
+                raise Closing(CloseCode.BAD_MESSAGE, "a watch accepts no messages")
 
     async def _send(self) -> None:
         while True:

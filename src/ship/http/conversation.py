@@ -11,6 +11,7 @@ import h11
 from ship.errors import InvalidArgument, PayloadTooLarge, ShipError
 from ship.http.connection import Wire
 from ship.http.websocket import WebSocket, accept_of
+from ship_protocol import SESSION_HEADER
 
 HEAD_BYTES = 32 * 1024
 IDLE_S = 600.0
@@ -210,7 +211,7 @@ class Conversation:
         return h11.Response(status_code=answer.status, headers=[*headers, *self._signature()])
 
     def _signature(self) -> list[tuple[str, str]]:
-        return [] if self._session is None else [("X-Ship-Session", self._session)]
+        return [] if self._session is None else [(SESSION_HEADER, self._session)]
 
 
 def json_answer(status: int, value: object) -> Answer:

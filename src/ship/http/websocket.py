@@ -11,16 +11,13 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from ship.http.connection import PeerGone, Wire
+from ship_protocol import FRAGMENTS, MESSAGE_BYTES, CloseCode
 
-MESSAGE_BYTES = 1 << 20
-_MOST_PARTS = 1024
 _CLOSING_S = 2.0
 _REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125, two of them the code
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
-
-NORMAL, PROTOCOL_ERROR, NOT_UTF8, TOO_LARGE = 1000, 1002, 1007, 1009
 
 
 class Closing(Exception):
@@ -115,7 +112,7 @@ class WebSocket:
             return None
         size = int.from_bytes(self._received[2:head], "big") if head > 2 else second & 0x7F
         if size > MESSAGE_BYTES:
-            raise Closing(TOO_LARGE, f"a frame may have at most {MESSAGE_BYTES} bytes")
+            raise Closing(CloseCode.TOO_LARGE, f"a frame may have at most {MESSAGE_BYTES} bytes")
         if not await self._has(head + 4 + size):
             return None
         payload = self._take(head, size)
@@ -144,22 +141,22 @@ def accept_of(key: bytes) -> bytes:
 def _check_head(first: int, second: int) -> None:
     opcode, length = first & 0x0F, second & 0x7F
     if first & 0x70 or opcode not in (_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG):
-        raise Closing(PROTOCOL_ERROR, "a frame has a reserved bit or an unknown opcode")
+        raise Closing(CloseCode.PROTOCOL_ERROR, "a frame has a reserved bit or an unknown opcode")
     if not second & 0x80:
-        raise Closing(PROTOCOL_ERROR, "a client's frames must be masked")
+        raise Closing(CloseCode.PROTOCOL_ERROR, "a client's frames must be masked")
     if opcode >= _CLOSE and (length > 125 or not first & 0x80):
-        raise Closing(PROTOCOL_ERROR, "a control frame may have at most 125 bytes and no fragments")
+        raise Closing(CloseCode.PROTOCOL_ERROR, "a control frame may have at most 125 bytes and no fragments")
 
 
 def _kind_of(frame: _Frame, before: int) -> int:
     if (frame.opcode == _CONTINUATION) == (before == _CONTINUATION):
-        raise Closing(PROTOCOL_ERROR, "the fragments of a message are out of order")
+        raise Closing(CloseCode.PROTOCOL_ERROR, "the fragments of a message are out of order")
     return before or frame.opcode
 
 
 def _check_size(parts: list[bytes]) -> None:
-    if len(parts) > _MOST_PARTS or sum(map(len, parts)) > MESSAGE_BYTES:
-        raise Closing(TOO_LARGE, f"a message may have at most {MESSAGE_BYTES} bytes")
+    if len(parts) > FRAGMENTS or sum(map(len, parts)) > MESSAGE_BYTES:
+        raise Closing(CloseCode.TOO_LARGE, f"a message may have at most {MESSAGE_BYTES} bytes")
 
 
 def _message(kind: int, data: bytes) -> bytes | str:
@@ -168,7 +165,7 @@ def _message(kind: int, data: bytes) -> bytes | str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Closing(NOT_UTF8, "a text message must be UTF-8") from error
+        raise Closing(CloseCode.INVALID_DATA, "a text message must be UTF-8") from error
 
 
 def _encode(opcode: int, parts: Iterable[bytes]) -> bytes:

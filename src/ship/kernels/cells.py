@@ -7,11 +7,11 @@ from typing import Literal
 
 from ship.clock import rfc3339
 from ship.waiting import Bell
+from ship_protocol import CELL_BYTES
 
 State = Literal["queued", "running", "ended"]
 Status = Literal["ok", "error", "timeout", "interrupted", "lost"]
 
-MOST_CELL_BYTES = 16 << 20
 _EVENT_OVERHEAD = 160
 _ERROR_BYTES = 4 << 20  # kept free for the error that ends a cell, which may have 320 Ki characters
 
@@ -90,7 +90,7 @@ class Cell:
             json.dumps({"seq": self.next_seq, "type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
         )
         cost = len(line) + _EVENT_OVERHEAD
-        room = MOST_CELL_BYTES + (_ERROR_BYTES if kind == "error" else 0)
+        room = CELL_BYTES + (_ERROR_BYTES if kind == "error" else 0)
         if kind != "end" and self.kept_bytes + cost > room:
             self.truncated = True
             return

@@ -13,9 +13,8 @@ from contextlib import suppress
 
 from ship.http.connection import PeerGone, Wire
 from ship.waiting import first_of
+from ship_protocol import END_OF_PIECES, PIECE_HEAD
 
-_HEAD = struct.Struct(">I")
-_END = _HEAD.pack(0)
 _READ_BYTES = 256 * 1024
 _COPIED_BYTES = 16 * 1024  # below, to put two together costs less than to send them apart
 _TURN = 16  # pieces that are carried before others get a turn
@@ -100,7 +99,7 @@ class Tunnel:
                     await asyncio.sleep(0)
             if self._is_reset:
                 raise _Cut
-            await wire.send(_END)
+            await wire.send(END_OF_PIECES)
 
     async def _receive(self) -> bytes:
         try:
@@ -134,10 +133,10 @@ async def _pieces(wire: Wire, received: bytes) -> AsyncGenerator[bytes]:
     """What the peer sends, as it comes, to the end of its direction."""
     waiting = bytearray(received)
     while True:
-        while len(waiting) < _HEAD.size:
+        while len(waiting) < PIECE_HEAD.size:
             waiting += await _next(wire)
-        (left,) = _HEAD.unpack_from(waiting)
-        del waiting[: _HEAD.size]
+        (left,) = PIECE_HEAD.unpack_from(waiting)
+        del waiting[: PIECE_HEAD.size]
         if not left:
             return
         while left:
@@ -152,7 +151,7 @@ async def _pieces(wire: Wire, received: bytes) -> AsyncGenerator[bytes]:
 
 
 async def _send(wire: Wire, data: bytes) -> None:
-    head = _HEAD.pack(len(data))
+    head = PIECE_HEAD.pack(len(data))
     if len(data) > _COPIED_BYTES:
         wire.write(head)
         await wire.send(data)

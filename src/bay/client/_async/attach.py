@@ -7,7 +7,6 @@ from typing import Self
 from bay.client._async.http import AsyncHttp
 from bay.client._follow import Limit
 from bay.client._frames import (
-    EOF_FRAME,
     Door,
     Progress,
     Reading,
@@ -21,6 +20,7 @@ from bay.client._seam import async_lock, async_sleep
 from bay.client._socket import AsyncSocket
 from bay.errors import BayError, Conflict, ConnectionFailed, HostError, OutputGone
 from bay.models import Exec, OutputChunk
+from ship_protocol import END_OF_STDIN
 
 
 class _AsyncLine:
@@ -103,7 +103,7 @@ class AsyncAttachment:
 
     async def send_eof(self) -> None:
         """Close its input, after what was written before."""
-        await self._send(EOF_FRAME)
+        await self._send(END_OF_STDIN)
 
     async def resize(self, rows: int, cols: int) -> None:
         """Say how large its terminal is now."""

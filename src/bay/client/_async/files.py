@@ -29,12 +29,11 @@ from bay.client._unpack import Unpacking
 from bay.client._wire import COPY_S, Call, Json, files_path, flags, given, line_object, model, octal
 from bay.errors import BayError, FileMissing, InvalidArgument, PayloadTooLarge
 from bay.models import FileInfo, SearchResult
+from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
 
 Infos = list[FileInfo]
 Found = AsyncGenerator[FileInfo, None]
 
-MAX_DEPTH = 64
-MAX_ENTRIES = 200_000
 
 _FORMATS = {False: "tar", True: "tar.gz"}
 
@@ -222,10 +221,10 @@ class AsyncFiles:
         return [info async for info in self.walk(path, depth, glob, limit)]
 
     async def walk(
-        self, path: str = ".", depth: int = MAX_DEPTH, glob: str | None = None, limit: int | None = None
+        self, path: str = ".", depth: int = LISTED_DEPTH, glob: str | None = None, limit: int | None = None
     ) -> Found:
         """As `list`, but everything below, one after the other as it comes, in constant memory."""
-        params = given(path=path, depth=depth, glob=glob, limit=limit or MAX_ENTRIES)
+        params = given(path=path, depth=depth, glob=glob, limit=limit or LISTED_ENTRIES)
         call = replace(self._call("GET", "list", **params), headers={"Accept": "application/x-ndjson"})
         reading = _Listing()
         async with opened(self._http, call) as response:
@@ -235,12 +234,12 @@ class AsyncFiles:
             raise BayError(f"the listing of {path} ended early; try again")
         if reading.truncated and limit is None:
             raise PayloadTooLarge(
-                f"{path} has more than {MAX_ENTRIES} entries down to depth {depth}; list parts of it"
+                f"{path} has more than {LISTED_ENTRIES} entries down to depth {depth}; list parts of it"
             )
 
     async def glob(self, pattern: str, path: str = ".") -> Infos:
         """What is below `path` and matches: ``*.py`` in it, ``**/*.py`` at any depth."""
-        return await self.list(path, MAX_DEPTH, pattern)
+        return await self.list(path, LISTED_DEPTH, pattern)
 
     async def search(
         self,

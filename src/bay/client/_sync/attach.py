@@ -8,7 +8,6 @@ from typing import Self
 
 from bay.client._follow import Limit
 from bay.client._frames import (
-    EOF_FRAME,
     Door,
     Progress,
     Reading,
@@ -23,6 +22,7 @@ from bay.client._socket import Socket
 from bay.client._sync.http import Http
 from bay.errors import BayError, Conflict, ConnectionFailed, HostError, OutputGone
 from bay.models import Exec, OutputChunk
+from ship_protocol import END_OF_STDIN
 
 
 class _Line:
@@ -105,7 +105,7 @@ class Attachment:
 
     def send_eof(self) -> None:
         """Close its input, after what was written before."""
-        self._send(EOF_FRAME)
+        self._send(END_OF_STDIN)
 
     def resize(self, rows: int, cols: int) -> None:
         """Say how large its terminal is now."""

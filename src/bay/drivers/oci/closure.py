@@ -1,7 +1,7 @@
 """Ship and everything it needs to run, in one read-only directory: any image works, even an empty one.
 
 It is the interpreter that runs Bay with its standard library, the shared libraries that both are linked
-against, the loader, h11, Ship and its reader of tar. Python files are compiled and their sources left
+against, the loader, h11, Ship, its protocol and its reader of tar. Python files are compiled and their sources left
 out: starting writes nothing, and looks at half as many files. Beside them lies what kernels need (see `kernel_bundle`).
 """
 
@@ -36,7 +36,7 @@ _UNNEEDED = frozenset(
     )
 )
 _UNNEEDED_EXTENSIONS = re.compile(r"_?(test|xx|ctypes_test|tkinter|sqlite3|dbm|gdbm|curses|readline|nis)")
-_PACKAGES = ("h11", "ship", "tree_tar")
+_PACKAGES = ("h11", "ship", "ship_protocol", "tree_tar")
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 

@@ -7,16 +7,11 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bay.errors import BadRequest, QuotaExceeded
 from bay.server.web.signals import SignalName
+from ship_protocol import CONTROLS_PER_S, END_OF_STDIN, STDIN, TERMINAL_EXTENT
 
-STDIN = 0
-END_OF_FILE = 4
-REPAINT = b"\x03"
-"""Marks the frame that redraws the last screen; its bytes are not counted in offsets."""
-
-Rows = Annotated[int, Field(ge=1, le=1000)]
+Rows = Annotated[int, Field(ge=1, le=TERMINAL_EXTENT)]
 
 MAX_CONTROL = 1024
-CONTROLS_PER_S = 50
 
 
 class Resize(BaseModel):
@@ -39,7 +34,7 @@ _control: TypeAdapter[Resize | Signal] = TypeAdapter(Annotated[Resize | Signal, 
 
 def check_input(frame: bytes) -> None:
     """Raises BadRequest unless `frame` is stdin, or its end."""
-    if frame[:1] != bytes((STDIN,)) and frame != bytes((END_OF_FILE,)):
+    if frame[:1] != STDIN and frame != END_OF_STDIN:
         raise BadRequest("a binary frame must be byte 0 and data for stdin, or byte 4 alone to end stdin")
 
 

@@ -11,6 +11,7 @@ from bay.server.execs.output import WaitForReader
 from bay.server.execs.relay import accepted, relay
 from bay.server.web.dependencies import ERRORS, Reader, SocketWriter, service
 from bay.server.web.replies import WireResponse
+from ship_protocol import TERMINAL_EXTENT
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
@@ -18,7 +19,7 @@ router = APIRouter(
 
 AttachmentsDep = Annotated[Attachments, service(Attachments)]
 
-Size = Annotated[int, Query(ge=1, le=1000)]
+Size = Annotated[int, Query(ge=1, le=TERMINAL_EXTENT)]
 Since = Annotated[int | None, Query(ge=0, lt=2**63, description="Byte offset; without it all that is kept")]
 Repaint = Annotated[bool, Query(description="Begin with what redraws the terminal's last screen")]
 

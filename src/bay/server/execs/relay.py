@@ -25,12 +25,13 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import to_wire
-from bay.server.execs.attach_frames import REPAINT, Pace, check_input, parse_control
+from bay.server.execs.attach_frames import Pace, check_input, parse_control
 from bay.server.execs.attachments import Attached
 from bay.server.ship.client import OutputEnd
 from bay.server.web.concurrency import first
 from bay.server.web.edge import SUBPROTOCOL
 from bay.server.web.open_connections import Reason
+from ship_protocol import REPAINT, CloseCode, first_offset_reason
 
 _GOODBYE_S = 5.0
 _VERDICT_S = 5.0
@@ -38,19 +39,17 @@ _REPAINT_BYTES = 256 << 10  # a message; clients need take no large ones
 _REASON = 120
 """Bytes; RFC 6455, section 5.5.1, has room for 123."""
 
-CODES: dict[type[BayError], int] = {
-    PayloadTooLarge: 1009,
-    InvalidArgument: 4400,
-    Forbidden: 4403,
-    NotFound: 4404,
-    SandboxExpired: 4404,
-    Conflict: 4409,
-    OutputGone: 4410,
-    QuotaExceeded: 4429,
+CODES: dict[type[BayError], CloseCode] = {
+    PayloadTooLarge: CloseCode.TOO_LARGE,
+    InvalidArgument: CloseCode.BAD_MESSAGE,
+    Forbidden: CloseCode.FORBIDDEN,
+    NotFound: CloseCode.NOT_FOUND,
+    SandboxExpired: CloseCode.NOT_FOUND,
+    Conflict: CloseCode.CONFLICT,
+    OutputGone: CloseCode.OUTPUT_GONE,
+    QuotaExceeded: CloseCode.TOO_MANY,
 }
-"""The close code of an error, or of the nearest above it; all others are 4502, after which a client may come back."""
-
-SILENT = 4502
+"""The close code of an error, or of the nearest above it; all others are UNREACHABLE, after which a client may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,8 @@ class Goodbye:
 
 
 BY_REASON: dict[Reason, Goodbye] = {
-    "leaving": Goodbye(1012, "Bay is shutting down; reconnect and continue by offset"),
-    "revoked": Goodbye(4403, "the key was revoked or has expired"),
+    "leaving": Goodbye(CloseCode.SERVICE_RESTART, "Bay is shutting down; reconnect and continue by offset"),
+    "revoked": Goodbye(CloseCode.FORBIDDEN, "the key was revoked or has expired"),
 }
 
 
@@ -96,9 +95,9 @@ async def _down(socket: WebSocket, attached: Attached) -> Goodbye | None:
                 await socket.send_bytes(REPAINT + attached.repaint[start : start + _REPAINT_BYTES])
         async for frame in attached.frames():
             if isinstance(frame, OutputEnd):
-                return Goodbye(1000, end=frame)
+                return Goodbye(CloseCode.NORMAL, end=frame)
             await socket.send_bytes(frame)
-        return Goodbye(SILENT, "the sandbox's runtime stopped sending output")
+        return Goodbye(CloseCode.UNREACHABLE, "the sandbox's runtime stopped sending output")
     except WebSocketDisconnect:
         return None
     except BayError as error:
@@ -147,6 +146,6 @@ async def _send_json(socket: WebSocket, message: object) -> None:
 
 def goodbye_for(error: BayError) -> Goodbye:
     """Bay's last word when a connection ends with `error`."""
-    code = next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), SILENT)
+    code = next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), CloseCode.UNREACHABLE)
     gone = error.details.get("first_offset") if isinstance(error, OutputGone) else None
-    return Goodbye(code, error.message if gone is None else f"first_offset={gone}")
+    return Goodbye(code, error.message if gone is None else first_offset_reason(gone))

@@ -31,6 +31,7 @@ from bay.server.web.replies import WireResponse
 from bay.server.web.signals import SignalName
 from bay.server.web.user_names import MAX_USER
 from bay.store.records import HistoryNote
+from ship_protocol import TERMINAL_EXTENT
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
@@ -94,8 +95,8 @@ class CreateExec(Body):
     timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400), DURATION] = None
     keep_alive: Annotated[bool, Field(description="Whether the sandbox is active while it runs")] = True
     tty: Annotated[bool, Field(description="Give it a terminal; its output is one stream then")] = False
-    rows: Annotated[int | None, Field(ge=1, le=1000, description="Of the terminal (24)")] = None
-    cols: Annotated[int | None, Field(ge=1, le=1000, description="Of the terminal (80)")] = None
+    rows: Annotated[int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Of the terminal (24)")] = None
+    cols: Annotated[int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Of the terminal (80)")] = None
     stdin_open: Annotated[bool, Field(description="Leave stdin open for later input; a terminal's is")] = (
         False
     )

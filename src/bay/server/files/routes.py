@@ -27,6 +27,7 @@ from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Writer, service
 from bay.server.web.replies import WireResponse
+from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/files",
@@ -197,9 +198,9 @@ async def list_files(
     files: SandboxFilesDep,
     sandbox_id: str,
     path: FolderPath,
-    depth: Annotated[int, Query(ge=1, le=64, description="1: what is in the directory itself")] = 1,
+    depth: Annotated[int, Query(ge=1, le=LISTED_DEPTH, description="1: what is in the directory itself")] = 1,
     glob: Annotated[str | None, Query(max_length=1024, description="Of the path below `path`")] = None,
-    limit: Annotated[int, Query(ge=1, le=200_000, description="Most entries to return")] = 10_000,
+    limit: Annotated[int, Query(ge=1, le=LISTED_ENTRIES, description="Most entries to return")] = 10_000,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
     """What is below a directory, by name, a directory before what is in it. Links are not followed.

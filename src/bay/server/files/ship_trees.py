@@ -13,6 +13,7 @@ from bay.server.ship.answers import Count, collect, parse
 from bay.server.ship.client import ShipLink, lines
 from bay.server.ship.connection import Peer
 from bay.server.ship.websocket import Closed, ShipWebSocket
+from ship_protocol import CloseCode
 
 _SILENCE_S = 120.0
 _SEARCH_S = 75.0
@@ -25,8 +26,11 @@ _FOUND = 16 << 20
 LongText = Annotated[str, Field(max_length=1 << 17)]
 """Ship goes 400 directories deep, each of whose names may have 255 characters, from where it is told to begin."""
 _REFUSALS: dict[int, type[BayError]] = {
-    4400: BadRequest, 4403: Forbidden, 4404: FileMissing, 4409: Conflict,
-}  # fmt: skip
+    CloseCode.BAD_MESSAGE: BadRequest,
+    CloseCode.FORBIDDEN: Forbidden,
+    CloseCode.NOT_FOUND: FileMissing,
+    CloseCode.CONFLICT: Conflict,
+}
 
 
 class _Match(BaseModel):
@@ -75,7 +79,7 @@ class Watching:
         """
         while not isinstance(message := await self._socket.receive(), Closed):
             yield _event(message)
-        if message.code != 1000:
+        if message.code != CloseCode.NORMAL:
             refusal = _REFUSALS.get(message.code, ShipError)
             raise refusal(message.reason or "the sandbox's runtime ended the watch")
 

@@ -9,6 +9,7 @@ from bay.models import to_wire
 from bay.server.execs.relay import BY_REASON, Goodbye, goodbye_for, leave
 from bay.server.files.trees import Watch
 from bay.server.web.concurrency import first
+from ship_protocol import CloseCode
 
 
 async def relay(socket: WebSocket, watch: Watch) -> None:
@@ -29,14 +30,14 @@ async def _down(socket: WebSocket, watch: Watch) -> Goodbye | None:
         return None
     except BayError as error:
         return goodbye_for(error)
-    return Goodbye(1000, "the watched path was deleted")
+    return Goodbye(CloseCode.NORMAL, "the watched path was deleted")
 
 
 async def _up(socket: WebSocket) -> Goodbye | None:
     """None when the client has left; there is nothing for it to say."""
     if (await socket.receive())["type"] == "websocket.disconnect":
         return None
-    return Goodbye(4400, "a watch accepts no messages")
+    return Goodbye(CloseCode.BAD_MESSAGE, "a watch accepts no messages")
 
 
 async def _stay(watch: Watch) -> Goodbye:

@@ -24,10 +24,11 @@ from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
 from bay.server.ship.answers import Count, Moment, Small, Text, collect
 from bay.server.ship.client import ShipLink, lines
 from bay.server.ship.connection import Peer
+from ship_protocol import CELL_BYTES
 
 _START_S = 60.0
 """For what waits for a kernel's process; its first start in a cold image reads many files."""
-_LINE = (16 << 20) + 4096  # Ship keeps no more of one cell
+_LINE = CELL_BYTES + 4096
 _SMALL = 1 << 20
 _AT_ONCE = 64 << 10
 """Bytes of the longest line that is parsed where it comes; longer ones are in a thread, beside all else."""

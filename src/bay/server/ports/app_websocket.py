@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers as WireHeaders
 from websockets.exceptions import InvalidStatus
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
@@ -16,15 +16,15 @@ from websockets.uri import WebSocketURI
 from bay.errors import PortClosed
 from bay.server.ports.app_http import Opened
 from bay.server.ports.headers import Headers
+from ship_protocol import FRAGMENTS, CloseCode
 
 MESSAGE_BYTES = 4 << 20
 """Bytes of a message from an app; what comes from a client is bounded by the server's own limit."""
 
 _READ_BYTES = 16 * 1024  # a read may be thousands of tiny frames, which are parsed without a pause
 _TURN = 64  # frames that are looked at before others get a turn
-_MOST_FRAGMENTS = 1024
 _GOODBYE_S = 2.0
-_WITHOUT_A_WORD = (CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE)
+_WITHOUT_A_WORD = (CloseCode.NO_STATUS, CloseCode.ABNORMAL)
 _ANYWHERE = WebSocketURI(False, "app", 80, "/", "", None, None)  # the request is made by the caller
 
 
@@ -91,11 +91,11 @@ class AppSocket:
                 return Closed(self._protocol.close_rcvd.code, self._protocol.close_rcvd.reason)
             if self._protocol.parser_exc is not None or self._protocol.state is State.CLOSED:
                 sent = self._protocol.close_sent
-                return Closed(sent.code, sent.reason) if sent else Closed(CloseCode.ABNORMAL_CLOSURE)
+                return Closed(sent.code, sent.reason) if sent else Closed(CloseCode.ABNORMAL)
             try:
                 await self._read()
             except ConnectionError:
-                return Closed(CloseCode.ABNORMAL_CLOSURE)
+                return Closed(CloseCode.ABNORMAL)
 
     async def send(self, message: bytes | str) -> None:
         """Send a message, as fast as the app takes it. What is sent to one that has closed goes nowhere."""
@@ -109,7 +109,7 @@ class AppSocket:
 
     async def close(self, closed: Closed) -> None:
         """Close it as the client did, if that can be said to the app within a moment."""
-        if self._protocol.state is not State.OPEN or closed.code == CloseCode.ABNORMAL_CLOSURE:
+        if self._protocol.state is not State.OPEN or closed.code == CloseCode.ABNORMAL:
             return
         if closed.code in _WITHOUT_A_WORD:
             self._protocol.send_close()
@@ -167,8 +167,8 @@ class AppSocket:
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
         self._fragments.append(bytes(frame.data))
-        if len(self._fragments) > _MOST_FRAGMENTS:
-            return self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {_MOST_FRAGMENTS} fragments")
+        if len(self._fragments) > FRAGMENTS:
+            return self._fail(CloseCode.TOO_LARGE, f"more than {FRAGMENTS} fragments")
         if not frame.fin:
             return None
         whole, self._fragments = b"".join(self._fragments), []

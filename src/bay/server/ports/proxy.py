@@ -25,6 +25,7 @@ from bay.server.web.auth import Caller
 from bay.server.web.concurrency import first, guarded
 from bay.server.web.edge import SUBPROTOCOL
 from bay.server.web.open_connections import Stays
+from ship_protocol import CloseCode
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -39,11 +40,11 @@ ANSWER_S = 300.0
 
 _SHAKE_S = 60.0
 _GOODBYE_S = 5.0
-_LEAVING = Closed(1012, "Bay is shutting down")
-_REVOKED = Closed(4403, "the key was revoked or has expired")
-_SHUT = Closed(4403, "this is open to everybody no more")
-_BROKEN = Closed(1011, "the app broke off the connection")
-_NO_STATUS, _ABNORMAL = 1005, 1006
+_LEAVING = Closed(CloseCode.SERVICE_RESTART, "Bay is shutting down")
+_REVOKED = Closed(CloseCode.FORBIDDEN, "the key was revoked or has expired")
+_SHUT = Closed(CloseCode.FORBIDDEN, "this is open to everybody no more")
+_BROKEN = Closed(CloseCode.INTERNAL_ERROR, "the app broke off the connection")
+_SAID: dict[int, Closed] = {CloseCode.NO_STATUS: Closed(CloseCode.NORMAL), CloseCode.ABNORMAL: _BROKEN}
 
 
 class ClientLeft(Exception):
@@ -269,7 +270,7 @@ async def _to_client(app: AppSocket, send: Send) -> tuple[Closed, bool, bool]:
         try:
             await send({"type": "websocket.send", "text" if isinstance(message, str) else "bytes": message})
         except OSError:
-            return Closed(_ABNORMAL), True, False
+            return Closed(CloseCode.ABNORMAL), True, False
     return message, False, True
 
 
@@ -280,12 +281,12 @@ async def _to_app(app: AppSocket, receive: Receive) -> tuple[Closed, bool, bool]
             await app.send(message["text"] if data is None else data)
         except ConnectionError:
             return _BROKEN, False, True
-    return Closed(message.get("code") or _NO_STATUS, message.get("reason") or ""), True, False
+    return Closed(message.get("code") or CloseCode.NO_STATUS, message.get("reason") or ""), True, False
 
 
 def _said_to_client(closed: Closed) -> dict[str, Any]:
     """The two codes that nobody may send stand for what they say."""
-    said = {_NO_STATUS: Closed(1000), _ABNORMAL: _BROKEN}.get(closed.code, closed)
+    said = _SAID.get(closed.code, closed)
     return {"code": said.code, "reason": said.reason}
 
 

@@ -5,7 +5,6 @@ whatever a program sends; what is kept of it here is bounded, and a sandbox that
 """
 
 import asyncio
-import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
@@ -17,17 +16,16 @@ from bay.models import Port
 from bay.server.ship.answers import Small, collect, parse
 from bay.server.ship.client import ShipLink, paced
 from bay.server.ship.connection import Peer
+from ship_protocol import END_OF_PIECES, PIECE_HEAD
 
 PortNumber = Annotated[int, Field(ge=1, le=65_535)]
 
-_HEAD = struct.Struct(">I")
 _PIECE_BYTES = 1 << 20
 _MOST_RECEIVED = 256 * 1024
 _MOST_UNSENT = 256 * 1024
 _ANSWER_BYTES = 1 << 20
 _ANSWER_S = 15.0
 _TURN = 64  # reads of what is here before others get a turn
-_END = _HEAD.pack(0)
 
 
 class _Listening(BaseModel):
@@ -118,7 +116,7 @@ class PortStream(asyncio.Protocol):
         Raises ConnectionResetError when the connection broke before. Cancelling loses nothing.
         """
         while not self._ended:
-            if not self._left and len(self._received) >= _HEAD.size:
+            if not self._left and len(self._received) >= PIECE_HEAD.size:
                 self._begin_piece()
             elif self._left and self._received:
                 self._reads += 1
@@ -141,7 +139,7 @@ class PortStream(asyncio.Protocol):
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _PIECE_BYTES):
             piece = view[start : start + _PIECE_BYTES]
-            self._send(_HEAD.pack(len(piece)) + piece)
+            self._send(PIECE_HEAD.pack(len(piece)) + piece)
             await self.drain()
 
     async def drain(self) -> None:
@@ -153,7 +151,7 @@ class PortStream(asyncio.Protocol):
     async def write_eof(self) -> None:
         """Say that no more is sent; what comes can still be read. Again is no error."""
         if not self._said_end:
-            self._send(_END)
+            self._send(END_OF_PIECES)
             self._said_end = True
             await self.drain()
 
@@ -188,8 +186,8 @@ class PortStream(asyncio.Protocol):
         return self._transport
 
     def _begin_piece(self) -> None:
-        (self._left,) = _HEAD.unpack_from(self._received)
-        del self._received[: _HEAD.size]
+        (self._left,) = PIECE_HEAD.unpack_from(self._received)
+        del self._received[: PIECE_HEAD.size]
         self._ended = not self._left
 
     def _take(self, size: int) -> bytes:

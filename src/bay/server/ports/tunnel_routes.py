@@ -17,6 +17,7 @@ from bay.server.ports.tunnels import Tunnel, Tunnels
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, SocketWriter, service
 from bay.server.web.replies import WireResponse
+from ship_protocol import CloseCode
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}", tags=["ports"], responses=ERRORS, default_response_class=WireResponse
@@ -30,7 +31,7 @@ _READ_BYTES = 64 * 1024
 _MOST_TEXT = 1024
 _LOOK_S = 30.0
 _EOF = json.dumps({"type": "eof"}, separators=(",", ":"))
-_DONE = Goodbye(1000)
+_DONE = Goodbye(CloseCode.NORMAL)
 
 
 @router.websocket("/tunnel")
@@ -124,7 +125,11 @@ class _Relay:
 
     async def _stay(self) -> Goodbye:
         reason = await self._tunnel.must_leave()
-        return Goodbye(1012, "Bay is shutting down") if reason == "leaving" else BY_REASON[reason]
+        return (
+            Goodbye(CloseCode.SERVICE_RESTART, "Bay is shutting down")
+            if reason == "leaving"
+            else BY_REASON[reason]
+        )
 
 
 async def _until(event: asyncio.Event) -> None:

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, 
 from bay.errors import BY_CODE, BayError, ShipError
 from bay.models import Exec, ExecState, OutputChunk, Stream
 from bay.server.web.json_pieces import has_more_pieces
+from ship_protocol import TERMINAL_EXTENT
 
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.
 _PASSED_ON = frozenset(
@@ -63,8 +64,8 @@ class ShipExec(BaseModel):
     output_bytes: Count
     first_offset: Count
     timed_out: bool
-    rows: Annotated[int, Field(ge=1, le=1000)] | None = None
-    cols: Annotated[int, Field(ge=1, le=1000)] | None = None
+    rows: Annotated[int, Field(ge=1, le=TERMINAL_EXTENT)] | None = None
+    cols: Annotated[int, Field(ge=1, le=TERMINAL_EXTENT)] | None = None
     wait_for_reader: bool = False
     stdout: Base64Bytes | None = None
     stderr: Base64Bytes | None = None

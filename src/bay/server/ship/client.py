@@ -29,13 +29,13 @@ from bay.server.ship.answers import (
 from bay.server.ship.connection import Head, Peer, Wire
 from bay.server.ship.exec_attachment import Attachment
 from bay.server.ship.websocket import ShipWebSocket
+from ship_protocol import RING_BYTES
 
 _IDLE_PER_SESSION = 8
 _IDLE_S = 60.0  # well below the 10 minutes after which Ship closes, so that no call meets a closing door
 _SMALL = 1 << 20
 _EXEC_FACTS = 13 << 20  # an argv of 2 MiB, each byte of it escaped
 _CHUNK_FACTS = 16 << 20  # what is told of 140,000 chunks
-_RING = 16 << 20
 _MANY = 300_000
 """Values in a list of 10,000 files or processes, or of 1,000 execs."""
 _EXEC_PIECES = 3_000_000
@@ -60,7 +60,7 @@ class ShipLink:
         *,
         deadline_s: float = _DEADLINE_S,
         transfer_s: float = _TRANSFER_DEADLINE_S,
-        ring_bytes: int = _RING,
+        ring_bytes: int = RING_BYTES,
     ) -> None:
         self._exec_answer = _EXEC_FACTS + 3 * ring_bytes  # base64 of what is kept of both streams
         self._deadline_s = deadline_s

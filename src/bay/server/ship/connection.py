@@ -18,8 +18,9 @@ import h11
 from wsproto.utilities import generate_accept_token
 
 from bay.drivers.base import Endpoint
-from bay.drivers.ship_socket import connect, proof_of
+from bay.drivers.ship_socket import connect
 from bay.errors import ShipError
+from ship_protocol import FILE_HEADER, SESSION_HEADER, session_proof
 
 _READ_BYTES = 256 * 1024
 _TURN = 64  # chunks that are handed out before others get a turn
@@ -38,7 +39,7 @@ class Peer:
     @property
     def proof(self) -> str:
         """What every answer must carry in X-Ship-Session."""
-        return proof_of(self.token)
+        return session_proof(self.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +270,7 @@ class Wire:
             raise ShipError("the sandbox's runtime sent an encoding that was not requested")
         length = headers.get("content-length", "")
         size = int(length) if length.isascii() and length.isdigit() else None
-        return Head(event.status_code, size, headers.get("x-ship-file", ""))
+        return Head(event.status_code, size, headers.get(FILE_HEADER.lower(), ""))
 
     def _check_switch(self, event: h11.InformationalResponse, protocol: str) -> dict[str, str]:
         headers = self._proven(event)
@@ -285,6 +286,6 @@ class Wire:
 
     def _proven(self, event: h11.Response | h11.InformationalResponse) -> dict[str, str]:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-        if headers.get("x-ship-session") != self._peer.proof:
+        if headers.get(SESSION_HEADER.lower()) != self._peer.proof:
             raise ShipError("the answer does not come from this session's runtime")
         return headers

@@ -1,7 +1,6 @@
 """An exec's live output and input, over a WebSocket to its Ship. The frames are in docs/ship-protocol.md."""
 
 import json
-import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -16,11 +15,14 @@ from bay.errors import (
 )
 from bay.server.ship.answers import Attached, Exit, OutputEnd, parse
 from bay.server.ship.websocket import Closed, ShipWebSocket
+from ship_protocol import STDERR, STDOUT, CloseCode, first_offset_in
 
-_FIRST_OFFSET = re.compile(r"first_offset=([0-9]{1,18})")
 _REFUSALS: dict[int, type[BayError]] = {
-    1009: PayloadTooLarge, 4400: BadRequest, 4409: Conflict, 4429: QuotaExceeded,
-}  # fmt: skip
+    CloseCode.TOO_LARGE: PayloadTooLarge,
+    CloseCode.BAD_MESSAGE: BadRequest,
+    CloseCode.CONFLICT: Conflict,
+    CloseCode.TOO_MANY: QuotaExceeded,
+}
 
 
 class Attachment:
@@ -50,7 +52,7 @@ class Attachment:
         open, BadRequest, PayloadTooLarge or QuotaExceeded when Ship would not have it. The process lives on.
         """
         while isinstance(message := await self._socket.receive(), bytes):
-            if message[:1] not in (b"\1", b"\2"):
+            if message[:1] not in (STDOUT, STDERR):
                 raise ShipError("the sandbox's runtime sent a frame of an unknown kind")
             yield message
         if isinstance(message, Closed):
@@ -67,8 +69,8 @@ class Attachment:
 
 
 def _refusal_of(closed: Closed) -> BayError:
-    if closed.code == 4410 and (found := _FIRST_OFFSET.fullmatch(closed.reason)):
+    if closed.code == CloseCode.OUTPUT_GONE and (offset := first_offset_in(closed.reason)) is not None:
         message = "this reader fell behind the output buffer; continue from first_offset"
-        return OutputGone(message, details={"first_offset": int(found[1])})
+        return OutputGone(message, details={"first_offset": offset})
     refusal = _REFUSALS.get(closed.code, ShipError)
     return refusal(closed.reason or f"the sandbox's runtime ended the attachment ({closed.code})")

@@ -14,9 +14,8 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 
 from bay.errors import ShipError
 from bay.server.ship.connection import Wire
+from ship_protocol import FRAGMENTS, MESSAGE_BYTES
 
-MESSAGE_BYTES = 1 << 20
-_MOST_PARTS = 1024  # an honest message of the largest size comes in 16 reads
 _MOST_PINGS_PER_S = 50
 _TURN = 64  # frames that are looked at before others get a turn
 
@@ -92,7 +91,7 @@ class _Parts:
     def add(self, event: BytesMessage | TextMessage) -> bytes | str | None:
         """The whole message once it is there. Raises ShipError above the bounds."""
         self._size += len(event.data)
-        if self._size > MESSAGE_BYTES or len(self._bytes) + len(self._text) >= _MOST_PARTS:
+        if self._size > MESSAGE_BYTES or len(self._bytes) + len(self._text) >= FRAGMENTS:
             raise ShipError(f"the sandbox's runtime sent a message of more than {MESSAGE_BYTES} bytes")
         if isinstance(event, TextMessage):
             self._text.append(event.data)

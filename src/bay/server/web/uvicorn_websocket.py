@@ -16,17 +16,14 @@ from websockets.frames import Frame
 from bay.errors import BadRequest
 from bay.server.web.connection_limits import Connection
 from bay.server.web.uvicorn_http import PLACE, last_answer
+from ship_protocol import FRAGMENTS, CloseCode
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
-MAX_MESSAGE = 1 << 20
-"""Bytes of a message, its mark included: what a Ship takes too."""
-
 PING_S = 20.0
 """How often a client is pinged, and how long it has to answer."""
 
-_FRAGMENTS = 1024
 _SLICE = 16 * 1024
 _LAST_S = 10.0
 _LEAVE_S = 1.0
@@ -88,8 +85,8 @@ class Socket(WebSocketsSansIOProtocol):
             self.transport.write(pongs)
 
     def handle_cont(self, event: Frame) -> None:
-        if len(self.frames) >= _FRAGMENTS:
-            self.conn.fail(1009, f"more than {_FRAGMENTS} fragments")
+        if len(self.frames) >= FRAGMENTS:
+            self.conn.fail(CloseCode.TOO_LARGE, f"more than {FRAGMENTS} fragments")
             self.handle_parser_exception()
         else:
             super().handle_cont(event)

@@ -1,0 +1,86 @@
+"""Ship and Bay share these constants of their protocol, which docs/ship-protocol.md explains; the SDK shares the close codes.
+
+A name that stands here is written nowhere else. Every Ship loads this module at its start: it imports the standard library only.
+"""
+
+import hashlib
+import struct
+from enum import IntEnum
+
+SESSION_HEADER = "X-Ship-Session"
+"""Carries the proof of `session_proof` in every answer."""
+
+FILE_HEADER = "X-Ship-File"
+"""Describes, as JSON, the bytes of a file that follow."""
+
+MESSAGE_BYTES = 1 << 20
+"""The most that one WebSocket message may hold."""
+
+FRAGMENTS = 1024
+"""The most frames that one WebSocket message may come in."""
+
+CONTROLS_PER_S = 50
+"""The most control messages that an attachment takes in a second."""
+
+STDIN, STDOUT, STDERR, REPAINT, END_OF_STDIN = b"\0", b"\1", b"\2", b"\3", b"\4"
+"""The first byte of an attachment's binary frame. Output of a terminal is STDOUT; only Bay sends REPAINT."""
+
+RING_BYTES = 16 << 20
+"""The most output that a Ship keeps of an exec."""
+
+CELL_BYTES = 16 << 20
+"""The most output that a Ship keeps of a cell."""
+
+LISTED_ENTRIES, LISTED_DEPTH = 200_000, 64
+"""The most entries, and directory levels, of one list of files."""
+
+TERMINAL_EXTENT = 1000
+"""The most rows, or columns, of a terminal."""
+
+PIECE_HEAD = struct.Struct(">I")
+"""Before each piece of a tunnel: how many bytes it has."""
+
+END_OF_PIECES = PIECE_HEAD.pack(0)
+
+_FIRST_OFFSET = "first_offset="
+
+
+class CloseCode(IntEnum):
+    """Why a WebSocket was closed: RFC 6455, section 7.4, and from 4000 on Bay's own, after the HTTP status."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005
+    ABNORMAL = 1006
+    INVALID_DATA = 1007
+    TOO_LARGE = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_MESSAGE = 4400
+    FORBIDDEN = 4403
+    NOT_FOUND = 4404
+    CONFLICT = 4409
+    OUTPUT_GONE = 4410
+    TOO_MANY = 4429
+    SHIP_FAILED = 4500
+    UNREACHABLE = 4502
+
+
+def session_proof(token: str) -> str:
+    """The proof that a Ship knows the token of its session."""
+    return hashlib.sha256(f"ship-session:{token}".encode()).hexdigest()[:32]
+
+
+def first_offset_reason(offset: int) -> str:
+    """The reason beside OUTPUT_GONE: the oldest byte that is kept."""
+    return f"{_FIRST_OFFSET}{offset}"
+
+
+def first_offset_in(reason: str) -> int | None:
+    """The offset in the reason beside OUTPUT_GONE; None when it has none."""
+    digits = reason.removeprefix(_FIRST_OFFSET)
+    is_one = digits != reason and digits.isascii() and digits.isdecimal() and len(digits) <= 18
+    return int(digits) if is_one else None
