@@ -115,6 +115,7 @@ SHIP_MAY = {*sys.stdlib_module_names, "h11", "ship", "ship_protocol", "tree_tar"
 SHARED = {"tar": "tree_tar", "protocol": "ship_protocol"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the source by its dotted name."""
     found: dict[str, Path] = {}
@@ -146,6 +147,7 @@ def run_nodes(node: ast.AST) -> Iterator[ast.AST]:
             yield from run_nodes(child)
 
 
+@cache
 def arrows(name: str) -> set[str]:
     """The modules of this project that `name` imports."""
     known = modules()
