@@ -12,8 +12,8 @@ from examples.own_server import OwnServer, own_server
 from bay.client import Box, Client
 from bay.linux import namespaces
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network.manager import Network
-from bay.network.slots import Seat
+from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 from bench.base import Bench, create_and_run, ms
 from bench.figures import Figure, Ratio, Result
 from bench.host import View
@@ -48,13 +48,13 @@ def _setups(bench: Bench) -> list[Result]:
     """What the driver does for each sandbox, without the sandbox."""
     made: list[float] = []
     removed: list[float] = []
-    host = Network(instance="ffff")
+    host = NetworkManager(instance="ffff")
     wait = host._wait  # pyright: ignore[reportPrivateUsage]
     asyncio.run(host.open())
     fd = namespaces.inside_new(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     policy = NetworkPolicy(mode="open")
     for number in range(1, bench.count(SETUPS) + 1):
-        seat = Seat(number, f"sess-{number}")
+        seat = NetworkSlot(number, f"sess-{number}")
         made.append(ms(lambda seat=seat: (host.admit(seat, policy), host.connect(seat, fd))))
         removed.append(ms(lambda seat=seat: wait(lambda: host._remove(seat))))  # pyright: ignore[reportPrivateUsage]
     os.close(fd)

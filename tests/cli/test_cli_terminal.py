@@ -22,7 +22,7 @@ import pytest
 
 import bay
 from bay.cli.terminal.detach_keys import DetachKeys, parse_keys
-from bay.cli.terminal.raw import Modes
+from bay.cli.terminal.raw import OutputModes
 from bay.server import embedded
 
 BIN = Path(sys.executable).parent / "bay"
@@ -389,10 +389,10 @@ def test_what_is_no_key_is_refused(text: str) -> None:
 def test_modes_are_seen_wherever_they_are_cut() -> None:
     output = b"text\x1b[?1049;1006h\x1b[?25l more \x1b[?1006l\x1b=" + b"x" * 300
     for cut in range(len(output)):
-        modes = Modes()
+        modes = OutputModes()
         modes.feed(output[:cut])
         modes.feed(output[cut:])
         assert modes.undo() == b"\x1b[?1049l\x1b>\x1b[?25h\x1b[0m"
-    quiet = Modes()
+    quiet = OutputModes()
     quiet.feed(b"\x1b[?25l\x1b[?25h\x1b[?7l")
     assert quiet.undo() == b""

@@ -17,7 +17,7 @@ from bay.drivers.base import Gone, Running, SessionSpec
 from bay.drivers.oci import OciDriver, cgroups, driver, runc
 from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy
-from bay.network.manager import Network
+from bay.network.manager import NetworkManager
 
 pytestmark = pytest.mark.anyio
 
@@ -86,15 +86,15 @@ async def test_a_host_that_can_hold_no_network_any_more_is_not_taken_for_one_wit
 ) -> None:
     root, run_dir, ids = oci.kept
     async with oci.session():
-        monkeypatch.setattr(Network, "probe", missing_nft)
+        monkeypatch.setattr(NetworkManager, "probe", missing_nft)
         again = OciDriver(
-            root=root, run_dir=run_dir, ids_dir=ids, network=Network(instance=run_dir.name[2:6])
+            root=root, run_dir=run_dir, ids_dir=ids, network=NetworkManager(instance=run_dir.name[2:6])
         )
         with pytest.raises(DriverUnavailable, match="cannot be held any more: nft is gone"):
             await again.open()
 
 
-def missing_nft(_: Network) -> list[str]:
+def missing_nft(_: NetworkManager) -> list[str]:
     return ["nft is gone"]
 
 

@@ -10,10 +10,10 @@ import pytest
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import seccomp
 from bay.drivers.oci.runc import reads_mappings
-from bay.drivers.oci.spec import CAPABILITIES, CLOSURE, SOCKET_DIR, Place, build, ship_command
+from bay.drivers.oci.spec import CAPABILITIES, CLOSURE, SOCKET_DIR, RuntimePlacement, build, ship_command
 from bay.models import Resources
 
-PLACE = Place(
+PLACE = RuntimePlacement(
     rootfs=Path("/run/bay/x/stage/root"),
     userns="/proc/1/fd/7",
     cgroup="/bay/x/sess-1",

@@ -18,13 +18,13 @@ from bay.clock import ManualClock
 from bay.models import NetworkMode, NetworkPolicy, NetworkRule
 from bay.network.dns.cache import Address
 from bay.network.dns.forwarder import Forwarder
-from bay.network.dns.limits import Limits
-from bay.network.dns.upstream import Resolver, receive_exactly
-from bay.network.policy import NameVerdict, Plan, checked, compile_policy
+from bay.network.dns.limits import DnsLimits
+from bay.network.dns.upstream import UpstreamResolver, receive_exactly
+from bay.network.policy import CompiledPolicy, NameVerdict, checked, compile_policy
 from bay.network.reserved_ranges import is_reserved
 
 KEY = 7
-FAST = Limits(tries_s=(0.15, 0.15), answer_s=1, idle_s=0.3, pause_s=0.01)
+FAST = DnsLimits(tries_s=(0.15, 0.15), answer_s=1, idle_s=0.3, pause_s=0.01)
 """For tests of what does not answer: every wait is real, so it is short."""
 
 
@@ -141,7 +141,7 @@ def deny(domain: str, **more: Any) -> NetworkRule:
     return NetworkRule(action="deny", domain=domain, **more)
 
 
-def plan(mode: NetworkMode, *rules: NetworkRule, private: Sequence[IPv4Network] = ()) -> Plan:
+def plan(mode: NetworkMode, *rules: NetworkRule, private: Sequence[IPv4Network] = ()) -> CompiledPolicy:
     """A policy as the forwarder takes it."""
     return compile_policy(checked(NetworkPolicy(mode=mode, rules=rules), private), private)
 
@@ -151,10 +151,10 @@ OPEN = plan("open")
 
 @asynccontextmanager
 async def world(
-    holds: Plan = OPEN,
+    holds: CompiledPolicy = OPEN,
     *,
-    limits: Limits | None = None,
-    resolvers: Sequence[Resolver] | None = None,
+    limits: DnsLimits | None = None,
+    resolvers: Sequence[UpstreamResolver] | None = None,
     ipv6: bool = True,
     opened: Opened | None = None,
 ) -> AsyncGenerator[World]:
@@ -169,7 +169,7 @@ async def world(
             now=ticks,
             clock=ManualClock(),
             ipv6=ipv6,
-            limits=limits or Limits(),
+            limits=limits or DnsLimits(),
         )
         await forwarder.open()
         stack.push_async_callback(forwarder.aclose)

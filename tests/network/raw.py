@@ -13,16 +13,16 @@ from lab import Box
 
 from bay.linux import namespaces
 from bay.linux.nftables import Nft
-from bay.network.slots import Seat
+from bay.network.slots import NetworkSlot
 
 T = TypeVar("T")
 
 
-def seat_of(box: Box) -> Seat:
+def seat_of(box: Box) -> NetworkSlot:
     """The seat of a sandbox that runs: the driver takes the number of its range of ids."""
     directory = _session_of(box)
     claims = (one for one in Path("/run/bay/ids").glob("[0-9]*") if one.read_text() == str(directory))
-    return Seat(int(next(claims).name) + 1, directory.name)
+    return NetworkSlot(int(next(claims).name) + 1, directory.name)
 
 
 def _session_of(box: Box) -> Path:

@@ -27,7 +27,7 @@ from dns_harness import (
 from dns_harness import anyio_backend as anyio_backend
 from upstream import sockets
 
-from bay.network.dns.limits import Limits
+from bay.network.dns.limits import DnsLimits
 
 pytestmark = pytest.mark.anyio
 PUBLIC = "93.184.216.34"
@@ -187,7 +187,7 @@ async def test_a_connection_that_is_dropped_in_the_middle_harms_nobody() -> None
 
 
 async def test_connections_past_the_limit_end_and_leave_room_again() -> None:
-    async with world(limits=Limits(connections=2, pause_s=0.01)) as w:
+    async with world(limits=DnsLimits(connections=2, pause_s=0.01)) as w:
         w.upstream.zone["a.example", "A"] = [PUBLIC]
         first, second = await w.connect(), await w.connect()
         with second:
@@ -215,7 +215,7 @@ async def ended_or_answered(tcp: socket.socket) -> bool:
 
 
 async def test_a_flood_is_refused_then_not_heard_and_over_once_it_ends() -> None:
-    limits = Limits(questions_at_once=20, refusals_at_once=10, pause_s=0.01)
+    limits = DnsLimits(questions_at_once=20, refusals_at_once=10, pause_s=0.01)
     async with world(plan("allowlist"), limits=limits) as w:
         with w.client() as udp:
             for number in range(60):
@@ -232,7 +232,7 @@ async def test_a_flood_is_refused_then_not_heard_and_over_once_it_ends() -> None
 
 
 async def test_who_floods_one_sandbox_delays_no_other() -> None:
-    async with world(limits=Limits(questions_at_once=5, refusals_at_once=5)) as w:
+    async with world(limits=DnsLimits(questions_at_once=5, refusals_at_once=5)) as w:
         w.upstream.zone["a.example", "A"] = [PUBLIC]
         udp, tcp = sockets()
         place = udp.getsockname()
@@ -248,7 +248,7 @@ async def test_who_floods_one_sandbox_delays_no_other() -> None:
 
 
 async def test_questions_in_flight_are_bounded() -> None:
-    async with world(limits=Limits(in_flight=3)) as w:
+    async with world(limits=DnsLimits(in_flight=3)) as w:
         w.upstream.gate = asyncio.Event()
         with w.client() as udp:
             for number in range(5):
@@ -262,7 +262,7 @@ async def test_questions_in_flight_are_bounded() -> None:
 
 
 async def test_equal_questions_in_flight_are_bounded_too() -> None:
-    async with world(limits=Limits(in_flight=3)) as w:
+    async with world(limits=DnsLimits(in_flight=3)) as w:
         w.upstream.gate = asyncio.Event()
         with w.client() as udp:
             for _ in range(5):
@@ -273,7 +273,7 @@ async def test_equal_questions_in_flight_are_bounded_too() -> None:
 
 
 async def test_long_answers_cost_as_many_questions() -> None:
-    async with world(limits=Limits(questions_at_once=10, questions_per_s=1)) as w:
+    async with world(limits=DnsLimits(questions_at_once=10, questions_per_s=1)) as w:
         w.upstream.cuts = False
         for number in range(4):
             w.upstream.zone[f"fat{number}.example", "TXT"] = [f'"{"x" * 250}{n}"' for n in range(10, 23)]
@@ -286,14 +286,14 @@ async def test_long_answers_cost_as_many_questions() -> None:
 
 
 async def test_held_answers_may_be_asked_for_more_often() -> None:
-    async with world(limits=Limits(questions_at_once=10)) as w:
+    async with world(limits=DnsLimits(questions_at_once=10)) as w:
         w.upstream.zone["a.example", "A"] = [PUBLIC]
         for _ in range(60):
             assert data(await w.ask("a.example")) == [PUBLIC]
 
 
 async def test_names_below_a_wildcard_pay_for_the_letters_they_carry() -> None:
-    limits = Limits(letters_at_once=100, letters_per_s=10)
+    limits = DnsLimits(letters_at_once=100, letters_per_s=10)
     async with world(
         plan("allowlist", allow("*.example.com"), allow("free.example.net")), limits=limits
     ) as w:
@@ -310,7 +310,7 @@ async def test_names_below_a_wildcard_pay_for_the_letters_they_carry() -> None:
 
 
 async def test_random_letters_cost_eightfold() -> None:
-    limits = Limits(letters_at_once=400, letters_per_s=0)
+    limits = DnsLimits(letters_at_once=400, letters_per_s=0)
     async with world(plan("allowlist", allow("*.example.com")), limits=limits) as w:
         assert not is_refused(await w.ask("mfrggzdfmztwq2lknnwg23tpobyxe43.example.com"))
         assert is_refused(await w.ask("4d5a90000300000004.000000ffff0000b8.example.com"))
@@ -318,12 +318,12 @@ async def test_random_letters_cost_eightfold() -> None:
 
 
 async def test_under_open_names_carry_what_they_like() -> None:
-    async with world(limits=Limits(letters_at_once=1)) as w:
+    async with world(limits=DnsLimits(letters_at_once=1)) as w:
         assert (await w.ask("mfrggzdfmztwq2lknnwg23tpobyxe43.example.com")).rcode() == dns.rcode.NXDOMAIN
 
 
 async def test_the_log_of_refused_names_is_bounded() -> None:
-    async with world(plan("allowlist"), limits=Limits(questions_at_once=1000)) as w:
+    async with world(plan("allowlist"), limits=DnsLimits(questions_at_once=1000)) as w:
         for number in range(250):
             await w.ask(f"n{number}.example")
         await w.ask("n60.example")
@@ -334,7 +334,7 @@ async def test_the_log_of_refused_names_is_bounded() -> None:
 
 
 async def test_what_is_held_and_remembered_is_bounded() -> None:
-    limits = Limits(addresses=100, held_answers=30, questions_at_once=1000)
+    limits = DnsLimits(addresses=100, held_answers=30, questions_at_once=1000)
     async with world(limits=limits) as w:
         for number in range(40):
             w.upstream.zone[f"n{number}.example", "A"] = [f"93.184.{number}.{n}" for n in range(5)]

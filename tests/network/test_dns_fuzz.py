@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from bay.clock import ManualClock
 from bay.network.dns import wire
 from bay.network.dns.budget import Bucket, looks_random, weight
-from bay.network.dns.limits import Limits
-from bay.network.dns.names import Surroundings
-from bay.network.dns.responses import Garbled, Response, read_response
-from bay.network.dns.sandbox_resolver import Seat
+from bay.network.dns.limits import DnsLimits
+from bay.network.dns.names import ForwarderContext
+from bay.network.dns.responses import MalformedResponse, Response, read_response
+from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.dns.upstream import Upstream
 
 LABEL = st.binary(min_size=1, max_size=63)
@@ -72,11 +72,11 @@ def replies_of(message: bytes) -> list[bytes | None]:
         def start(self, work: Any) -> None:
             work.close()
 
-    limits, ticks = Limits(), Ticks()
-    around = Surroundings(
+    limits, ticks = DnsLimits(), Ticks()
+    around = ForwarderContext(
         Upstream((), limits, ticks), Opened(), lambda _: True, True, limits, ticks, ManualClock()
     )
-    seat = Seat(1, OPEN, around)
+    seat = SandboxResolver(1, OPEN, around)
     seat._tasks = NoTasks()  # type: ignore[assignment]
     replies: list[bytes | None] = []
     seat.receive(message, stream=False, deliver=replies.append)
@@ -98,7 +98,7 @@ def test_any_bytes_get_one_short_reply_that_fits_their_question(message: bytes) 
 def test_questions_are_read_as_dnspython_reads_them(message: bytes) -> None:
     try:
         question = wire.read_question(message)
-    except wire.Unreadable:
+    except wire.MalformedQuery:
         return
     try:
         theirs = dns.message.from_wire(message, ignore_trailing=True)
@@ -115,7 +115,7 @@ def test_questions_are_read_as_dnspython_reads_them(message: bytes) -> None:
 def test_any_answer_is_read_or_put_aside(message: bytes) -> None:
     try:
         response = read_response(message, 7, b"\1a\7example\0", wire.A, 512)
-    except Garbled:
+    except MalformedResponse:
         return
     assert response is None or isinstance(response, Response)
     for record in response.records if response else ():

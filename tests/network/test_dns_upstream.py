@@ -17,7 +17,7 @@ from dns_harness import FAST, KEY, World, addresses, data, is_refused, receive_s
 from dns_harness import anyio_backend as anyio_backend
 from upstream import sockets, upstream
 
-from bay.network.dns.upstream import Resolver, resolver, resolvers_in
+from bay.network.dns.upstream import UpstreamResolver, resolver, resolvers_in
 
 pytestmark = pytest.mark.anyio
 PUBLIC, EVIL = "93.184.216.34", "6.6.6.6"
@@ -238,7 +238,7 @@ async def test_a_silent_resolver_is_asked_last_for_a_while() -> None:
 
 async def test_a_port_where_nothing_listens_is_known_at_once() -> None:
     udp, tcp = sockets()
-    dead = Resolver(IPv4Address("127.0.0.1"), udp.getsockname()[1])
+    dead = UpstreamResolver(IPv4Address("127.0.0.1"), udp.getsockname()[1])
     udp.close()
     tcp.close()
     async with (
@@ -312,8 +312,8 @@ async def test_a_reverse_answer_is_a_name_only() -> None:
 def test_the_resolvers_of_a_host_are_those_it_names() -> None:
     text = "# c\nnameserver 127.0.0.53\nnameserver\nnameserver fe80::1%3\nnameserver bad\nsearch x\nnameserver 127.0.0.53\n"
     assert resolvers_in(text) == (
-        Resolver(IPv4Address("127.0.0.53")),
-        Resolver(IPv6Address("fe80::1%3")),
+        UpstreamResolver(IPv4Address("127.0.0.53")),
+        UpstreamResolver(IPv6Address("fe80::1%3")),
     )
     assert resolvers_in(text)[1].place == ("fe80::1", 53, 0, 3)
     assert resolver("9.9.9.9").place == ("9.9.9.9", 53)

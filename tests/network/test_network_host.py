@@ -16,13 +16,13 @@ from bay.linux import namespaces, sysctls
 from bay.models import NetworkPolicy, NetworkRule
 from bay.network.conntrack import Conntrack
 from bay.network.firewalls import dropping
-from bay.network.manager import Network
-from bay.network.slots import Seat
+from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
 
 INSTANCE = "0a0b"
-SEAT = Seat(7, "ses-a")
+SEAT = NetworkSlot(7, "ses-a")
 OPEN = NetworkPolicy()
 LIST = NetworkPolicy(mode="allowlist", rules=(NetworkRule(action="allow", cidr="9.9.9.9/32", ports=(53,)),))
 
@@ -41,8 +41,8 @@ def inside() -> Generator[int, None, None]:
 
 
 @asynccontextmanager
-async def opened() -> AsyncGenerator[Network, None]:
-    network = Network(instance=INSTANCE)
+async def opened() -> AsyncGenerator[NetworkManager, None]:
+    network = NetworkManager(instance=INSTANCE)
     await network.open()
     try:
         yield network
@@ -62,13 +62,13 @@ def left() -> list[str]:
     return [line for line in lines if any(word in line for word in words)]
 
 
-async def sit(network: Network, descriptor: int, policy: NetworkPolicy = OPEN) -> None:
+async def sit(network: NetworkManager, descriptor: int, policy: NetworkPolicy = OPEN) -> None:
     network.admit(SEAT, policy)
     network.connect(SEAT, descriptor)
 
 
 async def test_this_host_lacks_nothing() -> None:
-    assert Network(instance=INSTANCE).probe() == []
+    assert NetworkManager(instance=INSTANCE).probe() == []
 
 
 async def test_a_removed_network_leaves_nothing_behind(inside: int) -> None:
@@ -110,7 +110,7 @@ async def test_a_half_made_network_is_removed_whole() -> None:
 
 
 async def test_a_start_that_comes_while_bay_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = Network(instance=INSTANCE)
+    network = NetworkManager(instance=INSTANCE)
     await network.open()
     ending, starting, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -131,7 +131,7 @@ async def test_a_start_that_comes_while_bay_ends_is_refused(monkeypatch: pytest.
     assert left() == []
 
 
-def refused_start(network: Network, starting: threading.Event) -> bool:
+def refused_start(network: NetworkManager, starting: threading.Event) -> bool:
     starting.set()
     try:
         network.admit(SEAT, LIST)

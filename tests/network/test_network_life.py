@@ -27,7 +27,7 @@ from world import LAN, METADATA, OTHER, OTHER6, SITE, SITE6, World
 
 import raw
 from bay.network.conntrack import Conntrack
-from bay.network.slots import Seat
+from bay.network.slots import NetworkSlot
 
 TO_SITE = allowlist(allow(cidr=SITE), allow(cidr=SITE6))
 PROFILES: Json = {
@@ -170,7 +170,7 @@ def test_no_connection_slips_through_a_change(bay: Lab) -> None:
                 assert came_to(bay.world, OTHER) == []
 
 
-def _to(table: Conntrack, seat: Seat, place: str) -> int:
+def _to(table: Conntrack, seat: NetworkSlot, place: str) -> int:
     return sum(str(one.address) == place for one in table.connections(seat))
 
 

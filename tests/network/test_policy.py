@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule
-from bay.network.policy import MAX_RULES, Decision, Plan, checked, compile_policy
+from bay.network.policy import MAX_RULES, CompiledPolicy, PolicyDecision, checked, compile_policy
 from bay.network.reserved_ranges import RESERVED_V4, RESERVED_V6, Address, Network, is_reserved, is_within
 
 PRIVATE = (IPv4Network("10.1.0.0/16"),)
@@ -30,11 +30,13 @@ def _rule(action: Any, target: str, **more: Any) -> NetworkRule:
     return NetworkRule(action=action, **{kind: target}, **more)
 
 
-def plan(mode: NetworkMode, *rules: NetworkRule, private: tuple[Network, ...] = ()) -> Plan:
+def plan(mode: NetworkMode, *rules: NetworkRule, private: tuple[Network, ...] = ()) -> CompiledPolicy:
     return compile_policy(checked(NetworkPolicy(mode=mode, rules=rules), private), private)
 
 
-def reached(of: Plan, address: str, port: int = 443, protocol: NetworkProtocol = "tcp", *names: str) -> bool:
+def reached(
+    of: CompiledPolicy, address: str, port: int = 443, protocol: NetworkProtocol = "tcp", *names: str
+) -> bool:
     return of.decide(ip_address(address), protocol, port, names).allowed
 
 
@@ -181,15 +183,15 @@ def test_the_modes_decide_what_no_rule_does() -> None:
         mode: plan(mode).decide(IPv4Address("8.8.8.8"), "tcp", 443) for mode in ("none", "allowlist", "open")
     }
     assert decisions == {
-        "none": Decision(False, reason="default"),
-        "allowlist": Decision(False, reason="default"),
-        "open": Decision(True, reason="default"),
+        "none": PolicyDecision(False, reason="default"),
+        "allowlist": PolicyDecision(False, reason="default"),
+        "open": PolicyDecision(True, reason="default"),
     }
 
 
 def test_other_protocols_than_tcp_udp_and_icmp_pass_by_no_rule() -> None:
     of = plan("open", allow("0.0.0.0/0"))
-    assert of.decide(IPv4Address("8.8.8.8"), "sctp", 443) == Decision(False, reason="protocol")
+    assert of.decide(IPv4Address("8.8.8.8"), "sctp", 443) == PolicyDecision(False, reason="protocol")
 
 
 @pytest.mark.parametrize("network", [*RESERVED_V4, *RESERVED_V6], ids=str)
@@ -197,7 +199,7 @@ def test_other_protocols_than_tcp_udp_and_icmp_pass_by_no_rule() -> None:
 def test_reserved_addresses_are_refused_whatever_allows_everything(network: Network, end: int) -> None:
     of = plan("open", allow("0.0.0.0/0"), allow("::/0"), allow("*"))
     decision = of.decide(network[end], "tcp", 443, ["a.example.com"])
-    assert decision == Decision(False, reason="reserved")
+    assert decision == PolicyDecision(False, reason="reserved")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_a_longer_prefix_beats_a_shorter_and_the_deny_of_two_equal() -> None:
     of = plan("open", deny("8.0.0.0/8"), allow("8.8.0.0/16"), deny("8.8.8.0/24"), allow("8.8.8.0/24"))
     assert not reached(of, "8.1.1.1")
     assert reached(of, "8.8.1.1")
-    assert of.decide(IPv4Address("8.8.8.8"), "tcp", 1) == Decision(False, 2)
+    assert of.decide(IPv4Address("8.8.8.8"), "tcp", 1) == PolicyDecision(False, 2)
 
 
 def test_of_two_equal_prefixes_the_one_about_a_service_decides_there() -> None:

@@ -16,7 +16,7 @@ import dns.rdatatype
 import dns.rrset
 
 from bay.network.dns.tasks import Tasks
-from bay.network.dns.upstream import Resolver, receive_exactly
+from bay.network.dns.upstream import UpstreamResolver, receive_exactly
 
 Lie = Callable[[bytes, dns.message.Message], Sequence[bytes]]
 """From the question's bytes and the honest answer: the messages to send in its place."""
@@ -46,9 +46,9 @@ class Upstream:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def resolver(self) -> Resolver:
+    def resolver(self) -> UpstreamResolver:
         """Where it is."""
-        return Resolver(IPv4Address("127.0.0.1"), self.port)
+        return UpstreamResolver(IPv4Address("127.0.0.1"), self.port)
 
     def names(self) -> list[str]:
         """The names that it was asked for, in order."""

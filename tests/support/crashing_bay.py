@@ -10,14 +10,14 @@ from pathlib import Path
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import OciDriver
 from bay.models import NetworkPolicy, Resources
-from bay.network.manager import Network
+from bay.network.manager import NetworkManager
 
 
 async def main(
     root: str, run_dir: str, ids: str, workspace: str, session_id: str, stop_at: str, runc: str
 ) -> None:
     """Start `session_id` as far as `stop_at`."""
-    network = Network(instance=Path(run_dir).name[2:6])
+    network = NetworkManager(instance=Path(run_dir).name[2:6])
     driver = OciDriver(root=Path(root), run_dir=Path(run_dir), ids_dir=Path(ids), runc=runc, network=network)
     await driver.open()
     spec = SessionSpec(

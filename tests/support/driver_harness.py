@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, SessionSpec
 from bay.models import NetworkPolicy, Resources
-from bay.network.manager import Network
+from bay.network.manager import NetworkManager
 
 TOKEN = secrets.token_hex(16)
 
@@ -37,7 +37,7 @@ class Bench:
     kept: tuple[Path, ...]
     """The directories the driver was given."""
     instance: str
-    network: Network | None = None
+    network: NetworkManager | None = None
     started: list[str] = field(default_factory=list[str])
 
     def spec(self, **changes: Any) -> SessionSpec:

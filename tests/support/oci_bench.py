@@ -13,7 +13,7 @@ from blockbuster import blockbuster_ctx
 from driver_harness import Bench
 
 from bay.drivers.oci import OciDriver
-from bay.network.manager import Network
+from bay.network.manager import NetworkManager
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[Bench]:
         pytest.skip("the oci driver needs root and runc")
     run_dir = Path("/run/bay") / f"t-{secrets.token_hex(4)}"
     ids = run_dir.with_suffix(".ids")
-    network = Network(instance=run_dir.name[2:6])
+    network = NetworkManager(instance=run_dir.name[2:6])
     driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network)
     async for bench in opened(Bench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, network)):
         yield bench

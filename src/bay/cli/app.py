@@ -7,53 +7,55 @@ import typer
 import bay
 from bay.cli.output import print_line
 from bay.cli.state import state_of
-from bay.cli.tree import Entry, Root, Tree
+from bay.cli.tree import CommandEntry, Root, Tree
 
 _LIFE, _RUN, _FILES = "Sandboxes", "Run things", "Files and checkpoints"
 _NETWORK, _EVENTS, _SERVER = "Network", "Events and keys", "The server and this program"
 
 COMMANDS = {
-    "create": Entry(
+    "create": CommandEntry(
         "sandbox",
         "create",
         "Make a sandbox and print its id",
         _LIFE,
         "bay create web\nbay create web --ttl 3600 --network none --wait 60\nbay create --from-checkpoint ckpt-…",
     ),
-    "ls": Entry(
+    "ls": CommandEntry(
         "sandbox",
         "ls",
         "List sandboxes, oldest first",
         _LIFE,
         "bay ls\nbay ls --compute running\nbay rm $(bay ls -q --label ci=yes)",
     ),
-    "get": Entry("sandbox", "get", "Show one sandbox", _LIFE, "bay get web\nbay get web --json"),
-    "update": Entry(
+    "get": CommandEntry("sandbox", "get", "Show one sandbox", _LIFE, "bay get web\nbay get web --json"),
+    "update": CommandEntry(
         "sandbox",
         "update",
         "Change a sandbox's name, labels, timeouts or URL",
         _LIFE,
         "bay update web --name shop\nbay update web --idle-timeout never",
     ),
-    "start": Entry("sandbox", "start", "Give sandboxes compute; they keep name and files", _LIFE),
-    "pause": Entry("sandbox", "pause", "Freeze sandboxes in memory; the next call wakes them", _LIFE),
-    "resume": Entry("sandbox", "resume", "Let frozen sandboxes run again; start those that are cold", _LIFE),
-    "stop": Entry("sandbox", "stop", "Take compute back from sandboxes; files stay", _LIFE),
-    "rm": Entry(
+    "start": CommandEntry("sandbox", "start", "Give sandboxes compute; they keep name and files", _LIFE),
+    "pause": CommandEntry("sandbox", "pause", "Freeze sandboxes in memory; the next call wakes them", _LIFE),
+    "resume": CommandEntry(
+        "sandbox", "resume", "Let frozen sandboxes run again; start those that are cold", _LIFE
+    ),
+    "stop": CommandEntry("sandbox", "stop", "Take compute back from sandboxes; files stay", _LIFE),
+    "rm": CommandEntry(
         "sandbox",
         "rm",
         "Remove sandboxes and their files for good",
         _LIFE,
         "bay rm web try-1\nbay rm --all",
     ),
-    "run": Entry(
+    "run": CommandEntry(
         "exec",
         "run",
         "Run a command in a sandbox of its own",
         _RUN,
         "bay run python3 -c 'print(6 * 7)'\nbay run --cp ./src:src --timeout 60 make -C src test\nbay run -it bash",
     ),
-    "exec": Entry(
+    "exec": CommandEntry(
         "exec",
         "exec_",
         "Run a command in a sandbox that exists, waking it if need be",
@@ -61,134 +63,142 @@ COMMANDS = {
         "bay exec web ls -la\nbay exec --cwd src --env CI=1 web make test\ntar c . | bay exec -i web tar x\n"
         "bay exec -it web python3",
     ),
-    "shell": Entry("attach", "shell", "Open a login shell in a sandbox", _RUN, "bay shell web"),
-    "python": Entry(
+    "shell": CommandEntry("attach", "shell", "Open a login shell in a sandbox", _RUN, "bay shell web"),
+    "python": CommandEntry(
         "python",
         "python",
         "Run code in the Python of a sandbox, where variables stay",
         _RUN,
         "bay python web -c 'x = 6 * 7'\nbay python web -c 'print(x)'\nbay python web plot.py --save figures",
     ),
-    "attach": Entry(
+    "attach": CommandEntry(
         "attach",
         "attach",
         "Come back to a command: to its terminal, or to its output",
         _RUN,
         "bay attach web exec-…",
     ),
-    "logs": Entry("attach", "logs", "Show what a command printed", _RUN, "bay logs -f web exec-…"),
-    "execs": Entry("processes", "execs", "List the commands that run in a sandbox, or ended lately", _RUN),
-    "ps": Entry("processes", "ps", "List the processes of a sandbox", _RUN),
-    "kill": Entry(
+    "logs": CommandEntry("attach", "logs", "Show what a command printed", _RUN, "bay logs -f web exec-…"),
+    "execs": CommandEntry(
+        "processes", "execs", "List the commands that run in a sandbox, or ended lately", _RUN
+    ),
+    "ps": CommandEntry("processes", "ps", "List the processes of a sandbox", _RUN),
+    "kill": CommandEntry(
         "processes",
         "kill",
         "Send processes of a sandbox a signal",
         _RUN,
         "bay kill web 42\nbay kill web exec-… --signal INT",
     ),
-    "history": Entry("history", "history", "Show what `shell/exec` and `python/exec` ran in a sandbox", _RUN),
-    "services": Entry(
+    "history": CommandEntry(
+        "history", "history", "Show what `shell/exec` and `python/exec` ran in a sandbox", _RUN
+    ),
+    "services": CommandEntry(
         "services",
         "services",
         "Define commands that are started with a sandbox and kept running",
         _RUN,
         "bay services put web db postgres -D /workspace/db\nbay services logs -f web db",
     ),
-    "cp": Entry(
+    "cp": CommandEntry(
         "cp",
         "cp",
         "Copy a file or a directory into a sandbox, or out of one",
         _FILES,
         "bay cp ./src web:project\nbay cp web:project/out ./out\nbay cp web:/var/log/app.log - | less",
     ),
-    "files": Entry(
+    "files": CommandEntry(
         "files",
         "files",
         "List, search and watch the files of a sandbox",
         _FILES,
         "bay files ls web\nbay files find web '**/*.py'\nbay files search web TODO",
     ),
-    "checkpoint": Entry(
+    "checkpoint": CommandEntry(
         "checkpoint",
         "checkpoint",
         "Keep the files of a sandbox as they are, and put them back",
         _FILES,
         "bay checkpoint create web --name before\nbay checkpoint restore web before",
     ),
-    "fork": Entry(
+    "fork": CommandEntry(
         "checkpoint",
         "fork",
         "Make new sandboxes that begin with the files of another",
         _FILES,
         "bay fork web --name try --count 3",
     ),
-    "cargo": Entry("cargo", "cargo", "Files that outlive sandboxes, and how much they hold", _FILES),
-    "net": Entry(
+    "cargo": CommandEntry("cargo", "cargo", "Files that outlive sandboxes, and how much they hold", _FILES),
+    "net": CommandEntry(
         "net",
         "net",
         "Say what a sandbox's network may reach, and see what was refused",
         _NETWORK,
         "bay net mode web allowlist\nbay net allow web example.com '*.files.example.com'\nbay net show web",
     ),
-    "ports": Entry(
+    "ports": CommandEntry(
         "ports",
         "ports",
         "List where something listens in a sandbox, and who may reach it",
         _NETWORK,
         "bay ports web\nbay ports web --public 8000",
     ),
-    "url": Entry(
+    "url": CommandEntry(
         "ports",
         "url",
         "Print where a browser reaches a sandbox",
         _NETWORK,
         "bay url web 8000\nbay url web 8000 --expires 2h",
     ),
-    "proxy": Entry(
+    "proxy": CommandEntry(
         "proxy", "proxy", "Bring ports of a sandbox to this machine", _NETWORK, "bay proxy 8080:80 5432 web"
     ),
-    "ssh-config": Entry(
+    "ssh-config": CommandEntry(
         "ssh",
         "ssh_config",
         "Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox",
         _NETWORK,
         "bay ssh-config web >> ~/.ssh/config\nssh bay-web",
     ),
-    "ssh-proxy": Entry("ssh", "ssh_proxy", "Connect stdin and stdout to a port of a sandbox", _NETWORK),
-    "events": Entry(
+    "ssh-proxy": CommandEntry(
+        "ssh", "ssh_proxy", "Connect stdin and stdout to a port of a sandbox", _NETWORK
+    ),
+    "events": CommandEntry(
         "events",
         "events",
         "Show what happened to sandboxes, oldest first",
         _EVENTS,
         "bay events web\nbay events --follow --json",
     ),
-    "webhooks": Entry(
+    "webhooks": CommandEntry(
         "events",
         "webhooks",
         "Have events sent to a URL",
         _EVENTS,
         "bay webhooks create https://example.com/hook --type sandbox.failed",
     ),
-    "keys": Entry("keys", "keys", "Make, list and revoke API keys", _EVENTS, "bay keys create ci --owner ci"),
-    "serve": Entry(
+    "keys": CommandEntry(
+        "keys", "keys", "Make, list and revoke API keys", _EVENTS, "bay keys create ci --owner ci"
+    ),
+    "serve": CommandEntry(
         "serve",
         "serve",
         "Run the server in the foreground",
         _SERVER,
         "sudo bay serve\nsudo bay serve --port 8701 --data-dir /srv/bay",
     ),
-    "doctor": Entry("serve", "doctor", "Check whether this machine can run sandboxes", _SERVER),
-    "admin": Entry(
+    "doctor": CommandEntry("serve", "doctor", "Check whether this machine can run sandboxes", _SERVER),
+    "admin": CommandEntry(
         "admin",
         "admin",
         "For whoever runs Bay: audit, backup, restore, pool",
         _SERVER,
         "bay admin backup bay.tar.gz\nbay admin audit --since 2h",
     ),
-    "help": Entry(
+    "help": CommandEntry(
         "about", "help_", "Say what a command does and takes", _SERVER, "bay help exec\nbay help files ls"
     ),
-    "version": Entry("about", "version", "Print the version", _SERVER),
+    "version": CommandEntry("about", "version", "Print the version", _SERVER),
 }
 
 

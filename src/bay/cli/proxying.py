@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 import bay
-from bay.cli.commands.proxy import Forward, Plan, written
+from bay.cli.commands.proxy import Forward, ProxyPlan, written
 from bay.cli.output import note
 from bay.errors import BayError, Conflict
 
@@ -31,7 +31,7 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER (socket(7)): drop what is unsent, and send RST in place of FIN."""
 
 
-def run(plan: Plan, say: Say) -> int:
+def run(plan: ProxyPlan, say: Say) -> int:
     """Serve until a signal ends it; the exit code. `say` is told of each port that is listened on."""
     return asyncio.run(_Proxy(plan).run(say))
 
@@ -39,7 +39,7 @@ def run(plan: Plan, say: Say) -> int:
 class _Proxy:
     """All ports of one `bay proxy`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ProxyPlan) -> None:
         self._plan = plan
         self._room = asyncio.Semaphore(_most_connections())
         """Held by each connection, which takes two descriptors: with none left, nothing could be accepted or refused."""

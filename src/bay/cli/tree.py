@@ -148,7 +148,7 @@ class Group(TyperGroup):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CommandEntry:
     """Where a command of the root is written. `summary` is its line in the list of all, for which nothing is loaded."""
 
     module: str
@@ -169,10 +169,10 @@ class Entry:
         return command
 
 
-class Entries(MutableMapping[str, Any]):
+class CommandTable(MutableMapping[str, Any]):
     """The commands of the root by name, each loaded when it is looked up."""
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
+    def __init__(self, entries: dict[str, CommandEntry]) -> None:
         self._entries = entries
         self._loaded: dict[str, Any] = {}
 
@@ -200,11 +200,11 @@ class Entries(MutableMapping[str, Any]):
 class Root(Group):
     """`bay` itself, with the commands of `entries`."""
 
-    entries: ClassVar[dict[str, Entry]]
+    entries: ClassVar[dict[str, CommandEntry]]
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = Entries(self.entries)
+        self.commands = CommandTable(self.entries)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         cli_help.write_parameters(self.get_params(ctx), formatter)

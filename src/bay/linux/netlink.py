@@ -30,7 +30,7 @@ _ANSWER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class NetlinkRequest:
     """One message. `what` names it in an error; errors of the numbers in `fine` are none."""
 
     what: str
@@ -80,7 +80,7 @@ class Netlink:
         """Close the socket."""
         self._socket.close()
 
-    def send(self, requests: Iterable[Request]) -> None:
+    def send(self, requests: Iterable[NetlinkRequest]) -> None:
         """Make all of `requests` true, in their order. Raises OSError naming the first that the kernel refused.
 
         Those after it have been tried as well: a batch is fast, not atomic.
@@ -94,8 +94,8 @@ class Netlink:
         self._socket.send(data)
         _raise_first(self._answers(waiting))
 
-    def _answers(self, waiting: dict[int, Request]) -> list[tuple[Request, int]]:
-        refused: list[tuple[Request, int]] = []
+    def _answers(self, waiting: dict[int, NetlinkRequest]) -> list[tuple[NetlinkRequest, int]]:
+        refused: list[tuple[NetlinkRequest, int]] = []
         while waiting:
             for kind, number, body in self._receive():
                 if kind == _ERROR and (request := waiting.pop(number, None)):
@@ -104,7 +104,7 @@ class Netlink:
                         refused.append((request, code))
         return refused
 
-    def dump(self, request: Request) -> list[bytes]:
+    def dump(self, request: NetlinkRequest) -> list[bytes]:
         """The bodies of all messages that answer `request`."""
         self._sequence += 1
         self._socket.send(_message(request, DUMP, self._sequence))
@@ -119,7 +119,7 @@ class Netlink:
                     _raise_first([(request, -struct.unpack_from("=i", body)[0])])
                 found.append(body)
 
-    def ask(self, request: Request) -> bytes:
+    def ask(self, request: NetlinkRequest) -> bytes:
         """The body of the one message that answers `request`."""
         self._sequence += 1
         self._socket.send(_message(request, 0, self._sequence))
@@ -143,13 +143,13 @@ def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += max(_HEADER.size, length + (-length % 4))
 
 
-def _message(request: Request, flags: int, number: int) -> bytes:
+def _message(request: NetlinkRequest, flags: int, number: int) -> bytes:
     length = _HEADER.size + len(request.body)
     header = _HEADER.pack(length, request.kind, REQUEST | flags | request.flags, number, 0)
     return header + request.body + b"\0" * (-length % 4)
 
 
-def _raise_first(refused: Sequence[tuple[Request, int]]) -> None:
+def _raise_first(refused: Sequence[tuple[NetlinkRequest, int]]) -> None:
     if refused:
         request, code = refused[0]
         raise OSError(code, f"{request.what}: {os.strerror(code)}")

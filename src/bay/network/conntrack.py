@@ -5,9 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from bay.linux.netlink import MISSING, NETLINK_NETFILTER, Netlink, Request, attribute, attributes, nested
+from bay.linux.netlink import (
+    MISSING,
+    NETLINK_NETFILTER,
+    Netlink,
+    NetlinkRequest,
+    attribute,
+    attributes,
+    nested,
+)
 from bay.network.reserved_ranges import Address
-from bay.network.slots import MARK_MASK, Seat
+from bay.network.slots import MARK_MASK, NetworkSlot
 
 _GET, _DELETE = 0x101, 0x102
 _TUPLE_ORIG, _ID, _MARK, _ZONE, _MARK_MASK = 1, 12, 8, 18, 21
@@ -20,7 +28,7 @@ _PROTOCOLS = {1: "icmp", 58: "icmp", 6: "tcp", 17: "udp"}
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class TrackedConnection:
     """A connection as its sandbox began it. `deletion` names it to the kernel."""
 
     address: Address
@@ -39,35 +47,37 @@ class Conntrack:
         """Let go of the kernel."""
         self._netlink.close()
 
-    def connections(self, seat: Seat) -> list[Connection]:
+    def connections(self, seat: NetworkSlot) -> list[TrackedConnection]:
         """What the sandbox began and goes on."""
-        bodies = self._netlink.dump(Request("list connections", _GET, 0, _header() + _marked(seat)))
+        bodies = self._netlink.dump(NetlinkRequest("list connections", _GET, 0, _header() + _marked(seat)))
         return [_read(body) for body in bodies]
 
-    def cut(self, seat: Seat, may_live: Callable[[Connection], bool]) -> int:
+    def cut(self, seat: NetworkSlot, may_live: Callable[[TrackedConnection], bool]) -> int:
         """End the connections that may not live; how many there were."""
         dead = [one for one in self.connections(seat) if not may_live(one)]
         # One at a time and not many in a write: the netfilter subsystem takes a single message from each.
         for one in dead:
-            self._netlink.send([Request("end a connection", _DELETE, 0, one.deletion, MISSING)])
+            self._netlink.send([NetlinkRequest("end a connection", _DELETE, 0, one.deletion, MISSING)])
         return len(dead)
 
-    def flush(self, seat: Seat) -> None:
+    def flush(self, seat: NetworkSlot) -> None:
         """End every connection of the sandbox."""
-        self._netlink.send([Request("end connections", _DELETE, 0, _header() + _marked(seat), MISSING)])
+        self._netlink.send(
+            [NetlinkRequest("end connections", _DELETE, 0, _header() + _marked(seat), MISSING)]
+        )
 
 
 def _header(family: int = 0) -> bytes:
     return struct.pack("=BBH", family, 0, 0)
 
 
-def _marked(seat: Seat) -> bytes:
+def _marked(seat: NetworkSlot) -> bytes:
     return attribute(_MARK, struct.pack("!I", seat.mark)) + attribute(
         _MARK_MASK, struct.pack("!I", MARK_MASK)
     )
 
 
-def _read(body: bytes) -> Connection:
+def _read(body: bytes) -> TrackedConnection:
     found = dict(attributes(body[4:]))
     orig = dict(attributes(found[_TUPLE_ORIG]))
     ip, proto = dict(attributes(orig[_TUPLE_IP])), dict(attributes(orig[_TUPLE_PROTO]))
@@ -76,4 +86,4 @@ def _read(body: bytes) -> Connection:
     number = proto[_PROTO_NUM][0]
     deletion = _header(body[0]) + nested(_TUPLE_ORIG, found[_TUPLE_ORIG])
     deletion += attribute(_ID, found[_ID]) + (attribute(_ZONE, found[_ZONE]) if _ZONE in found else b"")
-    return Connection(ip_address(destination), _PROTOCOLS.get(number, str(number)), port, deletion)
+    return TrackedConnection(ip_address(destination), _PROTOCOLS.get(number, str(number)), port, deletion)

@@ -24,10 +24,10 @@ from bay.errors import DriverUnavailable
 from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
 from bay.models import NetworkCounter, NetworkPolicy, NetworkState, RefusedName
-from bay.network.conntrack import Connection, Conntrack
-from bay.network.dns.plan import NameVerdict, Opener
-from bay.network.nft_script import SHARED, Name, Script, Stock
-from bay.network.policy import Plan, compile_policy
+from bay.network.conntrack import Conntrack, TrackedConnection
+from bay.network.dns.names import Opener
+from bay.network.nft_script import SHARED, Name, NftScript, TableContents
+from bay.network.policy import CompiledPolicy, NameVerdict, compile_policy
 from bay.network.port_classes import PROTOCOLS, class_of
 from bay.network.reserved_ranges import Address, is_reserved
 from bay.network.reserved_ranges import Network as Addresses
@@ -43,8 +43,8 @@ from bay.network.ruleset import (
     seat_counters,
     table_of,
 )
-from bay.network.ruleset_monitor import Watch
-from bay.network.slots import Seat, number_of
+from bay.network.ruleset_monitor import RulesetMonitor
+from bay.network.slots import NetworkSlot, number_of
 from bay.network.veth import Links, Traffic
 
 T = TypeVar("T")
@@ -57,18 +57,20 @@ RESOLVER = "127.0.0.53"
 GRACE_S = 2
 """How long an address stays open after its name's time: a program's clock begins when it has the answer."""
 
-MOST_OPEN = 8192
+MAX_OPEN_ADDRESSES = 8192
 """How many addresses of names a sandbox has open at a time; the names that were told longest ago make room. Twice what the
 forwarder holds, so that whatever it tells again is open."""
 
 
-class Names(Protocol):
+class NameForwarder(Protocol):
     """The DNS forwarder, as far as it is needed here. Sandboxes are told apart by the numbers of their seats."""
 
     async def open(self) -> None: ...
     async def aclose(self) -> None: ...
-    async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: Plan) -> None: ...
-    def set_plan(self, key: int, plan: Plan) -> None: ...
+    async def listen(
+        self, key: int, udp: socket.socket, tcp: socket.socket, plan: CompiledPolicy
+    ) -> None: ...
+    def set_plan(self, key: int, plan: CompiledPolicy) -> None: ...
     async def stop(self, key: int) -> None: ...
     def refused(self, key: int) -> tuple[RefusedName, ...]: ...
     def counts(self, key: int) -> Mapping[int | None, tuple[int, int]]: ...
@@ -76,12 +78,12 @@ class Names(Protocol):
 
 
 @dataclass(slots=True)
-class _Sitting:
+class _SlotState:
     """What is remembered of a sandbox with a network; all but `listens` belongs to the one thread."""
 
     policy: NetworkPolicy
     generation: Generation
-    plan: Plan
+    plan: CompiledPolicy
     elements: dict[tuple[str, Address], Element] = field(default_factory=dict[tuple[str, Address], Element])
     names: dict[str, dict[Address, float]] = field(default_factory=dict[str, dict[Address, float]])
     """Until when each address of a name is open; the name that was told last is the last."""
@@ -89,7 +91,7 @@ class _Sitting:
     """How many addresses are in `names`."""
 
 
-class Network:
+class NetworkManager:
     """Gives sandboxes a network and holds them to their policies. Every method raises DriverUnavailable.
 
     `instance` are four hex digits that no other Bay on this host has. `private` are the networks that rules may allow beside
@@ -102,7 +104,7 @@ class Network:
         instance: str,
         ipv6: bool = False,
         private: Sequence[Addresses] = (),
-        names: Callable[[Opener, Callable[[Address], bool]], Names] | None = None,
+        names: Callable[[Opener, Callable[[Address], bool]], NameForwarder] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._instance = instance
@@ -115,8 +117,8 @@ class Network:
         self._deleted = asyncio.Event()
         self._policies: dict[int, NetworkPolicy] = {}
         self._listening: set[int] = set()
-        self._sittings: dict[int, _Sitting] = {}
-        self._stock = Stock()
+        self._sittings: dict[int, _SlotState] = {}
+        self._stock = TableContents()
 
     def probe(self) -> list[str]:
         """What this host lacks for sandboxes to have a network; empty where it lacks nothing. Blocks, about 50 ms."""
@@ -133,11 +135,11 @@ class Network:
 
     def _rehearse(self) -> None:
         """Do all of it once, where it matters to nobody."""
-        trial = Network(instance=self._instance, ipv6=self._ipv6, private=self._private)
+        trial = NetworkManager(instance=self._instance, ipv6=self._ipv6, private=self._private)
         trial._set_up()
         try:
-            trial._admit(Seat(1, "rehearsal"), NetworkPolicy())
-            trial._remove(Seat(1, "rehearsal"))
+            trial._admit(NetworkSlot(1, "rehearsal"), NetworkPolicy())
+            trial._remove(NetworkSlot(1, "rehearsal"))
         finally:
             trial._tear_down()
 
@@ -182,11 +184,11 @@ class Network:
         """Whether a sandbox may be told of `address` whatever its rules are: private networks are for those that allow them."""
         return not is_reserved(address) and (address.version == 4 or self._ipv6)
 
-    def admit(self, seat: Seat, policy: NetworkPolicy) -> None:
+    def admit(self, seat: NetworkSlot, policy: NetworkPolicy) -> None:
         """Tell the kernel of `seat` and its policy, before there is a device. Blocks; callable from any thread."""
         self._wait(lambda: self._admit(seat, policy))
 
-    def connect(self, seat: Seat, netns_fd: int) -> None:
+    def connect(self, seat: NetworkSlot, netns_fd: int) -> None:
         """Link the namespace behind `netns_fd`, whose loopback is up, to the host. Blocks; callable from any thread.
 
         After `admit`; with the mode `none` nothing is done. What there is of the link already is replaced.
@@ -194,7 +196,7 @@ class Network:
         if self._policies[seat.number].mode != "none":
             self._wait(lambda: self._links.connect(seat, netns_fd))
 
-    async def serve_names(self, seat: Seat, netns_fd: int) -> None:
+    async def serve_names(self, seat: NetworkSlot, netns_fd: int) -> None:
         """Listen for questions inside the namespace behind `netns_fd`; before the first program runs there, after `admit`."""
         if (
             self._names is None
@@ -217,7 +219,7 @@ class Network:
         udp, tcp = made
         return udp, tcp
 
-    async def set_policy(self, seat: Seat, policy: NetworkPolicy, netns_fd: int) -> None:
+    async def set_policy(self, seat: NetworkSlot, policy: NetworkPolicy, netns_fd: int) -> None:
         """Hold a running sandbox to `policy`, in one step, and make whatever is missing of its network; idempotent.
 
         Also for a sandbox that another Bay of this instance began. Connections that `policy` does not allow are ended when
@@ -233,7 +235,7 @@ class Network:
             self._names.set_plan(seat.number, self._sittings[seat.number].plan)
         await self.serve_names(seat, netns_fd)
 
-    async def state(self, seat: Seat) -> NetworkState:
+    async def state(self, seat: NetworkSlot) -> NetworkState:
         """What a sandbox's network is and did. Counters that never counted are left out."""
         policy = self._policies.get(seat.number, NetworkPolicy(mode="none"))
         connections, traffic = await self._do(lambda: self._counted(seat))
@@ -249,7 +251,7 @@ class Network:
             sent_bytes=traffic.sent_bytes,
         )
 
-    async def remove(self, seat: Seat) -> None:
+    async def remove(self, seat: NetworkSlot) -> None:
         """Remove a sandbox's network, also half of it; nothing there is fine."""
         await self._stop_names(seat)
         await self._do(lambda: self._remove(seat))
@@ -272,7 +274,7 @@ class Network:
             except DriverUnavailable as error:
                 log.error("network.not_restored", error=error.message)
 
-    async def _stop_names(self, seat: Seat) -> None:
+    async def _stop_names(self, seat: NetworkSlot) -> None:
         if self._names and seat.number in self._listening:
             self._listening.discard(seat.number)
             await self._names.stop(seat.number)
@@ -280,7 +282,7 @@ class Network:
     async def _open_name(
         self, key: int, name: str, verdict: NameVerdict, addresses: Sequence[Address], ttl_s: int
     ) -> None:
-        # The verdict may be of a policy that is no more: it is asked for again, in the thread that changes policies.
+        # The policy may have changed since: `_open` judges the name again, in the thread that changes policies.
         del verdict
         await self._do(lambda: self._open(key, name, addresses, ttl_s))
 
@@ -313,7 +315,7 @@ class Network:
             sysctls.reflect_marks(version)
             self._turn_on_forwarding(version)
         self._links.open()
-        self._watch = Watch((table_of(self._instance).split()[1], GUARD))
+        self._watch = RulesetMonitor((table_of(self._instance).split()[1], GUARD))
 
     def _restore(self) -> None:
         """Make again what is not there; what stands is left as it is."""
@@ -351,10 +353,10 @@ class Network:
         return (4, 6) if self._ipv6 else (4,)
 
     def _take_stock(self) -> None:
-        script = Script(self._instance)
+        script = NftScript(self._instance)
         script.add_base()
         self._nft.run(str(script))
-        self._stock = Stock()
+        self._stock = TableContents()
         self._stock.add(self._listed())
         for name in SHARED:
             self._stock.add(self._sharers(name))
@@ -371,9 +373,9 @@ class Network:
         for element in next(one[kind] for one in found if kind in one).get("elem", ()):
             number = element >> 16 if name == "seats" else number_of(self._instance, element[0])
             if number:
-                yield name, Seat(number, "").key
+                yield name, NetworkSlot(number, "").key
 
-    def _transact(self, build: Callable[[Script], None]) -> None:
+    def _transact(self, build: Callable[[NftScript], None]) -> None:
         """Make what `build` writes true. When nftables has not what it should have, everything is made anew, once."""
         try:
             self._run(build)
@@ -382,19 +384,19 @@ class Network:
             self._take_stock()
             self._run(build)
 
-    def _run(self, build: Callable[[Script], None]) -> None:
-        script = Script(self._instance)
+    def _run(self, build: Callable[[NftScript], None]) -> None:
+        script = NftScript(self._instance)
         build(script)
         if script:
             self._nft.run(str(script))
             self._stock.apply(script)
 
-    def _admit(self, seat: Seat, policy: NetworkPolicy) -> None:
+    def _admit(self, seat: NetworkSlot, policy: NetworkPolicy) -> None:
         self._policies[seat.number] = policy
         if policy.mode != "none":
             self._change(seat, policy, lives=False)
 
-    def _change(self, seat: Seat, policy: NetworkPolicy, *, lives: bool) -> None:
+    def _change(self, seat: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
         """Hold new connections of `seat` to `policy`; where it `lives`, note that those that stand are still to be judged by it."""
         before = self._sittings.get(seat.number)
         if before is not None and before.policy == policy and self._stands(before.generation):
@@ -417,12 +419,12 @@ class Network:
             return False
         return True
 
-    def _sitting(self, seat: Seat, policy: NetworkPolicy) -> _Sitting:
+    def _sitting(self, seat: NetworkSlot, policy: NetworkPolicy) -> _SlotState:
         plan = compile_policy(policy, self._private)
         name = generation_of(seat, policy, ipv6=self._ipv6, private=self._private)
-        return _Sitting(policy, Generation(seat, policy, plan, name), plan)
+        return _SlotState(policy, Generation(seat, policy, plan, name), plan)
 
-    def _carry_over(self, before: _Sitting, after: _Sitting, *, again: bool) -> None:
+    def _carry_over(self, before: _SlotState, after: _SlotState, *, again: bool) -> None:
         """Keep the addresses of names open that `after` answers as well, for the rest of their time."""
         now = self._now()
         if again:
@@ -433,7 +435,7 @@ class Network:
                 after.names[name] = left
                 after.open += len(left)
 
-    def _write(self, script: Script, sitting: _Sitting, *, whole: bool, owes: bool) -> None:
+    def _write(self, script: NftScript, sitting: _SlotState, *, whole: bool, owes: bool) -> None:
         seat, generation = sitting.generation.seat, sitting.generation
         there = self._stock.of(seat.key)
         if whole or ("enter", seat.key) not in there:
@@ -450,7 +452,7 @@ class Network:
         }
         script.delete([name for name in there - script.added if _is_past(name, generation, kept)])
 
-    def _reopen(self, script: Script, sitting: _Sitting) -> None:
+    def _reopen(self, script: NftScript, sitting: _SlotState) -> None:
         now = self._now()
         elements = [
             element
@@ -472,7 +474,11 @@ class Network:
         return found
 
     def _set_policy(
-        self, seat: Seat, policy: NetworkPolicy, netns_fd: int, names: Mapping[Address, Collection[str]]
+        self,
+        seat: NetworkSlot,
+        policy: NetworkPolicy,
+        netns_fd: int,
+        names: Mapping[Address, Collection[str]],
     ) -> None:
         if policy.mode == "none":
             self._remove(seat)
@@ -491,10 +497,10 @@ class Network:
             self._cut(seat, names)
             self._transact(lambda script: script.delete([debt]))
 
-    def _cut(self, seat: Seat, names: Mapping[Address, Collection[str]]) -> None:
+    def _cut(self, seat: NetworkSlot, names: Mapping[Address, Collection[str]]) -> None:
         sitting = self._sittings[seat.number]
 
-        def may_live(one: Connection) -> bool:
+        def may_live(one: TrackedConnection) -> bool:
             decision = sitting.plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
             allowed = decision.allowed or (decision.reason == "default" and _is_open(sitting, one))
             return allowed and (self._ipv6 or one.address.version == 4)
@@ -510,7 +516,7 @@ class Network:
         now = self._now()
         until = now + ttl_s + GRACE_S
         elements = sitting.generation.elements_of(name, public, ttl_s + GRACE_S)
-        if sitting.open + len(public) > MOST_OPEN:
+        if sitting.open + len(public) > MAX_OPEN_ADDRESSES:
             self._make_room(sitting, now)
         self._transact(lambda script: script.open(elements, sitting.elements))
         sitting.elements |= {(one.map, one.address): one for one in elements}
@@ -518,13 +524,13 @@ class Network:
         sitting.names[name] = known | dict.fromkeys(public, until)
         sitting.open += len(sitting.names[name]) - len(known)
 
-    def _make_room(self, sitting: _Sitting, now: float) -> None:
+    def _make_room(self, sitting: _SlotState, now: float) -> None:
         """Close what is past and what was told longest ago, until half of what may be open is: seldom, since it looks at all."""
         names: dict[str, dict[Address, float]] = {}
         count = 0
         for name, addresses in reversed(sitting.names.items()):
             left = {one: until for one, until in addresses.items() if until > now}
-            if count + len(left) > MOST_OPEN // 2:
+            if count + len(left) > MAX_OPEN_ADDRESSES // 2:
                 break
             if left:
                 names[name] = left
@@ -536,7 +542,7 @@ class Network:
             del sitting.elements[one.map, one.address]
         sitting.names, sitting.open = dict(reversed(names.items())), count
 
-    def _remove(self, seat: Seat) -> None:
+    def _remove(self, seat: NetworkSlot) -> None:
         if seat.number not in self._policies:  # another Bay may have begun it, after stock was taken
             self._take_stock()
         self._sittings.pop(seat.number, None)
@@ -545,14 +551,16 @@ class Network:
         self._transact(lambda script: self._write_removal(script, seat))
         self._conntrack.flush(seat)
 
-    def _write_removal(self, script: Script, seat: Seat) -> None:
+    def _write_removal(self, script: NftScript, seat: NetworkSlot) -> None:
         script.forget(seat, self._stock)
         script.delete([name for name in self._stock.of(seat.key) if name[0] not in SHARED])
 
     def _owned(self) -> set[int]:
         return self._links.numbers() | {int(key[1:], 16) for key in self._stock.seats()}
 
-    def _counted(self, seat: Seat) -> tuple[dict[tuple[int | None, str | None], tuple[int, int]], Traffic]:
+    def _counted(
+        self, seat: NetworkSlot
+    ) -> tuple[dict[tuple[int | None, str | None], tuple[int, int]], Traffic]:
         sitting = self._sittings.get(seat.number)
         if sitting is None:
             return {}, Traffic(0, 0)
@@ -570,7 +578,7 @@ class Network:
                 found[None, _REASONS[reason]] = allowed + more[0], refused + more[1]
         return found, self._links.traffic(seat)
 
-    def _counter_values(self, seat: Seat) -> Iterable[tuple[str, int]]:
+    def _counter_values(self, seat: NetworkSlot) -> Iterable[tuple[str, int]]:
         for one in self._nft.ask(f"list counters table {table_of(self._instance)}"):
             if (counter := one.get("counter")) and counter["name"].startswith(f"{seat.key}_"):
                 yield counter["name"], counter["packets"]
@@ -619,7 +627,7 @@ def _is_past(name: Name, generation: Generation, counters: Collection[str]) -> b
     return of_policies and not text.startswith(generation.name)
 
 
-def _is_open(sitting: _Sitting, one: Connection) -> bool:
+def _is_open(sitting: _SlotState, one: TrackedConnection) -> bool:
     """Whether a name has opened the connection's destination, though it may not be known any more which."""
     if one.protocol not in PROTOCOLS:
         return False

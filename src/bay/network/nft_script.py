@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bay.network.reserved_ranges import Address
 from bay.network.ruleset import Element, Generation, base, debt_of, seat_chains, seat_counters, table_of
-from bay.network.slots import Seat, device_of
+from bay.network.slots import NetworkSlot, device_of
 
 SHARED = ("enter", "judge", "policies", "leave", "seats")
 """The maps and the set in which every sandbox has an element."""
@@ -14,8 +14,8 @@ Name = tuple[str, str]
 """A kind (`chain`, `map`, `set`, `counter`) with a name; or one of SHARED with the key of a seat, for its element there."""
 
 
-class Script:
-    """Commands for one transaction on the table of one Bay, and what will be there after it: see `Stock`."""
+class NftScript:
+    """Commands for one transaction on the table of one Bay, and what will be there after it: see `TableContents`."""
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
@@ -34,7 +34,7 @@ class Script:
         """What all sandboxes share."""
         self._lines.append(base(self._instance))
 
-    def add_seat(self, seat: Seat, *, ipv6: bool) -> None:
+    def add_seat(self, seat: NetworkSlot, *, ipv6: bool) -> None:
         """The counters and chains of a sandbox; chains are emptied and filled anew where they stand already."""
         self._add_counters(seat_counters(seat))
         self._add_chains(seat_chains(seat, ipv6=ipv6))
@@ -52,7 +52,7 @@ class Script:
                 self._lines.append(f"add element {self._table} {name} {{ {', '.join(elements)} }}")
         self._add_chains(generation.chains())
 
-    def switch(self, generation: Generation, stock: "Stock") -> None:
+    def switch(self, generation: Generation, stock: "TableContents") -> None:
         """Send the new connections of a sandbox to `generation` and to no other."""
         self._forget("policies", generation.seat, stock)
         self._add_element("policies", generation.seat, f" : goto {generation.name}")
@@ -83,11 +83,11 @@ class Script:
             keys = ", ".join(str(one.address) for one in there)
             self._lines.append(f"delete element {self._table} {name} {{ {keys} }}")
 
-    def add_debt(self, seat: Seat) -> None:
+    def add_debt(self, seat: NetworkSlot) -> None:
         """Note that connections stand that the policy has not judged yet."""
         self._add_counters([debt_of(seat)])
 
-    def forget(self, seat: Seat, stock: "Stock") -> None:
+    def forget(self, seat: NetworkSlot, stock: "TableContents") -> None:
         """Take a sandbox out of all that leads to its chains."""
         for name in SHARED:
             self._forget(name, seat, stock)
@@ -114,20 +114,20 @@ class Script:
             self._lines.append(f"flush chain {self._table} {name}")
             self._lines += [f"add rule {self._table} {name} {rule}" for rule in rules]
 
-    def _add_element(self, name: str, seat: Seat, verdict: str) -> None:
+    def _add_element(self, name: str, seat: NetworkSlot, verdict: str) -> None:
         self._lines.append(f"add element {self._table} {name} {{ {self._own(name, seat)}{verdict} }}")
         self.added.add((name, seat.key))
 
-    def _forget(self, name: str, seat: Seat, stock: "Stock") -> None:
+    def _forget(self, name: str, seat: NetworkSlot, stock: "TableContents") -> None:
         if (name, seat.key) in stock.of(seat.key):
             self._lines.append(f"delete element {self._table} {name} {{ {self._own(name, seat)} }}")
             self.deleted.add((name, seat.key))
 
-    def _own(self, name: str, seat: Seat) -> str:
+    def _own(self, name: str, seat: NetworkSlot) -> str:
         return f"{seat.mark:#x}" if name == "seats" else f'"{device_of(self._instance, seat.number)}"'
 
 
-class Stock:
+class TableContents:
     """What nftables has of each sandbox, by the key of its seat. Kept in memory, so that no change begins with a listing."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Stock:
         for kind, name in names:
             self._names.setdefault(name.partition("_")[0], set()).add((kind, name))
 
-    def apply(self, script: Script) -> None:
+    def apply(self, script: NftScript) -> None:
         """Note what `script` did."""
         for kind, name in script.deleted - script.added:
             self.of(name.partition("_")[0]).discard((kind, name))

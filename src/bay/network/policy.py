@@ -10,9 +10,9 @@ one about all, then the deny, then the earlier. Between the kinds, for one desti
 5. a deny of 0.0.0.0/0 or ::/0;
 6. the mode: `open` allows, `allowlist` refuses.
 
-A policy is compiled to a `Plan`: services fall into a few classes that no rule divides, and for each class the cidrs are
+A policy is compiled to a `CompiledPolicy`: services fall into a few classes that no rule divides, and for each class the cidrs are
 flattened to disjoint intervals with one deciding rule. That form is looked up by the kernel in one step, however many
-rules there are. `Plan.decide` says the same for one packet; a test holds the two together.
+rules there are. `CompiledPolicy.decide` says the same for one packet; a test holds the two together.
 """
 
 from bisect import bisect_right
@@ -47,7 +47,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class NameRule:
     """What the rules say of a name for one class. Both None: no rule is about it."""
 
     action: Action | None = None
@@ -63,13 +63,13 @@ class NameVerdict:
 
     answered: bool
     rule: int | None
-    opens: tuple[Opening, ...]
+    opens: tuple[NameRule, ...]
     carried: str = ""
     """What the asker chose of the name: what stands where the deciding rule has `*`, all of it where no rule decided."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PolicyDecision:
     """What becomes of a connection. Without a deciding rule `reason` says what decided: `default`, `reserved` or `protocol`."""
 
     allowed: bool
@@ -211,7 +211,7 @@ _Levels = Sequence[tuple[str, Sequence[_Domain]]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompiledPolicy:
     """A compiled policy; make it with `compile_policy`."""
 
     mode: NetworkMode
@@ -248,7 +248,7 @@ class Plan:
         """What becomes of a question for `name`, and what its addresses are opened for. `name` is as DNS writes it."""
         asked = domains.lookup_form(name)
         if asked is None or self.mode == "none":
-            return NameVerdict(False, None, tuple(Opening() for _ in self.services), name)
+            return NameVerdict(False, None, tuple(NameRule() for _ in self.services), name)
         levels = [(one, self._domains[one]) for one in _patterns(asked) if one in self._domains]
         opens = tuple(_opening(levels, 1 << one.index) for one in self.services)
         reached = any(one.action == "allow" or (one.action is None and self.mode == "open") for one in opens)
@@ -261,34 +261,34 @@ class Plan:
 
     def decide(
         self, address: Address, protocol: NetworkProtocol | str, port: int, names: Collection[str] = ()
-    ) -> Decision:
+    ) -> PolicyDecision:
         """What becomes of a connection to `address`, to which `names` were resolved. The host's own addresses are not known here."""
         if protocol not in port_classes.PROTOCOLS:
-            return Decision(False, reason="protocol")
+            return PolicyDecision(False, reason="protocol")
         if self.mode == "none":
-            return Decision(False, reason="default")
+            return PolicyDecision(False, reason="default")
         if is_reserved(address) and not any(address in network for network in self.private):
-            return Decision(False, reason="reserved")
+            return PolicyDecision(False, reason="reserved")
         index = port_classes.class_of(self.services, protocol, port).index
         found = _at(self.cidrs(address.version)[index], int(address))
         return self._ordered(found, [] if is_reserved(address) else self._said(names, index))
 
-    def _said(self, names: Collection[str], index: int) -> list[Opening]:
+    def _said(self, names: Collection[str], index: int) -> list[NameRule]:
         verdicts = (self.name(name) for name in names)
         said = [one.opens[index] for one in verdicts if one.answered and one.opens[index].action]
         return sorted(said, key=lambda one: (one.action == "allow", one.rule))
 
-    def _ordered(self, found: Interval | None, said: list[Opening]) -> Decision:
+    def _ordered(self, found: Interval | None, said: list[NameRule]) -> PolicyDecision:
         if found is not None and found.action == "deny" and found.prefix > 0:
-            return Decision(False, found.rule, "reserved" if found.rule is None else None)
+            return PolicyDecision(False, found.rule, "reserved" if found.rule is None else None)
         if said:
-            return Decision(said[0].action == "allow", said[0].rule)
+            return PolicyDecision(said[0].action == "allow", said[0].rule)
         if found is not None:
-            return Decision(found.action == "allow", found.rule)
-        return Decision(self.mode == "open", reason="default")
+            return PolicyDecision(found.action == "allow", found.rule)
+        return PolicyDecision(self.mode == "open", reason="default")
 
 
-def compile_policy(policy: NetworkPolicy, private: Sequence[Network] = ()) -> Plan:
+def compile_policy(policy: NetworkPolicy, private: Sequence[Network] = ()) -> CompiledPolicy:
     """The plan of `policy`, whose rules have passed `checked` with the same `private`."""
     spans = [port_classes.spans_of(rule) for rule in policy.rules]
     combinations = list(dict.fromkeys(spans))
@@ -306,7 +306,7 @@ def compile_policy(policy: NetworkPolicy, private: Sequence[Network] = ()) -> Pl
         level.sort(key=lambda one: one.rank)
     allowed = tuple(dict.fromkeys(_private_allows(cidrs, private)))
     fences = _fences(allowed, (1 << len(cut)) - 1)
-    return Plan(policy.mode, cut, allowed, (*cidrs, *fences), named)
+    return CompiledPolicy(policy.mode, cut, allowed, (*cidrs, *fences), named)
 
 
 def _private_allows(cidrs: Iterable[_Cidr], private: Sequence[Network]) -> Iterator[Network]:
@@ -372,12 +372,12 @@ def _patterns(name: str) -> Iterator[str]:
     yield "*"
 
 
-def _opening(levels: _Levels, bit: int) -> Opening:
+def _opening(levels: _Levels, bit: int) -> NameRule:
     found = next((one for _, level in levels for one in level if one.mask & bit), None)
-    return Opening() if found is None else Opening(found.action, found.rule)
+    return NameRule() if found is None else NameRule(found.action, found.rule)
 
 
-def _decider(levels: _Levels, opens: Sequence[Opening], said: Action) -> tuple[str, int | None]:
+def _decider(levels: _Levels, opens: Sequence[NameRule], said: Action) -> tuple[str, int | None]:
     """The strongest rule that says `said` for some service, with its pattern; of no rule the pattern is `*`."""
     deciding = {one.rule for one in opens}
     found = ((key, one) for key, level in levels for one in level if one.action == said)

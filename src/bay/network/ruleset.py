@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 
 from bay.models import NetworkPolicy, NetworkRule
-from bay.network.policy import Action, Interval, Plan
+from bay.network.policy import Action, CompiledPolicy, Interval
 from bay.network.port_classes import PROTOCOLS
 from bay.network.reserved_ranges import RESERVED_V4, RESERVED_V6, Address
-from bay.network.slots import INSIDE_V4, INSIDE_V6, MARK_MASK, Seat, device_prefix
+from bay.network.slots import INSIDE_V4, INSIDE_V6, MARK_MASK, NetworkSlot, device_prefix
 
 MAX_CONNECTIONS = 8192
 """How many connections one sandbox has at a time."""
@@ -134,7 +134,7 @@ def guard(version: int) -> str:
     )
 
 
-def seat_chains(seat: Seat, *, ipv6: bool) -> dict[str, list[str]]:
+def seat_chains(seat: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
     """The chains that a sandbox has whatever its policy is, with their rules."""
     key, mark, mask = seat.key, f"{seat.mark:#x}", f"{MARK_MASK:#x}"
     admit = f"ct original zone set {seat.zone} meta mark set {mark} accept"
@@ -171,22 +171,22 @@ def seat_chains(seat: Seat, *, ipv6: bool) -> dict[str, list[str]]:
     }
 
 
-def seat_counters(seat: Seat) -> list[str]:
+def seat_counters(seat: NetworkSlot) -> list[str]:
     """The counters of what no rule decides."""
     return [f"{seat.key}_{reason}" for reason in ("reserved", "flood", "protocol", "allow", "deny")]
 
 
-def debt_of(seat: Seat) -> str:
+def debt_of(seat: NetworkSlot) -> str:
     """A counter that counts nothing: while it is there, connections stand that the policy of now has not judged."""
     return f"{seat.key}_unjudged"
 
 
-def counter_of(seat: Seat, rule: NetworkRule) -> str:
+def counter_of(seat: NetworkSlot, rule: NetworkRule) -> str:
     """The counter of `rule`: the same in every policy that has the rule, wherever it stands there."""
     return f"{seat.key}_r{_digest(asdict(rule))}"
 
 
-def generation_of(seat: Seat, policy: NetworkPolicy, *, ipv6: bool, private: Sequence[object]) -> str:
+def generation_of(seat: NetworkSlot, policy: NetworkPolicy, *, ipv6: bool, private: Sequence[object]) -> str:
     """What the names of a policy's chains and maps begin with, but for the letter that tells two of the same apart."""
     facts = {"policy": asdict(policy), "ipv6": ipv6, "private": list(map(str, private))}
     return f"{seat.key}_g{_digest(facts)}"
@@ -209,7 +209,7 @@ class Element:
 class Generation:
     """One policy of one sandbox, as nftables has it: chains and maps whose names begin with `name`."""
 
-    def __init__(self, seat: Seat, policy: NetworkPolicy, plan: Plan, name: str) -> None:
+    def __init__(self, seat: NetworkSlot, policy: NetworkPolicy, plan: CompiledPolicy, name: str) -> None:
         self.seat = seat
         self.name = name
         self._policy = policy

@@ -13,7 +13,7 @@ _BUFFER_BYTES = 1 << 20
 _READ_BYTES = 64 << 10
 
 
-class Watch:
+class RulesetMonitor:
     """Watches over the tables of those `names`, in the network namespace of the thread that makes this. Raises OSError."""
 
     def __init__(self, names: Collection[str]) -> None:

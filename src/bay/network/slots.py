@@ -22,7 +22,7 @@ NOWHERE_TABLE = _TABLES
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class NetworkSlot:
     """A session's place in the host's network. `number` is its alone on this host, whichever Bay gave it: 1 to 4094."""
 
     number: int

@@ -24,7 +24,7 @@ from bay.linux.netlink import (
     MISSING,
     REPLACE,
     Netlink,
-    Request,
+    NetlinkRequest,
     attribute,
     attributes,
     nested,
@@ -39,7 +39,7 @@ from bay.network.slots import (
     MARK_MASK,
     NOWHERE_TABLE,
     STUB,
-    Seat,
+    NetworkSlot,
     device_of,
     is_device,
     number_of,
@@ -114,7 +114,7 @@ class Links:
     def is_forwarding_noted(self, version: int) -> bool:
         """Whether that was noted, by whichever Bay, since the host's network began."""
         family = socket.AF_INET if version == 4 else socket.AF_INET6
-        rules = self._host.dump(Request("list rules", _GETRULE, 0, struct.pack("=B11x", family)))
+        rules = self._host.dump(NetlinkRequest("list rules", _GETRULE, 0, struct.pack("=B11x", family)))
         wanted = struct.pack("=I", _FIRST_PRIORITY + _NOTE)
         return any(dict(attributes(body[12:])).get(_FRA_PRIORITY) == wanted for body in rules)
 
@@ -124,7 +124,7 @@ class Links:
         if not any(is_device(name) for name in sysctls.devices()):
             self._host.send([*_base_rules(INSIDE_V4, _DELRULE), *_base_rules(INSIDE_V6, _DELRULE)])
 
-    def connect(self, seat: Seat, netns_fd: int) -> None:
+    def connect(self, seat: NetworkSlot, netns_fd: int) -> None:
         """Link the namespace behind `netns_fd` to the host. What is there of it already is replaced."""
         device = device_of(self._instance, seat.number)
         self._host.send([_delete_link(device)])
@@ -146,13 +146,13 @@ class Links:
             netlink.send([_no_link_local(INSIDE_DEVICE), _set_flags(INSIDE_DEVICE, _UP | _NOARP)])
             netlink.send(self._inside(index))
 
-    def _inside(self, index: int) -> Iterator[Request]:
+    def _inside(self, index: int) -> Iterator[NetlinkRequest]:
         for inside, gateway in self._pairs():
             yield _new_address(index, inside)
             yield _new_neighbour(index, gateway, _HOST_MAC)
             yield _default_route(index, gateway)
 
-    def _host_side(self, seat: Seat, device: str) -> Iterator[Request]:
+    def _host_side(self, seat: NetworkSlot, device: str) -> Iterator[NetlinkRequest]:
         index = socket.if_nametoindex(device)
         yield _set_flags(device, _UP | _NOARP)
         for inside, gateway in self._pairs():
@@ -165,17 +165,17 @@ class Links:
         if self._ipv6:
             yield INSIDE_V6, GATEWAY_V6
 
-    def remove(self, seat: Seat) -> None:
+    def remove(self, seat: NetworkSlot) -> None:
         """Remove the link with all that belongs to it; nothing there is fine."""
         rules = [_seat_rule(_DELRULE, seat, version) for version in (4, 6)]
         self._host.send([_delete_link(device_of(self._instance, seat.number)), *rules])
 
-    def is_whole(self, seat: Seat, netns_fd: int) -> bool:
+    def is_whole(self, seat: NetworkSlot, netns_fd: int) -> bool:
         """Whether the link is there with both ends, up; what the sandbox cannot undo is not looked at again."""
         device = device_of(self._instance, seat.number)
         return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(INSIDE_DEVICE))
 
-    def repair(self, seat: Seat) -> None:
+    def repair(self, seat: NetworkSlot) -> None:
         """Make again what the host's side of a link should have."""
         self._host.send(self._host_side(seat, device_of(self._instance, seat.number)))
 
@@ -183,10 +183,10 @@ class Links:
         """The numbers of the links there are."""
         return {number for name in sysctls.devices() if (number := number_of(self._instance, name))}
 
-    def traffic(self, seat: Seat) -> Traffic:
+    def traffic(self, seat: NetworkSlot) -> Traffic:
         """What crossed the link since it was made; nothing where there is none."""
         name = attribute(_IFLA_IFNAME, device_of(self._instance, seat.number))
-        request = Request("look at a link", _GETLINK, 0, _link_header() + name)
+        request = NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name)
         try:
             found = dict(attributes(self._host.ask(request)[16:]))
         except OSError:
@@ -200,7 +200,7 @@ def _is_up(device: str) -> bool:
     name = attribute(_IFLA_IFNAME, device)
     with opened() as netlink:
         try:
-            answer = netlink.ask(Request("look at a link", _GETLINK, 0, _link_header() + name))
+            answer = netlink.ask(NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name))
         except OSError:
             return False
     return bool(struct.unpack_from("=I", answer, 8)[0] & _UP)
@@ -210,77 +210,77 @@ def _link_header(flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, flags, change)
 
 
-def _new_veth(device: str, peer: str, *more: bytes, fine: tuple[int, ...] = ()) -> Request:
+def _new_veth(device: str, peer: str, *more: bytes, fine: tuple[int, ...] = ()) -> NetlinkRequest:
     there = (_link_header(), attribute(_IFLA_IFNAME, peer), attribute(_IFLA_ADDRESS, _INSIDE_MAC), *more)
     data = nested(_INFO_DATA, nested(_VETH_PEER, *there))
     names = attribute(_IFLA_IFNAME, device) + attribute(_IFLA_ADDRESS, _HOST_MAC)
     body = _link_header() + names + nested(_IFLA_LINKINFO, attribute(_INFO_KIND, "veth"), data)
-    return Request(f"make the link {device}", _NEWLINK, CREATE | EXCLUSIVE, body, fine)
+    return NetlinkRequest(f"make the link {device}", _NEWLINK, CREATE | EXCLUSIVE, body, fine)
 
 
-def _no_link_local(device: str) -> Request:
+def _no_link_local(device: str) -> NetlinkRequest:
     mode = nested(socket.AF_INET6, attribute(_INET6_ADDR_GEN_MODE, _GEN_NONE))
     body = _link_header() + attribute(_IFLA_IFNAME, device) + nested(_IFLA_AF_SPEC, mode)
-    return Request(f"keep {device} without a link-local address", _NEWLINK, 0, body, MISSING)
+    return NetlinkRequest(f"keep {device} without a link-local address", _NEWLINK, 0, body, MISSING)
 
 
-def _set_flags(device: str, flags: int) -> Request:
+def _set_flags(device: str, flags: int) -> NetlinkRequest:
     body = _link_header(flags, flags) + attribute(_IFLA_IFNAME, device)
-    return Request(f"bring {device} up", _NEWLINK, 0, body)
+    return NetlinkRequest(f"bring {device} up", _NEWLINK, 0, body)
 
 
-def _delete_link(device: str) -> Request:
+def _delete_link(device: str) -> NetlinkRequest:
     body = _link_header() + attribute(_IFLA_IFNAME, device)
-    return Request(f"remove the link {device}", _DELLINK, 0, body, MISSING)
+    return NetlinkRequest(f"remove the link {device}", _DELLINK, 0, body, MISSING)
 
 
 def _family(address: Address) -> tuple[int, int]:
     return (socket.AF_INET, 32) if address.version == 4 else (socket.AF_INET6, 128)
 
 
-def _new_address(index: int, address: Address) -> Request:
+def _new_address(index: int, address: Address) -> NetlinkRequest:
     body = struct.pack("=BBBBI", *_family(address), 0, 0, index)
     body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
     body += attribute(_IFA_FLAGS, _NODAD)
-    return Request(f"give the address {address}", _NEWADDR, CREATE | REPLACE, body)
+    return NetlinkRequest(f"give the address {address}", _NEWADDR, CREATE | REPLACE, body)
 
 
-def _new_neighbour(index: int, address: Address, mac: bytes) -> Request:
+def _new_neighbour(index: int, address: Address, mac: bytes) -> NetlinkRequest:
     body = struct.pack("=BxHiHBB", _family(address)[0], 0, index, _PERMANENT, 0, 0)
     body += attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
-    return Request(f"make {address} a neighbour", _NEWNEIGH, CREATE | REPLACE, body)
+    return NetlinkRequest(f"make {address} a neighbour", _NEWNEIGH, CREATE | REPLACE, body)
 
 
-def _route(index: int, inside: Address, gateway: Address, table: int, metric: int = 0) -> Request:
+def _route(index: int, inside: Address, gateway: Address, table: int, metric: int = 0) -> NetlinkRequest:
     body = struct.pack("=BBBBBBBBI", *_family(inside), 0, 0, 0, _PROTOCOL, _LINK, _UNICAST, 0)
     body += attribute(_RTA_DST, inside.packed) + attribute(_RTA_OIF, index) + attribute(_RTA_TABLE, table)
     body += attribute(_RTA_PREFSRC, gateway.packed) + attribute(_RTA_PRIORITY, metric)
-    return Request(f"route {inside} in table {table:#x}", _NEWROUTE, CREATE | REPLACE, body)
+    return NetlinkRequest(f"route {inside} in table {table:#x}", _NEWROUTE, CREATE | REPLACE, body)
 
 
-def _default_route(index: int, gateway: Address) -> Request:
+def _default_route(index: int, gateway: Address) -> NetlinkRequest:
     body = struct.pack(
         "=BBBBBBBBI", _family(gateway)[0], 0, 0, 0, 254, _PROTOCOL, _UNIVERSE, _UNICAST, _ONLINK
     )
     body += attribute(_RTA_GATEWAY, gateway.packed) + attribute(_RTA_OIF, index)
-    return Request(f"make {gateway} the gateway", _NEWROUTE, CREATE | REPLACE, body)
+    return NetlinkRequest(f"make {gateway} the gateway", _NEWROUTE, CREATE | REPLACE, body)
 
 
-def _shared(index: int, gateway: Address, inside: Address) -> list[Request]:
+def _shared(index: int, gateway: Address, inside: Address) -> list[NetlinkRequest]:
     # The metric keeps the routes of several Bays apart: each leads to its own device, and goes with it.
     return [_new_address(index, gateway), _route(index, inside, gateway, NOWHERE_TABLE, metric=index)]
 
 
 def _rule(
     kind: int, version: int, priority: int, action: int, *more: bytes, to: bytes = b"", by: bytes = b""
-) -> Request:
+) -> NetlinkRequest:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     body = struct.pack("=BBBBBBBBI", family, 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
     body += attribute(_FRA_PRIORITY, _FIRST_PRIORITY + priority) + b"".join(more)
     body += attribute(_FRA_PROTOCOL, _BY_KERNEL) if kind == _NEWRULE else b""
     body += (attribute(_FRA_DST, to) if to else b"") + (attribute(_FRA_SRC, by) if by else b"")
     fine = EXISTS if kind == _NEWRULE else MISSING
-    return Request(
+    return NetlinkRequest(
         f"rule {_FIRST_PRIORITY + priority} of IPv{version}",
         kind,
         CREATE | EXCLUSIVE if kind == _NEWRULE else 0,
@@ -289,7 +289,7 @@ def _rule(
     )
 
 
-def _base_rules(inside: Address, kind: int = _NEWRULE) -> Iterator[Request]:
+def _base_rules(inside: Address, kind: int = _NEWRULE) -> Iterator[NetlinkRequest]:
     unmarked = attribute(_FRA_FWMARK, 0) + attribute(_FRA_FWMASK, MARK_MASK)
     version, address = inside.version, inside.packed
     yield _rule(kind, version, 4, _NOP)
@@ -298,6 +298,6 @@ def _base_rules(inside: Address, kind: int = _NEWRULE) -> Iterator[Request]:
     yield _rule(kind, version, 0, _BLACKHOLE, unmarked, by=address)
 
 
-def _seat_rule(kind: int, seat: Seat, version: int) -> Request:
+def _seat_rule(kind: int, seat: NetworkSlot, version: int) -> NetlinkRequest:
     mark = attribute(_FRA_FWMARK, seat.mark) + attribute(_FRA_FWMASK, MARK_MASK)
     return _rule(kind, version, 3, _TO_TABLE, mark, attribute(_FRA_TABLE, seat.table))

@@ -22,9 +22,9 @@ from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError
 from bay.models import Limits
 from bay.network.dns.forwarder import Forwarder
-from bay.network.dns.plan import Opener
-from bay.network.dns.upstream import Resolver, resolvers_in
-from bay.network.manager import Network
+from bay.network.dns.names import Opener
+from bay.network.dns.upstream import UpstreamResolver, resolvers_in
+from bay.network.manager import NetworkManager
 from bay.network.reserved_ranges import Address
 from bay.server.cargos import routes as cargos_api
 from bay.server.cargos.service import Cargos
@@ -111,7 +111,7 @@ from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_r
 from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
 from bay.store import sandboxes
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import Keep
 
@@ -140,7 +140,7 @@ class Bay:
         self.kernels = KernelLink(self.link)
         self.port_link = PortLink(self.link)
         self.changes = Changes()
-        self.later = Later(self.store)
+        self.later = DeferredWrites(self.store)
         self.uses = Uses()
         self.stays = Stays(self.keys)
         self.keys.on_forget = self.stays.look
@@ -584,7 +584,7 @@ def layers_of(settings: Settings) -> Path | None:
     return settings.data_dir / backend_detection.ROOT / base_backend.LAYERS
 
 
-def make_network(settings: Settings) -> Network:
+def make_network(settings: Settings) -> NetworkManager:
     """The networks of the settings' sandboxes. Their names on the host carry a mark of this data directory."""
     resolvers = settings.dns_servers or _host_resolvers()
 
@@ -593,7 +593,7 @@ def make_network(settings: Settings) -> Network:
             resolvers=resolvers, opener=opener, is_reachable=is_reachable, ipv6=settings.network_ipv6
         )
 
-    return Network(
+    return NetworkManager(
         instance=instance_of(settings.data_dir)[:4],
         ipv6=settings.network_ipv6,
         private=settings.network_private,
@@ -601,7 +601,7 @@ def make_network(settings: Settings) -> Network:
     )
 
 
-def _host_resolvers() -> tuple[Resolver, ...]:
+def _host_resolvers() -> tuple[UpstreamResolver, ...]:
     """Whom this host asks for names."""
     try:
         return resolvers_in(Path("/etc/resolv.conf").read_text(errors="replace"))

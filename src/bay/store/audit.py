@@ -29,7 +29,7 @@ _FINISH = update(audit).where(audit.c.seq == bindparam("of_seq"))
 
 
 @dataclass(slots=True, kw_only=True)
-class Call:
+class AuditedCall:
     """A call under way. Filled in as it becomes known who makes it and what it is about."""
 
     at: datetime
@@ -51,11 +51,11 @@ class Call:
         return {c.name: getattr(self, c.name) for c in _COLUMNS}
 
 
-_call: ContextVar[Call | None] = ContextVar("bay_audited_call", default=None)
+_call: ContextVar[AuditedCall | None] = ContextVar("bay_audited_call", default=None)
 
 
 @contextmanager
-def during(call: Call | None) -> Generator[None]:
+def during(call: AuditedCall | None) -> Generator[None]:
     """Take every transaction in the block, and in what it calls, for one of `call`; None for a call that only reads."""
     token = _call.set(call)
     try:
@@ -86,7 +86,7 @@ async def note(db: AsyncConnection) -> Callable[[], None]:
     return committed
 
 
-async def finish(db: AsyncConnection, call: Call) -> None:
+async def finish(db: AsyncConnection, call: AuditedCall) -> None:
     """Write what came of a call that is over: into its row, or with a row if it made no transaction."""
     if call.seq is None:
         await _insert(db, call)
@@ -110,7 +110,7 @@ async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
     return (await db.execute(delete(audit).where(old))).rowcount
 
 
-async def _insert(db: AsyncConnection, call: Call) -> int:
+async def _insert(db: AsyncConnection, call: AuditedCall) -> int:
     made = await db.execute(_ADD, call.row())
     key = made.inserted_primary_key
     assert key is not None  # noqa: S101 — an INSERT of one row has one

@@ -27,7 +27,7 @@ _GATHER_S = 0.02
 _RETRY_S = 1.0
 
 
-class Later:
+class DeferredWrites:
     """Writes waiting for a transaction of their own, in order."""
 
     def __init__(self, store: Store) -> None:

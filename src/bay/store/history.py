@@ -49,7 +49,7 @@ Kind = Literal["plain", "running", "successful", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ExecutionOutcome:
     """How an execution ended, cut to what is kept."""
 
     id: str
@@ -59,9 +59,9 @@ class Outcome:
     error: str | None = field(repr=False)
 
 
-def outcome_of(result: ShellResult | PythonResult) -> Outcome:
+def outcome_of(result: ShellResult | PythonResult) -> ExecutionOutcome:
     """What is kept of an answer."""
-    return Outcome(
+    return ExecutionOutcome(
         id=result.execution_id,
         success=result.success,
         execution_time_ms=result.execution_time_ms,
@@ -70,7 +70,7 @@ def outcome_of(result: ShellResult | PythonResult) -> Outcome:
     )
 
 
-async def finish(db: AsyncConnection, session_id: str, outcome: Outcome) -> None:
+async def finish(db: AsyncConnection, session_id: str, outcome: ExecutionOutcome) -> None:
     """Write down how an execution of the session ended, unless that is written already."""
     own = and_(_E.session_id == session_id, _E.id == outcome.id, _E.exec_type.is_not(None))
     query = update(execs).where(own, _E.success.is_(None))

@@ -12,7 +12,7 @@ _S = sandboxes.c
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class UsageScope:
     """Everything of an owner, or with `key_id` only what that key made."""
 
     owner: str
@@ -20,7 +20,7 @@ class Whose:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ProfileUsage:
     """The sandboxes of one profile. What is being deleted is not in `sandboxes` any more, but holds what it holds."""
 
     profile: str
@@ -31,7 +31,9 @@ class Tally:
     """Those and the frozen ones."""
 
 
-async def by_profile(db: AsyncConnection, whose: Whose, now: datetime, besides: str | None) -> list[Tally]:
+async def by_profile(
+    db: AsyncConnection, whose: UsageScope, now: datetime, besides: str | None
+) -> list[ProfileUsage]:
     """What there is, without the sandbox `besides`."""
     live = and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
     wants = and_(_S.target == "running", or_(_S.expires_at.is_(None), _S.expires_at > now))
@@ -46,10 +48,10 @@ async def by_profile(db: AsyncConnection, whose: Whose, now: datetime, besides: 
         .where(*_of(whose), _S.deleted_at.is_(None), _S.id != (besides or ""))
         .group_by(_S.profile)
     )
-    return [Tally(*row) for row in await db.execute(query)]
+    return [ProfileUsage(*row) for row in await db.execute(query)]
 
 
-async def disk_bytes(db: AsyncConnection, whose: Whose) -> int:
+async def disk_bytes(db: AsyncConnection, whose: UsageScope) -> int:
     """Bytes that the cargos hold, with what only their checkpoints still do, as last measured; of a key: of its sandboxes."""
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -77,12 +79,12 @@ async def external_cargos(db: AsyncConnection, owner: str) -> int:
     return (await db.execute(query)).scalar_one()
 
 
-async def created_since(db: AsyncConnection, whose: Whose, since: datetime) -> int:
+async def created_since(db: AsyncConnection, whose: UsageScope, since: datetime) -> int:
     """Sandboxes made after `since`, deleted ones too."""
     return (await db.execute(select(func.count()).where(*_of(whose), _S.created_at > since))).scalar_one()
 
 
-async def nth_newest(db: AsyncConnection, whose: Whose, n: int) -> datetime | None:
+async def nth_newest(db: AsyncConnection, whose: UsageScope, n: int) -> datetime | None:
     """When the `n`th newest sandbox was made, counted from 1."""
     query = select(_S.created_at).where(*_of(whose)).order_by(_S.created_at.desc()).offset(n - 1).limit(1)
     return (await db.execute(query)).scalar_one_or_none()
@@ -105,7 +107,7 @@ async def unmeasured(db: AsyncConnection, stale: datetime) -> list[str]:
     return list((await db.execute(query.order_by(at))).scalars())
 
 
-def _of(whose: Whose) -> list[ColumnElement[bool]]:
+def _of(whose: UsageScope) -> list[ColumnElement[bool]]:
     # The owner also where the key would do: the index is on that.
     mine = [_S.owner == whose.owner]
     return mine if whose.key_id is None else [*mine, _S.key_id == whose.key_id]

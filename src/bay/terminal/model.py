@@ -10,7 +10,7 @@ from functools import lru_cache
 from wcwidth import wcwidth
 
 from bay.terminal.grid import Cell, Grid, Row
-from bay.terminal.modes import AUTOWRAP, INSERT, KEYPAD, NEWLINE, ORIGIN, SECOND_SCREEN, Modes
+from bay.terminal.modes import AUTOWRAP, INSERT, KEYPAD, NEWLINE, ORIGIN, SECOND_SCREEN, TerminalModes
 from bay.terminal.style import PLAIN, Style, background_of, changed, number
 from bay.terminal.tokens import tokens
 
@@ -22,7 +22,7 @@ _width = lru_cache(maxsize=4096)(wcwidth)
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedCursor:
     """What ESC 7 keeps."""
 
     y: int
@@ -33,15 +33,15 @@ class Saved:
 
 
 @dataclass(slots=True)
-class Page:
+class ScreenBuffer:
     """One of the two screens, with the cursor that was saved on it."""
 
     grid: Grid
-    saved: Saved | None = None
+    saved: SavedCursor | None = None
 
 
 @dataclass(slots=True)
-class Tabs:
+class TabStops:
     """Where a tab stops: every eight columns, until a program says otherwise."""
 
     cols: int
@@ -91,10 +91,10 @@ class Terminal:
 
     def reset(self) -> None:
         """As after switching it on."""
-        self.main = Page(Grid(self.rows, self.cols))
-        self.second = Page(Grid(self.rows, self.cols))
+        self.main = ScreenBuffer(Grid(self.rows, self.cols))
+        self.second = ScreenBuffer(Grid(self.rows, self.cols))
         self.history.clear()
-        self.tabs = Tabs(self.cols)
+        self.tabs = TabStops(self.cols)
         self.rest = ""
         self.last = ""
         self.y = self.x = 0
@@ -105,7 +105,7 @@ class Terminal:
 
     def reset_softly(self) -> None:
         """All switches as after switching it on; what is shown stays."""
-        self.modes = Modes()
+        self.modes = TerminalModes()
         self.page.saved = None
         self.style = PLAIN
         self.charsets = ("B", "B")
@@ -222,11 +222,11 @@ class Terminal:
 
     def save(self) -> None:
         """Keep the cursor for `restore`."""
-        self.page.saved = Saved(self.y, self.x, self.style, self.charsets, self.shifted)
+        self.page.saved = SavedCursor(self.y, self.x, self.style, self.charsets, self.shifted)
 
     def restore(self) -> None:
         """Put the cursor back as it was saved, or to the first cell."""
-        saved = self.page.saved or Saved(0, 0, PLAIN, ("B", "B"), 0)
+        saved = self.page.saved or SavedCursor(0, 0, PLAIN, ("B", "B"), 0)
         self.style, self.charsets, self.shifted = saved.style, saved.charsets, saved.shifted
         self.move_to(saved.y, saved.x)
 
@@ -347,7 +347,7 @@ class Terminal:
             return
         if on and mode == "?1049":
             self.save()
-        self.second = Page(Grid(self.rows, self.cols))
+        self.second = ScreenBuffer(Grid(self.rows, self.cols))
         self.page = self.second if on else self.main
         self.second_by = mode if on else ""
         if not on and mode == "?1049":

@@ -33,7 +33,7 @@ KNOWN: frozenset[str] = frozenset(
 )
 
 
-class Modes:
+class TerminalModes:
     """Which of the known modes are on; a private one has a question mark before its number."""
 
     def __init__(self) -> None:

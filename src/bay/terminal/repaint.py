@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from bay.terminal.grid import Row, trimmed
-from bay.terminal.model import Saved, Terminal
+from bay.terminal.model import SavedCursor, Terminal
 from bay.terminal.modes import ORIGIN
 from bay.terminal.style import PLAIN, escape
 from bay.terminal.tokens import carried
@@ -57,7 +57,7 @@ def _line(row: Row) -> str:
     return "".join(parts) + ("\x1b[m" if style != PLAIN else "")
 
 
-def _saved(saved: Saved | None) -> str:
+def _saved(saved: SavedCursor | None) -> str:
     if saved is None:
         return ""
     look = escape(saved.style) + _charsets(saved.charsets, saved.shifted)

@@ -12,7 +12,7 @@ from bay.errors import InternalError, Timeout
 from bay.models import Screen
 from bay.server.execs.screen import Screens
 from bay.terminal.grid import trimmed
-from bay.terminal.model import Page, Terminal
+from bay.terminal.model import ScreenBuffer, Terminal
 from bay.terminal.render import PLAYED_BYTES, render
 from bay.terminal.repaint import repaint
 
@@ -36,7 +36,7 @@ def fed(text: str, rows: int = 5, cols: int = 12) -> Terminal:
     return terminal
 
 
-def page_state(page: Page) -> object:
+def page_state(page: ScreenBuffer) -> object:
     """What is on one of the two screens."""
     return [trimmed(row) for row in page.grid.lines], page.saved
 

@@ -162,7 +162,7 @@ async def test_calls_at_once_have_their_own_results(alice: httpx.AsyncClient) ->
 async def test_a_transaction_that_is_rolled_back_takes_no_other_calls_row(bay: World) -> None:
     """The number of a row that was rolled back is given out again."""
     calls = [
-        audit.Call(at=bay.clock(), method="POST", path=f"/{i}", request_id=f"r{i}", owner="alice")
+        audit.AuditedCall(at=bay.clock(), method="POST", path=f"/{i}", request_id=f"r{i}", owner="alice")
         for i in range(2)
     ]
     with audit.during(calls[0]), suppress(ZeroDivisionError):
@@ -181,7 +181,7 @@ async def test_a_transaction_that_is_rolled_back_takes_no_other_calls_row(bay: W
 
 
 async def test_what_a_call_leaves_running_is_not_the_calls_any_more(bay: World) -> None:
-    call = audit.Call(at=bay.clock(), method="POST", path="/", request_id="r")
+    call = audit.AuditedCall(at=bay.clock(), method="POST", path="/", request_id="r")
     go_on = asyncio.Event()
 
     async def later() -> None:

@@ -14,7 +14,7 @@ DataDirOption = Annotated[
 ]
 
 
-class Made(Protocol):
+class BackupReport(Protocol):
     """What a backup has in it."""
 
     @property
@@ -25,7 +25,7 @@ class Made(Protocol):
     def left_out(self) -> Sequence[str]: ...
 
 
-class Restored(Protocol):
+class RestoreReport(Protocol):
     """What a restore put in place, and where what was there before is now."""
 
     @property
@@ -47,7 +47,9 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Back up the database and the admin key of the Bay on this machine, while it runs."""
-    made = cast("Made", load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files))
+    made = cast(
+        "BackupReport", load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files)
+    )
     for name in made.left_out:
         note(f"left out, because a tar cannot hold it: {name}")
     if as_json:
@@ -66,7 +68,7 @@ def restore(
     as_json: JsonOption = False,
 ) -> None:
     """Put a backup in place of what the Bay on this machine has. Stop that Bay first."""
-    done = cast("Restored", load("bay.server.offline.backup", "restore")(source, data_dir, force=force))
+    done = cast("RestoreReport", load("bay.server.offline.backup", "restore")(source, data_dir, force=force))
     if as_json:
         aside = None if done.aside is None else str(done.aside)
         print_json(

@@ -18,7 +18,7 @@ DataDirOption = Annotated[
 cargo = Tree(help="What keeps the files of all sandboxes.")
 
 
-class Finding(Protocol):
+class CargoFinding(Protocol):
     """One thing that was looked at."""
 
     @property
@@ -34,7 +34,7 @@ class Finding(Protocol):
 @cargo.command("check")
 def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
     """Check the pool, its mount, the file system in it and the room, of the Bay on this machine; ends with 1 on an error."""
-    found = cast("Sequence[Finding]", load("bay.server.offline.cargo_check", "check")(data_dir))
+    found = cast("Sequence[CargoFinding]", load("bay.server.offline.cargo_check", "check")(data_dir))
     if as_json:
         for finding in found:
             print_json(asdict(cast("Any", finding)))
@@ -43,6 +43,6 @@ def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
     return 1 if any(finding.level == "error" for finding in found) else 0
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
+def _row(finding: CargoFinding) -> tuple[str, ...]:
     way_out = f"; {finding.way_out}" if finding.way_out else ""
     return (finding.level, finding.what, finding.seen + way_out)

@@ -24,7 +24,7 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ProxyPlan:
     """What a proxy is to do: for which sandbox of which Bay, and at which address of this machine."""
 
     url: str | None
@@ -51,7 +51,7 @@ def proxy(
     """Bring ports of a sandbox to this machine, until interrupted."""
     forwards = tuple(map(_forward, pairs))
     url, api_key = state_of(ctx).reach()
-    plan = Plan(url=url, api_key=api_key, name=name, bind=bind, forwards=forwards)
+    plan = ProxyPlan(url=url, api_key=api_key, name=name, bind=bind, forwards=forwards)
 
     def say(address: str, port: int, remote: int) -> None:
         if as_json:
@@ -59,7 +59,9 @@ def proxy(
         else:
             print_line(f"{written(address, port)} -> {name}:{remote}")
 
-    run = cast("Callable[[Plan, Callable[[str, int, int], None]], int]", lazily("bay.cli.proxying", "run"))
+    run = cast(
+        "Callable[[ProxyPlan, Callable[[str, int, int], None]], int]", lazily("bay.cli.proxying", "run")
+    )
     return run(plan, say)
 
 

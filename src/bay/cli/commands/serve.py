@@ -10,7 +10,7 @@ from bay.cli.output import print_columns, print_json
 from bay.cli.state import JsonOption, load
 
 
-class Check(Protocol):
+class ServeCheck(Protocol):
     """One thing the host needs, as the driver's probe found it."""
 
     @property
@@ -48,7 +48,9 @@ def doctor(
     """Check whether this machine can run sandboxes, and say how to mend what is missing."""
     given = load("bay.server.settings", "read")(config, data_dir=data_dir)
     checks = load("bay.drivers.oci.probe", "checks")
-    found = cast("Sequence[Check]", checks(given.runc, scratch=given.data_dir, id_base=given.id_range_start))
+    found = cast(
+        "Sequence[ServeCheck]", checks(given.runc, scratch=given.data_dir, id_base=given.id_range_start)
+    )
     if as_json:
         for check in found:
             print_json(
@@ -59,6 +61,6 @@ def doctor(
     return 1 if any(check.required and not check.ok for check in found) else 0
 
 
-def _row(check: Check) -> tuple[str, ...]:
+def _row(check: ServeCheck) -> tuple[str, ...]:
     state = "ok" if check.ok else "missing" if check.required else "risk" if check.risk else "optional"
     return (check.name, state, str(check.found or "-"), "" if check.ok else str(check.fix or ""))

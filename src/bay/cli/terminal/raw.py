@@ -49,7 +49,7 @@ class RawTerminal:
             termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
 
 
-class Modes:
+class OutputModes:
     """What a program has switched on in the terminal that it should not leave behind (DEC private modes, as in xterm's ctlseqs)."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from bay.cli.follow import exit_code
 from bay.cli.output import note
 from bay.cli.terminal.detach_keys import DetachKeys
-from bay.cli.terminal.raw import Modes, RawTerminal, is_terminal, window_size, write_all
+from bay.cli.terminal.raw import OutputModes, RawTerminal, is_terminal, window_size, write_all
 from bay.errors import BayError, Conflict, ConnectionFailed, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TerminalSession:
         self._keys = DetachKeys(keys)
         self._typed: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         """Its `put` may be called in a signal handler, whatever the thread is doing. Empty items only wake the sender."""
-        self._modes = Modes()
+        self._modes = OutputModes()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._resized = False
         self._over = threading.Event()

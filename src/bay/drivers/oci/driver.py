@@ -27,9 +27,16 @@ from bay.drivers.health import check_health
 from bay.drivers.oci import cgroups, closure, host_image, layers, seccomp
 from bay.drivers.oci import hostname as oci_hostname
 from bay.drivers.oci.idrange import IdRanges
-from bay.drivers.oci.launch import Launched, Order, host_errors, launch, seal_socket_dir, wait_unlocked
+from bay.drivers.oci.launch import (
+    Launched,
+    LaunchRequest,
+    host_errors,
+    launch,
+    seal_socket_dir,
+    wait_unlocked,
+)
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
-from bay.drivers.oci.network_attachment import Line, namespace_of
+from bay.drivers.oci.network_attachment import NetworkAttachment, namespace_of
 from bay.drivers.oci.probe import requirements
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
@@ -43,8 +50,8 @@ from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkPolicy, NetworkState
 from bay.network.firewalls import FIX, dropping
-from bay.network.manager import Network
-from bay.network.slots import Seat
+from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 
 log = structlog.get_logger("bay.drivers.oci")
 
@@ -91,7 +98,7 @@ class OciDriver:
         id_range_start: int = 1_879_048_192,
         id_range_count: int = 4094,
         parallel_starts: int | None = None,
-        network: Network | None = None,
+        network: NetworkManager | None = None,
         network_off: bool = False,
         seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
     ) -> None:
@@ -281,7 +288,7 @@ class OciDriver:
             for seat in await in_new_thread(lambda: self._seats_to_clear(handle)):
                 await self._network.remove(seat)
 
-    async def _serve_names(self, line: Line, launched: Launched) -> None:
+    async def _serve_names(self, line: NetworkAttachment, launched: Launched) -> None:
         namespace = await opened_in_thread(lambda: namespace_of(launched.pid, launched.started))
         if namespace is None:
             raise SandboxNotReady("Ship ended before it was ready")
@@ -292,13 +299,13 @@ class OciDriver:
         init = self._init(handle)
         return None if init is None else namespace_of(*init)
 
-    def _seat(self, handle: Handle) -> Seat | None:
+    def _seat(self, handle: Handle) -> NetworkSlot | None:
         """The session's seat, by its claim on an id range: no other live session of this host has that number."""
         run = self._layout.session(handle.session_id).run
         found = next((number for number, path in self._ids.holders().items() if path == run), None)
-        return None if found is None else Seat(found + 1, handle.session_id)
+        return None if found is None else NetworkSlot(found + 1, handle.session_id)
 
-    def _seats_to_clear(self, handle: Handle) -> list[Seat]:
+    def _seats_to_clear(self, handle: Handle) -> list[NetworkSlot]:
         """Its own; where its claim is lost, all that no session of this Bay claims."""
         if self._network is None:
             return []
@@ -310,7 +317,7 @@ class OciDriver:
             for n, path in self._ids.holders().items()
             if path.parent == self._layout.run_dir / "sessions"
         }
-        return [Seat(number, handle.session_id) for number in sorted(owned - live)]
+        return [NetworkSlot(number, handle.session_id) for number in sorted(owned - live)]
 
     def _tidy(self) -> None:
         cgroups.remove_if_empty(self._cgroup)
@@ -365,8 +372,10 @@ class OciDriver:
             places.make(spec.sandbox_id, spec.layer_bytes)
             return self._ids.claim(places.run)
 
-    def _order(self, spec: SessionSpec, places: SessionPlaces, shared: _Shared, id_base: int) -> Order:
-        return Order(
+    def _order(
+        self, spec: SessionSpec, places: SessionPlaces, shared: _Shared, id_base: int
+    ) -> LaunchRequest:
+        return LaunchRequest(
             spec=spec,
             places=places,
             stage=self._layout.stage,
@@ -379,13 +388,13 @@ class OciDriver:
             line=self._line(spec, id_base),
         )
 
-    def _line(self, spec: SessionSpec, id_base: int) -> Line | None:
+    def _line(self, spec: SessionSpec, id_base: int) -> NetworkAttachment | None:
         if self._network is None or spec.network.mode == "none":
             return None
-        seat = Seat(self._ids.number_of(id_base) + 1, spec.session_id)
-        return Line(self._network, seat, spec.network)
+        seat = NetworkSlot(self._ids.number_of(id_base) + 1, spec.session_id)
+        return NetworkAttachment(self._network, seat, spec.network)
 
-    async def _launch(self, order: Order, output: StartOutput) -> Launched:
+    async def _launch(self, order: LaunchRequest, output: StartOutput) -> Launched:
         async with self._starting:
             launched = await in_new_thread(lambda: _prepare_and_launch(order, output))
         output.close_writer()
@@ -507,7 +516,7 @@ def _destroy_layers(places: SessionPlaces) -> None:
         ) from error
 
 
-def _prepare_and_launch(order: Order, output: StartOutput) -> Launched:
+def _prepare_and_launch(order: LaunchRequest, output: StartOutput) -> Launched:
     with host_errors():
         for layer in order.rootfs.layers:
             prepare_writable(layer)

@@ -23,9 +23,9 @@ import structlog
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import cgroups, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
-from bay.drivers.oci.network_attachment import Line
+from bay.drivers.oci.network_attachment import NetworkAttachment
 from bay.drivers.oci.runc import Runc
-from bay.drivers.oci.spec import SOCKET_DIR, Place, build
+from bay.drivers.oci.spec import SOCKET_DIR, RuntimePlacement, build
 from bay.drivers.oci.userns import user_namespace
 from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
@@ -36,7 +36,7 @@ log = structlog.get_logger("bay.drivers.oci")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class LaunchRequest:
     """One container to start."""
 
     spec: SessionSpec
@@ -48,7 +48,7 @@ class Order:
     runc: Runc
     tell_mapping: bool
     seccomp: dict[str, Any]
-    line: Line | None
+    line: NetworkAttachment | None
     """To the network; without one the session has loopback only."""
 
 
@@ -60,7 +60,7 @@ class Launched:
     started: int
 
 
-def launch(order: Order, output: StartOutput) -> Launched:
+def launch(order: LaunchRequest, output: StartOutput) -> Launched:
     """Start the container with `output` as stdout and stderr of its first process.
 
     Blocks. The calling thread is in other namespaces afterwards and must end.
@@ -147,8 +147,8 @@ def host_errors() -> Generator[None]:
         ) from error
 
 
-def _write_bundle(order: Order, root: Path, userns: str) -> None:
-    place = Place(
+def _write_bundle(order: LaunchRequest, root: Path, userns: str) -> None:
+    place = RuntimePlacement(
         rootfs=root,
         userns=userns,
         cgroup=order.cgroup,

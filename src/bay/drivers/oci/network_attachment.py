@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from bay.linux.processes import closing_fd, ends_within, open_process
 from bay.models import NetworkPolicy
-from bay.network.manager import Network
-from bay.network.slots import Seat
+from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class NetworkAttachment:
     """The seat of a session that begins, and the policy that it begins with."""
 
-    network: Network
-    seat: Seat
+    network: NetworkManager
+    seat: NetworkSlot
     policy: NetworkPolicy
 
     def admit(self) -> None:

@@ -25,7 +25,7 @@ from bay.drivers.oci.userns import LIMITS, user_namespace
 from bay.linux import mounts
 from bay.linux.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
-from bay.network.manager import Network
+from bay.network.manager import NetworkManager
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]
@@ -38,7 +38,7 @@ _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class HostCheck:
     """One thing about the host. `required`: the driver does not open without it. `fix`: what an operator does about it.
 
     `risk`: without it one sandbox can harm the others or the host.
@@ -52,7 +52,9 @@ class Check:
     risk: bool = False
 
 
-def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192) -> list[Check]:
+def checks(
+    runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
+) -> list[HostCheck]:
     """Everything, in the order in which to mend it. Blocks for about a second and leaves nothing behind.
 
     `scratch` is where the sessions' layers will be, or will be made (default: the system's directory). Without root
@@ -67,23 +69,23 @@ def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_
 
 def requirements(
     runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
-) -> list[Check]:
+) -> list[HostCheck]:
     """Those of `checks` that are about whether the driver opens."""
     return [_root(), *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base)]
 
 
-def _root() -> Check:
-    return Check("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run it as root, or with sudo")
+def _root() -> HostCheck:
+    return HostCheck("root", os.geteuid() == 0, True, f"uid {os.geteuid()}", "run it as root, or with sudo")
 
 
-def _runc(binary: str) -> list[Check]:
+def _runc(binary: str) -> list[HostCheck]:
     version = runc_version(binary)
     fix = "install runc 1.1.12 or newer (Debian: apt install runc), or name it with BAY_RUNC"
     if version is None:
-        return [Check("runc", False, True, f"{binary} does not run", fix)]
+        return [HostCheck("runc", False, True, f"{binary} does not run", fix)]
     text = f"{binary} is {'.'.join(map(str, version))}"
     fit = version >= _OLDEST_RUNC or (version >= (1, 1, 0) and is_patched(binary))
-    known = Check(
+    known = HostCheck(
         "runc-cves",
         version[:2] >= (1, 4) or version[2] >= _FIXED_RUNC.get(version[:2], 1 << 30),
         False,
@@ -91,36 +93,36 @@ def _runc(binary: str) -> list[Check]:
         "upgrade runc; until then: Bay mounts /dev and /proc itself and never from a tenant's files, which these need",
         risk=True,
     )
-    return [Check("runc", fit, True, text, fix), known]
+    return [HostCheck("runc", fit, True, text, fix), known]
 
 
-def _kernel() -> list[Check]:
+def _kernel() -> list[HostCheck]:
     users = _number("/proc/sys/user/max_user_namespaces")
     seccomp = _text("/proc/sys/kernel/seccomp/actions_avail")
     helpers = {name: shutil.which(name) for name in ("prlimit", "setpriv", "unshare")}
     missing = [name for name, path in helpers.items() if path is None]
     return [
-        Check(
+        HostCheck(
             "util-linux",
             not missing,
             True,
             f"not on PATH: {', '.join(missing)}" if missing else str(helpers["unshare"]),
             "install util-linux 2.36 or newer",
         ),
-        Check(
+        HostCheck(
             "user-namespaces", users > 0, True, f"at most {users}", "sysctl -w user.max_user_namespaces=65536"
         ),
-        Check(
+        HostCheck(
             "seccomp", "errno" in seccomp, True, seccomp or "none", "use a kernel with CONFIG_SECCOMP_FILTER"
         ),
         _tried("openat2", _try_openat2, "use Linux 5.6 or newer"),
-        Check(
+        HostCheck(
             "merged-usr", Path("/bin").is_symlink(), True, f"/bin is {_kind('/bin')}", "merge /usr (usrmerge)"
         ),
     ]
 
 
-def _cgroups() -> Check:
+def _cgroups() -> HostCheck:
     unified = MOUNT / "cgroup.controllers"
     if unified.is_file():
         found, version = set(unified.read_text().split()), "2"
@@ -128,12 +130,12 @@ def _cgroups() -> Check:
         found, version = {path.name for path in MOUNT.iterdir()} if MOUNT.is_dir() else set[str](), "1"
     missing = [name for name in _CONTROLLERS if name not in found]
     text = f"version {version}" + (f" without {', '.join(missing)}" if missing else "")
-    return Check(
+    return HostCheck(
         "cgroups", not missing, True, text, "boot with cgroup v2 and the cpu, memory and pids controllers"
     )
 
 
-def _trials(scratch: Path | None, id_base: int) -> list[Check]:
+def _trials(scratch: Path | None, id_base: int) -> list[HostCheck]:
     return [
         _tried(
             "id-mapped-mounts",
@@ -149,26 +151,26 @@ def _trials(scratch: Path | None, id_base: int) -> list[Check]:
     ]
 
 
-def _limits() -> list[Check]:
+def _limits() -> list[HostCheck]:
     instances = _number("/proc/sys/fs/inotify/max_user_instances")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     terminals = _number("/proc/sys/kernel/pty/max") - _number("/proc/sys/kernel/pty/reserve")
     return [
-        Check(
+        HostCheck(
             "inotify",
             instances >= _ENOUGH_INOTIFY_INSTANCES,
             False,
             f"{instances} instances for each sandbox, and for Bay",
             "sysctl -w fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=1048576",
         ),
-        Check(
+        HostCheck(
             "terminals",
             terminals >= _ENOUGH_TERMINALS,
             False,
             f"{terminals} for all sandboxes together, of which one takes up to {TERMINALS}",
             f"sysctl -w kernel.pty.max={16 * _ENOUGH_TERMINALS}",
         ),
-        Check(
+        HostCheck(
             "open-files", files >= _ENOUGH_FILES, False, f"{files}", "raise LimitNOFILE (ulimit -n) to 65536"
         ),
         _core_dumps(_text("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[1]),
@@ -176,20 +178,20 @@ def _limits() -> list[Check]:
     ]
 
 
-def _core_dumps(pattern: str, hard: int) -> Check:
+def _core_dumps(pattern: str, hard: int) -> HostCheck:
     """Whether a crash inside reaches a program of the host. RLIMIT_CORE 1 (see `rlimits`) stops no connection."""
     connects, starts = pattern.startswith("@"), pattern.startswith("|")
     ok = not connects and (hard != 0 or not starts)
     limit = "any size" if hard < 0 else str(hard)
     fix = "sysctl -w kernel.core_pattern=core" if connects else "raise LimitCORE (ulimit -H -c) to infinity"
-    return Check("core-dumps", ok, False, f"{pattern}, with a hard limit of {limit}", fix, risk=True)
+    return HostCheck("core-dumps", ok, False, f"{pattern}, with a hard limit of {limit}", fix, risk=True)
 
 
-def _extras(scratch: Path | None) -> list[Check]:
+def _extras(scratch: Path | None) -> list[HostCheck]:
     lacking = _lacking_for_limits(scratch or Path(tempfile.gettempdir()))
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
     return [
-        Check(
+        HostCheck(
             "disk-limits",
             not lacking,
             False,
@@ -199,7 +201,7 @@ def _extras(scratch: Path | None) -> list[Check]:
             "apt install btrfs-progs; modprobe btrfs loop; then use a new data directory. Until then give Bay's a file system of its own",
             risk=True,
         ),
-        Check(
+        HostCheck(
             "kvm",
             kvm,
             False,
@@ -209,7 +211,7 @@ def _extras(scratch: Path | None) -> list[Check]:
     ]
 
 
-def _closed_files() -> Check:
+def _closed_files() -> HostCheck:
     """Files that the image `host` shows and the host's own users may not read: root inside may, and rules their ids.
 
     Programs are left out: packages close those that have special rights, and nothing in them is secret.
@@ -217,7 +219,7 @@ def _closed_files() -> Check:
     found = sorted(_closed_below(USR))
     more = f" and {len(found) - _EXAMPLES} more" if len(found) > _EXAMPLES else ""
     fix = "move it out of /usr: root inside a sandbox of the image `host` reads it, whatever its mode"
-    return Check(
+    return HostCheck(
         "closed-files", not found, False, (", ".join(found[:_EXAMPLES]) or "none") + more, fix, risk=True
     )
 
@@ -255,15 +257,15 @@ def _is_module(name: str) -> bool:
     return f"/{name}.ko" in _text(f"/lib/modules/{os.uname().release}/modules.dep")
 
 
-def _network() -> list[Check]:
-    problems = Network(instance="0000").probe()
+def _network() -> list[HostCheck]:
+    problems = NetworkManager(instance="0000").probe()
     fix = 'mend it, or set network = "off"; until then sandboxes have loopback only'
-    usable = Check("network", not problems, False, "; ".join(problems) or "works", fix)
+    usable = HostCheck("network", not problems, False, "; ".join(problems) or "works", fix)
     if problems:
         return [usable]
     firewalls = dropping()
     found = f"dropped by {', '.join(firewalls)}" if firewalls else "nothing in the way"
-    return [usable, Check("forwarding", not firewalls, False, found, FIX)]
+    return [usable, HostCheck("forwarding", not firewalls, False, found, FIX)]
 
 
 def _try_openat2() -> None:
@@ -300,7 +302,7 @@ def _try_network() -> None:
     netns.set_up_loopback()
 
 
-def _tried(name: str, trial: Callable[[], None], fix: str) -> Check:
+def _tried(name: str, trial: Callable[[], None], fix: str) -> HostCheck:
     """Whether `trial` works, in a thread that may go into other namespaces."""
     failures: list[OSError] = []
 
@@ -313,7 +315,7 @@ def _tried(name: str, trial: Callable[[], None], fix: str) -> Check:
     thread = threading.Thread(target=work, name=f"bay-probe-{name}")
     thread.start()
     thread.join()
-    return Check(name, not failures, True, str(failures[0]) if failures else "works", fix)
+    return HostCheck(name, not failures, True, str(failures[0]) if failures else "works", fix)
 
 
 def _kind(path: str) -> str:

@@ -65,7 +65,7 @@ _READ_ONLY = ("/proc/sys",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RuntimePlacement:
     """What the host chose for a session: where its root is, who its root is, and which machine this is."""
 
     rootfs: Path
@@ -79,7 +79,7 @@ class Place:
     """The first outside id, for a runc that must be told the mapping (see `runc.reads_mappings`)."""
 
 
-def build(spec: SessionSpec, place: Place) -> dict[str, Any]:
+def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
     """The contents of `config.json`."""
     return {
         "ociVersion": "1.0.2",
@@ -115,7 +115,7 @@ def ship_command(machine: str) -> list[str]:
     ]
 
 
-def _process(spec: SessionSpec, place: Place) -> dict[str, Any]:
+def _process(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
     granted = list(CAPABILITIES)
     return {
         "terminal": False,
@@ -146,7 +146,7 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
     }
 
 
-def _namespaces(place: Place) -> dict[str, Any]:
+def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
     # No "network": see netns. A user namespace that is joined has its mapping already, which an old runc wants to hear.
     new = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
     joined = {"namespaces": [*new, {"type": "user", "path": place.userns}]}

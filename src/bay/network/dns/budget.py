@@ -7,7 +7,7 @@ look random pay eightfold. That does not close the way, which nothing can while 
 
 from collections.abc import Callable
 
-from bay.network.dns.limits import Limits
+from bay.network.dns.limits import DnsLimits
 
 RANDOM_FACTOR = 8
 _RANDOM_BYTES = 20
@@ -54,7 +54,7 @@ class Bucket:
 class Budget:
     """One sandbox's account."""
 
-    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+    def __init__(self, limits: DnsLimits, now: Callable[[], float]) -> None:
         self._limits = limits
         self._questions = Bucket(limits.questions_per_s, limits.questions_at_once, now)
         self._refusals = Bucket(limits.questions_per_s, limits.refusals_at_once, now)

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from bay.network.dns.limits import Limits
-from bay.network.dns.plan import Plan
+from bay.network.dns.limits import DnsLimits
 from bay.network.dns.wire import NOERROR, RecordParts
+from bay.network.policy import CompiledPolicy
 
 Address = IPv4Address | IPv6Address
 Key = tuple[bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CachedAnswer:
     """What is said to a question. `reason` is why there is nothing better to say, a reason of `models.RefusedName`."""
 
     rcode: int = NOERROR
@@ -36,16 +36,16 @@ class Pin:
     """An answer that holds until `ends_at`. Its addresses are open by what `plan` says to its name, by its `rule`."""
 
     text: str
-    answer: Answer
+    answer: CachedAnswer
     ends_at: float
-    plan: Plan
+    plan: CompiledPolicy
     rule: int | None
 
 
 class Cache:
     """One sandbox's pins, bounded in number, bytes and addresses; the oldest make room."""
 
-    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+    def __init__(self, limits: DnsLimits, now: Callable[[], float]) -> None:
         self._limits, self._now = limits, now
         self._pins: OrderedDict[Key, Pin] = OrderedDict()
         self._bytes = self._addresses = 0
@@ -95,7 +95,7 @@ class Origins:
     Nobody tells when those end, so this is bounded by number alone, and what was not seen for longest makes room.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: DnsLimits) -> None:
         self._limits = limits
         self._names: OrderedDict[Address, OrderedDict[str, None]] = OrderedDict()
 

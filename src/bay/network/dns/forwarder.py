@@ -20,18 +20,18 @@ from ipaddress import IPv4Address, IPv6Address
 from bay.clock import Clock, utc_now
 from bay.models import RefusedName
 from bay.network.dns.cache import Address
-from bay.network.dns.limits import Limits
+from bay.network.dns.limits import DnsLimits
 from bay.network.dns.log import Counts
-from bay.network.dns.names import Surroundings
-from bay.network.dns.plan import Opener, Plan
-from bay.network.dns.sandbox_resolver import Seat
+from bay.network.dns.names import ForwarderContext, Opener
+from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.dns.sockets import Sockets
-from bay.network.dns.upstream import Resolver, Upstream, resolver
+from bay.network.dns.upstream import Upstream, UpstreamResolver, resolver
+from bay.network.policy import CompiledPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    seat: Seat
+    seat: SandboxResolver
     sockets: Sockets
 
 
@@ -45,17 +45,17 @@ class Forwarder:
     def __init__(
         self,
         *,
-        resolvers: Sequence[str | IPv4Address | IPv6Address | Resolver],
+        resolvers: Sequence[str | IPv4Address | IPv6Address | UpstreamResolver],
         opener: Opener,
         is_reachable: Callable[[Address], bool],
         now: Callable[[], float] = time.monotonic,
         clock: Clock = utc_now,
         ipv6: bool = True,
-        limits: Limits | None = None,
+        limits: DnsLimits | None = None,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or DnsLimits()
         upstream = Upstream([resolver(one) for one in resolvers], limits, now)
-        self._around = Surroundings(upstream, opener, is_reachable, ipv6, limits, now, clock)
+        self._around = ForwarderContext(upstream, opener, is_reachable, ipv6, limits, now, clock)
         self._served: dict[int, _Served] = {}
 
     async def open(self) -> None:
@@ -65,14 +65,14 @@ class Forwarder:
         """Stop serving everybody."""
         await asyncio.gather(*map(self.stop, list(self._served)))
 
-    async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: Plan) -> None:
+    async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: CompiledPolicy) -> None:
         """Serve a sandbox on its sockets, a bound one and a listening one, which belong to this from now on.
 
         When the sandbox is served already, its sockets are changed and `plan` holds; what it knows stays.
         """
         before = self._served.pop(key, None)
         if before is None:
-            seat = Seat(key, plan, self._around)
+            seat = SandboxResolver(key, plan, self._around)
         else:
             await before.sockets.aclose()
             seat = before.seat
@@ -81,7 +81,7 @@ class Forwarder:
         self._served[key] = _Served(seat, sockets)
         sockets.open()
 
-    def set_plan(self, key: int, plan: Plan) -> None:
+    def set_plan(self, key: int, plan: CompiledPolicy) -> None:
         """Judge a sandbox's names by `plan` from now on; what it no longer answers is forgotten. Raises KeyError.
 
         A name that was resolved meanwhile is judged again before it is told.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class DnsLimits:
     """The bounds of one forwarder; those of a sandbox count for each by itself. Times are seconds."""
 
     questions_per_s: float = 100

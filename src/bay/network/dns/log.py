@@ -10,7 +10,7 @@ Counts = dict[int | None, tuple[int, int]]
 """By rule, None for the mode: questions allowed and refused."""
 
 
-class Log:
+class QueryLog:
     """One sandbox's. The names are bounded by `most`, and the one that was asked longest ago makes room."""
 
     def __init__(self, most: int, clock: Clock) -> None:

@@ -1,38 +1,51 @@
 """The names that one sandbox knows: resolved, judged, opened and held, in this order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from math import ceil
+from typing import Protocol
 
 from bay.clock import Clock
 from bay.network.dns import wire
 from bay.network.dns.budget import Budget
-from bay.network.dns.cache import Address, Answer, Cache, Key, Origins, Pin
-from bay.network.dns.limits import Limits
-from bay.network.dns.plan import Opener, Plan
-from bay.network.dns.resolution import Found, resolve
+from bay.network.dns.cache import Address, Cache, CachedAnswer, Key, Origins, Pin
+from bay.network.dns.limits import DnsLimits
+from bay.network.dns.resolution import Resolution, resolve
 from bay.network.dns.responses import Response
 from bay.network.dns.upstream import Upstream
+from bay.network.policy import CompiledPolicy, NameVerdict
 
 ADDRESSES = (wire.A, wire.AAAA)
 
 
+class Opener(Protocol):
+    """The network manager, which makes a name's addresses reachable before the sandbox has the answer.
+
+    A policy may change meanwhile: the manager judges `name` again under the lock with which it changes policies.
+    `verdict` was true at the call. Raises HostError.
+    """
+
+    async def __call__(
+        self, key: int, name: str, verdict: NameVerdict, addresses: Sequence[Address], ttl_s: int
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ForwarderContext:
     """What all sandboxes share."""
 
     upstream: Upstream
     opener: Opener
     is_reachable: Callable[[Address], bool]
     ipv6: bool
-    limits: Limits
+    limits: DnsLimits
     now: Callable[[], float]
     clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class UpstreamQuestion:
     """A name and a type that others have to be asked for. `rule` is that which allows it."""
 
     text: str
@@ -46,15 +59,15 @@ class Asked:
         return self.name, self.type
 
 
-class Names:
+class SandboxNames:
     """One sandbox's. `plan` is what they are judged by."""
 
-    def __init__(self, key: int, plan: Plan, budget: Budget, around: Surroundings) -> None:
+    def __init__(self, key: int, plan: CompiledPolicy, budget: Budget, around: ForwarderContext) -> None:
         self._key, self.plan, self._budget, self._around = key, plan, budget, around
         self._cache = Cache(around.limits, around.now)
         self.origins = Origins(around.limits)
 
-    def set_plan(self, plan: Plan) -> None:
+    def set_plan(self, plan: CompiledPolicy) -> None:
         """Drop what `plan` does not answer.
 
         What stays is opened again when it is asked for next: `plan` may open other services under the same name.
@@ -82,14 +95,14 @@ class Names:
         """Seconds for which `pin` holds."""
         return max(0, ceil(pin.ends_at - self._around.now()))
 
-    async def settle(self, asked: Asked) -> Pin:
+    async def settle(self, asked: UpstreamQuestion) -> Pin:
         """What there is for a name, held, and its addresses open. Raises NoAnswer, Loop, and what the opener raises."""
         pin = self._cache.get(asked.key) or await self._resolve(asked)
         while pin.answer.reason is None:
             plan = self.plan
             verdict = plan.name(pin.text)
             if not verdict.answered:
-                return self._pin(asked, Answer(rcode=wire.REFUSED, reason="policy"), 0)
+                return self._pin(asked, CachedAnswer(rcode=wire.REFUSED, reason="policy"), 0)
             if addresses := self._opened(pin.answer):
                 ttl = self.left(pin) + self._around.limits.grace_s
                 await self._around.opener(self._key, pin.text, verdict, addresses, ttl)
@@ -98,12 +111,12 @@ class Names:
                 return self._hold(asked, Pin(pin.text, pin.answer, pin.ends_at, plan, verdict.rule))
         return self._hold(asked, pin)
 
-    def fail(self, asked: Asked, reason: str) -> Pin:
+    def fail(self, asked: UpstreamQuestion, reason: str) -> Pin:
         """Say so for a moment, without trying again."""
-        answer = Answer(rcode=wire.SERVFAIL, reason=reason)
+        answer = CachedAnswer(rcode=wire.SERVFAIL, reason=reason)
         return self._hold(asked, self._pin(asked, answer, self._around.limits.failure_s))
 
-    async def _resolve(self, asked: Asked) -> Pin:
+    async def _resolve(self, asked: UpstreamQuestion) -> Pin:
         found = await resolve(self._ask, asked.name, asked.type, self._around.limits.aliases)
         return self._pin(asked, self._answer(asked, found), self._clamped(found.ttl))
 
@@ -112,7 +125,7 @@ class Names:
         self._budget.received(response.size)
         return response
 
-    def _answer(self, asked: Asked, found: Found) -> Answer:
+    def _answer(self, asked: UpstreamQuestion, found: Resolution) -> CachedAnswer:
         """What may be told of what was found."""
         data, addresses = found.data, ()
         if asked.type in ADDRESSES:
@@ -121,9 +134,9 @@ class Names:
             data = data[: self._around.limits.addresses_per_name]
             addresses = tuple(known[one] for one in data)
         if found.data and not data:
-            return Answer(rcode=wire.REFUSED, reason="private_answer")
+            return CachedAnswer(rcode=wire.REFUSED, reason="private_answer")
         records = wire.answer_records(asked.name, found.aliases, asked.type, data)
-        return Answer(found.rcode, records, addresses)
+        return CachedAnswer(found.rcode, records, addresses)
 
     def _may_be_told(self, address: Address) -> bool:
         return self._around.is_reachable(address) or self._is_private(address)
@@ -132,16 +145,16 @@ class Names:
         """Whether a rule with a cidr allows what names do not open."""
         return any(address in network for network in self.plan.private)
 
-    def _opened(self, answer: Answer) -> tuple[Address, ...]:
+    def _opened(self, answer: CachedAnswer) -> tuple[Address, ...]:
         return tuple(one for one in answer.addresses if not self._is_private(one))
 
     def _clamped(self, ttl: int) -> int:
         limits = self._around.limits
         return min(max(ttl, limits.ttl_min_s), limits.ttl_max_s)
 
-    def _pin(self, asked: Asked, answer: Answer, ttl: int) -> Pin:
+    def _pin(self, asked: UpstreamQuestion, answer: CachedAnswer, ttl: int) -> Pin:
         return Pin(asked.text, answer, self._around.now() + ttl, self.plan, asked.rule)
 
-    def _hold(self, asked: Asked, pin: Pin) -> Pin:
+    def _hold(self, asked: UpstreamQuestion, pin: Pin) -> Pin:
         self._cache.put(asked.key, pin)
         return pin

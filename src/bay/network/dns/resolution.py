@@ -14,7 +14,7 @@ class Loop(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Resolution:
     """What there is for a name: its aliases in order, and the data of the last one's records."""
 
     rcode: int
@@ -24,7 +24,7 @@ class Found:
     """The shortest of all the records', seconds."""
 
 
-async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Found:
+async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Resolution:
     """The records of `name`. Raises Loop, and what `ask` raises.
 
     Resolvers follow aliases themselves, so that one answer mostly has it all; where one ends too early, the next is asked for.
@@ -53,8 +53,8 @@ def _follow(response: Response, name: bytes, last: bytes, before: list[Record], 
     return further
 
 
-def _found(rcode: int, aliases: list[Record], records: tuple[Record, ...]) -> Found:
+def _found(rcode: int, aliases: list[Record], records: tuple[Record, ...]) -> Resolution:
     ttl = min((record.ttl for record in (*aliases, *records)), default=0)
     # Resolvers may name an address twice; it is one.
     data = tuple(dict.fromkeys(record.data for record in records))
-    return Found(rcode, tuple(alias.data for alias in aliases), data, ttl)
+    return Resolution(rcode, tuple(alias.data for alias in aliases), data, ttl)

@@ -20,7 +20,7 @@ _RCODE = 0x000F
 _ADDRESS_BYTES = {wire.A: 4, wire.AAAA: 16}
 
 
-class Garbled(Exception):
+class MalformedResponse(Exception):
     """An answer to the question that was asked, and not one that can be read."""
 
 
@@ -81,7 +81,7 @@ def read_response(message: bytes, number: int, name: bytes, kind: int, most: int
         records = () if truncated else tuple(_records(parser, kind, min(answers, most)))
         ends = not truncated and answers <= most and authorities > 0 and _is_soa(parser)
     except dns.exception.DNSException as error:
-        raise Garbled(str(error)) from error
+        raise MalformedResponse(str(error)) from error
     return Response(rcode, truncated, records, len(message), ends)
 
 

@@ -18,14 +18,14 @@ import structlog
 from bay.errors import HostError
 from bay.network.dns import wire
 from bay.network.dns.budget import Budget
-from bay.network.dns.cache import Answer, Key, Pin
-from bay.network.dns.log import Log
-from bay.network.dns.names import ADDRESSES, Asked, Names, Surroundings
-from bay.network.dns.plan import NameVerdict, Plan
+from bay.network.dns.cache import CachedAnswer, Key, Pin
+from bay.network.dns.log import QueryLog
+from bay.network.dns.names import ADDRESSES, ForwarderContext, SandboxNames, UpstreamQuestion
 from bay.network.dns.resolution import Loop
 from bay.network.dns.tasks import Tasks
 from bay.network.dns.upstream import NoAnswer
 from bay.network.dns.wire import Question
+from bay.network.policy import CompiledPolicy, NameVerdict
 
 log = structlog.get_logger("bay.network.dns")
 
@@ -63,14 +63,14 @@ class _Asker:
     deliver: Deliver
 
 
-class Seat:
+class SandboxResolver:
     """One sandbox. Everything here runs on the event loop: what does not await is not interrupted."""
 
-    def __init__(self, key: int, plan: Plan, around: Surroundings) -> None:
+    def __init__(self, key: int, plan: CompiledPolicy, around: ForwarderContext) -> None:
         self._key, self._around = key, around
         self._budget = Budget(around.limits, around.now)
-        self.log = Log(around.limits.refused_names, around.clock)
-        self.names = Names(key, plan, self._budget, around)
+        self.log = QueryLog(around.limits.refused_names, around.clock)
+        self.names = SandboxNames(key, plan, self._budget, around)
         self._asking: dict[Key, list[_Asker]] = {}
         self._in_flight = 0
         self._tasks = Tasks()
@@ -79,7 +79,7 @@ class Seat:
         """End what is being asked; nobody hears of it."""
         await self._tasks.aclose()
 
-    def set_plan(self, plan: Plan) -> None:
+    def set_plan(self, plan: CompiledPolicy) -> None:
         """Judge by `plan` from now on, questions that are being asked included."""
         self.names.set_plan(plan)
         self.log.rules_changed()
@@ -88,7 +88,7 @@ class Seat:
         """Answer `message`, now or later, by one call of `deliver`. False: it is a flood, and not even that is said."""
         try:
             question = wire.read_question(message)
-        except wire.Unreadable as error:
+        except wire.MalformedQuery as error:
             heard = self._budget.question() or self._budget.refusal()
             deliver(error.reply if heard else None)
             return heard
@@ -129,17 +129,17 @@ class Seat:
 
     def _judge_name(self, asker: _Asker, text: str, verdict: NameVerdict) -> None:
         question = asker.question
-        asked = Asked(text, question.name, question.type, verdict.rule)
+        asked = UpstreamQuestion(text, question.name, question.type, verdict.rule)
         if (reason := self._objection(asked, verdict)) is not None:
             self._refuse(asker, text, reason, verdict.rule)
         elif question.type in _HINTS or (question.type == wire.AAAA and not self._around.ipv6):
-            self._say(asker, text, Answer(), verdict.rule)
+            self._say(asker, text, CachedAnswer(), verdict.rule)
         elif not self._may_leave(asked, verdict):
             self._refuse(asker, text, "entropy", verdict.rule)
         else:
             self._ask(asked, asker)
 
-    def _objection(self, asked: Asked, verdict: NameVerdict) -> str | None:
+    def _objection(self, asked: UpstreamQuestion, verdict: NameVerdict) -> str | None:
         if not verdict.answered or not self._is_public(asked.text):
             return "policy"
         return None if asked.type in _KINDS else "type"
@@ -154,7 +154,7 @@ class Seat:
         except (dns.exception.DNSException, ValueError):
             return False
 
-    def _may_leave(self, asked: Asked, verdict: NameVerdict) -> bool:
+    def _may_leave(self, asked: UpstreamQuestion, verdict: NameVerdict) -> bool:
         """Whether there are letters left for a name. One that is held or being asked leaves no second time.
 
         Where no rule decided, the mode is `open`: who may send anything to everybody needs no names for it.
@@ -163,10 +163,10 @@ class Seat:
             return True
         return self._budget.carry(verdict.carried)
 
-    def _ask(self, asked: Asked, asker: _Asker) -> None:
+    def _ask(self, asked: UpstreamQuestion, asker: _Asker) -> None:
         """Have `asker` told once the answer is there, and ask for it where nobody did."""
         if self._in_flight >= self._around.limits.in_flight:
-            self._say(asker, asked.text, Answer(rcode=wire.SERVFAIL, reason="rate"), asked.rule)
+            self._say(asker, asked.text, CachedAnswer(rcode=wire.SERVFAIL, reason="rate"), asked.rule)
             return
         self._in_flight += 1
         if (others := self._asking.get(asked.key)) is not None:
@@ -175,14 +175,14 @@ class Seat:
         self._asking[asked.key] = [asker]
         self._tasks.start(self._settle(asked))
 
-    async def _settle(self, asked: Asked) -> None:
+    async def _settle(self, asked: UpstreamQuestion) -> None:
         pin = await self._settled(asked)
         askers = self._asking.pop(asked.key)
         self._in_flight -= len(askers)
         for asker in askers:
             self._tell(asker, pin)
 
-    async def _settled(self, asked: Asked) -> Pin:
+    async def _settled(self, asked: UpstreamQuestion) -> Pin:
         try:
             async with asyncio.timeout(self._around.limits.answer_s):
                 return await self.names.settle(asked)
@@ -199,12 +199,12 @@ class Seat:
             return self.names.fail(asked, "upstream")
 
     def _refuse(self, asker: _Asker, text: str, reason: str, rule: int | None) -> None:
-        self._say(asker, text, Answer(rcode=wire.REFUSED, reason=reason), rule)
+        self._say(asker, text, CachedAnswer(rcode=wire.REFUSED, reason=reason), rule)
 
     def _tell(self, asker: _Asker, pin: Pin) -> None:
         self._say(asker, pin.text, pin.answer, pin.rule, self.names.left(pin))
 
-    def _say(self, asker: _Asker, text: str, answer: Answer, rule: int | None, ttl: int = 0) -> None:
+    def _say(self, asker: _Asker, text: str, answer: CachedAnswer, rule: int | None, ttl: int = 0) -> None:
         """Answer, and note it."""
         self.log.count(rule, allowed=answer.reason not in _REFUSING)
         error = None
@@ -220,6 +220,6 @@ def _kind(question: Question) -> str:
     return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(question.type))
 
 
-def _loopback(question: Question) -> Answer:
+def _loopback(question: Question) -> CachedAnswer:
     data = _LOOPBACK.get(question.type, ())
-    return Answer(records=wire.answer_records(question.name, (), question.type, data))
+    return CachedAnswer(records=wire.answer_records(question.name, (), question.type, data))

@@ -10,8 +10,8 @@ import socket
 from functools import partial
 from typing import Any
 
-from bay.network.dns.limits import Limits
-from bay.network.dns.sandbox_resolver import Seat
+from bay.network.dns.limits import DnsLimits
+from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.dns.tasks import Tasks
 from bay.network.dns.upstream import receive_exactly
 
@@ -19,7 +19,9 @@ from bay.network.dns.upstream import receive_exactly
 class Sockets:
     """Serves `seat` on `udp` and `tcp`, a bound socket and a listening one, which are closed with this."""
 
-    def __init__(self, seat: Seat, udp: socket.socket, tcp: socket.socket, limits: Limits) -> None:
+    def __init__(
+        self, seat: SandboxResolver, udp: socket.socket, tcp: socket.socket, limits: DnsLimits
+    ) -> None:
         self._seat, self._udp, self._tcp, self._limits = seat, udp, tcp, limits
         self._pause: asyncio.TimerHandle | None = None
         self._accepting, self._connections = Tasks(), Tasks()

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from bay.network.dns import wire
-from bay.network.dns.limits import Limits
-from bay.network.dns.responses import Garbled, Response, read_response
+from bay.network.dns.limits import DnsLimits
+from bay.network.dns.responses import MalformedResponse, Response, read_response
 
 _DATAGRAM_BYTES = 4096
 _FINAL = (wire.NOERROR, wire.NXDOMAIN)
@@ -27,7 +27,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Resolver:
+class UpstreamResolver:
     """Where a resolver listens."""
 
     address: IPv4Address | IPv6Address
@@ -51,16 +51,16 @@ def _interface(scope: str) -> int:
     return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
-def resolver(place: "str | IPv4Address | IPv6Address | Resolver") -> Resolver:
+def resolver(place: "str | IPv4Address | IPv6Address | UpstreamResolver") -> UpstreamResolver:
     """What `place` names, on port 53 where it says no port. Raises ValueError."""
-    if isinstance(place, Resolver):
+    if isinstance(place, UpstreamResolver):
         return place
-    return Resolver(ip_address(place))
+    return UpstreamResolver(ip_address(place))
 
 
-def resolvers_in(resolv_conf: str) -> tuple[Resolver, ...]:
+def resolvers_in(resolv_conf: str) -> tuple[UpstreamResolver, ...]:
     """The name servers in the text of an /etc/resolv.conf, in order; lines that name none are left aside."""
-    found: list[Resolver] = []
+    found: list[UpstreamResolver] = []
     for words in map(str.split, resolv_conf.splitlines()):
         if len(words) >= 2 and words[0] == "nameserver":
             with contextlib.suppress(ValueError):
@@ -85,14 +85,16 @@ class _Query:
 class Upstream:
     """Several resolvers as one. The first that is not known to be down is asked first."""
 
-    def __init__(self, resolvers: Sequence[Resolver], limits: Limits, now: Callable[[], float]) -> None:
+    def __init__(
+        self, resolvers: Sequence[UpstreamResolver], limits: DnsLimits, now: Callable[[], float]
+    ) -> None:
         self._resolvers, self._limits, self._now = tuple(resolvers), limits, now
-        self._failed_at: dict[Resolver, float] = {}
+        self._failed_at: dict[UpstreamResolver, float] = {}
         self._exchanges = asyncio.Semaphore(limits.exchanges)
 
     async def ask(self, name: bytes, kind: int) -> Response:
         """What the resolvers say to a question of class IN. Raises NoAnswer; the caller bounds the time of it all."""
-        unwilling: set[Resolver] = set()
+        unwilling: set[UpstreamResolver] = set()
         for try_s in self._limits.tries_s:
             for one in self._in_order():
                 if one in unwilling:
@@ -104,13 +106,13 @@ class Upstream:
                     unwilling.add(one)
         raise NoAnswer
 
-    def _in_order(self) -> list[Resolver]:
+    def _in_order(self) -> list[UpstreamResolver]:
         """Those that failed lately come last, the longest ago of them first."""
         soon = self._now() - self._limits.down_s
         failed = {one: at for one, at in self._failed_at.items() if at > soon}
         return sorted(self._resolvers, key=lambda one: failed.get(one, float("-inf")))
 
-    async def _try(self, one: Resolver, name: bytes, kind: int, try_s: float) -> Response | None:
+    async def _try(self, one: UpstreamResolver, name: bytes, kind: int, try_s: float) -> Response | None:
         """What `one` answers, whatever its rcode; None when it does not, which is remembered."""
         async with self._exchanges:
             try:
@@ -118,17 +120,17 @@ class Upstream:
                     response = await self._exchange(one, _Query(name, kind, edns=True))
                     if response.rcode in _NO_EDNS:
                         response = await self._exchange(one, _Query(name, kind, edns=False))
-            except (OSError, Garbled, NoAnswer):  # TimeoutError is an OSError
+            except (OSError, MalformedResponse, NoAnswer):  # TimeoutError is an OSError
                 self._failed_at[one] = self._now()
                 return None
         self._failed_at.pop(one, None)
         return response
 
-    async def _exchange(self, one: Resolver, query: _Query) -> Response:
+    async def _exchange(self, one: UpstreamResolver, query: _Query) -> Response:
         response = await self._by_datagram(one, query)
         return await self._by_stream(one, query) if response.truncated else response
 
-    async def _by_datagram(self, one: Resolver, query: _Query) -> Response:
+    async def _by_datagram(self, one: UpstreamResolver, query: _Query) -> Response:
         loop = asyncio.get_running_loop()
         with socket.socket(one.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
             udp.connect(one.place)  # sends nothing; binds a port that the kernel takes at random
@@ -139,7 +141,7 @@ class Upstream:
                     return response
         raise NoAnswer
 
-    async def _by_stream(self, one: Resolver, query: _Query) -> Response:
+    async def _by_stream(self, one: UpstreamResolver, query: _Query) -> Response:
         loop, question = asyncio.get_running_loop(), query.wire
         with socket.socket(one.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as tcp:
             await loop.sock_connect(tcp, one.place)

@@ -41,7 +41,7 @@ RecordParts = tuple[bytes, bytes]
 """One record without its TTL: owner, type and class; then length and data."""
 
 
-class Unreadable(Exception):
+class MalformedQuery(Exception):
     """No question that can be answered. `reply` is what to say, None for nothing at all."""
 
     def __init__(self, reply: bytes | None) -> None:
@@ -76,15 +76,15 @@ class Question:
 def read_question(wire: bytes) -> Question:
     """The question in `wire`. Raises Unreadable with the reply that is due."""
     if len(wire) < HEADER.size:
-        raise Unreadable(None)
+        raise MalformedQuery(None)
     number, flags, questions, answers, authorities, additional = HEADER.unpack_from(wire)
     if flags & QR:
-        raise Unreadable(None)  # answering an answer makes loops
+        raise MalformedQuery(None)  # answering an answer makes loops
     if flags & OPCODE:
-        raise Unreadable(_bare(number, flags, NOTIMP))
+        raise MalformedQuery(_bare(number, flags, NOTIMP))
     end = _end_of_name(wire, HEADER.size)
     if end is None or questions != 1 or answers or authorities or len(wire) < end + _TYPE_AND_CLASS.size:
-        raise Unreadable(_bare(number, flags, FORMERR))
+        raise MalformedQuery(_bare(number, flags, FORMERR))
     qtype, qclass = _TYPE_AND_CLASS.unpack_from(wire, end)
     after = end + _TYPE_AND_CLASS.size
     udp_bytes = _read_opt(wire, after, number, flags) if additional == 1 else None
@@ -108,16 +108,16 @@ def _end_of_name(wire: bytes, at: int) -> int | None:
 def _read_opt(wire: bytes, at: int, number: int, flags: int) -> int | None:
     """The datagram size in the OPT record at `at`; None for a record of another type, such as a signature, which is ignored."""
     if len(wire) < at + _OPT.size:
-        raise Unreadable(_bare(number, flags, FORMERR))
+        raise MalformedQuery(_bare(number, flags, FORMERR))
     root, kind, udp_bytes, _, version, _, length = _OPT.unpack_from(wire, at)
     if root or kind != OPT:
         return None
     if len(wire) < at + _OPT.size + length:
-        raise Unreadable(_bare(number, flags, FORMERR))
+        raise MalformedQuery(_bare(number, flags, FORMERR))
     if version:
         # Eight of the rcode's bits stand in the OPT record, the other four are 0 for BADVERS.
         header = HEADER.pack(number, _reply_flags(flags, _BADVERS & 0xF), 0, 0, 0, 1)
-        raise Unreadable(header + _OPT.pack(0, OPT, UDP_BYTES, _BADVERS >> 4, 0, 0, 0))
+        raise MalformedQuery(header + _OPT.pack(0, OPT, UDP_BYTES, _BADVERS >> 4, 0, 0, 0))
     return udp_bytes
 
 

@@ -15,7 +15,7 @@ from bay.cargo.base import CargoBackend, Weight
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.store import cargos, checkpoints, tallies
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 
 log = structlog.get_logger("bay.usage")
@@ -33,7 +33,7 @@ _CHECKPOINT_STALE = timedelta(hours=1)
 class Usage:
     """Keeps what is known of the weight of cargos and checkpoints near the truth."""
 
-    def __init__(self, *, store: Store, later: Later, cargo: CargoBackend, clock: Clock) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites, cargo: CargoBackend, clock: Clock) -> None:
         self._store = store
         self._later = later
         self._cargo = cargo

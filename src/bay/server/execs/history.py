@@ -10,7 +10,7 @@ from bay.server.reconciler.exec_results import Outcomes
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import history
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryFilters, SandboxRecord
 
@@ -18,7 +18,7 @@ from bay.store.records import HistoryFilters, SandboxRecord
 class History:
     """The service behind `…/history`."""
 
-    def __init__(self, *, store: Store, later: Later, waker: Waker, outcomes: Outcomes) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker, outcomes: Outcomes) -> None:
         self._store = store
         self._later = later
         self._waker = waker

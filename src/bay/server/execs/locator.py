@@ -12,7 +12,7 @@ from bay.server.ship.client import OutputEnd
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store import execs
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord
 
@@ -42,7 +42,7 @@ class Located:
 class Locator:
     """Finds execs for their owners. Never starts compute for one whose session is over."""
 
-    def __init__(self, *, store: Store, later: Later, waker: Waker) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker) -> None:
         self._store = store
         self._later = later
         self._waker = waker

@@ -28,7 +28,7 @@ from bay.server.web.open_connections import Stays
 from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, Page, SandboxRecord
 
@@ -71,7 +71,7 @@ class Execs:
         self,
         *,
         store: Store,
-        later: Later,
+        later: DeferredWrites,
         waker: Waker,
         locator: Locator,
         link: ShipLink,

@@ -25,7 +25,7 @@ from bay.server.web.open_connections import Stays
 from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HAVING, HistoryNote, SandboxRecord
 
@@ -52,7 +52,14 @@ class Kernels:
     """The service behind `…/kernels`, `…/kernelspecs` and `…/python/exec`."""
 
     def __init__(
-        self, *, store: Store, later: Later, waker: Waker, link: KernelLink, stays: Stays, clock: Clock
+        self,
+        *,
+        store: Store,
+        later: DeferredWrites,
+        waker: Waker,
+        link: KernelLink,
+        stays: Stays,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._later = later

@@ -6,7 +6,7 @@ from bay.errors import Forbidden
 from bay.models import AuditEntry
 from bay.server.web.auth import Caller
 from bay.store import audit
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import AuditFilters, Page
 
@@ -14,7 +14,7 @@ from bay.store.records import AuditFilters, Page
 class Audits:
     """The service behind `/v1/audit`."""
 
-    def __init__(self, *, store: Store, later: Later) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites) -> None:
         self._store = store
         self._later = later
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.server.reconciler.exec_results import Outcomes
 from bay.store import audit, checkpoints, claims, events, history, tombstones
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.history import Kind
 from bay.store.records import Keep
@@ -58,7 +58,7 @@ class Housekeeping:
     """Keeps the database from growing for ever. Touches rows only: files are the reconciler's."""
 
     def __init__(
-        self, *, store: Store, later: Later, outcomes: Outcomes, clock: Clock, retention: Retention
+        self, *, store: Store, later: DeferredWrites, outcomes: Outcomes, clock: Clock, retention: Retention
     ) -> None:
         self._store = store
         self._later = later

@@ -17,7 +17,7 @@ from bay.server.events.rate import BURST, EventAllowance
 from bay.server.ports.ship_client import PortLink
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
@@ -43,7 +43,7 @@ class _Watched:
 class PortWatch:
     """Follows the ports of sessions until it is cancelled."""
 
-    def __init__(self, *, store: Store, later: Later, link: PortLink, clock: Clock) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites, link: PortLink, clock: Clock) -> None:
         self._store = store
         self._later = later
         self._link = link

@@ -20,7 +20,7 @@ from bay.server.sessions.handles import peer_of
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.store import execs, history
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord, SessionRecord, Unfinished
 
@@ -42,7 +42,7 @@ class Outcomes:
     """Asks Ships what the rows do not say yet. Never wakes or thaws anything."""
 
     def __init__(
-        self, *, store: Store, later: Later, link: ShipLink, kernels: KernelLink, clock: Clock
+        self, *, store: Store, later: DeferredWrites, link: ShipLink, kernels: KernelLink, clock: Clock
     ) -> None:
         self._store = store
         self._later = later

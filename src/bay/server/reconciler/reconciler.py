@@ -48,7 +48,7 @@ from bay.server.sessions.notifier import Changes
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipLink
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
@@ -80,7 +80,7 @@ class Reconciler:
         self,
         *,
         store: Store,
-        later: Later,
+        later: DeferredWrites,
         driver: Driver,
         cargo: CargoBackend,
         checkpointer: Checkpointer,

@@ -16,7 +16,7 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.store import events, execs, sandboxes
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord, SessionRecord, Target
 
@@ -38,7 +38,7 @@ class Sweep:
         self,
         *,
         store: Store,
-        later: Later,
+        later: DeferredWrites,
         queue: WorkQueue,
         link: ShipLink,
         kernels: KernelLink,

@@ -52,7 +52,7 @@ from bay.server.ship.client import ShipLink
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, services
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import (
     HAVING,
@@ -127,7 +127,7 @@ class Sandboxes:
         self,
         *,
         store: Store,
-        later: Later,
+        later: DeferredWrites,
         waker: Waker,
         snapshots: Snapshots,
         pool: Pool,

@@ -20,7 +20,7 @@ from bay.server.sessions import lifecycle
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
-from bay.store.tallies import Tally, Whose
+from bay.store.tallies import ProfileUsage, UsageScope
 
 _MIB = 1 << 20
 _MINUTE = timedelta(minutes=1)
@@ -54,7 +54,7 @@ class _Bound:
     """Limits, and whose they are."""
 
     of: Literal["key", "owner"]
-    whose: Whose
+    whose: UsageScope
     limits: Limits
 
     def check(self, quota: str, used: float, more: float, retry_s: int = _RETRY_S) -> None:
@@ -136,10 +136,10 @@ class Quotas:
     def _bounds(self, owner: str, key_id: str | None) -> Generator[_Bound]:
         of_key = self._of_key(key_id) if key_id else None
         if of_key is not None and of_key != Limits():
-            yield _Bound("key", Whose(owner, key_id), of_key)
+            yield _Bound("key", UsageScope(owner, key_id), of_key)
         of_owner = self._owners.get(owner, self._each_owner)
         if of_owner != Limits():
-            yield _Bound("owner", Whose(owner), of_owner)
+            yield _Bound("owner", UsageScope(owner), of_owner)
 
     async def _check_rate(self, db: AsyncConnection, bound: _Bound, now: datetime) -> None:
         limit = bound.limits.creates_per_minute
@@ -150,7 +150,7 @@ class Quotas:
             retry_s = await self._until_room(db, bound.whose, limit, now)
             bound.check("creates_per_minute", used, 1, retry_s)
 
-    async def _until_room(self, db: AsyncConnection, whose: Whose, limit: int, now: datetime) -> int:
+    async def _until_room(self, db: AsyncConnection, whose: UsageScope, limit: int, now: datetime) -> int:
         """Seconds until so many of the newest are a minute old that one more fits."""
         leaves = await tallies.nth_newest(db, whose, limit) if limit else None
         wait = (leaves or now) + _MINUTE - now
@@ -170,10 +170,10 @@ class Quotas:
         bound.check("cpus", self._cpus(found), need.cpus)
         bound.check("memory_mb", self._memory_mb(found), need.memory_mb)
 
-    def _cpus(self, found: list[Tally]) -> float:
+    def _cpus(self, found: list[ProfileUsage]) -> float:
         return round(sum(t.running * self._resources(t.profile).cpus for t in found), 6)
 
-    def _memory_mb(self, found: list[Tally]) -> int:
+    def _memory_mb(self, found: list[ProfileUsage]) -> int:
         return sum(t.holding * (self._resources(t.profile).memory // _MIB) for t in found)
 
     def _resources(self, profile: str) -> Resources:

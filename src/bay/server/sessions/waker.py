@@ -25,7 +25,7 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store import audit, sandboxes
-from bay.store.deferred import Later
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord
 
@@ -57,7 +57,7 @@ class Waker:
         self,
         *,
         store: Store,
-        later: Later,
+        later: DeferredWrites,
         queue: WorkQueue,
         uses: Uses,
         settle_suspicion: Callable[[str], Awaitable[None]],

@@ -9,8 +9,8 @@ from bay.clock import Clock
 from bay.ids import is_id
 from bay.server.web.auth import Caller
 from bay.store import audit
-from bay.store.audit import Call
-from bay.store.deferred import Later
+from bay.store.audit import AuditedCall
+from bay.store.deferred import DeferredWrites
 
 log = structlog.get_logger("bay.audit")
 
@@ -29,20 +29,24 @@ _MINUTE = timedelta(minutes=1)
 class Auditor:
     """Makes the calls that `bay.store.audit` writes down."""
 
-    def __init__(self, later: Later, clock: Clock) -> None:
+    def __init__(self, later: DeferredWrites, clock: Clock) -> None:
         self._later = later
         self._clock = clock
         self._nameless = _Ration("nobody", NAMELESS)
         self._refused: dict[str, _Ration] = {}
         """What each key may leave of calls that changed nothing: else one key could push out what all others did."""
 
-    def begin(self, method: str, path: str, request_id: str) -> Call | None:
+    def begin(self, method: str, path: str, request_id: str) -> AuditedCall | None:
         """A call that starts now; `path` has no key in it. None for one that only reads, which is not audited."""
         if method in READING:
             return None
-        return Call(at=self._clock(), method=method[:_METHOD], path=path[:_PATH], request_id=request_id)
+        return AuditedCall(
+            at=self._clock(), method=method[:_METHOD], path=path[:_PATH], request_id=request_id
+        )
 
-    def end(self, call: Call, status: int | None, code: str | None, params: Mapping[str, object]) -> None:
+    def end(
+        self, call: AuditedCall, status: int | None, code: str | None, params: Mapping[str, object]
+    ) -> None:
         """Write soon what came of it. `params` are those of its route, None of `status` that it was cut off."""
         call.status, call.code = status, code
         if call.resource_id is None:
@@ -51,13 +55,13 @@ class Auditor:
         if call.seq is not None or has_done or self._ration_of(call).take(self._clock()):
             self._later.put(lambda db: audit.finish(db, call))
 
-    def _ration_of(self, call: Call) -> "_Ration":
+    def _ration_of(self, call: AuditedCall) -> "_Ration":
         if call.key_id is None:
             return self._nameless
         return self._refused.setdefault(call.key_id, _Ration(call.key_id, REFUSED))
 
 
-def name_caller(call: Call | None, caller: Caller) -> None:
+def name_caller(call: AuditedCall | None, caller: Caller) -> None:
     """Write the authenticated caller into its call."""
     if call is not None:
         call.owner, call.key_id = caller.owner, caller.key_id

@@ -23,7 +23,7 @@ from bay.server.web.large_bodies import LARGE, LargeBodies
 from bay.server.web.pages import PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, error_response
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
-from bay.store.audit import Call, during
+from bay.store.audit import AuditedCall, during
 from bay.store.records import Scope as KeyScope
 
 Scope = MutableMapping[str, Any]
@@ -98,7 +98,7 @@ class Edge:
         headers: "RequestHeaders",
         receive: Receive,
         answer: "_Answer",
-        call: Call | None,
+        call: AuditedCall | None,
         path: str,
     ) -> None:
         """Have the application answer, or answer with the error that it or the edge raised."""
@@ -116,7 +116,9 @@ class Edge:
             log.exception("http.defect", request_id=answer.request_id, method=scope["method"], path=path)
             await answer.fail(scope, receive, InternalError("Bay failed on an internal error; see its log"))
 
-    def _admit(self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: Call | None) -> Receive:
+    def _admit(
+        self, scope: Scope, headers: "RequestHeaders", receive: Receive, call: AuditedCall | None
+    ) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
         check_framing(scope, headers)
         if scope["path"] not in OPEN_PATHS and not _is_home(scope, headers):
@@ -254,7 +256,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
 class _Record:
     """The audit's row of one call, written once: when it was answered, or a WebSocket accepted, which may stay for days."""
 
-    def __init__(self, auditor: Auditor, call: Call | None, scope: Scope) -> None:
+    def __init__(self, auditor: Auditor, call: AuditedCall | None, scope: Scope) -> None:
         self._auditor = auditor
         self._call = call
         self._scope = scope
