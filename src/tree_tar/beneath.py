@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 Parts = tuple[str, ...]
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(parent: int, name: str) -> int:
     """Open the directory `name` in `parent`; a symbolic link raises NotADirectoryError."""
-    return os.open(name, DIRECTORY, dir_fd=parent)
+    return os.open(name, OPEN_DIRECTORY, dir_fd=parent)
 
 
 def open_or_make(parent: int, name: str) -> int:
@@ -40,7 +40,7 @@ def make_directory(parent: int, name: str) -> bool:
 
 def open_beneath(top: int, parts: Iterable[str], step: Callable[[int, str], int] = open_directory) -> int:
     """A new descriptor of the directory `parts` beneath `top`; `step` opens each from the one above it."""
-    here = os.open(".", DIRECTORY, dir_fd=top)
+    here = os.open(".", OPEN_DIRECTORY, dir_fd=top)
     for part in parts:
         try:
             below = step(here, part)

@@ -265,8 +265,8 @@ class Reader:
             numbers = yield from self._old_map(block)
             real = self._field(block, 483, 12)
         elif records.get(_MAJOR) == b"1" and records.get(_MINOR, b"0") == b"0":
-            numbers = yield from self._map()
             real = _number(records.get(_REAL_SIZE, b""))
+            numbers = yield from self._map(real)
         elif self._rules.old_sparse and _SPARSE_MAP in records:
             numbers = array("q", map(_number, filter(None, records[_SPARSE_MAP].split(b","))))
             real = _number(records.get(_SPARSE_SIZE, b""))
@@ -274,24 +274,30 @@ class Reader:
             raise BadArchive("it has a sparse file of an unknown format")
         else:
             return size, array("q", (0, size))
-        _check_segments(numbers, real, self._left)
+        _check_segments(numbers, real)
+        if len(numbers) % 2:
+            raise BadArchive("the map of a sparse file is damaged: it ends in the middle")
+        if sum(numbers[1::2]) != self._left:
+            raise BadArchive("the map of a sparse file is damaged: it has not the data that it names")
         return real, numbers
 
-    def _map(self) -> Generator[None, None, Segments]:
-        """The map of format 1.0: decimal numbers, a line each, the first of which counts the segments."""
-        numbers, wanted, rest = array("q"), 1, b""
-        while len(numbers) < wanted:
+    def _map(self, real: int) -> Generator[None, None, Segments]:
+        """The map of format 1.0: decimal numbers, a line each, the first of which counts the segments.
+
+        Each block is checked as it comes: a few bytes, compressed, may be millions of segments that are none.
+        """
+        found, wanted, rest = array("q"), None, b""
+        while wanted is None or len(found) < wanted:
             if self._left < BLOCK or len(rest) > _LONGEST_LINE:
                 raise BadArchive("the map of a sparse file is damaged: it has no end")
             self._left -= BLOCK
             *lines, rest = (rest + (yield from self._exactly(BLOCK))).split(b"\n")
-            for line in lines:
-                numbers.append(_number(line))
-                if len(numbers) == 1:
-                    wanted += 2 * self._bounded(numbers[0])
-                if len(numbers) == wanted:
-                    break  # zeros fill up the block
-        return numbers[1:]
+            if wanted is None and lines:
+                wanted = 2 * self._bounded(_number(lines.pop(0)))
+            known = len(found)
+            found.extend(map(_number, lines[: (wanted or 0) - known]))
+            _check_segments(found, real, known // 2 * 2)
+        return found
 
     def _old_map(self, block: bytes) -> Generator[None, None, Segments]:
         """The map of GNU's old format: four segments in the header, and further ones in blocks behind it."""
@@ -385,17 +391,13 @@ def _split_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _check_segments(segments: Segments, real: int, stored: int) -> None:
-    """Segments are in order, beneath the size, and only the last is empty."""
-    if len(segments) % 2:
-        raise BadArchive("the map of a sparse file is damaged: it ends in the middle")
-    end, last = 0, len(segments) // 2 - 1
-    for index, (offset, length) in enumerate(pairs(segments)):
-        if offset < end or not 0 <= length <= real - offset or (not length and index < last):
+def _check_segments(segments: Segments, real: int, first: int = 0) -> None:
+    """Segments from the number `first` on are in order, within the size, and none follows an empty one."""
+    end, was_empty = (sum(segments[first - 2 : first]), not segments[first - 1]) if first else (0, False)
+    for offset, length in pairs(segments[first : len(segments) // 2 * 2]):
+        if was_empty or offset < end or not 0 <= length <= real - offset:
             raise BadArchive("the map of a sparse file is damaged: it has data where none can be")
-        end = offset + length
-    if sum(segments[1::2]) != stored:
-        raise BadArchive("the map of a sparse file is damaged: it has not the data that it names")
+        end, was_empty = offset + length, not length
 
 
 def _decoded(raw: bytes) -> str:

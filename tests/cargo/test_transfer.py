@@ -497,8 +497,8 @@ def test_memory_stays_flat_however_large_and_however_many(source: Path, into: Pa
 def run_small(act: str, path: Path, *, stdin: IO[bytes], stdout: IO[bytes]) -> int:
     """Run it with half the memory; gives the largest that it was, in KiB."""
     code = (
-        "import sys; from bay.cargo import transfer; transfer.MEMORY_BYTES = 160 << 20; "
-        "status = transfer.main(sys.argv[1:]); "
+        "import sys; from bay.cargo import export_process; export_process.MEMORY_BYTES = 160 << 20; "
+        "status = export_process.main(sys.argv[1:]); "
         "print(*[l.split()[1] for l in open('/proc/self/status') if l[:6] == 'VmHWM:'], file=sys.stderr); sys.exit(status)"
     )
     command = [sys.executable, "-c", code, act, str(path)]

@@ -84,6 +84,7 @@ MAY = {
         "linux",
         "words",
         "protocol",
+        "tar",
     },
     "terminal": {"terminal", "words"},
     "client": {"root", "client", "words", "tar", "protocol"},

@@ -19,7 +19,8 @@ from pathlib import Path
 import structlog
 
 from bay.cargo.base import Weight
-from bay.cargo.walking import DIRECTORY, FILE, Node, opened, unless_changed
+from bay.cargo.tree_walk import Node, opened, unless_changed
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
 
 _TOGETHER_S = 120.0
 _BATCH = 50
@@ -119,7 +120,7 @@ class _Scale:
         held = facts.st_blocks * _BLOCK
         if not stat.S_ISREG(facts.st_mode) or not held:
             return held
-        fd = os.open(name, FILE, dir_fd=directory)
+        fd = os.open(name, OPEN_FILE, dir_fd=directory)
         try:
             return max(0, held - sum(_shared(fd)))
         finally:
@@ -153,7 +154,7 @@ def main(places: Sequence[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     for number, place in enumerate(places):
         with contextlib.suppress(OSError, MemoryError):
-            top = os.open(place, DIRECTORY)
+            top = os.open(place, OPEN_DIRECTORY)
             try:
                 weight = _Scale(top).weigh()
             finally:

@@ -20,7 +20,7 @@ import os
 import resource
 import sqlite3
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,14 @@ from typing import IO, cast
 
 import zstandard
 
-from bay.cargo.archive import MACHINE, Packer, Parts, Unpacker, Writable
 from bay.cargo.manifest import LONGEST, Facts
-from bay.cargo.pax import BLOCK, Damaged, Member, Reader
+from bay.cargo.tar_pack import MACHINE, Packer, Writable
+from bay.cargo.tar_unpack import RULES, CargoPolicy
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
+from tree_tar.beneath import Parts
+from tree_tar.extract import Extractor
+from tree_tar.headers import DIRECTORY, FILE
+from tree_tar.reader import BadArchive, Event, Member, Piece, Reader
 
 FACTS = "checkpoint.json"
 DIGEST = "sha256"
@@ -43,6 +47,7 @@ _LEVEL = 3
 _LARGEST_WINDOW = 8 << 20
 _PIECE = 1 << 17
 _LITTLE = 2048
+_MOST_ZEROS = 1 << 20
 _NICE = 10
 _CPU_S = 4 * 3600
 """Of an import. A terabyte takes less."""
@@ -87,13 +92,13 @@ def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None)
     """Unpack what `read` gives, up to as many bytes as it is asked for, into the empty `directory`. Raises the same; blocks."""
     with _told(), _empty(directory) as top:
         source = _Unzipped(read)
-        reader = Reader(source)
-        bounds = _Bounds(_facts(reader), max_bytes)
-        own = os.geteuid() == 0
-        unpacker = Unpacker(reader, top, bounds.admits, own=own, depth=0, what="checkpoint", digested=False)
-        with contextlib.closing(unpacker):
-            _unpack(reader, unpacker)
-        _check_end(reader, source)
+        reader = Reader(RULES, hashlib.sha256())
+        events = reader.pull(source.read)
+        bounds = _Bounds(_facts(events), max_bytes)
+        policy = CargoPolicy(bounds.admits, own=os.geteuid() == 0, depth=0, what="checkpoint")
+        with contextlib.closing(Extractor(top, policy)) as extractor:
+            _unpack(reader, events, extractor)
+        _check_end(reader, events, source)
         _complete(top)
     return Unpacked(bounds.facts, bounds.entries, bounds.bytes)
 
@@ -154,7 +159,7 @@ def _told() -> Generator[None]:
     """Whatever can go wrong, as one of Bay's errors."""
     try:
         yield
-    except (Damaged, zstandard.ZstdError) as error:
+    except (BadArchive, zstandard.ZstdError) as error:
         raise BadRequest(f"it is damaged, or no checkpoint that Bay exported: {error}") from error
     except MemoryError as error:
         raise BadRequest(
@@ -172,28 +177,44 @@ def _told() -> Generator[None]:
         raise DriverUnavailable(f"cannot carry the checkpoint: {error.strerror or error}") from error
 
 
-def _facts(reader: Reader) -> Facts:
-    first = reader.next()
-    if first is None or first.name != FACTS or not first.is_file() or first.size > LONGEST:
+def _facts(events: Iterator[Event]) -> Facts:
+    first = next(events, None)
+    if not isinstance(first, Member) or first.name != FACTS or first.kind != FILE or first.size > LONGEST:
         raise BadRequest(f"it does not begin with {FACTS}; it is no checkpoint that Bay exported")
-    return Facts.from_json(reader.read(LONGEST))
+    return Facts.from_json(_content(events, first))
 
 
-def _unpack(reader: Reader, unpacker: Unpacker) -> None:
+def _content(events: Iterator[Event], member: Member) -> bytes:
+    """The content of a small member, which came last."""
+    content = b""
+    while len(content) < member.data_bytes and isinstance(piece := next(events), Piece):
+        content += piece.data
+    return content
+
+
+def _unpack(reader: Reader, events: Iterator[Event], extractor: Extractor) -> None:
     """Make everything before the digest, which has to be there, and right."""
-    while (member := reader.next()) is not None:
-        if member.name == DIGEST:
-            if reader.digest_before.encode() != reader.read(BLOCK):
+    for event in events:
+        if isinstance(event, Member) and event.name == DIGEST:
+            expected = reader.digest_before.encode()
+            if event.data_bytes != len(expected) or _content(events, event) != expected:
                 raise BadRequest(f"it is damaged: what it has is not what its {DIGEST} says")
-            return unpacker.finish()
-        unpacker.make(member)
+            return extractor.finish()
+        extractor.take(event)
     raise BadRequest(f"its end is missing: it has no {DIGEST}")
 
 
-def _check_end(reader: Reader, source: "_Unzipped") -> None:
-    if reader.next() is not None:
-        raise Damaged(f"there is something behind its {DIGEST}")
-    reader.finish()
+def _check_end(reader: Reader, events: Iterator[Event], source: "_Unzipped") -> None:
+    """Nothing follows the digest but zeros, and not many."""
+    if next(events, None) is not None:
+        raise BadArchive(f"there is something behind its {DIGEST}")
+    left = _MOST_ZEROS
+    data = bytes(reader.rest)
+    while data or (data := source.read(_PIECE)):
+        left -= len(data)
+        if any(data) or left < 0:
+            raise BadArchive("there is something behind its end")
+        data = b""
     source.check_end()
 
 
@@ -225,7 +246,7 @@ class _Bounds:
 
     def admits(self, parts: Parts, member: Member) -> bool:
         self.entries += 1
-        self.bytes += sum(member.segments[1::2])
+        self.bytes += member.data_bytes
         if self.entries > MOST_ENTRIES:
             raise BadRequest(f"it has more than {MOST_ENTRIES} files and directories")
         if self.max_bytes is not None and self.bytes > self.max_bytes:
@@ -233,7 +254,7 @@ class _Bounds:
                 f"its files hold more than the {self.max_bytes} bytes that there may be; raise the limit"
             )
         carried = (WORKSPACE, MACHINE) if self.facts.persist == "machine" else (WORKSPACE,)
-        return parts[0] in carried and (len(parts) > 1 or member.is_directory())
+        return parts[0] in carried and (len(parts) > 1 or member.kind == DIRECTORY)
 
 
 class _Hashed:
@@ -269,9 +290,9 @@ class _Unzipped:
     def check_end(self) -> None:
         """All was read: then the decompressor has seen its own end, with the checksum, and nothing is behind it."""
         if not self._unzip.eof:
-            raise Damaged("its last bytes are missing")
+            raise BadArchive("its last bytes are missing")
         if self._unzip.unused_data or self._pending or self._source(1):
-            raise Damaged("there is something behind its end")
+            raise BadArchive("there is something behind its end")
 
     def _piece(self) -> memoryview:
         self._pending = self._pending or memoryview(self._source(_PIECE))

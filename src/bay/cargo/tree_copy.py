@@ -18,8 +18,9 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from bay.cargo.walking import DIRECTORY, FILE, Node, opened, unless_changed
+from bay.cargo.tree_walk import Node, opened, unless_changed
 from bay.linux import renames
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER = 1 << 20
@@ -103,7 +104,7 @@ class _Copier:
         return _finish_by_name(source, target, name, facts)
 
     def _file(self, source: int, target: int, name: str) -> None:
-        old = os.open(name, FILE, dir_fd=source)
+        old = os.open(name, OPEN_FILE, dir_fd=source)
         try:
             facts = os.fstat(old)
             if not stat.S_ISREG(facts.st_mode):
@@ -196,10 +197,10 @@ def _copy_xattrs(old: int | str, new: int | str) -> None:
 
 def copy(source: str, target: str) -> None:
     """Copy the tree `source` to `target`, which is made; it is on the disk when this returns. Raises OSError."""
-    old = os.open(source, DIRECTORY)
+    old = os.open(source, OPEN_DIRECTORY)
     try:
         os.mkdir(target, 0o700)
-        new = os.open(target, DIRECTORY)
+        new = os.open(target, OPEN_DIRECTORY)
         try:
             _Copier(old, new).run()
             renames.sync_open_file_system(new)

@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ship.tools import limits, walk
-from tree_tar.beneath import DIRECTORY as OPEN_DIRECTORY
-from tree_tar.beneath import FILE as OPEN_FILE
-from tree_tar.beneath import closing
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, closing
 from tree_tar.headers import DIRECTORY, END, FIFO, FILE, LINK, SYMLINK, header, padding
 from tree_tar.sparse import Segments, data_segments, pairs, sparse_map, sparse_records
 

@@ -18,8 +18,7 @@ from ship.tools import limits, walk
 from ship.tools.gitignore import MOST_BYTES, GitIgnore, Layer, is_ignored
 from ship.tools.globs import BadGlob, compile_glob
 from ship.tools.query import BadQuery, Query
-from tree_tar.beneath import DIRECTORY as OPEN_DIRECTORY
-from tree_tar.beneath import FILE as OPEN_FILE
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
 
 _MEMORY_BYTES = 320 << 20
 _BLOCK = 64 * 1024  # the C library gives more back to the kernel each time, which costs more than reading

@@ -15,8 +15,7 @@ from functools import partial
 
 from ship.files.temporaries import temporary
 from ship.tools import limits
-from tree_tar.beneath import DIRECTORY as OPEN_DIRECTORY
-from tree_tar.beneath import Parts
+from tree_tar.beneath import OPEN_DIRECTORY, Parts
 from tree_tar.extract import Extractor, Policy, parts_of
 from tree_tar.headers import BLOCK_DEVICE, CHARACTER, DIRECTORY, NS, OTHER
 from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from tree_tar.beneath import FILE, closing, open_directory
+from tree_tar.beneath import OPEN_FILE, closing, open_directory
 
 DEEPEST = 400  # a directory on the way is a descriptor, of which a process commonly has 1024
 _MOUNTS_BYTES = 4 << 20
@@ -18,7 +18,7 @@ _MADE_UP = frozenset(
 def made_up() -> frozenset[int]:
     """The devices of file systems whose files the kernel makes up. Source: proc_pid_mountinfo(5)."""
     try:
-        descriptor = os.open("/proc/self/mountinfo", FILE)
+        descriptor = os.open("/proc/self/mountinfo", OPEN_FILE)
     except OSError:
         return frozenset()
     with closing(descriptor):

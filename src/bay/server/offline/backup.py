@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import subprocess
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +25,9 @@ from urllib.parse import quote
 
 from bay import __version__
 from bay.cargo import backend_detection
-from bay.cargo.archive import Packer, Parts, Unpacker
 from bay.cargo.base_backend import MACHINE, WORKSPACE
-from bay.cargo.pax import Damaged, Member, Reader
+from bay.cargo.tar_pack import Packer
+from bay.cargo.tar_unpack import RULES, CargoPolicy, Digests, MakeDirectory
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
@@ -36,6 +36,10 @@ from bay.server.data_dir import UNFINISHED
 from bay.server.main import lock_data_dir
 from bay.server.settings import Settings
 from bay.store.engine import MIGRATIONS
+from tree_tar.beneath import Parts
+from tree_tar.extract import Extractor
+from tree_tar.headers import DIRECTORY, FILE
+from tree_tar.reader import Member, Reader
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -58,7 +62,6 @@ _CHECKPOINTS_GONE = """
     UPDATE sandboxes SET checkpoint_id = NULL, restore_id = NULL;
 """
 _CHECKPOINTS_THERE = "SELECT id FROM checkpoints WHERE deleted_at IS NULL"
-_MakeDirectory = Callable[[int, Parts], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +254,8 @@ def _pack_manifest(packer: Packer, facts: dict[str, Any], apart: Path) -> None:
 
 def _unpack(source: Path, apart: Path, kind: backend_detection.Kind) -> dict[str, Any]:
     """Unpack everything into `apart` and check it against the manifest, which it gives."""
-    with _place_for_cargos(apart, kind) as make_directory:
-        digests = _unpack_all(source, apart, make_directory)
+    with _place_for_cargos(apart, kind) as new_directory:
+        digests = _unpack_all(source, apart, new_directory)
         if digests.pop(MANIFEST, None) is None:
             raise BadRequest(f"{source} is not a Bay backup, or is truncated: it has no {MANIFEST}")
         manifest = _manifest(source, apart / MANIFEST)
@@ -261,17 +264,22 @@ def _unpack(source: Path, apart: Path, kind: backend_detection.Kind) -> dict[str
     return manifest
 
 
-def _unpack_all(source: Path, apart: Path, make_directory: _MakeDirectory) -> dict[str, str]:
-    own = os.geteuid() == 0
+def _unpack_all(source: Path, apart: Path, new_directory: MakeDirectory) -> dict[str, str]:
+    policy = CargoPolicy(_belongs, own=os.geteuid() == 0, depth=2, new_directory=new_directory)
+    digests = Digests()
     try:
-        with _opened(source) as stream, _directory(apart) as top:
-            unpacker = Unpacker(
-                Reader(stream), top, _belongs, own=own, depth=2, make_directory=make_directory
-            )
-            unpacker.run()
-    except (Damaged, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        with (
+            _opened(source) as stream,
+            _directory(apart) as top,
+            contextlib.closing(Extractor(top, policy)) as extractor,
+        ):
+            for event in Reader(RULES).pull(stream.read):
+                digests.take(event)
+                extractor.take(event)
+            extractor.finish()
+    except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         raise BadRequest(f"{source} is damaged or not a Bay backup: {error}") from error
-    return unpacker.digests
+    return digests.by_name()
 
 
 @contextlib.contextmanager
@@ -287,7 +295,7 @@ def _opened(source: Path) -> Generator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _place_for_cargos(apart: Path, kind: backend_detection.Kind) -> Generator[_MakeDirectory]:
+def _place_for_cargos(apart: Path, kind: backend_detection.Kind) -> Generator[MakeDirectory]:
     """How directories are made so that `apart` has cargos as the backend keeps them: subvolumes on btrfs, in a pool made for them."""
     pool = backend_detection.pool_of(apart)
 
@@ -319,13 +327,13 @@ def _make_subvolume(path: Path) -> None:
 def _belongs(parts: Parts, member: Member) -> bool:
     if len(parts) == 1:
         return (
-            member.is_directory()
+            member.kind == DIRECTORY
             if parts[0] == _CARGO
-            else member.is_file() and parts[0] in (DATABASE, KEY_FILE, MANIFEST)
+            else member.kind == FILE and parts[0] in (DATABASE, KEY_FILE, MANIFEST)
         )
     if parts[0] != _CARGO or not is_id(parts[1]):
         return False
-    return len(parts) > 2 or member.is_directory()
+    return len(parts) > 2 or member.kind == DIRECTORY
 
 
 def _manifest(source: Path, file: Path) -> dict[str, Any]:

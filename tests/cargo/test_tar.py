@@ -7,15 +7,19 @@ import socket
 import stat
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bay.cargo.archive import Packer, Unpacker, open_beneath
-from bay.cargo.pax import Reader
+from bay.cargo.tar_pack import Packer
+from bay.cargo.tar_unpack import RULES, CargoPolicy, Digests
 from bay.errors import BadRequest
 from bay.linux import remove_tree
+from tree_tar.beneath import open_beneath
+from tree_tar.extract import Extractor
+from tree_tar.reader import Reader
 
 ROOT = os.geteuid() == 0
 WS = "cargo/ws-" + "0" * 24
@@ -36,12 +40,16 @@ def unpack(data: bytes, into: Path) -> dict[str, str]:
     into.mkdir(exist_ok=True)
     top = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        reader = Reader(io.BytesIO(data))
-        unpacker = Unpacker(reader, top, lambda _parts, _member: True, own=ROOT, depth=2)
-        unpacker.run()
+        policy = CargoPolicy(lambda _parts, _member: True, own=ROOT, depth=2)
+        digests = Digests()
+        with closing(Extractor(top, policy)) as extractor:
+            for event in Reader(RULES).pull(io.BytesIO(data).read):
+                digests.take(event)
+                extractor.take(event)
+            extractor.finish()
     finally:
         os.close(top)
-    return unpacker.digests
+    return digests.by_name()
 
 
 def directory(name: str) -> tarfile.TarInfo:
@@ -208,7 +216,7 @@ def test_no_link_is_followed_while_packing_and_a_socket_is_left_out(tree: Path, 
 def test_a_file_in_too_many_pieces_is_left_out_or_refused(
     tree: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bay.cargo.archive.MOST_PIECES", 3)
+    monkeypatch.setattr("bay.cargo.tar_pack.MOST_PIECES", 3)
     for count, name in ((3, "few"), (4, "many")):
         with (tree / name).open("wb") as file:
             for number in range(count):

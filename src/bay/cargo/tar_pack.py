@@ -1,0 +1,295 @@
+"""Trees of a sandbox are packed into a tar by directory descriptors: see `tree_tar`.
+
+The sandbox may be running: names change under the walk, links lead out of the tree, files shrink while they are
+read, and a sparse one claims to be larger than the disk. However much there is, memory holds one directory's
+names, one file's segments, and the way down to where the walk is.
+"""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import stat
+import sys
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bay.cargo import xattrs
+from bay.cargo.tree_walk import unless_changed
+from bay.errors import BadRequest
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, Parts, closing, open_beneath
+from tree_tar.headers import CHARACTER, DIRECTORY, END, FIFO, FILE, LINK, SYMLINK, header, padding
+from tree_tar.sparse import data_segments, pairs, sparse_map, sparse_records
+
+BUFFER = 1 << 20
+MACHINE = "machine"
+DEPTH = 2048
+"""Directories within each other that a tree may have: what one path can name."""
+MOST_PIECES = 1 << 20
+"""Segments of one sparse file, without the empty one at its end: as many as fit an export's memory and time."""
+_WHITEOUT = os.makedev(0, 0)
+_KINDS = {stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO, stat.S_IFCHR: CHARACTER, stat.S_IFLNK: SYMLINK}
+_LINKS = """
+    PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4096;
+    CREATE TABLE first (file TEXT PRIMARY KEY, name BLOB, left INT) WITHOUT ROWID; BEGIN
+"""
+
+
+class Writable(Protocol):
+    """Where a tar goes: all of `data`, or an OSError."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(slots=True)
+class Packer:
+    """Puts files and trees into `out`. Afterwards `digests` has the SHA-256 of each file, `left_out` what is not in it.
+
+    Sockets are left out: they are nothing without who listens. So is what no archive can hold, unless it is `strict`: then
+    that raises BadRequest.
+    """
+
+    out: Writable
+    digested: bool = True
+    strict: bool = False
+    most_entries: int = sys.maxsize
+    digests: dict[str, str] = field(default_factory=dict[str, str])
+    left_out: list[str] = field(default_factory=list[str])
+    entries: int = 0
+    _links: "_Links" = field(default_factory=lambda: _Links())
+    _system: bool = False
+
+    def add_tree(self, name: str, root: str | os.PathLike[str], *, system: bool = False) -> None:
+        """The directory `root` with all that is in it, as `name`; what vanishes meanwhile is passed over.
+
+        `system`: they are layers of an overlay, so what it says of its directories is kept.
+        """
+        self._system = system
+        with self._new_links(), closing(os.open(root, OPEN_DIRECTORY)) as top:
+            pending: list[Parts] = [()]
+            while pending:
+                parts = pending.pop()
+                with unless_changed():
+                    pending += self._add_directory(name, top, parts)
+
+    def add_directory(self, name: str, path: str | os.PathLike[str]) -> None:
+        """The directory `path` without what is in it, as `name`."""
+        with closing(os.open(path, OPEN_DIRECTORY)) as fd:
+            self._add(_header(name, os.fstat(fd)))
+
+    def add_bytes(self, name: str, content: bytes) -> None:
+        """A file `name` that is nowhere else."""
+        self._add(header(name, FILE, mode=0o600, size=len(content)), [content], len(content))
+
+    def add_file(self, name: str, directory: int, entry: str) -> None:
+        """The regular file `entry` of the open `directory`, as `name`."""
+        with closing(os.open(entry, OPEN_FILE, dir_fd=directory)) as fd:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode):
+                raise FileNotFoundError(name)
+            records = self._read_xattrs(name, fd)
+            content = _Content(fd, facts.st_size, digested=self.digested)
+            if content.pieces > MOST_PIECES:
+                self._leave_out(name, f"has holes between more than {MOST_PIECES} pieces")
+                return
+            records.update(content.records(name))
+            head = _header(name, facts, size=content.stored, records=records)
+            self._add(head, content.chunks(), content.stored)
+            self._links.remember(facts, name)
+            if self.digested:
+                self.digests[name] = content.digest.hexdigest()
+
+    def finish(self) -> None:
+        """Write the end of a tar."""
+        self.out.write(END)
+
+    @contextlib.contextmanager
+    def _new_links(self) -> Generator[None]:
+        """Links are within one tree."""
+        self._links = _Links()
+        try:
+            yield
+        finally:
+            self._links.close()
+            self._links = _Links()
+
+    def _add(self, head: bytes, content: Iterable[bytes] = (), size: int = 0) -> None:
+        self.entries += 1
+        if self.entries > self.most_entries:
+            raise BadRequest(f"there are more than {self.most_entries} files and directories")
+        self.out.write(head)
+        for chunk in content:
+            self.out.write(chunk)
+        self.out.write(padding(size))
+
+    def _add_directory(self, name: str, top: int, parts: Parts) -> list[Parts]:
+        here = "/".join((name, *parts))
+        with closing(open_beneath(top, parts)) as fd:
+            self._add(_header(here, os.fstat(fd), records=self._read_xattrs(here, fd)))
+            return [
+                (*parts, entry) for entry in sorted(os.listdir(fd)) if self._is_tree(here, fd, entry, parts)
+            ]
+
+    def _is_tree(self, here: str, directory: int, entry: str, parts: Parts) -> bool:
+        """Add `entry`, unless it is a directory, whose turn comes later."""
+        with unless_changed():
+            facts = os.stat(entry, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISDIR(facts.st_mode):
+                self._add_entry(f"{here}/{entry}", directory, entry, facts)
+            elif len(parts) + 1 < DEPTH:
+                return True
+            else:
+                self._leave_out(f"{here}/{entry}", f"is more than {DEPTH} directories deep")
+        return False
+
+    def _add_entry(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
+        if (first := self._links.first(facts)) is not None:
+            return self._add(_header(name, facts, kind=LINK, link=first))
+        if stat.S_ISREG(facts.st_mode):
+            return self.add_file(name, directory, entry)
+        if stat.S_ISLNK(facts.st_mode):
+            return self._add_symlink(name, directory, entry, facts)
+        if stat.S_ISFIFO(facts.st_mode) or _is_whiteout(facts):
+            return self._add_special(name, directory, entry, facts)
+        return self.left_out.append(name)
+
+    def _add_symlink(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
+        self._add(_header(name, facts, link=os.readlink(entry, dir_fd=directory)))
+        self._links.remember(facts, name)
+
+    def _add_special(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
+        self._add(_header(name, facts, records=self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}")))
+        # One inode stands for all whiteouts of an overlay, up to more links than another file system can have.
+        if not _is_whiteout(facts):
+            self._links.remember(facts, name)
+
+    def _read_xattrs(self, name: str, file: int | str) -> dict[str, str]:
+        """The pax records of the attributes."""
+        found: dict[str, bytes] = {}
+        size = 0
+        for key, value in xattrs.read(file, system=self._system):
+            found[key] = value
+            size += len(value)
+            if size > xattrs.MOST_BYTES:
+                self._leave_out(f"{name} (its attributes)", "has more than a megabyte of attributes")
+                return {}
+        return xattrs.to_records(found)
+
+    def _leave_out(self, name: str, why: str) -> None:
+        if self.strict:
+            raise BadRequest(f"{shown(name)} {why}")
+        self.left_out.append(name)
+
+
+class _Links:
+    """The first name of each file that has several, as long as others of its names are to come.
+
+    On the disk, in a database that has no name and goes with its process: there may be millions.
+    """
+
+    _made: sqlite3.Connection | None = None
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._made is None:
+            self._made = sqlite3.connect("", isolation_level=None)
+            self._made.executescript(_LINKS)
+        return self._made
+
+    def first(self, facts: os.stat_result) -> str | None:
+        """The name under which the file is in the archive already."""
+        if facts.st_nlink < 2:
+            return None
+        key = (_identity(facts),)
+        row = self._db.execute("UPDATE first SET left = left - 1 WHERE file = ? RETURNING name, left", key)
+        found = row.fetchall()
+        if found and found[0][1] < 1:
+            self._db.execute("DELETE FROM first WHERE file = ?", key)
+        return os.fsdecode(found[0][0]) if found else None
+
+    def remember(self, facts: os.stat_result, name: str) -> None:
+        if facts.st_nlink > 1:
+            row = (_identity(facts), os.fsencode(name), facts.st_nlink - 1)
+            self._db.execute("INSERT OR REPLACE INTO first VALUES (?, ?, ?)", row)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+
+class _Content:
+    """A file as it is stored: what is not a hole, after a list of where it belongs when there are holes.
+
+    The list is that of GNU's sparse format 1.0, so other programs can read it as well. A file that became
+    shorter while it was read is filled up with zeros: its size stands in the tar already.
+    """
+
+    def __init__(self, fd: int, size: int, *, digested: bool) -> None:
+        self._fd = fd
+        self._segments = data_segments(fd, size, MOST_PIECES + 1)
+        self._size = size
+        self._sparse = size > 0 and self._segments != array("q", (0, size))
+        head = sparse_map(self._segments, size) if self._sparse else b""
+        self.digest = hashlib.sha256(head)
+        self._digested = digested
+        self._head = head + padding(len(head))
+        self.stored = len(self._head) + sum(self._segments[1::2])
+
+    @property
+    def pieces(self) -> int:
+        return len(self._segments) // 2
+
+    def records(self, name: str) -> Mapping[str, str]:
+        """The pax records that tell a reader of the list."""
+        return sparse_records(name, self._size) if self._sparse else {}
+
+    def chunks(self) -> Iterator[bytes]:
+        if self._head:
+            yield self._head
+        for offset, length in pairs(self._segments):
+            yield from self._data(offset, offset + length)
+
+    def _data(self, offset: int, end: int) -> Iterator[bytes]:
+        while offset < end:
+            wanted = min(BUFFER, end - offset)
+            chunk = os.pread(self._fd, wanted, offset) or bytes(wanted)
+            if self._digested:
+                self.digest.update(chunk)
+            offset += len(chunk)
+            yield chunk
+
+
+def shown(name: str) -> str:
+    """A name for people: of any bytes, and of any length, on one short line."""
+    return repr(name if len(name) <= 200 else f"{name[:100]}…{name[-100:]}")
+
+
+def _header(
+    name: str,
+    facts: os.stat_result,
+    *,
+    kind: str | None = None,
+    size: int = 0,
+    link: str = "",
+    records: dict[str, str] | None = None,
+) -> bytes:
+    return header(
+        name,
+        kind or _KINDS.get(stat.S_IFMT(facts.st_mode), FILE),
+        mode=stat.S_IMODE(facts.st_mode),
+        ids=(facts.st_uid, facts.st_gid),
+        mtime_ns=facts.st_mtime_ns,
+        size=size,
+        link=link,
+        records=records,
+    )
+
+
+def _identity(facts: os.stat_result) -> str:
+    return f"{facts.st_dev}:{facts.st_ino}"
+
+
+def _is_whiteout(facts: os.stat_result) -> bool:
+    return stat.S_ISCHR(facts.st_mode) and facts.st_rdev == _WHITEOUT

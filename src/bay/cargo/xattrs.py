@@ -1,0 +1,65 @@
+"""Extended attributes of a sandbox's files are read, restored, and carried in pax records.
+
+A sandbox may carry what it can set itself. Capabilities of files are void inside, and `trusted` is not a
+sandbox's to set, but for overlayfs's mark that a directory hides the one below it: what redirects a name could lead anywhere.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote, unquote_to_bytes
+
+from tree_tar.reader import Records
+
+MOST_BYTES = 1 << 20
+_PREFIX = "SCHILY.xattr."
+_PLAIN = "".join(chr(c) for c in range(33, 127) if chr(c) not in "%=")
+_KEPT = ("user.", "system.posix_acl_access", "system.posix_acl_default")
+_OPAQUE = "trusted.overlay.opaque"
+_OPAQUE_VALUES = (b"y", b"x")
+
+
+def read(file: int | str, *, system: bool) -> Iterator[tuple[str, bytes]]:
+    """The attributes of an open file, or of a path whose last part is not followed, that are kept.
+
+    `system` keeps overlayfs's mark as well.
+    """
+    by_name = {"follow_symlinks": False} if isinstance(file, str) else {}
+    try:
+        for name in os.listxattr(file, **by_name):
+            value = os.getxattr(file, name, **by_name)
+            if _is_kept(name, value, system=system):
+                yield name, value
+    except OSError:
+        return  # a file system without them
+
+
+def restore(file: int | str, records: Records, *, system: bool) -> None:
+    """Set the attributes that the pax records of a member have, as far as they are kept."""
+    for name, value in of_records(records):
+        if _is_kept(name, value, system=system):
+            try:
+                os.setxattr(file, name, value, follow_symlinks=isinstance(file, int))
+            except OSError as error:
+                if error.errno != errno.ENOTSUP:  # a file system without them
+                    raise
+
+
+def to_records(xattrs: Mapping[str, bytes]) -> dict[str, str]:
+    """The pax records of the attributes, whatever bytes are in their names."""
+    return {
+        _PREFIX + quote(name, safe=_PLAIN, errors="surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for name, value in xattrs.items()
+    }
+
+
+def of_records(records: Records) -> Iterator[tuple[str, bytes]]:
+    """The attributes that pax records have."""
+    prefix = _PREFIX.encode()
+    for key, value in records.items():
+        if key.startswith(prefix):
+            yield unquote_to_bytes(key.removeprefix(prefix)).decode("utf-8", "surrogateescape"), value
+
+
+def _is_kept(name: str, value: bytes, *, system: bool) -> bool:
+    return name.startswith(_KEPT) or (system and name == _OPAQUE and value in _OPAQUE_VALUES)
