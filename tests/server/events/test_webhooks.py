@@ -20,7 +20,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 import bay as sdk
 from bay.errors import InvalidArgument
-from bay.server.events.webhook_delivery import GIVE_UP, Poster, pause_after
+from bay.server.events.webhook_delivery import BACKOFF, GIVE_UP, Poster
 from bay.server.events.webhooks import MOST_WEBHOOKS
 from bay.server.web.public_addresses import Addresses, checked_url, is_own, is_public, port_of
 from bay.webhook_signature import new_webhook_secret, webhook_signature
@@ -119,7 +119,7 @@ async def test_what_failed_is_sent_again_later_under_the_same_webhook_id(hooked:
 
 
 def test_pauses_double_up_to_an_hour() -> None:
-    assert [pause_after(n) for n in (1, 2, 3, 12, 13, 1000)] == [1, 2, 4, 2048, 3600, 3600]
+    assert [BACKOFF.pause(n) for n in (1, 2, 3, 12, 13, 1000)] == [1, 2, 4, 2048, 3600, 3600]
 
 
 async def test_after_a_day_an_event_is_given_up_and_the_next_one_comes(hooked: World) -> None:

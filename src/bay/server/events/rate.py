@@ -1,19 +1,15 @@
-"""How many events of a kind a sandbox may cause: what happens inside costs rows of Bay's database, and may never end."""
+"""The rate limit of events that a sandbox causes: each costs a row of Bay's database, and a sandbox may never stop."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+
+from bay.token_bucket import TokenBucket
 
 BURST = 50
 """So many at once, and then one in so many seconds:"""
 EVENT_S = 1.0
 
 
-@dataclass(slots=True)
-class EventAllowance:
-    """Of one sandbox and one kind. Seconds are monotonic."""
-
-    _paid_until: float = 0.0
-
-    def pay(self, count: int, now: float) -> float:
-        """Seconds after which so many events are within what the sandbox may cause."""
-        self._paid_until = max(self._paid_until, now - BURST * EVENT_S) + count * EVENT_S
-        return max(0.0, self._paid_until - now)
+def event_bucket(now: Callable[[], float] = time.monotonic) -> TokenBucket:
+    """The bucket of one sandbox and one kind of event."""
+    return TokenBucket(1 / EVENT_S, BURST, now)

@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay import __version__
+from bay.backoff import Backoff
 from bay.clock import Clock
 from bay.errors import InvalidArgument
 from bay.models import Event, to_wire
@@ -34,7 +35,7 @@ log = structlog.get_logger("bay.webhooks")
 
 DEADLINE_S = 10.0
 GIVE_UP = timedelta(hours=24)
-_LONGEST_PAUSE_S = 3600
+BACKOFF = Backoff(1.0, 3600.0)
 _MOST_AT_ONCE = 64
 _MOST_AT_ONCE_FOR_OWNER = 4
 _MOST_ADDRESSES = 4
@@ -249,7 +250,7 @@ class Deliverer:
                 )
                 return
             attempts = hook.attempts + 1
-            retry_at = now + timedelta(seconds=pause_after(attempts))
+            retry_at = now + timedelta(seconds=BACKOFF.pause(attempts))
             await webhooks.change(db, hook.id, attempts=attempts, next_attempt_at=retry_at, last_error=error)
             if event.at <= now - GIVE_UP:
                 # All that is as old goes with it, or a receiver that comes back would wait an hour for each.
@@ -261,11 +262,6 @@ class Deliverer:
         # The host alone: path and query of a webhook's URL are often a secret.
         kind = "webhook.gave_up" if event.at <= now - GIVE_UP else "webhook.undelivered"
         log.info(kind, id=hook.id, host=httpx.URL(hook.url).host, attempts=attempts, error=error)
-
-
-def pause_after(attempts: int) -> int:
-    """Seconds to wait after so many failures in a row: 1, 2, 4 … up to an hour."""
-    return min(_LONGEST_PAUSE_S, 2 ** min(attempts - 1, 20))
 
 
 async def _poked(poke: asyncio.Event, pause_s: float | None) -> None:

@@ -1,13 +1,12 @@
 """What a client may say to an exec that it is attached to, checked before the sandbox hears of it."""
 
-import time
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from bay.errors import BadRequest, QuotaExceeded
+from bay.errors import BadRequest
 from bay.server.web.signals import SignalName
-from ship_protocol import CONTROLS_PER_S, END_OF_STDIN, STDIN, TERMINAL_EXTENT
+from ship_protocol import END_OF_STDIN, STDIN, TERMINAL_EXTENT
 
 Rows = Annotated[int, Field(ge=1, le=TERMINAL_EXTENT)]
 
@@ -50,21 +49,3 @@ def parse_control(text: str) -> Resize | Signal:
         raise BadRequest(
             "a text frame must be JSON of type resize or signal; send stdin in binary frames"
         ) from error
-
-
-class Pace:
-    """So many control messages a second; each is a call into the sandbox."""
-
-    def __init__(self, most: int = CONTROLS_PER_S) -> None:
-        self._most = most
-        self._since = 0.0
-        self._count = 0
-
-    def take(self) -> None:
-        """Count one. Raises QuotaExceeded when the second has had its share."""
-        now = time.monotonic()
-        if now - self._since >= 1:
-            self._since, self._count = now, 0
-        self._count += 1
-        if self._count > self._most:
-            raise QuotaExceeded(f"more than {self._most} control messages in a second")

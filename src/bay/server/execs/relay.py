@@ -25,13 +25,14 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import to_wire
-from bay.server.execs.attach_frames import Pace, check_input, parse_control
+from bay.server.execs.attach_frames import check_input, parse_control
 from bay.server.execs.attachments import Attached
 from bay.server.ship.client import OutputEnd
 from bay.server.web.concurrency import first
 from bay.server.web.edge import SUBPROTOCOL
 from bay.server.web.open_connections import Reason
-from ship_protocol import REPAINT, CloseCode, first_offset_reason
+from bay.token_bucket import TokenBucket
+from ship_protocol import CONTROLS_PER_S, REPAINT, CloseCode, first_offset_reason
 
 _GOODBYE_S = 5.0
 _VERDICT_S = 5.0
@@ -106,14 +107,14 @@ async def _down(socket: WebSocket, attached: Attached) -> Goodbye | None:
 
 async def _up(socket: WebSocket, attached: Attached) -> Goodbye | None:
     """Input to the exec. None when the client has left."""
-    pace = Pace()
+    controls = TokenBucket(CONTROLS_PER_S, CONTROLS_PER_S)
     try:
         while (message := await socket.receive())["type"] != "websocket.disconnect":
             if (data := message.get("bytes")) is not None:
                 check_input(data)
                 await attached.send(data)
             else:
-                pace.take()
+                _check_pace(controls)
                 await attached.send(parse_control(message["text"]))
     except (ShipError, Timeout) as error:
         await asyncio.sleep(
@@ -123,6 +124,12 @@ async def _up(socket: WebSocket, attached: Attached) -> Goodbye | None:
     except BayError as error:
         return goodbye_for(error)
     return None
+
+
+def _check_pace(controls: TokenBucket) -> None:
+    # Each is a call into the sandbox.
+    if not controls.take():
+        raise QuotaExceeded(f"more than {CONTROLS_PER_S} control messages in a second")
 
 
 async def _stay(attached: Attached) -> Goodbye:

@@ -16,11 +16,12 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Profile
-from bay.server.events.rate import EventAllowance
+from bay.server.events.rate import event_bucket
 from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
 from bay.store.engine import Store
+from bay.token_bucket import TokenBucket
 
 log = structlog.get_logger("bay.services")
 
@@ -49,7 +50,7 @@ class _Kept:
     """Held from when the rows are read until Ship has been told: nothing older comes after what is newer."""
     task: asyncio.Task[None] | None = None
     is_over: bool = False
-    events: EventAllowance = field(default_factory=EventAllowance)
+    events: TokenBucket = field(default_factory=event_bucket)
 
 
 class ServiceKeeper:
@@ -223,7 +224,7 @@ class ServiceKeeper:
             await self._write(kept.sandbox_id, news)
         kept.seen = states
         # What changes meanwhile waits in Ship, which tells the last of it.
-        due = kept.events.pay(len(news.failed) + len(news.unhealthy), time.monotonic()) if news else 0.0
+        due = kept.events.pay(len(news.failed) + len(news.unhealthy)) if news else 0.0
         await asyncio.sleep(max(due, _LINE_S))
 
     async def _write(self, sandbox_id: str, news: "News") -> None:

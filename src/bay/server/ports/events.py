@@ -13,13 +13,14 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Port
-from bay.server.events.rate import BURST, EventAllowance
+from bay.server.events.rate import BURST, event_bucket
 from bay.server.ports.ship_client import PortLink
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
+from bay.token_bucket import TokenBucket
 
 log = structlog.get_logger("bay.ports")
 
@@ -37,7 +38,7 @@ class _Watched:
     is_remembered: bool = False
     again: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it should be listened to now, and not by and by."""
-    events: EventAllowance = field(default_factory=EventAllowance)
+    events: TokenBucket = field(default_factory=event_bucket)
 
 
 class PortWatch:
@@ -147,7 +148,7 @@ class PortWatch:
             watched.open[number] = now[number]
             self._write_opened(sandbox, watched, number, now[number])
         count = len(closed) + len(opened)
-        await asyncio.sleep(watched.events.pay(min(count, BURST), time.monotonic()))
+        await asyncio.sleep(watched.events.pay(min(count, BURST)))
         return count <= BURST
 
     def _write_opened(

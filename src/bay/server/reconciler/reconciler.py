@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bay.backoff import Backoff
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver, Exited, Gone, Handle, Paused, Running
@@ -54,7 +55,7 @@ from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")
 
-_RETRY_S, _LONGEST_RETRY_S, _DOUBLINGS = 1.0, 60.0, 6
+_BACKOFF = Backoff(1.0, 60.0)
 _WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
 _KILLED_S = 2.0  # what was killed and has not ended by then hangs in the kernel
@@ -258,7 +259,7 @@ class Reconciler:
     def _retry(self, sandbox_id: str) -> float:
         """Look again by and by: after a second, then two, four and so on. Gives the seconds."""
         attempts = self._attempts[sandbox_id] = self._attempts.get(sandbox_id, 0) + 1
-        wait_s = min(_RETRY_S * 2 ** min(attempts - 1, _DOUBLINGS), _LONGEST_RETRY_S)
+        wait_s = _BACKOFF.pause(attempts)
         if (earlier := self._timers.pop(sandbox_id, None)) is not None:
             earlier.cancel()
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay import __version__
+from bay.backoff import Backoff
 from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
@@ -29,7 +30,7 @@ log = structlog.get_logger("bay.pool")
 
 _PERIOD_S = 1.0
 _BREATH_S = 0.2  # whoever claimed one is about to use it: the processor is theirs first
-_FIRST_WAIT_S, _LONGEST_WAIT_S, _DOUBLINGS = 1.0, 60.0, 6
+_BACKOFF = Backoff(1.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -176,8 +177,8 @@ class Pool:
         tally.last_error, tally.failed_at = why, now
         if tally.refill_at is not None and now < tally.refill_at:
             return  # one of several that were begun together
-        wait_s = min(_FIRST_WAIT_S * 2 ** min(tally.failures, _DOUBLINGS), _LONGEST_WAIT_S)
         tally.failures += 1
+        wait_s = _BACKOFF.pause(tally.failures)
         tally.refill_at = tally.failed_at + timedelta(seconds=wait_s)
         log.warning("pool.start_failed", profile=name, retry_in_s=wait_s, error=why)
 

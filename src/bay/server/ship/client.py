@@ -29,6 +29,7 @@ from bay.server.ship.answers import (
 from bay.server.ship.connection import Head, Peer, Wire
 from bay.server.ship.exec_attachment import Attachment
 from bay.server.ship.websocket import ShipWebSocket
+from bay.token_bucket import TokenBucket
 from ship_protocol import RING_BYTES
 
 _IDLE_PER_SESSION = 8
@@ -400,35 +401,17 @@ async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes
         raise ShipError("the connection to the sandbox's runtime broke") from error
 
 
-class Feed:
-    """How fast a feed may come that nobody asked for and nothing bounds: what comes faster waits."""
-
-    def __init__(self, per_s: int = _FEED_PER_S) -> None:
-        self._per_s = per_s
-        self._second = 0
-        self._count = 0
-
-    async def take(self) -> None:
-        """Count one; return when the second has room for it."""
-        now = asyncio.get_running_loop().time()
-        if int(now) != self._second:
-            self._second, self._count = int(now), 0
-        self._count += 1
-        if self._count > self._per_s:
-            await asyncio.sleep(self._second + 1 - now)
-
-
 async def paced(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The lines of a feed, no faster than they are of use: a Ship that says a byte a time costs no more than one that is still."""
-    feed = Feed()
+    """The lines of a feed at a bounded rate: a Ship that sends a byte at a time costs no more than an idle one."""
+    bucket = TokenBucket(_FEED_PER_S, _FEED_PER_S, asyncio.get_running_loop().time)
 
     async def slowly() -> AsyncGenerator[bytes, None]:
         async for chunk in chunks:
-            await feed.take()
+            await asyncio.sleep(bucket.pay())
             yield chunk
 
     async for line in lines(slowly()):
-        await feed.take()
+        await asyncio.sleep(bucket.pay())
         yield line
 
 
