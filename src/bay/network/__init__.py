@@ -1,1 +1,1 @@
-"""What a sandbox's network reaches: policies, and how this host's kernel is made to hold them."""
+"""Network policies: the addresses and names a sandbox may reach, and how the host's kernel enforces them."""

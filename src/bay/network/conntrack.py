@@ -1,4 +1,7 @@
-"""The kernel's table of connections: those of one sandbox, found and ended by mark. Formats: linux/netfilter/nfnetlink_conntrack.h."""
+"""Conntrack: lists one sandbox's entries in the kernel's connection table by mark, and deletes them.
+
+Formats: linux/netfilter/nfnetlink_conntrack.h.
+"""
 
 import struct
 from collections.abc import Callable
@@ -38,17 +41,20 @@ class TrackedConnection:
 
 
 class Conntrack:
-    """The table of the network namespace of the thread that makes this. For one thread at a time. Raises OSError."""
+    """The table of the network namespace of the thread that makes this.
+
+    For one thread at a time. Raises OSError.
+    """
 
     def __init__(self) -> None:
         self._netlink = Netlink(NETLINK_NETFILTER)
 
     def close(self) -> None:
-        """Let go of the kernel."""
+        """Close the netlink socket."""
         self._netlink.close()
 
     def connections(self, seat: NetworkSlot) -> list[TrackedConnection]:
-        """What the sandbox began and goes on."""
+        """The connections that the sandbox began and may go on with."""
         bodies = self._netlink.dump(NetlinkRequest("list connections", _GET, 0, _header() + _marked(seat)))
         return [_read(body) for body in bodies]
 

@@ -1,4 +1,4 @@
-"""Domain names as rules and DNS write them, made comparable: lower-case A-labels without the dot at the end."""
+"""Normalizes domain names from rules and queries to lower-case A-labels without the final dot."""
 
 import re
 
@@ -21,9 +21,9 @@ def normal_pattern(text: str) -> str:
 
 
 def lookup_form(name: str) -> str | None:
-    """A name that was asked for, as patterns are compared with it; None when no host can be called that.
+    """A queried name in the form that patterns are compared with; None when it is not a valid host name.
 
-    What is escaped in DNS text (`a\\.b.example.com` has the label `a.b`) would be split in the wrong place.
+    A label with an escaped dot (`a\\.b.example.com` has the label `a.b`) would be split in the wrong place.
     """
     labels = name.removesuffix(".").lower().split(".")
     return ".".join(labels) if all(map(_LABEL.fullmatch, labels)) else None

@@ -1,4 +1,4 @@
-"""Firewalls of the host that stand in the way of its sandboxes: Docker's and ufw's drop whatever they forward and do not know."""
+"""Detects host firewalls, such as Docker's and ufw's, that drop the packets forwarded for sandboxes."""
 
 from typing import Any
 
@@ -11,9 +11,12 @@ FIX = (
 
 
 def dropping() -> list[str]:
-    """The chains that drop what is forwarded unless a rule says else, in tables of which no rule names a device of Bay. Blocks.
+    """The chains that drop forwarded packets by default, in tables of which no rule names a device of Bay.
 
-    Raises DriverUnavailable where nftables cannot be asked. Rules of the older iptables-legacy are not seen.
+    Blocks.
+
+    Raises DriverUnavailable where nftables cannot be queried. Rules of the older iptables-legacy are not
+    seen.
     """
     nft = Nft()
     try:

@@ -1,11 +1,12 @@
-"""The networks of one Bay's sandboxes on this host: what the kernel is told, in which order, and what is remembered of it.
+"""The network manager sets up, changes and removes the networks of one Bay's sandboxes in the host's kernel.
 
-The order is what holds. A sandbox's chains are in nftables before its device exists, and its device is gone before they are:
-a Bay that is killed at any line leaves a sandbox that reaches no more than its policy says. Whatever changes a policy is one
-transaction, before which the old one holds and after which the new one.
+The order is the guarantee. A sandbox's chains are in nftables before its device exists, and its device is
+removed before they are: a Bay that is killed at any line leaves a sandbox that reaches no more than its
+policy allows. A change of policy is one transaction, before which the old one holds and after which the new
+one.
 
-All of it is done by one thread, made in the host's network namespace. Callers may be in any other: those that start a
-container have left the host's by then.
+All of it is done by one thread, made in the host's network namespace. Callers may be in any other: the
+threads that start a container have left the host's by then.
 """
 
 import asyncio
@@ -58,12 +59,14 @@ GRACE_S = 2
 """How long an address stays open after its name's time: a program's clock begins when it has the answer."""
 
 MAX_OPEN_ADDRESSES = 8192
-"""How many addresses of names a sandbox has open at a time; the names that were told longest ago make room. Twice what the
-forwarder holds, so that whatever it tells again is open."""
+"""How many addresses of names a sandbox has open at a time; the least recently answered names make room.
+
+Twice the forwarder's cache, so that the addresses of every cached answer are open.
+"""
 
 
 class NameForwarder(Protocol):
-    """The DNS forwarder, as far as it is needed here. Sandboxes are told apart by the numbers of their seats."""
+    """The DNS forwarder, as the manager uses it. A sandbox's key is the number of its slot."""
 
     async def open(self) -> None: ...
     async def aclose(self) -> None: ...
@@ -79,14 +82,14 @@ class NameForwarder(Protocol):
 
 @dataclass(slots=True)
 class _SlotState:
-    """What is remembered of a sandbox with a network; all but `listens` belongs to the one thread."""
+    """The manager's record of a sandbox with a network, which the one thread writes."""
 
     policy: NetworkPolicy
     generation: Generation
     plan: CompiledPolicy
     elements: dict[tuple[str, Address], Element] = field(default_factory=dict[tuple[str, Address], Element])
     names: dict[str, dict[Address, float]] = field(default_factory=dict[str, dict[Address, float]])
-    """Until when each address of a name is open; the name that was told last is the last."""
+    """Until when each address of a name is open; the most recently answered name is the last."""
     open: int = 0
     """How many addresses are in `names`."""
 
@@ -94,8 +97,9 @@ class _SlotState:
 class NetworkManager:
     """Gives sandboxes a network and holds them to their policies. Every method raises DriverUnavailable.
 
-    `instance` are four hex digits that no other Bay on this host has. `private` are the networks that rules may allow beside
-    the public ones. `names` makes the DNS forwarder; without one no name is answered. `now` is a clock in seconds.
+    `instance` are four hex digits that no other Bay on this host has. `private` are the networks that rules
+    may allow beside the public ones. `names` makes the DNS forwarder; without one no name is answered. `now`
+    is a clock in seconds.
     """
 
     def __init__(
@@ -121,7 +125,10 @@ class NetworkManager:
         self._stock = TableContents()
 
     def probe(self) -> list[str]:
-        """What this host lacks for sandboxes to have a network; empty where it lacks nothing. Blocks, about 50 ms."""
+        """The reasons why this host cannot give sandboxes a network; empty where it can.
+
+        Blocks, about 50 ms.
+        """
         if not nftables.is_installed():
             return [f"{nftables.LIBRARY} is missing; install libnftables1"]
         names = ", ".join(sysctls.unwritable(ipv6=self._ipv6))
@@ -134,7 +141,7 @@ class NetworkManager:
         return []
 
     def _rehearse(self) -> None:
-        """Do all of it once, where it matters to nobody."""
+        """Run every step once, in a network namespace of its own."""
         trial = NetworkManager(instance=self._instance, ipv6=self._ipv6, private=self._private)
         trial._set_up()
         try:
@@ -144,14 +151,17 @@ class NetworkManager:
             trial._tear_down()
 
     def is_left(self) -> bool:
-        """Whether sandboxes of an earlier Bay of this instance have a device on this host. Callable before `open`."""
+        """Whether sandboxes of an earlier Bay of this instance have a device on this host.
+
+        Callable before `open`.
+        """
         return any(number_of(self._instance, name) for name in sysctls.devices())
 
     async def open(self) -> None:
         """Make what all sandboxes share, and take stock of those that an earlier Bay of this instance left.
 
-        Called in the host's network namespace. Where the host forwarded nothing before, it forwards from now on what sandboxes
-        began, and nothing else. Again is no error.
+        Called in the host's network namespace. Where the host forwarded nothing before, it forwards from now
+        on what sandboxes began, and nothing else. Again is no error.
         """
         if self._worker is not None:
             return
@@ -163,9 +173,11 @@ class NetworkManager:
             await self._names.open()
 
     async def aclose(self) -> None:
-        """Let go of the kernel. Networks stand and hold; names are not answered until the next `open`.
+        """Close the netlink sockets.
 
-        Where there is no network any more, what all of them shared goes too.
+        Networks stand and are enforced; names are not answered until the next `open`.
+
+        When no network is left, the shared tables and devices are removed too.
         """
         if self._names:
             await self._names.aclose()
@@ -181,23 +193,34 @@ class NetworkManager:
             self._worker = None
 
     def is_public(self, address: Address) -> bool:
-        """Whether a sandbox may be told of `address` whatever its rules are: private networks are for those that allow them."""
+        """Whether an answer may name `address` whatever the rules are.
+
+        Private networks are for the policies that allow them.
+        """
         return not is_reserved(address) and (address.version == 4 or self._ipv6)
 
     def admit(self, seat: NetworkSlot, policy: NetworkPolicy) -> None:
-        """Tell the kernel of `seat` and its policy, before there is a device. Blocks; callable from any thread."""
+        """Tell the kernel of `seat` and its policy, before there is a device.
+
+        Blocks; callable from any thread.
+        """
         self._wait(lambda: self._admit(seat, policy))
 
     def connect(self, seat: NetworkSlot, netns_fd: int) -> None:
-        """Link the namespace behind `netns_fd`, whose loopback is up, to the host. Blocks; callable from any thread.
+        """Link the namespace behind `netns_fd`, whose loopback is up, to the host.
 
-        After `admit`; with the mode `none` nothing is done. What there is of the link already is replaced.
+        Blocks; callable from any thread.
+
+        Call it after `admit`; with the mode `none` it does nothing. An existing link is replaced.
         """
         if self._policies[seat.number].mode != "none":
             self._wait(lambda: self._links.connect(seat, netns_fd))
 
     async def serve_names(self, seat: NetworkSlot, netns_fd: int) -> None:
-        """Listen for questions inside the namespace behind `netns_fd`; before the first program runs there, after `admit`."""
+        """Serve DNS inside the namespace behind `netns_fd`.
+
+        Call it before the first program runs there, after `admit`.
+        """
         if (
             self._names is None
             or self._policies[seat.number].mode == "none"
@@ -220,10 +243,10 @@ class NetworkManager:
         return udp, tcp
 
     async def set_policy(self, seat: NetworkSlot, policy: NetworkPolicy, netns_fd: int) -> None:
-        """Hold a running sandbox to `policy`, in one step, and make whatever is missing of its network; idempotent.
+        """Enforce `policy` on a running sandbox, in one step, and make missing parts of its network.
 
-        Also for a sandbox that another Bay of this instance began. Connections that `policy` does not allow are ended when
-        this returns. `netns_fd` is the sandbox's namespace.
+        It also takes over a sandbox that another Bay of this instance began. Connections that `policy` does
+        not allow are ended when this returns. `netns_fd` is the sandbox's namespace.
         """
         names = (
             dict(self._names.names_of(seat.number)) if self._names and seat.number in self._listening else {}
@@ -236,7 +259,7 @@ class NetworkManager:
         await self.serve_names(seat, netns_fd)
 
     async def state(self, seat: NetworkSlot) -> NetworkState:
-        """What a sandbox's network is and did. Counters that never counted are left out."""
+        """A sandbox's network with its traffic and counters; counters at zero are left out."""
         policy = self._policies.get(seat.number, NetworkPolicy(mode="none"))
         connections, traffic = await self._do(lambda: self._counted(seat))
         listens = self._names is not None and seat.number in self._listening
@@ -265,7 +288,7 @@ class NetworkManager:
             self._deleted.set()
 
     async def _keep(self) -> None:
-        """Make everything again whenever somebody has deleted it."""
+        """Restore the tables whenever another program has deleted them."""
         while True:
             await self._deleted.wait()
             self._deleted.clear()
@@ -282,12 +305,16 @@ class NetworkManager:
     async def _open_name(
         self, key: int, name: str, verdict: NameVerdict, addresses: Sequence[Address], ttl_s: int
     ) -> None:
-        # The policy may have changed since: `_open` judges the name again, in the thread that changes policies.
+        # The policy may have changed since: `_open` judges the name again, in the thread that changes
+        # policies.
         del verdict
         await self._do(lambda: self._open(key, name, addresses, ttl_s))
 
     async def _do(self, work: Callable[[], T]) -> T:
-        """What `work` returns, done in the one thread. Cancelled, it waits for the end, which is never far."""
+        """The result of `work`, done in the one thread.
+
+        Cancelled, it waits for the end, which is never far.
+        """
         done = asyncio.wrap_future(self._submit(work))
         try:
             return await asyncio.shield(done)
@@ -305,7 +332,7 @@ class NetworkManager:
             raise DriverUnavailable("the networks of sandboxes are not open")
         return self._worker.submit(lambda: _told(work))
 
-    # What follows runs in the one thread.
+    # The methods below run in the one thread.
 
     def _set_up(self) -> None:
         self._nft, self._conntrack = Nft(), Conntrack()
@@ -318,7 +345,7 @@ class NetworkManager:
         self._watch = RulesetMonitor((table_of(self._instance).split()[1], GUARD))
 
     def _restore(self) -> None:
-        """Make again what is not there; what stands is left as it is."""
+        """Make the missing parts again, and leave the others as they are."""
         for version in self._versions():
             self._turn_on_forwarding(version)
         self._take_stock()
@@ -333,7 +360,10 @@ class NetworkManager:
         return ("chain", generation.name) in self._stock.of(generation.seat.key)
 
     def _turn_on_forwarding(self, version: int) -> None:
-        """What the host did not forward before a Bay came, it does not forward now. Noted first: the ruleset may be flushed by others."""
+        """Turn forwarding on. A host that did not forward before Bay still forwards only for sandboxes.
+
+        The note comes first: another program may flush the ruleset.
+        """
         if not sysctls.forwards(version):
             self._links.note_forwarding(version)
         if self._links.is_forwarding_noted(version):
@@ -376,7 +406,10 @@ class NetworkManager:
                 yield name, NetworkSlot(number, "").key
 
     def _transact(self, build: Callable[[NftScript], None]) -> None:
-        """Make what `build` writes true. When nftables has not what it should have, everything is made anew, once."""
+        """Commit the commands of `build`.
+
+        When the table differs from the record of it, everything is made anew, once.
+        """
         try:
             self._run(build)
         except DriverUnavailable as error:
@@ -397,7 +430,10 @@ class NetworkManager:
             self._change(seat, policy, lives=False)
 
     def _change(self, seat: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
-        """Hold new connections of `seat` to `policy`; where it `lives`, note that those that stand are still to be judged by it."""
+        """Hold new connections of `seat` to `policy`.
+
+        Where it `lives`, note that its established connections are still to be judged.
+        """
         before = self._sittings.get(seat.number)
         if before is not None and before.policy == policy and self._stands(before.generation):
             return
@@ -464,7 +500,7 @@ class NetworkManager:
         sitting.elements |= {(one.map, one.address): one for one in elements}
 
     def _elements_in_kernel(self, generation: Generation) -> dict[tuple[str, Address], Element]:
-        """What an earlier Bay opened for names: their time goes on, but what they are called is not known."""
+        """The elements that an earlier Bay opened. Their timeouts run on; their names are not known."""
         found: dict[tuple[str, Address], Element] = {}
         for name in generation.name_maps():
             listed = self._nft.ask(f"list map {table_of(self._instance)} {name}", elements=True)
@@ -525,7 +561,10 @@ class NetworkManager:
         sitting.open += len(sitting.names[name]) - len(known)
 
     def _make_room(self, sitting: _SlotState, now: float) -> None:
-        """Close what is past and what was told longest ago, until half of what may be open is: seldom, since it looks at all."""
+        """Close expired addresses and the least recently answered ones, down to half the limit.
+
+        It looks at all of them, so it has to be rare.
+        """
         names: dict[str, dict[Address, float]] = {}
         count = 0
         for name, addresses in reversed(sitting.names.items()):
@@ -628,7 +667,7 @@ def _is_past(name: Name, generation: Generation, counters: Collection[str]) -> b
 
 
 def _is_open(sitting: _SlotState, one: TrackedConnection) -> bool:
-    """Whether a name has opened the connection's destination, though it may not be known any more which."""
+    """Whether a name has opened the connection's destination, though the name itself may be forgotten."""
     if one.protocol not in PROTOCOLS:
         return False
     index = class_of(sitting.plan.services, one.protocol, one.port).index

@@ -1,4 +1,4 @@
-"""Transactions on the table of one Bay: the commands, and what will be there when they were obeyed."""
+"""Nftables transactions on the table of one Bay: the commands, and the contents of the table after them."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -11,11 +11,17 @@ SHARED = ("enter", "judge", "policies", "leave", "seats")
 
 
 Name = tuple[str, str]
-"""A kind (`chain`, `map`, `set`, `counter`) with a name; or one of SHARED with the key of a seat, for its element there."""
+"""A kind (`chain`, `map`, `set`, `counter`) with a name.
+
+Or one of SHARED with the key of a slot, for its element there.
+"""
 
 
 class NftScript:
-    """Commands for one transaction on the table of one Bay, and what will be there after it: see `TableContents`."""
+    """Commands of one transaction on a Bay's table, with the names they add and delete.
+
+    The names go into `TableContents` afterwards.
+    """
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
@@ -31,11 +37,11 @@ class NftScript:
         return bool(self._lines)
 
     def add_base(self) -> None:
-        """What all sandboxes share."""
+        """Add the chains and maps that all sandboxes share."""
         self._lines.append(base(self._instance))
 
     def add_seat(self, seat: NetworkSlot, *, ipv6: bool) -> None:
-        """The counters and chains of a sandbox; chains are emptied and filled anew where they stand already."""
+        """Add the counters and chains of a sandbox; existing chains are emptied and filled anew."""
         self._add_counters(seat_counters(seat))
         self._add_chains(seat_chains(seat, ipv6=ipv6))
         self._add_element("seats", seat, "")
@@ -58,7 +64,7 @@ class NftScript:
         self._add_element("policies", generation.seat, f" : goto {generation.name}")
 
     def open(self, elements: Iterable[Element], known: Mapping[tuple[str, Address], Element]) -> None:
-        """Put addresses of names into their maps; of those that are `known` to be there the time begins anew."""
+        """Add addresses of names to their maps; the timeout of a `known` element begins anew."""
         latest = {(one.map, one.address): one for one in elements}
         self._add_counters(sorted({one.counter for one in latest.values()}))
         for name in dict.fromkeys(one.map for one in latest.values()):
@@ -66,8 +72,8 @@ class NftScript:
             self._open(name, wanted, [known.get((name, one.address), one) for one in wanted])
 
     def _open(self, name: str, wanted: Sequence[Element], before: Sequence[Element]) -> None:
-        # An element keeps its counter and, before Linux 6.12, its time: it has to go and come again. What has just run out
-        # cannot be deleted, so it is added first, as it was.
+        # An element keeps its counter and, before Linux 6.12, its timeout: it has to be deleted and added
+        # again. An element that has just expired cannot be deleted, so it is added first, as it was.
         self._lines.append(f"add element {self._table} {name} {{ {_listed(before)} }}")
         keys = ", ".join(str(one.address) for one in wanted)
         self._lines.append(f"delete element {self._table} {name} {{ {keys} }}")
@@ -128,13 +134,16 @@ class NftScript:
 
 
 class TableContents:
-    """What nftables has of each sandbox, by the key of its seat. Kept in memory, so that no change begins with a listing."""
+    """The names in the table by the key of their slot.
+
+    Kept in memory, so that no change begins with a listing.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, set[Name]] = {}
 
     def of(self, key: str) -> set[Name]:
-        """What there is of one sandbox."""
+        """The names of one sandbox."""
         return self._names.get(key, set())
 
     def seats(self) -> list[str]:
@@ -142,7 +151,7 @@ class TableContents:
         return [key for key, names in self._names.items() if names]
 
     def add(self, names: Iterable[Name]) -> None:
-        """Note what is there."""
+        """Record names that are in the table."""
         for kind, name in names:
             self._names.setdefault(name.partition("_")[0], set()).add((kind, name))
 

@@ -1,18 +1,21 @@
-"""What a policy means: which addresses, services and names it lets a sandbox reach. Pure; the kernel is told elsewhere.
+"""Compiles a network policy into decisions on addresses, services and names. Pure; the manager enforces them.
 
-Between two rules with a domain, or two with a cidr, the longer match decides, then the one about some services over the
-one about all, then the deny, then the earlier. Between the kinds, for one destination and service:
+Between two rules with a domain, or two with a cidr, the longer match decides, then the one about some
+services over the one about all, then the deny, then the earlier. Between the kinds, for one destination and
+service:
 
-1. what is reserved (see `ranges`) is refused, but where a rule allows a private network that the host's settings open;
-2. a deny by cidr, of more than everything, beats whatever a name opened: who owns a name chooses its addresses;
+1. a reserved address (see `reserved_ranges`) is refused, unless a rule allows a private network that the
+   host's settings open;
+2. a deny by cidr, of more than everything, beats a name's opening: the owner of a name chooses its addresses;
 3. a name that was resolved to the address, by its rule: a deny, else an allow;
 4. an allow by cidr;
 5. a deny of 0.0.0.0/0 or ::/0;
 6. the mode: `open` allows, `allowlist` refuses.
 
-A policy is compiled to a `CompiledPolicy`: services fall into a few classes that no rule divides, and for each class the cidrs are
-flattened to disjoint intervals with one deciding rule. That form is looked up by the kernel in one step, however many
-rules there are. `CompiledPolicy.decide` says the same for one packet; a test holds the two together.
+A policy is compiled to a `CompiledPolicy`: services fall into a few classes that no rule divides, and for
+each class the cidrs are flattened to disjoint intervals with one deciding rule. The kernel looks that form up
+in one step, however many rules there are. `CompiledPolicy.decide` gives the same answer for one packet; a
+test compares the two.
 """
 
 from bisect import bisect_right
@@ -36,7 +39,10 @@ Action = Literal["allow", "deny"]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Addresses from `first` to `last` that one rule decides for one class. `rule` None: what is reserved around a private network."""
+    """Addresses from `first` to `last` that one rule decides for one class.
+
+    `rule` is None for reserved addresses around a private network.
+    """
 
     first: int
     last: int
@@ -48,7 +54,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class NameRule:
-    """What the rules say of a name for one class. Both None: no rule is about it."""
+    """The verdict of the rules on a name for one class. Both are None when no rule matches."""
 
     action: Action | None = None
     rule: int | None = None
@@ -56,7 +62,7 @@ class NameRule:
 
 @dataclass(frozen=True, slots=True)
 class NameVerdict:
-    """What becomes of a name that is asked for. `rule` is the one that decided `answered`, None for the mode.
+    """The verdict on a queried name. `rule` is the one that decided `answered`, None for the mode.
 
     `opens` has one entry for each service class of the plan, by its index.
     """
@@ -65,12 +71,18 @@ class NameVerdict:
     rule: int | None
     opens: tuple[NameRule, ...]
     carried: str = ""
-    """What the asker chose of the name: what stands where the deciding rule has `*`, all of it where no rule decided."""
+    """The part of the name that the sandbox chose.
+
+    It is the part matched by `*` of the deciding rule, or all of the name where no rule decided.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyDecision:
-    """What becomes of a connection. Without a deciding rule `reason` says what decided: `default`, `reserved` or `protocol`."""
+    """The verdict on a connection.
+
+    Without a deciding rule, `reason` is `default`, `reserved` or `protocol`.
+    """
 
     allowed: bool
     rule: int | None = None
@@ -78,7 +90,10 @@ class PolicyDecision:
 
 
 def checked(policy: NetworkPolicy, private: Sequence[Network] = ()) -> NetworkPolicy:
-    """`policy` with its rules in one spelling. Raises InvalidArgument naming the rule; `private` are the host's open networks."""
+    """`policy` with its rules in one spelling.
+
+    Raises InvalidArgument naming the rule; `private` are the host's open networks.
+    """
     if len(policy.rules) > MAX_RULES:
         raise InvalidArgument(f"the policy has {len(policy.rules)} rules; at most {MAX_RULES} may be")
     rules = tuple(_checked_rule(index, rule, private) for index, rule in enumerate(policy.rules))
@@ -223,7 +238,7 @@ class CompiledPolicy:
     """By pattern, each with the stronger first."""
 
     def cidrs(self, version: int) -> tuple[tuple[Interval, ...], ...]:
-        """For each service class the disjoint intervals of IP `version`, ascending, each with what decides there."""
+        """The deciding intervals of IP `version` for each service class, disjoint and ascending."""
         return self._v4 if version == 4 else self._v6
 
     @cached_property
@@ -245,7 +260,7 @@ class CompiledPolicy:
         return tuple(tuple(_flatten(_strongest(cidrs, 1 << one.index))) for one in self.services)
 
     def name(self, name: str) -> NameVerdict:
-        """What becomes of a question for `name`, and what its addresses are opened for. `name` is as DNS writes it."""
+        """The verdict on a query for `name`, as DNS writes it, and on each class of services."""
         asked = domains.lookup_form(name)
         if asked is None or self.mode == "none":
             return NameVerdict(False, None, tuple(NameRule() for _ in self.services), name)
@@ -262,7 +277,10 @@ class CompiledPolicy:
     def decide(
         self, address: Address, protocol: NetworkProtocol | str, port: int, names: Collection[str] = ()
     ) -> PolicyDecision:
-        """What becomes of a connection to `address`, to which `names` were resolved. The host's own addresses are not known here."""
+        """The verdict on a connection to `address`, to which `names` were resolved.
+
+        The host's own addresses are not known here.
+        """
         if protocol not in port_classes.PROTOCOLS:
             return PolicyDecision(False, reason="protocol")
         if self.mode == "none":
@@ -317,7 +335,10 @@ def _private_allows(cidrs: Iterable[_Cidr], private: Sequence[Network]) -> Itera
 
 
 def _fences(allowed: Iterable[Network], mask: int) -> Iterator[_Cidr]:
-    """A deny of each reserved network in which a part is allowed: a rule for some ports opens no others, nor a name."""
+    """A deny of each reserved network in which a part is allowed.
+
+    A rule for some ports then opens no others, nor a name.
+    """
     around = {reserved_around(network) for network in allowed}
     for version in (4, 6):
         for network in reserved(version):
@@ -326,7 +347,10 @@ def _fences(allowed: Iterable[Network], mask: int) -> Iterator[_Cidr]:
 
 
 def _strongest(cidrs: Iterable[_Cidr], bit: int) -> Iterator[_Cidr]:
-    """Of those about the class `bit` the strongest for each network. `cidrs` are sorted by network, then rank."""
+    """Of those about the class `bit` the strongest for each network.
+
+    `cidrs` are sorted by network, then rank.
+    """
     last: Network | None = None
     for one in cidrs:
         if one.mask & bit and one.network != last:
@@ -378,7 +402,7 @@ def _opening(levels: _Levels, bit: int) -> NameRule:
 
 
 def _decider(levels: _Levels, opens: Sequence[NameRule], said: Action) -> tuple[str, int | None]:
-    """The strongest rule that says `said` for some service, with its pattern; of no rule the pattern is `*`."""
+    """The strongest rule of action `said` for some service, with its pattern (`*` without a rule)."""
     deciding = {one.rule for one in opens}
     found = ((key, one) for key, level in levels for one in level if one.action == said)
     return next(((key, one.rule) for key, one in found if one.rule in deciding), ("*", None))

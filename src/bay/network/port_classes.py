@@ -1,4 +1,4 @@
-"""Services (protocol and port) cut into classes, so that every rule holds for a class as a whole or not at all."""
+"""Cuts services (protocol and port) into classes: each rule holds for a class as a whole or not at all."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,14 +20,14 @@ _EVERYTHING: tuple[Span, ...] = (("tcp", 0, _LAST_PORT), ("udp", 0, _LAST_PORT),
 
 @dataclass(frozen=True, slots=True)
 class ServiceClass:
-    """Services between which no rule of a policy tells. `spans` are disjoint and ascending in each protocol."""
+    """Services that no rule of a policy tells apart. `spans` are disjoint and ascending in each protocol."""
 
     index: int
     spans: tuple[Span, ...]
 
 
 def normal_ports(ports: Sequence[int | str]) -> tuple[int | str, ...]:
-    """`ports` with ranges of one port as a number. Raises ValueError saying what is wrong."""
+    """`ports` with one-port ranges as numbers. Raises ValueError with the reason."""
     if not ports:
         raise ValueError("`ports` is empty; leave it out for every port")
     if len(ports) > MAX_PORT_RANGES:
@@ -52,7 +52,7 @@ def is_narrow(rule: NetworkRule) -> bool:
 
 
 def spans_of(rule: NetworkRule) -> tuple[Span, ...]:
-    """What services `rule` is about, in one spelling: the same services give the same spans."""
+    """The services of `rule` in canonical form: the same services give the same spans."""
     if rule.protocol == "icmp":
         return (("icmp", 0, 0),)
     if rule.ports is None:
@@ -73,7 +73,10 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def classes(combinations: Sequence[tuple[Span, ...]]) -> tuple[tuple[ServiceClass, ...], list[int]]:
-    """All services cut by `combinations`: the classes, and for each combination the bits of the classes it consists of."""
+    """All services cut by `combinations`.
+
+    Returns the classes, and for each combination the bits of the classes it consists of.
+    """
     pieces: dict[int, list[Span]] = defaultdict(list)
     for protocol in PROTOCOLS:
         for span, members in _cut(protocol, combinations):
@@ -87,7 +90,7 @@ def classes(combinations: Sequence[tuple[Span, ...]]) -> tuple[tuple[ServiceClas
 
 
 def _cut(protocol: NetworkProtocol, combinations: Sequence[tuple[Span, ...]]) -> list[tuple[Span, int]]:
-    """The spans of `protocol` between any two places where a combination begins or ends, each with who covers it."""
+    """The spans of `protocol` between any two bounds, each with the combinations that cover it."""
     top = 0 if protocol == "icmp" else _LAST_PORT
     changes: dict[int, int] = defaultdict(int, {0: 0})
     for number, spans in enumerate(combinations):

@@ -1,8 +1,8 @@
-"""Addresses that no sandbox reaches: what is not the public internet, and the doors of clouds that look as if they were.
+"""Reserved addresses, which no sandbox reaches: non-public ranges, and cloud metadata endpoints.
 
-From the IANA special-purpose registries (RFC 6890 and its successors), with what is globally reachable left out. In
-IPv6 everything outside 2000::/3 is reserved: that is loopback, IPv4-mapped and -compatible (::/3), NAT64 (64:ff9b::/96
-and 64:ff9b:1::/48), ULA, link-local, site-local and multicast, and whatever is invented there later.
+From the IANA special-purpose registries (RFC 6890 and its successors), without the globally reachable ones.
+In IPv6 everything outside 2000::/3 is reserved: that is loopback, IPv4-mapped and -compatible (::/3), NAT64
+(64:ff9b::/96 and 64:ff9b:1::/48), ULA, link-local, site-local and multicast, and any later assignment.
 """
 
 from bisect import bisect_right
@@ -62,7 +62,7 @@ _BOUNDS = {4: _bounds(RESERVED_V4), 6: _bounds(RESERVED_V6)}
 
 
 def is_reserved(address: Address) -> bool:
-    """Whether no sandbox may reach `address`, unless the host's settings and a rule say otherwise."""
+    """Whether sandboxes may reach `address` only where the host's settings and a rule allow it."""
     firsts, lasts = _BOUNDS[address.version]
     at = bisect_right(firsts, int(address)) - 1
     return at >= 0 and int(address) <= lasts[at]

@@ -1,17 +1,20 @@
-"""What nftables is told, as text: what all sandboxes of a Bay share, what each has, and each one's policy. Pure.
+"""The nftables ruleset as text: the chains of a Bay, of each of its sandboxes, and of each policy. Pure.
 
 A packet from a sandbox goes through three chains of prerouting, by maps from its device:
 
-    enter   (before fragments are put together) its source is pinned; it gets its sandbox's mark and conntrack zone, so that
-            neither its fragments nor its connections meet another sandbox's, whose address is the same
-    judge   (before the host translates any address) what may go on goes on: its connection carries the mark. What is new is
-            held to the limits that hold for every policy, and then
-    policies  to the current generation of its policy: a chain for each class of services, and maps from address to counter
+    enter     (before defragmentation) its source is pinned; it gets its sandbox's mark and conntrack zone, so
+              that neither its fragments nor its connections meet another sandbox's, whose address is the same
+    judge     (before the host's NAT) accepts established connections, which carry the mark. New ones are held
+              to the limits of every policy, and then go
+    policies  to the current generation of its policy: a chain for each class of services, and maps from
+              address to counter
 
-and one that nobody has listed by then is dropped. Each element of the maps, and every chain it leads to, is there before the
-device is. A policy changes by adding the chains of the next generation and changing one element, in one transaction.
+and a packet that no chain has accepted by then is dropped. Each element of the maps, and every chain it leads
+to, is there before the device is. A policy changes by adding the chains of the next generation and changing
+one element, in one transaction.
 
-Beside the rules a generation has maps with timeouts, for the addresses of names; a connection outlives its element.
+Beside the rules a generation has maps with timeouts, for the addresses of names; a connection outlives its
+element.
 """
 
 import hashlib
@@ -59,7 +62,10 @@ def table_of(instance: str) -> str:
 
 
 def base(instance: str) -> str:
-    """What all sandboxes of a Bay share. Making it again changes nothing that stands, and no packet meets half of it."""
+    """The base that all sandboxes of a Bay share.
+
+    Repeating it changes nothing; it takes effect at once as a whole.
+    """
     table, ours = table_of(instance), f'"{device_prefix(instance)}*"'
     return "\n".join(
         [
@@ -79,11 +85,12 @@ def base(instance: str) -> str:
             *_base_chain(table, "local", "filter hook input priority -150", [f"iifname {ours} drop"]),
             *_base_chain(table, "forward", "filter hook forward priority -150", [
                 f"iifname {ours} oifname {ours} drop",
-                # Somebody's rules sent it to another address than the one that it was judged by.
+                # Another table's DNAT sent it to an address that no policy judged.
                 f"iifname {ours} ct status dnat drop",
                 "oifname vmap @leave",
                 f"oifname {ours} drop",
-                # An answer that somebody's rules of routing send elsewhere, by its mark, would go to the host's gateway.
+                # An answer that another program's routing rules divert, by its mark, would go to the host's
+                # gateway.
                 f'ip daddr {INSIDE_V4} oifname != "bay*" drop',
                 f'ip6 daddr {INSIDE_V6} oifname != "bay*" drop',
             ]),
@@ -114,7 +121,10 @@ def _base_chain(table: str, name: str, hook: str, rules: Sequence[str]) -> Itera
 
 
 def guard(version: int) -> str:
-    """For a host that forwarded no packet of IP `version` before Bay: it still forwards only what sandboxes began."""
+    """For a host that forwarded no packet of IP `version` before Bay.
+
+    It still forwards only what sandboxes began.
+    """
     chain, others = f"inet {GUARD} forward{version}", ", ".join(f'"{name}"' for name in _OTHERS)
     rules = [
         f"meta nfproto != ipv{version} accept",
@@ -177,7 +187,7 @@ def seat_counters(seat: NetworkSlot) -> list[str]:
 
 
 def debt_of(seat: NetworkSlot) -> str:
-    """A counter that counts nothing: while it is there, connections stand that the policy of now has not judged."""
+    """A counter that counts nothing: it exists while connections stand that no current policy has judged."""
     return f"{seat.key}_unjudged"
 
 
@@ -187,7 +197,7 @@ def counter_of(seat: NetworkSlot, rule: NetworkRule) -> str:
 
 
 def generation_of(seat: NetworkSlot, policy: NetworkPolicy, *, ipv6: bool, private: Sequence[object]) -> str:
-    """What the names of a policy's chains and maps begin with, but for the letter that tells two of the same apart."""
+    """The prefix of a policy's chains and maps, without the letter that tells two equal policies apart."""
     facts = {"policy": asdict(policy), "ipv6": ipv6, "private": list(map(str, private))}
     return f"{seat.key}_g{_digest(facts)}"
 
@@ -255,7 +265,7 @@ class Generation:
                 yield f"{protocol} dport vmap {{ {ports} }}"
 
     def _decisions(self, index: int) -> Iterator[str]:
-        """The order of `policy`: denied cidrs, denied names, allowed names, allowed cidrs, and what is about everything."""
+        """The rules in order: denied cidrs, denied names, allowed names, allowed cidrs, all addresses."""
         names = self._plan.opens_names(index)
         for action, named in _ORDER:
             for version in (4, 6):
@@ -317,12 +327,15 @@ class Generation:
         return f'{addresses} : "{self._counter(one.rule)}"'
 
     def counters(self) -> set[str]:
-        """The counters of the rules that its chains and elements name from the beginning; those of names come with their addresses."""
+        """The counters of the rules that its chains and elements use from the beginning.
+
+        Those of names come with their addresses.
+        """
         found = {one.rule for version in (4, 6) for cut in self._plan.cidrs(version) for one in cut}
         return {counter_of(self.seat, self._policy.rules[rule]) for rule in found if rule is not None}
 
     def elements_of(self, name: str, addresses: Iterable[Address], timeout_s: int) -> list[Element]:
-        """What opens (or shuts) `addresses` because `name` was resolved to them."""
+        """The elements that open (or shut) `addresses` because `name` was resolved to them."""
         verdict = self._plan.name(name)
         return [
             Element(

@@ -1,4 +1,7 @@
-"""Hears from the kernel when a table of nftables is deleted: whoever flushes the ruleset takes those of Bay with it."""
+"""The ruleset monitor watches netlink for deleted nftables tables.
+
+A flush of the ruleset takes those of Bay with it.
+"""
 
 import socket
 from collections.abc import Collection, Iterator
@@ -14,7 +17,10 @@ _READ_BYTES = 64 << 10
 
 
 class RulesetMonitor:
-    """Watches over the tables of those `names`, in the network namespace of the thread that makes this. Raises OSError."""
+    """Watches over the tables of those `names`, in the network namespace of the thread that makes this.
+
+    Raises OSError.
+    """
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(name.encode() for name in names)
@@ -25,15 +31,18 @@ class RulesetMonitor:
         self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES)
 
     def fileno(self) -> int:
-        """Readable when there is something to hear."""
+        """Readable when there are messages."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Stop watching."""
         self._socket.close()
 
     def hear(self) -> bool:
-        """Whether one of the tables was deleted since this was asked last, or so much was said that it may have been. Does not block."""
+        """Whether one of the tables was deleted since the last call, or messages were lost.
+
+        Does not block.
+        """
         gone = False
         while True:
             try:

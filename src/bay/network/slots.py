@@ -1,4 +1,4 @@
-"""Where a sandbox sits on this host: one number, from which its device, mark, zone and routing table follow."""
+"""Network slots: one number for each sandbox, from which its device, mark, zone and routing table follow."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ NOWHERE_TABLE = _TABLES
 
 @dataclass(frozen=True, slots=True)
 class NetworkSlot:
-    """A session's place in the host's network. `number` is its alone on this host, whichever Bay gave it: 1 to 4094."""
+    """A session's place in the host's network.
+
+    `number` is its alone on this host, whichever Bay gave it: 1 to 4094.
+    """
 
     number: int
     session_id: str
@@ -31,12 +34,12 @@ class NetworkSlot:
 
     @property
     def mark(self) -> int:
-        """The packet mark (under MARK_MASK) of its packets, and the connection mark of what it may go on with."""
+        """The packet mark (under MARK_MASK) of its packets, and the mark of its accepted connections."""
         return self.number << _MARK_SHIFT
 
     @property
     def zone(self) -> int:
-        """The conntrack zone in which its own packets are looked up, as all sandboxes have the same address."""
+        """The conntrack zone of its own packets: all sandboxes have the same address."""
         return self.number
 
     @property
@@ -46,12 +49,12 @@ class NetworkSlot:
 
     @property
     def key(self) -> str:
-        """What the names of its chains, maps and counters begin with."""
+        """The prefix of its chains, maps and counters."""
         return f"s{self.number:04x}"
 
 
 def device_prefix(instance: str) -> str:
-    """What the names of all devices of one Bay begin with."""
+    """The prefix of the names of all devices of one Bay."""
     return f"bay{instance}-"
 
 

@@ -1,14 +1,14 @@
-"""Links between the host and its sandboxes: veth pairs, addresses, routes and rules, by netlink in as few writes as it takes.
+"""Links between host and sandboxes: veth pairs, addresses, routes and rules, by netlink in few writes.
 
-Every sandbox has the same address, so the host tells them apart by mark: a rule for each leads to a table with its device.
-The rules around those keep the rest of the host out of it (priorities 20000 to 20005):
+Every sandbox has the same address, so the host tells them apart by mark: a rule for each leads to a table
+with its device. The rules around those keep the rest of the host out of it (priorities 20000 to 20005):
 
-    20000  from 10.186.0.2, without a mark   blackhole   nftables did not see it: somebody flushed the ruleset
-    20001  to 10.186.0.2, without a mark     NOWHERE     the host itself finds no sandbox, nor asks its gateway for one
-    20002  without a mark                   goto 20004  the host's own packets are not compared with thousands of marks
+    20000  from 10.186.0.2, without a mark   blackhole   nftables did not see it: the ruleset was flushed
+    20001  to 10.186.0.2, without a mark     NOWHERE     the host itself reaches neither sandbox nor gateway
+    20002  without a mark                   goto 20004  the host's own packets skip thousands of marks
     20003  mark N                           table N
     20004  nop
-    20005  nop                              a note: it was a Bay that turned forwarding on; it lasts as long as that setting
+    20005  nop                              a note: a Bay turned forwarding on; as lasting as that setting
 """
 
 import socket
@@ -65,10 +65,10 @@ _NDA_DST, _NDA_LLADDR, _PERMANENT = 1, 2, 0x80
 _FRA_DST, _FRA_SRC, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 4, 6, 10
 _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 15, 16, 21
 _BY_KERNEL = struct.pack("=B", 2)
-"""What rules say of who made them: systemd-networkd removes, when it starts, the rules of everybody else but itself."""
+"""The protocol number of Bay's routing rules: systemd-networkd removes others, but keeps the kernel's."""
 _TO_TABLE, _GOTO, _NOP, _BLACKHOLE = 1, 2, 3, 6
 _PROTOCOL = 0xB0
-"""Who made a route, in `ip route`'s words `proto 176`; nobody else has that number."""
+"""The protocol number of Bay's routes (`proto 176` in `ip route`); no other program has it."""
 
 _FIRST_PRIORITY = 20_000
 _NOTE = 5
@@ -76,14 +76,17 @@ _NOTE = 5
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What crossed a link, as seen from inside."""
+    """Bytes and packets that crossed a link, as seen from inside."""
 
     received_bytes: int
     sent_bytes: int
 
 
 class Links:
-    """The links of one Bay. Made in the host's network namespace and used by one thread, which stays in it. Raises OSError."""
+    """The links of one Bay.
+
+    Made in the host's network namespace and used by one thread, which stays in it. Raises OSError.
+    """
 
     def __init__(self, instance: str, *, ipv6: bool) -> None:
         self._instance = instance
@@ -91,12 +94,13 @@ class Links:
         self._host = Netlink()
 
     def close(self) -> None:
-        """Let go of the kernel; everything stands."""
+        """Close the netlink socket; all links stand."""
         self._host.close()
 
     def open(self) -> None:
-        """Make what all links share: the device that leads nowhere with the gateway's address, and the rules around."""
-        # A link whose other end is never up. A `dummy` would be plainer; not every kernel has one, and every host needs veth.
+        """Make the parts that all links share: the dummy device with the gateway's address, and rules."""
+        # A link whose other end is never up. A `dummy` would be plainer; not every kernel has one, and every
+        # host needs veth.
         nowhere, stub = device_of(self._instance, 0), device_of(self._instance, STUB)
         self._host.send([_new_veth(nowhere, stub, fine=EXISTS), *_base_rules(INSIDE_V4)])
         if not self._ipv6:
@@ -119,13 +123,13 @@ class Links:
         return any(dict(attributes(body[12:])).get(_FRA_PRIORITY) == wanted for body in rules)
 
     def remove_shared(self) -> None:
-        """Remove the device that leads nowhere; and where no Bay of this host has a device any more, the rules around as well."""
+        """Remove the dummy device, and the rules around once no Bay of this host has a device."""
         self._host.send([_delete_link(device_of(self._instance, 0))])
         if not any(is_device(name) for name in sysctls.devices()):
             self._host.send([*_base_rules(INSIDE_V4, _DELRULE), *_base_rules(INSIDE_V6, _DELRULE)])
 
     def connect(self, seat: NetworkSlot, netns_fd: int) -> None:
-        """Link the namespace behind `netns_fd` to the host. What is there of it already is replaced."""
+        """Link the namespace behind `netns_fd` to the host. An existing link is replaced."""
         device = device_of(self._instance, seat.number)
         self._host.send([_delete_link(device)])
         namespaces.inside(netns_fd, lambda: self._connect_inside(device, netns_fd))
@@ -171,7 +175,7 @@ class Links:
         self._host.send([_delete_link(device_of(self._instance, seat.number)), *rules])
 
     def is_whole(self, seat: NetworkSlot, netns_fd: int) -> bool:
-        """Whether the link is there with both ends, up; what the sandbox cannot undo is not looked at again."""
+        """Whether the link is there with both ends up; parts that the sandbox cannot undo are not checked."""
         device = device_of(self._instance, seat.number)
         return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(INSIDE_DEVICE))
 
@@ -184,14 +188,15 @@ class Links:
         return {number for name in sysctls.devices() if (number := number_of(self._instance, name))}
 
     def traffic(self, seat: NetworkSlot) -> Traffic:
-        """What crossed the link since it was made; nothing where there is none."""
+        """The traffic that crossed the link since it was made; zeros without a link."""
         name = attribute(_IFLA_IFNAME, device_of(self._instance, seat.number))
         request = NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name)
         try:
             found = dict(attributes(self._host.ask(request)[16:]))
         except OSError:
             return Traffic(0, 0)
-        # rtnl_link_stats64: packets received and sent, then bytes; the host's end receives what the sandbox sends.
+        # rtnl_link_stats64: packets received and sent, then bytes; the host's end receives what the sandbox
+        # sends.
         _, _, received, sent = struct.unpack_from("=4Q", found[_IFLA_STATS64])
         return Traffic(received_bytes=sent, sent_bytes=received)
 

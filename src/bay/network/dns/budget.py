@@ -1,8 +1,9 @@
-"""What a sandbox may spend on names: questions in a second, and letters that leave by names it chooses.
+"""Rate limits of a sandbox's DNS queries: queries a second, and bytes of names that it chooses.
 
-A name under a wildcard rule is a message to whoever answers for the domain, so such names pay for the bytes they carry below
-the rule's own, once for each time that they are asked upstream. Names that people gave pay for their letters; long ones that
-look random pay eightfold. That does not close the way, which nothing can while the names are answered: it makes it a drip.
+A name under a wildcard rule is a message to the domain's name server, so such names pay for the bytes they
+carry below the rule's own, at each upstream query. Names that people gave pay for their letters; long ones
+that look random pay eightfold. A tunnel through names cannot be closed while they are answered: the limit
+keeps it slow.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ RANDOM_FACTOR = 8
 _RANDOM_BYTES = 20
 _RANDOM_SHARE = 0.35
 
-# The pairs of letters that fill English words and the names of hosts. Of the pairs in such names they are more than half, of
-# those in random letters a seventh, of those in hexadecimal or Base32 hardly any. Entropy by counting letters cannot tell
-# them apart: sixteen equally frequent digits have less of it than a sentence.
+# The pairs of letters that fill English words and the names of hosts. Of the pairs in such names they are
+# more than half, of those in random letters a seventh, of those in hexadecimal or Base32 hardly any. Entropy
+# by counting letters cannot tell them apart: sixteen equally frequent digits have less of it than a sentence.
 _PAIRS = """
 ab ac ad ag ai al am an ap ar as at ay be bl bo br bu ca cd ce ch ck cl co ct da de di do ds ea ec ed ee el em
 en er es et ev ff fi fo fr ge gi go gr ha he hi ho ic id ie if ig il im in io ir is it iv ke la le li ll lo ly
@@ -41,7 +42,7 @@ class Bucket:
         return True
 
     def charge(self, cost: float) -> None:
-        """Pay `cost` in any case: what is not there is owed. At most a burst is."""
+        """Charge `cost` in any case; the balance may go negative, by at most a burst."""
         self._refill()
         self._left = max(self._left - cost, -self._burst)
 
@@ -65,7 +66,7 @@ class Budget:
         return self._questions.take(self._limits.held_cost if held else 1)
 
     def refusal(self) -> bool:
-        """Whether a question past the rate still hears that it is refused."""
+        """Whether a query over the rate is still answered REFUSED."""
         return self._refusals.take(1)
 
     def asked_upstream(self) -> None:
@@ -82,13 +83,16 @@ class Budget:
 
 
 def weight(carried: str) -> int:
-    """What `carried`, the part of a name that its asker chose, costs in letters."""
+    """The cost in letters of `carried`, the part of a name that the sandbox chose."""
     letters = carried.replace(".", "")
     return len(letters) * (RANDOM_FACTOR if looks_random(letters) else 1)
 
 
 def looks_random(letters: str) -> bool:
-    """Whether `letters`, in lower case, are many and not those of words. The labels of a name are judged as one."""
+    """Whether `letters`, in lower case, are many and not those of words.
+
+    The labels of a name are judged as one.
+    """
     if len(letters) < _RANDOM_BYTES:
         return False
     common = sum(letters[at : at + 2] in _COMMON for at in range(len(letters) - 1))

@@ -1,6 +1,6 @@
-"""Answers that a sandbox was given, held for their TTL: who asks again hears the same, and the same addresses stay open.
+"""The cache of one sandbox's DNS answers: an answer is repeated for its TTL, while its addresses stay open.
 
-Held for each sandbox by itself: what one asked for is nothing that another could find out by timing.
+Each sandbox has its own cache: a shared one would tell a sandbox by timing what another resolved.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ Key = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """What is said to a question. `reason` is why there is nothing better to say, a reason of `models.RefusedName`."""
+    """The answer to a question. `reason` says why there is none, a reason of `models.RefusedName`."""
 
     rcode: int = NOERROR
     records: tuple[RecordParts, ...] = ()
@@ -33,7 +33,10 @@ class CachedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """An answer that holds until `ends_at`. Its addresses are open by what `plan` says to its name, by its `rule`."""
+    """An answer that holds until `ends_at`.
+
+    Its addresses are open by the verdict of `plan` on its name, by its `rule`.
+    """
 
     text: str
     answer: CachedAnswer
@@ -51,7 +54,7 @@ class Cache:
         self._bytes = self._addresses = 0
 
     def get(self, key: Key) -> Pin | None:
-        """What holds for `key`."""
+        """The live answer to `key`."""
         pin = self._pins.get(key)
         if pin is not None and pin.ends_at <= self._now():
             self.drop(key)
@@ -72,7 +75,7 @@ class Cache:
             self._weigh(pin, -1)
 
     def live(self) -> Iterator[tuple[Key, Pin]]:
-        """What holds now; the cache may be changed meanwhile."""
+        """All live answers; the cache may be changed meanwhile."""
         now = self._now()
         return iter([(key, pin) for key, pin in self._pins.items() if pin.ends_at > now])
 
@@ -90,9 +93,10 @@ class Cache:
 
 
 class Origins:
-    """By which names a sandbox got to know an address, for as long as it may have connections there.
+    """The names by which a sandbox resolved an address, for as long as it may have connections there.
 
-    Nobody tells when those end, so this is bounded by number alone, and what was not seen for longest makes room.
+    The end of a connection is not reported here, so the number is bounded; the least recently seen makes
+    room.
     """
 
     def __init__(self, limits: DnsLimits) -> None:

@@ -1,13 +1,14 @@
-"""The forwarder: each sandbox's names, asked of Bay's resolvers as far as its policy answers them.
+"""The DNS forwarder resolves each sandbox's names upstream, as far as its policy allows them.
 
-Which sandbox asks is known by the socket: it was opened in the sandbox's own network namespace, where nothing else can send to
-it, and no question crosses the boundary as a packet. A name that the policy does not know is REFUSED; one that it does is
-resolved by Bay, its addresses are opened in the kernel for as long as the answer holds, and only then is it told. So what a
-sandbox can reach by a name is what it was told by it, and a program that brings its own resolver, or an address it knows,
-reaches nothing more.
+The socket identifies the sandbox: Bay opened it in the sandbox's own network namespace, where nothing else
+can send to it, and no query crosses the boundary as a packet. A name that the policy does not allow is
+REFUSED. An allowed one is resolved by Bay, its addresses are opened in the kernel for the answer's TTL, and
+only then is the answer sent. So a sandbox reaches by a name exactly the addresses in its answer, and a
+program with its own resolver, or with an address it knows, reaches nothing more.
 
-Rejected: a packet filter that reads answers as they pass (TCP, fragments and compression make it a second, worse parser; and
-the answer is there before the hole is), and a proxy that reads names from TLS (which encrypted client hello ends).
+Rejected: a packet filter that reads answers as they pass (TCP, fragments and compression make it a second,
+worse parser; and the answer is there before the opening is), and a proxy that reads names from TLS (which
+encrypted client hello ends).
 """
 
 import asyncio
@@ -36,10 +37,12 @@ class _Served:
 
 
 class Forwarder:
-    """All sandboxes' names. `key` is a number that tells them apart, and stays the same as long as a sandbox is served.
+    """All sandboxes' names.
 
-    `now` is a clock in seconds that does not jump; `clock` is for what people read. `ipv6` False: AAAA has no records, so that
-    programs do not try addresses that lead nowhere. Everything is called on the event loop.
+    `key` is a number that tells them apart, and stays the same as long as a sandbox is served.
+
+    `now` is a clock in seconds that does not jump; `clock` is for what people read. `ipv6` False: AAAA has no
+    records, so that programs do not try addresses that lead nowhere. Everything is called on the event loop.
     """
 
     def __init__(
@@ -66,9 +69,9 @@ class Forwarder:
         await asyncio.gather(*map(self.stop, list(self._served)))
 
     async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: CompiledPolicy) -> None:
-        """Serve a sandbox on its sockets, a bound one and a listening one, which belong to this from now on.
+        """Serve a sandbox on its sockets, a bound one and a listening one, which the forwarder then owns.
 
-        When the sandbox is served already, its sockets are changed and `plan` holds; what it knows stays.
+        A sandbox that is served already gets the new sockets and `plan`, and keeps its cache.
         """
         before = self._served.pop(key, None)
         if before is None:
@@ -82,35 +85,46 @@ class Forwarder:
         sockets.open()
 
     def set_plan(self, key: int, plan: CompiledPolicy) -> None:
-        """Judge a sandbox's names by `plan` from now on; what it no longer answers is forgotten. Raises KeyError.
+        """Judge a sandbox's names by `plan` from now on; answers that it does not allow are dropped.
 
-        A name that was resolved meanwhile is judged again before it is told.
+        Raises KeyError.
+
+        A name that is being resolved is judged again before its answer is sent.
         """
         self._served[key].seat.set_plan(plan)
 
     async def stop(self, key: int) -> None:
-        """Serve a sandbox no more, and forget it; nothing happens when it is not served."""
+        """Stop serving a sandbox and drop its cache; a sandbox that is not served is ignored."""
         served = self._served.pop(key, None)
         if served is not None:
             await served.sockets.aclose()
             await served.seat.aclose()
 
     def refused(self, key: int) -> tuple[RefusedName, ...]:
-        """The names that were not answered, the newest last; a bounded number. Empty for who is not served."""
+        """The names that were not answered, the newest last; a bounded number.
+
+        Empty for a sandbox that is not served.
+        """
         return self._served[key].seat.log.refused() if key in self._served else ()
 
     def counts(self, key: int) -> Counts:
-        """Questions allowed and refused by each rule since the policy changed last; None stands for the mode."""
+        """Questions allowed and refused by each rule since the last change of policy; None: the mode."""
         return self._served[key].seat.log.counts() if key in self._served else {}
 
     def names_of(self, key: int) -> dict[Address, set[str]]:
-        """By which names a sandbox knows each address, those included whose time is over: connections may live on."""
+        """The names by which a sandbox knows each address.
+
+        Expired ones are included: connections outlive them.
+        """
         return self._served[key].seat.names.origins.all() if key in self._served else {}
 
     def pins(self, key: int) -> list[tuple[str, tuple[Address, ...], int]]:
-        """What has to be open now: names with their addresses, and for how many seconds yet."""
+        """The addresses that have to be open now, by name, with the seconds left."""
         return self._served[key].seat.names.pins() if key in self._served else []
 
     def remember(self, key: int, name: str, addresses: Sequence[Address]) -> None:
-        """A Bay that ran before told a sandbox of `addresses` by `name`: connections there go by it. Raises KeyError."""
+        """Attribute connections to `addresses` to `name`, which an earlier Bay process resolved.
+
+        Raises KeyError.
+        """
         self._served[key].seat.names.origins.add(name, tuple(addresses))

@@ -1,4 +1,4 @@
-"""How much of everything a sandbox may have of the forwarder, and how long anything may take."""
+"""Limits of the DNS forwarder for one sandbox: rates, sizes and timeouts."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,19 @@ class DnsLimits:
     questions_per_s: float = 100
     questions_at_once: float = 400
     held_cost: float = 0.1
-    """What an answer that is held costs, in questions: it leaves nobody's machine, and takes Bay some microseconds."""
+    """The cost of a cached answer, in questions: it takes Bay some microseconds and no upstream query."""
     refusals_at_once: float = 200
-    """Of those past the rate, how many hear REFUSED at `questions_per_s`; further ones hear nothing."""
+    """Questions over the rate that are answered REFUSED at `questions_per_s`; further ones are dropped."""
     pause_s: float = 0.05
-    """How long a sandbox is not listened to once it hears nothing any more: the kernel drops for less than Bay does."""
+    """How long a sandbox's socket is left unread once its questions are dropped.
+
+    A drop in the kernel costs less than one in Bay.
+    """
     received_per_question: int = 1024
-    """Bytes from upstream that cost as much as one question, so that a long answer is no cheap way to keep Bay busy."""
+    """Bytes from upstream that cost as much as one question.
+
+    A long answer is then no cheap way to keep Bay busy.
+    """
 
     letters_per_s: float = 64
     letters_at_once: float = 8192
@@ -27,7 +33,10 @@ class DnsLimits:
     datagrams: int = 32
     """How many are read before others have their turn."""
     query_bytes: int = 4096
-    """No longer question is read; RFC 1035 allows 65,535 over TCP, where one name and its options need no 400."""
+    """No longer question is read.
+
+    RFC 1035 allows 65,535 over TCP, where one name and its options need no 400.
+    """
     idle_s: float = 10
     """How long a connection may be silent, or take for one question or to accept an answer."""
 
@@ -41,9 +50,12 @@ class DnsLimits:
     ttl_min_s: int = 5
     ttl_max_s: int = 3600
     failure_s: int = 1
-    """How long a failure to resolve is told again without asking (RFC 9520, section 3.2: at least a second)."""
+    """How long a failure to resolve is cached (RFC 9520, section 3.2: at least a second)."""
     grace_s: int = 30
-    """An address stays open for so much longer than its TTL: a program connects after it has resolved, not while."""
+    """An address stays open for so much longer than its TTL.
+
+    A program connects after it has resolved, not while.
+    """
 
     answer_s: float = 5
     tries_s: tuple[float, ...] = (1.0, 2.0)

@@ -1,4 +1,4 @@
-"""What a sandbox's names came to: how often each rule decided, and which names were not answered."""
+"""The query log of a sandbox: how often each rule decided, and which names were refused."""
 
 from collections import OrderedDict
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The names that one sandbox knows: resolved, judged, opened and held, in this order."""
+"""A sandbox's names are resolved upstream, judged by the policy, opened in the kernel and cached, in turn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ ADDRESSES = (wire.A, wire.AAAA)
 class Opener(Protocol):
     """The network manager, which makes a name's addresses reachable before the sandbox has the answer.
 
-    A policy may change meanwhile: the manager judges `name` again under the lock with which it changes policies.
-    `verdict` was true at the call. Raises HostError.
+    A policy may change meanwhile: the manager judges `name` again under the lock with which it changes
+    policies. `verdict` was true at the call. Raises HostError.
     """
 
     async def __call__(
@@ -33,7 +33,7 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ForwarderContext:
-    """What all sandboxes share."""
+    """The parts of the forwarder that all sandboxes share."""
 
     upstream: Upstream
     opener: Opener
@@ -60,7 +60,7 @@ class UpstreamQuestion:
 
 
 class SandboxNames:
-    """One sandbox's. `plan` is what they are judged by."""
+    """The names of one sandbox. `plan` is the policy that judges them."""
 
     def __init__(self, key: int, plan: CompiledPolicy, budget: Budget, around: ForwarderContext) -> None:
         self._key, self.plan, self._budget, self._around = key, plan, budget, around
@@ -68,9 +68,9 @@ class SandboxNames:
         self.origins = Origins(around.limits)
 
     def set_plan(self, plan: CompiledPolicy) -> None:
-        """Drop what `plan` does not answer.
+        """Drop the answers that `plan` does not allow.
 
-        What stays is opened again when it is asked for next: `plan` may open other services under the same name.
+        The others are opened again at the next question: `plan` may open other services under the same name.
         """
         self.plan = plan
         for key, pin in self._cache.live():
@@ -82,11 +82,11 @@ class SandboxNames:
         return pin.answer.reason is None and told and self.plan.name(pin.text).answered
 
     def held(self, key: Key) -> Pin | None:
-        """What is held for a question, whether or not it is open by the plan of now."""
+        """The cached answer to a question, whether or not the current plan has opened it."""
         return self._cache.get(key)
 
     def pins(self) -> list[tuple[str, tuple[Address, ...], int]]:
-        """Names that are held, with the addresses they open and the seconds for which these are to stay open."""
+        """The cached names, with their open addresses and the seconds for which these stay open."""
         live = [(pin.text, self._opened(pin.answer), self.left(pin)) for _, pin in self._cache.live()]
         grace_s = self._around.limits.grace_s
         return [(text, addresses, left + grace_s) for text, addresses, left in live if addresses]
@@ -96,7 +96,10 @@ class SandboxNames:
         return max(0, ceil(pin.ends_at - self._around.now()))
 
     async def settle(self, asked: UpstreamQuestion) -> Pin:
-        """What there is for a name, held, and its addresses open. Raises NoAnswer, Loop, and what the opener raises."""
+        """The answer to a question, cached, with its addresses open.
+
+        Raises NoAnswer, Loop, and the opener's errors.
+        """
         pin = self._cache.get(asked.key) or await self._resolve(asked)
         while pin.answer.reason is None:
             plan = self.plan
@@ -106,13 +109,13 @@ class SandboxNames:
             if addresses := self._opened(pin.answer):
                 ttl = self.left(pin) + self._around.limits.grace_s
                 await self._around.opener(self._key, pin.text, verdict, addresses, ttl)
-            if plan is self.plan:  # it did not change while the kernel was told
+            if plan is self.plan:  # the plan did not change while the kernel opened the addresses
                 self.origins.add(pin.text, addresses)
                 return self._hold(asked, Pin(pin.text, pin.answer, pin.ends_at, plan, verdict.rule))
         return self._hold(asked, pin)
 
     def fail(self, asked: UpstreamQuestion, reason: str) -> Pin:
-        """Say so for a moment, without trying again."""
+        """Cache the failure for a moment, without a retry."""
         answer = CachedAnswer(rcode=wire.SERVFAIL, reason=reason)
         return self._hold(asked, self._pin(asked, answer, self._around.limits.failure_s))
 
@@ -126,7 +129,7 @@ class SandboxNames:
         return response
 
     def _answer(self, asked: UpstreamQuestion, found: Resolution) -> CachedAnswer:
-        """What may be told of what was found."""
+        """The part of the resolution that may be answered."""
         data, addresses = found.data, ()
         if asked.type in ADDRESSES:
             known = {one: ip_address(one) for one in data}

@@ -1,4 +1,4 @@
-"""From a name to its records: along the aliases, which are bounded and may not come back to where they were."""
+"""Resolution follows a name along its aliases to its records; the chain is bounded and may not loop."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Loop(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What there is for a name: its aliases in order, and the data of the last one's records."""
+    """The records of a name: its aliases in order, and the data of the last one's records."""
 
     rcode: int
     aliases: tuple[bytes, ...]
@@ -27,7 +27,8 @@ class Resolution:
 async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Resolution:
     """The records of `name`. Raises Loop, and what `ask` raises.
 
-    Resolvers follow aliases themselves, so that one answer mostly has it all; where one ends too early, the next is asked for.
+    Resolvers follow aliases themselves, so that one answer mostly has it all; where one ends too early, the
+    next is asked for.
     """
     aliases: list[Record] = []
     while True:

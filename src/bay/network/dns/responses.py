@@ -1,6 +1,7 @@
-"""What a resolver says, read: with dnspython's bounds-checked parser, record by record, so that an end can be made of it.
+"""Reads upstream responses with dnspython's bounds-checked parser, record by record up to a limit.
 
-`dns.message.from_wire` reads a message whole, and 64 KiB of records keep Bay from everything else for tens of milliseconds.
+`dns.message.from_wire` reads a message whole, and 64 KiB of records would block the event loop for tens of
+milliseconds.
 """
 
 import struct
@@ -36,14 +37,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a resolver answered. `size` is what it took on the wire."""
+    """A response of an upstream resolver. `size` is its length on the wire."""
 
     rcode: int
     truncated: bool
     records: tuple[Record, ...]
     size: int
     ends: bool = False
-    """The authority for the last name is there and says that it has nothing more (RFC 2308, section 2.2)."""
+    """The authority for the last name has no further records (RFC 2308, section 2.2)."""
 
     def alias_of(self, name: bytes) -> Record | None:
         """The CNAME record of `name`."""
@@ -58,9 +59,10 @@ class Response:
 
 
 def read_response(message: bytes, number: int, name: bytes, kind: int, most: int) -> Response | None:
-    """The answer to the question with that id, name and type, `most` records of it; None for any other message.
+    """The response to the question with that id, name and type, at most `most` records of it.
 
-    Raises Garbled where the message is the answer, as far as one can tell, and broken after that.
+    None for any other message. Raises MalformedResponse for a message that matches but is broken after its
+    question.
     """
     parser = dns.wire.Parser(message)
     try:
@@ -109,7 +111,10 @@ def _records(parser: dns.wire.Parser, kind: int, count: int) -> Iterator[Record]
 
 
 def _data(parser: dns.wire.Parser, kind: int, length: int) -> bytes:
-    """The data of a record, names in it written out; that of an alias in lower case, to be compared with owners."""
+    """The data of a record, with the names in it written out.
+
+    The name of an alias is in lower case, to be compared with owners.
+    """
     if (size := _ADDRESS_BYTES.get(kind)) is not None:
         if length != size:
             raise dns.exception.FormError

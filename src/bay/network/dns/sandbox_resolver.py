@@ -1,7 +1,7 @@
-"""One sandbox's questions: which it may ask, and what it hears.
+"""The resolver of one sandbox: decides which questions go upstream, and answers them.
 
-A question whose answer is held is answered within the call that brought it. For others there is one task for each name and
-type, however many ask.
+A cached answer is sent within the call that brought the question. For others there is one task for each name
+and type, however many ask.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class SandboxResolver:
         self._tasks = Tasks()
 
     async def aclose(self) -> None:
-        """End what is being asked; nobody hears of it."""
+        """Cancel the pending questions, without a reply."""
         await self._tasks.aclose()
 
     def set_plan(self, plan: CompiledPolicy) -> None:
@@ -85,7 +85,10 @@ class SandboxResolver:
         self.log.rules_changed()
 
     def receive(self, message: bytes, *, stream: bool, deliver: Deliver) -> bool:
-        """Answer `message`, now or later, by one call of `deliver`. False: it is a flood, and not even that is said."""
+        """Answer `message`, now or later, by one call of `deliver`.
+
+        False: it is a flood, and not even that is said.
+        """
         try:
             question = wire.read_question(message)
         except wire.MalformedQuery as error:
@@ -145,7 +148,10 @@ class SandboxResolver:
         return None if asked.type in _KINDS else "type"
 
     def _is_public(self, text: str) -> bool:
-        """Whether `text` is no reverse name, or one of an address that may be reached: others map the host's network."""
+        """Whether `text` is no reverse name, or one of a reachable address.
+
+        Other reverse names map the host's network.
+        """
         if not f".{text}".endswith(_REVERSE):
             return True
         try:
@@ -164,7 +170,7 @@ class SandboxResolver:
         return self._budget.carry(verdict.carried)
 
     def _ask(self, asked: UpstreamQuestion, asker: _Asker) -> None:
-        """Have `asker` told once the answer is there, and ask for it where nobody did."""
+        """Answer `asker` once the response is there; query upstream unless the question is pending."""
         if self._in_flight >= self._around.limits.in_flight:
             self._say(asker, asked.text, CachedAnswer(rcode=wire.SERVFAIL, reason="rate"), asked.rule)
             return

@@ -1,7 +1,8 @@
-"""A sandbox's two sockets. They were made in its network namespace; here they are only read and written.
+"""A sandbox's two DNS sockets, read and written from the host; they were made in its network namespace.
 
-Datagrams are read where the loop says that there are some, a few at a time, and not at all for a moment after a flood: the
-kernel then drops what comes, which costs Bay nothing. A connection has one question at a time and an end to its patience.
+Datagrams are read when the socket is readable, a few at a time, and not for a moment after a flood: the
+kernel then drops what comes, which costs Bay nothing. A connection has one question at a time and an idle
+timeout.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ class Sockets:
         self._accepting.start(self._accept())
 
     async def aclose(self) -> None:
-        """Serve no more; connections end in the middle."""
+        """Stop serving; connections are cut."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._udp)
         if self._pause is not None:
@@ -49,11 +50,11 @@ class Sockets:
         asyncio.get_running_loop().add_reader(self._udp, self._read)
 
     def _read(self) -> None:
-        """Take what is there, but not more than a few: others wait for the loop too."""
+        """Read a few datagrams; the rest waits for the next turn of the event loop."""
         for _ in range(self._limits.datagrams):
             try:
                 message, sender = self._udp.recvfrom(self._limits.query_bytes)
-            except OSError:  # no more of them, or an error of an earlier answer, which is its receiver's
+            except OSError:  # none left, or the ICMP error of an earlier answer
                 return
             if not self._seat.receive(message, stream=False, deliver=partial(self._send, sender)):
                 self._rest()

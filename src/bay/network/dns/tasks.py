@@ -1,4 +1,4 @@
-"""Tasks that begin while something serves and end with it: a task group for what is opened and closed, not entered."""
+"""A task group for what is opened and closed, not entered: its tasks end when it is closed."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,8 +1,9 @@
-"""Bay's side of DNS: resolvers that may be slow, down or lying, asked until one answers.
+"""The client side of DNS: queries the host's resolvers, which may be slow, down or lying, until one answers.
 
-Each question has a socket, and with it a port, of its own, connected, so that the kernel drops what comes from elsewhere; a
-random id; and its name and type compared. That leaves who is not on the path some 2^30 guesses within a second (RFC 5452). What
-does not fit is not listened to. An answer that was cut is asked for again over TCP.
+Each question has a connected socket of its own, and with it a port, so that the kernel drops what comes from
+elsewhere; a random id; and its name and type compared. That leaves an off-path attacker some 2^30 guesses
+within a second (RFC 5452). Messages that do not match are ignored. A truncated answer is asked for again over
+TCP.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class UpstreamResolver:
 
     @property
     def place(self) -> tuple[str, int] | tuple[str, int, int, int]:
-        """What such a socket connects to."""
+        """The address to which its sockets connect."""
         if isinstance(self.address, IPv4Address):
             return str(self.address), self.port
         plain, _, scope = str(self.address).partition("%")
@@ -52,7 +53,7 @@ def _interface(scope: str) -> int:
 
 
 def resolver(place: "str | IPv4Address | IPv6Address | UpstreamResolver") -> UpstreamResolver:
-    """What `place` names, on port 53 where it says no port. Raises ValueError."""
+    """The resolver that `place` names, on port 53 by default. Raises ValueError."""
     if isinstance(place, UpstreamResolver):
         return place
     return UpstreamResolver(ip_address(place))
@@ -93,7 +94,10 @@ class Upstream:
         self._exchanges = asyncio.Semaphore(limits.exchanges)
 
     async def ask(self, name: bytes, kind: int) -> Response:
-        """What the resolvers say to a question of class IN. Raises NoAnswer; the caller bounds the time of it all."""
+        """The resolvers' response to a question of class IN.
+
+        Raises NoAnswer; the caller bounds the whole time.
+        """
         unwilling: set[UpstreamResolver] = set()
         for try_s in self._limits.tries_s:
             for one in self._in_order():
@@ -113,7 +117,7 @@ class Upstream:
         return sorted(self._resolvers, key=lambda one: failed.get(one, float("-inf")))
 
     async def _try(self, one: UpstreamResolver, name: bytes, kind: int, try_s: float) -> Response | None:
-        """What `one` answers, whatever its rcode; None when it does not, which is remembered."""
+        """The response of `one`, whatever its rcode; None when it does not answer, which is remembered."""
         async with self._exchanges:
             try:
                 async with asyncio.timeout(try_s):

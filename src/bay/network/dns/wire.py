@@ -1,8 +1,9 @@
-"""Questions as sandboxes send them, and the replies they get: the few parts of a DNS message that the forwarder needs on its way.
+"""Reads sandboxes' DNS questions and writes the replies: the parts of the wire format in use.
 
-dnspython reads what upstreams say. Questions are read here, because one name without compression and one OPT record are all
-there is to read, and because an answer that is held costs a fraction this way: it is the bytes of the question, and records
-that differ from the last time in nothing but their TTL. A test holds this reader against dnspython's.
+dnspython reads upstream responses. Questions are read here, because one name without compression and one OPT
+record are all there is to read, and because a cached answer costs a fraction this way: it is the bytes of the
+question, and records whose TTL alone differs from the last time. A test compares this reader with
+dnspython's.
 
 RFC 1035 section 4 (messages), RFC 6891 (EDNS), RFC 8914 (extended errors).
 """
@@ -21,13 +22,13 @@ OPT, SVCB, HTTPS, CAA = 41, 64, 65, 257
 IN = 1
 
 UDP_BYTES = 1232
-"""What fits into one packet on every path (DNS Flag Day 2020)."""
+"""The datagram size that fits into one packet on every path (DNS Flag Day 2020)."""
 PLAIN_UDP_BYTES = 512
 STREAM_BYTES = 65_535
 NAME_BYTES = 255
 
 OTHER_ERROR, BLOCKED, NO_AUTHORITY = 0, 15, 22
-"""Codes of RFC 8914, told to those who speak EDNS."""
+"""Codes of RFC 8914, sent to clients that speak EDNS."""
 
 HEADER: Final = struct.Struct("!HHHHHH")
 _TYPE_AND_CLASS = struct.Struct("!HH")
@@ -42,7 +43,7 @@ RecordParts = tuple[bytes, bytes]
 
 
 class MalformedQuery(Exception):
-    """No question that can be answered. `reply` is what to say, None for nothing at all."""
+    """A question that cannot be answered. `reply` is the error reply, None to drop the question."""
 
     def __init__(self, reply: bytes | None) -> None:
         super().__init__("not a question")
@@ -51,7 +52,10 @@ class MalformedQuery(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. `name` is in lower case, `sent` the section as it came: a reply repeats it letter by letter."""
+    """One question.
+
+    `name` is in lower case, `sent` the section as it came: a reply repeats it letter by letter.
+    """
 
     id: int
     flags: int
@@ -93,7 +97,10 @@ def read_question(wire: bytes) -> Question:
 
 
 def _end_of_name(wire: bytes, at: int) -> int | None:
-    """Where the name at `at` ends; None when it does not, is too long or is compressed, which a question's cannot be."""
+    """Where the name at `at` ends.
+
+    None when it does not end, is too long, or is compressed, which a question's name cannot be.
+    """
     last = min(len(wire), at + NAME_BYTES)
     while at < last:
         length = wire[at]
@@ -106,7 +113,10 @@ def _end_of_name(wire: bytes, at: int) -> int | None:
 
 
 def _read_opt(wire: bytes, at: int, number: int, flags: int) -> int | None:
-    """The datagram size in the OPT record at `at`; None for a record of another type, such as a signature, which is ignored."""
+    """The datagram size in the OPT record at `at`.
+
+    None for a record of another type, such as a signature, which is ignored.
+    """
     if len(wire) < at + _OPT.size:
         raise MalformedQuery(_bare(number, flags, FORMERR))
     root, kind, udp_bytes, _, version, _, length = _OPT.unpack_from(wire, at)
@@ -139,9 +149,10 @@ def reply(
     room: int = STREAM_BYTES,
     error: tuple[int, str] | None = None,
 ) -> bytes:
-    """The reply to `question`, at most `room` bytes: with fewer of the records and the TC bit when it would be longer.
+    """The reply to `question`, in at most `room` bytes.
 
-    `error` is an extended error's code and text, said only where the asker's OPT record shows that it would be understood.
+    A longer one has fewer of the records and the TC bit. `error` is an extended error's code and text, sent
+    only when the question has an OPT record.
     """
     tail = _opt(error) if question.udp_bytes is not None else b""
     section, count = _section(records, ttl, room - HEADER.size - len(question.sent) - len(tail))
@@ -176,7 +187,10 @@ def _opt(error: tuple[int, str] | None) -> bytes:
 def answer_records(
     name: bytes, aliases: tuple[bytes, ...], kind: int, data: tuple[bytes, ...]
 ) -> tuple[RecordParts, ...]:
-    """Records that answer a question for `name`: a CNAME to each of `aliases` in turn, and `data` at the last."""
+    """The records that answer a question for `name`.
+
+    They are a CNAME to each of `aliases` in turn, and `data` at the last.
+    """
     owner, at = b"\xc0\x0c", HEADER.size + len(name) + _TYPE_AND_CLASS.size
     records: list[RecordParts] = []
     for alias in aliases:
@@ -200,10 +214,10 @@ def query(number: int, name: bytes, kind: int, *, edns: bool) -> bytes:
 
 
 def host_name(name: bytes) -> str | None:
-    """The name of a host, without a final dot; None for what no host can be called.
+    """A host name from the wire, without the final dot; None when it is not a valid host name.
 
-    A label with a dot in it would look like two labels and so like a name below somebody else's: letters, digits, ``-`` and
-    ``_`` are all that may pass, which is also what internationalised names are made of on the wire.
+    A label with a dot in it would look like two labels and so like a name below another's: letters, digits,
+    ``-`` and ``_`` are all that may pass, which is also the alphabet of internationalised names on the wire.
     """
     parts = labels(name)
     if not parts or not _HOST_BYTES.issuperset(b"".join(parts)):
@@ -212,7 +226,10 @@ def host_name(name: bytes) -> str | None:
 
 
 def printable(name: bytes) -> str:
-    """Any name, for a person: what is not a printing character, or has a meaning, is escaped (RFC 1035, section 5.1)."""
+    """A name for display.
+
+    Characters that do not print, or have a meaning, are escaped (RFC 1035, section 5.1).
+    """
     return ".".join("".join(map(_escaped, label)) for label in labels(name)) or "."
 
 
