@@ -41,7 +41,7 @@ def test_force_says_where_what_was_there_is(bay: Cli, tmp_path: Path) -> None:
     assert b"--force" in refused.stderr
     done = bay("admin", "restore", str(out), "--data-dir", str(data), "--force")
     (aside,) = data.glob("before-restore-*")
-    assert done.stdout.decode().splitlines()[-1] == f"what was there before is in {aside}"
+    assert done.stdout.decode().splitlines()[-1] == f"the former data is in {aside}"
     assert (aside / "bay.db").exists()
 
 
@@ -50,7 +50,7 @@ def test_what_is_no_backup_is_one_line(bay: Cli, tmp_path: Path) -> None:
     done = bay("admin", "restore", str(tmp_path / "bad.tar"), "--data-dir", str(tmp_path / "d"))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert b"no backup of Bay" in line
+    assert b"not a Bay backup" in line
 
 
 def test_a_file_that_is_not_there_is_one_line(bay: Cli, tmp_path: Path) -> None:

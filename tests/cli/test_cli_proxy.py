@@ -358,7 +358,7 @@ def test_a_port_that_is_taken_is_said_so(served: tuple[str, tunnel_standin.World
 def test_what_is_no_pair_of_ports_is_refused(served: tuple[str, tunnel_standin.World], pair: str) -> None:
     done = run(served[0], "proxy", pair, NAME)
     assert done.returncode == 2
-    assert b"is no LOCAL:REMOTE" in done.stderr
+    assert b"is not LOCAL:REMOTE" in done.stderr
 
 
 def test_a_server_that_is_not_there_is_one_line() -> None:

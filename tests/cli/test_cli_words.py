@@ -271,5 +271,5 @@ def test_a_pipe_that_is_not_given_to_the_command_is_pointed_out_to_people(bay: C
         finally:
             os.close(here)
         assert (done.returncode, done.stdout) == (0, b"" if hint else b"x\n")
-        assert (b"-i does that" in said) == hint
+        assert (b"use -i" in said) == hint
     assert bay("exec", name, "cat", stdin=b"x").stderr == b""

@@ -35,16 +35,16 @@ COMMANDS = {
         _LIFE,
         "bay update web --name shop\nbay update web --idle-timeout never",
     ),
-    "start": CommandEntry("sandbox", "start", "Give sandboxes compute; they keep name and files", _LIFE),
-    "pause": CommandEntry("sandbox", "pause", "Freeze sandboxes in memory; the next call wakes them", _LIFE),
-    "resume": CommandEntry(
-        "sandbox", "resume", "Let frozen sandboxes run again; start those that are cold", _LIFE
+    "start": CommandEntry(
+        "sandbox", "start", "Start the compute of sandboxes; they keep name and files", _LIFE
     ),
-    "stop": CommandEntry("sandbox", "stop", "Take compute back from sandboxes; files stay", _LIFE),
+    "pause": CommandEntry("sandbox", "pause", "Freeze sandboxes in memory; the next call wakes them", _LIFE),
+    "resume": CommandEntry("sandbox", "resume", "Thaw frozen sandboxes, and start cold ones", _LIFE),
+    "stop": CommandEntry("sandbox", "stop", "Stop the compute of sandboxes; files stay", _LIFE),
     "rm": CommandEntry(
         "sandbox",
         "rm",
-        "Remove sandboxes and their files for good",
+        "Remove sandboxes and their files permanently",
         _LIFE,
         "bay rm web try-1\nbay rm --all",
     ),
@@ -58,7 +58,7 @@ COMMANDS = {
     "exec": CommandEntry(
         "exec",
         "exec_",
-        "Run a command in a sandbox that exists, waking it if need be",
+        "Run a command in an existing sandbox, waking it if need be",
         _RUN,
         "bay exec web ls -la\nbay exec --cwd src --env CI=1 web make test\ntar c . | bay exec -i web tar x\n"
         "bay exec -it web python3",
@@ -67,36 +67,38 @@ COMMANDS = {
     "python": CommandEntry(
         "python",
         "python",
-        "Run code in the Python of a sandbox, where variables stay",
+        "Run code in the Python of a sandbox, which keeps variables",
         _RUN,
         "bay python web -c 'x = 6 * 7'\nbay python web -c 'print(x)'\nbay python web plot.py --save figures",
     ),
     "attach": CommandEntry(
         "attach",
         "attach",
-        "Come back to a command: to its terminal, or to its output",
+        "Reattach to a command: to its terminal, or to its output",
         _RUN,
         "bay attach web exec-…",
     ),
-    "logs": CommandEntry("attach", "logs", "Show what a command printed", _RUN, "bay logs -f web exec-…"),
+    "logs": CommandEntry(
+        "attach", "logs", "Show the kept output of a command", _RUN, "bay logs -f web exec-…"
+    ),
     "execs": CommandEntry(
-        "processes", "execs", "List the commands that run in a sandbox, or ended lately", _RUN
+        "processes", "execs", "List the commands of a sandbox that run, or ended lately", _RUN
     ),
     "ps": CommandEntry("processes", "ps", "List the processes of a sandbox", _RUN),
     "kill": CommandEntry(
         "processes",
         "kill",
-        "Send processes of a sandbox a signal",
+        "Send a signal to processes of a sandbox",
         _RUN,
         "bay kill web 42\nbay kill web exec-… --signal INT",
     ),
     "history": CommandEntry(
-        "history", "history", "Show what `shell/exec` and `python/exec` ran in a sandbox", _RUN
+        "history", "history", "List the calls of `shell/exec` and `python/exec` in a sandbox", _RUN
     ),
     "services": CommandEntry(
         "services",
         "services",
-        "Define commands that are started with a sandbox and kept running",
+        "Define commands that start with a sandbox and are restarted",
         _RUN,
         "bay services put web db postgres -D /workspace/db\nbay services logs -f web db",
     ),
@@ -117,46 +119,46 @@ COMMANDS = {
     "checkpoint": CommandEntry(
         "checkpoint",
         "checkpoint",
-        "Keep the files of a sandbox as they are, and put them back",
+        "Make and restore checkpoints of a sandbox's files",
         _FILES,
         "bay checkpoint create web --name before\nbay checkpoint restore web before",
     ),
     "fork": CommandEntry(
         "checkpoint",
         "fork",
-        "Make new sandboxes that begin with the files of another",
+        "Make new sandboxes with copies of another's files",
         _FILES,
         "bay fork web --name try --count 3",
     ),
-    "cargo": CommandEntry("cargo", "cargo", "Files that outlive sandboxes, and how much they hold", _FILES),
+    "cargo": CommandEntry("cargo", "cargo", "Manage files that outlive sandboxes", _FILES),
     "net": CommandEntry(
         "net",
         "net",
-        "Say what a sandbox's network may reach, and see what was refused",
+        "Set a sandbox's network policy, and show refused traffic",
         _NETWORK,
         "bay net mode web allowlist\nbay net allow web example.com '*.files.example.com'\nbay net show web",
     ),
     "ports": CommandEntry(
         "ports",
         "ports",
-        "List where something listens in a sandbox, and who may reach it",
+        "List the listening ports of a sandbox and their access",
         _NETWORK,
         "bay ports web\nbay ports web --public 8000",
     ),
     "url": CommandEntry(
         "ports",
         "url",
-        "Print where a browser reaches a sandbox",
+        "Print the URL of a sandbox for a browser",
         _NETWORK,
         "bay url web 8000\nbay url web 8000 --expires 2h",
     ),
     "proxy": CommandEntry(
-        "proxy", "proxy", "Bring ports of a sandbox to this machine", _NETWORK, "bay proxy 8080:80 5432 web"
+        "proxy", "proxy", "Forward ports of this machine to a sandbox", _NETWORK, "bay proxy 8080:80 5432 web"
     ),
     "ssh-config": CommandEntry(
         "ssh",
         "ssh_config",
-        "Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox",
+        "Print lines for ~/.ssh/config, so that `ssh bay-NAME` leads into a sandbox",
         _NETWORK,
         "bay ssh-config web >> ~/.ssh/config\nssh bay-web",
     ),
@@ -166,19 +168,19 @@ COMMANDS = {
     "events": CommandEntry(
         "events",
         "events",
-        "Show what happened to sandboxes, oldest first",
+        "Show the events of sandboxes, oldest first",
         _EVENTS,
         "bay events web\nbay events --follow --json",
     ),
     "webhooks": CommandEntry(
         "events",
         "webhooks",
-        "Have events sent to a URL",
+        "Send events to a URL",
         _EVENTS,
         "bay webhooks create https://example.com/hook --type sandbox.failed",
     ),
     "keys": CommandEntry(
-        "keys", "keys", "Make, list and revoke API keys", _EVENTS, "bay keys create ci --owner ci"
+        "keys", "keys", "Create, list and revoke API keys", _EVENTS, "bay keys create ci --owner ci"
     ),
     "serve": CommandEntry(
         "serve",
@@ -191,12 +193,12 @@ COMMANDS = {
     "admin": CommandEntry(
         "admin",
         "admin",
-        "For whoever runs Bay: audit, backup, restore, pool",
+        "Commands for operators: audit, backup, restore, pool",
         _SERVER,
         "bay admin backup bay.tar.gz\nbay admin audit --since 2h",
     ),
     "help": CommandEntry(
-        "about", "help_", "Say what a command does and takes", _SERVER, "bay help exec\nbay help files ls"
+        "about", "help_", "Show the help of a command", _SERVER, "bay help exec\nbay help files ls"
     ),
     "version": CommandEntry("about", "version", "Print the version", _SERVER),
 }
@@ -223,7 +225,7 @@ def options(
     url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Where Bay is; else BAY_URL, else the Bay that runs on this machine."
+            metavar="URL", help="The URL of Bay; else BAY_URL, else the Bay that runs on this machine."
         ),
     ] = None,
     api_key: Annotated[

@@ -14,7 +14,7 @@ from bay.errors import BayError
 from bay.models import Brief, CellEvent, CellStatus
 
 CUT = "output beyond 16 MiB is missing: have the code write it to a file"
-_LOST = "the kernel that ran it is gone: its sandbox was stopped, or it ended too long ago to be told"
+_LOST = "its kernel no longer exists: the sandbox was stopped, or the cell ended too long ago"
 
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")

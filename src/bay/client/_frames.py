@@ -156,7 +156,11 @@ class Progress(Place):
         self.info = info
         self.opened()
         if offset > self.next:
-            self.skip(OutputGone(f"output before offset {offset} is gone", details={"first_offset": offset}))
+            self.skip(
+                OutputGone(
+                    f"output before offset {offset} is no longer kept", details={"first_offset": offset}
+                )
+            )
         return Reading(offset)
 
     def accept(self, reading: Reading, frame: str | bytes) -> OutputChunk | None:
@@ -216,5 +220,5 @@ def attached(frame: str | bytes) -> tuple[Exec, int]:
 def not_for_sure(error: ConnectionFailed) -> ConnectionFailed:
     """The error of input that was on its way when the connection broke; sending it again could double it."""
     return ConnectionFailed(
-        f"{error.message}; what was being written may or may not have arrived", details=error.details
+        f"{error.message}; the data being written may or may not have arrived", details=error.details
     )

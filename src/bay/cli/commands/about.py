@@ -13,10 +13,10 @@ from bay.errors import InvalidArgument
 def help_(
     ctx: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="COMMAND", help="The command; all of them if left out.")
+        list[str] | None, typer.Argument(metavar="COMMAND", help="The command; default: all of them.")
     ] = None,
 ) -> int:
-    """Say what a command does and takes."""
+    """Show the help of a command."""
     found: Any = ctx.find_root()
     for word in words or ():
         command = found.command.get_command(found, word) if hasattr(found.command, "get_command") else None

@@ -3,7 +3,7 @@
 from bay.cli.commands import admin_backup, admin_cargo, admin_gc, admin_pool, audit
 from bay.cli.tree import Tree
 
-admin = Tree(help="For whoever runs Bay.")
+admin = Tree(help="Commands for operators.")
 
 admin.command("audit")(audit.audit)
 admin.command("backup")(admin_backup.backup)

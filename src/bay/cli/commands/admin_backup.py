@@ -9,9 +9,7 @@ import typer
 from bay.cli.output import note, print_json, print_line
 from bay.cli.state import JsonOption, load
 
-DataDirOption = Annotated[
-    Path | None, typer.Option(help="Where Bay keeps its database and all files; else BAY_DATA_DIR.")
-]
+DataDirOption = Annotated[Path | None, typer.Option(help="Bay's data directory; else BAY_DATA_DIR.")]
 
 
 class BackupReport(Protocol):
@@ -63,11 +61,11 @@ def restore(
     data_dir: DataDirOption = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Move what is there aside; without it, an empty directory is needed."),
+        typer.Option("--force", help="Move the present data aside; else the directory must be empty."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a backup in place of what the Bay on this machine has. Stop that Bay first."""
+    """Replace the data of the Bay on this machine by a backup. Stop that Bay first."""
     done = cast("RestoreReport", load("bay.server.offline.backup", "restore")(source, data_dir, force=force))
     if as_json:
         aside = None if done.aside is None else str(done.aside)
@@ -82,4 +80,4 @@ def restore(
         return
     print_line(f"restored {done.sandboxes} sandboxes, as of {done.created_at}, into {done.data_dir}")
     if done.aside is not None:
-        print_line(f"what was there before is in {done.aside}")
+        print_line(f"the former data is in {done.aside}")

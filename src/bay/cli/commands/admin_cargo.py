@@ -11,11 +11,9 @@ from bay.cli.output import print_columns, print_json
 from bay.cli.state import JsonOption, load
 from bay.cli.tree import Tree
 
-DataDirOption = Annotated[
-    Path | None, typer.Option(help="Where Bay keeps its database and all files; else BAY_DATA_DIR.")
-]
+DataDirOption = Annotated[Path | None, typer.Option(help="Bay's data directory; else BAY_DATA_DIR.")]
 
-cargo = Tree(help="What keeps the files of all sandboxes.")
+cargo = Tree(help="Check the storage of all sandboxes.")
 
 
 class CargoFinding(Protocol):
@@ -33,7 +31,7 @@ class CargoFinding(Protocol):
 
 @cargo.command("check")
 def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
-    """Check the pool, its mount, the file system in it and the room, of the Bay on this machine; ends with 1 on an error."""
+    """Check the pool, its mount, its file system and the free space, of the Bay on this machine; ends with 1 on an error."""
     found = cast("Sequence[CargoFinding]", load("bay.server.offline.cargo_check", "check")(data_dir))
     if as_json:
         for finding in found:

@@ -22,7 +22,7 @@ def gc(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Collect now what Bay collects by itself, of every owner: idle and frozen compute, what has expired, what is nobody's."""
+    """Run garbage collection now, for every owner: idle and frozen compute, expired sandboxes, orphans."""
     wanted = _tasks(tasks or [])
     with connect(ctx) as client:
         run = client.admin.collect_garbage(wanted or None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pool(ctx: typer.Context, as_json: JsonOption = False) -> int:
-    """Show how full the pool of each profile is; the counts are since the server started."""
+    """Show the pool of each profile; the counts are since the server started."""
     with connect(ctx) as client:
         found = client.admin.pool()
     if as_json:

@@ -33,7 +33,7 @@ def shell(
     detach_keys: DetachKeysOption = DEFAULT_KEYS,
     as_json: JsonOption = False,
 ) -> int:
-    """Open a login shell in a sandbox. It can be left and come back to."""
+    """Open a login shell in a sandbox. You can detach and reattach."""
     keys = parse_keys(detach_keys)
     need_terminal("bay shell", f"here use: bay exec -i {name} sh")
     rows, cols = window_size(STDOUT)
@@ -61,7 +61,7 @@ def attach(
     detach_keys: DetachKeysOption = DEFAULT_KEYS,
     as_json: JsonOption = False,
 ) -> int:
-    """Come back to a command: to its terminal where it has one, else to its output."""
+    """Reattach to a command: to its terminal if it has one, else to its output."""
     keys = parse_keys(detach_keys)
     with connect(ctx, PATIENCE_S) as client:
         box = client.sandboxes.get(name)
@@ -92,14 +92,14 @@ def logs(
     name: NameArgument,
     exec_id: ExecArgument,
     to_end: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the command ends, or until interrupted.")
+        bool, typer.Option("--follow", "-f", help="Follow until the command ends, or until interrupted.")
     ] = False,
     since: Annotated[
-        int | None, typer.Option(metavar="OFFSET", min=0, help="Only what is behind so many bytes.")
+        int | None, typer.Option(metavar="OFFSET", min=0, help="Only output after this byte offset.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what a command printed, as far back as it is kept."""
+    """Show the kept output of a command."""
     with connect(ctx) as client:
         proc = client.sandboxes.get(name).execs.get(exec_id)
         return unless_lost(0, follow(proc, as_json, since, until_end=to_end))

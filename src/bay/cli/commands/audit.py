@@ -24,15 +24,15 @@ def audit(
         str | None, typer.Option(metavar="ID", help="Only the call with this request id.")
     ] = None,
     resource: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only calls about this sandbox, key or other thing.")
+        str | None, typer.Option(metavar="ID", help="Only calls about this sandbox, key or other resource.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Calls from then on: 10m, 2h, 7d ago, or RFC 3339.")
+        str | None, typer.Option(metavar="TIME", help="Calls since a time: 10m, 2h, 7d ago, or RFC 3339.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Calls before then.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Calls before a time.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show the calls that were meant to change something, oldest first."""
+    """List the calls that may have changed something, oldest first."""
     with connect(ctx) as client:
         found = client.audit.list(
             owner=owner,

@@ -13,17 +13,17 @@ from bay.clock import utc_now
 if TYPE_CHECKING:
     from bay.models import Cargo
 
-cargo = Tree(help="Files that outlive sandboxes, and how much they hold.")
+cargo = Tree(help="Manage files that outlive sandboxes.")
 
 
 @cargo.command("ls")
 def ls(
     ctx: typer.Context,
-    managed: Annotated[bool, typer.Option("--managed", help="Those that belong to a sandbox.")] = False,
+    managed: Annotated[bool, typer.Option("--managed", help="List those that belong to a sandbox.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """List cargos with what they hold: yours, or with --managed those of sandboxes."""
+    """List cargos with their sizes: yours, or with --managed those of sandboxes."""
     now = utc_now()
     with connect(ctx) as client:
         found = client.cargos.list(managed=True if managed else None)
@@ -39,11 +39,9 @@ def ls(
 @cargo.command("create")
 def create(
     ctx: typer.Context,
-    size_limit_mb: Annotated[
-        int | None, typer.Option(metavar="MIB", min=1, help="How much it may hold.")
-    ] = None,
+    size_limit_mb: Annotated[int | None, typer.Option(metavar="MIB", min=1, help="Its limit.")] = None,
     from_checkpoint: Annotated[
-        str | None, typer.Option(metavar="ID", help="Id of the checkpoint whose files it begins with.")
+        str | None, typer.Option(metavar="ID", help="Id of the checkpoint to start from.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -60,7 +58,7 @@ def rm(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of cargos.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Remove cargos and their files for good."""
+    """Remove cargos and their files permanently."""
     with connect(ctx) as client:
         for cargo_id in ids:
             client.cargos.delete(cargo_id)
@@ -73,10 +71,10 @@ def rm(
 def move(
     ctx: typer.Context,
     cargo_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the cargo.")],
-    sandbox: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox that is to have it.")],
+    sandbox: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox to move it to.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Have a sandbox use a cargo in place of its own. All sandboxes concerned must be stopped."""
+    """Move a cargo to a sandbox, in place of its own. All sandboxes concerned must be stopped."""
     with connect(ctx) as client:
         moved = client.cargos.move(cargo_id, sandbox)
     if as_json:

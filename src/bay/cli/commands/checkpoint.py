@@ -17,13 +17,11 @@ from bay.models import CheckpointPolicy
 if TYPE_CHECKING:
     from bay.models import Checkpoint
 
-checkpoint = Tree(help="Keep the files of a sandbox as they are, and put them back.")
+checkpoint = Tree(help="Make and restore checkpoints of a sandbox's files.")
 
 CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its name or id.")]
 CommentOption = Annotated[str | None, typer.Option(help="A remark for people.")]
-LabelOption = Annotated[
-    str | None, typer.Option("--name", help="A name to call it by, unique in the sandbox.")
-]
+LabelOption = Annotated[str | None, typer.Option("--name", help="A name, unique in the sandbox.")]
 
 
 @checkpoint.command("create")
@@ -34,7 +32,7 @@ def create(
     comment: CommentOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Keep a sandbox's files as they are now and print the checkpoint's id. What runs goes on."""
+    """Make a checkpoint of a sandbox's files and print its id. Processes continue."""
     with connect(ctx) as client:
         made = client.sandboxes.get(name).checkpoint(label, comment)
     print_json(made) if as_json else print_line(made.id)
@@ -50,17 +48,17 @@ def policy(
         typer.Option(
             parser=whole_seconds,
             metavar="DURATION",
-            help="One each so long, such as 1h, while there is activity.",
+            help="Interval, such as 1h, while there is activity.",
         ),
     ] = None,
     before_stop: Annotated[
-        bool, typer.Option("--before-stop", help="One whenever compute has been given back.")
+        bool, typer.Option("--before-stop", help="Make one whenever compute has stopped.")
     ] = False,
-    keep_last: Annotated[int, typer.Option(help="How many of those are kept.")] = 10,
-    off: Annotated[bool, typer.Option("--off", help="Make none from now on.")] = False,
+    keep_last: Annotated[int, typer.Option(help="Number of automatic checkpoints to keep.")] = 10,
+    off: Annotated[bool, typer.Option("--off", help="Turn automatic checkpoints off.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Have checkpoints of a sandbox made by themselves; without options, say which are."""
+    """Set the policy of automatic checkpoints of a sandbox; without options, show it."""
     wanted = CheckpointPolicy(every=every, keep_last=keep_last, before_stop=before_stop)
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
@@ -78,7 +76,7 @@ def ls(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """List the checkpoints of a sandbox, oldest first, and show which of them its present files grew from."""
+    """List the checkpoints of a sandbox, oldest first, and mark the ancestors of its present files."""
     with connect(ctx) as client:
         found = client.sandboxes.get(name).checkpoints()
     if as_json or quiet:
@@ -95,7 +93,7 @@ def ls(
 def restore(
     ctx: typer.Context, name: NameArgument, kept: CheckpointArgument, as_json: JsonOption = False
 ) -> int:
-    """Put a sandbox's files back as they were, or those of a checkpoint of another sandbox. What runs in it ends."""
+    """Restore the files of a checkpoint, also of another sandbox's. All processes end."""
     with connect(ctx) as client:
         info = client.sandboxes.get(name).restore(kept)
     if as_json:
@@ -110,7 +108,7 @@ def rm(
     kept: Annotated[list[str], typer.Argument(metavar="CHECKPOINT", help="Names or ids.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Remove checkpoints for good."""
+    """Remove checkpoints permanently."""
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
         for one in kept:
@@ -125,10 +123,10 @@ def export(
     ctx: typer.Context,
     name: NameArgument,
     kept: CheckpointArgument,
-    target: Annotated[str, typer.Argument(metavar="FILE", help="Where to put it, or - for stdout.")],
+    target: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, or - for stdout.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Bring a checkpoint here as a file, a tar in zstd."""
+    """Download a checkpoint as a file, a tar in zstd."""
     with connect(ctx) as client, Bar(printable(kept)) as bar:
         to = sys.stdout.buffer if target == "-" else target
         size = client.sandboxes.get(name).export_checkpoint(kept, to, progress=bar)
@@ -141,12 +139,12 @@ def export(
 def import_(
     ctx: typer.Context,
     name: NameArgument,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="What export made, or - for stdin.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="A file from an export, or - for stdin.")],
     label: LabelOption = None,
     comment: CommentOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Make a checkpoint of an exported one and print its id."""
+    """Import an exported checkpoint and print its id."""
     with connect(ctx) as client, Bar(printable(source)) as bar:
         given = sys.stdin.buffer if source == "-" else source
         box = client.sandboxes.get(name)
@@ -158,17 +156,19 @@ def import_(
 def fork(
     ctx: typer.Context,
     name: NameArgument,
-    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many.")] = 1,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Number of forks.")] = 1,
     kept: Annotated[
         str | None,
-        typer.Option("--checkpoint", metavar="CHECKPOINT", help="Their files; those of now if left out."),
+        typer.Option(
+            "--checkpoint", metavar="CHECKPOINT", help="Fork this checkpoint; default: the present files."
+        ),
     ] = None,
     new_name: Annotated[
-        str | None, typer.Option("--name", help="What to call it; of several NAME-1, NAME-2 and so on.")
+        str | None, typer.Option("--name", help="Its name; several get NAME-1, NAME-2 and so on.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Make new sandboxes that begin with the files of another and print their ids."""
+    """Make new sandboxes with copies of another's files and print their ids."""
     with connect(ctx) as client:
         made = client.sandboxes.get(name).fork(count, kept, new_name)
     for box in made:

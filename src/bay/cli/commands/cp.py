@@ -108,4 +108,4 @@ def _is_directory(files: "Files", remote: str) -> bool:
 def _say_left_out(names: list[str]) -> None:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        note(f"left out what is no file, or a link that leads elsewhere: {', '.join(names[:_NAMED])}{more}")
+        note(f"left out special files, or links that lead elsewhere: {', '.join(names[:_NAMED])}{more}")

@@ -13,7 +13,7 @@ from bay.clock import to_rfc3339
 if TYPE_CHECKING:
     from bay.models import Event, Webhook
 
-webhooks = Tree(help="Have events sent to a URL.")
+webhooks = Tree(help="Send events to a URL.")
 
 WebhookIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of webhooks.")]
 
@@ -21,17 +21,17 @@ WebhookIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of webh
 def events(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One sandbox's name or id; else all of yours.")
+        str | None, typer.Argument(metavar="NAME", help="One sandbox's name or id; default: all of yours.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show what happens from now on, until interrupted.")
+        bool, typer.Option("--follow", "-f", help="Follow events from now on, until interrupted.")
     ] = False,
     since: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only what is behind the event of this id; 0 is all.")
+        str | None, typer.Option(metavar="ID", help="Only events after this id; 0 is all.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what happened to sandboxes, oldest first."""
+    """Show the events of sandboxes, oldest first."""
     with connect(ctx) as client:
         for event in client.events(since, sandbox=name, follow=follow):
             print_json(event) if as_json else print_line(_line(event))
@@ -41,13 +41,13 @@ def events(
 @webhooks.command("create")
 def create(
     ctx: typer.Context,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send events: http or https.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The receiver's URL: http or https.")],
     kind: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only events of this type. Repeatable.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Have events sent to a URL, and show the secret they are signed with, once."""
+    """Send events to a URL, and show the secret of their signatures, once."""
     with connect(ctx) as client:
         made = client.webhooks.create(url, kind or ())
     print_json(made) if as_json else print_fields({"id": made.id, "secret": made.secret or ""})
@@ -56,7 +56,7 @@ def create(
 
 @webhooks.command("ls")
 def ls(ctx: typer.Context, as_json: JsonOption = False) -> int:
-    """List webhooks and how their deliveries go."""
+    """List webhooks with the state of their deliveries."""
     with connect(ctx) as client:
         found = client.webhooks.list()
     if as_json:
@@ -69,7 +69,7 @@ def ls(ctx: typer.Context, as_json: JsonOption = False) -> int:
 
 @webhooks.command("rm")
 def rm(ctx: typer.Context, ids: WebhookIds, as_json: JsonOption = False) -> int:
-    """Have nothing more sent there."""
+    """Remove webhooks."""
     with connect(ctx) as client:
         for webhook_id in ids:
             client.webhooks.delete(webhook_id)

@@ -32,7 +32,7 @@ PATIENCE_S = 60.0
 CommandArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar=COMMAND, help="The command and its arguments, as they are: no option after it is ours."
+        metavar=COMMAND, help="The command and its arguments; later options are the command's own."
     ),
 ]
 TimeoutOption = Annotated[
@@ -40,12 +40,10 @@ TimeoutOption = Annotated[
     typer.Option(
         parser=seconds,
         metavar="DURATION",
-        help="How long the command may take, such as 90s or 10m; then it is ended and the exit code is 124.",
+        help="Time limit of the command, such as 90s or 10m; exit code 124 at its end.",
     ),
 ]
-StdinOption = Annotated[
-    bool, typer.Option("--stdin", "-i", help="Give the command what comes on stdin, as it comes.")
-]
+StdinOption = Annotated[bool, typer.Option("--stdin", "-i", help="Forward stdin to the command, live.")]
 CwdOption = Annotated[
     str | None,
     typer.Option(
@@ -57,11 +55,14 @@ UserOption = Annotated[
     typer.Option("--user", "-u", metavar="USER", help="User to run as; root where the profile allows it."),
 ]
 TtyOption = Annotated[
-    bool, typer.Option("--tty", "-t", help="Run it on a terminal, and give it this one. Implies --stdin.")
+    bool,
+    typer.Option("--tty", "-t", help="Run it on a terminal that is connected to this one. Implies --stdin."),
 ]
 DetachKeysOption = Annotated[
     str,
-    typer.Option(metavar="KEYS", help="What to type to leave it running; an empty text turns that off."),
+    typer.Option(
+        metavar="KEYS", help="The keys that detach and leave it running; an empty text turns them off."
+    ),
 ]
 
 
@@ -82,13 +83,13 @@ def run(
     stdin: StdinOption = False,
     tty: TtyOption = False,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A name to call the sandbox by: a-z, 0-9 and '-'.")
+        str | None, typer.Option(metavar="NAME", help="Name of the sandbox: a-z, 0-9 and '-'.")
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the sandbox afterwards, and say its name.")
+        bool, typer.Option("--keep", help="Keep the sandbox afterwards, and print its name.")
     ] = False,
     rm: Annotated[
-        bool, typer.Option("--rm", help="Remove the sandbox afterwards, as is done anyway.", hidden=True)
+        bool, typer.Option("--rm", help="Remove the sandbox afterwards (the default).", hidden=True)
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -129,7 +130,7 @@ def exec_(
     detach_keys: DetachKeysOption = DEFAULT_KEYS,
     as_json: JsonOption = False,
 ) -> int:
-    """Run a command in a sandbox that exists, waking it if need be."""
+    """Run a command in an existing sandbox, and wake it if needed."""
     keys = parse_keys(detach_keys)
     if not (stdin or tty or detach):
         _say_when_stdin_is_left()
@@ -180,7 +181,7 @@ def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
 def _say_when_stdin_is_left() -> None:
     """Only to a person: in a script the pipe may be meant for another, `while read x; do bay exec …; done`."""
     if sys.stderr.isatty() and has_pipe_with_data(STDIN):
-        note("what comes on stdin is not given to the command; -i does that")
+        note("stdin is not forwarded to the command; use -i")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ files = Tree(help="List, search and watch the files of a sandbox.")
 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="Absolute, or relative to /workspace.")]
 GlobOption = Annotated[
-    str | None, typer.Option(metavar="PATTERN", help="Only what matches: *, ?, [...] and **.")
+    str | None, typer.Option(metavar="PATTERN", help="Only matching paths: *, ?, [...] and **.")
 ]
 
 
@@ -27,7 +27,7 @@ def ls(
     ctx: typer.Context,
     name: NameArgument,
     path: PathArgument = ".",
-    depth: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How deep to look.")] = 1,
+    depth: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Depth of the listing.")] = 1,
     as_json: JsonOption = False,
 ) -> int:
     """List a directory."""
@@ -43,7 +43,7 @@ def ls(
 
 @files.command("stat")
 def stat(ctx: typer.Context, name: NameArgument, path: PathArgument, as_json: JsonOption = False) -> int:
-    """Show what is at a path."""
+    """Show the facts of a file."""
     with connect(ctx) as client:
         info = client.sandboxes.get(name).files.stat(path, follow=False)
     print_json(info) if as_json else print_fields(_fields(info))
@@ -55,7 +55,7 @@ def find(
     ctx: typer.Context,
     name: NameArgument,
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Such as '*.py' or '**/*.py'.")],
-    path: Annotated[str, typer.Option(metavar="PATH", help="Where to look.")] = ".",
+    path: Annotated[str, typer.Option(metavar="PATH", help="Directory to search.")] = ".",
     as_json: JsonOption = False,
 ) -> int:
     """Find files by their names."""
@@ -69,17 +69,19 @@ def find(
 def search(
     ctx: typer.Context,
     name: NameArgument,
-    query: Annotated[str, typer.Argument(metavar="TEXT", help="What the lines have in them.")],
-    path: Annotated[str, typer.Option(metavar="PATH", help="Where to look.")] = ".",
+    query: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find in lines.")],
+    path: Annotated[str, typer.Option(metavar="PATH", help="Directory to search.")] = ".",
     glob: GlobOption = None,
     regex: Annotated[bool, typer.Option("--regex", "-E", help="TEXT is a regular expression.")] = False,
     ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="A is a.")] = False,
     hidden: Annotated[bool, typer.Option("--hidden", help="Also hidden files.")] = False,
-    no_ignore: Annotated[bool, typer.Option("--no-ignore", help="Also what .gitignore excludes.")] = False,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The first N.")] = 1000,
+    no_ignore: Annotated[
+        bool, typer.Option("--no-ignore", help="Also files that .gitignore excludes.")
+    ] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="At most N lines.")] = 1000,
     as_json: JsonOption = False,
 ) -> int:
-    """Find lines in text files; exit code 1 when there are none."""
+    """Find lines in text files; exit code 1 without a match."""
     with connect(ctx) as client:
         found = client.sandboxes.get(name).files.search(
             query,
@@ -103,10 +105,10 @@ def watch(
     ctx: typer.Context,
     name: NameArgument,
     path: PathArgument = ".",
-    flat: Annotated[bool, typer.Option("--flat", help="Not what is in directories below.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="Without directories below.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what happens to files, until interrupted."""
+    """Print file events until interrupted."""
     with connect(ctx) as client, client.sandboxes.get(name).files.watch(path, recursive=not flat) as seen:
         for event in seen:
             print_json(event) if as_json else print_line(_event(event))

@@ -19,15 +19,15 @@ def history(
     ctx: typer.Context,
     name: NameArgument,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only what failed, ran out of time or was lost.")
+        bool, typer.Option("--failed", help="Only entries that failed, timed out or were lost.")
     ] = False,
     tags: Annotated[
-        str | None, typer.Option(metavar="TAG,...", help="Only what has one of these tags.")
+        str | None, typer.Option(metavar="TAG,...", help="Only entries with one of these tags.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="The newest N.")] = 100,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what `shell/exec` and `python/exec` ran in a sandbox, newest first. For commands of `bay exec` see `bay execs`."""
+    """List the calls of `shell/exec` and `python/exec` in a sandbox, newest first. For commands of `bay exec` see `bay execs`."""
     with connect(ctx) as client:
         entries = client.sandboxes.get(name).history(failed_only=failed or None, tags=tags, limit=limit)
     if as_json:

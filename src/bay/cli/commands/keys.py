@@ -15,7 +15,7 @@ from bay.errors import InvalidArgument
 if TYPE_CHECKING:
     from bay.models import Key, KeyScope, Limits
 
-keys = Tree(help="Make, list and revoke API keys; takes an admin key.")
+keys = Tree(help="Create, list and revoke API keys; needs an admin key.")
 
 KeyIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of keys.")]
 
@@ -23,24 +23,20 @@ KeyIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of keys.")]
 @keys.command("create")
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, for people.")],
-    owner: Annotated[
-        str | None, typer.Option(help="Whose sandboxes it sees; your own owner if left out.")
-    ] = None,
-    scope: Annotated[str, typer.Option(help="What it may do: read, write or admin.")] = "write",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for people.")],
+    owner: Annotated[str | None, typer.Option(help="Its owner; default: yours.")] = None,
+    scope: Annotated[str, typer.Option(help="Its scope: read, write or admin.")] = "write",
     expires_in: Annotated[
         int | None,
-        typer.Option(parser=whole_seconds, metavar="DURATION", help="How long it is valid, such as 7d."),
+        typer.Option(parser=whole_seconds, metavar="DURATION", help="Its lifetime, such as 7d."),
     ] = None,
     quota: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=NUMBER", help="What its sandboxes may use, such as running=5. Repeatable."
-        ),
+        typer.Option(metavar="NAME=NUMBER", help="A quota, such as running=5. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Make a key and print its secret, which is shown this once."""
+    """Create a key and print its secret, which is shown only once."""
     with connect(ctx) as client:
         made = client.keys.create(
             name,
@@ -78,7 +74,7 @@ def ls(
 
 @keys.command("revoke")
 def revoke(ctx: typer.Context, ids: KeyIds, as_json: JsonOption = False) -> int:
-    """Let keys open nothing any more, from now on."""
+    """Revoke keys, at once."""
     with connect(ctx) as client:
         for key_id in ids:
             client.keys.revoke(key_id)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bay.client import Box
     from bay.models import NetworkCounter, NetworkState, RefusedName
 
-net = Tree(help="Say what a sandbox's network may reach, and see what was refused.")
+net = Tree(help="Set a sandbox's network policy, and show refused traffic.")
 
 Action = Literal["allow", "deny"]
 TargetsArgument = Annotated[
@@ -47,7 +47,7 @@ _POINTLESS = {
 
 @net.command("show")
 def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
-    """Show the policy of a sandbox, how often each rule decided since its session began, and names that were refused."""
+    """Show the policy of a sandbox, the counters of each rule since its session began, and refused names."""
     with connect(ctx) as client:
         network = client.sandboxes.get(name).network
         policy, state = network.get(), network.state()
@@ -68,7 +68,7 @@ def mode(
     wanted: Annotated[str, typer.Argument(metavar="MODE", help="none, allowlist or open.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Have a sandbox reach nothing (none), only what rules allow (allowlist), or every public address but what rules deny (open)."""
+    """Set the mode: nothing (none), only destinations that rules allow (allowlist), or every public address except denied ones (open)."""
     checked = as_mode(wanted)
     with connect(ctx) as client:
         network = client.sandboxes.get(name).network
@@ -84,7 +84,7 @@ def allow(
     protocol: ProtocolOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Add rules that allow something, at the end of a sandbox's policy."""
+    """Add allow rules at the end of a sandbox's policy."""
     rules = _rules("allow", targets, port, protocol)
     with connect(ctx) as client:
         policy = _added(client.sandboxes.get(name), rules)
@@ -102,7 +102,7 @@ def deny(
     protocol: ProtocolOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Add rules that deny something, at the end of a sandbox's policy."""
+    """Add deny rules at the end of a sandbox's policy."""
     rules = _rules("deny", targets, port, protocol)
     with connect(ctx) as client:
         return _said(_added(client.sandboxes.get(name), rules), as_json)
@@ -117,7 +117,7 @@ def remove(
     ],
     as_json: JsonOption = False,
 ) -> int:
-    """Take rules out of a sandbox's policy. Those behind them move up."""
+    """Remove rules from a sandbox's policy. The numbers of later rules decrease."""
     with connect(ctx) as client:
         network = client.sandboxes.get(name).network
         policy = network.get()
@@ -135,7 +135,7 @@ def set_(
     source: Annotated[str, typer.Argument(metavar="FILE", help="JSON with mode and rules, or - for stdin.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Have a sandbox's policy be what a file says."""
+    """Replace a sandbox's policy by a file's."""
     text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     policy = _parsed(text, source)
     with connect(ctx) as client:
@@ -144,14 +144,14 @@ def set_(
 
 @net.command("reset")
 def reset(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
-    """Give a sandbox's own policy up for its profile's."""
+    """Reset a sandbox's policy to its profile's."""
     with connect(ctx) as client:
         return _said(client.sandboxes.get(name).network.reset(), as_json)
 
 
 @net.command("log")
 def log(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
-    """Show the names that a sandbox asked for and was not told, newest last."""
+    """Show the refused names of a sandbox, newest last."""
     with connect(ctx) as client:
         refused = client.sandboxes.get(name).network.state().refused
     if as_json:

@@ -22,14 +22,15 @@ def ports(
     ctx: typer.Context,
     name: NameArgument,
     public: Annotated[
-        list[int] | None, typer.Option(metavar="PORT", help="Let everybody reach this port. Repeatable.")
+        list[int] | None, typer.Option(metavar="PORT", help="Make this port public. Repeatable.")
     ] = None,
     private: Annotated[
-        list[int] | None, typer.Option(metavar="PORT", help="Let only its owner reach this port. Repeatable.")
+        list[int] | None,
+        typer.Option(metavar="PORT", help="Make this port private to its owner. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """List where something listens in a sandbox, and who may reach it."""
+    """List the listening ports of a sandbox and their access."""
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
         for port in private or ():
@@ -51,22 +52,20 @@ def url(
     name: NameArgument,
     port: Annotated[
         int | None,
-        typer.Argument(metavar="PORT", min=1, max=65_535, help="That of its url setting if left out."),
+        typer.Argument(metavar="PORT", min=1, max=65_535, help="Default: the port of its URL."),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Let everybody reach it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make it public.")] = False,
     private: Annotated[
-        bool, typer.Option("--private", help="Let only its owner reach it, as is usual.")
+        bool, typer.Option("--private", help="Make it private to its owner (the default).")
     ] = False,
-    once: Annotated[
-        bool, typer.Option("--once", help="Make a link that opens it to the first who has it.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Make a link for a single use.")] = False,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Make a link that opens it for so long: 90s, 10m, 2h, 7d."),
+        typer.Option(metavar="TIME", help="Make a link with this lifetime: 90s, 10m, 2h, 7d."),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Print where a browser reaches a sandbox; with --once or --expires a link that needs no key."""
+    """Print the URL of a sandbox for a browser; with --once or --expires a link without a key."""
     if public and private:
         raise InvalidArgument("give --public or --private, not both")
     expires_in = DEFAULT_EXPIRY_S if expires is None else duration("--expires", expires)

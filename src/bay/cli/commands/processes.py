@@ -22,7 +22,7 @@ _LONGEST = 80
 
 
 def execs(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
-    """List the commands that run in a sandbox, or ended in the last ten minutes."""
+    """List the commands of a sandbox that run, or ended in the last ten minutes."""
     with connect(ctx) as client:
         found = client.sandboxes.get(name).execs.list()
         if as_json:
@@ -58,7 +58,7 @@ def kill(
     ] = "TERM",
     as_json: JsonOption = False,
 ) -> int:
-    """Send processes of a sandbox a signal."""
+    """Send a signal to processes of a sandbox."""
     wanted = int(signal) if signal.isascii() and signal.isdigit() else signal
     checked = [_checked(target) for target in targets]
     with connect(ctx) as client:

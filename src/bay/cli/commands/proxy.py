@@ -39,16 +39,16 @@ def proxy(
     pairs: Annotated[
         list[str],
         typer.Argument(
-            metavar="LOCAL[:REMOTE]", help="A port here, 0 for any that is free, and one in the sandbox."
+            metavar="LOCAL[:REMOTE]", help="A local port, 0 for any free one, and a port in the sandbox."
         ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox's name or id.")],
     bind: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The address here to listen on.")
+        str, typer.Option(metavar="ADDRESS", help="The local address to listen on.")
     ] = "127.0.0.1",
     as_json: JsonOption = False,
 ) -> int:
-    """Bring ports of a sandbox to this machine, until interrupted."""
+    """Forward ports of this machine to a sandbox, until interrupted."""
     forwards = tuple(map(_forward, pairs))
     url, api_key = state_of(ctx).reach()
     plan = ProxyPlan(url=url, api_key=api_key, name=name, bind=bind, forwards=forwards)

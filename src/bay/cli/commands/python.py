@@ -32,7 +32,7 @@ def python(
         typer.Option(
             parser=seconds,
             metavar="DURATION",
-            help="How long the code may run, such as 90s or 10m; then it is interrupted.",
+            help="Time limit of the code, such as 90s or 10m; then it is interrupted.",
         ),
     ] = 300,
     save: Annotated[
@@ -41,7 +41,7 @@ def python(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Run code in the Python of a sandbox, where variables stay from call to call. Exits with 1 when it fails."""
+    """Run code in the Python of a sandbox, which keeps variables between calls. Exits with 1 when it fails."""
     text = _code(code, file)
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
@@ -83,7 +83,7 @@ def _interrupt(box: "Box", kernel_id: str, printer: "_Printer") -> None:
             box.kernels.get(kernel_id).interrupt()
     elif not printer.is_over:
         with suppress(OSError):
-            note("the code has not begun; it may still run, once what is before it has ended")
+            note("the code has not begun; it may still run after the code queued before it")
 
 
 class _Printer:

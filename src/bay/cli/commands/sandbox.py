@@ -35,7 +35,7 @@ ProfileOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Kind of sandbox; the server's default if left out.",
+        help="Profile; default: the server's.",
         autocompletion=complete_profiles,
     ),
 ]
@@ -44,15 +44,13 @@ ImageOption = Annotated[
     typer.Option(metavar="IMAGE", help="Image of the root file system, instead of the profile's."),
 ]
 IsolationOption = Annotated[
-    str | None, typer.Option(metavar="KIND", help="How it is isolated, instead of the profile's: container.")
+    str | None, typer.Option(metavar="KIND", help="Isolation, instead of the profile's: container.")
 ]
 
 
 def create(
     ctx: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A name to call it by: a-z, 0-9 and '-'.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name: a-z, 0-9 and '-'.")] = None,
     name_option: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="The same as an option.")
     ] = None,
@@ -67,7 +65,7 @@ def create(
     ttl: Annotated[
         int | None,
         typer.Option(
-            parser=whole_seconds, metavar="DURATION", help="How long it lives, such as 10m; 0 is for ever."
+            parser=whole_seconds, metavar="DURATION", help="Its lifetime, such as 10m; 0 is no limit."
         ),
     ] = None,
     idle_timeout: Annotated[
@@ -81,19 +79,17 @@ def create(
         typer.Option(
             parser=whole_seconds,
             metavar="DURATION",
-            help="Time frozen until compute is given back; 0 is at once.",
+            help="Time frozen until compute stops; 0 is at once.",
         ),
     ] = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
     from_checkpoint: Annotated[
-        str | None, typer.Option(metavar="ID", help="Id of the checkpoint whose files it begins with.")
+        str | None, typer.Option(metavar="ID", help="Id of the checkpoint to start from.")
     ] = None,
     network: Annotated[
-        str | None, typer.Option(metavar="MODE", help="What its network reaches: none, allowlist or open.")
+        str | None, typer.Option(metavar="MODE", help="Network mode: none, allowlist or open.")
     ] = None,
-    url_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="The port that its URL leads to.")
-    ] = None,
+    url_port: Annotated[int | None, typer.Option(metavar="PORT", help="The port of its URL.")] = None,
     wait: Annotated[
         float | None,
         typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until it is ready."),
@@ -133,7 +129,7 @@ def ls(
         str | None, typer.Option(help="Only with this compute: cold, warming, warm or running.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Only of this profile.")] = None,
-    name_prefix: Annotated[str | None, typer.Option(help="Only with a name that begins so.")] = None,
+    name_prefix: Annotated[str | None, typer.Option(help="Only with this prefix of the name.")] = None,
     label: Annotated[
         str | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only with this label.")
     ] = None,
@@ -171,26 +167,22 @@ def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> 
 def update(
     ctx: typer.Context,
     name: NameArgument,
-    new_name: Annotated[
-        str | None, typer.Option("--name", help="Another name to call it by; an empty one takes it away.")
-    ] = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="New name; an empty one removes it.")] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(
-            "--label", "-l", metavar="KEY=VALUE", help="Its labels, instead of all it has. Repeatable."
-        ),
+        typer.Option("--label", "-l", metavar="KEY=VALUE", help="New labels, which replace all. Repeatable."),
     ] = None,
-    no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all its labels away.")] = False,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Remove all labels.")] = False,
     idle_timeout: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="Time without activity until it is frozen, or never."),
     ] = None,
     warm_timeout: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Time frozen until compute is given back, or never."),
+        typer.Option(metavar="DURATION", help="Time frozen until compute stops, or never."),
     ] = None,
     url_port: Annotated[
-        str | None, typer.Option(metavar="PORT", help="The port that its URL leads to, or none.")
+        str | None, typer.Option(metavar="PORT", help="The port of its URL, or none.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -226,7 +218,7 @@ def start(
     ] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Give sandboxes compute; they keep name and files."""
+    """Start the compute of sandboxes; they keep name and files."""
     return _each(ctx, names, lambda box: _shown(box.start(wait), as_json))
 
 
@@ -250,12 +242,12 @@ def resume(
     ] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Let frozen sandboxes run again; start those that are cold."""
+    """Thaw frozen sandboxes, and start cold ones."""
     return _each(ctx, names, lambda box: _shown(box.resume(wait), as_json))
 
 
 def stop(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
-    """Take compute back from sandboxes; files stay."""
+    """Stop the compute of sandboxes; files stay."""
 
     def act(box: "Box") -> bool:
         box.stop()
@@ -272,11 +264,11 @@ def rm(
         list[str] | None,
         typer.Argument(metavar="NAME", help="Names or ids of sandboxes.", autocompletion=complete_names),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="One that is not there is no error.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Remove all that are yours.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Ignore missing sandboxes.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all your sandboxes.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Remove sandboxes and their files for good."""
+    """Remove sandboxes and their files permanently."""
     if everything == bool(names):
         raise InvalidArgument(
             "name the sandboxes to remove, or give --all for all of yours (see `bay rm --help`)"

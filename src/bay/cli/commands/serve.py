@@ -32,7 +32,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where Bay keeps its database and all files.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Bay's data directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -41,11 +41,11 @@ def serve(
 
 
 def doctor(
-    data_dir: Annotated[Path | None, typer.Option(help="Where Bay keeps its database and all files.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Bay's data directory.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check whether this machine can run sandboxes, and say how to mend what is missing."""
+    """Check whether this machine can run sandboxes, and say how to fix each problem."""
     given = load("bay.server.settings", "read")(config, data_dir=data_dir)
     checks = load("bay.drivers.oci.probe", "checks")
     found = cast(

@@ -18,7 +18,7 @@ from bay.models import ServiceHealth, ServiceSpec
 if TYPE_CHECKING:
     from bay.models import Service
 
-services = Tree(help="Define commands that are started with a sandbox and kept running.")
+services = Tree(help="Define commands that start with a sandbox and are restarted.")
 
 Restart = Literal["always", "on-failure", "never"]
 ServiceArgument = Annotated[str, typer.Argument(metavar="SERVICE", help="The service's name.")]
@@ -29,7 +29,7 @@ _LONGEST = 60
 
 @services.command("ls")
 def ls(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
-    """List the services of a sandbox and how they are."""
+    """List the services of a sandbox with their states."""
     with connect(ctx) as client:
         found = client.sandboxes.get(name).services.list()
     if as_json:
@@ -54,20 +54,20 @@ def put(
         list[str] | None, typer.Option(metavar="SERVICE", help="Start it after this service. Repeatable.")
     ] = None,
     http_port: Annotated[
-        int | None, typer.Option(metavar="PORT", min=1, max=65_535, help="Where it serves HTTP.")
+        int | None, typer.Option(metavar="PORT", min=1, max=65_535, help="Its HTTP port.")
     ] = None,
-    restart: Annotated[str, typer.Option(help="When it has ended: always, on-failure or never.")] = "always",
+    restart: Annotated[str, typer.Option(help="Restart policy: always, on-failure or never.")] = "always",
     health: Annotated[
         str | None,
         typer.Option(
             metavar="PORT[/PATH]",
-            help="It works while this port takes connections, or GET of the path succeeds.",
+            help="Health check: the port accepts connections, or GET of the path succeeds.",
         ),
     ] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Do not start it before `start`.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Define a service, or another in place of the one of that name, and start it."""
+    """Define or replace a service, and start it."""
     spec = ServiceSpec(
         name=service,
         argv=tuple(command),
@@ -89,7 +89,7 @@ def put(
 
 @services.command("rm")
 def rm(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False) -> int:
-    """End services and forget them."""
+    """End and delete services."""
     with connect(ctx) as client:
         known = client.sandboxes.get(name).services
         for one in names:
@@ -103,7 +103,7 @@ def rm(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json:
 def start(
     ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False
 ) -> int:
-    """Have services run, now and whenever the sandbox starts."""
+    """Start services, now and with every start of the sandbox."""
     with connect(ctx) as client:
         known = client.sandboxes.get(name).services
         return _said([known.start(one) for one in names], as_json)
@@ -111,7 +111,7 @@ def start(
 
 @services.command("stop")
 def stop(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False) -> int:
-    """End services, and leave them ended until they are started again."""
+    """End services until the next start."""
     with connect(ctx) as client:
         known = client.sandboxes.get(name).services
         return _said([known.stop(one) for one in names], as_json)
@@ -121,7 +121,7 @@ def stop(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_jso
 def restart(
     ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False
 ) -> int:
-    """End services and start them anew."""
+    """End services and start them again."""
     with connect(ctx) as client:
         known = client.sandboxes.get(name).services
         return _said([known.restart(one) for one in names], as_json)
@@ -133,14 +133,14 @@ def logs(
     name: NameArgument,
     service: ServiceArgument,
     to_end: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until it has ended for good.")
+        bool, typer.Option("--follow", "-f", help="Follow until it has ended and will not be restarted.")
     ] = False,
     since: Annotated[
-        int | None, typer.Option(metavar="OFFSET", min=0, help="Only what is behind so many bytes.")
+        int | None, typer.Option(metavar="OFFSET", min=0, help="Only output after this byte offset.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show what a service printed, as far back as it is kept."""
+    """Show the kept output of a service."""
     with connect(ctx) as client:
         passing = Passing(as_json, since)
         passing.all_of(client.sandboxes.get(name).services.logs(service, since, follow=to_end))

@@ -25,7 +25,7 @@ SSH_PORT = 22
 _READ_BYTES = 64 << 10
 
 PortOption = Annotated[
-    int, typer.Option(metavar="PORT", min=1, max=65_535, help="Where the SSH server listens in the sandbox.")
+    int, typer.Option(metavar="PORT", min=1, max=65_535, help="Port of the SSH server in the sandbox.")
 ]
 
 
@@ -43,13 +43,13 @@ def ssh_proxy(
 def ssh_config(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The sandbox's name or id; all of yours if left out.")
+        str | None, typer.Argument(metavar="NAME", help="The sandbox's name or id; default: all of yours.")
     ] = None,
-    user: Annotated[str, typer.Option(metavar="USER", help="Who to log in as.")] = "ship",
+    user: Annotated[str, typer.Option(metavar="USER", help="Login user.")] = "ship",
     port: PortOption = SSH_PORT,
     as_json: JsonOption = False,
 ) -> int:
-    """Print what ~/.ssh/config needs so that `ssh bay-NAME` leads into a sandbox."""
+    """Print lines for ~/.ssh/config, so that `ssh bay-NAME` leads into a sandbox."""
     with connect(ctx) as client:
         boxes = [client.sandboxes.get(name)] if name else list(client.sandboxes.list())
         url = client.base_url if state_of(ctx).named_url else None

@@ -210,4 +210,4 @@ def say_how_to_come_back(name: str, exec_id: str, *, in_a_line: bool = False) ->
     with suppress(OSError):
         if in_a_line:
             write_all(STDOUT, b"\n")
-        note(f"{exec_id} still runs; come back with: bay attach {name} {exec_id}")
+        note(f"{exec_id} still runs; reattach with: bay attach {name} {exec_id}")

@@ -53,7 +53,7 @@ class AsyncEvents:
                             yield event
             if place.ended:
                 return
-            error = ConnectionFailed(f"the events of {self._http.config.url} broke off")
+            error = ConnectionFailed(f"the events of {self._http.config.url} ended early")
         except (HostError, ConnectionFailed) as failed:
             if connected and isinstance(
                 failed, Timeout

@@ -39,5 +39,5 @@ class AsyncWebhooks:
         return model(Webhook, await self._http.json(call))
 
     async def delete(self, webhook_id: str) -> None:
-        """Have nothing more sent there. Raises NotFound, also the second time."""
+        """Remove webhooks. Raises NotFound, also the second time."""
         await self._http.json(Call(method="DELETE", path=webhook_path(webhook_id), safe=True))

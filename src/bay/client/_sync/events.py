@@ -54,7 +54,7 @@ class Events:
                             yield event
             if place.ended:
                 return
-            error = ConnectionFailed(f"the events of {self._http.config.url} broke off")
+            error = ConnectionFailed(f"the events of {self._http.config.url} ended early")
         except (HostError, ConnectionFailed) as failed:
             if connected and isinstance(
                 failed, Timeout

@@ -52,7 +52,7 @@ class _Cell:
                     yield from events
             if cursor.ended:
                 return
-            error = ConnectionFailed(f"the events of {self.id} broke off before its end")
+            error = ConnectionFailed(f"the events of {self.id} ended before its end")
         except NotFound:
             if not cursor.begun:
                 raise

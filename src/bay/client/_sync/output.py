@@ -40,7 +40,7 @@ def _connection(
         place.ended = place.ended or not follow
         if place.ended:
             return
-        error = ConnectionFailed(f"the output of {place.what} broke off before its end")
+        error = ConnectionFailed(f"the output of {place.what} ended before its end")
     except OutputGone as gone:
         place.skip(gone)
         return

@@ -41,5 +41,5 @@ class Webhooks:
         return model(Webhook, self._http.json(call))
 
     def delete(self, webhook_id: str) -> None:
-        """Have nothing more sent there. Raises NotFound, also the second time."""
+        """Remove webhooks. Raises NotFound, also the second time."""
         self._http.json(Call(method="DELETE", path=webhook_path(webhook_id), safe=True))
