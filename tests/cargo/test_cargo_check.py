@@ -98,7 +98,7 @@ def test_what_was_chosen_is_read_again_and_nonsense_says_the_way_out(tmp_path: P
         backend_detection.record(tmp_path, kind)
         assert backend_detection.look(tmp_path).recorded == kind
     (tmp_path / "cargo.json").write_text("{")
-    with pytest.raises(DriverUnavailable, match="says no backend; put"):
+    with pytest.raises(DriverUnavailable, match="names no backend; put"):
         backend_detection.look(tmp_path)
     assert {finding.level for finding in check(tmp_path)} == {"error"}
 

@@ -424,7 +424,7 @@ def test_a_newer_format_and_strange_facts_are_told_in_words() -> None:
     with pytest.raises(BadRequest, match="newer Bay"):
         Facts.from_json(b'{"format": 2}')
     for text in (b"[", b"[" * 60_000, b"7", FACTS.to_json().replace("+00:00", "").encode()):
-        with pytest.raises(BadRequest, match="not exported by Bay"):
+        with pytest.raises(BadRequest, match="did not export it"):
             Facts.from_json(text)
 
 
@@ -434,7 +434,7 @@ def test_a_newer_format_and_strange_facts_are_told_in_words() -> None:
      {"created_at": "0001-01-01T00:00:00+14:00"}, {"created_at": "9999-12-31T23:59:59-14:00"}],
 )  # fmt: skip
 def test_facts_that_no_database_can_keep_are_refused(change: dict[str, str]) -> None:
-    with pytest.raises(BadRequest, match="not exported by Bay"):
+    with pytest.raises(BadRequest, match="did not export it"):
         Facts.from_json(json.dumps({**json.loads(FACTS.to_json()), **change}))
 
 

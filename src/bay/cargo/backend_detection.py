@@ -45,7 +45,7 @@ def decide(setting: Setting, facts: Facts) -> Kind:
         if setting != "auto" and (setting == "directory") != (there == "directory"):
             raise DriverUnavailable(
                 f"cargo_backend is {setting}, and this data directory's cargos are kept by the backend {there}; set it to auto, "
-                "or begin with an empty data directory"
+                "or start with an empty data directory"
             )
         return there
     if setting == "directory":
@@ -130,7 +130,7 @@ def _recorded(path: Path) -> Kind | None:
         if found == {"backend": kind}:
             return kind
     raise DriverUnavailable(
-        f'{path} says no backend; put {{"backend": "pool"}} there when {POOL_FILE} is beside it, else "directory", or "btrfs" '
+        f'{path} names no backend; put {{"backend": "pool"}} there when {POOL_FILE} is beside it, else "directory", or "btrfs" '
         "when the cargos are subvolumes"
     )
 

@@ -300,8 +300,10 @@ class Shelf(ABC):
         if room.free_bytes < reserve or lacks_backing:
             log.warning("cargo.full", path=str(self._root), free_mib=room.free_bytes // MIB)
             raise StorageFull(
-                f"the disk of all sandboxes has {room.free_bytes // MIB} MiB left, and the last {reserve // MIB} MiB are kept for "
-                f"what is there already, so {what} is refused; delete files, checkpoints or sandboxes, or give it more room",
+                f"the disk of all sandboxes has {room.free_bytes // MIB} MiB left, and the last "
+                f"{reserve // MIB} MiB are reserved for "
+                f"existing sandboxes, so {what} is refused; delete files, checkpoints or sandboxes, or "
+                "enlarge it",
                 details={"free_bytes": room.free_bytes, "total_bytes": room.total_bytes},
             )
 
@@ -320,7 +322,7 @@ class Shelf(ABC):
 
     def _named(self, name: str) -> str:
         if not is_id(name):
-            raise InvalidArgument(f"{name!r} is no id")
+            raise InvalidArgument(f"{name!r} is not an id")
         return name
 
     def _place(self, name: str) -> Path:
@@ -363,6 +365,6 @@ def host_errors(path: Path, verb: str) -> Generator[None]:
         log.warning("cargo.refused_by_host", verb=verb, path=str(path), error=str(error))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(
-                f"no space left for {path.name}; delete files, checkpoints or sandboxes, or give the disk more room"
+                f"no space left for {path.name}; delete files, checkpoints or sandboxes, or enlarge the disk"
             ) from error
         raise DriverUnavailable(f"cannot {verb} {path.name}: {error.strerror or error}") from error

@@ -112,4 +112,4 @@ async def _in_time(step: Awaitable[T]) -> T:
         async with asyncio.timeout(_STALL_S):
             return await step
     except TimeoutError:
-        raise DriverUnavailable(f"the process for a checkpoint stood still for {_STALL_S:g} s") from None
+        raise DriverUnavailable(f"the process for a checkpoint made no progress for {_STALL_S:g} s") from None

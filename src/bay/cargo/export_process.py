@@ -162,19 +162,17 @@ def _told() -> Generator[None]:
     except (BadArchive, zstandard.ZstdError) as error:
         raise BadRequest(f"it is damaged, or no checkpoint that Bay exported: {error}") from error
     except MemoryError as error:
-        raise BadRequest(
-            "it has a directory or a file that is too large to be carried in the memory allowed"
-        ) from error
+        raise BadRequest("it has a directory or a file that needs more memory than allowed") from error
     except sqlite3.Error as error:  # where links are remembered
         raise DriverUnavailable(
-            f"cannot carry the checkpoint: no place for what is temporary: {error}"
+            f"cannot transfer the checkpoint: no space for temporary files: {error}"
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(
                 "no space left for the files of the checkpoint; free space or raise the limit"
             ) from error
-        raise DriverUnavailable(f"cannot carry the checkpoint: {error.strerror or error}") from error
+        raise DriverUnavailable(f"cannot transfer the checkpoint: {error.strerror or error}") from error
 
 
 def _facts(events: Iterator[Event]) -> Facts:
@@ -222,7 +220,7 @@ def _complete(top: int) -> None:
     """A checkpoint has a directory for each part, also for one that was not carried."""
     # Not by a list: btrfs lists through a descriptor what was there when that was opened, and it was empty then.
     if not _has(top, WORKSPACE):
-        raise BadRequest(f"it has no {WORKSPACE}; it is no checkpoint that Bay exported")
+        raise BadRequest(f"it has no {WORKSPACE}; it is not a checkpoint that Bay exported")
     if not _has(top, MACHINE):
         os.mkdir(MACHINE, 0o700, dir_fd=top)
 
@@ -250,9 +248,7 @@ class _Bounds:
         if self.entries > MOST_ENTRIES:
             raise BadRequest(f"it has more than {MOST_ENTRIES} files and directories")
         if self.max_bytes is not None and self.bytes > self.max_bytes:
-            raise StorageFull(
-                f"its files hold more than the {self.max_bytes} bytes that there may be; raise the limit"
-            )
+            raise StorageFull(f"its files have more than {self.max_bytes} bytes, the limit; raise the limit")
         carried = (WORKSPACE, MACHINE) if self.facts.persist == "machine" else (WORKSPACE,)
         return parts[0] in carried and (len(parts) > 1 or member.kind == DIRECTORY)
 

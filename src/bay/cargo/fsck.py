@@ -158,7 +158,7 @@ def _free(what: str, seen: str, *, enough: bool) -> Finding:
         return _ok(what, seen)
     return Finding(
         level="warning", what=what, seen=f"{seen}: new sandboxes and checkpoints are refused",
-        way_out="delete checkpoints or sandboxes, or give the disk more room",
+        way_out="delete checkpoints or sandboxes, or enlarge the disk",
     )  # fmt: skip
 
 

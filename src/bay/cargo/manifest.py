@@ -49,7 +49,7 @@ class Facts:
             }:
                 return cls._checked(cast("dict[str, Any]", found))
             case _:
-                raise BadRequest("it says nothing of a checkpoint; it was not exported by Bay")
+                raise BadRequest("its manifest has no checkpoint; Bay did not export it")
 
     @classmethod
     def _checked(cls, found: dict[str, Any]) -> "Facts":
@@ -59,21 +59,15 @@ class Facts:
         if not all(_is_text(word) for word in words.values()) or not is_id(
             words["sandbox_id"] or f"ws-{'0' * 24}"
         ):
-            raise BadRequest(
-                "what it says of its checkpoint is not in Bay's words; it was not exported by Bay"
-            )
+            raise BadRequest("its manifest is invalid; Bay did not export it")
         try:
             created = datetime.fromisoformat(found["created_at"])
             if created.tzinfo is not None:
                 created = created.astimezone(UTC)  # may lie outside of the years that there are
         except (ValueError, OverflowError):
-            raise BadRequest(
-                "it does not say when its checkpoint was made; it was not exported by Bay"
-            ) from None
+            raise BadRequest("its manifest has no time of the checkpoint; Bay did not export it") from None
         if created.tzinfo is None:
-            raise BadRequest(
-                "it does not say in which zone its checkpoint's time is; it was not exported by Bay"
-            )
+            raise BadRequest("the time in its manifest has no zone; Bay did not export it")
         return cls(**words, created_at=created)
 
 

@@ -47,7 +47,7 @@ class Pool:
         self.attach()
         if os.statvfs(self.mount).f_flag & os.ST_RDONLY:
             raise DriverUnavailable(
-                f"the pool {self.file} can only be read, as after an error of the disk; stop Bay and its sandboxes, "
+                f"the pool {self.file} is read-only, as after a disk error; stop Bay and its sandboxes, "
                 f"then see: bay admin cargo check"
             )
         make_private(self.mount)

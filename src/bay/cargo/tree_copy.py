@@ -108,7 +108,7 @@ class _Copier:
         try:
             facts = os.fstat(old)
             if not stat.S_ISREG(facts.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "no file any more", name)
+                raise FileNotFoundError(errno.ENOENT, "the file no longer exists", name)
             new = os.open(name, _NEW, 0o600, dir_fd=target)
             try:
                 self._content(old, new, facts.st_size)

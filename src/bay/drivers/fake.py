@@ -216,7 +216,7 @@ class FakeDriver:
             self.held.set()
             await self.let_go.wait()
         if session_id in self.hung:
-            raise DriverUnavailable(f"processes of session {session_id} do not end when killed")
+            raise DriverUnavailable(f"processes of session {session_id} survive SIGKILL")
 
     async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:
         seen = await in_new_thread(lambda: self._observe(handle))

@@ -30,7 +30,7 @@ async def _ask(endpoint: Endpoint, token: str) -> None:
         writer.write(_request(token))
         _check_answer(await reader.readuntil(b"\r\n\r\n"), token)
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        raise SandboxNotReady(f"Ship broke off its answer at {endpoint.socket_path}") from error
+        raise SandboxNotReady(f"Ship ended its answer early at {endpoint.socket_path}") from error
     finally:
         writer.close()
 
@@ -45,6 +45,6 @@ def _request(token: str) -> bytes:
 def _check_answer(head: bytes, token: str) -> None:
     status, _, headers = head.decode("latin-1").partition("\r\n")
     if f"\r\n{SESSION_HEADER.lower()}: {session_proof(token)}\r\n" not in f"\r\n{headers.lower()}":
-        raise SandboxNotReady("something that is not this session's Ship answered")
+        raise SandboxNotReady("a process that is not this session's Ship answered")
     if status.split()[1:2] != ["200"]:
         raise SandboxNotReady(f"Ship answered {status!r} to /healthz")

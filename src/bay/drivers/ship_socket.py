@@ -23,7 +23,7 @@ def connect(endpoint: Endpoint) -> socket.socket:
     path = os.open(endpoint.socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(path).st_mode):
-            raise ShipError("what stands at the sandbox's socket path is not a socket")
+            raise ShipError("the sandbox's socket path is not a socket")
         return _connect_checked(f"/proc/self/fd/{path}", endpoint)
     finally:
         os.close(path)

@@ -94,7 +94,7 @@ def _attach(file: int, path: Path) -> tuple[Path, int]:
                 raise
         else:
             return device, held
-    raise OSError(errno.EBUSY, "every loop device is taken by somebody else", str(path))
+    raise OSError(errno.EBUSY, "every loop device is in use", str(path))
 
 
 def _free() -> Path:

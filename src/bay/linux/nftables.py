@@ -21,7 +21,7 @@ class Nft:
         self._library = _load()
         self._context = self._library.nft_ctx_new(0)
         if not self._context:
-            raise DriverUnavailable("nftables cannot be used here: libnftables gave no context")
+            raise DriverUnavailable("nftables is unusable: libnftables gave no context")
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
 
@@ -33,12 +33,12 @@ class Nft:
     def run(self, commands: str) -> str:
         """Make `commands` true, in one transaction, and return what they print."""
         if self._context is None:  # the library would end the process
-            raise DriverUnavailable("the networks of sandboxes are closed")
+            raise DriverUnavailable("the network manager is closed")
         code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
         printed = self._library.nft_ctx_get_output_buffer(self._context).decode()
         if code:
-            raise DriverUnavailable(f"nftables refused what a network needs: {_first_line(said)}")
+            raise DriverUnavailable(f"nftables refused a sandbox's rules: {_first_line(said)}")
         return printed
 
     def ask(self, command: str, *, elements: bool = False) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ async def in_new_thread(function: Callable[[], T]) -> T:
         threading.Thread(target=work, name="bay-oci", daemon=True).start()
     except RuntimeError as error:
         raise DriverUnavailable(
-            f"the host lets Bay start no more threads ({error}); raise its pids limit"
+            f"the host refuses more threads to Bay ({error}); raise its pids limit"
         ) from error
     return await _uninterrupted(done)
 

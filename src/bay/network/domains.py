@@ -39,7 +39,7 @@ def _normal_name(text: str) -> str:
     if len(name) > _MAX_NAME:
         raise ValueError(f"it is longer than {_MAX_NAME} characters")
     if labels[-1].isdigit():
-        raise ValueError("it is an address; write it as `cidr`")
+        raise ValueError("it is an address; use `cidr`")
     return name
 
 
@@ -47,7 +47,7 @@ def _mapped(text: str) -> str:
     try:
         return idna.uts46_remap(text, std3_rules=False)
     except idna.IDNAError as error:
-        raise ValueError(f"it is no domain name: {error}") from error
+        raise ValueError(f"it is not a domain name: {error}") from error
 
 
 def _normal_label(label: str) -> str:
@@ -59,7 +59,7 @@ def _normal_label(label: str) -> str:
     if not label.isascii() or label.startswith("xn--"):
         return _a_label(label)
     if not _LABEL.fullmatch(label):
-        raise ValueError(f"the label {label!r} has other characters than letters, digits, `-` and `_`")
+        raise ValueError(f"the label {label!r} may have only letters, digits, `-` and `_`")
     return label
 
 
@@ -67,4 +67,4 @@ def _a_label(label: str) -> str:
     try:
         return idna.alabel(label).decode()
     except idna.IDNAError as error:
-        raise ValueError(f"the label {label!r} is no name in any language: {error}") from error
+        raise ValueError(f"the label {label!r} is not a valid name: {error}") from error

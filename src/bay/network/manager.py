@@ -329,7 +329,7 @@ class NetworkManager:
 
     def _submit(self, work: Callable[[], T]) -> Any:
         if self._worker is None:
-            raise DriverUnavailable("the networks of sandboxes are not open")
+            raise DriverUnavailable("the network manager is not open")
         return self._worker.submit(lambda: _told(work))
 
     # The methods below run in the one thread.
@@ -547,7 +547,7 @@ class NetworkManager:
     def _open(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
         sitting = self._sittings.get(key)
         if sitting is None or not sitting.plan.name(name).answered:
-            raise DriverUnavailable(f"{name} is not answered any more: the policy has changed")
+            raise DriverUnavailable(f"{name} is not answered: the policy has changed")
         public = [one for one in addresses if not is_reserved(one)]
         now = self._now()
         until = now + ttl_s + GRACE_S

@@ -95,7 +95,7 @@ def checked(policy: NetworkPolicy, private: Sequence[Network] = ()) -> NetworkPo
     Raises InvalidArgument naming the rule; `private` are the host's open networks.
     """
     if len(policy.rules) > MAX_RULES:
-        raise InvalidArgument(f"the policy has {len(policy.rules)} rules; at most {MAX_RULES} may be")
+        raise InvalidArgument(f"the policy has {len(policy.rules)} rules; the limit is {MAX_RULES}")
     rules = tuple(_checked_rule(index, rule, private) for index, rule in enumerate(policy.rules))
     normal = replace(policy, rules=rules)
     _check_size(normal, private)
@@ -107,13 +107,13 @@ def _check_size(policy: NetworkPolicy, private: Sequence[Network]) -> None:
     if len(combinations) > port_classes.MAX_COMBINATIONS:
         raise InvalidArgument(
             f"the policy has {len(combinations)} different combinations of protocol and ports; "
-            f"at most {port_classes.MAX_COMBINATIONS} may be: give more rules the same ones"
+            f"the limit is {port_classes.MAX_COMBINATIONS}: give more rules the same ones"
         )
     plan = compile_policy(policy, private)
     if (count := plan.size) > MAX_INTERVALS:
         raise InvalidArgument(
             f"the policy comes to {count} ranges of addresses in {len(plan.services)} classes of services; "
-            f"at most {MAX_INTERVALS} may be: give more rules the same ports, or none"
+            f"the limit is {MAX_INTERVALS}: give more rules the same ports, or none"
         )
 
 
@@ -126,7 +126,7 @@ def _checked_rule(index: int, rule: NetworkRule, private: Sequence[Network]) -> 
 
 def _normal_rule(rule: NetworkRule, private: Sequence[Network]) -> NetworkRule:
     if (rule.domain is None) == (rule.cidr is None):
-        raise ValueError("it has either `domain` or `cidr`, one of the two")
+        raise ValueError("give either `domain` or `cidr`")
     if rule.ports is not None and rule.protocol == "icmp":
         raise ValueError("ICMP has no ports; leave out `ports`")
     ports = None if rule.ports is None else port_classes.normal_ports(rule.ports)
@@ -146,18 +146,20 @@ def _normal_domain(text: str) -> str:
     try:
         return domains.normal_pattern(text)
     except ValueError as error:
-        raise ValueError(f"the domain {text!r} cannot be: {error}") from error
+        raise ValueError(f"the domain {text!r} is invalid: {error}") from error
 
 
 def _normal_network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError as error:
-        raise ValueError(f"the cidr {text!r} is no network such as 192.0.2.0/24 or 2001:db8::/32") from error
+        raise ValueError(
+            f"the cidr {text!r} is not a network such as 192.0.2.0/24 or 2001:db8::/32"
+        ) from error
     if "/" in text and not _is_exact(text):
         raise ValueError(f"the cidr {text!r} has bits set behind its prefix; {network} is the network")
     if network.version == 6 and network.network_address.scope_id is not None:
-        raise ValueError(f"the cidr {text!r} has a zone; leave out what follows the %")
+        raise ValueError(f"the cidr {text!r} has a zone; leave out the % and the zone")
     if network.version == 6 and network.network_address.ipv4_mapped and network.prefixlen >= 96:
         mapped = f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}"
         raise ValueError(f"the cidr {text!r} is IPv4 written as IPv6; write {mapped}")
@@ -177,7 +179,7 @@ def _check_private(network: Network, private: Sequence[Network]) -> None:
     if around is not None and not any(is_within(network, one) for one in private):
         opened = ", ".join(map(str, private)) or "none"
         raise ValueError(
-            f"{network} is in {around}, which sandboxes never reach but in the networks of the setting "
+            f"{network} is in {around}, which sandboxes may reach only in networks of the setting "
             f"`network_private` ({opened}); name one of them or a part of it"
         )
 

@@ -31,7 +31,7 @@ def normal_ports(ports: Sequence[int | str]) -> tuple[int | str, ...]:
     if not ports:
         raise ValueError("`ports` is empty; leave it out for every port")
     if len(ports) > MAX_PORT_RANGES:
-        raise ValueError(f"`ports` has {len(ports)} entries, at most {MAX_PORT_RANGES} may be")
+        raise ValueError(f"`ports` has {len(ports)} entries; the limit is {MAX_PORT_RANGES}")
     ranges = [_port_range(port) for port in ports]
     return tuple(first if first == last else f"{first}-{last}" for first, last in ranges)
 
@@ -42,7 +42,7 @@ def _port_range(port: int | str) -> tuple[int, int]:
         raise ValueError(f"the port {port!r} is neither a number nor a range such as `8000-8100`")
     first, last = int(ends[0]), int(ends[-1])
     if not 1 <= first <= last <= _LAST_PORT:
-        raise ValueError(f"the port {port!r} is not within 1 to {_LAST_PORT}, in ascending order")
+        raise ValueError(f"the port {port!r} is not from 1 to {_LAST_PORT}, in ascending order")
     return first, last
 
 

@@ -96,9 +96,7 @@ class Store:
         """The caller is told what is wrong, and the log where: a tenant need not know the host's paths."""
         if _is_damage(error):
             log.error("store.damaged", database=str(self._path), error=str(error.orig), fix=_FIX)
-            raise InternalError(
-                "Bay's database is damaged; whoever runs it has to restore a backup"
-            ) from error
+            raise InternalError("Bay's database is damaged; the operator has to restore a backup") from error
 
 
 def _nothing() -> None:

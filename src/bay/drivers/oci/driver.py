@@ -226,7 +226,8 @@ class OciDriver:
         with closing_fd(namespace):
             if seat is None:
                 raise DriverUnavailable(
-                    f"session {handle.session_id} has lost its claim on an id range, by which its network is known; "
+                    f"session {handle.session_id} has lost its claim on an id range, which identifies its "
+                    "network; "
                     "stop the sandbox and start it again"
                 )
             await self._network.set_policy(seat, policy, namespace)
@@ -277,8 +278,9 @@ class OciDriver:
         """Have no networks. Raises DriverUnavailable where sessions have one: nobody could say truly what they reach, or change it."""
         if self._network is not None and await in_new_thread(self._network.is_left):
             raise DriverUnavailable(
-                f"sandboxes of before have networks, which go on as they were and cannot be held any more: {'; '.join(problems)}. "
-                "Mend that, or end their processes first"
+                "earlier sandboxes have networks that keep their last rules and cannot be managed any more: "
+                f"{'; '.join(problems)}. "
+                "Fix that, or end their processes first"
             )
         log.warning("network.unavailable", problems=problems)
         self._network = None
@@ -424,9 +426,7 @@ class OciDriver:
         if places.lock.exists():
             wait_unlocked(places.lock, self._runc.timeout_s + _UNLOCK_MARGIN_S)
         if not (cgroups.kill(cgroup) and self._kill_init(handle)):
-            raise DriverUnavailable(
-                f"processes of session {places.session_id} in {cgroup} do not end when killed"
-            )
+            raise DriverUnavailable(f"processes of session {places.session_id} in {cgroup} survive SIGKILL")
         try:
             cgroups.remove(cgroup)
         except OSError as error:
@@ -481,9 +481,7 @@ async def _wait_killed(pidfd: int, session_id: str) -> None:
         async with asyncio.timeout(_KILL_S):
             await wait_readable(pidfd)
     except TimeoutError:
-        raise DriverUnavailable(
-            f"session {session_id} does not end within {_KILL_S:g} s of its kill"
-        ) from None
+        raise DriverUnavailable(f"session {session_id} did not end within {_KILL_S:g} s of SIGKILL") from None
 
 
 def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs:

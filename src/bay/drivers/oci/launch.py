@@ -116,7 +116,7 @@ def wait_unlocked(file: Path, timeout_s: float, patience_s: float = 2.0) -> None
             # The kernel has no flock with a time limit, and a runc that hangs would hold it for ever.
             waited = time.monotonic() - began
             if waited > timeout_s:
-                raise DriverUnavailable(f"{file} is held by a start that does not end")
+                raise DriverUnavailable(f"{file} is locked by a start that does not end")
             if waited > patience_s:
                 for pid in holders(file):
                     kill_tree(pid, patience_s)
@@ -140,7 +140,8 @@ def host_errors() -> Generator[None]:
         log.warning("driver.refused_by_host", error=str(error))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(
-                f"the disk of all sandboxes is full: {error.strerror}; delete files, checkpoints or sandboxes, or give it more room"
+                f"the disk of all sandboxes is full: {error.strerror}; delete files, checkpoints or "
+                "sandboxes, or enlarge it"
             ) from error
         raise DriverUnavailable(
             f"the host refused a step of the start: {error.strerror or error}; see `bay doctor`"

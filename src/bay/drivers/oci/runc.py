@@ -45,7 +45,7 @@ class Runc:
             return int(pid_file.read_text())
         except (FileNotFoundError, ValueError) as error:
             raise DriverUnavailable(
-                f"{self.binary} said that it started a container, and did not{output.said()}"
+                f"{self.binary} reported a started container, but there is none{output.said()}"
             ) from error
 
     def _wait(self, arguments: list[str], log: Path, output: StartOutput, lock: int) -> None:
