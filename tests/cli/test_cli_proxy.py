@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 import standin
 import tunnel_standin
+from real_bay import KEY
 from tunnel_standin import running
 
 BIN = Path(sys.executable).parent / "bay"
-KEY = "bay_standin"
 NAME = "box"
 MEBIBYTE = 1 << 20
 
