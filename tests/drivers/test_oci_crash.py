@@ -90,7 +90,7 @@ async def test_a_host_that_can_hold_no_network_any_more_is_not_taken_for_one_wit
         again = OciDriver(
             root=root, run_dir=run_dir, ids_dir=ids, network=NetworkManager(instance=run_dir.name[2:6])
         )
-        with pytest.raises(DriverUnavailable, match="cannot be held any more: nft is gone"):
+        with pytest.raises(DriverUnavailable, match="cannot be managed any more: nft is gone"):
             await again.open()
 
 
