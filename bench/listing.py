@@ -123,8 +123,8 @@ def _cursor(database: Path, offset: int) -> str:
 async def _sealed(store: Store, seq: int) -> str:
     await store.open()
     try:
-        seals = Seals(store)
-        await seals.open()
+        seals = Seals()
+        await seals.open(store)
         return Cursors(seals).of_row(OWNER, seq) or ""
     finally:
         await store.aclose()
