@@ -259,7 +259,7 @@ def _is_module(name: str) -> bool:
 
 def _network() -> list[HostCheck]:
     problems = NetworkManager(instance="0000").probe()
-    fix = 'mend it, or set network = "off"; until then sandboxes have loopback only'
+    fix = 'fix it, or set network = "off"; until then sandboxes have loopback only'
     usable = HostCheck("network", not problems, False, "; ".join(problems) or "works", fix)
     if problems:
         return [usable]
