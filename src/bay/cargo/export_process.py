@@ -160,7 +160,7 @@ def _told() -> Generator[None]:
     try:
         yield
     except (BadArchive, zstandard.ZstdError) as error:
-        raise BadRequest(f"it is damaged, or no checkpoint that Bay exported: {error}") from error
+        raise BadRequest(f"it is damaged, or not a checkpoint that Bay exported: {error}") from error
     except MemoryError as error:
         raise BadRequest("it has a directory or a file that needs more memory than allowed") from error
     except sqlite3.Error as error:  # where links are remembered
@@ -178,7 +178,7 @@ def _told() -> Generator[None]:
 def _facts(events: Iterator[Event]) -> Facts:
     first = next(events, None)
     if not isinstance(first, Member) or first.name != FACTS or first.kind != FILE or first.size > LONGEST:
-        raise BadRequest(f"it does not begin with {FACTS}; it is no checkpoint that Bay exported")
+        raise BadRequest(f"it does not begin with {FACTS}; it is not a checkpoint that Bay exported")
     return Facts.from_json(_content(events, first))
 
 
@@ -196,22 +196,22 @@ def _unpack(reader: Reader, events: Iterator[Event], extractor: Extractor) -> No
         if isinstance(event, Member) and event.name == DIGEST:
             expected = reader.digest_before.encode()
             if event.data_bytes != len(expected) or _content(events, event) != expected:
-                raise BadRequest(f"it is damaged: what it has is not what its {DIGEST} says")
+                raise BadRequest(f"it is damaged: its contents do not match its {DIGEST}")
             return extractor.finish()
         extractor.take(event)
-    raise BadRequest(f"its end is missing: it has no {DIGEST}")
+    raise BadRequest(f"it is truncated: it has no {DIGEST}")
 
 
 def _check_end(reader: Reader, events: Iterator[Event], source: "_Unzipped") -> None:
     """Nothing follows the digest but zeros, and not many."""
     if next(events, None) is not None:
-        raise BadArchive(f"there is something behind its {DIGEST}")
+        raise BadArchive(f"it has trailing data after its {DIGEST}")
     left = _MOST_ZEROS
     data = bytes(reader.rest)
     while data or (data := source.read(_PIECE)):
         left -= len(data)
         if any(data) or left < 0:
-            raise BadArchive("there is something behind its end")
+            raise BadArchive("it has trailing data after its end")
         data = b""
     source.check_end()
 
@@ -288,7 +288,7 @@ class _Unzipped:
         if not self._unzip.eof:
             raise BadArchive("its last bytes are missing")
         if self._unzip.unused_data or self._pending or self._source(1):
-            raise BadArchive("there is something behind its end")
+            raise BadArchive("it has trailing data after its end")
 
     def _piece(self) -> memoryview:
         self._pending = self._pending or memoryview(self._source(_PIECE))
