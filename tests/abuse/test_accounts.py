@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from driver_harness import Bench, run
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import OciDriver
 from bay.drivers.oci.rlimits import RLIMITS
 from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import LIMITS
+from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +76,7 @@ def _taken(said: str) -> int:
     return int(said.removeprefix("took "))
 
 
-async def test_pending_signals_are_charged_to_the_sandbox_alone(oci: Bench) -> None:
+async def test_pending_signals_are_charged_to_the_sandbox_alone(oci: DriverBench) -> None:
     async with oci.session() as greedy, oci.session() as other:
         before = _signals_of_the_hosts_root()
         taken = await hold(greedy, SIGNAL)
@@ -85,13 +85,13 @@ async def test_pending_signals_are_charged_to_the_sandbox_alone(oci: Bench) -> N
         assert await take_one(other, SIGNAL) == 1
 
 
-async def test_message_queues_are_charged_to_the_sandbox_alone(oci: Bench) -> None:
+async def test_message_queues_are_charged_to_the_sandbox_alone(oci: DriverBench) -> None:
     async with oci.session() as greedy, oci.session() as other:
         assert await hold(greedy, QUEUE) > 1
         assert await take_one(other, QUEUE) == 1
 
 
-async def test_inotify_instances_are_charged_to_the_sandbox_alone(oci: Bench) -> None:
+async def test_inotify_instances_are_charged_to_the_sandbox_alone(oci: DriverBench) -> None:
     each = LIMITS["max_inotify_instances"]
     enough_for_roots = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()) // each
     async with AsyncExitStack() as stack:
@@ -105,13 +105,13 @@ async def test_inotify_instances_are_charged_to_the_sandbox_alone(oci: Bench) ->
         os.close(mine)
 
 
-async def test_pipe_buffers_are_charged_to_the_sandbox_alone(oci: Bench) -> None:
+async def test_pipe_buffers_are_charged_to_the_sandbox_alone(oci: DriverBench) -> None:
     async with oci.session() as greedy, oci.session() as other:
         assert 100 < await hold(greedy, PIPE) < 10_000
         assert await take_one(other, PIPE) == 1
 
 
-async def test_sandboxes_with_the_same_ids_would_share_them(oci: Bench) -> None:
+async def test_sandboxes_with_the_same_ids_would_share_them(oci: DriverBench) -> None:
     root, run_dir, ids = oci.kept
     unaware = ids.with_suffix(".other")
     twin = OciDriver(root=root, run_dir=run_dir, ids_dir=unaware)
@@ -119,7 +119,7 @@ async def test_sandboxes_with_the_same_ids_would_share_them(oci: Bench) -> None:
     try:
         async with (
             oci.session() as greedy,
-            Bench(twin, oci.workspaces, oci.kept, oci.instance).session() as other,
+            DriverBench(twin, oci.workspaces, oci.kept, oci.instance, 1000).session() as other,
         ):
             await hold(greedy, PIPE)
             assert await take_one(other, PIPE) == 0
@@ -127,7 +127,7 @@ async def test_sandboxes_with_the_same_ids_would_share_them(oci: Bench) -> None:
         shutil.rmtree(unaware)
 
 
-async def test_terminals_of_a_sandbox_are_bounded(oci: Bench) -> None:
+async def test_terminals_of_a_sandbox_are_bounded(oci: DriverBench) -> None:
     """The kernel has some thousands for the whole host."""
     async with oci.session() as greedy, oci.session() as other:
         assert 1 < await hold(greedy, TERMINAL) <= TERMINALS

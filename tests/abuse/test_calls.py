@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from driver_harness import Bench, run
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import OciDriver, seccomp
+from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ print(*resource.getrlimit(resource.RLIMIT_CORE))
 
 
 @pytest.fixture
-async def inside(oci: Bench) -> AsyncGenerator[Handle]:
+async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
     """A running session."""
     async with oci.session() as handle:
         yield handle
@@ -114,11 +114,11 @@ async def test_what_programs_need_passes(inside: Handle) -> None:
     assert {n for n, code in zip(NEEDED, answers, strict=True) if code} <= {"ping", "ping for IPv6"}
 
 
-async def test_without_its_line_each_gets_further(oci: Bench) -> None:
+async def test_without_its_line_each_gets_further(oci: DriverBench) -> None:
     root, run_dir, ids = oci.kept
     weaker = OciDriver(root=root, run_dir=run_dir, ids_dir=ids, seccomp_profile=_allowing_all_of_it)
     await weaker.open()
-    async with Bench(weaker, oci.workspaces, oci.kept, oci.instance).session() as handle:
+    async with DriverBench(weaker, oci.workspaces, oci.kept, oci.instance, 1000).session() as handle:
         answers = await attempt(handle, *(call for call, _, _ in REFUSED.values()))
         guarded = {name for name, code in zip(REFUSED, answers, strict=True) if code == REFUSED[name][1]}
         assert guarded <= {"the audit log"}  # a kernel without it gives the same answer

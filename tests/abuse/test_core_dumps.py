@@ -9,7 +9,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from driver_harness import Bench, run
+
+from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.abuse]  # it changes a setting of the whole host for some seconds
 
@@ -35,7 +36,7 @@ def started() -> Generator[Path]:
 @pytest.mark.skipif(os.getuid() != 0, reason="a handler of the host's is set by root")
 @pytest.mark.parametrize("user", [None, "root"])
 async def test_a_crash_inside_does_not_start_the_hosts_handler(
-    oci: Bench, started: Path, user: str | None
+    oci: DriverBench, started: Path, user: str | None
 ) -> None:
     async with oci.session() as handle:
         crash = "cp /bin/sh bay-crash-in; for i in 1 2 3; do ./bay-crash-in -c 'ulimit -c 0; ulimit -S -c 0; kill -SEGV $$'; done"

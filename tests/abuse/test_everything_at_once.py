@@ -3,9 +3,9 @@
 import shlex
 
 import pytest
-from driver_harness import Bench, host_fingerprint, run
 
 from bay.models import Resources
+from bay.testing.driver_bench import DriverBench, host_fingerprint, run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.abuse, pytest.mark.timeout(300)]
 
@@ -24,7 +24,7 @@ HOSTILE = (STUBBORN, DESCRIPTORS, DIRECTORIES, FILL, RENAMES, MEMORY, FORK)
 
 
 @pytest.mark.parametrize("user", [None, "root"])
-async def test_others_go_on_and_nothing_is_left(oci: Bench, user: str | None) -> None:
+async def test_others_go_on_and_nothing_is_left(oci: DriverBench, user: str | None) -> None:
     before = host_fingerprint(oci)
     spec = oci.spec(resources=Resources(pids=200, memory=256 << 20, cpus=0.5))
     hostile = await oci.start(spec)

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import AsyncGenerator
 
 import pytest
-from driver_harness import Bench, run
 
 from bay.drivers.base import Handle
+from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ TELLING = [
 
 
 @pytest.fixture
-async def inside(oci: Bench) -> AsyncGenerator[Handle]:
+async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
     """A running session."""
     async with oci.session() as handle:
         yield handle

@@ -4,7 +4,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from driver_harness import Bench, run
+
+from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
 
@@ -37,14 +38,14 @@ IDENTITY = "stat -L -c '%d %i' /dev/null /dev/zero /dev/full /dev/random /dev/ur
 
 
 @pytest.mark.parametrize("user", [None, "root"])
-async def test_a_lock_holds_in_one_sandbox_alone(oci: Bench, user: str | None) -> None:
+async def test_a_lock_holds_in_one_sandbox_alone(oci: DriverBench, user: str | None) -> None:
     async with oci.session() as first, oci.session() as second:
         hold = f"python3 -c {shlex.quote(LOCK % 600)} > held 2>&1 & until grep -q . held; do sleep 0.05; done; cat held"
         assert (await run(first, hold, user=user)).stdout == "locked\n"
         assert (await run(second, f"python3 -c {shlex.quote(LOCK % 0)}", user=user)).stdout == "locked\n"
 
 
-async def test_devices_and_ships_files_are_neither_the_hosts_nor_another_sandboxs(oci: Bench) -> None:
+async def test_devices_and_ships_files_are_neither_the_hosts_nor_another_sandboxs(oci: DriverBench) -> None:
     async with oci.session() as first, oci.session() as second:
         files = [set((await run(one, IDENTITY, user="root")).stdout.splitlines()) for one in (first, second)]
         assert len(files[0]) == len(files[1]) == 7
@@ -53,7 +54,7 @@ async def test_devices_and_ships_files_are_neither_the_hosts_nor_another_sandbox
         assert mine.isdisjoint(files[0] | files[1])
 
 
-async def test_who_watches_ships_files_does_not_learn_of_other_sandboxes(oci: Bench) -> None:
+async def test_who_watches_ships_files_does_not_learn_of_other_sandboxes(oci: DriverBench) -> None:
     async with oci.session() as watcher:
         until = "until grep -q . seen; do sleep 0.05; done"
         await run(watcher, f"python3 -c {shlex.quote(WATCH)} > seen 2>&1 & {until}")

@@ -83,10 +83,7 @@ def loops_of(file: Path) -> list[str]:
     return done.stdout.split()
 
 
-def write(path: Path, size: int) -> None:
-    """Write that many bytes that cannot be compressed, and have them on the disk. Raises OSError."""
-    with path.open("wb") as file:
-        for _ in range(0, size, MIB):
-            file.write(os.urandom(MIB))
-            file.flush()
-            os.fsync(file.fileno())
+def total_bytes(mount: Path) -> int:
+    """The size of the file system at `mount`."""
+    facts = os.statvfs(mount)
+    return facts.f_blocks * facts.f_frsize

@@ -5,26 +5,24 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from driver_harness import Bench
 from oci_bench import oci, oci_root, opened, workspaces
 
 from bay.drivers.fake import FakeDriver
+from bay.testing.driver_bench import DriverBench
 
 __all__ = ["oci", "oci_root", "workspaces"]  # fixtures are found by their names here
 
-pytest.register_assert_rewrite("conformance")
-
 
 @pytest.fixture
-async def fake(workspaces: Path) -> AsyncGenerator[Bench]:
+async def fake(workspaces: Path) -> AsyncGenerator[DriverBench]:
     """A FakeDriver."""
     run_dir = Path(tempfile.mkdtemp(prefix="bay-f-"))
-    async for bench in opened(Bench(FakeDriver(run_dir=run_dir), workspaces, (run_dir,), run_dir.name)):
+    async for bench in opened(DriverBench(FakeDriver(run_dir=run_dir), workspaces, (run_dir,), run_dir.name)):
         yield bench
 
 
 @pytest.fixture(params=["fake", "oci"])
-def bench(request: pytest.FixtureRequest) -> Bench:
+def bench(request: pytest.FixtureRequest) -> DriverBench:
     """Each driver in turn."""
-    chosen: Bench = request.getfixturevalue(request.param)
+    chosen: DriverBench = request.getfixturevalue(request.param)
     return chosen

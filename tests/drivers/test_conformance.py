@@ -1,3 +1,3 @@
 """The conformance suite on every driver of this tree."""
 
-from conformance import *  # noqa: F403 - the suite is the module's functions
+from bay.testing.drivers import *  # noqa: F403 - the suite is the module's functions

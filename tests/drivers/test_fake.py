@@ -5,23 +5,23 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from driver_harness import Bench, host_fingerprint, run
 
 from bay.drivers.base import Exited, Gone, Running
 from bay.drivers.fake import STEPS, FakeDriver
 from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy
+from bay.testing.driver_bench import DriverBench, host_fingerprint, run
 
 pytestmark = pytest.mark.anyio
 
 
-def driver_of(bench: Bench) -> FakeDriver:
+def driver_of(bench: DriverBench) -> FakeDriver:
     return cast("FakeDriver", bench.driver)
 
 
 @pytest.mark.parametrize("step", STEPS[:3])
 async def test_a_start_told_to_fail_at_a_step_fails_there_and_can_be_destroyed(
-    fake: Bench, step: str
+    fake: DriverBench, step: str
 ) -> None:
     spec = fake.spec()
     before = host_fingerprint(fake)
@@ -32,13 +32,13 @@ async def test_a_start_told_to_fail_at_a_step_fails_there_and_can_be_destroyed(
     assert host_fingerprint(fake) == before
 
 
-async def test_every_other_call_can_be_told_to_fail(fake: Bench) -> None:
+async def test_every_other_call_can_be_told_to_fail(fake: DriverBench) -> None:
     async with fake.session() as handle:
         calls = {
             "observe": lambda: fake.driver.observe(handle),
-            "pause": lambda: fake.driver.pause(handle),
-            "resume": lambda: fake.driver.resume(handle),
-            "set_network": lambda: fake.driver.set_network(handle, NetworkPolicy()),
+            "pause": lambda: driver_of(fake).pause(handle),
+            "resume": lambda: driver_of(fake).resume(handle),
+            "set_network": lambda: driver_of(fake).set_network(handle, NetworkPolicy()),
             "stop": lambda: fake.driver.stop(handle, 1),
             "destroy": lambda: fake.driver.destroy(handle),
             "list_owned": lambda: anext(fake.driver.list_owned()),
@@ -51,7 +51,7 @@ async def test_every_other_call_can_be_told_to_fail(fake: Bench) -> None:
         driver_of(fake).fail_at = None
 
 
-async def test_a_held_start_waits_until_it_is_let_go(fake: Bench) -> None:
+async def test_a_held_start_waits_until_it_is_let_go(fake: DriverBench) -> None:
     spec = fake.spec()
     driver = driver_of(fake)
     driver.hold_at = "launch"
@@ -64,14 +64,14 @@ async def test_a_held_start_waits_until_it_is_let_go(fake: Bench) -> None:
         assert isinstance(await driver.observe(await starting), Running)
 
 
-async def test_refusing_is_of_every_call(fake: Bench) -> None:
+async def test_refusing_is_of_every_call(fake: DriverBench) -> None:
     driver_of(fake).refuse = True
     with pytest.raises(DriverUnavailable, match="refuse"):
         await fake.driver.observe(fake.handle("sess-1"))
     driver_of(fake).refuse = False
 
 
-async def test_it_lies_when_told_to(fake: Bench) -> None:
+async def test_it_lies_when_told_to(fake: DriverBench) -> None:
     async with fake.session() as handle:
         driver_of(fake).lies[handle.session_id] = Gone()
         assert await fake.driver.observe(handle) == Gone()
@@ -79,7 +79,7 @@ async def test_it_lies_when_told_to(fake: Bench) -> None:
         assert isinstance(await fake.driver.observe(handle), Running)
 
 
-async def test_a_session_can_vanish_and_wait_notices(fake: Bench) -> None:
+async def test_a_session_can_vanish_and_wait_notices(fake: DriverBench) -> None:
     async with fake.session() as handle, asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(fake.driver.wait(handle))
         await fake.driver.observe(handle)
@@ -88,14 +88,14 @@ async def test_a_session_can_vanish_and_wait_notices(fake: Bench) -> None:
         assert await fake.driver.observe(handle) == Gone()
 
 
-async def test_a_crash_takes_the_commands_with_it_and_leaves_a_trace(fake: Bench) -> None:
+async def test_a_crash_takes_the_commands_with_it_and_leaves_a_trace(fake: DriverBench) -> None:
     async with fake.session() as handle:
         await run(handle, "sleep 1000 & true")
         await driver_of(fake).crash(handle.session_id)
         assert await fake.driver.observe(handle) == Exited(-9)
 
 
-async def test_a_second_driver_takes_over(fake: Bench) -> None:
+async def test_a_second_driver_takes_over(fake: DriverBench) -> None:
     async with fake.session() as handle:
         second = FakeDriver(run_dir=fake.kept[0])
         assert isinstance(await second.observe(handle), Running)

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from driver_harness import TOKEN, Bench, endpoint_of, run
 
 from bay.drivers.base import Handle
 from bay.errors import FileMissing, Forbidden, InvalidArgument
@@ -16,6 +15,7 @@ from bay.models import FileEvent
 from bay.server.files.ship_trees import TreeLink
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
+from bay.testing.driver_bench import TOKEN, DriverBench, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ async def whole(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def test_an_archive_is_packed_and_unpacked_as_the_sandboxes_user(oci: Bench) -> None:
+async def test_an_archive_is_packed_and_unpacked_as_the_sandboxes_user(oci: DriverBench) -> None:
     async with oci.session() as handle, trees(handle) as (link, peer):
         await link.unpack(peer, "/workspace/new", "tar", whole(archive("file")))
         there = await run(handle, "stat -c '%u %g %a' new/file; ls /tmp/out /etc/out 2>&1 | wc -l")
@@ -67,7 +67,7 @@ async def test_an_archive_is_packed_and_unpacked_as_the_sandboxes_user(oci: Benc
         ]  # fmt: skip
 
 
-async def test_an_archive_replaces_no_file_of_another_that_the_user_may_not_write(oci: Bench) -> None:
+async def test_an_archive_replaces_no_file_of_another_that_the_user_may_not_write(oci: DriverBench) -> None:
     async with oci.session() as handle, trees(handle) as (link, peer):
         await run(handle, "mkdir d; printf old > d/mine; chmod 444 d/mine")
         await run(handle, "printf old > d/roots", user="root")
@@ -83,7 +83,7 @@ async def test_an_archive_replaces_no_file_of_another_that_the_user_may_not_writ
 
 
 async def test_what_the_user_cannot_read_is_left_out_and_what_the_kernel_makes_up_is_refused(
-    oci: Bench,
+    oci: DriverBench,
 ) -> None:
     async with oci.session() as handle, trees(handle) as (link, peer):
         await run(
@@ -103,7 +103,7 @@ async def test_what_the_user_cannot_read_is_left_out_and_what_the_kernel_makes_u
                 await link.search(peer, path, {"query": "x"}, 10)
 
 
-async def test_a_watch_sees_what_programs_of_the_sandbox_do(oci: Bench) -> None:
+async def test_a_watch_sees_what_programs_of_the_sandbox_do(oci: DriverBench) -> None:
     async with oci.session() as handle, trees(handle) as (link, peer):
         with pytest.raises((Forbidden, FileMissing)):
             await events(link, peer, f"{_ROOT}/secret", "")

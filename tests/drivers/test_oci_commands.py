@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from driver_harness import TOKEN, Bench, call, endpoint_of, run
 
 from bay.drivers.base import Endpoint, Handle
+from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-async def inside(oci: Bench) -> AsyncGenerator[Handle]:
+async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
     """A running session."""
     async with oci.session() as handle:
         yield handle
@@ -141,7 +141,7 @@ async def test_no_program_joins_the_group_of_anothers_exec(inside: Handle, user:
     assert (await refused(inside, user=user))["code"] == "validation_error"
 
 
-async def test_other_users_have_no_more_rights_than_their_own(oci: Bench) -> None:
+async def test_other_users_have_no_more_rights_than_their_own(oci: DriverBench) -> None:
     async with oci.session(allow_root=False) as handle:
         for user in ("root", "0", "1000:0", "1000:staff", "1234", "ship:ship"):
             error = await refused(handle, user=user)
@@ -152,7 +152,7 @@ async def test_other_users_have_no_more_rights_than_their_own(oci: Bench) -> Non
         assert (await run(handle, "touch /workspace/x", user="www-data")).exit_code == 1
 
 
-async def test_a_profile_lists_who_may_be_asked_for_and_names_its_user(oci: Bench) -> None:
+async def test_a_profile_lists_who_may_be_asked_for_and_names_its_user(oci: DriverBench) -> None:
     async with oci.session(allow_root=False, user="shipyard", users=("nobody",)) as handle:
         assert (
             await run(handle, "id -un; id -gn; echo $USER ~")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import structlog.testing
-from driver_harness import Bench, host_fingerprint
+from oci_bench import OciBench
 
 from bay.drivers.base import Gone, Running, SessionSpec
 from bay.drivers.oci import OciDriver, cgroups, driver, runc
 from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy
 from bay.network.manager import NetworkManager
+from bay.testing.driver_bench import DriverBench, host_fingerprint
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,7 @@ PROGRAM = Path(__file__).parents[1] / "support" / "crashing_bay.py"
 
 
 @pytest.mark.parametrize("step", ["claimed", "launched", "ready"])
-async def test_bay_killed_after_a_step_leaves_what_one_destroy_removes(oci: Bench, step: str) -> None:
+async def test_bay_killed_after_a_step_leaves_what_one_destroy_removes(oci: OciBench, step: str) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
     await killed(oci, spec, step, 0)
@@ -36,7 +37,7 @@ async def test_bay_killed_after_a_step_leaves_what_one_destroy_removes(oci: Benc
 
 @pytest.mark.parametrize("delay_ms", [0, 3, 6, 10, 15, 20, 25, 30, 40, 60])
 async def test_bay_killed_while_it_launches_leaves_what_one_destroy_removes(
-    oci: Bench, delay_ms: int
+    oci: OciBench, delay_ms: int
 ) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
@@ -47,7 +48,7 @@ async def test_bay_killed_while_it_launches_leaves_what_one_destroy_removes(
     assert host_fingerprint(oci) == before
 
 
-async def test_a_session_outlives_its_bay_and_the_next_one_goes_on_with_it(oci: Bench) -> None:
+async def test_a_session_outlives_its_bay_and_the_next_one_goes_on_with_it(oci: OciBench) -> None:
     spec = oci.spec()
     await killed(oci, spec, "ready", 0)
     seen = await oci.driver.observe(oci.handle(spec.session_id))
@@ -56,7 +57,7 @@ async def test_a_session_outlives_its_bay_and_the_next_one_goes_on_with_it(oci: 
 
 
 @pytest.mark.parametrize("lost", ["data", "run", "runc", "claim"])
-async def test_a_session_with_a_part_lost_is_still_listed_and_removed(oci: Bench, lost: str) -> None:
+async def test_a_session_with_a_part_lost_is_still_listed_and_removed(oci: OciBench, lost: str) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
     handle = await oci.start(spec)
@@ -73,7 +74,7 @@ async def test_a_session_with_a_part_lost_is_still_listed_and_removed(oci: Bench
     assert host_fingerprint(oci) == before
 
 
-async def test_a_session_whose_claim_is_lost_takes_no_policy_and_says_so(oci: Bench) -> None:
+async def test_a_session_whose_claim_is_lost_takes_no_policy_and_says_so(oci: OciBench) -> None:
     async with oci.session() as handle:
         for claim in oci.kept[-1].glob("[0-9]*"):
             claim.unlink()
@@ -82,7 +83,7 @@ async def test_a_session_whose_claim_is_lost_takes_no_policy_and_says_so(oci: Be
 
 
 async def test_a_host_that_can_hold_no_network_any_more_is_not_taken_for_one_without(
-    oci: Bench, monkeypatch: pytest.MonkeyPatch
+    oci: OciBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, run_dir, ids = oci.kept
     async with oci.session():
@@ -98,7 +99,7 @@ def missing_nft(_: NetworkManager) -> list[str]:
     return ["nft is gone"]
 
 
-async def test_after_a_reboot_the_remains_on_disk_are_listed_and_removed(oci: Bench) -> None:
+async def test_after_a_reboot_the_remains_on_disk_are_listed_and_removed(oci: OciBench) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
     handle = await oci.start(spec)
@@ -116,7 +117,7 @@ async def test_after_a_reboot_the_remains_on_disk_are_listed_and_removed(oci: Be
 
 
 async def test_a_session_whose_layers_are_where_an_older_bay_had_them_goes_on_and_is_removed(
-    oci: Bench,
+    oci: OciBench,
 ) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
@@ -134,7 +135,7 @@ async def test_a_session_whose_layers_are_where_an_older_bay_had_them_goes_on_an
     assert host_fingerprint(oci) == before
 
 
-async def test_a_number_used_again_is_not_taken_for_the_first_process(oci: Bench) -> None:
+async def test_a_number_used_again_is_not_taken_for_the_first_process(oci: OciBench) -> None:
     spec = oci.spec()
     handle = await oci.start(spec)
     await oci.driver.stop(handle, grace_s=0)
@@ -149,7 +150,7 @@ REMAINS = ("a data directory", "a run directory", "a state of runc", "a control 
 
 
 @pytest.mark.parametrize("kind", REMAINS)
-async def test_any_single_thing_that_is_left_is_listed_and_removed(oci: Bench, kind: str) -> None:
+async def test_any_single_thing_that_is_left_is_listed_and_removed(oci: OciBench, kind: str) -> None:
     before = host_fingerprint(oci)
     root, run_dir, ids = oci.kept
     session_id = "sess-left"
@@ -172,12 +173,12 @@ async def test_any_single_thing_that_is_left_is_listed_and_removed(oci: Bench, k
     assert host_fingerprint(oci) == before
 
 
-async def test_what_lies_among_the_sessions_and_is_none_is_passed_over(oci: Bench) -> None:
+async def test_what_lies_among_the_sessions_and_is_none_is_passed_over(oci: OciBench) -> None:
     (oci.kept[1] / "sessions/.not a session").mkdir()
     assert [owned async for owned in oci.driver.list_owned()] == []
 
 
-async def test_a_group_that_was_made_below_and_frozen_by_itself_goes_with_its_session(oci: Bench) -> None:
+async def test_a_group_that_was_made_below_and_frozen_by_itself_goes_with_its_session(oci: OciBench) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
     await oci.start(spec)
@@ -189,7 +190,7 @@ async def test_a_group_that_was_made_below_and_frozen_by_itself_goes_with_its_se
 @pytest.mark.parametrize("paused", [False, True])
 @pytest.mark.parametrize("words", ["echo broken >&2; exit 1", "sleep 4711", None])
 async def test_a_session_is_stopped_and_removed_without_any_help_of_runc(
-    oci: Bench, workspaces: Path, words: str | None, paused: bool
+    oci: OciBench, workspaces: Path, words: str | None, paused: bool
 ) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
@@ -214,7 +215,7 @@ async def test_a_session_is_stopped_and_removed_without_any_help_of_runc(
     ],
 )
 async def test_a_runc_that_fails_or_hangs_is_told_of_in_time_and_leaves_nothing(
-    oci: Bench, workspaces: Path, words: str, says: str
+    oci: OciBench, workspaces: Path, words: str, says: str
 ) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
@@ -229,7 +230,7 @@ async def test_a_runc_that_fails_or_hangs_is_told_of_in_time_and_leaves_nothing(
 
 
 async def test_after_a_runc_that_hung_the_session_starts_with_one_that_does_not(
-    oci: Bench, workspaces: Path
+    oci: OciBench, workspaces: Path
 ) -> None:
     spec = oci.spec()
     with other_runc(workspaces, "sleep 4713") as path:
@@ -241,7 +242,7 @@ async def test_after_a_runc_that_hung_the_session_starts_with_one_that_does_not(
     assert isinstance(await oci.driver.observe(handle), Running)
 
 
-async def test_a_runc_that_answers_late_is_waited_for(oci: Bench, workspaces: Path) -> None:
+async def test_a_runc_that_answers_late_is_waited_for(oci: OciBench, workspaces: Path) -> None:
     with other_runc(workspaces, 'sleep 1.5; exec runc "$@"') as path:
         driver = driver_with(oci, path, runc_timeout_s=20)
         await driver.open()
@@ -250,7 +251,7 @@ async def test_a_runc_that_answers_late_is_waited_for(oci: Bench, workspaces: Pa
 
 
 async def test_a_runc_that_hangs_without_its_bay_is_ended_by_the_next_one(
-    oci: Bench, workspaces: Path
+    oci: OciBench, workspaces: Path
 ) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
@@ -266,7 +267,7 @@ async def test_a_runc_that_hangs_without_its_bay_is_ended_by_the_next_one(
 
 
 async def test_a_runc_that_hangs_when_it_is_asked_for_its_version_is_told_of(
-    oci: Bench, workspaces: Path, monkeypatch: pytest.MonkeyPatch
+    oci: OciBench, workspaces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runc, "_VERSION_S", 0.2)
     path = workspaces / "runc"
@@ -278,7 +279,7 @@ async def test_a_runc_that_hangs_when_it_is_asked_for_its_version_is_told_of(
 
 
 async def test_a_runc_with_known_holes_is_warned_of_at_the_start(
-    oci: Bench, workspaces: Path, monkeypatch: pytest.MonkeyPatch
+    oci: OciBench, workspaces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = workspaces / "runc"
     path.write_text("#!/bin/sh\necho runc version 1.1.12\n")
@@ -292,7 +293,7 @@ async def test_a_runc_with_known_holes_is_warned_of_at_the_start(
     path.unlink()
 
 
-async def test_a_host_without_runc_is_told_what_to_install(oci: Bench) -> None:
+async def test_a_host_without_runc_is_told_what_to_install(oci: OciBench) -> None:
     root, run_dir, ids = oci.kept
     driver = OciDriver(root=root, run_dir=run_dir, ids_dir=ids, runc="/nowhere/runc")
     with pytest.raises(DriverUnavailable, match="install runc"):
@@ -323,7 +324,7 @@ def other_runc(directory: Path, words: str) -> Generator[Path]:
     path.unlink()
 
 
-def driver_with(bench: Bench, path: Path, runc_timeout_s: float = 1) -> OciDriver:
+def driver_with(bench: OciBench, path: Path, runc_timeout_s: float = 1) -> OciDriver:
     """A driver of the same Bay that calls another runc."""
     root, run_dir, ids = bench.kept
     return OciDriver(
@@ -353,7 +354,7 @@ def one_hierarchy(group: str) -> Path:
 
 
 async def killed(
-    bench: Bench, spec: SessionSpec, stop_at: str, delay_s: float, runc_path: Path = Path("runc")
+    bench: DriverBench, spec: SessionSpec, stop_at: str, delay_s: float, runc_path: Path = Path("runc")
 ) -> None:
     """Run a Bay until it is at `stop_at`, or until `delay_s` after it began to start, and kill it."""
     arguments = [*map(str, bench.kept), str(spec.workspace), spec.session_id, stop_at, str(runc_path)]

@@ -7,10 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from driver_harness import TOKEN, Bench, endpoint_of, run
+from oci_bench import OciBench
 
 from bay.drivers.base import Handle
 from bay.models import Resources
+from bay.testing.driver_bench import TOKEN, DriverBench, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,7 @@ while True:
 
 
 @pytest.fixture
-async def inside(oci: Bench) -> AsyncGenerator[Handle]:
+async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
     """A running session, with little memory, so that its tmpfs are small."""
     async with oci.session(resources=Resources(memory=128 * MIB)) as handle:
         yield handle
@@ -223,7 +224,7 @@ async def test_a_disk_that_fills_leaves_the_old_file(inside: Handle, ship: httpx
     assert (await run(inside, "ls -A /dev/shm")).stdout == "x\n"
 
 
-async def test_a_session_is_named_and_renamed_and_finds_itself_by_its_name(oci: Bench) -> None:
+async def test_a_session_is_named_and_renamed_and_finds_itself_by_its_name(oci: OciBench) -> None:
     look = "hostname; cat /etc/hostname; getent hosts $(hostname) sandbox | tr -s ' '; bash -ic 'echo ${PS1@P}' 2>&1 | tail -1"
     async with oci.session(hostname="web") as handle:
         said = (await run(handle, look)).stdout.splitlines()
@@ -240,7 +241,9 @@ async def test_a_session_is_named_and_renamed_and_finds_itself_by_its_name(oci: 
 
 
 @pytest.mark.parametrize("make", ["ln -s /workspace/victim", "mkfifo", "mkdir", "true", "ln /usr/bin/true"])
-async def test_what_is_put_in_place_of_the_files_with_the_name_is_left_alone(oci: Bench, make: str) -> None:
+async def test_what_is_put_in_place_of_the_files_with_the_name_is_left_alone(
+    oci: OciBench, make: str
+) -> None:
     async with oci.session(hostname="web") as handle:
         await run(
             handle,
@@ -254,7 +257,7 @@ async def test_what_is_put_in_place_of_the_files_with_the_name_is_left_alone(oci
         assert said == "api\n127.0.0.1 localhost sandbox web\n"
 
 
-async def test_a_link_in_place_of_etc_leads_the_name_nowhere(oci: Bench) -> None:
+async def test_a_link_in_place_of_etc_leads_the_name_nowhere(oci: OciBench) -> None:
     async with oci.session(hostname="web") as handle:
         swap = "cp -a /etc /workspace/etc && mv /etc /etc.old && ln -s /workspace/etc /etc"
         assert (await run(handle, swap, user="root")).exit_code == 0

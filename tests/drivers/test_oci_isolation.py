@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_harness import Bench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import OciDriver, layers, seccomp
 from bay.drivers.oci.userns import LIMITS
 from bay.models import Resources
+from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ def btrfs(tmp_path: Path) -> Generator[Path]:
 
 
 @pytest.fixture
-async def inside(oci: Bench) -> AsyncGenerator[Handle]:
+async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
     """A running session."""
     async with oci.session() as handle:
         yield handle
@@ -126,7 +126,7 @@ async def test_the_user_inside_is_refused_the_same(inside: Handle) -> None:
 
 @pytest.mark.parametrize("name", TEETH)
 async def test_without_its_line_of_the_profile_the_attempt_gets_further(
-    oci: Bench, oci_root: Path, name: str
+    oci: DriverBench, oci_root: Path, name: str
 ) -> None:
     weaker = _weaker(oci, oci_root, TEETH[name])
     async with weaker.session() as handle:
@@ -204,7 +204,7 @@ async def test_nothing_of_the_host_but_usr_is_there(inside: Handle, workspaces: 
     assert {line.partition(":")[2] for line in shadow} == {"*:::::::"}  # no hash of anybody's password
 
 
-async def test_what_root_does_to_usr_stays_inside(oci: Bench) -> None:
+async def test_what_root_does_to_usr_stays_inside(oci: DriverBench) -> None:
     host = Path("/usr/bin/env").read_bytes()
     async with oci.session() as first, oci.session() as second:
         done = await run(
@@ -219,7 +219,7 @@ async def test_what_root_does_to_usr_stays_inside(oci: Bench) -> None:
         assert (await run(second, "/usr/bin/env true && ls -d /usr/share")).exit_code == 0
 
 
-async def test_sandboxes_share_no_ids_no_processes_and_no_files(oci: Bench) -> None:
+async def test_sandboxes_share_no_ids_no_processes_and_no_files(oci: DriverBench) -> None:
     async with oci.session() as first, oci.session() as second:
         bases = [endpoint_of(handle).peer_uid for handle in (first, second)]
         assert None not in bases
@@ -235,7 +235,7 @@ async def test_sandboxes_share_no_ids_no_processes_and_no_files(oci: Bench) -> N
 
 
 async def test_files_are_owned_by_inside_ids_on_disk_and_hidden_from_the_hosts_users(
-    oci: Bench, oci_root: Path
+    oci: DriverBench, oci_root: Path
 ) -> None:
     spec = oci.spec()
     handle = await oci.start(spec)
@@ -269,7 +269,7 @@ async def test_the_first_process_has_no_descriptor_of_the_host(inside: Handle) -
 
 
 async def test_the_environment_and_the_mount_table_name_no_directory_of_bay(
-    inside: Handle, oci: Bench
+    inside: Handle, oci: DriverBench
 ) -> None:
     table = (await run(inside, "cat /proc/self/mountinfo; env; cat /proc/1/cgroup", user="root")).stdout
     options = [line.split(" - ")[-1] for line in table.splitlines()]
@@ -352,14 +352,14 @@ async def test_every_namespace_is_its_own(inside: Handle) -> None:
         assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
 
 
-async def test_a_running_sandbox_leaves_no_mount_on_the_host(oci: Bench) -> None:
+async def test_a_running_sandbox_leaves_no_mount_on_the_host(oci: DriverBench) -> None:
     before = mounts_of_the_host()
     async with oci.session() as handle:
         assert mounts_of_the_host() == before
         assert (await run(handle, "ls /workspace /usr/bin /.ship >/dev/null")).exit_code == 0
 
 
-async def test_a_memory_hog_is_killed_and_the_sandbox_answers_on(oci: Bench) -> None:
+async def test_a_memory_hog_is_killed_and_the_sandbox_answers_on(oci: DriverBench) -> None:
     async with oci.session(resources=Resources(memory=160 * MIB)) as handle:
         hog = await run(
             handle, "python3 -c 'x = bytearray(1 << 30); x[::4096] = b\"x\" * len(x[::4096])'; echo $?"
@@ -368,7 +368,7 @@ async def test_a_memory_hog_is_killed_and_the_sandbox_answers_on(oci: Bench) -> 
         assert (await run(handle, "echo alive")).stdout == "alive\n"
 
 
-async def test_a_fork_bomb_is_bounded_by_the_pids_limit(oci: Bench) -> None:
+async def test_a_fork_bomb_is_bounded_by_the_pids_limit(oci: DriverBench) -> None:
     async with oci.session(resources=Resources(pids=64)) as handle:
         bomb = "import os, time\nfor i in range(500):\n    if os.fork() == 0: time.sleep(1000)"
         failed = await run(handle, f"python3 -c {shlex.quote(bomb)}", user="root")
@@ -377,7 +377,7 @@ async def test_a_fork_bomb_is_bounded_by_the_pids_limit(oci: Bench) -> None:
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_a_flood_of_tmp_stops_at_half_of_the_memory(oci: Bench) -> None:
+async def test_a_flood_of_tmp_stops_at_half_of_the_memory(oci: DriverBench) -> None:
     async with oci.session(resources=Resources(memory=256 * MIB)) as handle:
         for place in ("/tmp", "/dev/shm"):
             flood = await run(
@@ -388,11 +388,13 @@ async def test_a_flood_of_tmp_stops_at_half_of_the_memory(oci: Bench) -> None:
         assert (await run(handle, "echo alive")).stdout == "alive\n"
 
 
-async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(oci: Bench, btrfs: Path) -> None:
+async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(
+    oci: DriverBench, btrfs: Path
+) -> None:
     run_dir, ids = oci.kept[1:]
     driver = OciDriver(root=btrfs, run_dir=run_dir, ids_dir=ids)
     await driver.open()
-    bench = Bench(driver, oci.workspaces, (btrfs, run_dir, ids), oci.instance)
+    bench = DriverBench(driver, oci.workspaces, (btrfs, run_dir, ids), oci.instance, 1000)
     assert layers.is_bounded(btrfs)
     async with bench.session(layer_bytes=64 * MIB) as handle:
         flood = (
@@ -405,13 +407,13 @@ async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(oci: Be
     assert os.listdir(btrfs / "sessions") == []
 
 
-async def test_processor_time_is_what_was_granted(oci: Bench) -> None:
+async def test_processor_time_is_what_was_granted(oci: DriverBench) -> None:
     async with oci.session(resources=Resources(cpus=0.2)) as handle:
         spin = "python3 -c 'import time; e = time.monotonic() + 1\nwhile time.monotonic() < e: pass\nprint(time.process_time())'"
         assert float((await run(handle, spin)).stdout) < 0.5
 
 
-async def test_a_deep_tree_of_odd_modes_is_removed(oci: Bench) -> None:
+async def test_a_deep_tree_of_odd_modes_is_removed(oci: DriverBench) -> None:
     spec = oci.spec()
     handle = await oci.start(spec)
     dig = "import os\nos.chdir('/opt')\nfor i in range(3000):\n os.mkdir('d'); os.chdir('d')\n"
@@ -435,7 +437,7 @@ def _allowing(profile: dict[str, Any], name: str) -> dict[str, Any]:
     return {**profile, "syscalls": [*lines, {"names": [name], "action": "SCMP_ACT_ALLOW"}]}
 
 
-def _weaker(bench: Bench, root: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "_Weaker":
+def _weaker(bench: DriverBench, root: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "_Weaker":
     run_dir, ids = bench.kept[1:]
     driver = OciDriver(
         root=root,
@@ -446,12 +448,12 @@ def _weaker(bench: Bench, root: Path, change: Callable[[dict[str, Any]], dict[st
     return _Weaker(driver, bench.workspaces, bench.kept, bench.instance)
 
 
-class _Weaker(Bench):
+class _Weaker(DriverBench):
     """The same bench with a driver whose profile lacks a line."""
 
     async def start(self, spec: Any) -> Handle:
         await self.driver.open()
-        return await Bench.start(self, spec)
+        return await DriverBench.start(self, spec)
 
 
 async def _attempt(handle: Handle, call: str, *, user: str | None = "root") -> int:
@@ -461,7 +463,7 @@ async def _attempt(handle: Handle, call: str, *, user: str | None = "root") -> i
     return int(json.loads(answer.stdout.splitlines()[0]))
 
 
-def _pids_of(bench: Bench, handle: Handle) -> list[int]:
+def _pids_of(bench: DriverBench, handle: Handle) -> list[int]:
     (group, *_) = (one for one in cgroups_of(bench) if one.name == handle.session_id)
     return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
 
@@ -483,7 +485,7 @@ with open("leased", "w") as file:
 """
 
 
-async def test_no_program_keeps_the_host_waiting_for_a_file_by_a_lease(oci: Bench) -> None:
+async def test_no_program_keeps_the_host_waiting_for_a_file_by_a_lease(oci: DriverBench) -> None:
     """Else a backup, a copy or a measurement of the host's would wait for it, or fail."""
     async with oci.session() as handle:
         answer = await run(handle, f"python3 -c '{LEASE}'")

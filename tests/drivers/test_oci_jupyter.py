@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_harness import TOKEN, Bench, call, endpoint_of
 
 from bay.drivers.base import Handle
+from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ async def printed(handle: Handle, kernel: str, code: str) -> str:
     return "".join(str(event.get("text") or event.get("message") or "") for event in events)
 
 
-async def test_a_bash_kernel_runs_in_a_sandbox_by_its_spec(oci: Bench) -> None:
+async def test_a_bash_kernel_runs_in_a_sandbox_by_its_spec(oci: DriverBench) -> None:
     spec = oci.spec()
     install(spec.workspace)
     try:

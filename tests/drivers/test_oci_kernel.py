@@ -7,10 +7,10 @@ import secrets
 from typing import Any
 
 import pytest
-from driver_harness import TOKEN, Bench, call, endpoint_of, run
 
 from bay.drivers.base import Handle
 from bay.models import Resources
+from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ def only(kind: str, events: list[Event]) -> Event:
     return found[0]
 
 
-async def test_a_kernel_has_the_packages_of_the_image_and_shows_figures_and_tables(oci: Bench) -> None:
+async def test_a_kernel_has_the_packages_of_the_image_and_shows_figures_and_tables(oci: DriverBench) -> None:
     memory = 512 << 20
     async with oci.session(kernel="eager", resources=Resources(memory=memory)) as handle:
         _start, who, _end = await cell(handle, "default", WHO)

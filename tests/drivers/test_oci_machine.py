@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from driver_harness import Bench, run
 
 from bay.drivers.base import Handle
 from bay.drivers.oci.rootfs import Layer, prepare_writable
 from bay.errors import DriverUnavailable
+from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ async def root(handle: Handle, command: str) -> str:
 
 
 async def test_what_root_installed_edited_and_deleted_is_there_after_a_stop(
-    oci: Bench, machine: Path
+    oci: DriverBench, machine: Path
 ) -> None:
     first = oci.spec(machine=machine)
     build_package(first.workspace)
@@ -79,7 +79,7 @@ async def test_what_root_installed_edited_and_deleted_is_there_after_a_stop(
         assert "bay-probe" in await root(again, "dpkg -l bay-probe | tail -n1; apt-get -qy remove bay-probe")
 
 
-async def test_without_a_machine_nothing_but_the_workspace_outlives_a_session(oci: Bench) -> None:
+async def test_without_a_machine_nothing_but_the_workspace_outlives_a_session(oci: DriverBench) -> None:
     spec = oci.spec()
     handle = await oci.start(spec)
     await root(handle, "touch /etc/changed /workspace/kept")
@@ -88,7 +88,7 @@ async def test_without_a_machine_nothing_but_the_workspace_outlives_a_session(oc
         assert (await run(again, "ls /workspace /etc/changed")).stdout.split() == ["/workspace:", "kept"]
 
 
-async def test_a_root_that_was_made_unbootable_starts_all_the_same(oci: Bench, machine: Path) -> None:
+async def test_a_root_that_was_made_unbootable_starts_all_the_same(oci: DriverBench, machine: Path) -> None:
     """Root may do what it likes to its own layer, also what the next start would stumble over or wait for."""
     upper = machine / "root/upper"
     upper.mkdir(parents=True)
@@ -105,7 +105,7 @@ async def test_a_root_that_was_made_unbootable_starts_all_the_same(oci: Bench, m
 
 @pytest.mark.parametrize("place", ["root", "root/upper", "usr"])
 async def test_a_layer_that_is_a_link_shows_nothing_of_the_host(
-    oci: Bench, machine: Path, place: str
+    oci: DriverBench, machine: Path, place: str
 ) -> None:
     """As an imported checkpoint could have it."""
     secret = oci.workspaces / "host-secret"

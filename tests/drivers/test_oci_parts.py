@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_harness import mounts_of_the_host
 
 from bay.drivers.oci import cgroups, closure, host_image, kernel_bundle, probe, rlimits, userns
 from bay.drivers.oci.idrange import IdRanges
@@ -24,6 +23,7 @@ from bay.errors import DriverUnavailable, InvalidArgument
 from bay.linux import mounts, processes
 from bay.linux.processes import closing_fd
 from bay.linux.threads import opened_in_thread
+from bay.testing.driver_bench import mounts_of_the_host
 
 START = 1_879_048_192
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from driver_harness import TOKEN, Bench, call, endpoint_of
 
 from bay.drivers.base import Handle
 from bay.errors import PortClosed
@@ -14,6 +13,7 @@ from bay.models import Port
 from bay.server.ports.ship_client import PortLink
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
+from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ async def until(feed: AsyncGenerator[tuple[Port, ...]], numbers: list[int]) -> t
 
 
 async def test_ports_are_told_and_reached_in_a_sandbox_whose_filter_forbids_netlink(
-    oci: Bench, link: PortLink
+    oci: DriverBench, link: PortLink
 ) -> None:
     async with oci.session() as handle:
         peer = Peer(session_id=handle.session_id, endpoint=endpoint_of(handle), token=TOKEN)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from driver_harness import TOKEN, Bench, call, endpoint_of, run
+from oci_bench import OciBench
 
 from bay.drivers.base import Handle
+from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +56,7 @@ async def logs(handle: Handle, name: str) -> str:
     return b"".join(base64.b64decode(line["data"]) for line in lines if "data" in line).decode()
 
 
-async def test_services_run_as_the_user_and_serve_on_the_loopback_device(oci: Bench) -> None:
+async def test_services_run_as_the_user_and_serve_on_the_loopback_device(oci: DriverBench) -> None:
     show = ["sh", "-c", "id -un; pwd; exit 1"]
     health = {"port": 8000, "path": "/", "interval_s": 0.2}
     async with oci.session() as handle:
@@ -73,7 +74,7 @@ async def test_services_run_as_the_user_and_serve_on_the_loopback_device(oci: Be
             assert await logs(handle, name) == f"{user}\n/workspace\n"
 
 
-async def test_a_crash_loop_waits_longer_each_time_and_leaves_nothing_behind(oci: Bench) -> None:
+async def test_a_crash_loop_waits_longer_each_time_and_leaves_nothing_behind(oci: DriverBench) -> None:
     async with oci.session() as handle:
         await put(handle, {"name": "web", "argv": ["/usr/bin/python3", "-c", ESCAPE]})
         third = await wait_service(handle, "web", lambda s: s["restarts"] == 2 and s["state"] == "backoff")
@@ -82,7 +83,7 @@ async def test_a_crash_loop_waits_longer_each_time_and_leaves_nothing_behind(oci
         assert (await run(handle, "pgrep -fc '[s]leep 4321'")).stdout == "0\n"
 
 
-async def test_services_stand_still_with_their_sandbox_and_go_on(oci: Bench) -> None:
+async def test_services_stand_still_with_their_sandbox_and_go_on(oci: OciBench) -> None:
     async with oci.session() as handle:
         before = (await put(handle, {"name": "api", "argv": SERVE}))["api"]
         await oci.driver.pause(handle)
@@ -91,7 +92,7 @@ async def test_services_stand_still_with_their_sandbox_and_go_on(oci: Bench) -> 
         assert (after["pid"], after["state"], after["restarts"]) == (before["pid"], "running", 0)
 
 
-async def test_services_end_in_order_when_the_session_is_stopped(oci: Bench) -> None:
+async def test_services_end_in_order_when_the_session_is_stopped(oci: DriverBench) -> None:
     needs = {"a": [], "b": ["a"], "c": ["b"]}
     specs = [{"name": name, "argv": ["sh", "-c", NOTE.format(name)], "needs": needs[name]} for name in "abc"]
     spec = oci.spec()

@@ -6,9 +6,9 @@ import secrets
 from typing import Any
 
 import pytest
-from driver_harness import Bench, call, endpoint_of
 
 from bay.drivers.base import Handle
+from bay.testing.driver_bench import DriverBench, call, endpoint_of
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +53,7 @@ async def start(handle: Handle, query: str, *argv: str) -> dict[str, Any]:
 
 
 async def test_a_program_can_neither_end_nor_read_the_thread_that_starts_others_as_its_user(
-    oci: Bench,
+    oci: DriverBench,
 ) -> None:
     async with oci.session() as handle:
         attack = (await start(handle, "", "/usr/bin/python3", "-c", ATTACK))["id"]

@@ -5,9 +5,9 @@ import secrets
 from typing import Any
 
 import pytest
-from driver_harness import Bench, call, endpoint_of, run
 
 from bay.drivers.base import Handle
+from bay.testing.driver_bench import DriverBench, call, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ async def start(handle: Handle, wait_s: float | None, **order: Any) -> dict[str,
     return await call(endpoint_of(handle), "POST", f"/execs{query}", body)
 
 
-async def test_a_sandbox_has_terminals_of_its_own_and_knows_each_execs_processes(oci: Bench) -> None:
+async def test_a_sandbox_has_terminals_of_its_own_and_knows_each_execs_processes(oci: DriverBench) -> None:
     async with oci.session() as handle:
         for user, owner in ((None, "ship"), ("root", "root")):
             shown = await start(handle, 20, command=LOOK, tty=True, rows=30, cols=100, user=user)

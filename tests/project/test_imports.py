@@ -43,6 +43,7 @@ GROUPS = {
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",
     "bay.server.main": "app",
+    "bay.testing": "testing",  # suites for other people's backends: it alone imports pytest
     "bay.client": "client",
     "bay.cli": "cli",
     "bay.__main__": "cli",
@@ -89,6 +90,7 @@ MAY = {
         "tar",
     },
     "terminal": {"terminal", "words"},
+    "testing": {"testing", "drivers", "cargo", "words"},
     "client": {"root", "client", "words", "tar", "protocol"},
     "cli": {"root", "cli", "client", "words"},
     "ship": {"ship", "tar", "protocol"},

@@ -6,14 +6,26 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from blockbuster import blockbuster_ctx
-from driver_harness import Bench
 
 from bay.drivers.oci import OciDriver
 from bay.network.manager import NetworkManager
+from bay.testing.driver_bench import DriverBench
+
+B = TypeVar("B", bound=DriverBench)
+
+
+@dataclass(frozen=True, slots=True)
+class OciBench(DriverBench):
+    """A bench whose driver shares this network with others of the same Bay."""
+
+    driver: OciDriver
+    network: NetworkManager | None = None
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +45,7 @@ def workspaces() -> Generator[Path]:
 
 
 @pytest.fixture
-async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[Bench]:
+async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
     """An OciDriver with real runc, on the real host."""
     if os.getuid() != 0 or shutil.which("runc") is None:
         pytest.skip("the oci driver needs root and runc")
@@ -41,16 +53,20 @@ async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[Bench]:
     ids = run_dir.with_suffix(".ids")
     network = NetworkManager(instance=run_dir.name[2:6])
     driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network)
-    async for bench in opened(Bench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, network)):
+    async for bench in opened(
+        OciBench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, network=network)
+    ):
         yield bench
 
 
-async def opened(bench: Bench) -> AsyncGenerator[Bench]:
+async def opened(bench: B) -> AsyncGenerator[B]:
     """The bench with its driver open, and nothing left of it afterwards."""
     async with asyncio.timeout(60):
         await bench.driver.open()
     try:
-        with blockbuster_ctx("bay"):  # a call in Bay that blocks the event loop fails the test
+        with blockbuster_ctx(
+            "bay", excluded_modules=["bay.testing"]
+        ):  # a call that blocks the event loop fails the test
             yield bench
     finally:
         async with asyncio.timeout(60):

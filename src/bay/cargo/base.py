@@ -1,22 +1,62 @@
-"""The contract of a cargo backend: where the files of cargos and checkpoints live, how they are copied, and what they weigh.
+"""The contract of a cargo backend: it keeps the files of cargos and checkpoints, copies and measures them.
 
-A cargo is a directory with two parts: `workspace`, which becomes /workspace, and `machine`, which holds the writable layers of
-the root file system where a profile keeps them. A checkpoint is a copy of both that nobody writes to again. All that can
-take long or fail half-way is made beside what is there and put in place by one rename, so each call here leaves either what was
-there before or what was asked for, and may be repeated after a crash.
+Vocabulary
+    cargo       A directory with two parts that a sandbox writes to: `workspace` becomes /workspace, and `machine` holds
+                the writable layers of the root file system where a profile keeps them. Its id is `ws-…`.
+    checkpoint  A copy of both parts that is never written again. Its id is `ckpt-…`.
+    origin      The checkpoint that a new cargo begins as a copy of: a fork.
+    import      A checkpoint whose files come from outside of the backend, not from a cargo.
+    fence       A record on the host of the newest session that was let onto a cargo, whatever the database says.
+    trash       Removed trees. Their names are free at once, their space once `run` has deleted them.
+
+The life of a cargo
+    absent → `create` → present → `remove` → absent. A checkpoint or an import becomes present whole, or not at all.
+    What takes long or can fail half-way is made beside the present files and put in place by one rename, so each call
+    leaves the state before it or the state that was asked for, and can be repeated after a crash. `open` discards what
+    a crash left half-made, prepared restores and imports included.
+
+Call sequences
+    A sandbox starts, is checkpointed, and is deleted:
+
+        await cargo.open()
+        await cargo.create("ws-…", limit_bytes=1 << 30)
+        await cargo.fence("ws-…", "sandbox-…", 1, "sess-…")   # on the disk before the session may start
+        mount(cargo.path("ws-…"))
+        await cargo.settle("ws-…")                            # the session still runs
+        await cargo.checkpoint("ws-…", "ckpt-…")              # the session is frozen
+        await cargo.remove("ws-…")                            # the checkpoint stays
+
+    A cargo goes back to a checkpoint, and a second one forks from it:
+
+        await cargo.prepare_restore("ws-…", "ckpt-…", limit_bytes=None)   # the session still runs
+        await cargo.restore("ws-…")                                       # no session uses the cargo
+        await cargo.create("ws-2…", origin="ckpt-…")
+        await cargo.remove_checkpoint("ckpt-…")                           # both cargos keep their files
+
+    A checkpoint comes from an archive:
+
+        directory = await cargo.begin_import("ckpt-…", limit_bytes=None)
+        unpack(archive, directory)                            # makes `workspace` and `machine` there
+        await cargo.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
+
+A server needs a `CargoBackend`. `SizeLimits` and `DiskUsage` are optional: Bay finds them with `isinstance`, and without
+them it reports limits as not enforced, and sizes as unknown. `bay.testing.cargo` is the suite that every backend passes.
+
+All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and InvalidArgument for text
+that is no id. Files are stored with the owner ids that the sandbox sees.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from bay.errors import Conflict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
-    """The newest session of a sandbox that was let onto a cargo, as the host remembers it whatever the database says."""
+    """The newest session of a sandbox that the host let onto a cargo."""
 
     sandbox_id: str
     generation: int
@@ -29,9 +69,9 @@ class StaleGeneration(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """What a cargo or a checkpoint weighs. Bytes on disk and inodes of all that is in it, whoever else shares it.
+    """A cargo or checkpoint on disk: bytes and inodes of all that is in it, shared or not.
 
-    `exclusive_bytes` are those that only it holds: what its removal would give back.
+    `exclusive_bytes` are held by nothing else: its removal frees them.
     """
 
     used_bytes: int
@@ -39,45 +79,29 @@ class Weight:
     exclusive_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """How much the file system of all cargos holds, and how much of that is free, in bytes."""
-
-    total_bytes: int
-    free_bytes: int
-
-
-class CargoBackend(Protocol):
-    """Keeps the files of cargos and checkpoints. Files are stored with the ids that the sandbox sees.
-
-    Raises StorageFull when there is no room, DriverUnavailable when the host refuses, InvalidArgument for what is no id.
-    """
+class CargoStore(Protocol):
+    """The core of a backend: cargos are made, found and removed."""
 
     name: Literal["btrfs", "directory"]
 
-    @property
-    def limits(self) -> bool:
-        """Whether a size limit holds: whether the writer is refused beyond it."""
-        ...
-
     async def open(self) -> None:
-        """Make what all cargos share, mount it where it must be, and throw away what was half made."""
+        """Make and mount what all cargos share, and discard what a crash left half-made."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of what `open` took. Sandboxes that run keep their files."""
+        """Release what `open` took. Running sandboxes keep their files."""
         ...
 
     async def run(self) -> None:
-        """Do what `remove` put off and look after the room, until cancelled; what is left then is done after the next `open`."""
+        """Delete removed trees and maintain free space, until cancelled. The next `run` continues an interrupted one."""
         ...
 
     async def create(
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
-        """Make a cargo, empty or with the files of the checkpoint `origin`, its workspace owned by the sandbox's user. Idempotent.
+        """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace belongs to uid 1000. Idempotent.
 
-        Raises NotFound when there is no such checkpoint, and StorageFull early: while there is still room for what is there.
+        Raises NotFound when the checkpoint is absent, and StorageFull while existing cargos still have a reserve.
         """
         ...
 
@@ -86,89 +110,115 @@ class CargoBackend(Protocol):
         ...
 
     def machine(self, cargo_id: str) -> Path:
-        """The directory for the writable layers of the root file system; it exists, empty at first."""
-        ...
-
-    async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
-        """Change how much the cargo may hold; None is no limit. Does nothing where limits do not hold."""
-        ...
-
-    async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
-        """Copy the cargo as it is now; whoever writes to it should be standing still. Idempotent: what is there stays."""
-        ...
-
-    async def settle(self, cargo_id: str) -> None:
-        """Have what was written to the cargo reach the disk, so that a `checkpoint` right after this is quick."""
-        ...
-
-    async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
-        """Make what `restore` will put in place, beside the cargo, which stays as it is. Again is fine. Raises NotFound."""
-        ...
-
-    async def restore(self, cargo_id: str) -> None:
-        """Put in place what `prepare_restore` made; nobody may be using the cargo. What was there is removed later."""
-        ...
-
-    async def remove_checkpoint(self, checkpoint_id: str) -> None:
-        """Remove a checkpoint; idempotent. Its name is free at once, its space a little later. What was made of it stays."""
-        ...
-
-    async def list_checkpoints(self) -> set[str]:
-        """Ids of every checkpoint that is whole."""
-        ...
-
-    def checkpoint_path(self, checkpoint_id: str) -> Path:
-        """The directory of a checkpoint, with `workspace` and `machine` in it. Nobody writes there."""
-        ...
-
-    async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
-        """A new empty directory for the files of a checkpoint that comes from elsewhere; gone after a restart unless kept."""
-        ...
-
-    async def keep_import(self, checkpoint_id: str) -> None:
-        """What `begin_import` gave is the checkpoint from now on, on the disk; nobody writes there again."""
-        ...
-
-    async def drop_import(self, checkpoint_id: str) -> None:
-        """Throw away what `begin_import` gave; nothing there is fine."""
-        ...
-
-    async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
-        """What those cargos and checkpoints weigh, measured by walking through them in a process that gives way to others.
-
-        What is not there, or takes too long, is not in the answer.
-        """
-        ...
-
-    async def charged(self, cargo_id: str) -> int | None:
-        """Bytes that count against the cargo's limit, known without measuring; None where limits do not hold."""
-        ...
-
-    async def check_room(self, what: str) -> None:
-        """Raises StorageFull when nothing new may begin, as each call that makes something does; `what` is what would begin."""
-        ...
-
-    async def room(self) -> Room:
-        """What is free for all cargos together."""
-        ...
-
-    async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
-        """Write down, on the disk and before the session may start, that from now on it is this sandbox's one on the cargo.
-
-        Again for the same session is fine. Raises StaleGeneration when the host remembers a newer generation of
-        this sandbox, or another session of the same one: then the database is older than the host. Sandboxes that share a cargo
-        have a fence each.
-        """
-        ...
-
-    async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
-        """What the last `fence` for that sandbox wrote; None when there was none, or it cannot be read."""
+        """The existing directory for the writable layers of the root file system, empty at first."""
         ...
 
     async def remove(self, cargo_id: str) -> None:
-        """Take the cargo away, with its fences; idempotent. Its name is free at once, its space as soon as `run` gets there."""
+        """Remove a cargo and its fences; idempotent. Its name is free at once, its space after `run` deleted it."""
         ...
 
     async def list_ids(self) -> set[str]:
         """Ids of every cargo that has something on the host."""
+        ...
+
+    async def check_room(self, what: str) -> None:
+        """Raise StorageFull if `create` would, with `what` in the message as the thing that cannot begin."""
+        ...
+
+
+class CargoFences(Protocol):
+    """Fences keep an old session off a cargo when the database was put back to an older state."""
+
+    async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
+        """Write the sandbox's fence on the cargo to the disk; the session may start after that. Idempotent.
+
+        Raises StaleGeneration when the host has a newer generation of this sandbox, or another session of the same
+        one: the database is older than the host. Sandboxes that share a cargo have a fence each.
+        """
+        ...
+
+    async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
+        """The sandbox's last fence on the cargo; None when there is none, or it cannot be read."""
+        ...
+
+
+class CheckpointStore(Protocol):
+    """Checkpoints are taken from cargos, and cargos go back to them."""
+
+    async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
+        """Copy the cargo, whose writers the caller has frozen. Idempotent: a present checkpoint stays as it is."""
+        ...
+
+    async def settle(self, cargo_id: str) -> None:
+        """Write the cargo's dirty pages to the disk, so that a `checkpoint` right after this is quick."""
+        ...
+
+    async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
+        """Make beside the cargo what `restore` puts in place. Repeatable. Raises NotFound."""
+        ...
+
+    async def restore(self, cargo_id: str) -> None:
+        """Put the prepared files in place, while no session uses the cargo; the old ones go to the trash."""
+        ...
+
+    async def remove_checkpoint(self, checkpoint_id: str) -> None:
+        """Remove a checkpoint; idempotent. Cargos that were made from it keep their files."""
+        ...
+
+    async def list_checkpoints(self) -> set[str]:
+        """Ids of every whole checkpoint."""
+        ...
+
+    def checkpoint_path(self, checkpoint_id: str) -> Path:
+        """The read-only directory of a checkpoint, with `workspace` and `machine` in it."""
+        ...
+
+
+class CheckpointImports(Protocol):
+    """Imports make a checkpoint of files from outside of the backend."""
+
+    async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
+        """A new empty directory for the import's files; `open` discards it unless it was kept."""
+        ...
+
+    async def keep_import(self, checkpoint_id: str) -> None:
+        """Make the import's directory the checkpoint, durably. Repeatable. Raises NotFound when none was begun."""
+        ...
+
+    async def drop_import(self, checkpoint_id: str) -> None:
+        """Discard an import; idempotent."""
+        ...
+
+
+class CargoBackend(CargoStore, CargoFences, CheckpointStore, CheckpointImports, Protocol):
+    """The parts of a backend that a server needs."""
+
+
+@runtime_checkable
+class SizeLimits(Protocol):
+    """Optional: a cargo's writers are refused (EDQUOT) beyond its limit."""
+
+    @property
+    def enforced(self) -> bool:
+        """Whether limits hold on this host."""
+        ...
+
+    async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
+        """Change the cargo's limit; None is no limit. Does nothing where limits are not enforced."""
+        ...
+
+    async def charged(self, cargo_id: str) -> int | None:
+        """Bytes that count against the limit, known without a measurement; None where limits are not enforced."""
+        ...
+
+
+@runtime_checkable
+class DiskUsage(Protocol):
+    """Optional: cargos and checkpoints are measured."""
+
+    async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
+        """The weights of cargos and checkpoints, by a walk in a process of low priority.
+
+        Ids that are absent, or take too long to measure, are left out.
+        """
         ...

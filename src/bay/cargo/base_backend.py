@@ -19,13 +19,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import structlog
 
 from bay.cargo import disk_usage
-from bay.cargo.base import Fence, Room, Weight
+from bay.cargo.base import Fence, Weight
 from bay.cargo.fences import Fences
 from bay.cargo.pool_sizing import MIB, pool_reserve
 from bay.cargo.trash import Trash, make_private
@@ -41,6 +42,14 @@ _URGENT = 4
 """Threads for what is quick and waited for."""
 
 log = structlog.get_logger("bay.cargo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """The size of the file system of all cargos and its free space, in bytes."""
+
+    total_bytes: int
+    free_bytes: int
 
 
 class Shelf(ABC):
@@ -207,7 +216,7 @@ class Shelf(ABC):
             await self._drop(target)
 
     async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
-        """See `CargoBackend.weigh`."""
+        """See `DiskUsage.weigh`."""
         places = {name: self._place(name) for name in ids}
         with host_errors(self._root, "weigh what is in"):
             found = await disk_usage.weigh(list(places.values()))
@@ -217,10 +226,6 @@ class Shelf(ABC):
         """See `CargoBackend.check_room`."""
         with host_errors(self._root, "look at"):
             await self._refuse_if_full(what)
-
-    async def room(self) -> Room:
-        """See `CargoBackend.room`."""
-        return await self._blocking(self._room, self._root, "look at")
 
     async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
         """See `CargoBackend.fence`."""
@@ -245,6 +250,10 @@ class Shelf(ABC):
         """See `CargoBackend.list_ids`."""
         return await self._blocking(lambda: _ids(self._root), self._root, "list")
 
+    def _room(self) -> Room:
+        facts = os.statvfs(self._root)
+        return Room(total_bytes=facts.f_blocks * facts.f_frsize, free_bytes=facts.f_bavail * facts.f_frsize)
+
     def _open(self) -> None:
         self._prepare()
         for directory in (self._root, self._fences.directory, self._checkpoints, self._making):
@@ -253,10 +262,6 @@ class Shelf(ABC):
         for name in os.listdir(self._making):
             self._move_to_trash(self._making / name)
         self._fences.keep_only(_ids(self._root))
-
-    def _room(self) -> Room:
-        facts = os.statvfs(self._root)
-        return Room(total_bytes=facts.f_blocks * facts.f_frsize, free_bytes=facts.f_bavail * facts.f_frsize)
 
     async def _fill(self, made: Path, origin: str | None) -> None:
         if origin is None:

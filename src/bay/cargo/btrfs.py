@@ -36,8 +36,8 @@ class BtrfsCargo(Shelf):
         self._limits = pool is not None
 
     @property
-    def limits(self) -> bool:
-        """See `CargoBackend.limits`. On a file system that is not Bay's own, only when its quotas are on."""
+    def enforced(self) -> bool:
+        """See `SizeLimits.enforced`. On a file system that is not Bay's own, only when its quotas are on."""
         return self._limits
 
     async def aclose(self) -> None:
@@ -46,7 +46,7 @@ class BtrfsCargo(Shelf):
             await asyncio.to_thread(self._pool.close)
 
     async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
-        """See `CargoBackend.set_limit`."""
+        """See `SizeLimits.set_limit`."""
         cargo = self._checked(cargo_id)
         if self._limits:
             await self._blocking(lambda: self._limit(cargo, limit_bytes), cargo, "limit")
@@ -57,7 +57,7 @@ class BtrfsCargo(Shelf):
         await self._blocking(lambda: self._write_out(cargo), cargo, "write out")
 
     async def charged(self, cargo_id: str) -> int | None:
-        """See `CargoBackend.charged`."""
+        """See `SizeLimits.charged`."""
         cargo = self._checked(cargo_id)
         return await self._blocking(lambda: self._charged(cargo), cargo, "look at")
 

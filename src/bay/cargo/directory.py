@@ -21,7 +21,6 @@ class DirectoryCargo(Shelf):
     """One directory per cargo and checkpoint below `root`."""
 
     name: Literal["btrfs", "directory"] = "directory"
-    limits = False
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -30,18 +29,10 @@ class DirectoryCargo(Shelf):
     async def aclose(self) -> None:
         """See `CargoBackend.aclose`: nothing was taken."""
 
-    async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
-        """See `CargoBackend.set_limit`: does nothing but look at the id."""
-        self._checked(cargo_id)
-
     async def settle(self, cargo_id: str) -> None:
         """See `CargoBackend.settle`. Has the whole file system written out: it cannot do that for one directory."""
         cargo = self._checked(cargo_id)
         await self._blocking(lambda: renames.sync_file_system(cargo), cargo, "write out")
-
-    async def charged(self, cargo_id: str) -> int | None:
-        """See `CargoBackend.charged`: None."""
-        self._checked(cargo_id)
 
     def _prepare(self) -> None:
         make_private(self._root)

@@ -1,16 +1,54 @@
-"""The contract between Bay and the things that run sessions.
+"""The contract of a driver: it runs sessions on one kind of host.
 
-A driver turns a `SessionSpec` into one container with Ship in it, and knows nothing of requests,
-owners, rows or global settings. What it cannot do it says in `capabilities`, as data asked before
-acting. Handles are small, versioned and JSON; Bay saves each one as it appears, so that after a
-crash at any point the newest saved handle (or the session id alone) is enough to go on or to undo.
+Vocabulary
+    session     One container (or process tree) with Ship in it, for as long as it runs. Its id is `sess-…`.
+    spec        All that a driver needs to start a session. It names no request, owner, row or setting.
+    handle      A small versioned record of what a driver has made for a session, as JSON. Bay saves each one.
+    endpoint    The Unix socket where the session's Ship answers, and the process that must be at its other end.
+    capability  Data that says what a driver can do. Bay asks before it acts.
+    owned       A session's remains on the host, found by label and not by memory.
+
+The life of a session
+    gone → `start` → running ⇄ paused → `stop` → exited → `destroy` → gone. `pause` and `resume` need a `Freezer`.
+    `start` yields a handle after each step that leaves something on the host. After a crash at any point the last
+    saved handle, or the session id alone, is enough to continue the start or to undo it. Unknown is never gone: a host
+    that cannot answer raises DriverUnavailable.
+
+Call sequences
+    A session starts, is frozen, and ends:
+
+        async for handle in driver.start(spec, None):
+            save(handle)                                # the last one has an endpoint
+        watch(driver.wait(handle))
+        await driver.pause(handle)                      # a Freezer
+        await driver.resume(handle)
+        await driver.stop(handle, grace_s=10)
+        await driver.destroy(handle)
+
+    Bay starts after a crash:
+
+        await driver.open()
+        match await driver.observe(saved):
+            case Running(endpoint): ...                 # adopt the session
+            case Exited() | Gone(): await driver.destroy(saved)
+        async for owned in driver.list_owned():         # what no row knows
+            await driver.destroy(owned.handle)
+
+    A start was cut off after its second handle:
+
+        async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
+            save(handle)
+
+`Driver` is the core. `Freezer`, `NetworkControl` and `Hostnames` are optional: Bay finds them with `isinstance`.
+`bay.testing.drivers` is the suite that every driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from bay.errors import CapabilityNotSupported
 from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resources
 
 
@@ -150,7 +188,7 @@ class Owned:
 
 
 class Driver(Protocol):
-    """Runs sessions on one kind of host. One conformance suite, tests/drivers/conformance.py, holds for all."""
+    """The core of a driver: sessions start, end and are found again."""
 
     name: str
     capabilities: Capabilities
@@ -181,6 +219,26 @@ class Driver(Protocol):
         """Return when the session's first process has ended, by an event of the kernel, not by asking again."""
         ...
 
+    async def stop(self, handle: Handle, grace_s: float) -> None:
+        """Ask Ship to end (TERM), after `grace_s` seconds kill it; returns when it ended. Gone is success."""
+        ...
+
+    async def destroy(self, handle: Handle) -> None:
+        """Remove the container and all that was made for it, running or not, also half of it.
+
+        Idempotent; a handle with nothing but the session id is enough.
+        """
+        ...
+
+    def list_owned(self) -> AsyncIterator[Owned]:
+        """Everything on the host that carries this Bay's label, also remains of starts that died half-way."""
+        ...
+
+
+@runtime_checkable
+class Freezer(Protocol):
+    """Optional: a driver with `capabilities.pause` freezes sessions in memory."""
+
     async def pause(self, handle: Handle) -> None:
         """Freeze every process of the session, and return when all stand still; idempotent.
 
@@ -194,16 +252,10 @@ class Driver(Protocol):
         """Undo `pause`, within a few milliseconds; idempotent."""
         ...
 
-    async def stop(self, handle: Handle, grace_s: float) -> None:
-        """Ask Ship to end (TERM), after `grace_s` seconds kill it; returns when it ended. Gone is success."""
-        ...
 
-    async def destroy(self, handle: Handle) -> None:
-        """Remove the container and all that was made for it, running or not, also half of it.
-
-        Idempotent; a handle with nothing but the session id is enough.
-        """
-        ...
+@runtime_checkable
+class NetworkControl(Protocol):
+    """Optional: a driver holds sessions to a network policy, in the modes of `capabilities.network`."""
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
         """Hold the session to `policy` from now on, in one step: at no moment to neither; idempotent.
@@ -213,14 +265,25 @@ class Driver(Protocol):
         """
         ...
 
-    async def set_hostname(self, handle: Handle, hostname: str) -> None:
-        """Give a session, running or paused, that host name; idempotent. Gone is success. Raises DriverUnavailable."""
-        ...
-
     async def network_state(self, handle: Handle) -> NetworkState:
         """What the session's network is and did since it began. Raises DriverUnavailable."""
         ...
 
-    def list_owned(self) -> AsyncIterator[Owned]:
-        """Everything on the host that carries this Bay's label, also remains of starts that died half-way."""
+
+@runtime_checkable
+class Hostnames(Protocol):
+    """Optional: a driver renames sessions that run."""
+
+    async def set_hostname(self, handle: Handle, hostname: str) -> None:
+        """Give a session, running or paused, that host name; idempotent. Gone is success. Raises DriverUnavailable."""
         ...
+
+
+def freezer(driver: Driver) -> Freezer:
+    """The driver as a `Freezer`. Raises CapabilityNotSupported."""
+    if isinstance(driver, Freezer):
+        return driver
+    raise CapabilityNotSupported(
+        f"driver {driver.name} cannot freeze sessions; choose one whose capabilities have pause",
+        details={"capability": "pause"},
+    )

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, world
 
-from bay.cargo.base import Weight
+from bay.cargo.base import DiskUsage, Weight
 from bay.cargo.disk_usage import weigh
 from bay.store import cargos
 
@@ -319,12 +319,13 @@ async def test_checkpoints_that_cannot_be_weighed_do_not_keep_others_from_it(
         there = f"/v1/sandboxes/{(await create(alice))['id']}/checkpoints"
         heavy = [(await alice.post(there)).json()["id"] for _ in range(2)]
         light = (await alice.post(there)).json()["id"]
-        whole = bay.bay.usage._cargo.weigh
+        assert isinstance(bay.bay.cargo, DiskUsage)
+        whole = bay.bay.cargo.weigh
 
         async def weigh_most(ids: Sequence[str]) -> dict[str, Weight]:
             return await whole([one for one in ids if one not in heavy])
 
-        monkeypatch.setattr(bay.bay.usage._cargo, "weigh", weigh_most)
+        monkeypatch.setattr(bay.bay.cargo, "weigh", weigh_most)
         for _ in range(2):
             await bay.bay.usage.measure()
         await bay.bay.later.flush()

@@ -3,7 +3,7 @@
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoStore, SizeLimits
 from bay.clock import Clock
 from bay.errors import BayError, Conflict, InvalidArgument, NotFound
 from bay.ids import new_id
@@ -29,7 +29,7 @@ class Cargos:
         *,
         store: Store,
         waker: Waker,
-        cargo: CargoBackend,
+        cargo: CargoStore,
         checkpointer: Checkpointer,
         snapshots: Snapshots,
         quotas: Quotas,
@@ -40,6 +40,7 @@ class Cargos:
         self._store = store
         self._waker = waker
         self._cargo = cargo
+        self._limits = cargo if isinstance(cargo, SizeLimits) else None
         self._checkpointer = checkpointer
         self._snapshots = snapshots
         self._quotas = quotas
@@ -80,7 +81,7 @@ class Cargos:
                 if request is not None:
                     await request.withdraw(db)
             raise
-        return self._view(record, (), await self._cargo.charged(record.id))
+        return self._view(record, (), await self._charged(record))
 
     async def page(self, caller: Caller, *, managed: bool, after: int, limit: int) -> Page[Cargo]:
         """Part of the caller's cargos, oldest first."""
@@ -179,7 +180,7 @@ class Cargos:
 
     async def _charged(self, record: CargoRecord) -> int | None:
         try:
-            return await self._cargo.charged(record.id)
+            return await self._limits.charged(record.id) if self._limits else None
         except BayError as error:  # a list must not fail because one cargo is not there yet
             log.info("cargo.unweighed", id=record.id, error=error.message)
             return None
@@ -196,7 +197,7 @@ class Cargos:
         return Cargo(
             id=record.id, managed=owner is not None, managed_by_sandbox_id=owner, backend=record.backend,
             size_limit_mb=record.size_limit_mb, created_at=record.created_at, last_accessed_at=record.last_accessed_at,
-            size_limit_enforced=self._cargo.limits, used_bytes=record.used_bytes, used_inodes=record.used_inodes,
+            size_limit_enforced=self._limits is not None and self._limits.enforced, used_bytes=record.used_bytes, used_inodes=record.used_inodes,
             charged_bytes=charged, measured_at=record.measured_at, sandbox_ids=sandbox_ids,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from bay.cargo.base import CargoBackend, Weight
+from bay.cargo.base import CargoStore, DiskUsage, SizeLimits, Weight
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.store import cargos, checkpoints, tallies
@@ -33,10 +33,11 @@ _CHECKPOINT_STALE = timedelta(hours=1)
 class Usage:
     """Keeps what is known of the weight of cargos and checkpoints near the truth."""
 
-    def __init__(self, *, store: Store, later: DeferredWrites, cargo: CargoBackend, clock: Clock) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites, cargo: CargoStore, clock: Clock) -> None:
         self._store = store
         self._later = later
-        self._cargo = cargo
+        self._disk = cargo if isinstance(cargo, DiskUsage) else None
+        self._limits = cargo if isinstance(cargo, SizeLimits) else None
         self._clock = clock
         self._failed: set[str] = set()
         """What could not be weighed the last time."""
@@ -53,7 +54,9 @@ class Usage:
                 log.exception("usage.failed")
 
     async def measure(self) -> None:
-        """Measure once what may have changed since."""
+        """Measure once what may have changed since, where the backend can."""
+        if self._disk is None:
+            return
         await self._later.flush()
         now = self._clock()
         self._put_off = {one: until for one, until in self._put_off.items() if until > now}
@@ -99,7 +102,7 @@ class Usage:
 
     async def _weigh(self, ids: list[str], now: datetime) -> dict[str, Weight]:
         """What could be weighed. The rest is not there yet, or is too much for one turn, and is left for later."""
-        found = await self._cargo.weigh(ids)
+        found = await self._disk.weigh(ids) if self._disk else {}
         self._failed -= found.keys()
         for one in set(ids) - found.keys():
             self._failed.add(one)
@@ -108,7 +111,7 @@ class Usage:
 
     async def _charged(self, cargo_id: str) -> int | None:
         try:
-            return await self._cargo.charged(cargo_id)
+            return await self._limits.charged(cargo_id) if self._limits else None
         except BayError as error:  # it went meanwhile
             log.info("usage.uncharged", id=cargo_id, error=error.message)
             return None

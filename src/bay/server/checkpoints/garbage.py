@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CheckpointStore
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.server.sessions.holds import Uses
@@ -19,7 +19,7 @@ _AGAIN_S = 60.0
 class Discards:
     """Works when it is poked, and once a minute. `reading` counts who reads a checkpoint now, by its id."""
 
-    def __init__(self, *, store: Store, cargo: CargoBackend, clock: Clock, reading: Uses) -> None:
+    def __init__(self, *, store: Store, cargo: CheckpointStore, clock: Clock, reading: Uses) -> None:
         self._store = store
         self._cargo = cargo
         self._clock = clock

@@ -13,9 +13,9 @@ from datetime import datetime
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoBackend, SizeLimits
 from bay.clock import Clock
-from bay.drivers.base import Driver, Handle
+from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, NotFound, SandboxExpired
 from bay.server.sessions.handles import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
@@ -88,7 +88,8 @@ class Checkpointer:
             async with self._limiting:
                 cargo = await self._present(cargo_id)
                 # Also of one that was there: its limit was changed, or it came from a backup and has none yet.
-                await self._cargo.set_limit(cargo_id, _bytes(cargo.size_limit_mb))
+                if isinstance(self._cargo, SizeLimits):
+                    await self._cargo.set_limit(cargo_id, _bytes(cargo.size_limit_mb))
         except NotFound:
             await self._cargo.remove(cargo_id)  # it was deleted while it was made
             raise
@@ -192,14 +193,14 @@ class Checkpointer:
         await self._cargo.settle(sandbox.cargo_id)
         handle = handle_of(session)
         try:
-            await self._driver.pause(handle)
+            await freezer(self._driver).pause(handle)
             yield
         finally:
             await self._thaw(sandbox, handle)
 
     async def _thaw(self, sandbox: SandboxRecord, handle: Handle) -> None:
         try:
-            await self._driver.resume(handle)
+            await freezer(self._driver).resume(handle)
         except BayError as error:  # what was copied is none the worse for it
             log.warning("sandbox.not_thawed", id=sandbox.id, code=error.code, error=error.message)
             self.suspect(sandbox.id)

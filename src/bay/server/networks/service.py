@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
-from bay.drivers.base import Driver
+from bay.drivers.base import Driver, NetworkControl
 from bay.errors import BadRequest, CapabilityNotSupported, DriverUnavailable, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
@@ -87,7 +87,8 @@ class Networks:
     async def state(self, caller: Caller, ref: str) -> NetworkState:
         """What a sandbox's network did since its session began. Wakes nothing."""
         record = await self._waker.find(caller, ref)
-        if record.session is not None and record.session.phase in ("running", "paused"):
+        running = record.session is not None and record.session.phase in ("running", "paused")
+        if record.session is not None and running and isinstance(self._driver, NetworkControl):
             return await self._driver.network_state(handle_of(record.session))
         return NetworkState(
             mode=self._mode_of(record), enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0

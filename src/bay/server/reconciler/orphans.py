@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoStore
 from bay.drivers.base import Driver, Owned
 from bay.errors import BayError, DriverUnavailable
 from bay.store import cargos, sessions
@@ -19,7 +19,7 @@ _AGAIN_S = 5.0
 class Orphans:
     """Sessions and cargos that nobody owns. What cannot be removed is tried again."""
 
-    def __init__(self, *, store: Store, driver: Driver, cargo: CargoBackend) -> None:
+    def __init__(self, *, store: Store, driver: Driver, cargo: CargoStore) -> None:
         self._store = store
         self._driver = driver
         self._cargo = cargo

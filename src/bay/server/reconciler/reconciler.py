@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.backoff import Backoff
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
-from bay.drivers.base import Driver, Exited, Gone, Handle, Paused, Running
+from bay.drivers.base import Driver, Exited, Gone, Handle, Hostnames, NetworkControl, Paused, Running, freezer
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints import policy as checkpoint_policy
@@ -323,7 +323,7 @@ class Reconciler:
             self._exited.add(session.id)
         elif isinstance(observed, Paused):
             log.warning("session.thawed", id=session.id)  # somebody else froze it
-            await self._driver.resume(handle)
+            await freezer(self._driver).resume(handle)
         elif await self._ends_within(_DYING_S, handle):
             await self._begin_to_end(sandbox, session, "exited")
             return True
@@ -416,7 +416,7 @@ class Reconciler:
         session, wanted = sandbox.session, lifecycle.hostname_of(sandbox)
         if session is None or session.phase not in ("running", "paused"):
             return
-        if self._hostnames.get(session.id) == wanted:
+        if not isinstance(self._driver, Hostnames) or self._hostnames.get(session.id) == wanted:
             return
         try:
             await self._driver.set_hostname(handle_of(session), wanted)
@@ -441,7 +441,8 @@ class Reconciler:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             profile = self._profiles.get(present.profile)
             policy = await policy_of(db, present, profile, self._driver.capabilities.network)
-        await self._driver.set_network(handle_of(session), policy)
+        if isinstance(self._driver, NetworkControl):
+            await self._driver.set_network(handle_of(session), policy)
         async with self._store.write() as db:
             await sessions.change(db, session.id, network_version=present.network_version)
         log.info("network.held", id=sandbox.id, session=session.id, mode=policy.mode, rules=len(policy.rules))
@@ -462,7 +463,7 @@ class Reconciler:
             return
         await self._learn_meta(session)
         try:
-            await self._driver.pause(handle_of(session))
+            await freezer(self._driver).pause(handle_of(session))
             self._keeper.froze(session.id)
         except BayError as error:
             log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
@@ -493,7 +494,7 @@ class Reconciler:
 
     async def _resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         try:
-            await self._driver.resume(handle_of(session))
+            await freezer(self._driver).resume(handle_of(session))
         except BayError as error:
             log.warning("session.not_resumed", id=session.id, code=error.code, error=error.message)
             await self._begin_to_end(sandbox, session, "unreachable")
@@ -559,7 +560,7 @@ class Reconciler:
         finals: list[Exec] = []
         if graceful:
             if session.phase == "paused":
-                await self._driver.resume(handle)  # so that it can say its last words
+                await freezer(self._driver).resume(handle)  # so that it can say its last words
             finals = await self._final_execs(session)
             await self._driver.stop(handle, self._stop_grace_s)
         await self._driver.destroy(handle)

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoStore
 from bay.clock import Clock
 from bay.drivers.base import Capabilities
 from bay.errors import (
@@ -136,7 +136,7 @@ class Sandboxes:
         suspect: Callable[[str], None],
         profiles: dict[str, Profile],
         driver: Capabilities,
-        cargo: CargoBackend,
+        cargo: CargoStore,
         views: Views,
         checked_policy: Callable[[NetworkPolicy], Awaitable[NetworkPolicy]],
         clock: Clock,

@@ -1,4 +1,4 @@
-"""What the tests of drivers stand on: a session to start, a way to run commands in it, and a look at the host."""
+"""A bench for the tests of one driver: it starts sessions, runs commands in them, and lists what the host has of them."""
 
 import asyncio
 import base64
@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, SessionSpec
 from bay.models import NetworkPolicy, Resources
-from bay.network.manager import NetworkManager
 
 TOKEN = secrets.token_hex(16)
 
@@ -28,16 +27,18 @@ class Answer:
     stderr: str
 
 
-@dataclass(slots=True)
-class Bench:
-    """One driver with everything it uses, in temporary directories and under a name of its own."""
+@dataclass(frozen=True, slots=True)
+class DriverBench:
+    """One open driver with all it uses, in temporary directories and under a name of its own."""
 
     driver: Driver
     workspaces: Path
     kept: tuple[Path, ...]
-    """The directories the driver was given."""
+    """The directories the driver was given; what it leaves there counts as left over."""
     instance: str
-    network: NetworkManager | None = None
+    """A name that is in the mounts and control groups of this driver's sessions alone."""
+    workspace_owner: int | None = None
+    """The uid and gid of workspaces, for a driver that maps the ids of its sandboxes; None leaves them to the caller."""
     started: list[str] = field(default_factory=list[str])
 
     def spec(self, **changes: Any) -> SessionSpec:
@@ -45,8 +46,8 @@ class Bench:
         session_id = f"sess-{secrets.token_hex(8)}"
         workspace = self.workspaces / session_id
         workspace.mkdir()
-        if os.getuid() == 0 and self.driver.name != "fake":
-            os.chown(workspace, 1000, 1000)
+        if self.workspace_owner is not None:
+            os.chown(workspace, self.workspace_owner, self.workspace_owner)
         self.started.append(session_id)
         given: dict[str, Any] = {
             "session_id": session_id,
@@ -118,7 +119,7 @@ def endpoint_of(handle: Handle) -> Endpoint:
     return handle.endpoint
 
 
-def host_fingerprint(bench: Bench) -> dict[str, object]:
+def host_fingerprint(bench: DriverBench) -> dict[str, object]:
     """What a driver could leave on the host: to be the same before a session and after it."""
     return {
         "mounts": [line for line in _lines("/proc/self/mountinfo") if _mentions(line, bench)],
@@ -137,18 +138,18 @@ def mounts_of_the_host() -> list[str]:
     return [line for line in _lines("/proc/self/mountinfo") if " /dev/loop" not in line]
 
 
-def cgroups_of(bench: Bench) -> list[Path]:
+def cgroups_of(bench: DriverBench) -> list[Path]:
     """The control groups of sessions of the bench, in every hierarchy."""
     # Version 2 and each hierarchy of version 1; not by `**`, which would walk through what other Bays remove meanwhile.
     root = Path("/sys/fs/cgroup")
     return [path for prefix in ("", "*/") for path in root.glob(f"{prefix}bay/{bench.instance}/*/")]
 
 
-def _mentions(line: str, bench: Bench) -> bool:
+def _mentions(line: str, bench: DriverBench) -> bool:
     return bench.instance in line or any(str(kept) in line for kept in bench.kept)
 
 
-def _processes(bench: Bench) -> list[str]:
+def _processes(bench: DriverBench) -> list[str]:
     # By control group, so that those of other people on this host do not count; and Bay's own children.
     found: list[str] = []
     for pid in (name for name in os.listdir("/proc") if name.isdecimal()):

@@ -1,4 +1,20 @@
-"""What holds for every driver: each test runs on all of them. Names are the contract, sentence by sentence."""
+"""The suite that every driver passes: a test is a sentence of the contract in `bay.drivers.base`.
+
+A test module imports it whole, and gives it a fixture `bench`:
+
+    from bay.testing.drivers import *
+
+    @pytest.fixture
+    async def bench(tmp_path: Path) -> AsyncGenerator[DriverBench]:
+        driver = MyDriver(...)
+        await driver.open()
+        made = DriverBench(driver, workspaces=tmp_path, kept=(...,), instance="...")
+        yield made
+        await made.clear()
+        await driver.aclose()
+
+Tests of an optional protocol are skipped for a driver without it.
+"""
 
 import asyncio
 import contextlib
@@ -7,17 +23,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from driver_harness import Answer, Bench, call, endpoint_of, host_fingerprint, run
 
-from bay.drivers.base import Exited, Gone, Handle, Paused, Running, SessionSpec
+from bay.drivers.base import Exited, Freezer, Gone, Handle, NetworkControl, Paused, Running, SessionSpec
 from bay.drivers.health import check_health
 from bay.errors import SandboxNotReady
 from bay.models import NetworkPolicy, NetworkRule
+from bay.testing.driver_bench import Answer, DriverBench, call, endpoint_of, host_fingerprint, run
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_last_handle_of_a_start_has_an_endpoint_where_ship_answers(bench: Bench) -> None:
+async def test_the_last_handle_of_a_start_has_an_endpoint_where_ship_answers(bench: DriverBench) -> None:
     spec = bench.spec()
     handles = [handle async for handle in bench.driver.start(spec, None)]
     assert [handle.endpoint is None for handle in handles[:-1]] == [True] * (len(handles) - 1)
@@ -25,106 +41,110 @@ async def test_the_last_handle_of_a_start_has_an_endpoint_where_ship_answers(ben
     assert await call(endpoint_of(handles[-1]), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_a_handle_survives_json(bench: Bench) -> None:
+async def test_a_handle_survives_json(bench: DriverBench) -> None:
     async with bench.session() as handle:
         assert Handle.from_json(handle.to_json()) == handle
 
 
-async def test_a_command_runs_in_the_workspace_and_its_files_are_there_for_the_host(bench: Bench) -> None:
+async def test_a_command_runs_in_the_workspace_and_its_files_are_there_for_the_host(
+    bench: DriverBench,
+) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
     assert (await run(handle, "echo hello > greeting; true")).exit_code == 0
     assert (spec.workspace / "greeting").read_text() == "hello\n"
 
 
-async def test_a_running_session_is_observed_as_running_at_its_endpoint(bench: Bench) -> None:
+async def test_a_running_session_is_observed_as_running_at_its_endpoint(bench: DriverBench) -> None:
     async with bench.session() as handle:
         assert await bench.driver.observe(handle) == Running(endpoint_of(handle))
 
 
-async def test_the_session_id_alone_is_enough_to_observe(bench: Bench) -> None:
+async def test_the_session_id_alone_is_enough_to_observe(bench: DriverBench) -> None:
     async with bench.session() as handle:
         seen = await bench.driver.observe(bench.handle(handle.session_id))
         assert isinstance(seen, Running)
         assert seen.endpoint.socket_path == endpoint_of(handle).socket_path
 
 
-async def test_a_session_that_never_was_is_gone(bench: Bench) -> None:
+async def test_a_session_that_never_was_is_gone(bench: DriverBench) -> None:
     assert await bench.driver.observe(bench.handle("sess-never")) == Gone()
     assert await bench.driver.wait(bench.handle("sess-never")) == Gone()
 
 
-async def test_pause_freezes_and_resume_makes_it_answer_again(bench: Bench) -> None:
+async def test_pause_freezes_and_resume_makes_it_answer_again(bench: DriverBench) -> None:
     async with bench.session() as handle:
-        await bench.driver.pause(handle)
+        await freezer(bench).pause(handle)
         assert await bench.driver.observe(handle) == Paused(endpoint_of(handle))
         with pytest.raises(SandboxNotReady):
             await check_health(endpoint_of(handle), "x", timeout_s=0.2)
-        await bench.driver.resume(handle)
+        await freezer(bench).resume(handle)
         assert await bench.driver.observe(handle) == Running(endpoint_of(handle))
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_pause_and_resume_twice_are_as_good_as_once(bench: Bench) -> None:
+async def test_pause_and_resume_twice_are_as_good_as_once(bench: DriverBench) -> None:
     async with bench.session() as handle:
         for _ in range(2):
-            await bench.driver.pause(handle)
+            await freezer(bench).pause(handle)
         for _ in range(2):
-            await bench.driver.resume(handle)
+            await freezer(bench).resume(handle)
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_pausing_what_has_ended_or_never_was_changes_nothing(bench: Bench) -> None:
+async def test_pausing_what_has_ended_or_never_was_changes_nothing(bench: DriverBench) -> None:
     async with bench.session() as handle:
         await bench.driver.stop(handle, grace_s=0)
         for ended in (handle, bench.handle(handle.session_id), bench.handle("sess-never")):
             seen = await bench.driver.observe(ended)
-            await bench.driver.pause(ended)
-            await bench.driver.resume(ended)
+            await freezer(bench).pause(ended)
+            await freezer(bench).resume(ended)
             assert await bench.driver.observe(ended) == seen
 
 
-async def test_the_session_id_alone_is_enough_to_pause_and_to_resume(bench: Bench) -> None:
+async def test_the_session_id_alone_is_enough_to_pause_and_to_resume(bench: DriverBench) -> None:
     async with bench.session() as handle:
-        await bench.driver.pause(bench.handle(handle.session_id))
+        await freezer(bench).pause(bench.handle(handle.session_id))
         assert isinstance(await bench.driver.observe(handle), Paused)
-        await bench.driver.resume(bench.handle(handle.session_id))
+        await freezer(bench).resume(bench.handle(handle.session_id))
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_a_command_goes_on_after_a_pause_and_nothing_it_wrote_is_lost(bench: Bench) -> None:
+async def test_a_command_goes_on_after_a_pause_and_nothing_it_wrote_is_lost(bench: DriverBench) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
     command = "echo before; touch begun; until [ -e go ]; do sleep 0.01; done; echo after"
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(run(handle, command))
         await run(handle, "until [ -e begun ]; do sleep 0.01; done")
-        await bench.driver.pause(handle)
+        await freezer(bench).pause(handle)
         (spec.workspace / "go").touch()
         assert not running.done()
-        await bench.driver.resume(handle)
+        await freezer(bench).resume(handle)
     assert running.result() == Answer(0, "before\nafter\n", "")
 
 
-async def test_a_first_process_that_is_killed_while_paused_is_seen_to_end_once_resumed(bench: Bench) -> None:
+async def test_a_first_process_that_is_killed_while_paused_is_seen_to_end_once_resumed(
+    bench: DriverBench,
+) -> None:
     async with bench.session() as handle, asyncio.TaskGroup() as tasks:
-        await bench.driver.pause(handle)
+        await freezer(bench).pause(handle)
         waiting = tasks.create_task(bench.driver.wait(handle))
         pid = endpoint_of(handle).peer_pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        await bench.driver.resume(handle)
+        await freezer(bench).resume(handle)
         assert isinstance(await waiting, Exited)
 
 
-async def test_pausing_one_session_leaves_another_alone(bench: Bench) -> None:
+async def test_pausing_one_session_leaves_another_alone(bench: DriverBench) -> None:
     async with bench.session() as handle, bench.session() as other:
-        await bench.driver.pause(handle)
+        await freezer(bench).pause(handle)
         assert isinstance(await bench.driver.observe(other), Running)
         assert await call(endpoint_of(other), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_stop_ends_it_and_wait_tells_so(bench: Bench) -> None:
+async def test_stop_ends_it_and_wait_tells_so(bench: DriverBench) -> None:
     async with bench.session() as handle, asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(bench.driver.wait(handle))
         await bench.driver.stop(handle, grace_s=5)
@@ -132,21 +152,21 @@ async def test_stop_ends_it_and_wait_tells_so(bench: Bench) -> None:
         assert isinstance(await bench.driver.observe(handle), Exited)
 
 
-async def test_stop_ends_a_paused_session_too(bench: Bench) -> None:
+async def test_stop_ends_a_paused_session_too(bench: DriverBench) -> None:
     async with bench.session() as handle:
-        await bench.driver.pause(handle)
+        await freezer(bench).pause(handle)
         await bench.driver.stop(handle, grace_s=5)
         assert isinstance(await bench.driver.observe(handle), Exited)
 
 
-async def test_stop_of_what_is_gone_is_success(bench: Bench) -> None:
+async def test_stop_of_what_is_gone_is_success(bench: DriverBench) -> None:
     async with bench.session() as handle:
         pass
     await bench.driver.stop(handle, grace_s=1)
     await bench.driver.stop(bench.handle("sess-never"), grace_s=1)
 
 
-async def test_wait_sees_a_first_process_that_was_killed_from_outside(bench: Bench) -> None:
+async def test_wait_sees_a_first_process_that_was_killed_from_outside(bench: DriverBench) -> None:
     async with bench.session() as handle, asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(bench.driver.wait(handle))
         pid = endpoint_of(handle).peer_pid
@@ -155,7 +175,7 @@ async def test_wait_sees_a_first_process_that_was_killed_from_outside(bench: Ben
         assert isinstance(await waiting, Exited)
 
 
-async def test_destroy_leaves_nothing_and_says_gone(bench: Bench) -> None:
+async def test_destroy_leaves_nothing_and_says_gone(bench: DriverBench) -> None:
     spec = bench.spec()
     before = host_fingerprint(bench)
     handle = await bench.start(spec)
@@ -166,16 +186,16 @@ async def test_destroy_leaves_nothing_and_says_gone(bench: Bench) -> None:
     assert host_fingerprint(bench) == before
 
 
-async def test_destroy_takes_a_paused_session(bench: Bench) -> None:
+async def test_destroy_takes_a_paused_session(bench: DriverBench) -> None:
     spec = bench.spec()
     before = host_fingerprint(bench)
     handle = await bench.start(spec)
-    await bench.driver.pause(handle)
+    await freezer(bench).pause(handle)
     await bench.driver.destroy(handle)
     assert host_fingerprint(bench) == before
 
 
-async def test_destroy_is_idempotent_and_needs_only_the_session_id(bench: Bench) -> None:
+async def test_destroy_is_idempotent_and_needs_only_the_session_id(bench: DriverBench) -> None:
     spec = bench.spec()
     before = host_fingerprint(bench)
     await bench.start(spec)
@@ -185,7 +205,7 @@ async def test_destroy_is_idempotent_and_needs_only_the_session_id(bench: Bench)
     assert host_fingerprint(bench) == before
 
 
-async def test_destroy_keeps_the_workspace(bench: Bench) -> None:
+async def test_destroy_keeps_the_workspace(bench: DriverBench) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
     await run(handle, "echo kept > file")
@@ -193,7 +213,7 @@ async def test_destroy_keeps_the_workspace(bench: Bench) -> None:
     assert (spec.workspace / "file").read_text() == "kept\n"
 
 
-async def test_a_session_can_be_started_again_on_the_same_workspace(bench: Bench) -> None:
+async def test_a_session_can_be_started_again_on_the_same_workspace(bench: DriverBench) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
     await run(handle, "echo first > file")
@@ -201,14 +221,14 @@ async def test_a_session_can_be_started_again_on_the_same_workspace(bench: Bench
     assert (await run(await bench.start(spec), "cat file")).stdout == "first\n"
 
 
-async def test_start_with_the_handle_of_a_running_session_goes_on_with_it(bench: Bench) -> None:
+async def test_start_with_the_handle_of_a_running_session_goes_on_with_it(bench: DriverBench) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
     again = [found async for found in bench.driver.start(spec, handle)]
     assert again[-1].endpoint == handle.endpoint
 
 
-async def test_start_with_the_handle_of_a_half_made_session_gives_one_container(bench: Bench) -> None:
+async def test_start_with_the_handle_of_a_half_made_session_gives_one_container(bench: DriverBench) -> None:
     spec = bench.spec()
     for steps in (1, 2):
         halfway = await start_partly(bench, spec, steps)
@@ -219,7 +239,7 @@ async def test_start_with_the_handle_of_a_half_made_session_gives_one_container(
         await bench.driver.destroy(handle)
 
 
-async def test_start_again_after_the_first_process_died_gives_a_new_one(bench: Bench) -> None:
+async def test_start_again_after_the_first_process_died_gives_a_new_one(bench: DriverBench) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
     await bench.driver.stop(handle, grace_s=0)
@@ -227,7 +247,9 @@ async def test_start_again_after_the_first_process_died_gives_a_new_one(bench: B
     assert await call(endpoint_of(again), "GET", "/healthz") == {"status": "ok"}
 
 
-async def test_everything_started_is_listed_with_its_sandbox_and_nothing_after_destroy(bench: Bench) -> None:
+async def test_everything_started_is_listed_with_its_sandbox_and_nothing_after_destroy(
+    bench: DriverBench,
+) -> None:
     specs = [bench.spec(), bench.spec()]
     for spec in specs:
         await bench.start(spec)
@@ -240,7 +262,7 @@ async def test_everything_started_is_listed_with_its_sandbox_and_nothing_after_d
     assert [one async for one in bench.driver.list_owned()] == []
 
 
-async def test_a_start_abandoned_after_any_step_is_listed_and_can_be_destroyed(bench: Bench) -> None:
+async def test_a_start_abandoned_after_any_step_is_listed_and_can_be_destroyed(bench: DriverBench) -> None:
     for steps in (1, 2, 3):
         spec = bench.spec()
         before = host_fingerprint(bench)
@@ -250,7 +272,7 @@ async def test_a_start_abandoned_after_any_step_is_listed_and_can_be_destroyed(b
         assert host_fingerprint(bench) == before
 
 
-async def test_a_start_cancelled_at_any_time_can_be_destroyed(bench: Bench) -> None:
+async def test_a_start_cancelled_at_any_time_can_be_destroyed(bench: DriverBench) -> None:
     for delay_s in (0.0, 0.01, 0.02, 0.04, 0.06):
         spec = bench.spec()
         before = host_fingerprint(bench)
@@ -261,7 +283,7 @@ async def test_a_start_cancelled_at_any_time_can_be_destroyed(bench: Bench) -> N
         assert host_fingerprint(bench) == before
 
 
-async def test_sessions_start_side_by_side(bench: Bench) -> None:
+async def test_sessions_start_side_by_side(bench: DriverBench) -> None:
     specs = [bench.spec() for _ in range(6)]
     async with asyncio.TaskGroup() as tasks:
         starting = [tasks.create_task(bench.start(spec)) for spec in specs]
@@ -270,14 +292,64 @@ async def test_sessions_start_side_by_side(bench: Bench) -> None:
     assert len({endpoint.peer_pid for endpoint in endpoints}) == 6
 
 
-async def test_sessions_outlive_the_driver_object(bench: Bench) -> None:
+async def test_sessions_outlive_the_driver_object(bench: DriverBench) -> None:
     async with bench.session() as handle:
         await bench.driver.aclose()
         assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
         await bench.driver.open()
 
 
-async def start_partly(bench: Bench, spec: SessionSpec, steps: int) -> Handle:
+async def test_a_session_begins_with_the_policy_of_its_spec(bench: DriverBench) -> None:
+    for mode in bench.driver.capabilities.network:
+        async with bench.session(network=NetworkPolicy(mode=mode)) as handle:
+            assert (await network(bench).network_state(handle)).mode == mode
+
+
+async def test_another_policy_holds_once_it_is_set_and_the_same_again_is_no_error(bench: DriverBench) -> None:
+    rule = NetworkRule(action="allow", cidr="9.9.9.9/32", ports=(443, "8000-8100"))
+    async with bench.session(network=NetworkPolicy(mode="none")) as handle:
+        for policy in (
+            NetworkPolicy(mode="allowlist", rules=(rule,)),
+            NetworkPolicy(),
+            NetworkPolicy(mode="none"),
+        ):
+            for _ in range(2):
+                await network(bench).set_network(handle, policy)
+                assert (await network(bench).network_state(handle)).mode == policy.mode
+
+
+async def test_a_frozen_session_takes_another_policy(bench: DriverBench) -> None:
+    async with bench.session() as handle:
+        await freezer(bench).pause(handle)
+        await network(bench).set_network(handle, NetworkPolicy(mode="allowlist"))
+        assert (await network(bench).network_state(handle)).mode == "allowlist"
+        await freezer(bench).resume(handle)
+
+
+async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroyed(bench: DriverBench) -> None:
+    spec = bench.spec(network=NetworkPolicy(mode="allowlist"))
+    before = host_fingerprint(bench)
+    handle = await bench.start(spec)
+    await network(bench).set_network(handle, NetworkPolicy())
+    await bench.driver.destroy(handle)
+    assert host_fingerprint(bench) == before
+
+
+def freezer(bench: DriverBench) -> Freezer:
+    """The driver, for tests of a `Freezer`; others skip them."""
+    if not isinstance(bench.driver, Freezer):
+        pytest.skip(f"driver {bench.driver.name} cannot freeze sessions")
+    return bench.driver
+
+
+def network(bench: DriverBench) -> NetworkControl:
+    """The driver, for tests of a `NetworkControl`; others skip them."""
+    if not isinstance(bench.driver, NetworkControl):
+        pytest.skip(f"driver {bench.driver.name} controls no network")
+    return bench.driver
+
+
+async def start_partly(bench: DriverBench, spec: SessionSpec, steps: int) -> Handle:
     """Take `steps` handles from a start and drop it there."""
     starting = bench.driver.start(spec, None)
     handle = bench.handle(spec.session_id)
@@ -287,42 +359,6 @@ async def start_partly(bench: Bench, spec: SessionSpec, steps: int) -> Handle:
     return handle
 
 
-def ships(bench: Bench) -> list[Path]:
+def ships(bench: DriverBench) -> list[Path]:
     """The sockets of Ship that this driver has on the host now."""
     return [path for kept in bench.kept for path in kept.rglob("ship.sock")]
-
-
-async def test_a_session_begins_with_the_policy_of_its_spec(bench: Bench) -> None:
-    for mode in bench.driver.capabilities.network:
-        async with bench.session(network=NetworkPolicy(mode=mode)) as handle:
-            assert (await bench.driver.network_state(handle)).mode == mode
-
-
-async def test_another_policy_holds_once_it_is_set_and_the_same_again_is_no_error(bench: Bench) -> None:
-    rule = NetworkRule(action="allow", cidr="9.9.9.9/32", ports=(443, "8000-8100"))
-    async with bench.session(network=NetworkPolicy(mode="none")) as handle:
-        for policy in (
-            NetworkPolicy(mode="allowlist", rules=(rule,)),
-            NetworkPolicy(),
-            NetworkPolicy(mode="none"),
-        ):
-            for _ in range(2):
-                await bench.driver.set_network(handle, policy)
-                assert (await bench.driver.network_state(handle)).mode == policy.mode
-
-
-async def test_a_frozen_session_takes_another_policy(bench: Bench) -> None:
-    async with bench.session() as handle:
-        await bench.driver.pause(handle)
-        await bench.driver.set_network(handle, NetworkPolicy(mode="allowlist"))
-        assert (await bench.driver.network_state(handle)).mode == "allowlist"
-        await bench.driver.resume(handle)
-
-
-async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroyed(bench: Bench) -> None:
-    spec = bench.spec(network=NetworkPolicy(mode="allowlist"))
-    before = host_fingerprint(bench)
-    handle = await bench.start(spec)
-    await bench.driver.set_network(handle, NetworkPolicy())
-    await bench.driver.destroy(handle)
-    assert host_fingerprint(bench) == before
