@@ -1,8 +1,8 @@
-"""A driver for tests and for trying Bay without root. IT ISOLATES NOTHING: what runs in a session runs as you.
+"""The fake driver, for tests and for trying Bay without root. IT ISOLATES NOTHING: sessions run as you.
 
 Each session is a real Ship as a child process, on the real workspace directory, behind a real socket, so that
-everything above the driver is tested for real. It can be told to fail at a step, to hold at a
-step until a test lets it go, to refuse, to lie, and to lose a session; it never does so by itself.
+everything above the driver is tested for real. A test can make it fail at a step, wait at a step, refuse,
+report wrongly, or lose a session; it never does so by itself.
 """
 
 import asyncio
@@ -100,11 +100,11 @@ class FakeDriver:
         self.held = asyncio.Event()
         """Set by the driver: it waits at `hold_at`."""
         self.hung: set[str] = set()
-        """Sessions whose processes do not end, as when they wait in the kernel: killing them waits for `let_go`, and fails."""
+        """Sessions whose processes do not end: killing them waits for `let_go`, and fails."""
         self.lies: dict[str, Observed] = {}
-        """What `observe` says of a session id, true or not."""
+        """The result of `observe` for a session id, true or not."""
         self.networks: dict[str, NetworkPolicy] = {}
-        """The policy that each session was last told to be held to, which nothing does."""
+        """The latest policy of each session, which nothing enforces."""
         self.hostnames: dict[str, str] = {}
         """The host name that each session was last given."""
 
@@ -116,7 +116,10 @@ class FakeDriver:
         """Sessions keep running."""
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
-        """See `Driver.start`. The steps are `claim`, `launch` and `ready`; each is reached before it is done."""
+        """See `Driver.start`.
+
+        The steps are `claim`, `launch` and `ready`; each is reached before it is done.
+        """
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
             return
@@ -358,7 +361,8 @@ class FakeDriver:
 
 
 def _wait_stopped(pid: int) -> None:
-    # A stop takes effect when the process next runs, and the kernel tells only its parent, which a second driver is not.
+    # A stop takes effect when the process next runs, and the kernel tells only its parent, which a second
+    # driver is not.
     deadline = time.monotonic() + _END_S
     while not is_stopped(pid) and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -372,7 +376,7 @@ def _parent_of(package: str) -> Path:
 
 
 def _remove_tree(directory: Path) -> None:
-    """Remove it, whoever else does so at the same time."""
+    """Remove the tree, though others may remove it at the same time."""
     while directory.exists():
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""One question to a Ship that has just started: is it the one that was started, and does it answer?"""
+"""The first health check of a Ship: it answers, and it is the one that was started."""
 
 import asyncio
 

@@ -1,7 +1,7 @@
-"""Opening a session's socket: the one way to Ship, and the same for drivers and for the server.
+"""Connects to a session's socket: the one way to Ship, for drivers and for the server.
 
-What stands at the path may have been put there by the sandbox, so it is opened without following a link,
-must be a socket, and the kernel must say that the process behind it is the session's own first one.
+The sandbox may have replaced the path, so it is opened without following a link, must be a socket, and the
+kernel must report the session's own first process as the peer.
 """
 
 import os
@@ -16,7 +16,7 @@ _PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid; see unix(7)
 
 
 def connect(endpoint: Endpoint) -> socket.socket:
-    """A connected, non-blocking socket. Raises OSError when nobody listens and ShipError when it is somebody else.
+    """A connected, non-blocking socket. Raises OSError when nothing listens and ShipError for another peer.
 
     Connecting to a Unix socket does not wait for the peer, so this does not block.
     """

@@ -1,4 +1,4 @@
-"""What the first process of a container says while it starts: one line, `ready`, or why not."""
+"""Reads the output of a container's first process while it starts: one line, `ready`, or an error."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ _KEPT = 8192
 
 
 class StartOutput:
-    """A pipe for the first process's stdout and stderr, open while it starts. Nobody reads it afterwards.
+    """A pipe for the first process's stdout and stderr, which Bay reads while it starts.
 
     `writer` goes to the process; the reading end stays with Bay, so the end of the process is seen at once.
     """
@@ -28,7 +28,7 @@ class StartOutput:
             self.writer = -1
 
     def said(self) -> str:
-        """What has come so far, in words to end a message with; empty when nothing has."""
+        """The output so far, in words to end a message with; empty when there is none."""
         try:
             return _quoted(os.read(self.reader, _KEPT))
         except BlockingIOError:

@@ -1,8 +1,9 @@
-"""What Bay asks of btrfs: subvolumes, snapshots, their quotas and the size of the file system, each one ioctl.
+"""The ioctls of btrfs: subvolumes, snapshots, their quotas and the size of the file system.
 
-A program for each call would take longer than the call. Everything here blocks and raises OSError; callers go through
-their own thread seam. Paths are Bay's own: the last part of one is never followed when it is a link. What a sandbox may have made inside,
-nested and read-only subvolumes at any depth, is found by number and opened by handle, so no path of theirs is ever resolved.
+A program for each call would take longer than the call. Everything here blocks and raises OSError; callers go
+through their own thread seam. Paths are Bay's own, and a link as the last part of one is never followed.
+Nested and read-only subvolumes, which a sandbox may have made at any depth, are found by number and opened by
+handle, so no path of theirs is ever resolved.
 """
 
 import contextlib
@@ -124,7 +125,10 @@ def subvolume_id(path: Path) -> int:
 
 
 def destroy(path: Path) -> None:
-    """Remove a subvolume with all that are nested in it, deepest first, read-only or not. Its space comes back later."""
+    """Remove a subvolume with all that are nested in it, deepest first, read-only or not.
+
+    Its space comes back later.
+    """
     with opened(path.parent) as parent:
         with opened(path) as top:
             _destroy_all_nested(parent, top)
@@ -132,7 +136,10 @@ def destroy(path: Path) -> None:
 
 
 def commit(path: Path) -> None:
-    """Have every change of the file system's shape so far reach the disk: names, subvolumes, quotas. Not the files' content."""
+    """Have every change of the file system's shape so far reach the disk: names, subvolumes, quotas.
+
+    Not the files' content.
+    """
     with opened(path) as fd:
         transaction = bytearray(8)
         fcntl.ioctl(fd, _START_SYNC, transaction)
@@ -140,13 +147,19 @@ def commit(path: Path) -> None:
 
 
 def begin_commit(path: Path) -> None:
-    """Have the same begin, without waiting for it; what was destroyed gives its space back after it, else up to half a minute later."""
+    """Start a commit without waiting for it.
+
+    Deleted subvolumes give their space back after it; without it, up to half a minute later.
+    """
     with opened(path) as fd:
         fcntl.ioctl(fd, _START_SYNC, bytearray(8))
 
 
 def enable_quotas(path: Path) -> None:
-    """Turn quotas on: simple ones where the kernel has them (from 6.7), which cost nothing when a snapshot is removed."""
+    """Turn quotas on.
+
+    From Linux 6.7 they are simple quotas, which cost nothing when a snapshot is removed.
+    """
     if are_quotas_on(path):
         return
     with opened(path) as fd:
@@ -170,7 +183,8 @@ def are_quotas_on(path: Path) -> bool:
 
 
 def group_of(subvolume: int) -> int:
-    """The number of a level-1 group, for what that subvolume and all that are made inside it hold together."""
+    """The number of a level-1 group, for what that subvolume and all that are made inside it hold
+    together."""
     return _LEVEL | subvolume
 
 
@@ -184,13 +198,16 @@ def join_group(path: Path, group: int) -> None:
 
 
 def limit_group(path: Path, group: int, limit_bytes: int | None) -> None:
-    """Let the group hold that much; None is no limit. `path` is on the file system, and in no subvolume with a limit."""
+    """Let the group hold that much; None is no limit.
+
+    `path` is on the file system, and in no subvolume with a limit.
+    """
     with opened(path) as fd:
         _limit(fd, group, _LIMIT_MAX_RFER, _NO_LIMIT if limit_bytes is None else limit_bytes)
 
 
 def limit_subvolume(path: Path, limit_bytes: int) -> None:
-    """Let the subvolume itself hold that much. What is made inside it is not counted."""
+    """Limit the bytes of the subvolume itself; subvolumes inside it are not counted."""
     with opened(path) as fd:
         _limit(fd, _subvolume_id(fd), _LIMIT_MAX_RFER, limit_bytes)
 
@@ -202,7 +219,10 @@ def groups_above(path: Path) -> list[int]:
 
 
 def usage_of_group(path: Path, group: int) -> int | None:
-    """Bytes that count against the group as of the last commit, which is half a minute ago at most; None without such a group."""
+    """Bytes that count against the group as of the last commit; None without such a group.
+
+    The last commit is half a minute ago at most.
+    """
     with opened(path) as fd:
         for item in _search(fd, _QUOTA_TREE, (0, _QGROUP_INFO, group), (0, _QGROUP_INFO, group)):
             return int(struct.unpack_from("=Q", item.data, 8)[0])
@@ -210,7 +230,7 @@ def usage_of_group(path: Path, group: int) -> int | None:
 
 
 def remove_stale_groups(path: Path) -> int:
-    """Remove the groups of subvolumes that are gone and that no data is counted in any more; how many that were."""
+    """Remove the groups of deleted subvolumes in which no data is counted; returns how many."""
     with opened(path) as fd:
         alive = {item.objectid for item in _search(fd, _ROOT_TREE, (5, _ROOT_ITEM, 0), (_LAST, _ROOT_ITEM, _LAST))
                  if item.kind == _ROOT_ITEM}  # fmt: skip
@@ -223,7 +243,7 @@ def remove_stale_groups(path: Path) -> int:
 
 
 def sizes(path: Path) -> tuple[int, int]:
-    """How large the file system on its only device is, and how much of that is given out to data and metadata, in bytes."""
+    """The bytes of the file system's only device, and of its space allocated to data and metadata."""
     with opened(path) as fd:
         facts = bytearray(4096)
         struct.pack_into("=Q", facts, 0, 1)
@@ -241,7 +261,7 @@ def device_count(path: Path) -> int:
 
 
 def device_errors(path: Path) -> dict[str, int]:
-    """What the first device failed to do since the file system was made: counts of each kind that is not zero."""
+    """The first device's errors since the file system was made: counts of each kind that is not zero."""
     kinds = ("write", "read", "flush", "corruption", "generation")
     with opened(path) as fd:
         stats = bytearray(1032)
@@ -252,7 +272,10 @@ def device_errors(path: Path) -> dict[str, int]:
 
 
 def resize(path: Path, size_bytes: int) -> None:
-    """Make the file system on its only device that large. Shrinking moves what lies behind the new end, and may take long."""
+    """Make the file system on its only device that large.
+
+    Shrinking moves what lies behind the new end, and may take long.
+    """
     with opened(path) as fd:
         fcntl.ioctl(fd, _RESIZE, _named(f"1:{size_bytes}"))
 
@@ -338,7 +361,9 @@ def _destroy_all_nested(parent: int, top: int) -> None:
 
 @contextlib.contextmanager
 def _uncounted(fd: int, subvolumes: list[int]) -> Generator[None]:
-    """Take subvolumes out of their groups, because at its limit one is refused even a removal. The first comes back at the end.
+    """Take subvolumes out of their groups, because at its limit one is refused even a removal.
+
+    The first comes back at the end.
 
     `fd` is in none of them.
     """
@@ -403,7 +428,10 @@ def _items(fd: int, tree: int, kind: int, objectid: int) -> Iterator[Item]:
 
 
 def _search(fd: int, tree: int, low: tuple[int, int, int], high: tuple[int, int, int]) -> Iterator[Item]:
-    """What a tree has between two keys of object, kind and offset; of every kind between when the objects differ."""
+    """The items of a tree between two keys of object, kind and offset.
+
+    When the objects differ, items of every kind between are returned.
+    """
     while low <= high:
         # The kernel compares the parts of a key one by one, so the bound of each part is the widest.
         # nr_items is 4096: as many as fit.

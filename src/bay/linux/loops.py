@@ -1,6 +1,6 @@
-"""A file as a disk: one loop device for it, never two, which would each believe that the disk is theirs alone.
+"""Loop devices: one for each file, never two, which would each assume that they own the disk.
 
-The device lets go of the file by itself when nothing is mounted from it any more. Blocks, raises OSError.
+The kernel detaches the device when nothing is mounted from it. Blocks, raises OSError.
 """
 
 import contextlib
@@ -23,7 +23,10 @@ _DEVICES = Path("/dev")
 
 @contextlib.contextmanager
 def attached(file: Path) -> Generator[Path]:
-    """The device of `file`, which is made when there is none, and stays as long as the block lasts or something is mounted from it."""
+    """The loop device of `file`, made when there is none.
+
+    It stays as long as the block lasts or something is mounted from it.
+    """
     fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         device, held = _found(os.fstat(fd)) or _attach(fd, file)
@@ -77,7 +80,7 @@ def _shows(fd: int, facts: os.stat_result) -> bool:
     try:
         fcntl.ioctl(fd, _GET_STATUS, info)
     except OSError:
-        return False  # nothing is attached any more
+        return False  # detached already
     device, inode, *_ = _INFO.unpack(info)
     return (device, inode) == (facts.st_dev, facts.st_ino)
 
@@ -106,7 +109,7 @@ def _free() -> Path:
 
 
 def _configure(held: int, file: int, path: Path) -> None:
-    # Without the page cache between where the host's file system can do that: what is in the pool is cached once already.
+    # Direct I/O, where the host's file system has it: the pool's page cache holds the same data already.
     info = _INFO.pack(
         0, 0, 0, 0, 0, 0, 0, 0, _AUTOCLEAR | _DIRECT_IO, os.fsencode(path)[-63:], b"", b"", 0, 0
     )

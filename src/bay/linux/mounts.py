@@ -1,7 +1,8 @@
-"""The kernel's descriptor-based mount calls, by ctypes: glibc wraps them only since 2.36, older `mount` cannot id-map.
+"""The kernel's descriptor-based mount calls, by ctypes.
 
-Mounts are made as descriptors and attached to descriptors, so no path that a tenant could have
-prepared is ever resolved by name. Every call raises OSError with the call's name on failure.
+glibc wraps them only since 2.36, and older `mount` cannot id-map. Mounts are made as descriptors and attached
+to descriptors, so no path that a tenant could have prepared is ever resolved by name. Every call raises
+OSError with the call's name on failure.
 """
 
 import ctypes
@@ -76,13 +77,13 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_tree(path: str | Path) -> int:
-    """A descriptor of a detached copy of the one mount at `path` (what is mounted below it is not in the copy)."""
+    """A descriptor of a detached copy of the one mount at `path`, without the mounts below it."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     return _call("open_tree", _OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
 
 def set_attributes(mount: int, attributes: int, *, userns: int | None = None) -> None:
-    """Set MOUNT_ATTR bits on `mount`, and show its owners through the map of `userns`; it must not be attached yet."""
+    """Set MOUNT_ATTR bits on `mount`, and id-map it through `userns`; it must not be attached yet."""
     idmap = _IDMAP if userns is not None else 0
     _setattr(mount, b"", _AT_EMPTY_PATH, _MountAttr(attributes | idmap, 0, 0, userns or 0))
 
@@ -98,7 +99,10 @@ def make_all_private() -> None:
 
 
 def new_mount(fstype: str, options: Iterable[tuple[str, str]], attributes: int = 0) -> int:
-    """A descriptor of a new detached mount. An option with an empty value is a flag; values are at most 255 bytes."""
+    """A descriptor of a new detached mount.
+
+    An option with an empty value is a flag; values are at most 255 bytes.
+    """
     with closing_fd(_call("fsopen", _FSOPEN, fstype.encode(), 1)) as context:
         for key, value in options:
             _configure(context, key, value)
@@ -113,7 +117,7 @@ def attach(mount: int, directory: int) -> None:
 
 
 def detach(path: str | Path) -> None:
-    """Unmount what is mounted at `path`, with everything below it, now or as soon as nobody uses it."""
+    """Unmount `path` with everything below it, lazily: busy mounts end with their last user."""
     _checked("umount2", _libc.umount2(os.fsencode(path), _MNT_DETACH))
 
 
@@ -141,7 +145,7 @@ def setns(namespace: int, kind: int) -> None:
 
 @contextmanager
 def acting_as(user: int, group: int) -> Generator[None]:
-    """Let the calling thread, and it alone, own what it creates as `user` and `group`, with all of its capabilities."""
+    """Let the calling thread, and it alone, create files as `user` and `group`, with all its capabilities."""
     _set_filesystem_ids(user, group)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Work inside a sandbox's network namespace, in a thread that goes there and ends."""
+"""Network namespaces: runs work inside one, in a thread that enters it and ends."""
 
 import ctypes
 import os
@@ -14,10 +14,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def inside(netns_fd: int, function: Callable[[], T]) -> T:
-    """What `function` returns, called in a thread inside the namespace behind `netns_fd`. Blocks.
+    """The result of `function`, called in a thread inside the namespace behind `netns_fd`. Blocks.
 
-    Sockets and /proc/sys/net belong to the namespace of the thread that opens them. No thread comes back from there: one
-    that failed to would do the next sandbox's work in the wrong place.
+    Sockets and /proc/sys/net belong to the namespace of the thread that opens them. No thread comes back from
+    there: one that failed to would do the next sandbox's work in the wrong place.
     """
 
     def work() -> T:
@@ -30,7 +30,10 @@ def inside(netns_fd: int, function: Callable[[], T]) -> T:
 
 
 def inside_new(function: Callable[[], T]) -> T:
-    """What `function` returns, called in a thread with a namespace of its own, which ends with it. Blocks."""
+    """The result of `function`, called in a thread with a namespace of its own, which ends with it.
+
+    Blocks.
+    """
 
     def work() -> T:
         if _libc.unshare(_CLONE_NEWNET) < 0:

@@ -1,4 +1,4 @@
-"""libnftables, by ctypes: a text of commands is one transaction, all of it or nothing, seen by packets at one instant."""
+"""libnftables, by ctypes: a text of commands is one atomic transaction on the ruleset."""
 
 import ctypes
 import json
@@ -31,7 +31,7 @@ class Nft:
         self._context = None
 
     def run(self, commands: str) -> str:
-        """Make `commands` true, in one transaction, and return what they print."""
+        """Run `commands` in one transaction, and return their output."""
         if self._context is None:  # the library would end the process
             raise DriverUnavailable("the network manager is closed")
         code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
@@ -42,7 +42,7 @@ class Nft:
         return printed
 
     def ask(self, command: str, *, elements: bool = False) -> list[dict[str, Any]]:
-        """What `list …` prints, as data; with the elements of sets and maps only when asked for."""
+        """The output of `list …` as data; it has the elements of sets and maps only when asked for."""
         self._set_flags(_JSON if elements else _JSON | _TERSE)
         try:
             return json.loads(self.run(command) or '{"nftables": []}')["nftables"]

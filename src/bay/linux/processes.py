@@ -1,4 +1,5 @@
-"""Processes by number and start time, so that a number used again is never mistaken for the first of its name."""
+"""Processes identified by pid and start time, so that a reused pid is never mistaken for the first
+process."""
 
 import contextlib
 import os
@@ -14,12 +15,12 @@ _STATE, _PARENT = 0, 1
 
 
 def boot_id() -> str:
-    """What tells this boot of the host from others; start times count from it."""
+    """The id of this boot of the host; start times count from it."""
     return _BOOT_ID.read_text().strip()
 
 
 def start_time(pid: int) -> int | None:
-    """When `pid` started, in clock ticks since boot; None when it is no more, or only waits to be reaped."""
+    """When `pid` started, in clock ticks since boot; None for a reaped process or a zombie."""
     fields = _stat(pid)
     return int(fields[_START_TIME]) if fields and fields[_STATE] not in ("Z", "X") else None
 
@@ -44,7 +45,8 @@ def open_process(pid: int, started: int) -> int | None:
 def has_ended(child: int, timeout_s: float) -> bool:
     """Wait until a child of this process has ended, without reaping it; False after `timeout_s`. Blocks.
 
-    `subprocess.Popen.wait` with a timeout looks again after 0.5, 1, 2, … ms: half of the time was spent waiting.
+    `subprocess.Popen.wait` with a timeout looks again after 0.5, 1, 2, … ms: half of the time was spent
+    waiting.
     """
     pidfd = os.pidfd_open(child)
     try:
@@ -64,9 +66,12 @@ def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
 
 
 def kill_tree(pid: int, timeout_s: float) -> bool:
-    """Kill `pid` with all that descends from it, and wait; False when some had not ended after `timeout_s`. Blocks.
+    """Kill `pid` with all that descends from it, and wait; False when some had not ended after `timeout_s`.
 
-    Before any is killed all are stopped and looked for again, so that none is forked and re-parented in between.
+    Blocks.
+
+    Before any is killed all are stopped and looked for again, so that none is forked and re-parented in
+    between.
     """
     found: list[int] = []
     while (everyone := [pid, *descendants(pid)]) != found:
@@ -78,7 +83,10 @@ def kill_tree(pid: int, timeout_s: float) -> bool:
 
 
 def holders(file: Path) -> list[int]:
-    """The other processes that have `file` open. Blocks for some milliseconds: it looks at every descriptor there is."""
+    """The other processes that have `file` open.
+
+    Blocks for some milliseconds: it looks at every descriptor there is.
+    """
     found = (int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid())
     return [pid for pid in found if _has_open(pid, str(file))]
 

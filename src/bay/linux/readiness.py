@@ -1,4 +1,4 @@
-"""Waiting for a descriptor, by the kernel's event."""
+"""Waits for a descriptor by the kernel's event."""
 
 import asyncio
 

@@ -1,6 +1,6 @@
-"""Removing directories that a sandbox filled: any depth, any modes, no link followed, no mount crossed.
+"""Removes directory trees that a sandbox filled: any depth, any modes, no link followed, no mount crossed.
 
-coreutils' rm walks by descriptors and does not recurse; rejected: shutil.rmtree, which gives up at Python's
+coreutils' rm walks by descriptors and does not recurse; rejected: shutil.rmtree, which fails at Python's
 recursion limit, a thousand directories down.
 """
 
@@ -31,7 +31,10 @@ async def remove(*trees: Path) -> None:
 
 
 def remove_now(tree: Path) -> None:
-    """Remove a tree, if it is there, in a thread that may wait. Raises DriverUnavailable when something of it stays."""
+    """Remove a tree, if it is there, in a thread that may wait.
+
+    Raises DriverUnavailable when something of it stays.
+    """
     try:
         done = subprocess.run(
             [*_COMMAND, tree], stdin=subprocess.DEVNULL, capture_output=True, timeout=_REMOVE_S

@@ -1,4 +1,4 @@
-"""Putting in place, by one step that a crash cannot divide, what was made beside it. Everything here blocks and raises OSError."""
+"""Atomic replacement: puts a prepared file or directory in place by one rename. Blocks and raises OSError."""
 
 import ctypes
 import errno
@@ -22,7 +22,8 @@ def place(made: Path, target: Path) -> bool:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Give each of the two the other's name; False, with nothing done, when the file system cannot do that."""
+    """Give each of the two the other's name; False, with nothing done, when the file system cannot do
+    that."""
     try:
         _rename(one, other, _EXCHANGE)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The few switches of the host's network that sandboxes need, and what is done so that they open nothing else."""
+"""The sysctls of the host's network that sandboxes need, and the guards that keep them from opening more."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ _REFLECT = {4: "ipv4/fwmark_reflect", 6: "ipv6/fwmark_reflect"}
 
 
 def read(name: str) -> str:
-    """What the switch `name` (below /proc/sys/net) is set to, in the calling thread's network namespace."""
+    """The value of the sysctl `name` (below /proc/sys/net) in the calling thread's network namespace."""
     return (_NET / name).read_text().strip()
 
 
@@ -37,7 +37,11 @@ def forwards(version: int) -> bool:
 
 
 def forward(version: int) -> None:
-    """Let the host forward. A router (RFC 4861, 6.2.2) hears no router: devices that have their address from one still do."""
+    """Let the host forward.
+
+    A router ignores router advertisements (RFC 4861, 6.2.2); devices configured by one are set to go on
+    accepting them.
+    """
     if version == 6:
         for device in (_NET / "ipv6/conf").iterdir():
             if device.name not in ("all", "default") and read(f"ipv6/conf/{device.name}/accept_ra") == "1":
@@ -46,7 +50,10 @@ def forward(version: int) -> None:
 
 
 def reflect_marks(version: int) -> None:
-    """Let refusals (TCP resets, ICMP errors) take the mark of the packet they answer: by it they find the sandbox."""
+    """Let refusals (TCP resets, ICMP errors) carry the mark of the packet they answer.
+
+    The mark routes them back to their sandbox.
+    """
     write(_REFLECT[version], "1")
 
 

@@ -1,4 +1,4 @@
-"""The one seam through which blocking work leaves the event loop."""
+"""The thread seam: the one way for blocking work to leave the event loop."""
 
 import asyncio
 import os
@@ -15,8 +15,8 @@ async def in_new_thread(function: Callable[[], T]) -> T:
     """Run `function` in a thread of its own, which ends with it, and return what it returns.
 
     A fresh thread and not a pool, because the work may move the thread into other namespaces for good.
-    Cancellation waits for the work to end (all of it is bounded) and then takes effect: what the work was making
-    is then complete enough to be found and removed.
+    Cancellation waits for the work to end (all of it is bounded) and then takes effect: what the work was
+    making is then complete enough to be found and removed.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -39,7 +39,7 @@ async def in_new_thread(function: Callable[[], T]) -> T:
 
 
 async def opened_in_thread(function: Callable[[], int | None]) -> int | None:
-    """The descriptor that `function` opens in a thread of its own, or None; when this is cancelled it is closed."""
+    """The descriptor that `function` opens in a thread of its own, or None; closed on cancellation."""
     opened: list[int] = []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""The `oci` driver: sessions as containers of runc on this host, without a daemon."""
+"""The `oci` driver runs sessions as containers of runc on this host, without a daemon."""
 
 from bay.drivers.oci.driver import OciDriver
 

@@ -1,8 +1,8 @@
-"""The control groups of a session: runc makes them, this freezes, thaws, kills and removes them.
+"""The control groups of a session: runc makes them; Bay freezes, thaws, kills and removes them.
 
-Works on the file system alone, for version 2 and for every hierarchy of version 1, because after a
-crash there may be no container that runc knows and still a group with processes in it, and because starting
-runc for it would cost twenty milliseconds where a write costs a tenth of one.
+It works on the file system alone, for version 2 and for every hierarchy of version 1: after a crash there may
+be a group with processes in it and no container that runc knows, and starting runc would cost twenty
+milliseconds where a write costs a tenth of one.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ _THAWED = (("freezer.state", "THAWED"), ("cgroup.freeze", "0"))
 
 
 def directories(cgroup: str, mount: Path = MOUNT) -> list[Path]:
-    """Where `cgroup` (a path like /bay/x/y) exists now: one directory on version 2, up to one a hierarchy on version 1."""
+    """The directories of `cgroup`, a path like /bay/x/y: one, or one a hierarchy on version 1."""
     relative = cgroup.lstrip("/")
     candidates = [mount / relative, *(hierarchy / relative for hierarchy in mount.iterdir())]
     return [path for path in candidates if path.is_dir()]
 
 
 def huge_page_sizes(mount: Path = MOUNT, pages: Path = Path("/sys/kernel/mm/hugepages")) -> tuple[str, ...]:
-    """The sizes of huge pages, as runc writes them (2MB, 1GB), that a control group of this host can limit."""
+    """The sizes of huge pages that a control group here can limit, as runc writes them (2MB, 1GB)."""
     unified = _read(mount / "cgroup.controllers")
     limits = "hugetlb" in unified.split() if unified is not None else (mount / "hugetlb").is_dir()
     if not (limits and pages.is_dir()):
@@ -57,7 +57,9 @@ def is_frozen(cgroup: str, mount: Path = MOUNT) -> bool:
 
 
 def freeze(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> None:
-    """Freeze every process of `cgroup` and return when all stand still; a group that is not there is fine. Blocks.
+    """Freeze every process of `cgroup` and return when all stand still; a group that is not there is fine.
+
+    Blocks.
 
     Raises TimeoutError, with the group thawed again, when some process could not be frozen in time.
     """
@@ -67,7 +69,7 @@ def freeze(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> Non
     except OSError:
         thaw(
             cgroup, mount
-        )  # half frozen is the worst of both: nothing answers, and nothing says that it is paused
+        )  # half frozen is the worst state: nothing answers, and the session does not read as paused
         raise
 
 
@@ -82,7 +84,10 @@ def thaw(cgroup: str, mount: Path = MOUNT) -> None:
 
 
 def kill(cgroup: str, timeout_s: float = 10.0) -> bool:
-    """Kill every process in `cgroup`, frozen or not, and wait; False when some would not end in time. Blocks."""
+    """Kill every process in `cgroup`, frozen or not, and wait; False when some would not end in time.
+
+    Blocks.
+    """
     deadline = time.monotonic() + timeout_s
     thaw(cgroup)  # version 1 delivers no signal to a frozen process, not even this one
     for directory in directories(cgroup):
@@ -94,7 +99,7 @@ def kill(cgroup: str, timeout_s: float = 10.0) -> bool:
 
 
 def remove(cgroup: str, mount: Path = MOUNT) -> None:
-    """Remove `cgroup` with what is below it; it must be empty of processes. Blocks; raises OSError."""
+    """Remove `cgroup` and the groups below it, all empty of processes. Blocks; raises OSError."""
     for directory in directories(cgroup, mount):
         for parent, _, _ in os.walk(directory, topdown=False):
             _rmdir(parent)
@@ -122,7 +127,8 @@ def _rmdir(directory: str) -> None:
         except FileNotFoundError:
             return None
         except OSError:
-            # The kernel lets go of a dead process a moment after telling that it died, and tells nobody when.
+            # The kernel removes a dead process from its group a moment after reporting its death, without an
+            # event.
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.002)
@@ -148,8 +154,9 @@ def _freeze(cgroup: str, deadline: float, mount: Path) -> None:
 
 
 def _freeze_1(directory: Path, deadline: float) -> None:
-    # A fork that slips in leaves the group at FREEZING for good. Writing again helps with some, a short thaw with the
-    # others (runc does the same, libcontainer/cgroups/fs/freezer.go); the kernel sends no event to wait for.
+    # A fork that slips in leaves the group at FREEZING for good. Writing again helps with some, a short thaw
+    # with the others (runc does the same, libcontainer/cgroups/fs/freezer.go); the kernel sends no event to
+    # wait for.
     state = directory / "freezer.state"
     rounds = 0
     while True:
@@ -170,7 +177,8 @@ def _freeze_2(directory: Path, deadline: float) -> None:
         (directory / "cgroup.freeze").write_text("1")
         while b"frozen 1" not in os.pread(events.fileno(), 4096, 0):
             _check_time(directory, deadline)
-            # The kernel holds an event back for up to 10 ms after the last one, so it is not all there is to go by.
+            # The kernel holds an event back for up to 10 ms after the last one, so it is not all there is to
+            # go by.
             changed.poll(_LOOK_AGAIN_S * 1000)
 
 

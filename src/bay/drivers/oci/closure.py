@@ -1,8 +1,9 @@
-"""Ship and everything it needs to run, in one read-only directory: any image works, even an empty one.
+"""The closure: Ship and all it needs to run, in one read-only directory, for any image, even an empty one.
 
 It is the interpreter that runs Bay with its standard library, the shared libraries that both are linked
-against, the loader, h11, Ship, its protocol and its reader of tar. Python files are compiled and their sources left
-out: starting writes nothing, and looks at half as many files. Beside them lies what kernels need (see `kernel_bundle`).
+against, the loader, h11, Ship, its protocol and its reader of tar. Python files are compiled and their
+sources left out: starting writes nothing, and opens half as many files. Beside them lies the bundle of
+kernels (see `kernel_bundle`).
 """
 
 import compileall
@@ -41,10 +42,10 @@ _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
 def build(closures: Path) -> Path:
-    """The closure's directory below `closures`, made when the interpreter, Ship or IPython changed since the last time.
+    """The closure's directory below `closures`, rebuilt when the interpreter, Ship or IPython has changed.
 
-    Safe against others who build at the same time. Blocks (about 5 s when it has to be made); raises OSError,
-    ImportError or subprocess.SubprocessError.
+    Safe against concurrent builds. Blocks (about 5 s when it has to be made); raises OSError, ImportError or
+    subprocess.SubprocessError.
     """
     packages = [_package_directory(name) for name in _PACKAGES]
     target = closures / _fingerprint(packages)

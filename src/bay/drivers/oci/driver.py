@@ -1,4 +1,4 @@
-"""The `oci` driver: what is done, in order. What it consists of is in the modules beside this one."""
+"""The `oci` driver: its steps, in order. The modules beside this one do each of them."""
 
 import asyncio
 import os
@@ -66,7 +66,7 @@ _UNLOCK_MARGIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What `open` made for all sessions."""
+    """The parts that `open` made for all sessions."""
 
     closure: Path
     skeleton: Path
@@ -77,9 +77,11 @@ class _Shared:
 class OciDriver:
     """Runs sessions as containers of runc on this host. Needs root, and no daemon.
 
-    `root` keeps what survives a reboot, `run_dir` what does not; both belong to this Bay alone, as does `layers` (in `root` unless given), which
-    holds what sessions write outside of their workspaces: on btrfs with quotas each has a limit. `cache` (`root` unless given) may be shared by
-    Bays, as `ids_dir` is by every Bay on the host. `runc_timeout_s` is how long runc may take to start a container before it is killed.
+    `root` keeps what survives a reboot, `run_dir` what does not; both belong to this Bay alone, as does
+    `layers` (in `root` unless given), which holds what sessions write outside of their workspaces: on btrfs
+    with quotas each has a limit. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by
+    every Bay on the host. `runc_timeout_s` is how long runc may take to start a container before it is
+    killed.
     """
 
     name = "oci"
@@ -117,12 +119,18 @@ class OciDriver:
         self._shared: _Shared | None = None
 
     async def open(self) -> None:
-        """Check the host (see `probe`) and make what all sessions share: directories, the `host` image, Ship's closure (about 2 s the first time)."""
+        """Check the host (see `probe`) and make the parts that all sessions share.
+
+        They are directories, the `host` image and Ship's closure (about 2 s the first time).
+        """
         self._shared = await in_new_thread(self._make_shared)
         await self._open_network()
 
     async def aclose(self) -> None:
-        """Remove the empty control groups and directories that sessions leave behind. Sessions keep running, held as they are."""
+        """Remove the empty control groups and directories that sessions leave behind.
+
+        Sessions keep running, held as they are.
+        """
         if self._network is not None:
             await self._network.aclose()
         await in_new_thread(self._tidy)
@@ -176,7 +184,10 @@ class OciDriver:
         return seen if isinstance(seen, Gone) else Exited(None)
 
     async def pause(self, handle: Handle) -> None:
-        """See `Driver.pause`. Raises DriverUnavailable, with the session running, when some process cannot be frozen."""
+        """See `Driver.pause`.
+
+        Raises DriverUnavailable, with the session running, when some process cannot be frozen.
+        """
         await in_new_thread(lambda: self._freeze(handle.session_id))
 
     async def resume(self, handle: Handle) -> None:
@@ -184,7 +195,7 @@ class OciDriver:
         await in_new_thread(lambda: self._thaw(handle.session_id))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
-        """See `Driver.stop`. A paused session is resumed, so that it can hear the signal."""
+        """See `Driver.stop`. A paused session is resumed, so that it receives the signal."""
         if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is None:
             return
         with closing_fd(pidfd):
@@ -200,11 +211,11 @@ class OciDriver:
     async def destroy(self, handle: Handle) -> None:
         """See `Driver.destroy`. Waits for a start of the same session that a killed Bay left under way.
 
-        runc is not asked, so a session can be removed where runc is broken, hangs or is no longer there. `runc delete`
-        would do three things: kill by control group and remove the groups, which is done here; remove its directory of
-        state, which holds nothing that outlives the container (`state.json`, and the fifo of one that was half made);
-        and run the hooks of the specification, of which Bay's has none. Its mounts were in the container's namespace
-        and went with its last process.
+        runc is not asked, so a session can be removed where runc is broken, hangs or is no longer there.
+        `runc delete` would do three things: kill by control group and remove the groups, which is done here;
+        remove its directory of state, which holds nothing that outlives the container (`state.json`, and the
+        fifo of one that was half made); and run the hooks of the specification, of which Bay's has none. Its
+        mounts were in the container's namespace and went with its last process.
         """
         places = self._layout.session(handle.session_id)
         cgroup = self._cgroup_of(handle.session_id)
@@ -251,10 +262,13 @@ class OciDriver:
         return await self._network.state(seat) if self._network and seat else _NO_NETWORK
 
     async def list_owned(self) -> AsyncIterator[Owned]:
-        """See `Driver.list_owned`. Directories, runc's state, control groups and id claims: any one of them is enough.
+        """See `Driver.list_owned`.
 
-        There is nothing else to look for: sockets are in the directories, mounts only ever in namespaces that ended with
-        their processes, and the helper that makes a user namespace ends when the pipe from its Bay breaks.
+        Directories, runc's state, control groups and id claims: any one of them is enough.
+
+        There is nothing else to look for: sockets are in the directories, mounts only ever in namespaces that
+        ended with their processes, and the helper that makes a user namespace ends when the pipe from its Bay
+        breaks.
         """
         for session_id, sandbox_id in await in_new_thread(self._owned):
             yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
@@ -275,7 +289,10 @@ class OciDriver:
             self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
 
     async def _do_without(self, problems: list[str]) -> None:
-        """Have no networks. Raises DriverUnavailable where sessions have one: nobody could say truly what they reach, or change it."""
+        """Go on without networks.
+
+        Raises DriverUnavailable where sessions have one, which could not be reported or changed.
+        """
         if self._network is not None and await in_new_thread(self._network.is_left):
             raise DriverUnavailable(
                 "earlier sandboxes have networks that keep their last rules and cannot be managed any more: "
@@ -302,7 +319,7 @@ class OciDriver:
         return None if init is None else namespace_of(*init)
 
     def _seat(self, handle: Handle) -> NetworkSlot | None:
-        """The session's seat, by its claim on an id range: no other live session of this host has that number."""
+        """The session's network slot: the number of its id range, unique among this host's live sessions."""
         run = self._layout.session(handle.session_id).run
         found = next((number for number, path in self._ids.holders().items() if path == run), None)
         return None if found is None else NetworkSlot(found + 1, handle.session_id)
@@ -313,7 +330,9 @@ class OciDriver:
             return []
         if (seat := self._seat(handle)) is not None:
             return [seat]
-        owned = self._network.owned()  # before the claims: what is there by now was claimed before
+        owned = (
+            self._network.owned()
+        )  # before the claims: the owner of anything listed here has its claim by now
         live = {
             n + 1
             for n, path in self._ids.holders().items()
@@ -422,7 +441,7 @@ class OciDriver:
             raise DriverUnavailable(f"session {session_id} cannot be resumed: {error}") from error
 
     def _end_processes(self, handle: Handle, places: SessionPlaces, cgroup: str) -> None:
-        """Kill all there is and remove the control groups; a first process that is in none of them ends as well."""
+        """Kill all processes and remove the control groups; a first process outside of them is killed too."""
         if places.lock.exists():
             wait_unlocked(places.lock, self._runc.timeout_s + _UNLOCK_MARGIN_S)
         if not (cgroups.kill(cgroup) and self._kill_init(handle)):

@@ -1,7 +1,7 @@
-"""The image `host`: a synthesized skeleton, and the host's `/usr`. Nothing is downloaded, nothing else of the host is shown.
+"""The image `host`: a synthesized skeleton over the host's `/usr`. Nothing is downloaded or else shown.
 
-An allow list: a file of the host's `/etc` or `/var/lib/dpkg` is in the skeleton because a line here names it, it is readable
-by everyone on the host, and programs in `/usr` do not work without it.
+An allow list: a file of the host's `/etc` or `/var/lib/dpkg` is in the skeleton because a line here names it,
+it is readable by everyone on the host, and programs in `/usr` do not work without it.
 """
 
 import hashlib
@@ -17,7 +17,10 @@ USR = Path("/usr")
 USER = "ship"
 """The name of uid 1000, where a profile does not give it another."""
 _CACHES = ("fontconfig",)
-"""Of /var/cache. Without, the first program that draws text reads every font; the cache is good while /usr/share/fonts is."""
+"""Of /var/cache.
+
+Without, the first program that draws text reads every font; the cache is good while /usr/share/fonts is.
+"""
 _ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group")
 
 _FROM_ETC = (
@@ -48,8 +51,8 @@ _FROM_ETC = (
     "timezone",
 )
 
-# What is installed in /usr, so that a package manager inside, in a sandbox that keeps its machine, can go on from there.
-# Not /etc/apt: its addresses and proxies may have passwords in them.
+# The packages installed in /usr, so that a package manager can go on from there in a sandbox that keeps its
+# machine. Not /etc/apt: its addresses and proxies may have passwords in them.
 _FROM_DPKG = (
     "alternatives",
     "arch",
@@ -88,7 +91,7 @@ ship:x:1000:1000:ship:/workspace:/bin/bash
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
 
-# Root becomes whom it wants, and nobody else anybody: there are no passwords.
+# Root may become any user without a password; no other user may become anyone, as there are no passwords.
 _PAM = """auth sufficient pam_rootok.so
 auth required pam_unix.so
 account required pam_unix.so
@@ -96,7 +99,8 @@ password required pam_unix.so
 session required pam_unix.so
 """
 
-# A sandbox is the environment of its own that Debian asks for (PEP 668): pip may install, for the user into ~/.local.
+# A sandbox is the environment of its own that Debian asks for (PEP 668): pip may install, for the user into
+# ~/.local.
 _PIP = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n"
 _UV = "[pip]\nbreak-system-packages = true\n"
 
@@ -124,7 +128,8 @@ users:x:100:
 ship:x:1000:
 nogroup:x:65534:
 """
-    # What tells the programs of one exec from those of another (see ship/process/groups.py): `groups` complains of one without a name.
+    # The groups that separate the programs of one exec from another's (see ship/process/groups.py): `groups`
+    # complains of one without a name.
     + "".join(f"exec-{gid}:x:{gid}:\n" for gid in range(60_000, 61_000)),
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/hostname": "sandbox\n",
@@ -201,7 +206,7 @@ def _written(user: str) -> dict[str, str]:
 
 
 def _links(root: Path) -> dict[str, str]:
-    """What /usr is given besides what the host has there: the name by which programs and people call Python."""
+    """The links added to the host's /usr: the names by which programs and people call Python."""
     has = {name: os.path.lexists(root / "usr/bin" / name) for name in ("python", "python3")}
     return {"usr/bin/python": "python3"} if has["python3"] and not has["python"] else {}
 

@@ -1,7 +1,8 @@
-"""The name of a session, as the programs in it see it: that of its UTS namespace, and two files in its /etc.
+"""The hostname of a session: the name of its UTS namespace, and two files in its /etc.
 
-The files are the sandbox's own, so they are opened without following a link, and what is no small regular file is left alone.
-Everything here blocks, raises OSError, and leaves the calling thread in the namespaces of the session, so the thread must end.
+The files are the sandbox's own, so they are opened without following a link, and only small regular files are
+written. Everything here blocks, raises OSError, and leaves the calling thread in the namespaces of the
+session, so the thread must end.
 """
 
 import contextlib
@@ -30,7 +31,10 @@ def rename(pidfd: int, name: str, id_base: int) -> None:
 
 
 def write_down(name: str, id_base: int) -> None:
-    """Have the files in /etc say `name`; the calling thread is in the session's mount namespace. A full layer stays as it is."""
+    """Write `name` to the files in /etc; the calling thread is in the session's mount namespace.
+
+    A full layer stays as it is.
+    """
     with (
         contextlib.suppress(OSError),
         mounts.acting_as(id_base, id_base),

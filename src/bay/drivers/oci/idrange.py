@@ -1,8 +1,8 @@
-"""Ranges of 65,536 host ids, one for each live session on this host, whichever Bay runs it.
+"""Host id ranges: 65,536 ids for each live session on this host, across all Bays.
 
 Two sessions in one range would share the kernel's per-user accounts (a pipe's buffer shrinks when the other
-has many) and could signal one another if a namespace ever leaked. A claim is a file named after the range's number,
-holding the path of the directory it is for; a claim whose directory is gone is free again, so nothing leaks
+has many) and could signal one another if a namespace ever leaked. A claim is a file named after the range's
+number, holding the path of its directory; without that directory the claim is free again, so nothing leaks
 when a Bay is killed or removed.
 """
 
@@ -19,16 +19,20 @@ from bay.errors import DriverUnavailable
 
 @dataclass(frozen=True, slots=True)
 class IdRanges:
-    """The claims in `directory`, which every Bay on the host shares. Range n begins at `start + n * 65536`."""
+    """The claims in `directory`, which every Bay on the host shares.
+
+    Range n begins at `start + n * 65536`.
+    """
 
     directory: Path
     start: int
     count: int
 
     def claim(self, holder: Path) -> int:
-        """The first id of a range that is `holder`'s from now on; `holder` must exist, and a second claim gives the same range.
+        """Claim a range for `holder`, an existing directory, and return its first id.
 
-        Raises DriverUnavailable when all ranges are taken by directories that exist.
+        A second claim gives the same range. Raises DriverUnavailable when all ranges are taken by directories
+        that exist.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         with self._locked():
@@ -73,7 +77,7 @@ class IdRanges:
     def _claims(self) -> dict[int, Path]:
         names = [name for name in os.listdir(self.directory) if name.isdecimal()]
         claims = {int(name): (self.directory / name).read_text() for name in sorted(names, key=int)}
-        # An empty one was being written when its Bay was killed, and nobody has been told of it.
+        # An empty file is a claim whose Bay was killed while writing it, before anyone used it.
         return {number: Path(path) for number, path in claims.items() if path}
 
     def _file(self, number: int) -> Path:

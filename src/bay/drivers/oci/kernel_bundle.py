@@ -1,9 +1,9 @@
-"""What a kernel needs in a sandbox: our own small package, IPython, and what IPython imports.
+"""The kernel bundle: our own small package, IPython, and IPython's dependencies.
 
-All of it is Python without compiled parts, so that the image's interpreter can run it as well as the closure's. Sources are kept:
-tracebacks show them, and an interpreter for which there is no byte code here compiles them in memory.
-
-The bridge to other kernels has compiled parts. It lies in a folder of its own, which only the closure's interpreter is shown.
+All of it is Python without compiled parts, so that the image's interpreter can run it as well as the
+closure's. Sources are kept: tracebacks show them, and an interpreter for which there is no byte code here
+compiles them in memory. The bridge to other kernels has compiled parts. It lies in a folder of its own,
+visible to the closure's interpreter only.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ _BRIDGE_LIBRARIES = "pyzmq.libs"  # beside zmq, where its wheel has them
 _UNNEEDED = shutil.ignore_patterns(
     "__pycache__", "tests", "test", "*.pyi", "*.dist-info", "py.typed", "*.a", "*.h"
 )
-# Hardly ever used, and compiled in memory when it is: highlighting of other languages than Python, and what needs a terminal.
+# Hardly ever used, and compiled in memory when it is: highlighting of other languages than Python, and what
+# needs a terminal.
 _NOT_COMPILED = (
     r"/pygments/(lexers/(?!__init__|_mapping|python|special)|formatters/(?!__init__|_mapping|terminal|html)|styles/)"
     r"|/IPython/(terminal|sphinxext|external)/"
@@ -67,7 +68,7 @@ def fill(target: Path, shown_at: str) -> None:
 
 
 def fill_bridge(target: Path) -> list[Path]:
-    """Put the bridge to other kernels into `target`, when jupyter_client is installed beside Bay; its compiled parts."""
+    """Copy the bridge to other kernels, if jupyter_client is installed, into `target`."""
     if find_spec("jupyter_client") is None:
         return []
     target.mkdir()

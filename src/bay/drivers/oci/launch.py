@@ -1,8 +1,8 @@
-"""Starting a session's container: everything that has to happen in one thread, in the order it happens.
+"""Launching a session's container: all the work of the one launching thread, in order.
 
-The thread has its line to the network judged, leaves the host's mount and network namespaces, connects the line, brings up
-loopback, assembles the root file system, runs runc there, and ends. runc and the container inherit what they should, and what the thread
-alone had is dropped by the kernel, also when Bay is killed on the way.
+The thread has its policy put in place, leaves the host's mount and network namespaces, connects the network,
+brings up loopback, assembles the root file system, runs runc there, and ends. runc and the container inherit
+the namespaces, and the kernel drops the thread's own mounts, also when Bay is killed on the way.
 """
 
 import errno
@@ -77,7 +77,7 @@ def launch(order: LaunchRequest, output: StartOutput) -> Launched:
         _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}")
         log = order.places.run / "runc.log"
         pid = order.runc.run(order.spec.session_id, order.places.bundle, log=log, output=output, lock=lock)
-        shutil.rmtree(order.places.bundle)  # runc needs it no more, and Ship's token is in it
+        shutil.rmtree(order.places.bundle)  # runc has read it, and Ship's token is in it
         return _launched(order.spec.session_id, pid)
 
 
@@ -95,7 +95,10 @@ def seal_socket_dir(pidfd: int) -> None:
 
 @contextmanager
 def locked(file: Path) -> Generator[int]:
-    """Hold the lock of a session; a process that inherits the descriptor holds it as well, until it ends or runs a program."""
+    """Hold the lock of a session.
+
+    A process that inherits the descriptor holds it as well, until it ends or runs a program.
+    """
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -105,10 +108,10 @@ def locked(file: Path) -> Generator[int]:
 
 
 def wait_unlocked(file: Path, timeout_s: float, patience_s: float = 2.0) -> None:
-    """Return once nobody holds the lock. Blocks. Raises DriverUnavailable after `timeout_s`.
+    """Return once the lock is free. Blocks. Raises DriverUnavailable after `timeout_s`.
 
-    A start that another Bay left when it was killed gets `patience_s` to come to its end, which takes a runc some
-    hundredths of a second. Then the processes that hold the lock hang, and are killed.
+    A start that a killed Bay left behind has `patience_s` to finish, which takes a runc some hundredths of a
+    second. After that the processes that hold the lock count as hung, and are killed.
     """
     began = time.monotonic()
     with closing_fd(os.open(file, os.O_RDWR | os.O_CLOEXEC)) as fd:
@@ -133,7 +136,10 @@ def _try_lock(fd: int) -> bool:
 
 @contextmanager
 def host_errors() -> Generator[None]:
-    """Turn what the kernel refuses into what Bay says: the disk is full, or this host cannot. Owners read it: no path."""
+    """Translate the kernel's errors: the disk is full, or this host cannot.
+
+    Owners read the text: it has no path.
+    """
     try:
         yield
     except OSError as error:

@@ -1,7 +1,8 @@
-"""The directory that holds a session's writable layers, bounded where the file system can do that.
+"""The directory of a session's writable layers, with a size limit where the file system has one.
 
-On btrfs it is a subvolume in a group of its own with a limit, as a cargo is, so a flood of `/` or `/usr` stops there, and removing it takes
-no time however much is in it. Elsewhere it is a plain directory and the host's disk is the only bound; the operator is told.
+On btrfs it is a subvolume in a group of its own with a limit, as a cargo is, so a flood of `/` or `/usr`
+stops there, and removing it takes no time whatever its size. Elsewhere it is a plain directory and the host's
+disk is the only bound; the operator is warned.
 """
 
 import contextlib
@@ -32,7 +33,10 @@ def destroy(directory: Path) -> None:
 
 
 def is_bounded(directory: Path) -> bool:
-    """Whether what `make` makes below `directory` would have its limit: whether quotas are on there. Blocks."""
+    """Whether what `make` makes below `directory` would have its limit: whether quotas are on there.
+
+    Blocks.
+    """
     return btrfs.are_quotas_on(directory)
 
 

@@ -1,4 +1,4 @@
-"""Where a Bay keeps what it needs for its sessions: names follow from the session's id alone."""
+"""The layout of the driver's directories: paths follow from the session's id alone."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class SessionPlaces:
-    """One session's directories. `data`, with its layers, is on disk; `run` is gone after a reboot."""
+    """One session's directories. `data`, with its layers, is on disk; `run` does not outlive a boot."""
 
     session_id: str
     data: Path
@@ -25,7 +25,7 @@ class SessionPlaces:
 
     @property
     def bundle(self) -> Path:
-        """What runc starts from; removed once it has."""
+        """The bundle that runc starts from; removed after the start."""
         return self.run / "bundle"
 
     @property
@@ -40,11 +40,14 @@ class SessionPlaces:
 
     @property
     def lock(self) -> Path:
-        """Held by whoever starts or removes the session, also by a runc whose Bay was killed."""
+        """Held while the session is started or removed, also by a runc whose Bay was killed."""
         return self.run / "lock"
 
     def make(self, sandbox_id: str, layer_bytes: int | None) -> None:
-        """Make both directories, each saying first of all whose it is; `data` holds at most `layer_bytes` where it can."""
+        """Make both directories, each labelled with its sandbox first.
+
+        `data` holds at most `layer_bytes`, where the file system can limit it.
+        """
         layers.make(self.data, layer_bytes)
         self.run.mkdir(mode=0o700)
         for directory in (self.data, self.run):
@@ -55,7 +58,7 @@ class SessionPlaces:
         return any(path.exists() for path in (self.data, self.run, self.former))
 
     def sandbox_id(self) -> str | None:
-        """The sandbox that `make` was told, or None when neither directory says."""
+        """The sandbox that `make` noted, or None when neither directory has it."""
         for directory in (self.run, self.data, self.former):
             try:
                 return str(json.loads((directory / "owner.json").read_text())["sandbox_id"])
@@ -66,9 +69,9 @@ class SessionPlaces:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The directories of one Bay: `root` persists, `run_dir` does not, and `cache` can be made again at any time.
+    """The directories of one Bay: `root` persists, `run_dir` does not, and `cache` can be made again.
 
-    `layers` holds what sessions write, and is on a file system that can limit that, if there is one.
+    `layers` has the sessions' writable layers, on a file system that can limit them, if there is one.
     """
 
     root: Path
@@ -78,7 +81,8 @@ class Layout:
 
     @property
     def stage(self) -> Path:
-        """The empty directory on which each launching thread mounts its session's root, in a mount namespace of its own."""
+        """The empty directory on which a launching thread mounts the root, each in its own mount
+        namespace."""
         return self.run_dir / "stage"
 
     @property
@@ -98,7 +102,8 @@ class Layout:
 
     def make(self) -> None:
         """Make what all sessions share."""
-        # Files made inside carry inside ids on disk; a set-uid one would be root's, so no user of the host may get near.
+        # Files made inside carry inside ids on disk; a set-uid one would be root's, so no user of the host
+        # may get near.
         _make(self.root, 0o700)
         _make(self.layers, 0o700)
         # The session's own root passes through here to reach its mounts, and may do nothing else.

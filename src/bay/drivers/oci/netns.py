@@ -1,10 +1,10 @@
 """The session's network namespace, made by the host.
 
-Who creates a network namespace rules it. Made by runc inside the user namespace, root inside could
-flush any egress policy; made here, by a thread in the host's user namespace, the same root has no
-power over nftables, raw sockets or interfaces. runc cannot join it by path together with a user
-namespace (it enters the user namespace first and then lacks the right), so the launching thread
-is in it and runc inherits it.
+The user namespace that creates a network namespace owns it. Made by runc inside the user namespace, root
+inside could flush any egress policy; made here, by a thread in the host's user namespace, the same root has
+no power over nftables, raw sockets or interfaces. runc cannot join it by path together with a user namespace
+(it enters the user namespace first and then lacks the right), so the launching thread is in it and runc
+inherits it.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from pathlib import Path
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
-# Root inside rules neither, so what it would be used for is granted to all: ports below 1024, and ping.
+# Root inside lacks the capabilities for these, so all users have them: ports below 1024, and ping.
 _SYSCTLS = {"ipv4/ip_unprivileged_port_start": "0", "ipv4/ping_group_range": "0 2147483647"}
 
 

@@ -1,6 +1,7 @@
-"""A session's line to the network: the seat it has, and what is done with it at which moment of its life.
+"""A session's network attachment: its slot, and the steps on it at each moment of the session's life.
 
-Judged before there is a device, connected before there is a process, answered before the first command.
+The policy is in place before the device, the device before the first process, and DNS before the first
+command.
 """
 
 import os
@@ -21,7 +22,10 @@ class NetworkAttachment:
     policy: NetworkPolicy
 
     def admit(self) -> None:
-        """Have the host hold what will come from there to the policy. Blocks; called in the host's namespaces."""
+        """Have the host hold what will come from there to the policy.
+
+        Blocks; called in the host's namespaces.
+        """
         self.network.admit(self.seat, self.policy)
 
     def connect(self) -> None:
@@ -35,13 +39,16 @@ class NetworkAttachment:
 
 
 def namespace_of(pid: int, started: int) -> int | None:
-    """A descriptor of the network namespace of the process that began at `started`; None when it is no more. Blocks."""
+    """A descriptor of the network namespace of the process that began at `started`; None if it has ended.
+
+    Blocks.
+    """
     if (pidfd := open_process(pid, started)) is None:
         return None
     with closing_fd(pidfd):
         try:
             namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # it has ended, and nobody has waited for it yet
+        except FileNotFoundError:  # it has ended, and is not reaped yet
             return None
         # The number may have gone to another process since it was looked at.
         if not ends_within(pidfd, 0):

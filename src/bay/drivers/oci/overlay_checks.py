@@ -1,6 +1,6 @@
-"""Layers that outlive their session: what a tenant, or whoever made an imported checkpoint, may have put where Bay looks.
+"""Checks overlay layers that outlive their session: a tenant or an imported checkpoint may have set traps.
 
-Nobody else uses a layer while it is looked at: its session has not begun. So a look at each fixed name is enough.
+A layer has no user while it is checked: its session has not begun. So one check of each fixed name is enough.
 """
 
 import errno
@@ -8,17 +8,17 @@ import os
 import stat
 from pathlib import Path
 
-# What is mounted on, or walked through, when a session starts.
+# The directories that a session's start mounts on or walks through.
 _DIRECTORIES = (".ship", ".ship-run", "dev", "etc", "proc", "sys", "tmp", "usr", "workspace")
-# What the runtime reads of the image, with the host's patience.
+# The files of the image that the runtime reads, in Bay's time.
 _FILES = ("etc/group", "etc/passwd")
 _LARGEST = 1 << 20
 
 
 def check(writable: Path) -> None:
-    """Refuse a layer whose own directories are anything else: a link in their place would show the host's files.
+    """Refuse a layer that has a link or a file in place of one of its directories.
 
-    Raises NotADirectoryError.
+    A link would show the host's files. Raises NotADirectoryError.
     """
     for directory in (writable.parent, writable, writable / "upper"):
         found = _mode(directory)
@@ -38,7 +38,7 @@ def mend_root(upper: Path) -> None:
 
 
 def _is_unreadable(path: Path) -> bool:
-    """Whether reading it might wait, or take more than it should; what is deleted in the layer is neither."""
+    """Whether a read could block, or be too large; a whiteout, which is a deleted file, is neither."""
     found = _mode(path)
     if found is None or _is_whiteout(path):
         return False

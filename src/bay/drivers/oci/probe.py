@@ -1,7 +1,7 @@
-"""What the `oci` driver needs of a host: asked at `open`, and shown by `bay doctor`.
+"""The host requirements of the `oci` driver: checked at `open`, and shown by `bay doctor`.
 
-Where it matters whether something works, it is done once, by the code that a start uses, in namespaces
-of a thread that ends; versions are only read where a version is the question.
+A feature is tried, by the code that a start uses, in namespaces of a thread that ends; versions are only read
+where a version is the question.
 """
 
 import contextlib
@@ -33,13 +33,16 @@ _ENOUGH_FILES = 8192
 _ENOUGH_TERMINALS = 8192
 _EXAMPLES = 3
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
-# CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected /proc.
+# CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected
+# /proc.
 _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
 
 @dataclass(frozen=True, slots=True)
 class HostCheck:
-    """One thing about the host. `required`: the driver does not open without it. `fix`: what an operator does about it.
+    """One thing about the host.
+
+    `required`: the driver does not open without it. `fix`: what an operator does about it.
 
     `risk`: without it one sandbox can harm the others or the host.
     """
@@ -57,8 +60,8 @@ def checks(
 ) -> list[HostCheck]:
     """Everything, in the order in which to mend it. Blocks for about a second and leaves nothing behind.
 
-    `scratch` is where the sessions' layers will be, or will be made (default: the system's directory). Without root
-    that is the only finding: what else fails then may be for want of it.
+    `scratch` is where the sessions' layers will be, or will be made (default: the system's directory).
+    Without root that is the only finding: what else fails then may be for want of it.
     """
     if not _root().ok:
         return [_root()]
@@ -179,7 +182,10 @@ def _limits() -> list[HostCheck]:
 
 
 def _core_dumps(pattern: str, hard: int) -> HostCheck:
-    """Whether a crash inside reaches a program of the host. RLIMIT_CORE 1 (see `rlimits`) stops no connection."""
+    """Whether a crash inside reaches a program of the host.
+
+    RLIMIT_CORE 1 (see `rlimits`) stops no connection.
+    """
     connects, starts = pattern.startswith("@"), pattern.startswith("|")
     ok = not connects and (hard != 0 or not starts)
     limit = "any size" if hard < 0 else str(hard)
@@ -212,7 +218,7 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
 
 
 def _closed_files() -> HostCheck:
-    """Files that the image `host` shows and the host's own users may not read: root inside may, and rules their ids.
+    """Files that the image `host` shows and the host's own users may not read: root inside may, by its ids.
 
     Programs are left out: packages close those that have special rights, and nothing in them is secret.
     """

@@ -1,4 +1,4 @@
-"""The resource limits of every process of a session: those of the runc that starts it, which it inherits.
+"""The resource limits of a session's processes: those of the runc that starts it, which they inherit.
 
 runc could not set them. Root did not make the session's user namespace, and so the limits of a process there
 are set by CAP_SYS_RESOURCE on the host alone, which Bay may lack.

@@ -1,9 +1,9 @@
-"""The root file system of a session, put together in a mount namespace that only the launching thread has.
+"""The root file system of a session, assembled in a mount namespace of the launching thread.
 
 The mounts never exist in the host's own mount namespace: the container copies them when it starts, and when
-the launching thread ends, or Bay is killed, the kernel drops the rest. There is nothing to unmount.
-Every layer is shown id-mapped, so that what lies on disk is owned by inside ids (0, 1000, …) and no image has to
-be chowned for a session. The directories that hold such files must be closed to the host's users.
+the launching thread ends, or Bay is killed, the kernel drops the rest. There is nothing to unmount. Every
+layer is mounted id-mapped, so that files on disk are owned by inside ids (0, 1000, …) and no image has to be
+chowned for a session. The directories that hold such files must be closed to the host's users.
 """
 
 import errno
@@ -28,9 +28,10 @@ _DEVICES = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """An overlay at `target`: `lower` as it is on the host, and `writable`, which holds `upper` and `work`.
+    """An overlay at `target`: `lower` from the host, and `writable`, which holds `upper` and `work`.
 
-    `over` is a directory of the image that lies over `lower`. With `lasting` what is in `upper` outlives the session, and is what the next one finds.
+    `over` is a directory of the image that lies over `lower`. A `lasting` layer's `upper` outlives the
+    session, and is mounted by the next one.
     """
 
     target: str
@@ -44,7 +45,8 @@ class Layer:
 class Bind:
     """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`.
 
-    With `own_inodes` it is read-only, and watching or locking its files does not meet others who are shown them.
+    With `own_inodes` it is read-only, and watching or locking its files does not meet others who are shown
+    them.
     """
 
     target: str
@@ -56,16 +58,17 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Rootfs:
-    """What a session's root is made of. The first layer is the root itself."""
+    """The parts of a session's root. The first layer is the root itself."""
 
     layers: tuple[Layer, ...]
     binds: tuple[Bind, ...]
 
 
 def prepare_writable(layer: Layer) -> None:
-    """Make the directories behind a layer's `writable`: `work` empty, and `upper` too unless it lasts and is there.
+    """Make a layer's `writable` directories: `work` empty, and `upper` unless a lasting one is there.
 
-    What lasts was written by a tenant, or came from elsewhere as a checkpoint: see `lasting`. Blocks; raises OSError, DriverUnavailable.
+    A lasting one was written by a tenant, or imported as a checkpoint: see `overlay_checks`. Blocks; raises
+    OSError, DriverUnavailable.
     """
     upper, work = layer.writable / "upper", layer.writable / "work"
     if layer.lasting:
@@ -81,7 +84,9 @@ def prepare_writable(layer: Layer) -> None:
 
 
 def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
-    """Mount `rootfs` and return where. The calling thread must be alone in its mount namespace and its fs attributes.
+    """Mount `rootfs` and return where.
+
+    The calling thread must be alone in its mount namespace and its fs attributes.
 
     `stage` is an empty directory that the session's root may pass through. Blocks; raises OSError.
     """
@@ -91,7 +96,7 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
     os.chdir(stage)  # this thread's alone; so that the mount table inside shows short relative names
     Path("root").mkdir(mode=0o755)
     _make_devices()
-    # An overlay works with the ids of who mounts it, and on an id-mapped layer the host's root is nobody.
+    # An overlay works with the ids of its mounter, and on an id-mapped layer the host's root is unmapped.
     with mounts.acting_as(id_base, id_base):
         _mount_root(rootfs, userns)
     return stage / "root"
@@ -100,7 +105,8 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
 def _make_devices() -> None:
     """Give the calling thread a `/dev` of its own, from which runc takes the nodes of the session's.
 
-    Those of the host are shared files: a sandbox could watch who else opens them, and lock them for everybody.
+    Those of the host are shared files: a sandbox could watch who else opens them, and lock them for
+    everybody.
     """
     Path("dev").mkdir()
     for name, numbers in _DEVICES.items():
@@ -133,13 +139,13 @@ def _overlay(number: int, layer: Layer, userns: int) -> int:
         ("lowerdir", ":".join(below)),
         ("upperdir", f"{writable}/upper"),
         ("workdir", f"{writable}/work"),
-        # A layer that lasts is checkpointed, exported and mounted over a newer image: it must not point into this one.
-        # One that does not has no need of the disk: no fsync is passed on.
+        # A layer that lasts is checkpointed, exported and mounted over a newer image: it must not point into
+        # this one. One that does not has no need of the disk: no fsync is passed on.
         ("redirect_dir", "nofollow") if layer.lasting else ("volatile", ""),
     ]
     mount = mounts.new_mount("overlay", options, mounts.NOSUID | mounts.NODEV)
     if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
-        # The kernel's way to say that it could not use the upper layer; its log has the reason.
+        # The kernel's sign that it could not use the upper layer; its log has the reason.
         raise OSError(errno.EROFS, f"the overlay at {layer.target} came up read-only; see dmesg")
     return mount
 

@@ -1,4 +1,4 @@
-"""The command line of runc, and the one place where its failures become Bay's errors."""
+"""Runs the command line of runc, and turns its failures into Bay's errors."""
 
 import json
 import re
@@ -21,7 +21,8 @@ _END_S = 5.0
 class Runc:
     """runc as `binary`, run from `copy`, keeping its state in `root`, given `timeout_s` to start a container.
 
-    It is needed to start one and for nothing else: see `cgroups` for what freezes, and the driver's `destroy` for what removes.
+    It is needed to start one and for nothing else: see `cgroups` for what freezes, and the driver's `destroy`
+    for what removes.
     """
 
     binary: str
@@ -32,9 +33,10 @@ class Runc:
     def run(self, container: str, bundle: Path, *, log: Path, output: StartOutput, lock: int) -> int:
         """Start `container` from `bundle` and return the host pid of its first process.
 
-        That process gets `output` as stdout and stderr, and `/dev/null` as stdin. Blocks, and runs in the calling
-        thread's namespaces. `lock` stays open in runc and nowhere else, so that its lock outlives a Bay that is
-        killed meanwhile. A runc that takes too long is killed with all it started. Raises DriverUnavailable.
+        That process gets `output` as stdout and stderr, and `/dev/null` as stdin. Blocks, and runs in the
+        calling thread's namespaces. `lock` stays open in runc and nowhere else, so that its lock outlives a
+        Bay that is killed meanwhile. A runc that takes too long is killed with all it started. Raises
+        DriverUnavailable.
         """
         pid_file = bundle / "pid"
         arguments = self._arguments(
@@ -71,7 +73,7 @@ class Runc:
             raise self._missing(error) from error
 
     def init_process(self, container: str) -> tuple[int, int] | None:
-        """Host pid and start time of the first process of `container`, as runc noted them; None without a container."""
+        """Pid and start time of the container's first process, from runc's state; None without one."""
         try:
             state = json.loads((self.state(container) / "state.json").read_text())
             return int(state["init_process_pid"]), int(state["init_process_start"])
@@ -79,7 +81,7 @@ class Runc:
             return None
 
     def state(self, container: str) -> Path:
-        """The directory in which runc keeps what it knows of `container`."""
+        """The directory of runc's state of `container`."""
         return self.root / container
 
     def _arguments(self, log: Path, *arguments: str) -> list[str]:
@@ -91,13 +93,16 @@ class Runc:
 
 
 def runc_version(binary: str) -> tuple[int, int, int] | None:
-    """The version that `binary` says it has; None when it does not run, hangs or says something else. Blocks."""
+    """The version that `binary` prints; None when it fails, hangs or prints no version. Blocks."""
     found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", _asked_for_version(binary))
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def is_patched(binary: str) -> bool:
-    """Whether `binary` is of a security update of Debian, which mends an older version and keeps its number. Blocks."""
+    """Whether `binary` is of a security update of Debian, which mends an older version and keeps its number.
+
+    Blocks.
+    """
     return re.search(r"^commit: \S*\+deb\d+u\d+", _asked_for_version(binary), re.MULTILINE) is not None
 
 
@@ -124,15 +129,15 @@ def _answer(process: subprocess.Popen[str]) -> str:
 
 
 def reads_mappings(version: tuple[int, int, int] | None) -> bool:
-    """Whether this runc finds out the id mapping of a user namespace that it joins.
+    """Whether this runc reads the id mapping of a user namespace that it joins.
 
-    Older ones must be told it, and newer ones refuse to be.
+    Older ones need it in the spec, and newer ones refuse it there.
     """
     return version is None or version >= (1, 1, 10)
 
 
 def _last_error(log: Path) -> str | None:
-    """The last error that runc logged; it says the same on stderr, in more words."""
+    """The last error in runc's log; its stderr has the same in more words."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except FileNotFoundError:

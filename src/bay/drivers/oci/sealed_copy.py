@@ -1,8 +1,8 @@
-"""A program run from a sealed copy in memory, which is made once.
+"""Runs a program from a sealed copy in memory, which is made once.
 
-A container could come by a descriptor of runc's file and write to it (CVE-2019-5736). So runc copies itself into
-memory and seals that, for each container again: a quarter of the processor time that it needs to start one.
-It leaves that out where it finds itself sealed.
+A container could come by a descriptor of runc's file and write to it (CVE-2019-5736). So runc copies itself
+into memory and seals that, for each container again: a quarter of the processor time that it needs to start
+one. It leaves that out where it finds itself sealed.
 """
 
 import errno
@@ -20,7 +20,10 @@ _ELF = b"\x7fELF"
 
 
 class SealedCopy:
-    """The copy of `program`, a name on PATH or a path. Threads may share it; a change of the file makes a new one."""
+    """The copy of `program`, a name on PATH or a path.
+
+    Threads may share it; a change of the file makes a new one.
+    """
 
     def __init__(self, program: str) -> None:
         self._program = program
@@ -30,7 +33,7 @@ class SealedCopy:
         self._path = program
 
     def path(self) -> str:
-        """The path to run: the copy's, or the file's own for a script or where this host runs nothing from memory.
+        """The path to run: the copy's, or the file's own for a script or where memory files cannot run.
 
         Blocks. Raises OSError when there is no such program.
         """

@@ -1,9 +1,9 @@
-"""The seccomp profile: which system calls a sandbox may make, as an allow list of our own.
+"""The seccomp profile: an allow list of the system calls that a sandbox may make.
 
-It is the only layer against io_uring, keyrings, vsock, userfaultfd and the crypto sockets, and the
-first of two against new namespaces. One architecture only: a second one (32-bit calls) brings a second
-set of numbers, `socketcall` among them, whose arguments a filter cannot see. A call that is on no list is refused
-with EPERM, so that programs with a fallback take it.
+It is the only layer against io_uring, keyrings, vsock, userfaultfd and the crypto sockets, and the first of
+two against new namespaces. One architecture only: a second one (32-bit calls) brings a second set of numbers,
+`socketcall` among them, whose arguments a filter cannot see. A call that is on no list is refused with EPERM,
+so that programs with a fallback take it.
 """
 
 from typing import Any
@@ -73,7 +73,8 @@ _MAP_HUGETLB, _MFD_HUGETLB, _SHM_HUGETLB = 0x4_0000, 0x4, 0o4000
 NEW_NAMESPACES = 0x7E02_0000
 _CLONE_NEWTIME = 0x80
 
-# The type byte of all btrfs ioctls. Unprivileged, they make subvolumes, escape quotas and lock a workspace against deletion.
+# The type byte of all btrfs ioctls. Unprivileged, they make subvolumes, escape quotas and lock a workspace
+# against deletion.
 _BTRFS_IOCTL = 0x94
 FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x4004_9409, 0x4020_940D, 0xC018_9436
 
@@ -83,7 +84,7 @@ _ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY = 0x004_0000, 0xFFFF_FFFF
 
 
 def profile(machine: str) -> dict[str, Any]:
-    """The `linux.seccomp` object of an OCI spec for `machine` (as `uname -m` says it)."""
+    """The `linux.seccomp` object of an OCI spec for `machine` (as in `uname -m`)."""
     return {
         "defaultAction": _ERRNO,
         "defaultErrnoRet": _EPERM,
@@ -106,21 +107,23 @@ def profile(machine: str) -> dict[str, Any]:
 
 
 def _sockets() -> list[dict[str, Any]]:
-    # An allow list of families: AF_VSOCK reaches the hypervisor, AF_ALG the page cache of shared files, others old code.
+    # An allow list of families: AF_VSOCK reaches the hypervisor, AF_ALG the page cache of shared files,
+    # others old code.
     return [
         _when("socket", _equal(0, _AF_UNIX)),
         *_internet(_AF_INET),
         *_internet(_AF_INET6),
         _when("socket", _equal(0, _AF_NETLINK), _equal(2, _NETLINK_ROUTE)),
-        # `useradd` and others that write to the audit log go on without it when they are told that there is none.
+        # `useradd` and others that write to the audit log go on without it when it does not exist.
         _answer("socket", _EPROTONOSUPPORT, _equal(0, _AF_NETLINK), _equal(2, _NETLINK_AUDIT)),
         _when("socketpair", _equal(0, _AF_UNIX)),
     ]
 
 
 def _internet(family: int) -> list[dict[str, Any]]:
-    # Type and protocol are an allow list too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely used
-    # code, which the kernel loads for everybody. SCTP and DCCP can also be asked for by their type alone.
+    # Type and protocol are an allow list too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely
+    # used code, which the kernel loads for everybody. SCTP and DCCP can also be asked for by their type
+    # alone.
     allowed = {_SOCK_STREAM: (0, _TCP), _SOCK_DGRAM: (0, _UDP, _ICMP, _ICMP6)}
     return [
         _when("socket", _equal(0, family), _masked(1, _SOCK_TYPES, kind), _equal(2, protocol))
@@ -130,8 +133,8 @@ def _internet(family: int) -> list[dict[str, Any]]:
 
 
 def _socket_options() -> list[dict[str, Any]]:
-    # All but TCP_ULP, which puts kernel TLS on a connection. Levels and options that share its lowest bits are
-    # refused with it; no family that is allowed has both.
+    # All but TCP_ULP, which puts kernel TLS on a connection. Levels and options that share its lowest bits
+    # are refused with it; no family that is allowed has both.
     return [
         *(_when("setsockopt", _masked(1, bit, ~_SOL_TCP & bit)) for bit in (1, 2, 4, 8)),
         *(_when("setsockopt", _masked(2, bit, ~_TCP_ULP & bit)) for bit in (1, 2, 4, 8, 16, 32)),
@@ -139,9 +142,9 @@ def _socket_options() -> list[dict[str, Any]]:
 
 
 def _limits() -> list[dict[str, Any]]:
-    # RLIMIT_CORE stays at 1: at any other value a crash can start the host's core_pattern program, as its root.
-    # A program that sets it is told that it is done: ssh-agent and gpg give up otherwise, and at 1 nothing is
-    # dumped either.
+    # RLIMIT_CORE stays at 1: at any other value a crash can start the host's core_pattern program, as its
+    # root. Setting it succeeds without effect: ssh-agent and gpg fail otherwise, and at 1 nothing is dumped
+    # either.
     return [
         *(_when("setrlimit", other) for other in _other_than_core(0)),
         *(_when("prlimit64", other) for other in _other_than_core(1)),
@@ -176,14 +179,15 @@ def _namespaces() -> list[dict[str, Any]]:
     return [
         _when("clone", _masked(0, NEW_NAMESPACES, 0)),
         _when("unshare", _masked(0, NEW_NAMESPACES | _CLONE_NEWTIME, 0)),
-        # Its flags are behind a pointer; glibc falls back to clone when it is told that clone3 does not exist.
-        # Contexts of asynchronous I/O are counted for the whole host: one sandbox could take them all.
+        # Its flags are behind a pointer; at ENOSYS for clone3 glibc falls back to clone. Contexts of
+        # asynchronous I/O are counted for the whole host: one sandbox could take them all.
         {"names": ["clone3", "io_setup", "io_uring_setup"], "action": _ERRNO, "errnoRet": _ENOSYS},
     ]
 
 
 def _ioctls() -> list[dict[str, Any]]:
-    # "Type byte is not 0x94" is "one of its eight bits differs"; only the low half of the argument counts for the kernel.
+    # "Type byte is not 0x94" is "one of its eight bits differs"; only the low half of the argument counts for
+    # the kernel.
     bits = [1 << bit for bit in range(8, 16)]
     return [
         *(_when("ioctl", _masked(1, bit, ~(_BTRFS_IOCTL << 8) & bit)) for bit in bits),
@@ -195,8 +199,9 @@ def _ioctls() -> list[dict[str, Any]]:
 
 
 def _fcntls() -> list[dict[str, Any]]:
-    # All but F_SETLEASE and F_SETDELEG: whoever opens such a file waits for its holder, or is refused, also Bay on the host when it
-    # copies, weighs or backs up. They are 0x400 and 0x410; what else has that bit, as the sizes of pipes, has one of the four lowest as well.
+    # All but F_SETLEASE and F_SETDELEG: an open of such a file waits for its holder, or is refused, also in
+    # Bay on the host when it copies, weighs or backs up. They are 0x400 and 0x410; other commands with that
+    # bit, as the sizes of pipes, have one of the four lowest as well.
     above = _F_LINUX_SPECIFIC
     return [
         _when("fcntl", _masked(1, above, 0)),

@@ -1,7 +1,7 @@
-"""The OCI runtime specification of a session: a pure function of what was asked and where its parts are.
+"""The OCI runtime specification of a session: a pure function of its spec and the places of its parts.
 
-runc is told to do as little as possible: the root file system with everything below it is assembled
-before (see `launch`), the network namespace is the one runc runs in, and nothing here names a path a caller chose.
+runc does as little as possible: the root file system with everything below it is assembled before (see
+`launch`), the network namespace is the one runc runs in, and nothing here names a path that a caller chose.
 """
 
 import json
@@ -21,10 +21,10 @@ SOCKET_DIR = "/.ship-run"
 SOCKET_NAME = "ship.sock"
 CLOSURE = "/.ship"
 
-# What root inside needs to install packages and to become another user, each over the session's own ids only.
-# Not: SETFCAP (file capabilities are void under no_new_privs, and what it writes would be real on the host),
-# MKNOD, SYS_CHROOT, NET_* (the network belongs to the host), AUDIT_WRITE (void outside the first user namespace),
-# SYS_PTRACE and everything that rules the kernel.
+# The capabilities that root inside needs to install packages and to become another user, each over the
+# session's own ids only. Not: SETFCAP (file capabilities are void under no_new_privs, and those it writes
+# would be real on the host), MKNOD, SYS_CHROOT, NET_* (the network belongs to the host), AUDIT_WRITE (void
+# outside the first user namespace), SYS_PTRACE and everything that rules the kernel.
 CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -40,8 +40,8 @@ CAPABILITIES = (
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CPU_PERIOD_US = 100_000
 
-# Files of procfs that are about the host: those that can be written or waited for, and those that tell of disks,
-# hardware, boot arguments, loaded code or other people's files. SECURITY.md lists the rest.
+# Files of procfs that are about the host: those that can be written or waited for, and those that tell of
+# disks, hardware, boot arguments, loaded code or other people's files. SECURITY.md lists the rest.
 _MASKED = tuple(
     f"/proc/{name}"
     for name in (
@@ -66,7 +66,7 @@ _READ_ONLY = ("/proc/sys",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimePlacement:
-    """What the host chose for a session: where its root is, who its root is, and which machine this is."""
+    """The host's choices for a session: its root's place, its user namespace, the architecture."""
 
     rootfs: Path
     userns: str
@@ -76,7 +76,7 @@ class RuntimePlacement:
     huge_pages: tuple[str, ...] = ()
     """The sizes that a control group here can limit."""
     told_id_base: int | None = None
-    """The first outside id, for a runc that must be told the mapping (see `runc.reads_mappings`)."""
+    """The first outside id, for a runc that needs the mapping in the spec (see `runc.reads_mappings`)."""
 
 
 def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
@@ -147,7 +147,8 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
 
 
 def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
-    # No "network": see netns. A user namespace that is joined has its mapping already, which an old runc wants to hear.
+    # No "network": see netns. A user namespace that is joined has its mapping already; an old runc needs it
+    # again.
     new = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
     joined = {"namespaces": [*new, {"type": "user", "path": place.userns}]}
     if place.told_id_base is None:
