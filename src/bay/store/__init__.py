@@ -1,1 +1,1 @@
-"""What Bay remembers: tables, migrations and one module of queries for each noun."""
+"""Bay's database: tables, migrations and one module of queries for each noun."""

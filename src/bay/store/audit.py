@@ -1,11 +1,11 @@
-"""The audit: one row for each call that is meant to change something.
+"""The audit log: one row for each call that is meant to change something.
 
-The row is written by the first transaction that such a call commits, together with what that changes, and its result is
-added when the answer is known. So nothing is ever changed by a call that left no row, and a row without a
-result says that Bay ended during the call. Rejected: a row after the call, which a crash would lose
-together with the one fact that matters then; and a transaction of its own before it, which costs as much as the call.
+The row is written by the first transaction that such a call commits, together with the call's changes, and
+its result is added when the answer is known. So no call changes anything without a row, and a row without a
+result means that Bay ended during the call. Rejected: a row after the call, which a crash would lose together
+with the one fact that matters then; and a transaction of its own before it, which costs as much as the call.
 
-Which call a transaction belongs to is told by a context variable and not by an argument, so that a new service cannot forget it.
+A context variable carries the call, not an argument, so that a new service cannot forget it.
 """
 
 from collections.abc import Callable, Generator
@@ -30,7 +30,7 @@ _FINISH = update(audit).where(audit.c.seq == bindparam("of_seq"))
 
 @dataclass(slots=True, kw_only=True)
 class AuditedCall:
-    """A call under way. Filled in as it becomes known who makes it and what it is about."""
+    """A call under way. Its caller and its subject are filled in as they become known."""
 
     at: datetime
     method: str
@@ -44,7 +44,7 @@ class AuditedCall:
     seq: int | None = None
     """Its row, once that is committed."""
     over: bool = False
-    """Whether it has been answered: what a task that it left behind writes is not the call's any more."""
+    """Whether it has been answered: later writes of its background tasks are not attributed to it."""
 
     def row(self) -> dict[str, Any]:
         """The values of its row."""
@@ -56,7 +56,8 @@ _call: ContextVar[AuditedCall | None] = ContextVar("bay_audited_call", default=N
 
 @contextmanager
 def during(call: AuditedCall | None) -> Generator[None]:
-    """Take every transaction in the block, and in what it calls, for one of `call`; None for a call that only reads."""
+    """Attribute every transaction in the block, and in its callees, to `call` (None: a call that only
+    reads)."""
     token = _call.set(call)
     try:
         yield
@@ -67,14 +68,20 @@ def during(call: AuditedCall | None) -> Generator[None]:
 
 
 def about(resource_id: str) -> None:
-    """Say which sandbox, key or other thing the present call is about. Best before its first transaction ends."""
+    """Set the subject of the present call: a sandbox, key or other id.
+
+    Best before its first transaction ends.
+    """
     call = _call.get()
     if call is not None:
         call.resource_id = resource_id
 
 
 async def note(db: AsyncConnection) -> Callable[[], None]:
-    """Add the present call's row to this transaction, unless it has one; gives what to call after the commit."""
+    """Add the present call's row to this transaction, unless it has one.
+
+    Returns the hook to call after the commit.
+    """
     call = _call.get()
     if call is None or call.over or call.seq is not None:
         return _nothing

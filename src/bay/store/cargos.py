@@ -1,4 +1,4 @@
-"""Queries on cargos."""
+"""Database queries on cargos."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ async def find_any(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecor
 
 
 async def get(db: AsyncConnection, cargo_id: str) -> CargoRecord:
-    """The cargo, whoever owns it, deleted or not."""
+    """The cargo, of any owner, deleted or not."""
     row = (await db.execute(select(*_COLUMNS).where(cargos.c.id == cargo_id))).one()
     return CargoRecord(**row._mapping)
 

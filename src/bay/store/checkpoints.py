@@ -1,4 +1,7 @@
-"""Queries on checkpoints. A row whose `deleted_at` is set is seen by nobody; its files go when nothing is made of them any more."""
+"""Database queries on checkpoints.
+
+A deleted one (`deleted_at`) is invisible; its files go once nothing is based on them.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -25,7 +28,7 @@ async def change(db: AsyncConnection, checkpoint_id: str, **values: Any) -> None
 
 
 async def get(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord | None:
-    """The checkpoint, whoever owns it, deleted or not."""
+    """The checkpoint, of any owner, deleted or not."""
     return _record((await db.execute(select(*_COLUMNS).where(_C.id == checkpoint_id))).first())
 
 
@@ -75,7 +78,7 @@ async def surplus(db: AsyncConnection, sandbox_id: str, keep: int) -> list[str]:
 
 
 async def hide(db: AsyncConnection, checkpoint_ids: list[str], now: datetime) -> None:
-    """Nobody sees them any more. What grew from one grew from the one before it."""
+    """Mark them deleted. Checkpoints based on one are based on its parent from now on."""
     for checkpoint_id in checkpoint_ids:
         record = await get(db, checkpoint_id)
         if record is None or record.deleted_at is not None:
@@ -101,7 +104,7 @@ async def hide_all(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
 
 
 async def removable(db: AsyncConnection) -> list[str]:
-    """Checkpoints that nobody sees and nothing is made of any more, whose files may go."""
+    """Deleted checkpoints that nothing is based on, whose files may be removed."""
     needed = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
     restored = select(sandboxes.c.restore_id).where(
         sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
@@ -130,7 +133,10 @@ async def forget(db: AsyncConnection, before: datetime, limit: int) -> int:
 
 
 async def unmeasured(db: AsyncConnection, stale: datetime, limit: int) -> list[str]:
-    """Ids of whole checkpoints that were never measured, and of those measured before `stale` whose sandbox was active since."""
+    """Ids of whole checkpoints to measure.
+
+    They were never measured, or were measured before `stale` with their sandbox active since.
+    """
     active = select(sandboxes.c.id).where(
         sandboxes.c.id == _C.sandbox_id, sandboxes.c.last_active_at >= _C.measured_at
     )

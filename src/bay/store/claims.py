@@ -1,4 +1,4 @@
-"""Queries on idempotency claims: written in the transaction of the intent they guard."""
+"""Database queries on idempotency claims, written in the transaction of the intent they guard."""
 
 from datetime import datetime
 

@@ -1,9 +1,9 @@
-"""Writes that nobody waits for, gathered into one transaction.
+"""Deferred writes: rows that no caller waits for, gathered into one transaction.
 
-A transaction costs about a millisecond, most of it the trips to the database's thread. What can be found out
-again after a crash (how an exec ended: Ship knows) or is only a courtesy (a pushed idle clock) need not be
-written while a caller waits. Whoever reads such rows calls `flush` first, so that a caller
-always sees its own writes. Rejected: a timer, which would make every reader wait for it.
+A transaction costs about a millisecond, most of it the trips to the database's thread. A fact that can be
+found out again after a crash (how an exec ended: Ship knows) or is only a courtesy (a pushed idle clock) need
+not be written while a caller waits. A reader of such rows calls `flush` first, so that a caller always sees
+its own writes. Rejected: a timer, which would make every reader wait for it.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class DeferredWrites:
                 await self._write_batch()
 
     async def run(self) -> None:
-        """Write until cancelled; what is waiting then is left to `flush`."""
+        """Write until cancelled; `flush` writes what is left."""
         while True:
             await self._some.wait()
             await asyncio.sleep(_GATHER_S)  # others will come: one transaction for all of them
@@ -71,7 +71,7 @@ class DeferredWrites:
             except Exception:
                 log.exception(
                     "store.write_failed"
-                )  # such as: the database is damaged, which every call says as well
+                )  # for example, the database is damaged, which every call reports as well
 
     async def _write_batch(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]

@@ -1,7 +1,7 @@
-"""The database connection: SQLite in WAL, many readers and one writer.
+"""The database engine: SQLite in WAL, many readers and one writer.
 
-Rejected: a session or unit-of-work layer. A service opens one transaction with `Store.write()`
-and hands the connection to the query functions; reads outside a transaction take `Store.read()`.
+Rejected: a session or unit-of-work layer. A service opens one transaction with `Store.write()` and hands the
+connection to the query functions; reads outside a transaction take `Store.read()`.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection, None]:
-        """A connection for reading what is committed. Raises InternalError when the database turns out to be damaged."""
+        """A connection for reading committed rows. Raises InternalError when the database is damaged."""
         try:
             async with self._readers.connect() as connection:
                 yield connection
@@ -74,8 +74,8 @@ class Store:
     async def write(self, *, only_execs: bool = False) -> AsyncGenerator[AsyncConnection, None]:
         """The one transaction of a service call: committed at the end, rolled back on any error.
 
-        `only_execs` is a promise that no sandbox and no session is changed, so that what was read of them
-        stays good (see `version`).
+        `only_execs` promises that no sandbox and no session is changed, so that cached rows of them stay
+        valid (see `version`).
         """
         try:
             async with self._write_lock, self._writer.begin() as connection:
@@ -93,7 +93,8 @@ class Store:
             self.version += not only_execs
 
     def _raise_if_damaged(self, error: DatabaseError) -> None:
-        """The caller is told what is wrong, and the log where: a tenant need not know the host's paths."""
+        """Report the damage to the caller, and its path to the log only, as host paths are not the
+        tenant's."""
         if _is_damage(error):
             log.error("store.damaged", database=str(self._path), error=str(error.orig), fix=_FIX)
             raise InternalError("Bay's database is damaged; the operator has to restore a backup") from error

@@ -1,4 +1,4 @@
-"""Queries on events: every change of state, written in the transaction that makes it."""
+"""Database queries on events: every change of state, written in the transaction that makes it."""
 
 import hashlib
 from datetime import datetime
@@ -13,7 +13,7 @@ from bay.store.schema import events, facts, sandboxes
 
 
 async def add(db: AsyncConnection, sandbox: SandboxRecord, kind: str, at: datetime, **data: Any) -> None:
-    """Record that `kind` (such as ``sandbox.started``) happened to `sandbox`, for whoever owns it now.
+    """Record the event `kind` (such as ``sandbox.started``) of `sandbox` for its present owner.
 
     `sandbox` may have been read before a create took it from the pool.
     """
@@ -43,7 +43,7 @@ async def next_of(db: AsyncConnection, owner: str, types: tuple[str, ...], seq: 
 
 
 async def newest(db: AsyncConnection, owner: str) -> int:
-    """Where the owner's events end: the place to go on from for what is still to come."""
+    """The owner's latest event: the place from which to follow."""
     last = (await db.execute(select(func.max(events.c.seq)).where(events.c.owner == owner))).scalar()
     return max(last or 0, await gone(db, owner))
 
@@ -55,7 +55,7 @@ async def newest_before(db: AsyncConnection, owner: str, at: datetime) -> int:
 
 
 async def last(db: AsyncConnection) -> int:
-    """The newest event of all, whoever's; 0 without any."""
+    """The newest event of any owner; 0 without any."""
     return (await db.execute(select(func.max(events.c.seq)))).scalar() or 0
 
 
@@ -72,7 +72,7 @@ async def time_of(db: AsyncConnection, seq: int) -> datetime | None:
 
 
 async def open_ports(db: AsyncConnection, sandbox_id: str, session_id: str) -> dict[int, str | None]:
-    """The ports of a session that were said to have opened and not to have closed since, and by which program."""
+    """The open ports of a session by its events, each with its program."""
     query = select(events.c.type, events.c.data).where(
         events.c.sandbox_id == sandbox_id,
         events.c.type.in_(("port.opened", "port.closed")),
@@ -88,7 +88,8 @@ async def open_ports(db: AsyncConnection, sandbox_id: str, session_id: str) -> d
 
 
 async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
-    """Forget up to `most` events from before `before`, and note how far each owner's are gone; gives the count."""
+    """Delete up to `most` events from before `before`, and note each owner's oldest place; returns the
+    count."""
     oldest = select(events.c.seq, events.c.owner).where(events.c.at < before)
     old = oldest.order_by(events.c.at, events.c.seq).limit(most).subquery()
     lasts = (await db.execute(select(old.c.owner, func.max(old.c.seq)).group_by(old.c.owner))).all()
@@ -114,6 +115,6 @@ def _gone_name(owner: str) -> str:
 
 
 async def id_key(db: AsyncConnection, fresh: str) -> str:
-    """The secret (hex) that ids of events are sealed with: the one of this database, else `fresh` from now on."""
+    """The secret (hex) that seals the ids of events: this database's, which is `fresh` if it has none yet."""
     await db.execute(upsert(facts).values(name="event_id_key", value=fresh).on_conflict_do_nothing())
     return (await db.execute(select(facts.c.value).where(facts.c.name == "event_id_key"))).scalar_one()

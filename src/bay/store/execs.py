@@ -1,4 +1,4 @@
-"""Queries on execs. What the history keeps of some of them is in `bay.store.history`."""
+"""Database queries on execs. Those on their history are in `bay.store.history`."""
 
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ _END = select(sessions.c.end_reason).where(sessions.c.id == execs.c.session_id).
 _COLUMNS = [*_OWN, case((execs.c.state == "lost", _END)).label("reason")]
 _SESSION = [c for c in sessions.c if c.name != "seq"]
 _IS_PROCESS = execs.c.exec_type.is_distinct_from("python")
-"""What `python/exec` ran has a row for the history's sake, and is a cell of a kernel."""
+"""Runs of `python/exec` have a row for the history's sake, but are cells of a kernel."""
 
 
 # Made once: to put a statement together took a quarter of the time of an exec's two transactions.
@@ -36,7 +36,10 @@ _SAVE = update(execs).where(
 async def add(
     db: AsyncConnection, sandbox_id: str, session_id: str, item: Exec, note: HistoryNote | None = None
 ) -> bool:
-    """Insert one exec, with a `note` as an entry of the history to be; False when the sandbox has one, or code that ran, by that id."""
+    """Insert one exec, with a `note` as an entry of the history.
+
+    False when the sandbox has an exec, or code that ran, by that id.
+    """
     kept: dict[str, Any] = {} if note is None else {name: getattr(note, name) for name in _NOTED}
     row: dict[str, Any] = {
         "id": item.id, "sandbox_id": sandbox_id, "session_id": session_id, "argv": list(item.argv), "tty": item.tty,
@@ -47,9 +50,9 @@ async def add(
 
 
 async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
-    """Write down how far an exec of the session has come. One that has ended stays as it is.
+    """Save the exec's latest state. One that has ended stays as it is.
 
-    What a Ship says of execs that are not its own changes nothing, nor when it says that one began: Bay told it.
+    A Ship's report of an unknown exec changes nothing, nor does its report of a start: Bay started it.
     """
     own = {"of_session": session_id, "of_id": item.id}
     await db.execute(_SAVE, {**own, "argv": list(item.argv), **_facts(item)})
@@ -73,7 +76,7 @@ async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec,
 
 
 async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) -> Page[tuple[Exec, str]]:
-    """Up to `limit` execs of a sandbox with `seq` > `after`, oldest first, each with the id of its session."""
+    """Up to `limit` execs of a sandbox with `seq` > `after`, oldest first, each with its session's id."""
     query = select(execs.c.seq, execs.c.session_id, *_COLUMNS).where(
         execs.c.sandbox_id == sandbox_id, execs.c.seq > after, _IS_PROCESS
     )
@@ -114,7 +117,7 @@ async def unfinished(db: AsyncConnection, session_id: str, limit: int) -> list[U
 
 
 async def unfinished_history(db: AsyncConnection, session_id: str, limit: int) -> list[Unfinished]:
-    """The executions of the session for its sandbox's history that count as running, or whose output is not known."""
+    """The session's entries of the history that count as running, or whose output is not known."""
     silent = and_(execs.c.success.is_(None), execs.c.state.in_(("exited", "killed")))
     own = and_(execs.c.session_id == session_id, execs.c.exec_type.is_not(None))
     return await _unfinished(db, own, or_(execs.c.state == "running", silent), limit=limit)
@@ -131,7 +134,7 @@ async def _unfinished(db: AsyncConnection, *conditions: ColumnElement[bool], lim
 
 
 async def lose(db: AsyncConnection, session_id: str, exec_id: str, at: datetime) -> None:
-    """Nobody knows any more how this exec of the session ended."""
+    """Mark an exec of the session as lost: its end cannot be known."""
     query = update(execs).where(execs.c.session_id == session_id, execs.c.id == exec_id)
     await db.execute(query.where(execs.c.state == "running").values(state="lost", ended_at=at))
 

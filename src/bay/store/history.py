@@ -1,7 +1,7 @@
-"""Queries on the history: the execs that `shell/exec` and `python/exec` made, once they are over.
+"""Database queries on the history: the execs that `shell/exec` and `python/exec` made, once they have ended.
 
-What an entry says of its end is written by whoever waited for it (`finish`). Where nobody could, it follows from the
-exec's state, which is kept true in any case; so an entry is never left saying that something runs which does not.
+The caller that waited for an execution writes its end (`finish`). Without such a caller it follows from the
+exec's state, which is always kept; so an entry never says "running" of an exec that is not.
 """
 
 from dataclasses import dataclass, field
@@ -45,12 +45,12 @@ _TIMED_OUT = "Command timed out"
 _LOST = "lost: its session or Bay ended first, so how it ended is not known"
 
 Kind = Literal["plain", "running", "successful", "failed"]
-"""Kinds of rows that have limits of their own: execs of no history, ended or not; and entries of the history."""
+"""Kinds of rows with limits of their own: execs of no history, ended or not, and entries of the history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOutcome:
-    """How an execution ended, cut to what is kept."""
+    """The end of an execution, cut to the kept size."""
 
     id: str
     success: bool
@@ -60,7 +60,7 @@ class ExecutionOutcome:
 
 
 def outcome_of(result: ShellResult | PythonResult) -> ExecutionOutcome:
-    """What is kept of an answer."""
+    """The kept part of a result."""
     return ExecutionOutcome(
         id=result.execution_id,
         success=result.success,
@@ -83,7 +83,7 @@ async def finish(db: AsyncConnection, session_id: str, outcome: ExecutionOutcome
 
 
 async def settle(db: AsyncConnection, session_id: str, execution_id: str) -> None:
-    """What an ended execution of the session printed will never be known: take what its state says for its end."""
+    """End an execution of the session by its state alone, as its output will never be known."""
     own = and_(_E.session_id == session_id, _E.id == execution_id, _E.exec_type.is_not(None))
     await db.execute(update(execs).where(own, _E.success.is_(None)).values(success=_SUCCEEDED))
 
@@ -97,7 +97,10 @@ async def page(
     limit: int,
     offset: int,
 ) -> tuple[list[HistoryEntry], int]:
-    """Some of a sandbox's entries, newest first, and how many there are. `live` is the id of its live session."""
+    """Some of a sandbox's entries, newest first, and how many there are.
+
+    `live` is the id of its live session.
+    """
     wanted = _conditions(sandbox_id, live, filters)
     total = (await db.execute(select(func.count()).select_from(execs).where(*wanted))).scalar_one()
     query = _entries().where(*wanted).order_by(_E.seq.desc()).limit(limit).offset(offset)
@@ -129,7 +132,7 @@ async def annotate(db: AsyncConnection, sandbox_id: str, execution_id: str, **va
 
 
 async def newest(db: AsyncConnection) -> int:
-    """The last row of all execs, whoever's; 0 without any."""
+    """The last row of all execs, of any owner; 0 without any."""
     return (await db.execute(select(func.max(_E.seq)))).scalar() or 0
 
 
@@ -156,9 +159,9 @@ async def surplus(db: AsyncConnection, sandbox_id: str, kind: Kind, keep: Keep) 
 
 
 async def aged(db: AsyncConnection, after: int, before: datetime, limit: int) -> tuple[list[int], int | None]:
-    """Among the next rows behind `after` that began before `before`: those that go by their age, and the last looked at.
+    """Of the next rows behind `after` that began before `before`: those that expire by age, and the last one.
 
-    Entries of failed executions never go so.
+    Entries of failed executions never expire by age.
     """
     goes = or_(_of_kind("plain"), _of_kind("successful"))
     query = select(_E.seq, _E.started_at, goes.label("goes")).where(_E.seq > after)
@@ -185,7 +188,10 @@ def _of_kind(kind: Kind) -> ColumnElement[bool]:
 
 
 def _over() -> ColumnElement[bool]:
-    """Done, or of a session that has ended; the second is looked up for the few rows only of which the first is false."""
+    """Done, or of a session that has ended.
+
+    The second is looked up for the few rows only of which the first is false.
+    """
     ended = select(sessions.c.seq).where(sessions.c.id == _E.session_id, sessions.c.ended_at.is_not(None))
     return or_(_DONE, ended.exists())
 
@@ -208,7 +214,7 @@ def _entries() -> Select[Any]:
 def _conditions(sandbox_id: str, live: str | None, filters: HistoryFilters) -> list[ColumnElement[bool]]:
     wanted: list[ColumnElement[bool]] = [_E.sandbox_id == sandbox_id]
     wanted.append(_E.exec_type == filters.exec_type if filters.exec_type else _E.exec_type.is_not(None))
-    # A row of a session that is over says "running" only for the moment until it is called lost.
+    # A row of an ended session is "running" only until it is marked as lost.
     wanted.append(or_(_DONE, _E.session_id != live) if live else true())
     if filters.success_only:
         wanted.append(_SUCCEEDED.is_(True))
@@ -246,7 +252,7 @@ def _time_ms(row: Row[Any]) -> int:
 
 
 def _reason(row: Row[Any]) -> str | None:
-    """Why an execution failed whose end nobody waited for."""
+    """The error of a failed execution whose end no caller waited for."""
     if row.timed_out:
         return _TIMED_OUT
     if row.state == "killed":

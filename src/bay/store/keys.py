@@ -1,4 +1,4 @@
-"""Queries on API keys. A key that is revoked keeps its row, so that what it did can still be told."""
+"""Database queries on API keys. A revoked key keeps its row, so that the audit log can still name it."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -21,7 +21,7 @@ async def add(db: AsyncConnection, key: ApiKey) -> None:
 
 
 async def get(db: AsyncConnection, key_id: str) -> ApiKey | None:
-    """The key, revoked or not, whoever owns it."""
+    """The key, of any owner, revoked or not."""
     return await _one(db, keys.c.id == key_id)
 
 
@@ -36,7 +36,7 @@ async def revoke(db: AsyncConnection, key_id: str, now: datetime) -> None:
 
 
 async def retire(db: AsyncConnection, name: str, new_name: str, now: datetime) -> None:
-    """Revoke every key of that name, and call it by another, so that it can be told from one that somebody revoked."""
+    """Revoke every key of that name, and rename it, so that it differs from one that a user revoked."""
     named = keys.c.name == name, keys.c.revoked_at.is_(None)
     await db.execute(update(keys).where(*named).values(name=new_name, revoked_at=now))
 
@@ -66,7 +66,7 @@ async def with_quotas(db: AsyncConnection) -> list[ApiKey]:
 async def page(
     db: AsyncConnection, owner: str | None, *, after: tuple[datetime, str] | None, limit: int
 ) -> tuple[tuple[ApiKey, ...], bool]:
-    """Up to `limit` keys behind the one made at `after` (its time and id), oldest first; and whether there are more.
+    """Up to `limit` keys behind the one made at `after` (its time and id), oldest first; and if more follow.
 
     The table has no `seq`: it is short, and no two keys have both time and id in common.
     """

@@ -1,4 +1,4 @@
-"""Queries on facts of Bay's own: a few words of JSON by name."""
+"""Database queries on Bay's own metadata: small JSON values by name."""
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +12,6 @@ async def get(db: AsyncConnection, name: str) -> dict[str, str] | None:
 
 
 async def set(db: AsyncConnection, name: str, value: dict[str, str]) -> None:  # noqa: A001 - read as facts.set
-    """Remember `value` under `name`, in place of what was there."""
+    """Set the value of `name`."""
     await db.execute(delete(facts).where(facts.c.name == name))
     await db.execute(insert(facts).values(name=name, value=value))

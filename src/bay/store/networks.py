@@ -1,4 +1,4 @@
-"""Queries on network policies: one row for each sandbox that has one of its own."""
+"""Database queries on network policies: one row for each sandbox that has its own."""
 
 from typing import Any
 
@@ -24,5 +24,5 @@ async def put(db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy) -> No
 
 
 async def remove(db: AsyncConnection, sandbox_id: str) -> None:
-    """It has its profile's again, or is gone."""
+    """Delete the sandbox's own policy: its profile's holds again, or it is deleted."""
     await db.execute(delete(network_policies).where(_P.sandbox_id == sandbox_id))

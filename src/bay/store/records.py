@@ -1,4 +1,4 @@
-"""The facts as they are stored. What a user sees of them is computed in `bay.server.sessions.lifecycle`."""
+"""Records: the rows as they are stored. `bay.server.sessions.lifecycle` computes the public view of them."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,20 +21,26 @@ NOBODY = ""
 """The owner of what waits in the pool. No key has it."""
 
 Target = Literal["running", "paused", "stopped", "deleted"]
-"""What the owner wants; the reconciler makes it so."""
+"""The state that the owner wants; the reconciler makes it so."""
 
 HAVING: tuple[Target, ...] = ("running", "paused")
 """Targets that keep a session: it answers, or it waits frozen in memory."""
 
 Phase = Literal["starting", "running", "paused", "ending", "ended"]
-"""How far a session has come. From `ending` there is no way back: a sandbox that is wanted again gets a new one."""
+"""How far a session has come.
+
+From `ending` there is no way back: a sandbox that is wanted again gets a new one.
+"""
 
 Scope = Literal["admin", "write", "read"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """One incarnation of compute. `generation` grows with each session of a sandbox and fences off older ones."""
+    """One incarnation of compute.
+
+    `generation` grows with each session of a sandbox and fences off older ones.
+    """
 
     id: str
     sandbox_id: str
@@ -43,7 +49,7 @@ class SessionRecord:
     phase: Phase
     token: str = field(repr=False)
     handle: dict[str, Any] | None
-    """What the driver last yielded, as JSON."""
+    """The handle that the driver yielded last, as JSON."""
     network_version: int | None = None
     """The version of the policy that holds for its network; None when that has yet to be seen to."""
     end_reason: str | None
@@ -84,7 +90,7 @@ class SandboxRecord:
     """Where its URL leads."""
     ports: tuple[PortSettings, ...] = ()
     host: str | None = None
-    """What it is called in host names beside its id: its name, unless another sandbox had that first."""
+    """Its label in host names beside its id: its name, unless another sandbox had that first."""
     env: dict[str, str] = field(repr=False)
     labels: dict[str, str]
     target: Target
@@ -117,7 +123,7 @@ class CargoRecord:
     """Bytes on disk at `measured_at`, None before the first measurement."""
     used_inodes: int | None = None
     charged_bytes: int | None = None
-    """What counted against its limit at `measured_at`; None where limits do not hold."""
+    """Bytes counted against its limit at `measured_at`; None where limits are not enforced."""
     origin_id: str | None = None
     """The checkpoint whose files it begins with, until they are there."""
     measured_at: datetime | None = None
@@ -127,7 +133,7 @@ class CargoRecord:
 
 
 CheckpointState = Literal["making", "ready", "gone"]
-"""`gone`: it has no files, or will have none soon; `deleted_at` says since when nobody sees it."""
+"""`gone`: its files are removed, or will be soon; `deleted_at` is when it became invisible."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +148,7 @@ class CheckpointRecord:
     kind: Literal["files"] = "files"
     auto: bool = False
     hidden: bool = False
-    """Made for a fork of the present alone, and shown to nobody."""
+    """Made for a fork of the present alone, and never listed."""
     persist: Persist
     image: str
     parent_id: str | None
@@ -157,7 +163,10 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """Who calls. Only the SHA-256 of the secret is stored: it has 256 random bits, so no slow hash is needed."""
+    """Who calls.
+
+    Only the SHA-256 of the secret is stored: it has 256 random bits, so no slow hash is needed.
+    """
 
     id: str
     owner: str
@@ -172,7 +181,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """An idempotency key that was used: for which request, and what it made and answered."""
+    """A used idempotency key: its request, and the resource and answer of it."""
 
     owner: str
     key: str
@@ -196,7 +205,10 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookRecord:
-    """A webhook's row. `after_seq` is the last event that was delivered or given up, `attempts` failures since."""
+    """A webhook's row.
+
+    `after_seq` is the last event that was delivered or given up, `attempts` failures since.
+    """
 
     id: str
     owner: str
@@ -212,7 +224,7 @@ class WebhookRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """What a list is narrowed to; None and empty mean all."""
+    """The filters of a list; None and empty mean all."""
 
     status: Status | None = None
     compute: Compute | None = None
@@ -224,7 +236,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilters:
-    """What the audit is narrowed to; None means all. `since` is included, `until` is not."""
+    """The filters of the audit log; None means all. `since` is included, `until` is not."""
 
     owner: str | None = None
     key_id: str | None = None
@@ -237,7 +249,7 @@ class AuditFilters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryNote:
-    """What the history knows of an execution from its beginning. `tags` in their normal form."""
+    """The history's facts of an execution from its beginning. `tags` in their normal form."""
 
     exec_type: ExecType
     code: str = field(repr=False)
@@ -247,7 +259,7 @@ class HistoryNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryFilters:
-    """What the history is narrowed to. `tags`: entries with any of them, whatever their case; empty means all."""
+    """The filters of the history. `tags`: entries with any of them, whatever their case; empty means all."""
 
     exec_type: ExecType | None = None
     success_only: bool = False
@@ -259,7 +271,7 @@ class HistoryFilters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """An exec of which it is not written yet how it ended, or not yet what it printed."""
+    """An exec whose end or whose output is not stored yet."""
 
     id: str
     exec_type: ExecType | None

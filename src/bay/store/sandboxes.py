@@ -1,4 +1,4 @@
-"""Queries on sandboxes. A sandbox is read with its live session: one row tells all that a call needs."""
+"""Database queries on sandboxes. One row has a sandbox with its live session, all that a call needs."""
 
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -32,7 +32,7 @@ async def add(db: AsyncConnection, record: SandboxRecord) -> None:
 
 
 async def get(db: AsyncConnection, sandbox_id: str) -> SandboxRecord | None:
-    """The sandbox with its live session, deleted or not, whoever owns it: for the reconciler."""
+    """The sandbox with its live session, deleted or not, of any owner: for the reconciler."""
     row = (await db.execute(_JOINED.where(_S.id == sandbox_id))).first()
     return _record(row) if row else None
 
@@ -45,7 +45,8 @@ async def find(db: AsyncConnection, owner: str, ref: str) -> SandboxRecord | Non
 
 
 async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
-    """The sandbox that is called so in host names, by its id or its host, whoever owns it; not a removed one."""
+    """The sandbox with the label `host` in host names, its id or its `host`, of any owner; not a removed
+    one."""
     query = _JOINED.where(
         or_(_S.id == host, _S.host == host), _S.deleted_at.is_(None), _S.target != "deleted"
     )
@@ -84,9 +85,9 @@ async def change_target(
     error: Failure | Literal["keep"] | None = None,
     **values: Any,
 ) -> bool:
-    """Move the target from one of `old` to `new`, unless its owner has changed it meanwhile, and set `error` or keep it.
+    """Move the target from one of `old` to `new`, and set `error` or keep it; whether it was moved.
 
-    Whether it was moved.
+    It stays when its owner has changed it meanwhile.
     """
     query = update(sandboxes).where(_S.id == sandbox_id, _S.target.in_(old))
     wanted = {"target": new, **values}
@@ -98,7 +99,7 @@ async def change_target(
 async def change_error(
     db: AsyncConnection, sandbox_id: str, *, old: Failure | None, new: Failure | None
 ) -> bool:
-    """Say `new` of the sandbox if `old` is what is said of it now; whether that was so."""
+    """Set the sandbox's error to `new` if it is `old`; whether it was."""
     present = (await db.execute(select(_S.error).where(_S.id == sandbox_id))).scalar()
     if present != (to_wire(old) if old else None):
         return False
@@ -115,7 +116,8 @@ async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
 
 
 async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
-    """Its compute is gone, and its idle and warm clocks with it; not so if it is wanted again already."""
+    """Clear the idle and warm clocks of a sandbox whose compute has ended, unless it is wanted again
+    already."""
     own = and_(_S.id == sandbox_id, _S.target.not_in(HAVING))
     await db.execute(update(sandboxes).where(own).values(idle_expires_at=None, warm_expires_at=None))
 
@@ -142,9 +144,9 @@ async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Tar
 
 
 async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
-    """Sandboxes past `expires_at`, `idle_expires_at` or `warm_expires_at` on which something is left to begin.
+    """Sandboxes past `expires_at`, `idle_expires_at` or `warm_expires_at` that have work left.
 
-    What has expired is shown for `retention`. What is ending already is not hurried.
+    An expired one is shown for `retention`. One that is ending already is left out.
     """
     idle = and_(_S.idle_expires_at <= now, _S.target == "running")
     warm = and_(_S.warm_expires_at <= now, _S.target == "paused")
@@ -155,14 +157,14 @@ async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[
 
 
 async def idle(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
-    """The owned sandboxes with a session that nobody uses: frozen, or past their idle clock. Oldest first."""
+    """The owned sandboxes with an idle session: frozen, or past their idle clock. Oldest first."""
     unused = or_(_S.target == "paused", and_(_S.target == "running", _S.idle_expires_at <= now))
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.id.is_not(None), unused)
     return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
 
 
 async def longest_idle(db: AsyncConnection, phase: Phase) -> SandboxRecord | None:
-    """The owned sandbox with a session in `phase` that nobody has used for longest."""
+    """The owned sandbox with a session in `phase` that was idle for longest."""
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.phase == phase)
     query = query.where(_S.target == ("paused" if phase == "paused" else "running"))
     row = (await db.execute(query.order_by(_S.last_active_at, _S.seq).limit(1))).first()
@@ -190,7 +192,8 @@ async def due_checkpoints(db: AsyncConnection, now: datetime) -> list[SandboxRec
 
 
 async def shift_times(db: AsyncConnection, by: timedelta) -> int:
-    """Move every time limit that still counts, and when they last were active, by `by`; how many sandboxes have one."""
+    """Move every live time limit, and the times of last activity, by `by`; returns the number of
+    sandboxes."""
     limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at, _S.checkpoint_at)
     query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
     moved = [
@@ -232,10 +235,10 @@ async def drop_pooled(db: AsyncConnection, sandbox_id: str) -> None:
 
 
 async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
-    """Turn a pooled sandbox into what `record` says it is now.
+    """Turn a pooled sandbox into `record`.
 
-    It moves to the end of the lists, so that whoever pages through them meets it as the new one it is.
-    Raises IntegrityError when its owner has the name in use.
+    It moves to the end of the lists, so that a client that pages through them meets it as a new one. Raises
+    IntegrityError when its owner has the name in use.
     """
     values = _values(record, besides=("seq", "id", "cargo_id", "generation", "error"))
     last = select(func.max(_S.seq) + 1).scalar_subquery()
@@ -243,7 +246,10 @@ async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
 
 
 async def unsettled(db: AsyncConnection) -> list[SandboxRecord]:
-    """Sandboxes that a restarted Bay must look at: with a live session, or wanting one, being deleted, checkpointed or restored."""
+    """Sandboxes that a restarted Bay must look at.
+
+    They have a live session, or want one, or are being deleted, checkpointed or restored.
+    """
     files = or_(_S.restore_id.is_not(None), _DUE.is_not(None))
     wanting = or_(sessions.c.id.is_not(None), _S.target != "stopped", files)
     query = _JOINED.where(_S.deleted_at.is_(None), wanting)
@@ -251,7 +257,10 @@ async def unsettled(db: AsyncConnection) -> list[SandboxRecord]:
 
 
 def status_expression(now: datetime) -> ColumnElement[str]:
-    """The public status in SQL. A test holds that it agrees with `lifecycle.status_of` on every combination."""
+    """The public status in SQL.
+
+    A test holds that it agrees with `lifecycle.status_of` on every combination.
+    """
     live = sessions.c.phase
     return case(
         (_S.expires_at <= now, "expired"),

@@ -1,8 +1,8 @@
-"""The tables. Migrations build them; a test holds that their sum equals what stands here.
+"""The schema of the database. Migrations build it; a test compares their sum with these tables.
 
-Every row that belongs to someone has an `owner`. Lists page by `seq`, which only grows.
-Times are UTC. A row that is deleted keeps standing with `deleted_at`, so that a second delete of the
-same id can be told from the delete of an id that never was.
+Every row that belongs to someone has an `owner`. Lists page by `seq`, which only grows. Times are UTC. A
+deleted row is kept with `deleted_at`, so that a second delete of the same id can be told from the delete of
+an id that never was.
 """
 
 from datetime import UTC, datetime
@@ -100,7 +100,7 @@ sandboxes = Table(
     metadata,
     _seq(),
     Column("id", String(64), nullable=False, unique=True),
-    # Empty while the sandbox waits in the pool: no key has that owner, so nobody sees it.
+    # Empty while the sandbox waits in the pool: no key has that owner, so no list shows it.
     Column("owner", String(128), nullable=False),
     Column("key_id", String(64)),
     Column("name", String(63)),
@@ -114,19 +114,20 @@ sandboxes = Table(
     Column("restore_id", String(64)),
     Column("checkpoint_policy", JSON(none_as_null=True)),
     _when("checkpoint_at"),
-    # Which network policy it has: 0 is its profile's, else the one in `network_policies`; grows with each change.
+    # Which network policy it has: 0 is its profile's, else the one in `network_policies`; grows with each
+    # change.
     Column("network_version", Integer, nullable=False, server_default="0"),
     Column("network_mode", String(16)),
     Column("url", JSON(none_as_null=True)),
     Column("ports", JSON, nullable=False, server_default="[]"),
-    # What it is called in host names: its name, if no other sandbox, of whatever owner, had it first.
+    # Its label in host names: its name, if no other sandbox, of whatever owner, had it first.
     Column("host", String(63)),
     Column("env", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("target", String(16), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("error", JSON(none_as_null=True)),
-    # What the session of a pooled sandbox was started for: a fingerprint of the profile. Null for everybody's own.
+    # The fingerprint of the profile for which a pooled sandbox was started. Null for owned ones.
     Column("pool", String(64)),
     Column("idle_timeout", Integer),
     _when("idle_expires_at"),
@@ -175,7 +176,7 @@ checkpoints = Table(
     Column("comment", Text),
     Column("kind", String(16), nullable=False),
     Column("auto", Boolean, nullable=False),
-    # Made for a fork of the present alone, and shown to nobody.
+    # Made for a fork of the present alone, and never listed.
     Column("hidden", Boolean, nullable=False),
     Column("persist", String(16), nullable=False),
     Column("image", String(512), nullable=False),
@@ -212,7 +213,8 @@ sessions = Table(
     Column("phase", String(16), nullable=False),
     Column("token", String(128), nullable=False),
     Column("handle", JSON(none_as_null=True)),
-    # The version of the policy that holds for its network; null: a Bay took the session over and has yet to see to it.
+    # The version of the policy that holds for its network; null: a Bay took the session over and has yet to
+    # see to it.
     Column("network_version", Integer),
     Column("end_reason", Text),
     _when("created_at", nullable=False),
@@ -234,7 +236,7 @@ execs = Table(
     "execs",
     metadata,
     _seq(),
-    # Chosen by the client, if it likes: unique in its sandbox, so that nobody learns of another's.
+    # Chosen by the client, optionally: unique in its sandbox, so that no client learns of another's.
     Column("id", String(64), nullable=False),
     Column("sandbox_id", String(64), ForeignKey("sandboxes.id"), nullable=False),
     Column("session_id", String(64), ForeignKey("sessions.id"), nullable=False),

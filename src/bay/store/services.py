@@ -1,4 +1,4 @@
-"""Queries on services: what is started with every session of a sandbox."""
+"""Database queries on services, which start with every session of a sandbox."""
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,7 +16,7 @@ async def all_of(db: AsyncConnection, sandbox_id: str) -> list[ServiceSpec]:
 
 
 async def put(db: AsyncConnection, sandbox_id: str, spec: ServiceSpec) -> bool:
-    """Make the service, or change what it is; whether it is new."""
+    """Insert or update the service; whether it is new."""
     own = (_S.sandbox_id == sandbox_id) & (_S.name == spec.name)
     changed = await db.execute(services.update().where(own).values(spec=to_wire(spec)))
     if changed.rowcount:
@@ -32,5 +32,5 @@ async def remove(db: AsyncConnection, sandbox_id: str, name: str) -> bool:
 
 
 async def remove_all(db: AsyncConnection, sandbox_id: str) -> None:
-    """The sandbox is gone, and the environments of its services with it."""
+    """Delete the services of a deleted sandbox, with their environments."""
     await db.execute(delete(services).where(_S.sandbox_id == sandbox_id))

@@ -1,4 +1,4 @@
-"""Queries on sessions, the incarnations of a sandbox's compute."""
+"""Database queries on sessions, the incarnations of a sandbox's compute."""
 
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ async def change(db: AsyncConnection, session_id: str, **values: Any) -> None:
 
 
 async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, Any]) -> str:
-    """Save what the driver yielded; returns the sandbox's present target, which may have changed meanwhile."""
+    """Save the driver's handle. Returns the sandbox's present target, which may have changed meanwhile."""
     await change(db, session_id, handle=handle)
     query = (
         select(sandboxes.c.target)

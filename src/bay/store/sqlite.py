@@ -1,10 +1,10 @@
 """aiosqlite with fewer trips between the event loop and its thread.
 
-aiosqlite sends every call on a cursor to the connection's thread: make, execute, fetch and close are four trips for
-one SELECT, at about 0.13 ms each on an idle machine, which was half the time of an exec. Here the rows
-are fetched in the trip that executes, and what only touches memory stays on the loop. Statements of one
-connection never overlap: SQLAlchemy hands a connection to one task at a time and awaits each call.
-Rejected: SQLite on the event loop, which a slow disk would stop.
+aiosqlite sends every call on a cursor to the connection's thread: make, execute, fetch and close are four
+trips for one SELECT, at about 0.13 ms each on an idle machine, which was half the time of an exec. Here the
+rows are fetched in the trip that executes, and work in memory stays on the loop. Statements of one connection
+never overlap: SQLAlchemy hands a connection to one task at a time and awaits each call. Rejected: SQLite on
+the event loop, which a slow disk would stop.
 """
 
 import sqlite3
@@ -73,8 +73,8 @@ class _Connection(aiosqlite.Connection):
         return _Cursor(self, self._conn.cursor())
 
     def __del__(self) -> None:
-        # A task that is cancelled while it opens a connection lets go of it wherever it stands. To close it is all
-        # that is left to do, and nothing to warn of, as the parent class does.
+        # A task that is cancelled while it opens a connection drops it at any point. Closing it is all that
+        # is left to do, and no reason for the parent class's warning.
         if self._connection is not None:
             cast("Any", self).stop()
 

@@ -1,4 +1,4 @@
-"""How much an owner, or one of its keys, uses now: counted from the rows, inside the transaction that wants more."""
+"""Database queries on an owner's usage, or one key's, counted in the transaction that wants more."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +21,7 @@ class UsageScope:
 
 @dataclass(frozen=True, slots=True)
 class ProfileUsage:
-    """The sandboxes of one profile. What is being deleted is not in `sandboxes` any more, but holds what it holds."""
+    """The usage of one profile. A sandbox under deletion is not in `sandboxes`, but counts in the others."""
 
     profile: str
     sandboxes: int
@@ -34,7 +34,7 @@ class ProfileUsage:
 async def by_profile(
     db: AsyncConnection, whose: UsageScope, now: datetime, besides: str | None
 ) -> list[ProfileUsage]:
-    """What there is, without the sandbox `besides`."""
+    """The usage of each profile, without the sandbox `besides`."""
     live = and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
     wants = and_(_S.target == "running", or_(_S.expires_at.is_(None), _S.expires_at > now))
     query = (
@@ -52,11 +52,14 @@ async def by_profile(
 
 
 async def disk_bytes(db: AsyncConnection, whose: UsageScope) -> int:
-    """Bytes that the cargos hold, with what only their checkpoints still do, as last measured; of a key: of its sandboxes."""
+    """Bytes of the cargos, and of files that only their checkpoints hold, as last measured.
+
+    For a key: those of its sandboxes.
+    """
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
     copies = select(func.coalesce(func.sum(checkpoints.c.exclusive_bytes), 0))
-    # What a limit is kept for has its checkpoints in that figure already.
+    # The figure of a cargo with an enforced limit includes its checkpoints.
     counted = (
         select(_S.id).join(cargos, cargos.c.id == _S.cargo_id).where(cargos.c.charged_bytes.is_not(None))
     )
@@ -93,7 +96,8 @@ async def nth_newest(db: AsyncConnection, whose: UsageScope, n: int) -> datetime
 async def unmeasured(db: AsyncConnection, stale: datetime) -> list[str]:
     """Ids of the cargos that may have changed since they were measured, the longest ago first.
 
-    Those of sandboxes that were active or lost their session since, and those that run and were measured before `stale`.
+    Those of sandboxes that were active or lost their session since, and those that run and were measured
+    before `stale`.
     """
     at = cargos.c.measured_at
     changed = or_(

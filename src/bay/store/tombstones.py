@@ -1,4 +1,4 @@
-"""Queries on what is left of removed sandboxes and of sessions that have ended: rows that are forgotten in the end."""
+"""Database queries on expired tombstones: rows of removed sandboxes and of ended sessions."""
 
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from bay.store.schema import cargos, execs, sandboxes, sessions
 async def dead_sandboxes(
     db: AsyncConnection, before: datetime, pooled_before: datetime, limit: int
 ) -> list[str]:
-    """Sandboxes that were removed before `before`, or before `pooled_before` if nobody ever had them."""
+    """Sandboxes that were removed before `before`, or before `pooled_before` if no owner ever had them."""
     query = select(sandboxes.c.id).where(_is_dead(sandboxes, before, pooled_before))
     return list((await db.execute(query.limit(limit))).scalars())
 
@@ -27,7 +27,7 @@ async def forget_sandboxes(db: AsyncConnection, ids: list[str]) -> None:
 async def dead_cargos(
     db: AsyncConnection, before: datetime, pooled_before: datetime, limit: int
 ) -> list[str]:
-    """Cargos that were removed, and that no sandbox's row refers to any more."""
+    """Removed cargos to which no sandbox's row refers."""
     users = select(sandboxes.c.cargo_id)
     query = select(cargos.c.id).where(_is_dead(cargos, before, pooled_before), cargos.c.id.not_in(users))
     return list((await db.execute(query.limit(limit))).scalars())
@@ -44,7 +44,10 @@ async def newest_session(db: AsyncConnection) -> int:
 
 
 async def old_sessions(db: AsyncConnection, since: int, keep: int) -> list[int]:
-    """Of sandboxes with sessions behind row `since`: the ended ones beyond the newest `keep` that no exec refers to."""
+    """Of sandboxes with sessions behind row `since`: the ended ones to forget.
+
+    They are beyond the newest `keep`, and no exec refers to them.
+    """
     changed = select(sessions.c.sandbox_id).where(sessions.c.seq > since)
     place = func.row_number().over(partition_by=sessions.c.sandbox_id, order_by=sessions.c.seq.desc())
     ended = (

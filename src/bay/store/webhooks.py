@@ -1,4 +1,4 @@
-"""Queries on webhooks: where each owner wants events sent, and how far each has come."""
+"""Database queries on webhooks: each owner's targets for events, and how far delivery has come."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ async def find(db: AsyncConnection, owner: str, webhook_id: str) -> WebhookRecor
 
 
 async def get(db: AsyncConnection, webhook_id: str) -> WebhookRecord | None:
-    """The webhook, whoever owns it: for the delivery."""
+    """The webhook, of any owner: for the delivery."""
     row = (await db.execute(select(*_COLUMNS).where(_W.id == webhook_id))).first()
     return _record(row) if row else None
 
@@ -44,7 +44,7 @@ async def of_owner(db: AsyncConnection, owner: str) -> list[WebhookRecord]:
 
 
 async def ids(db: AsyncConnection) -> list[tuple[str, str]]:
-    """The id and the owner of each, whoever's, oldest first."""
+    """The id and the owner of every webhook, oldest first."""
     rows = (await db.execute(select(_W.id, _W.owner).order_by(_W.seq))).all()
     return [(row.id, row.owner) for row in rows]
 

@@ -1,7 +1,7 @@
-"""The helper process that renders screens: an order and output in, a screen and its repaint out, one after the other.
+"""The render process: reads requests with output, and answers each with a screen and its repaint, in turn.
 
-An order is a line of JSON, `{"rows", "cols", "scrollback", "bytes"}`, followed by that many bytes; the answer is a line
-`{"screen", "bytes"}`, followed by the repaint. It ends with its input.
+A request is a line of JSON, `{"rows", "cols", "scrollback", "bytes"}`, followed by that many bytes; the
+answer is a line `{"screen", "bytes"}`, followed by the repaint. It ends with its input.
 """
 
 import json

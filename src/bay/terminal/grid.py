@@ -1,7 +1,7 @@
-"""The cells of a screen. Every change costs time by what it touches, never by rows times columns.
+"""The grid of a screen's cells. A change costs time by the cells it touches, never by rows times columns.
 
-A row that was erased or filled is a tuple which many rows share, and becomes a list when it is written to. A character
-of two columns is in the left cell; the right one holds an empty text.
+A row that was erased or filled is a tuple which many rows share, and becomes a list when it is written to. A
+character of two columns is in the left cell; the right one holds an empty text.
 """
 
 from collections.abc import Sequence
@@ -63,13 +63,13 @@ class Grid:
         self.lines[first:last] = [uniform(text, style, self.cols)] * (last - first)
 
     def insert(self, y: int, x: int, count: int, style: Style) -> None:
-        """Move what is right of `x` further right; what leaves the row is lost."""
+        """Insert blank columns at `x`; the rest moves right, and its last columns are lost."""
         count = min(count, self.cols - x)
         row = self._open(y, x, self.cols - count)
         row[x:] = [(" ", style)] * count + row[x : self.cols - count]
 
     def delete(self, y: int, x: int, count: int, style: Style) -> None:
-        """Take out columns; what is right of them moves left."""
+        """Delete columns; the columns to their right move left."""
         count = min(count, self.cols - x)
         row = self._open(y, x, x + count)
         row[x:] = row[x + count :] + [(" ", style)] * count

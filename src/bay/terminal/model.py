@@ -1,4 +1,4 @@
-"""The terminal itself: cursor, margins, two screens, and what each control and sequence does to them."""
+"""The terminal model: cursor, margins, two screens, and the effect of each control and sequence on them."""
 
 import re
 from bisect import bisect_left, bisect_right, insort
@@ -23,7 +23,7 @@ _width = lru_cache(maxsize=4096)(wcwidth)
 
 @dataclass(frozen=True, slots=True)
 class SavedCursor:
-    """What ESC 7 keeps."""
+    """The state that ESC 7 saves."""
 
     y: int
     x: int
@@ -42,7 +42,7 @@ class ScreenBuffer:
 
 @dataclass(slots=True)
 class TabStops:
-    """Where a tab stops: every eight columns, until a program says otherwise."""
+    """Tab stops: every eight columns, until a program sets others."""
 
     cols: int
     stops: list[int] = field(init=False)
@@ -76,9 +76,9 @@ class TabStops:
 
 
 class Terminal:
-    """A terminal of `rows` and `cols` that remembers `scrollback` lines which have left at the top.
+    """A terminal of `rows` and `cols`, with `scrollback` lines that have left at the top.
 
-    Positions count from 0. When the last column was written to, the cursor stays there and `wrapping` says that the next
+    Positions count from 0. After the last column the cursor stays there with `wrapping` set: the next
     character begins a new line, or takes its place where wrapping is switched off.
     """
 
@@ -104,7 +104,7 @@ class Terminal:
         self.reset_softly()
 
     def reset_softly(self) -> None:
-        """All switches as after switching it on; what is shown stays."""
+        """Reset all modes as at power-on; the screen stays."""
         self.modes = TerminalModes()
         self.page.saved = None
         self.style = PLAIN
@@ -209,7 +209,7 @@ class Terminal:
         self.wrapping = False
 
     def address(self, y: int, x: int) -> None:
-        """Put the cursor where a program says, which in origin mode counts from the top margin."""
+        """Move the cursor to a program's position, which in origin mode counts from the top margin."""
         self.move_to(y + self.top if ORIGIN in self.modes.on else y, x)
 
     def up(self, count: int) -> None:
@@ -255,13 +255,16 @@ class Terminal:
             self.x = 0
 
     def scroll_up(self, count: int) -> None:
-        """Move what is between the margins up. What leaves the main screen at the top is remembered."""
+        """Scroll the lines between the margins up.
+
+        Lines that leave the main screen at the top go to the scrollback.
+        """
         left = self.page.grid.scroll_up(self.top, self.bottom, count, background_of(self.style))
         if self.page is self.main and self.top == 0:
             self.history.extend(left)
 
     def scroll_down(self, count: int) -> None:
-        """Move what is between the margins down."""
+        """Scroll the lines between the margins down."""
         self.page.grid.scroll_down(self.top, self.bottom, count, background_of(self.style))
 
     def insert_lines(self, count: int) -> None:
@@ -309,12 +312,12 @@ class Terminal:
 
     @property
     def _next(self) -> int:
-        # Behind the last column when that was written to: most terminals spare what lies under the cursor then, and
-        # programs that end each coloured text with an erasure rely on it.
+        # Behind the last column when that was written to: most terminals spare what lies under the cursor
+        # then, and programs that end each coloured text with an erasure rely on it.
         return self.cols if self.wrapping else self.x
 
     def insert(self, count: int) -> None:
-        """Blanks at the cursor; what is right of it moves right."""
+        """Insert blanks at the cursor; the rest of the row moves right."""
         self.wrapping = False
         self.page.grid.insert(self.y, self.x, count, background_of(self.style))
 

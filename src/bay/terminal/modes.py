@@ -1,4 +1,4 @@
-"""The switches of a terminal that a program sets and that a repaint must set again."""
+"""The modes of a terminal that a program sets and that a repaint must set again."""
 
 SECOND_SCREEN = ("?47", "?1047", "?1049")
 AUTOWRAP: str = "?7"
@@ -9,12 +9,13 @@ VISIBLE: str = "?25"
 KEYPAD: str = "?66"
 
 _ON_AT_FIRST: frozenset[str] = frozenset((AUTOWRAP, VISIBLE))
-# Of each of these at most one is on: which mouse events are told, and how.
+# Of each of these at most one is on: which mouse events are reported, and how.
 _ONE_OF = (
     frozenset(("?9", "?1000", "?1001", "?1002", "?1003")),
     frozenset(("?1005", "?1006", "?1015", "?1016")),
 )
-# ?1 cursor keys for applications, ?5 reverse video, ?12 blinking cursor, ?1004 focus events, ?2004 bracketed paste.
+# ?1 cursor keys for applications, ?5 reverse video, ?12 blinking cursor, ?1004 focus events, ?2004 bracketed
+# paste.
 KNOWN: frozenset[str] = frozenset(
     (
         *_ON_AT_FIRST,

@@ -1,7 +1,7 @@
-"""From the kept output of a terminal to its screen.
+"""Renders a terminal's kept output to its screen.
 
-Only the newest part is played. What lies before it is looked through for the switches and the title that were set there and, when the
-second screen was left on, for the main screen behind it.
+Only the newest part is played. The part before it is searched for modes and the title, and, when the second
+screen was left on, for the main screen behind it.
 """
 
 import codecs
@@ -61,9 +61,9 @@ def _title(old: bytes) -> str:
 
 
 def render(data: bytes, rows: int, cols: int, scrollback: int) -> tuple[Screen, bytes]:
-    """The screen after `data` on a terminal of that size, with 0 as its offset, and the bytes that draw it again.
+    """The screen after `data` on a terminal of that size, with offset 0, and its repaint.
 
-    `scrollback` is the most lines above the screen that are given; fewer when they are more than 1 Mi characters.
+    `scrollback` is the most lines above the screen; fewer when they are more than 1 Mi characters.
     """
     terminal = Terminal(rows, cols, scrollback)
     start = _start(data)
@@ -74,7 +74,7 @@ def render(data: bytes, rows: int, cols: int, scrollback: int) -> tuple[Screen, 
 
 
 def screen_of(terminal: Terminal) -> Screen:
-    """What a terminal shows."""
+    """A terminal's screen."""
     return Screen(
         rows=terminal.rows,
         cols=terminal.cols,
@@ -124,7 +124,7 @@ def _enter(terminal: Terminal, old: bytes) -> None:
 
 
 def _play(terminal: Terminal, data: bytes) -> bytes:
-    """Feed it, without the end of a character at the beginning; gives the beginning of a character at the end."""
+    """Feed `data` from the first whole character on; returns the incomplete character at the end."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     terminal.feed(decoder.decode(_whole(data)))
     return decoder.getstate()[0]

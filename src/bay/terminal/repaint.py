@@ -1,4 +1,4 @@
-"""Drawing a screen again: bytes that bring a fresh terminal of the same size to the state that a model is in."""
+"""Repaint: bytes that bring a fresh terminal of the same size to the state of a model."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,17 @@ from bay.terminal.modes import ORIGIN
 from bay.terminal.style import PLAIN, escape
 from bay.terminal.tokens import carried
 
-# Not ESC c: what the person's own terminal has in its scrollback is theirs.
-# Without wrapping until all is drawn: a character that the other terminal takes for wider spoils its own line only.
+# Not ESC c: what the person's own terminal has in its scrollback is theirs. Without wrapping until all is
+# drawn: a character that the other terminal takes for wider spoils its own line only.
 _PLAIN = "\x1b(B\x1b)B\x0f\x1b[m"
 _FRESH = f"\x1b[?1049l\x1b[!p\x1b[?6l\x1b[r{_PLAIN}\x1b[?7l\x1b[H\x1b[2J"
 _DRAWN = f"{_PLAIN}\x1b[?7h"
 
 
 def repaint(terminal: Terminal, pending: bytes = b"") -> bytes:
-    """The bytes that draw it, its remembered lines first, so that they leave the fresh terminal at the top, too.
+    """The bytes that draw the terminal, scrollback first, so that it scrolls off the fresh one's top too.
 
-    At the end comes what was not complete: the sequence, and the bytes `pending` of a character. What follows goes on there.
+    An incomplete sequence comes last, and the bytes `pending` of a character. Later output continues there.
     """
     parts = [_FRESH, _title(terminal), _lines([*terminal.history, *terminal.main.grid.lines])]
     parts.append(_saved(terminal.main.saved))

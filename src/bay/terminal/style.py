@@ -1,4 +1,4 @@
-"""Colours and attributes of characters: SGR, ECMA-48 8.3.117, with xterm's 256 and direct colours."""
+"""Styles of characters: SGR colours and attributes, ECMA-48 8.3.117, with xterm's 256 and direct colours."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ PLAIN = Style()
 
 
 def background_of(style: Style) -> Style:
-    """What erased cells look like: terminals keep the background only."""
+    """The style of erased cells: terminals keep the background only."""
     return Style(background=style.background)
 
 
@@ -33,7 +33,7 @@ def escape(style: Style) -> str:
 
 
 def changed(style: Style, parameters: str) -> Style:
-    """`style` after SGR with `parameters`; what is unknown in them is skipped."""
+    """`style` after SGR with `parameters`; unknown ones are skipped."""
     left = parameters.split(";", _MOST_PARAMETERS)[:_MOST_PARAMETERS][::-1]
     while left:
         code = left.pop()

@@ -1,4 +1,7 @@
-"""Cutting what a program prints into text, controls and sequences: ECMA-48 section 5, and what xterm does about bad ones."""
+"""The tokenizer cuts a program's output into text, controls and sequences.
+
+ECMA-48 section 5, with xterm's treatment of bad ones.
+"""
 
 import re
 from collections.abc import Iterator
@@ -22,12 +25,15 @@ _LONGEST_REST = 4096
 
 
 def tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Kind and content of each piece: text, csi, osc, escape or control; last, as `rest`, a sequence that is not complete."""
+    """Kind and content of each piece: text, csi, osc, escape or control.
+
+    An incomplete sequence comes last, as `rest`.
+    """
     for match in _TOKEN.finditer(text):
         kind = str(match.lastgroup)
         yield kind, match[kind]
 
 
 def carried(rest: str) -> str:
-    """A sequence that is not complete, in few characters: of a long one its beginning, which keeps its kind."""
+    """An incomplete sequence in few characters: a long one's beginning, which keeps its kind."""
     return rest if len(rest) <= _LONGEST_REST else rest[: 2 if rest[0] == "\x1b" else 1]

@@ -1,4 +1,7 @@
-"""Host names of sandboxes: a name is one owner's, a host name everybody's, so it belongs to whoever had it first."""
+"""Host names of sandboxes: a name is unique to its owner, a host name to the whole Bay.
+
+So the first sandbox of a name gets it.
+"""
 
 import sqlalchemy as sa
 from alembic import op
