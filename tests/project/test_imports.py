@@ -57,7 +57,7 @@ GROUPS = {
 MAY = {
     "root": {"client", "words"},
     "words": {"words"},
-    "linux": {"root", "linux", "words"},
+    "linux": {"root", "linux", "words", "tar"},
     "records": {"root", "drivers", "words"},
     "store": {"root", "store", "records", "words"},
     "network": {"root", "network", "linux", "words"},

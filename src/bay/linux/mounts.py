@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bay.linux.processes import closing_fd
+from tree_tar.openat2 import openat2
 
 # The same numbers on every architecture: all are newer than the common table of Linux 5.
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = (
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = (
     428,
     429,
     430,
     431,
     432,
-    437,
     442,
 )
 
@@ -31,7 +31,6 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
 
 RDONLY = 0x01
 NOSUID = 0x02
@@ -70,10 +69,6 @@ class _CapSet(ctypes.Structure):
         ("permitted", ctypes.c_uint32),
         ("inheritable", ctypes.c_uint32),
     )
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def open_tree(path: str | Path) -> int:
@@ -123,9 +118,10 @@ def detach(path: str | Path) -> None:
 
 def open_beneath(root: int, path: str) -> int:
     """An O_PATH descriptor of the directory `path` below `root`; a symbolic link on the way is an error."""
-    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
-    how = _OpenHow(os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
-    return _call(f"openat2 {path}", _OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    try:
+        return openat2(root, os.fsencode(path), os.O_PATH | os.O_DIRECTORY, links=False)
+    except OSError as error:
+        raise OSError(error.errno, f"openat2 {path}: {error.strerror}") from error
 
 
 def open_directory(path: str | Path) -> int:

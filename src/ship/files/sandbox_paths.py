@@ -16,6 +16,7 @@ from ship.files.info import as_utf8
 from ship.files.workspace_paths import Workspace, translate
 from ship.process import syscalls
 from ship.process.identity import Identity
+from tree_tar.openat2 import openat2
 
 # Source: linux/magic.h.
 _MADE_UP = frozenset(
@@ -105,7 +106,7 @@ class Everywhere(Workspace):
         return "/"
 
     def _resolve(self, path: bytes, flags: int) -> int:
-        return syscalls.openat2(self._root, path, flags, beneath=False)
+        return openat2(self._root, path, flags, beneath=False)
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         if error.errno == errno.ELOOP:
@@ -130,7 +131,7 @@ class Confined(Everywhere):
         root = os.fsencode(self.path)
         if path != root and not path.startswith(root + b"/"):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        return syscalls.openat2(self._root, path[len(root) :].lstrip(b"/") or b".", flags)
+        return openat2(self._root, path[len(root) :].lstrip(b"/") or b".", flags)
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         if error.errno in (errno.EXDEV, errno.ELOOP):

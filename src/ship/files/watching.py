@@ -29,6 +29,7 @@ from ship.http.connection import PeerGone
 from ship.http.websocket import Closing, WebSocket
 from ship.waiting import first_of
 from ship_protocol import CloseCode
+from tree_tar.beneath import closing, open_beneath
 
 _MOST_WATCHERS = 32
 _MOST_DIRECTORIES = 32_768
@@ -482,7 +483,8 @@ def _look_through(events: Inotify, top: _Top, way: tuple[str, ...], room: int, r
     """Watch the directory `way` below `top` and all in it, and list what is in them."""
     found = _Found()
     try:
-        directory = _open_beneath(top, way)
+        with closing(top.open()) as found_top:
+            directory = open_beneath(found_top, way, open_below)
     except (OSError, ShipError):
         return found  # it is gone or another thing by now, which is told next
     try:
@@ -537,17 +539,6 @@ class _Look:
             self._found.incomplete = self._found.incomplete or error.errno == errno.ENOSPC
             return False
         return True
-
-
-def _open_beneath(top: _Top, way: tuple[str, ...]) -> int:
-    here = top.open()
-    for part in way:
-        try:
-            below = open_below(here, part)
-        finally:
-            os.close(here)
-        here = below
-    return here
 
 
 def _as_utf8(text: str) -> str:

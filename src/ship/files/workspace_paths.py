@@ -16,7 +16,7 @@ from ship.errors import (
     ShipError,
     StorageFull,
 )
-from ship.process import syscalls
+from tree_tar.openat2 import openat2
 
 _MOST_LINKS = 8
 _TRIES = 8
@@ -103,7 +103,7 @@ class Workspace:
         return ""
 
     def _resolve(self, path: bytes, flags: int) -> int:
-        return syscalls.openat2(self._root, path, flags)
+        return openat2(self._root, path, flags)
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         return translate(error, path)

@@ -3,9 +3,6 @@
 import ctypes
 import os
 
-_OPENAT2 = 437  # on every architecture: numbers are common since 424
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_BENEATH = 0x08
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _STATFS_BYTES = 256  # more than any architecture's
@@ -13,33 +10,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 _libc.getenv.restype = ctypes.c_void_p
 _libc.getenv.argtypes = [ctypes.c_char_p]
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-def openat2(root: int, path: bytes, flags: int, *, beneath: bool = True) -> int:
-    """A descriptor (close on exec) of `path`, resolved by the kernel; `beneath`: never outside the directory `root`.
-
-    Source: openat2(2). Raises OSError; EXDEV when the path leads out, ELOOP at a magic link, EAGAIN when
-    renames went on while it looked.
-    """
-    resolve = _RESOLVE_NO_MAGICLINKS | (_RESOLVE_BENEATH if beneath else 0)
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    args = (
-        ctypes.c_long(root),
-        ctypes.c_char_p(path),
-        ctypes.byref(how),
-        ctypes.c_size_t(ctypes.sizeof(how)),
-    )
-    descriptor: int = _libc.syscall(ctypes.c_long(_OPENAT2), *args)
-    if descriptor < 0:
-        raise _last_error()
-    return descriptor
 
 
 def filesystem_of(descriptor: int) -> int:
