@@ -18,29 +18,29 @@ router = APIRouter(
 CargosDep = Annotated[Cargos, service(Cargos)]
 
 SizeLimit = Annotated[
-    int | None, Field(ge=1, le=65_536, description="MiB; holds where `size_limit_enforced` says so")
+    int | None, Field(ge=1, le=65_536, description="MiB; enforced where `size_limit_enforced` says so")
 ]
 
 
 class CreateCargo(Body):
-    """How much it may hold, and what it begins with."""
+    """The limit and the first files of a new cargo."""
 
     size_limit_mb: SizeLimit = None
     from_checkpoint: Annotated[
-        str | None, Field(max_length=64, description="Id of a checkpoint of yours")
+        str | None, Field(max_length=64, description="Id of one of your checkpoints")
     ] = None
 
 
 class UpdateCargo(Body):
-    """How much it may hold from now on; null is no limit."""
+    """A cargo's new limit; null is no limit."""
 
     size_limit_mb: SizeLimit
 
 
 class MoveCargo(Body):
-    """Where to."""
+    """The sandbox that gets the cargo."""
 
-    sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox that is to have it")]
+    sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox to move it to")]
 
 
 class CargoList(BaseModel):
@@ -55,7 +55,7 @@ class CargoList(BaseModel):
 async def create_cargo(
     caller: Writer, cargos: CargosDep, body: CreateCargo | None = None, idempotency_key: IdempotencyKey = None
 ) -> WireResponse:
-    """Make an external cargo: it belongs to no sandbox, and several may use it at once."""
+    """Create an external cargo, which several sandboxes may use at once."""
     body = body or CreateCargo()
     made = await cargos.create(caller, body.size_limit_mb, body.from_checkpoint, idempotency_key)
     return WireResponse(made, 201)
@@ -67,7 +67,7 @@ async def list_cargos(
     cargos: CargosDep,
     paging: Paging,
     limit: Limit = 50,
-    managed: Annotated[bool, Query(description="Those of sandboxes instead of the external ones")] = False,
+    managed: Annotated[bool, Query(description="List managed cargos instead of external ones")] = False,
 ) -> WireResponse:
     """Your cargos, oldest first."""
     page = await cargos.page(caller, managed=managed, after=paging.after, limit=limit)
@@ -82,18 +82,18 @@ async def get_cargo(caller: Reader, cargos: CargosDep, cargo_id: str) -> WireRes
 
 @router.patch("/{cargo_id}", response_model=Cargo)
 async def update_cargo(caller: Writer, cargos: CargosDep, cargo_id: str, body: UpdateCargo) -> WireResponse:
-    """Change how much it may hold, also while sandboxes write to it."""
+    """Change its limit, also while sandboxes write to it."""
     return WireResponse(await cargos.update(caller, cargo_id, body.size_limit_mb))
 
 
 @router.delete("/{cargo_id}", status_code=204)
 async def delete_cargo(caller: Writer, cargos: CargosDep, cargo_id: str) -> Response:
-    """Remove an external cargo that no sandbox uses; also when it already is removed."""
+    """Remove an unused external cargo; a second call succeeds too."""
     await cargos.delete(caller, cargo_id)
     return Response(status_code=204)
 
 
 @router.post("/{cargo_id}/move", response_model=Cargo)
 async def move_cargo(caller: Writer, cargos: CargosDep, cargo_id: str, body: MoveCargo) -> WireResponse:
-    """Have a sandbox use this cargo in place of its own; no file is lost by it."""
+    """Move this cargo to a sandbox, in place of its own; no file is lost."""
     return WireResponse(await cargos.move(caller, cargo_id, body.sandbox))

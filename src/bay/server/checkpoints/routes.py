@@ -29,7 +29,7 @@ Comment = Annotated[str | None, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 
 
 class CreateCheckpoint(Body):
-    """What to call it, if it should be called something."""
+    """The optional name and comment of a checkpoint."""
 
     name: Name = None
     comment: Comment = None
@@ -51,7 +51,7 @@ async def create_checkpoint(
     body: CreateCheckpoint | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
-    """Keep the files as they are now; what runs stands still for that moment and goes on."""
+    """Make a checkpoint of the present files; processes freeze for that moment and continue."""
     new = NewCheckpoint(**(body or CreateCheckpoint()).model_dump())
     return WireResponse(await checkpoints.create(caller, sandbox_id, new, idempotency_key), 201)
 
@@ -63,9 +63,9 @@ async def list_checkpoints(
     sandbox_id: str,
     paging: Paging,
     limit: Limit = 50,
-    auto: Annotated[bool | None, Query(description="Only those of the policy, or only the others")] = None,
+    auto: Annotated[bool | None, Query(description="Only automatic ones, or only the others")] = None,
 ) -> WireResponse:
-    """The sandbox's checkpoints, oldest first; `parent_id` says which grew from which."""
+    """The sandbox's checkpoints, oldest first; `parent_id` is each one's parent."""
     page = await checkpoints.page(caller, sandbox_id, auto=auto, after=paging.after, limit=limit)
     return WireResponse(paging.reply(page))
 
@@ -84,7 +84,7 @@ async def import_checkpoint(
     name: Annotated[str | None, Query(max_length=63)] = None,
     comment: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> WireResponse:
-    """A checkpoint of this sandbox from what an export gave, of any Bay: the body as it is."""
+    """Import the body, an export of any Bay, as a checkpoint of this sandbox."""
     new = NewCheckpoint(name=name, comment=comment)
     made = await checkpoints.import_(caller, sandbox_id, new, request.stream())
     return WireResponse(made, 201)
@@ -102,7 +102,7 @@ async def get_checkpoint(
 async def delete_checkpoint(
     caller: Writer, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
 ) -> Response:
-    """Remove a checkpoint; what was made of it stays."""
+    """Remove a checkpoint; forks and restores of it stay."""
     await checkpoints.delete(caller, sandbox_id, checkpoint_id)
     return Response(status_code=204)
 
@@ -111,7 +111,7 @@ async def delete_checkpoint(
 async def restore_checkpoint(
     caller: Writer, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
 ) -> WireResponse:
-    """Put the files back as they were; what runs ends, and compute starts again if there was some."""
+    """Restore the files; processes end, and compute starts again if there was some."""
     return WireResponse(await checkpoints.restore(caller, sandbox_id, checkpoint_id))
 
 
@@ -119,7 +119,7 @@ async def restore_checkpoint(
 async def export_checkpoint(
     caller: Reader, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
 ) -> StreamingResponse:
-    """The checkpoint as one compressed archive, which an import takes back and checks."""
+    """The checkpoint as one compressed archive, which an import checks."""
     stack = AsyncExitStack()
     export = checkpoints.export(caller, sandbox_id, checkpoint_id)
     found, chunks = await stack.enter_async_context(export)

@@ -22,10 +22,12 @@ router = APIRouter(tags=["events"], responses=ERRORS, default_response_class=Wir
 
 EventsDep = Annotated[Events, service(Events)]
 
-Since = Annotated[str | None, Query(max_length=64, description="Go on behind the event of this id; 0 = all")]
+Since = Annotated[
+    str | None, Query(max_length=64, description="Continue after the event of this id; 0 = all")
+]
 Follow = Annotated[bool, Query(description="Server-sent events, as with `Accept: text/event-stream`")]
 Accept = Annotated[str, Header(include_in_schema=False)]
-LastEventId = Annotated[str | None, Header(max_length=64, description="As `since`, and goes before it")]
+LastEventId = Annotated[str | None, Header(max_length=64, description="As `since`, which it overrides")]
 
 
 class EventList(BaseModel):
@@ -62,7 +64,7 @@ async def list_events(
     last_event_id: LastEventId = None,
     accept: Accept = "",
 ) -> Response:
-    """What happened to your sandboxes, oldest first; or, followed, what happens from now on or behind an id."""
+    """The events of your sandboxes, oldest first; or a live stream from now on or after an id."""
     if follow or _SSE in accept:
         return await _followed(events, caller, None, last_event_id or since)
     return await _page(events, caller, None, cursor or since, limit)
@@ -80,7 +82,7 @@ async def list_sandbox_events(
     last_event_id: LastEventId = None,
     accept: Accept = "",
 ) -> Response:
-    """The same for one sandbox, also for one that is deleted, by its id. Followed, it ends with the sandbox."""
+    """The events of one sandbox, also of a deleted one by its id. A live stream ends with the sandbox."""
     if follow or _SSE in accept:
         return await _followed(events, caller, sandbox_id, last_event_id or since)
     return await _page(events, caller, sandbox_id, cursor or since, limit)

@@ -19,7 +19,7 @@ WebhooksDep = Annotated[Webhooks, service(Webhooks)]
 
 
 class CreateWebhook(Body):
-    """Where to send what."""
+    """The URL and the types of a webhook."""
 
     url: Annotated[
         str, Field(min_length=1, max_length=2048, description="http or https, on a public address")
@@ -41,7 +41,7 @@ class WebhookList(BaseModel):
 async def create_webhook(
     caller: Writer, webhooks: WebhooksDep, body: CreateWebhook, idempotency_key: IdempotencyKey = None
 ) -> WireResponse:
-    """Have events sent to a URL. `secret`, which signs them, is shown in this answer and never again."""
+    """Send events to a URL. `secret`, which signs them, is only in this answer."""
     return WireResponse(await webhooks.create(caller, body.url, body.types, idempotency_key), 201)
 
 
@@ -54,12 +54,12 @@ async def list_webhooks(caller: Reader, webhooks: WebhooksDep) -> WireResponse:
 
 @router.get("/{webhook_id}", response_model=Webhook)
 async def get_webhook(caller: Reader, webhooks: WebhooksDep, webhook_id: str) -> WireResponse:
-    """One webhook, with what went wrong at its last attempt, if anything did."""
+    """One webhook, with the error of its last attempt, if any."""
     return WireResponse(await webhooks.get(caller, webhook_id))
 
 
 @router.delete("/{webhook_id}", status_code=204)
 async def delete_webhook(caller: Writer, webhooks: WebhooksDep, webhook_id: str) -> Response:
-    """Send nothing more there."""
+    """Delete a webhook."""
     await webhooks.delete(caller, webhook_id)
     return Response(status_code=204)

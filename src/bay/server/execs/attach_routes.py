@@ -20,8 +20,8 @@ router = APIRouter(
 AttachmentsDep = Annotated[Attachments, service(Attachments)]
 
 Size = Annotated[int, Query(ge=1, le=TERMINAL_EXTENT)]
-Since = Annotated[int | None, Query(ge=0, lt=2**63, description="Byte offset; without it all that is kept")]
-Repaint = Annotated[bool, Query(description="Begin with what redraws the terminal's last screen")]
+Since = Annotated[int | None, Query(ge=0, lt=2**63, description="Byte offset; default: the oldest kept byte")]
+Repaint = Annotated[bool, Query(description="Begin with a redraw of the terminal's last screen")]
 
 
 @router.websocket("/execs/{exec_id}/attach")
@@ -35,7 +35,7 @@ async def attach(
     repaint: Repaint = False,
     wait_for_reader: WaitForReader = False,
 ) -> None:
-    """Output as it comes, input as it is typed; leaves the exec running."""
+    """Attach to an exec: live output and input. The exec survives the attachment."""
     attached = attachments.attach(caller, sandbox_id, exec_id, since, repaint=repaint, claims=wait_for_reader)
     await _serve(socket, attached)
 
@@ -48,9 +48,9 @@ async def terminal(
     sandbox_id: str,
     rows: Size | None = None,
     cols: Size | None = None,
-    exec: Annotated[str | None, Query(max_length=64, description="Come back to this one")] = None,  # noqa: A002
+    exec: Annotated[str | None, Query(max_length=64, description="Reattach to this exec")] = None,  # noqa: A002
 ) -> None:
-    """A login shell on a terminal in one call, or one that was started before, beginning with its last screen."""
+    """Open a login shell on a terminal, or reattach to one, beginning with its last screen."""
     await _serve(socket, attachments.terminal(caller, sandbox_id, exec, rows, cols))
 
 
@@ -60,9 +60,11 @@ async def exec_screen(
     attachments: AttachmentsDep,
     sandbox_id: str,
     exec_id: str,
-    scrollback: Annotated[int, Query(ge=0, le=10_000, description="Lines above the screen")] = 0,
+    scrollback: Annotated[
+        int, Query(ge=0, le=10_000, description="Lines of scrollback above the screen")
+    ] = 0,
 ) -> WireResponse:
-    """What the exec's terminal shows now, as lines of text."""
+    """The present screen of the exec's terminal, as lines of text."""
     return WireResponse(await attachments.screen(caller, sandbox_id, exec_id, scrollback))
 
 

@@ -33,9 +33,9 @@ def _normal(text: str | None) -> str | None:
 
 Description = Annotated[str | None, Field(max_length=4096)]
 Tags = Annotated[
-    str | None, Field(max_length=1024, description="With commas between"), AfterValidator(_normal)
+    str | None, Field(max_length=1024, description="Separated by commas"), AfterValidator(_normal)
 ]
-Kind = Annotated[ExecType | None, Query(description="Only of this kind")]
+Kind = Annotated[ExecType | None, Query(description="Only entries of this type")]
 
 
 class HistoryPage(BaseModel):
@@ -46,10 +46,10 @@ class HistoryPage(BaseModel):
 
 
 class Annotate(Body):
-    """What to set; what is left out or null stays as it is, and an empty text takes away."""
+    """The fields to set; omitted and null ones stay, and an empty text removes one."""
 
     description: Description = None
-    tags: Annotated[str | None, Field(max_length=1024, description="With commas between")] = None
+    tags: Annotated[str | None, Field(max_length=1024, description="Separated by commas")] = None
     notes: Annotated[str | None, Field(max_length=16 * 1024)] = None
 
     def values(self) -> dict[str, str | None]:
@@ -67,14 +67,14 @@ async def list_history(
     success_only: bool = False,
     failed_only: bool = False,
     limit: Annotated[int, Query(ge=1, le=500, description="Most entries to return")] = 100,
-    offset: Annotated[int, Query(ge=0, lt=2**63, description="How many to leave out first")] = 0,
+    offset: Annotated[int, Query(ge=0, lt=2**63, description="Entries to skip")] = 0,
     tags: Annotated[
-        str | None, Query(max_length=1024, description="Entries with any of these; commas between")
+        str | None, Query(max_length=1024, description="Entries with any of these tags, separated by commas")
     ] = None,
     has_notes: bool = False,
     has_description: bool = False,
 ) -> WireResponse:
-    """What `shell/exec` and `python/exec` ran in the sandbox, newest first. Never starts compute."""
+    """The calls of `shell/exec` and `python/exec` in the sandbox, newest first. Never starts compute."""
     filters = HistoryFilters(
         exec_type=exec_type, success_only=success_only, failed_only=failed_only, tags=split_tags(tags or ""),
         has_notes=has_notes, has_description=has_description,

@@ -16,7 +16,7 @@ UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Asks proxies that gather answers before they pass them on not to."""
 
 WaitForReader = Annotated[
-    bool, Query(description="Be the reader that the command waits for, whose output is never dropped")
+    bool, Query(description="Become the reader that the command waits for; none of its output is dropped")
 ]
 
 Output = AsyncIterator[OutputChunk | OutputEnd]

@@ -30,7 +30,7 @@ class ProcessList(BaseModel):
 
 
 class SendSignal(Body):
-    """Which signal to send."""
+    """The signal to send."""
 
     signal: SignalName
 
@@ -43,7 +43,7 @@ class Ok(BaseModel):
 
 @router.get("/processes", response_model=ProcessList)
 async def list_processes(caller: Reader, processes: ProcessesDep, sandbox_id: str) -> WireResponse:
-    """What runs in the sandbox, each process with its parent's id; nothing without compute."""
+    """The processes of the sandbox, each with its parent's id; none without compute."""
     return WireResponse({"items": await processes.list(caller, sandbox_id)})
 
 
@@ -55,6 +55,6 @@ async def signal_process(
     pid: Annotated[int, PathParameter(ge=1, lt=2**31)],
     body: SendSignal,
 ) -> WireResponse:
-    """Send a signal to one process; the sandbox's first, which is its runtime, takes none."""
+    """Send a signal to one process; the sandbox's runtime, its first process, refuses signals."""
     await processes.signal(caller, sandbox_id, pid, body.signal)
     return WireResponse({"status": "ok"})

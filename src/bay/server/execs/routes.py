@@ -41,7 +41,7 @@ ExecsDep = Annotated[Execs, service(Execs)]
 
 Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, pattern=r"^[^\x00]*$")]
 Chunks = Annotated[
-    bool, Query(description="With `wait`: the output in its order as `output`, in place of the two texts")
+    bool, Query(description="With `wait`: the output in order as `output`, instead of the two texts")
 ]
 _MOST_WORD, _MOST_ARGV = 128 * 1024, 2 * 1024 * 1024
 """Bytes: what Linux takes of a program's arguments, one of them and all together (execve(2))."""
@@ -71,7 +71,7 @@ _ONE_OF_EACH: dict[str, Any] = {
 
 
 class CreateExec(Body):
-    """What to run: `command` by a shell, or `argv` as it is."""
+    """A command to start: `command` in a shell, or `argv` without one."""
 
     model_config = ConfigDict(json_schema_extra=_ONE_OF_EACH)
 
@@ -84,25 +84,29 @@ class CreateExec(Body):
         default_factory=dict[str, str]
     )
     user: Annotated[
-        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
+        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
     ] = None
     stdin: Annotated[
-        str | None, Field(max_length=1 << 30, description="Text to feed it; then end of file")
+        str | None, Field(max_length=1 << 30, description="Text for its stdin, then end of file")
     ] = None
     stdin_base64: Annotated[
-        str | None, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="The same for bytes")
+        str | None, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="Bytes for its stdin, in base64")
     ] = None
     timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400), DURATION] = None
-    keep_alive: Annotated[bool, Field(description="Whether the sandbox is active while it runs")] = True
-    tty: Annotated[bool, Field(description="Give it a terminal; its output is one stream then")] = False
-    rows: Annotated[int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Of the terminal (24)")] = None
-    cols: Annotated[int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Of the terminal (80)")] = None
-    stdin_open: Annotated[bool, Field(description="Leave stdin open for later input; a terminal's is")] = (
-        False
+    keep_alive: Annotated[bool, Field(description="Whether it counts as activity of the sandbox")] = True
+    tty: Annotated[bool, Field(description="Run it on a terminal; its output is then one stream")] = False
+    rows: Annotated[int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Rows of the terminal (24)")] = (
+        None
     )
+    cols: Annotated[
+        int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Columns of the terminal (80)")
+    ] = None
+    stdin_open: Annotated[
+        bool, Field(description="Leave stdin open for later input; implied by a terminal")
+    ] = False
     max_run_after_disconnect_s: Annotated[
         float | None,
-        Field(gt=0, le=7 * 86400, description="End it when nobody was attached or followed for so long"),
+        Field(gt=0, le=7 * 86400, description="End it after this time without an attachment or a follower"),
         DURATION,
     ] = None
     wait_for_reader: Annotated[
@@ -137,7 +141,7 @@ def _check_size(command: str | None, argv: list[str]) -> None:
 
 
 class SendSignal(Body):
-    """Which signal to send."""
+    """The signal to send."""
 
     signal: SignalName
 
@@ -150,7 +154,7 @@ class ResizeTerminal(Body):
 
 
 class Written(BaseModel):
-    """How many bytes the command took."""
+    """The number of bytes that the command read."""
 
     written: int
 
@@ -178,7 +182,7 @@ class ExecList(BaseModel):
 
 @router.post("/shell/exec", response_model=ShellResult)
 async def shell_exec(caller: Writer, execs: ExecsDep, sandbox_id: str, body: RunShell) -> WireResponse:
-    """Run a command to its end and return what it printed. A timeout keeps what was printed so far."""
+    """Run a command to its end and return its output. A timeout returns the output so far."""
     note = HistoryNote(exec_type="shell", code=body.command, description=body.description, tags=body.tags)
     result = await execs.shell(
         caller, sandbox_id, note, body.timeout, body.cwd, include_code=body.include_code
@@ -224,7 +228,7 @@ async def get_exec(
 
 @router.delete("/execs/{exec_id}", response_model=Exec)
 async def delete_exec(caller: Writer, execs: ExecsDep, sandbox_id: str, exec_id: str) -> WireResponse:
-    """End the command and everything it started: TERM, then KILL."""
+    """End the command and its process tree: TERM, then KILL."""
     return WireResponse(await execs.delete(caller, sandbox_id, exec_id))
 
 
@@ -232,7 +236,7 @@ async def delete_exec(caller: Writer, execs: ExecsDep, sandbox_id: str, exec_id:
 async def signal_exec(
     caller: Writer, execs: ExecsDep, sandbox_id: str, exec_id: str, body: SendSignal
 ) -> WireResponse:
-    """Send a signal to the command's process group; on a terminal to what runs in the foreground."""
+    """Send a signal to the command's process group; on a terminal to the foreground group."""
     return WireResponse(await execs.signal(caller, sandbox_id, exec_id, body.signal))
 
 
@@ -257,7 +261,7 @@ async def write_stdin(
     request: Request,
     eof: Annotated[bool, Query(description="End of file after the body")] = False,
 ) -> WireResponse:
-    """Feed the body to the command as fast as it reads; answers once it has taken all of it."""
+    """Write the body to the command's stdin as it reads; answers once all is read."""
     body = request.stream()
     try:
         written = await execs.write_stdin(caller, sandbox_id, exec_id, body, eof=eof)
@@ -275,14 +279,14 @@ async def exec_output(
     sandbox_id: str,
     exec_id: str,
     since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
-    follow: Annotated[bool, Query(description="Go on until the exec has ended")] = False,
+    follow: Annotated[bool, Query(description="Follow until the exec has ended")] = False,
     wait_for_reader: WaitForReader = False,
     last_event_id: Annotated[
-        int | None, Header(ge=0, lt=2**63, description="As `since`, and goes before it")
+        int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
-    """What the exec printed, as lines of JSON with byte offsets; 410 when that one is no longer buffered.
+    """The exec's output as lines of JSON with byte offsets; 410 when an offset is no longer buffered.
 
     With `Accept: text/event-stream` the same as server-sent events, whose ids are the offsets to go on from.
     """

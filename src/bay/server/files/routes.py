@@ -52,7 +52,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 T = TypeVar("T")
 PathText = Annotated[str, Field(max_length=8192)]
-ArchiveFormat = Annotated[Literal["tar", "tar.gz"], Query(description="Packed with gzip or not")]
+ArchiveFormat = Annotated[Literal["tar", "tar.gz"], Query(description="A tar, with or without gzip")]
 Octal = Annotated[str, Field(pattern=r"^[0-7]{1,4}$")]
 
 
@@ -84,18 +84,18 @@ FolderPath = Annotated[str, Depends(_path_or_workspace)]
 
 
 class Listed(BaseModel):
-    """What is below a directory, each directory before what is in it; `truncated`: there is more."""
+    """Entries below a directory, each directory before its contents; `truncated`: there are more."""
 
     entries: list[FileInfo]
     truncated: bool
 
 
 class Carry(Body):
-    """What goes where."""
+    """The source and the destination of a move or a copy."""
 
     source: PathText
     destination: PathText
-    overwrite: Annotated[bool, Field(description="Replace what is at the destination")] = False
+    overwrite: Annotated[bool, Field(description="Replace an existing destination")] = False
 
 
 class MakeDirectory(Body):
@@ -103,7 +103,7 @@ class MakeDirectory(Body):
 
     path: PathText
     mode: Annotated[Octal, Field(description="Octal")] = "0755"
-    parents: Annotated[bool, Field(description="Make the directories above it too")] = True
+    parents: Annotated[bool, Field(description="Make its parent directories too")] = True
 
 
 class ChangeMode(Body):
@@ -111,20 +111,22 @@ class ChangeMode(Body):
 
     path: PathText
     mode: Annotated[Octal, Field(description="Octal")]
-    recursive: Annotated[bool, Field(description="And of all that is in the directory")] = False
+    recursive: Annotated[bool, Field(description="Also for the contents of the directory")] = False
 
 
 class Edit(Body):
-    """A text to put in the place of another."""
+    """A text and its replacement."""
 
     path: PathText
-    old: Annotated[str, Field(min_length=1, max_length=1 << 30, description="What is there now, exactly")]
+    old: Annotated[str, Field(min_length=1, max_length=1 << 30, description="The text to replace, exactly")]
     new: Annotated[str, Field(max_length=1 << 30)]
-    all: Annotated[bool, Field(description="Wherever it is, and not only where it is once")] = False
+    all: Annotated[bool, Field(description="Replace all occurrences; default: exactly one must exist")] = (
+        False
+    )
 
 
 class Edited(BaseModel):
-    """How many times it was replaced."""
+    """The number of replacements."""
 
     replaced: int
 
@@ -137,10 +139,10 @@ async def read_content(
     path: FilePath,
     range_: Annotated[str, Header(alias="Range", description="One range of bytes")] = "",
     if_range: Annotated[
-        str, Header(alias="If-Range", description="An ETag; for another file all is answered")
+        str, Header(alias="If-Range", description="An ETag; another version of the file is returned whole")
     ] = "",
 ) -> StreamingResponse:
-    """A file's bytes, or with `Range` a part of them: 206, and 416 when the file has none of them."""
+    """A file's bytes, or with `Range` a part: 206, or 416 when the file has none of them."""
     stack = AsyncExitStack()
     wanted = _wanted(range_, if_range)
     opened = files.download(caller, sandbox_id, path, wanted)
@@ -164,13 +166,15 @@ async def write_content(
     sandbox_id: str,
     request: Request,
     path: FilePath,
-    mode: Annotated[str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; else as it was")] = None,
+    mode: Annotated[
+        str | None, Query(pattern="^[0-7]{1,4}$", description="Octal; default: unchanged")
+    ] = None,
     mtime: Annotated[
         float | None, Query(gt=-(2**33), lt=2**33, allow_inf_nan=False, description="Seconds since 1970")
     ] = None,
-    mkdir: Annotated[bool, Query(description="Make the directories above it too")] = True,
+    mkdir: Annotated[bool, Query(description="Make its parent directories too")] = True,
 ) -> WireResponse:
-    """Replace a file by the body, of any size, at once when all of it has come; until then the old one stays."""
+    """Replace a file by the body, of any size, atomically when it is complete; until then the old file stays."""
     try:
         written = await files.upload(
             caller, sandbox_id, path, request.stream(), mode=mode, mtime=mtime, mkdir=mkdir
@@ -186,9 +190,9 @@ async def stat_file(
     files: SandboxFilesDep,
     sandbox_id: str,
     path: FilePath,
-    follow: Annotated[bool, Query(description="What a link leads to, and not the link")] = True,
+    follow: Annotated[bool, Query(description="Facts of a link's target, not of the link")] = True,
 ) -> WireResponse:
-    """What is at a path."""
+    """The facts of the file at a path."""
     return WireResponse(await files.stat(caller, sandbox_id, path, follow=follow))
 
 
@@ -198,12 +202,14 @@ async def list_files(
     files: SandboxFilesDep,
     sandbox_id: str,
     path: FolderPath,
-    depth: Annotated[int, Query(ge=1, le=LISTED_DEPTH, description="1: what is in the directory itself")] = 1,
-    glob: Annotated[str | None, Query(max_length=1024, description="Of the path below `path`")] = None,
+    depth: Annotated[int, Query(ge=1, le=LISTED_DEPTH, description="1: the directory's own entries")] = 1,
+    glob: Annotated[
+        str | None, Query(max_length=1024, description="Pattern for the path below `path`")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=LISTED_ENTRIES, description="Most entries to return")] = 10_000,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
-    """What is below a directory, by name, a directory before what is in it. Links are not followed.
+    """The entries below a directory, by name, a directory before its contents. Links are not followed.
 
     With `Accept: application/x-ndjson` an entry a line, and `{"truncated"}` as the last.
     """
@@ -220,7 +226,7 @@ async def list_files(
 async def move_file(
     caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: Carry
 ) -> WireResponse:
-    """Rename a file or directory, also to another file system; answers what is at the destination then."""
+    """Rename a file or directory, also to another file system; returns the destination's facts."""
     moving = files.move(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
     return WireResponse(await _while_here(request, moving))
 
@@ -229,7 +235,7 @@ async def move_file(
 async def copy_file(
     caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: Carry
 ) -> WireResponse:
-    """Copy a file, or a directory with all in it; it appears at the destination when it is whole."""
+    """Copy a file, or a directory with its contents; it appears at the destination when it is complete."""
     copying = files.copy(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
     return WireResponse(await _while_here(request, copying))
 
@@ -238,7 +244,7 @@ async def copy_file(
 async def make_directory(
     caller: Writer, files: SandboxFilesDep, sandbox_id: str, body: MakeDirectory
 ) -> WireResponse:
-    """Make a directory. One that is there already stays as it is, and is answered."""
+    """Make a directory. An existing one stays unchanged, and is returned."""
     made = await files.make_directory(caller, sandbox_id, body.path, mode=body.mode, parents=body.parents)
     return WireResponse(made)
 
@@ -247,14 +253,14 @@ async def make_directory(
 async def change_mode(
     caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: ChangeMode
 ) -> WireResponse:
-    """Set the mode of a file, or of a directory and all in it."""
+    """Set the mode of a file, or of a directory and its contents."""
     changing = files.change_mode(caller, sandbox_id, body.path, body.mode, recursive=body.recursive)
     return WireResponse(await _while_here(request, changing))
 
 
 @router.post("/edit", response_model=Edited)
 async def edit_file(caller: Writer, files: SandboxFilesDep, sandbox_id: str, body: Edit) -> WireResponse:
-    """Replace a text in a UTF-8 file, atomically; 409 with `details.matches` unless it is there once."""
+    """Replace a text in a UTF-8 file, atomically; 409 with `details.matches` unless it occurs exactly once."""
     replaced = await files.edit(caller, sandbox_id, body.path, body.old, body.new, everywhere=body.all)
     return WireResponse({"replaced": replaced})
 
@@ -266,17 +272,22 @@ async def search_files(
     sandbox_id: str,
     request: Request,
     path: FolderPath,
-    query: Annotated[str, Query(max_length=4096, description="Text within one line; without it, names")] = "",
+    query: Annotated[
+        str, Query(max_length=4096, description="Text within one line; default: search names only")
+    ] = "",
     glob: Annotated[
-        str, Query(max_length=1024, description="Of the path below `path`; without a slash, of the name")
+        str,
+        Query(
+            max_length=1024, description="Pattern for the path below `path`; without a slash, for the name"
+        ),
     ] = "",
     regex: Annotated[bool, Query(description="`query` is an expression of Python's `re`")] = False,
-    ignore_case: Annotated[bool, Query(description="Upper and lower case are the same")] = False,
+    ignore_case: Annotated[bool, Query(description="Ignore case")] = False,
     hidden: Annotated[bool, Query(description="Also names that begin with a dot")] = False,
-    gitignore: Annotated[bool, Query(description="Leave out what .gitignore files say, and .git")] = True,
+    gitignore: Annotated[bool, Query(description="Skip files that .gitignore excludes, and .git")] = True,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Most matches to return")] = 1000,
 ) -> WireResponse:
-    """Find lines of text, or files by their names. Links are not followed; what takes longer than 30 s is cut."""
+    """Find lines of text, or files by their names. Links are not followed; a search ends after 30 s."""
     switches = {"regex": regex, "ignore_case": ignore_case, "hidden": hidden, "gitignore": gitignore}
     asked = {"query": query, "glob": glob} | {name: str(on).lower() for name, on in switches.items()}
     searching = trees.search(caller, sandbox_id, path, asked, limit)
@@ -291,7 +302,7 @@ async def read_archive(
     path: FolderPath,
     format: ArchiveFormat = "tar",  # noqa: A002
 ) -> StreamingResponse:
-    """A directory with all in it, or a file, as a tar. What the sandbox's user cannot read is left out."""
+    """A directory with its contents, or a file, as a tar, without files that the sandbox's user cannot read."""
     stack = AsyncExitStack()
     chunks = await stack.enter_async_context(trees.pack(caller, sandbox_id, path, format))
     name = _shown_name(path).strip(".") or "files"
@@ -314,7 +325,7 @@ async def write_archive(
     path: FolderPath,
     format: ArchiveFormat = "tar",  # noqa: A002
 ) -> WireResponse:
-    """Unpack the body below a directory, which is made. What was unpacked before an error stays."""
+    """Unpack the body below a directory, which is created. Files unpacked before an error stay."""
     try:
         made = await trees.unpack(caller, sandbox_id, path, format, request.stream())
     except ClientDisconnect as error:
@@ -331,7 +342,7 @@ async def watch_files(
     path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")] = ".",
     recursive: Annotated[bool, Query(description="Also all directories in it")] = True,
 ) -> None:
-    """What happens to a file, or in a directory, as it happens."""
+    """Watch a file or a directory: live file events."""
     watching = trees.watch(caller, sandbox_id, raw_path(socket, path), recursive=recursive)
     async with watching as watch:
         if await accepted(socket):
@@ -345,7 +356,7 @@ async def delete_file(
     sandbox_id: str,
     request: Request,
     path: FilePath,
-    recursive: Annotated[bool, Query(description="A directory with everything in it")] = True,
+    recursive: Annotated[bool, Query(description="Also a directory with its contents")] = True,
 ) -> WireResponse:
     """Remove a file, a link (and not what it leads to), or a directory."""
     await _while_here(request, files.delete(caller, sandbox_id, path, recursive=recursive))

@@ -60,13 +60,13 @@ class FileContent(BaseModel):
 
 
 class Directory(BaseModel):
-    """What a directory holds, directories first."""
+    """A directory's entries, directories first."""
 
     entries: list[FileEntry]
 
 
 class Uploaded(BaseModel):
-    """Where the file is now (absolute, inside) and its size in bytes."""
+    """The file's absolute path inside and its size in bytes."""
 
     status: str
     path: str
@@ -88,7 +88,7 @@ async def write_file(caller: Writer, files: FilesDep, sandbox_id: str, body: Wri
 
 @router.delete("/files", response_model=Ok)
 async def delete_file(caller: Writer, files: FilesDep, sandbox_id: str, path: FilePath) -> WireResponse:
-    """Remove a file, or a directory with everything in it."""
+    """Remove a file, or a directory with its contents."""
     await files.delete(caller, sandbox_id, path)
     return WireResponse({"status": "ok"})
 
@@ -97,7 +97,7 @@ async def delete_file(caller: Writer, files: FilesDep, sandbox_id: str, path: Fi
 async def list_directory(
     caller: Reader, files: FilesDep, sandbox_id: str, path: FilePath = "."
 ) -> WireResponse:
-    """What a directory holds."""
+    """The entries of a directory."""
     return WireResponse({"entries": await files.list(caller, sandbox_id, path)})
 
 
@@ -109,7 +109,7 @@ async def list_directory(
     },
 )
 async def upload_file(caller: Writer, files: FilesDep, sandbox_id: str, request: Request) -> WireResponse:
-    """Replace a file of any size and kind, atomically. It goes through as it comes when `path` is before `file`."""
+    """Replace a file of any size and kind, atomically. The body is streamed when `path` is before `file`."""
     await files.check(caller, sandbox_id)
     form = Form(request.headers.get("content-type", ""), request.stream())
     try:

@@ -31,7 +31,7 @@ KernelsDep = Annotated[Kernels, service(Kernels)]
 
 Code = Annotated[str, StringConstraints(max_length=1 << 20)]
 KernelId = Annotated[str, Path(max_length=64, description="`default`, or an id of a create")]
-CellId = Annotated[str, Path(max_length=64, description="As `run` was given or answered it")]
+CellId = Annotated[str, Path(max_length=64, description="The id from the call or the answer of `run`")]
 
 
 class RunPython(Body):
@@ -45,7 +45,7 @@ class RunPython(Body):
 
 
 class CreateKernel(Body):
-    """What kind of kernel to make, and where in the sandbox it starts."""
+    """The spec, directory, environment and user of a new kernel."""
 
     spec: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="One of `kernelspecs`")] = (
         "python3"
@@ -55,12 +55,12 @@ class CreateKernel(Body):
     )
     env: Env = Field(default_factory=dict)
     user: Annotated[
-        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
+        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
     ] = None
 
 
 class RunCell(Body):
-    """Code, and how long it may run."""
+    """Code, its time limit and its id."""
 
     code: Code
     timeout_s: Annotated[float, Field(gt=0, le=7 * 86400, description="Seconds from its start"), DURATION] = (
@@ -78,14 +78,14 @@ class KernelList(BaseModel):
 
 
 class KernelSpecList(BaseModel):
-    """The kinds of kernel that an image has."""
+    """The kernel specs of an image."""
 
     items: list[KernelSpec]
 
 
 @router.post("/python/exec", response_model=PythonResult)
 async def python_exec(caller: Writer, kernels: KernelsDep, sandbox_id: str, body: RunPython) -> WireResponse:
-    """Run code in the default kernel to its end. A timeout interrupts it and keeps what was printed so far."""
+    """Run code in the default kernel to its end. A timeout interrupts it and returns the output so far."""
     note = HistoryNote(exec_type="python", code=body.code, description=body.description, tags=body.tags)
     result = await kernels.python(caller, sandbox_id, note, body.timeout, include_code=body.include_code)
     return WireResponse(result)
@@ -93,7 +93,7 @@ async def python_exec(caller: Writer, kernels: KernelsDep, sandbox_id: str, body
 
 @router.get("/kernelspecs", response_model=KernelSpecList)
 async def list_kernelspecs(caller: Reader, kernels: KernelsDep, sandbox_id: str) -> WireResponse:
-    """What kinds of kernel the image has. Wakes the sandbox."""
+    """The kernel specs of the image. Wakes the sandbox."""
     return WireResponse({"items": await kernels.specs(caller, sandbox_id)})
 
 
@@ -105,14 +105,14 @@ async def create_kernel(
     body: CreateKernel | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
-    """Make a kernel of its own, beside the default one."""
+    """Create a kernel beside the default one."""
     new = NewKernel(**(body or CreateKernel()).model_dump())
     return WireResponse(await kernels.create(caller, sandbox_id, new, idempotency_key), 201)
 
 
 @router.get("/kernels", response_model=KernelList)
 async def list_kernels(caller: Reader, kernels: KernelsDep, sandbox_id: str) -> WireResponse:
-    """The kernels there are; none in a sandbox without compute."""
+    """The kernels of a sandbox; none without compute."""
     return WireResponse({"items": await kernels.every(caller, sandbox_id)})
 
 
@@ -128,7 +128,7 @@ async def get_kernel(
 async def delete_kernel(
     caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
 ) -> Response:
-    """End a kernel and everything it started."""
+    """End a kernel and its process tree."""
     await kernels.delete(caller, sandbox_id, kernel_id)
     return Response(status_code=204)
 
@@ -137,7 +137,7 @@ async def delete_kernel(
 async def interrupt_kernel(
     caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
 ) -> WireResponse:
-    """Interrupt the cell that runs, if one does; those that wait go on."""
+    """Interrupt the running cell, if any; queued ones continue."""
     return WireResponse(await kernels.interrupt(caller, sandbox_id, kernel_id))
 
 
@@ -145,7 +145,7 @@ async def interrupt_kernel(
 async def restart_kernel(
     caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
 ) -> WireResponse:
-    """Begin anew under the same id, without variables."""
+    """Restart the kernel under the same id, without variables."""
     return WireResponse(await kernels.restart(caller, sandbox_id, kernel_id))
 
 
@@ -153,7 +153,7 @@ async def restart_kernel(
 async def run_cell(
     caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId, body: RunCell
 ) -> StreamingResponse:
-    """Run code and follow what it does, as lines of JSON; `Bay-Cell-Id` says how to come back to it."""
+    """Run code and follow its events as lines of JSON; reconnect by the id in `Bay-Cell-Id`."""
     stack = AsyncExitStack()
     cell_id = body.id or new_id("cell")
     opened = kernels.run(caller, sandbox_id, kernel_id, cell_id, body.code, body.timeout_s)
@@ -168,10 +168,10 @@ async def cell_events(
     sandbox_id: str,
     kernel_id: KernelId,
     cell_id: CellId,
-    since: Annotated[int, Query(ge=0, lt=2**63, description="The first event wanted, by `seq`")] = 0,
-    follow: Annotated[bool, Query(description="Go on until the cell has ended")] = False,
+    since: Annotated[int, Query(ge=0, lt=2**63, description="The first event to return, by `seq`")] = 0,
+    follow: Annotated[bool, Query(description="Follow until the cell has ended")] = False,
 ) -> StreamingResponse:
-    """What a cell did, as lines of JSON, also after its end for ten minutes."""
+    """A cell's events as lines of JSON, until ten minutes after its end."""
     stack = AsyncExitStack()
     opened = kernels.events(caller, sandbox_id, kernel_id, cell_id, since, follow=follow)
     return _streamed(stack, await stack.enter_async_context(opened), {})

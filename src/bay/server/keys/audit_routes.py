@@ -43,7 +43,7 @@ async def list_audit(
     since: Annotated[Moment | None, Query(description="Calls that began then or later")] = None,
     until: Annotated[Moment | None, Query(description="Calls that began before")] = None,
 ) -> WireResponse:
-    """Calls that were meant to change something: everybody's for an admin key, else those of your owner."""
+    """Calls that may have changed something: all for an admin key, else those of your owner."""
     filters = AuditFilters(
         owner=owner, key_id=key_id, method=method, request_id=request_id, resource_id=resource_id,
         since=since, until=until,

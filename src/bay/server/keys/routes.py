@@ -28,7 +28,7 @@ class Quotas(QuotaSettings):
 
 
 class CreateKey(Body):
-    """Whom the key is for, and what it may."""
+    """A new key's name, owner, scope, expiry and quotas."""
 
     name: Annotated[KeyName, Field(description="For people; need not be unique")]
     owner: Annotated[Owner | None, Field(description="Whose sandboxes it sees; else your own owner")] = None
@@ -57,7 +57,7 @@ class KeyList(BaseModel):
 async def create_key(
     caller: Admin, keys: ApiKeysDep, body: CreateKey, idempotency_key: IdempotencyKey = None
 ) -> WireResponse:
-    """Make a key. Its secret is shown in this answer alone; a repeated call has null in its place."""
+    """Create a key. Its secret is only in this answer; a repeated call returns null instead."""
     given = body.model_dump(exclude={"quotas"})
     wish = KeyWish(**given, quotas=body.quotas.over(None) if body.quotas else None)
     return WireResponse(await keys.create(caller, wish, idempotency_key), 201)
@@ -81,6 +81,6 @@ async def list_keys(
 
 @router.delete("/{key_id}", status_code=204)
 async def revoke_key(_caller: Admin, keys: ApiKeysDep, key_id: str) -> Response:
-    """Let the key open nothing any more, from now on; also when it is revoked already."""
+    """Revoke the key, at once; a second call succeeds too."""
     await keys.revoke(key_id)
     return Response(status_code=204)

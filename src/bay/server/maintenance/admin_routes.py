@@ -19,7 +19,7 @@ GarbageDep = Annotated[Garbage, service(Garbage)]
 
 
 class Collect(Body):
-    """What to look for; all of it unless said."""
+    """The tasks of a collection; default: all."""
 
     tasks: Annotated[tuple[GarbageTask, ...], Most(len(TASKS))] | None = None
 
@@ -32,18 +32,18 @@ class PoolList(BaseModel):
 
 @router.get("/pool", response_model=PoolList)
 async def get_pool(_caller: Admin, pool: PoolDep) -> WireResponse:
-    """How full the pools are, and what keeps them from being full."""
+    """The pools of all profiles, with the errors that block their refill."""
     return WireResponse({"items": await pool.state()})
 
 
 @router.get("/gc/status", response_model=GarbageState)
 async def garbage_status(_caller: Admin, garbage: GarbageDep) -> WireResponse:
-    """Whether a collection is under way, and what the last one did."""
+    """Whether a collection runs, and the results of the last one."""
     return WireResponse(garbage.state())
 
 
 @router.post("/gc/run", response_model=GarbageRun)
 async def collect_garbage(_caller: Admin, garbage: GarbageDep, body: Collect | None = None) -> WireResponse:
-    """Collect now what Bay collects by itself, frozen sandboxes too, and answer when it is done."""
+    """Run garbage collection now, of frozen sandboxes too, and answer when it is done."""
     tasks = TASKS if body is None or body.tasks is None else body.tasks
     return WireResponse(await garbage.run(tasks))

@@ -35,7 +35,7 @@ class ProfileItem(BaseModel):
 
 
 class ProfileList(BaseModel):
-    """Every profile there is."""
+    """All profiles."""
 
     items: list[ProfileItem]
 
@@ -51,7 +51,7 @@ async def list_profiles(
     request: Request,
     detail: Annotated[bool, Query(description="Also show the containers of a session")] = False,
 ) -> WireResponse:
-    """What kinds of sandbox there are."""
+    """The profiles of this Bay."""
     profiles: dict[str, Profile] = request.app.state.profiles
     return WireResponse({"items": [_item(profile, detail=detail) for profile in profiles.values()]})
 

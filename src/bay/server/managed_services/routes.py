@@ -31,20 +31,26 @@ ServiceName = Annotated[str, Path(max_length=63)]
 
 
 class Health(Body):
-    """How it is found out whether a service works."""
+    """The health check of a service."""
 
     port: PortNumber
     path: Annotated[
         str | None,
-        Field(pattern=r"^/[!-~]*$", max_length=2048, description="GET it; else connecting is enough"),
+        Field(
+            pattern=r"^/[!-~]*$",
+            max_length=2048,
+            description="Path of a GET; default: a TCP connection is enough",
+        ),
     ] = None
     interval_s: Annotated[float, Field(ge=0.1, le=3600), DURATION] = 5.0
     timeout_s: Annotated[float, Field(ge=0.1, le=600), DURATION] = 2.0
-    retries: Annotated[int, Field(ge=1, le=100, description="Failures in a row that make it unhealthy")] = 3
+    retries: Annotated[
+        int, Field(ge=1, le=100, description="Consecutive failures that make it unhealthy")
+    ] = 3
 
 
 class ServiceBody(Body):
-    """What a service is."""
+    """The definition of a service."""
 
     argv: Annotated[tuple[Word, ...], Field(min_length=1), Most(4096)]
     env: Env = Field(default_factory=dict)
@@ -52,15 +58,15 @@ class ServiceBody(Body):
         None
     )
     user: Annotated[
-        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; its own unless said")
+        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
     ] = None
     needs: Annotated[
         tuple[Name, ...], Field(description="Services that start first"), Most(MOST_SERVICES)
     ] = ()
-    http_port: Annotated[PortNumber | None, Field(description="Where it serves HTTP")] = None
+    http_port: Annotated[PortNumber | None, Field(description="Its HTTP port")] = None
     restart: Literal["always", "on-failure", "never"] = "always"
     health: Health | None = None
-    enabled: Annotated[bool, Field(description="Whether it is started with the session")] = True
+    enabled: Annotated[bool, Field(description="Whether it starts with the session")] = True
 
     def to_spec(self, name: str) -> ServiceSpec:
         """What the rest of Bay calls it."""
@@ -70,7 +76,7 @@ class ServiceBody(Body):
 
 
 class NamedService(ServiceBody):
-    """What a service is, with its name."""
+    """The definition of a service, with its name."""
 
     name: Name
 
@@ -87,7 +93,7 @@ class ServiceList(BaseModel):
 
 @router.get("", response_model=ServiceList)
 async def list_services(caller: Reader, services: SandboxServicesDep, sandbox_id: str) -> WireResponse:
-    """The sandbox's services and how they are. Wakes nothing."""
+    """The sandbox's services with their states. Wakes nothing."""
     return WireResponse({"items": await services.list(caller, sandbox_id)})
 
 
@@ -95,7 +101,7 @@ async def list_services(caller: Reader, services: SandboxServicesDep, sandbox_id
 async def get_service(
     caller: Reader, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
-    """One of them."""
+    """One service of a sandbox."""
     return WireResponse(await services.get(caller, sandbox_id, service_name))
 
 
@@ -107,7 +113,7 @@ async def put_service(
     service_name: ServiceName,
     body: ServiceBody,
 ) -> WireResponse:
-    """Make a service, or have the one of that name be this: it is begun anew if it differs. Wakes nothing."""
+    """Create or replace a service, which restarts if it differs. Wakes nothing."""
     spec = body.to_spec(service_name)
     service, is_new = await services.put(caller, sandbox_id, spec)
     return WireResponse(service, 201 if is_new else 200)
@@ -117,7 +123,7 @@ async def put_service(
 async def delete_service(
     caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> Response:
-    """End it and forget it, with its output. Refused while another service needs it."""
+    """End and delete a service with its output. Refused while another service needs it."""
     await services.delete(caller, sandbox_id, service_name)
     return Response(status_code=204)
 
@@ -126,7 +132,7 @@ async def delete_service(
 async def start_service(
     caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
-    """Have it run, now and with every session to come. Wakes nothing."""
+    """Start a service, now and with every session. Wakes nothing."""
     return WireResponse(await services.start(caller, sandbox_id, service_name))
 
 
@@ -134,7 +140,7 @@ async def start_service(
 async def stop_service(
     caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
-    """End it, and leave it ended until it is started again."""
+    """Stop a service until its next start."""
     return WireResponse(await services.stop(caller, sandbox_id, service_name))
 
 
@@ -142,7 +148,7 @@ async def stop_service(
 async def restart_service(
     caller: Writer, services: SandboxServicesDep, sandbox_id: str, service_name: ServiceName
 ) -> WireResponse:
-    """End it and start it anew; thaws a frozen sandbox."""
+    """Restart a service; thaws a frozen sandbox."""
     return WireResponse(await services.restart(caller, sandbox_id, service_name))
 
 
@@ -153,13 +159,13 @@ async def service_logs(
     sandbox_id: str,
     service_name: ServiceName,
     since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
-    follow: Annotated[bool, Query(description="Go on until it has ended for good")] = False,
+    follow: Annotated[bool, Query(description="Follow until it has ended and will not be restarted")] = False,
     last_event_id: Annotated[
-        int | None, Header(ge=0, lt=2**63, description="As `since`, and goes before it")
+        int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
-    """What it printed in this session, over all its runs: the lines, or events, of an exec's output."""
+    """A service's output in this session, over all its runs, in the form of an exec's output."""
     stack = AsyncExitStack()
     since = since if last_event_id is None else last_event_id
     opened = services.logs(caller, sandbox_id, service_name, since, follow=follow)

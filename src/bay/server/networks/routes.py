@@ -36,7 +36,7 @@ class Rule(Body):
 
 
 class Policy(Body):
-    """What may be reached. The most specific rule decides, and of two equally specific ones the deny."""
+    """A network policy. The most specific rule decides, and of two equally specific ones the deny."""
 
     mode: NetworkMode
     rules: Annotated[tuple[Rule, ...], Most(10_000)] = ()
@@ -50,7 +50,7 @@ class Policy(Body):
 
 @router.get("/network-policy", response_model=CurrentPolicy)
 async def get_network_policy(caller: Reader, networks: NetworksDep, sandbox_id: str) -> WireResponse:
-    """The policy that the sandbox has."""
+    """The sandbox's network policy."""
     return WireResponse(await networks.get(caller, sandbox_id))
 
 
@@ -58,17 +58,17 @@ async def get_network_policy(caller: Reader, networks: NetworksDep, sandbox_id: 
 async def put_network_policy(
     caller: Writer, networks: NetworksDep, sandbox_id: str, body: Policy
 ) -> WireResponse:
-    """Another policy; answers when it holds, also for what is connected already."""
+    """Replace the policy; answers when it is enforced, also for existing connections."""
     return WireResponse(await networks.put(caller, sandbox_id, body.to_noun()))
 
 
 @router.delete("/network-policy", response_model=CurrentPolicy)
 async def reset_network_policy(caller: Writer, networks: NetworksDep, sandbox_id: str) -> WireResponse:
-    """The profile's policy again."""
+    """Reset the policy to the profile's."""
     return WireResponse(await networks.put(caller, sandbox_id, None))
 
 
 @router.get("/network", response_model=NetworkState)
 async def get_network(caller: Reader, networks: NetworksDep, sandbox_id: str) -> WireResponse:
-    """What was allowed and refused since the sandbox's session began, and the names that were not answered."""
+    """Allowed and refused traffic since the sandbox's session began, and the refused names."""
     return WireResponse(await networks.state(caller, sandbox_id))

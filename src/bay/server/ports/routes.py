@@ -25,19 +25,19 @@ _DAY_S = 86400
 
 
 class PortList(BaseModel):
-    """Where something listens."""
+    """The listening ports of a sandbox."""
 
     items: list[Port]
 
 
 class Access(Body):
-    """Who may reach the port: its owner, or everybody."""
+    """The access to a port: its owner, or everybody."""
 
     access: PortAccess
 
 
 class NewLink(Body):
-    """How long the link opens the port, in seconds, and whether only to the first who follows it."""
+    """A link's lifetime in seconds, and whether it is for a single use."""
 
     expires_in: Annotated[int, Field(ge=1, le=30 * _DAY_S), DURATION] = 3600
     once: bool = False
@@ -45,7 +45,7 @@ class NewLink(Body):
 
 @router.get("", response_model=PortList)
 async def list_ports(caller: Reader, ports: PortsDep, sandbox_id: str) -> WireResponse:
-    """Where something listens now, with a URL that leads there. Wakes nothing."""
+    """The ports with a listener now, each with its URL. Wakes nothing."""
     return WireResponse({"items": await ports.list(caller, sandbox_id)})
 
 
@@ -53,13 +53,13 @@ async def list_ports(caller: Reader, ports: PortsDep, sandbox_id: str) -> WireRe
 async def put_port(
     caller: Writer, ports: PortsDep, sandbox_id: str, port: PortNumber, body: Access
 ) -> WireResponse:
-    """Say who may reach the port, whether or not anything listens there."""
+    """Set the access to a port, with or without a listener."""
     return WireResponse(await ports.set_access(caller, sandbox_id, port, body.access))
 
 
 @router.delete("/{port}", status_code=204)
 async def delete_port(caller: Writer, ports: PortsDep, sandbox_id: str, port: PortNumber) -> Response:
-    """Take back what was set: the port is its owner's. Again is no error."""
+    """Reset a port to its owner's access; a second call succeeds too."""
     await ports.forget(caller, sandbox_id, port)
     return Response(status_code=204)
 
@@ -68,7 +68,7 @@ async def delete_port(caller: Writer, ports: PortsDep, sandbox_id: str, port: Po
 async def create_link(
     caller: Writer, ports: PortsDep, sandbox_id: str, port: PortNumber, body: NewLink | None = None
 ) -> WireResponse:
-    """A URL that opens the port to whoever has it, as long as the key that made it is valid."""
+    """A URL that opens the port to its holders, while its key is valid."""
     body = body or NewLink()
     link = await ports.make_link(caller, sandbox_id, port, body.expires_in, once=body.once)
     return WireResponse(link, 201)

@@ -53,15 +53,15 @@ SecondsOrNone = Annotated[int, Field(ge=0, le=10 * 365 * 86400), DURATION]
 
 
 class Policy(Body):
-    """When checkpoints are made without being asked for, and how many of those are kept."""
+    """When Bay makes automatic checkpoints, and how many it keeps."""
 
     every: Annotated[
         int | None,
-        Field(ge=60, le=365 * 86400, description="Seconds between them, while there is activity"),
+        Field(ge=60, le=365 * 86400, description="Interval in seconds, while there is activity"),
         DURATION,
     ] = None
     keep_last: Annotated[int, Field(ge=1, le=1000)] = 10
-    before_stop: Annotated[bool, Field(description="One whenever compute has been given back")] = False
+    before_stop: Annotated[bool, Field(description="Make one whenever compute has stopped")] = False
 
     def to_noun(self) -> CheckpointPolicy:
         """What the rest of Bay calls it."""
@@ -69,7 +69,7 @@ class Policy(Body):
 
 
 class PortBody(Body):
-    """A port, and who may reach it."""
+    """A port and its access."""
 
     port: Annotated[int, Field(ge=1, le=65535)]
     access: PortAccess = "owner"
@@ -89,13 +89,15 @@ Ports = Annotated[tuple[PortBody, ...], Most(MOST_PORTS), AfterValidator(_each_o
 
 
 class CreateSandbox(Body):
-    """What a new sandbox should be; what is left out is the profile's."""
+    """The options of a new sandbox; omitted ones are the profile's."""
 
     profile: Annotated[str, Field(max_length=128, description="One of `GET /v1/profiles`")] = "python-default"
     cargo_id: Annotated[
-        str | None, Field(max_length=64, description="An external cargo; else one is made")
+        str | None, Field(max_length=64, description="An external cargo; default: a new managed one")
     ] = None
-    ttl: Annotated[SecondsOrNone | None, Field(description="Seconds to live; null or 0 = for ever")] = None
+    ttl: Annotated[SecondsOrNone | None, Field(description="Lifetime in seconds; null or 0 = no limit")] = (
+        None
+    )
     name: Annotated[str | None, Field(max_length=63, description="Unique among your sandboxes")] = None
     image: Annotated[str | None, Field(max_length=512)] = None
     isolation: Annotated[str | None, Field(max_length=32)] = None
@@ -105,23 +107,23 @@ class CreateSandbox(Body):
         Seconds | None, Field(description="Seconds without activity before compute is frozen")
     ] = None
     warm_timeout: Annotated[
-        SecondsOrNone | None, Field(description="Seconds frozen before compute is given back; 0 = at once")
+        SecondsOrNone | None, Field(description="Seconds frozen before compute stops; 0 = at once")
     ] = None
     from_checkpoint: Annotated[
-        str | None, Field(max_length=64, description="Id of a checkpoint of yours whose files it begins with")
+        str | None, Field(max_length=64, description="Id of one of your checkpoints to start from")
     ] = None
     checkpoint_policy: Policy | None = None
     network_policy: Annotated[
-        NetworkPolicyBody | None, Field(description="What its network may reach; else the profile's policy")
+        NetworkPolicyBody | None, Field(description="Its network policy; default: the profile's")
     ] = None
     network: Annotated[
         NetworkMode | None, Field(description="Short for a `network_policy` of that mode, without rules")
     ] = None
-    url: Annotated[PortBody | None, Field(description="The port that its own URL leads to")] = None
-    ports: Annotated[Ports, Field(description="Who may reach which port")] = ()
+    url: Annotated[PortBody | None, Field(description="The port of its own URL")] = None
+    ports: Annotated[Ports, Field(description="Access to its ports")] = ()
     services: Annotated[
         tuple[NamedService, ...],
-        Field(description="What is started with it and kept running"),
+        Field(description="Its services, which start with it and are restarted"),
         Most(MOST_SERVICES),
     ] = ()
     wait: Annotated[
@@ -142,7 +144,7 @@ class CreateSandbox(Body):
 
 
 class UpdateSandbox(Body):
-    """What to change; what is left out stays, and null takes it away."""
+    """The fields to change; omitted ones stay, and null removes one."""
 
     name: Annotated[str | None, Field(max_length=63)] = None
     labels: Labels = Field(default_factory=dict)
@@ -154,7 +156,7 @@ class UpdateSandbox(Body):
 
 
 class ExtendTtl(Body):
-    """By how many seconds."""
+    """The seconds to extend by."""
 
     extend_by: Seconds
 
@@ -166,15 +168,16 @@ class Ok(BaseModel):
 
 
 class ForkSandbox(Body):
-    """How many, made of what, and called what."""
+    """The number, the source and the name of forks."""
 
     count: Annotated[int, Field(ge=1, le=100)] = 1
     checkpoint: Annotated[
-        str | None, Field(max_length=64, description="Id or name of one of its checkpoints; else of now")
+        str | None,
+        Field(max_length=64, description="Id or name of one of its checkpoints; default: its present files"),
     ] = None
     name: Annotated[
         str | None,
-        Field(max_length=63, description="Of the new sandbox; of several `name-1`, `name-2` and so on"),
+        Field(max_length=63, description="Name of the new sandbox; several get `name-1`, `name-2` and so on"),
     ] = None
 
 
@@ -246,7 +249,7 @@ async def get_sandbox(caller: Reader, sandboxes: SandboxesDep, sandbox_id: str) 
 async def update_sandbox(
     caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, body: UpdateSandbox
 ) -> WireResponse:
-    """Change its name, labels, timeouts, policy of checkpoints, or who may reach its ports."""
+    """Change its name, labels, timeouts, checkpoint policy, or access to its ports."""
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     values = body.model_dump(exclude={"checkpoint_policy", "url", "ports"})
     given = frozenset(body.model_fields_set)
@@ -256,7 +259,7 @@ async def update_sandbox(
 
 @router.delete("/{sandbox_id}", status_code=204)
 async def delete_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> Response:
-    """Remove the sandbox with its managed cargo; also when it already is."""
+    """Remove the sandbox with its managed cargo; a second call succeeds too."""
     await sandboxes.delete(caller, sandbox_id)
     return Response(status_code=204)
 
@@ -269,13 +272,13 @@ async def extend_ttl(
     body: ExtendTtl,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
-    """Let it live longer: `expires_at = max(old, now) + extend_by`."""
+    """Extend its lifetime: `expires_at = max(old, now) + extend_by`."""
     return WireResponse(await sandboxes.extend_ttl(caller, sandbox_id, body.extend_by, idempotency_key))
 
 
 @router.post("/{sandbox_id}/keepalive", response_model=Ok)
 async def keepalive(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
-    """Push the idle clock; never starts compute."""
+    """Restart the idle clock; never starts compute."""
     await sandboxes.keepalive(caller, sandbox_id)
     return WireResponse({"status": "ok"})
 
@@ -284,13 +287,13 @@ async def keepalive(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) ->
 async def start_sandbox(
     caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, wait: Wait = None
 ) -> WireResponse:
-    """Ask for compute, which any call that needs it also does by itself."""
+    """Start compute, as any call that needs it does by itself."""
     return WireResponse(await sandboxes.start(caller, sandbox_id, wait or 0))
 
 
 @router.post("/{sandbox_id}/pause", response_model=Sandbox)
 async def pause_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
-    """Freeze it in memory, with all that runs in it. Any call that needs compute resumes it."""
+    """Freeze it in memory with its processes. Any call that needs compute resumes it."""
     return WireResponse(await sandboxes.pause(caller, sandbox_id))
 
 
@@ -298,13 +301,13 @@ async def pause_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str
 async def resume_sandbox(
     caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, wait: Wait = None
 ) -> WireResponse:
-    """Let it run again, and answer when it does; one that is cold is started."""
+    """Thaw it, or start a cold one, and answer when it runs."""
     return WireResponse(await sandboxes.resume(caller, sandbox_id, RESUME_S if wait is None else wait))
 
 
 @router.post("/{sandbox_id}/stop", response_model=Ok)
 async def stop_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
-    """Give compute back and keep everything else."""
+    """Stop compute and keep everything else."""
     await sandboxes.stop(caller, sandbox_id)
     return WireResponse({"status": "stopped"})
 
@@ -317,7 +320,7 @@ async def fork_sandbox(
     body: ForkSandbox | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
-    """New sandboxes like this one, each with its own copy of the files of a checkpoint or of now; all are starting."""
+    """New sandboxes like this one, each with a copy of a checkpoint's or the present files; all start."""
     forks = Forks(**(body or ForkSandbox()).model_dump())
     made = await sandboxes.fork(caller, sandbox_id, forks, idempotency_key)
     return WireResponse({"items": made}, 201)

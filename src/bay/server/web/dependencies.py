@@ -70,11 +70,11 @@ Admin = Annotated[Caller, Depends(_caller_with("admin"))]
 SocketReader = Annotated[Caller, Depends(_socket_reader)]
 SocketWriter = Annotated[Caller, Depends(_socket_writer)]
 IdempotencyKey = Annotated[
-    str | None, Header(description="Makes a repeated call give the first one's answer")
+    str | None, Header(description="A repeated call with this key returns the first one's answer")
 ]
 Wait = Annotated[
     float | None,
-    Query(ge=0, le=MAX_WAIT_S, description="Answer when it is settled, or after that many seconds"),
+    Query(ge=0, le=MAX_WAIT_S, description="Answer after the change, or after this many seconds"),
     DURATION,
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items to return")]
