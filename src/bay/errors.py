@@ -35,6 +35,37 @@ The server turns an error into JSON in one place, and the SDK rebuilds the same 
 
 from typing import Any, ClassVar, cast
 
+__all__ = [
+    "BadRequest",
+    "BayError",
+    "CallerError",
+    "CapabilityNotSupported",
+    "Conflict",
+    "ConnectionFailed",
+    "DriverUnavailable",
+    "FileMissing",
+    "Forbidden",
+    "HostError",
+    "InternalError",
+    "InvalidArgument",
+    "InvalidPath",
+    "MethodNotAllowed",
+    "NotFound",
+    "OutputGone",
+    "PayloadTooLarge",
+    "PortClosed",
+    "QuotaExceeded",
+    "RangeNotSatisfiable",
+    "RequestTimeout",
+    "SandboxExpired",
+    "SandboxNotReady",
+    "SandboxTtlInfinite",
+    "ShipError",
+    "StorageFull",
+    "Timeout",
+    "Unauthorized",
+]
+
 
 class BayError(Exception):
     """The base class of all errors that Bay raises on purpose.
