@@ -178,7 +178,8 @@ class Sandboxes:
             raise _taken(new.name) from error
         self._waker.poke(sandbox.id)
         self._pool.poke()
-        return await self._after_wait(sandbox, wait_s, is_repeat=earlier is not None) if wait_s else sandbox
+        is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
+        return sandbox if is_ready or not wait_s else await self._settled(sandbox, wait_s)
 
     async def fork(
         self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
@@ -531,21 +532,14 @@ class Sandboxes:
     def _view(self, record: SandboxRecord) -> Sandbox:
         return self._views.of(record)
 
-    async def _after_wait(self, sandbox: Sandbox, wait_s: float, *, is_repeat: bool) -> Sandbox:
-        """The sandbox once it is settled. A repeated create starts nothing that was stopped since."""
-        record = await self._present(sandbox.id)
+    async def _settled(self, sandbox: Sandbox, wait_s: float) -> Sandbox:
+        """The sandbox once its start has ended, or as it is when the seconds are over."""
+        record = await self._waker.settled(sandbox.id, wait_s)
         if record is None:
-            return sandbox
-        if not is_repeat:
-            await self._waker.want_running(record)
-        await self._waker.settled(sandbox.id, wait_s)
-        settled = await self._present(sandbox.id)
-        return self._view(settled) if settled else sandbox
-
-    async def _present(self, sandbox_id: str) -> SandboxRecord | None:
-        async with self._store.read() as db:
-            record = await sandboxes.get(db, sandbox_id)
-        return record if record and record.deleted_at is None and record.target != "deleted" else None
+            async with self._store.read() as db:
+                record = await sandboxes.get(db, sandbox.id)
+        is_there = record is not None and record.deleted_at is None and record.target != "deleted"
+        return self._view(record) if record and is_there else sandbox
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
         """The live session's container, once it is there and used: as Ship describes itself, unhealthy when it does not answer.
