@@ -1,1 +1,1 @@
-"""What runs in the process of a kernel: the standard library and IPython, nothing of Ship or Bay."""
+"""The code in a kernel's process: the standard library and IPython, nothing of Ship or Bay."""

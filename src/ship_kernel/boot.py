@@ -1,13 +1,13 @@
-"""Started by Ship with an interpreter: becomes a kernel, or lets the next interpreter try.
+"""Boot of a kernel: Ship starts this with an interpreter, which becomes a kernel or tries the next one.
 
     python3 boot.py HOME KIND [NEXT ...]
 
-HOME holds this package, with IPython and what that needs beside it. KIND is `python`, or `jupyter:NAME` for a kernel
-spec of the image. NEXT is how the next interpreter is started, when this one cannot be the kernel.
+HOME holds this package, with IPython and its dependencies beside it. KIND is `python`, or `jupyter:NAME` for
+a kernel spec of the image. NEXT is the command of the next interpreter, when this one cannot be the kernel.
 
-The image's own interpreter comes first, so that the packages of the image are there, and its own IPython before the
-one in HOME. Whether it will do is found by trying: another process to ask would cost as much as the kernel.
-It may be an old one, so this file is written for any Python 3.
+The image's own interpreter comes first, so that the packages of the image are there, and its own IPython
+before the one in HOME. Trying is the test: another process to ask would cost as much as the kernel. The
+interpreter may be an old one, so this file is written for any Python 3.
 """
 
 import gc
@@ -20,7 +20,7 @@ _JUPYTER = "jupyter:"
 
 
 def main() -> None:
-    """Never returns, but for a kernel that was told to end."""
+    """Never returns, except for a kernel that was asked to exit."""
     home, kind = sys.argv[1:3]
     if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
         del sys.path[0]  # not there with PYTHONSAFEPATH
@@ -44,7 +44,8 @@ def main() -> None:
 def take_out_pythonpath() -> "list[str]":
     """The folders that the sandbox's user names, taken out of the path.
 
-    The kernel itself looks there last, since a `random.py` there must not stop it; the user's code looks there first.
+    The kernel itself looks there last, since a `random.py` there must not stop it; the user's code looks
+    there first.
     """
     named = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     named = [path for path in named if path != os.path.dirname(os.__file__)]
@@ -53,7 +54,7 @@ def take_out_pythonpath() -> "list[str]":
 
 
 def give_up(problem: str) -> None:
-    """Let the next interpreter try, or say why there is none."""
+    """Try the next interpreter, or exit with the problem."""
     following = sys.argv[3:]
     if following:
         os.execv(following[0], [*following, os.path.abspath(__file__), *sys.argv[1:3]])  # noqa: S606

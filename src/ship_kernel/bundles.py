@@ -1,4 +1,4 @@
-"""MIME bundles as JSON."""
+"""Encodes MIME bundles as JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The line to Ship: one JSON object a line, both ways, over a socket.
+"""The kernel's channel to Ship: one JSON object a line, both ways, over a socket.
 
-What is printed is gathered for a few milliseconds, so that a loop of prints is no loop of system calls. The first line after
-a pause goes at once.
+Output is gathered for a few milliseconds, so that a loop of prints is no loop of system calls. The first line
+after a pause goes at once.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class Channel:
-    """Safe in threads. In a forked child it is cut: what the child prints goes to the pipes, the rest nowhere.
+    """The channel, safe in threads.
 
-    A finalizer or a signal handler may print at any moment, also while the same thread sends. What comes in the middle of something
-    waits until that is done.
+    In a forked child it is cut: output goes to the pipes, messages are dropped.
+
+    A finalizer or a signal handler may print at any moment, also while the same thread sends. Such output
+    waits until the message is sent.
     """
 
     def __init__(self, connection: socket.socket, interrupts: Interrupts) -> None:
@@ -60,7 +62,7 @@ class Channel:
                 yield message
 
     def settle(self) -> None:
-        """Return when Ship has taken what was sent. What goes through the pipes after that comes after it."""
+        """Return when Ship has received all of it. Later output of the pipes is later in the transcript."""
         self.flush()
         if self._cut or self._settling or threading.current_thread() is not threading.main_thread():
             return
@@ -87,19 +89,19 @@ class Channel:
         return self._received.popleft()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one message, after what was printed before it."""
+        """Send one message, after the output before it."""
         line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         self._act(partial(self._send_line, line))
 
     def write(self, stream: str, cell: str, text: str) -> None:
-        """Send what was printed on a stream, now or very soon."""
+        """Send output of a stream, now or very soon."""
         if self._cut:
             _write_all(_STREAMS[stream], text.encode("utf-8", "replace"))
             return
         self._act(partial(self._gather, stream, cell, text))
 
     def flush(self) -> None:
-        """Send what was printed."""
+        """Send the gathered output."""
         self._act(self._flush)
 
     def _act(self, act: Callable[[], None]) -> None:
@@ -135,7 +137,8 @@ class Channel:
 
     def _flush_soon(self) -> None:
         if not self._flushes:
-            # Not by threading: when a handler raises in the middle of a start there, the thread is half there for ever.
+            # Not by threading: when a handler raises in the middle of a start there, the thread is half there
+            # for ever.
             _thread.start_new_thread(self._flush_for_ever, ())
             self._flushes = True
         self._wanted.put(None)
@@ -167,7 +170,7 @@ class Channel:
         whole, self._torn = b"\n" + data if self._torn else data, True
         try:
             self._socket.sendall(whole)
-        except OSError:  # Ship is gone, and the sandbox with it
+        except OSError:  # Ship has ended, and the sandbox with it
             os._exit(1)
         self._torn = False
 

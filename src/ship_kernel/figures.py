@@ -1,7 +1,7 @@
-"""matplotlib's figures are shown without asking.
+"""Shows matplotlib's figures inline by default.
 
-The backend is chosen when matplotlib is loaded, and not by MPLBACKEND: every script that a cell starts would inherit that, and
-fail where it is no kernel.
+The backend is chosen when matplotlib is loaded, and not by MPLBACKEND: every script that a cell starts would
+inherit that, and fail outside of a kernel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGINT: KeyboardInterrupt while a cell runs, nothing otherwise, and never in the middle of a message."""
+"""Handles SIGINT: KeyboardInterrupt while a cell runs, nothing otherwise, and never inside a message."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from types import FrameType, TracebackType
 
 
 class Interrupts:
-    """`armed` says whether a cell runs that was not interrupted yet: the first ends it, and a second could hit what comes after.
+    """The SIGINT handler. `armed`: a cell runs that was not interrupted yet.
 
-    As a context: an interrupt that comes within is raised at the end of it.
+    The first interrupt ends the cell, and a second could hit what comes after. As a context: an interrupt
+    that comes within is raised at the end of it.
     """
 
     def __init__(self) -> None:

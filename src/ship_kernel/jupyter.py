@@ -1,9 +1,9 @@
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (jupyter_client is an extra, and has few types.)
-"""A kernel of any language: a bridge between Ship and what a Jupyter kernel spec of the image starts.
+"""The bridge between Ship and a kernel of any language, started by a Jupyter kernel spec of the image.
 
-Runs in Ship's own Python with jupyter_client, and speaks Jupyter's messaging protocol 5 over Unix sockets in a folder of its own. The
-kernel's death is the bridge's: it ends in the same way, so that Ship can say how.
+Runs in Ship's own Python with jupyter_client, and speaks Jupyter's messaging protocol 5 over Unix sockets in
+a folder of its own. The bridge ends in the same way as the kernel, so that Ship can report how.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ try:
     from jupyter_client.manager import KernelManager
     from zmq import RCVHWM
 except ImportError:
-    # Not left to the next interpreter: there is none, and this says what to do.
+    # Not left to the next interpreter: there is none, and this text has the way out.
     sys.exit("this Bay has Python kernels only; install it with the extra `jupyter` for others")
 
 from ship_kernel import bundles
@@ -38,7 +38,7 @@ Message = dict[str, Any]
 
 
 class Running:
-    """The cell that runs: what was said of it so far."""
+    """The cell that runs, with its events so far."""
 
     def __init__(self, cell: str, message_id: str) -> None:
         self.cell = cell
@@ -66,7 +66,7 @@ class Bridge:
         }
 
     def serve(self) -> None:
-        """Run cells until Ship says `exit` or is gone."""
+        """Run cells until Ship sends `exit` or has ended."""
         signal.signal(signal.SIGINT, lambda _number, _frame: self._interrupt())
         self._channel.send({"type": "ready", **_describe(self._client)})
         for message in self._channel.receive():
@@ -110,7 +110,7 @@ class Bridge:
             session = self._client.session
             session.send(self._client.control_channel.socket, session.msg("interrupt_request", {}))
 
-    # What a kernel tells of a cell
+    # A kernel's messages on a cell
 
     def _began(self, running: Running, content: Message) -> None:
         running.count = content.get("execution_count")
@@ -153,10 +153,10 @@ class Bridge:
 
 
 def main(kind: str) -> None:
-    """Serve the kernel spec of `kind`, which is `jupyter:NAME`, until Ship says `exit` or is gone."""
+    """Serve the kernel spec of `kind`, which is `jupyter:NAME`, until Ship sends `exit` or has ended."""
     connection = take_connection()
     name = kind.partition(":")[2]
-    # A spec that says just `python` means the image's, not the one that Ship brought.
+    # A spec's plain `python` means the image's, not the one that Ship brought.
     sys.executable = shutil.which("python3") or sys.executable
     folder = tempfile.mkdtemp(prefix="kernel-")  # of this user only: who can open the sockets can run code
     try:
@@ -212,7 +212,7 @@ def _die_with(manager: KernelManager, pid: int) -> None:
     """Wait for the end of the kernel, and end in the same way."""
     try:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    except ChildProcessError:  # the main thread was waiting for it to be ready, and says so
+    except ChildProcessError:  # the main thread was waiting for its start, and reports it
         return
     _remove_sockets(manager)
     if ended is None or ended.si_code == os.CLD_EXITED:

@@ -1,4 +1,4 @@
-"""Packages that are installed while the kernel runs are found without a restart."""
+"""Finds packages that are installed while the kernel runs, without a restart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 
 
 def take_up_users() -> None:
-    """Have the folder of the user's own packages on the path, which `site` leaves out while it is not there yet."""
+    """Add the user's package folder to the path.
+
+    `site` leaves it out while it does not exist.
+    """
     if not site.ENABLE_USER_SITE:
         return
     folder = site.getusersitepackages()

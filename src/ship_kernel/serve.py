@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false
 # (IPython has hardly any types.)
-"""A Python kernel: runs the cells that Ship sends, one after another."""
+"""The Python kernel runs the cells that Ship sends, one after another."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Kernel:
         count = self._shell.cell_count = self._shell.execution_count
         status = "interrupted"
         with contextlib.suppress(KeyboardInterrupt):
-            # Armed before it is said that the cell has begun: who hears that may interrupt it.
+            # Armed before the message that the cell has begun: its reader may interrupt at once.
             self._interrupts.armed = True
             self._channel.send({"type": "start", "cell": cell, "execution_count": count})
             with _variables(environment):
@@ -74,7 +74,7 @@ class Kernel:
 
 
 def main(_kind: str) -> None:
-    """Serve until Ship says `exit` or is gone."""
+    """Serve until Ship sends `exit` or has ended."""
     connection = take_connection()
     faulthandler.enable(2)  # the last words of a crash in C, on the pipe
     interrupts = Interrupts()

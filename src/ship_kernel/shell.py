@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportOptionalMemberAccess=false
 # (IPython has hardly any types.)
-"""IPython without a terminal: what it shows goes to Ship."""
+"""IPython's shell without a terminal: its displays go to Ship."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Publish = Callable[[str, "dict[str, Any]"], None]
 
 
 class Results(DisplayHook):
-    """What the last expression of a cell gives."""
+    """The display hook: sends the value of a cell's last expression."""
 
     def write_output_prompt(self) -> None:
-        """Nothing: the event says its number."""
+        """Nothing: the event has its number."""
 
     def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
         """Send the result."""
@@ -66,12 +66,16 @@ class Displays(DisplayPublisher):
         self.shell.publish("display", fields)
 
     def clear_output(self, wait: bool = False) -> None:
-        """Ask who shows the output to take away what is there."""
+        """Ask the client to remove the output so far."""
         self.shell.publish("clear", {"wait": bool(wait)})
 
 
 class Shell(InteractiveShell):
-    """The interpreter of a kernel. `publish` and `settle` (see `Channel`) are set by its maker; `cell_count` is the number of the running cell."""
+    """The interpreter of a kernel.
+
+    `publish` and `settle` (see `Channel`) are set by its maker; `cell_count` is the number of the running
+    cell.
+    """
 
     publish: Publish
     settle: Callable[[], None]
@@ -91,7 +95,7 @@ class Shell(InteractiveShell):
 
     @contextlib.contextmanager
     def _tee(self, channel: Any) -> Generator[None]:
-        # IPython's keeps all that is printed for as long as the kernel lives, for a history that nobody asks for.
+        # IPython's keeps all output for as long as the kernel lives, for a history without a reader.
         del channel
         yield
 
@@ -109,7 +113,7 @@ class Shell(InteractiveShell):
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         if etype is SystemExit and evalue.code in (None, 0):
-            return  # a script that says it is done
+            return  # a script that has ended
         if self._failed_in == self.cell_count:
             return  # IPython's second try at an exception that cannot be printed
         self._failed_in = self.cell_count
@@ -125,7 +129,7 @@ class Shell(InteractiveShell):
 def make(publish: Publish, settle: Callable[[], None]) -> Shell:
     """The shell of this process."""
     config = Config()
-    config.HistoryManager.enabled = False  # no database of what was typed
+    config.HistoryManager.enabled = False  # no database of the input
     config.InteractiveShell.colors = "nocolor"
     config.InteractiveShell.loop_runner = _Loop().run
     config.InteractiveShell.banner1 = ""

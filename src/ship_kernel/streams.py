@@ -1,4 +1,4 @@
-"""sys.stdout, sys.stderr and sys.stdin of a kernel, and which cell a piece of text belongs to."""
+"""The kernel's sys.stdout, sys.stderr and sys.stdin, and the cell that a piece of output belongs to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class NoInput(RuntimeError):
 
 
 class Attribution:
-    """Which cell the code that prints belongs to: that of its asyncio task, else of its thread, else the running one."""
+    """The cell of the code that prints: that of its asyncio task, else of its thread, else the running
+    one."""
 
     def __init__(self) -> None:
         self._here: contextvars.ContextVar[str] = contextvars.ContextVar("cell")
@@ -45,7 +46,7 @@ class Attribution:
         return found or self._running
 
     def follow_threads(self) -> None:
-        """Have each thread remember the cell that started it, and each piece of a pool's work the cell that gave it."""
+        """Have each thread inherit the cell that started it, and each work item of a pool its submitter's."""
         self._follow_starts()
         self._follow_pools()
 
@@ -98,7 +99,7 @@ class Printed(io.TextIOBase):
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """What becomes of half a character."""
+        """How undecodable bytes are handled: half a character is replaced."""
         return "replace"
 
     def writable(self) -> bool:
@@ -119,7 +120,7 @@ class Printed(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Send what was gathered."""
+        """Send the gathered text."""
         self._channel.flush()
 
 
@@ -141,7 +142,7 @@ class PrintedBytes(io.RawIOBase):
         return len(block)
 
     def flush(self) -> None:
-        """Send what was gathered."""
+        """Send the gathered bytes."""
         self._text.flush()
 
 
@@ -155,7 +156,7 @@ def install(channel: Channel, attribution: Attribution) -> None:
 
 
 def settle_before_programs(channel: Channel) -> None:
-    """What was printed comes before what a program prints that is started after it."""
+    """Flush before a program is started, so that its output comes after."""
 
     def heard(event: str, _arguments: object) -> None:
         if event in _PROGRAMS_START:

@@ -1,4 +1,4 @@
-"""The root of the tree: its options, and the commands in the order in which the help lists them."""
+"""The root command: its options, and the commands in the order of the help."""
 
 from typing import Annotated
 
@@ -237,7 +237,7 @@ def options(
         typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Sandboxes for programs: a computer with a name that stays, files that stay, and compute that comes and goes."""
+    """Sandboxes for programs: a name and files that stay, and compute that comes and goes."""
     state = state_of(ctx)
     state.url, state.api_key = url, api_key
     if ctx.invoked_subcommand is None:

@@ -1,6 +1,6 @@
-"""What the shell offers at TAB: names of sandboxes, profiles, and paths in a sandbox.
+"""Shell completion: names of sandboxes, profiles, and paths in a sandbox.
 
-It must never hold up or disturb what is typed: one short try, and nothing when that fails.
+It must never hold up or disturb the typing: one short try, and no candidates when that fails.
 """
 
 import io

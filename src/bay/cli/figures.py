@@ -1,4 +1,4 @@
-"""Figures that code showed, as files of this machine."""
+"""Saves figures that code showed as files of this machine."""
 
 import binascii
 import itertools
@@ -26,7 +26,7 @@ def is_figure(bundle: dict[str, Any]) -> bool:
 def save_figure(bundle: dict[str, Any], directory: Path) -> Path | None:
     """Write the image of a MIME bundle to the next free `figure-N` in `directory`, which is made.
 
-    None, and a note, when its bytes are not what it says.
+    None, with a note, when its bytes are not of its type.
     """
     kind = next(kind for kind in _ENDINGS if kind in bundle)
     data = _bytes(kind, bundle[kind])

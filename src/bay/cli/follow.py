@@ -1,4 +1,4 @@
-"""A command's output on stdout and stderr, this stdin as its input, and its end as an exit code."""
+"""Follows a command: its output on stdout and stderr, this stdin as its input, its end as an exit code."""
 
 import os
 import select
@@ -16,20 +16,23 @@ if TYPE_CHECKING:
     from bay.models import Exec, OutputChunk
 
 TIMED_OUT = 124
-"""What timeout(1) exits with."""
+"""The exit code of timeout(1)."""
 
 INCOMPLETE = 1
-"""What one exits with whose command ended well, but whose output is not all there."""
+"""The exit code for a command that succeeded, but whose output is incomplete."""
 
 STOP_S = 2.0
-"""How long what is being written may hold up the end."""
+"""How long an unfinished write may hold up the end."""
 
 _READ_BYTES = 256 << 10
 _PAUSE_MS = 50
 
 
 class Passing:
-    """Passes output on, each stream to its own, and counts what is missing in it from `since` on, or from where it begins."""
+    """Passes output on, each stream to its own, and counts the bytes missing from it.
+
+    It counts from `since` on, or from where the output begins.
+    """
 
     def __init__(self, as_json: bool, since: int | None = None) -> None:
         self._as_json = as_json
@@ -37,7 +40,7 @@ class Passing:
         self.lost = 0
 
     def all_of(self, chunks: "Iterable[OutputChunk]") -> None:
-        """Pass on what comes, until there is no more."""
+        """Pass all chunks on."""
         for chunk in chunks:
             self._skip_to(chunk.offset)
             self.next = chunk.offset + len(chunk.data)
@@ -58,9 +61,9 @@ class Passing:
 
 
 def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: bool = True) -> int:
-    """Pass its output on as it comes, until it ends or, without `until_end`, there is no more now; how many bytes were lost.
+    """Pass its output on until it ends, or without `until_end` as far as it is there; returns the lost bytes.
 
-    The command waits for us: they are, where a connection was broken for too long.
+    The command waits for us: bytes are lost where a connection was broken for too long.
     """
     passing = Passing(as_json, since)
     while True:
@@ -81,7 +84,7 @@ def unless_lost(code: int, lost: int) -> int:
 
 @contextmanager
 def killed_with_us(proc: "Proc") -> Generator[None, None, None]:
-    """End the command when we are told to stop, or when nobody reads what it prints."""
+    """Kill the command when a signal ends us, or when the reader of its output has left."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, OSError):
@@ -120,14 +123,14 @@ class _Pump:
         self.failure: BayError | OSError | None = None
 
     def run(self) -> None:
-        """Pass on what comes, until its end or until told to stop."""
+        """Pass input on, until its end or until `stop`."""
         try:
             while data := self._read():
                 self._proc.feed(self._burst(data))
             if data is not None:
                 self._proc.close_stdin()
         except (Conflict, NotFound):
-            pass  # it has ended, or does not want any more
+            pass  # it has ended, or has closed its stdin
         except (BayError, OSError) as error:
             self.failure = error
             # It would wait for the rest for ever.
@@ -137,11 +140,14 @@ class _Pump:
             os.close(self._stop_read)
 
     def stop(self) -> None:
-        """Come to an end; what was not read yet stays there."""
+        """Stop; unread input stays unread."""
         os.close(self._stop_write)
 
     def _burst(self, data: bytes) -> Iterator[bytes]:
-        """`data` and what comes behind it without a pause: one request carries that, and proxies may hold one back to its end."""
+        """`data` and the input that follows without a pause: one request carries that.
+
+        Proxies may hold a request back to its end.
+        """
         yield data
         while self._is_ready(_PAUSE_MS):
             data = os.read(self._source, _READ_BYTES)
@@ -151,13 +157,13 @@ class _Pump:
             yield data
 
     def _read(self) -> bytes | None:
-        """What there is; nothing at its end, None when told to stop."""
+        """The next input; empty at its end, None after `stop`."""
         if self._source < 0 or self._at_end:
             return b""
         return os.read(self._source, _READ_BYTES) if self._is_ready(None) else None
 
     def _is_ready(self, timeout_ms: int | None) -> bool:
-        """Whether there is something, or the end, within that time; False when told to stop."""
+        """Whether input, or its end, is there within that time; False after `stop`."""
         poll = select.poll()
         poll.register(self._stop_read, select.POLLIN)
         poll.register(self._source, select.POLLIN)
@@ -185,7 +191,7 @@ def say_end(info: "Exec") -> None:
 
 
 def exit_code(info: "Exec") -> int:
-    """What a shell would make of its end. Raises BayError when nobody knows how it ended."""
+    """The exit code that a shell would give. Raises BayError for an unknown end."""
     if info.timed_out:
         note("the command ran out of time and was ended")
         return TIMED_OUT

@@ -12,12 +12,12 @@ _METAVARS = {int: "N", float: "SECONDS", Path: "PATH"}
 
 
 def usage(command: Any) -> list[str]:
-    """What follows the command's name in its first line."""
+    """The usage after the command's name in its first line."""
     return ["[OPTIONS]", *(_argument(param) for param in command.params if _is_argument(param))]
 
 
 def write_parameters(params: list[Any], formatter: Any) -> None:
-    """The arguments and the options, each with what it means."""
+    """The arguments and the options, each with its help."""
     shown = [param for param in params if not param.hidden]
     rows = {
         "Arguments": [(_name(param), param.help or "") for param in shown if _is_argument(param)],

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command's output is followed: the command hears of it as it would in this terminal."""
+"""Passes Ctrl-C on to the command whose output is followed, as a terminal would."""
 
 import copy
 import signal
@@ -19,7 +19,7 @@ PATIENCE_S = 3.0
 class Interrupt:
     """The first Ctrl-C sends the command INT and shows its last output; a second one does not wait.
 
-    `came` says that there was one. Only the main thread can enter it.
+    `came` is set by the first. Only the main thread can enter it.
     """
 
     def __init__(self, proc: "Proc") -> None:

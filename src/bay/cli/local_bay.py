@@ -1,7 +1,7 @@
-"""The Bay that runs on this machine: where it is and its first key, for who may read its data directory.
+"""Discovers the Bay that runs on this machine, and its first key, if its data directory is readable.
 
-The key is never sent anywhere else. The server writes its address into the lock that it holds, and the address is
-believed only while it holds it: the port of a server that has ended may be another program's.
+The key is never sent anywhere else. The server writes its address into the lock that it holds, and the
+address is believed only while it holds it: the port of a server that has ended may be another program's.
 """
 
 import os
@@ -41,7 +41,7 @@ def _key(path: Path) -> str | None:
 
 
 def _own_file(path: Path) -> tuple[str, int]:
-    """The text and the inode number of a file of this user's that nobody else can write. Raises OSError."""
+    """The text and the inode number of a file of this user's that no other user can write. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)

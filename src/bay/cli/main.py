@@ -1,4 +1,4 @@
-"""The outermost edge: whatever happens becomes an exit code and at most one line of error."""
+"""The entry point: turns every error into an exit code and at most one line of text."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    Raises nothing but SystemExit: on a signal, and with 1 when nobody reads stdout any more.
+    Raises nothing but SystemExit: on a signal, and with 1 when the reader of stdout has left.
     """
     _fill_standard_streams()
     state = State()

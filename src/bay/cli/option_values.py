@@ -1,7 +1,7 @@
-"""Values of options read by Python itself.
+"""Parses option values with plain Python.
 
-Typer 0.29 builds a pydantic adapter for each, which takes a third of the time that `bay ls` has. A Typer that has no
-place for another reader keeps its own.
+Typer 0.29 builds a pydantic adapter for each, which takes a third of the time that `bay ls` has. A Typer
+without a place for another parser keeps its own.
 """
 
 import types
@@ -25,7 +25,7 @@ def read_plainly(params: list[Any]) -> None:
 
 
 def kind_of(param: Any) -> Any:
-    """The Python type of a parameter's values, of each where it takes several; None when Typer does not tell."""
+    """The Python type of a parameter's values, or of each of several; None when Typer gives none."""
     kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
@@ -34,14 +34,14 @@ def kind_of(param: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """Reads a value, or each of several. Raises BadParameter, in words that say what it takes."""
+    """Parses a value, or each of several. Raises BadParameter, which names the accepted values."""
 
     kind: Any
     parser: Callable[[str], Any] | None = None
-    """The option's own reader, whose ValueError says what it takes."""
+    """The option's own parser, whose ValueError names the accepted values."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """What the command gets of what was typed, or of the default."""
+        """The command's argument for the typed value, or for the default."""
         if param.multiple or param.nargs == -1:
             return [self._one(item, param, ctx) for item in value or ()]
         return None if value is None else self._one(value, param, ctx)

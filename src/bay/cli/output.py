@@ -1,4 +1,4 @@
-"""What the CLI prints: plain columns that `grep` and `awk` can read, or JSON."""
+"""The CLI's output: plain columns that `grep` and `awk` can read, or JSON."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ def print_line(text: str) -> None:
 
 
 def print_columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table with as many spaces as it takes; what a sandbox or a user named is made harmless for the terminal."""
+    """A table with aligned columns; names that a sandbox or a user chose are escaped for the terminal."""
     table = [list(heads), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -61,7 +61,7 @@ def printable(text: str) -> str:
 
 
 def amount(size: int | None) -> str:
-    """So many bytes, for people: ``4.0K``, ``12M``; ``-`` for what is not known."""
+    """A size in bytes, for people: ``4.0K``, ``12M``; ``-`` for an unknown one."""
     if size is None:
         return "-"
     value, units = float(size), "BKMGTP"

@@ -1,4 +1,4 @@
-"""How far a transfer is: a bar on stderr, for whoever looks at a terminal and has waited a second."""
+"""A progress bar of a transfer on stderr, on a terminal and after the first second."""
 
 import importlib
 import sys
@@ -11,7 +11,10 @@ AFTER_S = 1.0
 
 
 class Bar:
-    """What a transfer calls as its `progress`, inside a `with` block. Shows nothing where stderr is no terminal."""
+    """A `progress` callback for transfers, inside a `with` block.
+
+    Shows nothing where stderr is no terminal.
+    """
 
     def __init__(self, label: str, after_s: float = AFTER_S, stream: TextIO | None = None) -> None:
         self._label = label

@@ -1,7 +1,7 @@
-"""A proxy at work: each connection that comes has a tunnel of its own, and nothing of one piles up here.
+"""The proxy's event loop: each connection has a tunnel of its own, and buffers no more than a little.
 
-What breaks is reset, so that nobody takes half of something for the whole of it. Plain asyncio streams and not anyio's, which
-say goodbye in good order whenever they are closed.
+A broken connection is reset, so that no peer takes half of a stream for the whole of it. Plain asyncio
+streams and not anyio's, which close in good order in any case.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SPARE_FILES = 64
 _AFTER_TROUBLE_S = 0.2
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER (socket(7)): drop what is unsent, and send RST in place of FIN."""
+"""SO_LINGER (socket(7)): drop unsent data, and send RST in place of FIN."""
 
 
 def run(plan: ProxyPlan, say: Say) -> int:
-    """Serve until a signal ends it; the exit code. `say` is told of each port that is listened on."""
+    """Serve until a signal ends it; the exit code. `say` is called for each port that is listened on."""
     return asyncio.run(_Proxy(plan).run(say))
 
 
@@ -42,7 +42,10 @@ class _Proxy:
     def __init__(self, plan: ProxyPlan) -> None:
         self._plan = plan
         self._room = asyncio.Semaphore(_most_connections())
-        """Held by each connection, which takes two descriptors: with none left, nothing could be accepted or refused."""
+        """Held by each connection, which takes two descriptors.
+
+        With none left, nothing could be accepted or refused.
+        """
 
     async def run(self, say: Say) -> int:
         plan = self._plan
@@ -99,7 +102,10 @@ class _Carrying:
         self._broken = False
 
     async def run(self, accepted: socket.socket) -> None:
-        """Carry both directions to their ends. Raises what broke the tunnel; the connection here is reset then."""
+        """Carry both directions to their ends.
+
+        Raises what broke the tunnel; the connection here is reset then.
+        """
         self._reader, self._writer = await asyncio.open_connection(sock=accepted, limit=PIECE_BYTES)
         try:
             async with anyio.create_task_group() as both:
@@ -116,7 +122,7 @@ class _Carrying:
         try:
             await way()
         except (BayError, OSError) as error:
-            # An OSError is the client here, who has left: nobody needs to be told.
+            # An OSError is a client that has left: no message.
             self._failure = error if isinstance(error, BayError) else None
             self._broken = True
             scope.cancel()
@@ -127,7 +133,7 @@ class _Carrying:
             while data := await self._reader.read(PIECE_BYTES):
                 await self._tunnel.send(data)
         except Conflict:
-            return  # it takes no more, but what it said before may still be on its way here
+            return  # its sending side is closed, but earlier data may still be on its way here
         await self._tunnel.send_eof()
 
     async def _down(self) -> None:
@@ -138,7 +144,7 @@ class _Carrying:
         self._writer.write_eof()
 
     async def _close(self, accepted: socket.socket) -> None:
-        """Both have ended: what is still to be sent goes out, for as long as that takes."""
+        """Both have ended: unsent data goes out, for as long as that takes."""
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
         self._writer.close()
         with suppress(OSError):
@@ -147,7 +153,7 @@ class _Carrying:
 
 @contextmanager
 def _told() -> Generator["asyncio.Future[int]", None, None]:
-    """The number of the first signal that says to end."""
+    """The number of the first signal to end."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[int] = loop.create_future()
 

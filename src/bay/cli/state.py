@@ -1,4 +1,4 @@
-"""What every command shares: how to reach Bay, and what is loaded only when a command needs it."""
+"""The state that all commands share: how to reach Bay, and parts that are loaded on demand."""
 
 import importlib
 import math
@@ -42,11 +42,11 @@ class State:
 
     @property
     def named_url(self) -> str | None:
-        """Where Bay is, as far as somebody said so."""
+        """Bay's address by option or environment, if given."""
         return self.url or os.environ.get("BAY_URL") or None
 
     def reach(self) -> tuple[str | None, str | None]:
-        """Where Bay is, and the key to call with: as said, else those of the Bay on this machine, else None."""
+        """Bay's address and key: those given, else those of the Bay on this machine, else None."""
         url, key = self.named_url, self.api_key or os.environ.get("BAY_API_KEY")
         if url and key:
             return url, key
@@ -62,7 +62,7 @@ def state_of(ctx: typer.Context) -> State:
 
 
 RETRY_S = 10.0
-"""How long a connection that breaks is tried again, unless told otherwise."""
+"""The default time for which a broken connection is retried."""
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
 
 @contextmanager
 def _said_when_it_takes_long(text: str) -> Generator[None, None, None]:
-    """Tell a person, on stderr, what is waited for."""
+    """Print on stderr, for a person, a wait that takes long."""
     teller = threading.Timer(_LONG_S, lambda: note(text))
     teller.daemon = True
     if sys.stderr.isatty():
@@ -146,7 +146,10 @@ def load(module: str, name: str) -> Any:
 
 
 def seconds(text: str | float) -> float:
-    """The value of a `DURATION` option. Raises ValueError for what is not like ``90``, ``1.5``, ``90s``, ``10m``, ``1h30m`` or ``7d``."""
+    """The value of a `DURATION` option, such as ``90``, ``1.5``, ``90s``, ``10m``, ``1h30m`` or ``7d``.
+
+    Raises ValueError for others.
+    """
     parsed = durations.parse(text) if isinstance(text, str) else text
     try:
         found = float(text) if parsed is None else float(parsed)

@@ -1,11 +1,11 @@
-"""The commands as a tree: where Bay's options end on a command line, the names of a command, and its help.
+"""The command tree: parses Bay's options, the names of commands, and shows help.
 
-Typer brings the parser. What differs from it here:
+Typer brings the parser. It differs from Typer in these:
 
-- The words of a command that runs in a sandbox are its own, as with docker: `bay exec box ls -la` needs no `--`.
+- The words of a command in a sandbox are its own, as with docker: `bay exec box ls -la` needs no `--`.
 - `--json` may stand before the command as well as after it.
 - Other tools' names of commands lead to ours, and the help is in groups and in the usual notation.
-- A command is imported when it is asked for: loading all of them takes longer than most of them run.
+- A command is imported on demand: loading all of them takes longer than most of them run.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -67,7 +67,8 @@ def _is_flag(param: Any) -> bool:
 
 
 def _takes_the_next(word: str, valued: set[str]) -> bool:
-    """Whether the next word is the value of this option: of `--env`, `-e` and `-ie`, not of `--env=A` and `-eA`."""
+    """Whether the next word is this option's value: of `--env`, `-e` and `-ie`, not of `--env=A` and
+    `-eA`."""
     if word.startswith("--"):
         return word in valued
     letters = [f"-{letter}" in valued for letter in word[1:]]
@@ -86,7 +87,7 @@ class Command(TyperCommand):
                 args = [*args[:place], "--", *args[place:]]
         state = state_of(ctx)
         before_command = state.as_json
-        # For the errors of this very line, of which no more is known.
+        # For the errors of this very line, which is not parsed any further.
         state.as_json |= "--json" in (args[: args.index("--")] if "--" in args else args)
         rest = super().parse_args(ctx, args)
         state.as_json = before_command or bool(ctx.params.get("as_json"))
@@ -149,7 +150,10 @@ class Group(TyperGroup):
 
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
-    """Where a command of the root is written. `summary` is its line in the list of all, for which nothing is loaded."""
+    """Where a command of the root is written.
+
+    `summary` is its line in the list of all, for which nothing is loaded.
+    """
 
     module: str
     function: str

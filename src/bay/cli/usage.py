@@ -1,4 +1,4 @@
-"""The words for a command line that is wrong: with the way out, also for those who know other tools."""
+"""Usage errors: texts with the way out, also for users of other tools."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -24,7 +24,7 @@ _OPTIONS = {
     "--output": "--json",
     "--format": "--json",
 }
-"""What other tools call it, and what there is here instead."""
+"""Other tools' options, and ours in their place."""
 
 _COMMANDS = {
     "login": "BAY_URL and BAY_API_KEY say where Bay is and who calls",
@@ -38,7 +38,7 @@ _COMMANDS = {
 
 
 def words_for(error: Any) -> str:
-    """What a usage error says, on one line. `error` is click's, or that of Typer's copy of click."""
+    """The text of a usage error, on one line. `error` is click's, or that of Typer's copy of click."""
     path = error.ctx.command_path if error.ctx else "bay"
     if problems := getattr(error.__cause__, "errors", None):  # pydantic's, by which Typer reads values
         error.message = validation_words.words(problems()[0])
@@ -47,7 +47,7 @@ def words_for(error: Any) -> str:
 
 
 def no_command(path: str, word: str, known: Iterable[str]) -> str:
-    """What is said of a command that there is not."""
+    """The error for an unknown command."""
     near = [f"`{path} {name}`" for name in get_close_matches(word, known, 2)]
     hint = _COMMANDS.get(word) or (f"did you mean {' or '.join(near)}?" if near else "")
     return f"there is no command {word!r}{'; ' if hint else ''}{hint} (see `{path} --help`)"

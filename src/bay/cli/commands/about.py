@@ -1,4 +1,4 @@
-"""`help` and `version`."""
+"""The commands `help` and `version`."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""`admin`: for whoever runs Bay."""
+"""The command group `admin`, for the operator of Bay."""
 
 from bay.cli.commands import admin_backup, admin_cargo, admin_gc, admin_pool, audit
 from bay.cli.tree import Tree

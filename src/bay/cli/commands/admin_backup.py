@@ -1,4 +1,4 @@
-"""`admin backup` and `admin restore`: everything that a Bay on this machine keeps, in one file."""
+"""The commands `admin backup` and `admin restore`: all the data of a Bay on this machine, in one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ DataDirOption = Annotated[Path | None, typer.Option(help="Bay's data directory; 
 
 
 class BackupReport(Protocol):
-    """What a backup has in it."""
+    """The contents of a backup."""
 
     @property
     def path(self) -> Path: ...
@@ -24,7 +24,7 @@ class BackupReport(Protocol):
 
 
 class RestoreReport(Protocol):
-    """What a restore put in place, and where what was there before is now."""
+    """The result of a restore, and where the replaced data is now."""
 
     @property
     def created_at(self) -> str: ...

@@ -1,4 +1,4 @@
-"""`admin cargo`: what keeps the files of all sandboxes."""
+"""The commands `admin cargo`: the storage of all sandboxes' files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,7 +31,7 @@ class CargoFinding(Protocol):
 
 @cargo.command("check")
 def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
-    """Check the pool, its mount, its file system and the free space, of the Bay on this machine; ends with 1 on an error."""
+    """Check the pool, its mount, its file system and the free space of the local Bay; exits 1 on an error."""
     found = cast("Sequence[CargoFinding]", load("bay.server.offline.cargo_check", "check")(data_dir))
     if as_json:
         for finding in found:

@@ -1,4 +1,4 @@
-"""`admin gc`: collect idle, expired and orphaned sandboxes now."""
+"""The command `admin gc`: collects idle, expired and orphaned sandboxes now."""
 
 from typing import TYPE_CHECKING, Annotated, cast
 

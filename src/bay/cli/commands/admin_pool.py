@@ -1,4 +1,4 @@
-"""`admin pool`: how full the pools are."""
+"""The command `admin pool`: the fill of the warm pools."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`shell`, `attach` and `logs`: terminals and commands that one leaves and comes back to."""
+"""The commands `shell`, `attach` and `logs`: reattachable terminals and commands."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -79,7 +79,7 @@ def attach(
 
 @contextmanager
 def left_running(name: str, exec_id: str) -> Generator[None, None, None]:
-    """When a signal ends us, say that it does not end the command."""
+    """Note on a signal that ends us that the command runs on."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -1,4 +1,4 @@
-"""`admin audit`: who changed what, and what came of it."""
+"""The command `admin audit`: the changing calls, with their callers and results."""
 
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`cargo`: files that outlive sandboxes."""
+"""The commands `cargo`: files that outlive sandboxes."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated

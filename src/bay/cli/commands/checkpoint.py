@@ -1,4 +1,4 @@
-"""`checkpoint` and `fork`: files as they were."""
+"""The commands `checkpoint` and `fork`: earlier states of a sandbox's files."""
 
 import sys
 from datetime import datetime

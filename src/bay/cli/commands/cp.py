@@ -1,4 +1,4 @@
-"""`cp`: files and directories, in and out. Where they land is as with `docker cp`."""
+"""The command `cp`: copies files and directories in and out, to the same targets as `docker cp`."""
 
 import posixpath
 import re
@@ -38,7 +38,10 @@ def cp(
     ],
     as_json: JsonOption = False,
 ) -> int:
-    """Copy a file or a directory into a sandbox, or out of one. A local path with a colon is written ./a:b."""
+    """Copy a file or a directory into a sandbox, or out of one.
+
+    A local path with a colon is written ./a:b.
+    """
     remote_source, remote_target = _REMOTE.fullmatch(source), _REMOTE.fullmatch(target)
     with connect(ctx) as client:
         if remote_target is not None and remote_source is None:
@@ -92,7 +95,7 @@ def _get(files: "Files", remote: str, target: str) -> int:
 
 
 def _name(remote: str) -> str:
-    """What a path is called; empty for one that means what is in it: `.`, `src/.`, or the top."""
+    """The name of a path; empty for one that means its contents: `.`, `src/.`, or the top."""
     if remote.rstrip("/").rpartition("/")[2] in ("", "."):
         return ""
     return posixpath.basename(posixpath.normpath(posixpath.join("/workspace", remote)))

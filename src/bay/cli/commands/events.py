@@ -1,4 +1,4 @@
-"""`events` and `webhooks`: what happens, here or sent elsewhere."""
+"""The commands `events` and `webhooks`: follow events here, or send them elsewhere."""
 
 import json
 from typing import TYPE_CHECKING, Annotated

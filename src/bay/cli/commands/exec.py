@@ -1,4 +1,4 @@
-"""`run` and `exec`: a command in a sandbox that behaves like one in this terminal."""
+"""The commands `run` and `exec`: a command in a sandbox that behaves like one in this terminal."""
 
 import os
 import signal
@@ -151,7 +151,7 @@ def exec_(
 
 
 def _how(*, tty: bool, stdin: bool, here: bool = True) -> "SpawnOptions":
-    """What the command is to be started with, by the options `-t` and `-i`; `here` is whether this terminal has it."""
+    """How to start the command, by the options `-t` and `-i`; `here`: this terminal has it."""
     if not here:
         return {"tty": tty, "stdin_open": stdin and not tty, "wait_for_reader": False}
     if not tty:
@@ -168,7 +168,7 @@ def _attend(box: "Box", proc: "Proc", keys: bytes) -> int:
 
 
 def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
-    """Pass its output on until it ends; take it down with us when we are told to stop or nobody reads."""
+    """Pass its output on until it ends; kill it with us on a signal or a closed stdout."""
     with killed_with_us(proc), Interrupt(proc) as interrupt, pump(proc, wanted=stdin):
         lost = follow(proc, as_json, 0)
     if as_json:
@@ -179,7 +179,8 @@ def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
 
 
 def _say_when_stdin_is_left() -> None:
-    """Only to a person: in a script the pipe may be meant for another, `while read x; do bay exec …; done`."""
+    """For a person only: in a script the pipe may be meant for another, `while read x; do bay exec …;
+    done`."""
     if sys.stderr.isatty() and has_pipe_with_data(STDIN):
         note("stdin is not forwarded to the command; use -i")
 
@@ -208,7 +209,7 @@ def _copy_pair(text: str) -> tuple[str, str]:
 
 @contextmanager
 def _signals_end_it() -> Generator[None, None, None]:
-    """TERM and HUP unwind like Ctrl-C does, so that what was made is given back."""
+    """TERM and HUP unwind like Ctrl-C does, so that temporary resources are removed."""
     before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

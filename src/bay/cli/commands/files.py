@@ -1,4 +1,4 @@
-"""`files`: what is in a sandbox, and what happens to it."""
+"""The commands `files`: lists, reads, changes and watches files of a sandbox."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -150,7 +150,7 @@ def _event(event: "FileEvent") -> str:
 
 
 def _time(mtime: float) -> str:
-    """A time as the sandbox says it, which may be none that a calendar has."""
+    """A time from the sandbox, which may be outside of the calendar."""
     try:
         return to_rfc3339(datetime.fromtimestamp(mtime, UTC))[:19] + "Z"
     except (OverflowError, ValueError, OSError):

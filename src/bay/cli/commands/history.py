@@ -1,4 +1,4 @@
-"""`history`: what was executed in a sandbox."""
+"""The command `history`: the executions of a sandbox."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,10 @@ def history(
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="The newest N.")] = 100,
     as_json: JsonOption = False,
 ) -> int:
-    """List the calls of `shell/exec` and `python/exec` in a sandbox, newest first. For commands of `bay exec` see `bay execs`."""
+    """List the calls of `shell/exec` and `python/exec` in a sandbox, newest first.
+
+    For commands of `bay exec` see `bay execs`.
+    """
     with connect(ctx) as client:
         entries = client.sandboxes.get(name).history(failed_only=failed or None, tags=tags, limit=limit)
     if as_json:

@@ -1,4 +1,4 @@
-"""`keys`: who may call."""
+"""The commands `keys`: the API keys."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast

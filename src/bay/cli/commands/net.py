@@ -1,4 +1,4 @@
-"""`net`: what a sandbox's network may reach, and what was refused."""
+"""The commands `net`: a sandbox's network policy, and its refused names."""
 
 import json
 import sys
@@ -68,7 +68,7 @@ def mode(
     wanted: Annotated[str, typer.Argument(metavar="MODE", help="none, allowlist or open.")],
     as_json: JsonOption = False,
 ) -> int:
-    """Set the mode: nothing (none), only destinations that rules allow (allowlist), or every public address except denied ones (open)."""
+    """Set the mode: none, allowlist (only what rules allow), or open (all public addresses not denied)."""
     checked = as_mode(wanted)
     with connect(ctx) as client:
         network = client.sandboxes.get(name).network
@@ -173,7 +173,7 @@ def _added(box: "Box", rules: tuple[NetworkRule, ...]) -> NetworkPolicy:
     return box.network.set(replace(policy, rules=(*policy.rules, *rules)))
 
 
-# What was said
+# Arguments
 
 
 def _rules(
@@ -187,7 +187,10 @@ def _rules(
 
 
 def _target(text: str) -> dict[str, str]:
-    """What a rule is about: `domain` or `cidr`. A network with host bits goes as it is: Bay says which was meant."""
+    """The target of a rule: `domain` or `cidr`.
+
+    Bay refuses a network with host bits and names the meant one.
+    """
     try:
         network = ip_network(text, strict=False)
     except ValueError:
@@ -205,7 +208,7 @@ def as_mode(text: str) -> NetworkMode:
 
 
 def _parsed(text: str, source: str) -> NetworkPolicy:
-    """The policy that JSON describes. A field that means nothing is refused, lest a slip opens what it was to close."""
+    """The policy in JSON. Unknown fields are refused, lest a slip opens what it was to close."""
     try:
         data = json.loads(text)
         _only(data, NetworkPolicy, "the policy", ("version", "source"))
@@ -218,7 +221,7 @@ def _parsed(text: str, source: str) -> NetworkPolicy:
 
 
 def _only(data: object, kind: type[Any], what: str, more: Iterable[str] = ()) -> None:
-    """Raises ValueError or TypeError where `data` has a field that a `kind` has not, or a list that is none."""
+    """Raises ValueError or TypeError for a field of `data` that no `kind` has, or for a list that is none."""
     if not isinstance(data, dict):
         raise TypeError(f"{what} is not an object")
     given = cast("dict[str, object]", data)
@@ -229,7 +232,7 @@ def _only(data: object, kind: type[Any], what: str, more: Iterable[str] = ()) ->
             raise TypeError(f"{name} of {what} is not a list")
 
 
-# What is shown
+# Output
 
 
 def _fields(policy: NetworkPolicy, state: "NetworkState") -> dict[str, str]:
@@ -243,7 +246,7 @@ def _fields(policy: NetworkPolicy, state: "NetworkState") -> dict[str, str]:
 
 
 def _rows(policy: NetworkPolicy, counters: "Sequence[NetworkCounter]") -> list[tuple[str, ...]]:
-    """The rules in their order with what they decided, and below them what no rule decided."""
+    """The rules in their order with their counts, and below them the counts of the mode."""
     by_rule = {counter.rule: counter for counter in counters if counter.rule is not None}
     rules = [(*_rule(n, rule), *_counts(by_rule.get(n))) for n, rule in enumerate(policy.rules)]
     rest = [

@@ -1,4 +1,4 @@
-"""`ports` and `url`: where a sandbox is reached."""
+"""The commands `ports` and `url`: the addresses of a sandbox's ports."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,7 +87,7 @@ def url(
 
 
 def _set_access(box: "Box", port: int, access: "PortAccess") -> None:
-    """Set it for a port, and for the sandbox's own URL when that leads there: both names are open, or none."""
+    """Set the access of a port, and of the sandbox's own URL if it leads there: both are open, or neither."""
     if access == "owner":
         box.ports.forget(port)
     else:
@@ -120,7 +120,7 @@ def _own_port(box: "Box") -> int:
 
 
 def _silent(box: "Box", listening: "list[Port]", *, changed: bool) -> list[tuple[str, ...]]:
-    """What is known of ports where nothing listens now."""
+    """The settings of ports without a listener."""
     known = {port.port for port in listening}
     info = box.refresh() if changed else box.info
     return [(str(p.port), "-", "-", "-", p.access, "-") for p in info.ports if p.port not in known]

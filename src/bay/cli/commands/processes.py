@@ -1,4 +1,4 @@
-"""`execs`, `ps` and `kill`: what runs in a sandbox."""
+"""The commands `execs`, `ps` and `kill`: the execs and processes of a sandbox."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated

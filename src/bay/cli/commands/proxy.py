@@ -1,4 +1,4 @@
-"""`proxy`: ports of a sandbox on this machine."""
+"""The command `proxy`: a sandbox's ports on this machine."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _LAST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """What comes to port `local` here (0: any that is free) goes to port `remote` there."""
+    """A forwarded port: connections to `local` here (0: any free port) go to `remote` there."""
 
     local: int
     remote: int
@@ -25,7 +25,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyPlan:
-    """What a proxy is to do: for which sandbox of which Bay, and at which address of this machine."""
+    """The parameters of a proxy: the Bay, the sandbox, the local address and the ports."""
 
     url: str | None
     api_key: str | None

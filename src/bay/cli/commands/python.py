@@ -1,4 +1,4 @@
-"""`python`: code in a sandbox that remembers its variables from call to call."""
+"""The command `python`: code in a sandbox that keeps its variables from call to call."""
 
 import sys
 from contextlib import suppress
@@ -41,7 +41,10 @@ def python(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Run code in the Python of a sandbox, which keeps variables between calls. Exits with 1 when it fails."""
+    """Run code in the Python of a sandbox, which keeps variables between calls.
+
+    Exits with 1 when it fails.
+    """
     text = _code(code, file)
     with connect(ctx) as client:
         box = client.sandboxes.get(name)
@@ -87,7 +90,7 @@ def _interrupt(box: "Box", kernel_id: str, printer: "_Printer") -> None:
 
 
 class _Printer:
-    """Passes on what the code does: output as it is, values and displays as plain text, a traceback on stderr."""
+    """Prints what the code produces: output as it is, values and displays as text, a traceback on stderr."""
 
     def __init__(self, as_json: bool, save: Path | None) -> None:
         self._as_json = as_json

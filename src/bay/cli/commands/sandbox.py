@@ -1,4 +1,4 @@
-"""`create ls get update start pause resume stop rm`: the life of sandboxes."""
+"""The commands `create ls get update start pause resume stop rm`: the life of sandboxes."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -307,7 +307,7 @@ def _each(
 
 
 def _shown(info: "Sandbox", as_json: bool) -> bool:
-    """Say how it is; whether it is ready."""
+    """Print the sandbox's state; whether it is ready."""
     print_json(info) if as_json else print_line(f"{info.name or info.id} {info.status}")
     return info.status == "ready"
 

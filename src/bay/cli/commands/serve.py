@@ -1,4 +1,4 @@
-"""`serve` and `doctor`: the server on this machine, loaded only when asked for."""
+"""The commands `serve` and `doctor`: the server on this machine, loaded on demand."""
 
 from collections.abc import Sequence
 from pathlib import Path

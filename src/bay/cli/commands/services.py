@@ -1,4 +1,4 @@
-"""`services`: commands that are started with a sandbox and kept running."""
+"""The commands `services`: programs that start with a sandbox and are kept running."""
 
 import re
 import shlex

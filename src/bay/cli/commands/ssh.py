@@ -1,4 +1,4 @@
-"""`ssh-proxy` and `ssh-config`: a stock OpenSSH client, with an SSH server that runs in the sandbox."""
+"""The commands `ssh-proxy` and `ssh-config`: a stock OpenSSH client for an SSH server in the sandbox."""
 
 import os
 import shlex
@@ -63,7 +63,7 @@ def ssh_config(
 
 
 def _send(tunnel: "Tunnel") -> None:
-    """What comes on stdin, to its end. That the tunnel broke is told to whoever receives."""
+    """Send stdin, to its end. The receiving side reports a broken tunnel."""
     with suppress(BayError, OSError):
         while data := os.read(STDIN, _READ_BYTES):
             tunnel.send(data)

@@ -1,4 +1,4 @@
-"""The keys that leave a terminal without ending what runs on it."""
+"""The detach keys leave a terminal without ending its command."""
 
 from bay.errors import InvalidArgument
 
@@ -14,7 +14,8 @@ _CTRL = {f"ctrl-{chr(code + 96)}": code for code in range(1, 27)} | {
 
 
 def parse_keys(text: str) -> bytes:
-    """The bytes that such keys send: ``ctrl-p,ctrl-q``, ``ctrl-a,d``; nothing for an empty text, which turns them off."""
+    """The bytes of such keys: ``ctrl-p,ctrl-q``, ``ctrl-a,d``; empty for an empty text, which turns them
+    off."""
     return bytes(_key(key.strip()) for key in text.split(",")) if text.strip() else b""
 
 
@@ -31,14 +32,14 @@ def _key(name: str) -> int:
 
 
 class DetachKeys:
-    """Looks for the keys in what is typed. The beginning of them is held back until it is clear what it is."""
+    """Searches the typed bytes for the keys. A beginning of them is held back until it is clear."""
 
     def __init__(self, keys: bytes) -> None:
         self._keys = keys
         self._held = b""
 
     def feed(self, typed: bytes) -> tuple[bytes, bool]:
-        """What to send of it, and whether the keys were there."""
+        """The bytes to send, and whether the keys were there."""
         data, self._held = self._held + typed, b""
         if not self._keys:
             return data, False

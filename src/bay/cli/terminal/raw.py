@@ -1,4 +1,4 @@
-"""This machine's terminal: raw while something else has it, and put back as it was."""
+"""Puts this machine's terminal into raw mode, and restores it afterwards."""
 
 import os
 import re
@@ -13,7 +13,8 @@ from typing import Self
 _MODES = re.compile(rb"\x1b\[\?([0-9;]{1,64})([hl])|\x1b([=>])")
 _LONGEST = 80
 
-# What a program may switch on, and a shell does not want to find on. 25, the cursor, is the one that should be on.
+# Modes that a program may switch on, and a shell does not expect. 25, the cursor, is the one that should be
+# on.
 _OURS_TO_UNDO = frozenset(
     {1, 9, 47, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 1047, 1049, 2004, 2026}
 )
@@ -40,17 +41,23 @@ class RawTerminal:
         self.give_back()
 
     def take(self) -> None:
-        """Raw from here on. At once: to wait until output has gone out could be for ever on a terminal that is stopped."""
+        """Raw from here on.
+
+        At once: to wait until output has gone out could be for ever on a terminal that is stopped.
+        """
         tty.setraw(self._fd, termios.TCSANOW)
 
     def give_back(self) -> None:
-        """As it was. A terminal that is gone needs nothing."""
+        """Restore the terminal; one that is closed needs nothing."""
         with suppress(termios.error, OSError):
             termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
 
 
 class OutputModes:
-    """What a program has switched on in the terminal that it should not leave behind (DEC private modes, as in xterm's ctlseqs)."""
+    """The modes that a program has switched on and should not leave behind.
+
+    They are DEC private modes, as in xterm's ctlseqs.
+    """
 
     def __init__(self) -> None:
         self._on: set[int] = set()
@@ -68,7 +75,7 @@ class OutputModes:
         self._rest = data[max(end, len(data) - _LONGEST) :]
 
     def undo(self) -> bytes:
-        """What puts the terminal right again; nothing where nothing is wrong."""
+        """The bytes that reset the terminal; empty where no mode is left."""
         off = b"".join(b"\x1b[?%dl" % mode for mode in sorted(self._on))
         keypad = b"\x1b>" if self._keypad else b""
         cursor = b"\x1b[?25h" if self._cursor_off else b""

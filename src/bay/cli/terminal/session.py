@@ -1,8 +1,8 @@
-"""A terminal of a sandbox in the terminal of this machine.
+"""Joins a terminal of a sandbox to the terminal of this machine.
 
-Three threads, so that none of them waits for another: the main one has the keyboard and the signals, one sends
-what was typed, one shows what comes. What is typed while nothing can be sent waits, up to a bound; the detach
-keys and signals work all the same.
+Three threads, so that none of them waits for another: the main one has the keyboard and the signals, one
+sends the input, one shows the output. Input that cannot be sent yet waits, up to a bound; the detach keys and
+signals work all the same.
 """
 
 import os
@@ -48,7 +48,10 @@ class TerminalSession:
         self._attachment = attachment
         self._keys = DetachKeys(keys)
         self._typed: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        """Its `put` may be called in a signal handler, whatever the thread is doing. Empty items only wake the sender."""
+        """Its `put` may be called in a signal handler, whatever the thread is doing.
+
+        Empty items only wake the sender.
+        """
         self._modes = OutputModes()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._resized = False
@@ -59,7 +62,10 @@ class TerminalSession:
         """Whether something stands where the next line would be written, such as a shell's prompt."""
 
     def run(self) -> bool:
-        """Whether it ended, rather than being detached from. Raises what went wrong; the terminal is as it was in any case."""
+        """Whether it ended, rather than being detached from.
+
+        Raises what went wrong; the terminal is as it was in any case.
+        """
         terminal = RawTerminal(STDIN)
         with self._signals(terminal), terminal:
             try:
@@ -109,7 +115,10 @@ class TerminalSession:
                 self._tell(partial(self._attachment.write, typed))
 
     def _tell(self, act: Callable[[], None]) -> None:
-        """Send something. Keys that were under way when the connection broke are lost, as on a line that drops."""
+        """Send something.
+
+        Keys that were under way when the connection broke are lost, as on a line that drops.
+        """
         with suppress(ConnectionFailed, Conflict):
             act()
 
@@ -158,8 +167,8 @@ class TerminalSession:
     def _signals(self, terminal: RawTerminal) -> Generator[None, None, None]:
         def stop(number: int, frame: FrameType | None) -> None:
             terminal.give_back()
-            # To this thread, so that it stands still here and not a moment later. What lets it go on may come to another
-            # thread, which does not wake this one where it waits: so it goes on from here as well.
+            # To this thread, so that it stops here and not a moment later. The SIGCONT may come to another
+            # thread, which does not wake this one where it waits: so it resumes from here as well.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
             go_on(number, frame)
 
@@ -188,7 +197,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def on_terminal(name: str, attachment: "Attachment", keys: bytes) -> int:
-    """Be attached to a command of the sandbox `name` on this terminal; its exit code, 0 after the detach keys."""
+    """Attach this terminal to a command of the sandbox `name`; its exit code, 0 after the detach keys."""
     with attachment:
         exec_id = attachment.info.id
         session = TerminalSession(attachment, keys)
