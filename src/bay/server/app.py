@@ -96,6 +96,7 @@ from bay.server.sandboxes.service import Sandboxes
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.rows import SandboxRows
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
 from bay.server.settings import GIB, MIB, Settings
@@ -228,8 +229,10 @@ class Bay:
             clock=clock,
             retention=_retention(settings),
         )
+        self.rows = SandboxRows(self.store)
         self.waker = Waker(
             store=self.store,
+            rows=self.rows,
             later=self.later,
             queue=self.reconciler.queue,
             uses=self.uses,
@@ -241,7 +244,7 @@ class Bay:
             start_timeout_s=settings.start_timeout,
         )
         self.port_tokens = PortTokens(clock)
-        self.port_sites = PortSites(self.store, clock)
+        self.port_sites = PortSites(self.store, self.rows, clock)
         self.port_proxy = PortProxy(
             waker=self.waker,
             link=self.port_link,
@@ -253,7 +256,7 @@ class Bay:
             store=self.store, waker=self.waker, checkpointer=self.checkpointer, clock=clock
         )
         self.feed = Feed()
-        self.store.on_commit = self.feed.wake
+        self.store.on_change.append(lambda _changed: self.feed.wake())
         self.seals = Seals()
         self.event_ids = EventIds(self.seals)
         self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)

@@ -32,20 +32,17 @@ class DeferredWrites:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[tuple[Write, bool]] = deque()
+        self._waiting: deque[Write] = deque()
         self._some = asyncio.Event()
         # Guards the order of batches: `flush` and `run` may both want to write. Held over one transaction.
         self._writing = asyncio.Lock()
 
-    def put(self, write: Write, *, only_execs: bool = True) -> None:
-        """Write this soon; `only_execs` as for `Store.write`.
-
-        With a disk that is full for long, the oldest are given up for the newest.
-        """
+    def put(self, write: Write) -> None:
+        """Write this soon. With a disk that is full for long, the oldest are given up for the newest."""
         if len(self._waiting) >= _MOST:
             self._waiting.popleft()
             log.error("store.write_lost", waiting=_MOST)
-        self._waiting.append((write, only_execs))
+        self._waiting.append(write)
         self._some.set()
 
     async def flush(self) -> None:
@@ -85,13 +82,13 @@ class DeferredWrites:
             for one in batch:
                 await self._write_alone(one)
 
-    async def _write_alone(self, one: tuple[Write, bool]) -> None:
+    async def _write_alone(self, one: Write) -> None:
         try:
             await self._write([one])
         except SQLAlchemyError:
             log.exception("store.write_failed")
 
-    async def _write(self, batch: list[tuple[Write, bool]]) -> None:
-        async with self._store.write(only_execs=all(only_execs for _, only_execs in batch)) as db:
-            for write, _ in batch:
+    async def _write(self, batch: list[Write]) -> None:
+        async with self._store.write() as db:
+            for write in batch:
                 await write(db)

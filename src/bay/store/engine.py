@@ -29,6 +29,24 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _DAMAGE = ("malformed", "not a database", "corrupt")
 _FIX = "stop Bay and put back a backup with `bay admin restore`"
 
+_CHANGES = (
+    ("sandboxes", "id"),
+    ("sessions", "sandbox_id"),
+    ("checkpoints", "sandbox_id"),
+    ("services", "sandbox_id"),
+)
+_ROW_OF = {"INSERT": "NEW", "UPDATE": "NEW", "DELETE": "OLD"}
+_TRIGGERS = (
+    *(
+        f"CREATE TEMP TRIGGER {table}_{change} AFTER {change} ON main.{table} "
+        f"BEGIN SELECT bay_changed({row}.{column}); END"
+        for table, column in _CHANGES
+        for change, row in _ROW_OF.items()
+    ),
+    "CREATE TEMP TRIGGER event AFTER INSERT ON main.events BEGIN SELECT bay_changed(NEW.sandbox_id); END",
+)
+"""They report each row that a statement changes, whatever its condition. They are the connection's, not the database's."""
+
 log = structlog.get_logger("bay.store")
 
 
@@ -41,14 +59,14 @@ class Store:
         self._readers = _engine(path, pool_size=4, pool_reset_on_return=None)
         self._writer = _engine(path, pool_size=1)
         event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+        event.listen(self._writer.sync_engine, "connect", self._report_changes)
         # Guards the writer's one connection, so that writers queue here and not in SQLite's busy
         # handler, which polls. Nothing else is awaited while it is held but the database.
         self._write_lock = asyncio.Lock()
-        self.version = 0
-        """Grows with each transaction that may have changed a sandbox or a session. This process is the
-        database's only writer, so a row that was read at one version is good until the next."""
-        self.on_commit: Callable[[], None] = _nothing
-        """Called after each transaction that may have changed a sandbox or a session and was committed."""
+        self._changed = set[str]()
+        """Sandboxes whose rows the transaction under way has changed, as the database itself reports them."""
+        self.on_change: list[Callable[[set[str]], None]] = []
+        """Called after each transaction with the ids of the sandboxes of which something is changed, or told by an event."""
 
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
@@ -71,26 +89,46 @@ class Store:
             raise
 
     @asynccontextmanager
-    async def write(self, *, only_execs: bool = False) -> AsyncGenerator[AsyncConnection, None]:
+    async def write(self) -> AsyncGenerator[AsyncConnection, None]:
         """The one transaction of a service call: committed at the end, rolled back on any error.
 
-        `only_execs` promises that no sandbox and no session is changed, so that cached rows of them stay
-        valid (see `version`).
+        Listeners of `on_change` have heard of it when it returns.
         """
         try:
-            async with self._write_lock, self._writer.begin() as connection:
-                yield connection
-                committed = await audit.note(connection)
-            committed()
-            if not only_execs:
-                self.on_commit()
+            async with self._write_lock:
+                is_whole = False
+                try:
+                    async with self._writer.begin() as connection:
+                        yield connection
+                        committed = await audit.note(connection)
+                    committed()
+                    is_whole = True
+                finally:
+                    self._tell_changes(again=not is_whole)
         except DatabaseError as error:
             if "disk is full" in str(error.orig):
                 raise StorageFull("Bay's data directory is full; free space on its file system") from error
             self._raise_if_damaged(error)
             raise
-        finally:
-            self.version += not only_execs
+
+    def _report_changes(self, connection: Any, _record: object) -> None:
+        connection.create_function("bay_changed", 1, self._note_change)
+        cursor = connection.cursor()
+        for trigger in _TRIGGERS:
+            cursor.execute(trigger)
+        cursor.close()
+
+    def _note_change(self, sandbox_id: str | None) -> None:
+        if sandbox_id is not None:
+            self._changed.add(sandbox_id)
+
+    def _tell_changes(self, *, again: bool) -> None:
+        """Tell the listeners. A transaction that was cut off may be committed yet, so it is told with the next one, too."""
+        changed = self._changed.copy()
+        self._changed = changed.copy() if again else set[str]()
+        if changed:
+            for listener in self.on_change:
+                listener(changed)
 
     def _raise_if_damaged(self, error: DatabaseError) -> None:
         """Report the damage to the caller, and its path to the log only, as host paths are not the
@@ -98,10 +136,6 @@ class Store:
         if _is_damage(error):
             log.error("store.damaged", database=str(self._path), error=str(error.orig), fix=_FIX)
             raise InternalError("Bay's database is damaged; the operator has to restore a backup") from error
-
-
-def _nothing() -> None:
-    pass
 
 
 def _make_private(path: Path) -> None:

@@ -320,7 +320,7 @@ async def test_a_reading_key_is_enough_and_no_key_is_not(bay: World) -> None:
 
 
 async def trim(bay: World, most: int = 1000) -> int:
-    async with bay.bay.store.write(only_execs=True) as db:
+    async with bay.bay.store.write() as db:
         return await events.trim(db, bay.clock() + timedelta(seconds=1), most)
 
 
@@ -346,7 +346,7 @@ async def test_trimming_takes_the_oldest_and_no_more_than_it_may(
         await create(alice)
     assert await trim(bay, most=1) == 1
     assert len(await kept(alice)) == 3
-    async with bay.bay.store.write(only_execs=True) as db:
+    async with bay.bay.store.write() as db:
         assert await events.trim(db, bay.clock() - timedelta(hours=1), 1000) == 0
     assert await trim(bay) == 3
     assert await trim(bay) == 0
@@ -365,7 +365,7 @@ async def test_a_quiet_owner_is_told_of_no_gap_that_is_anothers(
     bay.clock.advance(10)
     for _ in range(3):
         await create(alice)
-    async with bay.bay.store.write(only_execs=True) as db:
+    async with bay.bay.store.write() as db:
         await events.trim(db, bay.clock() + timedelta(seconds=1), 1000)
     assert kinds(await kept(bob, since=event["id"])) == []
 

@@ -76,5 +76,5 @@ class Discards:
         except (BayError, OSError) as error:
             log.warning("checkpoint.stays", id=checkpoint_id, error=str(error))
             return
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             await checkpoints.change(db, checkpoint_id, state="gone")

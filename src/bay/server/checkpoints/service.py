@@ -158,7 +158,7 @@ class Checkpoints:
         sandbox = await self._find(caller, ref)
         _check(new)
         wanted = policy.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             await self._quotas.admit_files(db, caller)
             await self._snapshots.admit(db, sandbox, new.name)
             limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb

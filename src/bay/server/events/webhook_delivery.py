@@ -243,7 +243,7 @@ class Deliverer:
 
     async def _write_down(self, hook: WebhookRecord, event: EventRecord, error: str | None) -> None:
         now = self._clock()
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             if error is None:
                 await webhooks.change(
                     db, hook.id, after_seq=event.seq, attempts=0, next_attempt_at=None, last_error=None

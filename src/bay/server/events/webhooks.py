@@ -35,7 +35,7 @@ class Webhooks:
         request = idempotency.request(caller, idempotency_key, "POST /v1/webhooks", [url, list(types)])
         _check_types(types)
         await self._addresses.public(checked_url(url))
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             if request and (claim := await request.earlier(db)) is not None:
                 made = claim.resource_id
                 return _view(_found(await webhooks.find(db, caller.owner, made), made), show=True)
@@ -61,7 +61,7 @@ class Webhooks:
 
     async def delete(self, caller: Caller, webhook_id: str) -> None:
         """Send nothing more there; what is under way is broken off."""
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             if not await webhooks.remove(db, caller.owner, webhook_id):
                 raise NotFound(f"there is no webhook {webhook_id}")
         self._on_change()

@@ -52,7 +52,7 @@ class History:
         sandbox = await self._settled(caller, ref)
         await self._get(sandbox, execution_id)
         if notes:
-            async with self._store.write(only_execs=True) as db:
+            async with self._store.write() as db:
                 await history.annotate(db, sandbox.id, execution_id, **notes)
         return await self._get(sandbox, execution_id)
 

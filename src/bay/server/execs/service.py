@@ -262,7 +262,7 @@ class Execs:
         """
         sandbox_id = awake.sandbox.id
         planned = _planned(new, self._clock())
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             if request and (claim := await request.earlier(db)) is not None:
                 found = await execs.get(db, sandbox_id, claim.resource_id)
                 return found[0] if found else replace(planned, id=claim.resource_id)
@@ -314,7 +314,7 @@ class Execs:
 
     async def _withdraw(self, awake: Awake, exec_id: str, request: idempotency.Request | None) -> None:
         """Ship refused it, so it never was; a repeat of the call may be tried afresh."""
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             await execs.remove(db, awake.sandbox.id, exec_id)
             if request is not None:
                 await request.withdraw(db)

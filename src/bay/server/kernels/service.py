@@ -180,7 +180,7 @@ class Kernels:
                 "another kernel"
             ) from error
         except CallerError:
-            async with self._store.write(only_execs=True) as db:
+            async with self._store.write() as db:
                 await execs.remove(db, awake.sandbox.id, execution_id)  # refused: it never was
             raise
         if not found or found[-1].type != "end":
@@ -193,7 +193,7 @@ class Kernels:
             id=new_id("exec"), argv=("python",), pid=None, tty=False, state="running", exit_code=None, signal=None,
             started_at=self._clock(), ended_at=None, output_bytes=0, first_offset=0,
         )  # fmt: skip
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             await execs.add(db, awake.sandbox.id, awake.peer.session_id, planned, note)
         return planned
 

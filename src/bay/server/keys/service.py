@@ -39,7 +39,7 @@ class ApiKeys:
         """Make a key; its secret is in the answer and nowhere else, so a repeated call gives the answer without it."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/keys", to_wire(wish))
         secret, key = self._new(caller, wish)
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             if request and (claim := await request.earlier(db)):
                 audit.about(claim.resource_id)
                 return from_wire(NewKey, claim.answer)
@@ -60,7 +60,7 @@ class ApiKeys:
 
     async def revoke(self, key_id: str) -> None:
         """Let the key open nothing any more, from now on. Idempotent. Raises NotFound, and Conflict for the last admin key."""
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             key = await keys.get(db, key_id)
             if key is None:
                 raise NotFound(f"there is no key {key_id}")

@@ -143,7 +143,7 @@ class Housekeeping:
 
     async def _drop(self, seqs: list[int]) -> None:
         for some in _batches(seqs, _BATCH):
-            async with self._store.write(only_execs=True) as db:
+            async with self._store.write() as db:
                 await history.drop(db, some)
 
     async def _forget_claims(self) -> None:
@@ -159,14 +159,14 @@ class Housekeeping:
 
     async def _trim_audit(self) -> None:
         before = self._clock() - self._keep.audit_age
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             await audit.trim(db, before, self._keep.audit)
 
     async def _until_few(self, forget: Callable[[AsyncConnection], Awaitable[int]]) -> None:
         """Do it until it finds fewer than a batch, each time in a transaction of its own."""
         found = _BATCH
         while found >= _BATCH:
-            async with self._store.write(only_execs=True) as db:
+            async with self._store.write() as db:
                 found = await forget(db)
 
     async def _bury(self) -> None:
@@ -183,7 +183,7 @@ class Housekeeping:
         async with self._store.read() as db:
             cargos = await tombstones.dead_cargos(db, *old, _BATCH)
         for some in _batches(cargos, _SMALL_BATCH):
-            async with self._store.write(only_execs=True) as db:
+            async with self._store.write() as db:
                 await tombstones.forget_cargos(db, some)
 
     async def _forget_checkpoints(self) -> None:

@@ -159,7 +159,6 @@ class PortWatch:
             lambda db: events.add(
                 db, sandbox, "port.opened", at, port=port, process=process, session_id=session_id
             ),
-            only_execs=False,
         )
 
     def _write_closed(
@@ -170,5 +169,4 @@ class PortWatch:
             lambda db: events.add(
                 db, sandbox, "port.closed", at, port=port, process=process, session_id=session_id
             ),
-            only_execs=False,
         )

@@ -5,40 +5,28 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from bay.clock import Clock
 from bay.models import PortSettings, ServiceSpec
 from bay.server.ports.links import Pass
+from bay.server.sessions.rows import SandboxRows
 from bay.store import sandboxes, services, used_links
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
-_MOST_KNOWN = 10_000
-
 
 class PortSites:
-    """Sandboxes by what host names call them. Rows are read again only if anything may have changed since."""
+    """Sandboxes by what host names call them. It also uses up links that open once."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, rows: SandboxRows, clock: Clock) -> None:
         self._store = store
+        self._rows = rows
         self._clock = clock
-        self._found: dict[str, SandboxRecord | None] = {}
-        self._found_at = 0
 
     async def at(self, host: str) -> SandboxRecord | None:
         """The sandbox that has that id or host, whoever owns it. Without a URL of its own it has that of a service."""
-        version = self._store.version
-        if version != self._found_at or len(self._found) >= _MOST_KNOWN:
-            self._found.clear()
-            self._found_at = version
-        if host in self._found:
-            return self._found[host]
-        async with self._store.read() as db:
-            found = await sandboxes.at_host(db, host)
-            if found is not None and found.url is None:
-                found = replace(found, url=_served(found, await services.all_of(db, found.id)))
-        if self._store.version == version:
-            self._found[host] = found
-        return found
+        return await self._rows.get((None, host), lambda db: _at_host(db, host))
 
     async def use_link(self, given: Pass) -> bool:
         """Open by a link; False for one that opens once, and has."""
@@ -50,6 +38,13 @@ class PortSites:
     def seconds_until(self, at: datetime) -> int:
         """How long it is until then, in whole seconds."""
         return max(0, math.ceil((at - self._clock()).total_seconds()))
+
+
+async def _at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
+    found = await sandboxes.at_host(db, host)
+    if found is None or found.url is not None:
+        return found
+    return replace(found, url=_served(found, await services.all_of(db, found.id)))
 
 
 def _served(sandbox: SandboxRecord, specs: Iterable[ServiceSpec]) -> PortSettings | None:

@@ -137,7 +137,7 @@ class Sweep:
             if not await execs.any_active(db, peer.session_id):
                 return False
         known = await self._link.list_execs(peer)
-        async with self._store.write(only_execs=True) as db:
+        async with self._store.write() as db:
             for item in known:
                 await execs.save(db, peer.session_id, item)
             return await execs.any_active(db, peer.session_id)

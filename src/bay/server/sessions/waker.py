@@ -21,6 +21,7 @@ from bay.server.sessions.handles import peer_of
 from bay.server.sessions.holds import Uses
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.rows import SandboxRows
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
@@ -57,6 +58,7 @@ class Waker:
         self,
         *,
         store: Store,
+        rows: SandboxRows,
         later: DeferredWrites,
         queue: WorkQueue,
         uses: Uses,
@@ -77,31 +79,16 @@ class Waker:
         self._profiles = profiles
         self._clock = clock
         self._start_timeout_s = start_timeout_s
-        self._found: dict[tuple[str, str], SandboxRecord] = {}
-        """Rows read at version `_found_at` of the store, by owner and id or name."""
-        self._found_at = 0
+        self._rows = rows
 
     async def find(self, caller: Caller, ref: str) -> SandboxRecord:
-        """The caller's sandbox with that id or name. Raises NotFound, also for another owner's."""
-        sandbox = await self._find_cached(caller.owner, ref)
+        """The caller's sandbox with that id or name, named in the audit. Raises NotFound, also for another owner's."""
+        owner = caller.owner
+        sandbox = await self._rows.get((owner, ref), lambda db: sandboxes.find(db, owner, ref))
         if sandbox is None or sandbox.target == "deleted" or sandbox.deleted_at is not None:
             raise NotFound(f"there is no sandbox {ref}")
         audit.about(sandbox.id)
         return sandbox
-
-    async def _find_cached(self, owner: str, ref: str) -> SandboxRecord | None:
-        """The row as it is, read again only if anything may have changed since: most calls follow one another."""
-        version = self._store.version
-        if version != self._found_at:
-            self._found.clear()
-            self._found_at = version
-        if (known := self._found.get((owner, ref))) is not None:
-            return known
-        async with self._store.read() as db:
-            found = await sandboxes.find(db, owner, ref)
-        if found is not None and self._store.version == version:
-            self._found[owner, ref] = self._found[owner, found.id] = found
-        return found
 
     @asynccontextmanager
     async def awake(
@@ -221,7 +208,7 @@ class Waker:
         step = _TOUCH * sandbox.idle_timeout if sandbox.idle_timeout else _TOUCH_S
         before = sandbox.last_active_at
         if before is None or not 0 <= (now - before).total_seconds() < step:
-            self._later.put(lambda db: sandboxes.touch(db, sandbox.id, now), only_execs=False)
+            self._later.put(lambda db: sandboxes.touch(db, sandbox.id, now))
 
     async def keep(self, sandbox: SandboxRecord) -> None:
         """Push the idle clock, or the warm one of a frozen sandbox, however little."""

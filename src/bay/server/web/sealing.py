@@ -33,7 +33,7 @@ class Seals:
 
     async def open(self, store: Store) -> None:
         """Use the key of this database, which is made if there is none."""
-        async with store.write(only_execs=True) as db:
+        async with store.write() as db:
             self._key = bytes.fromhex(await events.id_key(db, self._key.hex()))
 
     def open_file(self, path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Caches the rows of sandboxes, each until the database reports that it has changed."""
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bay.store.engine import Store
+from bay.store.records import SandboxRecord
+
+Key = tuple[str | None, str]
+"""An owner and the id or name that the owner calls a sandbox by; without an owner a label of a host name."""
+
+_MAX_KEYS = 20_000
+
+
+class SandboxRows:
+    """A read-through cache of sandboxes. A query has no other result until the row that it found has changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._found: dict[Key, SandboxRecord | None] = {}
+        self._keys: dict[str | None, set[Key]] = {}
+        """The keys of each sandbox, by its id; None has those that led to no sandbox."""
+        self._reads: dict[int, set[str]] = {}
+        """Sandboxes that have changed during each read under way: such a result may be stale already."""
+        store.on_change.append(self._forget)
+
+    async def get(
+        self, key: Key, read: Callable[[AsyncConnection], Awaitable[SandboxRecord | None]]
+    ) -> SandboxRecord | None:
+        """The cached result of `read`. The transaction that changes the row ends the cached one before it returns."""
+        if key in self._found:
+            return self._found[key]
+        changed = set[str]()
+        self._reads[id(changed)] = changed
+        try:
+            async with self._store.read() as db:
+                found = await read(db)
+        finally:
+            del self._reads[id(changed)]
+        if found is not None and found.id not in changed:
+            self._keep(key, found)
+            self._keep((key[0], found.id), found)
+        elif found is None and not changed:
+            self._keep(key, None)
+        return found
+
+    def _keep(self, key: Key, found: SandboxRecord | None) -> None:
+        if len(self._found) >= _MAX_KEYS:
+            self._found.clear()
+            self._keys.clear()
+        self._found[key] = found
+        self._keys.setdefault(found and found.id, set()).add(key)
+
+    def _forget(self, changed: set[str]) -> None:
+        for one in (None, *changed):  # any change may have made what was not found
+            for key in self._keys.pop(one, ()):
+                self._found.pop(key, None)
+        for during in self._reads.values():
+            during |= changed
