@@ -1,3 +1,3 @@
-"""Ship: the runtime inside each sandbox."""
+"""Ship is the runtime inside each sandbox."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python3 -m ship`: the first process of a sandbox."""
+"""The entry point `python3 -m ship`: the first process of a sandbox."""
 
 from ship import startup
 from ship.app import main

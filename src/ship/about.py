@@ -1,4 +1,4 @@
-"""What Ship says of itself and of the image around it."""
+"""Ship's report on itself and on the image around it."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Where the parts of Ship meet: the two doors, the life of the process, its end."""
+"""The application: Ship's two listeners, the life of the process, and its end."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,10 @@ class Answers(Protocol):
 
 
 class Door:
-    """Serves the connections of one listening socket. Without a `token` it asks for none and signs nothing."""
+    """Serves the connections of one listening socket.
+
+    Without a `token` it asks for none and signs nothing.
+    """
 
     def __init__(
         self, routes: Answers, limit: int, token: str | None, welcome: Callable[[Wire], bool]
@@ -81,7 +84,7 @@ class Door:
         await self._wait_closed()
         for wire in self._open:
             wire.abort()
-        await self._wait_closed()  # what was begun is undone: an upload removes its temporary file
+        await self._wait_closed()  # unfinished work is undone: an upload removes its temporary file
 
     async def _wait_closed(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -144,7 +147,7 @@ class Door:
         return await talk.recycle()
 
     def _check_room(self, request: Request) -> None:
-        # Else those who stay could have all connections, and nobody could end what they look at.
+        # Else long requests could take all connections, and none would be left to end their execs.
         most = self._limit - self._limit // 8
         if request.stays and len(self._open) > most:
             raise Conflict(
@@ -256,12 +259,12 @@ async def _open_inside(inside: Door, ports: Ports) -> None:
 
 
 def _say_ready() -> None:
-    with contextlib.suppress(OSError):  # whoever started us may be gone already
+    with contextlib.suppress(OSError):  # our parent may have ended already
         os.write(1, b"ready\n")
 
 
 def _is_outside(wire: Wire) -> bool:
-    """Whether the peer is in none of our process namespaces: the kernel then has no number for it and says 0."""
+    """Whether the peer is in none of our pid namespaces: the kernel then reports the number 0."""
     peer: socket.socket = wire.transport.get_extra_info("socket")
     pid, _uid, _gid = _PEERCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
     return pid == 0

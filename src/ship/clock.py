@@ -1,4 +1,4 @@
-"""Time on the wire."""
+"""Formats times for the wire."""
 
 import time
 

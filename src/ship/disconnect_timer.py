@@ -1,4 +1,4 @@
-"""Noticing that nobody has been there for some time."""
+"""The disconnect timer: acts when no client has been connected for some time."""
 
 import asyncio
 from collections.abc import Callable, Generator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Watch:
-    """Calls `nobody_came` once nobody has watched for `limit_s`; never without a limit."""
+    """Calls `nobody_came` once no client was connected for `limit_s`; never without a limit."""
 
     def __init__(self, limit_s: float | None, nobody_came: Callable[[], None]) -> None:
         self._limit_s = limit_s
@@ -17,7 +17,7 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Generator[None]:
-        """Within, somebody is there."""
+        """Within, a client is connected."""
         self._watchers += 1
         self._disarm()
         try:
@@ -27,14 +27,14 @@ class Watch:
             self.arm()
 
     def arm(self) -> None:
-        """The time begins, if nobody is there."""
+        """Start the time, if no client is connected."""
         if self._limit_s is None or self._watchers or self._over:
             return
         self._disarm()
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._nobody_came)
 
     def stop(self) -> None:
-        """It does not matter any more."""
+        """Cancel the timer for good."""
         self._over = True
         self._disarm()
 

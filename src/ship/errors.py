@@ -1,17 +1,17 @@
-"""What Ship refuses, and how it says so on the wire.
+"""Ship's errors and their form on the wire.
 
 ShipError
 ├── InvalidArgument   400 validation_error
-├── InvalidPath       400 invalid_path       details.reason says which rule
+├── InvalidPath       400 invalid_path       details.reason is the rule
 ├── Forbidden         403 forbidden
 ├── NotFound          404 not_found
 │   └── FileMissing   404 file_not_found
 ├── Conflict          409 conflict
 ├── OutputGone        410 output_gone        details.first_offset is where to go on
 ├── PayloadTooLarge   413 payload_too_large
-├── RangeNotSatisfiable 416 range_not_satisfiable  details.size is how many bytes there are
+├── RangeNotSatisfiable 416 range_not_satisfiable  details.size is the size in bytes
 ├── InternalError     500 internal_error
-├── PortClosed        502 port_closed        details.listening says on which ports something listens
+├── PortClosed        502 port_closed        details.listening has the listening ports
 └── StorageFull       507 storage_full
 """
 
@@ -19,7 +19,7 @@ from typing import ClassVar
 
 
 class ShipError(Exception):
-    """A refusal that the peer is told of. `details` is JSON for programs."""
+    """An error that the peer gets. `details` is JSON for programs."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -72,14 +72,14 @@ class FileMissing(NotFound):
 
 
 class Conflict(ShipError):
-    """The request contradicts what is there, or there is no room for one more."""
+    """The request contradicts the present state, or a limit is reached."""
 
     code = "conflict"
     status = 409
 
 
 class OutputGone(ShipError):
-    """The ring has let go of that offset."""
+    """The ring has overwritten that offset."""
 
     code = "output_gone"
     status = 410
@@ -100,7 +100,7 @@ class RangeNotSatisfiable(ShipError):
 
 
 class InternalError(ShipError):
-    """A defect of Ship, or a kernel that lacks what it needs."""
+    """A defect of Ship, or a kernel that lacks a needed feature."""
 
 
 class PortClosed(ShipError):

@@ -1,6 +1,6 @@
-"""The one way in which Ship says something to people: a line on stderr, or nothing.
+"""Ship's log for people: a line on stderr, or nothing.
 
-Whoever holds the other end may not read it, so a line that does not fit now is dropped rather than waited for.
+The other end may not be read, so a line that does not fit now is dropped rather than waited for.
 """
 
 import os

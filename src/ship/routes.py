@@ -1,4 +1,4 @@
-"""The routes of the contract: parse, one call, answer."""
+"""The HTTP routes of Ship's contract: parse, one call, answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -28,7 +28,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class Routes:
-    """What the host may ask."""
+    """The host's requests."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Routes:
 
 
 class InsideRoutes:
-    """What programs in the sandbox may ask on the loopback device."""
+    """The requests of programs in the sandbox, on the loopback device."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""What Ship is told in its environment, taken out of it as it is read."""
+"""Ship's settings, taken out of its environment as they are read."""
 
 import json
 import os
@@ -9,13 +9,14 @@ from ship.process import syscalls
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity
 
-# The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not mix with theirs.
+# The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not
+# mix with theirs.
 _INTERPRETER = ("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`environment` is what is left for programs."""
+    """`environment` is the rest, for programs."""
 
     socket: str
     token: str
@@ -30,7 +31,10 @@ class Settings:
 
 
 def take(environ: MutableMapping[str, str]) -> Settings:
-    """The settings in `environ` (normally `os.environ`), which loses them. Raises ValueError or KeyError when they are unusable."""
+    """The settings in `environ` (normally `os.environ`), which loses them.
+
+    Raises ValueError or KeyError when they are unusable.
+    """
     syscalls.erase_variable("SHIP_TOKEN")
     told = {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
     for name in _INTERPRETER:

@@ -1,7 +1,7 @@
-"""Imported before everything else: makes starting cheap, in time and in memory.
+"""Cheap startup, in time and in memory; imported before everything else.
 
 asyncio and hashlib load OpenSSL when they find it (about 7 ms and 3 MB), and Ship speaks neither TLS nor
-needs more than SHA-256; both say themselves that they work without. Collecting garbage while modules load finds none.
+needs more than SHA-256; both work without it. Collecting garbage while modules load finds none.
 """
 
 import gc
@@ -31,7 +31,7 @@ def _importable(name: str) -> bool:
 
 
 def settle() -> None:
-    """Call once everything is loaded: what is alive now stays, and is not looked at again."""
+    """Call once everything is loaded: the garbage collector skips the present objects from now on."""
     gc.freeze()
     gc.enable()
 

@@ -1,11 +1,14 @@
-"""Waiting for something to happen, or for the peer to be gone, or for the time to be over."""
+"""Waits for an event, or for a disconnect, or for a timeout."""
 
 import asyncio
 from collections.abc import Iterable
 
 
 class Bell:
-    """Rings for everyone who is waiting now. Nothing is remembered: look first, then wait, without an await between."""
+    """Rings for everyone who is waiting now.
+
+    Nothing is remembered: look first, then wait, without an await between.
+    """
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()

@@ -1,1 +1,1 @@
-"""Execs: commands started by the host, their input, their output by byte offset, and attachments."""
+"""Execs: commands started by the host, with their input, their output by byte offset, and attachments."""

@@ -1,8 +1,8 @@
 """An attachment to an exec: its output as it comes and its input, on one WebSocket.
 
-An attachment is a cursor in the exec's ring and has no queue of its own. The one that claims the output is waited for (see
-`claim`). Another that is about to lose its place has a little patience of the program (see `patience`); one that is slower is
-told where the ring begins now and let go.
+An attachment is a cursor in the exec's ring and has no queue of its own. The program waits for the one that
+claims the output (see `claim`). For another that is about to lose its place it waits a little (see
+`patience`); one that is slower gets the ring's first offset and is disconnected.
 """
 
 import asyncio
@@ -38,7 +38,9 @@ _ENDING_S = 1.0
 
 
 class Attachment:
-    """One attachment, from its first message to its close. Without `since` it begins at the oldest byte that is kept.
+    """One attachment, from its first message to its close.
+
+    Without `since` it begins at the oldest byte that is kept.
 
     With `claims` it is the reader that the program waits for.
     """
@@ -67,13 +69,13 @@ class Attachment:
     async def _give_output(self) -> None:
         with suppress(PeerGone):
             await self._give_all()
-        # It is gone. What it sent before may still be on its way in, for a moment.
+        # It has left. Its last message may still be on its way in, for a moment.
         await asyncio.sleep(_LEFT_BEHIND_S)
         raise Closing(CloseCode.NORMAL, "")
 
     async def _give_all(self) -> None:
         gone = self._socket.wire.gone
-        # Looked at as late as this: of a flood, what was the oldest byte a moment ago is gone.
+        # Read as late as this: in a flood, the oldest byte of a moment ago is overwritten.
         self._next = self._exec.ring.first_offset if self._since is None else self._since
         with output.reading(self._exec.transcript, self._next, claims=self._claims) as reader:
             first = {"type": "attached", "exec": self._exec.to_wire(), "next_offset": self._next}
@@ -82,7 +84,7 @@ class Attachment:
 
     async def _give_from_here(self, reader: output.Reading, gone: asyncio.Future[None]) -> None:
         while not gone.done():
-            # Asked in this order: what is written between the two questions belongs before the last message.
+            # In this order: output that comes between the two lines belongs before the last message.
             ended = not self._exec.running
             if self._next < self._exec.ring.first_offset:
                 raise Closing(CloseCode.OUTPUT_GONE, first_offset_reason(self._exec.ring.first_offset))
@@ -106,7 +108,7 @@ class Attachment:
         return bool(pieces)
 
     async def _take_messages(self) -> None:
-        with suppress(PeerGone):  # when there is nobody left to answer a ping
+        with suppress(PeerGone):  # when the peer that a pong is for has left
             await self._take_all()
         await self._input.wait_taken()
         raise Closing(CloseCode.NORMAL, "")
@@ -160,18 +162,21 @@ class Attachment:
 
 
 class _Input:
-    """Input on its way to the program: a little of it, so that a signal behind it comes through when nobody reads."""
+    """Input on its way to the program, a little of it.
+
+    A signal behind it then comes through when the program does not read.
+    """
 
     def __init__(self, found: Exec) -> None:
         self._exec = found
         self._waiting = bytearray()
         self._end_due = False
-        """To be given after what is waiting."""
+        """To be sent after the waiting input."""
         self._closed = False
         self._changed = asyncio.Condition()
 
     async def put(self, data: bytes) -> None:
-        """Add `data`; returns when there is room for it. Raises Closing when it can follow no more."""
+        """Add `data`; returns when there is room for it. Raises Closing after the end of input."""
         if self._closed:
             raise Closing(CloseCode.CONFLICT, "stdin is closed")
         async with self._changed:
@@ -180,7 +185,10 @@ class _Input:
             self._changed.notify_all()
 
     async def end(self) -> None:
-        """The end, after which only a terminal takes more: there it is for the program that reads just then."""
+        """The end of input.
+
+        After it only a terminal takes more: there it is for the program that reads just then.
+        """
         if self._closed:
             return
         async with self._changed:

@@ -1,10 +1,11 @@
-"""The reader that a program waits for: nothing is let go of that this one was not given.
+"""The claiming reader: the program waits for it, and the ring keeps all that it has not received.
 
-A pipe between two programs loses nothing, since the writer waits when it is full. A reader that comes over the network comes
-later than its program and may break off; so a program that is started for a reader, or read by one that claims it, waits too:
-once a ring of output is due to that reader Ship reads no more, and the program stands still in its own write. How long that takes is
-the reader's affair while it is connected. While it is not, it has some time to come, or to come back; after that the program
-goes on without it. Other readers are bounded (see `patience`).
+A pipe between two programs loses nothing, since the writer waits when it is full. A reader that comes over
+the network comes later than its program and may break off; so a program that is started for a reader, or read
+by one that claims it, waits too: once a ring of output is due to that reader Ship reads no more, and the
+program blocks in its own write. While the reader is connected, there is no limit. While it is not, it has
+some time to come, or to come back; after that the program goes on without it. The wait for other readers is
+bounded (see `patience`).
 """
 
 import asyncio
@@ -19,7 +20,7 @@ _LATE_S = 1.0
 
 
 class Claim:
-    """What is due to the reader of a program, if one is waited for; `hold` keeps the program and lets it go on."""
+    """The output due to a program's claiming reader, if any; `hold` stops and resumes the program."""
 
     def __init__(self, ring: Ring, hold: Callable[[bool], None]) -> None:
         self._ring = ring
@@ -36,7 +37,10 @@ class Claim:
         return self._held and self._reader is None
 
     def expect(self, within_s: float) -> None:
-        """A reader of all that is printed is on its way, for `within_s`; so long it has whenever its connection breaks too."""
+        """Expect a reader of all output within `within_s`.
+
+        It has as long again whenever its connection breaks.
+        """
         self._awaited_s = within_s
         self._ring.keep_from(0)
         self._await()
@@ -56,7 +60,10 @@ class Claim:
 
     @contextmanager
     def reading(self, since: int) -> Generator["Reader"]:
-        """Within, this reader is the one that the program waits for, from offset `since` on. A newer one takes its place."""
+        """Within, this reader is the one that the program waits for, from offset `since` on.
+
+        A newer one takes its place.
+        """
         mine = self._reader = Reader(self, self._ring)
         self._stop_timer()
         try:
@@ -96,7 +103,7 @@ class Claim:
 
 
 class Reader:
-    """One reader that claims what is printed; it is waited for as long as no newer one does."""
+    """One reader that claims the output; the program waits for it until a newer one takes its place."""
 
     def __init__(self, claim: Claim, ring: Ring) -> None:
         self._claim = claim
@@ -115,7 +122,7 @@ class Reader:
         """The same."""
 
     def gave(self, next_offset: int) -> None:
-        """What lies before `next_offset` has been sent to it."""
+        """The bytes before `next_offset` have been sent to it."""
         if self._claim.is_of(self):
             self._ring.keep_from(next_offset)
             self._claim.look()

@@ -35,14 +35,16 @@ _REAP_S = 5.0
 _SWEEP_S = 60.0
 _TIMEOUT_GRACE_S = 1.0
 _TERM = "xterm-256color"
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it: POSIX.1-2017, Shell & Utilities 2.8.2
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as in shells: POSIX.1-2017, Shell & Utilities 2.8.2
 
-# What says that the sandbox, not the program, is the reason.
+# Errors for which the sandbox, not the program, is the reason.
 _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 
 class Exec:
-    """One exec. `news` rings at output and at the end, `ended` at the end and when it begins to wait for its reader.
+    """One exec.
+
+    `news` rings at output and at the end, `ended` at the end and when it begins to wait for its reader.
 
     It prints to a `transcript` of its own unless there is one to go on with.
     """
@@ -112,7 +114,7 @@ class Exec:
         }
 
     def output_to_wire(self) -> dict[str, object]:
-        """What the ring still holds, by stream; what a terminal shows is as good as stdout."""
+        """The output in the ring, by stream; that of a terminal counts as stdout."""
         stdout = self.ring.collect("tty" if self._tty else "stdout")
         return {
             "stdout": base64.b64encode(stdout).decode("ascii"),
@@ -121,7 +123,7 @@ class Exec:
         }
 
     def chunks_to_wire(self) -> dict[str, object]:
-        """What the ring still holds as it came, for those who want the order of the streams or a terminal's own bytes."""
+        """The output in the ring as it came, with the order of the streams or a terminal's own bytes."""
         return {
             "output": [_chunk_to_wire(piece) for piece in self.ring.runs()],
             "truncated": self.ring.first_offset > 0,
@@ -137,7 +139,10 @@ class Exec:
         }
 
     async def start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
-        """Start the program. One that cannot be run ends the exec with 126 or 127; Conflict when there is no room."""
+        """Start the program.
+
+        One that cannot be run ends the exec with 126 or 127; Conflict when there is no room.
+        """
         try:
             await self._start(order, nursery, directory, base)
         except OSError as error:
@@ -146,7 +151,10 @@ class Exec:
             self._started.set()
 
     async def wait_end(self, gone: asyncio.Future[None], timeout_s: float, *, or_stuck: bool = False) -> None:
-        """Return when it has ended, the peer is gone, or after `timeout_s`; with `or_stuck` when it waits for its reader too."""
+        """Return when it has ended, the peer is `gone`, or after `timeout_s`.
+
+        With `or_stuck` also when it waits for its reader.
+        """
         until = time.monotonic() + timeout_s
         with self.watched():
             while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
@@ -155,19 +163,27 @@ class Exec:
                 await self.ended.wait(gone, left)
 
     async def write_input(self, data: bytes, gone: asyncio.Future[None] | None = None) -> None:
-        """Return when the program's pipe or terminal has taken all of `data`. Several writers are served in the order of their calls.
+        """Return when the program's pipe or terminal has taken all of `data`.
 
-        When the caller is cancelled, or `gone` is done, what was not taken is dropped.
-        Raises Conflict when stdin is not open, nobody reads it any more, or the exec has ended.
+        Writers are served in the order of their calls.
+
+        When the caller is cancelled, or `gone` is done, the rest is dropped. Raises Conflict when stdin is
+        not open, its reader has left, or the exec has ended.
         """
         await self._living_stdio().write(data, gone)
 
     async def close_input(self, gone: asyncio.Future[None] | None = None) -> None:
-        """The end of input, after all that was written; for a terminal ctrl-D. Raises Conflict as `write_input` does."""
+        """The end of input, after all that was written; for a terminal ctrl-D.
+
+        Raises Conflict as `write_input` does.
+        """
         await self._living_stdio().end(gone)
 
     def send_signal(self, number: int) -> None:
-        """To the first process's group, with a terminal to the group in front. Raises Conflict when the exec has ended."""
+        """To the first process's group, with a terminal to the group in front.
+
+        Raises Conflict when the exec has ended.
+        """
         front = self._living_stdio().foreground()
         try:
             os.killpg(front or self._leader(), number)
@@ -186,10 +202,10 @@ class Exec:
         return self._watch.watching()
 
     async def end(self, grace_s: float) -> None:
-        """TERM to the whole tree now, KILL after `grace_s`, and return when nothing of it is left.
+        """TERM to the whole tree now, KILL after `grace_s`, and return when the tree is empty.
 
-        Works on an ended exec too: what it left in the background goes. Goes on when the caller is cancelled.
-        Raises InternalError when the kernel does not let go of a process.
+        Works on an ended exec too: its background processes are ended. Goes on when the caller is cancelled.
+        Raises InternalError when the kernel does not end a process.
         """
         await self._started.wait()
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
@@ -288,8 +304,8 @@ class Exec:
     async def _end_members(self, tree: trees.Tree) -> bool:
         if not self._tty:
             return await tree.end(lambda: self._kill_at)
-        # A shell at a terminal does not heed TERM, but HUP. One that comes just when bash has prompted it notices only
-        # when something else interrupts its waiting.
+        # A shell at a terminal does not heed TERM, but HUP. One that comes just when bash has prompted it
+        # notices only when something else interrupts its waiting.
         polite = (signal.SIGHUP, signal.SIGTERM)
         return await tree.end(lambda: self._kill_at, polite, nudge=signal.SIGWINCH)
 
@@ -353,7 +369,10 @@ class Execs:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def create(self, order: Order) -> Exec:
-        """Start what `order` says. Raises Conflict for a known id or when too many run, and what a bad cwd raises."""
+        """Start the program of `order`.
+
+        Raises Conflict for a known id or at the limit, and the errors of a bad cwd.
+        """
         self._sweep_later()
         if order.id in self._all:
             raise Conflict(f"exec {order.id} exists already", id=order.id)
@@ -428,7 +447,7 @@ def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:
 
 
 def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """The words as far as they are kept for those who look: two megabytes of each of hundreds would be too much."""
+    """The first words of the command line: two megabytes of each of hundreds would be too much to keep."""
     room = _SHOWN_CHARS
     kept: list[str] = []
     for count, word in enumerate(argv):

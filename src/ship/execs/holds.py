@@ -1,6 +1,7 @@
-"""Keeping a program waiting for its readers: for all of them together no longer than that it can print 2 MiB a second.
+"""Flow control of a program: bounds its waits for all its readers together.
 
-Each reader's own patience ends (see `patience`), but anyone may come again and again, also who may only read.
+They never slow it below 2 MiB a second. Each reader's own allowance ends (see `patience`), but a client may
+come again and again, also one that may only read.
 """
 
 import time
@@ -12,7 +13,7 @@ SLOWEST_BYTES_PER_S = 2 << 20
 
 
 class Holds:
-    """Whether a program is kept waiting, and for how long it may be. `changed` is told when that begins and ends."""
+    """Whether the program waits, and for how long it may. `changed` is called when a wait begins and ends."""
 
     def __init__(self, changed: Callable[[bool], None]) -> None:
         self._changed = changed

@@ -1,4 +1,4 @@
-"""What was printed as lines of JSON with byte offsets, as it comes for those who follow."""
+"""Streams output as lines of JSON with byte offsets, as it comes for followers."""
 
 import base64
 import json
@@ -18,11 +18,11 @@ _READ_BYTES = 256 * 1024
 
 
 class Printing(Protocol):
-    """What prints, or did."""
+    """The source of output, such as an exec or a service."""
 
     @property
     def transcript(self) -> Transcript:
-        """What it printed."""
+        """Its output."""
         ...
 
     @property
@@ -31,12 +31,12 @@ class Printing(Protocol):
         ...
 
     def end_to_wire(self) -> dict[str, object]:
-        """The last line, once it prints no more."""
+        """The last line, after its end."""
         ...
 
 
 class Reading(Protocol):
-    """What somebody who reads a transcript says of how far that is."""
+    """The progress of a reader of a transcript."""
 
     def while_giving(self, next_offset: int) -> AbstractContextManager[None]:
         """Within, the reader is being given what lies before `next_offset`."""
@@ -53,7 +53,7 @@ class Reading(Protocol):
 
 @contextmanager
 def reading(transcript: Transcript, since: int, *, claims: bool) -> Generator[Reading]:
-    """Somebody who reads from `since` on; one that claims the output is the one that the program waits for."""
+    """A reader from `since` on; the program waits for one that claims the output."""
     if not claims:
         yield Patience(transcript)
         return
@@ -62,7 +62,7 @@ def reading(transcript: Transcript, since: int, *, claims: bool) -> Generator[Re
 
 
 def check_offset(transcript: Transcript, since: int) -> None:
-    """Raises OutputGone or InvalidArgument when nobody can read on from `since`."""
+    """Raises OutputGone or InvalidArgument when `since` is not in the ring."""
     ring = transcript.ring
     if since < ring.first_offset:
         raise OutputGone(
@@ -82,7 +82,7 @@ def offset(request: Request) -> int:
 
 
 def follows(request: Request) -> bool:
-    """Whether the reader wants what is still to come."""
+    """Whether the reader follows later output."""
     return request.query.get("follow", "false") in ("true", "1")
 
 
@@ -94,11 +94,14 @@ def claims(request: Request) -> bool:
 async def lines(
     request: Request, found: Printing, since: int, reader: Reading, *, follow: bool
 ) -> AsyncGenerator[bytes]:
-    """The lines from offset `since` on, which must be there. With `follow` until nothing more is printed, or the peer is gone."""
+    """The lines from offset `since` on, which must be there.
+
+    With `follow` until the end, or until the peer leaves.
+    """
     gone = request.talk.wire.gone
     ring = found.transcript.ring
     while True:
-        # Asked in this order: what is written between the two questions belongs before the last line.
+        # In this order: output that comes between the two lines belongs before the last line.
         ended = not found.running
         if since < ring.first_offset:
             yield _output_gone(ring.first_offset)

@@ -1,9 +1,9 @@
-"""How long a program may be kept waiting for one of its readers.
+"""Flow control of one reader: bounds how long a program waits for it.
 
-A program that does nothing but print outruns every reader there is: the ring lets go of what the reader would get next.
-So a reader that is about to lose its place may keep Ship from reading more for half a second in all, and earns more only
-by taking 2 MiB a second. One that is slower is not waited for: it is told where the ring begins now. What all readers of a
-program may keep it waiting together is bounded too (see `holds`).
+A program that only prints outruns every reader: the ring overwrites the bytes that the reader would get next.
+So a reader that is about to lose its place may keep Ship from reading more for half a second in all, and
+earns more only by taking 2 MiB a second. The program does not wait for a slower one, which gets the ring's
+first offset instead. All readers' waits together are bounded too (see `holds`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from ship.execs.transcript import Transcript
 
 
 class Patience:
-    """What one reader of a transcript has of it. None is left once it is used up, until the reader has caught up."""
+    """One reader's allowance of waiting. Once used up, it is renewed when the reader has caught up."""
 
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
@@ -27,7 +27,10 @@ class Patience:
 
     @contextmanager
     def while_giving(self, next_offset: int) -> Generator[None]:
-        """Within, the reader is being given what lies before `next_offset`, and the program waits once it would lose its place."""
+        """Within, bytes before `next_offset` are sent to the reader.
+
+        The program waits once the reader would lose its place.
+        """
         self._next = next_offset
         self._transcript.readers.add(self)
         try:

@@ -1,4 +1,4 @@
-"""What a caller wants started, read from JSON and checked."""
+"""The request to start an exec, read from JSON and checked."""
 
 import base64
 import binascii
@@ -43,7 +43,10 @@ class Order:
 
 
 def read(body: object, accounts: Accounts) -> Order:
-    """The order in a decoded JSON `body`. Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships."""
+    """The order in a decoded JSON `body`.
+
+    Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships.
+    """
     if not isinstance(body, dict):
         raise InvalidArgument("the body must be a JSON object")
     given = cast("dict[str, object]", body)
@@ -139,7 +142,10 @@ def _extent(value: object, field: str) -> int:
 
 
 def signal_number(value: object) -> int:
-    """The number of a signal given as "INT", "SIGINT" or 2. Raises InvalidArgument for what this platform does not have."""
+    """The number of a signal given as "INT", "SIGINT" or 2.
+
+    Raises InvalidArgument for what this platform does not have.
+    """
     number = _SIGNALS.get(value.upper().removeprefix("SIG")) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int) or number not in signal.valid_signals():
         raise InvalidArgument("signal must be the name or number of a signal, such as TERM", field="signal")

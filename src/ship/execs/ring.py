@@ -1,11 +1,11 @@
-"""The newest output of an exec, by byte offset.
+"""The ring buffer of an exec's newest output, by byte offset.
 
-Offsets count the bytes of all streams together, from the start of the exec and in the order in which they were
-read. The ring keeps the newest `capacity` bytes and a bounded number of pieces, so that a program that
+Offsets count the bytes of all streams together, from the start of the exec and in the order in which they
+were read. The ring keeps the newest `capacity` bytes and a bounded number of pieces, so that a program that
 writes single bytes by turns to both streams costs no more memory than one that writes blocks.
 
-What is due to a reader that the program waits for stays beyond that, and with it `capacity` bytes before it: they may be
-under way when its connection breaks. Who keeps the program waiting once the ring `is_full` bounds it again.
+Output due to a claiming reader is kept beyond that, and with it `capacity` bytes before it: they may be under
+way when its connection breaks. The claim bounds it, as it stops the program once the ring `is_full`.
 """
 
 from bisect import bisect_right
@@ -25,7 +25,7 @@ _COMPACT = 512
 
 @dataclass(slots=True)
 class Piece:
-    """What was read at once. `t` is when, in seconds since the epoch."""
+    """The bytes of one read. `t` is its time, in seconds since the epoch."""
 
     offset: int
     stream: Stream
@@ -47,7 +47,7 @@ class Ring:
         self._capacity = capacity
         self._most_pieces = max(_FEWEST_PIECES, capacity // _BYTES_PER_PIECE)
         self._pieces: list[Piece] = []
-        self._dropped = 0  # pieces at the head of the list that are gone; removed in lots
+        self._dropped = 0  # dropped pieces at the head of the list; removed in lots
         self._due: int | None = None
 
     @property
@@ -56,26 +56,29 @@ class Ring:
         return self.next_offset - self.first_offset
 
     def endangers(self, offset: int) -> bool:
-        """Whether `offset` lies in the older half of what can be kept, or before it: what is there goes soon."""
+        """Whether `offset` lies in or before the older half of the ring, which is overwritten soon."""
         return self.next_offset - offset > self._capacity // 2
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is due to a reader that no more should come."""
+        """Whether so much is due to a reader that Ship must read no more."""
         return self._due_bytes >= self._capacity or (self._due_bytes > 0 and self._too_many())
 
     @property
     def has_room(self) -> bool:
-        """Whether so little is due that more may come: some less than makes it full, so that it does not come byte by byte."""
+        """Whether so little is due that more may come.
+
+        It is less than makes it full, so that output does not come byte by byte.
+        """
         return self._due_bytes <= self._capacity // 2 and not self.is_full
 
     def keep_from(self, offset: int | None) -> None:
-        """What lies from `offset` on is due to a reader, and stays; with None to nobody."""
+        """Keep the bytes from `offset` on, which are due to a reader; None keeps none."""
         self._due = offset
         self._evict()
 
     def append(self, stream: Stream, data: bytes, t: float) -> None:
-        """Add what was read from `stream` at `t`."""
+        """Add bytes that were read from `stream` at `t`."""
         if not data:
             return
         if not self._grow_last(stream, data, t):
@@ -112,7 +115,7 @@ class Ring:
             yield Piece(pieces[0].offset, stream, b"".join(p.data for p in pieces), pieces[0].t)
 
     def forget(self) -> None:
-        """Let go of everything; the offsets stay true."""
+        """Drop all bytes; the offsets stay true."""
         self._pieces.clear()
         self._dropped = 0
         self.first_offset = self.next_offset

@@ -1,4 +1,4 @@
-"""Bytes on their way into a program: in the order in which they were given, a slice a turn, and no faster than it takes them."""
+"""Feeds bytes into a program: in order, a slice a turn, and no faster than it reads."""
 
 import asyncio
 import os
@@ -24,7 +24,8 @@ class _Given:
 
 
 class Feed:
-    """Writes to a descriptor that does not block and stays the caller's; `stopped` is called when no more will be written."""
+    """Writes to a non-blocking descriptor that stays the caller's; `stopped` is called at the end of
+    writing."""
 
     def __init__(self, descriptor: int, stopped: Callable[[], None]) -> None:
         self._fd = descriptor
@@ -35,13 +36,15 @@ class Feed:
         self._refusal: str | None = None
 
     def give(self, data: bytes, *, last: bool = False) -> None:
-        """Write `data` as soon as it is taken, for a caller that does not wait; after the `last` comes the end."""
+        """Queue `data` for a caller that does not wait; the end follows the `last`."""
         self._put(data, last)
 
     async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
-        """Return when all of `data` is taken. When the caller is cancelled or `gone` is done, what is left is dropped.
+        """Return when all of `data` is taken.
 
-        Raises Conflict when it is not taken any more.
+        When the caller is cancelled or `gone` is done, the rest is dropped.
+
+        Raises Conflict after the end.
         """
         if self._refusal is not None:
             raise Conflict(self._refusal)
@@ -52,12 +55,12 @@ class Feed:
             self._drop(given)
 
     async def end(self, gone: asyncio.Future[None] | None) -> None:
-        """After what was given before, give the end; return when it is there. A second end is none."""
+        """Send the end after the queued bytes; return when it is there. A second end is ignored."""
         if self._refusal is None:
             await self._wait_taken(self._put(b"", last=True), gone)
 
     def stop(self, reason: str = _CLOSED) -> None:
-        """Write no more; whoever waits for more to be taken hears of it."""
+        """Write no more; waiting callers get the `reason`."""
         waiting, self._waiting = self._waiting, deque()
         self._refusal = self._refusal or reason
         self._listen()

@@ -1,4 +1,4 @@
-"""What is printed, as far back as it is kept, and those who read it."""
+"""The transcript of a program: its kept output, and its readers."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ship.waiting import Bell
 
 
 class Reader(Protocol):
-    """Somebody who reads what is printed."""
+    """A reader of a transcript."""
 
     def look(self) -> None:
         """Called when there is more."""
@@ -19,7 +19,10 @@ class Reader(Protocol):
 
 
 class Transcript:
-    """The output of a program, or of several that run one after another. `news` rings when there is more of it."""
+    """The output of a program, or of several that run one after another.
+
+    `news` rings when there is more of it.
+    """
 
     def __init__(self, ring_bytes: int) -> None:
         self.ring = Ring(ring_bytes)

@@ -1,7 +1,7 @@
-"""The bytes of one connection, with back-pressure both ways, and knowing when the peer is gone.
+"""The bytes of one connection, with back-pressure both ways, and detection of a disconnected peer.
 
-asyncio's streams hide the peer's going until something is read or written; an exec that is waited for, or
-followed in silence, needs to hear of it.
+asyncio's streams hide the disconnect until something is read or written; a call that waits for an exec, or
+follows a silent one, needs to know it.
 """
 
 import asyncio
@@ -16,11 +16,14 @@ _LOOK_S = 1.0
 
 
 class PeerGone(Exception):
-    """The connection is closed; there is nobody to answer."""
+    """The connection is closed; no answer can be sent."""
 
 
 class Wire(asyncio.Protocol):
-    """A connection and the task that serves it. `gone` is done once the peer has closed, or stopped sending."""
+    """A connection and the task that serves it.
+
+    `gone` is done once the peer has closed, or stopped sending.
+    """
 
     def __init__(self, serve: Callable[["Wire"], Coroutine[Any, Any, None]]) -> None:
         self._serve = serve
@@ -71,13 +74,16 @@ class Wire(asyncio.Protocol):
 
     @property
     def transport(self) -> asyncio.Transport:
-        """What carries the bytes."""
+        """The transport of the connection."""
         if self._transport is None:
             raise PeerGone
         return self._transport
 
     async def receive(self, timeout_s: float | None) -> bytes:
-        """All that has come, or what comes next; empty at the end. Raises TimeoutError after `timeout_s` of silence."""
+        """All that has come, or what comes next; empty at the end.
+
+        Raises TimeoutError after `timeout_s` of silence.
+        """
         if not self._received and not self.gone.done():
             await self._wait_arrival(timeout_s)
         received = bytes(self._received)
@@ -109,7 +115,7 @@ class Wire(asyncio.Protocol):
             self._check_not_lost()
 
     def close(self) -> None:
-        """Send what is unsent, then close."""
+        """Send the unsent bytes, then close."""
         self.transport.close()
 
     def abort(self) -> None:

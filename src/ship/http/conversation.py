@@ -1,4 +1,7 @@
-"""HTTP/1.1 over a `Wire`: requests in, answers out, each body streamed. h11 knows the rules, this knows the bounds."""
+"""HTTP/1.1 over a connection: requests in, answers out, each body streamed.
+
+h11 has the rules, this module the bounds.
+"""
 
 import json
 import re
@@ -23,19 +26,19 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class BadRequest(InvalidArgument):
-    """What came is not HTTP/1.1; the connection is of no more use."""
+    """The bytes are not HTTP/1.1; the connection cannot be used further."""
 
 
 class CutShort(Exception):
-    """An answer that cannot be finished as promised; the connection is closed to say so."""
+    """An answer that cannot be finished as promised; closing the connection shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A status and a body. `length` is given when a streamed body's size is known; else it goes in chunks.
 
-    `close` lets go of what a streamed body was to be made of. It is called in the end also when not a byte could be sent, and so
-    the body has never begun; what the body lets go of itself must bear it.
+    `close` frees the resources of a streamed body. It is called in the end also when not a byte could be
+    sent, and so the body has never begun; a body that frees them itself must bear the second time.
     """
 
     status: int
@@ -55,7 +58,7 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Another protocol on the connection instead of an answer, and who serves it, given what came behind the request.
+    """Another protocol in place of an answer, and its server, which gets the bytes behind the request.
 
     `close` is called in the end also when the protocol could not be changed.
     """
@@ -74,20 +77,23 @@ class Request:
     query: dict[str, str]
     authorization: bytes | None
     websocket_key: bytes | None
-    """What a well-formed request for a WebSocket carries."""
+    """The key of a well-formed request for a WebSocket."""
     protocol: bytes | None
-    """What the connection is to be upgraded to, in lower case."""
+    """The protocol to upgrade to, in lower case."""
     talk: "Conversation" = field(repr=False)
 
     @property
     def stays(self) -> bool:
-        """Whether whoever asks may stay for as long as they like."""
+        """Whether the request may take as long as its client likes."""
         follows = self.query.get("follow", "false") in ("true", "1")
         feeds = self.segments[-1:] in (("stdin",), ("feed",))
         return follows or feeds or "wait" in self.query or self.protocol is not None
 
     async def read_json(self, limit: int) -> object:
-        """The body, decoded. Raises PayloadTooLarge above `limit` bytes, InvalidArgument when it is no JSON."""
+        """The body, decoded.
+
+        Raises PayloadTooLarge above `limit` bytes, InvalidArgument when it is no JSON.
+        """
         body = bytearray()
         async for data in self.talk.body():
             body += data
@@ -104,11 +110,14 @@ class Conversation:
 
     def __init__(self, wire: Wire, session: str | None) -> None:
         self.wire = wire
-        self._session = session  # None: whoever listens on this door must not learn it
+        self._session = session  # None: clients of this listener must not learn it
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
 
     async def next_request(self) -> Request | None:
-        """The next request; None when the peer is done. Raises BadRequest, PayloadTooLarge, TimeoutError or PeerGone."""
+        """The next request; None when the peer is done.
+
+        Raises BadRequest, PayloadTooLarge, TimeoutError or PeerGone.
+        """
         event = await self._next_event()
         if isinstance(event, h11.Request):
             return _to_request(event, self)
@@ -143,12 +152,15 @@ class Conversation:
         await self._send(b"", h11.EndOfMessage())
 
     async def upgrade(self, key: bytes) -> WebSocket:
-        """Say yes to a request for a WebSocket. Raises BadRequest when it has a body."""
+        """Accept a request for a WebSocket. Raises BadRequest when it has a body."""
         accept = ("Sec-WebSocket-Accept", accept_of(key).decode())
         return WebSocket(self.wire, await self.switch("websocket", accept))
 
     async def switch(self, protocol: str, *headers: tuple[str, str]) -> bytes:
-        """Say yes to a request for another protocol; gives what came behind it. Raises BadRequest when it has a body."""
+        """Accept a request for another protocol; gives the bytes behind it.
+
+        Raises BadRequest when it has a body.
+        """
         async for _ in self.body():
             raise BadRequest("an upgrade request may not have a body")
         named = [("Upgrade", protocol), ("Connection", "Upgrade"), *self._signature(), *headers]

@@ -1,7 +1,7 @@
-"""The server's side of a WebSocket (RFC 6455), as much of it as one attachment needs; no extensions.
+"""A WebSocket server (RFC 6455), as much of it as one attachment needs; no extensions.
 
-Not wsproto: to import it takes 20 ms and 1.6 MB of every sandbox, also of those nobody attaches to. What is left out
-with it is small: Ship offers nothing, so there is nothing to negotiate, and a message in parts is put together here.
+Not wsproto: its import takes 20 ms and 1.6 MB of every sandbox, also without attachments. Little is left out
+with it: Ship offers nothing, so there is nothing to negotiate, and a message in parts is put together here.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class WebSocket:
         self._peer_closed = False
 
     async def messages(self) -> AsyncGenerator[bytes | str | Ping]:
-        """What the peer sends, until it is gone or closes. Raises Closing when it may not send that."""
+        """The peer's messages, until it disconnects or closes. Raises Closing when it breaks the protocol."""
         parts: list[bytes] = []
         kind = _CONTINUATION
         async for frame in self._frames():
@@ -74,7 +74,10 @@ class WebSocket:
         self.wire.write(_encode(_BINARY, parts))
 
     async def close(self, code: int, reason: str) -> None:
-        """Close; a peer that has not closed first has a little time to do so too: it may have to read what came before."""
+        """Close; a peer that has not closed first has a little time to do so too.
+
+        It may have to read earlier messages first.
+        """
         text = reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore")
         try:
             await self._send(_CLOSE, code.to_bytes(2, "big"), text.encode())
@@ -88,7 +91,7 @@ class WebSocket:
             while not self._peer_closed and await self._next_frame() is not None:
                 continue
         except Closing:
-            # What it is sending is no frame, or too large; it looks for our close once it is through.
+            # Its bytes are no frame, or too large; it looks for our close once it is through.
             while await self.wire.receive(None):
                 continue
 
@@ -134,7 +137,7 @@ class WebSocket:
 
 
 def accept_of(key: bytes) -> bytes:
-    """What Sec-WebSocket-Accept says to a Sec-WebSocket-Key."""
+    """The Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 

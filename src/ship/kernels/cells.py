@@ -1,4 +1,7 @@
-"""Cells: pieces of code that a kernel runs, each with its events, which outlive the connection that asked for them."""
+"""Cells: pieces of code that a kernel runs, each with its events.
+
+They outlive the connection that asked for them.
+"""
 
 import json
 import time
@@ -46,7 +49,7 @@ class Cell:
 
     @property
     def ended(self) -> bool:
-        """Nothing comes any more."""
+        """Whether it has ended."""
         return self.state == "ended"
 
     @property
@@ -83,7 +86,7 @@ class Cell:
         self.code = ""  # may be large, and is done with
 
     def add(self, kind: str, fields: Mapping[str, object]) -> None:
-        """One more event; what is too much for one cell is left out."""
+        """Add one event; events over the cell's limit are left out."""
         if self.ended:
             return
         line = (
@@ -129,7 +132,7 @@ class CellShelf:
     KEEP_BYTES = 32 << 20
 
     def forget(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Which of `cells` are to be let go of."""
+        """The `cells` to drop."""
         ended = sorted((cell for cell in cells if cell.ended), key=lambda cell: -cell.ended_monotonic)
         oldest = time.monotonic() - self.KEEP_S
         room = self.KEEP_BYTES

@@ -1,7 +1,8 @@
-"""A kernel: the cells that wait, the one that runs, and the processes that run them, one after another.
+"""A kernel: its queue of cells, the one that runs, and its successive processes.
 
-A kernel outlives its process: when that dies, the cell that ran is lost and says how, and the next process goes on with the
-queue. A cell that must stop is interrupted first; what does not listen is killed, and the answer says that the variables are gone.
+A kernel outlives its process: when that dies, the cell that ran is lost with the reason, and the next process
+goes on with the queue. A cell that must stop is interrupted first; a process that ignores that is killed, and
+the answer says that the variables are lost.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class KernelOrder:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What all kernels of a sandbox stand on."""
+    """The context that all kernels of a sandbox share."""
 
     nursery: Nursery
     space: Everywhere
@@ -76,7 +77,7 @@ class Kernel:
         self._queue: deque[Cell] = deque()
         self._current: Cell | None = None
         self._stopping: Status | None = None  # why the current cell has been interrupted
-        self._lost_before: str | None = None  # what the next cell is told when the process died between cells
+        self._lost_before: str | None = None  # for the next cell, when the process died between cells
         self._process: KernelProcess | None = None
         self._ready = False
         self._closed = False
@@ -84,7 +85,7 @@ class Kernel:
         self._launched_with: Mapping[str, str] = {}
         self._unused = True  # the process has run no cell
         self._early: list[tuple[Stream, str]] = []  # what the current cell printed before its start was heard
-        self._incarnation = object()  # changes with the process, so that an old one is not heard any more
+        self._incarnation = object()  # changes with the process, so that an old one's events are ignored
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing = (
@@ -122,7 +123,7 @@ class Kernel:
         }
 
     def check_open(self) -> None:
-        """Raises Conflict when it runs no cell any more."""
+        """Raises Conflict when the kernel is closed."""
         if self._closed:
             raise Conflict(f"kernel {self.id} is shutting down; try again when it has ended", id=self.id)
 
@@ -140,7 +141,7 @@ class Kernel:
         self._pump()
 
     def interrupt(self) -> None:
-        """Stop the cell that runs, or that waits for the kernel to start; nothing happens when there is none."""
+        """Interrupt the running cell, or one that waits for the start; nothing happens without one."""
         if self._current is None and self._queue:
             self._queue.popleft().end("interrupted", "it was interrupted before it began")
         self._stop("interrupted")
@@ -167,7 +168,7 @@ class Kernel:
         self._spawn(self._revive())
 
     def stop(self) -> None:
-        """Start nothing any more: the sandbox ends."""
+        """Start no process from now on: the sandbox ends."""
         self._closed = True
 
     async def _launch(self) -> None:
@@ -235,7 +236,7 @@ class Kernel:
             self._give(self._queue.popleft())
 
     def _is_outdated(self) -> bool:
-        """Whether the process began without variables that are there now, some of which count only at a start."""
+        """Whether the process began without present variables, some of which count only at a start."""
         return self._unused and self._launched_with != {**self._shared, **self._order.environment}
 
     async def _renew(self) -> None:
@@ -252,7 +253,7 @@ class Kernel:
 
     def _give(self, cell: Cell) -> None:
         if self._process is not None:
-            self._process.drain()  # what lies in the pipes now belongs to no cell any more
+            self._process.drain()  # output in the pipes now belongs to no cell
         self._current, self._stopping, self._early = cell, None, []
         self._unused = False
         self.last_active_at = time.time()
@@ -263,7 +264,10 @@ class Kernel:
             self._arm(cell.timeout_s, lambda: self._stop("timeout"))
 
     def _changed_for(self, cell: Cell) -> dict[str, str]:
-        """The variables that are other ones than when the process began. A kernel's own are not the sandbox's to change."""
+        """The variables that are other ones than when the process began.
+
+        A kernel's own are not the sandbox's to change.
+        """
         own, begun = self._order.environment, self._launched_with
         return {
             name: value
@@ -397,7 +401,7 @@ class Kernel:
         self._timer = timer
 
     async def _revive(self) -> None:
-        with suppress(ShipError):  # which its cells have been told
+        with suppress(ShipError):  # which its cells have as their error
             await self.start()
         self._pump()
 

@@ -1,4 +1,4 @@
-"""The kernels of a sandbox and their cells, which are found by their ids for a while after they have ended."""
+"""The kernels of a sandbox and their cells; ended ones can be found by id for a while."""
 
 import asyncio
 from collections.abc import Mapping
@@ -39,7 +39,10 @@ class Kernels:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def create(self, order: KernelOrder) -> Kernel:
-        """A new kernel, its process started. Raises Conflict for a known id or too many, and what a bad cwd raises."""
+        """A new kernel, its process started.
+
+        Raises Conflict for a known id or too many, and what a bad cwd raises.
+        """
         if order.id in self._all:
             raise Conflict(f"kernel {order.id} exists already", id=order.id)
         kernel = self._add(order)
@@ -70,9 +73,12 @@ class Kernels:
             del self._all[kernel_id]
 
     def run(self, kernel_id: str, order: CellOrder, default: KernelOrder) -> Cell:
-        """Queue a cell; the cell of that id when there is one. The kernel `default` is made when it is missing.
+        """Queue a cell; the cell of that id when there is one.
 
-        Raises NotFound, or Conflict when too many wait, the kernel is being ended or the id is another kernel's cell's.
+        The kernel `default` is made when it is missing.
+
+        Raises NotFound, or Conflict when too many wait, the kernel is being ended or the id is another
+        kernel's cell's.
         """
         self._sweep_later()
         known = self._cells.get(order.id)
@@ -94,7 +100,7 @@ class Kernels:
         self._add(order).start_soon()
 
     def stop(self) -> None:
-        """Start no process any more: Ship is about to end them all."""
+        """Start no process from now on: Ship is about to kill all processes."""
         for kernel in self._all.values():
             kernel.stop()
 

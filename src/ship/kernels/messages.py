@@ -1,5 +1,7 @@
-"""What a kernel's process says, read line by line. Hostile code may be speaking: every line is bounded and checked, and what
-is not understood is dropped."""
+"""Parses a kernel process's messages, line by line.
+
+Hostile code may be speaking: every line is bounded and checked, and unknown ones are dropped.
+"""
 
 import json
 import math

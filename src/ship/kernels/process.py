@@ -1,4 +1,4 @@
-"""The process of a kernel: how it is started, heard, interrupted and ended with all that it started."""
+"""The process of a kernel: started, listened to, interrupted, and ended with its whole tree."""
 
 import asyncio
 import codecs
@@ -31,7 +31,10 @@ Stream = Literal["stdout", "stderr"]
 
 @dataclass(frozen=True, slots=True)
 class Ears:
-    """Who is told what the process says (`message`), prints by other ways (`printed`), and how it died (`died`, a wait status)."""
+    """The listener of a process: its messages (`message`), other output (`printed`), and its death (`died`).
+
+    `died` has a wait status.
+    """
 
     message: Callable[[Fields], None]
     printed: Callable[[Stream, str], None]
@@ -50,7 +53,7 @@ class Recipe:
 
 
 class KernelProcess(asyncio.Protocol):
-    """One process. `pid` is None before the start; `why_killed` what it did when we have killed it for that."""
+    """One process. `pid` is None before the start; `why_killed` is the reason if we have killed it."""
 
     def __init__(self, recipe: Recipe, identities: tuple[Identity, ...], ears: Ears) -> None:
         self.pid: int | None = None
@@ -69,7 +72,7 @@ class KernelProcess(asyncio.Protocol):
 
     @property
     def last_words(self) -> str:
-        """The end of what it printed on stderr outside of messages."""
+        """The end of its stderr outside of messages."""
         return self._last_words.strip()
 
     @property
@@ -123,7 +126,7 @@ class KernelProcess(asyncio.Protocol):
                 os.killpg(self.pid, signal.SIGINT)
 
     def kill(self, why: str) -> None:
-        """KILL to the process itself; `died` follows. `why` is what it did."""
+        """KILL the process itself; `died` follows. `why` is the reason."""
         if self.pid is not None and not self._reaped.is_set():
             self.why_killed = self.why_killed or why
             with suppress(ProcessLookupError, PermissionError):
@@ -132,13 +135,14 @@ class KernelProcess(asyncio.Protocol):
     async def end_tree(self) -> None:
         """End it and all that it started, at once."""
         kill_at = time.monotonic()
-        # Nothing dies before all of it has been found: an orphan that has cleared its environment could not be told from others.
+        # The whole tree is found before the first kill: an orphan with a cleared environment could not be
+        # told from others.
         if await self._tree().end(lambda: kill_at, polite=()):
             self._give_group_back()
         self._close()
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio. What was printed before a message was sent lies in the pipes by now, and comes first."""
+        """Called by asyncio. Output from before a message lies in the pipes by now, and comes first."""
         self.drain()
         for line in self._lines.feed(data):
             message = parse(line)
@@ -150,7 +154,7 @@ class KernelProcess(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio. A kernel that has closed its line is of no more use."""
+        """Called by asyncio. A kernel that has closed its channel is useless."""
         if not self.dead:
             # Later, since one that dies of something else closes it as well, a little before that is known.
             why = "closed its connection to Ship, and was killed"
@@ -191,7 +195,7 @@ class KernelProcess(asyncio.Protocol):
         self._reaped.set()
         for pipe in self._pipes:
             pipe.finish()
-        # What it said last may lie in the socket still: a turn of the loop reads it.
+        # Its last message may lie in the socket still: a turn of the loop reads it.
         asyncio.get_running_loop().call_later(0.01, self._gone, status)
 
     def _gone(self, status: int) -> None:

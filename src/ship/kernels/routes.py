@@ -1,4 +1,4 @@
-"""The routes of kernels and cells: parse, one call, answer."""
+"""HTTP routes of kernels and cells: parse, one call, answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ _READ_BYTES = 256 * 1024
 
 
 class KernelRoutes:
-    """What the host may ask of kernels."""
+    """The host's requests on kernels."""
 
     def __init__(self, settings: Settings, kernels: Kernels) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""Which kernels can be started here: Python, and what the image's Jupyter kernel specs name."""
+"""The kernels that can be started here: Python, and the image's Jupyter kernel specs."""
 
 import json
 import os

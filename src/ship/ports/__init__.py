@@ -1,1 +1,1 @@
-"""Ports: the TCP listeners of the sandbox, and tunnels to them."""
+"""TCP listeners of the sandbox, and tunnels to them."""

@@ -1,4 +1,7 @@
-"""The ports on which something listens in the sandbox: where, and which program. Looked at only while somebody asks or follows."""
+"""The listening ports of the sandbox, each with address and program.
+
+Polled only for a request or a follower.
+"""
 
 import asyncio
 import json
@@ -28,7 +31,10 @@ Holder = tuple[int, str]
 
 
 class Ports:
-    """What listens. `local`: Ship shares its network with others, and only what its own programs opened counts."""
+    """The listeners.
+
+    `local`: Ship shares its network with others, and only its own programs' listeners count.
+    """
 
     def __init__(self, threads: FileThreads, *, local: bool) -> None:
         self._threads = threads
@@ -71,7 +77,7 @@ class Ports:
         return sorted({found.port for found in await self._look()})[:_MOST_PORTS]
 
     async def feed(self, gone: asyncio.Future[None]) -> AsyncGenerator[bytes]:
-        """A line of JSON with all items at once and after each change, until the peer is `gone` or Ship ends."""
+        """A line of JSON with all items at once and after each change, until `gone` or Ship's end."""
         shown: list[Item] | None = None
         changed_at = time.monotonic()
         while not gone.done() and not self._ending.done():
@@ -121,7 +127,10 @@ class Ports:
             return None
 
     async def _find_holders(self, found: list[Listener]) -> None:
-        """Find who holds the sockets that are new. Those of other users than the sandbox's are seen by Ship itself."""
+        """Find who holds the sockets that are new.
+
+        Those of other users than the sandbox's are seen by Ship itself.
+        """
         inodes = {each.inode for each in found}
         self._holders = {inode: held for inode, held in self._holders.items() if inode in inodes}
         unknown = inodes - self._holders.keys()
@@ -135,7 +144,10 @@ class Ports:
 
 
 def _holders_of(inodes: Collection[int], local: bool) -> dict[int, Holder]:
-    """The oldest process that has each of the sockets open, among those into which the calling thread may look. Bounded."""
+    """The oldest process that has each of the sockets open, as far as the calling thread may look.
+
+    Bounded.
+    """
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, Holder] = {}
     until = time.monotonic() + _SEARCH_S

@@ -1,4 +1,4 @@
-"""The routes of ports: what listens, and a connection to it."""
+"""HTTP routes of ports: the listeners, and a connection to one."""
 
 from ship.errors import InvalidArgument, NotFound, PortClosed
 from ship.http.conversation import Answer, Request, Switch, json_answer
@@ -9,7 +9,7 @@ _LAST_PORT = 65_535
 
 
 class PortRoutes:
-    """What the host may ask of `/ports` and `/tunnel`."""
+    """The host's requests on `/ports` and `/tunnel`."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports

@@ -1,8 +1,9 @@
-"""The TCP sockets that listen in this network namespace, as the kernel tells.
+"""Lists the kernel's listening TCP sockets in this network namespace.
 
-Asked by netlink (sock_diag(7)) it looks at those alone. Where a seccomp filter forbids that there is /proc/net/tcp, which goes through
-the table of all connections of the machine, 3 ms on a large one, also when there are none here. So it is read when the number of sockets in
-/proc/net/sockstat has changed, and else now and then: as many sockets may have gone as have come.
+Netlink (sock_diag(7)) looks at those alone. Where a seccomp filter forbids that there is /proc/net/tcp, which
+goes through the table of all connections of the machine, 3 ms on a large one, also when there are none here.
+So it is read when the number of sockets in /proc/net/sockstat has changed, and else now and then: as many
+sockets may have closed as opened.
 """
 
 import errno
@@ -36,7 +37,7 @@ _BLIND_S = 5.0
 
 
 class Listener(NamedTuple):
-    """A socket that listens. `inode` is what links to it in /proc/PID/fd say."""
+    """A listening socket. `inode` is the number in its links in /proc/PID/fd."""
 
     port: int
     address: str
@@ -44,7 +45,7 @@ class Listener(NamedTuple):
 
 
 class Netlink:
-    """Asks the kernel for sockets that listen. Raises OSError where nobody may ask."""
+    """Queries the kernel's listening sockets. Raises OSError where that is forbidden."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG)
@@ -55,7 +56,7 @@ class Netlink:
         return [*self._dump(socket.AF_INET), *self._dump(socket.AF_INET6)][:_MOST]
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._socket.close()
 
     def _dump(self, family: int) -> Iterator[Listener]:
@@ -81,7 +82,10 @@ class Tables:
         """Those there were when it was read."""
 
     def is_old(self) -> bool:
-        """Whether there may be others by now: so it is for seconds when as many sockets have gone since as have come. Quick."""
+        """Whether the table may have changed. Quick.
+
+        A change that opened as many sockets as it closed counts after some seconds.
+        """
         counts = [_IN_USE.findall(read_file(path, _COUNTS_BYTES)) for path in _COUNTS]
         is_known = any(counts) and counts == self._counts
         self._counts = counts

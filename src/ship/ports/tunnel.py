@@ -1,8 +1,9 @@
-"""One TCP connection to a port of the sandbox, carried over the connection on which it was asked for.
+"""Tunnels one TCP connection to a port of the sandbox over an upgraded connection.
 
-Either way go pieces: four bytes that say how many follow (big-endian), and these; a piece of none is the end of that direction. A
-connection that closes before is one that was reset. The end is said in the stream and not by shutdown(2), since a Unix socket
-whose own direction has ended does not tell an end of the other from a peer that broke off.
+Each direction is a sequence of pieces: a length of four bytes (big-endian), and the bytes; an empty piece is
+the end of that direction. A connection that closes before is one that was reset. The end is in the stream and
+not a shutdown(2), since a Unix socket whose own direction has ended does not tell an end of the other from a
+peer that broke off.
 """
 
 import asyncio
@@ -42,7 +43,8 @@ async def _connect(family: int, host: str, port: int) -> socket.socket:
         async with asyncio.timeout(_CONNECT_S):
             await asyncio.get_running_loop().sock_connect(connected, (host, port))
         if connected.getsockname() == connected.getpeername():
-            # Nobody listens: the kernel chose this very port for our end, and TCP lets a socket connect to itself.
+            # No listener: the kernel chose this very port for our end, and TCP lets a socket connect to
+            # itself.
             raise ConnectionRefusedError
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
@@ -52,7 +54,7 @@ async def _connect(family: int, host: str, port: int) -> socket.socket:
 
 
 class Tunnel:
-    """A connection to a program. Nothing of it is kept here but what is under way."""
+    """A connection to a program. Only bytes under way are buffered."""
 
     def __init__(self, app: socket.socket, ending: asyncio.Future[None]) -> None:
         self._app = app
@@ -62,11 +64,12 @@ class Tunnel:
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Let go of the program's connection."""
+        """Close the program's connection."""
         self._app.close()
 
     async def serve(self, wire: Wire, received: bytes) -> None:
-        """Carry bytes until both directions have ended, or one side broke off, for which the other is broken off too."""
+        """Carry bytes until both directions have ended, or one side broke off; then the other is reset
+        too."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 guard = tasks.create_task(self._guard(wire))
@@ -84,14 +87,17 @@ class Tunnel:
             await self._part(wire)
 
     async def _part(self, wire: Wire) -> None:
-        """Have the peer leave. It may be in the middle of a message: to close would take from it what it has not read yet."""
+        """Have the peer leave.
+
+        It may be in the middle of a message: closing would drop bytes that it has not read yet.
+        """
         wire.transport.write_eof()
         await first_of((wire.gone, self._ending), _LINGER_S)
 
     async def _carry_down(self, wire: Wire) -> None:
         """From the program, to its end."""
         count = 0
-        with suppress(PeerGone):  # whether it may have gone is told by what it sent
+        with suppress(PeerGone):  # its messages tell whether it may have left
             while data := await self._receive():
                 await _send(wire, data)
                 count += 1
@@ -115,7 +121,8 @@ class Tunnel:
         except BrokenPipeError:  # it had ended its own direction in good order before, and then closed
             return False
         except OSError:
-            # A program that answers and closes before it has read all resets the connection; the answer can still be read.
+            # A program that answers and closes before it has read all resets the connection; the answer can
+            # still be read.
             self._is_reset = True
             return False
         with suppress(OSError):  # it has reset the connection, which reading tells
@@ -130,7 +137,7 @@ class Tunnel:
 
 
 async def _pieces(wire: Wire, received: bytes) -> AsyncGenerator[bytes]:
-    """What the peer sends, as it comes, to the end of its direction."""
+    """The peer's pieces, as they come, to the end of its direction."""
     waiting = bytearray(received)
     while True:
         while len(waiting) < PIECE_HEAD.size:

@@ -1,1 +1,1 @@
-"""Processes of the sandbox: spawn, reap, signal and list them, their terminals and pipes, users and system calls."""
+"""Processes of the sandbox: spawn, reap, signal and list them, with their terminals, pipes and users."""

@@ -1,4 +1,4 @@
-"""Who a program may run as: the users and groups of the sandbox, as its /etc/passwd and /etc/group name them now."""
+"""The users and groups that programs may run as, from the sandbox's /etc/passwd and /etc/group."""
 
 import os
 import stat
@@ -52,10 +52,12 @@ class _File:
 
 
 class Accounts:
-    """Finds whom a caller names. `own` is the sandbox's user, `root` None where the profile does not allow it.
+    """Finds whom a caller names.
 
-    `listed`: who else may be asked for where root may not; None for every user of /etc/passwd. Where root may, everyone
-    may: root can become anyone.
+    `own` is the sandbox's user, `root` None where the profile does not allow it.
+
+    `listed`: who else may be asked for where root may not; None for every user of /etc/passwd. Where root
+    may, everyone may: root can become anyone.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Accounts:
         self._with_members: list[list[str]] = []
 
     def find(self, value: object) -> Identity:
-        """The user of a `user` field: a name or a uid, with root's permission `USER:GROUP` and ids that no file names.
+        """The user of a `user` field: a name or a uid; with root's permission also `USER:GROUP` and any id.
 
         Raises InvalidArgument or Forbidden.
         """

@@ -1,7 +1,7 @@
-"""A group for each tree of programs, by which the kernel knows its members.
+"""Marker groups: a supplementary group for each tree of programs, by which the kernel knows its members.
 
-Programs that are not root cannot give up a supplementary group, and every child inherits it: whoever has it belongs to the tree,
-whatever became of its parents, its session and its environment.
+Programs that are not root cannot give up a supplementary group, and every child inherits it: a process that
+has it belongs to the tree, whatever became of its parents, its session and its environment.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _LOOKS = 5
 
 
 class Groups:
-    """Gives out groups that no living process has, and no tree that somebody may still want ended."""
+    """Allocates groups that no living process has, and no tree that may still be ended."""
 
     def __init__(self, numbers: range = NUMBERS) -> None:
         self._numbers = numbers
@@ -32,19 +32,23 @@ class Groups:
         return group
 
     def give_back(self, group: int | None) -> None:
-        """Nobody will ask for that tree again. What still runs keeps the group from being given out."""
+        """Release the group of a tree that will not be ended again.
+
+        A process that still runs keeps it allocated.
+        """
         if group is not None:
             self._held.discard(group)
 
     def _look(self) -> Iterator[int]:
-        # Each was given out once since the last look, so those that nobody has now are free until the next.
+        # Each was allocated once since the last look, so those without a process are free until the next.
         used = self._held | _used()
         self._free = iter([group for group in self._numbers if group not in used])
         return self._free
 
     def _may_set(self) -> bool:
         if self._possible is None:
-            # The user namespace's map may forbid it: user_namespaces(7). Not tried, since that would ask every thread.
+            # The user namespace's map may forbid it: user_namespaces(7). Not tried, since that would ask
+            # every thread.
             self._possible = table.read_file("/proc/self/setgroups", 16).strip() != b"deny"
         return self._possible
 

@@ -1,4 +1,4 @@
-"""Who the programs of the sandbox are, and using files as they would."""
+"""Identities: the ids of the sandbox's programs, and file access under them."""
 
 import os
 from collections.abc import Generator, Mapping
@@ -13,7 +13,9 @@ _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user inside the sandbox. With `switch` false (tests, the fake driver) everything runs as Ship itself does.
+    """A user inside the sandbox.
+
+    With `switch` false (tests, the fake driver) everything runs as Ship itself does.
 
     `groups` are supplementary ones, which programs have.
     """
@@ -48,7 +50,8 @@ class Identity:
         return {"LANG": "C.UTF-8", **base, "PATH": self._path(base.get("PATH", _DEFAULT_PATH)), **own}
 
     def _path(self, path: str) -> str:
-        # Where pip and its like put the programs of a user. Not for root: what the user puts there is not root's to run.
+        # Where pip and its like put the programs of a user. Not for root: what the user puts there is not
+        # root's to run.
         return path if self.uid == 0 and self.switch else f"{self.home}/.local/bin:{path}"
 
 

@@ -1,4 +1,4 @@
-"""Starting programs, and taking up the dead: those that Ship started, and every orphan of the sandbox."""
+"""The init process: starts programs, and reaps the dead ones and every orphan of the sandbox."""
 
 import asyncio
 import os
@@ -23,9 +23,10 @@ Ended = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors, which stay the caller's; no `stdin` is an empty one.
+    """A program to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors that stay the caller's.
 
-    `group` marks its tree (see `Nursery.groups`); with `tty`, stdin is a terminal and becomes the one that rules the session.
+    No `stdin` is an empty one. `group` marks its tree (see `Nursery.groups`); with `tty`, stdin is a terminal
+    and becomes the session's controlling terminal.
     """
 
     argv: Sequence[bytes]
@@ -53,7 +54,7 @@ class OomScore:
         self._child = str(max(_CHILD_OOM_SCORE, int(self._own))).encode()
 
     def raise_for_child(self) -> None:
-        """What is forked from now on inherits the higher score."""
+        """Raise the score for the next fork, whose child inherits it."""
         self._set(self._child)
 
     def restore(self) -> None:
@@ -90,7 +91,10 @@ class Nursery:
         signals.on(signal.SIGCHLD, self._reap)
 
     async def start(self, program: Program, ended: Ended) -> int:
-        """The pid of `program`, started; `ended` is called when it is dead. Raises OSError when it cannot be."""
+        """The pid of `program`, started; `ended` is called when it is dead.
+
+        Raises OSError when it cannot be.
+        """
         async with self._starting:
             try:
                 pid = await self._start_unstuck(program)

@@ -1,4 +1,4 @@
-"""To which exec a process belongs."""
+"""Finds the exec to which a process belongs."""
 
 from collections.abc import Iterable
 

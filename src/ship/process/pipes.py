@@ -1,4 +1,7 @@
-"""The pipes between Ship and a program. Each turn of the loop moves one slice, so that a flood is no more than a busy neighbour."""
+"""The pipes between Ship and a program.
+
+A turn of the loop moves one slice, so a flood cannot starve others.
+"""
 
 import asyncio
 import fcntl
@@ -11,7 +14,7 @@ from ship.execs.ring import Stream
 from ship.execs.stdin import SLICE_BYTES, Feed
 
 _FLOOD_BYTES = 256 * 1024
-"""What the pipe of a program holds that fills it: with less, it and Ship wake each other all the time."""
+"""The pipe size for a program that fills it: with less, it and Ship wake each other all the time."""
 
 _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
@@ -24,7 +27,7 @@ class OutputPipe:
         os.set_blocking(self._fd, False)
         self._take: Callable[[bytes], None] | None = take
         self._most = SLICE_BYTES
-        """What one turn reads."""
+        """The most that one turn reads."""
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
@@ -106,7 +109,8 @@ class InputPipe:
         self._feed = Feed(self._fd, self._close)
 
     def start(self) -> None:
-        """Call when the program has its end: it gets what it was given at first, and then the end unless more may come."""
+        """Call when the program has its end: sends the initial input, and then the end unless more may
+        come."""
         os.close(self.reading_end)
         if self._first or not self._stays_open:
             self._feed.give(self._first, last=not self._stays_open)
@@ -118,7 +122,10 @@ class InputPipe:
         self._close()
 
     async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
-        """Return when the pipe has taken all of it. Raises Conflict when nobody reads, or the end was given."""
+        """Return when the pipe has taken all of it.
+
+        Raises Conflict when its reader has left, or after the end.
+        """
         await self._feed.write(data, gone)
 
     async def end(self, gone: asyncio.Future[None] | None) -> None:
@@ -126,7 +133,7 @@ class InputPipe:
         await self._feed.end(gone)
 
     def close(self) -> None:
-        """Give no more, and let go of what was not taken."""
+        """Send no more, and drop the unsent rest."""
         self._feed.stop()
 
     def _close(self) -> None:
@@ -136,7 +143,10 @@ class InputPipe:
 
 
 class Pipes:
-    """A program's stdin, stdout and stderr as pipes; no stdin (`given` None) is an empty one. Raises OSError when there is no room."""
+    """A program's stdin, stdout and stderr as pipes; no stdin (`given` None) is an empty one.
+
+    Raises OSError when there is no room.
+    """
 
     tty = False
 
@@ -155,7 +165,7 @@ class Pipes:
 
     @property
     def descriptors(self) -> tuple[int | None, int, int]:
-        """What the program gets."""
+        """The program's ends."""
         stdin = None if self._stdin is None else self._stdin.reading_end
         return stdin, self._stdout.writing_end, self._stderr.writing_end
 
@@ -180,7 +190,7 @@ class Pipes:
         self._stderr.resume()
 
     def finish(self) -> None:
-        """Take what lies in the pipes at this moment, drop what comes later, and give no more."""
+        """Read the bytes in the pipes at this moment, drop later ones, and send no more."""
         self._stdout.finish()
         self._stderr.finish()
         if self._stdin is not None:

@@ -1,4 +1,4 @@
-"""Pseudo-terminals: what a program takes for a person's terminal, and Ship for a pipe both ways."""
+"""Pseudo-terminals: a terminal for the program, and a pipe both ways for Ship."""
 
 import asyncio
 import errno
@@ -26,7 +26,9 @@ _HUNG_UP = "the terminal is closed: its program has ended"
 
 
 class Pty:
-    """A terminal whose slave side becomes a program's stdin, stdout, stderr and controlling terminal. `given` is typed at first.
+    """A terminal whose slave side becomes a program's stdin, stdout, stderr and controlling terminal.
+
+    `given` is typed at first.
 
     Ship holds the slave side as well: a program that closes its three for a while has not lost its terminal.
     When the session leader ends, the kernel hangs the terminal up for all who have it.
@@ -53,11 +55,11 @@ class Pty:
 
     @property
     def descriptors(self) -> tuple[int, int, int]:
-        """What the program gets."""
+        """The program's end."""
         return self._slave, self._slave, self._slave
 
     def start(self) -> None:
-        """Call when the program has its end; what was given at first is typed at once."""
+        """Call when the program has its end; the initial input is typed at once."""
         self.resume()
         if self._given:
             self._note(self._given)
@@ -83,7 +85,8 @@ class Pty:
         self._master = self._slave = -1
 
     def finish(self) -> None:
-        """Take what has been written up to this moment, and hang up. Nobody who still has the terminal is waited for."""
+        """Read the output up to this moment, and hang up, also on programs that still have the terminal
+        open."""
         if self._master < 0:
             return
         left = _LEFT_BYTES
@@ -101,7 +104,8 @@ class Pty:
     async def end(self, gone: asyncio.Future[None] | None) -> None:
         """Type what means the end: ctrl-D, or what the program has set for it.
 
-        In the middle of a line that only hands over the line (POSIX.1-2017, 11.1.9, EOF), so it is then typed twice.
+        In the middle of a line that only hands over the line (POSIX.1-2017, 11.1.9, EOF), so it is then typed
+        twice.
         """
         mode = self._mode()
         end: bytes = mode[_CC][termios.VEOF]
@@ -110,7 +114,7 @@ class Pty:
         self._line_begun = False
 
     def resize(self, rows: int, cols: int) -> None:
-        """Another size; the program in front hears of it by SIGWINCH."""
+        """Change the size; the program in front gets SIGWINCH."""
         if self._master < 0:
             raise Conflict(_HUNG_UP)
         termios.tcsetwinsize(self._master, (rows, cols))

@@ -1,25 +1,28 @@
-"""Becoming a program without copying Ship: `posix_spawn`, by a thread that has taken the user's ids for a moment.
+"""Starts a program without copying Ship: `posix_spawn`, by a thread that has the user's ids for a moment.
 
-`subprocess` must fork to switch the user: it copies Ship's page tables, and both sides then fault on every page they
-touch, which was most of the time of a short exec. A child that only borrows the memory (CLONE_VM | CLONE_VFORK) costs a
-tenth of that, but must have its ids when it is made. Ids belong to threads: the C library's wrappers change
-those of all, the system calls below those of the calling one. So the starting thread becomes real and effective user
-1000 and keeps 0 as its saved id alone; exec replaces the saved id by the effective one and, for a user that is not
-root, drops every capability (credentials(7), capabilities(7)); then the thread takes 0 back.
+`subprocess` must fork to switch the user: it copies Ship's page tables, and both sides then fault on every
+page they touch, which was most of the time of a short exec. A child that only borrows the memory (CLONE_VM |
+CLONE_VFORK) costs a tenth of that, but must have its ids when it is made. Ids belong to threads: the C
+library's wrappers change those of all, the system calls below those of the calling one. So the starting
+thread becomes real and effective user 1000 and keeps 0 as its saved id alone; exec replaces the saved id by
+the effective one and, for a user that is not root, drops every capability (credentials(7), capabilities(7));
+then the thread takes 0 back.
 
-What a hostile program of that user can do to the thread meanwhile, and to the child before it is a program:
-- Read or trace it: no. ptrace, process_vm_readv and /proc/PID ask for all three ids to be the caller's, and for memory that
-  may be dumped; the saved id is 0 and Ship's memory is hidden.
+A hostile program of that user can do this to the thread meanwhile, and to the child before it is a program:
+- Read or trace it: no. ptrace, process_vm_readv and /proc/PID ask for all three ids to be the caller's, and
+  for memory that may be dumped; the saved id is 0 and Ship's memory is hidden.
 - Signal it: yes (`tgkill`; the real id is enough). KILL and STOP do not reach the first process of a pid
-  namespace from inside it, nor does any signal without a handler; the thread blocks every signal, those of the C library too,
-  from before it takes the ids for as long as it lives, so that handlers of others (TERM ends Ship) never run for it.
+  namespace from inside it, nor does any signal without a handler; the thread blocks every signal, those of
+  the C library too, from before it takes the ids for as long as it lives, so that handlers of others (TERM
+  ends Ship) never run for it.
 - Kill the child: yes, as any exec of that user; the start then succeeds and the exec ends with that signal.
-- Stop the child: yes; the thread then waits in the kernel without Python's lock, so that Ship goes on, and kills what is stopped.
-- Change the thread's niceness, scheduling or processors: yes, for the worse only, and what is started later inherits it. It could
-  slow its own programs down anyway.
+- Stop the child: yes; the thread then waits in the kernel without Python's lock, so that Ship goes on, and
+  kills stopped children.
+- Change the thread's niceness, scheduling or processors: yes, for the worse only, and later programs inherit
+  it. It could slow its own programs down anyway.
 
-Rejected: vfork by `subprocess`, which holds Python's lock until the child is a program (a stopped one would stop all of Ship); a
-fork server, which is one more process of 5 MB in every idle sandbox.
+Rejected: vfork by `subprocess`, which holds Python's lock until the child is a program (a stopped one would
+stop all of Ship); a fork server, which is one more process of 5 MB in every idle sandbox.
 """
 
 import ctypes
@@ -47,7 +50,7 @@ _PATH_BYTES = 128 * 1024  # no program can be given a longer variable: execve(2)
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
 _ROOM = 1024  # more than any C library's structures take
 _SIGNALS_ROOM = 128
-# Python ignores the first two, and the C library its own two in what it spawns; programs expect neither.
+# Python ignores the first two, and the C library its own two in its children; programs expect neither.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, 32, 33)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -85,9 +88,12 @@ class Spawner:
         *,
         tty: bool,
     ) -> int:
-        """The pid of a program in a session of its own, ruled by its stdin when that is a `tty`. Raises OSError.
+        """The pid of a program in a session of its own, ruled by its stdin when that is a `tty`.
 
-        To be called by the thread that blocks signals, and only there, with ids of 0 and no supplementary groups.
+        Raises OSError.
+
+        To be called by the thread that blocks signals, and only there, with ids of 0 and no supplementary
+        groups.
         """
         actions = _actions(directory, stdio, tty=tty)
         try:
@@ -147,10 +153,13 @@ def _set_groups(groups: Sequence[int]) -> None:
 
 
 def _candidates(name: bytes, environment: dict[bytes, bytes], directory: int) -> Sequence[bytes]:
-    """The paths to try: `name`, or those in the first folders of the program's own PATH. As execvp(3) does it."""
+    """The paths to try: `name`, or those in the first folders of the program's own PATH.
+
+    As execvp(3) does it.
+    """
     if b"/" in name:
         return (name,)
-    # Nothing else is started meanwhile, so that nobody may have the same folder, or a hundred thousand, looked at.
+    # No other program starts during the search: a folder counts once, and their number is bounded.
     folders = dict.fromkeys(environment.get(b"PATH", os.defpath.encode())[:_PATH_BYTES].split(b":"))
     paths = [os.path.join(folder, name) for folder in islice(folders, _MOST_FOLDERS)]
     # A try costs a child. Where none may be run, one is tried to learn why.
@@ -185,7 +194,7 @@ def _actions(directory: int, stdio: tuple[int, int, int], *, tty: bool) -> objec
             _libc.posix_spawn_file_actions_addopen(actions, c_int(0), same, c_int(os.O_RDWR), c_int(0))
         )
     _check_number(_libc.posix_spawn_file_actions_addfchdir_np(actions, c_int(directory)))
-    if _CAN_CLOSE_FROM:  # Ship opens nothing that a program inherits; whoever started Ship may have
+    if _CAN_CLOSE_FROM:  # Ship opens nothing that a program inherits; Ship's parent may have
         _check_number(_libc.posix_spawn_file_actions_addclosefrom_np(actions, c_int(3)))
     return actions
 

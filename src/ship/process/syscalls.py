@@ -1,4 +1,4 @@
-"""The system calls that Python does not offer, by ctypes."""
+"""System calls that Python does not offer, by ctypes."""
 
 import ctypes
 import os
@@ -15,7 +15,10 @@ _libc.getenv.argtypes = [ctypes.c_char_p]
 
 
 def filesystem_of(descriptor: int) -> int:
-    """The magic number of the file system that an open file is on. Source: statfs(2), whose first field it is."""
+    """The magic number of the file system that an open file is on.
+
+    Source: statfs(2), whose first field it is.
+    """
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.fstatfs(ctypes.c_int(descriptor), buffer) < 0:
         raise _last_error()
@@ -23,7 +26,10 @@ def filesystem_of(descriptor: int) -> int:
 
 
 def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False) -> None:
-    """Rename where nothing is yet; with `exchange` let two things change places. Source: renameat2(2). Raises OSError."""
+    """Rename where nothing is yet; with `exchange` let two things change places.
+
+    Source: renameat2(2). Raises OSError.
+    """
     flags = _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE
     names = ctypes.c_char_p(os.fsencode(name)), ctypes.c_char_p(os.fsencode(new))
     if _libc.renameat2(ctypes.c_int(parent), names[0], ctypes.c_int(to), names[1], ctypes.c_uint(flags)) < 0:
@@ -31,7 +37,10 @@ def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False)
 
 
 def set_fs_identity(uid: int, gid: int) -> None:
-    """From now on this thread, and it alone, uses files as `uid` and `gid`. Raises PermissionError when refused."""
+    """From now on this thread, and it alone, uses files as `uid` and `gid`.
+
+    Raises PermissionError when refused.
+    """
     # The calls return the value before and report no error, so ask once more (-1 changes nothing).
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
@@ -40,7 +49,7 @@ def set_fs_identity(uid: int, gid: int) -> None:
 
 
 def hide_from_debuggers() -> None:
-    """Programs of the sandbox's user can read neither this process's memory nor what /proc says of it."""
+    """Hide this process's memory and its /proc entries from programs of the sandbox's user."""
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -50,7 +59,7 @@ def adopt_orphans() -> None:
 
 
 def erase_variable(name: str) -> None:
-    """Overwrite the value of an environment variable where exec put it: unsetting leaves it in /proc/PID/environ."""
+    """Overwrite the value of an environment variable in place: unsetting leaves it in /proc/PID/environ."""
     address = _libc.getenv(name.encode())
     if address:
         ctypes.memset(address, ord("x"), len(ctypes.string_at(address)))

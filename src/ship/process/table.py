@@ -1,4 +1,4 @@
-"""The processes of the sandbox, as /proc tells them."""
+"""The process table of the sandbox, read from /proc."""
 
 import os
 import time
@@ -18,7 +18,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process(NamedTuple):
-    """One line of /proc/PID/stat, the fields that are of use. Times are in clock ticks, `started` since boot."""
+    """One line of /proc/PID/stat, the fields that are of use.
+
+    Times are in clock ticks, `started` since boot.
+    """
 
     pid: int
     name: str
@@ -66,14 +69,17 @@ def stopped_children() -> list[Process]:
 
 
 def describe_all(owner: Callable[[Process], str | None]) -> list[dict[str, object]]:
-    """What `GET /shell/processes` answers. `owner` names the exec to which a process belongs."""
+    """The answer to `GET /shell/processes`. `owner` names the exec to which a process belongs."""
     booted = _boot_time()
     processes = sorted(table().values())[:_MOST_LISTED]
     return [{**_describe(process, booted), "exec_id": owner(process)} for process in processes]
 
 
 def signal_one(pid: int, number: int) -> None:
-    """Signal a process of the sandbox. Raises Forbidden for Ship itself, NotFound for what does not descend from it."""
+    """Signal a process of the sandbox.
+
+    Raises Forbidden for Ship itself, NotFound for what does not descend from it.
+    """
     if pid == os.getpid():
         raise Forbidden(f"process {pid} is Ship, which runs the sandbox; stop the sandbox instead")
     if pid not in table():
@@ -106,7 +112,10 @@ def read(pid: int) -> Process | None:
 
 
 def groups(pid: int) -> frozenset[int] | None:
-    """The supplementary groups of a process, None when it is gone. Everyone may read this of every process."""
+    """The supplementary groups of a process, None after its end.
+
+    Every user may read this of every process.
+    """
     status = read_file(f"/proc/{pid}/status", _STATUS_BYTES)
     if not status:
         return None

@@ -1,14 +1,16 @@
-"""How a whole tree of processes is found and ended.
+"""Finds and ends a whole tree of processes.
 
-A tree is what descends from an exec's first process. Parents die and children move to Ship, so it is known by a group (see
-`groups`) that its members inherit and cannot give up. Where there is none (root can give it up; outside a container nobody is
-switched) three things are followed besides: who is whose child now, which session (setsid) a member is in, and
-`SHIP_EXEC_ID`, which every program inherits unless it drops it. What does all of that between two looks is not found then.
-Rejected: a subreaper per exec, since a first process that does not reap would be left with zombies; a control group per exec,
-since a sandbox has no control groups of its own to make.
+A tree is all descendants of an exec's first process. Parents die and children move to Ship, so it is known by
+a group (see `groups`) that its members inherit and cannot give up. Where there is none (root can give it up;
+outside a container no user is switched) three things are followed besides: the present children, the session
+(setsid) of a member, and `SHIP_EXEC_ID`, which every program inherits unless it drops it. A process that
+escapes all three between two looks is not found. Rejected: a subreaper per exec, since a first process that
+does not reap would be left with zombies; a control group per exec, since a sandbox has no control groups of
+its own to make.
 
-Programs come and go while /proc is read. So each member is signalled the moment it is seen, and that nobody is left is
-believed only of a look in which nothing died before it could be asked: it may have left a child that is on no list.
+Programs come and go while /proc is read. So each member is signalled the moment it is seen, and the tree
+counts as empty only after a look in which no process died before it could be identified: it may have left a
+child that is on no list.
 """
 
 import asyncio
@@ -34,7 +36,8 @@ _PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
 class Tree:
     """The processes that descend from some roots, bear a mark, or have a group.
 
-    `roots` gives the numbers of processes that belong to it as long as they are not reaped. Ship is never a member.
+    `roots` gives the numbers of processes that belong to it as long as they are not reaped. Ship is never a
+    member.
     """
 
     def __init__(
@@ -60,12 +63,12 @@ class Tree:
         polite: tuple[int, ...] = (signal.SIGTERM,),
         nudge: int | None = None,
     ) -> bool:
-        """`polite` signals to all now, KILL at `deadline` (monotonic seconds, asked again and again); True when none is left.
+        """Send `polite` to all now, and KILL at `deadline`; True when none is left.
 
-        `nudge` is sent again and again until then.
+        `deadline` gives monotonic seconds and is called repeatedly; `nudge` is sent repeatedly until then.
         """
         await self._find()
-        # A stopped program would not hear the first without the second.
+        # A stopped program would not handle the first without the second.
         await self._signal_each((*polite, signal.SIGCONT))
         for pause in _pauses(deadline):
             if await self._is_gone():
@@ -75,7 +78,8 @@ class Tree:
             await asyncio.sleep(pause)
         bound = time.monotonic() + _KILL_BOUND_S
         for pause in _pauses(lambda: bound):
-            # Stopped first and killed then: what forks faster than it can be killed cannot fork while it is stopped.
+            # Stopped first and killed then: what forks faster than it can be killed cannot fork while it is
+            # stopped.
             await self._signal_each((signal.SIGSTOP,))
             send(self.members.values(), signal.SIGKILL)
             if await self._is_gone():
@@ -84,7 +88,7 @@ class Tree:
         return await self._is_gone()
 
     async def _find(self) -> None:
-        # Before any dies of a signal: its children become Ship's, and by that alone nobody would know whose they were.
+        # Before any dies of a signal: its children become Ship's, and would then have no mark of the tree.
         for _ in range(_FREEZE_LOOKS):
             before = len(self.members)
             self._look(set(), ())
@@ -118,10 +122,11 @@ class Tree:
         self.members = {pid: old for pid, old in self.members.items() if _is_still(old)}
         waiting = [pid for pid in table.pids() if pid != os.getpid()]
         for identity in self._identities:
-            # The kernel shows a program's environment to its own user only; root without CAP_SYS_PTRACE is not exempt.
+            # The kernel shows a program's environment to its own user only; root without CAP_SYS_PTRACE is
+            # not exempt.
             with identity.using_files():
                 waiting = [pid for pid in waiting if not self._place(pid, done, numbers)]
-        if not self._known.issuperset(waiting):  # they did not live to be asked, or tell nobody
+        if not self._known.issuperset(waiting):  # they died before they could be identified, or hide it
             self._unsure = True
             self._known.update(waiting)
         return len(done) > before
@@ -171,10 +176,10 @@ class Tree:
 
 
 def send(targets: Iterable[Process], number: int) -> None:
-    """Signal each; one that is gone is no error.
+    """Signal each; one that has ended is no error.
 
-    Hardly anything happens between looking and this, so that a number is another's only where its parent
-    reaped and 32,768 processes came since.
+    Hardly any time passes between the look and this, so a number is another's only where its parent reaped
+    and 32,768 processes came since.
     """
     for process in targets:
         try:
@@ -189,7 +194,7 @@ def all_below_ship(identities: Iterable[Identity]) -> Tree:
 
 
 def marked_with(pid: int) -> str | None:
-    """The exec of which a process says that it belongs to it, as far as the calling thread may ask it."""
+    """The exec in a process's environment, as far as the calling thread may read it."""
     _, found, rest = _environ(pid).partition(f"\0{MARKER}=".encode())
     return os.fsdecode(rest.partition(b"\0")[0]) if found else None
 
@@ -204,7 +209,7 @@ def _is_still(old: Process) -> bool:
 
 
 def _is_ours(process: Process) -> bool:
-    # Outside a container another Ship may have an exec of the same name. A parent that is gone proves nothing.
+    # Outside a container another Ship may have an exec of the same name. A dead parent proves nothing.
     parent: Process | None = process
     while parent is not None and parent.ppid > 1:
         if parent.ppid == os.getpid():

@@ -1,1 +1,1 @@
-"""Services: commands that Ship starts, restarts and checks."""
+"""Services: programs that Ship starts, restarts and checks."""

@@ -1,4 +1,4 @@
-"""Whether a service works, asked from inside the sandbox again and again."""
+"""Health checks of a service, repeated from inside the sandbox."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ _ADDRESSES = ("127.0.0.1", "::1")
 
 
 class Verdict:
-    """What answers come to: one that works is healthy at once, one that fails is not before it has failed often and for long enough."""
+    """The health by recent checks: one success is healthy; only repeated failure is unhealthy."""
 
     def __init__(self, health: Health) -> None:
         self.healthy: bool | None = None
@@ -30,27 +30,29 @@ class Verdict:
             return
         self._failing_since = self._failing_since if self._failures else now
         self._failures += 1
-        # One that starts is asked more often than every interval, and would be called unhealthy before it could answer.
+        # One that starts is asked more often than every interval, and would be called unhealthy before it
+        # could answer.
         long_enough = now - self._failing_since >= (self._health.retries - 1) * self._health.interval_s
         if self._failures >= self._health.retries and long_enough:
             self.healthy = False
 
 
 async def watch(health: Health, heard: Callable[[bool | None, str | None], None]) -> None:
-    """Ask until cancelled; `heard` is told what is known of it, and what is wrong if something is."""
+    """Check until cancelled; `heard` gets the health, and the problem if there is one."""
     verdict = Verdict(health)
     pause_s = _FIRST_PAUSE_S
     while True:
         problem = await probe(health)
         verdict.hear(problem is None, time.monotonic())
         heard(verdict.healthy, problem)
-        # Until it has answered once it is asked more often: what waits for it need not wait for a whole interval.
+        # Until it has answered once it is asked more often: what waits for it need not wait for a whole
+        # interval.
         pause_s = min(2 * pause_s, health.interval_s) if verdict.healthy is None else health.interval_s
         await asyncio.sleep(pause_s)
 
 
 async def probe(health: Health) -> str | None:
-    """What is wrong with it, None when it works."""
+    """The problem of a service, None when it works."""
     try:
         async with asyncio.timeout(health.timeout_s):
             return await _ask(health)
@@ -75,7 +77,7 @@ async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrite
         try:
             return await asyncio.open_connection(_ADDRESSES[1], port)
         except OSError:
-            raise error from None  # the sandbox may have no IPv6, which nobody asked about
+            raise error from None  # the sandbox may have no IPv6, which is no problem of the service
 
 
 async def _get(

@@ -1,4 +1,4 @@
-"""The routes of services: parse, one call, answer."""
+"""HTTP routes of services: parse, one call, answer."""
 
 from collections.abc import AsyncGenerator
 
@@ -16,7 +16,7 @@ _NDJSON = "application/x-ndjson"
 
 
 class ServiceRoutes:
-    """What the host may ask of services."""
+    """The host's requests on services."""
 
     def __init__(self, settings: Settings, services: Services) -> None:
         self._settings = settings

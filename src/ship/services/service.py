@@ -1,8 +1,9 @@
-"""One service: a program that is started again when it ends, with one transcript for all its runs.
+"""A service: a program that is restarted when it ends, with one transcript for all its runs.
 
-It lives from when it is wanted until it is wanted no more, or has ended for good. A life is a task that waits for what the
-service needs, runs the program, ends whatever the program has left behind, and waits before it begins again. It is never
-cancelled, since a program must not be lost in the middle of its start: it is told to leave, and comes to its end.
+It lives from when it is wanted until it is removed, or has ended for good. A life is a task that waits for
+the service's needs, runs the program, ends its left-over processes, and waits before it begins again. It is
+never cancelled, since a program must not be lost in the middle of its start: it is asked to leave, and comes
+to its end.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ GRACE_S = 5.0
 
 
 class Service:
-    """A service. `changed` rings whenever what `to_wire` says of its state is another; `is_ready` tells of one by its name."""
+    """A service. `changed` is set at each change of `to_wire`; `is_ready` tells of a service by name."""
 
     def __init__(
         self, order: ServiceOrder, ground: Ground, changed: Bell, is_ready: Callable[[str], bool]
@@ -110,7 +111,10 @@ class Service:
         self.begin()
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
-        """End it with all that it started: TERM, and KILL after `grace_s`. Returns when nothing of it is left."""
+        """End it with all that it started: TERM, and KILL after `grace_s`.
+
+        Returns when nothing of it is left.
+        """
         life = self._life
         if life is not None:
             self._grace_s = grace_s
@@ -141,7 +145,7 @@ class Service:
             self._changed.ring()
 
     async def _wait_for_needs(self, leaving: asyncio.Future[None]) -> bool:
-        """True when all that it needs is ready, False when it is wanted no more."""
+        """True when all its needs are ready, False when it is removed."""
         while not leaving.done():
             lacking = [name for name in self.order.needs if not self._is_ready(name)]
             if not lacking:
@@ -177,12 +181,12 @@ class Service:
             await run.start(order, ground.nursery, directory, ground.environment)
 
     async def _end_tree(self, run: Exec) -> None:
-        """What a run leaves behind would be in the way of the next: it may hold the port."""
+        """End a run's left-over processes, which would be in the way of the next: they may hold the port."""
         with suppress(InternalError):  # what does not die, the end of the sandbox ends
             await run.end(self._grace_s)
 
     async def _wait_end(self, run: Exec, leaving: asyncio.Future[None]) -> None:
-        """Return when the first process has ended, or the service is wanted no more."""
+        """Return when the first process has ended, or the service is removed."""
         health = self.order.health
         watching = asyncio.get_running_loop().create_task(watch(health, self._hear)) if health else None
         try:
@@ -194,7 +198,7 @@ class Service:
                 await asyncio.wait((watching,))
 
     async def _wait_to_restart(self, ended: Ended, leaving: asyncio.Future[None]) -> bool:
-        """True when it is to be started again now, False when it has ended for good or is wanted no more."""
+        """True when it is to be restarted now, False when it has ended for good or is removed."""
         self._quick_ends = self._quick_ends + 1 if ended.was_quick else 1
         next_step = after_end(self.order.restart, ended, self._quick_ends)
         if next_step == "exited":

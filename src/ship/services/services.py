@@ -1,4 +1,4 @@
-"""The services of this sandbox: the host says which there are, and they are started, ended and told of here."""
+"""The services of this sandbox: the host sets them, and Ship starts, ends and reports them."""
 
 import asyncio
 import time
@@ -35,10 +35,10 @@ class Services:
         return list(self._all.values())
 
     async def put(self, orders: tuple[ServiceOrder, ...]) -> None:
-        """Have these services, each after all that it needs, and no others.
+        """Set the services, each after all that it needs; others are removed.
 
-        What is as it was runs on; what is another program than before is ended first, and what is gone. Returns when that is done and
-        the new ones run, wait for others, or have failed to start; after some seconds in any case.
+        An unchanged one runs on; a changed program or a removed service is ended first. Returns when that is
+        done and the new ones run, wait for others, or have failed to start; after some seconds in any case.
         """
         async with self._changing:
             self._check_open()
@@ -51,7 +51,10 @@ class Services:
             await _settled(begun)
 
     async def restart(self, name: str) -> Service:
-        """End a service and begin anew, also one that had ended for good. Raises NotFound, and Conflict when it is not enabled."""
+        """End a service and begin anew, also one that had ended for good.
+
+        Raises NotFound, and Conflict when it is not enabled.
+        """
         async with self._changing:
             self._check_open()
             service = self.get(name)
@@ -64,7 +67,10 @@ class Services:
             return service
 
     async def close(self, patience_s: float) -> None:
-        """The sandbox ends: start nothing more, and end all, those first that need others, in `patience_s` at most before KILL."""
+        """End all services, those first that need others, in `patience_s` at most before KILL.
+
+        The sandbox ends: none is started again.
+        """
         self._closed = True
         await self._stop(self._all.values(), patience_s)
 
@@ -83,7 +89,10 @@ class Services:
         return True
 
     async def _stop(self, services: Iterable[Service], patience_s: float) -> None:
-        """End these, those that need others before those. Each level has its share of the time that is left."""
+        """End these, those that need others before those.
+
+        Each level has its share of the time that is left.
+        """
         chosen = {service.order.name: service for service in services}
         names = [level & chosen.keys() for level in levels(s.order for s in self._all.values())]
         steps = [level for level in reversed(names) if level]

@@ -1,4 +1,4 @@
-"""The services that the host wants kept running, read from JSON and checked; in which order they start, and what follows an end."""
+"""Service specs: parses and checks them, orders their start, and decides on restarts."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,10 @@ class ServiceOrder:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended, and how long it had lasted. Neither a code nor a signal: it could not be started, and `problem` says why."""
+    """The end of a run, and its duration.
+
+    Without a code and a signal it could not be started: see `problem`.
+    """
 
     exit_code: int | None
     signal: int | None
@@ -75,7 +78,10 @@ class Ended:
 
 
 def after_end(restart: Restart, ended: Ended, quick: int) -> float | Literal["exited", "failed"]:
-    """What follows an end: the seconds until the next start, or no start. `quick` counts the quick ends in a row, this one included."""
+    """The seconds until the restart, or the final state.
+
+    `quick` counts quick ends in a row, with this one.
+    """
     if restart == "never" or (restart == "on-failure" and not ended.failed):
         return "exited"
     if quick >= _MOST_QUICK:
