@@ -16,7 +16,7 @@ from lying_ship import DEADLINE_S, Liar, Lie, Script, head, request, saying, who
 from server_harness import Json, Served, World, assert_error, create, within
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from wsproto.utilities import generate_accept_token
+from websockets.utils import accept_key
 
 from bay.errors import BadRequest, Conflict, ShipError
 from bay.models import FileEvent
@@ -276,7 +276,7 @@ def switching(*pieces: bytes) -> Script:
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         key = re.search(rb"sec-websocket-key: (\S+)", await request(reader), re.IGNORECASE)
         assert key
-        accept = f"Sec-WebSocket-Accept: {generate_accept_token(key[1]).decode()}"
+        accept = f"Sec-WebSocket-Accept: {accept_key(key[1].decode())}"
         yes = head("101 Switching Protocols", None, "Connection: Upgrade", "Upgrade: websocket", accept)
         writer.write(yes + b"".join(pieces))
         await writer.drain()

@@ -38,7 +38,7 @@ from bay.errors import (
     Timeout,
 )
 from bay.server.ship.client import OutputEnd, ShipLink
-from bay.server.ship.exec_attachment import Attachment
+from bay.server.ship.websocket import Attachment
 
 pytestmark = pytest.mark.anyio
 

@@ -16,11 +16,12 @@ from websockets.http11 import Response
 
 from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
 from bay.server.ports.app_http import AppConnection, AppConnections, AppRequest, Opened, Stale
-from bay.server.ports.app_websocket import AppSocket, Closed
+from bay.server.ports.app_websocket import AppSocket
 from bay.server.ports.headers import Headers, Seen, app_protocols, framing, toward_app, toward_browser
 from bay.server.ports.ship_client import PortLink
 from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
+from bay.server.ship.websocket import Closed
 from bay.server.web.auth import Caller
 from bay.server.web.concurrency import first, guarded
 from bay.server.web.edge import SUBPROTOCOL

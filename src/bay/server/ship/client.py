@@ -27,8 +27,7 @@ from bay.server.ship.answers import (
     refusal,
 )
 from bay.server.ship.connection import Head, Peer, Wire
-from bay.server.ship.exec_attachment import Attachment
-from bay.server.ship.websocket import ShipWebSocket
+from bay.server.ship.websocket import Attachment, ShipWebSocket
 from bay.token_bucket import TokenBucket
 from ship_protocol import RING_BYTES
 

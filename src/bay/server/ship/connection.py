@@ -7,15 +7,13 @@ h11 parses; rejected: httpx, whose timeouts are per read and which decodes compr
 """
 
 import asyncio
-import base64
 import itertools
-import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import cast
 
 import h11
-from wsproto.utilities import generate_accept_token
+from websockets.utils import accept_key, generate_key
 
 from bay.drivers.base import Endpoint
 from bay.drivers.ship_socket import connect
@@ -101,9 +99,9 @@ class Wire:
 
     async def upgrade(self, target: str) -> Head | None:
         """Ask for a WebSocket. None when this connection is one now, else the head of the refusal."""
-        key = base64.b64encode(os.urandom(16))
+        key = generate_key()
         asked = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
-        headers = [*self._headers(None, ""), *asked, ("Sec-WebSocket-Key", key.decode())]
+        headers = [*self._headers(None, ""), *asked, ("Sec-WebSocket-Key", key)]
         event = await self._ask_to_switch(target, headers)
         if not isinstance(event, h11.InformationalResponse):
             return self._check_head(event)
@@ -278,10 +276,10 @@ class Wire:
             raise ShipError("the sandbox's runtime sent an unexpected interim response")
         return headers
 
-    def _check_websocket(self, headers: dict[str, str], key: bytes) -> None:
+    def _check_websocket(self, headers: dict[str, str], key: str) -> None:
         if {"sec-websocket-extensions", "sec-websocket-protocol"} & set(headers):
             raise ShipError("the sandbox's runtime sent an unexpected interim response")
-        if headers.get("sec-websocket-accept", "").encode() != generate_accept_token(key):
+        if headers.get("sec-websocket-accept") != accept_key(key):
             raise ShipError("the sandbox's runtime does not speak WebSocket")
 
     def _proven(self, event: h11.Response | h11.InformationalResponse) -> dict[str, str]:

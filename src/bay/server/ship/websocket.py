@@ -1,103 +1,229 @@
-"""A WebSocket to a Ship, which may lie: what one message may hold, and how often Ship may ask for an answer.
+"""A client's WebSockets to a sandbox, which may lie: the base of all, one to a Ship, and an exec's attachment over that.
 
-wsproto knows the protocol. It hands out a message in the parts in which it came, so that this can stop at
-the bound; no extension is offered, so nothing is ever unpacked.
+`websockets` parses and frames. No extension is offered, so nothing is ever unpacked.
 """
 
 import asyncio
-from collections.abc import Generator
+import json
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLIENT, Event, Protocol, State
 
-from bay.errors import ShipError
+from bay.errors import BadRequest, BayError, Conflict, OutputGone, PayloadTooLarge, QuotaExceeded, ShipError
+from bay.server.ship.answers import Attached, Exit, OutputEnd, parse
 from bay.server.ship.connection import Wire
-from ship_protocol import FRAGMENTS, MESSAGE_BYTES
+from bay.token_bucket import TokenBucket
+from ship_protocol import FRAGMENTS, MESSAGE_BYTES, STDERR, STDOUT, CloseCode, first_offset_in
 
+_SLICE_BYTES = 16 * 1024  # parsed without a pause: it may be thousands of tiny frames
+_TURN = 64  # frames that are handed out before others get a turn
 _MOST_PINGS_PER_S = 50
-_TURN = 64  # frames that are looked at before others get a turn
+_REFUSALS: dict[int, type[BayError]] = {
+    CloseCode.TOO_LARGE: PayloadTooLarge,
+    CloseCode.BAD_MESSAGE: BadRequest,
+    CloseCode.CONFLICT: Conflict,
+    CloseCode.TOO_MANY: QuotaExceeded,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """How Ship closed the socket."""
+    """The code and reason with which the peer closed a WebSocket; NO_STATUS and ABNORMAL are never sent."""
 
     code: int
-    reason: str
+    reason: str = ""
 
 
-class ShipWebSocket:
-    """Messages both ways. One task receives; any number may send."""
+class ClientWebSocket(ABC):
+    """A client sends and receives messages over a connection. One task may receive; any number may send.
 
-    def __init__(self, wire: Wire, received: bytes) -> None:
-        self._wire = wire
-        self._protocol = Connection(ConnectionType.CLIENT, trailing_data=received)
+    `read` returns the next bytes, none at the end; `write` returns once there is room for more.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        read: Callable[[], Awaitable[bytes]],
+        write: Callable[[bytes], Awaitable[None]],
+        received: bytes = b"",
+    ) -> None:
+        self._protocol = protocol
+        self._read = read
+        self._write = write
+        self._unparsed = received
+        self._parsed = 0
+        """Bytes of `_unparsed` that the parser has."""
+        self._events: deque[Event] = deque()
         self._handed_out = 0
-        self._pings: list[float] = []
+        self._sending = asyncio.Lock()  # a pong must not get between the pieces of a message
+        self._fragments: list[bytes] = []
+        self._is_text = False
 
     async def receive(self) -> bytes | str | Closed:
-        """The next message. Raises ShipError when the connection broke or Ship sent what it may not."""
-        parts = _Parts()
+        """The next message, or how the peer closed. Nothing comes after that. Raises OSError."""
         while True:
-            for event in self._protocol.events():
+            while self._events:
+                event = self._events.popleft()
                 await self._give_turn()
-                if isinstance(event, CloseConnection):
-                    return Closed(int(event.code), event.reason or "")
-                if (message := await self._take(event, parts)) is not None:
+                if isinstance(event, Frame) and (message := self._take(event)) is not None:
                     return message
-            with _broken():
-                self._protocol.receive_data(await self._wire.receive())
+            if (closed := self._protocol.close_rcvd) is not None:
+                return Closed(closed.code, closed.reason)
+            if self._protocol.parser_exc is not None or self._protocol.state is State.CLOSED:
+                return self._failed()
+            await self._parse()
 
     async def send(self, message: bytes | str) -> None:
-        """Send one message; returns when there is room for more. Raises ShipError when the connection broke."""
-        event = TextMessage(message) if isinstance(message, str) else BytesMessage(message)
-        with _broken():
-            await self._wire.send_raw(self._protocol.send(event))
+        """Send one message, as fast as the peer takes it. After its close it goes nowhere. Raises OSError."""
+        if self._protocol.state is not State.OPEN:
+            return
+        if isinstance(message, str):
+            self._protocol.send_text(message.encode())
+        else:
+            self._protocol.send_binary(message)
+        await self._flush()
 
-    async def _take(self, event: Event, parts: "_Parts") -> bytes | str | None:
-        if isinstance(event, BytesMessage | TextMessage):
-            return parts.add(event)
-        if isinstance(event, Ping):
-            await self._answer(event)
-        elif isinstance(event, Pong):
-            raise ShipError("the sandbox's runtime sent an unsolicited pong")
-        return None
+    @abstractmethod
+    def _failed(self) -> Closed:
+        """The peer broke the protocol, or one of the bounds here: what `receive` returns or raises."""
 
-    async def _answer(self, ping: Ping) -> None:
-        now = asyncio.get_running_loop().time()
-        self._pings = [*(at for at in self._pings if now - at < 1), now]
-        if len(self._pings) > _MOST_PINGS_PER_S:
-            raise ShipError("the sandbox's runtime sent too many pings")
-        with _broken():
-            await self._wire.send_raw(self._protocol.send(ping.response()))
+    async def _parse(self) -> None:
+        """Parse the next slice of what came, and answer pings and a close."""
+        if self._parsed >= len(self._unparsed):
+            self._unparsed, self._parsed = await self._read(), 0
+        if data := self._unparsed[self._parsed : self._parsed + _SLICE_BYTES]:
+            self._parsed += len(data)
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        self._events += self._protocol.events_received()
+        try:
+            await self._flush()
+        except ConnectionError:
+            if self._protocol.close_rcvd is None:  # else the peer has left after its last word
+                raise
+
+    async def _flush(self) -> None:
+        if data := b"".join(self._protocol.data_to_send()):
+            async with self._sending:
+                await self._write(data)
 
     async def _give_turn(self) -> None:
-        # What has been received already is looked at without waiting; a flood of tiny frames would keep others out.
         self._handed_out += 1
         if self._handed_out % _TURN == 0:
             await asyncio.sleep(0)
 
+    def _take(self, frame: Frame) -> bytes | str | Closed | None:
+        """The whole message once it is there."""
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return None  # the parser has answered it
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > FRAGMENTS:
+            return self._fail(CloseCode.TOO_LARGE, f"more than {FRAGMENTS} fragments")
+        if not frame.fin:
+            return None
+        whole, self._fragments = b"".join(self._fragments), []
+        if not self._is_text:
+            return whole
+        try:
+            return whole.decode()
+        except UnicodeDecodeError:
+            return self._fail(CloseCode.INVALID_DATA, "a text that is not UTF-8")
 
-class _Parts:
-    """A message on its way."""
+    def _fail(self, code: CloseCode, reason: str) -> Closed:
+        self._protocol.fail(code, reason)
+        return self._failed()
 
-    def __init__(self) -> None:
-        self._size = 0
-        self._bytes: list[bytes | bytearray] = []
-        self._text: list[str] = []
 
-    def add(self, event: BytesMessage | TextMessage) -> bytes | str | None:
-        """The whole message once it is there. Raises ShipError above the bounds."""
-        self._size += len(event.data)
-        if self._size > MESSAGE_BYTES or len(self._bytes) + len(self._text) >= FRAGMENTS:
+class ShipWebSocket(ClientWebSocket):
+    """Bay's WebSocket to a Ship. Errors are ShipError, and TimeoutError of the wire's deadline."""
+
+    def __init__(self, wire: Wire, received: bytes) -> None:
+        protocol = Protocol(CLIENT, state=State.OPEN, max_size=MESSAGE_BYTES)
+        super().__init__(protocol, wire.receive, wire.send_raw, received)
+        self._pings = TokenBucket(_MOST_PINGS_PER_S, _MOST_PINGS_PER_S)
+
+    async def receive(self) -> bytes | str | Closed:
+        """The next message, or how Ship closed. Raises ShipError when Ship broke the connection or a bound."""
+        with _broken():
+            return await super().receive()
+
+    async def send(self, message: bytes | str) -> None:
+        """Send one message; returns when there is room for more. Raises ShipError when the connection broke."""
+        with _broken():
+            await super().send(message)
+
+    def _failed(self) -> NoReturn:
+        if isinstance(self._protocol.parser_exc, PayloadTooBig):
             raise ShipError(f"the sandbox's runtime sent a message of more than {MESSAGE_BYTES} bytes")
-        if isinstance(event, TextMessage):
-            self._text.append(event.data)
-            return "".join(self._text) if event.message_finished else None
-        self._bytes.append(event.data)
-        return b"".join(self._bytes) if event.message_finished else None
+        raise ShipError("the sandbox's runtime broke the WebSocket protocol")
+
+    def _take(self, frame: Frame) -> bytes | str | Closed | None:
+        if frame.opcode is Opcode.PONG:
+            raise ShipError("the sandbox's runtime sent an unsolicited pong")
+        if frame.opcode is Opcode.PING and not self._pings.take():
+            raise ShipError("the sandbox's runtime sent too many pings")
+        return super()._take(frame)
+
+
+class Attachment:
+    """Bay's attachment to an exec: its output and its input. `next_offset` is that of the first byte of `frames`."""
+
+    def __init__(self, socket: ShipWebSocket, attached: Attached) -> None:
+        self.exec = attached.exec.to_exec()
+        self.next_offset = attached.next_offset
+        self._socket = socket
+
+    @classmethod
+    async def begin(cls, socket: ShipWebSocket, exec_id: str) -> "Attachment":
+        """Read the first message. Raises ShipError when it is none, or of another exec."""
+        first = await socket.receive()
+        if not isinstance(first, str):
+            raise ShipError("the sandbox's runtime did not name the exec it attached to")
+        attached = parse(Attached, first.encode())
+        if attached.exec.id != exec_id:
+            raise ShipError("the sandbox's runtime attached to another exec")
+        return cls(socket, attached)
+
+    async def frames(self) -> AsyncGenerator[bytes | OutputEnd, None]:
+        """Binary frames as they come, marker included, and an OutputEnd at last. One task may read.
+
+        A frozen sandbox is silent. Raises ShipError when the sandbox's side broke, OutputGone when this reader
+        fell behind the ring, and for input: Conflict when stdin is closed, BadRequest, PayloadTooLarge or
+        QuotaExceeded when Ship refused it. The process lives on.
+        """
+        while isinstance(message := await self._socket.receive(), bytes):
+            if message[:1] not in (STDOUT, STDERR):
+                raise ShipError("the sandbox's runtime sent a frame of an unknown kind")
+            yield message
+        if isinstance(message, Closed):
+            raise _refusal_of(message)
+        yield parse(Exit, message.encode()).to_end()
+
+    async def send(self, frame: bytes) -> None:
+        """Send one binary frame, marker included; returns when there is room for more. Raises ShipError."""
+        await self._socket.send(frame)
+
+    async def send_json(self, message: Mapping[str, Any]) -> None:
+        """Send a control message, as `send` does."""
+        await self._socket.send(json.dumps(message))
+
+
+def _refusal_of(closed: Closed) -> BayError:
+    if closed.code == CloseCode.OUTPUT_GONE and (offset := first_offset_in(closed.reason)) is not None:
+        message = "this reader fell behind the output buffer; continue from first_offset"
+        return OutputGone(message, details={"first_offset": offset})
+    refusal = _REFUSALS.get(closed.code, ShipError)
+    return refusal(closed.reason or f"the sandbox's runtime ended the attachment ({closed.code})")
 
 
 @contextmanager
