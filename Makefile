@@ -23,7 +23,7 @@ SPEC_COMPILE = pip compile --quiet --universal --generate-hashes --no-emit-index
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: .stamp-server ## install what Bay needs: system packages, .venv, the locked requirements
@@ -45,6 +45,10 @@ test: check .stamp-vite .stamp-oldest ## all checks and all tests (WORKERS=2: tw
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files
 	@scripts/check.sh $(BIN)
+
+.PHONY: check-fast
+check-fast: .stamp-dev ## format, lint, types of what changed, tests that need neither root nor a process
+	@scripts/check.sh $(BIN) fast
 
 .PHONY: fix
 fix: .stamp-dev ## format the code, mend what the linter can, generate the SDK again

@@ -3,6 +3,8 @@
 import pytest
 from bench.figures import Figure, Score
 
+pytestmark = pytest.mark.pure
+
 
 def score(*samples: float, tried: int | None = None) -> Score:
     return Score(Figure("starts", "ms", samples), tried or len(samples))

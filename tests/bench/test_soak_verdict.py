@@ -9,6 +9,8 @@ from bench.soak.verdict import Allowance, Trend, trend
 
 from bay.errors import ConnectionFailed, NotFound, ShipError
 
+pytestmark = pytest.mark.pure
+
 
 def line(slope: float, *, noise: float = 0, count: int = 60) -> Trend:
     """The trend of samples around 100 that rise by `slope` in all."""

@@ -11,7 +11,7 @@ from bay.cargo.directory import DirectoryCargo
 from bay.errors import Conflict, DriverUnavailable, InvalidArgument
 from bay.ids import new_id
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 CARGO, SANDBOX = new_id("ws"), new_id("sandbox")
 FENCE = f"{CARGO}.{SANDBOX}"

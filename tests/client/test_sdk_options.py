@@ -9,7 +9,7 @@ import bay
 from bay.client._sync.box import Box
 from bay.models import Sandbox
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 NOWHERE = "http://127.0.0.1:9"
 

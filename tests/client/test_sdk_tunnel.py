@@ -13,6 +13,8 @@ from tunnel_standin import running
 import bay
 from bay.client import _socket
 
+pytestmark = pytest.mark.pure
+
 SIZE = 3 << 20
 
 

@@ -23,6 +23,8 @@ from bay.client._pack import leads_inside
 from bay.client._unpack import RULES, Unpacking
 from tree_tar.reader import BadArchive, Piece, Reader
 
+pytestmark = pytest.mark.pure
+
 END = bytes(1024)
 
 

@@ -19,6 +19,8 @@ from websockets.sync.server import ServerConnection, serve
 
 import bay
 
+pytestmark = pytest.mark.pure
+
 BEGUN = {"type": "watching", "path": "/workspace"}
 MADE = {"type": "created", "path": "/workspace/f", "is_dir": False}
 MOVED = {"type": "moved", "path": "/workspace/f", "to": "/workspace/g", "is_dir": False}

@@ -15,7 +15,7 @@ from dns_harness import anyio_backend as anyio_backend
 from bay.errors import DriverUnavailable
 from bay.models import NetworkRule
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 PUBLIC, OTHER = "93.184.216.34", "93.184.216.35"
 PUBLIC6 = "2606:2800:220:1:248:1893:25c8:1946"
 

@@ -29,7 +29,7 @@ from upstream import sockets
 
 from bay.network.dns.limits import DnsLimits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 PUBLIC = "93.184.216.34"
 
 

@@ -8,6 +8,7 @@ import dns.message
 import dns.name
 import dns.rdatatype
 import dns.rrset
+import pytest
 from dns_harness import OPEN, Opened, Ticks
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from bay.network.dns.names import ForwarderContext
 from bay.network.dns.responses import MalformedResponse, Response, read_response
 from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.dns.upstream import Upstream
+
+pytestmark = pytest.mark.pure
 
 LABEL = st.binary(min_size=1, max_size=63)
 NAMES = st.lists(LABEL, max_size=8).filter(lambda labels: sum(map(len, labels)) + len(labels) < 255)

@@ -19,7 +19,7 @@ from upstream import sockets, upstream
 
 from bay.network.dns.upstream import UpstreamResolver, resolver, resolvers_in
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 PUBLIC, EVIL = "93.184.216.34", "6.6.6.6"
 
 

@@ -14,6 +14,8 @@ from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule
 from bay.network.policy import MAX_RULES, CompiledPolicy, PolicyDecision, checked, compile_policy
 from bay.network.reserved_ranges import RESERVED_V4, RESERVED_V6, Address, Network, is_reserved, is_within
 
+pytestmark = pytest.mark.pure
+
 PRIVATE = (IPv4Network("10.1.0.0/16"),)
 
 

@@ -5,8 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from bay.models import EVENT_TYPES
 from bay.server.reconciler.reconciler import _LOST
+
+pytestmark = pytest.mark.pure
 
 ROOT = Path(__file__).parents[2]
 

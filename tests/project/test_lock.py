@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted([*ROOT.glob("requirements/*.txt"), ROOT / "scripts/setup-uv.txt"])
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[[^]]*\])?==(?P<version>[^\s;]+)", re.MULTILINE)

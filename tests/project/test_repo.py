@@ -51,7 +51,7 @@ def tracked() -> list[Path]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"(?m)^\.PHONY: ([a-z]+)$", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    return set(re.findall(r"(?m)^\.PHONY: ([a-z-]+)$", (ROOT / "Makefile").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -70,7 +70,7 @@ def test_make_targets_named_in_the_docs_exist() -> None:
         target
         for path in tracked()
         if path.suffix == ".md"
-        for target in re.findall(r"`(?:sudo )?make ([a-z]+)", path.read_text(encoding="utf-8"))
+        for target in re.findall(r"`(?:sudo )?make ([a-z-]+)", path.read_text(encoding="utf-8"))
     }
     assert named <= targets()
 
@@ -106,3 +106,12 @@ def test_the_package_says_its_version_once() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("module", ["bay", "bay.client", "bay.cli.main"])
+def test_clients_do_not_load_the_server(module: str) -> None:
+    code = f"import {module}, sys; print([m for m in sys.modules if m.startswith(('bay.server', 'bay.store', 'fastapi'))])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == "[]"

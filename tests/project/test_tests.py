@@ -4,6 +4,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.pure
+
 TESTS = Path(__file__).parents[1]
 CHECKS = {"raises", "fail", "warns"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef

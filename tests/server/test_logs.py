@@ -12,6 +12,8 @@ from server_harness import World
 from bay.server import logs
 from bay.server.web import edge
 
+pytestmark = pytest.mark.pure
+
 ODD = "\x1b]0;title\x07\x9b31m\u202egnp.exe\r\nGET /faked"
 
 

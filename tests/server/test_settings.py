@@ -9,6 +9,8 @@ from pydantic_settings import SettingsError
 from bay.server import settings
 from bay.server.settings import ProfileSettings
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:

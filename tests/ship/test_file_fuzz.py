@@ -17,6 +17,8 @@ from ship.files.globs import Glob
 from ship.files.sandbox_paths import Confined, Everywhere
 from ship.http.conversation import _parse_query as parse_query  # pyright: ignore[reportPrivateUsage]
 
+pytestmark = pytest.mark.pure
+
 PARTS = st.sampled_from(
     ("", ".", "..", "a", "b", "file", "up", "out", "abs", "loop", "proc", "fd", "root", "self", "etc", "\udcff", "x\n")
 )  # fmt: skip

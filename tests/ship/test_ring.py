@@ -1,9 +1,12 @@
 """The ring, against a plain list of bytes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ship.execs.ring import Ring, Stream
+
+pytestmark = pytest.mark.pure
 
 Writes = list[tuple[Stream, bytes]]
 writes = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)), max_size=60)

@@ -7,7 +7,7 @@ import pytest
 from bay.errors import DriverUnavailable
 from bay.store.engine import Store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 
 async def modes(directory: Path) -> dict[str, int]:

@@ -24,7 +24,7 @@ from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionReco
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 NOW = datetime(2030, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 SANDBOX = SandboxRecord(

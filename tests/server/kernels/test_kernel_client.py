@@ -12,7 +12,7 @@ from bay.errors import ShipError
 from bay.models import CELL_EVENT_FIELDS, CellEvent
 from bay.server.kernels.ship_client import events_of, parse_event, read_all
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 END = {"seq": 9, "type": "end", "status": "ok", "execution_count": 1, "duration_ms": 5}
 STDOUT = {"seq": 0, "type": "stdout", "text": "x"}

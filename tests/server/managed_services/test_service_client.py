@@ -13,7 +13,7 @@ from bay.models import ServiceHealth, ServiceSpec
 from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus
 from bay.server.ship.client import ShipLink
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 STATUS: Json = {
     "name": "web", "state": "running", "pid": 7, "restarts": 0, "exit_code": None, "signal": None, "healthy": None,

@@ -15,7 +15,7 @@ from bay.server.ports import ship_client
 from bay.server.ports.ship_client import PortLink
 from bay.server.ship.client import ShipLink
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 ITEM: Json = {"port": 8000, "addresses": ["127.0.0.1", "::1"], "pid": 7, "process": "node"}
 PORT = Port(port=8000, addresses=("127.0.0.1", "::1"), pid=7, process="node")

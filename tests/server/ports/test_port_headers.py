@@ -14,6 +14,8 @@ from bay.server.ports.headers import (
     toward_browser,
 )
 
+pytestmark = pytest.mark.pure
+
 SEEN = Seen(host="8000-web.localhost:8700", scheme="http", client="192.0.2.7")
 BELOW = Seen(host="bay:8700", scheme="http", client="192.0.2.7", prefix="/v1/sandboxes/web/ports/8000")
 FORWARDED = [

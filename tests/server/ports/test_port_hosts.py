@@ -5,6 +5,8 @@ import pytest
 from bay.errors import InvalidArgument
 from bay.server.ports.hosts import Place, PortHosts, host_of
 
+pytestmark = pytest.mark.pure
+
 ID = "sandbox-0123456789abcdef01234567"
 LOCAL = PortHosts(None, "127.0.0.1", 8700)
 PUBLIC = PortHosts("https://bay.example.com", "127.0.0.1", 8700)

@@ -10,6 +10,8 @@ import pytest
 from bay.clock import ManualClock
 from bay.server.ports.links import Pass, PortTokens
 
+pytestmark = pytest.mark.pure
+
 CLOCK = ManualClock()
 GIVEN = Pass(
     sandbox_id="sandbox-0123456789abcdef01234567",

@@ -7,7 +7,7 @@ from server_harness import WAIT_S, within
 
 from bay.server.reconciler.start_slots import Shares, Turns
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 
 async def settle() -> None:

@@ -35,6 +35,8 @@ from bay.store.sandboxes import compute_expression, status_expression
 from bay.store.schema import sandboxes as sandboxes_table
 from bay.store.schema import sessions as sessions_table
 
+pytestmark = pytest.mark.pure
+
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 RETENTION = timedelta(seconds=60)
 FAILURE = Failure(code="driver_unavailable", message="no runc", at=NOW)

@@ -7,7 +7,7 @@ from server_harness import within
 
 from bay.server.sessions.notifier import Changes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 
 class Row:

@@ -7,7 +7,7 @@ from server_harness import within
 
 from bay.server.sessions.work_queue import WorkQueue
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 
 async def take(queue: WorkQueue) -> str:

@@ -40,7 +40,7 @@ from bay.errors import (
 from bay.server.ship.client import OutputEnd, ShipLink
 from bay.server.ship.websocket import Attachment
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 Wire = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 EXIT: Json = {"type": "exit", "exit_code": 0, "signal": None, "state": "exited", "timed_out": False}

@@ -39,7 +39,7 @@ from bay.server.ship.answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses
 from bay.server.ship.client import OutputEnd, ShipLink, lines, paced
 from bay.server.ship.connection import Peer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 # The honest case, so that the lies below are seen to be the reason
 

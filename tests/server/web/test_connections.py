@@ -8,6 +8,8 @@ import pytest
 from bay.errors import QuotaExceeded, RequestTimeout
 from bay.server.web.connection_limits import Bounds, Connection, Connections
 
+pytestmark = pytest.mark.pure
+
 
 class Transport:
     """What a connection needs of one."""

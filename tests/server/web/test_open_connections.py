@@ -11,7 +11,7 @@ from bay.errors import Timeout, Unauthorized
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Stays
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from server_harness import World, assert_error
 
 from bay.server.web.pages import FILES
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
 

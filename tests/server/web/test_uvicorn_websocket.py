@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 from bay.server import main
 from bay.server.web.uvicorn_websocket import Socket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: bay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
