@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,9 @@ import pytest
 
 import bay
 from bay.cli.main import main
-from bay.server import embedded
 
 BIN = Path(sys.executable).parent / "bay"
 URL = "https://[2606:4700::1111]/hook"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 @pytest.fixture

@@ -4,25 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import bay
-from bay.server import embedded
 
 BIN = Path(sys.executable).parent / "bay"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 def run(served: tuple[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,25 +1,9 @@
 """`bay history` on a real Bay with the `fake` driver."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 import bay as sdk
-from bay.server import embedded
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 def test_history_shows_what_ran_newest_first(served: tuple[str, str], bay: Any) -> None:

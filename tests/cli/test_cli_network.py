@@ -1,35 +1,24 @@
-"""Network policies, ports, URLs and services on the command line, against a stand-in server."""
+"""Network policies, ports, URLs and services on the command line, against a real Bay with the `fake` driver."""
 
 import json
 import os
-import subprocess
+import re
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.request import Request, urlopen
+from typing import Any
+from urllib.parse import urlsplit
 
+import fault_proxy
 import pytest
+from cli_runner import Cli, Done
 
+import bay as sdk
 from bay.cli.commands.ssh import command_line
 
-KEY = "bay_standin"
-Done = subprocess.CompletedProcess[bytes]
-
-
-class Cli(Protocol):
-    """What tests/cli/conftest.py gives."""
-
-    @property
-    def url(self) -> str: ...
-    def __call__(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Done: ...
-
-
-@pytest.fixture
-def name(bay: Cli) -> str:
-    """A sandbox that exists."""
-    body = json.dumps({"name": f"box-{os.urandom(6).hex()}"}).encode()
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with urlopen(Request(bay.url + "/v1/sandboxes", body, headers), timeout=10) as answer:  # noqa: S310
-        return json.load(answer)["name"]
+REFUSED = {
+    "name": "evil.example", "type": "A", "reason": "policy", "rule": 1, "count": 3,
+    "first_at": "2030-01-01T00:00:00Z", "last_at": "2030-01-01T00:00:02Z",
+}  # fmt: skip
+SERVE = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); s.accept()"
 
 
 def lines(done: Done) -> list[str]:
@@ -59,16 +48,20 @@ def bare(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # net
 
 
-def test_net_show_has_a_line_for_each_rule_and_for_what_no_rule_decided(bay: Cli, name: str) -> None:
+def test_net_show_has_a_line_for_each_rule_and_for_what_no_rule_decided(
+    bay: Cli, proxy: fault_proxy.Proxy, name: str
+) -> None:
     lines(bay("net", "mode", name, "allowlist"))
-    lines(bay("net", "allow", name, "*.example.com", "10.1.0.0/16", "--port", "443", "--port", "8000-8100"))
+    lines(bay("net", "allow", name, "*.example.com", "93.184.0.0/16", "--port", "443", "--port", "8000-8100"))
     lines(bay("net", "deny", name, "evil.example.com", "--protocol", "tcp"))
-    shown = [" ".join(line.split()) for line in lines(bay("net", "show", name))]
+    shown = [
+        " ".join(line.split()) for line in lines(counted(bay, proxy, name, rules=3)("net", "show", name))
+    ]
     assert shown[:4] == ["mode: allowlist", "enforced: yes", "received: 4.9K", "sent: 70B"]
     assert shown[4:9] == [
         "RULE ACTION TARGET PROTOCOL PORTS ALLOWED REFUSED NAMES REFUSED NAMES",
         "0 allow *.example.com any 443 8000-8100 0 0 0 0",
-        "1 allow 10.1.0.0/16 any 443 8000-8100 0 0 0 0",
+        "1 allow 93.184.0.0/16 any 443 8000-8100 0 0 0 0",
         "2 deny evil.example.com tcp any 0 0 0 0",
         "- - reserved - - 0 4 0 1",
     ]
@@ -78,19 +71,33 @@ def test_net_show_has_a_line_for_each_rule_and_for_what_no_rule_decided(bay: Cli
     ]
 
 
+def counted(bay: Cli, proxy: fault_proxy.Proxy, name: str, rules: int) -> Cli:
+    """Through a proxy that has counted: the `fake` driver holds nothing back."""
+    none = {"allowed_connections": 0, "refused_connections": 0, "allowed_names": 0, "refused_names": 0}
+    counters = [{"rule": number, "reason": None, **none} for number in range(rules)]
+    [sandbox] = objects(bay("get", name, "--json"))
+    proxy.answers[f"/v1/sandboxes/{sandbox['id']}/network"] = {
+        "mode": "allowlist", "enforced": True, "received_bytes": 5000, "sent_bytes": 70, "refused": [REFUSED],
+        "counters": [
+            *counters, {"rule": None, "reason": "reserved", **none, "refused_connections": 4, "refused_names": 1}
+        ],
+    }  # fmt: skip
+    return Cli(proxy.url)
+
+
 def test_net_allow_tells_a_network_from_a_name(bay: Cli, name: str) -> None:
     lines(bay("net", "mode", name, "allowlist"))
-    targets = ["example.com", "*", "1.2.3.4", "2001:db8::/32", "::1", "10.0.0.1/8"]
+    targets = ["example.com", "*", "1.2.3.4", "2a00::/32", "2a00::1"]
     [policy] = objects(bay("net", "allow", name, *targets, "--json"))
     expected: list[dict[str, Any]] = [
         {"domain": "example.com"},
         {"domain": "*"},
         {"cidr": "1.2.3.4/32"},
-        {"cidr": "2001:db8::/32"},
-        {"cidr": "::1/128"},
-        {"cidr": "10.0.0.1/8"},  # Bay says what is wrong with it
+        {"cidr": "2a00::/32"},
+        {"cidr": "2a00::1/128"},
     ]
     assert bare(policy["rules"]) == [{"action": "allow", **rule} for rule in expected]
+    assert "1.2.3.4/8" in refused(bay("net", "allow", name, "1.2.3.4/8"))  # Bay says what is wrong with it
 
 
 @pytest.mark.parametrize("target", ["https://example.com", "10.0.0.0/33", "example.com:443"])
@@ -98,12 +105,14 @@ def test_net_allow_refuses_what_is_neither(bay: Cli, name: str, target: str) -> 
     assert "is neither a domain, an address nor a network" in refused(bay("net", "allow", name, target))
 
 
-@pytest.mark.parametrize("mode", ["open", "none"])
-def test_net_allow_says_when_it_opens_nothing(bay: Cli, name: str, mode: str) -> None:
-    lines(bay("net", "mode", name, mode))
+def test_net_allow_says_when_it_opens_nothing(bay: Cli, name: str) -> None:
+    lines(bay("net", "mode", name, "open"))
     done = bay("net", "allow", name, "example.com")
     assert done.returncode == 0
     assert f"bay net mode {name} allowlist".encode() in done.stderr
+    lines(bay("net", "reset", name))
+    lines(bay("net", "mode", name, "none"))
+    assert "use allowlist or open" in refused(bay("net", "allow", name, "example.com"))
 
 
 def test_net_remove_takes_rules_by_their_number(bay: Cli, name: str) -> None:
@@ -142,7 +151,7 @@ def test_net_set_takes_what_net_show_gives(bay: Cli, name: str, tmp_path: Path) 
         ),
         ('{"mode": "open", "rules": [{"action": "deny", "ports": "443"}]}', "ports of rule 0 is not a list"),
         ('{"mode": "open", "rules": [{"domain": "*"}]}', "action"),
-        ('{"mode": "open", "rules": [{"action": "deny"}]}', "rules[0] has to have a domain or a cidr"),
+        ('{"mode": "open", "rules": [{"action": "deny"}]}', "rule 0: give either `domain` or `cidr`"),
     ],
 )
 def test_net_set_refuses_a_policy_with_a_slip_in_it(bay: Cli, name: str, text: str, words: str) -> None:
@@ -151,8 +160,9 @@ def test_net_set_refuses_a_policy_with_a_slip_in_it(bay: Cli, name: str, text: s
     assert policy_of(bay, name) == before
 
 
-def test_net_log_shows_the_names_that_were_refused(bay: Cli, name: str) -> None:
-    assert lines(bay("net", "log", name))[1].split() == [
+def test_net_log_shows_the_names_that_were_refused(bay: Cli, proxy: fault_proxy.Proxy, name: str) -> None:
+    through = counted(bay, proxy, name, rules=2)
+    assert lines(through("net", "log", name))[1].split() == [
         "2030-01-01T00:00:02Z",
         "3",
         "A",
@@ -160,7 +170,7 @@ def test_net_log_shows_the_names_that_were_refused(bay: Cli, name: str) -> None:
         "policy",
         "1",
     ]
-    assert [one["name"] for one in objects(bay("net", "log", name, "--json"))] == ["evil.example"]
+    assert [one["name"] for one in objects(through("net", "log", name, "--json"))] == ["evil.example"]
 
 
 @pytest.mark.parametrize(
@@ -180,34 +190,46 @@ def test_net_refuses_words_that_it_has_not(
 # ports and url
 
 
-def test_ports_shows_what_listens_and_what_is_public_but_does_not(bay: Cli, name: str) -> None:
-    heads, listening, silent = lines(bay("ports", name, "--public", "8000", "--public", "9000"))
+@pytest.fixture
+def port(served: tuple[str, str], name: str) -> int:
+    """A port of the sandbox where something listens."""
+    with sdk.Client(*served) as client:
+        proc = client.sandboxes.get(name).spawn(["python3", "-c", SERVE])
+        return int(next(iter(proc.output())).data)
+
+
+def below_localhost(bay: Cli, host: str) -> str:
+    return f"http://{host}.localhost:{urlsplit(bay.url).port}/"
+
+
+def test_ports_shows_what_listens_and_what_is_public_but_does_not(bay: Cli, name: str, port: int) -> None:
+    heads, *rows = lines(bay("ports", name, "--public", str(port), "--public", "9"))
     assert heads.split() == ["PORT", "ADDRESSES", "PID", "PROCESS", "ACCESS", "URL"]
-    url = f"http://8000-{name}.localhost:8700/"
-    assert listening.split() == ["8000", "127.0.0.1", "::1", "7", "python3", "public", url]
-    assert silent.split() == ["9000", "-", "-", "-", "public", "-"]
-    [port] = objects(bay("ports", name, "--private", "8000", "--private", "9000", "--json"))
-    assert (port["port"], port["access"]) == (8000, "owner")
+    number, address, pid, process, access, url = rows[0].split()
+    assert (number, address, process[:6], access) == (str(port), "127.0.0.1", "python", "public")
+    assert (int(pid) > 0, url) == (True, below_localhost(bay, f"{port}-{name}"))
+    assert rows[1].split() == ["9", "-", "-", "-", "public", "-"]
+    [found] = objects(bay("ports", name, "--private", str(port), "--private", "9", "--json"))
+    assert (found["port"], found["access"]) == (port, "owner")
     assert len(lines(bay("ports", name))) == 2
 
 
-def test_url_prints_where_a_browser_goes(bay: Cli, name: str) -> None:
-    assert lines(bay("url", name, "8000")) == [f"http://8000-{name}.localhost:8700/"]
-    assert objects(bay("url", name, "8000", "--json")) == [{"url": f"http://8000-{name}.localhost:8700/"}]
+def test_url_prints_where_a_browser_goes(bay: Cli, name: str, port: int) -> None:
+    url = below_localhost(bay, f"{port}-{name}")
+    assert lines(bay("url", name, str(port))) == [url]
+    assert objects(bay("url", name, str(port), "--json")) == [{"url": url}]
     assert f"has no URL of its own yet; name a port (bay url {name} PORT)" in refused(bay("url", name))
-    assert "nothing listens on port 9000" in refused(bay("url", name, "9000"))
+    assert "nothing listens on port 9" in refused(bay("url", name, "9"))
     lines(bay("update", name, "--url-port", "8000"))
-    assert lines(bay("url", name)) == [f"http://{name}.localhost:8700/"]
+    assert lines(bay("url", name)) == [below_localhost(bay, name)]
     lines(bay("update", name, "--url-port", "none"))
-    assert "name a port" in refused(bay("url", name, "--once")) or "name one" in refused(
-        bay("url", name, "--once")
-    )
+    assert "name a port" in refused(bay("url", name, "--once"))
 
 
 def test_url_makes_links(bay: Cli, name: str) -> None:
     done = bay("url", name, "9000", "--once")
-    assert done.stdout.startswith(f"http://9000-{name}.localhost:8700/.bay/open?token=".encode())
-    assert done.stderr == b"bay: good once, until 2030-01-01T01:00:00Z\n"
+    assert done.stdout.decode().startswith(below_localhost(bay, f"9000-{name}") + ".bay/open?token=")
+    assert re.fullmatch(rb"bay: good once, until [-\dT:.]+Z\n", done.stderr)
     [link] = objects(bay("url", name, "9000", "--expires", "2h", "--json"))
     assert link["once"] is False
     lines(bay("update", name, "--url-port", "7000"))
@@ -222,15 +244,15 @@ def test_url_makes_links(bay: Cli, name: str) -> None:
 
 def test_services_are_defined_and_shown(bay: Cli, name: str) -> None:
     put = ["services", "put", name, "web", "--env", "A=1", "--needs", "db", "--http-port", "8000"]
+    lines(bay("services", "put", name, "db", "--disabled", "--", "sleep", "0"))
     [made] = objects(
         bay(*put, "--health", "8000/ok", "--restart", "on-failure", "--json", "--", "sh", "-c", "echo $A")
     )
     assert (made["argv"], made["env"], made["needs"]) == (["sh", "-c", "echo $A"], {"A": "1"}, ["db"])
     assert (made["health"]["port"], made["health"]["path"], made["restart"]) == (8000, "/ok", "on-failure")
-    lines(bay("services", "put", name, "db", "--disabled", "--", "sleep", "0"))
-    heads, web, db = lines(bay("services", "ls", name))
+    heads, db, web = lines(bay("services", "ls", name))
     assert heads.split()[:4] == ["NAME", "STATE", "HEALTHY", "PID"]
-    assert web.split() == ["web", "running", "-", "9", "0", "db", "8000", "sh", "-c", "'echo", "$A'"]
+    assert " ".join(web.split()) == "web waiting - - 0 db 8000 sh -c 'echo $A' waits for db"
     assert db.split()[:3] == ["db", "stopped", "(off)"]
     assert "--health takes PORT" in refused(
         bay("services", "put", name, "x", "--health", "http", "--", "true")
@@ -238,7 +260,7 @@ def test_services_are_defined_and_shown(bay: Cli, name: str) -> None:
 
 
 def test_services_are_started_stopped_and_removed(bay: Cli, name: str) -> None:
-    lines(bay("services", "put", name, "web", "--", "sleep", "0"))
+    lines(bay("services", "put", name, "web", "--", "sleep", "600"))
     assert [one["state"] for one in objects(bay("services", "stop", name, "web", "--json"))] == ["stopped"]
     assert [one["state"] for one in objects(bay("services", "start", name, "web", "--json"))] == ["running"]
     assert [one["restarts"] for one in objects(bay("services", "restart", name, "web", "--json"))] == [1]
@@ -247,7 +269,9 @@ def test_services_are_started_stopped_and_removed(bay: Cli, name: str) -> None:
 
 
 def test_services_logs_go_where_they_were_printed(bay: Cli, name: str) -> None:
-    lines(bay("services", "put", name, "web", "--", "sh", "-c", "echo out; echo err >&2"))
+    lines(
+        bay("services", "put", name, "web", "--restart", "never", "--", "sh", "-c", "echo out; echo err >&2")
+    )
     done = bay("services", "logs", name, "web", "--follow")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"err\n")
     assert bay("services", "logs", name, "web", "--since", "8").stdout == b""
@@ -282,7 +306,7 @@ def test_create_says_what_its_network_reaches_and_where_its_url_leads(bay: Cli) 
     name = f"box-{os.urandom(6).hex()}"
     lines(bay("create", "--name", name, "--network", "none", "--url-port", "8000"))
     assert policy_of(bay, name) == {"mode": "none", "rules": []}
-    assert lines(bay("url", name)) == [f"http://{name}.localhost:8700/"]
+    assert lines(bay("url", name)) == [below_localhost(bay, name)]
     shown = [" ".join(line.split()) for line in lines(bay("get", name))]
-    assert {"network: none", f"url: http://{name}.localhost:8700/"} <= set(shown)
+    assert {"network: none", f"url: {below_localhost(bay, name)}"} <= set(shown)
     assert "mode must be one of" in refused(bay("create", "--network", "closed"))

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import canned
 import pytest
-import standin
 import tunnel_standin
 from real_bay import KEY
 from tunnel_standin import running
@@ -468,4 +468,4 @@ def test_a_stock_ssh_client_gets_in_by_what_ssh_config_prints(
         )
     assert (done.returncode, done.stdout) == (7, data), done.stderr
     assert b"there" in done.stderr
-    assert known.read_text().startswith(f"{standin.SANDBOX['id']} ")
+    assert known.read_text().startswith(f"{canned.SANDBOX['id']} ")

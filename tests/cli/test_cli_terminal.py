@@ -10,7 +10,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ import pytest
 import bay
 from bay.cli.terminal.detach_keys import DetachKeys, parse_keys
 from bay.cli.terminal.raw import OutputModes
-from bay.server import embedded
 
 BIN = Path(sys.executable).parent / "bay"
 DETACH = b"\x10\x11"
@@ -91,16 +89,6 @@ class Terminal:
 
 
 Open = Callable[..., Terminal]
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
-    # Not tmp_path: the paths of sockets are at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="bay-") as root,
-        embedded.start(driver="fake", run_dir=Path(root)) as where,
-    ):
-        yield where
 
 
 @pytest.fixture(scope="module")

@@ -5,36 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.request import Request, urlopen
+from typing import Any
 
 import pytest
+from cli_runner import Cli, Done
 
 from bay.cli.app import COMMANDS
 
 BIN = Path(sys.executable).parent / "bay"
-KEY = "bay_standin"
-
-Done = subprocess.CompletedProcess[bytes]
-
-
-class Cli(Protocol):
-    """What tests/cli/conftest.py gives."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def environment(self) -> dict[str, str]: ...
-    def __call__(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Done: ...
-
-
-@pytest.fixture
-def name(bay: Cli) -> str:
-    """A sandbox that exists."""
-    body = json.dumps({"name": f"box-{os.urandom(6).hex()}"}).encode()
-    asked = Request(f"{bay.url}/v1/sandboxes", body, {"Authorization": f"Bearer {KEY}"})  # noqa: S310
-    with urlopen(asked, timeout=10) as answer:  # noqa: S310
-        return json.load(answer)["name"]
 
 
 def message(done: Done) -> str:

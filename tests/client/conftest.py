@@ -24,7 +24,7 @@ def real() -> Iterator[real_bay.RealBay]:
 @pytest.fixture(scope="module")
 def served(real: real_bay.RealBay) -> tuple[str, str]:
     """The URL and a key of an admin."""
-    return real.url, real_bay.KEY
+    return real.where
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from bay.terminal.model import ScreenBuffer, Terminal
 from bay.terminal.render import PLAYED_BYTES, render
 from bay.terminal.repaint import repaint
 
-pytestmark = pytest.mark.pure
-
 KIB, MIB = 1 << 10, 1 << 20
 
 

@@ -31,6 +31,8 @@ class Proxy:
         self.upstream = urlsplit(upstream).netloc
         self.url = ""
         self.seen: list[str] = []
+        self.answers: dict[str, object] = {}
+        """Answers of its own to GETs, by path: numbers that a real Bay would have to be driven to."""
         self.after_cut: Callable[[], object] = lambda: None
         """Called once a download is broken off."""
         self._lock = threading.Lock()
@@ -61,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._full()
         body = self._body()
         first = self.proxy.first_time(f"{self.command} {self.path}")
+        if self.command == "GET" and (canned := self.proxy.answers.get(urlsplit(self.path).path)):
+            return self._answer(200, json.dumps(canned).encode())
         match fault:
             case "html":
                 self._answer(200, b"<html>It works!</html>", {"Content-Type": "text/html"})

@@ -24,6 +24,11 @@ class RealBay:
     url: str
     driver: FakeDriver
 
+    @property
+    def where(self) -> tuple[str, str]:
+        """The URL and the key, as a client takes them."""
+        return self.url, KEY
+
 
 @contextmanager
 def running(**given: Any) -> Generator[RealBay]:
