@@ -93,7 +93,7 @@ from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
@@ -142,7 +142,7 @@ class Bay:
         self.port_link = PortLink(self.link)
         self.changes = Changes()
         self.later = DeferredWrites(self.store)
-        self.uses = Uses()
+        self.holds = Holds()
         self.stays = Stays(self.keys)
         self.keys.on_forget = self.stays.look
         self.screens = Screens()
@@ -156,8 +156,7 @@ class Bay:
         )
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
         self.views = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock)
-        self.reading = Uses()
-        self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, reading=self.reading)
+        self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
         self.checkpointer = Checkpointer(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
@@ -175,7 +174,7 @@ class Bay:
             link=self.link,
             ports=self.port_watch,
             keeper=self.service_keeper,
-            uses=self.uses,
+            holds=self.holds,
             profiles=self.profiles,
             changes=self.changes,
             clock=clock,
@@ -197,7 +196,7 @@ class Bay:
             store=self.store,
             queue=self.reconciler.queue,
             pool=self.pool,
-            uses=self.uses,
+            holds=self.holds,
             clock=clock,
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
@@ -208,7 +207,7 @@ class Bay:
             queue=self.reconciler.queue,
             link=self.link,
             kernels=self.kernels,
-            uses=self.uses,
+            holds=self.holds,
             clock=clock,
             can_freeze=driver.capabilities.pause,
             retention=timedelta(seconds=settings.expired_retention),
@@ -235,7 +234,7 @@ class Bay:
             rows=self.rows,
             later=self.later,
             queue=self.reconciler.queue,
-            uses=self.uses,
+            holds=self.holds,
             settle_suspicion=self.reconciler.settle_suspicion,
             changes=self.changes,
             quotas=self.quotas,
@@ -336,7 +335,7 @@ class Bay:
             waker=self.waker,
             snapshots=self.snapshots,
             cargo=self.cargo,
-            reading=self.reading,
+            holds=self.holds,
             quotas=self.quotas,
             discard=self.discards.poke,
             views=self.views,

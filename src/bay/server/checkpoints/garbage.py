@@ -1,4 +1,4 @@
-"""Removes the files of checkpoints that nobody sees any more, once nothing is made of them: a fork may be, or an export read."""
+"""The checkpoint collector removes the files of deleted checkpoints once no fork, restore or export needs them."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import structlog
 from bay.cargo.base import CheckpointStore
 from bay.clock import Clock
 from bay.errors import BayError
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.store import checkpoints
 from bay.store.engine import Store
 
@@ -17,13 +17,13 @@ _AGAIN_S = 60.0
 
 
 class Discards:
-    """Works when it is poked, and once a minute. `reading` counts who reads a checkpoint now, by its id."""
+    """The collector runs when it is poked, and once a minute. Exports hold the checkpoint that they read."""
 
-    def __init__(self, *, store: Store, cargo: CheckpointStore, clock: Clock, reading: Uses) -> None:
+    def __init__(self, *, store: Store, cargo: CheckpointStore, clock: Clock, holds: Holds) -> None:
         self._store = store
         self._cargo = cargo
         self._clock = clock
-        self._reading = reading
+        self._holds = holds
         self._poked = asyncio.Event()
 
     def poke(self) -> None:
@@ -67,7 +67,7 @@ class Discards:
         async with self._store.read() as db:
             found = await checkpoints.removable(db)
         for checkpoint_id in found:
-            if not self._reading.any(checkpoint_id):
+            if not self._holds.any(checkpoint_id):
                 await self._remove(checkpoint_id)
 
     async def _remove(self, checkpoint_id: str) -> None:

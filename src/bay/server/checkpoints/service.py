@@ -19,7 +19,7 @@ from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import Snapshots
 from bay.server.checkpoints.storage_steps import MIB
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
@@ -52,7 +52,7 @@ class Checkpoints:
         waker: Waker,
         snapshots: Snapshots,
         cargo: CargoBackend,
-        reading: Uses,
+        holds: Holds,
         quotas: Quotas,
         discard: Callable[[], None],
         views: Views,
@@ -62,7 +62,7 @@ class Checkpoints:
         self._waker = waker
         self._snapshots = snapshots
         self._cargo = cargo
-        self._reading = reading
+        self._holds = holds
         self._quotas = quotas
         self._transfers = _Transfers()
         self._discard = discard
@@ -134,7 +134,7 @@ class Checkpoints:
         """
         sandbox = await self._waker.find(caller, ref)
         record = await self._snapshots.find(sandbox, checkpoint)
-        with self._transfers.place(caller.owner), self._reading.hold(record.id):
+        with self._transfers.place(caller.owner), self._holds.hold(record.id):
             try:
                 record = await self._snapshots.find(sandbox, record.id)  # held from here on
                 facts = Facts(

@@ -150,7 +150,7 @@ class Attachments:
         for the screen of what has none.
         """
         with self._stays.place(caller.owner):
-            async with self._locator.locate(caller, ref, exec_id, thaw=True, patient=True) as found:
+            async with self._locator.locate(caller, ref, exec_id, thaw=True, follower=True) as found:
                 peer = found.live_peer
                 if size is not None:
                     with suppress(Conflict):  # it has ended, or has no terminal, which is told below

@@ -49,10 +49,10 @@ class Locator:
 
     @asynccontextmanager
     async def locate(
-        self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, patient: bool = False
+        self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, follower: bool = False
     ) -> AsyncGenerator[Located]:
         """The exec, not idled away while the block lasts; a frozen sandbox is asked with `thaw` only. Raises NotFound."""
-        async with self._waker.holding(caller, ref, patient=patient) as sandbox:
+        async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             item, session_id = await self._row(sandbox, exec_id)
             async with self.reach(sandbox, session_id, thaw=thaw) as peer:
                 yield Located(sandbox.id, item, peer)

@@ -197,7 +197,7 @@ class Execs:
             if follow:
                 held.enter_context(self._stays.place(caller.owner))
             async with (
-                self._locator.locate(caller, ref, exec_id, thaw=True, patient=follow) as found,
+                self._locator.locate(caller, ref, exec_id, thaw=True, follower=follow) as found,
                 self._link.output(
                     found.live_peer, exec_id, since, follow, claims=claims and caller.may("write")
                 ) as chunks,
@@ -227,7 +227,7 @@ class Execs:
     async def _feed(
         self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
     ) -> int:
-        async with self._running(caller, ref, exec_id, patient=True) as (_, peer):
+        async with self._running(caller, ref, exec_id, follower=True) as (_, peer):
             return await self._link.write_stdin(peer, exec_id, body, eof=eof)
 
     async def signal(self, caller: Caller, ref: str, exec_id: str, name: str) -> Exec:
@@ -244,10 +244,10 @@ class Execs:
 
     @asynccontextmanager
     async def _running(
-        self, caller: Caller, ref: str, exec_id: str, *, patient: bool = False
+        self, caller: Caller, ref: str, exec_id: str, *, follower: bool = False
     ) -> AsyncGenerator[tuple[Exec, Peer]]:
         """An exec whose session is not over, and its Ship."""
-        async with self._locator.locate(caller, ref, exec_id, thaw=True, patient=patient) as found:
+        async with self._locator.locate(caller, ref, exec_id, thaw=True, follower=follower) as found:
             if found.peer is None:
                 raise Conflict(f"exec {exec_id} has ended with its session")
             yield found.item, found.peer

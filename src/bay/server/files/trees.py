@@ -84,7 +84,7 @@ class FileTrees:
         sandbox_path(path)
         with self._stays.place(caller.owner):
             async with (
-                self._waker.awake(caller, ref, "filesystem", patient=True) as awake,
+                self._waker.awake(caller, ref, "filesystem", follower=True) as awake,
                 self._link.watch(awake.peer, path, recursive=recursive) as watching,
             ):
                 peer = awake.peer

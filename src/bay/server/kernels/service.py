@@ -132,7 +132,7 @@ class Kernels:
         if kernel_id != DEFAULT:
             await self._refuse_without_session(caller, ref, kernel_id)
         with self._stays.place(caller.owner):
-            async with self._waker.awake(caller, ref, "python", patient=True) as awake:
+            async with self._waker.awake(caller, ref, "python", follower=True) as awake:
                 body = {"id": cell_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
                 async with self._link.run(awake.peer, kernel_id, body) as events:
                     yield self._followed(caller, awake.sandbox.id, awake.peer, events)
@@ -147,7 +147,7 @@ class Kernels:
             raise NotFound(f"there is no cell {cell_id} in this kernel")
         with self._stays.place(caller.owner) if follow else nullcontext():
             async with (
-                self._locate(caller, ref, kernel_id, patient=follow) as peer,
+                self._locate(caller, ref, kernel_id, follower=follow) as peer,
                 self._link.events(peer, kernel_id, cell_id, since, follow=follow) as events,
             ):
                 yield self._followed(caller, sandbox.id, peer, events) if follow else events
@@ -229,10 +229,10 @@ class Kernels:
 
     @asynccontextmanager
     async def _locate(
-        self, caller: Caller, ref: str, kernel_id: str, *, patient: bool = False
+        self, caller: Caller, ref: str, kernel_id: str, *, follower: bool = False
     ) -> AsyncGenerator[Peer, None]:
         """The Ship that may know the kernel. Nothing is started for it: what ended is gone."""
-        async with self._waker.holding(caller, ref, patient=patient) as sandbox:
+        async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             _check_id(kernel_id)
             _refuse_gone(sandbox, kernel_id)
             async with self._waker.reach(sandbox) as (_, peer):

@@ -123,7 +123,7 @@ class SandboxServices:
         with ExitStack() as held:
             if follow:
                 held.enter_context(self._stays.place(caller.owner))
-            async with self._waker.holding(caller, ref, patient=follow) as sandbox:
+            async with self._waker.holding(caller, ref, follower=follow) as sandbox:
                 _spec(await self._specs_of(sandbox), name)
                 session_id = sandbox.session.id if sandbox.session else ""
                 async with self._locator.reach(sandbox, session_id, thaw=True) as peer:

@@ -100,7 +100,7 @@ class PortProxy:
         request = self._request_of(visit, scope)
         exchange = _Exchange(request, visit.seen, receive, send)
         # What a stranger sends, and never ends, does not keep the owner from freezing the sandbox.
-        async with self._awake(visit, patient=visit.key_id is None) as peer:
+        async with self._awake(visit, follower=visit.key_id is None) as peer:
             while not await self._try(exchange, peer, visit.port):
                 pass
 
@@ -135,7 +135,7 @@ class PortProxy:
     async def _relay(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # that it wants to connect
         # A WebSocket may be open for days; its owner may freeze the sandbox all the same, and time alone does not.
-        async with self._awake(visit, patient=True) as peer:
+        async with self._awake(visit, follower=True) as peer:
             opened = await self._connections.open(peer, visit.port, self._wait_s)
             try:
                 await self._shake_hands(opened, visit, scope, receive, send)
@@ -160,10 +160,10 @@ class PortProxy:
             await _carry(app, receive, send, self._end_of(visit))
 
     @asynccontextmanager
-    async def _awake(self, visit: Visit, *, patient: bool = False) -> AsyncGenerator[Peer]:
+    async def _awake(self, visit: Visit, *, follower: bool = False) -> AsyncGenerator[Peer]:
         """The sandbox's Ship, kept awake, in the name of its owner, who has let in whoever is here."""
         owner = Caller(visit.owner, "write", visit.key_id or "")
-        async with self._waker.holding(owner, visit.sandbox_id, patient=patient) as sandbox:
+        async with self._waker.holding(owner, visit.sandbox_id, follower=follower) as sandbox:
             self._waker.refuse_expired(sandbox)
             async with self._waker.reach(sandbox) as (_, peer):
                 yield peer

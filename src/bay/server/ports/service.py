@@ -46,7 +46,7 @@ class Ports:
 
     async def list(self, caller: Caller, ref: str) -> tuple[Port, ...]:
         """Where something listens now; nothing for a sandbox that does not run."""
-        async with self._waker.holding(caller, ref, patient=True) as record:
+        async with self._waker.holding(caller, ref, follower=True) as record:
             session = record.session
             peer = peer_of(session) if session is not None and session.phase == "running" else None
             listening = await self._link.listening(peer) if peer is not None else ()

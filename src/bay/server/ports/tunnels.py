@@ -70,7 +70,7 @@ class Tunnels:
         PortClosed when nothing listens there, and what waking raises.
         """
         with self._stays.place(caller.owner):
-            async with self._waker.holding(caller, ref, patient=True) as sandbox:
+            async with self._waker.holding(caller, ref, follower=True) as sandbox:
                 self._waker.refuse_expired(sandbox)
                 async with (
                     self._waker.reach(sandbox) as (ready, peer),

@@ -8,7 +8,7 @@ import structlog
 
 from bay.clock import Clock
 from bay.server.sandboxes.pool import Pool
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import events, sandboxes
 from bay.store.engine import Store
@@ -34,7 +34,7 @@ class Pressure:
         store: Store,
         queue: WorkQueue,
         pool: Pool,
-        uses: Uses,
+        holds: Holds,
         clock: Clock,
         reserve: int,
         available: Callable[[], int],
@@ -42,7 +42,7 @@ class Pressure:
         self._store = store
         self._queue = queue
         self._pool = pool
-        self._uses = uses
+        self._holds = holds
         self._clock = clock
         self._reserve = reserve
         self._available = available
@@ -59,7 +59,7 @@ class Pressure:
             frozen = await sandboxes.longest_idle(db, "paused")
         if frozen is None:
             await self._pool.shrink()
-        elif not self._uses.any(frozen.id):
+        elif not self._holds.any(frozen.id):
             await self._cool(frozen, available)
 
     async def _cool(self, sandbox: SandboxRecord, available: int) -> None:

@@ -30,7 +30,7 @@ from bay.server.reconciler.starter import Starter
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.handles import handle_of, peer_of
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.server.sessions.lifecycle import (
     Begin,
     End,
@@ -88,7 +88,7 @@ class Reconciler:
         link: ShipLink,
         ports: PortWatch,
         keeper: ServiceKeeper,
-        uses: Uses,
+        holds: Holds,
         profiles: dict[str, Profile],
         changes: Changes,
         clock: Clock,
@@ -100,7 +100,7 @@ class Reconciler:
         self.queue = WorkQueue()
         self._store = store
         self._later = later
-        self._uses = uses
+        self._holds = holds
         self._driver = driver
         self._cargo = cargo
         self._checkpointer = checkpointer
@@ -458,7 +458,7 @@ class Reconciler:
             if not await sandboxes.begin_warm(db, sandbox.id, until):
                 return  # it was wanted again meanwhile
             await sessions.change(db, session.id, phase="paused")
-        if self._uses.any(sandbox.id, patient=lifecycle.is_idled(sandbox, now)):
+        if self._holds.any(sandbox.id, followers=lifecycle.is_idled(sandbox, now)):
             await self._unpause(sandbox, session)
             return
         await self._learn_meta(session)
@@ -509,7 +509,7 @@ class Reconciler:
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
     ) -> None:
         """Take a session down and write down that it is over, with the fate of its execs."""
-        if lifecycle.is_idled(sandbox, self._clock()) and self._uses.any(sandbox.id):
+        if lifecycle.is_idled(sandbox, self._clock()) and self._holds.any(sandbox.id):
             await self._begin_again(sandbox)
             return
         await self._end_now(sandbox, session, reason, graceful=graceful)

@@ -11,7 +11,7 @@ from bay.errors import BayError
 from bay.server.kernels.ship_client import KernelLink
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
@@ -42,7 +42,7 @@ class Sweep:
         queue: WorkQueue,
         link: ShipLink,
         kernels: KernelLink,
-        uses: Uses,
+        holds: Holds,
         clock: Clock,
         can_freeze: bool,
         retention: timedelta,
@@ -53,7 +53,7 @@ class Sweep:
         self._queue = queue
         self._link = link
         self._kernels = kernels
-        self._uses = uses
+        self._holds = holds
         self._clock = clock
         self._can_freeze = can_freeze
         self._retention = retention
@@ -118,7 +118,7 @@ class Sweep:
 
     async def is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Whether a call is under way, an exec still runs or a kernel is busy."""
-        if self._uses.any(sandbox.id):
+        if self._holds.any(sandbox.id):
             return True
         peer = peer_of(session)
         if peer is None:

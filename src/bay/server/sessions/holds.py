@@ -1,7 +1,8 @@
-"""Which sandboxes are being called right now. One that is in use is never idled away.
+"""Holds keep a sandbox awake, or a checkpoint's files in place, for as long as a call needs them.
 
-A call holds the sandbox first and reads its row after that; whoever wants to freeze it writes the row first
-and looks for holds after that. Both happen on the event loop, so one of the two sees the other.
+docs/garbage-collection.md has them among the other reasons for which something stays. A call takes its hold first and
+reads the row after that; a collector writes the row first and looks for holds after that. Both run on the event loop, so
+one of the two sees the other. A hold is memory only: the calls that take them end with the process.
 """
 
 from collections import Counter
@@ -9,25 +10,28 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 
-class Uses:
-    """Counts of calls under way, by sandbox id. Patient ones follow something and can wait for as long as it is frozen."""
+class Holds:
+    """Counts of calls under way, by the id of the sandbox or checkpoint that they hold.
+
+    A follower's hold (output, a watch, a tunnel) keeps a sandbox from idling, and yields to its owner's pause.
+    """
 
     def __init__(self) -> None:
-        self._hurried: Counter[str] = Counter()
-        self._patient: Counter[str] = Counter()
+        self._callers: Counter[str] = Counter()
+        self._followers: Counter[str] = Counter()
 
     @contextmanager
-    def hold(self, sandbox_id: str, *, patient: bool = False) -> Generator[None]:
-        """Keep the sandbox from being idled away until the block is left."""
-        counts = self._patient if patient else self._hurried
-        counts[sandbox_id] += 1
+    def hold(self, held_id: str, *, follower: bool = False) -> Generator[None]:
+        """Keep what has that id from being collected until the block is left."""
+        counts = self._followers if follower else self._callers
+        counts[held_id] += 1
         try:
             yield
         finally:
-            counts[sandbox_id] -= 1
-            if not counts[sandbox_id]:
-                del counts[sandbox_id]
+            counts[held_id] -= 1
+            if not counts[held_id]:
+                del counts[held_id]
 
-    def any(self, sandbox_id: str, *, patient: bool = True) -> bool:
-        """Whether a call to that sandbox is under way; without `patient` those that can wait do not count."""
-        return sandbox_id in self._hurried or (patient and sandbox_id in self._patient)
+    def any(self, held_id: str, *, followers: bool = True) -> bool:
+        """Whether a call holds that id; without `followers` only those count that an owner's pause waits for."""
+        return held_id in self._callers or (followers and held_id in self._followers)

@@ -18,7 +18,7 @@ from bay.errors import (
 from bay.models import Capability, Profile
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
-from bay.server.sessions.holds import Uses
+from bay.server.sessions.holds import Holds
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
@@ -61,7 +61,7 @@ class Waker:
         rows: SandboxRows,
         later: DeferredWrites,
         queue: WorkQueue,
-        uses: Uses,
+        holds: Holds,
         settle_suspicion: Callable[[str], Awaitable[None]],
         changes: Changes,
         quotas: Quotas,
@@ -72,7 +72,7 @@ class Waker:
         self._store = store
         self._later = later
         self._queue = queue
-        self._uses = uses
+        self._holds = holds
         self._settle_suspicion = settle_suspicion
         self._changes = changes
         self._quotas = quotas
@@ -92,26 +92,26 @@ class Waker:
 
     @asynccontextmanager
     async def awake(
-        self, caller: Caller, ref: str, capability: Capability, *, patient: bool = False
+        self, caller: Caller, ref: str, capability: Capability, *, follower: bool = False
     ) -> AsyncGenerator[Awake, None]:
         """The sandbox, running, and not idled away while the block lasts; started within the start timeout.
 
-        `patient` as in `Uses.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything starts, and
+        `follower` as in `Holds.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything starts, and
         SandboxNotReady when the start failed or takes longer.
         """
-        async with self.holding(caller, ref, patient=patient) as sandbox:
+        async with self.holding(caller, ref, follower=follower) as sandbox:
             profile = self._checked_profile(sandbox, capability)
             async with self.reach(sandbox) as (ready, peer):
                 yield Awake(ready, profile, peer)
 
     @asynccontextmanager
     async def holding(
-        self, caller: Caller, ref: str, *, patient: bool = False
+        self, caller: Caller, ref: str, *, follower: bool = False
     ) -> AsyncGenerator[SandboxRecord, None]:
-        """The caller's sandbox as it is, not idled away while the block lasts. `patient` as in `Uses.hold`."""
+        """The caller's sandbox as it is, not idled away while the block lasts. `follower` as in `Holds.hold`."""
         found = await self.find(caller, ref)
-        with self._uses.hold(found.id, patient=patient):
-            # Read again now that it is held (see `uses`); from memory, unless something was written meanwhile.
+        with self._holds.hold(found.id, follower=follower):
+            # Read again now that it is held (see `holds`); from memory, unless something was written meanwhile.
             yield await self.find(caller, found.id)
 
     @asynccontextmanager
@@ -173,7 +173,7 @@ class Waker:
 
     def is_called(self, sandbox_id: str) -> bool:
         """Whether a call that cannot wait is under way."""
-        return self._uses.any(sandbox_id, patient=False)
+        return self._holds.any(sandbox_id, followers=False)
 
     def poke(self, sandbox_id: str) -> None:
         """What is wanted of the sandbox was written: the reconciler sees to it, and whoever waits for it looks again."""
