@@ -153,7 +153,6 @@ Index(
     sandboxes.c.name,
     unique=True,
     sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
 )
 
 Index(
@@ -161,7 +160,6 @@ Index(
     sandboxes.c.host,
     unique=True,
     sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
 )
 Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=text("deleted_at IS NULL"))
 
@@ -199,7 +197,6 @@ Index(
     checkpoints.c.name,
     unique=True,
     sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
 )
 
 sessions = Table(
@@ -229,7 +226,6 @@ Index(
     sessions.c.sandbox_id,
     unique=True,
     sqlite_where=text("ended_at IS NULL"),
-    postgresql_where=text("ended_at IS NULL"),
 )
 
 execs = Table(

@@ -110,7 +110,6 @@ def upgrade() -> None:
             ["owner", "name"],
             unique=True,
             sqlite_where=sa.text("deleted_at IS NULL"),
-            postgresql_where=sa.text("deleted_at IS NULL"),
         )
 
     op.create_table(
@@ -140,7 +139,6 @@ def upgrade() -> None:
             ["sandbox_id"],
             unique=True,
             sqlite_where=sa.text("ended_at IS NULL"),
-            postgresql_where=sa.text("ended_at IS NULL"),
         )
 
     op.create_table(

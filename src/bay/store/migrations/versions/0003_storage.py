@@ -64,5 +64,4 @@ def upgrade() -> None:
         ["sandbox_id", "name"],
         unique=True,
         sqlite_where=live,
-        postgresql_where=live,
     )

@@ -26,5 +26,4 @@ def upgrade() -> None:
         ["host"],
         unique=True,
         sqlite_where=sa.text("deleted_at IS NULL"),
-        postgresql_where=sa.text("deleted_at IS NULL"),
     )
