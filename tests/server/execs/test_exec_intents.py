@@ -145,7 +145,7 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     queue = bay.bay.reconciler.queue
     sweep = Sweep(
         store=bay.bay.store, later=bay.bay.later, queue=queue, link=Unreachable(), kernels=bay.bay.kernels,
-        uses=bay.bay.uses, clock=bay.clock, can_freeze=True, retention=timedelta(0), chores=[],
+        holds=bay.bay.holds, clock=bay.clock, can_freeze=True, retention=timedelta(0), chores=[],
     )  # fmt: skip
     await sweep.sweep()
     assert (await bay.record(made["id"])).target == "running"
