@@ -93,7 +93,7 @@ COMMANDS = {
         "bay kill web 42\nbay kill web exec-… --signal INT",
     ),
     "history": CommandEntry(
-        "history", "history", "List the calls of `shell/exec` and `python/exec` in a sandbox", _RUN
+        "processes", "history", "List the calls of `shell/exec` and `python/exec` in a sandbox", _RUN
     ),
     "services": CommandEntry(
         "services",

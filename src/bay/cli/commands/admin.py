@@ -1,13 +1,244 @@
-"""The command group `admin`, for the operator of Bay."""
+"""The command group `admin`, for the operator of Bay: its audit, backups, collections, pools and storage."""
 
-from bay.cli.commands import admin_backup, admin_cargo, admin_gc, admin_pool, audit
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+
+import typer
+
+from bay import durations
+from bay.cli.output import note, print_columns, print_json, print_line, printable
+from bay.cli.state import JsonOption, connect, load
 from bay.cli.tree import Tree
+from bay.clock import from_rfc3339, to_rfc3339, utc_now
+from bay.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from bay.models import AuditEntry, GarbageTask, PoolState
 
 admin = Tree(help="Commands for operators.")
+cargo = Tree(help="Check the storage of all sandboxes.")
+admin.add_typer(cargo, name="cargo")
 
-admin.command("audit")(audit.audit)
-admin.command("backup")(admin_backup.backup)
-admin.command("restore")(admin_backup.restore)
-admin.command("gc")(admin_gc.gc)
-admin.command("pool")(admin_pool.pool)
-admin.add_typer(admin_cargo.cargo, name="cargo")
+TASKS = ("idle_session", "expired_sandbox", "orphan_cargo", "orphan_container")
+DataDirOption = Annotated[Path | None, typer.Option(help="Bay's data directory; else BAY_DATA_DIR.")]
+
+
+@admin.command()
+def audit(
+    ctx: typer.Context,
+    owner: Annotated[str | None, typer.Option(help="Only calls of this owner.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="ID", help="Only calls with this key.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only POST, PUT, PATCH or DELETE.")] = None,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only the call with this request id.")
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only calls about this sandbox, key or other resource.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Calls since a time: 10m, 2h, 7d ago, or RFC 3339.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Calls before a time.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """List the calls that may have changed something, oldest first."""
+    with connect(ctx) as client:
+        found = client.audit.list(
+            owner=owner,
+            key_id=key,
+            method=method and method.upper(),
+            request_id=request,
+            resource_id=resource,
+            since=_moment("--since", since),
+            until=_moment("--until", until),
+            limit=200,
+        )
+        for entry in found:
+            print_json(entry) if as_json else print_line(_audit_line(entry))
+    return 0
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
+    """The time that ``90s``, ``10m``, ``2h`` or ``7d`` ago was, or that RFC 3339 names."""
+    if text is None:
+        return None
+    try:
+        if (ago := durations.parse(text)) is not None:
+            return utc_now() - timedelta(seconds=ago)
+        return from_rfc3339(text)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(f"{option} takes 10m, 2h, 7d or a time such as 2030-01-31T12:00:00Z") from error
+
+
+def _audit_line(entry: "AuditEntry") -> str:
+    """One call. A result of `?` is one that is under way, or in which Bay ended."""
+    at = to_rfc3339(entry.at)[:19] + "Z"
+    result = "?" if entry.status is None else str(entry.status)
+    who = f"{entry.owner or '-'} {entry.key_id or '-'}"
+    what = f"{entry.method:<6} {entry.path}"
+    return printable(
+        f"{at}  {result:<3}  {who}  {what}  {entry.resource_id or '-'}  {entry.code or ''}"
+    ).rstrip()
+
+
+class BackupReport(Protocol):
+    """The contents of a backup."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def workspaces(self) -> int: ...
+    @property
+    def left_out(self) -> Sequence[str]: ...
+
+
+class RestoreReport(Protocol):
+    """The result of a restore, and where the replaced data is now."""
+
+    @property
+    def created_at(self) -> str: ...
+    @property
+    def sandboxes(self) -> int: ...
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def aside(self) -> Path | None: ...
+
+
+@admin.command()
+def backup(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: .tar, .tar.gz or .tgz.")],
+    data_dir: DataDirOption = None,
+    with_files: Annotated[
+        bool, typer.Option("--with-files", help="Also the files of every workspace.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Back up the database and the admin key of the Bay on this machine, while it runs."""
+    made = cast(
+        "BackupReport", load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files)
+    )
+    for name in made.left_out:
+        note(f"left out, because a tar cannot hold it: {name}")
+    if as_json:
+        print_json({"path": str(made.path), "workspaces": made.workspaces, "left_out": list(made.left_out)})
+        return
+    print_line(f"backed up to {made.path}" + (f" with {made.workspaces} workspaces" if with_files else ""))
+
+
+@admin.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file that `bay admin backup` wrote.")],
+    data_dir: DataDirOption = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Move the present data aside; else the directory must be empty."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the data of the Bay on this machine by a backup. Stop that Bay first."""
+    done = cast("RestoreReport", load("bay.server.offline.backup", "restore")(source, data_dir, force=force))
+    if as_json:
+        aside = None if done.aside is None else str(done.aside)
+        print_json(
+            {
+                "sandboxes": done.sandboxes,
+                "created_at": done.created_at,
+                "data_dir": str(done.data_dir),
+                "aside": aside,
+            }
+        )
+        return
+    print_line(f"restored {done.sandboxes} sandboxes, as of {done.created_at}, into {done.data_dir}")
+    if done.aside is not None:
+        print_line(f"the former data is in {done.aside}")
+
+
+@admin.command()
+def gc(
+    ctx: typer.Context,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help=f"Of {', '.join(TASKS)}; all unless named."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Run garbage collection now, for every owner: idle and frozen compute, expired sandboxes, orphans."""
+    wanted = _known_tasks(tasks or [])
+    with connect(ctx) as client:
+        run = client.admin.collect_garbage(wanted or None)
+    if as_json:
+        print_json(run)
+    else:
+        heads = ("TASK", "CLEANED", "SKIPPED", "ERRORS")
+        rows = (
+            (r.task_name, str(r.cleaned_count), str(r.skipped_count), str(len(r.errors))) for r in run.results
+        )
+        print_columns(heads, rows)
+        for error in (error for result in run.results for error in result.errors):
+            note(error)
+    return 1 if run.total_errors else 0
+
+
+def _known_tasks(given: list[str]) -> "list[GarbageTask]":
+    unknown = [task for task in given if task not in TASKS]
+    if unknown:
+        raise InvalidArgument(f"there is no task {unknown[0]}; there are {', '.join(TASKS)}")
+    return cast("list[GarbageTask]", given)
+
+
+@admin.command()
+def pool(ctx: typer.Context, as_json: JsonOption = False) -> int:
+    """Show the pool of each profile; the counts are since the server started."""
+    with connect(ctx) as client:
+        found = client.admin.pool()
+    if as_json:
+        for state in found:
+            print_json(state)
+        return 0
+    heads = ("PROFILE", "SIZE", "READY", "STARTING", "HITS", "MISSES", "FAILURES")
+    print_columns(heads, (_pool_row(state) for state in found))
+    for state in found:
+        if state.refill_at is not None:
+            note(
+                f"{state.profile} is not filled up before {state.refill_at:%H:%M:%S} UTC: {state.last_error}"
+            )
+    return 0
+
+
+def _pool_row(state: "PoolState") -> tuple[str, ...]:
+    numbers = (state.size, state.ready, state.starting, state.hits, state.misses, state.failures)
+    return (state.profile, *map(str, numbers))
+
+
+class CargoFinding(Protocol):
+    """One thing that was looked at."""
+
+    @property
+    def level(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def seen(self) -> str: ...
+    @property
+    def way_out(self) -> str: ...
+
+
+@cargo.command("check")
+def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
+    """Check the pool, its mount, its file system and the free space of the local Bay; exits 1 on an error."""
+    found = cast("Sequence[CargoFinding]", load("bay.server.offline.cargo_check", "check")(data_dir))
+    if as_json:
+        for finding in found:
+            print_json(asdict(cast("Any", finding)))
+    else:
+        print_columns(("LEVEL", "WHAT", "SEEN"), (_finding_row(finding) for finding in found))
+    return 1 if any(finding.level == "error" for finding in found) else 0
+
+
+def _finding_row(finding: CargoFinding) -> tuple[str, ...]:
+    way_out = f"; {finding.way_out}" if finding.way_out else ""
+    return (finding.level, finding.what, finding.seen + way_out)

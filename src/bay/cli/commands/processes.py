@@ -1,4 +1,4 @@
-"""The commands `execs`, `ps` and `kill`: the execs and processes of a sandbox."""
+"""The commands `execs`, `history`, `ps` and `kill`: the execs, executions and processes of a sandbox."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli.complete import NameArgument
-from bay.cli.output import print_columns, print_json
+from bay.cli.output import note, print_columns, print_json
 from bay.cli.state import JsonOption, connect
 from bay.clock import to_rfc3339
 from bay.errors import InvalidArgument
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bay.client import Box
-    from bay.models import Exec, Process
+    from bay.models import Exec, HistoryEntry, Process
 
 _LONGEST = 80
+_LONGEST_CODE = 60
 
 
 def execs(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
@@ -119,3 +120,41 @@ def _time(at: "datetime") -> str:
 
 def _cut(command: str) -> str:
     return command if len(command) <= _LONGEST else f"{command[: _LONGEST - 1]}…"
+
+
+def history(
+    ctx: typer.Context,
+    name: NameArgument,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only entries that failed, timed out or were lost.")
+    ] = False,
+    tags: Annotated[
+        str | None, typer.Option(metavar="TAG,...", help="Only entries with one of these tags.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="The newest N.")] = 100,
+    as_json: JsonOption = False,
+) -> int:
+    """List the calls of `shell/exec` and `python/exec` in a sandbox, newest first.
+
+    For commands of `bay exec` see `bay execs`.
+    """
+    with connect(ctx) as client:
+        entries = client.sandboxes.get(name).history(failed_only=failed or None, tags=tags, limit=limit)
+    if as_json:
+        for entry in entries:
+            print_json(entry)
+        return 0
+    if not entries and not failed and tags is None:
+        note(
+            "nothing ran by shell/exec or python/exec; for commands of `bay exec` and `bay run` see: bay execs"
+        )
+    else:
+        print_columns(("ID", "CREATED", "OK", "MS", "TAGS", "CODE"), map(_history_row, entries))
+    return 0
+
+
+def _history_row(entry: "HistoryEntry") -> tuple[str, ...]:
+    created = to_rfc3339(entry.created_at)[:19] + "Z"
+    code = entry.code if len(entry.code) <= _LONGEST_CODE else entry.code[: _LONGEST_CODE - 3] + "..."
+    ok = "yes" if entry.success else "no"
+    return (entry.id, created, ok, str(entry.execution_time_ms), entry.tags or "-", code)
