@@ -12,6 +12,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def expiry(now: datetime, seconds: int | None) -> datetime | None:
+    """The moment `seconds` after `now`; None for no limit."""
+    return None if seconds is None else now + timedelta(seconds=seconds)
+
+
 def to_rfc3339(moment: datetime) -> str:
     """`moment` as RFC 3339 in UTC with microseconds and a final ``Z``; the wire format of every time."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -11,11 +11,12 @@ from dying import lines_of, run_and_die
 
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.pool import Pool, device_at
-from bay.cargo.pool_sizing import GIB, SMALLEST, Host, next_size, wanted
+from bay.cargo.pool_sizing import SMALLEST, Host, next_size, wanted
 from bay.errors import DriverUnavailable, StorageFull
 from bay.ids import new_id
 from bay.linux import btrfs, loops
 from bay.testing.cargo import write
+from bay.units import GIB
 from pools import MIB, loops_of, needs_btrfs, opened, pool_in, small_disk, total_bytes, unmounted_after
 
 pytestmark = [pytest.mark.anyio, needs_btrfs]

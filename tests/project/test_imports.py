@@ -27,6 +27,7 @@ GROUPS = {
     "bay.hints": "words",
     "bay.token_bucket": "words",
     "bay.validation_words": "words",
+    "bay.units": "words",
     "bay.webhook_signature": "words",
     "bay.store": "store",
     "bay.store.records": "records",  # the shapes of rows, without any access to them

@@ -28,11 +28,12 @@ import structlog
 from bay.cargo import disk_usage
 from bay.cargo.base import Fence, Weight
 from bay.cargo.fences import Fences
-from bay.cargo.pool_sizing import MIB, pool_reserve
+from bay.cargo.pool_sizing import pool_reserve
 from bay.cargo.trash import Trash, make_private
 from bay.errors import DriverUnavailable, InvalidArgument, NotFound, StorageFull
 from bay.ids import is_id
 from bay.linux import remove_tree, renames
+from bay.units import MIB
 
 T = TypeVar("T")
 SANDBOX_UID = SANDBOX_GID = 1000

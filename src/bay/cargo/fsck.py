@@ -14,9 +14,10 @@ from typing import Literal
 
 from bay.cargo import backend_detection
 from bay.cargo.pool import Pool, device_at
-from bay.cargo.pool_sizing import MIB, pool_reserve
+from bay.cargo.pool_sizing import pool_reserve
 from bay.errors import DriverUnavailable
 from bay.linux import btrfs, loops
+from bay.units import MIB
 
 _CHECK_S = 3600
 _SAID = 800

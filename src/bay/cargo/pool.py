@@ -16,10 +16,11 @@ from pathlib import Path
 
 import structlog
 
-from bay.cargo.pool_sizing import MIB, SMALLEST, Host, host_reserve, next_size, wanted
+from bay.cargo.pool_sizing import SMALLEST, Host, host_reserve, next_size, wanted
 from bay.cargo.trash import make_private
 from bay.errors import DriverUnavailable, StorageFull
 from bay.linux import btrfs, loops, renames
+from bay.units import MIB
 
 _NOSUID, _NODEV, _NOATIME = 2, 4, 1024
 _OPTIONS = b"discard=async"

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-MIB, GIB = 1 << 20, 1 << 30
+from bay.units import GIB, MIB
+
 SMALLEST = 256 * MIB
 """Of a pool; btrfs itself needs about half of that."""
 _GRAIN = 16 * MIB

@@ -99,7 +99,7 @@ from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
-from bay.server.settings import GIB, MIB, Settings
+from bay.server.settings import Settings
 from bay.server.ship.client import ShipLink
 from bay.server.web import page_routes as pages_api
 from bay.server.web.audit import Auditor
@@ -115,6 +115,7 @@ from bay.store import sandboxes
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import Keep
+from bay.units import GIB, MIB
 
 DATABASE = "bay.db"
 KEY_FILE = "admin.key"

@@ -34,9 +34,9 @@ from bay.models import (
 from bay.server.web.auth import MIN_CHOSEN
 from bay.server.web.known_fields import KnownFields
 from bay.server.web.public_addresses import ports_in
+from bay.units import MIB
 from ship_protocol import RING_BYTES
 
-MIB, GIB = 1 << 20, 1 << 30
 _TAKEN_NAMES = frozenset(
     [
         "root",

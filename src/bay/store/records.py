@@ -109,6 +109,12 @@ class SandboxRecord:
     deleted_at: datetime | None
     session: SessionRecord | None
 
+    @property
+    def has_compute(self) -> bool:
+        """Whether its session runs or is frozen, and the owner wants to keep it."""
+        session = self.session
+        return session is not None and session.phase in ("running", "paused") and self.target in HAVING
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CargoRecord:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.schema import checkpoints, sandboxes, sessions
@@ -112,7 +113,7 @@ async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
     own = and_(_S.id == sandbox_id, _S.target == "running")
     row = (await db.execute(select(_S.idle_timeout).where(own))).first()
     if row is not None:
-        await change(db, sandbox_id, idle_expires_at=_after(now, row.idle_timeout), last_active_at=now)
+        await change(db, sandbox_id, idle_expires_at=expiry(now, row.idle_timeout), last_active_at=now)
 
 
 async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
@@ -134,7 +135,7 @@ async def keep_warm(db: AsyncConnection, sandbox_id: str, now: datetime) -> None
     own = and_(_S.id == sandbox_id, _S.target == "paused")
     row = (await db.execute(select(_S.warm_timeout).where(own))).first()
     if row is not None:
-        await change(db, sandbox_id, warm_expires_at=_after(now, row.warm_timeout))
+        await change(db, sandbox_id, warm_expires_at=expiry(now, row.warm_timeout))
 
 
 async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Target) -> bool:
@@ -321,7 +322,3 @@ def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
 
 
 _LIVE_NAMES = frozenset(f"session_{c.name}" for c in sessions.c)
-
-
-def _after(now: datetime, seconds: int | None) -> datetime | None:
-    return None if seconds is None else now + timedelta(seconds=seconds)

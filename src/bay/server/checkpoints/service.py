@@ -18,7 +18,6 @@ from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import Snapshots
-from bay.server.checkpoints.storage_steps import MIB
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.views import Views
@@ -28,6 +27,7 @@ from bay.server.web.auth import Caller
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, Page, SandboxRecord
+from bay.units import MIB
 
 _MOST_COMMENT = 4096
 _MOST_TRANSFERS = 4

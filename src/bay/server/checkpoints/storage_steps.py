@@ -21,10 +21,10 @@ from bay.server.sessions.handles import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, CheckpointRecord, SandboxRecord
+from bay.units import MIB
 
 log = structlog.get_logger("bay.checkpoints")
 
-MIB = 1 << 20
 _COPIES = 4
 
 

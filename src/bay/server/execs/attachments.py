@@ -17,7 +17,6 @@ from bay.errors import (
     QuotaExceeded,
     SandboxNotReady,
     ShipError,
-    Timeout,
 )
 from bay.models import Exec, OutputChunk, Screen
 from bay.server.execs.attach_frames import Resize, Signal
@@ -81,18 +80,13 @@ class Attached:
         """Keep the exec that was started for this client: the client knows of it from here on."""
         self.undo.pop_all()
 
-    async def frames(self) -> AsyncGenerator[bytes | OutputEnd]:
+    def frames(self) -> AsyncGenerator[bytes | OutputEnd]:
         """Output with its stream's mark before it, and at last how the exec ended: `lost` if its session did first.
 
         Raises OutputGone when the buffer has let go of what comes next, and ShipError when the sandbox cannot be heard.
         """
-        try:
-            async for frame in self._attachment.frames():
-                yield frame
-        except (ShipError, Timeout):
-            if not await self._waker.is_over(self._sandbox_id, self._session_id):
-                raise
-            yield LOST
+        frames = self._attachment.frames()
+        return self._waker.until_over(self._sandbox_id, self._session_id, frames, lambda: LOST)
 
     async def send(self, message: bytes | Resize | Signal) -> None:
         """Pass input on, as fast as it is taken; wakes a frozen sandbox. Once its session is over it goes nowhere."""

@@ -8,10 +8,9 @@ from pydantic import BaseModel
 
 from bay.models import Process
 from bay.server.execs.processes import Processes
-from bay.server.web.bodies import Body
+from bay.server.execs.routes import SendSignal
 from bay.server.web.dependencies import ERRORS, Reader, Writer, service
-from bay.server.web.replies import WireResponse
-from bay.server.web.signals import SignalName
+from bay.server.web.replies import Ok, WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}",
@@ -27,18 +26,6 @@ class ProcessList(BaseModel):
     """Every process of a sandbox."""
 
     items: list[Process]
-
-
-class SendSignal(Body):
-    """The signal to send."""
-
-    signal: SignalName
-
-
-class Ok(BaseModel):
-    """It is done."""
-
-    status: str = "ok"
 
 
 @router.get("/processes", response_model=ProcessList)

@@ -5,7 +5,6 @@ from bay.models import Process
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import ShipLink
 from bay.server.web.auth import Caller
-from bay.store.records import HAVING, SandboxRecord
 
 
 class Processes:
@@ -18,7 +17,7 @@ class Processes:
     async def list(self, caller: Caller, ref: str) -> list[Process]:
         """Every process, its parent by `ppid`; none without compute."""
         async with self._waker.holding(caller, ref) as sandbox:
-            if not _has_compute(sandbox):
+            if not sandbox.has_compute:
                 return []
             async with self._waker.reach(sandbox) as (_, peer):
                 return await self._link.processes(peer)
@@ -26,11 +25,7 @@ class Processes:
     async def signal(self, caller: Caller, ref: str, pid: int, name: str) -> None:
         """Send a signal to one process. Raises NotFound when there is none of that id, Forbidden for the first one."""
         async with self._waker.holding(caller, ref) as sandbox:
-            if not _has_compute(sandbox):
+            if not sandbox.has_compute:
                 raise NotFound(f"there is no process {pid} in this sandbox")
             async with self._waker.reach(sandbox) as (_, peer):
                 await self._link.signal_process(peer, pid, name)
-
-
-def _has_compute(sandbox: SandboxRecord) -> bool:
-    return sandbox.session is not None and sandbox.target in HAVING

@@ -208,14 +208,14 @@ class Execs:
         self, caller: Caller, found: Located, chunks: AsyncIterator[OutputChunk | OutputEnd]
     ) -> AsyncGenerator[OutputChunk | OutputEnd]:
         """The chunks, and that the exec is lost when they break off because its session is over."""
-        async with aclosing(self._stays.allowed(caller, chunks)) as allowed:
-            try:
-                async for chunk in allowed:
-                    yield chunk
-            except (ShipError, Timeout, OSError):  # which the call's own block would have translated
-                if not await self._waker.is_over(found.sandbox_id, found.live_peer.session_id):
-                    raise
-                yield LOST
+        async with (
+            aclosing(self._stays.allowed(caller, chunks)) as allowed,
+            aclosing(
+                self._waker.until_over(found.sandbox_id, found.live_peer.session_id, allowed, lambda: LOST)
+            ) as items,
+        ):
+            async for chunk in items:
+                yield chunk
 
     async def write_stdin(
         self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool

@@ -22,11 +22,10 @@ from bay.server.files.ship_client import Download, ListEnd, Wanted
 from bay.server.files.ship_trees import Unpacked
 from bay.server.files.trees import FileTrees
 from bay.server.files.watch_relay import relay
-from bay.server.sandboxes.routes import Ok
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Writer, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.replies import Ok, WireResponse
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
 
 router = APIRouter(

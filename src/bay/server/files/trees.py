@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from bay.errors import OutputGone, ShipError, Timeout
+from bay.errors import OutputGone
 from bay.models import FileEvent, SearchResult
 from bay.server.files.ship_trees import TreeLink, Unpacked, Watching
 from bay.server.sessions.waker import Waker
@@ -27,15 +27,10 @@ class Watch:
         self._waker = waker
         self._stays = stays
 
-    async def events(self) -> AsyncGenerator[FileEvent]:
+    def events(self) -> AsyncGenerator[FileEvent]:
         """What happens, until what is watched is gone. Raises OutputGone once the session is over, else ShipError."""
-        try:
-            async for event in self._watching.events():
-                yield event
-        except (ShipError, Timeout) as error:
-            if not await self._waker.is_over(self._sandbox_id, self._session_id):
-                raise
-            raise OutputGone("the sandbox was stopped; start it and watch again") from error
+        events = self._watching.events()
+        return self._waker.until_over(self._sandbox_id, self._session_id, events, _stopped)
 
     async def must_leave(self) -> Reason:
         """Return once the connection has to end for Bay's sake, and why."""
@@ -89,3 +84,7 @@ class FileTrees:
             ):
                 peer = awake.peer
                 yield Watch(caller, awake.sandbox.id, peer.session_id, watching, self._waker, self._stays)
+
+
+def _stopped() -> FileEvent:
+    raise OutputGone("the sandbox was stopped; start it and watch again")

@@ -16,13 +16,12 @@ from bay.errors import BadRequest
 from bay.hints import unknown
 from bay.models import FileEntry
 from bay.server.files.service import Files
-from bay.server.sandboxes.routes import Ok
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
 from bay.server.web.dependencies import ERRORS, Reader, Writer, service
 from bay.server.web.known_parameters import refusal
 from bay.server.web.multipart import Form
-from bay.server.web.replies import WireResponse
+from bay.server.web.replies import Ok, WireResponse
 
 router = APIRouter(
     prefix="/v1/sandboxes/{sandbox_id}/filesystem",

@@ -27,7 +27,7 @@ from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
-from bay.store.records import HAVING, HistoryNote, SandboxRecord
+from bay.store.records import HistoryNote, SandboxRecord
 
 DEFAULT = "default"
 """The kernel that is made by the first code that is run in it."""
@@ -90,7 +90,7 @@ class Kernels:
     async def every(self, caller: Caller, ref: str) -> list[Kernel]:
         """The kernels there are: none in a sandbox without compute, which is not started for that."""
         async with self._waker.holding(caller, ref) as sandbox:
-            if not _has_session(sandbox):
+            if not sandbox.has_compute:
                 return []
             async with self._waker.reach(sandbox) as (_, peer):
                 return await self._link.every(peer)
@@ -216,16 +216,13 @@ class Kernels:
     ) -> AsyncGenerator[CellEvent, None]:
         """The events, with an end of Bay's own when the session ended before the cell did."""
         last = -1
-        try:
-            async for event in events:
+        whole = self._waker.until_over(sandbox_id, peer.session_id, events, lambda: _lost(last + 1))
+        async with aclosing(whole):
+            async for event in whole:
                 last = event.seq
                 yield event
                 if event.type == "end":
                     return
-        except (ShipError, Timeout):
-            if not await self._waker.is_over(sandbox_id, peer.session_id):
-                raise
-            yield _lost(last + 1)
 
     @asynccontextmanager
     async def _locate(
@@ -275,11 +272,6 @@ def _lost(seq: int) -> CellEvent:
     )  # fmt: skip
 
 
-def _has_session(sandbox: SandboxRecord) -> bool:
-    session = sandbox.session
-    return session is not None and session.phase in ("running", "paused") and sandbox.target in HAVING
-
-
 def _check_id(kernel_id: str) -> None:
     """Nothing else becomes part of a path in Ship."""
     if kernel_id != DEFAULT and _KERNEL_ID.fullmatch(kernel_id) is None:
@@ -287,7 +279,7 @@ def _check_id(kernel_id: str) -> None:
 
 
 def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
-    if not _has_session(sandbox):
+    if not sandbox.has_compute:
         raise NotFound(
             f"there is no kernel {kernel_id} in this sandbox: the sandbox is cold, and kernels end with "
             "their session; create a new one"

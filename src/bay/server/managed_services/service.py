@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 
-from bay.errors import BayError, Conflict, NotFound, OutputGone, ShipError, Timeout
+from bay.errors import BayError, Conflict, NotFound, OutputGone
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
 from bay.server.execs.locator import LOST, Locator
 from bay.server.managed_services import rules, ship_client
@@ -20,7 +20,7 @@ from bay.server.web.auth import Caller
 from bay.server.web.open_connections import Stays
 from bay.store import services
 from bay.store.engine import Store
-from bay.store.records import HAVING, SandboxRecord
+from bay.store.records import SandboxRecord
 
 Output = AsyncIterator[OutputChunk | OutputEnd]
 Known = list[Service]
@@ -144,14 +144,12 @@ class SandboxServices:
         self, caller: Caller, sandbox_id: str, session_id: str, chunks: Output
     ) -> AsyncGenerator[OutputChunk | OutputEnd]:
         """The chunks, and that it is lost when they break off because the session is over."""
-        async with aclosing(self._stays.allowed(caller, chunks)) as allowed:
-            try:
-                async for chunk in allowed:
-                    yield chunk
-            except (ShipError, Timeout, OSError):
-                if not await self._waker.is_over(sandbox_id, session_id):
-                    raise
-                yield LOST
+        async with (
+            aclosing(self._stays.allowed(caller, chunks)) as allowed,
+            aclosing(self._waker.until_over(sandbox_id, session_id, allowed, lambda: LOST)) as items,
+        ):
+            async for chunk in items:
+                yield chunk
 
     async def _change(self, caller: Caller, ref: str, change: Change) -> SandboxRecord:
         """Write what `change` makes of the services. Raises what it and the rules raise."""
@@ -194,7 +192,7 @@ class SandboxServices:
     async def _restarted(self, caller: Caller, sandbox_id: str, name: str) -> Service:
         async with self._waker.holding(caller, sandbox_id) as sandbox:
             spec = _spec(await self._specs_of(sandbox), name)
-            if not _has_session(sandbox):
+            if not sandbox.has_compute:
                 return ship_client.stopped(spec)
             async with self._waker.reach(sandbox) as (_, peer):
                 await self._keeper.tell(peer.session_id)
@@ -255,11 +253,6 @@ def _spec(specs: Sequence[ServiceSpec], name: str) -> ServiceSpec:
 
 def _missing(name: str) -> NotFound:
     return NotFound(f"there is no service {name}")
-
-
-def _has_session(sandbox: SandboxRecord) -> bool:
-    session = sandbox.session
-    return session is not None and session.phase in ("running", "paused") and sandbox.target in HAVING
 
 
 async def _nothing() -> AsyncGenerator[OutputChunk | OutputEnd]:

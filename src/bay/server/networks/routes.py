@@ -35,7 +35,7 @@ class Rule(Body):
     protocol: NetworkProtocol | None = None
 
 
-class Policy(Body):
+class NetworkPolicyBody(Body):
     """A network policy. The most specific rule decides, and of two equally specific ones the deny."""
 
     mode: NetworkMode
@@ -56,7 +56,7 @@ async def get_network_policy(caller: Reader, networks: NetworksDep, sandbox_id: 
 
 @router.put("/network-policy", response_model=CurrentPolicy)
 async def put_network_policy(
-    caller: Writer, networks: NetworksDep, sandbox_id: str, body: Policy
+    caller: Writer, networks: NetworksDep, sandbox_id: str, body: NetworkPolicyBody
 ) -> WireResponse:
     """Replace the policy; answers when it is enforced, also for existing connections."""
     return WireResponse(await networks.put(caller, sandbox_id, body.to_noun()))

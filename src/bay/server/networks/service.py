@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.drivers.base import Driver, NetworkControl
-from bay.errors import BadRequest, CapabilityNotSupported, DriverUnavailable, Timeout
+from bay.errors import BadRequest, CapabilityNotSupported, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
 from bay.server.sessions.effective_policy import mode_of
@@ -108,17 +108,12 @@ class Networks:
         return mode_of(record, self._profiles.get(record.profile), self._driver.capabilities.network)
 
     async def _settle(self, before: SandboxRecord, version: int) -> None:
-        self._waker.poke(before.id)
-        settled = await self._waker.wait_until(
-            before.id, lambda r: _holds(r, version) or _is_refused(r, before), _SETTLE_S
+        late = Timeout(
+            f"the policy of {before.id} was not applied within {_SETTLE_S:g} s; Bay continues in the background"
         )
-        if settled is None:
-            raise Timeout(
-                f"the policy of {before.id} was not applied within {_SETTLE_S:g} s; Bay continues in the "
-                "background"
-            )
-        if not _holds(settled, version) and settled.error is not None:
-            raise DriverUnavailable(f"{settled.error.message}; Bay tries again by itself")
+        await self._waker.settle(
+            before, lambda r: _holds(r, version), lambda r: _is_refused(r, before), late, _SETTLE_S
+        )
 
 
 async def write_policy(

@@ -20,8 +20,8 @@ from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
-MOST = 64
-"""Ports of a sandbox of which it is set who may reach them; as for a create."""
+MAX_PORTS = 64
+"""The ports of a sandbox whose access can be set."""
 
 
 class Ports:
@@ -98,7 +98,7 @@ class Ports:
     async def _write(
         self, db: AsyncConnection, record: SandboxRecord, ports: tuple[PortSettings, ...]
     ) -> None:
-        if len(ports) > MOST:
-            raise BadRequest(f"access can be set for at most {MOST} ports")
+        if len(ports) > MAX_PORTS:
+            raise BadRequest(f"access can be set for at most {MAX_PORTS} ports")
         await sandboxes.change(db, record.id, ports=to_wire(ports))
         await events.add(db, record, "sandbox.updated", self._clock(), fields=["ports"])

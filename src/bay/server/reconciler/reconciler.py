@@ -9,14 +9,14 @@ once, so a sandbox has one hand on it at a time, and no lock is held for it.
 import asyncio
 import time
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.backoff import Backoff
 from bay.cargo.base import CargoBackend
-from bay.clock import Clock
+from bay.clock import Clock, expiry
 from bay.drivers.base import Driver, Exited, Gone, Handle, Hostnames, NetworkControl, Paused, Running, freezer
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
@@ -454,7 +454,7 @@ class Reconciler:
         """
         now = self._clock()
         async with self._store.write() as db:
-            until = _after(now, sandbox.warm_timeout)
+            until = expiry(now, sandbox.warm_timeout)
             if not await sandboxes.begin_warm(db, sandbox.id, until):
                 return  # it was wanted again meanwhile
             await sessions.change(db, session.id, phase="paused")
@@ -489,7 +489,7 @@ class Reconciler:
             await sessions.change(db, session.id, phase="running")
             await sandboxes.change_target(
                 db, sandbox.id, old=("paused",), new="running",
-                idle_expires_at=_after(self._clock(), sandbox.idle_timeout), warm_expires_at=None,
+                idle_expires_at=expiry(self._clock(), sandbox.idle_timeout), warm_expires_at=None,
             )  # fmt: skip
 
     async def _resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
@@ -550,7 +550,7 @@ class Reconciler:
     async def _begin_again(self, sandbox: SandboxRecord) -> None:
         """A call came just before its idle sandbox was taken: let it be, and start its clock again."""
         async with self._store.write() as db:
-            later = _after(self._clock(), sandbox.idle_timeout)
+            later = expiry(self._clock(), sandbox.idle_timeout)
             await sandboxes.change_target(
                 db, sandbox.id, old=("stopped",), new="running", idle_expires_at=later
             )
@@ -674,7 +674,3 @@ class _Patience:
 
 def _defect(what: str) -> InternalError:
     return InternalError(f"{what} failed on a defect in Bay; see its log")
-
-
-def _after(now: datetime, seconds: int | None) -> datetime | None:
-    return None if seconds is None else now + timedelta(seconds=seconds)

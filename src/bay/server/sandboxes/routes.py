@@ -20,8 +20,9 @@ from bay.models import (
 )
 from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MOST_SERVICES
-from bay.server.networks.routes import Policy as NetworkPolicyBody
-from bay.server.sandboxes.service import MOST_PORTS, Forks, NewSandbox, SandboxChanges, Sandboxes
+from bay.server.networks.routes import NetworkPolicyBody
+from bay.server.ports.service import MAX_PORTS
+from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
     ERRORS,
@@ -35,7 +36,7 @@ from bay.server.web.dependencies import (
     Writer,
     service,
 )
-from bay.server.web.replies import WireResponse
+from bay.server.web.replies import Ok, WireResponse
 from bay.store.records import Filters
 
 router = APIRouter(
@@ -52,7 +53,7 @@ Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400), DURATION]
 SecondsOrNone = Annotated[int, Field(ge=0, le=10 * 365 * 86400), DURATION]
 
 
-class Policy(Body):
+class CheckpointPolicyBody(Body):
     """When Bay makes automatic checkpoints, and how many it keeps."""
 
     every: Annotated[
@@ -85,7 +86,7 @@ def _each_once(ports: tuple[PortBody, ...]) -> tuple[PortBody, ...]:
     return ports
 
 
-Ports = Annotated[tuple[PortBody, ...], Most(MOST_PORTS), AfterValidator(_each_once)]
+Ports = Annotated[tuple[PortBody, ...], Most(MAX_PORTS), AfterValidator(_each_once)]
 
 
 class CreateSandbox(Body):
@@ -112,7 +113,7 @@ class CreateSandbox(Body):
     from_checkpoint: Annotated[
         str | None, Field(max_length=64, description="Id of one of your checkpoints to start from")
     ] = None
-    checkpoint_policy: Policy | None = None
+    checkpoint_policy: CheckpointPolicyBody | None = None
     network_policy: Annotated[
         NetworkPolicyBody | None, Field(description="Its network policy; default: the profile's")
     ] = None
@@ -150,7 +151,7 @@ class UpdateSandbox(Body):
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Seconds | None = None
     warm_timeout: SecondsOrNone | None = None
-    checkpoint_policy: Policy | None = None
+    checkpoint_policy: CheckpointPolicyBody | None = None
     url: PortBody | None = None
     ports: Ports = ()
 
@@ -159,12 +160,6 @@ class ExtendTtl(Body):
     """The seconds to extend by."""
 
     extend_by: Seconds
-
-
-class Ok(BaseModel):
-    """It is done."""
-
-    status: str
 
 
 class ForkSandbox(Body):

@@ -12,14 +12,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoStore
-from bay.clock import Clock
+from bay.clock import Clock, expiry
 from bay.drivers.base import Capabilities
 from bay.errors import (
     BadRequest,
     BayError,
     CapabilityNotSupported,
     Conflict,
-    DriverUnavailable,
     InvalidArgument,
     NotFound,
     SandboxTtlInfinite,
@@ -65,9 +64,6 @@ from bay.store.records import (
     Target,
 )
 from bay.store.sandboxes import KEEP
-
-MOST_PORTS = 64
-"""Ports of a sandbox of which it is set who may reach them."""
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
@@ -375,9 +371,9 @@ class Sandboxes:
         """Where the clocks of changed timeouts stand now."""
         now, clocks = self._clock(), dict[str, datetime | None]()
         if "idle_timeout" in changed and present.target == "running":
-            clocks["idle_expires_at"] = _after(now, changed["idle_timeout"])
+            clocks["idle_expires_at"] = expiry(now, changed["idle_timeout"])
         if "warm_timeout" in changed and lifecycle.phase_of(present) == "paused":
-            clocks["warm_expires_at"] = _after(now, changed["warm_timeout"])
+            clocks["warm_expires_at"] = expiry(now, changed["warm_timeout"])
         if "checkpoint_policy" in changed:
             clocks["checkpoint_at"] = policy.next_at(changed["checkpoint_policy"], now)
         return clocks
@@ -510,7 +506,7 @@ class Sandboxes:
             generation=0,
             error=None,
             idle_timeout=idle_timeout,
-            idle_expires_at=_after(now, idle_timeout),
+            idle_expires_at=expiry(now, idle_timeout),
             warm_timeout=warm_timeout,
             last_active_at=now,
             expires_at=now + timedelta(seconds=ttl) if ttl else None,
@@ -578,16 +574,10 @@ class Sandboxes:
 
         Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on all the same.
         """
-        self._waker.poke(before.id)
-        settled = await self._waker.wait_until(
-            before.id, lambda r: done(r) or _is_refused(r, before), _SETTLE_S
+        late = Timeout(
+            f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background"
         )
-        if settled is None:
-            raise Timeout(
-                f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background"
-            )
-        if settled.error is not None and not done(settled):
-            raise DriverUnavailable(f"{settled.error.message}; Bay tries again by itself")
+        await self._waker.settle(before, done, lambda r: _is_refused(r, before), late, _SETTLE_S)
 
 
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
@@ -642,7 +632,3 @@ def _check_name(name: str | None) -> None:
 
 def _taken(name: str | None) -> Conflict:
     return Conflict(f"you have a sandbox named {name}; delete it or choose another name")
-
-
-def _after(now: datetime, seconds: int | None) -> datetime | None:
-    return None if seconds is None else now + timedelta(seconds=seconds)

@@ -21,8 +21,8 @@ from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
 from bay.store.tallies import ProfileUsage, UsageScope
+from bay.units import MIB
 
-_MIB = 1 << 20
 _MINUTE = timedelta(minutes=1)
 _RETRY_S = 5
 """When somebody will have stopped or deleted something, nobody knows."""
@@ -158,7 +158,7 @@ class Quotas:
 
     async def _check_disk(self, db: AsyncConnection, bound: _Bound) -> None:
         if bound.limits.disk_mb is not None:
-            used = math.ceil(await tallies.disk_bytes(db, bound.whose) / _MIB)
+            used = math.ceil(await tallies.disk_bytes(db, bound.whose) / MIB)
             bound.check("disk_mb", used, 1)
 
     async def _check_present(
@@ -174,7 +174,7 @@ class Quotas:
         return round(sum(t.running * self._resources(t.profile).cpus for t in found), 6)
 
     def _memory_mb(self, found: list[ProfileUsage]) -> int:
-        return sum(t.holding * (self._resources(t.profile).memory // _MIB) for t in found)
+        return sum(t.holding * (self._resources(t.profile).memory // MIB) for t in found)
 
     def _resources(self, profile: str) -> Resources:
         # A profile that was taken out of the settings: what one has that says nothing.
@@ -183,7 +183,7 @@ class Quotas:
 
 
 def _compute(resources: Resources) -> _Need:
-    return _Need(running=1, cpus=resources.cpus, memory_mb=resources.memory // _MIB)
+    return _Need(running=1, cpus=resources.cpus, memory_mb=resources.memory // MIB)
 
 
 def _plain(number: float) -> str:

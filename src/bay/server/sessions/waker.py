@@ -1,6 +1,6 @@
 """From a caller and a reference to a sandbox that answers now, started on the way if it must be."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from bay.clock import Clock
 from bay.errors import (
     CapabilityNotSupported,
+    DriverUnavailable,
     NotFound,
     SandboxExpired,
     SandboxNotReady,
@@ -145,6 +146,41 @@ class Waker:
             reason = settled.error.message if settled.error else "it was stopped meanwhile"
             raise _not_ready(settled, f"did not start: {reason}")
         return settled
+
+    async def settle(
+        self,
+        before: SandboxRecord,
+        done: Callable[[SandboxRecord], bool],
+        is_refused: Callable[[SandboxRecord], bool],
+        late: Timeout,
+        within_s: float,
+    ) -> None:
+        """Poke the reconciler and wait until `done`; it goes on whatever is raised.
+
+        Raises DriverUnavailable when the host would not do it, and `late`.
+        """
+        self.poke(before.id)
+        settled = await self.wait_until(before.id, lambda r: done(r) or is_refused(r), within_s)
+        if settled is None:
+            raise late
+        if settled.error is not None and not done(settled):
+            raise DriverUnavailable(f"{settled.error.message}; Bay tries again by itself")
+
+    async def until_over(
+        self, sandbox_id: str, session_id: str, items: AsyncIterator[T], lost: Callable[[], T]
+    ) -> AsyncGenerator[T]:
+        """A stream from the session's Ship; `lost()` is its end when it breaks because the session is over."""
+        try:
+            async for item in items:
+                yield item
+        except (
+            ShipError,
+            Timeout,
+            OSError,
+        ):  # an OSError has not been translated: the call's block is elsewhere
+            if not await self.is_over(sandbox_id, session_id):
+                raise
+            yield lost()
 
     async def is_over(self, sandbox_id: str, session_id: str) -> bool:
         """Whether a session to which the connection broke is known to have ended; it is looked at first. Bounded."""

@@ -27,6 +27,12 @@ from bay.models import to_wire
 _MOST_ERRORS = 20
 
 
+class Ok(BaseModel):
+    """The call is done."""
+
+    status: str
+
+
 class ErrorDetail(BaseModel):
     """What went wrong: `code` for programs, `message` for people."""
 

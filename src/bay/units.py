@@ -1,0 +1,3 @@
+"""Units of bytes."""
+
+MIB, GIB = 1 << 20, 1 << 30
