@@ -20,7 +20,7 @@ from bay.network.dns.cache import Address
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.upstream import UpstreamResolver, receive_exactly
-from bay.network.policy import CompiledPolicy, NameVerdict, checked, compile_policy
+from bay.network.policy import CompiledPolicy, checked, compile_policy
 from bay.network.reserved_ranges import is_reserved
 
 KEY = 7
@@ -55,21 +55,17 @@ class Opened:
     calls: list[tuple[str, tuple[Address, ...], int]] = field(
         default_factory=list[tuple[str, tuple[Address, ...], int]]
     )
-    verdicts: list[NameVerdict] = field(default_factory=list[NameVerdict])
     gate: asyncio.Event | None = None
     error: Exception | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(
-        self, key: int, name: str, verdict: Any, addresses: Sequence[Address], ttl_s: int
-    ) -> None:
+    async def __call__(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
         self.begun.set()
         if self.gate is not None:
             await self.gate.wait()
         if self.error is not None:
             raise self.error
         self.calls.append((name, tuple(addresses), ttl_s))
-        self.verdicts.append(verdict)
 
     def names(self) -> list[str]:
         """In the order they were opened."""

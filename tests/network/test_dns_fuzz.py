@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from bay.clock import ManualClock
 from bay.network.dns import wire
-from bay.network.dns.budget import Bucket, looks_random, weight
-from bay.network.dns.limits import DnsLimits
+from bay.network.dns.limits import DnsLimits, looks_random, weight
 from bay.network.dns.names import ForwarderContext
 from bay.network.dns.responses import MalformedResponse, Response, read_response
 from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.dns.upstream import Upstream
+from bay.token_bucket import TokenBucket
 
 pytestmark = pytest.mark.pure
 
@@ -178,7 +178,7 @@ def test_words_are_told_from_letters_at_random() -> None:
 
 def test_a_bucket_fills_with_time_and_owes_no_more_than_it_holds() -> None:
     ticks = Ticks()
-    bucket = Bucket(2, 4, ticks)
+    bucket = TokenBucket(2, 4, ticks)
     assert [bucket.take(1) for _ in range(5)] == [True] * 4 + [False]
     ticks.advance(1)
     assert [bucket.take(1) for _ in range(3)] == [True, True, False]

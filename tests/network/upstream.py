@@ -15,7 +15,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from bay.network.dns.tasks import Tasks
+from bay.network.dns.sandbox_resolver import Tasks
 from bay.network.dns.upstream import UpstreamResolver, receive_exactly
 
 Lie = Callable[[bytes, dns.message.Message], Sequence[bytes]]

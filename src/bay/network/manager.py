@@ -17,18 +17,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from bay.errors import DriverUnavailable
 from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
-from bay.models import NetworkCounter, NetworkPolicy, NetworkState, RefusedName
+from bay.models import NetworkCounter, NetworkPolicy, NetworkState
 from bay.network.conntrack import Conntrack, TrackedConnection
+from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
 from bay.network.nft_script import SHARED, Name, NftScript, TableContents
-from bay.network.policy import CompiledPolicy, NameVerdict, compile_policy
+from bay.network.policy import CompiledPolicy, compile_policy
 from bay.network.port_classes import PROTOCOLS, class_of
 from bay.network.reserved_ranges import Address, is_reserved
 from bay.network.reserved_ranges import Network as Addresses
@@ -65,21 +66,6 @@ Twice the forwarder's cache, so that the addresses of every cached answer are op
 """
 
 
-class NameForwarder(Protocol):
-    """The DNS forwarder, as the manager uses it. A sandbox's key is the number of its slot."""
-
-    async def open(self) -> None: ...
-    async def aclose(self) -> None: ...
-    async def listen(
-        self, key: int, udp: socket.socket, tcp: socket.socket, plan: CompiledPolicy
-    ) -> None: ...
-    def set_plan(self, key: int, plan: CompiledPolicy) -> None: ...
-    async def stop(self, key: int) -> None: ...
-    def refused(self, key: int) -> tuple[RefusedName, ...]: ...
-    def counts(self, key: int) -> Mapping[int | None, tuple[int, int]]: ...
-    def names_of(self, key: int) -> Mapping[Address, Collection[str]]: ...
-
-
 @dataclass(slots=True)
 class _SlotState:
     """The manager's record of a sandbox with a network, which the one thread writes."""
@@ -108,7 +94,7 @@ class NetworkManager:
         instance: str,
         ipv6: bool = False,
         private: Sequence[Addresses] = (),
-        names: Callable[[Opener, Callable[[Address], bool]], NameForwarder] | None = None,
+        names: Callable[[Opener, Callable[[Address], bool]], Forwarder] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._instance = instance
@@ -302,12 +288,9 @@ class NetworkManager:
             self._listening.discard(seat.number)
             await self._names.stop(seat.number)
 
-    async def _open_name(
-        self, key: int, name: str, verdict: NameVerdict, addresses: Sequence[Address], ttl_s: int
-    ) -> None:
+    async def _open_name(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
         # The policy may have changed since: `_open` judges the name again, in the thread that changes
         # policies.
-        del verdict
         await self._do(lambda: self._open(key, name, addresses, ttl_s))
 
     async def _do(self, work: Callable[[], T]) -> T:

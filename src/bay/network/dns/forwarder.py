@@ -117,14 +117,3 @@ class Forwarder:
         Expired ones are included: connections outlive them.
         """
         return self._served[key].seat.names.origins.all() if key in self._served else {}
-
-    def pins(self, key: int) -> list[tuple[str, tuple[Address, ...], int]]:
-        """The addresses that have to be open now, by name, with the seconds left."""
-        return self._served[key].seat.names.pins() if key in self._served else []
-
-    def remember(self, key: int, name: str, addresses: Sequence[Address]) -> None:
-        """Attribute connections to `addresses` to `name`, which an earlier Bay process resolved.
-
-        Raises KeyError.
-        """
-        self._served[key].seat.names.origins.add(name, tuple(addresses))

@@ -1,34 +1,28 @@
 """A sandbox's names are resolved upstream, judged by the policy, opened in the kernel and cached, in turn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from math import ceil
-from typing import Protocol
 
 from bay.clock import Clock
 from bay.network.dns import wire
-from bay.network.dns.budget import Budget
 from bay.network.dns.cache import Address, Cache, CachedAnswer, Key, Origins, Pin
-from bay.network.dns.limits import DnsLimits
+from bay.network.dns.limits import Budget, DnsLimits
 from bay.network.dns.resolution import Resolution, resolve
 from bay.network.dns.responses import Response
 from bay.network.dns.upstream import Upstream
-from bay.network.policy import CompiledPolicy, NameVerdict
+from bay.network.policy import CompiledPolicy
 
 ADDRESSES = (wire.A, wire.AAAA)
 
 
-class Opener(Protocol):
-    """The network manager, which makes a name's addresses reachable before the sandbox has the answer.
+Opener = Callable[[int, str, Sequence[Address], int], Awaitable[None]]
+"""The network manager makes a name's addresses reachable before the sandbox `key` has the answer, for `ttl_s` seconds.
 
-    A policy may change meanwhile: the manager judges `name` again under the lock with which it changes
-    policies. `verdict` was true at the call. Raises HostError.
-    """
-
-    async def __call__(
-        self, key: int, name: str, verdict: NameVerdict, addresses: Sequence[Address], ttl_s: int
-    ) -> None: ...
+A policy may change meanwhile: the manager judges the name again under the lock with which it changes
+policies. Raises HostError.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +79,6 @@ class SandboxNames:
         """The cached answer to a question, whether or not the current plan has opened it."""
         return self._cache.get(key)
 
-    def pins(self) -> list[tuple[str, tuple[Address, ...], int]]:
-        """The cached names, with their open addresses and the seconds for which these stay open."""
-        live = [(pin.text, self._opened(pin.answer), self.left(pin)) for _, pin in self._cache.live()]
-        grace_s = self._around.limits.grace_s
-        return [(text, addresses, left + grace_s) for text, addresses, left in live if addresses]
-
     def left(self, pin: Pin) -> int:
         """Seconds for which `pin` holds."""
         return max(0, ceil(pin.ends_at - self._around.now()))
@@ -108,7 +96,7 @@ class SandboxNames:
                 return self._pin(asked, CachedAnswer(rcode=wire.REFUSED, reason="policy"), 0)
             if addresses := self._opened(pin.answer):
                 ttl = self.left(pin) + self._around.limits.grace_s
-                await self._around.opener(self._key, pin.text, verdict, addresses, ttl)
+                await self._around.opener(self._key, pin.text, addresses, ttl)
             if plan is self.plan:  # the plan did not change while the kernel opened the addresses
                 self.origins.add(pin.text, addresses)
                 return self._hold(asked, Pin(pin.text, pin.answer, pin.ends_at, plan, verdict.rule))

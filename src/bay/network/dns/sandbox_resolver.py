@@ -5,9 +5,10 @@ and type, however many ask.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 import dns.exception
 import dns.name
@@ -17,12 +18,11 @@ import structlog
 
 from bay.errors import HostError
 from bay.network.dns import wire
-from bay.network.dns.budget import Budget
 from bay.network.dns.cache import CachedAnswer, Key, Pin
+from bay.network.dns.limits import Budget
 from bay.network.dns.log import QueryLog
 from bay.network.dns.names import ADDRESSES, ForwarderContext, SandboxNames, UpstreamQuestion
 from bay.network.dns.resolution import Loop
-from bay.network.dns.tasks import Tasks
 from bay.network.dns.upstream import NoAnswer
 from bay.network.dns.wire import Question
 from bay.network.policy import CompiledPolicy, NameVerdict
@@ -229,3 +229,26 @@ def _kind(question: Question) -> str:
 def _loopback(question: Question) -> CachedAnswer:
     data = _LOOPBACK.get(question.type, ())
     return CachedAnswer(records=wire.answer_records(question.name, (), question.type, data))
+
+
+class Tasks:
+    """A task group that is opened and closed, not entered. Its tasks handle their own errors."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends or this is closed."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    async def aclose(self) -> None:
+        """Cancel what runs, and wait until it has ended."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

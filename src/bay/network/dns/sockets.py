@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any
 
 from bay.network.dns.limits import DnsLimits
-from bay.network.dns.sandbox_resolver import SandboxResolver
-from bay.network.dns.tasks import Tasks
+from bay.network.dns.sandbox_resolver import SandboxResolver, Tasks
 from bay.network.dns.upstream import receive_exactly
 
 
