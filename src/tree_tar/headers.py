@@ -3,7 +3,11 @@
 The bytes are those that `tarfile` writes with PAX_FORMAT, without the time that it takes to be imported.
 """
 
-from collections.abc import Mapping
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -14,6 +18,16 @@ TYPEFLAGS = {
     FILE: b"0", LINK: b"1", SYMLINK: b"2", CHARACTER: b"3", BLOCK_DEVICE: b"4", DIRECTORY: b"5", FIFO: b"6",
 }  # fmt: skip
 NS = 1_000_000_000
+SPARSE_MAJOR, SPARSE_MINOR, SPARSE_NAME, SPARSE_SIZE = (
+    "GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.name", "GNU.sparse.realsize",
+)  # fmt: skip
+
+Segments: TypeAlias = "array[int]"
+"""Where a file has data: offset, length, offset, length …"""
+
+_KINDS = {
+    stat.S_IFREG: FILE, stat.S_IFLNK: SYMLINK, stat.S_IFCHR: CHARACTER, stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO,
+}  # fmt: skip
 _PAX_NAME = "././@PaxHeader"
 _TEXT_BYTES = 100
 _ID_LIMIT, _SIZE_LIMIT = 8**7, 8**11
@@ -38,6 +52,34 @@ def header(
     told = {**_time_record(mtime_ns), **(records or {}), **_records(name, link, ids, size)}
     numbers = (mode, *ids, size, mtime_ns // NS)
     return (_pax_header(told) if told else b"") + _block(name, TYPEFLAGS[kind], numbers, link)
+
+
+def header_of(
+    name: str,
+    facts: os.stat_result,
+    *,
+    kind: str | None = None,
+    size: int = 0,
+    link: str = "",
+    records: Mapping[str, str] | None = None,
+) -> bytes:
+    """The header of a member with the mode, the owner, the time and, unless it is given, the kind that stat found."""
+    return header(
+        name,
+        kind or _KINDS[stat.S_IFMT(facts.st_mode)],
+        mode=facts.st_mode,
+        ids=(facts.st_uid, facts.st_gid),
+        mtime_ns=facts.st_mtime_ns,
+        size=size,
+        link=link,
+        records=records,
+    )
+
+
+def pairs(segments: Segments) -> Iterator[tuple[int, int]]:
+    """The offset and the length of each segment."""
+    numbers = iter(segments)
+    return zip(numbers, numbers, strict=True)
 
 
 def padding(size: int) -> bytes:

@@ -18,10 +18,15 @@ from tree_tar.headers import (
     LINK,
     NS,
     OTHER,
+    SPARSE_MAJOR,
+    SPARSE_MINOR,
+    SPARSE_NAME,
+    SPARSE_SIZE,
     SYMLINK,
     TYPEFLAGS,
+    Segments,
+    pairs,
 )
-from tree_tar.sparse import MAJOR, MINOR, NAME, SIZE, Segments, pairs
 
 _CHUNK = 64 * 1024  # the C library gives more back to the kernel each time, which costs more than reading
 _MAGIC = b"ustar\x0000"
@@ -32,7 +37,8 @@ _LARGEST = (1 << 63) - 1
 _LONGEST_LINE = 20
 _LONGEST_NUMBER, _LONGEST_TIME = 19, 12
 _SPARSE_MAP, _SPARSE_SIZE = b"GNU.sparse.map", b"GNU.sparse.size"
-_MAJOR, _MINOR, _NAME, _REAL_SIZE = (key.encode() for key in (MAJOR, MINOR, NAME, SIZE))
+_MAJOR, _MINOR = SPARSE_MAJOR.encode(), SPARSE_MINOR.encode()
+_NAME, _REAL_SIZE = SPARSE_NAME.encode(), SPARSE_SIZE.encode()
 
 Records = Mapping[bytes, bytes]
 
@@ -134,15 +140,9 @@ class Reader:
     def pull(self, read: Callable[[int], bytes]) -> Iterator[Event]:
         """Parse all that `read` gives, up to as many bytes as it is asked for; no bytes mean that there are no more."""
         while not self.ended:
-            data = read(_CHUNK)
+            if not (data := read(_CHUNK)):
+                raise BadArchive("it ends too early")
             yield from self.feed(data)
-            if not data:
-                self.finish()
-
-    def finish(self) -> None:
-        """Raise BadArchive unless the end of the archive was read."""
-        if not self.ended:
-            raise BadArchive("it ends too early")
 
     def _parse(self) -> Generator[Event | None]:
         """None asks for more bytes."""
@@ -204,23 +204,24 @@ class Reader:
         self._check(block)
         name = _decoded(records.get(_NAME) or records.get(b"path") or _name(block))
         kind = self._kind(block, name)
-        size = _number(records[b"size"]) if b"size" in records else self._field(block, 124, 12)
+        size = self._told(block, records, b"size", 124, 12)
         if size < 0:
             raise BadArchive(f"{name[:200]!r} has a size below zero")
         self._left = 0 if kind in _WITHOUT_CONTENT else size
-        real, segments = (
-            (yield from self._segments(block, records, size)) if kind == FILE else (0, array("q"))
-        )
+        real, segments = 0, array("q")
+        if kind == FILE:
+            real, segments = yield from self._segments(block, records, size)
+        is_device = kind in (CHARACTER, BLOCK_DEVICE)
         return Member(
             name=name,
             kind=kind,
             mode=self._field(block, 100, 8) & 0o7777,
-            uid=_number(records[b"uid"]) if b"uid" in records else self._field(block, 108, 8),
-            gid=_number(records[b"gid"]) if b"gid" in records else self._field(block, 116, 8),
+            uid=self._told(block, records, b"uid", 108, 8),
+            gid=self._told(block, records, b"gid", 116, 8),
             mtime_ns=self._time(block, records),
             size=real,
             link=_decoded(records.get(b"linkpath") or block[157:257].partition(b"\0")[0]),
-            device=self._device(block) if kind in (CHARACTER, BLOCK_DEVICE) else (0, 0),
+            device=(self._field(block, 329, 8), self._field(block, 337, 8)) if is_device else (0, 0),
             records=records,
             segments=segments,
         )
@@ -247,8 +248,8 @@ class Reader:
         field = block[at : at + size]
         return _base256(field) if self._rules.foreign and field[0] & 0x80 else _octal(field)
 
-    def _device(self, block: bytes) -> tuple[int, int]:
-        return self._field(block, 329, 8), self._field(block, 337, 8)
+    def _told(self, block: bytes, records: Records, key: bytes, at: int, size: int) -> int:
+        return _number(records[key]) if key in records else self._field(block, at, size)
 
     def _time(self, block: bytes, records: Records) -> int:
         told = records.get(b"mtime")

@@ -1,16 +1,13 @@
-"""The functions here describe sparse files by their segments: offset, length, offset, length … in one array.
+"""The functions here lay out sparse files for a tar.
 
 Source: GNU tar's sparse format 1.0 (https://www.gnu.org/software/tar/manual/html_section/Sparse-Formats.html).
 """
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
-MAJOR, MINOR, NAME, SIZE = (f"GNU.sparse.{key}" for key in ("major", "minor", "name", "realsize"))
-
-Segments: TypeAlias = "array[int]"
+from tree_tar.headers import SPARSE_MAJOR, SPARSE_MINOR, SPARSE_NAME, SPARSE_SIZE, Segments, padding
 
 
 def data_segments(descriptor: int, size: int, limit: int) -> Segments:
@@ -28,12 +25,6 @@ def data_segments(descriptor: int, size: int, limit: int) -> Segments:
     return found
 
 
-def pairs(segments: Segments) -> Iterator[tuple[int, int]]:
-    """The offset and the length of each segment."""
-    numbers = iter(segments)
-    return zip(numbers, numbers, strict=True)
-
-
 def sparse_map(segments: Segments, size: int) -> bytes:
     """The map that a sparse file's content begins with. It ends with an empty segment at the end of the file."""
     end = array("q", (size, 0))
@@ -41,6 +32,26 @@ def sparse_map(segments: Segments, size: int) -> bytes:
     return b"%d\n" % (len(listed) // 2) + b"".join([b"%d\n" % number for number in listed])
 
 
-def sparse_records(name: str, size: int) -> Mapping[str, str]:
-    """The pax records of a sparse file of `size` bytes."""
-    return {MAJOR: "1", MINOR: "0", NAME: name, SIZE: str(size)}
+class Layout:
+    """How the content of a file is stored: `head`, and the segments behind each other."""
+
+    __slots__ = ("head", "records", "segments")
+
+    def __init__(self, segments: Segments, head: bytes, records: Mapping[str, str]) -> None:
+        self.segments = segments
+        self.head = head
+        self.records = records
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size that stands in the header."""
+        return len(self.head) + sum(self.segments[1::2])
+
+
+def layout(name: str, segments: Segments, size: int) -> Layout:
+    """The layout of the file `name` that has data in `segments`; without holes it has no head."""
+    if segments == array("q", (0, size)) or not size:
+        return Layout(segments, b"", {})
+    listed = sparse_map(segments, size)
+    records = {SPARSE_MAJOR: "1", SPARSE_MINOR: "0", SPARSE_NAME: name, SPARSE_SIZE: str(size)}
+    return Layout(segments, listed + padding(len(listed)), records)

@@ -11,8 +11,7 @@ import os
 import sqlite3
 import stat
 import sys
-from array import array
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,8 +19,8 @@ from bay.cargo import xattrs
 from bay.cargo.tree_walk import unless_changed
 from bay.errors import BadRequest
 from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, Parts, closing, open_beneath
-from tree_tar.headers import CHARACTER, DIRECTORY, END, FIFO, FILE, LINK, SYMLINK, header, padding
-from tree_tar.sparse import data_segments, pairs, sparse_map, sparse_records
+from tree_tar.headers import END, FILE, LINK, header, header_of, padding, pairs
+from tree_tar.sparse import Layout, data_segments, layout
 
 BUFFER = 1 << 20
 MACHINE = "machine"
@@ -30,7 +29,6 @@ DEPTH = 2048
 MOST_PIECES = 1 << 20
 """Segments of one sparse file, without the empty one at its end: as many as fit an export's memory and time."""
 _WHITEOUT = os.makedev(0, 0)
-_KINDS = {stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO, stat.S_IFCHR: CHARACTER, stat.S_IFLNK: SYMLINK}
 _LINKS = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4096;
     CREATE TABLE first (file TEXT PRIMARY KEY, name BLOB, left INT) WITHOUT ROWID; BEGIN
@@ -77,7 +75,7 @@ class Packer:
     def add_directory(self, name: str, path: str | os.PathLike[str]) -> None:
         """The directory `path` without what is in it, as `name`."""
         with closing(os.open(path, OPEN_DIRECTORY)) as fd:
-            self._add(_header(name, os.fstat(fd)))
+            self._add(header_of(name, os.fstat(fd)))
 
     def add_bytes(self, name: str, content: bytes) -> None:
         """A file `name` that is nowhere else."""
@@ -90,16 +88,18 @@ class Packer:
             if not stat.S_ISREG(facts.st_mode):
                 raise FileNotFoundError(name)
             records = self._read_xattrs(name, fd)
-            content = _Content(fd, facts.st_size, digested=self.digested)
-            if content.pieces > MOST_PIECES:
+            segments = data_segments(fd, facts.st_size, MOST_PIECES + 1)
+            if len(segments) // 2 > MOST_PIECES:
                 self._leave_out(name, f"has holes between more than {MOST_PIECES} pieces")
                 return
-            records.update(content.records(name))
-            head = _header(name, facts, size=content.stored, records=records)
-            self._add(head, content.chunks(), content.stored)
+            stored = layout(name, segments, facts.st_size)
+            digest = hashlib.sha256(stored.head.rstrip(b"\0")) if self.digested else None
+            size = stored.stored_bytes
+            head = header_of(name, facts, size=size, records={**records, **stored.records})
+            self._add(head, _chunks(fd, stored, digest), size)
             self._links.remember(facts, name)
-            if self.digested:
-                self.digests[name] = content.digest.hexdigest()
+            if digest is not None:
+                self.digests[name] = digest.hexdigest()
 
     def finish(self) -> None:
         """Write the end of a tar."""
@@ -127,7 +127,7 @@ class Packer:
     def _add_directory(self, name: str, top: int, parts: Parts) -> list[Parts]:
         here = "/".join((name, *parts))
         with closing(open_beneath(top, parts)) as fd:
-            self._add(_header(here, os.fstat(fd), records=self._read_xattrs(here, fd)))
+            self._add(header_of(here, os.fstat(fd), records=self._read_xattrs(here, fd)))
             return [
                 (*parts, entry) for entry in sorted(os.listdir(fd)) if self._is_tree(here, fd, entry, parts)
             ]
@@ -146,7 +146,7 @@ class Packer:
 
     def _add_entry(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
         if (first := self._links.first(facts)) is not None:
-            return self._add(_header(name, facts, kind=LINK, link=first))
+            return self._add(header_of(name, facts, kind=LINK, link=first))
         if stat.S_ISREG(facts.st_mode):
             return self.add_file(name, directory, entry)
         if stat.S_ISLNK(facts.st_mode):
@@ -156,11 +156,13 @@ class Packer:
         return self.left_out.append(name)
 
     def _add_symlink(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
-        self._add(_header(name, facts, link=os.readlink(entry, dir_fd=directory)))
+        self._add(header_of(name, facts, link=os.readlink(entry, dir_fd=directory)))
         self._links.remember(facts, name)
 
     def _add_special(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
-        self._add(_header(name, facts, records=self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}")))
+        self._add(
+            header_of(name, facts, records=self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}"))
+        )
         # One inode stands for all whiteouts of an overlay, up to more links than another file system can have.
         if not _is_whiteout(facts):
             self._links.remember(facts, name)
@@ -219,44 +221,17 @@ class _Links:
             self._made.close()
 
 
-class _Content:
-    """A file as it is stored: what is not a hole, after a list of where it belongs when there are holes.
-
-    The list is that of GNU's sparse format 1.0, so other programs can read it as well. A file that became
-    shorter while it was read is filled up with zeros: its size stands in the tar already.
-    """
-
-    def __init__(self, fd: int, size: int, *, digested: bool) -> None:
-        self._fd = fd
-        self._segments = data_segments(fd, size, MOST_PIECES + 1)
-        self._size = size
-        self._sparse = size > 0 and self._segments != array("q", (0, size))
-        head = sparse_map(self._segments, size) if self._sparse else b""
-        self.digest = hashlib.sha256(head)
-        self._digested = digested
-        self._head = head + padding(len(head))
-        self.stored = len(self._head) + sum(self._segments[1::2])
-
-    @property
-    def pieces(self) -> int:
-        return len(self._segments) // 2
-
-    def records(self, name: str) -> Mapping[str, str]:
-        """The pax records that tell a reader of the list."""
-        return sparse_records(name, self._size) if self._sparse else {}
-
-    def chunks(self) -> Iterator[bytes]:
-        if self._head:
-            yield self._head
-        for offset, length in pairs(self._segments):
-            yield from self._data(offset, offset + length)
-
-    def _data(self, offset: int, end: int) -> Iterator[bytes]:
+def _chunks(fd: int, stored: Layout, digest: "hashlib._Hash | None") -> Iterator[bytes]:
+    """The content as it is stored. A file that has become shorter is filled up with zeros: its size stands in the tar already."""
+    if stored.head:
+        yield stored.head
+    for offset, length in pairs(stored.segments):
+        end = offset + length
         while offset < end:
             wanted = min(BUFFER, end - offset)
-            chunk = os.pread(self._fd, wanted, offset) or bytes(wanted)
-            if self._digested:
-                self.digest.update(chunk)
+            chunk = os.pread(fd, wanted, offset) or bytes(wanted)
+            if digest is not None:
+                digest.update(chunk)
             offset += len(chunk)
             yield chunk
 
@@ -264,27 +239,6 @@ class _Content:
 def shown(name: str) -> str:
     """A name for people: of any bytes, and of any length, on one short line."""
     return repr(name if len(name) <= 200 else f"{name[:100]}…{name[-100:]}")
-
-
-def _header(
-    name: str,
-    facts: os.stat_result,
-    *,
-    kind: str | None = None,
-    size: int = 0,
-    link: str = "",
-    records: dict[str, str] | None = None,
-) -> bytes:
-    return header(
-        name,
-        kind or _KINDS.get(stat.S_IFMT(facts.st_mode), FILE),
-        mode=stat.S_IMODE(facts.st_mode),
-        ids=(facts.st_uid, facts.st_gid),
-        mtime_ns=facts.st_mtime_ns,
-        size=size,
-        link=link,
-        records=records,
-    )
 
 
 def _identity(facts: os.stat_result) -> str:

@@ -10,13 +10,14 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ship.tools import limits, walk
 from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, closing
-from tree_tar.headers import DIRECTORY, END, FIFO, FILE, LINK, SYMLINK, header, padding
-from tree_tar.sparse import Segments, data_segments, pairs, sparse_map, sparse_records
+from tree_tar.headers import END, LINK, Segments, header_of, padding, pairs
+from tree_tar.sparse import data_segments, layout
 
 _MEMORY_BYTES = 320 << 20
 _CHUNK = 256 * 1024
@@ -24,7 +25,7 @@ _LEAST_HOLES = 64 * 1024
 _MOST_LINKS = 200_000
 _MOST_SEGMENTS = 50_000
 _LEVEL = 3
-_KINDS = {stat.S_IFREG: FILE, stat.S_IFLNK: SYMLINK, stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO}
+_PACKED = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO)
 
 
 class Plain:
@@ -116,20 +117,12 @@ class Packer:
         facts = os.fstat(descriptor)
         if facts.st_nlink > 1 and len(self._links) < _MOST_LINKS:
             self._links[facts.st_dev, facts.st_ino] = name
-        segments = _holes(descriptor, facts)
-        if segments is None:
-            self._out.write(_header(name, facts, size=facts.st_size))
-            self._content(descriptor, 0, facts.st_size)
-            self._out.write(padding(facts.st_size))
-            return
-        listed = sparse_map(segments, facts.st_size)
-        listed += padding(len(listed))
-        stored = len(listed) + sum(segments[1::2])
-        self._out.write(_header(name, facts, size=stored, records=sparse_records(name, facts.st_size)))
-        self._out.write(listed)
-        for offset, length in pairs(segments):
+        stored = layout(name, _segments(descriptor, facts), facts.st_size)
+        size = stored.stored_bytes
+        self._out.write(header_of(name, facts, size=size, records=stored.records) + stored.head)
+        for offset, length in pairs(stored.segments):
             self._content(descriptor, offset, length)
-        self._out.write(padding(stored))
+        self._out.write(padding(size))
 
     def end(self) -> None:
         """Call after everything."""
@@ -143,7 +136,7 @@ class Packer:
             kind = stat.S_IFMT(facts.st_mode)
             if kind == stat.S_IFDIR:
                 self._descend(level, entry, name)
-            elif kind in _KINDS:
+            elif kind in _PACKED:
                 self._add_other(level, entry, name, facts)
         except (BrokenPipeError, MemoryError):
             raise
@@ -159,13 +152,13 @@ class Packer:
         except OSError:
             os.close(directory)
             raise
-        self._out.write(_header(name, os.fstat(directory)))
+        self._out.write(header_of(name, os.fstat(directory)))
         self._levels.append(_Level(directory, name + "/", iter(entries)))
 
     def _add_other(self, level: _Level, entry: str, name: str, facts: os.stat_result) -> None:
         linked = self._links.get((facts.st_dev, facts.st_ino)) if facts.st_nlink > 1 else None
         if linked is not None:
-            self._out.write(_header(name, facts, link=linked, kind=LINK))
+            self._out.write(header_of(name, facts, link=linked, kind=LINK))
         elif stat.S_ISREG(facts.st_mode):
             with closing(os.open(entry, OPEN_FILE, dir_fd=level.directory)) as descriptor:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -173,7 +166,7 @@ class Packer:
         else:
             is_link = stat.S_ISLNK(facts.st_mode)
             target = os.readlink(entry, dir_fd=level.directory) if is_link else ""
-            self._out.write(_header(name, facts, link=target))
+            self._out.write(header_of(name, facts, link=target))
 
     def _content(self, descriptor: int, offset: int, size: int) -> None:
         try:
@@ -187,28 +180,13 @@ class Packer:
             self._out.write(bytes(min(_CHUNK, size - at)))
 
 
-def _header(
-    name: str, facts: os.stat_result, *, size: int = 0, link: str = "",
-    kind: str | None = None, records: Mapping[str, str] | None = None,
-) -> bytes:  # fmt: skip
-    return header(
-        name,
-        kind or _KINDS[stat.S_IFMT(facts.st_mode)],
-        mode=stat.S_IMODE(facts.st_mode),
-        ids=(facts.st_uid, facts.st_gid),
-        mtime_ns=facts.st_mtime_ns,
-        size=size,
-        link=link,
-        records=records,
-    )
-
-
-def _holes(descriptor: int, facts: os.stat_result) -> "Segments | None":
-    """The segments of a sparse file; None when it has no holes to speak of, or too many."""
+def _segments(descriptor: int, facts: os.stat_result) -> Segments:
+    """Where the file has data: everywhere when it has no holes to speak of, or too many."""
+    whole = array("q", (0, facts.st_size))
     if facts.st_blocks * 512 + _LEAST_HOLES > facts.st_size:
-        return None
+        return whole
     found = data_segments(descriptor, facts.st_size, _MOST_SEGMENTS)
-    return found if len(found) < 2 * _MOST_SEGMENTS else None
+    return found if len(found) < 2 * _MOST_SEGMENTS else whole
 
 
 def _say(answer: dict[str, object]) -> None:
