@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from bay.models import CELL_EVENT_FIELDS, CellEvent, PythonData, PythonOutput, PythonResult
+from ship_protocol import CELL_BYTES
+
+TRUNCATED = f"output beyond {CELL_BYTES >> 20} MiB is missing: have the code write it to a file"
+"""The SDK and the CLI say this of a cell whose output was truncated."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 """Colours and the like, ECMA-48 control sequences."""

@@ -58,7 +58,7 @@ GROUPS = {
 # What a group may import of this project, itself included where that is fine.
 MAY = {
     "root": {"client", "words"},
-    "words": {"words"},
+    "words": {"words", "protocol"},
     "linux": {"root", "linux", "words", "tar"},
     "records": {"root", "drivers", "words"},
     "store": {"root", "store", "records", "words"},

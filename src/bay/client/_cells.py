@@ -7,13 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from bay.cell_output import Shown, traceback_of, why
+from bay.cell_output import TRUNCATED, Shown, traceback_of, why
 from bay.client._follow import Patience
 from bay.client._wire import line_object, model
 from bay.errors import BayError
 from bay.models import Brief, CellEvent, CellStatus
 
-CUT = "output beyond 16 MiB is missing: have the code write it to a file"
 _LOST = "its kernel no longer exists: the sandbox was stopped, or the cell ended too long ago"
 
 
@@ -79,7 +78,7 @@ class CellResult(Brief):
     def outcome(self) -> str:
         """How it ended, in words."""
         if self.status == "ok" and self.truncated:
-            return CUT
+            return TRUNCATED
         return f"the code ended with {self.status}: {(self.message or '').strip().rpartition(chr(10))[2]}"
 
     @property
@@ -94,7 +93,7 @@ class CellResult(Brief):
         return self
 
     def __str__(self) -> str:
-        cut = f"[{CUT}]" if self.truncated else ""
+        cut = f"[{TRUNCATED}]" if self.truncated else ""
         return "\n".join(part for part in (self.text.rstrip("\n"), cut, self.message or "") if part)
 
     def _repr_mimebundle_(

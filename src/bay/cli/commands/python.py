@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cell_output import event_to_wire, text_of, traceback_of
+from bay.cell_output import TRUNCATED, event_to_wire, text_of, traceback_of
 from bay.cli.complete import NameArgument
 from bay.cli.figures import is_figure, save_figure
 from bay.cli.output import note, print_json
@@ -138,7 +138,7 @@ class _Printer:
 
 def _say_end(event: "CellEvent") -> None:
     if event.truncated:
-        note("output beyond 16 MiB is missing: have the code write it to a file")
+        note(TRUNCATED)
     if event.status not in ("ok", "error"):
         note(event.message or f"the code ended as {event.status}")
 

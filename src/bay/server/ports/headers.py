@@ -18,9 +18,6 @@ COOKIE, SECURE_COOKIE = b"bay-port", b"__Host-bay-port"
 SANDBOXED = b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
 """For an app's pages that are shown at Bay's own host: without `allow-same-origin` they are of no origin, and cannot act in Bay's name."""
 
-BEARER_PROTOCOL = "bay.bearer."
-"""How a browser gives a key with a WebSocket: as a subprotocol."""
-
 _HOP_BY_HOP = frozenset(
     (
         b"connection",

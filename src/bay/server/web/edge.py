@@ -38,6 +38,7 @@ OPEN_PATHS = frozenset(("/health", "/v1/profiles", "/openapi.json", *PATHS))
 ADMIN_PATHS = ("/v1/keys", "/v1/admin")
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
+"""A browser gives a key with a WebSocket by a subprotocol that begins with this."""
 SUBPROTOCOL = "bay.v1"
 """What a WebSocket is answered with when its client offers it, as a browser must to be answered at all."""
 _PORT = re.compile(r"/v1/sandboxes/[^/]+/ports/[0-9]+/(?!links$).*", re.DOTALL)
