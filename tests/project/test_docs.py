@@ -16,8 +16,8 @@ from bay.cli.app import app as cli
 from bay.client._frames import close_error
 from bay.errors import BY_CODE, ConnectionFailed
 from bay.server.app import build_app
-from bay.server.execs.relay import CODES
 from bay.server.settings import ProfileSettings, Settings, load
+from bay.server.web.websocket_close import CODES
 from ship_protocol import CloseCode
 
 ROOT = Path(__file__).parents[2]

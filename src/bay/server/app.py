@@ -372,7 +372,7 @@ class Bay:
             FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
             SandboxFiles(waker=self.waker, link=file_link),
             networks,
-            Tunnels(waker=self.waker, locator=locator, link=self.port_link, stays=self.stays),
+            Tunnels(waker=self.waker, link=self.port_link, stays=self.stays),
             Ports(
                 store=self.store,
                 waker=self.waker,
@@ -384,7 +384,6 @@ class Bay:
             SandboxServices(
                 store=self.store,
                 waker=self.waker,
-                locator=locator,
                 link=self.service_link,
                 keeper=self.service_keeper,
                 stays=self.stays,

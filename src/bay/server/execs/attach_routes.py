@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, WebSocket
 from bay.models import Screen
 from bay.server.execs.attachments import Attached, Attachments
 from bay.server.execs.output import WaitForReader
-from bay.server.execs.relay import accepted, relay
+from bay.server.execs.relay import relay
 from bay.server.web.dependencies import ERRORS, Reader, SocketWriter, service
 from bay.server.web.replies import WireResponse
+from bay.server.web.websocket_close import accepted
 from ship_protocol import TERMINAL_EXTENT
 
 router = APIRouter(

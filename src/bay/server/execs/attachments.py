@@ -6,7 +6,7 @@ slow one holds up nobody but the command that waits for it; any other that is to
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bay.errors import (
@@ -14,20 +14,19 @@ from bay.errors import (
     BayError,
     Conflict,
     OutputGone,
-    QuotaExceeded,
-    SandboxNotReady,
     ShipError,
 )
 from bay.models import Exec, OutputChunk, Screen
 from bay.server.execs.attach_frames import Resize, Signal
-from bay.server.execs.locator import LOST, Located, Locator
+from bay.server.execs.locator import LOST, Locator
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs, NewExec
+from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import Attachment, OutputEnd, ShipLink
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Reason, Stays
+from bay.server.web.open_connections import Stays
 
 _SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -l')
 """A login shell: bash where the image has it."""
@@ -47,34 +46,21 @@ _MOST_OUTPUT = 17 << 20
 """Bytes, just above the largest buffer that Ship has."""
 
 
-class Attached:
-    """One who is attached to an exec."""
+@dataclass(kw_only=True)
+class Attached(SessionStream):
+    """A client's attachment to an exec."""
 
-    def __init__(
-        self,
-        caller: Caller,
-        found: Located,
-        attachment: Attachment,
-        *,
-        waker: Waker,
-        locator: Locator,
-        stays: Stays,
-        repaint: bytes | None,
-    ) -> None:
-        self._caller = caller
-        self._sandbox_id = found.sandbox_id
-        self._session_id = found.live_peer.session_id
-        self._attachment = attachment
-        self._waker = waker
-        self._locator = locator
-        self._stays = stays
-        self.repaint = repaint
-        """What redraws the screen as it was at `next_offset`."""
-        self.exec = replace(attachment.exec, keep_alive=found.item.keep_alive)
-        self.next_offset = attachment.next_offset
-        """Of the first byte that `frames` gives."""
-        self.undo = AsyncExitStack()
-        """Ends what was made for this client, unless it is accepted."""
+    exec: Exec
+    attachment: Attachment
+    repaint: bytes | None
+    """What redraws the screen as it was at `next_offset`."""
+    undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """Ends what was made for this client, unless it is accepted."""
+
+    @property
+    def next_offset(self) -> int:
+        """The offset of the first byte that `frames` gives."""
+        return self.attachment.next_offset
 
     def accept(self) -> None:
         """Keep the exec that was started for this client: the client knows of it from here on."""
@@ -85,25 +71,16 @@ class Attached:
 
         Raises OutputGone when the buffer has let go of what comes next, and ShipError when the sandbox cannot be heard.
         """
-        frames = self._attachment.frames()
-        return self._waker.until_over(self._sandbox_id, self._session_id, frames, lambda: LOST)
+        return self.until_over(self.attachment.frames(), lambda: LOST)
 
     async def send(self, message: bytes | Resize | Signal) -> None:
         """Pass input on, as fast as it is taken; wakes a frozen sandbox. Once its session is over it goes nowhere."""
-        try:
-            is_there = await self._locator.thaw(self._caller, self._sandbox_id, self._session_id)
-        except QuotaExceeded as error:
-            raise SandboxNotReady(f"sandbox {self._sandbox_id} cannot wake: {error.message}") from error
-        if not is_there:
+        if not await self.thaw():
             return
         if isinstance(message, bytes):
-            await self._attachment.send(message)
+            await self.attachment.send(message)
         else:
-            await self._attachment.send_json(message.model_dump())
-
-    async def must_leave(self) -> Reason:
-        """Return once the connection has to end for Bay's sake, and why."""
-        return await self._stays.over(self._caller)
+            await self.attachment.send_json(message.model_dump())
 
 
 class Attachments:
@@ -153,9 +130,15 @@ class Attachments:
                 opened = self._at_screen(peer, exec_id, attach) if repaint else self._at(attach, since)
                 async with opened as (attachment, redraw):
                     yield Attached(
-                        caller, found, attachment,
-                        waker=self._waker, locator=self._locator, stays=self._stays, repaint=redraw,
-                    )  # fmt: skip
+                        caller=caller,
+                        sandbox_id=found.sandbox_id,
+                        session_id=peer.session_id,
+                        waker=self._waker,
+                        stays=self._stays,
+                        exec=replace(attachment.exec, keep_alive=found.item.keep_alive),
+                        attachment=attachment,
+                        repaint=redraw,
+                    )
 
     @asynccontextmanager
     async def terminal(

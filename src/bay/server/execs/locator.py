@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from bay.errors import NotFound, OutputGone
 from bay.models import Exec
-from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import OutputEnd
 from bay.server.ship.connection import Peer
@@ -14,7 +13,7 @@ from bay.server.web.auth import Caller
 from bay.store import execs
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
-from bay.store.records import HAVING, SandboxRecord
+from bay.store.records import SandboxRecord
 
 LOST = OutputEnd(exit_code=None, signal=None, state="lost")
 """What is said of an exec when its session is over before it."""
@@ -54,33 +53,8 @@ class Locator:
         """The exec, not idled away while the block lasts; a frozen sandbox is asked with `thaw` only. Raises NotFound."""
         async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             item, session_id = await self._row(sandbox, exec_id)
-            async with self.reach(sandbox, session_id, thaw=thaw) as peer:
+            async with self._waker.reach_session(sandbox, session_id, thaw=thaw) as peer:
                 yield Located(sandbox.id, item, peer)
-
-    @asynccontextmanager
-    async def reach(
-        self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
-    ) -> AsyncGenerator[Peer | None]:
-        """The Ship of that session of a held sandbox, None when it is over, or frozen and not to be thawed."""
-        session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
-        if session is None or session.phase not in ("running", "paused"):
-            yield None
-        elif thaw and sandbox.target in HAVING:
-            async with self._waker.reach(sandbox) as (_, peer):
-                yield peer if peer.session_id == session_id else None
-        else:
-            yield peer_of(session) if session.phase == "running" else None
-
-    async def thaw(self, caller: Caller, sandbox_id: str, session_id: str) -> bool:
-        """Have the session answer, which counts as activity; False when it is over."""
-        try:
-            async with (
-                self._waker.holding(caller, sandbox_id) as sandbox,
-                self.reach(sandbox, session_id, thaw=True) as peer,
-            ):
-                return peer is not None
-        except NotFound:
-            return False
 
     async def _row(self, sandbox: SandboxRecord, exec_id: str) -> tuple[Exec, str]:
         await self._later.flush()

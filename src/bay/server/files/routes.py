@@ -16,7 +16,6 @@ from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
-from bay.server.execs.relay import accepted
 from bay.server.files.service import SandboxFiles
 from bay.server.files.ship_client import Download, ListEnd, Wanted
 from bay.server.files.ship_trees import Unpacked
@@ -26,6 +25,7 @@ from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Writer, service
 from bay.server.web.replies import Ok, WireResponse
+from bay.server.web.websocket_close import accepted
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
 
 router = APIRouter(

@@ -2,39 +2,32 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from bay.errors import OutputGone
 from bay.models import FileEvent, SearchResult
 from bay.server.files.ship_trees import TreeLink, Unpacked, Watching
+from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Reason, Stays
+from bay.server.web.open_connections import Stays
 from bay.server.web.workspace_paths import sandbox_path
 
 
-class Watch:
-    """One who watches files."""
+@dataclass(kw_only=True)
+class Watch(SessionStream):
+    """A client's watch of files."""
 
-    def __init__(
-        self, caller: Caller, sandbox_id: str, session_id: str, watching: Watching, waker: Waker, stays: Stays
-    ) -> None:
-        self.path = watching.path
-        """What is watched, in full."""
-        self._caller = caller
-        self._sandbox_id = sandbox_id
-        self._session_id = session_id
-        self._watching = watching
-        self._waker = waker
-        self._stays = stays
+    watching: Watching
+
+    @property
+    def path(self) -> str:
+        """The watched path, in full."""
+        return self.watching.path
 
     def events(self) -> AsyncGenerator[FileEvent]:
         """What happens, until what is watched is gone. Raises OutputGone once the session is over, else ShipError."""
-        events = self._watching.events()
-        return self._waker.until_over(self._sandbox_id, self._session_id, events, _stopped)
-
-    async def must_leave(self) -> Reason:
-        """Return once the connection has to end for Bay's sake, and why."""
-        return await self._stays.over(self._caller)
+        return self.until_over(self.watching.events(), _stopped)
 
 
 class FileTrees:
@@ -82,8 +75,14 @@ class FileTrees:
                 self._waker.awake(caller, ref, "filesystem", follower=True) as awake,
                 self._link.watch(awake.peer, path, recursive=recursive) as watching,
             ):
-                peer = awake.peer
-                yield Watch(caller, awake.sandbox.id, peer.session_id, watching, self._waker, self._stays)
+                yield Watch(
+                    caller=caller,
+                    sandbox_id=awake.sandbox.id,
+                    session_id=awake.peer.session_id,
+                    waker=self._waker,
+                    stays=self._stays,
+                    watching=watching,
+                )
 
 
 def _stopped() -> FileEvent:

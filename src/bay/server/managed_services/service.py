@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bay.errors import BayError, Conflict, NotFound, OutputGone
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
-from bay.server.execs.locator import LOST, Locator
+from bay.server.execs.locator import LOST
 from bay.server.managed_services import rules, ship_client
 from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
 from bay.server.managed_services.syncer import ServiceKeeper
@@ -38,7 +38,6 @@ class SandboxServices:
         *,
         store: Store,
         waker: Waker,
-        locator: Locator,
         link: ServiceLink,
         keeper: ServiceKeeper,
         stays: Stays,
@@ -46,7 +45,6 @@ class SandboxServices:
     ) -> None:
         self._store = store
         self._waker = waker
-        self._locator = locator
         self._link = link
         self._keeper = keeper
         self._stays = stays
@@ -126,7 +124,7 @@ class SandboxServices:
             async with self._waker.holding(caller, ref, follower=follow) as sandbox:
                 _spec(await self._specs_of(sandbox), name)
                 session_id = sandbox.session.id if sandbox.session else ""
-                async with self._locator.reach(sandbox, session_id, thaw=True) as peer:
+                async with self._waker.reach_session(sandbox, session_id, thaw=True) as peer:
                     if peer is None:
                         if since > 0:
                             raise OutputGone(

@@ -9,14 +9,14 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket
-from starlette.websockets import WebSocketDisconnect
 
-from bay.errors import BadRequest, BayError
-from bay.server.execs.relay import BY_REASON, Goodbye, accepted, goodbye_for, leave
+from bay.errors import BadRequest
 from bay.server.ports.tunnels import Tunnel, Tunnels
 from bay.server.web.concurrency import first
 from bay.server.web.dependencies import ERRORS, SocketWriter, service
+from bay.server.web.open_connections import Reason
 from bay.server.web.replies import WireResponse
+from bay.server.web.websocket_close import BY_REASON, Goodbye, accepted, goodbye_for, pump
 from ship_protocol import CloseCode
 
 router = APIRouter(
@@ -32,6 +32,10 @@ _MOST_TEXT = 1024
 _LOOK_S = 30.0
 _EOF = json.dumps({"type": "eof"}, separators=(",", ":"))
 _DONE = Goodbye(CloseCode.NORMAL)
+_FAREWELLS: dict[Reason, Goodbye] = {
+    **BY_REASON,
+    "leaving": Goodbye(CloseCode.SERVICE_RESTART, "Bay is shutting down"),
+}
 
 
 @router.websocket("/tunnel")
@@ -41,9 +45,7 @@ async def tunnel(
     """A connection to the port. Binary messages are its bytes, the text `{"type": "eof"}` is the end of one direction."""
     async with tunnels.open(caller, sandbox_id, port) as opened:
         if await accepted(socket):
-            goodbye = await _Relay(socket, opened).run()
-            if goodbye is not None:
-                await leave(socket, goodbye)
+            await _Relay(socket, opened).run()
 
 
 class _Relay:
@@ -57,20 +59,18 @@ class _Relay:
         self._given_all = asyncio.Event()
         """The program has."""
 
-    async def run(self) -> Goodbye | None:
-        """Carry bytes until both directions have ended, one side broke off, or Bay has to; None when the client has left."""
-        return await first(self._down(), self._stay(), self._up())
+    async def run(self) -> None:
+        """Serve the tunnel until both directions have ended, one side broke off, or Bay has to."""
+        await pump(self._socket, self._down(), self._up(), self._tunnel.must_leave(), _FAREWELLS)
 
-    async def _down(self) -> Goodbye | None:
+    async def _down(self) -> Goodbye:
         stream = self._tunnel.stream
         try:
             while data := await stream.read(_READ_BYTES):
                 await self._socket.send_bytes(data)
             await self._socket.send_text(_EOF)
-        except WebSocketDisconnect:
-            return None
         except ConnectionError:
-            return await self._broken()
+            return goodbye_for(await self._tunnel.why_broken())
         self._given_all.set()
         await first(_until(self._sent_all), stream.wait_closed())
         return _DONE
@@ -79,10 +79,6 @@ class _Relay:
         try:
             while (message := await self._socket.receive())["type"] != "websocket.disconnect":
                 await self._take(message.get("bytes"), message.get("text") or "")
-        except WebSocketDisconnect:
-            return None
-        except BayError as error:
-            return goodbye_for(error)
         except ConnectionError:
             # The other direction tells whether that was the end of it or a break; it may have more to give first.
             await self._given_all.wait()
@@ -116,20 +112,6 @@ class _Relay:
                     return await self._tunnel.stream.drain()
             except TimeoutError:
                 continue
-
-    async def _broken(self) -> Goodbye:
-        try:
-            return goodbye_for(await self._tunnel.why_broken())
-        except BayError as error:
-            return goodbye_for(error)
-
-    async def _stay(self) -> Goodbye:
-        reason = await self._tunnel.must_leave()
-        return (
-            Goodbye(CloseCode.SERVICE_RESTART, "Bay is shutting down")
-            if reason == "leaving"
-            else BY_REASON[reason]
-        )
 
 
 async def _until(event: asyncio.Event) -> None:

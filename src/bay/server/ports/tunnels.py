@@ -2,63 +2,36 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from bay.errors import QuotaExceeded, SandboxNotReady, ShipError
-from bay.server.execs.locator import Locator
+from bay.errors import ShipError
 from bay.server.ports.ship_client import PortLink, PortStream
+from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Reason, Stays
+from bay.server.web.open_connections import Stays
 
 
-class Tunnel:
-    """One connection. `stream` has what the program sends."""
+@dataclass(kw_only=True)
+class Tunnel(SessionStream):
+    """A client's connection to a port. `stream` has what the program sends."""
 
-    def __init__(
-        self,
-        caller: Caller,
-        sandbox_id: str,
-        session_id: str,
-        stream: PortStream,
-        *,
-        waker: Waker,
-        locator: Locator,
-        stays: Stays,
-    ) -> None:
-        self.stream = stream
-        self._caller = caller
-        self._sandbox_id = sandbox_id
-        self._session_id = session_id
-        self._waker = waker
-        self._locator = locator
-        self._stays = stays
-
-    async def thaw(self) -> None:
-        """What is sent next is to be taken: wakes a sandbox that its owner has paused. Raises SandboxNotReady when it cannot."""
-        try:
-            await self._locator.thaw(self._caller, self._sandbox_id, self._session_id)
-        except QuotaExceeded as error:
-            raise SandboxNotReady(f"sandbox {self._sandbox_id} cannot wake: {error.message}") from error
+    stream: PortStream
 
     async def why_broken(self) -> ShipError:
         """What to say of a connection that broke. Raises NotFound when the sandbox is gone."""
-        found = await self._waker.find(self._caller, self._sandbox_id)
+        found = await self.waker.find(self.caller, self.sandbox_id)
         session = found.session
-        if session is None or session.id != self._session_id or session.phase in ("ending", "ended"):
+        if session is None or session.id != self.session_id or session.phase in ("ending", "ended"):
             return ShipError("the sandbox was stopped")
         return ShipError("the program reset the connection")
-
-    async def must_leave(self) -> Reason:
-        """Return once the connection has to end for Bay's sake, and why."""
-        return await self._stays.over(self._caller)
 
 
 class Tunnels:
     """The service behind `…/tunnel`."""
 
-    def __init__(self, *, waker: Waker, locator: Locator, link: PortLink, stays: Stays) -> None:
+    def __init__(self, *, waker: Waker, link: PortLink, stays: Stays) -> None:
         self._waker = waker
-        self._locator = locator
         self._link = link
         self._stays = stays
 
@@ -77,6 +50,10 @@ class Tunnels:
                     self._link.open(peer, port) as stream,
                 ):
                     yield Tunnel(
-                        caller, ready.id, peer.session_id, stream,
-                        waker=self._waker, locator=self._locator, stays=self._stays,
-                    )  # fmt: skip
+                        caller=caller,
+                        sandbox_id=ready.id,
+                        session_id=peer.session_id,
+                        waker=self._waker,
+                        stays=self._stays,
+                        stream=stream,
+                    )

@@ -135,6 +135,31 @@ class Waker:
         finally:
             self.touch(ready)
 
+    @asynccontextmanager
+    async def reach_session(
+        self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
+    ) -> AsyncGenerator[Peer | None]:
+        """The Ship of that session of a held sandbox, None when it is over, or frozen and not to be thawed."""
+        session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
+        if session is None or session.phase not in ("running", "paused"):
+            yield None
+        elif thaw and sandbox.target in HAVING:
+            async with self.reach(sandbox) as (_, peer):
+                yield peer if peer.session_id == session_id else None
+        else:
+            yield peer_of(session) if session.phase == "running" else None
+
+    async def thaw(self, caller: Caller, sandbox_id: str, session_id: str) -> bool:
+        """Have the session answer, which counts as activity; False when it is over."""
+        try:
+            async with (
+                self.holding(caller, sandbox_id) as sandbox,
+                self.reach_session(sandbox, session_id, thaw=True) as peer,
+            ):
+                return peer is not None
+        except NotFound:
+            return False
+
     async def start(self, sandbox: SandboxRecord, timeout_s: float) -> SandboxRecord:
         """Ask for compute and wait until it is there. Raises SandboxNotReady with the reason if it is not."""
         self.refuse_expired(sandbox)
