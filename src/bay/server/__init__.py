@@ -1,1 +1,1 @@
-"""The control plane: API, services, and the reconciler that makes rows come true."""
+"""The control plane: the API, its services, and the reconciler that makes the host agree with the rows."""

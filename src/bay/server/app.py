@@ -1,4 +1,7 @@
-"""The one place where objects meet: settings in, application out. Nothing is built by importing a module."""
+"""The composition root: it makes every object from the settings and hands out the application.
+
+Importing a module builds nothing.
+"""
 
 import asyncio
 import hashlib
@@ -587,7 +590,10 @@ def layers_of(settings: Settings) -> Path | None:
 
 
 def make_network(settings: Settings) -> NetworkManager:
-    """The networks of the settings' sandboxes. Their names on the host carry a mark of this data directory."""
+    """The networks of the settings' sandboxes.
+
+    Their names on the host carry a mark of this data directory.
+    """
     resolvers = settings.dns_servers or _host_resolvers()
 
     def names(opener: Opener, is_reachable: Callable[[Address], bool]) -> Forwarder:
@@ -612,12 +618,15 @@ def _host_resolvers() -> tuple[UpstreamResolver, ...]:
 
 
 def choose_cargo(settings: Settings) -> backend_detection.Kind:
-    """Who keeps the cargos of the settings' data directory. The `fake` driver isolates nothing, and limits nothing by itself."""
+    """Who keeps the cargos of the settings' data directory.
+
+    The `fake` driver isolates nothing, and limits nothing by itself.
+    """
     if settings.driver == "fake" and settings.cargo_backend != "btrfs":
         return "directory"
     return backend_detection.decide(settings.cargo_backend, backend_detection.look(settings.data_dir))
 
 
 def instance_of(data_dir: Path) -> str:
-    """A short name that tells the Bays of one host apart: twelve hex characters from the data directory's path."""
+    """The short name of this Bay on its host: twelve hex characters from the data directory's path."""
     return hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]

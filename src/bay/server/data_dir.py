@@ -1,7 +1,7 @@
-"""What must hold of a data directory before a Bay starts on it: its database is the one that belongs to its files.
+"""Checks a data directory before a Bay starts on it: its database must belong to its files.
 
-A Bay removes every workspace that no row knows. On a database that was lost and made anew, or one that is half restored,
-that would be all of them.
+A Bay removes every workspace that no row knows. On a database that was lost and made anew, or one that is
+half restored, that would be all of them.
 """
 
 import sqlite3
@@ -18,7 +18,9 @@ UNFINISHED = "restore.unfinished"
 
 
 def check(data_dir: Path, database: Path) -> None:
-    """Raises DriverUnavailable when a restore was interrupted, or when there are workspaces and a database that knows of none."""
+    """Raises DriverUnavailable after an interrupted restore, or for workspaces without a row in
+    the database.
+    """
     if (data_dir / UNFINISHED).exists():
         raise DriverUnavailable(
             f"a restore into {data_dir} was interrupted; run `bay admin restore --force` with the backup again"
@@ -37,7 +39,7 @@ def _has_workspaces(data_dir: Path) -> bool:
 
 
 def _knows_workspaces(database: Path) -> bool:
-    """Whether it has a row for any, deleted or not. What cannot be read is for the store to complain about."""
+    """Whether it has a row for any, deleted or not. The store reports a file that cannot be read."""
     if not database.exists():
         return False
     try:

@@ -1,4 +1,7 @@
-"""A Bay inside the calling process, for `bay run` without a server: its own port, key and directory, gone at the end."""
+"""The embedded Bay of `bay run`, inside the calling process.
+
+Its port, key and directory are its own and end with it.
+"""
 
 import asyncio
 import secrets

@@ -43,7 +43,7 @@ def _for_console() -> tuple[structlog.types.Processor, ...]:
 
 
 def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Text of strangers, such as a path, without what a terminal acts on or shows elsewhere: C0, C1 and bidi marks."""
+    """Text of users, such as a path, without the C0, C1 and bidi characters that a terminal acts on."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[name] = _printable(value)

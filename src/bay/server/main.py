@@ -1,4 +1,4 @@
-"""`bay serve`: bind, open, serve, and leave the sandboxes running at the end."""
+"""The server process, `bay serve`: it binds, opens, serves, and leaves the sandboxes running at the end."""
 
 import asyncio
 import fcntl
@@ -37,7 +37,7 @@ _ASKS = 4
 def serve(
     host: str | None, port: int | None, data_dir: Path | None, config: Path | None, *, as_json: bool = False
 ) -> int:
-    """Run the server until it is told to stop. Returns the exit code; says in one line what is wrong."""
+    """Run the server until a signal stops it. Returns the exit code; reports an error in one line."""
     try:
         loaded = settings.read(config, host=host, port=port, data_dir=data_dir)
         logs.configure(loaded.log_level, loaded.log_format)
@@ -50,7 +50,7 @@ def serve(
 
 
 def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Event | None = None) -> None:
-    """Serve until a signal, or `stop`. `on_ready` is told the URL once requests are answered.
+    """Serve until a signal, or `stop`. `on_ready` gets the URL once requests are answered.
 
     Raises BayError when the port is taken, the directory is in use or not writable, or the host lacks
     what the driver needs. Nothing is left half made then.
@@ -96,7 +96,7 @@ async def _serve(
             ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
-            # Who asks is told by a proxy of this host, such as one that ends TLS for the public URL, or else by nobody.
+            # Only a proxy of this host, such as one that ends TLS for the public URL, names the client.
             proxy_headers=loaded.public_url is not None,
             server_header=False,
             timeout_keep_alive=loaded.keep_alive_timeout,
@@ -117,7 +117,9 @@ async def _serve(
 
 
 def _bounds(loaded: Settings) -> Bounds:
-    """A third of the descriptors is for clients, as much for what each of them has Bay open, and the rest for Bay itself."""
+    """A third of the descriptors is for clients, as much for the files Bay opens for them, the rest for Bay
+    itself.
+    """
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = sys.maxsize if descriptors == resource.RLIM_INFINITY else max(descriptors // 3, 1)
     return Bounds(
@@ -131,13 +133,15 @@ def _bounds(loaded: Settings) -> Bounds:
 
 
 async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Bay) -> None:
-    """End the server on `stop`, or without one on SIGINT and SIGTERM: the first gracefully, a second at once."""
+    """End the server on `stop`, or without one on SIGINT and SIGTERM: the first gracefully, a
+    second at once.
+    """
     told = stop or asyncio.Event()
     if stop is None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
     await told.wait()
-    bay.feed.close()  # whoever follows events would be waited for otherwise
+    bay.feed.close()  # the end would wait for followers of events otherwise
     bay.stays.close()
     server.should_exit = True
 
@@ -154,7 +158,9 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are ours: uvicorn's own handling would end the process before the control plane is closed."""
+        """Signals are ours: uvicorn's own handling would end the process before the control
+        plane is closed.
+        """
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -205,7 +211,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _notice_the_vanished(listener: socket.socket) -> None:
     """Have the kernel ask silent clients whether they are there; connections inherit it.
 
-    One that follows a silent exec sends nothing and is sent nothing, and would be there for ever, with what it holds.
+    One that follows a silent exec sends nothing and is sent nothing, and would be there for ever, with what
+    it holds.
     """
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_S)
@@ -219,7 +226,7 @@ def _url(address: tuple[str, int]) -> str:
 
 
 def _announce(url: str, bay: Bay) -> None:
-    """What to do next, in lines that a shell takes; a new key is shown this once."""
+    """The next steps, in lines that a shell takes; a new key is shown this once."""
     kept = bay.settings.data_dir / KEY_FILE
     lines = [f"Bay serves at {url}"]
     if bay.new_key is not None:
@@ -236,7 +243,9 @@ def _announce(url: str, bay: Bay) -> None:
 
 
 def _program() -> str:
-    """What a shell calls the command that runs here: by its name where PATH leads to it, else by its path."""
+    """The command that runs here as a shell calls it: by its name where PATH leads to it, else
+    by its path.
+    """
     called, found = sys.argv[0], shutil.which("bay")
     if os.path.basename(called) != "bay" or (found is not None and os.path.samefile(found, called)):
         return "bay"

@@ -1,4 +1,4 @@
-"""Settings: environment (`BAY_…`) over TOML file over default. Each is documented in docs/settings.md."""
+"""The settings: environment (`BAY_…`) over TOML file over default. Each is documented in docs/settings.md."""
 
 import re
 import tomllib
@@ -160,7 +160,10 @@ Limit = Annotated[int | None, Field(ge=0, le=1_000_000_000)]
 
 
 class QuotaSettings(SettingFields):
-    """Limits on what is used at once. What is left out is not limited, or as for every owner; `"none"` lifts a limit."""
+    """Limits on use at any one time.
+
+    One left out is unlimited, or as for every owner; `"none"` lifts a limit.
+    """
 
     sandboxes: Limit = Field(None, description="sandboxes")
     running: Limit = Field(None, description="sandboxes that have or want compute and are not frozen")
@@ -188,7 +191,10 @@ def _default_profiles() -> dict[str, ProfileSettings]:
 
 
 class Settings(SettingFields, BaseSettings):
-    """Everything that can be set. Durations are seconds where nothing else is said, sizes MiB where the name says so."""
+    """Everything that can be set.
+
+    Durations are seconds where nothing else is said, sizes MiB where the name says so.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="BAY_",
@@ -411,6 +417,6 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _unreadable(error: SettingsError) -> str:
-    """A variable of the environment that pydantic-settings could not decode; its own message names no way out."""
+    """An environment variable that pydantic-settings could not decode; its own message names no way out."""
     named = re.search(r'field "(\w+)"', str(error))
     return f"setting {named[1]}: must be JSON, as docs/settings.md shows" if named else str(error)

@@ -1,4 +1,4 @@
-"""A clock that counts what has passed, so that a corrected wall clock ends nobody's sandbox.
+"""A clock that counts elapsed time, so that a corrected wall clock ends no sandbox.
 
 The wall clock of a host is set right by hours when a virtual machine was suspended, or when its time server
 answers late. Time limits are lengths of time: they were promised in seconds. So Bay's present goes on
@@ -29,7 +29,7 @@ def since_boot() -> timedelta:
 
 
 class SteadyClock:
-    """The present: when the host booted, as far as the wall clock knew when it was last asked, and the time since."""
+    """The present: when the host booted, by the wall clock when it was last read, and the time since."""
 
     def __init__(self, wall: Clock = utc_now) -> None:
         self._wall = wall
@@ -39,7 +39,7 @@ class SteadyClock:
         return self.booted_at + since_boot()
 
     def drift(self) -> timedelta:
-        """How far the wall clock is ahead of this one; nothing while it is no more than time servers correct by and by."""
+        """How far the wall clock is ahead of this one; zero while time servers correct as much by slewing."""
         ahead = self._wall() - self()
         return ahead if abs(ahead) > _TOLERATED else timedelta(0)
 
@@ -49,7 +49,9 @@ class SteadyClock:
             await self._move(store, by)
 
     async def open(self, store: Store) -> None:
-        """Move the time limits by what the wall clock jumped while no Bay ran, and remember where it stands."""
+        """Move the time limits by what the wall clock jumped while no Bay ran, and remember
+        where it stands.
+        """
         async with store.read() as db:
             known = await metadata.get(db, _FACT)
         by = timedelta(0)

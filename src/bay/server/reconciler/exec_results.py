@@ -1,7 +1,7 @@
-"""How execs ended whose end nobody waited for: of a call that broke off, or of a Bay that died meanwhile.
+"""Collects how execs ended that no call waited for: one that broke off, or one of a Bay that died meanwhile.
 
-Ship knows, for ten minutes and for its newest two hundred. So it is asked each minute, and before somebody reads the
-history; and what it no longer knows of is lost, and said to be.
+Ship keeps an end for ten minutes, of its newest two hundred execs. Bay asks each minute, and before a read of
+the history; an exec that Ship no longer knows is lost.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from bay.store.records import SandboxRecord, SessionRecord, Unfinished
 log = structlog.get_logger("bay.outcomes")
 
 TOLD_WITHIN = timedelta(seconds=30)
-"""Ship is told of a planned exec well within this, or never."""
+"""Ship gets a planned exec well within this, or never."""
 
 MAX_CELL_BYTES = 48 << 20
-"""Most that is taken of one cell which is wanted as a whole: what Ship keeps of one, three times over."""
+"""Most that is read of one cell which is wanted as a whole: three times as much as Ship keeps of one."""
 
 _ASK_S = 2.0
 _MOST = 1000
@@ -60,7 +60,7 @@ class Outcomes:
             await self._ask(session, waiting)
 
     async def learn_history(self, sandbox: SandboxRecord) -> None:
-        """Ask before somebody reads the history of `sandbox`, if there is something to ask and somebody to be asked."""
+        """Ask before a read of the history of `sandbox`, if an end is unknown and a Ship can answer."""
         session = sandbox.session
         if session is None or session.phase != "running":
             return

@@ -1,4 +1,4 @@
-"""Gives memory back when the host runs short of it: what has been idle for longest goes cold first."""
+"""Frees memory when the host runs short of it: the sandboxes that were idle for longest are stopped first."""
 
 import asyncio
 from collections.abc import Callable
@@ -50,7 +50,10 @@ class Pressure:
         """The sandbox that was taken last: until it is cold, nothing can be said about the memory."""
 
     async def relieve(self) -> None:
-        """Look once: frozen sandboxes go first, then what waits in the pool. What is at work is never taken."""
+        """Check once: frozen sandboxes go first, then those of the pool.
+
+        Sandboxes at work are never taken.
+        """
         available = await asyncio.to_thread(self._available)
         self._pool.is_held_back = available < self._reserve
         if not self._pool.is_held_back or await self._is_going():

@@ -1,4 +1,4 @@
-"""What is on the host and belongs to no row: found when Bay starts or an operator asks, and removed."""
+"""Removes orphans, things on the host without a row: when Bay starts, or when an operator asks."""
 
 import asyncio
 
@@ -17,14 +17,14 @@ _AGAIN_S = 5.0
 
 
 class Orphans:
-    """Sessions and cargos that nobody owns. What cannot be removed is tried again."""
+    """Orphaned sessions and cargos. A removal that fails is tried again."""
 
     def __init__(self, *, store: Store, driver: Driver, cargo: CargoStore) -> None:
         self._store = store
         self._driver = driver
         self._cargo = cargo
         self._left: dict[str, Owned] = {}
-        """What could not be removed yet, by session."""
+        """Sessions that could not be removed yet."""
 
     def __len__(self) -> int:
         return len(self._left)
@@ -34,14 +34,17 @@ class Orphans:
         return list(self._left)
 
     async def remove_all(self) -> int:
-        """Find and remove them; how many that were. Raises DriverUnavailable when what the driver owns cannot be known."""
+        """Find and remove them; how many that were.
+
+        Raises DriverUnavailable when what the driver owns cannot be known.
+        """
         return await self.remove_sessions() + await self.remove_cargos()
 
     async def remove_sessions(self) -> int:
-        """Remove the sessions that nobody owns; how many that were. `left` then says which stay.
+        """Remove the orphaned sessions and count them. `left` then says which stay.
 
-        The host is looked at first: a session's row is written before anything of it is there, so what has no row
-        by then is nobody's, also while sandboxes start.
+        The host is listed first: a session's row is written before anything of it exists, so a thing without
+        a row is an orphan, also while sandboxes start.
         """
         found = [owned async for owned in self._driver.list_owned()]
         async with self._store.read() as db:
@@ -50,7 +53,7 @@ class Orphans:
         return await self._remove_together(list(self._left.values()))
 
     async def remove_cargos(self) -> int:
-        """Remove the cargos that nobody owns; how many that were. The host is looked at first, as for sessions."""
+        """Remove the orphaned cargos and count them. The host is listed first, as for sessions."""
         found = await self._cargo.list_ids()
         async with self._store.read() as db:
             strays = found - await cargos.live_ids(db)

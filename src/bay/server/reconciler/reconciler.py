@@ -1,4 +1,4 @@
-"""Makes rows come true: the only place that starts, stops and removes anything.
+"""The reconciler makes the host agree with the rows: it alone starts, stops and removes anything.
 
 Requests write what they want and put the sandbox's id into the queue; a worker takes it, asks
 `lifecycle.next_step` what brings the row nearer to its target, does that one thing, writes down what
@@ -58,7 +58,7 @@ log = structlog.get_logger("bay.reconcile")
 _BACKOFF = Backoff(1.0, 60.0)
 _WATCH_RETRY_S = 5.0
 _LAST_WORDS_S = 2.0
-_KILLED_S = 2.0  # what was killed and has not ended by then hangs in the kernel
+_KILLED_S = 2.0  # a process that was killed and has not ended by then hangs in the kernel
 _DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
@@ -68,7 +68,7 @@ _LOST = {
     "exited": "its container ended by itself; the files are kept, and the next call starts it again",
     "unreachable": "its runtime could not be reached and was ended; the files are kept, and the next call starts it again",
 }
-"""Why a session ended that nobody wanted ended, as the owner reads it."""
+"""Why a session ended without a request for it, as the owner reads it."""
 
 
 class Reconciler:
@@ -116,8 +116,9 @@ class Reconciler:
         self._keeper = keeper
         self._changes = changes
         self._clock = clock
-        # Ends wait for ends only: a delete never queues behind a hundred starts. Those that were tried in vain wait for one
-        # another, and no owner keeps the others waiting. Nothing else is held while a turn is waited for.
+        # Ends wait for ends only: a delete never queues behind a hundred starts. Those that were tried in
+        # vain wait for one another, and no owner keeps the others waiting. Nothing else is held while a turn
+        # is waited for.
         places = 2 * start_concurrency
         longest_s = stop_grace_s + _KILLED_S
         self._ending = Shares(places, places // 2, longest_s)
@@ -130,17 +131,19 @@ class Reconciler:
         """Sandboxes and sessions of an earlier run, to be watched from the start."""
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._defects: set[str] = set()
-        """Sandboxes on which a step failed in a way nobody foresaw; a start is then given up, not tried for ever."""
+        """Sandboxes of which a step failed with an unexpected error; a start is then given up, not retried
+        for ever.
+        """
         self._attempts: dict[str, int] = {}
         """How often in a row a sandbox's next step has failed."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         """When each of them is looked at again."""
         self._troubles: dict[str, Failure] = {}
-        """What the rows of such sandboxes say of it."""
+        """The failure as the rows of such sandboxes report it."""
         self._hostnames: dict[str, str] = {}
         """The host name that each session was last given, as far as this Bay has given it."""
         self._suspects: set[str] = set()
-        """Sandboxes of which a call failed: what is true of them is looked at before anything else."""
+        """Sandboxes of which a call failed: they are probed before any other step."""
         self._patience = _Patience()
 
     def suspect(self, sandbox_id: str) -> None:
@@ -149,7 +152,10 @@ class Reconciler:
         self.queue.put(sandbox_id)
 
     async def settle_suspicion(self, sandbox_id: str) -> None:
-        """The same, and return when it was seen to: whoever calls again then meets what is true. Bounded."""
+        """The same, and return once it was probed, so that a retry of the call meets the true state.
+
+        Bounded.
+        """
         self.suspect(sandbox_id)
 
         async def is_settled() -> bool | None:
@@ -158,7 +164,7 @@ class Reconciler:
         await self._changes.wait_for(sandbox_id, is_settled, _SUSPICIOUS_S)
 
     def starts_waiting(self) -> int:
-        """How many starts that somebody waits for wait for their turn."""
+        """How many awaited starts are waiting for a start slot."""
         return self._starter.owned_waiting()
 
     async def look_after(self) -> None:
@@ -178,7 +184,7 @@ class Reconciler:
             self._group.create_task(self.orphans.run())
 
     async def take_over(self) -> None:
-        """Adopt running sessions, put everything unsettled into the queue, remove what nobody owns.
+        """Adopt running sessions, poke every unsettled sandbox, remove orphans.
 
         Comes before `run`. Raises DriverUnavailable when what the driver owns cannot be known.
         """
@@ -222,7 +228,9 @@ class Reconciler:
             await self._set_phase(session, "running")
 
     async def _forget_network(self, session: SessionRecord) -> None:
-        """The kernel holds it to what it was held to; what of it lived in the Bay that died is made again first of all."""
+        """The kernel still enforces the last policy; first of all the parts that lived in the dead Bay are
+        made again.
+        """
         async with self._store.write() as db:
             await sessions.change(db, session.id, network_version=None)
 
@@ -232,7 +240,7 @@ class Reconciler:
 
     async def _work(self) -> None:
         async with self.queue.take() as sandbox_id:
-            self._group.create_task(self._work())  # somebody else waits for the next one
+            self._group.create_task(self._work())  # another caller waits for the next one
             try:
                 await self._settle(sandbox_id)
                 await self._forgive(sandbox_id)
@@ -274,7 +282,7 @@ class Reconciler:
         self._changes.announce(sandbox_id)
 
     async def _forgive(self, sandbox_id: str) -> None:
-        """What was put off is done."""
+        """Do the steps that were put off."""
         self._attempts.pop(sandbox_id, None)
         self._timers.pop(sandbox_id, None)
         if sandbox_id in self._troubles:
@@ -283,7 +291,7 @@ class Reconciler:
             self._changes.announce(sandbox_id)
 
     async def _take_back(self, db: AsyncConnection, sandbox_id: str) -> None:
-        """Say no more in the row what was said there for a step that is done now."""
+        """Clear the error that the row has of a step that has now succeeded."""
         if (trouble := self._troubles.pop(sandbox_id, None)) is not None:
             await sandboxes.change_error(db, sandbox_id, old=trouble, new=None)
 
@@ -297,7 +305,7 @@ class Reconciler:
             step = self._next_step(sandbox)
             if isinstance(step, Nothing):
                 await self._name(sandbox)
-                self._changes.announce(sandbox_id)  # whoever waits for a target that was changed back
+                self._changes.announce(sandbox_id)  # wake those who wait for a target that was changed back
                 return
             await self._take(sandbox, step)
             self._defects.discard(sandbox_id)
@@ -322,7 +330,7 @@ class Reconciler:
         if isinstance(observed, Exited | Gone):
             self._exited.add(session.id)
         elif isinstance(observed, Paused):
-            log.warning("session.thawed", id=session.id)  # somebody else froze it
+            log.warning("session.thawed", id=session.id)  # another call froze it
             await freezer(self._driver).resume(handle)
         elif await self._ends_within(_DYING_S, handle):
             await self._begin_to_end(sandbox, session, "exited")
@@ -334,7 +342,9 @@ class Reconciler:
         return False
 
     async def _ends_within(self, seconds: float, handle: Handle) -> bool:
-        """Whether its first process is ending: the kernel breaks its connections first, and tells of the end a moment later."""
+        """Whether its first process is ending: the kernel breaks its connections a moment before it reports
+        the end.
+        """
         try:
             async with asyncio.timeout(seconds):
                 await self._driver.wait(handle)
@@ -388,7 +398,7 @@ class Reconciler:
                 pass
 
     async def _start(self, sandbox: SandboxRecord, session: SessionRecord, *, again: bool = False) -> None:
-        """Start it, or go on with that `again`: then nobody knows how far its network has come."""
+        """Start it, or go on with that `again`: then it is unknown how much of its network exists."""
         await self._keeper.expect(sandbox.id, session.id)
         try:
             handle = await self._starter.start(sandbox, session)
@@ -412,7 +422,7 @@ class Reconciler:
         self._watch_ports(replace(session, handle=handle.to_json()))
 
     async def _name(self, sandbox: SandboxRecord) -> None:
-        """Have the session's host name be the sandbox's: it may have been renamed, or just taken from the pool."""
+        """Set the session's host name to the sandbox's, which was renamed, or just claimed from the pool."""
         session, wanted = sandbox.session, lifecycle.hostname_of(sandbox)
         if session is None or session.phase not in ("running", "paused"):
             return
@@ -425,7 +435,7 @@ class Reconciler:
         self._hostnames[session.id] = wanted
 
     async def _give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
-        """The start failed: say why in the row, so that nobody waits longer; what exists of it is ended next."""
+        """The start failed: write why into the row, which ends all waits; its remains are ended next."""
         failure = Failure(code=error.code, message=error.message, at=self._clock())
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="ending", end_reason="failed")
@@ -436,7 +446,7 @@ class Reconciler:
         log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
 
     async def _hold_network(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        """Hold the session to the policy that the row has now; what is written meanwhile comes next."""
+        """Apply the row's present policy to the session; a policy written meanwhile comes next."""
         async with self._store.read() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             profile = self._profiles.get(present.profile)
@@ -448,9 +458,12 @@ class Reconciler:
         log.info("network.held", id=sandbox.id, session=session.id, mode=policy.mode, rules=len(policy.rules))
 
     async def _pause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        """Freeze it, unless a call is under way. Its owner's word counts more than one that only follows output.
+        """Freeze it, unless a call is under way.
 
-        The row first: a call that comes from here on reads that it must be thawed, and one that came before is seen.
+        Its owner's word counts more than one that only follows output.
+
+        The row first: a call that comes from here on reads that it must be thawed, and one that came before
+        is seen.
         """
         now = self._clock()
         async with self._store.write() as db:
@@ -475,7 +488,7 @@ class Reconciler:
         log.info("sandbox.paused", id=sandbox.id, session=session.id)
 
     async def _learn_meta(self, session: SessionRecord) -> None:
-        """Have Ship say what it is, if nobody has asked it yet: while it is frozen it cannot."""
+        """Ask Ship for its description, if it was not asked yet: a frozen one cannot answer."""
         if (peer := peer_of(session)) is None or self._link.last_meta(session.id) is not None:
             return
         try:
@@ -523,7 +536,7 @@ class Reconciler:
         ending = self._ending_again if sandbox.id in self._attempts else self._ending
         async with ending.take(sandbox.owner):
             finals = await self._take_down(session, graceful=graceful)
-        await self._later.flush()  # what is known of its execs, before the rest is called lost
+        await self._later.flush()  # collect the known ends of its execs, before the rest become lost
         async with self._store.write() as db:
             for item in finals:
                 await execs.save(db, session.id, item)
@@ -569,7 +582,8 @@ class Reconciler:
     async def _begin_to_end(self, sandbox: SandboxRecord, session: SessionRecord, reason: str) -> None:
         """No call may be sent to it from here on, also when the sandbox is wanted again before it has ended.
 
-        A session that ended by itself is not started again by itself, but by the next call, which may come at once.
+        A session that ended by itself is not started again by itself, but by the next call, which may come at
+        once.
         """
         if session.phase == "ending":
             return
@@ -584,7 +598,7 @@ class Reconciler:
         self._changes.announce(sandbox.id)
 
     async def _final_execs(self, session: SessionRecord) -> list[Exec]:
-        """What Ship knows of the execs that ended and whose end nobody has asked for yet; best effort."""
+        """Collect the execs' ends that Ship knows and Bay has not read yet; best effort."""
         peer = peer_of(session)
         if peer is None:
             return []
@@ -602,7 +616,9 @@ class Reconciler:
         self._link.forget(session.id)
 
     async def _remove(self, sandbox: SandboxRecord) -> None:
-        """Say first that its cargo goes, so that nobody is given that; its own row goes last: until then something is left to do."""
+        """Write first that its cargo goes, so that no sandbox gets it; its own row goes last, so that a step
+        is left to do.
+        """
         now = self._clock()
         async with self._store.write() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
@@ -655,14 +671,16 @@ class Reconciler:
 
 
 class _Patience:
-    """How long sessions that keep calls waiting are let be: a long command is no reason to look every second."""
+    """How long sessions that keep calls waiting are let be: a long command is no reason to look
+    every second.
+    """
 
     def __init__(self) -> None:
         self._until: dict[str, tuple[float, float]] = {}
         """When each is looked at next (monotonic), and how long it was let be before."""
 
     def worn_out(self, waiting: list[str]) -> list[str]:
-        """Those of `waiting` that should be looked at now; what waits no more is forgotten."""
+        """Those of `waiting` whose turn has come; those that wait no longer are dropped."""
         now = time.monotonic()
         self._until = {one: self._until.get(one, (now, _SUSPICIOUS_S / 2)) for one in waiting}
         due = [one for one, (at, _) in self._until.items() if at <= now]

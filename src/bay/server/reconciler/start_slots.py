@@ -1,4 +1,4 @@
-"""Turns at something of which only so much may go on at once: the urgent first, each kind in the order it came."""
+"""Start slots bound how many starts go on at once: the urgent first, each kind in the order it came."""
 
 import asyncio
 from collections import Counter, deque
@@ -7,7 +7,10 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """`at_once` turns. Rejected: a semaphore, in which a refill of the pool would be served before a create that waits."""
+    """`at_once` turns.
+
+    Rejected: a semaphore, in which a refill of the pool would be served before a create that waits.
+    """
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
@@ -37,7 +40,7 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._pass_on()  # it was given just when it was wanted no more
+                self._pass_on()  # the slot came just when its waiter gave up
             raise
 
     def _pass_on(self) -> None:
@@ -52,7 +55,8 @@ class Turns:
 class Shares:
     """`at_once` turns, of which one owner has `each` at most, in the order they came.
 
-    What takes longer than `longest_s` goes on without a turn, which the next one has: it waits for something, and is no work.
+    A start that takes longer than `longest_s` goes on without its slot, which the next one gets: it waits,
+    and uses no processor.
     """
 
     def __init__(self, at_once: int, each: int, longest_s: float) -> None:

@@ -1,4 +1,7 @@
-"""Starting a session: its turn, the fence, the driver's steps each saved as it appears, and a turn-round when it is wanted no more."""
+"""The starter starts a session: start slot, fence, the driver's steps, each saved as it appears.
+
+It gives up when the target changes.
+"""
 
 import asyncio
 import json
@@ -55,7 +58,7 @@ class Starter:
         self._limit_s = limit_s
 
     def owned_waiting(self) -> int:
-        """How many starts that somebody waits for wait for their turn."""
+        """How many awaited starts are waiting for a start slot."""
         return self._turns.urgent()
 
     async def new_session(self, sandbox: SandboxRecord) -> SessionRecord:
@@ -79,16 +82,16 @@ class Starter:
         return session
 
     async def start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
-        """Start it, or go on with a start that was interrupted; None when the sandbox is wanted no more on the way.
+        """Start it, or go on with an interrupted start; None when the target changes on the way.
 
-        What exists of it then is left to be ended. Raises what the driver raises, and Timeout.
+        What exists by then must be ended by the caller. Raises the driver's errors, and Timeout.
         """
         return await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
 
     async def _unless_unwanted(
         self, sandbox_id: str, start: Coroutine[None, None, Handle | None]
     ) -> Handle | None:
-        """What `start` gives; None when the sandbox is no longer wanted, and the start was left where it stood."""
+        """The result of `start`; None when the target changed, and the start stays where it stood."""
         starting = asyncio.create_task(start)
         unwanted = asyncio.create_task(self._wait_unwanted(sandbox_id))
         try:
@@ -142,7 +145,9 @@ class Starter:
         return last
 
     async def _fence_off(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        """No older session of the sandbox writes to its cargo from here on: none is left, and none may begin."""
+        """No older session of the sandbox writes to its cargo from here on: none is left, and
+        none may begin.
+        """
         await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
         await self._orphans.remove_of(sandbox.id)
 
@@ -152,7 +157,8 @@ class Starter:
             raise DriverUnavailable(
                 f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
             )
-        # Read now, and so at least as new as the version in the session's row: what is newer is held to once it runs.
+        # Read now, and so at least as new as the version in the session's row: a newer policy is applied once
+        # it runs.
         async with self._store.read() as db:
             network = await policy_of(db, sandbox, profile, self._driver.capabilities.network)
         return SessionSpec(
@@ -180,6 +186,9 @@ class Starter:
 
 
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
-    """What an eager kernel starts with. Else, or when it is too much for one variable, its first cell brings it."""
+    """The set-up of an eager kernel.
+
+    Without it, or when it exceeds one variable, the first cell brings it.
+    """
     env = {**profile.env, **sandbox.env} if profile.kernel == "eager" else {}
     return env if len(json.dumps(env)) <= _MOST_KERNEL_ENV else {}

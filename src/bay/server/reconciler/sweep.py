@@ -1,4 +1,4 @@
-"""Enforces time limits: looks once a second for rows whose time has come. The times are in the rows."""
+"""The sweep enforces time limits: once a second it pokes the rows whose time has come."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,8 +30,8 @@ _AT_ONCE = 16
 class Sweep:
     """Expires sandboxes, freezes idle ones, and gives back the memory of those that stay frozen.
 
-    `can_freeze` says whether the driver can; else idle sandboxes are stopped. `chores` are done first on each
-    round: what else has to be looked at once a second.
+    `can_freeze` says whether the driver can; else idle sandboxes are stopped. Each round begins with
+    `chores`, other work of once a second.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From a session's row to its container, and to the Ship that answers for it."""
+"""Resolves a session's row to its container, and to its Ship."""
 
 from bay.drivers.base import Handle
 from bay.server.ship.connection import Peer

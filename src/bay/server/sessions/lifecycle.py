@@ -1,4 +1,6 @@
-"""What a sandbox's stored facts mean, and what to do next about them. Pure: no I/O, no clock of its own.
+"""The life cycle decides a sandbox's status and its next step from the stored facts.
+
+Pure: no I/O, no clock of its own.
 
 The public `status` and `compute` and the reconciler's next step are all functions of the same few
 facts (target, error, times, the live session's phase), so they can never disagree with the row.
@@ -74,7 +76,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Forgo:
-    """Nothing more is done to the files of an expired sandbox: whoever waits for it is told."""
+    """No step touches the files of an expired sandbox; those who wait for one get the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def is_idled(sandbox: SandboxRecord, now: datetime) -> bool:
 
 
 def hostname_of(sandbox: SandboxRecord) -> str:
-    """What the programs inside see as the name of their machine."""
+    """The host name that programs inside see."""
     return sandbox.name or "sandbox"
 
 
@@ -107,12 +109,14 @@ def phase_of(sandbox: SandboxRecord) -> Phase | None:
 
 
 def is_called(sandbox: SandboxRecord) -> bool:
-    """Whether its owner has had it work yet: a lazy one may come from the pool, and rests until the first call all the same."""
+    """Whether its owner has used it yet: a lazy one may come from the pool, and still rests until the first
+    call.
+    """
     return sandbox.last_active_at is not None
 
 
 def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
-    """What the sandbox is doing."""
+    """The public status of the sandbox."""
     phase = phase_of(sandbox)
     if is_expired(sandbox, now):
         return "expired"
@@ -124,7 +128,7 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
 
 
 def compute_of(sandbox: SandboxRecord) -> Compute:
-    """What the next call will cost."""
+    """The cost of the next call."""
     match phase_of(sandbox):
         case "starting":
             return "warming"
@@ -139,7 +143,7 @@ def compute_of(sandbox: SandboxRecord) -> Compute:
 def next_step(
     sandbox: SandboxRecord, now: datetime, *, exited: bool = False, retention: timedelta = timedelta(0)
 ) -> Step:
-    """What brings `sandbox` nearer to its target.
+    """The step that brings `sandbox` nearer to its target.
 
     `exited`: its container is known to have ended. `retention`: how long an expired sandbox is still
     shown, with its cargo, before it is removed.
@@ -160,9 +164,10 @@ def next_step(
 
 
 def _step_of_files(sandbox: SandboxRecord) -> Step | None:
-    """What is to be done to the files before anything else happens to the sandbox.
+    """The step that its files need before any other.
 
-    A checkpoint that was asked for comes before a restore, which would take away what it is to keep; and after a start.
+    A checkpoint that was asked for comes before a restore, which would take away what it is to keep; and
+    after a start.
     """
     if sandbox.checkpoint_due is not None:
         return None if phase_of(sandbox) == "starting" else TakeCheckpoint(sandbox.checkpoint_due)

@@ -1,4 +1,4 @@
-"""Tells those who wait that a row has changed. Holds no state of its own: the row is the truth."""
+"""The notifier wakes those who wait for a change of a row. It holds no state: the row is the truth."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ class Changes:
         self._waiters: dict[str, set[asyncio.Event]] = {}
 
     def announce(self, key: str) -> None:
-        """Something about `key` was committed; whoever waits reads again."""
+        """A change of `key` was committed; those who wait for it read again."""
         for event in self._waiters.get(key, ()):
             event.set()
 

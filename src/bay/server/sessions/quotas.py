@@ -1,8 +1,8 @@
-"""Quotas: what a key, and all keys of an owner together, may use at once.
+"""Quotas bound the use of a key, and of all keys of an owner together, at any one time.
 
-Asked inside the transaction that writes the intent. The database has one writer, so however many
-calls come at once, the sum never passes a limit. Rejected: counters beside the rows, which a crash makes wrong.
-What waits in the pool is nobody's and counts for nobody.
+Checked inside the transaction that writes the intent. The database has one writer, so however many calls come
+at once, the sum never passes a limit. Rejected: counters beside the rows, which a crash makes wrong.
+Sandboxes of the pool have no owner and count for none.
 """
 
 import math
@@ -25,7 +25,7 @@ from bay.units import MIB
 
 _MINUTE = timedelta(minutes=1)
 _RETRY_S = 5
-"""When somebody will have stopped or deleted something, nobody knows."""
+"""No hint when to retry: the owner decides when to stop or delete something."""
 _EPSILON = 1e-9  # cores are sums of decimal fractions
 
 _WORDS = {
@@ -41,7 +41,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Need:
-    """What is asked for."""
+    """The resources that a request asks for."""
 
     sandboxes: int = 0
     running: int = 0
@@ -79,7 +79,10 @@ class _Bound:
 
 
 class Quotas:
-    """Says whether there is room. Each question is asked with the connection of the transaction that would take it."""
+    """Says whether there is room.
+
+    Each question is asked with the connection of the transaction that would take it.
+    """
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class Quotas:
     async def admit_running(self, db: AsyncConnection, sandbox: SandboxRecord) -> None:
         """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded.
 
-        Its files are no reason to refuse: whoever has too many must get at them to remove some.
+        Its files are no reason to refuse: an owner over the limit must get at them to remove some.
         """
         for bound in self._bounds(sandbox.owner, sandbox.key_id):
             present = await sandboxes.get(db, sandbox.id)
@@ -177,7 +180,7 @@ class Quotas:
         return sum(t.holding * (self._resources(t.profile).memory // MIB) for t in found)
 
     def _resources(self, profile: str) -> Resources:
-        # A profile that was taken out of the settings: what one has that says nothing.
+        # A profile that is no longer in the settings counts as one that sets nothing.
         known = self._profiles.get(profile)
         return known.resources if known else Resources()
 

@@ -1,4 +1,4 @@
-"""What owners see of their sandboxes: the rows, with what the settings add to them."""
+"""Renders sandboxes as their owners see them: the rows, with additions from the settings."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from bay.store.records import SandboxRecord
 
 
 class Views:
-    """Shows sandboxes. What `driver` can do is known once it is open."""
+    """Shows sandboxes. The driver's capabilities are known once it is open."""
 
     def __init__(
         self, *, profiles: dict[str, Profile], driver: Driver, hosts: PortHosts, clock: Clock

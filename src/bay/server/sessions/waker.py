@@ -1,4 +1,4 @@
-"""From a caller and a reference to a sandbox that answers now, started on the way if it must be."""
+"""The waker resolves a caller's reference to a sandbox that answers now, and starts it if it must."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -48,7 +48,7 @@ class Awake:
 
     @property
     def env(self) -> dict[str, str]:
-        """What every command sees, from the profile and the create."""
+        """The environment of every command, from the profile and the create."""
         return {**self.profile.env, **self.sandbox.env}
 
 
@@ -83,7 +83,10 @@ class Waker:
         self._rows = rows
 
     async def find(self, caller: Caller, ref: str) -> SandboxRecord:
-        """The caller's sandbox with that id or name, named in the audit. Raises NotFound, also for another owner's."""
+        """The caller's sandbox with that id or name, named in the audit.
+
+        Raises NotFound, also for another owner's.
+        """
         owner = caller.owner
         sandbox = await self._rows.get((owner, ref), lambda db: sandboxes.find(db, owner, ref))
         if sandbox is None or sandbox.target == "deleted" or sandbox.deleted_at is not None:
@@ -97,8 +100,8 @@ class Waker:
     ) -> AsyncGenerator[Awake, None]:
         """The sandbox, running, and not idled away while the block lasts; started within the start timeout.
 
-        `follower` as in `Holds.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything starts, and
-        SandboxNotReady when the start failed or takes longer.
+        `follower` as in `Holds.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything
+        starts, and SandboxNotReady when the start failed or takes longer.
         """
         async with self.holding(caller, ref, follower=follower) as sandbox:
             profile = self._checked_profile(sandbox, capability)
@@ -109,17 +112,22 @@ class Waker:
     async def holding(
         self, caller: Caller, ref: str, *, follower: bool = False
     ) -> AsyncGenerator[SandboxRecord, None]:
-        """The caller's sandbox as it is, not idled away while the block lasts. `follower` as in `Holds.hold`."""
+        """The caller's sandbox as it is, not idled away while the block lasts.
+
+        `follower` as in `Holds.hold`.
+        """
         found = await self.find(caller, ref)
         with self._holds.hold(found.id, follower=follower):
-            # Read again now that it is held (see `holds`); from memory, unless something was written meanwhile.
+            # Read again now that it is held (see `holds`); from memory, unless something was written
+            # meanwhile.
             yield await self.find(caller, found.id)
 
     @asynccontextmanager
     async def reach(self, sandbox: SandboxRecord) -> AsyncGenerator[tuple[SandboxRecord, Peer], None]:
         """A held sandbox's Ship, woken or started if it must be; leaving the block counts as activity.
 
-        Raises as `start` does. A call that fails in the block is a probe: the reconciler looks what became of it.
+        Raises as `start` does. A call that fails in the block is a probe: the reconciler looks what became of
+        it.
         """
         ready = sandbox if _is_running(sandbox) else await self.start(sandbox, self._start_timeout_s)
         peer = ready.session and peer_of(ready.session)
@@ -139,7 +147,9 @@ class Waker:
     async def reach_session(
         self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
     ) -> AsyncGenerator[Peer | None]:
-        """The Ship of that session of a held sandbox, None when it is over, or frozen and not to be thawed."""
+        """The Ship of that session of a held sandbox, None when it is over, or frozen and not
+        to be thawed.
+        """
         session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
         if session is None or session.phase not in ("running", "paused"):
             yield None
@@ -194,7 +204,9 @@ class Waker:
     async def until_over(
         self, sandbox_id: str, session_id: str, items: AsyncIterator[T], lost: Callable[[], T]
     ) -> AsyncGenerator[T]:
-        """A stream from the session's Ship; `lost()` is its end when it breaks because the session is over."""
+        """A stream from the session's Ship; `lost()` is its end when it breaks because the
+        session is over.
+        """
         try:
             async for item in items:
                 yield item
@@ -208,7 +220,10 @@ class Waker:
             yield lost()
 
     async def is_over(self, sandbox_id: str, session_id: str) -> bool:
-        """Whether a session to which the connection broke is known to have ended; it is looked at first. Bounded."""
+        """Whether a session to which the connection broke is known to have ended; it is looked at first.
+
+        Bounded.
+        """
         await self._settle_suspicion(sandbox_id)
         async with self._store.read() as db:
             found = await sandboxes.get(db, sandbox_id)
@@ -216,7 +231,9 @@ class Waker:
         return session is None or session.id != session_id or session.phase in ("ending", "ended")
 
     async def want_running(self, sandbox: SandboxRecord) -> None:
-        """Write down that the sandbox should run, which also forgives an earlier failure, and poke the queue."""
+        """Write down that the sandbox should run, which also forgives an earlier failure, and
+        poke the queue.
+        """
         now = self._clock()
         clocks: dict[str, Any] = {
             "idle_expires_at": self._idle_after(sandbox),
@@ -237,12 +254,14 @@ class Waker:
         return self._holds.any(sandbox_id, followers=False)
 
     def poke(self, sandbox_id: str) -> None:
-        """What is wanted of the sandbox was written: the reconciler sees to it, and whoever waits for it looks again."""
+        """Poke the sandbox and wake all who wait for its row. Call after the commit."""
         self._queue.put(sandbox_id)
         self._changes.announce(sandbox_id)
 
     async def settled(self, sandbox_id: str, timeout_s: float) -> SandboxRecord | None:
-        """The sandbox once it neither starts nor is about to; None when that takes longer than `timeout_s`."""
+        """The sandbox once it neither starts nor is about to; None when that takes longer than
+        `timeout_s`.
+        """
         return await self.wait_until(sandbox_id, lambda found: not self._is_on_its_way(found), timeout_s)
 
     async def wait_until(
@@ -260,7 +279,9 @@ class Waker:
     async def wait_for(
         self, sandbox_id: str, read: Callable[[], Awaitable[T | None]], timeout_s: float
     ) -> T | None:
-        """What `read` gives, asked after each change of the sandbox until it gives something; None when time is up."""
+        """The result of `read`, called after each change of the sandbox until it is not None; None on
+        timeout.
+        """
         return await self._changes.wait_for(sandbox_id, read, timeout_s)
 
     def touch(self, sandbox: SandboxRecord) -> None:

@@ -1,4 +1,4 @@
-"""What a Ship answers, checked: shapes with bounds, and the errors that its refusals stand for."""
+"""Models of a Ship's answers, with bounds, and the errors that its refusals stand for."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -177,7 +177,7 @@ async def collect(chunks: AsyncIterator[bytes], cap: int) -> bytes:
 
 
 def parse(model: type[M], data: bytes, pieces: int = MOST_PIECES) -> M:
-    """What `data` says, as a `model`. Raises ShipError when it says something else, or in more `pieces` than agreed."""
+    """`data` as a `model`. Raises ShipError when it does not fit, or has more `pieces` than agreed."""
     if len(data) > _COUNTED and has_more_pieces(data, pieces):
         raise ShipError(f"the sandbox's runtime answered with more than {pieces} values")
     try:
@@ -187,7 +187,9 @@ def parse(model: type[M], data: bytes, pieces: int = MOST_PIECES) -> M:
 
 
 def refusal(status: int, data: bytes) -> BayError:
-    """The error that Ship's refusal stands for: the caller's own where Ship may say so, else Ship's failure."""
+    """The error that Ship's refusal stands for: the caller's own where Ship may say so, else
+    Ship's failure.
+    """
     try:
         error = _Refusal.model_validate_json(data).error
     except ValidationError:

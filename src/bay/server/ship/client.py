@@ -1,4 +1,4 @@
-"""Bay's calls to the Ship of a session: what is asked, how long it may take, how much may come back."""
+"""The client of a session's Ship: requests, their deadlines, and bounds on the answers."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ _IDLE_PER_SESSION = 8
 _IDLE_S = 60.0  # well below the 10 minutes after which Ship closes, so that no call meets a closing door
 _SMALL = 1 << 20
 _EXEC_FACTS = 13 << 20  # an argv of 2 MiB, each byte of it escaped
-_CHUNK_FACTS = 16 << 20  # what is told of 140,000 chunks
+_CHUNK_FACTS = 16 << 20  # as much as a report on 140,000 chunks
 _MANY = 300_000
 """Values in a list of 10,000 files or processes, or of 1,000 execs."""
 _EXEC_PIECES = 3_000_000
@@ -51,8 +51,8 @@ _TRANSFER_DEADLINE_S = 3600.0
 class ShipLink:
     """Connections to the Ships of all sessions, kept open between calls.
 
-    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the silence of an exec that is
-    given stdin. `ring_bytes` is the most output that a Ship keeps of an exec.
+    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the silence of an exec that
+    is given stdin. `ring_bytes` is the most output that a Ship keeps of an exec.
     """
 
     def __init__(
@@ -91,17 +91,19 @@ class ShipLink:
             self.forget(session_id)
 
     async def meta(self, peer: Peer) -> ShipMeta:
-        """Ship's description of itself. Asked when somebody looks at a sandbox, so it must not keep them."""
+        """Ship's description of itself. A short deadline: a view of the sandbox waits for it."""
         found = await self.call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
         self._metas[peer.session_id] = found
         return found
 
     def last_meta(self, session_id: str) -> ShipMeta | None:
-        """What the session's Ship said of itself last, None when it was not asked: one that is frozen cannot be."""
+        """The last description that the session's Ship gave; None when it was not asked: a frozen one cannot
+        answer.
+        """
         return self._metas.get(session_id)
 
     def can_connect(self, peer: Peer) -> bool:
-        """Whether somebody listens at the Ship's socket, who is who it should be. Nothing is said or asked."""
+        """Whether the right process listens at the Ship's socket. Sends no request."""
         try:
             connect(peer.endpoint).close()
         except (ConnectionRefusedError, FileNotFoundError, ShipError):
@@ -160,7 +162,8 @@ class ShipLink:
     ) -> AsyncGenerator[Attachment, None]:
         """An exec's live output from byte `since` on (None: the oldest that is kept), and its input.
 
-        With `claims` this is the reader that the exec waits for. Raises OutputGone or BadRequest for an offset that is not there, NotFound for an unknown exec.
+        With `claims` this is the reader that the exec waits for. Raises OutputGone or BadRequest for an
+        offset that is not there, NotFound for an unknown exec.
         """
         query = ({} if since is None else {"since": since}) | ({"wait_for_reader": "true"} if claims else {})
         path = f"/execs/{exec_id}/attach" + (f"?{urlencode(query)}" if query else "")
@@ -172,7 +175,9 @@ class ShipLink:
 
     @asynccontextmanager
     async def open_socket(self, peer: Peer, target: str) -> AsyncGenerator[tuple[Wire, ShipWebSocket], None]:
-        """A WebSocket to Ship. Its first message is due within the deadline, which the caller then ends at the wire.
+        """A WebSocket to Ship.
+
+        Its first message is due within the deadline, which the caller then ends at the wire.
 
         Raises what Ship refuses it with, ShipError and Timeout.
         """
@@ -188,9 +193,11 @@ class ShipLink:
 
     @asynccontextmanager
     async def switch(self, peer: Peer, target: str, protocol: str) -> AsyncGenerator[Wire]:
-        """A connection to Ship that speaks `protocol` from now on. Leaving the block drops it, after what is unsent.
+        """A connection to Ship that speaks `protocol` from now on.
 
-        Raises what Ship refuses it with, ShipError and Timeout. What is done with it afterwards has no deadline.
+        Leaving the block drops it, after what is unsent.
+
+        Raises Ship's refusal, ShipError and Timeout. Later use of the connection has no deadline.
         """
         with self._counted(peer.session_id):
             wire = await self._connect(peer)
@@ -208,10 +215,12 @@ class ShipLink:
     async def write_stdin(
         self, peer: Peer, exec_id: str, body: bytes | AsyncIterator[bytes], *, eof: bool
     ) -> int:
-        """Give an exec input; with `eof` the last. Returns how many bytes, once the exec has taken all of them.
+        """Give an exec input; with `eof` the last.
 
-        Takes as long as the exec takes, unless nothing moves for `transfer_s`. Raises Conflict when stdin is not
-        open or nobody reads it any more.
+        Returns how many bytes, once the exec has taken all of them.
+
+        Takes as long as the exec takes, unless nothing moves for `transfer_s`. Raises Conflict when stdin is
+        closed or has no reader.
         """
         async with self.open(
             peer, "POST", f"/execs/{exec_id}/stdin", {"eof": "true" if eof else "false"}, body,
@@ -295,9 +304,10 @@ class ShipLink:
     ) -> AsyncGenerator[tuple[Wire, Head], None]:
         """One call: send, check the status, hand out the body, and keep or drop the connection.
 
-        `while_moving` lets the deadline begin anew whenever a part of `body` has gone out. Raises what Ship refuses
-        the call with, ShipError when the connection breaks or nonsense comes, and Timeout. A call that is not `awaited` by
-        anybody does not count as one that is under way: it may be silent for as long as it likes.
+        `while_moving` lets the deadline begin anew whenever a part of `body` has gone out. Raises what Ship
+        refuses the call with, ShipError when the connection breaks or nonsense comes, and Timeout. A call
+        that is not `awaited` by anybody does not count as one that is under way: it may be silent for as long
+        as it likes.
 
         The deadline is the connection's own and not an `asyncio.timeout` around this block, since a
         streaming answer is read in another task than the one that opened it.
@@ -368,7 +378,7 @@ def _translated(call: str, deadline_s: float) -> Generator[None]:
 async def _parse_output(
     chunks: AsyncGenerator[bytes, None], since: int
 ) -> AsyncGenerator[OutputChunk | OutputEnd, None]:
-    """What the lines say, up to the one that says how it ended. Each begins where the one before it ended."""
+    """The entries up to the one that reports the end. Each begins where the one before it ended."""
     ended = False
     async for line in lines(chunks):
         item = _parse_line(line)
@@ -392,7 +402,7 @@ def _parse_line(line: bytes) -> OutputChunk | OutputEnd:
 
 
 async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The same, with Bay's own error when the connection breaks: whoever reads may want to know why it did."""
+    """The same, with Bay's own error when the connection breaks, so that the reader can find out why."""
     try:
         async for chunk in chunks:
             yield chunk
@@ -401,7 +411,9 @@ async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes
 
 
 async def paced(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The lines of a feed at a bounded rate: a Ship that sends a byte at a time costs no more than an idle one."""
+    """The lines of a feed at a bounded rate: a Ship that sends a byte at a time costs no more than an idle
+    one.
+    """
     bucket = TokenBucket(_FEED_PER_S, _FEED_PER_S, asyncio.get_running_loop().time)
 
     async def slowly() -> AsyncGenerator[bytes, None]:
@@ -419,7 +431,8 @@ async def lines(chunks: AsyncGenerator[bytes, None], cap: int = _LINE) -> AsyncG
     rest = bytearray()
     count = 0
     async for chunk in _unbroken(chunks):
-        # Only what is new is searched, and once: a long line in tiny pieces, or many lines in one, would cost its square.
+        # Only what is new is searched, and once: a long line in tiny pieces, or many lines in one, would cost
+        # its square.
         head, *others = chunk.split(b"\n")
         rest += head
         for other in others:

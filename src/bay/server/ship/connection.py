@@ -36,7 +36,7 @@ class Peer:
 
     @property
     def proof(self) -> str:
-        """What every answer must carry in X-Ship-Session."""
+        """The X-Ship-Session that every answer must carry."""
         return session_proof(self.token)
 
 
@@ -47,7 +47,7 @@ class Head:
     status: int
     content_length: int | None
     file: str = ""
-    """What it says in X-Ship-File of the file that follows."""
+    """The X-Ship-File that describes the file which follows."""
 
 
 class Wire:
@@ -64,7 +64,7 @@ class Wire:
 
     @classmethod
     async def open(cls, peer: Peer) -> "Wire":
-        """Connect to the session's Ship. Raises ShipError when nobody, or somebody else, answers."""
+        """Connect to the session's Ship. Raises ShipError when no process, or a wrong one, answers."""
         try:
             link = connect(peer.endpoint)
         except OSError as error:
@@ -121,7 +121,7 @@ class Wire:
         """Give an upgraded connection to `protocol`; returns what carries it, and what has come already."""
         transport = cast("asyncio.Transport", self._writer.transport)  # a socket's reads, too
         transport.set_protocol(protocol)
-        self._reader.feed_eof()  # so that it gives what it has, and waits for no more
+        self._reader.feed_eof()  # so that it returns the bytes it has, without waiting for all
         received = self._http.trailing_data[0] + await self._reader.read()
         transport.resume_reading()
         return transport, received
@@ -133,11 +133,14 @@ class Wire:
         return await self._next_event()
 
     def take_rest(self) -> bytes:
-        """What came behind the answer to an upgrade."""
+        """Bytes that came behind the answer to an upgrade."""
         return self._http.trailing_data[0]
 
     async def receive(self) -> bytes:
-        """What comes next on an upgraded connection. Raises ConnectionResetError at its end, and TimeoutError."""
+        """The next bytes of an upgraded connection.
+
+        Raises ConnectionResetError at its end, and TimeoutError.
+        """
         async with asyncio.timeout_at(self._deadline):
             data = await self._reader.read(_READ_BYTES)
         if not data:
@@ -159,7 +162,10 @@ class Wire:
         asyncio.get_running_loop().call_later(_FINISH_S, transport.abort)
 
     async def body(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
-        """The rest of the answer, chunk by chunk. With `silence_s` the deadline begins anew whenever a chunk is waited for."""
+        """The rest of the answer, chunk by chunk.
+
+        With `silence_s` the deadline begins anew whenever a chunk is waited for.
+        """
         for count in itertools.count(1):
             if silence_s is not None:
                 self.set_deadline(silence_s)
@@ -212,7 +218,9 @@ class Wire:
             self._writer.write(data)
 
     async def _send_parts(self, body: AsyncIterator[bytes]) -> object:
-        """Send a body and wait for the answer, which may come before the end of it: then nobody wants the rest."""
+        """Send a body and wait for the answer, which may come early: then the rest of the body
+        is not sent.
+        """
         answer = asyncio.create_task(self._read_event(None))
         sending = asyncio.create_task(self._write_parts(body))
         try:

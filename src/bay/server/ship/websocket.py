@@ -1,4 +1,5 @@
-"""A client's WebSockets to a sandbox, which may lie: the base of all, one to a Ship, and an exec's attachment over that.
+"""The WebSocket client for sandboxes, which may lie: the base, one to a Ship, and an exec's attachment over
+that.
 
 `websockets` parses and frames. No extension is offered, so nothing is ever unpacked.
 """
@@ -92,7 +93,7 @@ class ClientWebSocket(ABC):
 
     @abstractmethod
     def _failed(self) -> Closed:
-        """The peer broke the protocol, or one of the bounds here: what `receive` returns or raises."""
+        """The peer broke the protocol, or a bound of this module: `receive` returns or raises it."""
 
     async def _parse(self) -> None:
         """Parse the next slice of what came, and answer pings and a close."""
@@ -153,12 +154,18 @@ class ShipWebSocket(ClientWebSocket):
         self._pings = TokenBucket(_MOST_PINGS_PER_S, _MOST_PINGS_PER_S)
 
     async def receive(self) -> bytes | str | Closed:
-        """The next message, or how Ship closed. Raises ShipError when Ship broke the connection or a bound."""
+        """The next message, or how Ship closed.
+
+        Raises ShipError when Ship broke the connection or a bound.
+        """
         with _broken():
             return await super().receive()
 
     async def send(self, message: bytes | str) -> None:
-        """Send one message; returns when there is room for more. Raises ShipError when the connection broke."""
+        """Send one message; returns when there is room for more.
+
+        Raises ShipError when the connection broke.
+        """
         with _broken():
             await super().send(message)
 
@@ -176,7 +183,10 @@ class ShipWebSocket(ClientWebSocket):
 
 
 class Attachment:
-    """Bay's attachment to an exec: its output and its input. `next_offset` is that of the first byte of `frames`."""
+    """Bay's attachment to an exec: its output and its input.
+
+    `next_offset` is that of the first byte of `frames`.
+    """
 
     def __init__(self, socket: ShipWebSocket, attached: Attached) -> None:
         self.exec = attached.exec.to_exec()
@@ -197,9 +207,9 @@ class Attachment:
     async def frames(self) -> AsyncGenerator[bytes | OutputEnd, None]:
         """Binary frames as they come, marker included, and an OutputEnd at last. One task may read.
 
-        A frozen sandbox is silent. Raises ShipError when the sandbox's side broke, OutputGone when this reader
-        fell behind the ring, and for input: Conflict when stdin is closed, BadRequest, PayloadTooLarge or
-        QuotaExceeded when Ship refused it. The process lives on.
+        A frozen sandbox is silent. Raises ShipError when the sandbox's side broke, OutputGone when this
+        reader fell behind the ring, and for input: Conflict when stdin is closed, BadRequest, PayloadTooLarge
+        or QuotaExceeded when Ship refused it. The process lives on.
         """
         while isinstance(message := await self._socket.receive(), bytes):
             if message[:1] not in (STDOUT, STDERR):

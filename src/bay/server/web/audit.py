@@ -1,4 +1,4 @@
-"""What the edge tells the audit: when a call that may change something begins, and what came of it."""
+"""The edge's part of the audit: a row when a changing call begins, and its outcome."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ REFUSED = 600
 """Rows for each minute of one key's calls that were refused and changed nothing."""
 
 NAMELESS = 60
-"""Rows for each minute of calls that nobody authenticated: whoever has no key must not fill the disk."""
+"""Audit rows each minute for unauthenticated calls: a caller without a key must not fill the disk."""
 _MINUTE = timedelta(minutes=1)
 
 
@@ -34,10 +34,15 @@ class Auditor:
         self._clock = clock
         self._nameless = _Ration("nobody", NAMELESS)
         self._refused: dict[str, _Ration] = {}
-        """What each key may leave of calls that changed nothing: else one key could push out what all others did."""
+        """Audit rows of each key for calls that changed nothing: else one key could push out the rows of all
+        others.
+        """
 
     def begin(self, method: str, path: str, request_id: str) -> AuditedCall | None:
-        """A call that starts now; `path` has no key in it. None for one that only reads, which is not audited."""
+        """A call that starts now; `path` has no key in it.
+
+        None for one that only reads, which is not audited.
+        """
         if method in READING:
             return None
         return AuditedCall(
@@ -47,7 +52,10 @@ class Auditor:
     def end(
         self, call: AuditedCall, status: int | None, code: str | None, params: Mapping[str, object]
     ) -> None:
-        """Write soon what came of it. `params` are those of its route, None of `status` that it was cut off."""
+        """Write soon what came of it.
+
+        `params` are those of its route, None of `status` that it was cut off.
+        """
         call.status, call.code = status, code
         if call.resource_id is None:
             call.resource_id = next((p for p in params.values() if isinstance(p, str) and is_id(p)), None)
@@ -68,7 +76,9 @@ def name_caller(call: AuditedCall | None, caller: Caller) -> None:
 
 
 class _Ration:
-    """So many each minute; what is above that is counted, and told in one line once the minute is over."""
+    """A rate limit for each minute; rows above it are counted, and reported in one line once the minute is
+    over.
+    """
 
     def __init__(self, whose: str, most: int) -> None:
         self._whose = whose

@@ -1,4 +1,7 @@
-"""Who calls. Keys are compared by their SHA-256, which a caller cannot steer, so look-ups leak no prefix."""
+"""Authenticates callers.
+
+Keys are compared by their SHA-256, which a caller cannot steer, so look-ups leak no prefix.
+"""
 
 import hashlib
 import hmac
@@ -22,10 +25,13 @@ GIVEN = "BAY_API_KEY"
 """The name of the key that the setting gives; no other key may have it."""
 
 FORMER = f"{GIVEN}, changed"
-"""The name that such a key has once the setting gives another. Kept, so that it is known for a key where it is still sent."""
+"""The name that such a key has once the setting gives another.
+
+Kept, so that it is known for a key where it is still sent.
+"""
 
 MIN_CHOSEN = 16
-"""Characters of a key that somebody chose."""
+"""Characters of a key that an operator chose."""
 
 _SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
 _RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
@@ -55,17 +61,21 @@ def hash_secret(secret: str) -> str:
 
 
 class Keys:
-    """The valid keys, held in memory and backed by the store; this process is the only one that makes them."""
+    """The valid keys, held in memory and backed by the store; this process is the only one that
+    makes them.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._by_hash: dict[str, ApiKey] = {}
         self._chosen: set[str] = set()
-        """Hashes of the keys that somebody chose, valid or not; those that Bay makes are known by their form."""
+        """Hashes of the keys that operators chose, valid or not; those that Bay makes are known by their
+        form.
+        """
         self.on_forget: Callable[[], None] = lambda: None
         self._limits: dict[str, Limits] = {}
-        """Also of keys that open nothing any more: what they made is still bound by them."""
+        """Also of keys that are revoked: what they made is still bound by them."""
 
     async def open(self) -> None:
         """Read the keys."""
@@ -77,9 +87,9 @@ class Keys:
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
         """See to it that there is an admin key: `given`, else a new one, also written to `key_file` (0600).
 
-        Returns the secret when it was made now, to be shown once. A new one is also made when the ones there were
-        have expired, so that a restart is the way back in. Raises InvalidArgument when `given` is a key that was
-        revoked, that has expired, or that is no admin key.
+        Returns the secret when it was made now, to be shown once. A new one is also made when the ones there
+        were have expired, so that a restart is the way back in. Raises InvalidArgument when `given` is a key
+        that was revoked, that has expired, or that is no admin key.
         """
         if given is not None:
             await self._take_given(given)
@@ -88,7 +98,8 @@ class Keys:
             if await keys.any_admin(db, self._clock()):
                 return None
         secret = _new_secret()
-        # The file first: a crash between the two leaves a key that opens nothing, not a Bay without a known key.
+        # The file first: a crash between the two leaves a key that opens nothing, not a Bay without a known
+        # key.
         _write_private(key_file, secret + "\n")
         return await self.add("admin", "first", "admin", secret)
 
@@ -135,7 +146,7 @@ class Keys:
         return any(key.id == key_id and not self._is_over(key) for key in self._by_hash.values())
 
     def hide(self, path: str) -> str:
-        """The path without the keys that somebody put into it."""
+        """The path with the secrets removed that a client put into it."""
         hidden = _SECRET.sub("bay_…", path)
         if not self._chosen:
             return hidden
@@ -144,7 +155,7 @@ class Keys:
         )
 
     def is_chosen(self, secret: str) -> bool:
-        """Whether that is a key that somebody chose, or was one."""
+        """Whether that is a key that an operator chose, or was one."""
         return bool(self._chosen) and hash_secret(secret) in self._chosen
 
     def quotas(self, key_id: str) -> Limits | None:
@@ -152,7 +163,7 @@ class Keys:
         return self._limits.get(key_id)
 
     def forget(self, key: ApiKey) -> None:
-        """Let a key in no more, from now on; a call that is under way goes on to its end."""
+        """Refuse a key from now on; a call that is under way goes on to its end."""
         self._by_hash.pop(key.hash, None)
         self.on_forget()
 
@@ -181,7 +192,7 @@ def new_key(
     expires_at: datetime | None = None,
     secret: str | None = None,
 ) -> tuple[str, ApiKey]:
-    """A secret, and the key that it opens, which nobody has stored yet. Raises InvalidArgument for an owner that may not be."""
+    """A new secret and its key, not stored yet. Raises InvalidArgument for a malformed owner."""
     if not is_owner(owner):
         raise InvalidArgument(
             "an owner must have 1 to 63 letters, digits and . _ @ + -, and begin with a letter or digit"

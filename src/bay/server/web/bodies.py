@@ -1,8 +1,9 @@
-"""What the bodies of requests have in common.
+"""Models and parsers that the bodies of requests share.
 
-An unknown field is refused, since a misspelt one would mean something else than was written. A number is a number, not
-a text or a boolean that could pass for one. The length of a list or an object is compared before its items are looked
-at, and a list is looked at up to its first wrong item: a body of 1 MiB cannot have 65,000 errors.
+An unknown field is refused, since a misspelt one would mean something else than was written. A number is a
+number, not a text or a boolean that could pass for one. The length of a list or an object is compared before
+its items are looked at, and a list is looked at up to its first wrong item: a body of 1 MiB cannot have
+65,000 errors.
 """
 
 from collections.abc import Sized

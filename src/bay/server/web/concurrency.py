@@ -1,4 +1,4 @@
-"""Several things at once, of which the first to end decides."""
+"""Runs several coroutines at once, of which the first to end decides."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,7 +8,10 @@ T = TypeVar("T")
 
 
 async def first(*parts: Coroutine[Any, Any, T]) -> T:
-    """What the part gives (or raises) that ends first, of several the one named first. The others are cancelled and waited for."""
+    """The result (or error) of the part that ends first, of several the one named first.
+
+    The others are cancelled and awaited.
+    """
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -21,7 +24,10 @@ async def first(*parts: Coroutine[Any, Any, T]) -> T:
 
 
 async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoReturn]) -> T:
-    """What `work` gives or raises, unless one of the guards raises before; of several errors the first. Costs a task for each guard."""
+    """The result or error of `work`, unless a guard raises before; of several errors the first.
+
+    Costs a task for each guard.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(guard) for guard in guards]

@@ -1,10 +1,12 @@
-"""Who is connected, and who has to leave.
+"""Connection limits: which clients may be connected, and which of them are dropped.
 
-A connection is *waiting* until the head of a request is whole. Then its request is under way: by a *visitor*, of whom no key is known,
-or in the name of an owner. Once it was answered the connection is *idle* until the next request begins. Time is short for
-those who wait, for the idle, and for bodies that do not move. Room is short for all: when it is full, the oldest that waits or
-is idle goes first, then the oldest visitor. Owners leave a quarter of the room to those of whom nothing is known yet, and when the rest
-is full, the owner who has most gets no more. So a crowd of strangers shuts out nobody who has a key, and no owner another.
+A connection is *waiting* until the head of a request is whole. Then its request is under way: by a *visitor*,
+of whom no key is known, or in the name of an owner. Once it was answered the connection is *idle* until the
+next request begins. Time is short for those who wait, for the idle, and for bodies that do not move. Room is
+short for all: when it is full, the oldest that waits or is idle goes first, then the oldest visitor. Owners
+leave a quarter of the room to callers that are not authenticated yet, and when the rest is full, the owner
+with most connections gets no more. So a crowd of strangers shuts out no caller with a key, and no owner
+another.
 
 Nothing is timed by connection: `run` looks once a second, so that a request costs a few moves between dicts.
 """
@@ -26,11 +28,11 @@ log = structlog.get_logger("bay.http")
 _LOOK_S = 1.0
 _TELL_S = 60.0
 _IPV6_SITE = 64
-"""Bits of an IPv6 address that tell networks apart; whoever has one has all addresses below them."""
+"""Bits of an IPv6 address that tell networks apart; the holder of one has all addresses below it."""
 
 
 class Client(Protocol):
-    """What speaks with the client of a connection."""
+    """The server's side of a client's connection."""
 
     @property
     def transport(self) -> asyncio.Transport: ...
@@ -67,7 +69,7 @@ class Connection:
     since: float = 0.0
     """When it began to wait, or last moved."""
     seen: tuple[bool, int] | None = None
-    """What was seen of it at the last look."""
+    """Its progress at the last check."""
     is_gone: bool = False
 
     def began(self) -> None:
@@ -79,7 +81,10 @@ class Connection:
         self.crowd.visit(self)
 
     def belongs_to(self, owner: str) -> None:
-        """The request under way is one of that owner's. Raises QuotaExceeded when owners have all of their room."""
+        """The request under way is one of that owner's.
+
+        Raises QuotaExceeded when owners have all of their room.
+        """
         self.crowd.own(self, owner)
 
     def answered(self) -> None:
@@ -91,7 +96,9 @@ class Connection:
         self.crowd.leave(self)
 
     def expected(self) -> tuple[bool, int] | None:
-        """What has to change while it is the client's turn: what is still unsent of a last answer, or what came of the body."""
+        """The counter that must change while it is the client's turn: unsent bytes of the answer, or received
+        bytes of the body.
+        """
         if self.client.transport.is_closing():
             return True, self.client.transport.get_write_buffer_size()
         came = self.client.owed()
@@ -139,7 +146,10 @@ class Connections:
         self._move(connection, self._visiting)
 
     def own(self, connection: Connection, owner: str) -> None:
-        """A request of `owner` is under way. Raises QuotaExceeded when `owner` has most, and owners have all that they may have."""
+        """A request of `owner` is under way.
+
+        Raises QuotaExceeded when `owner` has most, and owners have all that they may have.
+        """
         if connection.is_gone:
             return
         self._part(connection)
@@ -150,7 +160,7 @@ class Connections:
             self._thin_out(connection)
 
     def leave(self, connection: Connection) -> None:
-        """It is no more. Again is no error."""
+        """Remove it from the books. Idempotent."""
         self._part(connection)
         connection.is_gone = True
 
@@ -207,7 +217,10 @@ class Connections:
             )
 
     def _trim(self, beside: Group, surplus: int, now: float) -> None:
-        """Have so many of an address go. Who came just now has time to show a key: a client may open hundreds at once."""
+        """Have so many of an address go.
+
+        Who came just now has time to show a key: a client may open hundreds at once.
+        """
         if surplus > 0:
             old = (one for one in beside if one not in self._visiting and now - one.since >= _LOOK_S)
             for connection in list(islice(old, surplus)):
@@ -264,7 +277,7 @@ class Connections:
 
 
 def _remove(groups: dict[str, Group], name: str, connection: Connection) -> int:
-    """How many were taken from the group of that name, which is kept only while somebody stands there."""
+    """The count of the group of that name, which is kept only while one of it is connected."""
     group = groups.get(name, {})
     before = len(group)
     group.pop(connection, None)

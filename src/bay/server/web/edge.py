@@ -1,9 +1,10 @@
-"""What every request passes first and every answer last: request id, sane HTTP, identity, body limit, audit, log.
+"""The edge middleware runs around every request: request id, HTTP checks, authentication, body limit, audit,
+log.
 
-One ASGI middleware instead of a stack of them, because the order is the point: nothing of a request is
-read before its caller is known, and no failure leaves without the one error shape. A route that is not
-in `OPEN_PATHS` needs a key, so a new route is closed until somebody opens it on purpose; what is below
-`ADMIN_PATHS` needs an admin key, and what changes something is audited.
+One ASGI middleware instead of a stack of them, because the order is the point: nothing of a request is read
+before its caller is known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS`
+needs a key, so a new route is closed by default; those below `ADMIN_PATHS` need an admin key, and calls that
+change something are audited.
 """
 
 import base64
@@ -40,9 +41,9 @@ _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 """A browser gives a key with a WebSocket by a subprotocol that begins with this."""
 SUBPROTOCOL = "bay.v1"
-"""What a WebSocket is answered with when its client offers it, as a browser must to be answered at all."""
+"""The subprotocol that Bay accepts when a client offers it: a browser needs one to be answered."""
 _PORT = re.compile(r"/v1/sandboxes/[^/]+/ports/[0-9]+/(?!links$).*", re.DOTALL)
-"""Requests to apps, whose bodies nobody keeps."""
+"""Requests to apps, whose bodies are not kept."""
 _UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)")
 _STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
 _LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|files/edit|execs)")
@@ -144,11 +145,14 @@ class Edge:
         return self._large_bodies.of(scope["state"]["caller"].owner, limited)
 
     def _limit_of(self, scope: Scope) -> int:
-        """Bytes the body may have. JSON costs a multiple of its size to parse, so only what carries files is large."""
-        # By the whole path: the last part of another may be a name that somebody chose.
+        """Bytes the body may have.
+
+        JSON costs a multiple of its size to parse, so only what carries files is large.
+        """
+        # By the whole path: the last part of another may be a name that a user chose.
         path: str = scope["path"]
         if _PORT.fullmatch(path):
-            return _ANY_SIZE  # nobody keeps it: it is read as fast as it is taken inside
+            return _ANY_SIZE  # a streamed body is not kept: it is read as fast as it is taken inside
         if scope["method"] not in _CARRYING:
             return min(LARGE, self._max_body_bytes)
         if _UPLOAD.fullmatch(path):
@@ -201,7 +205,9 @@ def _needed(scope: Scope) -> KeyScope:
 
 
 def bearer_of(scope: Scope) -> str | None:
-    """The key that a browser gives with a WebSocket, to which it cannot add headers, as an Authorization header has it."""
+    """The key of a browser's WebSocket, which cannot carry other headers, in the form of an Authorization
+    header.
+    """
     given = [p.removeprefix(_BEARER) for p in scope.get("subprotocols", ()) if p.startswith(_BEARER)]
     if not given:
         return None
@@ -215,7 +221,10 @@ def bearer_of(scope: Scope) -> str | None:
 
 
 def check_framing(scope: Scope, headers: RequestHeaders) -> None:
-    """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends. Raises BadRequest."""
+    """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends.
+
+    Raises BadRequest.
+    """
     host = headers.one("host")
     if host is None:
         raise BadRequest("the request has no Host header")
@@ -255,7 +264,9 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 
 class _Record:
-    """The audit's row of one call, written once: when it was answered, or a WebSocket accepted, which may stay for days."""
+    """Writes the audit's row of one call once: when it is answered, or a WebSocket accepted, which may stay
+    for days.
+    """
 
     def __init__(self, auditor: Auditor, call: AuditedCall | None, scope: Scope) -> None:
         self._auditor = auditor
@@ -294,7 +305,7 @@ class _Answer:
             self._on_accepted(self)
 
     async def fail(self, scope: Scope, receive: Receive, error: BayError) -> None:
-        """Answer with `error`; an answer that has begun is cut instead, so that nobody takes it for whole."""
+        """Answer with `error`; an answer that has begun is aborted, so that no client takes it for whole."""
         self.code = error.code
         if self.status is None:
             await error_response(error, self.request_id)(scope, receive, self)

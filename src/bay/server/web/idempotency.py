@@ -1,4 +1,4 @@
-"""Idempotency keys: the claim is written in the transaction of the intent, so one key makes one thing."""
+"""Idempotency keys: the transaction of the intent writes the claim, so one key makes one thing."""
 
 import hashlib
 import json

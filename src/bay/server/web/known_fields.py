@@ -1,4 +1,4 @@
-"""The base of what people write, requests and settings alike: a field that is not known is refused by name."""
+"""The base model of user input, requests and settings alike: it refuses an unknown field by name."""
 
 from collections.abc import Collection
 from typing import Any, ClassVar, cast
@@ -10,11 +10,13 @@ from bay.hints import shown, unknown
 
 
 class KnownFields(BaseModel):
-    """A misspelt field would mean something else than was written, so the nearest one that there is is named."""
+    """A misspelt field would mean something else than was written, so the nearest one that
+    there is is named.
+    """
 
     model_config = ConfigDict(extra="forbid")
     noun: ClassVar[str] = "field"
-    """What its fields are called in an error."""
+    """The noun for its fields in an error."""
 
     @model_validator(mode="before")
     @classmethod

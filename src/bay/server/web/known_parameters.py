@@ -1,7 +1,7 @@
-"""Refuses what a route does not take: a query parameter that it does not name, a body where it reads none.
+"""Refuses unknown input to a route: a query parameter that it does not declare, a body where it reads none.
 
-One dependency of every route, WebSockets included, so that a new route is covered by itself. The names come from the
-route's own signature.
+One dependency of every route, WebSockets included, so that a new route is covered by itself. The names come
+from the route's own signature.
 """
 
 from urllib.parse import unquote_plus
@@ -16,7 +16,10 @@ from bay.hints import shown, unknown
 Route = APIRoute | APIWebSocketRoute
 
 _EMPTY_BYTES = 64
-"""An empty object is shorter, with any space around it. More is not read: where files are sent a body may have gigabytes."""
+"""An empty object is shorter, with any space around it.
+
+More is not read: where files are sent a body may have gigabytes.
+"""
 
 
 async def only_known(connection: HTTPConnection) -> None:
@@ -73,7 +76,7 @@ def _names(dependant: Dependant) -> set[str]:
 
 
 def _reads_body(route: Route) -> bool:
-    """Whether the route takes a body, as FastAPI parses it or, declared in its OpenAPI operation, as it comes."""
+    """Whether the route takes a body: parsed by FastAPI, or raw and declared in its OpenAPI operation."""
     if isinstance(route, APIWebSocketRoute):
         return True
     return route.body_field is not None or "requestBody" in (route.openapi_extra or {})

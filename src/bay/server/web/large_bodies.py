@@ -1,7 +1,7 @@
-"""Large JSON bodies: counted before they are parsed, and one at a time of each owner.
+"""Bounds large JSON bodies: they are counted before they are parsed, and one at a time of each owner.
 
-What is large here carries one large text, which is parsed in a few milliseconds; many small pieces would take seconds.
-Rejected: a thread, since the parser does not let go of the interpreter in it either.
+An honest large body carries one large text, which is parsed in a few milliseconds; many small pieces would
+take seconds. Rejected: a thread, since the parser does not release the interpreter's lock.
 """
 
 import asyncio
@@ -29,7 +29,9 @@ class LargeBodies:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def of(self, owner: str, receive: Receive) -> Receive:
-        """The same as `receive`, with the body in one message, when it has been counted and it is its owner's turn."""
+        """The same as `receive`, with the body in one message, once it was counted and its owner's turn has
+        come.
+        """
         whole = False
 
         async def next_message() -> Message:
@@ -57,7 +59,10 @@ class LargeBodies:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def _turn(self, owner: str) -> None:
-        """Wait for the owner's turn. It is over when the event loop goes on, which is after the body was parsed."""
+        """Wait for the owner's turn.
+
+        It is over when the event loop goes on, which is after the body was parsed.
+        """
         lock = self._turns.setdefault(owner, asyncio.Lock())
         await lock.acquire()
         asyncio.get_running_loop().call_soon(lock.release)

@@ -1,4 +1,4 @@
-"""Multipart forms (RFC 7578) as they come: the parts in their order, each read once, nothing kept of what was read.
+"""Parses multipart forms (RFC 7578) as a stream: the parts in their order, each read once, none kept.
 
 The framework's own reader keeps a whole form, in a temporary file of the host's, before the route is called.
 """
@@ -31,7 +31,7 @@ class Form:
         self._parser = self._parser_of(options.get(b"boundary", b"-"))
 
     async def next_part(self) -> str | None:
-        """The name of the next part, None when there is no other; what was not read of the last one is left out."""
+        """The name of the next part, None at the end; an unread rest of the last one is skipped."""
         while (event := await self._next()) is not None:
             if isinstance(event, str):
                 return event

@@ -1,7 +1,7 @@
-"""How long a connection may go on: until Bay goes down, or the key it came with opens nothing any more.
+"""Ends open connections when Bay shuts down, or when their key is revoked.
 
-Most calls are short and checked once. One that follows output or is attached to an exec may last for days, so it is
-looked after here, and counted, since each costs Bay a descriptor and some memory.
+Most calls are short and checked once. One that follows output or is attached to an exec may last for days, so
+it is looked after here, and counted, since each costs Bay a descriptor and some memory.
 """
 
 import asyncio
@@ -64,7 +64,9 @@ class Stays:
         return await self.over_for(caller.key_id)
 
     async def over_for(self, key_id: str | None) -> Reason:
-        """The same for whoever came by that key; None for one who needed none, who stays until Bay goes down."""
+        """The same for a caller with that key; None for one who needed none, who stays until
+        Bay shuts down.
+        """
         if key_id is None:
             await self._leaving.wait()
         while not self._leaving.is_set():
@@ -74,7 +76,7 @@ class Stays:
         return "leaving"
 
     async def over_when(self, is_shut: Callable[[], Awaitable[bool]]) -> Reason:
-        """The same for whoever came by no key, but to what was open to everybody: `revoked` once it is not."""
+        """The same for a caller without a key at a public port: `revoked` once it is no longer public."""
         while not self._leaving.is_set():
             await self._look_again()
             if await is_shut():
@@ -82,7 +84,9 @@ class Stays:
         return "leaving"
 
     async def allowed(self, caller: Caller, items: AsyncIterator[T]) -> AsyncGenerator[T]:
-        """The items, for as long as a connection of `caller` may go on; then they end, with none to say so."""
+        """The items, for as long as a connection of `caller` may go on; then they end, with
+        none to say so.
+        """
         over = asyncio.create_task(self.over(caller))
         try:
             while not over.done() and (item := await first(_next(items), _none_after(over))) is not None:
@@ -91,7 +95,10 @@ class Stays:
             over.cancel()
 
     async def during(self, caller: Caller, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` gives. Cancels it and raises Unauthorized or Timeout when a connection of `caller` may not go on."""
+        """The result of `work`.
+
+        Cancels it and raises Unauthorized or Timeout when a connection of `caller` must end.
+        """
         return await first(work, self._refused(caller))
 
     async def _refused(self, caller: Caller) -> NoReturn:

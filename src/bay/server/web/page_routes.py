@@ -1,4 +1,4 @@
-"""`/`, `/docs` and `/redoc`: Bay's own pages, for browsers."""
+"""The routes `/`, `/docs` and `/redoc`: Bay's own pages, for browsers."""
 
 from html import escape
 from typing import Annotated
@@ -14,7 +14,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def home(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """What this is. For a browser alone."""
+    """The start page, for a browser alone."""
     if not is_for_browser(accept):
         raise NotFound("there is no route GET /; see /docs")
     url = escape(str(request.base_url).rstrip("/"))

@@ -1,8 +1,8 @@
-"""Bay's own pages for browsers: what this is, and the API's documents, which an operator may try a key in.
+"""Bay's own pages for browsers: the start page, and the API's documents, where an operator may try a key.
 
-All of it comes from this host: the scripts are those of the package `fastapi-offline`, which has Swagger UI and Redoc as they were released,
-and is asked for nothing else. The framework's own pages load them from a content network, in the version of the day, at
-the origin where keys are typed.
+All of it comes from this host: the scripts are those of the package `fastapi-offline`, which has Swagger UI
+and Redoc as they were released, and is asked for nothing else. The framework's own pages load them from a
+content network, in the version of the day, at the origin where keys are typed.
 """
 
 from importlib.resources import files
@@ -37,7 +37,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 REDOC_HEADERS = {**HEADERS, "Content-Security-Policy": f"{_POLICY}; style-src 'self' 'unsafe-inline'"}
-"""Redoc puts its styles into the page as it runs. Nobody types a key there."""
+"""Redoc puts its styles into the page as it runs. The page takes no key."""
 
 _HEAD = """<!doctype html>
 <html lang="en">

@@ -1,7 +1,7 @@
-"""Where Bay may send a request that a user named: to public addresses, never to itself or what is near it.
+"""Restricts requests to URLs of users to public addresses: never Bay itself or its network.
 
-A name is resolved here, once, and the request goes to exactly an address that was checked: were it resolved again
-for the connection, its owner could let it mean another thing by then (DNS rebinding).
+A name is resolved here, once, and the request goes to exactly an address that was checked: were it resolved
+again for the connection, its owner could let it mean another thing by then (DNS rebinding).
 """
 
 import asyncio
@@ -24,8 +24,8 @@ _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 _LOOKUPS = 32
 _LOOKUP_S = 5.0
 
-# Global unicast. What embeds an IPv4 address (::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48, ::/96) and the
-# deprecated site-local fec0::/10 lie outside of it, and `is_global` calls some of them global.
+# Global unicast. Addresses that embed an IPv4 address (::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48, ::/96)
+# and the deprecated site-local fec0::/10 lie outside of it, and `is_global` calls some of them global.
 _PUBLIC_V6 = IPv6Network("2000::/3")
 
 _NEVER: tuple[Network, ...] = (
@@ -42,7 +42,9 @@ _NEVER: tuple[Network, ...] = (
 NOT_THE_WEBS = frozenset(
     (1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
 )  # fmt: skip
-"""Above 1023, where servers of other protocols would take a request for commands of their own (WHATWG Fetch, section 2.9)."""
+"""Above 1023: servers of other protocols below could take a request for commands (WHATWG Fetch,
+section 2.9).
+"""
 
 
 def checked_url(text: str) -> httpx.URL:
@@ -94,18 +96,22 @@ class Addresses:
         self._under_way: dict[tuple[str, int], Future[list[str]]] = {}
 
     def close(self) -> None:
-        """Take no more look-ups."""
+        """Refuse further look-ups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def public(self, url: httpx.URL) -> list[str]:
-        """The addresses of the URL's host. Raises InvalidArgument unless every one of them, and the port, may be called."""
+        """The addresses of the URL's host.
+
+        Raises InvalidArgument unless every one of them, and the port, may be called.
+        """
         self._check_port(port_of(url))
         found: list[str] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOKUP_S):
                 found = await self._look_up(url.raw_host.decode("ascii"), port_of(url))
         if not found:
-            # One answer for all reasons, so that nobody learns which names there are in the operator's network.
+            # One answer for all reasons, so that a user does not learn which names exist in the operator's
+            # network.
             raise InvalidArgument(f"{url.host} does not resolve to public addresses only; use a public host")
         return found
 

@@ -1,4 +1,4 @@
-"""How answers look: models as JSON, and one shape for every error."""
+"""Builds answers: models as JSON, and one shape for every error."""
 
 import json
 import math
@@ -34,7 +34,7 @@ class Ok(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong: `code` for programs, `message` for people."""
+    """An error's body: `code` for programs, `message` for people."""
 
     code: str
     message: str
@@ -50,7 +50,9 @@ class ErrorBody(BaseModel):
 
 
 class AnswerCut(ConnectionAbortedError):
-    """An answer that has begun cannot be finished: the connection is broken off, so that nobody takes it for whole."""
+    """An answer that has begun cannot be finished: the connection is aborted, so that no client takes it for
+    whole.
+    """
 
 
 class WireResponse(JSONResponse):
@@ -104,7 +106,9 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """A body or parameter of the wrong form; keeps FastAPI's `detail` list beside the error, as far as its first 20."""
+    """A malformed body or parameter; keeps the first 20 entries of FastAPI's `detail` list
+    beside the error.
+    """
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
     detail = [
         {"loc": list(e["loc"]), "msg": validation_words.words(e), "type": e["type"]}
@@ -116,7 +120,7 @@ async def on_invalid_request(request: Request, error: Exception) -> JSONResponse
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """What the framework refuses by itself: unknown routes, wrong methods, unreadable bodies."""
+    """The framework's own refusals: unknown routes, wrong methods, unreadable bodies."""
     cause = error.__cause__
     if isinstance(cause, BayError):
         return _respond(request, cause)
@@ -129,7 +133,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """What the path takes: the framework names the methods of one route of it alone."""
+    """The methods of the path: the framework names those of one route of it alone."""
     routes = (route for route in request.app.state.routes if isinstance(route, Route))
     matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
     return sorted({method for route in matching for method in route.methods or ()})

@@ -1,8 +1,8 @@
 """Bay seals values that it hands out and takes back: cursors, event ids, and the links and cookies of ports.
 
-Rows of all owners are numbered together, so a bare number would tell each owner how much the others do. A value is
-encrypted with a tag over use, owner and value as the nonce (the idea of SIV, RFC 5297): the same value has the same seal
-for ever, and a seal that Bay did not make for this use and owner opens nothing.
+Rows of all owners are numbered together, so a bare number would tell each owner how much the others do. A
+value is encrypted with a tag over use, owner and value as the nonce (the idea of SIV, RFC 5297): the same
+value has the same seal for ever, and a seal that Bay did not make for this use and owner opens nothing.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ START = "0"
 """The place before the oldest event."""
 
 _TAG_BYTES = 8
-"""Enough for a place in an owner's own list; what grants access has a longer tag."""
+"""Enough for a position in an owner's own list; a token that grants access has a longer tag."""
 _KEY_BYTES = 32
 _BLOCK = hashlib.sha256().digest_size
 
@@ -37,7 +37,10 @@ class Seals:
             self._key = bytes.fromhex(await events.id_key(db, self._key.hex()))
 
     def open_file(self, path: Path) -> None:
-        """Use the key in `path`, which is made (0600) if there is none, or a write of one was cut off. Blocks."""
+        """Use the key in `path`, which is made (0600) if there is none, or a write of one was cut off.
+
+        Blocks.
+        """
         self._key = _read_key(path) or _write_key(path, self._key)
 
     def seal(self, use: bytes, owner: bytes, place: bytes) -> bytes:
@@ -86,7 +89,10 @@ class EventIds:
 
 
 class Cursors:
-    """Cursors of lists: where the next page begins, as text. All of a kind are equally long, whatever the place."""
+    """Cursors of lists: where the next page begins, as text.
+
+    All of a kind are equally long, whatever the place.
+    """
 
     def __init__(self, seals: Seals) -> None:
         self._seals = seals
@@ -96,7 +102,10 @@ class Cursors:
         return None if after is None else self._seals.seal(b"row", _context(owner), after.to_bytes(8)).hex()
 
     def row(self, owner: str, cursor: str | None) -> int:
-        """The row to go on after; 0 without a cursor. Raises InvalidArgument for one that Bay did not give this owner."""
+        """The row to go on after; 0 without a cursor.
+
+        Raises InvalidArgument for one that Bay did not give this owner.
+        """
         return int.from_bytes(self._open(b"row", owner, cursor)) if cursor else 0
 
     def of_id(self, owner: str, after: str | None) -> str | None:

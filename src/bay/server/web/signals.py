@@ -1,4 +1,4 @@
-"""Names of signals as the API takes them: `INT`, `SIGINT` or 2."""
+"""Parses names of signals as the API takes them: `INT`, `SIGINT` or 2."""
 
 import signal
 from typing import Annotated

@@ -1,4 +1,6 @@
-"""Where bytes wait that came before it is known where they go: files without a name in the data directory, within a budget."""
+"""The upload spool keeps bytes whose destination is not known yet: unnamed files in the data directory,
+within a budget.
+"""
 
 import errno
 import os
@@ -33,7 +35,10 @@ class Spool:
 
     @asynccontextmanager
     async def holding(self, owner: str, body: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """All of `body`, once it has come, to be read once. Raises PayloadTooLarge, QuotaExceeded, StorageFull."""
+        """All of `body`, once it has come, to be read once.
+
+        Raises PayloadTooLarge, QuotaExceeded, StorageFull.
+        """
         taken = 0
         with await in_new_thread(self._open) as file:
             try:
@@ -69,7 +74,8 @@ class Spool:
 
 
 async def _wrote(file: IO[bytes], data: bytes) -> None:
-    # Cancelled, this waits for the thread: the file is closed next, and its number may be another file's at once.
+    # Cancelled, this waits for the thread: the file is closed next, and its number may be another file's at
+    # once.
     await in_new_thread(lambda: _write(file, data))
 
 

@@ -1,4 +1,4 @@
-"""Whom a program may run as, as far as that can be judged without the sandbox. Its Ship knows the rest."""
+"""Checks the user a program is to run as, as far as Bay can without the sandbox. Ship checks the rest."""
 
 import re
 
@@ -19,7 +19,7 @@ def check_user(user: str | None) -> None:
 
 
 def check_allowed(user: str | None, *, root: bool) -> None:
-    """Raises Forbidden for root, and for a group of one's own choice, where the profile does not allow `root`."""
+    """Raises Forbidden for root, and for a chosen group, where the profile does not allow `root`."""
     if user is not None and not root and (user in ("root", "0") or ":" in user):
         raise Forbidden(
             f"the sandbox's profile does not allow root, which user {user} needs", details={"field": "user"}

@@ -1,7 +1,8 @@
-"""uvicorn's HTTP with bounds: as it is, a client that nobody knows may send headers, or trailers, without an end, and all are
-kept, or may send nothing at all, and its connection is kept.
+"""uvicorn's HTTP protocol with bounds: by itself it keeps endless headers or trailers of an unauthenticated
+client, and the connection of one that sends nothing.
 
-And trailers are left out (RFC 9110, section 6.5.1): uvicorn has them among the headers, which whoever stands before Bay has looked through.
+Trailers are dropped (RFC 9110, section 6.5.1): uvicorn puts them among the headers, which a proxy before Bay
+has already checked.
 """
 
 import secrets
@@ -102,7 +103,7 @@ class Http(HttpToolsProtocol):
         return None if cycle.waiting_for_100_continue or self.flow.read_paused else self._body_bytes
 
     def turn_away(self, error: RequestTimeout) -> None:
-        """Close the connection; a client that has sent something of a request is told why."""
+        """Close the connection; a client that has sent part of a request gets the reason."""
         if self._since or self.owed() is not None:
             self._refuse(error)
         else:

@@ -1,9 +1,9 @@
-"""uvicorn's WebSocket with what it leaves open closed.
+"""uvicorn's WebSocket protocol with bounds that it lacks.
 
-uvicorn waits for a slow reader before it sends more, and reads no further message before the last one was taken. Not bounded
-there, and bounded here: answers to the pings of a client that does not read; fragments without content; tiny messages that
-come in one read; and a connection that is being closed, but whose client takes nothing. And a client whose input is not taken is not
-dropped for want of a pong, which nobody would read.
+uvicorn waits for a slow reader before it sends more, and reads no further message before the last one was
+taken. Bounded here alone: answers to the pings of a client that does not read; fragments without content;
+tiny messages that come in one read; and a connection that is being closed, but whose client takes nothing. A
+client whose input is not taken is not dropped for want of a pong, which would stay unread.
 """
 
 from collections import deque
@@ -67,7 +67,7 @@ class Socket(WebSocketsSansIOProtocol):
                 self._refuse()
 
     def _refuse(self) -> None:
-        """Answer what is no request for a WebSocket; uvicorn would leave it open, without a word and for ever."""
+        """Answer a request that is no WebSocket handshake; uvicorn would leave it open without an answer."""
         self._unread.clear()
         self.close_sent = self.handshake_complete = True
         self.transport.write(last_answer(BadRequest(_NO_REQUEST), self.default_headers))
@@ -81,7 +81,7 @@ class Socket(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         pongs = b"".join(self.conn.data_to_send())
-        if self.writable.is_set():  # whoever does not read gets no pong either
+        if self.writable.is_set():  # a client that does not read gets no pong either
             self.transport.write(pongs)
 
     def handle_cont(self, event: Frame) -> None:

@@ -1,4 +1,4 @@
-"""Workspace paths as the API takes them: relative, resolved lexically, never escaping.
+"""Parses workspace paths as the API takes them: relative, resolved lexically, never escaping.
 
 This is the first of two checks and the one with the better message; the kernel makes the second when
 Ship opens the path below /workspace with RESOLVE_BENEATH.
@@ -27,7 +27,10 @@ def workspace_path(text: str, field: str = "path") -> str:
 
 
 def sandbox_path(text: str, field: str = "path") -> str:
-    """`text` as it is, when any path of a sandbox can look so: the kernel inside says where it leads. Raises InvalidPath."""
+    """`text` as it is, when any path of a sandbox can look so: the kernel inside says where it leads.
+
+    Raises InvalidPath.
+    """
     if not text:
         raise _invalid(field, "empty_path", "is empty")
     if "\0" in text:
