@@ -101,6 +101,28 @@ MAY = {
     "protocol": {"protocol"},
 }
 
+# What a folder of the server may import of the other folders, from the lowest to the highest. Beside them lie the
+# settings, the logs and the wiring.
+SERVER_MAY: dict[str, set[str]] = {
+    "web": set(),
+    "ship": {"web"},
+    "sessions": {"web", "ship"},
+    "checkpoints": {"web", "sessions"},
+    "events": {"web"},
+    "kernels": {"web", "ship", "sessions"},
+    "keys": {"web"},
+    "networks": {"web", "sessions"},
+    "cargos": {"web", "sessions", "checkpoints"},
+    "execs": {"web", "ship", "sessions", "kernels"},
+    "files": {"web", "ship", "sessions"},
+    "managed_services": {"web", "ship", "sessions", "events", "execs"},
+    "ports": {"web", "ship", "sessions", "events"},
+    "sandboxes": {"web", "ship", "sessions", "checkpoints", "managed_services", "networks", "ports"},
+    "reconciler": {"ship", "sessions", "checkpoints", "kernels", "managed_services", "ports", "sandboxes"},
+    "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
+    "offline": set(),
+}
+
 # Where a module is imported only when it is needed, so that `import bay` and `bay --help` stay quick.
 LAZY = {
     "bay": "the SDK, of which most programs need one class",
@@ -193,6 +215,34 @@ def test_no_import_goes_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
+
+
+def folder(name: str) -> str | None:
+    """The folder of the server that a module lies in."""
+    parts = name.split(".")
+    return parts[2] if parts[:2] == ["bay", "server"] and parts[2:] and parts[2] in SERVER_MAY else None
+
+
+def test_the_folders_of_the_server_know_only_those_below() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name in modules()
+        for target in arrows(name)
+        if (own := folder(name)) and (other := folder(target)) and other not in {own, *SERVER_MAY[own]}
+    ]
+    assert wrong == []
+
+
+def test_each_arrow_between_folders_is_used_and_none_closes_a_circle() -> None:
+    """Every folder of the server has its line, which holds what it imports and no more."""
+    used: dict[str, set[str]] = {
+        path.name: set() for path in (SRC / "bay" / "server").iterdir() if (path / "__init__.py").exists()
+    }
+    for name in modules():
+        if own := folder(name):
+            used[own] |= {other for target in arrows(name) if (other := folder(target)) and other != own}
+    assert used == SERVER_MAY
+    TopologicalSorter(used).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize(

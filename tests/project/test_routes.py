@@ -105,16 +105,3 @@ def test_every_exception_is_needed() -> None:
                 counts[name] = sum(1 for one in handed(function, known) for _ in calls(function, one, every))
     assert {name for name, count in counts.items() if count > 1} == set(MORE)
     assert {name for name, count in counts.items() if count == 0} == set(NONE)
-
-
-def test_the_folder_that_requests_pass_knows_no_noun() -> None:
-    """`web` is below every noun's folder, so that a noun can be read without the others."""
-    wrong = [
-        f"{path.name}: {node.module}"
-        for path in (SERVER / "web").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom)
-        and (node.module or "").startswith("bay.server.")
-        and not (node.module or "").startswith("bay.server.web")
-    ]
-    assert wrong == []

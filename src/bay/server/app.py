@@ -52,6 +52,7 @@ from bay.server.execs.attachments import Attachments
 from bay.server.execs.history import History
 from bay.server.execs.locator import Locator
 from bay.server.execs.processes import Processes
+from bay.server.execs.results import Outcomes
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
 from bay.server.files import routes as files_api
@@ -82,14 +83,12 @@ from bay.server.ports import tunnel_routes as tunnel_api
 from bay.server.ports.events import PortWatch
 from bay.server.ports.gate import PortGate, PortPaths
 from bay.server.ports.host_index import PortSites
-from bay.server.ports.hosts import PortHosts
 from bay.server.ports.links import PortTokens
 from bay.server.ports.proxy import PortProxy
 from bay.server.ports.service import Ports
 from bay.server.ports.ship_client import PortLink
 from bay.server.ports.tunnels import Tunnels
 from bay.server.reconciler.boot_clock import SteadyClock
-from bay.server.reconciler.exec_results import Outcomes
 from bay.server.reconciler.memory_pressure import Pressure, available_memory
 from bay.server.reconciler.reconciler import Reconciler
 from bay.server.reconciler.sweep import Sweep
@@ -110,6 +109,7 @@ from bay.server.web.auth import Keys
 from bay.server.web.edge import Edge
 from bay.server.web.known_parameters import only_known
 from bay.server.web.open_connections import Stays
+from bay.server.web.port_hosts import PortHosts
 from bay.server.web.public_addresses import Addresses
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.server.web.sealing import Cursors, EventIds, Seals
@@ -295,7 +295,7 @@ class Bay:
             driver=self.driver.capabilities,
             cargo=self.cargo,
             views=self.views,
-            checked_policy=networks.checked,
+            private=self.settings.network_private,
             clock=self.clock,
         )
         locator = Locator(store=self.store, later=self.later, waker=self.waker)

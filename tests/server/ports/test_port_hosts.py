@@ -3,7 +3,7 @@
 import pytest
 
 from bay.errors import InvalidArgument
-from bay.server.ports.hosts import Place, PortHosts, host_of
+from bay.server.web.port_hosts import Place, PortHosts, host_of
 
 pytestmark = pytest.mark.pure
 

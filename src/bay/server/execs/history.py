@@ -6,7 +6,7 @@ under way when Bay died is asked for first, where a runtime runs that can be ask
 
 from bay.errors import NotFound
 from bay.models import ExecType, HistoryEntry
-from bay.server.reconciler.exec_results import Outcomes
+from bay.server.execs.results import Outcomes
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import history

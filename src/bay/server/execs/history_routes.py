@@ -3,12 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from bay.models import ExecType, HistoryEntry
 from bay.server.execs.history import History
 from bay.server.web.bodies import Body
 from bay.server.web.dependencies import ERRORS, Reader, Writer, service
+from bay.server.web.history_notes import Description, normal_tags, split_tags
 from bay.server.web.replies import WireResponse
 from bay.store.records import HistoryFilters
 
@@ -22,19 +23,6 @@ router = APIRouter(
 HistoryDep = Annotated[History, service(History)]
 
 
-def split_tags(text: str) -> tuple[str, ...]:
-    """The tags in a text of tags with commas between: sorted, each once."""
-    return tuple(sorted({tag.strip() for tag in text.split(",")} - {""}))
-
-
-def _normal(text: str | None) -> str | None:
-    return ",".join(split_tags(text or "")) or None
-
-
-Description = Annotated[str | None, Field(max_length=4096)]
-Tags = Annotated[
-    str | None, Field(max_length=1024, description="Separated by commas"), AfterValidator(_normal)
-]
 Kind = Annotated[ExecType | None, Query(description="Only entries of this type")]
 
 
@@ -55,7 +43,7 @@ class Annotate(Body):
     def values(self) -> dict[str, str | None]:
         """The columns to set."""
         given: dict[str, str | None] = {**self.model_dump(exclude_none=True)}
-        return {**given, "tags": _normal(self.tags)} if self.tags is not None else given
+        return {**given, "tags": normal_tags(self.tags)} if self.tags is not None else given
 
 
 @router.get("", response_model=HistoryPage)

@@ -17,7 +17,7 @@ from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, Sh
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server.execs.locator import LOST, Located, Locator, as_it_is
-from bay.server.reconciler.exec_results import TOLD_WITHIN, shell_result
+from bay.server.execs.results import TOLD_WITHIN, shell_result
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.client import OutputEnd, ShipLink, encode_stdin

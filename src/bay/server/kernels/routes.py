@@ -12,10 +12,10 @@ from starlette.responses import StreamingResponse
 from bay.cell_output import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
-from bay.server.execs.history_routes import Description, Tags
 from bay.server.kernels.service import Kernels, NewKernel
 from bay.server.web.bodies import DURATION, Body
 from bay.server.web.dependencies import ERRORS, Env, IdempotencyKey, Reader, Writer, service
+from bay.server.web.history_notes import Description, Tags
 from bay.server.web.replies import WireResponse
 from bay.server.web.user_names import MAX_USER
 from bay.store.records import HistoryNote

@@ -15,8 +15,8 @@ from bay.clock import Clock
 from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
+from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
 from bay.server.kernels.ship_client import KernelLink, read_all
-from bay.server.reconciler.exec_results import MAX_CELL_BYTES, ended_row
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer
 from bay.server.web import idempotency

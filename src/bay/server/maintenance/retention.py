@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
-from bay.server.reconciler.exec_results import Outcomes
+from bay.server.execs.results import Outcomes
 from bay.store import audit, checkpoints, claims, events, history, tombstones
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store

@@ -3,7 +3,6 @@
 A policy is written into the row as a wish with a version; the reconciler has the driver hold the session to it.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
@@ -12,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.drivers.base import Driver, NetworkControl
-from bay.errors import BadRequest, CapabilityNotSupported, Timeout
+from bay.errors import Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
-from bay.network.policy import checked
+from bay.server.networks.rules import checked_policy
 from bay.server.sessions.effective_policy import mode_of
 from bay.server.sessions.handles import handle_of
 from bay.server.sessions.waker import Waker
@@ -46,18 +45,6 @@ class Networks:
         self._private = private
         self._clock = clock
 
-    async def checked(self, policy: NetworkPolicy) -> NetworkPolicy:
-        """The policy as it is stored. Raises InvalidArgument, and CapabilityNotSupported for a mode that nobody here enforces."""
-        offered = self._driver.capabilities.network
-        if policy.mode not in offered:
-            raise CapabilityNotSupported(
-                f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
-                details={"capability": policy.mode, "available": list(offered)},
-            )
-        if policy.mode == "none" and policy.rules:
-            raise BadRequest("mode none takes no rules, because it blocks all traffic; use allowlist or open")
-        return await asyncio.to_thread(checked, policy, self._private)  # thousands of rules take a moment
-
     async def get(self, caller: Caller, ref: str) -> CurrentPolicy:
         """The policy that a sandbox has."""
         record = await self._waker.find(caller, ref)
@@ -71,7 +58,11 @@ class Networks:
         """
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
-        wanted = None if policy is None else await self.checked(policy)
+        wanted = (
+            None
+            if policy is None
+            else await checked_policy(policy, self._driver.capabilities.network, self._private)
+        )
         async with self._store.write() as db:
             present = await sandboxes.get(db, record.id) or record
             version = present.network_version + 1

@@ -31,7 +31,6 @@ from bay.models import PortSettings
 from bay.server.ports.error_pages import error_page
 from bay.server.ports.headers import COOKIE, SECURE_COOKIE, Seen, cookies_named
 from bay.server.ports.host_index import PortSites
-from bay.server.ports.hosts import Place, PortHosts
 from bay.server.ports.links import Pass, PortTokens
 from bay.server.ports.proxy import PortProxy, Visit
 from bay.server.sessions.waker import Waker
@@ -49,6 +48,7 @@ from bay.server.web.edge import (
     check_framing,
     request_id_of,
 )
+from bay.server.web.port_hosts import Place, PortHosts
 from bay.server.web.replies import AnswerCut
 from bay.store.records import SandboxRecord
 

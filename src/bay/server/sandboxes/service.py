@@ -3,9 +3,10 @@
 Each call writes what is wanted in one transaction and pokes the queue; the reconciler does the rest.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -39,7 +40,7 @@ from bay.models import (
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import Snapshots
 from bay.server.managed_services import rules
-from bay.server.ports.hosts import host_of
+from bay.server.networks.rules import checked_policy
 from bay.server.sandboxes.pool import Pool
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
@@ -50,6 +51,7 @@ from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipLink
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
+from bay.server.web.port_hosts import host_of
 from bay.store import audit, cargos, events, networks, sandboxes, services
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -134,7 +136,7 @@ class Sandboxes:
         driver: Capabilities,
         cargo: CargoStore,
         views: Views,
-        checked_policy: Callable[[NetworkPolicy], Awaitable[NetworkPolicy]],
+        private: Sequence[IPv4Network | IPv6Network],
         clock: Clock,
     ) -> None:
         self._store = store
@@ -149,7 +151,7 @@ class Sandboxes:
         self._driver = driver
         self._cargo = cargo
         self._views = views
-        self._checked_policy = checked_policy
+        self._private = private
         self._clock = clock
 
     async def create(
@@ -160,7 +162,8 @@ class Sandboxes:
         profile = self._profile(new)
         new = replace(new, services=rules.checked(new.services, root=profile.root))
         if new.network_policy is not None:
-            new = replace(new, network_policy=await self._checked_policy(new.network_policy))
+            wanted = await checked_policy(new.network_policy, self._driver.network, self._private)
+            new = replace(new, network_policy=wanted)
         if new.cargo_id is None and await self._claim_of(request) is None:
             await self._cargo.check_room("a sandbox")  # else it would be there, and never start
         try:

@@ -6,15 +6,15 @@ the history; an exec that Ship no longer knows is lost.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
 from bay.cell_output import python_result
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
-from bay.models import CellStatus, Exec, ShellResult
+from bay.models import Exec, ShellResult
+from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
 from bay.server.kernels.ship_client import Cell, KernelLink, read_all
 from bay.server.sessions.handles import peer_of
 from bay.server.ship.client import ShipLink
@@ -28,9 +28,6 @@ log = structlog.get_logger("bay.outcomes")
 
 TOLD_WITHIN = timedelta(seconds=30)
 """Ship gets a planned exec well within this, or never."""
-
-MAX_CELL_BYTES = 48 << 20
-"""Most that is read of one cell which is wanted as a whole: three times as much as Ship keeps of one."""
 
 _ASK_S = 2.0
 _MOST = 1000
@@ -135,14 +132,8 @@ def _python_row(one: Unfinished) -> Exec:
     )  # fmt: skip
 
 
-def ended_row(row: Exec, status: CellStatus | None, at: datetime) -> Exec:
-    """The row of code in a kernel that has ended: as of a process that exits with 1 unless all went well."""
-    exit_code = 0 if status == "ok" else 1
-    return replace(row, state="exited", exit_code=exit_code, timed_out=status == "timeout", ended_at=at)
-
-
 def shell_result(item: Exec) -> ShellResult:
-    """Part A's answer. After a timeout the output so far is kept and the exit code is -1."""
+    """The answer of `shell/exec`. After a timeout the output so far is kept and the exit code is -1."""
     ended = item.ended_at or item.started_at
     exit_code = -1 if item.timed_out or item.state == "running" else item.exit_code
     error = "Command timed out" if exit_code == -1 else item.stderr or None
