@@ -8,7 +8,7 @@ from ship.process.identity import find_shell
 from ship.settings import Settings
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
-_MOST_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 
 
 def describe(settings: Settings) -> dict[str, object]:
@@ -42,7 +42,7 @@ def _read(path: str) -> str:
     except OSError:
         return ""
     try:
-        return os.read(descriptor, _MOST_BYTES).decode("utf-8", "replace")
+        return os.read(descriptor, _MAX_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
     finally:

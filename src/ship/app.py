@@ -21,9 +21,17 @@ from ship.files.tool_runs import ToolRuns
 from ship.files.tree_routes import TreeRoutes
 from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import Workspace
-from ship.http.connection import PeerGone, Wire
-from ship.http.conversation import Answer, BadRequest, Conversation, CutShort, Request, Switch, Upgrade
-from ship.kernels.kernel import Ground
+from ship.http.connection import Connection, PeerGone
+from ship.http.conversation import (
+    Answer,
+    BadRequest,
+    Conversation,
+    ProtocolSwitch,
+    Request,
+    TruncatedAnswer,
+    WebSocketUpgrade,
+)
+from ship.kernels.kernel import ProcessContext
 from ship.kernels.kernels import Kernels, default_order
 from ship.kernels.routes import KernelRoutes
 from ship.ports.ports import Ports
@@ -39,8 +47,8 @@ from ship_protocol import session_proof
 
 INSIDE_PORT = 8123
 
-_MOST_CONNECTIONS = 2048  # with room beside all the requests to ports that Bay lets in
-_MOST_INSIDE_CONNECTIONS = 32
+_MAX_CONNECTIONS = 2048  # with room beside all the requests to ports that Bay lets in
+_MAX_INSIDE_CONNECTIONS = 32
 _TERM_GRACE_S = 2.0
 _SERVICES_GRACE_S = 2.0
 _CLOSING_S = 1.0
@@ -51,7 +59,7 @@ _PEERCRED = struct.Struct("3i")
 class Answers(Protocol):
     """The routes behind a door."""
 
-    async def answer(self, request: Request) -> Answer | Switch | Upgrade: ...
+    async def answer(self, request: Request) -> Answer | ProtocolSwitch | WebSocketUpgrade: ...
 
 
 class Door:
@@ -61,20 +69,20 @@ class Door:
     """
 
     def __init__(
-        self, routes: Answers, limit: int, token: str | None, welcome: Callable[[Wire], bool]
+        self, routes: Answers, limit: int, token: str | None, welcome: Callable[[Connection], bool]
     ) -> None:
         self._routes = routes
         self._limit = limit
         self._bearer = None if token is None else f"Bearer {token}".encode()
         self._session = None if token is None else session_proof(token)
         self._welcome = welcome
-        self._open: set[Wire] = set()
-        self._busy: set[Wire] = set()
+        self._open: set[Connection] = set()
+        self._busy: set[Connection] = set()
         self._closing = False
 
-    def accept(self) -> Wire:
+    def accept(self) -> Connection:
         """A new connection, for asyncio's servers."""
-        return Wire(self._serve)
+        return Connection(self._serve)
 
     async def close(self) -> None:
         """End every connection; an answer that is under way has a second to be finished."""
@@ -92,7 +100,7 @@ class Door:
                 for wire in list(self._open):
                     await wire.wait_closed()
 
-    async def _serve(self, wire: Wire) -> None:
+    async def _serve(self, wire: Connection) -> None:
         if len(self._open) >= self._limit:
             wire.abort()
             return
@@ -101,7 +109,7 @@ class Door:
             await self._converse(Conversation(wire, self._session))
         except (PeerGone, TimeoutError):
             return
-        except CutShort:
+        except TruncatedAnswer:
             wire.abort()
         finally:
             self._open.discard(wire)
@@ -129,16 +137,16 @@ class Door:
         try:
             self._check_room(request)
             answer = await self._routes.answer(request)
-            if isinstance(answer, Upgrade):
+            if isinstance(answer, WebSocketUpgrade):
                 await answer.serve(await talk.upgrade(request.websocket_key or b""))
                 return False
-            if isinstance(answer, Switch):
+            if isinstance(answer, ProtocolSwitch):
                 await _switch(talk, answer)
                 return False
             await talk.answer(answer)
         except ShipError as error:
             await talk.refuse(error)
-        except (PeerGone, TimeoutError, CutShort):
+        except (PeerGone, TimeoutError, TruncatedAnswer):
             raise
         except Exception as error:  # noqa: BLE001 - the request edge: one bad request must not end the sandbox
             log.note(f"request.failed {log.describe(error)}")
@@ -160,7 +168,7 @@ class Door:
         return request.authorization is not None and hmac.compare_digest(request.authorization, self._bearer)
 
 
-async def _switch(talk: Conversation, answer: Switch) -> None:
+async def _switch(talk: Conversation, answer: ProtocolSwitch) -> None:
     try:
         await answer.serve(talk.wire, await talk.switch(answer.protocol))
     finally:
@@ -187,9 +195,11 @@ async def _run(settings: Settings) -> None:
     nursery.open(signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
     execs = Execs(nursery, space, identities, settings.environment)
-    ground = Ground(nursery, space, identities, settings.environment, settings.accounts, settings.local)
-    kernels = Kernels(ground)
-    services = Services(ground)
+    context = ProcessContext(
+        nursery, space, identities, settings.environment, settings.accounts, settings.local
+    )
+    kernels = Kernels(context)
+    services = Services(context)
     kernel_routes = KernelRoutes(settings, kernels)
     threads = FileThreads(settings.user)
     file_routes = FileRoutes(space, Workspace(settings.workspace), threads)
@@ -198,8 +208,8 @@ async def _run(settings: Settings) -> None:
     ports = Ports(threads, local=settings.local)
     port_routes, service_routes = PortRoutes(ports), ServiceRoutes(settings, services)
     routes = Routes(settings, execs, kernel_routes, file_routes, tree_routes, port_routes, service_routes)
-    outside = Door(routes, _MOST_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
-    inside = Door(InsideRoutes(settings), _MOST_INSIDE_CONNECTIONS, None, _anyone)
+    outside = Door(routes, _MAX_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
+    inside = Door(InsideRoutes(settings), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:
         await _open_inside(inside, ports)
@@ -263,14 +273,14 @@ def _say_ready() -> None:
         os.write(1, b"ready\n")
 
 
-def _is_outside(wire: Wire) -> bool:
+def _is_outside(wire: Connection) -> bool:
     """Whether the peer is in none of our pid namespaces: the kernel then reports the number 0."""
     peer: socket.socket = wire.transport.get_extra_info("socket")
     pid, _uid, _gid = _PEERCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
     return pid == 0
 
 
-def _anyone(_wire: Wire) -> bool:
+def _anyone(_wire: Connection) -> bool:
     return True
 
 

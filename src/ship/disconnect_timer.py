@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
-class Watch:
+class DisconnectTimer:
     """Calls `nobody_came` once no client was connected for `limit_s`; never without a limit."""
 
     def __init__(self, limit_s: float | None, nobody_came: Callable[[], None]) -> None:

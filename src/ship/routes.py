@@ -12,7 +12,7 @@ from ship.execs import request as exec_request
 from ship.execs.execs import Exec, Execs
 from ship.files.routes import FileRoutes
 from ship.files.tree_routes import TreeRoutes
-from ship.http.conversation import Answer, Request, Switch, Upgrade, json_answer
+from ship.http.conversation import Answer, ProtocolSwitch, Request, WebSocketUpgrade, json_answer
 from ship.kernels.routes import KernelRoutes
 from ship.ports.routes import PortRoutes
 from ship.process import table
@@ -55,7 +55,7 @@ class Routes:
             ("GET", ("execs",)): self._list_execs,
         }
 
-    async def answer(self, request: Request) -> Answer | Switch | Upgrade:
+    async def answer(self, request: Request) -> Answer | ProtocolSwitch | WebSocketUpgrade:
         """The answer to `request`. Raises ShipError."""
         handler = self._fixed.get((request.method, request.segments))
         if handler is not None:
@@ -158,14 +158,14 @@ class InsideRoutes:
                 raise NotFound("only GET /meta and GET /health are served here")
 
 
-def _attach(request: Request, found: Exec) -> Upgrade:
+def _attach(request: Request, found: Exec) -> WebSocketUpgrade:
     since = output.offset(request) if "since" in request.query else None
     if request.websocket_key is None:
         raise InvalidArgument("attaching needs a WebSocket upgrade (RFC 6455)")
     if since is not None:
         output.check_offset(found.transcript, since)
     claims = output.claims(request)
-    return Upgrade(lambda socket: attach.Attachment(socket, found, since, claims=claims).run())
+    return WebSocketUpgrade(lambda socket: attach.Attachment(socket, found, since, claims=claims).run())
 
 
 async def _write_stdin(request: Request, found: Exec) -> Answer:

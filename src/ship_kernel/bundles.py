@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-MOST_BYTES = 8 << 20
-_MOST_BRACKETS = 1_000_000  # as Ship takes them
+MAX_BYTES = 8 << 20
+_MAX_BRACKETS = 1_000_000  # as Ship takes them
 _DEEPEST = 64
 
 
@@ -18,10 +18,10 @@ def clean(bundle: Mapping[str, Any]) -> dict[str, Any]:
     found = {str(kind): _value(value, 0) for kind, value in bundle.items() if value is not None}
     line = json.dumps(found, separators=(",", ":"), allow_nan=False)
     brackets = line.count("[") + line.count("{")
-    if len(line) <= MOST_BYTES and brackets <= _MOST_BRACKETS:
+    if len(line) <= MAX_BYTES and brackets <= _MAX_BRACKETS:
         return found
     kinds = ", ".join(sorted(found))[:200]
-    most = f"at most {MOST_BYTES} with {_MOST_BRACKETS} lists and objects are"
+    most = f"at most {MAX_BYTES} with {_MAX_BRACKETS} lists and objects are"
     note = f"[not shown: {len(line)} bytes of {kinds}; {most}. Save it to a file instead]"
     return {"text/plain": note}
 

@@ -24,7 +24,7 @@ from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Everywhere
 from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import Workspace
-from ship.http.connection import PeerGone, Wire
+from ship.http.connection import Connection, PeerGone
 from ship.http.conversation import Answer, Conversation, Request
 from ship.process.identity import Identity
 
@@ -575,7 +575,7 @@ def test_an_answer_that_never_begins_lets_go_of_what_it_holds() -> None:
         yield b"never"
 
     async def run() -> None:
-        talk = Conversation(cast("Wire", DeadWire()), None)
+        talk = Conversation(cast("Connection", DeadWire()), None)
         talk._http.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # pyright: ignore[reportPrivateUsage]
         await talk.next_request()
         with pytest.raises(PeerGone):

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 from ship_harness import Ship, eventually, stop
 
-from ship.services.health import Verdict
-from ship.services.specs import Ended, Health, Restart, after_end
+from ship.services.health import HealthTracker
+from ship.services.specs import Health, Restart, RunEnd, after_end
 
 Json = dict[str, Any]
 SLEEPER = ["sh", "-c", "echo started; exec sleep 600"]
@@ -297,27 +297,27 @@ def test_a_service_that_heeds_no_term_is_killed_when_ship_ends(ship: Ship) -> No
     assert ship.left() == []
 
 
-ENDS: list[tuple[Restart, Ended, int, float | Literal["exited", "failed"]]] = [
-    ("never", Ended(1, None, 0), 1, "exited"),
-    ("on-failure", Ended(0, None, 0), 1, "exited"),
-    ("on-failure", Ended(None, 9, 0), 1, 1.0),
-    ("on-failure", Ended(None, None, 0, "no room"), 2, 2.0),
-    ("always", Ended(0, None, 0), 1, 1.0),
-    ("always", Ended(0, None, 0), 6, 32.0),
-    ("always", Ended(0, None, 0), 7, 60.0),
-    ("always", Ended(0, None, 0), 9, 60.0),
-    ("always", Ended(0, None, 0), 10, "failed"),
-    ("always", Ended(1, None, 61), 1, 1.0),
+ENDS: list[tuple[Restart, RunEnd, int, float | Literal["exited", "failed"]]] = [
+    ("never", RunEnd(1, None, 0), 1, "exited"),
+    ("on-failure", RunEnd(0, None, 0), 1, "exited"),
+    ("on-failure", RunEnd(None, 9, 0), 1, 1.0),
+    ("on-failure", RunEnd(None, None, 0, "no room"), 2, 2.0),
+    ("always", RunEnd(0, None, 0), 1, 1.0),
+    ("always", RunEnd(0, None, 0), 6, 32.0),
+    ("always", RunEnd(0, None, 0), 7, 60.0),
+    ("always", RunEnd(0, None, 0), 9, 60.0),
+    ("always", RunEnd(0, None, 0), 10, "failed"),
+    ("always", RunEnd(1, None, 61), 1, 1.0),
 ]
 
 
 @pytest.mark.parametrize(("restart", "ended", "quick", "expected"), ENDS)
-def test_what_follows_an_end(restart: Restart, ended: Ended, quick: int, expected: object) -> None:
+def test_what_follows_an_end(restart: Restart, ended: RunEnd, quick: int, expected: object) -> None:
     assert after_end(restart, ended, quick) == expected
 
 
 def test_health_is_lost_after_so_many_failures_over_so_long() -> None:
-    verdict = Verdict(Health(port=1, path=None, interval_s=5, timeout_s=1, retries=3))
+    verdict = HealthTracker(Health(port=1, path=None, interval_s=5, timeout_s=1, retries=3))
     known: list[bool | None] = []
     for works, now in [
         (False, 0),

@@ -18,7 +18,7 @@ from bay.errors import BayError
 
 _BASH = "complete_bash"
 _PATIENCE_S = 2.0
-_MOST = 500
+_MAX_CANDIDATES = 500
 
 
 def complete_names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -45,7 +45,7 @@ def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
     try:
         url, api_key = State(root.params.get("url"), root.params.get("api_key")).reach()
         with make_client(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
-            return [text for text, _ in zip(ask(client), range(_MOST), strict=False)]
+            return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
     except BayError:
         return []
 

@@ -22,7 +22,7 @@ log = structlog.get_logger("bay.store")
 Write = Callable[[AsyncConnection], Awaitable[None]]
 
 _BATCH = 200
-_MOST = 20_000
+_MAX_WAITING = 20_000
 _GATHER_S = 0.02
 _RETRY_S = 1.0
 
@@ -39,9 +39,9 @@ class DeferredWrites:
 
     def put(self, write: Write) -> None:
         """Write this soon. With a disk that is full for long, the oldest are given up for the newest."""
-        if len(self._waiting) >= _MOST:
+        if len(self._waiting) >= _MAX_WAITING:
             self._waiting.popleft()
-            log.error("store.write_lost", waiting=_MOST)
+            log.error("store.write_lost", waiting=_MAX_WAITING)
         self._waiting.append(write)
         self._some.set()
 

@@ -15,7 +15,7 @@ from bay.terminal.style import PLAIN, Style, background_of, changed, number
 from bay.terminal.tokens import tokens
 
 _PARAMETERS = re.compile(r"([<-?]?)([0-9;]*)([\x20-\x2f]*)")
-_MOST_PARAMETERS = 32
+_MAX_PARAMETERS = 32
 _LONGEST_TITLE = 256
 _LINE_DRAWING = str.maketrans("`afgjklmnopqrstuvwxyz{|}~", "◆▒°±┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£·")
 _width = lru_cache(maxsize=4096)(wcwidth)
@@ -390,7 +390,7 @@ class Terminal:
             return
         act = _SEQUENCES.get(match[1] + match[3] + final)
         if act:
-            texts = match[2].split(";", _MOST_PARAMETERS)[:_MOST_PARAMETERS]
+            texts = match[2].split(";", _MAX_PARAMETERS)[:_MAX_PARAMETERS]
             act(self, [number(text) for text in texts])
 
 

@@ -16,7 +16,7 @@ from bay.terminal.repaint import repaint
 PLAYED_BYTES = 256 << 10
 _BEHIND_BYTES = 64 << 10
 _LINE_BYTES = 4096
-_MOST_TEXT = 1 << 20
+_MAX_TEXT = 1 << 20
 
 # Parameters and h or l of private modes, or the letter of a whole sequence.
 _SWITCH = re.compile(rb"\x1b(?:\[\?([0-9;]{1,64})([hl])|([=>c]))")
@@ -91,7 +91,7 @@ def screen_of(terminal: Terminal) -> Screen:
 
 def _newest(terminal: Terminal) -> tuple[str, ...]:
     lines: list[str] = []
-    left = _MOST_TEXT
+    left = _MAX_TEXT
     for row in reversed(terminal.history):
         lines.append(text_of(row))
         left -= len(lines[-1])

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-_MOST_PARAMETERS = 64
+_MAX_PARAMETERS = 64
 _SET = {1: 1, 2: 2, 3: 4, 4: 8, 21: 8, 5: 16, 6: 16, 7: 32, 8: 64, 9: 128}
 _CLEAR = {22: 1 | 2, 23: 4, 24: 8, 25: 16, 27: 32, 28: 64, 29: 128}
 _CODES = {1: "1", 2: "2", 4: "3", 8: "4", 16: "5", 32: "7", 64: "8", 128: "9"}
@@ -34,7 +34,7 @@ def escape(style: Style) -> str:
 
 def changed(style: Style, parameters: str) -> Style:
     """`style` after SGR with `parameters`; unknown ones are skipped."""
-    left = parameters.split(";", _MOST_PARAMETERS)[:_MOST_PARAMETERS][::-1]
+    left = parameters.split(";", _MAX_PARAMETERS)[:_MAX_PARAMETERS][::-1]
     while left:
         code = left.pop()
         style = _with_parts(style, code.split(":")) if ":" in code else _with(style, number(code), left)

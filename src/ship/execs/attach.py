@@ -82,7 +82,7 @@ class Attachment:
             await self._socket.send_text(json.dumps(first))
             await self._give_from_here(reader, gone)
 
-    async def _give_from_here(self, reader: output.Reading, gone: asyncio.Future[None]) -> None:
+    async def _give_from_here(self, reader: output.ReadProgress, gone: asyncio.Future[None]) -> None:
         while not gone.done():
             # In this order: output that comes between the two lines belongs before the last message.
             ended = not self._exec.running
@@ -94,7 +94,7 @@ class Attachment:
                     raise Closing(CloseCode.NORMAL, "")
                 await self._exec.news.wait(gone)
 
-    async def _give_some(self, reader: output.Reading) -> bool:
+    async def _give_some(self, reader: output.ReadProgress) -> bool:
         pieces = list(self._exec.ring.read(self._next, _FRAME_BYTES))
         for marker, run in _frames(pieces):
             self._socket.write_bytes(marker, *(bytes(piece.data) for piece in run))

@@ -19,14 +19,14 @@ _LATE_S = 1.0
 """A timer that is so much too late was frozen together with the sandbox."""
 
 
-class Claim:
+class OutputClaim:
     """The output due to a program's claiming reader, if any; `hold` stops and resumes the program."""
 
     def __init__(self, ring: Ring, hold: Callable[[bool], None]) -> None:
         self._ring = ring
         self._hold = hold
         self._awaited_s = _AWAITED_S
-        self._reader: Reader | None = None
+        self._reader: ClaimingReader | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._held = False
         self._is_over = False
@@ -59,12 +59,12 @@ class Claim:
         self._keep(False)
 
     @contextmanager
-    def reading(self, since: int) -> Generator["Reader"]:
+    def reading(self, since: int) -> Generator["ClaimingReader"]:
         """Within, this reader is the one that the program waits for, from offset `since` on.
 
         A newer one takes its place.
         """
-        mine = self._reader = Reader(self, self._ring)
+        mine = self._reader = ClaimingReader(self, self._ring)
         self._stop_timer()
         try:
             mine.gave(since)
@@ -74,7 +74,7 @@ class Claim:
                 self._reader = None
                 self._await()
 
-    def is_of(self, reader: "Reader") -> bool:
+    def is_of(self, reader: "ClaimingReader") -> bool:
         """Whether it is `reader` that the program waits for."""
         return self._reader is reader
 
@@ -102,10 +102,10 @@ class Claim:
             self._hold(held)
 
 
-class Reader:
+class ClaimingReader:
     """One reader that claims the output; the program waits for it until a newer one takes its place."""
 
-    def __init__(self, claim: Claim, ring: Ring) -> None:
+    def __init__(self, claim: OutputClaim, ring: Ring) -> None:
         self._claim = claim
         self._ring = ring
 

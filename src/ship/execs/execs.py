@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 from ship.clock import rfc3339
-from ship.disconnect_timer import Watch
+from ship.disconnect_timer import DisconnectTimer
 from ship.errors import Conflict, Forbidden, InternalError, NotFound
-from ship.execs.request import Order
+from ship.execs.request import ExecRequest
 from ship.execs.ring import Piece, Stream
 from ship.execs.transcript import Transcript
 from ship.files.sandbox_paths import Everywhere
@@ -26,8 +26,8 @@ from ship.waiting import Bell
 
 State = Literal["running", "exited", "killed"]
 
-_MOST_RUNNING = 256
-_MOST_ENDED = 200
+_MAX_RUNNING = 256
+_MAX_ENDED = 200
 _KEEP_ENDED_S = 600.0
 _KEEP_ENDED_BYTES = 32 << 20
 _SHOWN_CHARS = 64 << 10
@@ -50,7 +50,7 @@ class Exec:
     """
 
     def __init__(
-        self, order: Order, identities: tuple[Identity, ...], transcript: Transcript | None = None
+        self, order: ExecRequest, identities: tuple[Identity, ...], transcript: Transcript | None = None
     ) -> None:
         self.id = order.id
         self.argv = _shown(order.argv)
@@ -73,7 +73,7 @@ class Exec:
         self.group: int | None = None
         self._size = (order.rows, order.cols)
         self._tty = order.tty
-        self._watch = Watch(order.max_run_after_disconnect_s, self._nobody_came)
+        self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._nobody_came)
         self._identities = tuple(dict.fromkeys((*identities, order.identity)))
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
@@ -138,7 +138,9 @@ class Exec:
             "timed_out": self.timed_out,
         }
 
-    async def start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
+    async def start(
+        self, order: ExecRequest, nursery: Nursery, directory: int, base: Mapping[str, str]
+    ) -> None:
         """Start the program.
 
         One that cannot be run ends the exec with 126 or 127; Conflict when there is no room.
@@ -214,7 +216,9 @@ class Exec:
         if not await asyncio.shield(self._ending):
             raise InternalError(f"processes of {self.id} survive SIGKILL; stop the sandbox")
 
-    async def _start(self, order: Order, nursery: Nursery, directory: int, base: Mapping[str, str]) -> None:
+    async def _start(
+        self, order: ExecRequest, nursery: Nursery, directory: int, base: Mapping[str, str]
+    ) -> None:
         self.group = nursery.groups.take(order.identity)
         stdio = _open_stdio(order, self.transcript.take)
         try:
@@ -227,7 +231,9 @@ class Exec:
         self._arm(order.timeout_s)
         self._watch.arm()
 
-    def _program(self, order: Order, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]) -> Program:
+    def _program(
+        self, order: ExecRequest, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]
+    ) -> Program:
         stdin, stdout, stderr = stdio.descriptors
         return Program(
             argv=[os.fsencode(word) for word in order.argv],
@@ -241,7 +247,7 @@ class Exec:
             tty=stdio.tty,
         )
 
-    def _environment(self, order: Order, base: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, order: ExecRequest, base: Mapping[str, str]) -> dict[str, str]:
         # The marker leads, so that it is found however much follows.
         own = order.identity.environment(base)
         if order.tty:
@@ -258,7 +264,7 @@ class Exec:
             raise Conflict(f"exec {self.id} is ending")
         return self.pid
 
-    def _cannot_start(self, order: Order, error: OSError) -> None:
+    def _cannot_start(self, order: ExecRequest, error: OSError) -> None:
         if error.errno in _NO_ROOM:
             raise Conflict(f"the sandbox has no room for another process ({error.strerror})") from error
         missing = isinstance(error, FileNotFoundError)
@@ -368,7 +374,7 @@ class Execs:
         self._all: dict[str, Exec] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def create(self, order: Order) -> Exec:
+    async def create(self, order: ExecRequest) -> Exec:
         """Start the program of `order`.
 
         Raises Conflict for a known id or at the limit, and the errors of a bad cwd.
@@ -376,8 +382,8 @@ class Execs:
         self._sweep_later()
         if order.id in self._all:
             raise Conflict(f"exec {order.id} exists already", id=order.id)
-        if sum(item.running for item in self._all.values()) >= _MOST_RUNNING:
-            raise Conflict(f"{_MOST_RUNNING} execs are running; end one first", limit=_MOST_RUNNING)
+        if sum(item.running for item in self._all.values()) >= _MAX_RUNNING:
+            raise Conflict(f"{_MAX_RUNNING} execs are running; end one first", limit=_MAX_RUNNING)
         with self._space.directory(order.cwd, order.identity) as directory:
             found = self._all[order.id] = Exec(order, self._identities)
             try:
@@ -425,7 +431,7 @@ class Execs:
         oldest = time.monotonic() - _KEEP_ENDED_S
         room = _KEEP_ENDED_BYTES
         for index, item in enumerate(ended):
-            if index >= _MOST_ENDED or item.ended_monotonic < oldest:
+            if index >= _MAX_ENDED or item.ended_monotonic < oldest:
                 self._forget(item.id)
             elif (room := room - item.ring.kept_bytes) < 0:
                 item.ring.forget()
@@ -436,7 +442,7 @@ def _chunk_to_wire(piece: Piece) -> dict[str, object]:
     return {"offset": piece.offset, "stream": piece.stream, "data": data, "t": rfc3339(piece.t)}
 
 
-def _open_stdio(order: Order, take: Callable[[Stream, bytes], None]) -> Pipes | Pty:
+def _open_stdio(order: ExecRequest, take: Callable[[Stream, bytes], None]) -> Pipes | Pty:
     if order.tty:
         return Pty(take, order.stdin, order.identity, (order.rows, order.cols))
     return Pipes(take, order.stdin, stays_open=order.stdin_open)

@@ -12,7 +12,7 @@ LONGEST_S = 0.5
 SLOWEST_BYTES_PER_S = 2 << 20
 
 
-class Holds:
+class FlowControl:
     """Whether the program waits, and for how long it may. `changed` is called when a wait begins and ends."""
 
     def __init__(self, changed: Callable[[bool], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ship.clock import rfc3339
 from ship.errors import InvalidArgument, OutputGone
-from ship.execs.patience import Patience
+from ship.execs.patience import ReaderAllowance
 from ship.execs.ring import Piece
 from ship.execs.transcript import Transcript
 from ship.http.conversation import Request
@@ -17,7 +17,7 @@ _LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that lin
 _READ_BYTES = 256 * 1024
 
 
-class Printing(Protocol):
+class OutputSource(Protocol):
     """The source of output, such as an exec or a service."""
 
     @property
@@ -35,7 +35,7 @@ class Printing(Protocol):
         ...
 
 
-class Reading(Protocol):
+class ReadProgress(Protocol):
     """The progress of a reader of a transcript."""
 
     def while_giving(self, next_offset: int) -> AbstractContextManager[None]:
@@ -52,10 +52,10 @@ class Reading(Protocol):
 
 
 @contextmanager
-def reading(transcript: Transcript, since: int, *, claims: bool) -> Generator[Reading]:
+def reading(transcript: Transcript, since: int, *, claims: bool) -> Generator[ReadProgress]:
     """A reader from `since` on; the program waits for one that claims the output."""
     if not claims:
-        yield Patience(transcript)
+        yield ReaderAllowance(transcript)
         return
     with transcript.claim.reading(since) as reader:
         yield reader
@@ -92,7 +92,7 @@ def claims(request: Request) -> bool:
 
 
 async def lines(
-    request: Request, found: Printing, since: int, reader: Reading, *, follow: bool
+    request: Request, found: OutputSource, since: int, reader: ReadProgress, *, follow: bool
 ) -> AsyncGenerator[bytes]:
     """The lines from offset `since` on, which must be there.
 

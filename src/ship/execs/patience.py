@@ -15,7 +15,7 @@ from ship.execs.holds import LONGEST_S, SLOWEST_BYTES_PER_S
 from ship.execs.transcript import Transcript
 
 
-class Patience:
+class ReaderAllowance:
     """One reader's allowance of waiting. Once used up, it is renewed when the reader has caught up."""
 
     def __init__(self, transcript: Transcript) -> None:

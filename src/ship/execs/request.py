@@ -23,7 +23,7 @@ _SIGNALS = {name.removeprefix("SIG"): int(found) for name, found in signal.Signa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ExecRequest:
     """One exec to be. Times in seconds, sizes in bytes."""
 
     id: str
@@ -42,7 +42,7 @@ class Order:
     wait_for_reader_s: float | None
 
 
-def read(body: object, accounts: Accounts) -> Order:
+def read(body: object, accounts: Accounts) -> ExecRequest:
     """The order in a decoded JSON `body`.
 
     Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships.
@@ -52,7 +52,7 @@ def read(body: object, accounts: Accounts) -> Order:
     given = cast("dict[str, object]", body)
     tty = _flag(given, "tty")
     rows, cols = size(given.get("rows", DEFAULT_ROWS), given.get("cols", DEFAULT_COLS))
-    return Order(
+    return ExecRequest(
         id=identifier(given.get("id")),
         argv=_argv(given.get("command"), given.get("argv")),
         cwd=optional_text(given, "cwd"),

@@ -23,7 +23,7 @@ class _Given:
     taken: asyncio.Future[None]
 
 
-class Feed:
+class InputFeed:
     """Writes to a non-blocking descriptor that stays the caller's; `stopped` is called at the end of
     writing."""
 

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ship.execs.claim import Claim
-from ship.execs.holds import Holds
+from ship.execs.claim import OutputClaim
+from ship.execs.holds import FlowControl
 from ship.execs.ring import Ring, Stream
 from ship.waiting import Bell
 
 
-class Reader(Protocol):
+class TranscriptReader(Protocol):
     """A reader of a transcript."""
 
     def look(self) -> None:
@@ -27,9 +27,9 @@ class Transcript:
     def __init__(self, ring_bytes: int) -> None:
         self.ring = Ring(ring_bytes)
         self.news = Bell()
-        self.holds = Holds(self._hold_for_readers)
-        self.claim = Claim(self.ring, self._hold_for_claim)
-        self.readers: set[Reader] = set()
+        self.holds = FlowControl(self._hold_for_readers)
+        self.claim = OutputClaim(self.ring, self._hold_for_claim)
+        self.readers: set[TranscriptReader] = set()
         """Those that are being given output just now."""
         self._hold_program: Callable[[bool], None] | None = None
         self._for_readers = self._for_claim = False

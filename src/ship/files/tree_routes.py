@@ -15,7 +15,7 @@ from ship.files.tool_runs import Output, Place, Tool, ToolRuns
 from ship.files.watching import Watchers
 from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import translate
-from ship.http.conversation import Answer, CutShort, Request, Upgrade, json_answer
+from ship.http.conversation import Answer, Request, TruncatedAnswer, WebSocketUpgrade, json_answer
 
 _SEARCHES = 3
 _SEARCH_S = 30.0
@@ -39,7 +39,7 @@ class TreeRoutes:
         self._searching = asyncio.Semaphore(_SEARCHES)
         self._archives = 0
 
-    async def answer(self, request: Request) -> Answer | Upgrade:
+    async def answer(self, request: Request) -> Answer | WebSocketUpgrade:
         """The answer to `request`. Raises ShipError."""
         match request.method, request.segments[1:]:
             case "GET", ("search",):
@@ -53,13 +53,13 @@ class TreeRoutes:
             case _:
                 raise NotFound("there is no such route")
 
-    async def _watch(self, request: Request) -> Upgrade:
+    async def _watch(self, request: Request) -> WebSocketUpgrade:
         path = self._space.check(path_of(request, "."))
         recursive = flag(request, "recursive", default=True)
         if request.websocket_key is None:
             raise InvalidArgument("watching needs a WebSocket upgrade (RFC 6455)")
         await self._watchers.check(path)
-        return Upgrade(lambda socket: self._watchers.serve(socket, path, recursive=recursive))
+        return WebSocketUpgrade(lambda socket: self._watchers.serve(socket, path, recursive=recursive))
 
     async def _search(self, request: Request) -> Answer:
         order = self._search_order(request)
@@ -231,7 +231,7 @@ async def _packed(stack: AsyncExitStack, tool: Tool) -> AsyncGenerator[bytes]:
         while data := await tool.output.read():
             yield data
         if not await tool.succeeded():
-            raise CutShort
+            raise TruncatedAnswer
 
 
 async def _feed(request: Request, tool: Tool, gone: asyncio.Future[None]) -> None:

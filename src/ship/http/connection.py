@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-_MOST_RECEIVED = 256 * 1024
-_MOST_UNSENT = 256 * 1024
+_MAX_RECEIVED = 256 * 1024
+_MAX_UNSENT = 256 * 1024
 _LOOK_S = 1.0
 
 
@@ -19,13 +19,13 @@ class PeerGone(Exception):
     """The connection is closed; no answer can be sent."""
 
 
-class Wire(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """A connection and the task that serves it.
 
     `gone` is done once the peer has closed, or stopped sending.
     """
 
-    def __init__(self, serve: Callable[["Wire"], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, serve: Callable[["Connection"], Coroutine[Any, Any, None]]) -> None:
         self._serve = serve
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
@@ -40,13 +40,13 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_MOST_UNSENT)
+        self._transport.set_write_buffer_limits(high=_MAX_UNSENT)
         self._task = self._loop.create_task(self._serve(self))
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
         self._received += data
-        if len(self._received) >= _MOST_RECEIVED:
+        if len(self._received) >= _MAX_RECEIVED:
             self._pause_reading()
         _wake(self._arrival)
 

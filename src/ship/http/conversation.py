@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import h11
 
 from ship.errors import InvalidArgument, PayloadTooLarge, ShipError
-from ship.http.connection import Wire
+from ship.http.connection import Connection
 from ship.http.websocket import WebSocket, accept_of
 from ship_protocol import SESSION_HEADER
 
@@ -29,7 +29,7 @@ class BadRequest(InvalidArgument):
     """The bytes are not HTTP/1.1; the connection cannot be used further."""
 
 
-class CutShort(Exception):
+class TruncatedAnswer(Exception):
     """An answer that cannot be finished as promised; closing the connection shows it."""
 
 
@@ -50,21 +50,21 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Upgrade:
+class WebSocketUpgrade:
     """A WebSocket instead of an answer, and who serves it."""
 
     serve: Callable[[WebSocket], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class ProtocolSwitch:
     """Another protocol in place of an answer, and its server, which gets the bytes behind the request.
 
     `close` is called in the end also when the protocol could not be changed.
     """
 
     protocol: str
-    serve: Callable[[Wire, bytes], Awaitable[None]]
+    serve: Callable[[Connection, bytes], Awaitable[None]]
     close: Callable[[], None]
 
 
@@ -108,7 +108,7 @@ class Request:
 class Conversation:
     """The requests of one connection, one after another."""
 
-    def __init__(self, wire: Wire, session: str | None) -> None:
+    def __init__(self, wire: Connection, session: str | None) -> None:
         self.wire = wire
         self._session = session  # None: clients of this listener must not learn it
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
@@ -148,7 +148,7 @@ class Conversation:
                 sent += len(data)
                 await self._send(b"", h11.Data(data=data))
         if answer.length is not None and sent != answer.length:
-            raise CutShort
+            raise TruncatedAnswer
         await self._send(b"", h11.EndOfMessage())
 
     async def upgrade(self, key: bytes) -> WebSocket:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
-from ship.http.connection import PeerGone, Wire
+from ship.http.connection import Connection, PeerGone
 from ship_protocol import FRAGMENTS, MESSAGE_BYTES, CloseCode
 
 _CLOSING_S = 2.0
@@ -44,7 +44,7 @@ class _Frame:
 class WebSocket:
     """Messages both ways on a connection that has been upgraded. One task receives; any number may send."""
 
-    def __init__(self, wire: Wire, received: bytes) -> None:
+    def __init__(self, wire: Connection, received: bytes) -> None:
         self.wire = wire
         self._received = bytearray(received)
         self._peer_closed = False

@@ -15,6 +15,9 @@ from ship_protocol import CELL_BYTES
 State = Literal["queued", "running", "ended"]
 Status = Literal["ok", "error", "timeout", "interrupted", "lost"]
 
+_MAX_PER_KERNEL = 200
+_KEPT_S = 600.0
+_KEPT_BYTES = 32 << 20
 _EVENT_OVERHEAD = 160
 _ERROR_BYTES = 4 << 20  # kept free for the error that ends a cell, which may have 320 Ki characters
 
@@ -124,24 +127,17 @@ class Cell:
         self.news.ring()
 
 
-class CellShelf:
-    """The cells that ended, kept for a while: the newest of each kernel, and a bounded amount together."""
-
-    MOST_PER_KERNEL = 200
-    KEEP_S = 600.0
-    KEEP_BYTES = 32 << 20
-
-    def forget(self, cells: Iterable[Cell]) -> list[Cell]:
-        """The `cells` to drop."""
-        ended = sorted((cell for cell in cells if cell.ended), key=lambda cell: -cell.ended_monotonic)
-        oldest = time.monotonic() - self.KEEP_S
-        room = self.KEEP_BYTES
-        count: dict[str, int] = {}
-        gone: list[Cell] = []
-        for cell in ended:
-            count[cell.kernel_id] = count.get(cell.kernel_id, 0) + 1
-            room -= cell.kept_bytes
-            too_many = count[cell.kernel_id] > self.MOST_PER_KERNEL
-            if too_many or room < 0 or cell.ended_monotonic < oldest:
-                gone.append(cell)
-        return gone
+def expired(cells: Iterable[Cell]) -> list[Cell]:
+    """The ended `cells` to drop: over the limit of their kernel, the kept time, or the kept bytes of all."""
+    ended = sorted((cell for cell in cells if cell.ended), key=lambda cell: -cell.ended_monotonic)
+    oldest = time.monotonic() - _KEPT_S
+    room = _KEPT_BYTES
+    count: dict[str, int] = {}
+    found: list[Cell] = []
+    for cell in ended:
+        count[cell.kernel_id] = count.get(cell.kernel_id, 0) + 1
+        room -= cell.kept_bytes
+        too_many = count[cell.kernel_id] > _MAX_PER_KERNEL
+        if too_many or room < 0 or cell.ended_monotonic < oldest:
+            found.append(cell)
+    return found

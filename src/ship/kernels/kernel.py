@@ -22,7 +22,7 @@ from ship.files.sandbox_paths import Everywhere
 from ship.kernels import messages
 from ship.kernels.cells import Cell, Status
 from ship.kernels.messages import Fields
-from ship.kernels.process import Ears, KernelProcess, Recipe, Stream
+from ship.kernels.process import KernelCommand, KernelProcess, ProcessListener, Stream
 from ship.process import trees
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity
@@ -32,13 +32,13 @@ State = Literal["starting", "idle", "busy", "dead"]
 
 _READY_S = 60.0
 _STOP_S = 2.0
-_MOST_EARLY = 16
+_MAX_EARLY_EVENTS = 16
 _STATUSES: dict[str, Status] = {"ok": "ok", "error": "error", "interrupted": "interrupted"}
 _VARIABLES_GONE = "its variables are gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KernelOrder:
+class KernelRequest:
     """A kernel to be. `environment` is its own, `shared` what every program of the sandbox finds."""
 
     id: str
@@ -50,7 +50,7 @@ class KernelOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class ProcessContext:
     """The context that all kernels of a sandbox share."""
 
     nursery: Nursery
@@ -64,7 +64,7 @@ class Ground:
 class Kernel:
     """One kernel."""
 
-    def __init__(self, order: KernelOrder, ground: Ground) -> None:
+    def __init__(self, order: KernelRequest, context: ProcessContext) -> None:
         self.id = order.id
         self.language: str | None = None
         self.version: str | None = None
@@ -73,7 +73,7 @@ class Kernel:
         self.started_at: float | None = None
         self.last_active_at = time.time()
         self._order = order
-        self._ground = ground
+        self._context = context
         self._queue: deque[Cell] = deque()
         self._current: Cell | None = None
         self._stopping: Status | None = None  # why the current cell has been interrupted
@@ -172,11 +172,11 @@ class Kernel:
         self._closed = True
 
     async def _launch(self) -> None:
-        process = self._process = KernelProcess(self._recipe(), self._ground.identities, self._ears())
+        process = self._process = KernelProcess(self._command(), self._context.identities, self._listener())
         self._ready, self._unused = False, True
         try:
-            with self._ground.space.directory(self._order.cwd, self._order.identity) as directory:
-                await process.start(self._ground.nursery, directory)
+            with self._context.space.directory(self._order.cwd, self._order.identity) as directory:
+                await process.start(self._context.nursery, directory)
         except BaseException:
             self._process = None
             raise
@@ -205,20 +205,20 @@ class Kernel:
         if process is not None:
             await process.end_tree()
 
-    def _recipe(self) -> Recipe:
+    def _command(self) -> KernelCommand:
         mark = f"kernel:{self.id}"  # no exec's id has a colon
-        own = self._order.identity.environment(self._ground.environment)
+        own = self._order.identity.environment(self._context.environment)
         self._launched_with = {**self._shared, **self._order.environment}
         environment = {trees.MARKER: "", **own, **self._launched_with, trees.MARKER: mark}
-        return Recipe(mark, self._order.spec, environment, self._order.identity, self._ground.local)
+        return KernelCommand(mark, self._order.spec, environment, self._order.identity, self._context.local)
 
-    def _ears(self) -> Ears:
+    def _listener(self) -> ProcessListener:
         incarnation = self._incarnation = object()
 
         def current() -> bool:
             return self._incarnation is incarnation
 
-        return Ears(
+        return ProcessListener(
             message=lambda message: self._hear(message) if current() else None,
             printed=lambda stream, text: self._printed(stream, text) if current() else None,
             died=lambda status: self._died(status) if current() else None,
@@ -346,7 +346,7 @@ class Kernel:
             return
         if self._current.next_seq:
             self._current.add(stream, {"text": text})
-        elif len(self._early) < _MOST_EARLY:
+        elif len(self._early) < _MAX_EARLY_EVENTS:
             self._early.append((stream, text))
 
     def _stop(self, why: Status) -> None:

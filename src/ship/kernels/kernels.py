@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ship.errors import Conflict, NotFound
-from ship.kernels.cells import Cell, CellShelf
-from ship.kernels.kernel import Ground, Kernel, KernelOrder
+from ship.kernels.cells import Cell, expired
+from ship.kernels.kernel import Kernel, KernelRequest, ProcessContext
 from ship.kernels.process import PYTHON
 from ship.process.identity import Identity
 
 DEFAULT = "default"
 
-_MOST_KERNELS = 16
-_MOST_QUEUED = 1000
-_MOST_QUEUED_CHARS = 16 << 20
+_MAX_KERNELS = 16
+_MAX_QUEUED = 1000
+_MAX_QUEUED_CHARS = 16 << 20
 _SWEEP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellOrder:
+class CellRequest:
     """A cell to be."""
 
     id: str
@@ -31,14 +31,13 @@ class CellOrder:
 class Kernels:
     """The kernels of this sandbox and their cells."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, context: ProcessContext) -> None:
+        self._context = context
         self._all: dict[str, Kernel] = {}
         self._cells: dict[str, Cell] = {}
-        self._shelf = CellShelf()
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def create(self, order: KernelOrder) -> Kernel:
+    async def create(self, order: KernelRequest) -> Kernel:
         """A new kernel, its process started.
 
         Raises Conflict for a known id or too many, and what a bad cwd raises.
@@ -72,7 +71,7 @@ class Kernels:
         if self._all.get(kernel_id) is kernel:
             del self._all[kernel_id]
 
-    def run(self, kernel_id: str, order: CellOrder, default: KernelOrder) -> Cell:
+    def run(self, kernel_id: str, order: CellRequest, default: KernelRequest) -> Cell:
         """Queue a cell; the cell of that id when there is one.
 
         The kernel `default` is made when it is missing.
@@ -95,7 +94,7 @@ class Kernels:
         kernel.run(cell)
         return cell
 
-    def prepare(self, order: KernelOrder) -> None:
+    def prepare(self, order: KernelRequest) -> None:
         """Start a kernel before anyone asks for it."""
         self._add(order).start_soon()
 
@@ -112,23 +111,23 @@ class Kernels:
             raise NotFound(f"there is no cell {_printable(cell_id)}, or it ended long ago")
         return found
 
-    def _check_room(self, order: CellOrder) -> None:
+    def _check_room(self, order: CellRequest) -> None:
         waiting = [cell for kernel in self._all.values() for cell in kernel.waiting]
-        if len(waiting) >= _MOST_QUEUED:
+        if len(waiting) >= _MAX_QUEUED:
             raise Conflict(
-                f"{_MOST_QUEUED} cells are queued, the limit; wait for some to end", limit=_MOST_QUEUED
+                f"{_MAX_QUEUED} cells are queued, the limit; wait for some to end", limit=_MAX_QUEUED
             )
-        if sum(len(cell.code) for cell in waiting) + len(order.code) > _MOST_QUEUED_CHARS:
+        if sum(len(cell.code) for cell in waiting) + len(order.code) > _MAX_QUEUED_CHARS:
             raise Conflict(
-                "the queued code has reached its limit; wait for some cells to end", limit=_MOST_QUEUED_CHARS
+                "the queued code has reached its limit; wait for some cells to end", limit=_MAX_QUEUED_CHARS
             )
 
-    def _add(self, order: KernelOrder) -> Kernel:
-        if len(self._all) >= _MOST_KERNELS:
+    def _add(self, order: KernelRequest) -> Kernel:
+        if len(self._all) >= _MAX_KERNELS:
             raise Conflict(
-                f"the sandbox has {_MOST_KERNELS} kernels, the limit; delete one first", limit=_MOST_KERNELS
+                f"the sandbox has {_MAX_KERNELS} kernels, the limit; delete one first", limit=_MAX_KERNELS
             )
-        kernel = self._all[order.id] = Kernel(order, self._ground)
+        kernel = self._all[order.id] = Kernel(order, self._context)
         return kernel
 
     def _sweep_later(self) -> None:
@@ -145,13 +144,13 @@ class Kernels:
             self._sweep_later()
 
     def _forget_old(self) -> None:
-        for cell in self._shelf.forget(self._cells.values()):
+        for cell in expired(self._cells.values()):
             del self._cells[cell.id]
 
 
-def default_order(user: Identity, shared: Mapping[str, str]) -> KernelOrder:
+def default_order(user: Identity, shared: Mapping[str, str]) -> KernelRequest:
     """The kernel `default`, which is made by its first cell."""
-    return KernelOrder(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, shared=shared, identity=user)
+    return KernelRequest(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, shared=shared, identity=user)
 
 
 def _printable(text: str) -> str:

@@ -11,14 +11,14 @@ from typing import cast
 LINE_BYTES = 9 << 20
 _TEXT_CHARS = 64 * 1024
 _TRACEBACK_CHARS = 256 * 1024
-_MOST_COUNT = 1 << 40
-_MOST_BRACKETS = 1_000_100  # each may be a list, which takes thirty times its place in memory
+_MAX_COUNT = 1 << 40
+_MAX_BRACKETS = 1_000_100  # each may be a list, which takes thirty times its place in memory
 _DEEPEST = 100
 
 Fields = dict[str, object]
 
 
-class Lines:
+class LineSplitter:
     """Cuts what comes into lines. One that is too long is skipped to its end."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Lines:
 def parse(line: bytes) -> Fields | None:
     """The message in `line`, None when it is none."""
     brackets = line.count(b"[") + line.count(b"{")
-    if brackets > _MOST_BRACKETS:
+    if brackets > _MAX_BRACKETS:
         return None
     try:
         found = json.loads(line, parse_constant=_refuse, parse_float=_finite)
@@ -87,7 +87,7 @@ def text(message: Fields, name: str, limit: int = _TEXT_CHARS) -> str:
 def count(message: Fields) -> int | None:
     """The execution count in a message, None when it is not to be believed."""
     value = message.get("execution_count")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST_COUNT:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_COUNT:
         return None
     return value
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from ship.errors import Conflict
-from ship.kernels.messages import Fields, Lines, parse
+from ship.kernels.messages import Fields, LineSplitter, parse
 from ship.process import trees
 from ship.process.groups import Groups
 from ship.process.identity import Identity
@@ -30,7 +30,7 @@ Stream = Literal["stdout", "stderr"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ears:
+class ProcessListener:
     """The listener of a process: its messages (`message`), other output (`printed`), and its death (`died`).
 
     `died` has a wait status.
@@ -42,7 +42,7 @@ class Ears:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class KernelCommand:
     """How a kernel is started. `mark` names its tree."""
 
     mark: str
@@ -55,16 +55,18 @@ class Recipe:
 class KernelProcess(asyncio.Protocol):
     """One process. `pid` is None before the start; `why_killed` is the reason if we have killed it."""
 
-    def __init__(self, recipe: Recipe, identities: tuple[Identity, ...], ears: Ears) -> None:
+    def __init__(
+        self, command: KernelCommand, identities: tuple[Identity, ...], listener: ProcessListener
+    ) -> None:
         self.pid: int | None = None
         self.dead = False
         self.why_killed: str | None = None
-        self._recipe = recipe
-        self._identities = tuple(dict.fromkeys((*identities, recipe.identity)))
-        self._ears = ears
+        self._command = command
+        self._identities = tuple(dict.fromkeys((*identities, command.identity)))
+        self._listener = listener
         self._groups: Groups | None = None
         self._group: int | None = None
-        self._lines = Lines()
+        self._lines = LineSplitter()
         self._transport: asyncio.Transport | None = None
         self._reaped = asyncio.Event()
         self._pipes: list[OutputPipe] = []
@@ -83,7 +85,7 @@ class KernelProcess(asyncio.Protocol):
     async def start(self, nursery: Nursery, directory: int) -> None:
         """Start it. Raises Conflict when there is no room for it, or no interpreter."""
         self._groups = nursery.groups
-        self._group = nursery.groups.take(self._recipe.identity)
+        self._group = nursery.groups.take(self._command.identity)
         ours, theirs = socket.socketpair()
         with ExitStack() as undo, theirs:
             undo.callback(self._give_group_back)
@@ -101,7 +103,7 @@ class KernelProcess(asyncio.Protocol):
         self, nursery: Nursery, directory: int, line: int, pipes: Sequence[OutputPipe]
     ) -> int:
         problem = "there is no Python"
-        for command in _commands(self._recipe):
+        for command in _commands(self._command):
             program = self._program(command, directory, line, *pipes)
             try:
                 return await nursery.start(program, self._died)
@@ -147,7 +149,7 @@ class KernelProcess(asyncio.Protocol):
         for line in self._lines.feed(data):
             message = parse(line)
             if message is not None and not self.dead:
-                self._ears.message(message)
+                self._listener.message(message)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -165,8 +167,8 @@ class KernelProcess(asyncio.Protocol):
     ) -> Program:
         return Program(
             argv=[os.fsencode(word) for word in command],
-            environment={os.fsencode(n): os.fsencode(v) for n, v in self._recipe.environment.items()},
-            identity=self._recipe.identity,
+            environment={os.fsencode(n): os.fsencode(v) for n, v in self._command.environment.items()},
+            identity=self._command.identity,
             directory=directory,
             stdin=line,
             stdout=stdout.writing_end,
@@ -189,7 +191,7 @@ class KernelProcess(asyncio.Protocol):
         if stream == "stderr":
             self._last_words = (self._last_words + text)[-_LAST_WORDS_CHARS:]
         if text:
-            self._ears.printed(stream, text)
+            self._listener.printed(stream, text)
 
     def _died(self, status: int) -> None:
         self._reaped.set()
@@ -200,10 +202,10 @@ class KernelProcess(asyncio.Protocol):
 
     def _gone(self, status: int) -> None:
         self.dead = True
-        self._ears.died(status)
+        self._listener.died(status)
 
     def _tree(self) -> trees.Tree:
-        return trees.Tree(self._roots, self._recipe.mark, self._identities, self._group)
+        return trees.Tree(self._roots, self._command.mark, self._identities, self._group)
 
     def _roots(self) -> set[int]:
         return set() if self.pid is None or self._reaped.is_set() else {self.pid}
@@ -214,15 +216,15 @@ class KernelProcess(asyncio.Protocol):
             self._transport.abort()
 
 
-def _commands(recipe: Recipe) -> list[list[str]]:
+def _commands(command: KernelCommand) -> list[list[str]]:
     """How it can be started, the best way first."""
     home = _home()
     boot = os.path.join(home, "ship_kernel/boot.py")
-    own = own_interpreter(recipe.local)
-    if recipe.spec != PYTHON:
-        return [[*own, boot, home, f"jupyter:{recipe.spec}"]]
-    with recipe.identity.using_files():
-        found = None if recipe.local else _find("python3", recipe.environment.get("PATH", ""))
+    own = own_interpreter(command.local)
+    if command.spec != PYTHON:
+        return [[*own, boot, home, f"jupyter:{command.spec}"]]
+    with command.identity.using_files():
+        found = None if command.local else _find("python3", command.environment.get("PATH", ""))
     image = [] if found is None else [[found, boot, home, "python", *own]]
     return [*image, [*own, boot, home, "python"]]
 

@@ -9,8 +9,8 @@ from ship.execs import request as exec_request
 from ship.http.conversation import Answer, Request, json_answer
 from ship.kernels import specs
 from ship.kernels.cells import Cell
-from ship.kernels.kernel import KernelOrder
-from ship.kernels.kernels import CellOrder, Kernels, default_order
+from ship.kernels.kernel import KernelRequest
+from ship.kernels.kernels import CellRequest, Kernels, default_order
 from ship.kernels.process import PYTHON
 from ship.settings import Settings
 
@@ -76,7 +76,7 @@ class KernelRoutes:
             await self._check_spec(wanted)
         return json_answer(201, (await self._kernels.create(wanted)).to_wire())
 
-    async def _check_spec(self, wanted: KernelOrder) -> None:
+    async def _check_spec(self, wanted: KernelRequest) -> None:
         found = await asyncio.get_running_loop().run_in_executor(None, specs.find, wanted.identity)
         names = [spec["name"] for spec in found]
         if wanted.spec not in names:
@@ -102,11 +102,11 @@ class KernelRoutes:
         follow = _follows(request)
         return Answer(200, _stream_events(request, cell, since, follow=follow), "application/x-ndjson")
 
-    def _kernel_order(self, given: dict[str, object]) -> KernelOrder:
+    def _kernel_order(self, given: dict[str, object]) -> KernelRequest:
         shared = exec_request.environment(given.get("env"))
         own = given.get("own_env")
         spec = exec_request.optional_text(given, "spec")
-        return KernelOrder(
+        return KernelRequest(
             id=exec_request.identifier(given.get("id")),
             spec=PYTHON if spec is None else exec_request.identifier(spec),
             cwd=exec_request.optional_text(given, "cwd"),
@@ -131,11 +131,11 @@ async def _stream_events(request: Request, cell: Cell, since: int, *, follow: bo
             await cell.news.wait(gone)
 
 
-def _cell_order(given: dict[str, object]) -> CellOrder:
+def _cell_order(given: dict[str, object]) -> CellRequest:
     code, timeout_s = given.get("code"), given.get("timeout_s")
     if not isinstance(code, str):
         raise InvalidArgument("code must be text", field="code")
-    return CellOrder(
+    return CellRequest(
         id=exec_request.identifier(given.get("id")),
         code=code.encode("utf-8", "replace").decode(),
         timeout_s=None if timeout_s is None else exec_request.seconds(timeout_s, "timeout_s", positive=True),

@@ -9,8 +9,8 @@ from ship.kernels.process import PYTHON
 from ship.process.identity import Identity
 
 _FOLDERS = ("/usr/share/jupyter/kernels", "/usr/local/share/jupyter/kernels")
-_MOST_BYTES = 64 * 1024
-_MOST_SPECS = 200
+_MAX_BYTES = 64 * 1024
+_MAX_SPECS = 200
 
 Spec = dict[str, str]
 
@@ -22,12 +22,12 @@ def find(identity: Identity) -> list[Spec]:
         for folder in (f"{identity.home}/.local/share/jupyter/kernels", *_FOLDERS):
             for spec in _in_folder(folder):
                 specs.setdefault(spec["name"], spec)
-    return list(specs.values())[:_MOST_SPECS]
+    return list(specs.values())[:_MAX_SPECS]
 
 
 def _in_folder(folder: str) -> Iterator[Spec]:
     try:
-        names = sorted(os.listdir(folder))[:_MOST_SPECS]
+        names = sorted(os.listdir(folder))[:_MAX_SPECS]
     except OSError:
         return
     for name in names:
@@ -45,7 +45,7 @@ def _read(path: str) -> dict[str, object] | None:
     except OSError:
         return None
     try:
-        found = json.loads(os.read(descriptor, _MOST_BYTES))
+        found = json.loads(os.read(descriptor, _MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     finally:

@@ -17,10 +17,10 @@ from ship.waiting import first_of
 
 _QUICK_S, _SLOW_S = 0.25, 1.0
 _QUIET_S = 60.0
-_MOST_PORTS = 1000
-_MOST_ADDRESSES = 16
+_MAX_PORTS = 1000
+_MAX_ADDRESSES = 16
 _SEARCH_S = 0.5
-_MOST_DESCRIPTORS = 10_000
+_MAX_DESCRIPTORS = 10_000
 
 RESOLVER = (53, "127.0.0.53")
 """Where Bay answers for names, which no program of the sandbox does."""
@@ -74,7 +74,7 @@ class Ports:
 
     async def numbers(self) -> list[int]:
         """The ports alone."""
-        return sorted({found.port for found in await self._look()})[:_MOST_PORTS]
+        return sorted({found.port for found in await self._look()})[:_MAX_PORTS]
 
     async def feed(self, gone: asyncio.Future[None]) -> AsyncGenerator[bytes]:
         """A line of JSON with all items at once and after each change, until `gone` or Ship's end."""
@@ -94,12 +94,12 @@ class Ports:
         for listener in sorted(found):
             if not self._local or self._holders.get(listener.inode):
                 by_port.setdefault(listener.port, []).append(listener)
-        return [self._item(port, listeners) for port, listeners in list(by_port.items())[:_MOST_PORTS]]
+        return [self._item(port, listeners) for port, listeners in list(by_port.items())[:_MAX_PORTS]]
 
     def _item(self, port: int, listeners: list[Listener]) -> Item:
         holders = [held for each in listeners if (held := self._holders.get(each.inode))]
         pid, name = min(holders, default=(None, None))
-        addresses = list(dict.fromkeys(each.address for each in listeners))[:_MOST_ADDRESSES]
+        addresses = list(dict.fromkeys(each.address for each in listeners))[:_MAX_ADDRESSES]
         return {"port": port, "addresses": addresses, "pid": pid, "process": name}
 
     async def _look(self) -> list[Listener]:
@@ -171,7 +171,7 @@ def _links(pid: int) -> Iterable[str]:
         names = os.listdir(directory)
     except OSError:  # it is over, or not ours to look into
         return
-    for name in names[:_MOST_DESCRIPTORS]:
+    for name in names[:_MAX_DESCRIPTORS]:
         try:
             yield os.readlink(f"{directory}/{name}")
         except OSError:

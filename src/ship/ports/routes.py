@@ -1,7 +1,7 @@
 """HTTP routes of ports: the listeners, and a connection to one."""
 
 from ship.errors import InvalidArgument, NotFound, PortClosed
-from ship.http.conversation import Answer, Request, Switch, json_answer
+from ship.http.conversation import Answer, ProtocolSwitch, Request, json_answer
 from ship.ports import tunnel
 from ship.ports.ports import Ports
 
@@ -14,7 +14,7 @@ class PortRoutes:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
 
-    async def answer(self, request: Request) -> Answer | Switch:
+    async def answer(self, request: Request) -> Answer | ProtocolSwitch:
         """The answer to `request`. Raises ShipError."""
         match request.method, request.segments:
             case "GET", ("ports",):
@@ -26,7 +26,7 @@ class PortRoutes:
             case _:
                 raise NotFound("there is no such route")
 
-    async def _open(self, request: Request) -> Switch:
+    async def _open(self, request: Request) -> ProtocolSwitch:
         port = _port(request)
         if request.protocol != b"tcp":
             raise InvalidArgument("a tunnel needs an upgrade; send Connection: upgrade and Upgrade: tcp")
@@ -37,7 +37,7 @@ class PortRoutes:
                 listening=await self._ports.numbers(),
             )
         opened = tunnel.Tunnel(app, self._ports.ending)
-        return Switch("tcp", opened.serve, opened.close)
+        return ProtocolSwitch("tcp", opened.serve, opened.close)
 
 
 def _port(request: Request) -> int:

@@ -27,8 +27,8 @@ _REQUEST = struct.Struct("=BBBBI48x")
 _FOUND = struct.Struct("=BBBB2s2s16s16s12sIIIII")  # struct inet_diag_msg of linux/inet_diag.h
 _ANSWER_S = 1.0
 _READ_BYTES = 64 * 1024
-_MOST = 8192
-_MOST_TABLE = 4 << 20
+_MAX_SOCKETS = 8192
+_MAX_TABLE_BYTES = 4 << 20
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _COUNTS = ("/proc/net/sockstat", "/proc/net/sockstat6")
 _COUNTS_BYTES = 4096
@@ -53,7 +53,7 @@ class Netlink:
 
     def look(self) -> list[Listener]:
         """Those there are now. Takes microseconds. Raises OSError."""
-        return [*self._dump(socket.AF_INET), *self._dump(socket.AF_INET6)][:_MOST]
+        return [*self._dump(socket.AF_INET), *self._dump(socket.AF_INET6)][:_MAX_SOCKETS]
 
     def close(self) -> None:
         """Close the socket."""
@@ -94,8 +94,8 @@ class Tables:
     def read(self) -> None:
         """Look for those there are now. May take milliseconds."""
         self._read_at = time.monotonic()
-        found = [each for path in _TABLES for each in _in_table(read_file(path, _MOST_TABLE))]
-        self.last = found[:_MOST]
+        found = [each for path in _TABLES for each in _in_table(read_file(path, _MAX_TABLE_BYTES))]
+        self.last = found[:_MAX_SOCKETS]
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

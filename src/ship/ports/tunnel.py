@@ -12,7 +12,7 @@ import struct
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
-from ship.http.connection import PeerGone, Wire
+from ship.http.connection import Connection, PeerGone
 from ship.waiting import first_of
 from ship_protocol import END_OF_PIECES, PIECE_HEAD
 
@@ -67,7 +67,7 @@ class Tunnel:
         """Close the program's connection."""
         self._app.close()
 
-    async def serve(self, wire: Wire, received: bytes) -> None:
+    async def serve(self, wire: Connection, received: bytes) -> None:
         """Carry bytes until both directions have ended, or one side broke off; then the other is reset
         too."""
         try:
@@ -86,7 +86,7 @@ class Tunnel:
             self._app.close()
             await self._part(wire)
 
-    async def _part(self, wire: Wire) -> None:
+    async def _part(self, wire: Connection) -> None:
         """Have the peer leave.
 
         It may be in the middle of a message: closing would drop bytes that it has not read yet.
@@ -94,7 +94,7 @@ class Tunnel:
         wire.transport.write_eof()
         await first_of((wire.gone, self._ending), _LINGER_S)
 
-    async def _carry_down(self, wire: Wire) -> None:
+    async def _carry_down(self, wire: Connection) -> None:
         """From the program, to its end."""
         count = 0
         with suppress(PeerGone):  # its messages tell whether it may have left
@@ -113,7 +113,7 @@ class Tunnel:
         except OSError as error:
             raise _Cut from error
 
-    async def _carry_up(self, wire: Wire, received: bytes) -> bool:
+    async def _carry_up(self, wire: Connection, received: bytes) -> bool:
         """To the program; whether it took all."""
         try:
             async for data in _pieces(wire, received):
@@ -129,14 +129,14 @@ class Tunnel:
             self._app.shutdown(socket.SHUT_WR)
         return True
 
-    async def _guard(self, wire: Wire) -> None:
+    async def _guard(self, wire: Connection) -> None:
         await first_of((wire.gone, self._ending), None)
         # The peer may go once it has said its end; the program has a while to take what came before.
         await first_of((self._ending,), _LAST_S)
         raise _Cut
 
 
-async def _pieces(wire: Wire, received: bytes) -> AsyncGenerator[bytes]:
+async def _pieces(wire: Connection, received: bytes) -> AsyncGenerator[bytes]:
     """The peer's pieces, as they come, to the end of its direction."""
     waiting = bytearray(received)
     while True:
@@ -157,7 +157,7 @@ async def _pieces(wire: Wire, received: bytes) -> AsyncGenerator[bytes]:
                 waiting += await _next(wire)
 
 
-async def _send(wire: Wire, data: bytes) -> None:
+async def _send(wire: Connection, data: bytes) -> None:
     head = PIECE_HEAD.pack(len(data))
     if len(data) > _COPIED_BYTES:
         wire.write(head)
@@ -166,7 +166,7 @@ async def _send(wire: Wire, data: bytes) -> None:
         await wire.send(head + data)
 
 
-async def _next(wire: Wire) -> bytes:
+async def _next(wire: Connection) -> bytes:
     data = await wire.receive(None)
     if not data:
         raise _Cut

@@ -10,9 +10,9 @@ from ship.errors import Forbidden, InvalidArgument
 from ship.process.groups import NUMBERS
 from ship.process.identity import Identity
 
-_MOST_BYTES = 1 << 20
-_MOST_ID = 65_535  # ids of a sandbox's user namespace
-_MOST_GROUPS = 256
+_MAX_BYTES = 1 << 20
+_MAX_ID = 65_535  # ids of a sandbox's user namespace
+_MAX_GROUPS = 256
 
 
 class User(NamedTuple):
@@ -47,7 +47,7 @@ class _File:
     def _read(self) -> Iterator[list[str]]:
         for line in _regular(self._path).splitlines():
             fields = line.split(":")
-            if len(fields) == self._width and _number(fields[2]) <= _MOST_ID:
+            if len(fields) == self._width and _number(fields[2]) <= _MAX_ID:
                 yield fields
 
 
@@ -96,7 +96,7 @@ class Accounts:
                 return _identity(User(fields[0], int(fields[2]), _number(fields[3]), fields[5]))
         if name == "0":
             return self._allowed_root()
-        if _number(name) > _MOST_ID:
+        if _number(name) > _MAX_ID:
             raise InvalidArgument(
                 f"there is no user {name[:64]!a} in the sandbox's /etc/passwd", field="user"
             )
@@ -109,7 +109,7 @@ class Accounts:
     def _checked(self, found: Identity) -> Identity:
         if found.uid == 0:
             self._allowed_root()
-        if found.gid in NUMBERS or max(found.uid, found.gid) > _MOST_ID:
+        if found.gid in NUMBERS or max(found.uid, found.gid) > _MAX_ID:
             raise InvalidArgument(
                 f"user {found.name} has a uid or gid that no process may have", field="user"
             )
@@ -131,25 +131,20 @@ class Accounts:
         self._allowed_root()
         gid = next((int(fields[2]) for fields in self._group.lines() if fields[0] == group), None)
         gid = _number(group) if gid is None else gid
-        if gid in NUMBERS or gid > _MOST_ID:
+        if gid in NUMBERS or gid > _MAX_ID:
             raise InvalidArgument(f"there is no group {group[:64]!a} for a process to have", field="user")
         return _identity(User(found.name, found.uid, gid, found.home))
 
     def _with_groups(self, found: Identity) -> Identity:
         if not found.switch:
             return found
-        groups = tuple(self._groups_of(found.name, found.gid))[:_MOST_GROUPS]
+        groups = tuple(self._groups_of(found.name, found.gid))[:_MAX_GROUPS]
         return replace(found, groups=groups) if groups else found
 
     def _groups_of(self, name: str, gid: int) -> Iterator[int]:
         for fields in self._groups_with_members():
             number = int(fields[2])
-            if (
-                number in NUMBERS
-                or number > _MOST_ID
-                or number == gid
-                or (number == 0 and self._root is None)
-            ):
+            if number in NUMBERS or number > _MAX_ID or number == gid or (number == 0 and self._root is None):
                 continue
             if name in fields[3].split(","):
                 yield number
@@ -172,7 +167,7 @@ def _identity(user: User) -> Identity:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else _MOST_ID + 1
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else _MAX_ID + 1
 
 
 def _regular(path: str) -> str:
@@ -184,7 +179,7 @@ def _regular(path: str) -> str:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return ""
-        return os.read(descriptor, _MOST_BYTES).decode("utf-8", "replace")
+        return os.read(descriptor, _MAX_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
     finally:

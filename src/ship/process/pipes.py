@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 from ship.errors import Conflict
 from ship.execs.ring import Stream
-from ship.execs.stdin import SLICE_BYTES, Feed
+from ship.execs.stdin import SLICE_BYTES, InputFeed
 
 _FLOOD_BYTES = 256 * 1024
 """The pipe size for a program that fills it: with less, it and Ship wake each other all the time."""
@@ -106,7 +106,7 @@ class InputPipe:
         os.set_blocking(self._fd, False)
         self._first = data
         self._stays_open = stays_open
-        self._feed = Feed(self._fd, self._close)
+        self._feed = InputFeed(self._fd, self._close)
 
     def start(self) -> None:
         """Call when the program has its end: sends the initial input, and then the end unless more may

@@ -11,7 +11,7 @@ from typing import Any
 
 from ship.errors import Conflict
 from ship.execs.ring import Stream
-from ship.execs.stdin import SLICE_BYTES, Feed
+from ship.execs.stdin import SLICE_BYTES, InputFeed
 from ship.process.identity import Identity
 
 # asm-generic/ioctls.h
@@ -47,7 +47,7 @@ class Pty:
         self._take = take
         self._given = given
         self._loop = asyncio.get_running_loop()
-        self._feed = Feed(self._master, _nothing)
+        self._feed = InputFeed(self._master, _nothing)
         self._line_begun = False
         self._reading = False
         _make_utf8(self._slave)

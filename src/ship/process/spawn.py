@@ -43,7 +43,7 @@ _SETGROUPS, _SETRESUID, _SETRESGID, _SIGPROCMASK = {
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 _EVERY_SIGNAL = b"\xff" * 8
 
-_MOST_FOLDERS = 256
+_MAX_FOLDERS = 256
 _PATH_BYTES = 128 * 1024  # no program can be given a longer variable: execve(2), MAX_ARG_STRLEN
 
 # spawn.h
@@ -161,7 +161,7 @@ def _candidates(name: bytes, environment: dict[bytes, bytes], directory: int) ->
         return (name,)
     # No other program starts during the search: a folder counts once, and their number is bounded.
     folders = dict.fromkeys(environment.get(b"PATH", os.defpath.encode())[:_PATH_BYTES].split(b":"))
-    paths = [os.path.join(folder, name) for folder in islice(folders, _MOST_FOLDERS)]
+    paths = [os.path.join(folder, name) for folder in islice(folders, _MAX_FOLDERS)]
     # A try costs a child. Where none may be run, one is tried to learn why.
     runnable = [path for path in paths if os.access(path, os.X_OK, dir_fd=directory)]
     return runnable or [

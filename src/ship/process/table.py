@@ -9,7 +9,7 @@ from ship.clock import rfc3339
 from ship.errors import Forbidden, NotFound
 
 _COMMAND_BYTES = 4096
-_MOST_LISTED = 10_000
+_MAX_LISTED = 10_000
 _STATUS_BYTES = 4096
 _DEAD = frozenset("ZXx")
 
@@ -71,7 +71,7 @@ def stopped_children() -> list[Process]:
 def describe_all(owner: Callable[[Process], str | None]) -> list[dict[str, object]]:
     """The answer to `GET /shell/processes`. `owner` names the exec to which a process belongs."""
     booted = _boot_time()
-    processes = sorted(table().values())[:_MOST_LISTED]
+    processes = sorted(table().values())[:_MAX_LISTED]
     return [{**_describe(process, booted), "exec_id": owner(process)} for process in processes]
 
 

@@ -28,7 +28,7 @@ MARKER = "SHIP_EXEC_ID"
 _ENVIRON_BYTES = 256 * 1024
 _FREEZE_LOOKS = 30
 _SURE_LOOKS = 2
-_MOST_LOOKS = 12
+_MAX_LOOKS = 12
 _KILL_BOUND_S = 10.0
 _PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
 
@@ -105,7 +105,7 @@ class Tree:
 
     async def _is_gone(self) -> bool:
         sure = 0
-        for _ in range(_MOST_LOOKS):
+        for _ in range(_MAX_LOOKS):
             self._look(set(), ())
             if self.members:
                 return False

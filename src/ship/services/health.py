@@ -14,7 +14,7 @@ _HEAD_BYTES = 32 * 1024
 _ADDRESSES = ("127.0.0.1", "::1")
 
 
-class Verdict:
+class HealthTracker:
     """The health by recent checks: one success is healthy; only repeated failure is unhealthy."""
 
     def __init__(self, health: Health) -> None:
@@ -39,7 +39,7 @@ class Verdict:
 
 async def watch(health: Health, heard: Callable[[bool | None, str | None], None]) -> None:
     """Check until cancelled; `heard` gets the health, and the problem if there is one."""
-    verdict = Verdict(health)
+    verdict = HealthTracker(health)
     pause_s = _FIRST_PAUSE_S
     while True:
         problem = await probe(health)

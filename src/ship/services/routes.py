@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from ship.errors import NotFound
 from ship.execs import output
-from ship.execs.patience import Patience
+from ship.execs.patience import ReaderAllowance
 from ship.http.conversation import Answer, Request, json_answer
 from ship.services import specs
 from ship.services.service import Service
@@ -64,5 +64,5 @@ class ServiceRoutes:
 def _logs(request: Request, service: Service) -> Answer:
     since = output.offset(request)
     output.check_offset(service.transcript, since)
-    reader = Patience(service.transcript)
+    reader = ReaderAllowance(service.transcript)
     return Answer(200, output.lines(request, service, since, reader, follow=output.follows(request)), _NDJSON)

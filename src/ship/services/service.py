@@ -16,11 +16,11 @@ from typing import Literal
 from ship.clock import rfc3339
 from ship.errors import InternalError, ShipError
 from ship.execs.execs import Exec
-from ship.execs.request import DEFAULT_COLS, DEFAULT_RING_BYTES, DEFAULT_ROWS, Order
+from ship.execs.request import DEFAULT_COLS, DEFAULT_RING_BYTES, DEFAULT_ROWS, ExecRequest
 from ship.execs.transcript import Transcript
-from ship.kernels.kernel import Ground
+from ship.kernels.kernel import ProcessContext
 from ship.services.health import watch
-from ship.services.specs import Ended, ServiceOrder, after_end
+from ship.services.specs import RunEnd, ServiceSpec, after_end
 from ship.waiting import Bell, first_of
 
 State = Literal["stopped", "waiting", "running", "backoff", "failed", "exited"]
@@ -32,11 +32,11 @@ class Service:
     """A service. `changed` is set at each change of `to_wire`; `is_ready` tells of a service by name."""
 
     def __init__(
-        self, order: ServiceOrder, ground: Ground, changed: Bell, is_ready: Callable[[str], bool]
+        self, order: ServiceSpec, context: ProcessContext, changed: Bell, is_ready: Callable[[str], bool]
     ) -> None:
         self.order = order
         self.transcript = Transcript(DEFAULT_RING_BYTES)
-        self._ground = ground
+        self._context = context
         self._changed = changed
         self._is_ready = is_ready
         self._state: State = "stopped"
@@ -44,7 +44,7 @@ class Service:
         self._message: str | None = None
         self._restarts = 0
         self._quick_ends = 0
-        self._ended: Ended | None = None
+        self._ended: RunEnd | None = None
         self._started_at: float | None = None
         self._next_start_at: float | None = None
         self._run: Exec | None = None
@@ -154,31 +154,31 @@ class Service:
             await self._changed.wait(leaving)
         return False
 
-    async def _run_once(self, leaving: asyncio.Future[None]) -> Ended:
+    async def _run_once(self, leaving: asyncio.Future[None]) -> RunEnd:
         began = time.monotonic()
         run: Exec | None = None
         try:
             order = self._exec_order()
-            run = Exec(order, self._ground.identities, self.transcript)
+            run = Exec(order, self._context.identities, self.transcript)
             await self._start(run, order)
             self._run, self._started_at = run, run.started_at
             self._say("running")
             await self._wait_end(run, leaving)
             lasted_s = time.monotonic() - began
             await self._end_tree(run)
-            return Ended(run.exit_code, run.signal, lasted_s)
+            return RunEnd(run.exit_code, run.signal, lasted_s)
         except (ShipError, OSError) as error:
             problem = error.message if isinstance(error, ShipError) else error.strerror
-            return Ended(None, None, time.monotonic() - began, problem)
+            return RunEnd(None, None, time.monotonic() - began, problem)
         finally:
             self._run = None
             if run is not None:
-                self._ground.nursery.groups.give_back(run.group)
+                self._context.nursery.groups.give_back(run.group)
 
-    async def _start(self, run: Exec, order: Order) -> None:
-        ground = self._ground
-        with ground.space.directory(order.cwd, order.identity) as directory:
-            await run.start(order, ground.nursery, directory, ground.environment)
+    async def _start(self, run: Exec, order: ExecRequest) -> None:
+        context = self._context
+        with context.space.directory(order.cwd, order.identity) as directory:
+            await run.start(order, context.nursery, directory, context.environment)
 
     async def _end_tree(self, run: Exec) -> None:
         """End a run's left-over processes, which would be in the way of the next: they may hold the port."""
@@ -197,7 +197,7 @@ class Service:
                 watching.cancel()
                 await asyncio.wait((watching,))
 
-    async def _wait_to_restart(self, ended: Ended, leaving: asyncio.Future[None]) -> bool:
+    async def _wait_to_restart(self, ended: RunEnd, leaving: asyncio.Future[None]) -> bool:
         """True when it is to be restarted now, False when it has ended for good or is removed."""
         self._quick_ends = self._quick_ends + 1 if ended.was_quick else 1
         next_step = after_end(self.order.restart, ended, self._quick_ends)
@@ -228,14 +228,14 @@ class Service:
         if before != (state, message, healthy):
             self._changed.ring()
 
-    def _exec_order(self) -> Order:
+    def _exec_order(self) -> ExecRequest:
         order = self.order
-        return Order(
+        return ExecRequest(
             id=f"service:{order.name}",  # no exec's id has a colon
             argv=order.argv,
             cwd=order.cwd,
             environment=dict(order.environment),
-            identity=self._ground.accounts.find(order.user),
+            identity=self._context.accounts.find(order.user),
             stdin=None,
             stdin_open=False,
             tty=False,
@@ -248,6 +248,6 @@ class Service:
         )
 
 
-def is_same_program(one: ServiceOrder, other: ServiceOrder) -> bool:
+def is_same_program(one: ServiceSpec, other: ServiceSpec) -> bool:
     """Whether a service that is `one` need not be ended to be `other`."""
     return replace(one, enabled=True) == replace(other, enabled=True)

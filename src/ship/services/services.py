@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable
 
 from ship.errors import Conflict, NotFound
-from ship.kernels.kernel import Ground
+from ship.kernels.kernel import ProcessContext
 from ship.services.service import GRACE_S, Service, is_same_program
-from ship.services.specs import ServiceOrder, levels
+from ship.services.specs import ServiceSpec, levels
 from ship.waiting import Bell
 
 _SETTLE_S = 5.0
@@ -16,9 +16,9 @@ _SETTLE_S = 5.0
 class Services:
     """All of them. `changed` rings when one is in another state."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, context: ProcessContext) -> None:
         self.changed = Bell()
-        self._ground = ground
+        self._context = context
         self._all: dict[str, Service] = {}
         self._closed = False
         self._changing = asyncio.Lock()  # held while services are begun and ended at the host's word
@@ -34,7 +34,7 @@ class Services:
         """All, each after those that it needs."""
         return list(self._all.values())
 
-    async def put(self, orders: tuple[ServiceOrder, ...]) -> None:
+    async def put(self, orders: tuple[ServiceSpec, ...]) -> None:
         """Set the services, each after all that it needs; others are removed.
 
         An unchanged one runs on; a changed program or a removed service is ended first. Returns when that is
@@ -74,10 +74,10 @@ class Services:
         self._closed = True
         await self._stop(self._all.values(), patience_s)
 
-    def _placed(self, order: ServiceOrder) -> Service:
+    def _placed(self, order: ServiceSpec) -> Service:
         service = self._all.get(order.name)
         if service is None:
-            return Service(order, self._ground, self.changed, self._is_ready)
+            return Service(order, self._context, self.changed, self._is_ready)
         service.order = order
         return service
 
@@ -110,7 +110,7 @@ class Services:
             raise Conflict("the sandbox is ending; its services start with it again")
 
 
-def _must_end(service: Service, wanted: ServiceOrder | None) -> bool:
+def _must_end(service: Service, wanted: ServiceSpec | None) -> bool:
     return wanted is None or not wanted.enabled or not is_same_program(service.order, wanted)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, cast
 from ship.errors import InvalidArgument
 from ship.execs import request
 
-MOST_SERVICES = 32
+MAX_SERVICES = 32
 
 Restart = Literal["always", "on-failure", "never"]
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _RESTARTS: tuple[Restart, ...] = ("always", "on-failure", "never")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _STEADY_S = 60.0
-_MOST_QUICK = 10
+_MAX_QUICK_ENDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOrder:
+class ServiceSpec:
     """One service to be."""
 
     name: str
@@ -47,7 +47,7 @@ class ServiceOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RunEnd:
     """The end of a run, and its duration.
 
     Without a code and a signal it could not be started: see `problem`.
@@ -77,34 +77,34 @@ class Ended:
         return f"ended with exit code {self.exit_code}"
 
 
-def after_end(restart: Restart, ended: Ended, quick: int) -> float | Literal["exited", "failed"]:
+def after_end(restart: Restart, ended: RunEnd, quick: int) -> float | Literal["exited", "failed"]:
     """The seconds until the restart, or the final state.
 
     `quick` counts quick ends in a row, with this one.
     """
     if restart == "never" or (restart == "on-failure" and not ended.failed):
         return "exited"
-    if quick >= _MOST_QUICK:
+    if quick >= _MAX_QUICK_ENDS:
         return "failed"
     return min(_FIRST_WAIT_S * 2 ** max(0, quick - 1), _LONGEST_WAIT_S)
 
 
-def read(body: object) -> tuple[ServiceOrder, ...]:
+def read(body: object) -> tuple[ServiceSpec, ...]:
     """The services in a decoded JSON `body`, each after all that it needs. Raises InvalidArgument."""
     given = _object(body, "the body")
     listed, shared = given.get("services"), request.environment(given.get("env"))
     if not isinstance(listed, list):
         raise InvalidArgument("services must be a list", field="services")
     items = cast("list[object]", listed)
-    if len(items) > MOST_SERVICES:
-        raise InvalidArgument(f"a sandbox may have at most {MOST_SERVICES} services", field="services")
+    if len(items) > MAX_SERVICES:
+        raise InvalidArgument(f"a sandbox may have at most {MAX_SERVICES} services", field="services")
     found = {one.name: one for one in (_service(item, shared) for item in items)}
     if len(found) < len(items):
         raise InvalidArgument("two services have the same name; give each its own", field="services")
     return tuple(found[name] for name in _sorted(found))
 
 
-def levels(orders: Iterable[ServiceOrder]) -> list[set[str]]:
+def levels(orders: Iterable[ServiceSpec]) -> list[set[str]]:
     """Names in the order in which they start: those of a level need only those of levels before it."""
     depth: dict[str, int] = {}
     for one in orders:
@@ -113,7 +113,7 @@ def levels(orders: Iterable[ServiceOrder]) -> list[set[str]]:
     return [{name for name, found in depth.items() if found == level} for level in range(deepest + 1)]
 
 
-def _sorted(found: Mapping[str, ServiceOrder]) -> list[str]:
+def _sorted(found: Mapping[str, ServiceSpec]) -> list[str]:
     for one in found.values():
         if missing := [name for name in one.needs if name not in found]:
             raise InvalidArgument(
@@ -126,7 +126,7 @@ def _sorted(found: Mapping[str, ServiceOrder]) -> list[str]:
         raise InvalidArgument(f"services need each other in a cycle: {circle}", field="needs") from error
 
 
-def _service(value: object, shared: Mapping[str, str]) -> ServiceOrder:
+def _service(value: object, shared: Mapping[str, str]) -> ServiceSpec:
     given = _object(value, "a service")
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -136,7 +136,7 @@ def _service(value: object, shared: Mapping[str, str]) -> ServiceOrder:
     restart = given.get("restart", "always")
     if restart not in _RESTARTS:
         raise InvalidArgument(f"restart must be one of {', '.join(_RESTARTS)}", field="restart")
-    return ServiceOrder(
+    return ServiceSpec(
         name=name,
         argv=request.words(given.get("argv")),
         environment={**shared, **request.environment(given.get("env"))},
