@@ -20,11 +20,12 @@ from bay.clock import ManualClock
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
 from bay.ids import is_id
+from bay.models import KeyScope
 from bay.server import main
 from bay.server.app import Bay, build_app, instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
-from bay.store.records import SandboxRecord, Scope, SessionRecord
+from bay.store.records import SandboxRecord, SessionRecord
 from bay.store.schema import events
 
 T = TypeVar("T")
@@ -74,15 +75,15 @@ class World:
     clock: ManualClock
     root: Path
     stack: AsyncExitStack
-    keys: dict[tuple[str, Scope], str] = field(default_factory=dict[tuple[str, Scope], str])
+    keys: dict[tuple[str, KeyScope], str] = field(default_factory=dict[tuple[str, KeyScope], str])
 
-    async def key(self, owner: str = "alice", scope: Scope = "write") -> str:
+    async def key(self, owner: str = "alice", scope: KeyScope = "write") -> str:
         """A key of `owner`, made once."""
         if (owner, scope) not in self.keys:
             self.keys[owner, scope] = await self.bay.keys.add(owner, f"{owner}-{scope}", scope)
         return self.keys[owner, scope]
 
-    async def client(self, owner: str = "alice", scope: Scope = "write") -> httpx.AsyncClient:
+    async def client(self, owner: str = "alice", scope: KeyScope = "write") -> httpx.AsyncClient:
         """A client that calls the app directly as `owner`."""
         headers = {"Authorization": f"Bearer {await self.key(owner, scope)}"}
         return await self.open_client(headers)

@@ -9,6 +9,7 @@ from bay.models import (
     Compute,
     ExecType,
     Failure,
+    KeyScope,
     NetworkMode,
     Persist,
     PortSettings,
@@ -31,8 +32,6 @@ Phase = Literal["starting", "running", "paused", "ending", "ended"]
 
 From `ending` there is no way back: a sandbox that is wanted again gets a new one.
 """
-
-Scope = Literal["admin", "write", "read"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +177,7 @@ class ApiKey:
     owner: str
     name: str
     hash: str = field(repr=False)
-    scope: Scope
+    scope: KeyScope
     quotas: dict[str, int | float] | None = None
     created_at: datetime
     expires_at: datetime | None

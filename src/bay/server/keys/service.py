@@ -7,12 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock, from_rfc3339, to_rfc3339
 from bay.errors import Conflict, InvalidArgument, NotFound
-from bay.models import Key, Limits, NewKey, from_wire, to_wire
+from bay.models import Key, KeyScope, Limits, NewKey, from_wire, to_wire
 from bay.server.web import idempotency
 from bay.server.web.auth import FORMER, GIVEN, Caller, Keys, limits_of, new_key
 from bay.store import audit, keys
 from bay.store.engine import Store
-from bay.store.records import ApiKey, Scope
+from bay.store.records import ApiKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class KeyWish:
     """What a create asks for. Without an owner it is the caller's, without an expiry it is for ever."""
 
     name: str
-    scope: Scope
+    scope: KeyScope
     owner: str | None = None
     quotas: Limits | None = None
     expires_at: datetime | None = None

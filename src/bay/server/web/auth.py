@@ -16,10 +16,10 @@ from pathlib import Path
 from bay.clock import Clock
 from bay.errors import Forbidden, InvalidArgument, Unauthorized
 from bay.ids import is_owner, new_id
-from bay.models import Limits, from_wire, to_wire
+from bay.models import KeyScope, Limits, from_wire, to_wire
 from bay.store import keys
 from bay.store.engine import Store
-from bay.store.records import ApiKey, Scope
+from bay.store.records import ApiKey
 
 GIVEN = "BAY_API_KEY"
 """The name of the key that the setting gives; no other key may have it."""
@@ -34,7 +34,7 @@ MIN_CHOSEN = 16
 """Characters of a key that an operator chose."""
 
 _SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
-_RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
+_RANK: dict[KeyScope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Caller:
     """An authenticated key: whose rows it sees and what it may do to them."""
 
     owner: str
-    scope: Scope
+    scope: KeyScope
     key_id: str
 
-    def may(self, scope: Scope) -> bool:
+    def may(self, scope: KeyScope) -> bool:
         """Whether this key has at least `scope`."""
         return _RANK[self.scope] >= _RANK[scope]
 
-    def require(self, scope: Scope) -> None:
+    def require(self, scope: KeyScope) -> None:
         """Raises Forbidden unless this key has at least `scope`."""
         if not self.may(scope):
             raise Forbidden(f"this key has scope {self.scope}; the call needs a key with scope {scope}")
@@ -125,7 +125,7 @@ class Keys:
         await self.add("admin", GIVEN, "admin", given)
         await self.open()
 
-    async def add(self, owner: str, name: str, scope: Scope, secret: str | None = None) -> str:
+    async def add(self, owner: str, name: str, scope: KeyScope, secret: str | None = None) -> str:
         """Make a key for `owner` that never expires, and return its secret, which is stored nowhere."""
         made, key = new_key(owner, name, scope, self._clock(), secret=secret)
         async with self._store.write() as db:
@@ -185,7 +185,7 @@ class Keys:
 def new_key(
     owner: str,
     name: str,
-    scope: Scope,
+    scope: KeyScope,
     now: datetime,
     *,
     quotas: Limits | None = None,

@@ -9,11 +9,12 @@ from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 
+from bay.models import KeyScope
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, Most
 from bay.server.web.replies import ErrorBody
 from bay.server.web.sealing import Cursors
-from bay.store.records import Page, Scope
+from bay.store.records import Page
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request cannot be served as it is"},
@@ -43,7 +44,7 @@ def service(kind: type[Any]) -> Any:
 _bearer = Security(HTTPBearer(auto_error=False, description="An API key"))
 
 
-def _caller_with(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+def _caller_with(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request, _scheme: Annotated[Any, _bearer]) -> Caller:
         known: Caller = request.state.caller
         known.require(scope)

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
+from bay.models import KeyScope
 from bay.server.web.audit import READING, Auditor, name_caller
 from bay.server.web.auth import Keys
 from bay.server.web.connection_limits import Connection
@@ -25,7 +26,6 @@ from bay.server.web.pages import PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, error_response
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
 from bay.store.audit import AuditedCall, during
-from bay.store.records import Scope as KeyScope
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -1,0 +1,103 @@
+"""The nouns of Bay as every part sees them: store, API, SDK and CLI share these frozen classes.
+
+Times are aware UTC datetimes here and RFC 3339 text ending in ``Z`` on the wire; sizes are bytes
+and durations seconds unless the name says otherwise; bytes are base64 on the wire. `from_wire` and `to_wire` are the two
+directions; fields that a newer server adds are ignored. `__all__` has the names that `bay` exports.
+"""
+
+from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolState
+from bay.models.admin import GarbageTask as GarbageTask
+from bay.models.brief import Brief as Brief
+from bay.models.codec import from_wire as from_wire
+from bay.models.codec import to_wire as to_wire
+from bay.models.events import EVENT_TYPES as EVENT_TYPES
+from bay.models.events import GAP as GAP
+from bay.models.events import Event, Webhook
+from bay.models.execs import Exec, HistoryEntry, OutputChunk, Process, Screen, ShellResult
+from bay.models.execs import ExecState as ExecState
+from bay.models.execs import ExecType as ExecType
+from bay.models.execs import Stream as Stream
+from bay.models.files import FileEntry, FileEvent, FileInfo, SearchMatch, SearchResult
+from bay.models.files import FileEventType as FileEventType
+from bay.models.files import FileType as FileType
+from bay.models.kernels import CELL_EVENT_FIELDS as CELL_EVENT_FIELDS
+from bay.models.kernels import CellEvent, Kernel, KernelSpec, PythonResult
+from bay.models.kernels import CellEventType as CellEventType
+from bay.models.kernels import CellStatus as CellStatus
+from bay.models.kernels import KernelState as KernelState
+from bay.models.kernels import PythonData as PythonData
+from bay.models.kernels import PythonOutput as PythonOutput
+from bay.models.keys import AuditEntry, Key, Limits, NewKey
+from bay.models.keys import KeyScope as KeyScope
+from bay.models.network import CurrentPolicy as CurrentPolicy
+from bay.models.network import (
+    NetworkCounter,
+    NetworkPolicy,
+    NetworkRule,
+    NetworkState,
+    Port,
+    PortLink,
+    PortSettings,
+    RefusedName,
+    SandboxUrl,
+)
+from bay.models.network import NetworkMode as NetworkMode
+from bay.models.network import NetworkProtocol as NetworkProtocol
+from bay.models.network import PortAccess as PortAccess
+from bay.models.sandboxes import ALL_CAPABILITIES as ALL_CAPABILITIES
+from bay.models.sandboxes import Capability as Capability
+from bay.models.sandboxes import Compute as Compute
+from bay.models.sandboxes import Container, Failure, Profile, Resources, Sandbox
+from bay.models.sandboxes import Status as Status
+from bay.models.services import Service, ServiceHealth, ServiceSpec
+from bay.models.services import ServiceState as ServiceState
+from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy
+from bay.models.storage import Persist as Persist
+
+__all__ = [
+    "AuditEntry",
+    "Cargo",
+    "CellEvent",
+    "Checkpoint",
+    "CheckpointPolicy",
+    "Container",
+    "Event",
+    "Exec",
+    "Failure",
+    "FileEntry",
+    "FileEvent",
+    "FileInfo",
+    "GarbageRun",
+    "GarbageState",
+    "GarbageTaskResult",
+    "HistoryEntry",
+    "Kernel",
+    "KernelSpec",
+    "Key",
+    "Limits",
+    "NetworkCounter",
+    "NetworkPolicy",
+    "NetworkRule",
+    "NetworkState",
+    "NewKey",
+    "OutputChunk",
+    "PoolState",
+    "Port",
+    "PortLink",
+    "PortSettings",
+    "Process",
+    "Profile",
+    "PythonResult",
+    "RefusedName",
+    "Resources",
+    "Sandbox",
+    "SandboxUrl",
+    "Screen",
+    "SearchMatch",
+    "SearchResult",
+    "Service",
+    "ServiceHealth",
+    "ServiceSpec",
+    "ShellResult",
+    "Webhook",
+]

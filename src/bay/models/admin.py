@@ -1,0 +1,62 @@
+"""An operator's nouns: warm pools and garbage collections."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolState:
+    """How full the pool of one profile is. The counts of hits, misses and failures are since Bay started.
+
+    `refill_at` is set after failed starts: nothing is started before.
+    """
+
+    profile: str
+    size: int
+    ready: int
+    starting: int
+    oldest_at: datetime | None
+    hits: int
+    misses: int
+    failures: int
+    last_error: str | None
+    refill_at: datetime | None
+
+
+GarbageTask = Literal["idle_session", "expired_sandbox", "orphan_cargo", "orphan_container"]
+"""What a collection looks for: idle or frozen compute, expired sandboxes, and files and containers of nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageTaskResult:
+    """What one task of a collection did. Skipped is what was idle by its clock and is at work all the same."""
+
+    task_name: GarbageTask
+    cleaned_count: int
+    skipped_count: int
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageRun:
+    """What a collection did, task by task and in all."""
+
+    results: tuple[GarbageTaskResult, ...]
+    total_cleaned: int
+    total_errors: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageState(GarbageRun):
+    """Whether a collection is under way, and what the last one that was asked for did at `ran_at`.
+
+    `interval_seconds`: how often Bay looks by itself for what is idle and what has expired.
+    """
+
+    enabled: bool
+    is_running: bool
+    interval_seconds: float
+    tasks: tuple[GarbageTask, ...]
+    ran_at: datetime | None

@@ -1,0 +1,84 @@
+"""Files of a sandbox, searches, and file events."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FileType = Literal["file", "directory", "symlink", "fifo", "socket", "device"]
+
+FileEventType = Literal["created", "modified", "deleted", "moved", "attributes", "overflow"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One name in a directory listing. `path` is absolute inside the sandbox, `modified_time` seconds since the epoch."""
+
+    name: str
+    path: str
+    is_file: bool
+    is_dir: bool
+    size: int | None
+    modified_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """What is at a path. `path` is absolute inside the sandbox, `mode` four octal digits, `mtime` seconds since the epoch.
+
+    `size` is in bytes, of a regular file; `target` is what a symbolic link says.
+    """
+
+    name: str
+    path: str
+    type: FileType
+    size: int | None
+    mode: str
+    uid: int
+    gid: int
+    mtime: float
+    target: str | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return self.type == "directory"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.type == "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchMatch:
+    """A place where a search found something. `line` and `column` count from 1; null when names were searched.
+
+    `text` is the line, cut where it is long; `column` counts characters.
+    """
+
+    path: str
+    line: int | None = None
+    column: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found. `truncated`: there is more than was asked for, or than there was time for."""
+
+    matches: tuple[SearchMatch, ...]
+    truncated: bool
+    files_searched: int
+    files_skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEvent:
+    """Something that happened to a file that is watched. `overflow`: events were lost, look again.
+
+    `to` is the new path of what was moved within what is watched.
+    """
+
+    type: FileEventType
+    path: str | None = None
+    to: str | None = None
+    is_dir: bool | None = None

@@ -1,0 +1,136 @@
+"""Network policies, ports, and the state of a network."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+NetworkMode = Literal["none", "allowlist", "open"]
+"""What a sandbox's network reaches: nothing, only what rules allow, or every public address but what rules deny."""
+
+NetworkProtocol = Literal["tcp", "udp", "icmp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRule:
+    """One rule of a network policy: `domain` (`api.example.com`, `*.example.com` or `*`) or `cidr`, never both.
+
+    `ports` are numbers or ranges such as ``"8000-8100"``; None is every port. `protocol` None is TCP, UDP and ICMP, and with
+    `ports` TCP and UDP.
+    """
+
+    action: Literal["allow", "deny"]
+    domain: str | None = None
+    cidr: str | None = None
+    ports: tuple[int | str, ...] | None = None
+    protocol: NetworkProtocol | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPolicy:
+    """What a sandbox's network may reach. The most specific rule decides, and of two equally specific ones the deny."""
+
+    mode: NetworkMode = "open"
+    rules: tuple[NetworkRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentPolicy(NetworkPolicy):
+    """The policy that a sandbox has: its own, or its profile's. `version` grows with each change.
+
+    `enforced` False: this host cannot hold sandboxes to its mode, and they have no network instead.
+    """
+
+    version: int
+    source: Literal["sandbox", "profile"]
+    enforced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkCounter:
+    """How often a rule decided, since the session began: `rule` is its place in the policy, or None for what no rule decided.
+
+    `reason` then says what did: `default` (the mode), `reserved` (never reachable addresses), `flood`, `protocol`. Counted are
+    connections (for UDP and ICMP their first packets), and for rules with a domain the names asked for as well.
+    """
+
+    rule: int | None
+    reason: str | None
+    allowed_connections: int
+    refused_connections: int
+    allowed_names: int
+    refused_names: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedName:
+    """A name that was not answered. `reason`: `policy`, `private_answer`, `rate`, `entropy`, `type`, `upstream` or `loop`."""
+
+    name: str
+    type: str
+    reason: str
+    rule: int | None
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkState:
+    """What a sandbox's network is and did since its session began; counters and names are empty without a session.
+
+    `enforced` False: this host cannot hold a network back, and `mode` is what was asked for. Bytes count what crossed the
+    boundary of the sandbox, as seen from inside.
+    """
+
+    mode: NetworkMode
+    enforced: bool
+    counters: tuple[NetworkCounter, ...]
+    refused: tuple[RefusedName, ...]
+    """Newest last, 200 at most."""
+    received_bytes: int
+    sent_bytes: int
+
+
+PortAccess = Literal["owner", "public"]
+"""Who may reach a port through Bay: its owner (a key, a link or the cookie that a link sets), or everybody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortSettings:
+    """Who may reach one port."""
+
+    port: int
+    access: PortAccess = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxUrl:
+    """Where a sandbox is reached by HTTP: `href` leads to `port`; null while there is none."""
+
+    href: str | None
+    port: int | None
+    access: PortAccess = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A TCP port on which something in the sandbox listens. `addresses` are local ones, as seen inside.
+
+    `process` and `pid` are of a program that listens there, None when that cannot be told; `url` leads there.
+    """
+
+    port: int
+    addresses: tuple[str, ...]
+    pid: int | None = None
+    process: str | None = None
+    access: PortAccess = "owner"
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortLink:
+    """A URL that opens a port to whoever has it, until `expires_at`; `once`: to the first who opens it."""
+
+    url: str
+    expires_at: datetime
+    once: bool

@@ -1,0 +1,117 @@
+"""Sandboxes, their profiles, and what a session of one has."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from bay.models.network import NetworkMode, NetworkPolicy, PortSettings, SandboxUrl
+from bay.models.storage import CheckpointPolicy, Persist
+
+Status = Literal["idle", "starting", "ready", "failed", "expired"]
+"""What a sandbox is doing."""
+
+Compute = Literal["cold", "warming", "warm", "running"]
+"""What the next call will cost: cold = no container, warm = frozen in memory, running = answers now."""
+
+Capability = Literal["python", "shell", "filesystem", "exec"]
+
+ALL_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "exec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a sandbox has no compute: `code` for programs, `message` for people, `at` when."""
+
+    code: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a profile grants one session: cores, bytes of memory, and processes."""
+
+    cpus: float = 1.0
+    memory: int = 1 << 30
+    pids: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """The container of a live session, as the single GET of a sandbox shows it."""
+
+    name: str
+    runtime_type: str
+    status: str
+    version: str | None
+    capabilities: tuple[str, ...]
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A sandbox as its owner sees it. `status` and `compute` are computed from stored facts."""
+
+    id: str
+    name: str | None
+    status: Status
+    compute: Compute
+    profile: str
+    image: str
+    isolation: str
+    cargo_id: str
+    capabilities: tuple[str, ...]
+    labels: dict[str, str]
+    created_at: datetime
+    expires_at: datetime | None
+    idle_timeout: int | None
+    idle_expires_at: datetime | None
+    """When its compute is frozen for want of activity; null while none runs."""
+    warm_timeout: int | None = None
+    warm_expires_at: datetime | None = None
+    """When its frozen memory is given back; null while it is not frozen."""
+    containers: tuple[Container, ...] | None = None
+    error: Failure | None = None
+    persist: Persist = "workspace"
+    checkpoint_id: str | None = None
+    """The checkpoint that its present files grew from."""
+    checkpoint_policy: CheckpointPolicy | None = None
+    network: NetworkMode = "open"
+    """The mode of its network policy."""
+    url: SandboxUrl | None = None
+    ports: tuple[PortSettings, ...] = ()
+    """Ports that others than the owner may reach, or that were named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What kind of sandbox a create gives. `start`: eager = compute begins with the create, lazy = with the first call."""
+
+    id: str
+    image: str = "host"
+    isolation: str = "container"
+    resources: Resources = field(default_factory=Resources)
+    capabilities: tuple[Capability, ...] = ALL_CAPABILITIES
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    idle_timeout: int | None = 1800
+    warm_timeout: int | None = 3600
+    pool_size: int = 0
+    """How many started sandboxes wait for a create."""
+    output_buffer_mb: int = 1
+    """How much of the newest output of each exec is kept, MiB."""
+    ttl: int | None = None
+    persist: Persist = "workspace"
+    disk_mb: int | None = 10_240
+    """How much its files may hold, MiB, where the host can hold to that; None = no limit."""
+    start: Literal["eager", "lazy"] = "eager"
+    kernel: Literal["eager", "lazy"] = "lazy"
+    """Whether the default kernel starts with the session, or with the first code that is run in it."""
+    root: bool = True
+    """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
+    user: str = "ship"
+    """The name of uid 1000, whom commands run as."""
+    users: tuple[str, ...] | None = None
+    """Who else an exec may ask for where `root` is false; None = every user of /etc/passwd."""
+    network_policy: NetworkPolicy = field(default_factory=NetworkPolicy)
+    """What its network may reach, when the create does not say."""
+    description: str = ""
