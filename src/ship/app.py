@@ -127,7 +127,7 @@ class Door:
                     return
                 self._busy.discard(talk.wire)
         except (BadRequest, PayloadTooLarge) as error:
-            await talk.refuse(error, signed=False)  # it may be anyone who sent that
+            await talk.refuse(error, signed=False)  # any client may have sent that
 
     async def _reply(self, talk: Conversation, request: Request) -> bool:
         """Answer one request; False when the connection must close."""

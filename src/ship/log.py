@@ -22,7 +22,7 @@ def note(event: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Where `error` was raised and its type; not its words, which may hold what a caller sent."""
+    """Where `error` was raised and its type; not its text, which may have a caller's data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

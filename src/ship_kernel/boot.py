@@ -31,7 +31,7 @@ def main() -> None:
     sys.path += given
     if sys.version_info < OLDEST:
         give_up("Python %s is too old" % sys.version.split()[0])  # noqa: UP031
-    gc.disable()  # what loads is no garbage
+    gc.disable()  # loaded modules are no garbage
     try:
         module = importlib.import_module("ship_kernel.serve" if kind == "python" else "ship_kernel.jupyter")
     except Exception as error:  # noqa: BLE001 - packages of the image that do not fit together raise what they like

@@ -38,7 +38,7 @@ class Channel:
     def __init__(self, connection: socket.socket, interrupts: Interrupts) -> None:
         self._socket = connection
         self._interrupts = interrupts
-        self._lock = threading.RLock()  # guards what follows, down to _flushes
+        self._lock = threading.RLock()  # guards the fields below, down to _flushes
         self._acts: deque[Callable[[], None]] = deque()
         self._acting = 0  # the thread that is at it, by its identifier
         self._torn = False  # a handler raised in the middle of a line

@@ -48,7 +48,7 @@ class _ThenInline(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         spec = module.__spec__
         if spec is not None:
-            spec.loader = self._loader  # what asks for the module's files later asks its own loader
+            spec.loader = self._loader  # later requests for the module's files go to its own loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
         if not os.environ.get("MPLBACKEND"):

@@ -158,7 +158,9 @@ def main(kind: str) -> None:
     name = kind.partition(":")[2]
     # A spec's plain `python` means the image's, not the one that Ship brought.
     sys.executable = shutil.which("python3") or sys.executable
-    folder = tempfile.mkdtemp(prefix="kernel-")  # of this user only: who can open the sockets can run code
+    folder = tempfile.mkdtemp(
+        prefix="kernel-"
+    )  # of this user only: access to the sockets is access to the kernel
     try:
         manager = _manager(name, folder)
         client = _start(manager)
@@ -187,7 +189,7 @@ def _start(manager: KernelManager) -> BlockingKernelClient:
         sys.exit(f"the kernel spec {manager.kernel_name} cannot be started: {error}")
     threading.Thread(target=_die_with, args=(manager, _pid(manager)), daemon=True).start()
     client = manager.blocking_client()
-    # ZeroMQ drops what a slow reader has not taken, from 1,000 messages on. Ship has bounds of its own.
+    # ZeroMQ drops messages to a slow reader, from 1,000 unread ones on. Ship has bounds of its own.
     client.context.setsockopt(RCVHWM, 0)
     client.start_channels(hb=False)
     client.wait_for_ready(timeout=_READY_S)

@@ -45,7 +45,7 @@ class Results(DisplayHook):
 
 
 class Displays(DisplayPublisher):
-    """display(), and what calls it."""
+    """display() and its callers."""
 
     def publish(
         self,
@@ -90,7 +90,7 @@ class Shell(InteractiveShell):
         self.set_hook("show_in_pager", page.as_hook(page.display_page), 99)
 
     def init_profile_dir(self, profile_dir: Any) -> None:
-        """A folder of its own for what IPython writes, and nothing in the user's home."""
+        """A folder of its own for IPython's files, and nothing in the user's home."""
         self.profile_dir = profile_dir or ProfileDir.create_profile_dir(self.ipython_dir)
 
     @contextlib.contextmanager

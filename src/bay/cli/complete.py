@@ -22,7 +22,7 @@ _MAX_CANDIDATES = 500
 
 
 def complete_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names, and ids of what has none."""
+    """Names, and ids of sandboxes without a name."""
     return _offered(ctx, lambda client: _names(client, incomplete))
 
 

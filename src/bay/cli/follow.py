@@ -75,7 +75,7 @@ def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: 
 
 
 def unless_lost(code: int, lost: int) -> int:
-    """The exit code of what passed output on: not 0 when `lost` bytes of it are missing, which is said."""
+    """The exit code after output was passed on: not 0 when `lost` bytes of it are missing, with a note."""
     if not lost:
         return code
     note(f"{lost} bytes of output were lost on the way")
@@ -95,7 +95,7 @@ def killed_with_us(proc: "Proc") -> Generator[None, None, None]:
 
 @contextmanager
 def pump(proc: "Proc", *, wanted: bool) -> Generator[None, None, None]:
-    """Give it what comes on stdin, in a thread, and the end of it. Raises what kept that from being done."""
+    """Send stdin to the command, in a thread, and its end. Raises the error that kept it from that."""
     if not wanted:
         yield
         return

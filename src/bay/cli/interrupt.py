@@ -30,7 +30,7 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         self._before = signal.getsignal(signal.SIGINT)
-        # A shell has what runs in its background ignore Ctrl-C, which then stays so.
+        # A shell sets Ctrl-C to ignored for its background jobs; that is kept.
         if self._before is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._handle)
         return self

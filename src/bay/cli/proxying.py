@@ -104,7 +104,7 @@ class _Carrying:
     async def run(self, accepted: socket.socket) -> None:
         """Carry both directions to their ends.
 
-        Raises what broke the tunnel; the connection here is reset then.
+        Raises the error of the tunnel; the connection here is reset then.
         """
         self._reader, self._writer = await asyncio.open_connection(sock=accepted, limit=PIECE_BYTES)
         try:

@@ -44,7 +44,7 @@ _ALIASES = {
 def first_word(params: list[Any], arguments: list[str], before: int) -> int:
     """The place of the first positional argument that has `before` others before it, else the length.
 
-    A `--` counts as one: what follows it are no options.
+    A `--` counts as one: the words behind it are no options.
     """
     valued = {name for param in params if not _is_flag(param) for name in param.opts}
     place = 0

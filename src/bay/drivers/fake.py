@@ -96,7 +96,7 @@ class FakeDriver:
         self.refuse = refuse
         """Whether every call raises DriverUnavailable, as when a host is out of reach."""
         self.let_go = asyncio.Event()
-        """Set by the test: the held step goes on."""
+        """Set by the test: the held step continues."""
         self.held = asyncio.Event()
         """Set by the driver: it waits at `hold_at`."""
         self.hung: set[str] = set()

@@ -13,7 +13,7 @@ _LIMIT = 16_384
 async def check_health(endpoint: Endpoint, token: str, timeout_s: float = 5.0) -> None:
     """Return once Ship has answered `GET /healthz` at `endpoint`, and proved that it knows `token`.
 
-    Raises SandboxNotReady when it does not within `timeout_s`, or is not who it should be.
+    Raises SandboxNotReady when it does not within `timeout_s`, or is another.
     """
     try:
         async with asyncio.timeout(timeout_s):

@@ -35,7 +35,7 @@ class StartOutput:
             return ""
 
     async def wait_ready(self, session_id: str, timeout_s: float) -> None:
-        """Return once the line has come. Raises SandboxNotReady with what came instead."""
+        """Return once the line has come. Raises SandboxNotReady with the other output instead."""
         said = b""
         try:
             async with asyncio.timeout(timeout_s):

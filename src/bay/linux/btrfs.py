@@ -77,7 +77,7 @@ def is_btrfs(path: Path) -> bool:
 
 
 def is_refused(error: OSError) -> bool:
-    """Whether the file system said that it is not btrfs, or knows no such call."""
+    """Whether the file system is not btrfs, or lacks the call."""
     return error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -183,8 +183,7 @@ def are_quotas_on(path: Path) -> bool:
 
 
 def group_of(subvolume: int) -> int:
-    """The number of a level-1 group, for what that subvolume and all that are made inside it hold
-    together."""
+    """The number of a level-1 group, for the subvolume with all subvolumes made inside it."""
     return _LEVEL | subvolume
 
 
@@ -272,9 +271,9 @@ def device_errors(path: Path) -> dict[str, int]:
 
 
 def resize(path: Path, size_bytes: int) -> None:
-    """Make the file system on its only device that large.
+    """Resize the file system on its only device.
 
-    Shrinking moves what lies behind the new end, and may take long.
+    Shrinking moves data from behind the new end, and may take long.
     """
     with opened(path) as fd:
         fcntl.ioctl(fd, _RESIZE, _named(f"1:{size_bytes}"))

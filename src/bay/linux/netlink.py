@@ -31,7 +31,7 @@ _ANSWER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class NetlinkRequest:
-    """One message. `what` names it in an error; errors of the numbers in `fine` are none."""
+    """One message. `what` is its name in an error; errors of the numbers in `fine` are ignored."""
 
     what: str
     kind: int

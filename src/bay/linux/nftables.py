@@ -26,7 +26,7 @@ class Nft:
         self._library.nft_ctx_buffer_error(self._context)
 
     def close(self) -> None:
-        """Free what the library holds; the rules stay."""
+        """Free the library's memory; the rules stay."""
         self._library.nft_ctx_free(self._context)
         self._context = None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_START_TIME = 19  # of what follows the command's name in /proc/PID/stat
+_START_TIME = 19  # of the fields behind the command's name in /proc/PID/stat
 _STATE, _PARENT = 0, 1
 
 

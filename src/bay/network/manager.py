@@ -144,7 +144,7 @@ class NetworkManager:
         return any(number_of(self._instance, name) for name in sysctls.devices())
 
     async def open(self) -> None:
-        """Make what all sandboxes share, and take stock of those that an earlier Bay of this instance left.
+        """Make the shared tables and devices, and list sandboxes that an earlier Bay of this instance left.
 
         Called in the host's network namespace. Where the host forwarded nothing before, it forwards from now
         on what sandboxes began, and nothing else. Again is no error.
@@ -186,7 +186,7 @@ class NetworkManager:
         return not is_reserved(address) and (address.version == 4 or self._ipv6)
 
     def admit(self, seat: NetworkSlot, policy: NetworkPolicy) -> None:
-        """Tell the kernel of `seat` and its policy, before there is a device.
+        """Load the chains of `seat` and its policy into the kernel, before there is a device.
 
         Blocks; callable from any thread.
         """

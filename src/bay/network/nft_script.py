@@ -156,7 +156,7 @@ class TableContents:
             self._names.setdefault(name.partition("_")[0], set()).add((kind, name))
 
     def apply(self, script: NftScript) -> None:
-        """Note what `script` did."""
+        """Record the names that `script` added and deleted."""
         for kind, name in script.deleted - script.added:
             self.of(name.partition("_")[0]).discard((kind, name))
         self.add(script.added)

@@ -145,7 +145,7 @@ def guard(version: int) -> str:
 
 
 def seat_chains(seat: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
-    """The chains that a sandbox has whatever its policy is, with their rules."""
+    """The chains of a sandbox under any policy, with their rules."""
     key, mark, mask = seat.key, f"{seat.mark:#x}", f"{MARK_MASK:#x}"
     admit = f"ct original zone set {seat.zone} meta mark set {mark} accept"
     own = f"ct mark and {mask} == {mark}"
@@ -182,7 +182,7 @@ def seat_chains(seat: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
 
 
 def seat_counters(seat: NetworkSlot) -> list[str]:
-    """The counters of what no rule decides."""
+    """The counters of packets that no rule decides."""
     return [f"{seat.key}_{reason}" for reason in ("reserved", "flood", "protocol", "allow", "deny")]
 
 
@@ -237,7 +237,7 @@ class Generation:
         return f"{self.name}_c{index}"
 
     def map_of(self, index: int, action: Action, version: int, *, named: bool = False) -> str:
-        """The map of one service class for what cidrs decide, or `named`, what names do."""
+        """The map of one service class for the decisions of cidrs, or with `named` those of names."""
         return f"{self._chain(index)}{'_n' if named else '_'}{action}{version}"
 
     def _reserved(self) -> Iterator[str]:

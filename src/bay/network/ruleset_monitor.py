@@ -49,7 +49,7 @@ class RulesetMonitor:
                 data = self._socket.recv(_READ_BYTES)
             except BlockingIOError:
                 return gone
-            except OSError:  # more was said than there was room for
+            except OSError:  # messages were lost
                 gone = True
             else:
                 gone = gone or not self._names.isdisjoint(_deleted(data))

@@ -180,7 +180,7 @@ class Links:
         return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(INSIDE_DEVICE))
 
     def repair(self, seat: NetworkSlot) -> None:
-        """Make again what the host's side of a link should have."""
+        """Restore the host's side of a link."""
         self._host.send(self._host_side(seat, device_of(self._instance, seat.number)))
 
     def numbers(self) -> set[int]:

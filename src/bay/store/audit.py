@@ -94,7 +94,7 @@ async def note(db: AsyncConnection) -> Callable[[], None]:
 
 
 async def finish(db: AsyncConnection, call: AuditedCall) -> None:
-    """Write what came of a call that is over: into its row, or with a row if it made no transaction."""
+    """Write the result of an answered call: into its row, or with a row if it made no transaction."""
     if call.seq is None:
         await _insert(db, call)
     else:

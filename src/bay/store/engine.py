@@ -45,7 +45,10 @@ _TRIGGERS = (
     ),
     "CREATE TEMP TRIGGER event AFTER INSERT ON main.events BEGIN SELECT bay_changed(NEW.sandbox_id); END",
 )
-"""They report each row that a statement changes, whatever its condition. They are the connection's, not the database's."""
+"""They report each row that a statement changes, under any condition.
+
+They are the connection's, not the database's.
+"""
 
 log = structlog.get_logger("bay.store")
 
@@ -66,7 +69,8 @@ class Store:
         self._changed = set[str]()
         """Sandboxes whose rows the transaction under way has changed, as the database itself reports them."""
         self.on_change: list[Callable[[set[str]], None]] = []
-        """Called after each transaction with the ids of the sandboxes of which something is changed, or told by an event."""
+        """Called after each transaction with the ids of the changed sandboxes, or of those with new
+        events."""
 
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
@@ -92,7 +96,7 @@ class Store:
     async def write(self) -> AsyncGenerator[AsyncConnection, None]:
         """The one transaction of a service call: committed at the end, rolled back on any error.
 
-        Listeners of `on_change` have heard of it when it returns.
+        Listeners of `on_change` have been called when it returns.
         """
         try:
             async with self._write_lock:
@@ -123,7 +127,10 @@ class Store:
             self._changed.add(sandbox_id)
 
     def _tell_changes(self, *, again: bool) -> None:
-        """Tell the listeners. A transaction that was cut off may be committed yet, so it is told with the next one, too."""
+        """Call the listeners.
+
+        An interrupted transaction may be committed yet: it is reported with the next one, too.
+        """
         changed = self._changed.copy()
         self._changed = changed.copy() if again else set[str]()
         if changed:

@@ -60,7 +60,7 @@ async def last(db: AsyncConnection) -> int:
 
 
 async def owners_after(db: AsyncConnection, seq: int) -> dict[str, int]:
-    """Who has events behind `seq`, and up to where."""
+    """The owners with events behind `seq`, and the last event of each."""
     query = select(events.c.owner, func.max(events.c.seq)).where(events.c.seq > seq)
     return {row.owner: row[1] for row in await db.execute(query.group_by(events.c.owner))}
 

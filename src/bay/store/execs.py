@@ -98,7 +98,7 @@ async def any_active(db: AsyncConnection, session_id: str) -> bool:
 
 
 async def lose_running(db: AsyncConnection, session_id: str, at: datetime) -> None:
-    """The session is over: what still counts as running is lost."""
+    """Mark the running execs of an ended session as lost."""
     query = update(execs).where(execs.c.session_id == session_id, execs.c.state == "running")
     await db.execute(query.values(state="lost", ended_at=at))
 

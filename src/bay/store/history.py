@@ -263,7 +263,10 @@ def _reason(row: Row[Any]) -> str | None:
 
 
 def _bounded(text: str, *, lacks_head: bool) -> str:
-    """`text`, without its middle if it is long. A stranger's text: it may hold what UTF-8 does not."""
+    """`text`, without its middle if it is long.
+
+    A stranger's text: it may have characters outside of UTF-8.
+    """
     data = text.encode("utf-8", "replace")
     text = data.decode("utf-8")
     if len(data) > MAX_TEXT_BYTES:

@@ -42,7 +42,7 @@ async def retire(db: AsyncConnection, name: str, new_name: str, now: datetime) -
 
 
 async def forget_former(db: AsyncConnection, name: str, secret_hash: str) -> None:
-    """Remove the key of that name and secret: who gives it again makes a new one."""
+    """Remove the key of that name and secret: giving it again makes a new one."""
     await db.execute(delete(keys).where(keys.c.name == name, keys.c.hash == secret_hash))
 
 

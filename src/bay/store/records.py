@@ -19,7 +19,7 @@ from bay.models import (
 T = TypeVar("T")
 
 NOBODY = ""
-"""The owner of what waits in the pool. No key has it."""
+"""The owner of pooled sandboxes. No key has it."""
 
 Target = Literal["running", "paused", "stopped", "deleted"]
 """The state that the owner wants; the reconciler makes it so."""
@@ -168,7 +168,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """Who calls.
+    """An API key's row.
 
     Only the SHA-256 of the secret is stored: it has 256 random bits, so no slow hash is needed.
     """
@@ -198,7 +198,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRecord:
-    """An event's row. `seq` grows with each event of whatever owner."""
+    """An event's row. `seq` grows with each event of any owner."""
 
     seq: int
     owner: str

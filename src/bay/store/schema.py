@@ -303,7 +303,7 @@ audit = Table(
     Column("path", String(1024), nullable=False),
     Column("resource_id", String(64)),
     Column("request_id", String(128), nullable=False),
-    # Null until the answer is known: a row that stays so tells of a call in which Bay ended.
+    # Null until the answer is known: a row that stays so is of a call in which Bay ended.
     Column("status", Integer),
     Column("code", String(64)),
     sqlite_autoincrement=True,
@@ -321,7 +321,7 @@ webhooks = Table(
     Column("url", String(2048), nullable=False),
     Column("secret", String(128), nullable=False),
     Column("types", JSON, nullable=False),
-    # The last event that was delivered or given up: deliveries are in order, and a restart goes on behind it.
+    # The last event that was delivered or given up: deliveries are in order, and a restart resumes behind it.
     Column("after_seq", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("last_error", Text),

@@ -13,7 +13,7 @@ _S = sandboxes.c
 
 @dataclass(frozen=True, slots=True)
 class UsageScope:
-    """Everything of an owner, or with `key_id` only what that key made."""
+    """All resources of an owner, or with `key_id` only those made with that key."""
 
     owner: str
     key_id: str | None = None

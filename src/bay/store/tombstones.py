@@ -39,7 +39,7 @@ async def forget_cargos(db: AsyncConnection, ids: list[str]) -> None:
 
 
 async def newest_session(db: AsyncConnection) -> int:
-    """The last row of all sessions; 0 without any."""
+    """Drop the counts and rules: the numbers mean other rules now."""
     return (await db.execute(select(func.max(sessions.c.seq)))).scalar() or 0
 
 

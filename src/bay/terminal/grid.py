@@ -84,7 +84,7 @@ class Grid:
         return left
 
     def scroll_down(self, top: int, bottom: int, count: int, style: Style) -> None:
-        """Move the rows `top` to `bottom` (both moved) down; what leaves at the bottom is lost."""
+        """Move the rows `top` to `bottom` (both moved) down; rows that leave at the bottom are lost."""
         count = min(count, bottom - top + 1)
         del self.lines[bottom + 1 - count : bottom + 1]
         self.lines[top:top] = [uniform(" ", style, self.cols)] * count

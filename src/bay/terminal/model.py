@@ -114,7 +114,7 @@ class Terminal:
         self.set_margins(0, self.rows - 1)
 
     def feed(self, text: str) -> None:
-        """Take what a program printed; a sequence that is not complete is left in `rest`."""
+        """Process a program's output; an incomplete sequence is left in `rest`."""
         handlers = {
             "text": self.draw,
             "csi": self._csi,
@@ -268,7 +268,7 @@ class Terminal:
         self.page.grid.scroll_down(self.top, self.bottom, count, background_of(self.style))
 
     def insert_lines(self, count: int) -> None:
-        """Blank lines at the cursor; what leaves at the bottom margin is lost."""
+        """Insert blank lines at the cursor; lines that leave at the bottom margin are lost."""
         if self.top <= self.y <= self.bottom:
             self.page.grid.scroll_down(self.y, self.bottom, count, background_of(self.style))
             self.move_to(self.y, 0)
@@ -290,7 +290,7 @@ class Terminal:
     # Erasing
 
     def erase_display(self, how: int) -> None:
-        """0: from the cursor on, 1: up to it, 2: everything, 3: what has left the screen."""
+        """0: from the cursor on, 1: up to it, 2: everything, 3: the scrollback."""
         grid, style = self.page.grid, background_of(self.style)
         if how == 3:
             self.history.clear()
@@ -312,7 +312,7 @@ class Terminal:
 
     @property
     def _next(self) -> int:
-        # Behind the last column when that was written to: most terminals spare what lies under the cursor
+        # Behind the last column when that was written to: most terminals spare the cell under the cursor
         # then, and programs that end each coloured text with an erasure rely on it.
         return self.cols if self.wrapping else self.x
 

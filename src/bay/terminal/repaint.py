@@ -8,8 +8,8 @@ from bay.terminal.modes import ORIGIN
 from bay.terminal.style import PLAIN, escape
 from bay.terminal.tokens import carried
 
-# Not ESC c: what the person's own terminal has in its scrollback is theirs. Without wrapping until all is
-# drawn: a character that the other terminal takes for wider spoils its own line only.
+# Not ESC c: the scrollback of the person's own terminal is theirs. Without wrapping until all is drawn: a
+# character that the other terminal takes for wider spoils its own line only.
 _PLAIN = "\x1b(B\x1b)B\x0f\x1b[m"
 _FRESH = f"\x1b[?1049l\x1b[!p\x1b[?6l\x1b[r{_PLAIN}\x1b[?7l\x1b[H\x1b[2J"
 _DRAWN = f"{_PLAIN}\x1b[?7h"

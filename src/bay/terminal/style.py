@@ -26,7 +26,7 @@ def background_of(style: Style) -> Style:
 
 
 def escape(style: Style) -> str:
-    """The sequence that makes a terminal write in this style, whatever its style was."""
+    """The sequence that sets a terminal's style, from any other."""
     codes = ["0", *(code for bit, code in _CODES.items() if style.flags & bit)]
     codes += [colour for colour in (style.foreground, style.background) if colour]
     return f"\x1b[{';'.join(codes)}m"

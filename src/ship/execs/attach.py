@@ -156,7 +156,7 @@ class Attachment:
         except Conflict as error:
             if message["type"] == "resize" and not self._exec.tty:
                 raise Closing(CloseCode.BAD_MESSAGE, error.message) from error
-            # Else it is ending, and that is what comes next.
+            # Else it is ending, and the end is the next message.
         except (Forbidden, InvalidArgument) as error:
             raise Closing(CloseCode.BAD_MESSAGE, error.message) from error
 
@@ -203,7 +203,7 @@ class _Input:
             await self._changed.wait_for(lambda: not self._waiting and not self._end_due)
 
     async def run(self) -> None:
-        """Give the program what comes. Raises Closing when it does not take it."""
+        """Feed the input to the program. Raises Closing when it does not take it."""
         try:
             while await self._give_slice() or self._exec.tty:
                 continue
@@ -214,7 +214,7 @@ class _Input:
                 raise Closing(CloseCode.CONFLICT, error.message) from error
 
     async def _give_slice(self) -> bool:
-        """Give what has waited longest; False when that was the end."""
+        """Feed the oldest input; False when that was the end."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._waiting or self._end_due)
             part = bytes(self._waiting[:_SLICE_BYTES])

@@ -53,7 +53,7 @@ class OutputClaim:
             self._keep(False)
 
     def over(self) -> None:
-        """The program has ended: what the reader was not given stays for as long as ended execs do."""
+        """The program has ended: the unread output stays for as long as ended execs do."""
         self._is_over = True
         self._stop_timer()
         self._keep(False)
@@ -111,7 +111,7 @@ class ClaimingReader:
 
     @contextmanager
     def while_giving(self, next_offset: int) -> Generator[None]:
-        """Within, the reader is being given what lies before `next_offset`."""
+        """Within, bytes before `next_offset` are sent to the reader."""
         self.gave(next_offset)
         yield
 

@@ -39,7 +39,7 @@ class ReadProgress(Protocol):
     """The progress of a reader of a transcript."""
 
     def while_giving(self, next_offset: int) -> AbstractContextManager[None]:
-        """Within, the reader is being given what lies before `next_offset`."""
+        """Within, bytes before `next_offset` are sent to the reader."""
         ...
 
     def earn(self, taken: int) -> None:

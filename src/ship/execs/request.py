@@ -144,7 +144,7 @@ def _extent(value: object, field: str) -> int:
 def signal_number(value: object) -> int:
     """The number of a signal given as "INT", "SIGINT" or 2.
 
-    Raises InvalidArgument for what this platform does not have.
+    Raises InvalidArgument for a signal that this platform does not have.
     """
     number = _SIGNALS.get(value.upper().removeprefix("SIG")) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int) or number not in signal.valid_signals():

@@ -16,7 +16,7 @@ from typing import Literal
 
 Stream = Literal["stdout", "stderr", "tty"]
 
-_SMALL = 4096  # pieces below this grow by what follows on the same stream …
+_SMALL = 4096  # pieces below this grow by later bytes of the same stream …
 _TOGETHER_S = 0.1  # … if it follows within this
 _BYTES_PER_PIECE = 256
 _FEWEST_PIECES = 1024
@@ -89,7 +89,7 @@ class Ring:
         self._evict()
 
     def read(self, since: int, limit: int) -> Iterator[Piece]:
-        """Copies of what lies from offset `since` on, `limit` bytes at most. `since` must be in the ring."""
+        """Copies of the bytes from offset `since` on, `limit` at most. `since` must be in the ring."""
         index = max(self._dropped, bisect_right(self._pieces, since, lo=self._dropped, key=_offset) - 1)
         for piece in self._from(index):
             start = max(0, since - piece.offset)
@@ -108,7 +108,7 @@ class Ring:
         )
 
     def runs(self) -> Iterator[Piece]:
-        """All that is kept; what one stream gave without another in between is one piece."""
+        """All kept bytes; adjacent ones of a stream are one piece."""
         kept = self.read(self.first_offset, self.kept_bytes)
         for stream, group in groupby(kept, key=_stream):
             pieces = list(group)

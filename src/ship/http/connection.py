@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         return self._transport
 
     async def receive(self, timeout_s: float | None) -> bytes:
-        """All that has come, or what comes next; empty at the end.
+        """All received bytes, or else the next; empty at the end.
 
         Raises TimeoutError after `timeout_s` of silence.
         """
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         return self._room
 
     def write(self, data: bytes) -> None:
-        """Send, for a caller who looks at `room`. Raises PeerGone."""
+        """Send, for a caller that checks `room`. Raises PeerGone."""
         self._check_not_lost()
         if self.transport.is_closing():
             raise PeerGone  # it broke in this turn of the loop; `connection_lost` is called in the next
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         self._look_later()
 
     def _look_later(self) -> None:
-        # While nothing is read nothing tells that the peer has gone.
+        # Without a read the peer's disconnect is not seen.
         self._stop_looking()
         self._look = self._loop.call_later(_LOOK_S, self._look_for_peer)
 

@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class WebSocketUpgrade:
-    """A WebSocket instead of an answer, and who serves it."""
+    """A WebSocket instead of an answer, and its server."""
 
     serve: Callable[[WebSocket], Awaitable[None]]
 

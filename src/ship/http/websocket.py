@@ -21,7 +21,7 @@ _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 
 
 class Closing(Exception):
-    """The socket is to be closed with `code`, for what the peer sent or for how the process is."""
+    """The socket is to be closed with `code`, for a message of the peer or for the state of the process."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -70,7 +70,7 @@ class WebSocket:
         await self._send(_TEXT, text.encode("utf-8", "replace"))
 
     def write_bytes(self, *parts: bytes) -> None:
-        """Send a binary message, for a caller who looks at `wire.room`. Raises PeerGone."""
+        """Send a binary message, for a caller that checks `wire.room`. Raises PeerGone."""
         self.wire.write(_encode(_BINARY, parts))
 
     async def close(self, code: int, reason: str) -> None:

@@ -39,7 +39,7 @@ _VARIABLES_GONE = "its variables are gone"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRequest:
-    """A kernel to be. `environment` is its own, `shared` what every program of the sandbox finds."""
+    """The request for a kernel. `environment` is its own, `shared` that of all programs of the sandbox."""
 
     id: str
     spec: str
@@ -84,7 +84,9 @@ class Kernel:
         self._shared = order.shared
         self._launched_with: Mapping[str, str] = {}
         self._unused = True  # the process has run no cell
-        self._early: list[tuple[Stream, str]] = []  # what the current cell printed before its start was heard
+        self._early: list[
+            tuple[Stream, str]
+        ] = []  # the output of the current cell before its start was reported
         self._incarnation = object()  # changes with the process, so that an old one's events are ignored
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,7 +149,7 @@ class Kernel:
         self._stop("interrupted")
 
     async def restart(self) -> None:
-        """A new process; what ran and what waits is lost. Raises ShipError."""
+        """Start a new process; the running and the queued cells are lost. Raises ShipError."""
         async with self._changing:
             self.check_open()
             with self._or_lose_all():
@@ -160,7 +162,7 @@ class Kernel:
         self._closed = True
         async with self._changing:
             await self._end("the kernel was deleted")
-        if self._tasks:  # one may still have to end what a dead process left behind
+        if self._tasks:  # a task may still have to end a dead process's children
             await asyncio.wait(self._tasks)
 
     def start_soon(self) -> None:
@@ -187,7 +189,7 @@ class Kernel:
 
     @contextmanager
     def _or_lose_all(self) -> Generator[None]:
-        """When there is no process at the end, no cell goes on waiting for one."""
+        """Without a process at the end, all queued cells are lost."""
         problem = "the kernel was not started"
         try:
             yield
@@ -287,7 +289,7 @@ class Kernel:
         elif kind == "sync":
             self._answer_sync(message.get("number"))
         elif cell is None or message.get("cell") != cell.id:
-            return  # what a thread of an ended cell still prints
+            return  # output of a thread of an ended cell
         elif kind == "start":
             self._cell_started(cell, message)
         elif kind == "end":

@@ -40,7 +40,7 @@ class Kernels:
     async def create(self, order: KernelRequest) -> Kernel:
         """A new kernel, its process started.
 
-        Raises Conflict for a known id or too many, and what a bad cwd raises.
+        Raises Conflict for a known id or at the limit, and the errors of a bad cwd.
         """
         if order.id in self._all:
             raise Conflict(f"kernel {order.id} exists already", id=order.id)

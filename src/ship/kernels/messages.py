@@ -19,7 +19,7 @@ Fields = dict[str, object]
 
 
 class LineSplitter:
-    """Cuts what comes into lines. One that is too long is skipped to its end."""
+    """Splits bytes into lines. One that is too long is skipped to its end."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -112,12 +112,12 @@ class KernelProcess(asyncio.Protocol):
         raise Conflict(f"the kernel cannot be started: {problem}")
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Tell it something."""
+        """Send a message."""
         if self._transport is not None and not self.dead:
             self._transport.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
     def drain(self) -> None:
-        """Hand on what lies in the pipes at this moment."""
+        """Pass on the bytes in the pipes at this moment."""
         for pipe in self._pipes:
             pipe.drain()
 

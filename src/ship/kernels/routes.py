@@ -119,7 +119,7 @@ class KernelRoutes:
 async def _stream_events(request: Request, cell: Cell, since: int, *, follow: bool) -> AsyncGenerator[bytes]:
     gone = request.talk.wire.gone
     while True:
-        # Asked in this order: what comes between the two questions belongs before the end.
+        # In this order: an event that comes between the two lines belongs before the end.
         ended = cell.ended
         lines = cell.events(since, _READ_BYTES)
         if lines:

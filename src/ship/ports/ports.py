@@ -127,9 +127,9 @@ class Ports:
             return None
 
     async def _find_holders(self, found: list[Listener]) -> None:
-        """Find who holds the sockets that are new.
+        """Find the holders of the new sockets.
 
-        Those of other users than the sandbox's are seen by Ship itself.
+        Ship itself looks for those of users other than the sandbox's.
         """
         inodes = {each.inode for each in found}
         self._holders = {inode: held for inode, held in self._holders.items() if inode in inodes}

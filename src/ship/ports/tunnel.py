@@ -30,7 +30,7 @@ class _Cut(Exception):
 
 
 async def connect(port: int) -> socket.socket | None:
-    """A connection to what listens on that port of the loopback device; None when nothing takes it."""
+    """A connection to the listener of that port of the loopback device; None when none accepts it."""
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with suppress(OSError):
             return await _connect(family, host, port)
@@ -125,13 +125,13 @@ class Tunnel:
             # still be read.
             self._is_reset = True
             return False
-        with suppress(OSError):  # it has reset the connection, which reading tells
+        with suppress(OSError):  # it has reset the connection, which the reading side reports
             self._app.shutdown(socket.SHUT_WR)
         return True
 
     async def _guard(self, wire: Connection) -> None:
         await first_of((wire.gone, self._ending), None)
-        # The peer may go once it has said its end; the program has a while to take what came before.
+        # The peer may leave after its end of stream; the program has a while to take the earlier bytes.
         await first_of((self._ending,), _LAST_S)
         raise _Cut
 

@@ -52,12 +52,12 @@ class _File:
 
 
 class Accounts:
-    """Finds whom a caller names.
+    """Finds the user that a caller names.
 
-    `own` is the sandbox's user, `root` None where the profile does not allow it.
+    `own` is the sandbox's user, `root` None where the profile forbids it.
 
-    `listed`: who else may be asked for where root may not; None for every user of /etc/passwd. Where root
-    may, everyone may: root can become anyone.
+    `listed`: the other users allowed where root is not; None for every user of /etc/passwd. Where root is
+    allowed, all are: root can become any user.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class Identity:
         return {"LANG": "C.UTF-8", **base, "PATH": self._path(base.get("PATH", _DEFAULT_PATH)), **own}
 
     def _path(self, path: str) -> str:
-        # Where pip and its like put the programs of a user. Not for root: what the user puts there is not
-        # root's to run.
+        # The folder of pip and its like for a user's programs. Not for root: the user's files are not root's
+        # to run.
         return path if self.uid == 0 and self.switch else f"{self.home}/.local/bin:{path}"
 
 

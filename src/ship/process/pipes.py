@@ -20,7 +20,7 @@ _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 
 class OutputPipe:
-    """Reads what a program writes, for as long as anything holds the other end."""
+    """Reads a program's output, for as long as any process holds the other end."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self._fd, self.writing_end = os.pipe2(os.O_CLOEXEC)
@@ -52,14 +52,14 @@ class OutputPipe:
         self._fd = -1
 
     def drain(self) -> None:
-        """Take what lies in the pipe at this moment."""
+        """Read the bytes in the pipe at this moment."""
         left = _readable_bytes(self._fd) if self._fd >= 0 else 0
         while left > 0 and (data := self._read(min(left, SLICE_BYTES))):
             left -= len(data)
             self._give(data)
 
     def finish(self) -> None:
-        """Take what lies in the pipe at this moment, and drop whatever comes later.
+        """Read the bytes in the pipe at this moment, and drop all later ones.
 
         A background child that holds the pipe neither blocks nor is killed by SIGPIPE.
         """
@@ -77,7 +77,7 @@ class OutputPipe:
 
     def _grow(self) -> None:
         self._most = _FLOOD_BYTES
-        with suppress(OSError):  # the kernel bounds what one user has in pipes, and a small one does as well
+        with suppress(OSError):  # the kernel bounds a user's pipe buffers, and a small one does as well
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _FLOOD_BYTES)
 
     def _give(self, data: bytes) -> None:

@@ -28,10 +28,9 @@ _HUNG_UP = "the terminal is closed: its program has ended"
 class Pty:
     """A terminal whose slave side becomes a program's stdin, stdout, stderr and controlling terminal.
 
-    `given` is typed at first.
-
-    Ship holds the slave side as well: a program that closes its three for a while has not lost its terminal.
-    When the session leader ends, the kernel hangs the terminal up for all who have it.
+    `given` is typed at first. Ship holds the slave side as well: a program that closes its three for a while
+    has not lost its terminal. When the session leader ends, the kernel hangs the terminal up for all its
+    users.
     """
 
     tty = True
@@ -102,7 +101,7 @@ class Pty:
         await self._feed.write(data, gone)
 
     async def end(self, gone: asyncio.Future[None] | None) -> None:
-        """Type what means the end: ctrl-D, or what the program has set for it.
+        """Type the end of input: ctrl-D, or the program's own setting for it.
 
         In the middle of a line that only hands over the line (POSIX.1-2017, 11.1.9, EOF), so it is then typed
         twice.
@@ -153,7 +152,7 @@ class Pty:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            self._stop_reading()  # hung up; the end of the leader is about to be heard of
+            self._stop_reading()  # hung up; the end of the leader is about to be reported
         return bytes(found)
 
     def _stop_reading(self) -> None:

@@ -59,7 +59,7 @@ _CAN_CLOSE_FROM = hasattr(_libc, "posix_spawn_file_actions_addclosefrom_np")  # 
 
 
 class Ids(NamedTuple):
-    """Who a program is: real, effective and, once it runs, saved."""
+    """The ids of a program: real, effective and, once it runs, saved."""
 
     uid: int
     gid: int

@@ -78,7 +78,7 @@ def describe_all(owner: Callable[[Process], str | None]) -> list[dict[str, objec
 def signal_one(pid: int, number: int) -> None:
     """Signal a process of the sandbox.
 
-    Raises Forbidden for Ship itself, NotFound for what does not descend from it.
+    Raises Forbidden for Ship itself, NotFound for a process that does not descend from it.
     """
     if pid == os.getpid():
         raise Forbidden(f"process {pid} is Ship, which runs the sandbox; stop the sandbox instead")
@@ -166,7 +166,7 @@ def _describe(process: Process, booted: float) -> dict[str, object]:
 
 
 def _uid(pid: int) -> int | None:
-    # The owner of /proc/PID is root for what cannot be debugged, so this line and not that.
+    # The owner of /proc/PID is root for processes that cannot be debugged, so this line and not that.
     status = read_file(f"/proc/{pid}/status", _STATUS_BYTES)
     line = status.partition(b"\nUid:")[2].split(maxsplit=1)
     return int(line[0]) if line else None

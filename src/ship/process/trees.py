@@ -78,8 +78,8 @@ class Tree:
             await asyncio.sleep(pause)
         bound = time.monotonic() + _KILL_BOUND_S
         for pause in _pauses(lambda: bound):
-            # Stopped first and killed then: what forks faster than it can be killed cannot fork while it is
-            # stopped.
+            # Stopped first and killed then: programs that fork faster than they can be killed cannot fork
+            # while stopped.
             await self._signal_each((signal.SIGSTOP,))
             send(self.members.values(), signal.SIGKILL)
             if await self._is_gone():
@@ -113,7 +113,7 @@ class Tree:
             if sure == _SURE_LOOKS:
                 return True
             await asyncio.sleep(0)
-        return True  # what keeps coming and going has never been one of ours
+        return True  # a process that keeps appearing has never been one of ours
 
     def _look(self, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
         """Find the members, sending `numbers` to each that is not in `done`; True when there was one."""
@@ -132,7 +132,7 @@ class Tree:
         return len(done) > before
 
     def _place(self, pid: int, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
-        """Whether it is known now what `pid` is; if a member, it has got the signals."""
+        """Identify `pid`, and signal it if it is a member; whether that was possible."""
         process = table.read(pid)
         if process is None or process.leaving:
             self._unsure = self._unsure or pid not in self._known

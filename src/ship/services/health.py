@@ -45,8 +45,7 @@ async def watch(health: Health, heard: Callable[[bool | None, str | None], None]
         problem = await probe(health)
         verdict.hear(problem is None, time.monotonic())
         heard(verdict.healthy, problem)
-        # Until it has answered once it is asked more often: what waits for it need not wait for a whole
-        # interval.
+        # Until the first success it is checked more often: its dependents need not wait for a whole interval.
         pause_s = min(2 * pause_s, health.interval_s) if verdict.healthy is None else health.interval_s
         await asyncio.sleep(pause_s)
 

@@ -64,7 +64,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether what needs it may start."""
+        """Whether its dependents may start."""
         if self._state == "exited":
             return self._ended is not None and not self._ended.failed
         return self._state == "running" and (self.order.health is None or self._healthy is True)
@@ -182,7 +182,7 @@ class Service:
 
     async def _end_tree(self, run: Exec) -> None:
         """End a run's left-over processes, which would be in the way of the next: they may hold the port."""
-        with suppress(InternalError):  # what does not die, the end of the sandbox ends
+        with suppress(InternalError):  # a process that does not die ends with the sandbox
             await run.end(self._grace_s)
 
     async def _wait_end(self, run: Exec, leaving: asyncio.Future[None]) -> None:

@@ -290,7 +290,7 @@ def _each(
     *,
     missing_is_fine: bool = False,
 ) -> int:
-    """Do it to each that is named, or to all. When one fails that is said, and the others are done."""
+    """Apply it to each named one, or to all. A failure is reported, and the others are done."""
     good = True
     with connect(ctx) as client:
         for name in [box.id for box in client.sandboxes.list()] if names is None else names:

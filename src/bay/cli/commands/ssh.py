@@ -104,7 +104,7 @@ def command_line(words: list[str]) -> str:
 
 
 def _quoted(option: str, text: str) -> str:
-    """A value in quotes; what those cannot hold is refused."""
+    """A value in quotes; characters that quotes cannot hold are refused."""
     if not text.isprintable() or '"' in text or "\\" in text or not text:
         raise InvalidArgument(f"{option} takes the name of a user, not {text!r}")
     return f'"{text}"'

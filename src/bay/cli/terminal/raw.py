@@ -103,7 +103,7 @@ def is_terminal(fd: int) -> bool:
 
 
 def window_size(fd: int) -> tuple[int, int]:
-    """Rows and columns of a terminal; 24 and 80 where it does not know, and what the server takes at most."""
+    """Rows and columns of a terminal; 24 and 80 where it does not know, within the server's limits."""
     try:
         size = os.get_terminal_size(fd)
     except OSError:

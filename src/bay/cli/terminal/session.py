@@ -48,7 +48,7 @@ class TerminalSession:
         self._attachment = attachment
         self._keys = DetachKeys(keys)
         self._typed: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        """Its `put` may be called in a signal handler, whatever the thread is doing.
+        """Its `put` may be called in a signal handler, at any moment of the thread.
 
         Empty items only wake the sender.
         """
@@ -64,7 +64,7 @@ class TerminalSession:
     def run(self) -> bool:
         """Whether it ended, rather than being detached from.
 
-        Raises what went wrong; the terminal is as it was in any case.
+        Raises the error of a session that broke; the terminal is restored in any case.
         """
         terminal = RawTerminal(STDIN)
         with self._signals(terminal), terminal:
@@ -91,7 +91,7 @@ class TerminalSession:
             if not self._over.is_set():
                 self._failure = error
         finally:
-            # Whatever ended this thread, the session cannot go on without it.
+            # The session cannot go on without this thread, for any reason.
             self._over.set()
             self._wake()
 

@@ -173,7 +173,7 @@ def _freeze_1(directory: Path, deadline: float) -> None:
 def _freeze_2(directory: Path, deadline: float) -> None:
     with (directory / "cgroup.events").open("rb", buffering=0) as events:
         changed = select.poll()
-        changed.register(events, select.POLLPRI)  # what kernfs reports when the contents have changed
+        changed.register(events, select.POLLPRI)  # the event of kernfs for changed contents
         (directory / "cgroup.freeze").write_text("1")
         while b"frozen 1" not in os.pread(events.fileno(), 4096, 0):
             _check_time(directory, deadline)
@@ -189,7 +189,7 @@ def _check_time(directory: Path, deadline: float) -> None:
 
 @contextlib.contextmanager
 def _unless_gone() -> Generator[None]:
-    """A group that is removed meanwhile has no process left, so whatever was wanted of them is done."""
+    """A group that is removed meanwhile has no process left, so the work on it is done."""
     try:
         yield
     except OSError as error:

@@ -77,8 +77,8 @@ class _Shared:
 class OciDriver:
     """Runs sessions as containers of runc on this host. Needs root, and no daemon.
 
-    `root` keeps what survives a reboot, `run_dir` what does not; both belong to this Bay alone, as does
-    `layers` (in `root` unless given), which holds what sessions write outside of their workspaces: on btrfs
+    `root` has the data that survives a reboot, `run_dir` the rest; both belong to this Bay alone, as does
+    `layers` (in `root` unless given), which has the sessions' layers outside of their workspaces: on btrfs
     with quotas each has a limit. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by
     every Bay on the host. `runc_timeout_s` is how long runc may take to start a container before it is
     killed.
@@ -285,7 +285,7 @@ class OciDriver:
         await self._network.open()
         if firewalls := await in_new_thread(dropping):
             log.warning("network.forwarding_dropped", by=firewalls, fix=FIX)
-        if not self._network_off:  # else it is there to take away what sessions of before still have
+        if not self._network_off:  # else it is there to remove the networks of earlier sessions
             self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
 
     async def _do_without(self, problems: list[str]) -> None:

@@ -168,11 +168,9 @@ def build(
     cache: Path = Path("/var/cache"),
     user: str = USER,
 ) -> Path:
-    """The skeleton's directory below `images`, made when the host's files changed since the last time.
+    """The skeleton's directory below `images`, rebuilt when the host's files have changed.
 
-    `user` is the name of uid 1000.
-
-    Safe against others who build at the same time. Blocks; raises OSError.
+    `user` is the name of uid 1000. Safe against concurrent builds. Blocks; raises OSError.
     """
     sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG), (cache, "var/cache", _CACHES))
     written, links = _written(user), _links(root)
@@ -261,7 +259,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o755)  # whatever Bay's umask is
+    path.chmod(0o755)  # with any umask of Bay
 
 
 def _fingerprint(sources: Sources, written: Mapping[str, str], links: Mapping[str, str]) -> str:

@@ -44,7 +44,7 @@ class IdRanges:
         return self.start + number * IDS
 
     def release(self, holder: Path) -> None:
-        """Give back what `holder` claimed; nothing claimed is fine."""
+        """Release the range of `holder`; without one, nothing happens."""
         if not self.directory.is_dir():
             return
         with self._locked():

@@ -33,10 +33,7 @@ def destroy(directory: Path) -> None:
 
 
 def is_bounded(directory: Path) -> bool:
-    """Whether what `make` makes below `directory` would have its limit: whether quotas are on there.
-
-    Blocks.
-    """
+    """Whether layers below `directory` would have their limit: whether quotas are on there. Blocks."""
     return btrfs.are_quotas_on(directory)
 
 

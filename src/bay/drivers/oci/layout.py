@@ -101,7 +101,7 @@ class Layout:
         return self.cache / "closures"
 
     def make(self) -> None:
-        """Make what all sessions share."""
+        """Make the directories that all sessions share."""
         # Files made inside carry inside ids on disk; a set-uid one would be root's, so no user of the host
         # may get near.
         _make(self.root, 0o700)
@@ -113,7 +113,7 @@ class Layout:
         _make(self.run_dir / "sessions", 0o700)
 
     def remove_if_empty(self) -> None:
-        """Remove what `make` made in `run_dir`, as far as no session is in it."""
+        """Remove the directories of `make` in `run_dir`, unless a session is in them."""
         for directory in (self.stage, self.runc_root, self.run_dir / "sessions", self.run_dir):
             try:
                 directory.rmdir()

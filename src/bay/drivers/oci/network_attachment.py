@@ -22,7 +22,7 @@ class NetworkAttachment:
     policy: NetworkPolicy
 
     def admit(self) -> None:
-        """Have the host hold what will come from there to the policy.
+        """Have the host enforce the policy on the session's later traffic.
 
         Blocks; called in the host's namespaces.
         """

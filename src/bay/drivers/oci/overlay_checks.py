@@ -27,7 +27,7 @@ def check(writable: Path) -> None:
 
 
 def mend_root(upper: Path) -> None:
-    """Take away what would keep the session from starting; what the image has shows again in its place."""
+    """Remove entries that would keep the session from starting; the image's show again in their place."""
     for name in _DIRECTORIES:
         found = _mode(upper / name)
         if found is not None and not stat.S_ISDIR(found):

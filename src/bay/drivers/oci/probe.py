@@ -40,9 +40,9 @@ _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
 @dataclass(frozen=True, slots=True)
 class HostCheck:
-    """One thing about the host.
+    """One requirement of the host.
 
-    `required`: the driver does not open without it. `fix`: what an operator does about it.
+    `required`: the driver does not open without it. `fix`: an operator's way out.
 
     `risk`: without it one sandbox can harm the others or the host.
     """
@@ -58,10 +58,10 @@ class HostCheck:
 def checks(
     runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
 ) -> list[HostCheck]:
-    """Everything, in the order in which to mend it. Blocks for about a second and leaves nothing behind.
+    """All checks, in the order in which to mend them. Blocks for about a second and leaves nothing behind.
 
     `scratch` is where the sessions' layers will be, or will be made (default: the system's directory).
-    Without root that is the only finding: what else fails then may be for want of it.
+    Without root that is the only finding: other checks may then fail for want of it.
     """
     if not _root().ok:
         return [_root()]

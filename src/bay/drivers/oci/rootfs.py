@@ -45,8 +45,7 @@ class Layer:
 class Bind:
     """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`.
 
-    With `own_inodes` it is read-only, and watching or locking its files does not meet others who are shown
-    them.
+    With `own_inodes` it is read-only, and watches or locks on its files do not meet other sandboxes'.
     """
 
     target: str
@@ -73,7 +72,7 @@ def prepare_writable(layer: Layer) -> None:
     upper, work = layer.writable / "upper", layer.writable / "work"
     if layer.lasting:
         overlay_checks.check(layer.writable)
-        if os.path.lexists(work):  # what an earlier session left half copied there
+        if os.path.lexists(work):  # the half-copied layer of an earlier session
             remove_tree.remove_now(work)
     if not (layer.lasting and upper.is_dir()):
         upper.mkdir(parents=True)
@@ -105,8 +104,7 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
 def _make_devices() -> None:
     """Give the calling thread a `/dev` of its own, from which runc takes the nodes of the session's.
 
-    Those of the host are shared files: a sandbox could watch who else opens them, and lock them for
-    everybody.
+    Those of the host are shared files: a sandbox could watch others open them, and lock them for all.
     """
     Path("dev").mkdir()
     for name, numbers in _DEVICES.items():

@@ -21,8 +21,8 @@ _END_S = 5.0
 class Runc:
     """runc as `binary`, run from `copy`, keeping its state in `root`, given `timeout_s` to start a container.
 
-    It is needed to start one and for nothing else: see `cgroups` for what freezes, and the driver's `destroy`
-    for what removes.
+    It is needed to start one and for nothing else: `cgroups` freezes it, and the driver's `destroy` removes
+    it.
     """
 
     binary: str

@@ -11,11 +11,9 @@ import os
 import shutil
 import threading
 
-_SEALS = (
-    0x1 | 0x2 | 0x4 | 0x8
-)  # F_SEAL_SEAL, _SHRINK, _GROW and _WRITE: exactly these are what runc looks for
+_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, _SHRINK, _GROW and _WRITE: runc checks exactly these
 _F_ADD_SEALS = 1033
-_MFD_EXEC = 0x10  # since Linux 6.3; some hosts want it said
+_MFD_EXEC = 0x10  # since Linux 6.3; some hosts require it
 _ELF = b"\x7fELF"
 
 

@@ -222,7 +222,7 @@ def _null(index: int) -> dict[str, Any]:
 
 
 def _equal(index: int, value: int) -> dict[str, Any]:
-    # Compared as the kernel sees it: 32 bits, whatever the upper half of the register holds.
+    # Compared as in the kernel: 32 bits, with any upper half of the register.
     return _masked(index, 0xFFFF_FFFF, value)
 
 

@@ -40,8 +40,8 @@ CAPABILITIES = (
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CPU_PERIOD_US = 100_000
 
-# Files of procfs that are about the host: those that can be written or waited for, and those that tell of
-# disks, hardware, boot arguments, loaded code or other people's files. SECURITY.md lists the rest.
+# Files of procfs that are about the host: writable ones and ones that block, and those that show disks,
+# hardware, boot arguments, loaded code or other people's files. SECURITY.md lists the rest.
 _MASKED = tuple(
     f"/proc/{name}"
     for name in (
@@ -158,7 +158,7 @@ def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
 
 
 def _mounts(resources: Resources) -> list[dict[str, Any]]:
-    half = resources.memory // 2  # what lies in a tmpfs is charged to the session's memory as well
+    half = resources.memory // 2  # data in a tmpfs is charged to the session's memory as well
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"),

@@ -60,7 +60,7 @@ def _helper(owner: int) -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
     its_go, go = os.pipe2(os.O_CLOEXEC)
     try:
         with subprocess.Popen(command, stdin=its_go, stdout=its_said, stderr=subprocess.DEVNULL) as helper:
-            os.close(its_said)  # so that a helper that ends without a word is heard to
+            os.close(its_said)  # so that the end of a silent helper is seen
             its_said = -1
             try:
                 yield helper, said, go

@@ -37,11 +37,11 @@ class _Served:
 
 
 class Forwarder:
-    """All sandboxes' names.
+    """The resolvers of all sandboxes.
 
-    `key` is a number that tells them apart, and stays the same as long as a sandbox is served.
+    `key` is a number that identifies a sandbox for as long as it is served.
 
-    `now` is a clock in seconds that does not jump; `clock` is for what people read. `ipv6` False: AAAA has no
+    `now` is a clock in seconds that does not jump; `clock` is for displayed times. `ipv6` False: AAAA has no
     records, so that programs do not try addresses that lead nowhere. Everything is called on the event loop.
     """
 

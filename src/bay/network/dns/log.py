@@ -34,7 +34,7 @@ class QueryLog:
             self._names.popitem(last=False)
 
     def rules_changed(self) -> None:
-        """Forget which rule did what: their numbers mean others now."""
+        """Drop the counts and rules: the numbers mean other rules now."""
         self._counts.clear()
         self._names = OrderedDict((key, replace(name, rule=None)) for key, name in self._names.items())
 

@@ -18,10 +18,10 @@ ADDRESSES = (wire.A, wire.AAAA)
 
 
 Opener = Callable[[int, str, Sequence[Address], int], Awaitable[None]]
-"""The network manager makes a name's addresses reachable before the sandbox `key` has the answer, for `ttl_s` seconds.
+"""Makes a name's addresses reachable for `ttl_s` seconds, before the sandbox `key` has the answer.
 
-A policy may change meanwhile: the manager judges the name again under the lock with which it changes
-policies. Raises HostError.
+The arguments are `key`, `name`, `addresses` and `ttl_s`. A policy may change meanwhile: the network manager
+judges the name again under the lock with which it changes policies. Raises HostError.
 """
 
 
@@ -133,7 +133,7 @@ class SandboxNames:
         return self._around.is_reachable(address) or self._is_private(address)
 
     def _is_private(self, address: Address) -> bool:
-        """Whether a rule with a cidr allows what names do not open."""
+        """Whether a rule with a cidr allows the private address, which names do not open."""
         return any(address in network for network in self.plan.private)
 
     def _opened(self, answer: CachedAnswer) -> tuple[Address, ...]:

@@ -25,10 +25,10 @@ class Resolution:
 
 
 async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Resolution:
-    """The records of `name`. Raises Loop, and what `ask` raises.
+    """The records of `name`. Raises Loop, and the errors of `ask`.
 
-    Resolvers follow aliases themselves, so that one answer mostly has it all; where one ends too early, the
-    next is asked for.
+    Resolvers follow aliases themselves, so one answer mostly has them all; where it ends too early, the next
+    alias is queried.
     """
     aliases: list[Record] = []
     while True:

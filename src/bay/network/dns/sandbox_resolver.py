@@ -56,7 +56,7 @@ Deliver = Callable[[bytes | None], None]
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who waits for the answer to a question, and how long its message may be."""
+    """The client of a question, and the size limit of its reply."""
 
     question: Question
     room: int
@@ -64,7 +64,10 @@ class _Asker:
 
 
 class SandboxResolver:
-    """One sandbox. Everything here runs on the event loop: what does not await is not interrupted."""
+    """One sandbox's resolver.
+
+    Everything here runs on the event loop: code without an await is not interrupted.
+    """
 
     def __init__(self, key: int, plan: CompiledPolicy, around: ForwarderContext) -> None:
         self._key, self._around = key, around
@@ -87,7 +90,7 @@ class SandboxResolver:
     def receive(self, message: bytes, *, stream: bool, deliver: Deliver) -> bool:
         """Answer `message`, now or later, by one call of `deliver`.
 
-        False: it is a flood, and not even that is said.
+        Returns False when over the rate limit; the refusal is suppressed too.
         """
         try:
             question = wire.read_question(message)
@@ -118,7 +121,7 @@ class SandboxResolver:
         return heard
 
     def _judge(self, asker: _Asker) -> None:
-        """Answer what no other has to be asked for, and ask for the rest."""
+        """Answer from the cache or the policy where that suffices, and query upstream for the rest."""
         question = asker.question
         text = wire.host_name(question.name)
         if text is None:
@@ -161,9 +164,10 @@ class SandboxResolver:
             return False
 
     def _may_leave(self, asked: UpstreamQuestion, verdict: NameVerdict) -> bool:
-        """Whether there are letters left for a name. One that is held or being asked leaves no second time.
+        """Whether the budget has letters left for a name. A cached or pending name costs nothing again.
 
-        Where no rule decided, the mode is `open`: who may send anything to everybody needs no names for it.
+        Where no rule decided, the mode is `open`: a program that may send to any address needs no names for
+        it.
         """
         if verdict.rule is None or asked.key in self._asking or self.names.held(asked.key) is not None:
             return True

@@ -65,7 +65,7 @@ class Sockets:
         self._pause = loop.call_later(self._limits.pause_s, self._listen)
 
     def _send(self, receiver: Any, message: bytes | None) -> None:
-        # A datagram may be lost, to who does not read as well.
+        # A datagram may be lost, also when its client does not read.
         if message is not None:
             with contextlib.suppress(OSError):
                 self._udp.sendto(message, receiver)

@@ -132,7 +132,7 @@ def _read_opt(wire: bytes, at: int, number: int, flags: int) -> int | None:
 
 
 def _bare(number: int, flags: int, rcode: int) -> bytes:
-    """A reply to what could not be read: the header alone."""
+    """A reply to an unreadable question: the header alone."""
     return HEADER.pack(number, _reply_flags(flags, rcode), 0, 0, 0, 0)
 
 
@@ -196,7 +196,7 @@ def answer_records(
     for alias in aliases:
         records.append(_record(owner, CNAME, alias))
         start = at + len(owner) + _RECORD_TAIL.size
-        owner = (0xC000 | start).to_bytes(2, "big")  # each owner is what the record before it points to
+        owner = (0xC000 | start).to_bytes(2, "big")  # each owner is the target of the record before it
         at = start + len(alias)
     records += [_record(owner, kind, one) for one in data]
     return tuple(records)
