@@ -29,6 +29,8 @@ _KINDS = {
     stat.S_IFREG: FILE, stat.S_IFLNK: SYMLINK, stat.S_IFCHR: CHARACTER, stat.S_IFDIR: DIRECTORY, stat.S_IFIFO: FIFO,
 }  # fmt: skip
 _PAX_NAME = "././@PaxHeader"
+_MAGIC = b"ustar\x0000".ljust(72, b"\0")
+_DEVICE = b"0000000\0" * 2
 _TEXT_BYTES = 100
 _ID_LIMIT, _SIZE_LIMIT = 8**7, 8**11
 
@@ -49,9 +51,9 @@ def header(
     Names may hold surrogates, which stand for bytes that are not UTF-8. A device has the numbers 0, 0.
     """
     name = name + "/" if kind == DIRECTORY and not name.endswith("/") else name
-    told = {**_time_record(mtime_ns), **(records or {}), **_records(name, link, ids, size)}
-    numbers = (mode, *ids, size, mtime_ns // NS)
-    return (_pax_header(told) if told else b"") + _block(name, TYPEFLAGS[kind], numbers, link)
+    told = _records(name, link, ids, mtime_ns, size, records)
+    block = _block(name, TYPEFLAGS[kind], (mode, *ids, size, mtime_ns // NS), link)
+    return _pax_header(told) + block if told else block
 
 
 def header_of(
@@ -87,26 +89,33 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _time_record(mtime_ns: int) -> dict[str, str]:
-    seconds, fraction = divmod(abs(mtime_ns), NS)
-    if not fraction and mtime_ns >= 0 and seconds < _SIZE_LIMIT:
-        return {}
-    return {"mtime": f"{'-' if mtime_ns < 0 else ''}{seconds}.{fraction:09}"}
-
-
-def _records(name: str, link: str, ids: tuple[int, int], size: int) -> dict[str, str]:
-    texts = (("path", name), ("linkpath", link))
-    numbers = (("uid", ids[0], _ID_LIMIT), ("gid", ids[1], _ID_LIMIT), ("size", size, _SIZE_LIMIT))
-    told = {key: text for key, text in texts if len(text) > _TEXT_BYTES or not text.isascii()}
-    told.update({key: str(number) for key, number, limit in numbers if number >= limit})
+def _records(
+    name: str, link: str, ids: tuple[int, int], mtime_ns: int, size: int, records: Mapping[str, str] | None
+) -> dict[str, str]:
+    told: dict[str, str] = {}
+    if mtime_ns % NS or not 0 <= mtime_ns < _SIZE_LIMIT * NS:
+        seconds, fraction = divmod(abs(mtime_ns), NS)
+        told["mtime"] = f"{'-' if mtime_ns < 0 else ''}{seconds}.{fraction:09}"
+    if records:
+        told.update(records)
+    if len(name) > _TEXT_BYTES or not name.isascii():
+        told["path"] = name
+    if len(link) > _TEXT_BYTES or not link.isascii():
+        told["linkpath"] = link
+    for key, number, limit in (
+        ("uid", ids[0], _ID_LIMIT),
+        ("gid", ids[1], _ID_LIMIT),
+        ("size", size, _SIZE_LIMIT),
+    ):
+        if number >= limit:
+            told[key] = str(number)
     return told
 
 
 def _pax_header(told: Mapping[str, str]) -> bytes:
-    records = [_record(key, _encoded(value)) for key, value in told.items()]
-    if not all(map(_is_utf8, told.values())):
-        records.insert(0, _record("hdrcharset", b"BINARY"))
-    data = b"".join(records)
+    data = b"".join([_record(key, value.encode("utf-8", "surrogateescape")) for key, value in told.items()])
+    if not _is_utf8("".join(told.values())):
+        data = _record("hdrcharset", b"BINARY") + data
     return _block(_PAX_NAME, b"x", (0, 0, 0, len(data), 0), "") + data + padding(len(data))
 
 
@@ -114,40 +123,29 @@ def _record(key: str, value: bytes) -> bytes:
     """A pax record: its length in decimal, which counts itself, the key and the value."""
     rest = b" %b=%b\n" % (key.encode(), value)
     size = len(rest) + len(str(len(rest)))
-    size = len(rest) + len(str(size))
-    return b"%d" % size + rest
+    return b"%d%b" % (len(rest) + len(str(size)), rest)
 
 
 def _block(name: str, typeflag: bytes, numbers: tuple[int, ...], link: str) -> bytes:
+    """A number that does not fit is 0 here: a pax record has it."""
     mode, uid, gid, size, mtime = numbers
-    device = b"0000000\0" if typeflag == TYPEFLAGS[CHARACTER] else bytes(8)
-    block = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%b%b%b%b" % (
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%b%b%b" % (
         _text(name),
         mode & 0o7777,
-        _fitting(uid, _ID_LIMIT),
-        _fitting(gid, _ID_LIMIT),
-        _fitting(size, _SIZE_LIMIT),
-        _fitting(mtime, _SIZE_LIMIT),
+        uid if uid < _ID_LIMIT else 0,
+        gid if gid < _ID_LIMIT else 0,
+        size if size < _SIZE_LIMIT else 0,
+        mtime if 0 <= mtime < _SIZE_LIMIT else 0,
         typeflag,
         _text(link),
-        b"ustar\x0000".ljust(72, b"\0"),
-        device * 2,
-        bytes(167),
+        _MAGIC,
+        _DEVICE if typeflag == b"3" else b"",
     )
-    return block[:148] + b"%06o\0" % sum(block) + block[155:]
+    return b"%b%06o\0%b" % (head[:148], sum(head), head[155:].ljust(BLOCK - 155, b"\0"))
 
 
 def _text(text: str) -> bytes:
     return text.encode("ascii", "replace")[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
-
-
-def _fitting(number: int, limit: int) -> int:
-    """A number that does not fit is 0 in the block: a pax record has it."""
-    return number if 0 <= number < limit else 0
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _is_utf8(text: str) -> bool:

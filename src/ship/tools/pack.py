@@ -10,7 +10,6 @@ import os
 import stat
 import sys
 import zlib
-from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -117,11 +116,16 @@ class Packer:
         facts = os.fstat(descriptor)
         if facts.st_nlink > 1 and len(self._links) < _MOST_LINKS:
             self._links[facts.st_dev, facts.st_ino] = name
-        stored = layout(name, _segments(descriptor, facts), facts.st_size)
-        size = stored.stored_bytes
-        self._out.write(header_of(name, facts, size=size, records=stored.records) + stored.head)
-        for offset, length in pairs(stored.segments):
-            self._content(descriptor, offset, length)
+        size = facts.st_size
+        if (segments := _holes(descriptor, facts)) is None:
+            self._out.write(header_of(name, facts, size=size))
+            self._content(descriptor, 0, size)
+        else:
+            stored = layout(name, segments, size)
+            size = stored.stored_bytes
+            self._out.write(header_of(name, facts, size=size, records=stored.records) + stored.head)
+            for offset, length in pairs(segments):
+                self._content(descriptor, offset, length)
         self._out.write(padding(size))
 
     def end(self) -> None:
@@ -180,13 +184,12 @@ class Packer:
             self._out.write(bytes(min(_CHUNK, size - at)))
 
 
-def _segments(descriptor: int, facts: os.stat_result) -> Segments:
-    """Where the file has data: everywhere when it has no holes to speak of, or too many."""
-    whole = array("q", (0, facts.st_size))
+def _holes(descriptor: int, facts: os.stat_result) -> "Segments | None":
+    """The segments of a sparse file; None when it has no holes to speak of, or too many."""
     if facts.st_blocks * 512 + _LEAST_HOLES > facts.st_size:
-        return whole
+        return None
     found = data_segments(descriptor, facts.st_size, _MOST_SEGMENTS)
-    return found if len(found) < 2 * _MOST_SEGMENTS else whole
+    return found if len(found) < 2 * _MOST_SEGMENTS else None
 
 
 def _say(answer: dict[str, object]) -> None:
