@@ -1,4 +1,4 @@
-"""`/v1/cargos`: the files of sandboxes, and those that are kept apart from any."""
+"""The routes `/v1/cargos`: the files of sandboxes, and cargos that belong to none."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Cargos: the files of sandboxes, and those that a caller keeps apart from any."""
+"""The cargo service: the files of sandboxes, and cargos that callers keep apart from any."""
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -55,7 +55,9 @@ class Cargos:
         from_checkpoint: str | None,
         idempotency_key: str | None,
     ) -> Cargo:
-        """An external cargo, empty or with the files of a checkpoint. Without a limit it has the most that one may have.
+        """An external cargo, empty or with the files of a checkpoint.
+
+        Without a limit it has the most that one may have.
 
         Raises StorageFull, NotFound, InvalidArgument or QuotaExceeded.
         """
@@ -102,7 +104,9 @@ class Cargos:
         return self._view(record, users.get(record.id, ()), await self._charged(record))
 
     async def update(self, caller: Caller, cargo_id: str, size_limit_mb: int | None) -> Cargo:
-        """Change how much it may hold; None is the most. Below what it holds, nothing more can be written until enough is deleted.
+        """Change how much it may hold; None is the most.
+
+        Below what it holds, nothing more can be written until enough is deleted.
 
         The most is what the profile of its sandbox says, of an external one the setting `max_cargo_mb`.
         """
@@ -137,8 +141,8 @@ class Cargos:
     async def move(self, caller: Caller, cargo_id: str, ref: str) -> Cargo:
         """Have the sandbox `ref` use this cargo in place of its own. Nothing is lost on the way.
 
-        A managed cargo that is replaced becomes an external one; a sandbox whose managed cargo is taken gets a new one.
-        Raises Conflict while a sandbox that gives or takes has compute.
+        A managed cargo that is replaced becomes an external one; a sandbox whose managed cargo is taken gets
+        a new one. Raises Conflict while a sandbox that gives or takes has compute.
         """
         target = await self._waker.find(caller, ref)
         self._waker.refuse_expired(target)

@@ -1,7 +1,7 @@
-"""Measures what cargos and checkpoints weigh: those that may have changed since they were last measured, a few at a time.
+"""Measures the disk usage of cargos and checkpoints that may have changed since, a few at a time.
 
-The backend walks through them in a process that gives way to everything else, so a figure is a minute old at times, and
-what it bounds is what is begun, not what is written: `size_limit_mb` is for that.
+The backend walks through them in a process that gives way to everything else, so a figure is a minute old at
+times, and what it bounds is what is begun, not what is written: `size_limit_mb` is for that.
 """
 
 import asyncio
@@ -25,9 +25,11 @@ _BATCH = 50  # a process for each would cost more than the measuring
 _MOST_CHECKPOINTS = 200
 """Of one round: each is as much to walk through as a cargo."""
 _STALE = timedelta(minutes=10)
-"""How old the figure of a running sandbox may get that nobody calls: what runs in it may write all the same."""
+"""Maximum age of the figure of a running sandbox without calls: its programs may write all the same."""
 _CHECKPOINT_STALE = timedelta(hours=1)
-"""How old the exclusive bytes of a checkpoint may get while its sandbox is active; all else of it never changes."""
+"""Maximum age of a checkpoint's exclusive bytes while its sandbox is active; its other figures
+never change.
+"""
 
 
 class Usage:
@@ -40,7 +42,7 @@ class Usage:
         self._limits = cargo if isinstance(cargo, SizeLimits) else None
         self._clock = clock
         self._failed: set[str] = set()
-        """What could not be weighed the last time."""
+        """Those whose last measurement failed."""
         self._put_off: dict[str, datetime] = {}
         """Until when what could not be weighed is let be."""
 
@@ -83,7 +85,7 @@ class Usage:
             yield [one]
 
     async def _weigh_cargos(self, ids: list[str]) -> None:
-        now = self._clock()  # before: what is written meanwhile asks for another measurement
+        now = self._clock()  # before: a write meanwhile asks for another measurement
         for cargo_id, weight in (await self._weigh(ids, now)).items():
             values = {
                 "measured_at": now, "used_bytes": weight.used_bytes, "used_inodes": weight.used_inodes,
@@ -101,7 +103,10 @@ class Usage:
             self._later.put(partial(checkpoints.change, checkpoint_id=checkpoint_id, **values))
 
     async def _weigh(self, ids: list[str], now: datetime) -> dict[str, Weight]:
-        """What could be weighed. The rest is not there yet, or is too much for one turn, and is left for later."""
+        """The successful measurements.
+
+        The rest does not exist yet, or is too much for one turn, and is left for later.
+        """
         found = await self._disk.weigh(ids) if self._disk else {}
         self._failed -= found.keys()
         for one in set(ids) - found.keys():

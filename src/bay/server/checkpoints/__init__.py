@@ -1,4 +1,4 @@
-"""Checkpoints: copies of the files of a sandbox, their policy, restore, export, and the collection of deleted ones.
+"""Checkpoints: copies of a sandbox's files, their policy, restore, export, and garbage collection.
 
 The reconciler calls `storage_steps`; services only write requests. Forks live in `sandboxes`.
 """

@@ -1,4 +1,4 @@
-"""The checkpoint collector removes the files of deleted checkpoints once no fork, restore or export needs them."""
+"""The collector removes files of deleted checkpoints once no fork, restore or export needs them."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ class Discards:
         self._poked.set()
 
     async def take_over(self) -> None:
-        """After a restart: what is on the host without a row goes, and a row without files is one that nobody sees."""
+        """After a restart: remove copies on the host without a row, and hide a row without files."""
         now = self._clock()
         there = await self._cargo.list_checkpoints()
         async with self._store.write() as db:

@@ -1,4 +1,4 @@
-"""Checkpoints that a sandbox's policy asks for: which are due, and the rows that ask for them."""
+"""The checkpoint policy of a sandbox: which checkpoints are due, and the rows that ask for them."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ def asked(
 def imported(
     wanted: CheckpointRecord, persist: Persist, image: str, comment: str | None, created_at: datetime
 ) -> CheckpointRecord:
-    """The row of a checkpoint whose files came from elsewhere, where they were so at `created_at`: it grew from nothing that is here."""
+    """The row of an imported checkpoint, whose files date from `created_at`: it has no ancestor here."""
     return replace(
         wanted, persist=persist, image=image, comment=wanted.comment or comment, parent_id=None, state="ready",
         created_at=created_at,
@@ -45,7 +45,10 @@ async def before_stop(db: AsyncConnection, sandbox_id: str, now: datetime) -> No
 
 
 async def ask_for_due(db: AsyncConnection, now: datetime) -> list[str]:
-    """Ask for every checkpoint that is due; ids of their sandboxes. One that nobody used since the last is passed over."""
+    """Ask for every checkpoint that is due; ids of their sandboxes.
+
+    A sandbox that was not used since its last is passed over.
+    """
     found = await sandboxes.due_checkpoints(db, now)
     asking = [sandbox for sandbox in found if _is_free(sandbox) and await _may_have_changed(db, sandbox)]
     for sandbox in found:
@@ -56,7 +59,10 @@ async def ask_for_due(db: AsyncConnection, now: datetime) -> list[str]:
 
 
 def _is_free(sandbox: SandboxRecord) -> bool:
-    """Whether nothing is being done to its files: one that takes longer than `every` must not be asked for again and again."""
+    """Whether its files are at rest.
+
+    A checkpoint that takes longer than `every` is not asked for again meanwhile.
+    """
     return sandbox.checkpoint_due is None and sandbox.restore_id is None
 
 

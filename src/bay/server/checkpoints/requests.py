@@ -1,4 +1,4 @@
-"""Checkpoints as services ask for them: the row that wants one, and the wait until the reconciler has made it."""
+"""Requests for checkpoints: the row that asks for one, and the wait until the reconciler has made it."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ class Snapshots:
     async def make(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None = None
     ) -> CheckpointRecord:
-        """Ask for `wanted` and return it once it is made; a repeated `request` returns what the first one made.
+        """Ask for `wanted` and return it once it is made; a repeated `request` returns the first one's.
 
         Raises what it failed with, Conflict, or Timeout.
         """
@@ -50,7 +50,7 @@ class Snapshots:
     async def _ask(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None
     ) -> tuple[str, Outcome | None]:
-        """Write down that it is wanted; the id of the checkpoint to wait for, and what will be told of it."""
+        """Write the request; the id of the checkpoint to wait for, and its future outcome."""
         try:
             async with self._store.write() as db:
                 if request is not None and (claim := await request.earlier(db)) is not None:
@@ -66,7 +66,9 @@ class Snapshots:
             raise _taken(sandbox, wanted.name) from error
 
     async def admit(self, db: AsyncConnection, sandbox: SandboxRecord, name: str | None) -> None:
-        """Raises Conflict when the sandbox has too many checkpoints, one of that name, or is being restored."""
+        """Raises Conflict when the sandbox has too many checkpoints, one of that name, or is
+        being restored.
+        """
         present = await sandboxes.get(db, sandbox.id)
         if present is None or present.deleted_at is not None or present.target == "deleted":
             raise NotFound(f"there is no sandbox {sandbox.id}; it was deleted")
@@ -79,7 +81,7 @@ class Snapshots:
 
     @asynccontextmanager
     async def origin(self, sandbox: SandboxRecord, ref: str | None) -> AsyncGenerator[CheckpointRecord, None]:
-        """The checkpoint of `sandbox` by that id or name; for None one of now, which lasts as long as something is made of it.
+        """A checkpoint of `sandbox` by id or name; for None a temporary one of now, kept while in use.
 
         Raises NotFound, or as `make` does.
         """
@@ -89,7 +91,7 @@ class Snapshots:
         wanted = policy.asked(sandbox, self._clock(), hidden=True)
         try:
             yield await self.make(sandbox, wanted)
-        finally:  # also when nobody waits for it any more: it is still made then, and thrown away
+        finally:  # also when its request broke off: it is still made then, and removed
             async with self._store.write() as db:
                 await checkpoints.change(db, wanted.id, deleted_at=self._clock())
             self._checkpointer.discard()
@@ -103,9 +105,10 @@ class Snapshots:
         return found
 
     async def restorable(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
-        """What may be put back into the sandbox: a checkpoint of its own by id or name, or of its owner by id.
+        """The checkpoint to restore into the sandbox: one of its own by id or name, or of its owner by id.
 
-        Raises NotFound, and Conflict for one without the root file system that the sandbox has and would lose.
+        Raises NotFound, and Conflict for one without the root file system that the sandbox has and would
+        lose.
         """
         async with self._store.read() as db:
             found = await checkpoints.find(db, sandbox.id, ref)
@@ -135,7 +138,7 @@ class Snapshots:
         return found
 
     async def _made(self, sandbox_id: str, checkpoint_id: str) -> CheckpointRecord | None:
-        """The row once it is no longer being made; None when it is not there any more."""
+        """The row once it is no longer being made; None when it was removed."""
         self._waker.poke(sandbox_id)
 
         async def read() -> tuple[CheckpointRecord | None] | None:
@@ -153,8 +156,8 @@ class Snapshots:
     async def restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> None:
         """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some.
 
-        Raises what it failed with; the files and what runs are then as they were. Raises Conflict while another restore of
-        the sandbox or of its cargo is under way.
+        Raises what it failed with; the files and what runs are then as they were. Raises Conflict while
+        another restore of the sandbox or of its cargo is under way.
         """
         outcome = await self._ask_restore(sandbox, checkpoint)
         self._waker.poke(sandbox.id)

@@ -1,4 +1,4 @@
-"""`…/checkpoints`: copies of a sandbox's files as they were."""
+"""The routes `…/checkpoints`: copies of a sandbox's files at one moment."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack

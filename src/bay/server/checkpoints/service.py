@@ -1,4 +1,4 @@
-"""Checkpoints of a sandbox: make, list, restore, delete, and their way out of and into this host."""
+"""The checkpoint service: make, list, restore, delete, export and import checkpoints of a sandbox."""
 
 import asyncio
 from collections import Counter
@@ -36,7 +36,7 @@ _MOST_TRANSFERS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCheckpoint:
-    """What a create asks for."""
+    """The parameters of a create."""
 
     name: str | None = None
     comment: str | None = None
@@ -97,7 +97,10 @@ class Checkpoints:
         return _view(await self._snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
 
     async def delete(self, caller: Caller, ref: str, checkpoint: str) -> None:
-        """Remove a checkpoint; also when it already is. What was made of it stays. Raises NotFound, and Conflict while it is put back."""
+        """Remove a checkpoint; idempotent.
+
+        Forks of it stay. Raises NotFound, and Conflict during a restore.
+        """
         sandbox = await self._waker.find(caller, ref)
         async with self._store.write() as db:
             found = await checkpoints.find(db, sandbox.id, checkpoint)
@@ -113,10 +116,12 @@ class Checkpoints:
         self._discard()
 
     async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
-        """Put the files of a checkpoint of the caller's in place. What runs ends, and compute that was there starts again with them.
+        """Restore one of the caller's checkpoints.
 
-        When it fails the files and what runs are as before. Raises Conflict while another restore is under way,
-        and when the cargo is in use in another sandbox.
+        Running programs end, and compute that was there starts again with its files.
+
+        When it fails the files and what runs are as before. Raises Conflict while another restore is under
+        way, and when the cargo is in use in another sandbox.
         """
         sandbox = await self._find(caller, ref)
         found = await self._snapshots.restorable(sandbox, checkpoint)
@@ -128,7 +133,7 @@ class Checkpoints:
     async def export(
         self, caller: Caller, ref: str, checkpoint: str
     ) -> AsyncGenerator[tuple[Checkpoint, AsyncIterator[bytes]], None]:
-        """The checkpoint and, as it comes, one compressed archive of it; it is not removed under who reads it.
+        """The checkpoint and a stream of its compressed archive; it is not removed while it is read.
 
         Raises QuotaExceeded while too many exports and imports of the owner are under way.
         """
@@ -153,7 +158,8 @@ class Checkpoints:
     ) -> Checkpoint:
         """A checkpoint of this sandbox from an archive that an export made, here or elsewhere.
 
-        Raises BadRequest, StorageFull, Conflict when there is no room or name for it, and QuotaExceeded as `export` does.
+        Raises BadRequest, StorageFull, Conflict when there is no room or name for it, and QuotaExceeded as
+        `export` does.
         """
         sandbox = await self._find(caller, ref)
         _check(new)

@@ -1,7 +1,7 @@
-"""What the reconciler does to files: makes cargos, copies them into checkpoints, and puts checkpoints back.
+"""The reconciler's steps on files: it makes cargos, copies them into checkpoints, and restores checkpoints.
 
-Everything here is called with the sandbox's key held, so it never happens twice at once to one sandbox. Each step may be
-repeated after a crash: the row says what is wanted until it is done.
+Everything here is called with the sandbox's key held, so it never happens twice at once to one sandbox. Each
+step may be repeated after a crash: the row says what is wanted until it is done.
 """
 
 import asyncio
@@ -30,13 +30,16 @@ _COPIES = 4
 
 @dataclass(slots=True)
 class Outcome:
-    """What becomes of a checkpoint or a restore that somebody waits for; `error` is why it failed."""
+    """The outcome of a checkpoint or a restore that a request waits for; `error` is why it failed."""
 
     error: BayError | None = None
 
 
 class Checkpointer:
-    """Makes rows of checkpoints and restores come true. `discard` is told when files may have become superfluous."""
+    """Makes and restores checkpoints as their rows ask.
+
+    Calls `discard` when files may have become garbage.
+    """
 
     def __init__(
         self,
@@ -56,13 +59,14 @@ class Checkpointer:
         """Called with the id of a sandbox that could not be thawed; the reconciler sees to it."""
         self._outcomes: dict[str, Outcome] = {}
         """By the id of a checkpoint, or of a sandbox that is restored: there is one of each at a time."""
-        # Without btrfs a copy takes disk and processor: more at once only makes each slower. Nothing else is awaited with it.
+        # Without btrfs a copy takes disk and processor: more at once only makes each slower. Nothing else is
+        # awaited with it.
         self._copying = asyncio.Semaphore(_COPIES)
         # Held for one write of a limit, so that the row that was read is still the newest.
         self._limiting = asyncio.Lock()
 
     def expect(self, key: str) -> Outcome:
-        """What will be told of that checkpoint, or of the restore of that sandbox; to be called in the transaction that asks for it."""
+        """The future outcome of that checkpoint or restore. Call it in the transaction of the request."""
         outcome = self._outcomes[key] = Outcome()
         return outcome
 
@@ -87,7 +91,8 @@ class Checkpointer:
         try:
             async with self._limiting:
                 cargo = await self._present(cargo_id)
-                # Also of one that was there: its limit was changed, or it came from a backup and has none yet.
+                # Also of one that was there: its limit was changed, or it came from a backup and has none
+                # yet.
                 if isinstance(self._cargo, SizeLimits):
                     await self._cargo.set_limit(cargo_id, _bytes(cargo.size_limit_mb))
         except NotFound:
@@ -106,7 +111,7 @@ class Checkpointer:
         return cargo
 
     async def take(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
-        """Make a checkpoint that was asked for; what runs stands still while it is copied."""
+        """Make a requested checkpoint; running programs are frozen while it is copied."""
         try:
             await self.make_cargo(sandbox.cargo_id)
             async with self._standing_still(sandbox):
@@ -122,7 +127,10 @@ class Checkpointer:
         log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
 
     async def prepare_restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
-        """Make what will be put in place, while the sandbox goes on as it is; False when that cannot be, which is then said."""
+        """Make the files to restore, while the sandbox goes on.
+
+        False when that fails, which is then reported.
+        """
         try:
             await self._check_alone(sandbox)
             await self.make_cargo(sandbox.cargo_id)
@@ -135,7 +143,7 @@ class Checkpointer:
         return True
 
     async def restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
-        """Put it in place; the sandbox has no session any more."""
+        """Put the files in place; the sandbox has no session by now."""
         try:
             await self._cargo.restore(sandbox.cargo_id)
         except BayError as error:
@@ -149,7 +157,7 @@ class Checkpointer:
         log.info("sandbox.restored", id=sandbox.id, checkpoint=checkpoint_id)
 
     async def forgo(self, sandbox: SandboxRecord) -> None:
-        """The sandbox has expired: nothing that was asked of its files is done any more."""
+        """The sandbox has expired: drop all requests for its files."""
         error = SandboxExpired(f"sandbox {sandbox.id} expired at {sandbox.expires_at}; create a new one")
         if sandbox.checkpoint_due is not None:
             await self.give_up_checkpoint(sandbox, sandbox.checkpoint_due, error)
@@ -157,11 +165,11 @@ class Checkpointer:
             await self.give_up_restore(sandbox, error)
 
     async def give_up_checkpoint(self, sandbox: SandboxRecord, checkpoint_id: str, error: BayError) -> None:
-        """It is not made: whoever waits is told why, and may ask again with the same idempotency key."""
+        """Give it up: those who wait get the error, and may retry with the same idempotency key."""
         now = self._clock()
         async with self._store.write() as db:
             record = await _known(db, checkpoint_id)
-            # As ready: the backend may have something of it, which goes with the others that nobody sees.
+            # As ready: the backend may have a part of it, which is collected with the other hidden ones.
             await checkpoints.change(db, checkpoint_id, state="ready", deleted_at=now)
             await claims.forget_resource(db, record.owner, checkpoint_id)
             if record.auto:
@@ -189,7 +197,7 @@ class Checkpointer:
         if session is None or session.phase != "running" or not self._driver.capabilities.pause:
             yield
             return
-        # What is on the disk already need not be waited for frozen.
+        # Bytes that are on the disk already need not be waited for frozen.
         await self._cargo.settle(sandbox.cargo_id)
         handle = handle_of(session)
         try:
@@ -201,7 +209,7 @@ class Checkpointer:
     async def _thaw(self, sandbox: SandboxRecord, handle: Handle) -> None:
         try:
             await freezer(self._driver).resume(handle)
-        except BayError as error:  # what was copied is none the worse for it
+        except BayError as error:  # the copy is none the worse for it
             log.warning("sandbox.not_thawed", id=sandbox.id, code=error.code, error=error.message)
             self.suspect(sandbox.id)
 
@@ -224,7 +232,7 @@ class Checkpointer:
             await checkpoints.hide(db, [one for one in surplus if one != present.restore_id], now)
 
     async def _check_alone(self, sandbox: SandboxRecord) -> None:
-        """No other sandbox has the cargo mounted; none begins to, since it sees that this one is being restored."""
+        """No other sandbox has the cargo mounted; none begins to, since it sees this restore."""
         async with self._store.read() as db:
             found = await sandboxes.sharing(db, sandbox.cargo_id)
         others = [other.id for other in found if other.id != sandbox.id and other.session is not None]

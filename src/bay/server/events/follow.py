@@ -1,7 +1,7 @@
-"""Wakes those who follow events. Holds no events: the rows are the truth, and each follower reads on by itself.
+"""Wakes followers of events. Holds no events: the rows are the truth, and each follower reads on by itself.
 
-A follower asks the database for what is behind its place, and waits here when there is nothing. Nothing is queued
-for it, so one that reads slowly or not at all costs no memory.
+A follower asks the database for what is behind its place, and waits here when there is nothing. Nothing is
+queued for it, so one that reads slowly or not at all costs no memory.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from bay.errors import QuotaExceeded
 T = TypeVar("T")
 
 PING_S = 15.0
-"""After so long without an event a follower is told that all is well."""
+"""After so long without an event a follower gets a sign of life."""
 
 MOST_FOLLOWERS = 100
 
@@ -30,7 +30,7 @@ class Feed:
         self.is_closed = False
 
     def wake(self) -> None:
-        """Something was committed; whoever listens looks again. Costs next to nothing."""
+        """A change was committed; followers look again. Costs next to nothing."""
         for listener in self._listeners:
             listener.set()
 
@@ -66,7 +66,7 @@ class Feed:
                 del self._followers[owner]
 
     async def follow(self, read: Callable[[], Awaitable[Sequence[T]]]) -> AsyncGenerator[Sequence[T], None]:
-        """What each `read` gives, in order, for as long as the feed is open; an empty batch is a sign of life."""
+        """The batches of each `read`, in order, while the feed is open; an empty batch is a sign of life."""
         with self.listening() as woken:
             while not self.is_closed:
                 woken.clear()

@@ -1,4 +1,4 @@
-"""The rate limit of events that a sandbox causes: each costs a row of Bay's database, and a sandbox may never stop."""
+"""The rate limit of events that a sandbox causes: each costs a row of the database, and it may never stop."""
 
 import time
 from collections.abc import Callable

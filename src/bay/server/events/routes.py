@@ -1,4 +1,4 @@
-"""`/v1/events` and `…/events`: what happened, in pages, or as server-sent events while it happens."""
+"""The routes `/v1/events` and `…/events`: an owner's events, in pages, or live as server-sent events."""
 
 import json
 from collections.abc import AsyncGenerator, Sequence
@@ -101,7 +101,8 @@ async def _followed(events: Events, caller: Caller, ref: str | None, since: str 
 
 
 async def _blocks(stream: Stream) -> AsyncGenerator[bytes, None]:
-    # An id alone is no event, but moves the reader's Last-Event-ID: whoever is cut off at once misses nothing.
+    # An id alone is no event, but moves the reader's Last-Event-ID: a reader that is cut off at once misses
+    # nothing.
     yield f"id: {stream.place}\n\n".encode()
     async with aclosing(stream.events()) as batches:
         async for batch in batches:

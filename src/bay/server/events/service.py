@@ -1,4 +1,4 @@
-"""Events: what happened to an owner's sandboxes, page by page or as it happens."""
+"""The event service: the history of an owner's sandboxes, page by page or live."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, aclosing
@@ -19,7 +19,7 @@ _LAST = "sandbox.deleted"
 
 
 class Stream:
-    """What one follower is told from its place on."""
+    """The events of one follower from its position on."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Stream:
         return not await self._read() and await self._service.is_gone(self._owner, self._sandbox_id)
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
-        """Events in order until the sandbox is deleted, the key is valid no more, or the server shuts down.
+        """Events in order until the sandbox is deleted, the key is revoked, or the server shuts down.
 
         An empty batch is a sign of life.
         """
@@ -93,7 +93,9 @@ class Events:
     async def page(
         self, caller: Caller, ref: str | None, after: str | None, limit: int
     ) -> tuple[Sequence[Event], str | None]:
-        """Part of the caller's events (of one sandbox), oldest first, and the id to go on from if there are more."""
+        """A page of the caller's events (of one sandbox), oldest first, and the id of the next
+        page, if any.
+        """
         sandbox = await self._find(caller, ref)
         seq = self._ids.seq_of(caller.owner, after) if after else 0
         found = await self.read(caller.owner, sandbox and sandbox.id, seq, limit + 1)
@@ -101,7 +103,7 @@ class Events:
         return items, items[-1].id if len(found) > limit else None
 
     async def follow(self, caller: Caller, ref: str | None, since: str | None) -> Stream:
-        """The caller's events (of one sandbox) behind the id `since`; without one those that are still to come."""
+        """The caller's events (of one sandbox) after the id `since`; without one only future events."""
         sandbox = await self._find(caller, ref)
         if since:
             seq = self._ids.seq_of(caller.owner, since)
@@ -148,7 +150,7 @@ class Events:
         return seq, Event(id=event_id, type=GAP, sandbox_id=None, at=self._clock())
 
     async def _find(self, caller: Caller, ref: str | None) -> SandboxRecord | None:
-        """The caller's sandbox, also a deleted one by its id: what happened to it stays readable."""
+        """The caller's sandbox, also a deleted one by its id: its events stay readable."""
         if ref is None:
             return None
         async with self._store.read() as db:

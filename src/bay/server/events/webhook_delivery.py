@@ -1,8 +1,8 @@
 """The deliverer sends events to webhooks: in order for each, at least once, for at most 24 hours.
 
-Requests follow Standard Webhooks (https://www.standardwebhooks.com). A webhook's row holds the last delivered event, so
-a restart continues there. A 2xx answer is a delivery; if Bay ends before the row is written, the event is sent again
-under the same `webhook-id`.
+Requests follow Standard Webhooks (https://www.standardwebhooks.com). A webhook's row holds the last delivered
+event, so a restart continues there. A 2xx answer is a delivery; if Bay ends before the row is written, the
+event is sent again under the same `webhook-id`.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _MOST_AT_ONCE = 64
 _MOST_AT_ONCE_FOR_OWNER = 4
 _MOST_ADDRESSES = 4
 _ANSWER_BYTES = 16 << 10
-_LOOK_AGAIN_S = 60.0  # at a pause's end, should somebody set the wall clock
+_LOOK_AGAIN_S = 60.0  # at a pause's end, should the wall clock be set
 _RETRY_S = 1.0
 
 
@@ -107,7 +107,7 @@ async def _send_to(
 
 
 async def _read_some(response: httpx.Response) -> None:
-    """What an honest receiver says, so that it is not cut off; more is nobody's business."""
+    """Bytes of an honest receiver's answer, so that it is not cut off; more is not read."""
     seen = 0
     async for piece in response.aiter_raw():
         seen += len(piece)
@@ -116,7 +116,7 @@ async def _read_some(response: httpx.Response) -> None:
 
 
 class Deliverer:
-    """A task for each webhook, so that a slow receiver holds up nobody else's events."""
+    """A task for each webhook, so that a slow receiver delays no other's events."""
 
     def __init__(self, *, store: Store, feed: Feed, ids: EventIds, poster: Poster, clock: Clock) -> None:
         self._store = store
@@ -135,7 +135,7 @@ class Deliverer:
         self._is_stale = True
         """Whether webhooks may have come or gone since they were read."""
         self._seen = 0
-        """The last event whose owner's webhooks were told."""
+        """The last event that was handed to its owner's webhooks."""
 
     def recheck(self) -> None:
         """A webhook came or went, or the clock was set: let each look again."""
@@ -211,7 +211,7 @@ class Deliverer:
         return 0
 
     async def _next(self, db: AsyncConnection, hook: WebhookRecord) -> EventRecord | None:
-        """The hook's next event. What was found to be of no type that it wants is not looked through again."""
+        """The hook's next event. Events of unwanted types are not searched again."""
         newest = await events.newest(db, hook.owner)  # before the search, so that none slips in between
         place = max(hook.after_seq, self._passed.get(hook.id, 0))
         event = await events.next_of(db, hook.owner, hook.types, place)

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`: where events are sent."""
+"""The routes `/v1/webhooks`: the receivers of events."""
 
 from typing import Annotated
 

@@ -1,4 +1,7 @@
-"""Webhooks: where an owner wants events sent. The sending is `bay.server.events.webhook_delivery`."""
+"""The webhook service keeps the receivers of an owner's events.
+
+`bay.server.events.webhook_delivery` sends them.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +34,10 @@ class Webhooks:
     async def create(
         self, caller: Caller, url: str, types: Sequence[str], idempotency_key: str | None
     ) -> Webhook:
-        """Send the events that come from now on to `url`. The answer alone has the secret they are signed with."""
+        """Send the events that come from now on to `url`.
+
+        The answer alone has the secret they are signed with.
+        """
         request = idempotency.request(caller, idempotency_key, "POST /v1/webhooks", [url, list(types)])
         _check_types(types)
         await self._addresses.public(checked_url(url))
@@ -60,7 +66,7 @@ class Webhooks:
             return _view(_found(await webhooks.find(db, caller.owner, webhook_id), webhook_id))
 
     async def delete(self, caller: Caller, webhook_id: str) -> None:
-        """Send nothing more there; what is under way is broken off."""
+        """Send it nothing more; a delivery under way is aborted."""
         async with self._store.write() as db:
             if not await webhooks.remove(db, caller.owner, webhook_id):
                 raise NotFound(f"there is no webhook {webhook_id}")

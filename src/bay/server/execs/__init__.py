@@ -1,4 +1,4 @@
 """Execs: commands that run in a sandbox, their output, attachments, screens, history and processes.
 
-What starts, stops or wakes the sandbox itself lives in `sessions` and `reconciler`.
+Code that starts, stops or wakes the sandbox itself lives in `sessions` and `reconciler`.
 """

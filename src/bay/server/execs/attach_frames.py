@@ -1,4 +1,4 @@
-"""What a client may say to an exec that it is attached to, checked before the sandbox hears of it."""
+"""Checks a client's frames on an attachment before the sandbox gets them."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""`…/attach`, `…/terminal` and `…/screen`: an exec live, by WebSocket, and the screen of one."""
+"""The routes `…/attach`, `…/terminal` and `…/screen`: an exec live, by WebSocket, and the screen of one."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated

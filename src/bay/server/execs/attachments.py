@@ -1,7 +1,8 @@
-"""Attached to an exec: its output as it comes, and input that wakes the sandbox if it must.
+"""An attachment to an exec: live output, and input that wakes the sandbox if it must.
 
-Any number may be attached to one exec. Each reads Ship's buffer at its own place, and Bay keeps nothing for it, so a
-slow one holds up nobody but the command that waits for it; any other that is too slow is told where the buffer begins now.
+Any number may be attached to one exec. Each reads Ship's buffer at its own offset, and Bay buffers nothing
+for it, so a slow one delays only the command that waits for it; any other that is too slow gets the offset
+where the buffer begins now.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -53,7 +54,7 @@ class Attached(SessionStream):
     exec: Exec
     attachment: Attachment
     repaint: bytes | None
-    """What redraws the screen as it was at `next_offset`."""
+    """The bytes that redraw the screen as it was at `next_offset`."""
     undo: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Ends what was made for this client, unless it is accepted."""
 
@@ -67,14 +68,18 @@ class Attached(SessionStream):
         self.undo.pop_all()
 
     def frames(self) -> AsyncGenerator[bytes | OutputEnd]:
-        """Output with its stream's mark before it, and at last how the exec ended: `lost` if its session did first.
+        """Output after its stream's mark, and at last how the exec ended: `lost` if its session did first.
 
-        Raises OutputGone when the buffer has let go of what comes next, and ShipError when the sandbox cannot be heard.
+        Raises OutputGone when the buffer has let go of what comes next, and ShipError when the sandbox cannot
+        be heard.
         """
         return self.until_over(self.attachment.frames(), lambda: LOST)
 
     async def send(self, message: bytes | Resize | Signal) -> None:
-        """Pass input on, as fast as it is taken; wakes a frozen sandbox. Once its session is over it goes nowhere."""
+        """Pass input on, as fast as it is taken; wakes a frozen sandbox.
+
+        Once its session is over it goes nowhere.
+        """
         if not await self.thaw():
             return
         if isinstance(message, bytes):
@@ -115,16 +120,17 @@ class Attachments:
         size: tuple[int, int] | None = None,
         claims: bool = False,
     ) -> AsyncGenerator[Attached]:
-        """Attach to an exec from byte `since` on, or from its last screen, which first gets `size` (rows, columns).
+        """Attach to an exec from byte `since` on, or from its last screen, resized to `size` (rows, columns).
 
-        With `claims` this is the reader that the exec waits for. Thaws a frozen sandbox once; it may freeze again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest
-        for the screen of what has none.
+        With `claims` this is the reader that the exec waits for. Thaws a frozen sandbox once; it may freeze
+        again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest for the screen of what has
+        none.
         """
         with self._stays.place(caller.owner):
             async with self._locator.locate(caller, ref, exec_id, thaw=True, follower=True) as found:
                 peer = found.live_peer
                 if size is not None:
-                    with suppress(Conflict):  # it has ended, or has no terminal, which is told below
+                    with suppress(Conflict):  # it has ended, or has no terminal: reported below
                         await self._link.resize_exec(peer, exec_id, *size)
                 attach = partial(self._link.attach, peer, exec_id, claims=claims)
                 opened = self._at_screen(peer, exec_id, attach) if repaint else self._at(attach, since)
@@ -144,7 +150,10 @@ class Attachments:
     async def terminal(
         self, caller: Caller, ref: str, exec_id: str | None, rows: int | None, cols: int | None
     ) -> AsyncGenerator[Attached]:
-        """Attach to an exec's last screen; without `exec_id` to a new login shell, ended unless its client is accepted."""
+        """Attach to an exec's last screen; without `exec_id` to a new login shell.
+
+        That ends unless its client is accepted.
+        """
         async with AsyncExitStack() as undo:
             if exec_id is None:
                 shell = NewExec(argv=_SHELL, tty=True, rows=rows or 24, cols=cols or 80, keep_alive=False)
@@ -186,7 +195,7 @@ class Attachments:
             with suppress(OutputGone):
                 screen, redraw = await self._render(peer, exec_id, _REPAINT_LINES)
                 return await stack.enter_async_context(attach(screen.offset)), redraw
-        # It prints faster than a screen can be rendered: what is missing would have left the screen at once.
+        # It prints faster than a screen can be rendered: the gap would have scrolled off at once.
         return await stack.enter_async_context(attach(None)), redraw
 
     async def _render(self, peer: Peer, exec_id: str, scrollback: int) -> tuple[Screen, bytes]:

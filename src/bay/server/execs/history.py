@@ -1,7 +1,7 @@
-"""The history: what was run in a sandbox by `shell/exec` and `python/exec`, and what somebody noted about it.
+"""The history: executions of `shell/exec` and `python/exec` in a sandbox, and their owner's notes.
 
-It is read from rows alone, of stopped sandboxes too, and never wakes anything. What was known of an execution
-under way when Bay died is asked for first, where a runtime runs that can be asked.
+It is read from rows alone, of stopped sandboxes too, and never wakes anything. The end of an execution that
+was under way when Bay died is asked of Ship first, where one runs.
 """
 
 from bay.errors import NotFound

@@ -1,4 +1,4 @@
-"""`…/history`: what was executed in a sandbox, and notes on it."""
+"""The routes `…/history`: executions in a sandbox, and notes on them."""
 
 from typing import Annotated
 

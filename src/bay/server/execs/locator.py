@@ -1,4 +1,4 @@
-"""Where an exec is: its row, and the Ship of the session it runs in for as long as that lives."""
+"""The locator finds an exec: its row, and the Ship of its session for as long as that lives."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
 LOST = OutputEnd(exit_code=None, signal=None, state="lost")
-"""What is said of an exec when its session is over before it."""
+"""The message for an exec whose session ended before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,10 @@ class Locator:
     async def locate(
         self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, follower: bool = False
     ) -> AsyncGenerator[Located]:
-        """The exec, not idled away while the block lasts; a frozen sandbox is asked with `thaw` only. Raises NotFound."""
+        """The exec, not idled away while the block lasts; a frozen sandbox is asked with `thaw` only.
+
+        Raises NotFound.
+        """
         async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             item, session_id = await self._row(sandbox, exec_id)
             async with self._waker.reach_session(sandbox, session_id, thaw=thaw) as peer:
@@ -69,7 +72,7 @@ class Locator:
 def as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
     """The exec, lost if its row says it runs in a session that is over.
 
-    Rows are marked when their session ends; one that is written just after that is told here.
+    A session's end marks the rows; one that is written just after that is marked here.
     """
     over = sandbox.session is None or sandbox.session.id != session_id
     return replace(item, state="lost") if over and item.state == "running" else item

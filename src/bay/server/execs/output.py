@@ -1,4 +1,4 @@
-"""How output is written to a client: lines of JSON, or server-sent events (WHATWG HTML, section 9.2)."""
+"""Encodes output for clients: lines of JSON, or server-sent events (WHATWG HTML, section 9.2)."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -23,7 +23,10 @@ Output = AsyncIterator[OutputChunk | OutputEnd]
 
 
 async def output_lines(stack: AsyncExitStack, chunks: Output) -> AsyncGenerator[bytes]:
-    """A line for each chunk; how the exec ended is the last one. `stack` is what the chunks need, closed at the end."""
+    """A line for each chunk; how the exec ended is the last one.
+
+    `stack` is what the chunks need, closed at the end.
+    """
     async with stack:
         async for item in chunks:
             yield _json(_wire(item)) + b"\n"

@@ -1,4 +1,4 @@
-"""`…/processes`: what runs in a sandbox, and signals for it."""
+"""The routes `…/processes`: the processes of a sandbox, and signals for them."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`…/execs` and `…/shell/exec`: run commands and read what they print."""
+"""The routes `…/execs` and `…/shell/exec`: run commands and read their output."""
 
 import os
 from contextlib import AsyncExitStack
@@ -44,7 +44,7 @@ Chunks = Annotated[
     bool, Query(description="With `wait`: the output in order as `output`, instead of the two texts")
 ]
 _MOST_WORD, _MOST_ARGV = 128 * 1024, 2 * 1024 * 1024
-"""Bytes: what Linux takes of a program's arguments, one of them and all together (execve(2))."""
+"""Bytes: Linux's limits on a program's arguments, one of them and all together (execve(2))."""
 
 
 _ONE_OF_EACH: dict[str, Any] = {
@@ -67,7 +67,7 @@ _ONE_OF_EACH: dict[str, Any] = {
         },
     ],
 }
-"""What `_one_of_each` checks, for readers of the OpenAPI document: generated calls could never be valid without it."""
+"""The rule of `_one_of_each`, for the OpenAPI document: generated calls could never be valid without it."""
 
 
 class CreateExec(Body):

@@ -1,9 +1,9 @@
-"""Screens of terminals, rendered in a helper process of their own.
+"""Renders screens of terminals in a helper process.
 
-What a program prints is anybody's bytes, and making a screen of 16 MiB of them takes up to seconds: too long for the event
-loop, and a thread would hold the interpreter's lock. Rejected: a process pool, because a worker of it that is stuck
-cannot be ended. The helper gets no environment, so that it has no secret to lose, little memory and one task at a time; one that does
-not answer in time is killed, and the next task starts another.
+A program's output is hostile input, and a screen of 16 MiB of it takes up to seconds: too long for the event
+loop, and a thread would hold the interpreter's lock. Rejected: a process pool, because a stuck worker cannot
+be ended. The helper gets no environment, so that it has no secret to lose, little memory and one task at a
+time; one that misses its deadline is killed, and the next task starts another.
 """
 
 import asyncio
@@ -48,9 +48,10 @@ class Screens:
     async def render(
         self, data: bytes, rows: int, cols: int, scrollback: int = 0, *, offset: int = 0
     ) -> tuple[Screen, bytes]:
-        """The screen after `data`, and the bytes that draw it on a fresh terminal of that size; see `bay.terminal`.
+        """The screen after `data`, and the bytes that draw it on a fresh terminal. See `bay.terminal`.
 
-        `offset` is put into the screen. Raises Timeout when it takes too long, also when that is because of others.
+        `offset` is put into the screen. Raises Timeout when it takes too long, also when that is because of
+        others.
         """
         if self._waiting >= self._most_waiting:
             raise Timeout(f"{self._waiting} screens are being rendered, the limit; try again in a moment")

@@ -1,7 +1,8 @@
-"""Execs: commands that run in a sandbox and outlive the connection that started them.
+"""The exec service: commands that run in a sandbox and outlive the connection that started them.
 
-The row is written before Ship is told, so that an exec can be asked for from its first moment, whatever
-becomes of the call that started it. Ship holds the running exec and its output; the row remembers how it ended.
+The row is written before Ship gets the command, so that an exec can be asked for from its first moment,
+whatever becomes of the call that started it. Ship holds the running exec and its output; the row remembers
+how it ended.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewExec:
-    """What to run: either `command`, by a shell, or `argv` as it is."""
+    """The command to run: either `command`, by a shell, or `argv` as it is."""
 
     id: str | None = None
     command: str | None = None
@@ -113,7 +114,7 @@ class Execs:
             return await self._run(awake, planned, checked, wait_s, request, chunks=chunks)
 
     async def _earlier(self, request: idempotency.Request, sandbox: SandboxRecord) -> Exec | None:
-        """What an earlier call with this key ran, once that is past doubt; it needs no compute to be told."""
+        """The exec of an earlier call with this key, once that is past doubt; it needs no compute."""
         async with self._store.read() as db:
             claim = await request.earlier(db)
             found = await execs.get(db, sandbox.id, claim.resource_id) if claim else None
@@ -133,7 +134,9 @@ class Execs:
         *,
         include_code: bool,
     ) -> ShellResult:
-        """Run `note.code` to its end, or to `timeout_s`, and return what it printed, which the history keeps too."""
+        """Run `note.code` to its end, or to `timeout_s`, and return its output, which the
+        history keeps too.
+        """
         new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
         async with self._waker.awake(caller, ref, "shell") as awake:
             planned = await self._plan(awake, new, None, note)
@@ -144,7 +147,10 @@ class Execs:
         return replace(result, command=note.code if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
-        """Part of a sandbox's execs, oldest first: as they are, or as last seen where nobody answers in time. Wakes nothing."""
+        """A page of a sandbox's execs, oldest first, as last seen where Ship does not answer in time.
+
+        Wakes nothing.
+        """
         sandbox = await self._waker.find(caller, ref)
         await self._later.flush()
         async with self._store.read() as db:
@@ -155,7 +161,10 @@ class Execs:
     async def get(
         self, caller: Caller, ref: str, exec_id: str, wait_s: float | None, *, chunks: bool = False
     ) -> Exec:
-        """One exec as it stands. Never starts compute; to wait for its end thaws the sandbox it is frozen in."""
+        """One exec as it stands.
+
+        Never starts compute; to wait for its end thaws the sandbox it is frozen in.
+        """
         async with self._locator.locate(caller, ref, exec_id, thaw=wait_s is not None) as found:
             if found.peer is None:
                 return found.item
@@ -167,7 +176,7 @@ class Execs:
         return await self._after_session(caller, found.sandbox_id, found.peer.session_id, exec_id)
 
     async def _after_session(self, caller: Caller, sandbox_id: str, session_id: str, exec_id: str) -> Exec:
-        """What the row says once the session that is ending has ended."""
+        """The row's state once the session that is ending has ended."""
         await self._waker.wait_until(
             sandbox_id, lambda r: r.session is None or r.session.id != session_id, _ENDING_S
         )
@@ -188,10 +197,11 @@ class Execs:
     async def output(
         self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool, claims: bool = False
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
-        """The output from byte `since` on. Raises OutputGone when it is no longer, or not any more, buffered.
+        """The output from byte `since` on. Raises OutputGone when it is not yet, or no longer, buffered.
 
-        With `claims` this is the reader that the exec waits for, if the caller may write: who may only read keeps nobody waiting.
-        Followed, it ends with how the exec ended; without that when the key is valid no more or the server shuts down.
+        With `claims` this is the reader that the exec waits for, if the caller may write: a reader with a
+        read-only key delays no program. Followed, it ends with how the exec ended; without that when the key
+        is revoked or the server shuts down.
         """
         with ExitStack() as held:
             if follow:
@@ -220,7 +230,10 @@ class Execs:
     async def write_stdin(
         self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
     ) -> int:
-        """Feed a running exec as fast as it reads; returns how many bytes it took. Raises Conflict when its stdin is closed."""
+        """Feed a running exec as fast as it reads; returns how many bytes it took.
+
+        Raises Conflict when its stdin is closed.
+        """
         with self._stays.place(caller.owner):
             return await self._stays.during(caller, self._feed(caller, ref, exec_id, body, eof=eof))
 
@@ -231,7 +244,10 @@ class Execs:
             return await self._link.write_stdin(peer, exec_id, body, eof=eof)
 
     async def signal(self, caller: Caller, ref: str, exec_id: str, name: str) -> Exec:
-        """Send a signal to its process group, on a terminal to the foreground. Raises Conflict once it has ended."""
+        """Send a signal to its process group, on a terminal to the foreground.
+
+        Raises Conflict once it has ended.
+        """
         async with self._running(caller, ref, exec_id) as (item, peer):
             told = await self._link.signal_exec(peer, exec_id, name)
             return replace(told, keep_alive=item.keep_alive)
@@ -282,7 +298,7 @@ class Execs:
         *,
         chunks: bool = False,
     ) -> Exec:
-        """Start it in Ship, or find it there when an earlier call with the same key did; then write what came of it."""
+        """Start it in Ship, or find the one of an earlier call with the same key; then write the outcome."""
         peer, exec_id = awake.peer, planned.id
         try:
             item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s, chunks=chunks)
@@ -305,7 +321,10 @@ class Execs:
         *,
         chunks: bool,
     ) -> Exec:
-        """What an earlier call with the key started. Raises `conflict` when it is of another kind, and nothing runs."""
+        """The exec of an earlier call with the key.
+
+        Raises `conflict` when it is of another kind, and nothing runs.
+        """
         if request is not None:
             with suppress(NotFound):
                 return await self._link.get_exec(awake.peer, exec_id, wait_s, chunks=chunks)
@@ -327,14 +346,17 @@ class Execs:
         return self._seen(peer, item, fresh)
 
     def _seen(self, peer: Peer, item: Exec, fresh: Exec) -> Exec:
-        """What Ship says now of an exec; its end is written down."""
+        """Ship's present view of an exec; an end is written to its row."""
         fresh = replace(fresh, keep_alive=item.keep_alive)
         if item.state == "running" and fresh.state != "running":
             self._save(peer, fresh)
         return fresh
 
     async def _asked(self, sandbox: SandboxRecord, items: tuple[Exec, ...]) -> tuple[Exec, ...]:
-        """The same, with what Ship says of those that count as running: an end that nobody waited for is in no row yet."""
+        """The same, with Ship's view of those that count as running.
+
+        An end that no call waited for is in no row yet.
+        """
         session = sandbox.session
         peer = peer_of(session) if session and session.phase == "running" else None
         if peer is None or not any(item.state == "running" for item in items):
@@ -348,7 +370,7 @@ class Execs:
         return tuple(self._seen(peer, item, known[item.id]) if item.id in asked else item for item in items)
 
     def _unknown_to_ship(self, item: Exec, peer: Peer) -> Exec:
-        """Ship forgets execs some minutes after their end, which the row does not; or it was never told of this one."""
+        """Ship drops execs some minutes after their end, which the row does not; or it never got this one."""
         if item.state != "running" or self._clock() - item.started_at < TOLD_WITHIN:
             return item
         lost = replace(item, state="lost", ended_at=self._clock())
@@ -356,7 +378,7 @@ class Execs:
         return lost
 
     def _save(self, peer: Peer, item: Exec) -> None:
-        """Write down how far it has come, soon: what a crash loses of it Ship still knows."""
+        """Write its progress as a deferred write: after a crash Ship still knows it."""
         bare = replace(
             item, stdout=None, stderr=None, output=None
         )  # which may be large, and wait for long when the disk is full
@@ -364,7 +386,7 @@ class Execs:
 
 
 def _checked(new: NewExec) -> NewExec:
-    """What can be judged without the sandbox is, before anything wakes. Raises BadRequest or InvalidPath."""
+    """Checks that need no sandbox come before anything wakes. Raises BadRequest or InvalidPath."""
     check_user(new.user)
     for name, value in (new.env or {}).items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:

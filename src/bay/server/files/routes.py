@@ -1,4 +1,4 @@
-"""`…/files/*`: all files of a sandbox, with paths that are absolute or relative to the workspace."""
+"""The routes `…/files/*`: all files of a sandbox, by paths that are absolute or relative to the workspace."""
 
 import json
 import re
@@ -59,7 +59,7 @@ async def _path(
     request: Request,
     path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")],
 ) -> str:
-    """The query's `path` with the very bytes it was sent with: the framework would put U+FFFD for what is not UTF-8."""
+    """The query's `path` as the bytes that were sent: the framework would put U+FFFD for invalid UTF-8."""
     return raw_path(request, path)
 
 
@@ -173,7 +173,9 @@ async def write_content(
     ] = None,
     mkdir: Annotated[bool, Query(description="Make its parent directories too")] = True,
 ) -> WireResponse:
-    """Replace a file by the body, of any size, atomically when it is complete; until then the old file stays."""
+    """Replace a file by the body, of any size, atomically when it is complete; until then the
+    old file stays.
+    """
     try:
         written = await files.upload(
             caller, sandbox_id, path, request.stream(), mode=mode, mtime=mtime, mkdir=mkdir
@@ -259,7 +261,9 @@ async def change_mode(
 
 @router.post("/edit", response_model=Edited)
 async def edit_file(caller: Writer, files: SandboxFilesDep, sandbox_id: str, body: Edit) -> WireResponse:
-    """Replace a text in a UTF-8 file, atomically; 409 with `details.matches` unless it occurs exactly once."""
+    """Replace a text in a UTF-8 file, atomically; 409 with `details.matches` unless it occurs
+    exactly once.
+    """
     replaced = await files.edit(caller, sandbox_id, body.path, body.old, body.new, everywhere=body.all)
     return WireResponse({"replaced": replaced})
 
@@ -301,7 +305,9 @@ async def read_archive(
     path: FolderPath,
     format: ArchiveFormat = "tar",  # noqa: A002
 ) -> StreamingResponse:
-    """A directory with its contents, or a file, as a tar, without files that the sandbox's user cannot read."""
+    """A directory with its contents, or a file, as a tar, without files that the sandbox's user
+    cannot read.
+    """
     stack = AsyncExitStack()
     chunks = await stack.enter_async_context(trees.pack(caller, sandbox_id, path, format))
     name = _shown_name(path).strip(".") or "files"
@@ -363,7 +369,7 @@ async def delete_file(
 
 
 def _wanted(range_: str, if_range: str) -> Wanted:
-    """RFC 9110, section 14.2: what is not understood is as if it were not there, and of several ranges all is answered."""
+    """RFC 9110, section 14.2: an unknown unit is ignored, and several ranges are answered with all."""
     found, state = _RANGE.fullmatch(range_.strip()), _TAG.fullmatch(if_range.strip())
     # A date, or a weak tag, is like the tag of another file.
     if not found or (if_range.strip() and not state) or max(len(range_), len(if_range)) > _LONGEST:
@@ -451,7 +457,7 @@ def _json(item: FileInfo | ListEnd) -> bytes:
 
 
 async def _while_here(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives, unless the caller goes away: then it is given up, and the sandbox with it."""
+    """The result of `work`; cancelled, and the sandbox released, when the client disconnects."""
     return await first(work, _gone(request))
 
 

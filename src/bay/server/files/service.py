@@ -1,4 +1,4 @@
-"""Files of a sandbox, through Ship, which opens them as the sandbox's own user."""
+"""The file service works through Ship, which opens files as the sandbox's own user."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -57,7 +57,7 @@ class Files:
             await self._link.delete(peer, normal, beneath=True)
 
     async def list(self, caller: Caller, ref: str, path: str) -> list[FileEntry]:
-        """What a directory holds, directories first."""
+        """The entries of a directory, directories first."""
         async with self._reach(caller, ref, path) as (normal, peer):
             found = await self._link.list_workspace(peer, normal)
         return sorted(map(_to_entry, found), key=lambda entry: not entry.is_dir)
@@ -81,7 +81,10 @@ class Files:
 
 
 class SandboxFiles:
-    """The service behind `…/files/*`: any path that the sandbox's user may touch. Every call wakes the sandbox and counts as activity."""
+    """The service behind `…/files/*`: any path that the sandbox's user may touch.
+
+    Every call wakes the sandbox and counts as activity.
+    """
 
     def __init__(self, *, waker: Waker, link: FileLink) -> None:
         self._waker = waker
@@ -91,7 +94,10 @@ class SandboxFiles:
     async def download(
         self, caller: Caller, ref: str, path: str, wanted: Wanted
     ) -> AsyncGenerator[Download, None]:
-        """A file's bytes, or some of them, as they come. Raises FileMissing and RangeNotSatisfiable before the first."""
+        """A file's bytes, or some of them, as they come.
+
+        Raises FileMissing and RangeNotSatisfiable before the first.
+        """
         async with (
             self._reach(caller, ref, path=path) as peer,
             self._link.download(peer, path, wanted) as opened,
@@ -114,7 +120,7 @@ class SandboxFiles:
             return await self._link.upload(peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir)
 
     async def stat(self, caller: Caller, ref: str, path: str, *, follow: bool) -> FileInfo:
-        """What is at a path. Raises FileMissing."""
+        """The file at a path. Raises FileMissing."""
         async with self._reach(caller, ref, path=path) as peer:
             return await self._link.stat(peer, path, follow=follow)
 
@@ -122,7 +128,10 @@ class SandboxFiles:
     async def list(
         self, caller: Caller, ref: str, path: str, *, depth: int, glob: str | None, limit: int
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
-        """What is below a directory, as it comes; the last item is a ListEnd. Raises FileMissing before the first."""
+        """The entries below a directory, as a stream; the last item is a ListEnd.
+
+        Raises FileMissing before the first.
+        """
         async with (
             self._reach(caller, ref, path=path) as peer,
             self._link.list(peer, path, depth=depth, glob=glob, limit=limit) as items,
@@ -132,7 +141,10 @@ class SandboxFiles:
     async def move(
         self, caller: Caller, ref: str, source: str, destination: str, *, overwrite: bool
     ) -> FileInfo:
-        """Rename. Raises Conflict when there is something at `destination`, unless it is to be overwritten."""
+        """Rename.
+
+        Raises Conflict when there is something at `destination`, unless it is to be overwritten.
+        """
         async with self._reach(caller, ref, source=source, destination=destination) as peer:
             return await self._link.move(peer, source, destination, overwrite=overwrite)
 
@@ -158,7 +170,10 @@ class SandboxFiles:
             return await self._link.change_mode(peer, path, mode, recursive=recursive)
 
     async def edit(self, caller: Caller, ref: str, path: str, old: str, new: str, *, everywhere: bool) -> int:
-        """Replace a text in a file atomically; how many times. Raises Conflict when it is not there, or more than once."""
+        """Replace a text in a file atomically; how many times.
+
+        Raises Conflict when it is not there, or more than once.
+        """
         async with self._reach(caller, ref, path=path) as peer:
             return await self._link.edit(peer, path, old, new, everywhere=everywhere)
 

@@ -1,4 +1,4 @@
-"""Bay's calls to the files of a Ship, any path of them. What comes back is checked and bounded here."""
+"""The client of a Ship's file routes, for any path. Answers are checked and bounded here."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -71,7 +71,10 @@ class _Done(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which bytes of a file: `first` to `last` (None: the end), or the last `suffix`. Of `if_range`'s state, else all."""
+    """Which bytes of a file: `first` to `last` (None: the end), or the last `suffix`.
+
+    Of `if_range`'s state, else all.
+    """
 
     first: int | None = None
     last: int | None = None
@@ -94,7 +97,9 @@ class Download:
 
 
 class FileLink:
-    """Bay's file calls to every session's Ship, over the connections of `link`. `silence_s` bounds a Ship's silence.
+    """Bay's file calls to every session's Ship, over the connections of `link`.
+
+    `silence_s` bounds a Ship's silence.
 
     With `beneath` Ship confines a path, and every link on its way, to the workspace.
     """
@@ -140,12 +145,15 @@ class FileLink:
             return parse(_Info, await collect(wire.body(), _SMALL)).to_info()
 
     async def stat(self, peer: Peer, path: str, *, follow: bool) -> FileInfo:
-        """What is at a path."""
+        """The file at a path."""
         query = _query(path, follow=_flag(follow))
         return (await self._link.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
 
     async def list_workspace(self, peer: Peer, path: str) -> list[FileInfo]:
-        """The first entries of a directory of the workspace, directories first; a link is shown as its target."""
+        """The first entries of a directory of the workspace, directories first.
+
+        A link is shown as its target.
+        """
         query = _query(path, limit=_MAX_ENTRIES, beneath="true", follow="true", directories_first="true")
         async with self._listed(peer, query, _MAX_ENTRIES) as items:
             return await _first_of(items)
@@ -154,7 +162,7 @@ class FileLink:
     async def list(
         self, peer: Peer, path: str, *, depth: int, glob: str | None, limit: int
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
-        """What is below a directory, as it comes; the last item is a ListEnd."""
+        """The entries below a directory, as a stream; the last item is a ListEnd."""
         async with self._listed(peer, _query(path, depth=depth, glob=glob, limit=limit), limit) as items:
             yield items
 

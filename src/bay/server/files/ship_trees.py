@@ -1,4 +1,7 @@
-"""Bay's calls to a Ship about whole trees: searching them, watching them, and as archives. What comes back is checked and bounded here."""
+"""The client of a Ship's routes for whole trees: search, watches and archives.
+
+Answers are checked and bounded here.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,7 +27,7 @@ _LINE = 1 << 20
 _FOUND = 16 << 20
 
 LongText = Annotated[str, Field(max_length=1 << 17)]
-"""Ship goes 400 directories deep, each of whose names may have 255 characters, from where it is told to begin."""
+"""Ship descends 400 directories, each with a name of up to 255 characters, below the start."""
 _REFUSALS: dict[int, type[BayError]] = {
     CloseCode.BAD_MESSAGE: BadRequest,
     CloseCode.FORBIDDEN: Forbidden,
@@ -59,7 +62,7 @@ class _Event(BaseModel):
 
 
 class Unpacked(BaseModel):
-    """What was made of an archive: everything but directories, and the bytes of files."""
+    """The counts of an unpacked archive: everything but directories, and the bytes of files."""
 
     files: Count
     bytes: Count
@@ -73,7 +76,7 @@ class Watching:
         self._socket = socket
 
     async def events(self) -> AsyncGenerator[FileEvent, None]:
-        """What happens, until what is watched is gone. A frozen sandbox is silent.
+        """Changes, until the watched path is removed. A frozen sandbox is silent.
 
         Raises ShipError when the sandbox's side broke or says nonsense, and what Ship ends it with.
         """
@@ -85,14 +88,17 @@ class Watching:
 
 
 class TreeLink:
-    """The trees of all sessions, over the connections of `link`. `silence_s` bounds how long a Ship may keep still."""
+    """The trees of all sessions, over the connections of `link`.
+
+    `silence_s` bounds how long a Ship may keep still.
+    """
 
     def __init__(self, link: ShipLink, *, silence_s: float = _SILENCE_S) -> None:
         self._link = link
         self._silence_s = silence_s
 
     async def search(self, peer: Peer, path: str, asked: Mapping[str, object], limit: int) -> SearchResult:
-        """What a search finds. Raises BadRequest for an expression or a glob that is none."""
+        """The matches of a search. Raises BadRequest for an invalid expression or glob."""
         query = _query(path, **asked, limit=limit)
         async with self._link.open(peer, "GET", "/fs/search", query, deadline_s=_SEARCH_S) as (wire, _):
             return await _result(wire.body(), limit)
@@ -107,7 +113,10 @@ class TreeLink:
             yield wire.body(self._silence_s)
 
     async def unpack(self, peer: Peer, path: str, kind: str, body: AsyncIterator[bytes]) -> Unpacked:
-        """Make what is in an archive below a directory. Raises BadRequest for one that is refused, part of which may be made."""
+        """Make what is in an archive below a directory.
+
+        Raises BadRequest for one that is refused, part of which may be made.
+        """
         async with self._link.open(
             peer, "PUT", "/fs/archive", _query(path, format=kind), body, "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,

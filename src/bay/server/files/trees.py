@@ -1,4 +1,4 @@
-"""Whole trees of a sandbox's files, through Ship: searching them, watching them, and as archives."""
+"""The service of whole trees, through Ship: search, watches and archives."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,12 +26,18 @@ class Watch(SessionStream):
         return self.watching.path
 
     def events(self) -> AsyncGenerator[FileEvent]:
-        """What happens, until what is watched is gone. Raises OutputGone once the session is over, else ShipError."""
+        """Changes, until the watched path is removed.
+
+        Raises OutputGone once the session is over, else ShipError.
+        """
         return self.until_over(self.watching.events(), _stopped)
 
 
 class FileTrees:
-    """The service behind `…/files/search`, `…/files/watch` and `…/files/archive`. Every call wakes the sandbox."""
+    """The service behind `…/files/search`, `…/files/watch` and `…/files/archive`.
+
+    Every call wakes the sandbox.
+    """
 
     def __init__(self, *, waker: Waker, link: TreeLink, stays: Stays) -> None:
         self._waker = waker
@@ -41,7 +47,7 @@ class FileTrees:
     async def search(
         self, caller: Caller, ref: str, path: str, asked: Mapping[str, object], limit: int
     ) -> SearchResult:
-        """What a search finds within 30 s. Raises FileMissing, and BadRequest for what cannot be looked for."""
+        """The matches of a search within 30 s. Raises FileMissing, and BadRequest for an invalid pattern."""
         sandbox_path(path)
         async with self._waker.awake(caller, ref, "filesystem") as awake:
             return await self._link.search(awake.peer, path, asked, limit)
@@ -50,7 +56,10 @@ class FileTrees:
     async def pack(
         self, caller: Caller, ref: str, path: str, kind: str
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """A directory or file as an archive, as it comes. Raises FileMissing and Forbidden before the first byte."""
+        """A directory or file as an archive, as it comes.
+
+        Raises FileMissing and Forbidden before the first byte.
+        """
         sandbox_path(path)
         async with (
             self._waker.awake(caller, ref, "filesystem") as awake,
@@ -61,14 +70,17 @@ class FileTrees:
     async def unpack(
         self, caller: Caller, ref: str, path: str, kind: str, body: AsyncIterator[bytes]
     ) -> Unpacked:
-        """Make what is in an archive below a directory. What was made before an error stays."""
+        """Unpack an archive below a directory. Files made before an error stay."""
         sandbox_path(path)
         async with self._waker.awake(caller, ref, "filesystem") as awake:
             return await self._link.unpack(awake.peer, path, kind, body)
 
     @asynccontextmanager
     async def watch(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> AsyncGenerator[Watch]:
-        """Watch files. The sandbox may freeze meanwhile, and is silent then. Raises FileMissing and Conflict."""
+        """Watch files.
+
+        The sandbox may freeze meanwhile, and is silent then. Raises FileMissing and Conflict.
+        """
         sandbox_path(path)
         with self._stays.place(caller.owner):
             async with (

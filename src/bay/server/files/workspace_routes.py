@@ -1,4 +1,4 @@
-"""`…/filesystem/*`: the files of a workspace, with paths relative to it."""
+"""The routes `…/filesystem/*`: the files of a workspace, by paths relative to it."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
@@ -134,7 +134,9 @@ async def _upload(files: Files, caller: Caller, sandbox_id: str, form: Form) -> 
 
 
 async def _to_the_end(form: Form) -> AsyncGenerator[bytes]:
-    """The bytes of the part, which has to be the last: what raises here keeps the file from being put in place."""
+    """The bytes of the part, which has to be the last: an error here keeps the file from being
+    put in place.
+    """
     async for piece in form.data():
         yield piece
     await _check_end(form)

@@ -1,4 +1,4 @@
-"""`…/kernels` and `…/python/exec`: run code that remembers, and see what it shows."""
+"""The routes `…/kernels` and `…/python/exec`: run code that keeps its variables, and read its output."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator

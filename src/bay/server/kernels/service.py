@@ -1,6 +1,8 @@
-"""Kernels: processes that run code cell by cell and keep its variables. They live in a session and end with it.
+"""The kernel service: processes that run code cell by cell and keep its variables.
 
-Only `python/exec` writes rows, for the history. What else runs in kernels is known to Ship alone, which is asked.
+They end with their session.
+
+Only `python/exec` writes rows, for the history. All else about kernels is asked of Ship.
 """
 
 import asyncio
@@ -40,7 +42,7 @@ _QUEUE_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKernel:
-    """What kind of kernel to make, and where in the sandbox it starts."""
+    """The spec of a new kernel, and the directory in which it starts."""
 
     spec: str = "python3"
     cwd: str | None = None
@@ -116,7 +118,7 @@ class Kernels:
             return await self._link.restart(peer, kernel_id)
 
     async def specs(self, caller: Caller, ref: str) -> list[KernelSpec]:
-        """What kinds of kernel the image has; wakes the sandbox to look."""
+        """The kernel specs of the image; wakes the sandbox to look."""
         async with self._waker.awake(caller, ref, "python") as awake:
             return await self._link.specs(awake.peer)
 
@@ -126,8 +128,8 @@ class Kernels:
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
         """Run code and follow what it does; the same id again follows the same cell from its beginning.
 
-        The cell goes on when nobody follows. When its session ends, its last event says that it is lost; without
-        an end the events break off when the key is valid no more or the server shuts down.
+        The cell goes on without a follower. When its session ends, its last event says that it is lost;
+        without an end the events break off when the key is revoked or the server shuts down.
         """
         if kernel_id != DEFAULT:
             await self._refuse_without_session(caller, ref, kernel_id)
@@ -141,7 +143,7 @@ class Kernels:
     async def events(
         self, caller: Caller, ref: str, kernel_id: str, cell_id: str, since: int, *, follow: bool
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
-        """What a cell did, from event `since` on. Raises NotFound when it is no longer known."""
+        """The events of a cell, from event `since` on. Raises NotFound when it is no longer known."""
         sandbox = await self._waker.find(caller, ref)
         if _CELL_ID.fullmatch(cell_id) is None:
             raise NotFound(f"there is no cell {cell_id} in this kernel")
@@ -155,7 +157,9 @@ class Kernels:
     async def python(
         self, caller: Caller, ref: str, note: HistoryNote, timeout_s: float, *, include_code: bool
     ) -> PythonResult:
-        """Run `note.code` in the default kernel to its end, or to `timeout_s`; the history keeps what came of it."""
+        """Run `note.code` in the default kernel to its end, or to `timeout_s`; the history
+        keeps the result.
+        """
         async with self._waker.awake(caller, ref, "python") as awake:
             planned = await self._plan(awake, note)
             events = await self._run_to_end(awake, planned.id, note.code, timeout_s)
@@ -228,7 +232,7 @@ class Kernels:
     async def _locate(
         self, caller: Caller, ref: str, kernel_id: str, *, follower: bool = False
     ) -> AsyncGenerator[Peer, None]:
-        """The Ship that may know the kernel. Nothing is started for it: what ended is gone."""
+        """The Ship that may know the kernel. Nothing is started for it: a kernel ends with its session."""
         async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             _check_id(kernel_id)
             _refuse_gone(sandbox, kernel_id)
@@ -252,7 +256,7 @@ class Kernels:
         return kernel_id
 
     async def _found_or_withdrawn(self, peer: Peer, kernel_id: str, request: idempotency.Request) -> Kernel:
-        """What an earlier call with the key made; or there was a conflict of another kind, and nothing was made."""
+        """The kernel of an earlier call with the key; without one the claim is withdrawn. Raises Conflict."""
         try:
             return await self._link.get(peer, kernel_id)
         except NotFound:
@@ -287,13 +291,14 @@ def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
 
 
 def _checked(new: NewKernel) -> NewKernel:
-    """What can be judged before anything starts. Raises BadRequest or InvalidPath."""
+    """Checks that need no sandbox. Raises BadRequest or InvalidPath."""
     check_user(new.user)
     return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
-    # `env` is what code in it finds; `own_env` alone is the kernel's own, which its later cells cannot change.
+    # `env` is what code in it finds; `own_env` alone is the kernel's own, which its later cells cannot
+    # change.
     env = {**awake.env, **(new.env or {})}
     body: dict[str, Any] = {
         "spec": new.spec,

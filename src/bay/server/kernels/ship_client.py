@@ -1,4 +1,4 @@
-"""Bay's calls to the kernels of a Ship: what a cell did comes as lines, each checked and bounded here."""
+"""The client of a Ship's kernel routes: a cell's events come as lines, each checked and bounded here."""
 
 import asyncio
 import json
@@ -33,7 +33,10 @@ _SMALL = 1 << 20
 _AT_ONCE = 64 << 10
 """Bytes of the longest line that is parsed where it comes; longer ones are in a thread, beside all else."""
 _MOST_PARTS = 1 << 18
-"""Commas and opening brackets in a line, or strings. Each costs many times its bytes to parse: a few megabytes of `[]` seconds, and a gigabyte."""
+"""Commas and opening brackets in a line, or strings.
+
+Each costs many times its bytes to parse: a few megabytes of `[]` seconds, and a gigabyte.
+"""
 _ERROR_LINE = re.compile(rb'^\{"error"')
 _SHOWN = re.compile(rb'^\{"seq": ?(\d{1,18}), ?"type": ?"(display|result)"')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -42,7 +45,7 @@ _NOTE = "[not shown: it is nested too deeply, has too many parts, or numbers tha
 
 Name = Annotated[str, Field(max_length=256)]
 Words = Annotated[str, Field(max_length=_LINE)]
-"""What a program wrote, as long as a line may be."""
+"""A program's output, as long as a line may be."""
 
 
 def _finite(value: JsonValue) -> JsonValue:
@@ -172,7 +175,7 @@ _LINE_OF: TypeAdapter[_Line] = TypeAdapter(_Line)
 
 
 class KernelLink:
-    """What is asked of the kernels behind `link`."""
+    """Calls to the kernels behind `link`."""
 
     def __init__(self, link: ShipLink) -> None:
         self._link = link
@@ -205,7 +208,7 @@ class KernelLink:
         return await self._kernel(peer, kernel_id, "POST", f"/kernels/{kernel_id}/restart", {})
 
     async def specs(self, peer: Peer) -> list[KernelSpec]:
-        """What kinds of kernel can be made."""
+        """The kernel specs of the image."""
         found = await self._link.call(peer, _Specs, "GET", "/kernelspecs", deadline_s=_START_S)
         return [KernelSpec(**item.model_dump()) for item in found.items]
 
@@ -231,7 +234,7 @@ class KernelLink:
     async def events(
         self, peer: Peer, kernel_id: str, cell_id: str, since: int, *, follow: bool
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
-        """What a cell did, from its event `since` on; with `follow` until its end."""
+        """The events of a cell, from `since` on; with `follow` until its end."""
         path = f"/kernels/{kernel_id}/cells/{cell_id}/events"
         query = {"since": since, "follow": "true" if follow else "false"}
         async with self._link.open(peer, "GET", path, query, deadline_s=_START_S) as (wire, _):
@@ -249,7 +252,7 @@ class KernelLink:
 
 
 async def events_of(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[CellEvent, None]:
-    """The events in order; what comes twice or behind the end is nonsense."""
+    """The events in order; an event that comes twice or after the end breaks the protocol."""
     last, ended = -1, False
     async for line in lines(chunks, _LINE):
         event = parse_event(line) if len(line) <= _AT_ONCE else await asyncio.to_thread(parse_event, line)
@@ -278,7 +281,7 @@ def _parsed(line: bytes) -> _Line:
 
 
 def _parts(line: bytes) -> int:
-    """How many values are in it, about, told without parsing. What is inside of strings counts for nothing."""
+    """Estimates the number of values in it without parsing. Content of strings does not count."""
     if _marks(line) + line.count(b'"') <= _MOST_PARTS:
         return 0
     bare = line.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -330,7 +333,8 @@ def _without_surrogates(line: bytes) -> bytes:
 async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[CellEvent]:
     """Every event, for those who want the cell as a whole. Raises ShipError beyond `most_bytes`.
 
-    What is shown has as many parts in all as it may have in one line, and a note in the place of more.
+    All events of a cell together have at most as many parts as one line may have, and a note in the place of
+    more.
     """
     found: list[CellEvent] = []
     size = parts = 0
@@ -348,7 +352,7 @@ async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[Ce
 
 
 def _weight(event: CellEvent) -> tuple[int, int]:
-    """About how many bytes of memory it takes without the parts of its JSON, and how many those are; small ones count too."""
+    """Estimates its bytes of memory without the parts of its JSON, and their number; small ones count too."""
     shown = (*(event.data or {}).values(), *(event.metadata or {}).values())
     texts = [value for value in shown if isinstance(value, str)]
     others = [json.dumps(value).encode() for value in shown if not isinstance(value, str)]

@@ -1,4 +1,4 @@
-"""The audit as callers read it."""
+"""The audit service reads the audit for callers."""
 
 from dataclasses import replace
 
@@ -21,7 +21,9 @@ class Audits:
     async def page(
         self, caller: Caller, filters: AuditFilters, *, after: int, limit: int
     ) -> Page[AuditEntry]:
-        """Part of the audit, oldest first: an admin key sees everybody's calls, another key its own owner's."""
+        """Part of the audit, oldest first: an admin key sees everybody's calls, another key its
+        own owner's.
+        """
         if caller.scope != "admin":
             if filters.owner not in (None, caller.owner):
                 raise Forbidden("only an admin key may read the audit of other owners; leave out owner")

@@ -1,4 +1,4 @@
-"""`/v1/audit`: who changed what, and what came of it."""
+"""The routes `/v1/audit`: which key changed what, and the outcome."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""`/v1/keys`: who may call. For admin keys alone."""
+"""The routes `/v1/keys`: API keys. For admin keys alone."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""API keys: make, list, revoke. Only admin keys come this far."""
+"""The key service makes, lists and revokes API keys. Only admin keys come this far."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from bay.store.records import ApiKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyWish:
-    """What a create asks for. Without an owner it is the caller's, without an expiry it is for ever."""
+    """The parameters of a create. The owner defaults to the caller's; without an expiry it is for ever."""
 
     name: str
     scope: KeyScope
@@ -36,7 +36,7 @@ class ApiKeys:
         self._clock = clock
 
     async def create(self, caller: Caller, wish: KeyWish, idempotency_key: str | None) -> NewKey:
-        """Make a key; its secret is in the answer and nowhere else, so a repeated call gives the answer without it."""
+        """Make a key. Only this answer has its secret, so a repeated call gives the answer without it."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/keys", to_wire(wish))
         secret, key = self._new(caller, wish)
         async with self._store.write() as db:
@@ -53,13 +53,13 @@ class ApiKeys:
     async def page(
         self, owner: str | None, *, after: str | None, limit: int
     ) -> tuple[tuple[Key, ...], str | None]:
-        """Keys of every owner, or of one, oldest first, revoked and expired ones too; and where the next page begins."""
+        """Keys of every owner, or of one, oldest first, also invalid ones; and the next page's cursor."""
         async with self._store.read() as db:
             found, more = await keys.page(db, owner, after=_place(after), limit=limit)
         return tuple(map(_view, found)), _after(found[-1]) if more else None
 
     async def revoke(self, key_id: str) -> None:
-        """Let the key open nothing any more, from now on. Idempotent. Raises NotFound, and Conflict for the last admin key."""
+        """Revoke the key from now on. Idempotent. Raises NotFound, and Conflict for the last admin key."""
         async with self._store.write() as db:
             key = await keys.get(db, key_id)
             if key is None:

@@ -1,4 +1,4 @@
-"""`/v1/admin/*`: what an operator looks at. Admin keys only."""
+"""The routes `/v1/admin/*`: the operator's views. Admin keys only."""
 
 from typing import Annotated
 

@@ -1,6 +1,7 @@
-"""Collects what nobody needs any more when an operator asks; by itself Bay does all of this anyway.
+"""Collects garbage when an operator asks; by itself Bay does all of this anyway.
 
-Idle sandboxes give back their compute, frozen ones included, expired ones end, and what is on the host without a row goes.
+Idle sandboxes give back their compute, frozen ones included, expired ones end, and what is on the host
+without a row goes.
 """
 
 import asyncio
@@ -90,7 +91,10 @@ class Garbage:
         return _result("idle_session", *_counted(ended), skipped=taken.count(False))
 
     async def _cool(self, sandbox: SandboxRecord) -> bool:
-        """Want it cold, unless it is at work; whether it is wanted so. One whose idle clock passed counts as the sweep counts it."""
+        """Want it cold, unless it is at work; whether it is wanted so.
+
+        One whose idle clock passed counts as the sweep counts it.
+        """
         frozen = sandbox.target == "paused"
         if sandbox.session is None or (not frozen and await self._sweep.is_active(sandbox, sandbox.session)):
             return False
@@ -113,7 +117,7 @@ class Garbage:
         return _result("expired_sandbox", *_counted(ended))
 
     def _is_left(self, sandbox: SandboxRecord, now: datetime) -> bool:
-        """Whether it is shown no more and still there."""
+        """Whether it is hidden and still there."""
         goes = sandbox.expires_at is not None and sandbox.expires_at + self._retention <= now
         return goes and sandbox.deleted_at is None
 
@@ -125,7 +129,7 @@ class Garbage:
     async def _all_settled(
         self, found: list[SandboxRecord], done: Callable[[SandboxRecord], bool]
     ) -> list[str | None]:
-        """Poke the reconciler for each, and wait: None for one of which `done` holds, else what is the matter."""
+        """Poke the reconciler for each, and wait: None for one of which `done` holds, else the problem."""
 
         async def settle(sandbox: SandboxRecord) -> str | None:
             self._waker.poke(sandbox.id)

@@ -1,4 +1,4 @@
-"""`/health` and `/v1/profiles`, which need no key."""
+"""The routes `/health` and `/v1/profiles`, which need no key."""
 
 from typing import Annotated, Any
 

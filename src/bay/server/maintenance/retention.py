@@ -1,8 +1,8 @@
-"""Forgets what must not be kept for ever: once a minute, in transactions so small that no call waits long for one.
+"""Retention deletes old rows once a minute, in transactions so small that no call waits long for one.
 
-docs/settings.md has what goes when. Execs are also looked at in between, when many have come: a loop of quick commands
-adds rows as fast as it can. Rejected: one `DELETE` of everything, which holds the database's only writer for as long
-as it takes; and `VACUUM`, because SQLite fills freed pages again.
+docs/settings.md has what goes when. Execs are also looked at in between, when many have come: a loop of quick
+commands adds rows as fast as it can. Rejected: one `DELETE` of everything, which holds the database's only
+writer for as long as it takes; and `VACUUM`, because SQLite fills freed pages again.
 """
 
 import asyncio
@@ -170,7 +170,7 @@ class Housekeeping:
                 found = await forget(db)
 
     async def _bury(self) -> None:
-        """Forget the sandboxes that were removed long ago, and then the cargos that nothing refers to any more."""
+        """Delete the rows of sandboxes that were removed long ago, and of cargos without a reference."""
         now = self._clock()
         old = (now - self._keep.deleted_age, now - _POOLED_LIFE)
         while True:

@@ -1,4 +1,4 @@
-"""`…/services`: commands that are started with a sandbox and kept running."""
+"""The routes `…/services`: commands that start with a sandbox and are kept running."""
 
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
@@ -69,7 +69,7 @@ class ServiceBody(Body):
     enabled: Annotated[bool, Field(description="Whether it starts with the session")] = True
 
     def to_spec(self, name: str) -> ServiceSpec:
-        """What the rest of Bay calls it."""
+        """The class that the services take."""
         values: dict[str, Any] = self.model_dump(exclude={"name", "health"})
         health = None if self.health is None else ServiceHealth(**self.health.model_dump())
         return ServiceSpec(name=name, health=health, **values)
@@ -81,7 +81,7 @@ class NamedService(ServiceBody):
     name: Name
 
     def to_noun(self) -> ServiceSpec:
-        """What the rest of Bay calls it."""
+        """The class that the services take."""
         return self.to_spec(self.name)
 
 

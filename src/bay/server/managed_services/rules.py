@@ -1,4 +1,4 @@
-"""What the services of a sandbox may be, all of them together. Pure; what one of them may be by itself, the API checks."""
+"""Rules for all services of a sandbox together. Pure; the API checks the fields of each."""
 
 import re
 from collections.abc import Sequence

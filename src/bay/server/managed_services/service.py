@@ -1,6 +1,6 @@
-"""The services of sandboxes: what is started with every session and kept running.
+"""The service of managed services: commands that start with every session and are kept running.
 
-What they are is in rows, which each call changes; a session that runs is told of it before the call is answered.
+Their definitions are rows, which each call changes; a running session gets them before the call is answered.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -31,7 +31,10 @@ Change = Callable[[Specs], Sequence[ServiceSpec]]
 
 
 class SandboxServices:
-    """The service behind `…/services`. Changes and looks never start compute: a cold sandbox has its services with its next start."""
+    """The service behind `…/services`.
+
+    Changes and looks never start compute: a cold sandbox has its services with its next start.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,9 @@ class SandboxServices:
         self._profiles = profiles
 
     async def list(self, caller: Caller, ref: str) -> Known:
-        """All, in the order in which they were made; of a frozen sandbox as they were last seen. Wakes nothing.
+        """All, in the order in which they were made; of a frozen sandbox as they were last seen.
+
+        Wakes nothing.
 
         A key that may only read is shown the names of variables without their values, which may be secrets.
         """
@@ -79,7 +84,10 @@ class SandboxServices:
         return await self._told(caller, record.id, spec.name), spec.name not in known
 
     async def delete(self, caller: Caller, ref: str, name: str) -> None:
-        """End it and forget it, with its output. Raises NotFound, and Conflict while another service needs it."""
+        """End it and forget it, with its output.
+
+        Raises NotFound, and Conflict while another service needs it.
+        """
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
             _spec(specs, name)
@@ -104,7 +112,10 @@ class SandboxServices:
         return await self._told(caller, record.id, name)
 
     async def restart(self, caller: Caller, ref: str, name: str) -> Service:
-        """End it and start it anew, thawing a frozen sandbox; one that is off is turned on. Without compute there is nothing to end."""
+        """End it and start it anew, thawing a frozen sandbox; one that is off is turned on.
+
+        Without compute there is nothing to end.
+        """
         was_enabled = _spec(await self._specs(caller, ref), name).enabled
         record = await self._enable(caller, ref, name, enabled=True)
         return await (self._restarted if was_enabled else self._told)(caller, record.id, name)
@@ -113,10 +124,10 @@ class SandboxServices:
     async def logs(
         self, caller: Caller, ref: str, name: str, since: int, *, follow: bool
     ) -> AsyncGenerator[Output]:
-        """What it printed in this session from byte `since` on. Raises OutputGone when that is no longer buffered.
+        """Its output in this session from byte `since` on. Raises OutputGone when that is no longer buffered.
 
-        Followed, it ends once the service has ended and is not to be started again, or its session is over. Thaws a frozen sandbox, and
-        starts no cold one: that has no output.
+        Followed, it ends once the service has ended and is not to be started again, or its session is over.
+        Thaws a frozen sandbox, and starts no cold one: that has no output.
         """
         with ExitStack() as held:
             if follow:
@@ -172,7 +183,7 @@ class SandboxServices:
         return await self._change(caller, ref, change)
 
     async def _tell(self, caller: Caller, sandbox_id: str) -> None:
-        """Tell the session, if there is one. What it cannot be told now it is told again, and so nothing is raised."""
+        """Sync the session, if there is one. A failed sync is retried, and so nothing is raised."""
         async with self._waker.holding(caller, sandbox_id) as sandbox:
             session = sandbox.session
             if session is None:
@@ -219,7 +230,7 @@ class SandboxServices:
         ]
 
     async def _states(self, record: SandboxRecord) -> States:
-        """What Ship says; of one that is frozen or does not answer what it said last."""
+        """Ship's report; of a frozen or silent one its last report."""
         session = record.session
         peer = peer_of(session) if session and session.phase == "running" else None
         if peer is None:

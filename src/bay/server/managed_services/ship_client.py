@@ -1,4 +1,4 @@
-"""Bay's calls to the services of a Ship: what is kept running there, and how it is."""
+"""The client of a Ship's service routes: the definitions it keeps running, and their state."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from bay.server.ship.client import ShipLink, paced
 from bay.server.ship.connection import Peer
 
 _CHANGE_S = 30.0
-"""What is ended for a change has 5 s for it, and what begins 5 s to show that it does."""
+"""A service ended for a change has 5 s for it, and a new one 5 s to show that it runs."""
 _LIST_S = 2.0
 _ANSWER_BYTES = 1 << 20
 
@@ -74,7 +74,7 @@ class ServiceLink:
             return parse(_Statuses, await collect(wire.body(), _ANSWER_BYTES)).by_name()
 
     async def list(self, peer: Peer) -> States:
-        """How they are. Asked when somebody looks, so it must not keep them."""
+        """Their state. A short deadline: a view of the services waits for it."""
         found = await self._link.call(peer, _Statuses, "GET", "/services", deadline_s=_LIST_S)
         return found.by_name()
 
@@ -84,7 +84,7 @@ class ServiceLink:
         return await self._link.call(peer, ServiceStatus, "POST", path, deadline_s=_CHANGE_S)
 
     async def feed(self, peer: Peer) -> AsyncGenerator[States]:
-        """How they are now and whenever that changes, until the connection breaks (ShipError) or the runtime ends."""
+        """Their state now and at each change, until the connection breaks (ShipError) or the runtime ends."""
         opened = self._link.open(
             peer, "GET", "/services", {"follow": "true"}, deadline_s=_CHANGE_S, awaited=False
         )
@@ -96,7 +96,7 @@ class ServiceLink:
     def logs(
         self, peer: Peer, name: str, since: int, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
-        """What one printed from byte `since` on, as `ShipLink.output`."""
+        """The output of one from byte `since` on, as `ShipLink.output`."""
         return self._link.output_at(peer, f"/services/{name}/logs", since, follow)
 
 
@@ -106,7 +106,7 @@ def stopped(spec: ServiceSpec) -> Service:
 
 
 def waiting(spec: ServiceSpec, message: str | None) -> Service:
-    """A service of which the session's Ship has not been told yet, or has told nothing."""
+    """A service which the session's Ship has not got or not reported yet."""
     return Service(**_fields(spec), state="waiting" if spec.enabled else "stopped", message=message)
 
 

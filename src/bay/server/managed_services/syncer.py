@@ -1,7 +1,7 @@
-"""Has the Ship of each running session keep the services that the rows say, and hears what becomes of them.
+"""The syncer has the Ship of each running session keep the services of the rows, and follows their state.
 
-A session's Ship is told when it starts, when the rows change, and when Bay takes it over; what it cannot be told now it is told
-again and again. Then Ship tells Bay of each change by itself, so that nothing is asked for that nobody wants to know.
+A session's Ship gets the definitions when it starts, when the rows change, and when Bay adopts it; a failed
+sync is retried. Then Ship reports each change by itself, so that Bay need not poll.
 """
 
 import asyncio
@@ -39,15 +39,20 @@ class _Kept:
     peer: Peer | None
     """None before its Ship is there."""
     seen: States | None
-    """As Ship told it last; None before it has told anything of a session that an earlier Bay has started."""
+    """Ship's last report; None before the first one of a session that an earlier Bay has started."""
     trouble: str | None = None
-    """Why Ship could not be told."""
+    """Why the last sync failed."""
     untold: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while the rows may say something that Ship has not been told."""
+    """Set while the rows may be newer than the definitions that Ship has."""
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Clear before it is there and while it is frozen: a Ship that hears nothing is told nothing, or it would find a thousand callers who have gone."""
+    """Clear before Ship is there and while it is frozen.
+
+    Do not send to a frozen Ship: its socket backlog would fill with dead calls.
+    """
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held from when the rows are read until Ship has been told: nothing older comes after what is newer."""
+    """Held from the read of the rows until Ship has them, so that no older version comes after
+    a newer one.
+    """
     task: asyncio.Task[None] | None = None
     is_over: bool = False
     events: TokenBucket = field(default_factory=event_bucket)
@@ -76,7 +81,10 @@ class ServiceKeeper:
                     kept.task = group.create_task(self._keep(kept))
 
     async def expect(self, sandbox_id: str, session_id: str) -> None:
-        """A session is about to start. Looked at now, so that one without services is not kept from being ready."""
+        """A session is about to start.
+
+        Looked at now, so that one without services is not kept from being ready.
+        """
         await self.end(session_id)  # an attempt to start it may have come far before
         kept = self._kept[session_id] = _Kept(sandbox_id, None, {})
         if await self._has_services(sandbox_id):
@@ -85,7 +93,7 @@ class ServiceKeeper:
     async def begin(self, peer: Peer) -> None:
         """A session that was expected is there: start its services, if it has any by now.
 
-        What Ship could not be told is tried again later; nothing is raised for it.
+        A failed sync is retried later; nothing is raised for it.
         """
         if (kept := self._kept.get(peer.session_id)) is not None:
             kept.peer = peer
@@ -94,7 +102,7 @@ class ServiceKeeper:
                 await self._try_to_tell(kept)
 
     def adopt(self, sandbox_id: str, peer: Peer, *, frozen: bool) -> None:
-        """An earlier Bay has begun that session: tell it again what it should keep, which changes nothing that is as it should be."""
+        """An earlier Bay has begun that session: sync it again, which changes nothing that is up to date."""
         kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, None)
         kept.untold.set()
         if not frozen:
@@ -127,12 +135,12 @@ class ServiceKeeper:
             kept.thawed.clear()
 
     def thawed(self, session_id: str) -> None:
-        """The session hears again: what it was not told meanwhile it is told now."""
+        """The session was thawed: do the syncs that waited for it."""
         if (kept := self._kept.get(session_id)) is not None:
             kept.thawed.set()
 
     def seen(self, session_id: str) -> States:
-        """How the services of a session were when its Ship told of them last."""
+        """The state of a session's services in Ship's last report."""
         kept = self._kept.get(session_id)
         return (kept and kept.seen) or {}
 
@@ -218,12 +226,12 @@ class ServiceKeeper:
                 await self._hear(kept, states)
 
     async def _hear(self, kept: _Kept, states: States) -> None:
-        """Write down what its owner should know, and then what was heard: what could not be written is heard again."""
+        """Write the owner's events first, and then the state: events that could not be written come again."""
         news = None if kept.seen is None else news_of(kept.seen, states)
         if news:
             await self._write(kept.sandbox_id, news)
         kept.seen = states
-        # What changes meanwhile waits in Ship, which tells the last of it.
+        # Changes meanwhile wait in Ship, which reports the last of them.
         due = kept.events.pay(len(news.failed) + len(news.unhealthy)) if news else 0.0
         await asyncio.sleep(max(due, _LINE_S))
 
@@ -243,7 +251,7 @@ class ServiceKeeper:
 
 
 class News(NamedTuple):
-    """Services that have failed for good, and services that answer no more."""
+    """Services that have failed for good, and services that fail their health check."""
 
     failed: list[ServiceStatus]
     unhealthy: list[ServiceStatus]
@@ -253,7 +261,7 @@ class News(NamedTuple):
 
 
 def news_of(before: States, now: States) -> News:
-    """What an owner should know of a change."""
+    """The owner's events of a change."""
     news = News([], [])
     for name, status in now.items():
         old = before.get(name)

@@ -1,4 +1,4 @@
-"""`…/network-policy` and `…/network`: what a sandbox's network may reach, and what it did."""
+"""The routes `…/network-policy` and `…/network`: a sandbox's egress rules, and its traffic."""
 
 from typing import Annotated, Literal
 
@@ -42,7 +42,7 @@ class NetworkPolicyBody(Body):
     rules: Annotated[tuple[Rule, ...], Most(10_000)] = ()
 
     def to_noun(self) -> NetworkPolicy:
-        """What the rest of Bay calls it."""
+        """The class that the services take."""
         return NetworkPolicy(
             mode=self.mode, rules=tuple(NetworkRule(**rule.model_dump()) for rule in self.rules)
         )

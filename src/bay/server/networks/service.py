@@ -1,6 +1,7 @@
-"""What a sandbox's network may reach: its policy, and what came of it.
+"""The network service: a sandbox's network policy, and its traffic.
 
-A policy is written into the row as a wish with a version; the reconciler has the driver hold the session to it.
+A policy is written into the row as a wish with a version; the reconciler has the driver hold the session to
+it.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ _SETTLE_S = 30.0
 
 
 class Networks:
-    """The service behind `…/network-policy` and `…/network`. `private`: what rules may open although it is not public."""
+    """The service behind `…/network-policy` and `…/network`.
+
+    `private`: destinations that rules may open although they are not public.
+    """
 
     def __init__(
         self,
@@ -76,7 +80,7 @@ class Networks:
         return await self.get(caller, record.id)
 
     async def state(self, caller: Caller, ref: str) -> NetworkState:
-        """What a sandbox's network did since its session began. Wakes nothing."""
+        """A sandbox's traffic since its session began. Wakes nothing."""
         record = await self._waker.find(caller, ref)
         running = record.session is not None and record.session.phase in ("running", "paused")
         if record.session is not None and running and isinstance(self._driver, NetworkControl):
@@ -110,7 +114,10 @@ class Networks:
 async def write_policy(
     db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy | None, version: int
 ) -> NetworkMode | None:
-    """Write what a sandbox's policy is from version `version` on; None is its profile's. Gives the mode of its own."""
+    """Write what a sandbox's policy is from version `version` on; None is its profile's.
+
+    Gives the mode of its own.
+    """
     if policy is None:
         await networks.remove(db, sandbox_id)
     else:
@@ -121,7 +128,10 @@ async def write_policy(
 
 
 def _holds(record: SandboxRecord, version: int) -> bool:
-    """Whether nothing of the sandbox runs by an older policy. What begins may have read the older one, and what ends has it."""
+    """Whether no session of the sandbox runs by an older policy.
+
+    A starting one may have read it, and an ending one has it.
+    """
     session = record.session
     return session is None or session.network_version == version or record.network_version != version
 

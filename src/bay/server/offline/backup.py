@@ -1,8 +1,8 @@
-"""`bay admin backup` and `bay admin restore`: the database, the admin key and, when asked for, the files, in one tar.
+"""Backup and restore for `bay admin`: a tar of the database, the admin key and, if asked for, the files.
 
-A backup is made beside a running Bay: SQLite copies its database as it was at one moment. A restore needs the data
-directory for itself, reads everything into a directory apart, checks it, and only then moves it into place;
-what was there before is moved aside and never deleted. A backup may come from an enemy: see `archive`.
+A backup is made beside a running Bay: SQLite copies its database as it was at one moment. A restore needs the
+data directory for itself, reads everything into a separate directory, checks it, and only then moves it into
+place; the replaced files are moved aside and never deleted. A backup is untrusted input: see `archive`.
 """
 
 import asyncio
@@ -49,7 +49,8 @@ _CHECKPOINTS = ".checkpoints"
 _LARGEST_MANIFEST = 1 << 30
 _COMPRESSED = b"\x1f\x8b"
 
-# The rows say what ran when the backup was made. What runs now has other files, so it is ended and nothing is adopted.
+# The rows have the sessions of the backup's time. Present sessions have other files, so they are ended and
+# nothing is adopted.
 _STOP_EVERYTHING = """
     UPDATE sessions SET phase = 'ending', end_reason = 'restored' WHERE phase NOT IN ('ending', 'ended');
     UPDATE sandboxes SET target = 'stopped' WHERE target IN ('running', 'paused') AND deleted_at IS NULL;
@@ -75,7 +76,9 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore: when its backup was made, how many sandboxes it has, and where the files it replaced are now."""
+    """A restore: when its backup was made, how many sandboxes it has, and where the replaced
+    files are now.
+    """
 
     created_at: str
     sandboxes: int
@@ -84,9 +87,10 @@ class Restored:
 
 
 def backup(out: Path, data_dir: Path | None, *, with_files: bool) -> Made:
-    """Write a backup of `data_dir` (None: BAY_DATA_DIR or the default) to `out`, a name in .tar, .tar.gz or .tgz; Bay may run.
+    """Back `data_dir` (None: BAY_DATA_DIR or the default) up to `out`, a .tar, .tar.gz or .tgz. Bay may run.
 
-    Blocks. Raises Conflict when `out` exists, DriverUnavailable when the database cannot be read or is damaged.
+    Blocks. Raises Conflict when `out` exists, DriverUnavailable when the database cannot be read or is
+    damaged.
     """
     source = _data_dir(data_dir)
     compressed = _is_compressed(out)
@@ -106,9 +110,10 @@ def backup(out: Path, data_dir: Path | None, *, with_files: bool) -> Made:
 def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
     """Put the backup `source` into `data_dir` (None: BAY_DATA_DIR or the default), which no Bay may be using.
 
-    `force`: what is there already is moved aside, into a directory in it. Files that the backup does not have stay
+    `force`: existing files are moved aside, into a directory in it. Files that the backup does not have stay
     where they are, except workspaces that its database does not know: those are moved aside as well, because
-    Bay would remove them. Blocks. Raises Conflict, BadRequest for a backup that is not sound, or DriverUnavailable.
+    Bay would remove them. Blocks. Raises Conflict, BadRequest for a backup that is not sound, or
+    DriverUnavailable.
     """
     target = _data_dir(data_dir)
     with _host_errors(target), _locked(target):
@@ -154,7 +159,7 @@ def _is_compressed(out: Path) -> bool:
 
 @contextlib.contextmanager
 def _apart(parent: Path) -> Generator[Path]:
-    """A directory in `parent` that nobody else gets into, gone at the end with whatever is in it."""
+    """A private directory in `parent`, removed at the end with its content."""
     apart = parent / f".bay-{secrets.token_hex(6)}"
     apart.mkdir(mode=0o700)
     try:
@@ -198,7 +203,7 @@ def _stream(file: IO[bytes], *, compressed: bool) -> Generator[IO[bytes]]:
 
 
 def _copy_database(live: Path, copy: Path) -> str:
-    """Copy the database as it is at one moment, whoever writes to it; gives its schema's revision."""
+    """Copy the database as it is at one moment, under concurrent writes; gives its schema's revision."""
     if not live.is_file():
         raise DriverUnavailable(
             f"there is no database {live} to back up; name the data directory with --data-dir"
@@ -296,7 +301,10 @@ def _opened(source: Path) -> Generator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _place_for_cargos(apart: Path, kind: backend_detection.Kind) -> Generator[MakeDirectory]:
-    """How directories are made so that `apart` has cargos as the backend keeps them: subvolumes on btrfs, in a pool made for them."""
+    """How to make directories so that `apart` has cargos as the backend keeps them.
+
+    On btrfs: subvolumes, in a new pool.
+    """
     pool = backend_detection.pool_of(apart)
 
     def make(parent: int, parts: Parts) -> None:
@@ -411,7 +419,10 @@ def _checkpoints(db: sqlite3.Connection) -> set[str]:
 
 
 def _put_in_place(apart: Path, target: Path, aside: Path, kind: backend_detection.Kind | None) -> None:
-    """Move what was there aside and what is new in. Interrupted, it leaves a mark that keeps Bay from starting."""
+    """Move what was there aside and what is new in.
+
+    Interrupted, it leaves a mark that keeps Bay from starting.
+    """
     _move_aside(target, aside, _replaced(target, with_files=kind is not None))
     for name in (backend_detection.POOL_FILE, KEY_FILE, DATABASE):
         if (apart / name).exists():
@@ -427,10 +438,13 @@ def _put_in_place(apart: Path, target: Path, aside: Path, kind: backend_detectio
 
 @contextlib.contextmanager
 def _unknown_aside(target: Path, known: set[str], *, with_files: bool) -> Generator[Path]:
-    """Where what was there goes. Cargos that stay, and that the database does not know, are moved there first: Bay would remove them."""
+    """Where what was there goes.
+
+    Cargos that stay, and that the database does not know, are moved there first: Bay would remove them.
+    """
     mark = target / UNFINISHED
     mark.touch(mode=0o600)
-    os.sync()  # what was unpacked is on the disk before anything is moved for it
+    os.sync()  # the unpacked files are on the disk before anything is moved for them
     aside = target / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     if with_files:
         _unmount(target)
@@ -446,7 +460,7 @@ def _is_pool(target: Path) -> bool:
 
 
 def _unmount(target: Path) -> None:
-    """Take the pool off its place. What still runs keeps it, until the next Bay ends that."""
+    """Unmount the pool. Running sandboxes keep it, until the next Bay ends them."""
     while _is_pool(target) and backend_detection.pool_of(target).is_mounted():
         try:
             subprocess.run(
@@ -486,7 +500,9 @@ def _move_aside(target: Path, aside: Path, paths: list[Path]) -> None:
 
 
 def _replaced(target: Path, *, with_files: bool) -> list[Path]:
-    """What has to make way: the database with what belongs to it, the key, and all cargos when there are others in their place."""
+    """The files to replace: the database with its companions, the key, and all cargos if the
+    backup has some.
+    """
     names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", KEY_FILE]
     if with_files:
         names += [_CARGO, backend_detection.RECORD, backend_detection.POOL_FILE]

@@ -1,4 +1,4 @@
-"""`bay admin cargo check`: whether what keeps the files on this machine is sound."""
+"""The check `bay admin cargo check`: whether the storage of the files on this machine is sound."""
 
 import os
 from pathlib import Path

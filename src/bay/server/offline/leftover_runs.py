@@ -1,7 +1,7 @@
-"""What a `bay run` that was killed left behind: its directory, and sandboxes that no other Bay takes over.
+"""Removes the remains of killed `bay run`s: their directories, and sandboxes that no other Bay adopts.
 
-Each run has a directory below one that all runs of a user share, and holds its lock. A directory whose lock is
-free belongs to nobody any more; the next run removes it with everything that carries its mark.
+Each run has a directory below one that all runs of a user share, and holds its lock. A directory whose lock
+is free is an orphan; the next run removes it with everything that carries its mark.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ _KEPT = {"driver", "run_dir", "cache_dir", "runc", "id_range_start"}
 
 
 def home() -> Path:
-    """The directory below which this user's runs have theirs; nobody else may write to it.
+    """The directory that has the runs of this user; no other user may write to it.
 
-    Raises DriverUnavailable when somebody else made it.
+    Raises DriverUnavailable when another user made it.
     """
     path = Path(tempfile.gettempdir()) / f"bay-runs-{os.geteuid()}"
     path.mkdir(mode=0o711, exist_ok=True)
@@ -44,7 +44,10 @@ def sign(settings: Settings) -> None:
 
 
 def clear(above: Path) -> None:
-    """Remove what killed runs left below `above`; what resists stays for the next time. Blocks."""
+    """Remove the remains of killed runs below `above`; those that cannot be removed stay for the next time.
+
+    Blocks.
+    """
     for data_dir in above.iterdir():
         with contextlib.suppress(BayError, OSError, ValueError):
             if time.time() - data_dir.stat().st_mtime > _YOUNG_S:

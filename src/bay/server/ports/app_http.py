@@ -1,8 +1,9 @@
-"""HTTP/1.1 to an app in a sandbox, over a connection to its port. h11 parses and frames; what the app sends is anybody's bytes.
+"""The HTTP/1.1 client of an app in a sandbox. h11 parses and frames; the app's bytes are hostile.
 
-A connection may serve one request after another, which is where requests get smuggled and answers mixed up. So it is kept only when both
-sides have said all they had to say in a way that h11 agrees with and nothing came behind it, only for a few seconds, and only for requests
-that can be sent again: the app may have closed it meanwhile.
+A connection may serve one request after another, which is where requests get smuggled and answers mixed up.
+So it is kept only when both sides have said all they had to say in a way that h11 agrees with and nothing
+came behind it, only for a few seconds, and only for requests that can be sent again: the app may have closed
+it meanwhile.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _MOST_IDLE = 64
 _READ_BYTES = 256 * 1024
 _MOST_HEAD = 64 * 1024
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""What h11 takes in a header and the server does not."""
+"""Bytes that h11 takes in a header and the server does not."""
 _LOOK_S = 1.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 0.5
 
@@ -76,7 +77,10 @@ class AppConnection:
         """When it began to wait for another request; None in its first."""
 
     async def ask(self, request: AppRequest) -> None:
-        """Send the head, and the end if there is no body. Raises BadRequest for what is no HTTP, ConnectionError."""
+        """Send the head, and the end if there is no body.
+
+        Raises BadRequest for what is no HTTP, ConnectionError.
+        """
         self._heard = False
         try:
             head = h11.Request(method=request.method, target=request.target, headers=request.headers)
@@ -96,7 +100,10 @@ class AppConnection:
         await self._send(h11.EndOfMessage())
 
     async def answer(self) -> h11.Response:
-        """The head of the answer. Raises PortClosed when none comes, and Stale where another connection may do better."""
+        """The head of the answer.
+
+        Raises PortClosed when none comes, and Stale where another connection may do better.
+        """
         try:
             while True:
                 event = await self._next()
@@ -130,7 +137,7 @@ class AppConnection:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it is open, and nothing came that nobody has asked for."""
+        """Whether it is open, without unsolicited bytes."""
         return self._stream.is_quiet
 
     async def aclose(self) -> None:
@@ -170,7 +177,7 @@ class AppConnections:
         self._link = link
         self._idle: defaultdict[tuple[str, int], list[AppConnection]] = defaultdict(list)
         self._looking: dict[tuple[str, int], asyncio.Future[bool]] = {}
-        """Where somebody waits until something listens: whether it does, told to all when whoever looks has found out."""
+        """The wait for a listener on each port: one caller looks, and all get the result."""
 
     async def take(self, peer: Peer, port: int) -> AppConnection | None:
         """One that waits for a request, if there is any."""
@@ -179,11 +186,14 @@ class AppConnections:
             connection = waiting.pop()
             if connection.is_quiet:
                 return connection
-            await connection.aclose()  # what came without being asked for would be taken for the next answer
+            await connection.aclose()  # unsolicited bytes would be taken for the next answer
         return None
 
     async def open(self, peer: Peer, port: int, wait_s: float) -> Opened:
-        """A new one, tried until something listens, or raises PortClosed after `wait_s` seconds. Also ShipError and Timeout."""
+        """A new one, tried until something listens, or raises PortClosed after `wait_s` seconds.
+
+        Also ShipError and Timeout.
+        """
         began = asyncio.get_running_loop().time()
         while True:
             try:
@@ -211,7 +221,10 @@ class AppConnections:
             await self._drop(float("inf"))
 
     async def _listens(self, peer: Peer, port: int, until: float) -> bool:
-        """Return True once it may be that something listens, False when the time is over. However many wait, one of them looks."""
+        """Return True once it may be that something listens, False when the time is over.
+
+        However many wait, one of them looks.
+        """
         key, loop = (peer.session_id, port), asyncio.get_running_loop()
         while (left_s := until - loop.time()) > 0:
             if (looking := self._looking.get(key)) is not None:

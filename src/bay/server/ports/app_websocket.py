@@ -1,4 +1,4 @@
-"""Bay's WebSocket to an app in a sandbox: its handshake, and its bounds."""
+"""The WebSocket client of an app in a sandbox: its handshake, and its bounds."""
 
 import asyncio
 from functools import partial
@@ -18,7 +18,7 @@ from bay.server.ship.websocket import ClientWebSocket, Closed
 from ship_protocol import CloseCode
 
 MESSAGE_BYTES = 4 << 20
-"""Bytes of a message from an app; what comes from a client is bounded by the server's own limit."""
+"""Bytes of a message from an app; the server's own limit bounds messages of clients."""
 
 _READ_BYTES = 16 * 1024
 _GOODBYE_S = 2.0
@@ -38,7 +38,7 @@ class AppSocket(ClientWebSocket):
 
     @property
     def subprotocol(self) -> str | None:
-        """What the app chose of the subprotocols that were offered."""
+        """The subprotocol that the app chose of those offered."""
         return self._client.subprotocol
 
     @property
@@ -65,7 +65,10 @@ class AppSocket(ClientWebSocket):
         return self._opened()
 
     async def receive(self) -> bytes | str | Closed:
-        """The next message, or how the app closed; ABNORMAL when its connection broke. Nothing comes after that."""
+        """The next message, or how the app closed; ABNORMAL when its connection broke.
+
+        Nothing comes after that.
+        """
         try:
             return await super().receive()
         except ConnectionError:

@@ -1,4 +1,4 @@
-"""What stands at a port's host name when the app cannot answer: a page for people, and the one error shape for programs."""
+"""Error pages of a port whose app cannot answer: HTML for people, the one error shape for programs."""
 
 from html import escape
 

@@ -1,7 +1,8 @@
 """Writes an event when a port of a sandbox opens or closes, as its Ship tells.
 
-One connection to the Ship of each running session. What a sandbox can cause is bounded: it has so many events at once and then one a
-second, and what opened and closed again meanwhile is left out. A session that is over has closed its ports without a word of each.
+One connection to the Ship of each running session. A rate limit bounds a sandbox's events: so many at once
+and then one a second; a port that opened and closed meanwhile is left out. A session that is over has closed
+its ports without events.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ class PortWatch:
         self._start(watched)
 
     async def unwatch(self, session_id: str) -> None:
-        """Follow it no more: it ends. No event of its ports is written after this returns."""
+        """Stop following it: its session ends. No event of its ports is written after this returns."""
         self._watched.pop(session_id, None)
         if task := self._tasks.pop(session_id, None):
             task.cancel()
@@ -84,7 +85,7 @@ class PortWatch:
             self._tasks[watched.peer.session_id] = task
 
     async def _follow(self, watched: _Watched) -> None:
-        """Listen, and when the connection is over listen again by and by: whoever watches says when the session is over."""
+        """Follow Ship, and reconnect with a backoff: the caller cancels it when the session is over."""
         wait_s = _RETRY_S
         while True:
             began = time.monotonic()
@@ -105,7 +106,7 @@ class PortWatch:
             await self._pause(watched, wait_s)
 
     async def _remember(self, watched: _Watched) -> None:
-        """What an earlier Bay wrote of this session, so that nothing is told twice."""
+        """The events that an earlier Bay wrote of this session, so that none is written twice."""
         if watched.is_remembered:
             return
         async with self._store.read() as db:
@@ -113,7 +114,7 @@ class PortWatch:
         watched.is_remembered = True
 
     async def _is_running(self, watched: _Watched) -> bool:
-        """A frozen Ship answers nobody; who calls it only fills its queue."""
+        """A frozen Ship answers no call; each one only fills its queue."""
         async with self._store.read() as db:
             found = await sandboxes.get(db, watched.sandbox_id)
         session = found.session if found else None

@@ -1,12 +1,13 @@
-"""The door to the ports of sandboxes: who is let in to which, by host name and below Bay's own paths.
+"""The port gate authorizes requests to the ports of sandboxes, by host name and below Bay's own paths.
 
-By host name: in front of everything else, by the Host header. Whoever gives a key of the sandbox's owner is let in, and everybody to a port that is
-public. A browser has no key to give: it opens a signed link, `/.bay/open?token=`, which sets a cookie for that host alone. A cookie goes along with whatever a page
-of another host has the browser send, so a request that comes by one must come from the host's own pages, or be somebody's click. Sandboxes
-of one domain are one site to a browser, and no friends of each other's: `SameSite` is not enough.
+By host name: in front of everything else, by the Host header. A key of the sandbox's owner opens every port,
+and a public port needs none. A browser has no key to give: it opens a signed link, `/.bay/open?token=`, which
+sets a cookie for that host alone. A page of another host can have the browser send a cookie along, so a
+request with one must come from the host's own pages, or be a user's click. Sandboxes of one domain are one
+site to a browser, but do not trust each other: `SameSite` is not enough.
 
-By path, `/v1/sandboxes/{id}/ports/{port}/`: behind the edge, which has checked the key. A browser that shows an app there shows it as a page of
-no origin (see `port_heads`).
+By path, `/v1/sandboxes/{id}/ports/{port}/`: behind the edge, which has checked the key. A browser that shows
+an app there shows it as a page of no origin (see `port_heads`).
 """
 
 import re
@@ -80,7 +81,7 @@ class _Target:
 
 
 class PortGate:
-    """Wraps everything: what comes by a port's host name never gets to the API."""
+    """Wraps everything: a request to a port's host name never gets to the API."""
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class PortGate:
         try:
             await self._proxy.serve(visit, scope, receive, send)
         except BayError as error:
-            error.details.pop("listening", None)  # a link to one port tells nobody of the others
+            error.details.pop("listening", None)  # a link to one port reveals none of the others
             raise (error if visit.key_id is not None else _for_strangers(error)) from error
 
     async def _target(self, place: Place) -> _Target | None:
@@ -156,7 +157,7 @@ class PortGate:
     async def _admit(
         self, place: Place, target: _Target | None, headers: RequestHeaders, scope: Scope
     ) -> Visit:
-        """Who is let in, or why not: what is there and closed is told from what is not there to its owner alone."""
+        """Authorizes the caller, or raises: only the owner learns whether a closed port exists."""
         caller = self._caller(headers, scope)
         owns = caller is not None and target is not None and caller.owner == target.record.owner
         if target is not None:
@@ -174,7 +175,9 @@ class PortGate:
         raise NotFound(_STRANGER) if caller is not None else Unauthorized(_STRANGER)
 
     def _caller(self, headers: RequestHeaders, scope: Scope) -> Caller | None:
-        """Whose key came with it; None for no key, and for an Authorization that is not Bay's but the app's."""
+        """Whose key came with it; None for no key, and for an Authorization that is not Bay's
+        but the app's.
+        """
         given = headers.one("authorization") or bearer_of(scope)
         try:
             return self._keys.authenticate(given) if given else None
@@ -234,7 +237,10 @@ class PortGate:
         )
 
     async def _is_shut(self, place: Place, target: _Target) -> bool:
-        """Whether a port that was everybody's is so no more. By the sandbox's id: it may have another name by now."""
+        """Whether a public port has been closed to strangers.
+
+        By the sandbox's id: its name may have changed.
+        """
         now = await self._target(replace(place, sandbox=target.record.id))
         return now is None or not now.is_public or now.port != target.port
 
@@ -317,7 +323,7 @@ class _Answer:
 async def _fail(
     error: BayError, request_id: str, headers: RequestHeaders, scope: Scope, receive: Receive, answer: _Answer
 ) -> None:
-    """Answer with `error`; an answer that has begun is cut instead, so that nobody takes it for whole."""
+    """Answer with `error`; an answer that has begun is aborted, so that no client takes it for whole."""
     if answer.has_begun:
         log.info("port.cut", request_id=request_id, code=error.code, error=error.message)
         raise AnswerCut(error.message) from error
@@ -338,7 +344,10 @@ def _may(caller: Caller, scope: Scope) -> bool:
 
 
 def _is_click(headers: RequestHeaders, scope: Scope) -> bool:
-    """Whether it is a link that somebody follows: the answer is shown as a page of its own, which nobody else reads."""
+    """Whether it is a user's click on a link.
+
+    Its answer becomes a page of its own, which no other page can read.
+    """
     is_page = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
     return is_page and scope["method"] in ("GET", "HEAD")
 
@@ -353,7 +362,7 @@ def _client(scope: Scope) -> str:
 
 
 def _raw_path(scope: Scope) -> bytes:
-    """The path as it was sent: what its escapes mean is for the app to say."""
+    """The path as it was sent: the app decodes its escapes."""
     return scope.get("raw_path") or quote(scope["path"]).encode()
 
 
@@ -367,7 +376,7 @@ def _target(path: bytes, scope: Scope) -> bytes:
 
 
 def _for_strangers(error: BayError) -> BayError:
-    """What somebody is told who is no friend of the owner's: neither what runs in the sandbox nor why it does not."""
+    """The error for a stranger: neither what runs in the sandbox nor why it does not."""
     return type(error)(_TO_STRANGERS.get(error.status, "this cannot be answered"))
 
 

@@ -1,7 +1,8 @@
-"""What of a request's head an app in a sandbox gets to see, and what of its answer's head a browser does. Pure.
+"""Filters the headers of a request for an app in a sandbox, and those of its answer for a browser. Pure.
 
-Toward the app: everything but what belongs to the connection, what says who asks (which Bay says itself), and Bay's own secrets.
-Toward the browser: everything but what belongs to the connection, and what acts on more than the app's own host.
+Toward the app: everything but what belongs to the connection, what says who asks (which Bay says itself), and
+Bay's own secrets. Toward the browser: everything but what belongs to the connection, and what acts on more
+than the app's own host.
 """
 
 import base64
@@ -16,7 +17,10 @@ COOKIE, SECURE_COOKIE = b"bay-port", b"__Host-bay-port"
 """Bay's own, on http and on https."""
 
 SANDBOXED = b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
-"""For an app's pages that are shown at Bay's own host: without `allow-same-origin` they are of no origin, and cannot act in Bay's name."""
+"""For an app's pages at Bay's own host.
+
+Without `allow-same-origin` they have no origin, and cannot act as Bay's.
+"""
 
 _HOP_BY_HOP = frozenset(
     (
@@ -35,20 +39,20 @@ _HOP_BY_HOP = frozenset(
 _SAID_BY_BAY = frozenset((b"host", b"content-length", b"expect", b"forwarded", b"x-real-ip", b"via"))
 _FORWARDED = b"x-forwarded-"
 _WIDER = frozenset((b"alt-svc", b"clear-site-data", b"public-key-pins"))
-"""What an answer would do to other hosts or ports too."""
+"""Headers of an answer that act on other hosts or ports too."""
 _TO_PROXIES = re.compile(rb"x-(accel|sendfile|lighttpd|litespeed|reproxy)")
-"""How the names begin with which an app tells the proxy before it what to do, such as to send a file of the proxy's own host."""
+"""Prefixes of headers that command the proxy before an app, such as to send a file of the proxy's host."""
 _OF_THE_ORIGIN = frozenset((b"strict-transport-security", b"service-worker-allowed", b"nel", b"report-to"))
-"""What an answer would do to Bay's own host, where an app is shown below it."""
+"""Headers of an answer that act on Bay's own host, where an app is shown below it."""
 _BAY_KEY = re.compile(rb"bay_[A-Za-z0-9_-]{43}")
-"""A key that Bay made, also one that opens nothing any more."""
+"""A key that Bay made, also a revoked one."""
 _BETWEEN_WORDS = re.compile(rb'[\s,;="]+')
 _SHORTEST_KEY, _LONGEST_KEY, _MOST_WORDS = 16, 1024, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """How a request reached Bay: its `Host`, who sent it, and below which path the app is shown, empty at a host of its own."""
+    """How a request reached Bay: `Host`, sender, and the path above the app, empty at a host of its own."""
 
     host: str
     scheme: str
@@ -69,9 +73,10 @@ def toward_app(
     with_authorization: bool,
     is_key: Callable[[str], bool],
 ) -> Headers:
-    """The request's headers for the app, without what says how long its body is, and without a key of Bay wherever it was put.
+    """The request's headers for the app, without those that frame its body and without any key of Bay.
 
-    `with_authorization`: it is not Bay's. `is_key`: whether a word is, or was, a key, for those that do not look like one.
+    `with_authorization`: it is not Bay's. `is_key`: whether a word is, or was, a key, for those that do not
+    look like one.
     """
     headers = list(given)
     dropped = _HOP_BY_HOP | _SAID_BY_BAY | _named_by_connection(headers)
@@ -96,7 +101,10 @@ def toward_app(
 
 
 def framing(given: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """What says how long the request's body is, in one way; nothing for one without a body. They were checked before."""
+    """The headers that frame the request's body, in one way; none for one without a body.
+
+    They were checked before.
+    """
     of = {name.lower(): value for name, value in given}
     if b"transfer-encoding" in of:
         return [(b"Transfer-Encoding", b"chunked")]
@@ -106,7 +114,10 @@ def framing(given: Iterable[tuple[bytes, bytes]]) -> Headers:
 def toward_browser(
     given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen, *, is_page: bool = True
 ) -> Headers:
-    """The answer's headers for the browser. At Bay's own host they are made to act below the app's path only."""
+    """The answer's headers for the browser.
+
+    At Bay's own host they are made to act below the app's path only.
+    """
     headers = list(given)
     dropped = (
         _HOP_BY_HOP | _WIDER | {b"date"} | _named_by_connection(headers)
@@ -170,7 +181,7 @@ def _likely_keys(value: bytes, inside: bytes) -> Iterator[str]:
 
 
 def _basic(value: bytes) -> bytes:
-    """What a value of that scheme says; nothing for any other."""
+    """The credentials of that scheme; nothing for any other."""
     scheme, _, encoded = value.partition(b" ")
     if scheme.lower() != b"basic":
         return b""
@@ -195,7 +206,10 @@ def _is_own(pair: bytes) -> bool:
 
 
 def _own_cookie(value: bytes, prefix: str) -> bytes | None:
-    """A cookie for the app's own host, or path, alone: one with a Domain would reach the apps of others. None for Bay's own."""
+    """A cookie for the app's own host, or path, alone: one with a Domain would reach the apps of others.
+
+    None for Bay's own.
+    """
     pair, *attributes = value.split(b";")
     if _is_own(pair):
         return None

@@ -1,4 +1,4 @@
-"""Which sandbox a host name leads to, and which links were opened: what the door to the ports asks the store."""
+"""The host index resolves host names to sandboxes, and finds opened links, from the store."""
 
 import math
 from collections.abc import Iterable
@@ -25,7 +25,10 @@ class PortSites:
         self._clock = clock
 
     async def at(self, host: str) -> SandboxRecord | None:
-        """The sandbox that has that id or host, whoever owns it. Without a URL of its own it has that of a service."""
+        """The sandbox of any owner with that id or host.
+
+        Without a URL of its own it has that of a service.
+        """
         return await self._rows.get((None, host), lambda db: _at_host(db, host))
 
     async def use_link(self, given: Pass) -> bool:

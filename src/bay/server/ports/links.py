@@ -1,8 +1,9 @@
 """Links and cookies open a port without a key. Both are sealed tokens, and Bay stores neither.
 
-Each names one sandbox, one port and the key that made it, and is good until it expires, as long as that key is. A link is
-no cookie and a cookie no link, since each is sealed for its use. The sealing key is a file in the data directory, not in
-the database: a backup must not give access. Removing the file ends every link and cookie.
+Each names one sandbox, one port and the key that made it, and is good until it expires, as long as that key
+is. A link is no cookie and a cookie no link, since each is sealed for its use. The sealing key is a file in
+the data directory, not in the database: a backup must not give access. Removing the file ends every link and
+cookie.
 """
 
 import binascii
@@ -23,7 +24,10 @@ _LONGEST = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One port of one sandbox, until `expires_at` (whole seconds). `once` is the number of a link that opens once."""
+    """One port of one sandbox, until `expires_at` (whole seconds).
+
+    `once` is the number of a link that opens once.
+    """
 
     sandbox_id: str
     port: int
@@ -56,7 +60,7 @@ class PortTokens:
         return _encode(self._seals.seal(_use(kind), b"", text))
 
     def read(self, kind: Kind, token: str) -> Pass | None:
-        """What a token says; None for one that was not sealed here as that kind, or has expired."""
+        """The content of a token; None for one that was not sealed here as that kind, or has expired."""
         text = self._seals.unseal(_use(kind), b"", _decode(token)) if len(token) <= _LONGEST else None
         if text is None:
             return None

@@ -1,8 +1,9 @@
-"""Carries requests and WebSockets to the app on a port of a sandbox, once whoever asks was let in.
+"""The proxy carries requests and WebSockets to the app on a port of a sandbox, once the gate let them in.
 
-A request wakes the sandbox, waits until something listens on the port, and keeps the sandbox awake until it is answered. Each direction is one
-loop that takes the next piece when the last one is out of its hands, so nothing piles up here however large it is. What breaks off on one side is
-broken off on the other, so that nobody takes a part for the whole.
+A request wakes the sandbox, waits until a program listens on the port, and keeps the sandbox awake until it
+is answered. Each direction is one loop that takes the next piece once the last one is sent, so nothing piles
+up here however large it is. A broken transfer on one side is aborted on the other, so that neither takes a
+part for the whole.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 MOST = 500
-"""Requests and WebSockets to one sandbox that are under way at once; as many again of strangers at ports that are public."""
+"""Concurrent requests and WebSockets to one sandbox; as many again of strangers at public ports."""
 
 ANSWER_S = 300.0
 """How long an app may take until it begins to answer, and for a part of a body."""
@@ -49,12 +50,12 @@ _SAID: dict[int, Closed] = {CloseCode.NO_STATUS: Closed(CloseCode.NORMAL), Close
 
 
 class ClientLeft(Exception):
-    """Whoever asked has closed the connection: there is nobody to answer."""
+    """The client has disconnected: there is none to answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """Somebody who was let in to a port."""
+    """A client that was let in to a port."""
 
     sandbox_id: str
     owner: str
@@ -63,7 +64,7 @@ class Visit:
     key_id: str | None
     """The key that lets them in, by itself or by a link; None for a port that is everybody's."""
     is_shut: Callable[[], Awaitable[bool]] | None = None
-    """For a port that is everybody's: whether it is so no more."""
+    """For a public port: whether it has been closed to strangers."""
     seen: Seen
     target: bytes
     """Path and query as the app gets them."""
@@ -89,7 +90,10 @@ class PortProxy:
         await self._connections.run()
 
     async def serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or relay a WebSocket to its end. Raises BayError; after an answer has begun it has to be cut then."""
+        """Answer a request, or relay a WebSocket to its end.
+
+        Raises BayError; after an answer has begun it has to be cut then.
+        """
         with self._place(visit), suppress(ClientLeft):
             if scope["type"] == "websocket":
                 await self._relay(visit, scope, receive, send)
@@ -99,7 +103,7 @@ class PortProxy:
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         request = self._request_of(visit, scope)
         exchange = _Exchange(request, visit.seen, receive, send)
-        # What a stranger sends, and never ends, does not keep the owner from freezing the sandbox.
+        # An endless body of a stranger does not keep the owner from freezing the sandbox.
         async with self._awake(visit, follower=visit.key_id is None) as peer:
             while not await self._try(exchange, peer, visit.port):
                 pass
@@ -134,7 +138,8 @@ class PortProxy:
 
     async def _relay(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # that it wants to connect
-        # A WebSocket may be open for days; its owner may freeze the sandbox all the same, and time alone does not.
+        # A WebSocket may be open for days; its owner may freeze the sandbox all the same, and time alone does
+        # not.
         async with self._awake(visit, follower=True) as peer:
             opened = await self._connections.open(peer, visit.port, self._wait_s)
             try:
@@ -161,7 +166,7 @@ class PortProxy:
 
     @asynccontextmanager
     async def _awake(self, visit: Visit, *, follower: bool = False) -> AsyncGenerator[Peer]:
-        """The sandbox's Ship, kept awake, in the name of its owner, who has let in whoever is here."""
+        """The sandbox's Ship, kept awake, in the name of the owner, who has let this client in."""
         owner = Caller(visit.owner, "write", visit.key_id or "")
         async with self._waker.holding(owner, visit.sandbox_id, follower=follower) as sandbox:
             self._waker.refuse_expired(sandbox)
@@ -226,7 +231,7 @@ class _Exchange:
     async def _up(self, connection: AppConnection) -> NoReturn:
         """The body, and then a look whether the client is still there. Never returns."""
         if self.request.has_body:
-            with suppress(ConnectionError):  # an app that takes no more may have answered why
+            with suppress(ConnectionError):  # an app that stops reading may have answered why
                 await self._send_body(connection)
         try:
             async with asyncio.timeout(None if self._is_answered else ANSWER_S) as self._limit:
@@ -252,7 +257,7 @@ class _Exchange:
 
 
 async def _carry(app: AppSocket, receive: Receive, send: Send, stay: Awaitable[Closed]) -> None:
-    """Messages both ways, until one side or Bay closes the socket, which the others are told."""
+    """Carry messages both ways, until one side or Bay closes the socket, which closes the other."""
 
     async def until_over() -> tuple[Closed, bool, bool]:
         return await stay, True, True
@@ -286,7 +291,7 @@ async def _to_app(app: AppSocket, receive: Receive) -> tuple[Closed, bool, bool]
 
 
 def _said_to_client(closed: Closed) -> dict[str, Any]:
-    """The two codes that nobody may send stand for what they say."""
+    """The two reserved codes, which no peer may send, become codes of the same meaning."""
     said = _SAID.get(closed.code, closed)
     return {"code": said.code, "reason": said.reason}
 

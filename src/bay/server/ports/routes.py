@@ -1,4 +1,7 @@
-"""`…/ports`: where something listens in a sandbox, who may reach it, and links. What is below a port is the app's, see `port_gate`."""
+"""The routes `…/ports`: listeners of a sandbox, their access, and links.
+
+Paths below a port are the app's, see `port_gate`.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The ports of a sandbox: where something listens, who may reach it, and links that open one."""
+"""The port service: listeners in a sandbox, their access, and links that open one."""
 
 import secrets
 from dataclasses import replace
@@ -70,7 +70,7 @@ class Ports:
     async def make_link(
         self, caller: Caller, ref: str, port: int, expires_in: int, *, once: bool
     ) -> PortLink:
-        """A URL that opens the port to whoever has it, as long as the key that made it is valid."""
+        """A URL that opens the port to its bearer, as long as the key that made it is valid."""
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
         expires_at = (self._clock() + timedelta(seconds=expires_in)).replace(microsecond=0)

@@ -1,7 +1,8 @@
-"""Bay's calls to the ports of a sandbox: what listens there, and connections to it.
+"""The client of a Ship's port routes: the listeners, and connections to them.
 
-Ship carries a connection in pieces, as docs/ship-protocol.md says, so that an end is told from a connection that broke. What comes is
-whatever a program sends; what is kept of it here is bounded, and a sandbox that sends faster than it is read has to wait.
+Ship carries a connection in frames, as docs/ship-protocol.md says, so that an end differs from a broken
+connection. A program's bytes are hostile; the buffer here is bounded, and a sandbox that sends faster than it
+is read has to wait.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class _PortsLine(_Ports):
 
 
 class PortLink:
-    """What is asked of the ports behind `link`."""
+    """Calls to the ports behind `link`."""
 
     def __init__(self, link: ShipLink) -> None:
         self._link = link
@@ -62,7 +63,7 @@ class PortLink:
             return parse(_Ports, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
 
     async def feed(self, peer: Peer) -> AsyncGenerator[tuple[Port, ...]]:
-        """The same now and after each change, until the sandbox's runtime ends or the connection breaks (ShipError)."""
+        """The same now and after each change, until Ship ends or the connection breaks (ShipError)."""
         opened = self._link.open(peer, "GET", "/ports/feed", deadline_s=_ANSWER_S, awaited=False)
         async with opened as (wire, _):
             wire.set_deadline(None)  # nothing may change for days
@@ -71,7 +72,9 @@ class PortLink:
 
     @asynccontextmanager
     async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:
-        """A connection to whatever listens on that port. Leaving the block before both directions have ended resets it.
+        """A connection to whatever listens on that port.
+
+        Leaving the block before both directions have ended resets it.
 
         Raises PortClosed when nothing listens there, ShipError and Timeout.
         """
@@ -132,7 +135,9 @@ class PortStream(asyncio.Protocol):
         return b""
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of `data`; waits while the program takes nothing. Raises ConnectionError when it takes no more.
+        """Send all of `data`; waits while the program takes nothing.
+
+        Raises ConnectionError when it stops reading.
 
         To cancel it is to have sent all, or of more than a mebibyte a part.
         """
@@ -149,7 +154,7 @@ class PortStream(asyncio.Protocol):
             raise ConnectionResetError("the program closed the connection")
 
     async def write_eof(self) -> None:
-        """Say that no more is sent; what comes can still be read. Again is no error."""
+        """End this direction; the other can still be read. Idempotent."""
         if not self._said_end:
             self._send(END_OF_PIECES)
             self._said_end = True
@@ -161,7 +166,9 @@ class PortStream(asyncio.Protocol):
         return not (self._received or self._left or self._ended or self._lost)
 
     async def wait_closed(self) -> None:
-        """Return once the program's connection is over: after the end of what it sent it takes nothing either."""
+        """Return once the program's connection is over: after the end of its output it takes
+        nothing either.
+        """
         await asyncio.wait((self._closed,))
 
     def abort(self) -> None:
@@ -171,7 +178,9 @@ class PortStream(asyncio.Protocol):
         self._wake()
 
     async def aclose(self) -> None:
-        """Close it: what is unsent may still go out if `write_eof` was called, else the program's connection is reset."""
+        """Close it: unsent bytes may still go out after `write_eof`, else the program's
+        connection is reset.
+        """
         if not self._said_end:
             self.abort()
             return
@@ -215,7 +224,7 @@ class PortStream(asyncio.Protocol):
         if not self._closed.done():
             self._closed.set_result(None)
 
-    # What asyncio calls.
+    # Callbacks of asyncio.
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""

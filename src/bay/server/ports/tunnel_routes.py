@@ -1,7 +1,8 @@
-"""`…/tunnel`: the bytes of a TCP connection to a port of a sandbox, by WebSocket.
+"""The routes `…/tunnel`: the bytes of a TCP connection to a port of a sandbox, by WebSocket.
 
-Each direction is one loop that takes the next piece when the last one is out of its hands, so nothing piles up here. Once both have
-ended in good order the socket closes with 1000; a connection that broke closes it with another code, since what came may not be all.
+Each direction is one loop that takes the next piece when the last one is out of its hands, so nothing piles
+up here. Once both have ended in good order the socket closes with 1000; a connection that broke closes it
+with another code, since what came may not be all.
 """
 
 import asyncio
@@ -42,7 +43,10 @@ _FAREWELLS: dict[Reason, Goodbye] = {
 async def tunnel(
     socket: WebSocket, caller: SocketWriter, tunnels: TunnelsDep, sandbox_id: str, port: Port
 ) -> None:
-    """A connection to the port. Binary messages are its bytes, the text `{"type": "eof"}` is the end of one direction."""
+    """A connection to the port.
+
+    Binary messages are its bytes, the text `{"type": "eof"}` is the end of one direction.
+    """
     async with tunnels.open(caller, sandbox_id, port) as opened:
         if await accepted(socket):
             await _Relay(socket, opened).run()
@@ -80,7 +84,8 @@ class _Relay:
             while (message := await self._socket.receive())["type"] != "websocket.disconnect":
                 await self._take(message.get("bytes"), message.get("text") or "")
         except ConnectionError:
-            # The other direction tells whether that was the end of it or a break; it may have more to give first.
+            # The other direction tells whether that was the end of it or a break; it may have more to give
+            # first.
             await self._given_all.wait()
             return _DONE
         return None
@@ -96,7 +101,7 @@ class _Relay:
             await self._give(data)
 
     async def _give(self, data: bytes) -> None:
-        """To the program, however long that takes; now and then it is looked whether the client is still there."""
+        """To the program, however long that takes; it checks now and then that the client is still there."""
         await self._tunnel.thaw()
         try:
             async with asyncio.timeout(_LOOK_S):

@@ -1,4 +1,4 @@
-"""Connections to ports of a sandbox, which wake it and keep it from being idled away while they are open."""
+"""Tunnels to ports of a sandbox wake it and keep it awake while they are open."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ class Tunnel(SessionStream):
     stream: PortStream
 
     async def why_broken(self) -> ShipError:
-        """What to say of a connection that broke. Raises NotFound when the sandbox is gone."""
+        """The error of a connection that broke. Raises NotFound when the sandbox was deleted."""
         found = await self.waker.find(self.caller, self.sandbox_id)
         session = found.session
         if session is None or session.id != self.session_id or session.phase in ("ending", "ended"):
@@ -39,8 +39,8 @@ class Tunnels:
     async def open(self, caller: Caller, ref: str, port: int) -> AsyncGenerator[Tunnel]:
         """A connection to what listens on that port; starts the sandbox if it must.
 
-        While it is open the sandbox is in use, but its owner may pause it. Leaving the block breaks off what has not ended. Raises
-        PortClosed when nothing listens there, and what waking raises.
+        While it is open the sandbox is in use, but its owner may pause it. Leaving the block breaks off what
+        has not ended. Raises PortClosed when nothing listens there, and what waking raises.
         """
         with self._stays.place(caller.owner):
             async with self._waker.holding(caller, ref, follower=True) as sandbox:

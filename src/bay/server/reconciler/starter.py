@@ -84,7 +84,7 @@ class Starter:
     async def start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Start it, or go on with an interrupted start; None when the target changes on the way.
 
-        What exists by then must be ended by the caller. Raises the driver's errors, and Timeout.
+        The caller must end the parts that exist by then. Raises the driver's errors, and Timeout.
         """
         return await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
 

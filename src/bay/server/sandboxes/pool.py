@@ -1,8 +1,8 @@
-"""Started sandboxes that wait for somebody to want one: ordinary rows without an owner.
+"""The pool keeps started sandboxes for future creates: ordinary rows without an owner.
 
-A create takes one over in its own transaction and answers at once; what it does not find here it starts as
-ever. A row is taken only by a create that wants exactly what its session was started for, told by a fingerprint of
-the profile; what no profile wants any more, and what has grown old, is removed and made anew.
+A create claims one in its own transaction and answers at once; without one here it starts its own. A row is
+claimed only by a create with the very session it was started for, by a fingerprint of the profile; rows that
+no profile fits and old ones are replaced.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from bay.store.records import NOBODY, SandboxRecord
 log = structlog.get_logger("bay.pool")
 
 _PERIOD_S = 1.0
-_BREATH_S = 0.2  # whoever claimed one is about to use it: the processor is theirs first
+_BREATH_S = 0.2  # the claimer is about to use its sandbox: it gets the processor first
 _BACKOFF = Backoff(1.0, 60.0)
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What is remembered of one profile's pool while Bay runs."""
+    """The in-memory state of one profile's pool."""
 
     hits: int = 0
     misses: int = 0
@@ -76,7 +76,9 @@ class Pool:
         """Set while the host is short of memory: nothing is refilled."""
 
     async def run(self) -> None:
-        """Tend until cancelled: a moment after each claim, and once a second for what tells nobody."""
+        """Refill until cancelled: a moment after each claim, and once a second for changes
+        without a signal.
+        """
         while True:
             try:
                 await self.tend()
@@ -95,7 +97,9 @@ class Pool:
         self._poked.set()
 
     async def claim(self, db: AsyncConnection, profile: Profile) -> SandboxRecord | None:
-        """A started sandbox of that profile, to be made the caller's in the transaction of `db`; None when none waits."""
+        """A started sandbox of that profile, to be claimed in the transaction of `db`; None
+        when none waits.
+        """
         if profile.id not in self._profiles:
             return None
         found = await sandboxes.first_pooled(db, self._fingerprints[profile.id])
@@ -152,7 +156,9 @@ class Pool:
         )
 
     def _unwanted(self, name: str, records: list[SandboxRecord]) -> list[SandboxRecord]:
-        """Those that failed, those beyond the size, and one that is too old if the pool is full without it."""
+        """Those that failed, those beyond the size, and one that is too old if the pool is full
+        without it.
+        """
         failed = [r for r in records if r.target != "running"]
         self._count(name, failed, records)
         good = [r for r in records if r.target == "running"]
@@ -163,7 +169,7 @@ class Pool:
         return failed + (old if all(lifecycle.phase_of(r) == "running" for r in good) else [])
 
     def _count(self, name: str, failed: list[SandboxRecord], records: list[SandboxRecord]) -> None:
-        """Each failed start puts the next refill off, twice as long each time; one that works since forgives all."""
+        """Failed starts delay the next refill with a doubling backoff; one that works resets it."""
         tally = self._tallies[name]
         new = [r for r in failed if r.id not in tally.seen]
         tally.seen = {r.id for r in failed}
@@ -234,7 +240,9 @@ def _started_after(record: SandboxRecord, moment: datetime) -> bool:
 
 
 def fingerprint_of(profile: Profile) -> str:
-    """What a session depends on: two profiles with one fingerprint start the same thing. 32 hex characters."""
+    """Hash of a session's inputs: two profiles with one fingerprint start the same thing. 32
+    hex characters.
+    """
     session = (
         profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,
         profile.disk_mb, profile.network_policy, profile.user, profile.users,

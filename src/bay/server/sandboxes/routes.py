@@ -1,4 +1,4 @@
-"""`/v1/sandboxes`: the handles of sandboxes and their life."""
+"""The routes `/v1/sandboxes`: the handles of sandboxes and their life."""
 
 import re
 from dataclasses import replace
@@ -65,7 +65,7 @@ class CheckpointPolicyBody(Body):
     before_stop: Annotated[bool, Field(description="Make one whenever compute has stopped")] = False
 
     def to_noun(self) -> CheckpointPolicy:
-        """What the rest of Bay calls it."""
+        """The class that the services take."""
         return CheckpointPolicy(**self.model_dump())
 
 
@@ -76,7 +76,7 @@ class PortBody(Body):
     access: PortAccess = "owner"
 
     def to_noun(self) -> PortSettings:
-        """What the rest of Bay calls it."""
+        """The class that the services take."""
         return PortSettings(port=self.port, access=self.access)
 
 
@@ -138,7 +138,7 @@ class CreateSandbox(Body):
         return self
 
     def policy(self) -> NetworkPolicy | None:
-        """What its network may reach; None is the profile's policy."""
+        """Its egress policy; None is the profile's."""
         if self.network is not None:
             return NetworkPolicy(mode=self.network)
         return self.network_policy and self.network_policy.to_noun()

@@ -1,4 +1,4 @@
-"""Sandboxes: create, find, list, start, stop, delete, and their time limits.
+"""The sandbox service: create, find, list, start, stop, delete, and their time limits.
 
 Each call writes what is wanted in one transaction and pokes the queue; the reconciler does the rest.
 """
@@ -74,7 +74,7 @@ _STORED_AS_WIRE = frozenset(("checkpoint_policy", "url", "ports"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSandbox:
-    """What a create asks for; None means the profile's own."""
+    """The parameters of a create; None means the profile's own."""
 
     profile: str
     cargo_id: str | None = None
@@ -97,7 +97,7 @@ class NewSandbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forks:
-    """What a fork asks for. Without `checkpoint` (an id or a name) the files are those of now."""
+    """The parameters of a fork. Without `checkpoint` (an id or a name) the files are those of now."""
 
     count: int = 1
     checkpoint: str | None = None
@@ -106,7 +106,7 @@ class Forks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxChanges:
-    """What of a sandbox is to be changed: only the fields that `given` names."""
+    """The changes to a sandbox: only the fields that `given` names."""
 
     given: frozenset[str]
     name: str | None = None
@@ -157,7 +157,10 @@ class Sandboxes:
     async def create(
         self, caller: Caller, new: NewSandbox, idempotency_key: str | None, wait_s: float
     ) -> Sandbox:
-        """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over. Raises StorageFull."""
+        """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over.
+
+        Raises StorageFull.
+        """
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         profile = self._profile(new)
         new = replace(new, services=rules.checked(new.services, root=profile.root))
@@ -183,9 +186,11 @@ class Sandboxes:
     async def fork(
         self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
     ) -> list[Sandbox]:
-        """New sandboxes like that one, each with its own copy of the files of a checkpoint or of now; all are starting.
+        """New sandboxes like that one, each with a copy of a checkpoint's files or the present ones.
 
-        The copies are made as each starts; what changes in the source after the answer is in none of them.
+        All are starting.
+
+        The copies are made as each starts; changes of the source after the answer are in none of them.
         """
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
@@ -238,7 +243,7 @@ class Sandboxes:
     async def pause(self, caller: Caller, ref: str) -> Sandbox:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
 
-        Whoever follows output waits until it is resumed. Raises Conflict when there is no compute to freeze, or
+        Followers of output wait until it is resumed. Raises Conflict when there is no compute to freeze, or
         while other calls are under way.
         """
         record = await self._waker.find(caller, ref)
@@ -255,11 +260,17 @@ class Sandboxes:
         return self._view(present)
 
     async def resume(self, caller: Caller, ref: str, wait_s: float) -> Sandbox:
-        """Let it run again; returns when it does, or when the seconds are over. One that is cold is started."""
+        """Let it run again; returns when it does, or when the seconds are over.
+
+        One that is cold is started.
+        """
         return await self.start(caller, ref, wait_s)
 
     async def update(self, caller: Caller, ref: str, new: SandboxChanges) -> Sandbox:
-        """Change its name, labels or timeouts; a timeout counts from now. Raises Conflict when the name is taken."""
+        """Change its name, labels or timeouts; a timeout counts from now.
+
+        Raises Conflict when the name is taken.
+        """
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
         _check_name(new.name)
@@ -282,7 +293,7 @@ class Sandboxes:
         return self._view(await self._waker.find(caller, record.id))
 
     async def delete(self, caller: Caller, ref: str) -> None:
-        """Remove a sandbox and its managed cargo; returns when it is gone. Also when it already is."""
+        """Remove a sandbox and its managed cargo; returns when it is removed. Idempotent."""
         async with self._store.read() as db:
             record = await sandboxes.find(db, caller.owner, ref)
         if record is None:
@@ -313,7 +324,10 @@ class Sandboxes:
         return sandbox
 
     async def keepalive(self, caller: Caller, ref: str) -> None:
-        """Push the clock that runs now: the idle one, or of a frozen sandbox the warm one. Never starts compute."""
+        """Push the clock that runs now: the idle one, or of a frozen sandbox the warm one.
+
+        Never starts compute.
+        """
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
         await self._waker.keep(record)
@@ -389,7 +403,7 @@ class Sandboxes:
             )
 
     async def _claim_of(self, request: idempotency.Request | None) -> Claim | None:
-        """What an earlier call with the same key made."""
+        """The result of an earlier call with the same key."""
         if request is None:
             return None
         async with self._store.read() as db:
@@ -403,7 +417,8 @@ class Sandboxes:
         self, db: AsyncConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
     ) -> Sandbox:
         now = self._clock()
-        # Whoever waits for compute wants it from the start: a quota must refuse the create and not what comes after it.
+        # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
+        # later step.
         starts = waits or profile.start == "eager"
         pooled = await self._pool.claim(db, profile) if _fits_pool(new, profile) else None
         await self._quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
@@ -416,7 +431,7 @@ class Sandboxes:
         sandbox_id = new_id("sandbox")
         cargo_id = new.cargo_id or new_id("ws")
         origin = new.from_checkpoint and await self._snapshots.usable(db, caller, new.from_checkpoint)
-        if origin and new.network_policy is None:  # what its files come from may reach no more than before
+        if origin and new.network_policy is None:  # the fork's network may reach no more than its source's
             new = replace(new, network_policy=await networks.get(db, origin.sandbox_id))
         if new.cargo_id is None:
             await self._insert_cargo(db, caller, new, profile, cargo_id, sandbox_id, now)
@@ -425,7 +440,7 @@ class Sandboxes:
         record = self._record(caller, new, profile, sandbox_id, cargo_id, now)
         host = await sandboxes.free_host(db, host_of(new.name), sandbox_id)
         record = replace(record, host=host, target="running" if starts else "stopped")
-        if origin:  # one that was made for a fork of the present is shown to nobody
+        if origin:  # one that was made for a fork of the present is hidden
             record = replace(record, checkpoint_id=origin.parent_id if origin.hidden else origin.id)
         await sandboxes.add(db, record)
         if new.network_policy is not None:
@@ -446,7 +461,7 @@ class Sandboxes:
     def _claimed(
         self, caller: Caller, new: NewSandbox, profile: Profile, pooled: SandboxRecord, now: datetime
     ) -> SandboxRecord:
-        """What the create would have made, with the session that is there already."""
+        """The sandbox that the create would have made, with the session that exists already."""
         # It waited under its profile's policy; one that says the same has no row of its own.
         new = replace(new, network_policy=None)
         made = self._record(caller, new, profile, pooled.id, pooled.cargo_id, now)
@@ -541,7 +556,7 @@ class Sandboxes:
         return self._view(record) if record and is_there else sandbox
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
-        """The live session's container, once it is there and used: as Ship describes itself, unhealthy when it does not answer.
+        """The live session's container, once in use. It is unhealthy when its Ship does not answer.
 
         Of a frozen one it is what Ship said last.
         """
@@ -573,9 +588,12 @@ class Sandboxes:
             return None
 
     async def _settle(self, before: SandboxRecord, done: Callable[[SandboxRecord], bool]) -> None:
-        """Poke the reconciler and wait until `done`. `before` is the row as it was before something else was wanted.
+        """Poke the reconciler and wait until `done`.
 
-        Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on all the same.
+        `before` is the row as it was before something else was wanted.
+
+        Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on all the
+        same.
         """
         late = Timeout(
             f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background"
@@ -584,7 +602,9 @@ class Sandboxes:
 
 
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
-    """Whether what is asked for is what waits in the pool: env, labels, name and limits come after the start."""
+    """Whether what is asked for is what waits in the pool: env, labels, name and limits come
+    after the start.
+    """
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
     wants_other = wants_other or new.network_policy not in (None, profile.network_policy)
     return new.cargo_id is None and new.from_checkpoint is None and not new.services and not wants_other
@@ -597,7 +617,10 @@ def _like(
     network: NetworkPolicy | None,
     kept: tuple[ServiceSpec, ...],
 ) -> NewSandbox:
-    """A sandbox like `source`, with what its create asked for. What is public of the one is not of the other unless its owner says so."""
+    """A sandbox like `source`, with its create's parameters.
+
+    Public ports are not inherited unless the owner says so.
+    """
     url = source.url and replace(source.url, access="owner")
     ports = tuple(replace(port, access="owner") for port in source.ports)
     return NewSandbox(

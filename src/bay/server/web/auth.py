@@ -75,7 +75,7 @@ class Keys:
         """
         self.on_forget: Callable[[], None] = lambda: None
         self._limits: dict[str, Limits] = {}
-        """Also of keys that are revoked: what they made is still bound by them."""
+        """Also of revoked keys, which still bind the things made with them."""
 
     async def open(self) -> None:
         """Read the keys."""

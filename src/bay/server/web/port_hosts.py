@@ -1,11 +1,12 @@
-"""Host names and ports: `{port}-{sandbox}.<domain>` is a port of a sandbox, `{sandbox}.<domain>` what its `url` setting names.
+"""Parses host names: `{port}-{sandbox}.<domain>` is a port, `{sandbox}.<domain>` the sandbox's `url` setting.
 
-The domain is the host of `public_url`, and `localhost` always. A sandbox is called by its id, or by its `host`, which is the
-name that it has if no other sandbox had taken it first: names belong to owners, and hosts to everybody. So one host is one sandbox, whoever
-asks, and what a browser keeps for a host never meets another's app.
+The domain is the host of `public_url`, and `localhost` always. A sandbox is called by its id, or by its
+`host`, which is its name if no other sandbox had taken it first: names belong to owners, and hosts to
+everybody. So one host is one sandbox for every caller, and a browser's data of a host never meets another's
+app.
 
-Any other host with a dot in it is refused. A page of a stranger's domain that comes to point to this server (DNS rebinding) would otherwise
-speak to it as to itself.
+Any other host with a dot in it is refused. A page of a stranger's domain that comes to point to this server
+(DNS rebinding) would otherwise speak to it as to itself.
 """
 
 import re
@@ -28,7 +29,7 @@ LOCAL = "localhost"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a host leads to: a sandbox, by its id or host, and a port of it, or None for that of its `url` setting.
+    """The place of a host: a sandbox, by its id or host, and a port; None is that of its `url` setting.
 
     `host` is the whole Host as it was sent, in lower case, and `scheme` what the browser speaks there.
     """
@@ -63,7 +64,7 @@ class PortHosts:
             self._domains[self._public] = self._public_scheme
 
     def look(self, host: str) -> Place | Literal["bay"] | None:
-        """What a Host header names: a place, Bay itself, or None for what Bay does not answer for."""
+        """The place of a Host header: a sandbox, Bay itself, or None for a foreign host."""
         host = host.lower()
         parsed = _HOST.fullmatch(host)
         if parsed is None:
@@ -75,14 +76,20 @@ class PortHosts:
         return "bay" if self._is_own(name) else None
 
     def url(self, sandbox: str, port: int | None) -> str:
-        """Where a browser reaches a port of a sandbox; without one that of its `url` setting. Ends with a slash."""
+        """Where a browser reaches a port of a sandbox; without one that of its `url` setting.
+
+        Ends with a slash.
+        """
         label = sandbox if port is None else f"{port}-{sandbox}"
         if self._public in self._domains and self._public != LOCAL:
             return f"{self._public_scheme}://{label}.{self._public}{self._public_port}/"
         return f"http://{label}.{LOCAL}:{self.port}/"
 
     def is_beside(self, other: Place, place: Place) -> bool:
-        """Whether `other` is served where `place` is: at another port of the same host name there may be anybody's server."""
+        """Whether `other` is served where `place` is.
+
+        Another port of the same host name may be a foreign server.
+        """
         return other.address_port in (place.address_port, self._port_of_public(place))
 
     def _port_of_public(self, place: Place) -> str | None:
@@ -93,12 +100,14 @@ class PortHosts:
         return self._public_port if is_public and self._public != LOCAL else None
 
     def _is_own(self, name: str) -> bool:
-        # A name without a dot is resolved by this host's own network, and by nobody's domain.
+        # A name without a dot is resolved by this host's own network, and by no public domain.
         return name in (self._public, self._listen_host) or "." not in name or _is_address(name)
 
 
 def host_of(name: str | None) -> str | None:
-    """The host that a sandbox of that name could have: none for a name that is too long, or would be taken for one with a port."""
+    """The host for a sandbox of that name: none for a name that is too long, or looks like one
+    with a port.
+    """
     if name is None or len(name) > _LONGEST_NAME or _LIKE_A_PORT.match(name):
         return None
     return name

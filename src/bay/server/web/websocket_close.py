@@ -1,4 +1,4 @@
-"""Bay accepts a WebSocket, relays both of its directions, and closes it with the code that its end stands for."""
+"""Bay accepts a WebSocket, relays both directions, and closes it with the code that its end stands for."""
 
 import asyncio
 import json
@@ -38,7 +38,9 @@ CODES: dict[type[BayError], CloseCode] = {
     OutputGone: CloseCode.OUTPUT_GONE,
     QuotaExceeded: CloseCode.TOO_MANY,
 }
-"""The close code of an error, or of the nearest above it; all others are UNREACHABLE, after which a client may come back."""
+"""The close code of an error, or of its nearest base class; else UNREACHABLE, after which a
+client may retry.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ BY_REASON: dict[Reason, Goodbye] = {
 }
 
 Direction = Coroutine[Any, Any, Goodbye | None]
-"""One loop, which takes the next piece when the last one is out of its hands, so that nothing piles up. It returns None
-when the client has left, and may raise WebSocketDisconnect or BayError."""
+"""One loop, which takes the next piece when the last one is out of its hands, so that nothing piles up.
+
+It returns None when the client has left, and may raise WebSocketDisconnect or BayError.
+"""
 
 
 async def accepted(socket: WebSocket) -> bool:
@@ -77,7 +81,7 @@ async def pump(
     must_leave: Awaitable[Reason],
     farewells: dict[Reason, Goodbye] = BY_REASON,
 ) -> None:
-    """Serve an accepted WebSocket until the first of both directions or Bay ends it, and close it as that says."""
+    """Serve an accepted WebSocket until a direction or Bay ends it, and close it accordingly."""
 
     async def stay() -> Goodbye:
         return farewells[await must_leave]
@@ -109,7 +113,7 @@ async def _ended(direction: Direction) -> Goodbye | None:
 
 
 async def _leave(socket: WebSocket, goodbye: Goodbye) -> None:
-    """Say it, unless the client is gone or takes nothing."""
+    """Send it, unless the client has left or takes nothing."""
     try:
         async with asyncio.timeout(_GOODBYE_S):
             if goodbye.message is not None:
