@@ -185,7 +185,7 @@ def test_detach_keys_leave_it_running_and_attach_comes_back(terminal: Open, box:
     here.type(b"MARK=so-it-was; echo set\r")
     here.until(rb"set\r\n")
     here.type(DETACH)
-    exec_id = here.until(rb"\nbay: exec-\w+ still runs; come back with: bay attach term (exec-[0-9a-f]{24})")[
+    exec_id = here.until(rb"\nbay: exec-\w+ still runs; reattach with: bay attach term (exec-[0-9a-f]{24})")[
         1
     ].decode()
     assert here.ended() == 0
