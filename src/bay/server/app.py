@@ -8,10 +8,11 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -119,6 +120,30 @@ from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import Keep
 from bay.units import GIB, MIB
+
+_APIS = (
+    admin_api,
+    health_api,
+    sandboxes_api,
+    checkpoints_api,
+    cargos_api,
+    execs_api,
+    attach_api,
+    network_api,
+    tunnel_api,
+    ports_api,
+    services_api,
+    processes_api,
+    kernels_api,
+    filesystem_api,
+    files_api,
+    history_api,
+    keys_api,
+    audit_api,
+    events_api,
+    webhooks_api,
+    pages_api,
+)
 
 DATABASE = "bay.db"
 KEY_FILE = "admin.key"
@@ -496,6 +521,19 @@ def _retention(settings: Settings) -> Retention:
     )
 
 
+@cache
+def _all_apis() -> APIRouter:
+    """The routes of every API.
+
+    FastAPI prepares included routes at the first request that looks at them, which takes a tenth of a second. All
+    apps of a process share them, so the tests, with a Bay each, pay for it once.
+    """
+    router = APIRouter()
+    for api in _APIS:
+        router.include_router(api.router, dependencies=[Depends(only_known)])
+    return router
+
+
 def build_app(
     settings: Settings,
     *,
@@ -515,32 +553,8 @@ def build_app(
     app.state.bay = bay
     app.state.services = bay.services()
     app.state.profiles = bay.profiles
-    apis = (
-        admin_api,
-        health_api,
-        sandboxes_api,
-        checkpoints_api,
-        cargos_api,
-        execs_api,
-        attach_api,
-        network_api,
-        tunnel_api,
-        ports_api,
-        services_api,
-        processes_api,
-        kernels_api,
-        filesystem_api,
-        files_api,
-        history_api,
-        keys_api,
-        audit_api,
-        events_api,
-        webhooks_api,
-        pages_api,
-    )
-    for api in apis:
-        app.include_router(api.router, dependencies=[Depends(only_known)])
-    app.state.routes = [*app.routes, *(route for api in apis for route in api.router.routes)]
+    app.router.routes += _all_apis().routes
+    app.state.routes = [*app.routes, *(route for api in _APIS for route in api.router.routes)]
     app.add_exception_handler(BayError, on_bay_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)
