@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from bay.cell_output import TRUNCATED, Shown, traceback_of, why
+from bay.client._answers import model
 from bay.client._follow import Patience
-from bay.client._wire import line_object, model
+from bay.client._lines import line_object
 from bay.errors import BayError
 from bay.models import Brief, CellEvent, CellStatus
 

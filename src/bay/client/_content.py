@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
+from bay.client._calls import Call, given
+from bay.client._failures import Attempts
 from bay.client._follow import Patience
-from bay.client._wire import Attempts, Call, given
 from bay.errors import BayError, Conflict, ConnectionFailed, HostError
 
 _RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})")

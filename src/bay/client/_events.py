@@ -4,8 +4,8 @@ import json
 import time
 from collections.abc import Mapping
 
+from bay.client._answers import model
 from bay.client._follow import Patience
-from bay.client._wire import model
 from bay.errors import BayError, InvalidArgument
 from bay.models import Event
 from bay.webhook_signature import is_signed

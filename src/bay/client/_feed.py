@@ -10,8 +10,8 @@ import anyio
 import anyio.abc
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from bay.client._calls import Json
 from bay.client._seam import CLEANUP_S
-from bay.client._wire import Json
 from bay.errors import BayError
 
 NOT_OPEN = "this is not open: use it as a context manager"

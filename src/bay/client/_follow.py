@@ -3,7 +3,10 @@
 import time
 from dataclasses import replace
 
-from bay.client._wire import Json, backoff, line_object, model
+from bay.client._answers import model
+from bay.client._calls import Json
+from bay.client._failures import backoff
+from bay.client._lines import line_object
 from bay.errors import BayError, OutputGone, Timeout
 from bay.models import Exec, OutputChunk
 

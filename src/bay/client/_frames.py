@@ -7,8 +7,11 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from bay.client._answers import model
+from bay.client._calls import Json, Params, given
 from bay.client._follow import Place, ended
-from bay.client._wire import Json, Params, given, line_object, model, sandbox_path
+from bay.client._lines import line_object
+from bay.client._paths import sandbox_path
 from bay.errors import (
     BayError,
     Conflict,

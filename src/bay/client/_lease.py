@@ -14,8 +14,11 @@ from dataclasses import dataclass
 
 import httpx
 
+from bay.client._answers import check
+from bay.client._calls import Call
 from bay.client._config import Config, http_options
-from bay.client._wire import Call, check, http_errors, sandbox_path
+from bay.client._failures import http_errors
+from bay.client._paths import sandbox_path
 from bay.errors import BayError, CallerError
 from bay.ids import new_id
 

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 
+from bay.client._answers import check, decode
+from bay.client._calls import Params, query
 from bay.client._config import CONNECT_S, Config, http_options
 from bay.client._frames import MAX_FRAME_BYTES, close_error
 from bay.client._seam import async_cleanup
-from bay.client._wire import Params, check, decode, query
 from bay.errors import BayError, ConnectionFailed, Timeout
 from ship_protocol import CloseCode
 

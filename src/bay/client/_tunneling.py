@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 from bay.client._frames import INPUT_BYTES
-from bay.client._wire import line_object
+from bay.client._lines import line_object
 from bay.errors import BayError, Conflict, ConnectionFailed, InvalidArgument, PortClosed
 from ship_protocol import CloseCode
 

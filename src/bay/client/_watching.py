@@ -1,6 +1,8 @@
 """What goes over the WebSocket of a watch, decided without I/O."""
 
-from bay.client._wire import Json, line_object, model
+from bay.client._answers import model
+from bay.client._calls import Json
+from bay.client._lines import line_object
 from bay.errors import BayError
 from bay.models import FileEvent
 from ship_protocol import CloseCode

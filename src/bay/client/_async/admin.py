@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from bay.client._answers import items, model
 from bay.client._async.http import AsyncHttp
-from bay.client._wire import Call, given, items, model
+from bay.client._calls import Call, given
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
 
 COLLECT_S = 120.0

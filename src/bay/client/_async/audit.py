@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 
+from bay.client._answers import model
 from bay.client._async.http import AsyncHttp
 from bay.client._async.paging import paged
-from bay.client._wire import model
 from bay.clock import to_rfc3339
 from bay.models import AuditEntry
 

@@ -6,6 +6,7 @@ from typing import Any, Self, Unpack
 
 import httpx
 
+from bay.client._answers import items, model
 from bay.client._async.attach import AsyncAttachment
 from bay.client._async.checkpoints import AsyncCheckpoints
 from bay.client._async.events import AsyncEvents
@@ -18,21 +19,14 @@ from bay.client._async.network import AsyncNetwork
 from bay.client._async.ports import AsyncPorts, Method
 from bay.client._async.services import AsyncServices
 from bay.client._async.tunnel import AsyncTunnel
+from bay.client._calls import Call, given
 from bay.client._frames import Door, Progress
 from bay.client._local import Progress as ProgressCall
 from bay.client._local import Source, Target
+from bay.client._options import SpawnOptions, UpdateOptions, update_body
+from bay.client._paths import sandbox_path
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import async_cleanup
-from bay.client._wire import (
-    Call,
-    SpawnOptions,
-    UpdateOptions,
-    given,
-    items,
-    model,
-    sandbox_path,
-    update_body,
-)
 from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
 from bay.ids import new_id
 from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult

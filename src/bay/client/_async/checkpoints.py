@@ -2,12 +2,14 @@
 
 from os import PathLike
 
+from bay.client._answers import items, model
 from bay.client._async.http import AsyncHttp
 from bay.client._async.paging import paged
 from bay.client._async.transfer import body, save_once
+from bay.client._calls import COPY_S, Call, Json, flags, given
 from bay.client._local import Meter, Progress, Source, Target, facts
+from bay.client._paths import sandbox_path
 from bay.client._seam import async_in_thread
-from bay.client._wire import COPY_S, Call, Json, flags, given, items, model, sandbox_path
 from bay.client._zstd import Frames
 from bay.ids import new_id
 from bay.models import Checkpoint, Sandbox

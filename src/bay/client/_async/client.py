@@ -7,6 +7,7 @@ from typing import Self, Unpack
 
 import httpx
 
+from bay.client._answers import items, model, next_cursor
 from bay.client._async.admin import AsyncAdmin
 from bay.client._async.audit import AsyncAudit
 from bay.client._async.box import AsyncBox, ready
@@ -15,22 +16,12 @@ from bay.client._async.events import AsyncEvents
 from bay.client._async.http import AsyncHttp
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.webhooks import AsyncWebhooks
+from bay.client._calls import Call, list_params
 from bay.client._config import resolve
 from bay.client._lease import LEASE_S, Leases
+from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
+from bay.client._paths import sandbox_path
 from bay.client._seam import async_cleanup
-from bay.client._wire import (
-    Call,
-    CreateOptions,
-    create_call,
-    items,
-    known,
-    list_params,
-    model,
-    named,
-    next_cursor,
-    refuse_exist_ok,
-    sandbox_path,
-)
 from bay.errors import BayError, CallerError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox

@@ -3,10 +3,12 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from bay.client._answers import items, model, next_cursor
 from bay.client._async.http import AsyncHttp
+from bay.client._calls import Call, list_params
 from bay.client._events import Place
+from bay.client._lines import Blocks
 from bay.client._seam import async_sleep
-from bay.client._wire import Blocks, Call, items, list_params, model, next_cursor
 from bay.errors import ConnectionFailed, HostError, Timeout
 from bay.models import Event
 

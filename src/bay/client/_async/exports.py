@@ -19,8 +19,8 @@ from bay.client._async.watch import AsyncWatch
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._cells import CellFailed, CellResult, Image
 from bay.client._events import verify_webhook
+from bay.client._options import CreateOptions, SpawnOptions, UpdateOptions
 from bay.client._results import CommandFailed, RunResult
-from bay.client._wire import CreateOptions, SpawnOptions, UpdateOptions
 
 __all__ = [
     "AsyncAdmin",

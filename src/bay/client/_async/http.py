@@ -6,9 +6,12 @@ from typing import Protocol, TypeVar
 
 import httpx
 
+from bay.client._answers import check, check_own, decode
+from bay.client._calls import Call, Json
 from bay.client._config import CONNECT_S, Config, http_options
+from bay.client._failures import Attempts, http_errors
+from bay.client._lines import Lines
 from bay.client._seam import async_sleep
-from bay.client._wire import Attempts, Call, Json, Lines, check, check_own, decode, http_errors
 from bay.errors import BayError
 
 Body = Callable[[], AsyncIterator[bytes]]

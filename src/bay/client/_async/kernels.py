@@ -4,10 +4,12 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from bay.cell_output import Shown
+from bay.client._answers import items, model
 from bay.client._async.http import AsyncHttp, accepted
+from bay.client._calls import Call, given
 from bay.client._cells import CellCursor, CellResult, cell_result
+from bay.client._paths import sandbox_path
 from bay.client._seam import async_sleep
-from bay.client._wire import Call, given, items, model, sandbox_path
 from bay.errors import ConnectionFailed, HostError, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec

@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from datetime import datetime
 
+from bay.client._answers import model
 from bay.client._async.http import AsyncHttp
 from bay.client._async.paging import paged
-from bay.client._wire import Call, given, key_path, model
+from bay.client._calls import Call, given
+from bay.client._paths import key_path
 from bay.clock import to_rfc3339
 from bay.models import Key, KeyScope, Limits, NewKey, to_wire
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from bay.client._answers import model
 from bay.client._async.http import AsyncHttp
-from bay.client._wire import Call, bare, model, sandbox_path
+from bay.client._calls import Call
+from bay.client._options import bare
+from bay.client._paths import sandbox_path
 from bay.models import NetworkMode, NetworkPolicy, NetworkRule, NetworkState
 
 

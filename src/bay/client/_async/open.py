@@ -5,12 +5,13 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
+from bay.client._answers import model
 from bay.client._async.http import AsyncHttp
 from bay.client._async.transfer import fetched
+from bay.client._calls import Call
 from bay.client._content import Fetch, changed
 from bay.client._feed import AsyncFeed
 from bay.client._local import CHUNK_BYTES
-from bay.client._wire import Call, model
 from bay.errors import BayError, InvalidArgument
 from bay.models import FileInfo
 

@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from bay.client._async.http import AsyncHttp, accepted
+from bay.client._calls import Call
 from bay.client._follow import Lined
 from bay.client._seam import async_sleep
-from bay.client._wire import Call
 from bay.errors import BayError, ConnectionFailed, HostError, OutputGone, Timeout
 from bay.models import OutputChunk
 

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator, Mapping
 
+from bay.client._answers import items, next_cursor
 from bay.client._async.http import AsyncHttp
-from bay.client._wire import Call, items, list_params, next_cursor
+from bay.client._calls import Call, list_params
 
 
 async def paged(http: AsyncHttp, path: str, filters: Mapping[str, object]) -> AsyncIterator[object]:

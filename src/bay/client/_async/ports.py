@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import httpx
 
+from bay.client._answers import items, model
 from bay.client._async.http import AsyncHttp
+from bay.client._calls import Call
+from bay.client._paths import app_path, refuse_authorization, sandbox_path
 from bay.client._seam import async_sleep
 from bay.client._tunneling import checked_port
-from bay.client._wire import Call, app_path, items, model, refuse_authorization, sandbox_path
 from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 

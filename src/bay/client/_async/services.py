@@ -5,12 +5,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 
+from bay.client._answers import items, model
 from bay.client._async.http import AsyncHttp
 from bay.client._async.output import read_output
 from bay.client._async.ports import POLL_S, AsyncPorts
+from bay.client._calls import Call
 from bay.client._follow import Lined
+from bay.client._options import service_body
+from bay.client._paths import sandbox_path
 from bay.client._seam import async_sleep
-from bay.client._wire import Call, items, model, sandbox_path, service_body
 from bay.errors import Conflict, Timeout
 from bay.models import OutputChunk, Service, ServiceSpec
 

@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 import httpx
 
 from bay.client._async.http import AsyncHttp, Body
+from bay.client._calls import Call
 from bay.client._content import Fetch
+from bay.client._failures import Attempts
 from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
 from bay.client._seam import async_cleanup, async_in_thread, async_sleep
-from bay.client._wire import Attempts, Call
 from bay.errors import BayError
 
 

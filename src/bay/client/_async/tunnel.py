@@ -5,10 +5,12 @@ from types import TracebackType
 from typing import Self
 
 from bay.client._async.http import AsyncHttp
+from bay.client._calls import Call
+from bay.client._failures import Attempts
+from bay.client._paths import sandbox_path
 from bay.client._seam import async_sleep
 from bay.client._socket import AsyncSocket
 from bay.client._tunneling import EOF_FRAME, checked_port, frames, is_end, is_eof, meaning
-from bay.client._wire import Attempts, Call, sandbox_path
 from bay.errors import BayError, Conflict
 
 

@@ -5,11 +5,11 @@ from types import TracebackType
 from typing import Self
 
 from bay.client._async.http import AsyncHttp
+from bay.client._calls import Params
 from bay.client._follow import Patience
 from bay.client._seam import async_sleep
 from bay.client._socket import AsyncSocket
 from bay.client._watching import OVERFLOW, event, is_end, watching
-from bay.client._wire import Params
 from bay.errors import BayError, ConnectionFailed, HostError
 from bay.models import FileEvent
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from bay.client._answers import items, model
 from bay.client._async.http import AsyncHttp
-from bay.client._wire import Call, items, model, webhook_path
+from bay.client._calls import Call
+from bay.client._paths import webhook_path
 from bay.ids import new_id
 from bay.models import Webhook
 

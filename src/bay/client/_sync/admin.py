@@ -4,8 +4,9 @@
 
 from collections.abc import Sequence
 
+from bay.client._answers import items, model
+from bay.client._calls import Call, given
 from bay.client._sync.http import Http
-from bay.client._wire import Call, given, items, model
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
 
 COLLECT_S = 120.0

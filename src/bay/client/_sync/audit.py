@@ -5,9 +5,9 @@
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+from bay.client._answers import model
 from bay.client._sync.http import Http
 from bay.client._sync.paging import paged
-from bay.client._wire import model
 from bay.clock import to_rfc3339
 from bay.models import AuditEntry
 

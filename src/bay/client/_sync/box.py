@@ -8,9 +8,13 @@ from typing import Any, Self, Unpack
 
 import httpx
 
+from bay.client._answers import items, model
+from bay.client._calls import Call, given
 from bay.client._frames import Door, Progress
 from bay.client._local import Progress as ProgressCall
 from bay.client._local import Source, Target
+from bay.client._options import SpawnOptions, UpdateOptions, update_body
+from bay.client._paths import sandbox_path
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import cleanup
 from bay.client._sync.attach import Attachment
@@ -25,16 +29,6 @@ from bay.client._sync.network import Network
 from bay.client._sync.ports import Method, Ports
 from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
-from bay.client._wire import (
-    Call,
-    SpawnOptions,
-    UpdateOptions,
-    given,
-    items,
-    model,
-    sandbox_path,
-    update_body,
-)
 from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
 from bay.ids import new_id
 from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult

@@ -4,9 +4,11 @@
 
 from collections.abc import Iterator
 
+from bay.client._answers import model
+from bay.client._calls import COPY_S, Call, given
+from bay.client._paths import cargo_path
 from bay.client._sync.http import Http
 from bay.client._sync.paging import paged
-from bay.client._wire import COPY_S, Call, cargo_path, given, model
 from bay.ids import new_id
 from bay.models import Cargo, Checkpoint
 

@@ -9,8 +9,12 @@ from typing import Self, Unpack
 
 import httpx
 
+from bay.client._answers import items, model, next_cursor
+from bay.client._calls import Call, list_params
 from bay.client._config import resolve
 from bay.client._lease import LEASE_S, Leases
+from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
+from bay.client._paths import sandbox_path
 from bay.client._seam import cleanup
 from bay.client._sync.admin import Admin
 from bay.client._sync.audit import Audit
@@ -20,19 +24,6 @@ from bay.client._sync.events import Events
 from bay.client._sync.http import Http
 from bay.client._sync.keys import Keys
 from bay.client._sync.webhooks import Webhooks
-from bay.client._wire import (
-    Call,
-    CreateOptions,
-    create_call,
-    items,
-    known,
-    list_params,
-    model,
-    named,
-    next_cursor,
-    refuse_exist_ok,
-    sandbox_path,
-)
 from bay.errors import BayError, CallerError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox

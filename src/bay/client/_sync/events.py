@@ -5,10 +5,12 @@
 from collections.abc import Generator
 from contextlib import closing
 
+from bay.client._answers import items, model, next_cursor
+from bay.client._calls import Call, list_params
 from bay.client._events import Place
+from bay.client._lines import Blocks
 from bay.client._seam import sleep
 from bay.client._sync.http import Http
-from bay.client._wire import Blocks, Call, items, list_params, model, next_cursor
 from bay.errors import ConnectionFailed, HostError, Timeout
 from bay.models import Event
 

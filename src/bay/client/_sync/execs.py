@@ -9,27 +9,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, Unpack
 
+from bay.client._answers import items, model, next_cursor
+from bay.client._calls import Call, Json, Params, list_params, wait_slice
 from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
+from bay.client._options import SpawnOptions, exec_body, spawn_body
+from bay.client._paths import sandbox_path
 from bay.client._results import Collected, RunResult, chunks_of
 from bay.client._seam import beside, cleanup, sleep
 from bay.client._sync.attach import Attachment
 from bay.client._sync.http import Body, Http
 from bay.client._sync.output import read_output
-from bay.client._wire import (
-    Call,
-    Json,
-    Params,
-    SpawnOptions,
-    exec_body,
-    items,
-    list_params,
-    model,
-    next_cursor,
-    sandbox_path,
-    spawn_body,
-    wait_slice,
-)
 from bay.errors import BayError, Conflict, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen

@@ -4,6 +4,7 @@
 
 from bay.client._cells import CellFailed, CellResult, Image
 from bay.client._events import verify_webhook
+from bay.client._options import CreateOptions, SpawnOptions, UpdateOptions
 from bay.client._results import CommandFailed, RunResult
 from bay.client._sync.admin import Admin
 from bay.client._sync.attach import Attachment
@@ -22,7 +23,6 @@ from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
 from bay.client._sync.watch import Watch
 from bay.client._sync.webhooks import Webhooks
-from bay.client._wire import CreateOptions, SpawnOptions, UpdateOptions
 
 __all__ = [
     "Admin",

@@ -8,7 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, overload
 
+from bay.client._answers import model
+from bay.client._calls import COPY_S, Call, Json, flags, given
 from bay.client._content import Fetch
+from bay.client._lines import line_object
 from bay.client._local import (
     CHUNK_BYTES,
     Download,
@@ -21,14 +24,15 @@ from bay.client._local import (
     facts,
     is_directory,
 )
+from bay.client._options import octal
 from bay.client._pack import packed, weight
+from bay.client._paths import files_path
 from bay.client._seam import cleanup, in_thread
 from bay.client._sync.http import Http, accepted
 from bay.client._sync.open import FileReader, FileWriter
 from bay.client._sync.transfer import body, fetched, opened, save, streamed
 from bay.client._sync.watch import Watch
 from bay.client._unpack import Unpacking
-from bay.client._wire import COPY_S, Call, Json, files_path, flags, given, line_object, model, octal
 from bay.errors import BayError, FileMissing, InvalidArgument, PayloadTooLarge
 from bay.models import FileInfo, SearchResult
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES

@@ -4,8 +4,11 @@
 
 from typing import TypedDict, Unpack
 
+from bay.client._answers import listed, model
+from bay.client._calls import Call, Json, given, list_params
+from bay.client._options import known
+from bay.client._paths import sandbox_path
 from bay.client._sync.http import Http
-from bay.client._wire import Call, Json, given, known, list_params, listed, model, sandbox_path
 from bay.models import ExecType, HistoryEntry
 
 

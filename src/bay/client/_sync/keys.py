@@ -5,9 +5,11 @@
 from collections.abc import Iterator
 from datetime import datetime
 
+from bay.client._answers import model
+from bay.client._calls import Call, given
+from bay.client._paths import key_path
 from bay.client._sync.http import Http
 from bay.client._sync.paging import paged
-from bay.client._wire import Call, given, key_path, model
 from bay.clock import to_rfc3339
 from bay.models import Key, KeyScope, Limits, NewKey, to_wire
 

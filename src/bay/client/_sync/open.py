@@ -7,12 +7,13 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Self
 
+from bay.client._answers import model
+from bay.client._calls import Call
 from bay.client._content import Fetch, changed
 from bay.client._feed import Feed
 from bay.client._local import CHUNK_BYTES
 from bay.client._sync.http import Http
 from bay.client._sync.transfer import fetched
-from bay.client._wire import Call, model
 from bay.errors import BayError, InvalidArgument
 from bay.models import FileInfo
 

@@ -5,10 +5,10 @@
 from collections.abc import Callable, Generator
 from contextlib import closing
 
+from bay.client._calls import Call
 from bay.client._follow import Lined
 from bay.client._seam import sleep
 from bay.client._sync.http import Http, accepted
-from bay.client._wire import Call
 from bay.errors import BayError, ConnectionFailed, HostError, OutputGone, Timeout
 from bay.models import OutputChunk
 

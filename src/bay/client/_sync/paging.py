@@ -4,8 +4,9 @@
 
 from collections.abc import Iterator, Mapping
 
+from bay.client._answers import items, next_cursor
+from bay.client._calls import Call, list_params
 from bay.client._sync.http import Http
-from bay.client._wire import Call, items, list_params, next_cursor
 
 
 def paged(http: Http, path: str, filters: Mapping[str, object]) -> Iterator[object]:

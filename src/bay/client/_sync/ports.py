@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import httpx
 
+from bay.client._answers import items, model
+from bay.client._calls import Call
+from bay.client._paths import app_path, refuse_authorization, sandbox_path
 from bay.client._seam import sleep
 from bay.client._sync.http import Http
 from bay.client._tunneling import checked_port
-from bay.client._wire import Call, app_path, items, model, refuse_authorization, sandbox_path
 from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 

@@ -7,12 +7,15 @@ from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 
+from bay.client._answers import items, model
+from bay.client._calls import Call
 from bay.client._follow import Lined
+from bay.client._options import service_body
+from bay.client._paths import sandbox_path
 from bay.client._seam import sleep
 from bay.client._sync.http import Http
 from bay.client._sync.output import read_output
 from bay.client._sync.ports import POLL_S, Ports
-from bay.client._wire import Call, items, model, sandbox_path, service_body
 from bay.errors import Conflict, Timeout
 from bay.models import OutputChunk, Service, ServiceSpec
 

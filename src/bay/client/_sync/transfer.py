@@ -7,11 +7,12 @@ from contextlib import ExitStack, closing, contextmanager
 
 import httpx
 
+from bay.client._calls import Call
 from bay.client._content import Fetch
+from bay.client._failures import Attempts
 from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
 from bay.client._seam import cleanup, in_thread, sleep
 from bay.client._sync.http import Body, Http
-from bay.client._wire import Attempts, Call
 from bay.errors import BayError
 
 

@@ -6,11 +6,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from bay.client._calls import Call
+from bay.client._failures import Attempts
+from bay.client._paths import sandbox_path
 from bay.client._seam import sleep
 from bay.client._socket import Socket
 from bay.client._sync.http import Http
 from bay.client._tunneling import EOF_FRAME, checked_port, frames, is_end, is_eof, meaning
-from bay.client._wire import Attempts, Call, sandbox_path
 from bay.errors import BayError, Conflict
 
 

@@ -1,0 +1,60 @@
+"""The paths of calls. An argument that could mean another path is refused here."""
+
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+from bay.errors import InvalidArgument
+from bay.ids import is_id, is_name
+
+
+def sandbox_path(id_or_name: str, *rest: str) -> str:
+    """The path of a sandbox. What can be neither id nor name is refused here, before it can mean another path."""
+    if not (is_id(id_or_name) or is_name(id_or_name)):
+        raise InvalidArgument(
+            f"{id_or_name!r} is neither the id nor the name of a sandbox; a name has a-z, 0-9 and '-'"
+        )
+    return "/".join(("/v1/sandboxes", id_or_name, *map(_segment, rest)))
+
+
+def _segment(text: str) -> str:
+    if text in ("", ".", ".."):
+        raise InvalidArgument(f"{text!r} is not an id")
+    return quote(text, safe="")
+
+
+def refuse_authorization(headers: Mapping[str, str]) -> None:
+    """Raises InvalidArgument for a header that would take the place of the client's key."""
+    if any(name.lower() == "authorization" for name in headers):
+        raise InvalidArgument(
+            "fetch sends this client's key as Authorization, which the app does not see; for an app with "
+            "a key of its own, make a URL with ports.link() and request that"
+        )
+
+
+def app_path(sandbox_id: str, port: str, path: str) -> str:
+    """The path by which an app on a port of a sandbox is reached, with its query. None leads out of the app."""
+    way, _, query = path.partition("?")
+    if any(unquote(step) in (".", "..") for step in way.split("/")):
+        raise InvalidArgument(f"the path {path!r} has a . or .. segment; give the app's path from its root")
+    question = f"?{query}" if query else ""
+    return f"{sandbox_path(sandbox_id, 'ports', port)}/{way.lstrip('/')}{question}"
+
+
+def key_path(key_id: str) -> str:
+    """The path of an API key."""
+    return f"/v1/keys/{_segment(key_id)}"
+
+
+def webhook_path(webhook_id: str) -> str:
+    """The path of a webhook."""
+    return f"/v1/webhooks/{_segment(webhook_id)}"
+
+
+def files_path(sandbox_id: str, *what: str) -> str:
+    """The path of one of the file calls."""
+    return sandbox_path(sandbox_id, "files", *what)
+
+
+def cargo_path(cargo_id: str, *rest: str) -> str:
+    """The path of a cargo."""
+    return "/".join(("/v1/cargos", _segment(cargo_id), *rest))
