@@ -20,7 +20,7 @@ from crash_case import KEY, Place
 from cutting_proxy import CuttingProxy, cutting_proxy
 
 import bay
-from bay.server.app import make_driver
+from bay.server.backends import make_driver
 from bay.server.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]

@@ -41,6 +41,8 @@ GROUPS = {
     "bay.network.port_classes": "words",
     "bay.server": "server",
     "bay.server.app": "app",
+    "bay.server.backends": "app",
+    "bay.server.control_plane": "app",
     "bay.server.offline.backup": "app",
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",

@@ -12,7 +12,9 @@ import crash_host
 import httpx
 from crash_case import KEY, WAIT_S, Json, Place
 
-from bay.server.app import Bay, build_app, layers_of
+from bay.server.app import build_app
+from bay.server.backends import layers_of
+from bay.server.control_plane import Bay
 from bay.server.settings import Settings
 
 MIB = 1 << 20

@@ -13,7 +13,8 @@ from server_harness import settings_in
 from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server import logs
-from bay.server.app import Bay, build_app
+from bay.server.app import build_app
+from bay.server.control_plane import Bay
 
 
 async def main(root: Path) -> None:

@@ -14,7 +14,9 @@ import httpx
 from crash_points import Points, watch
 
 from bay.drivers.oci import OciDriver
-from bay.server.app import Bay, build_app, make_network
+from bay.server.app import build_app
+from bay.server.backends import make_network
+from bay.server.control_plane import Bay
 from bay.server.sessions.lifecycle import is_expired
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes

@@ -13,7 +13,7 @@ from pathlib import Path
 from crash_case import Place
 
 from bay.network.slots import number_of
-from bay.server.app import instance_of
+from bay.server.data_dir import instance_of
 
 _SESSION = re.compile(r"sess-[0-9a-f]{24}")
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from bay.drivers.base import Handle, Owned, SessionSpec
-from bay.server.app import Bay
+from bay.server.control_plane import Bay
 
 _CALLS: dict[str, tuple[str, ...]] = {
     "driver": ("observe", "pause", "resume", "stop", "destroy"),

@@ -22,7 +22,9 @@ from bay.drivers.fake import FakeDriver
 from bay.ids import is_id
 from bay.models import KeyScope
 from bay.server import main
-from bay.server.app import Bay, build_app, instance_of
+from bay.server.app import build_app
+from bay.server.control_plane import Bay
+from bay.server.data_dir import instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord, SessionRecord

@@ -1,9 +1,10 @@
-"""Checks a data directory before a Bay starts on it: its database must belong to its files.
+"""The files of a data directory, and the check before a Bay starts on it: its database must belong to its files.
 
 A Bay removes every workspace that no row knows. On a database that was lost and made anew, or one that is
 half restored, that would be all of them.
 """
 
+import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,11 @@ from bay.ids import is_id
 
 UNFINISHED = "restore.unfinished"
 """Stands in the data directory while a restore puts things in place."""
+
+DATABASE = "bay.db"
+KEY_FILE = "admin.key"
+PORTS_KEY_FILE = "ports.key"
+SPOOL = "spool"
 
 
 def check(data_dir: Path, database: Path) -> None:
@@ -49,3 +55,8 @@ def _knows_workspaces(database: Path) -> bool:
         return "no such table" not in str(error)
     except sqlite3.DatabaseError:
         return True
+
+
+def instance_of(data_dir: Path) -> str:
+    """The short name of this Bay on its host: twelve hex characters from the data directory's path."""
+    return hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]

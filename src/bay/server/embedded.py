@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from bay.server import logs, settings
-from bay.server.app import Bay
+from bay.server.control_plane import Bay
 from bay.server.main import run
 from bay.server.offline import leftover_runs
 

@@ -19,7 +19,9 @@ import uvloop
 
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
-from bay.server.app import DATABASE, KEY_FILE, Bay, build_app
+from bay.server.app import build_app
+from bay.server.control_plane import Bay
+from bay.server.data_dir import DATABASE, KEY_FILE
 from bay.server.data_dir import check as check_data_dir
 from bay.server.settings import Settings
 from bay.server.web.connection_limits import Bounds, Connections

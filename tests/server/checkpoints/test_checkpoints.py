@@ -22,6 +22,7 @@ from server_harness import (
 
 from bay.drivers.base import Handle, Running
 from bay.errors import DriverUnavailable, StorageFull
+from bay.server.checkpoints import policy
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.reconciler.reconciler import Reconciler
@@ -590,7 +591,7 @@ async def test_a_policy_does_not_ask_again_while_its_last_checkpoint_is_made(
     monkeypatch.setattr(Reconciler, "_settle", dead)
     for _ in range(3):
         bay.clock.advance(61)
-        await bay.bay._ask_for_checkpoints()
+        await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
     assert await bay.sql("SELECT count(*) FROM checkpoints WHERE state = 'making'") == [(1,)]
 
 

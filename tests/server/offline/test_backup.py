@@ -21,7 +21,7 @@ from bay.cargo import backend_detection
 from bay.errors import BadRequest, Conflict, DriverUnavailable, InternalError
 from bay.linux import btrfs
 from bay.server import main
-from bay.server.app import Bay
+from bay.server.control_plane import Bay
 from bay.server.data_dir import UNFINISHED, check
 from bay.server.offline.backup import MANIFEST, Restored, backup, restore
 from bay.store.engine import Store, migrate

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from server_harness import clear, settings_in
 
-from bay.server.app import Bay, build_app
+from bay.server.app import build_app
+from bay.server.control_plane import Bay
 from bay.server.reconciler.boot_clock import SteadyClock, since_boot
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller

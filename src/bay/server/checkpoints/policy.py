@@ -1,13 +1,16 @@
 """The checkpoint policy of a sandbox: which checkpoints are due, and the rows that ask for them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import CheckpointPolicy, Persist
 from bay.store import checkpoints, sandboxes, sessions
+from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
 
 
@@ -42,6 +45,17 @@ async def before_stop(db: AsyncConnection, sandbox_id: str, now: datetime) -> No
     sandbox = await sandboxes.get(db, sandbox_id)
     if sandbox and sandbox.checkpoint_policy and sandbox.checkpoint_policy.before_stop:
         await checkpoints.add(db, asked(sandbox, now, auto=True))
+
+
+async def ask(store: Store, clock: Clock, poke: Callable[[str], None]) -> None:
+    """Ask for the checkpoints that are due, and have the reconciler make them."""
+    async with store.read() as db:
+        if not await sandboxes.due_checkpoints(db, clock()):
+            return
+    async with store.write() as db:
+        sandbox_ids = await ask_for_due(db, clock())
+    for sandbox_id in sandbox_ids:
+        poke(sandbox_id)
 
 
 async def ask_for_due(db: AsyncConnection, now: datetime) -> list[str]:

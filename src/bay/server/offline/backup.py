@@ -31,8 +31,7 @@ from bay.cargo.tar_unpack import RULES, CargoPolicy, Digests, MakeDirectory
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
-from bay.server.app import DATABASE, KEY_FILE
-from bay.server.data_dir import UNFINISHED
+from bay.server.data_dir import DATABASE, KEY_FILE, UNFINISHED
 from bay.server.main import lock_data_dir
 from bay.server.settings import Settings
 from bay.store.engine import MIGRATIONS

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.linux import remove_tree
-from bay.server.app import make_driver
+from bay.server.backends import make_driver
 from bay.server.main import lock_data_dir
 from bay.server.settings import Settings
 

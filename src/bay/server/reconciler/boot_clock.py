@@ -67,3 +67,9 @@ class SteadyClock:
         self.booted_at = booted_at
         if by:
             log.warning("clock.jumped", seconds=by.total_seconds(), sandboxes=moved)
+
+
+async def settle(clock: Clock, store: Store) -> None:
+    """Have a clock that follows the wall clock do so now."""
+    if isinstance(clock, SteadyClock):
+        await clock.settle(store)

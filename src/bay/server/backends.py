@@ -1,0 +1,79 @@
+"""The driver, the network and the cargo backend that the settings name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bay.cargo import backend_detection, base_backend
+from bay.drivers.base import Driver
+from bay.drivers.fake import FakeDriver
+from bay.drivers.oci.driver import OciDriver
+from bay.network.dns.forwarder import Forwarder
+from bay.network.dns.names import Opener
+from bay.network.dns.upstream import UpstreamResolver, resolvers_in
+from bay.network.manager import NetworkManager
+from bay.network.reserved_ranges import Address
+from bay.server.data_dir import instance_of
+from bay.server.settings import Settings
+
+
+def make_driver(settings: Settings) -> Driver:
+    """The driver that the settings name. Its names on the host carry a mark of this data directory."""
+    run_dir = settings.run_dir / instance_of(settings.data_dir)
+    if settings.driver == "fake":
+        return FakeDriver(run_dir=run_dir)
+    return OciDriver(
+        root=settings.data_dir / "oci",
+        run_dir=run_dir,
+        cache=settings.cache_dir,
+        layers=layers_of(settings),
+        runc=settings.runc,
+        runc_timeout_s=settings.runc_timeout,
+        id_range_start=settings.id_range_start,
+        network=make_network(settings),
+        network_off=settings.network == "off",
+    )
+
+
+def layers_of(settings: Settings) -> Path | None:
+    """Where sessions write outside of their workspaces: with the cargos where those have limits."""
+    if choose_cargo(settings) == "directory":
+        return None
+    return settings.data_dir / backend_detection.ROOT / base_backend.LAYERS
+
+
+def make_network(settings: Settings) -> NetworkManager:
+    """The networks of the settings' sandboxes.
+
+    Their names on the host carry a mark of this data directory.
+    """
+    resolvers = settings.dns_servers or _host_resolvers()
+
+    def names(opener: Opener, is_reachable: Callable[[Address], bool]) -> Forwarder:
+        return Forwarder(
+            resolvers=resolvers, opener=opener, is_reachable=is_reachable, ipv6=settings.network_ipv6
+        )
+
+    return NetworkManager(
+        instance=instance_of(settings.data_dir)[:4],
+        ipv6=settings.network_ipv6,
+        private=settings.network_private,
+        names=names,
+    )
+
+
+def _host_resolvers() -> tuple[UpstreamResolver, ...]:
+    """Whom this host asks for names."""
+    try:
+        return resolvers_in(Path("/etc/resolv.conf").read_text(errors="replace"))
+    except OSError:
+        return ()
+
+
+def choose_cargo(settings: Settings) -> backend_detection.Kind:
+    """Who keeps the cargos of the settings' data directory.
+
+    The `fake` driver isolates nothing, and limits nothing by itself.
+    """
+    if settings.driver == "fake" and settings.cargo_backend != "btrfs":
+        return "directory"
+    return backend_detection.decide(settings.cargo_backend, backend_detection.look(settings.data_dir))

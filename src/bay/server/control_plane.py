@@ -1,0 +1,438 @@
+"""The one place where the parts of the control plane meet. Nothing is built by importing a module."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from bay.cargo import backend_detection
+from bay.cargo.base import CargoBackend
+from bay.clock import Clock
+from bay.drivers.base import Driver
+from bay.models import Limits
+from bay.server.backends import choose_cargo
+from bay.server.cargos.service import Cargos
+from bay.server.cargos.usage import Usage
+from bay.server.checkpoints import policy
+from bay.server.checkpoints.garbage import Discards
+from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.service import Checkpoints
+from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SPOOL
+from bay.server.events.follow import Feed
+from bay.server.events.service import Events
+from bay.server.events.webhook_delivery import Deliverer, Poster
+from bay.server.events.webhooks import Webhooks
+from bay.server.execs.attachments import Attachments
+from bay.server.execs.history import History
+from bay.server.execs.locator import Locator
+from bay.server.execs.processes import Processes
+from bay.server.execs.results import Outcomes
+from bay.server.execs.screen import Screens
+from bay.server.execs.service import Execs
+from bay.server.files.service import Files, SandboxFiles
+from bay.server.files.ship_client import FileLink
+from bay.server.files.ship_trees import TreeLink
+from bay.server.files.trees import FileTrees
+from bay.server.kernels.service import Kernels
+from bay.server.kernels.ship_client import KernelLink
+from bay.server.keys.audit import Audits
+from bay.server.keys.service import ApiKeys
+from bay.server.maintenance.garbage_collection import Garbage
+from bay.server.maintenance.retention import Housekeeping, Retention
+from bay.server.managed_services.service import SandboxServices
+from bay.server.managed_services.ship_client import ServiceLink
+from bay.server.managed_services.syncer import ServiceKeeper
+from bay.server.networks.service import Networks
+from bay.server.ports.events import PortWatch
+from bay.server.ports.host_index import PortSites
+from bay.server.ports.links import PortTokens
+from bay.server.ports.proxy import PortProxy
+from bay.server.ports.service import Ports
+from bay.server.ports.ship_client import PortLink
+from bay.server.ports.tunnels import Tunnels
+from bay.server.reconciler import boot_clock
+from bay.server.reconciler.boot_clock import SteadyClock
+from bay.server.reconciler.memory_pressure import Pressure
+from bay.server.reconciler.reconciler import Reconciler
+from bay.server.reconciler.sweep import Sweep
+from bay.server.sandboxes.pool import Pool
+from bay.server.sandboxes.service import Sandboxes
+from bay.server.sessions.holds import Holds
+from bay.server.sessions.notifier import Changes
+from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.rows import SandboxRows
+from bay.server.sessions.views import Views
+from bay.server.sessions.waker import Waker
+from bay.server.settings import Settings
+from bay.server.ship.client import ShipLink
+from bay.server.web.audit import Auditor
+from bay.server.web.auth import Keys
+from bay.server.web.open_connections import Stays
+from bay.server.web.port_hosts import PortHosts
+from bay.server.web.public_addresses import Addresses
+from bay.server.web.sealing import Cursors, EventIds, Seals
+from bay.server.web.upload_spool import Spool
+from bay.store.deferred import DeferredWrites
+from bay.store.engine import Store
+from bay.store.records import Keep
+from bay.units import GIB, MIB
+
+
+class Bay:
+    """A control plane that is put together but not yet running."""
+
+    def __init__(
+        self, settings: Settings, driver: Driver, clock: Clock, available_memory: Callable[[], int]
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.driver = driver
+        self.store = Store(settings.data_dir / DATABASE)
+        self.keys = Keys(self.store, clock)
+        self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
+        self.cargo: CargoBackend = backend_detection.make(
+            settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
+        )
+        self.link = ShipLink(ring_bytes=_largest_ring(settings))
+        self.kernels = KernelLink(self.link)
+        self.port_link = PortLink(self.link)
+        self.changes = Changes()
+        self.later = DeferredWrites(self.store)
+        self.holds = Holds()
+        self.stays = Stays(self.keys)
+        self.keys.on_forget = self.stays.look
+        self.screens = Screens()
+        self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
+        self.quotas = Quotas(
+            of_key=self.keys.quotas,
+            each_owner=settings.quotas.over(None) if settings.quotas else Limits(),
+            owners={name: given.over(settings.quotas) for name, given in settings.owners.items()},
+            profiles=self.profiles,
+            clock=clock,
+        )
+        self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
+        self.views = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock)
+        self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
+        self.checkpointer = Checkpointer(
+            store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
+        )
+        self.port_watch = PortWatch(store=self.store, later=self.later, link=self.port_link, clock=clock)
+        self.service_link = ServiceLink(self.link)
+        self.service_keeper = ServiceKeeper(
+            store=self.store, link=self.service_link, profiles=self.profiles, clock=clock
+        )
+        self.reconciler = Reconciler(
+            store=self.store,
+            later=self.later,
+            driver=driver,
+            cargo=self.cargo,
+            checkpointer=self.checkpointer,
+            link=self.link,
+            ports=self.port_watch,
+            keeper=self.service_keeper,
+            holds=self.holds,
+            profiles=self.profiles,
+            changes=self.changes,
+            clock=clock,
+            start_concurrency=settings.start_concurrency,
+            start_limit_s=settings.start_limit,
+            stop_grace_s=settings.stop_grace,
+            retention=timedelta(seconds=settings.expired_retention),
+        )
+        self.pool = Pool(
+            store=self.store,
+            queue=self.reconciler.queue,
+            profiles=self.profiles,
+            cargo_backend=self.cargo.name,
+            clock=clock,
+            max_age=timedelta(seconds=settings.pool_max_age),
+            is_busy=lambda: self.reconciler.starts_waiting() > 0,
+        )
+        self.pressure = Pressure(
+            store=self.store,
+            queue=self.reconciler.queue,
+            pool=self.pool,
+            holds=self.holds,
+            clock=clock,
+            reserve=settings.memory_reserve_mb * MIB,
+            available=available_memory,
+        )
+        self.outcomes = Outcomes(
+            store=self.store, later=self.later, link=self.link, kernels=self.kernels, clock=clock
+        )
+        self.housekeeping = Housekeeping(
+            store=self.store,
+            later=self.later,
+            outcomes=self.outcomes,
+            clock=clock,
+            retention=_retention(settings),
+        )
+        self.rows = SandboxRows(self.store)
+        self.waker = Waker(
+            store=self.store,
+            rows=self.rows,
+            later=self.later,
+            queue=self.reconciler.queue,
+            holds=self.holds,
+            settle_suspicion=self.reconciler.settle_suspicion,
+            changes=self.changes,
+            quotas=self.quotas,
+            profiles=self.profiles,
+            clock=clock,
+            start_timeout_s=settings.start_timeout,
+        )
+        self.sweep = Sweep(
+            store=self.store,
+            later=self.later,
+            queue=self.reconciler.queue,
+            link=self.link,
+            kernels=self.kernels,
+            holds=self.holds,
+            clock=clock,
+            can_freeze=driver.capabilities.pause,
+            retention=timedelta(seconds=settings.expired_retention),
+            chores=[
+                partial(boot_clock.settle, clock, self.store),
+                self.pressure.relieve,
+                self.reconciler.look_after,
+                partial(policy.ask, self.store, clock, self.waker.poke),
+            ],
+        )
+        self.port_tokens = PortTokens(clock)
+        self.port_sites = PortSites(self.store, self.rows, clock)
+        self.port_proxy = PortProxy(
+            waker=self.waker,
+            link=self.port_link,
+            stays=self.stays,
+            is_key=self.keys.is_chosen,
+            wait_s=settings.port_wait,
+        )
+        self.snapshots = Snapshots(
+            store=self.store, waker=self.waker, checkpointer=self.checkpointer, clock=clock
+        )
+        self.feed = Feed()
+        self.store.on_change.append(lambda _changed: self.feed.wake())
+        self.seals = Seals()
+        self.event_ids = EventIds(self.seals)
+        self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)
+        self.addresses = Addresses(settings.webhook_allow, settings.webhook_ports)
+        self.deliverer = Deliverer(
+            store=self.store, feed=self.feed, ids=self.event_ids, poster=Poster(self.addresses), clock=clock
+        )
+        self.auditor = Auditor(self.later, clock)
+        self.usage = Usage(store=self.store, later=self.later, cargo=self.cargo, clock=clock)
+        self.new_key: str | None = None
+        """The first admin key, when it was made by this start."""
+
+    def services(self) -> dict[type, Any]:
+        """The services that routes call, by class."""
+        networks = Networks(
+            store=self.store,
+            waker=self.waker,
+            driver=self.driver,
+            profiles=self.profiles,
+            private=self.settings.network_private,
+            clock=self.clock,
+        )
+        sandboxes = Sandboxes(
+            store=self.store,
+            later=self.later,
+            waker=self.waker,
+            snapshots=self.snapshots,
+            pool=self.pool,
+            quotas=self.quotas,
+            link=self.link,
+            suspect=self.reconciler.suspect,
+            profiles=self.profiles,
+            driver=self.driver.capabilities,
+            cargo=self.cargo,
+            views=self.views,
+            private=self.settings.network_private,
+            clock=self.clock,
+        )
+        locator = Locator(store=self.store, later=self.later, waker=self.waker)
+        execs = Execs(
+            store=self.store,
+            later=self.later,
+            waker=self.waker,
+            locator=locator,
+            link=self.link,
+            stays=self.stays,
+            clock=self.clock,
+        )
+        attachments = Attachments(
+            waker=self.waker,
+            locator=locator,
+            execs=execs,
+            link=self.link,
+            screens=self.screens,
+            stays=self.stays,
+        )
+        file_link = FileLink(self.link)
+        files = Files(
+            waker=self.waker,
+            link=file_link,
+            spool=self.spool,
+            max_text_bytes=self.settings.max_file_mb * MIB,
+        )
+        events = Events(
+            store=self.store,
+            keys=self.keys,
+            feed=self.feed,
+            stays=self.stays,
+            ids=self.event_ids,
+            clock=self.clock,
+        )
+        webhooks = Webhooks(
+            store=self.store, addresses=self.addresses, on_change=self.deliverer.recheck, clock=self.clock
+        )
+        checkpoints = Checkpoints(
+            store=self.store,
+            waker=self.waker,
+            snapshots=self.snapshots,
+            cargo=self.cargo,
+            holds=self.holds,
+            quotas=self.quotas,
+            discard=self.discards.poke,
+            views=self.views,
+            clock=self.clock,
+        )
+        cargos = Cargos(
+            store=self.store,
+            waker=self.waker,
+            cargo=self.cargo,
+            checkpointer=self.checkpointer,
+            snapshots=self.snapshots,
+            quotas=self.quotas,
+            profiles=self.profiles,
+            most_mb=self.settings.max_cargo_mb,
+            clock=self.clock,
+        )
+        made = (
+            sandboxes,
+            checkpoints,
+            cargos,
+            execs,
+            attachments,
+            Processes(waker=self.waker, link=self.link),
+            Kernels(
+                store=self.store,
+                later=self.later,
+                waker=self.waker,
+                link=self.kernels,
+                stays=self.stays,
+                clock=self.clock,
+            ),
+            files,
+            FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
+            SandboxFiles(waker=self.waker, link=file_link),
+            networks,
+            Tunnels(waker=self.waker, link=self.port_link, stays=self.stays),
+            Ports(
+                store=self.store,
+                waker=self.waker,
+                link=self.port_link,
+                hosts=self.hosts,
+                tokens=self.port_tokens,
+                clock=self.clock,
+            ),
+            SandboxServices(
+                store=self.store,
+                waker=self.waker,
+                link=self.service_link,
+                keeper=self.service_keeper,
+                stays=self.stays,
+                profiles=self.profiles,
+            ),
+            History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
+            ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
+            Audits(store=self.store, later=self.later),
+            events,
+            webhooks,
+            Cursors(self.seals),
+            self.pool,
+            Garbage(
+                store=self.store,
+                waker=self.waker,
+                sweep=self.sweep,
+                orphans=self.reconciler.orphans,
+                clock=self.clock,
+                retention=timedelta(seconds=self.settings.expired_retention),
+            ),
+        )
+        return {type(one): one for one in made}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Open everything, take over what runs, and work until the block is left; sandboxes keep running.
+
+        Raises DriverUnavailable or StorageFull, with the way to mend it, before anything is half done.
+        """
+        async with AsyncExitStack() as stack:
+            await self.store.open()
+            stack.push_async_callback(self.store.aclose)
+            if isinstance(self.clock, SteadyClock):
+                await self.clock.open(self.store)
+            await self.keys.open()
+            await self.seals.open(self.store)
+            self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
+            stack.callback(self.addresses.close)
+            stack.callback(self.feed.close)
+            stack.callback(self.stays.close)
+            stack.push_async_callback(self.screens.aclose)
+            await self._ensure_key()
+            await self.cargo.open()
+            stack.push_async_callback(self.cargo.aclose)
+            await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
+            await self.driver.open()
+            stack.push_async_callback(self.driver.aclose)
+            stack.callback(self.link.close)
+            await self.discards.take_over()
+            await self.reconciler.take_over()
+            stack.push_async_callback(self.later.flush)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            parts = (
+                self.reconciler,
+                self.port_watch,
+                self.service_keeper,
+                self.sweep,
+                self.housekeeping,
+                self.pool,
+                self.later,
+                self.usage,
+                self.cargo,
+                self.discards,
+                self.port_proxy,
+            )
+            tasks = [group.create_task(part.run()) for part in parts]
+            tasks.append(group.create_task(self.deliverer.run()))
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _ensure_key(self) -> None:
+        given = self.settings.api_key
+        secret = given.get_secret_value() if given else None
+        self.new_key = await self.keys.ensure_admin(secret, self.settings.data_dir / KEY_FILE)
+
+
+def _largest_ring(settings: Settings) -> int:
+    """Bytes of output that a Ship keeps of an exec, at most."""
+    return max((profile.output_buffer_mb for profile in settings.profiles.values()), default=1) * MIB
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        history=Keep(count=settings.history_max_count, size=settings.history_max_mb * MIB),
+        history_age=timedelta(days=settings.history_max_age),
+        events=settings.event_max_count,
+        event_age=timedelta(days=settings.event_retention),
+        audit=settings.audit_max_count,
+        audit_age=timedelta(days=settings.audit_retention),
+        deleted_age=timedelta(days=settings.deleted_retention),
+    )
