@@ -1,13 +1,13 @@
-"""Bay: sandboxes for programs. A sandbox has a name that stays, files that stay, and compute that comes and goes.
+"""Bay runs sandboxes for programs: lasting names and files, and compute that comes and goes.
 
     import bay
 
     with bay.Client() as client, client.sandbox() as box:
         print(box.run("echo hello").stdout)
 
-`import bay` loads none of its exports: each name is fetched from its module at first use (PEP 562), so a program that
-only wants `bay.__version__` does not pay for an HTTP client. `__all__` of `bay.errors`, `bay.models` and the two clients
-say which names there are.
+`import bay` loads none of its exports: each name is fetched from its module at first use (PEP 562), so a
+program that only wants `bay.__version__` does not pay for an HTTP client. `__all__` of `bay.errors`,
+`bay.models` and the two clients say which names there are.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`python -m bay` is the command `bay`."""
+"""The entry point `python -m bay`, which is the command `bay`."""
 
 import sys
 

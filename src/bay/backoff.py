@@ -1,4 +1,4 @@
-"""Exponential backoff: how long to wait before another attempt."""
+"""Exponential backoff: the delay before another attempt."""
 
 from dataclasses import dataclass
 

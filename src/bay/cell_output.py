@@ -1,4 +1,4 @@
-"""What a cell of a kernel left behind, put together from its events as a notebook would show it."""
+"""Builds a cell's output from its events as a notebook would show it."""
 
 import re
 from collections.abc import Iterable
@@ -30,14 +30,14 @@ class _Piece:
 
     @property
     def text(self) -> str:
-        """What it says to somebody who sees no images."""
+        """The text for a reader who sees no images."""
         if self.stream:
             return "".join(self.parts)
         return "" if _PNG in self.data else str(self.data.get("text/plain", ""))
 
 
 class Shown:
-    """Takes the events of one cell in order; what is shown then can be asked for."""
+    """Takes the events of one cell in order; then has its output."""
 
     def __init__(self, events: Iterable[CellEvent] = ()) -> None:
         self._pieces: list[_Piece] = []
@@ -49,7 +49,7 @@ class Shown:
             self.take(event)
 
     def take(self, event: CellEvent) -> None:
-        """What happened next."""
+        """Take the next event."""
         if event.execution_count is not None:
             self.execution_count = event.execution_count
         match event.type:
@@ -82,7 +82,7 @@ class Shown:
         return "".join(found)
 
     def stream(self, name: str) -> str:
-        """What went to `stdout` or `stderr`."""
+        """The text of `stdout` or `stderr`."""
         return "".join(piece.text for piece in self._pieces if piece.stream == name)
 
     @property
@@ -92,7 +92,7 @@ class Shown:
 
     @property
     def displays(self) -> list[dict[str, Any]]:
-        """Displays alone: what was shown on the way."""
+        """The displays alone, in order."""
         return [piece.data for piece in self._pieces if not piece.stream and not piece.is_result]
 
     @property
@@ -148,7 +148,7 @@ def why(shown: Shown) -> str | None:
 
 
 def text_of(event: CellEvent) -> str:
-    """What a display or a result is in plain text; for what has none, of which kinds it is."""
+    """A display or a result in plain text; without that, its media types."""
     data = event.data or {}
     return str(data["text/plain"]) if "text/plain" in data else f"<{', '.join(sorted(data))}>"
 

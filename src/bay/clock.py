@@ -1,4 +1,4 @@
-"""Time as a thing that is handed down, so that tests advance it instead of waiting."""
+"""The clock is passed as an argument, so that tests advance it instead of waiting."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ def from_rfc3339(text: str) -> datetime:
 
 
 class ManualClock:
-    """A clock that moves only when told, for tests."""
+    """A clock for tests, which moves only when they advance it."""
 
     def __init__(self, start: datetime | None = None) -> None:
         self._now = start or datetime(2030, 1, 1, tzinfo=UTC)

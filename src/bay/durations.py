@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: `90s`, `10m`, `1h30m`, `7d`."""
+"""Parses durations as users write them: `90s`, `10m`, `1h30m`, `7d`."""
 
 import re
 
@@ -11,7 +11,10 @@ _SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse(text: str) -> int | float | None:
-    """The seconds that a text with units names. None when it names none; a number without a unit is none either."""
+    """The seconds that a text with units names.
+
+    None when it names none; a number without a unit is none either.
+    """
     if not text or _WHOLE.fullmatch(text) is None:
         return None
     total = sum(_number(number) * _SECONDS[unit] for number, unit in _PART.findall(text))

@@ -163,14 +163,16 @@ class CapabilityNotSupported(CallerError):
 
 
 class Conflict(CallerError):
-    """The request conflicts with the present state: a taken name, a cargo in use, a reused idempotency key."""
+    """The request conflicts with the present state: a taken name, a cargo in use, a reused
+    idempotency key.
+    """
 
     code = "conflict"
     status = 409
 
 
 class SandboxExpired(Conflict):
-    """The sandbox is past its `expires_at` and takes no more work. Create a new one."""
+    """The sandbox is past its `expires_at` and takes no work. Create a new one."""
 
     code = "sandbox_expired"
 

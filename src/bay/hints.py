@@ -1,4 +1,4 @@
-"""What an unknown name may have meant: said the same way by the API, the SDK, the settings and the CLI."""
+"""Suggests known names for an unknown one: the same way in the API, the SDK, the settings and the CLI."""
 
 from collections.abc import Collection
 from difflib import get_close_matches

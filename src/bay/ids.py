@@ -1,4 +1,4 @@
-"""Identifiers: a word that says what it names, and 96 random bits that nobody can guess."""
+"""Makes identifiers: a prefix for the kind, and 96 random bits that cannot be guessed."""
 
 import re
 import secrets
@@ -27,5 +27,5 @@ def is_name(text: str) -> bool:
 
 
 def is_owner(text: str) -> bool:
-    """Whether `text` may be the owner of keys and sandboxes: 1 to 63 letters, digits and ``._@+-``, a letter or digit first."""
+    """Whether `text` may own keys and sandboxes: 1 to 63 of ``A-Za-z0-9._@+-``, a letter or digit first."""
     return _OWNER.fullmatch(text) is not None

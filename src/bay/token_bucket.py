@@ -1,4 +1,4 @@
-"""A token bucket: how much may be spent at once, and how fast that refills."""
+"""A token bucket limits a rate: the burst, and how fast it refills."""
 
 import time
 from collections.abc import Callable

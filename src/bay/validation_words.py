@@ -1,4 +1,4 @@
-"""Validation errors in Bay's own words: what is wanted, in the form `must be …`. Used by the API, `bay serve` and the CLI.
+"""Rewords validation errors in the form `must be …`, for the API, `bay serve` and the CLI.
 
 It knows pydantic's error types and nothing of pydantic itself, which the CLI does not always load.
 """
@@ -70,7 +70,7 @@ def place(error: Mapping[str, Any]) -> str:
 
 
 def words(error: Mapping[str, Any]) -> str:
-    """What is wrong with the value that pydantic's `error` is about, in plain words."""
+    """The problem with the value of pydantic's `error`, in plain words."""
     kind, context = str(error.get("type")), cast("Context", error.get("ctx") or {})
     if (fixed := _FIXED.get(kind)) is not None and not _is_own(kind, error):
         return fixed

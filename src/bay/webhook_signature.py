@@ -1,4 +1,4 @@
-"""Bay signs webhooks after Standard Webhooks (https://www.standardwebhooks.com), and the SDK verifies the signature."""
+"""Bay signs webhooks by Standard Webhooks (https://www.standardwebhooks.com), and the SDK verifies them."""
 
 import binascii
 import hashlib
@@ -16,7 +16,8 @@ def new_webhook_secret() -> str:
 
 
 def webhook_signature(secret: str, message_id: str, timestamp: str, body: bytes) -> str:
-    """The `webhook-signature` of a request: HMAC-SHA256 (RFC 2104) over id, timestamp and body, joined by dots.
+    """The `webhook-signature` of a request: HMAC-SHA256 (RFC 2104) over id, timestamp and body, joined by
+    dots.
 
     Raises ValueError when `secret` is not `whsec_` and base64.
     """
@@ -26,7 +27,10 @@ def webhook_signature(secret: str, message_id: str, timestamp: str, body: bytes)
 
 
 def is_signed(secret: str, message_id: str, timestamp: str, body: bytes, signatures: str) -> bool:
-    """Whether one of the signatures in a `webhook-signature` header is that of `secret`. Raises ValueError as above."""
+    """Whether one of the signatures in a `webhook-signature` header is that of `secret`.
+
+    Raises ValueError as above.
+    """
     expected = webhook_signature(secret, message_id, timestamp, body).encode()
     return any(hmac.compare_digest(expected, given.encode()) for given in signatures.split(" "))
 

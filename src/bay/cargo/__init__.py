@@ -1,1 +1,1 @@
-"""Where workspaces live on the host."""
+"""Cargo backends keep workspaces on the host."""

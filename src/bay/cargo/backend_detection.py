@@ -1,4 +1,7 @@
-"""Which backend a data directory has. Decided once, written down in `cargo.json`, and the same from then on."""
+"""Detects the cargo backend of a data directory.
+
+Decided once, recorded in `cargo.json`, and the same from then on.
+"""
 
 import contextlib
 import json
@@ -28,18 +31,21 @@ _CAP_SYS_ADMIN = 21
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a data directory and its host are."""
+    """The facts about a data directory and its host."""
 
     recorded: Kind | None = None
     has_pool: bool = False
     has_cargos: bool = False
     on_btrfs: bool = False
     lacking: str | None = None
-    """What it takes to make a pool and is not there."""
+    """The missing requirements of a pool."""
 
 
 def decide(setting: Setting, facts: Facts) -> Kind:
-    """The backend of a data directory. Raises DriverUnavailable when the setting asks for one that it cannot be."""
+    """The backend of a data directory.
+
+    Raises DriverUnavailable when the setting asks for one that it cannot be.
+    """
     there = _already(facts)
     if there is not None:
         if setting != "auto" and (setting == "directory") != (there == "directory"):
@@ -96,7 +102,8 @@ def pool_of(data_dir: Path, max_bytes: int | None = None) -> Pool:
 
 @contextlib.contextmanager
 def files_of(data_dir: Path) -> Generator[Path]:
-    """The directory with all cargos, also when Bay is stopped and its pool is not mounted: then it is for as long as the block lasts.
+    """The directory of all cargos, also when Bay is stopped: a pool is then mounted for as long as the block
+    lasts.
 
     Blocks; raises OSError or DriverUnavailable.
     """

@@ -1,19 +1,21 @@
 """The contract of a cargo backend: it keeps the files of cargos and checkpoints, copies and measures them.
 
 Vocabulary
-    cargo       A directory with two parts that a sandbox writes to: `workspace` becomes /workspace, and `machine` holds
-                the writable layers of the root file system where a profile keeps them. Its id is `ws-…`.
+    cargo       A directory with two parts that a sandbox writes to: `workspace` becomes /workspace, and
+                `machine` holds the writable layers of the root file system where a profile keeps them.
+                Its id is `ws-…`.
     checkpoint  A copy of both parts that is never written again. Its id is `ckpt-…`.
     origin      The checkpoint that a new cargo begins as a copy of: a fork.
     import      A checkpoint whose files come from outside of the backend, not from a cargo.
-    fence       A record on the host of the newest session that was let onto a cargo, whatever the database says.
+    fence       A record on the host of the newest session that was let onto a cargo, whatever the database
+                says.
     trash       Removed trees. Their names are free at once, their space once `run` has deleted them.
 
 The life of a cargo
-    absent → `create` → present → `remove` → absent. A checkpoint or an import becomes present whole, or not at all.
-    What takes long or can fail half-way is made beside the present files and put in place by one rename, so each call
-    leaves the state before it or the state that was asked for, and can be repeated after a crash. `open` discards what
-    a crash left half-made, prepared restores and imports included.
+    absent → `create` → present → `remove` → absent. A checkpoint or an import becomes present whole, or not
+    at all. Slow work, and work that can fail half-way, is done beside the present files and put in place by
+    one rename. So each call leaves the state before it or the state that was asked for, and can be repeated
+    after a crash. `open` discards the half-made things of a crash, prepared restores and imports included.
 
 Call sequences
     A sandbox starts, is checkpointed, and is deleted:
@@ -39,11 +41,12 @@ Call sequences
         unpack(archive, directory)                            # makes `workspace` and `machine` there
         await cargo.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
-A server needs a `CargoBackend`. `SizeLimits` and `DiskUsage` are optional: Bay finds them with `isinstance`, and without
-them it reports limits as not enforced, and sizes as unknown. `bay.testing.cargo` is the suite that every backend passes.
+A server needs a `CargoBackend`. `SizeLimits` and `DiskUsage` are optional: Bay finds them with `isinstance`,
+and without them it reports limits as not enforced, and sizes as unknown. `bay.testing.cargo` is the suite
+that every backend passes.
 
-All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and InvalidArgument for text
-that is no id. Files are stored with the owner ids that the sandbox sees.
+All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
+InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
 """
 
 from collections.abc import Sequence
@@ -64,7 +67,10 @@ class Fence:
 
 
 class StaleGeneration(Conflict):
-    """A newer session than the one that asks has had the cargo. Take a generation above the fence's and ask again."""
+    """A newer session than the one that asks has had the cargo.
+
+    Take a generation above the fence's and ask again.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +99,21 @@ class CargoStore(Protocol):
         ...
 
     async def run(self) -> None:
-        """Delete removed trees and maintain free space, until cancelled. The next `run` continues an interrupted one."""
+        """Delete removed trees and maintain free space, until cancelled.
+
+        The next `run` continues an interrupted one.
+        """
         ...
 
     async def create(
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
-        """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace belongs to uid 1000. Idempotent.
+        """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace belongs to uid 1000.
 
-        Raises NotFound when the checkpoint is absent, and StorageFull while existing cargos still have a reserve.
+        Idempotent.
+
+        Raises NotFound when the checkpoint is absent, and StorageFull while existing cargos still have a
+        reserve.
         """
         ...
 
@@ -114,7 +126,10 @@ class CargoStore(Protocol):
         ...
 
     async def remove(self, cargo_id: str) -> None:
-        """Remove a cargo and its fences; idempotent. Its name is free at once, its space after `run` deleted it."""
+        """Remove a cargo and its fences; idempotent.
+
+        Its name is free at once, its space after `run` deleted it.
+        """
         ...
 
     async def list_ids(self) -> set[str]:
@@ -132,8 +147,8 @@ class CargoFences(Protocol):
     async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
         """Write the sandbox's fence on the cargo to the disk; the session may start after that. Idempotent.
 
-        Raises StaleGeneration when the host has a newer generation of this sandbox, or another session of the same
-        one: the database is older than the host. Sandboxes that share a cargo have a fence each.
+        Raises StaleGeneration when the host has a newer generation of this sandbox, or another session of the
+        same one: the database is older than the host. Sandboxes that share a cargo have a fence each.
         """
         ...
 
@@ -146,7 +161,10 @@ class CheckpointStore(Protocol):
     """Checkpoints are taken from cargos, and cargos go back to them."""
 
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
-        """Copy the cargo, whose writers the caller has frozen. Idempotent: a present checkpoint stays as it is."""
+        """Copy the cargo, whose writers the caller has frozen.
+
+        Idempotent: a present checkpoint stays as it is.
+        """
         ...
 
     async def settle(self, cargo_id: str) -> None:
@@ -182,7 +200,10 @@ class CheckpointImports(Protocol):
         ...
 
     async def keep_import(self, checkpoint_id: str) -> None:
-        """Make the import's directory the checkpoint, durably. Repeatable. Raises NotFound when none was begun."""
+        """Make the import's directory the checkpoint, durably.
+
+        Repeatable. Raises NotFound when none was begun.
+        """
         ...
 
     async def drop_import(self, checkpoint_id: str) -> None:
@@ -208,7 +229,9 @@ class SizeLimits(Protocol):
         ...
 
     async def charged(self, cargo_id: str) -> int | None:
-        """Bytes that count against the limit, known without a measurement; None where limits are not enforced."""
+        """Bytes that count against the limit, known without a measurement; None where limits are not
+        enforced.
+        """
         ...
 
 

@@ -1,14 +1,14 @@
-"""What the backends do in the same way: where everything lies below the root, and in which order it is made and put in place.
+"""The common half of the cargo backends: the layout below the root, and the order of its changes.
 
     ws-…/{workspace,machine}                 cargos
-    .checkpoints/ckpt-…/{workspace,machine}  copies that nobody writes
-    .making/                                 what is not whole yet, or waits to be put in place; emptied by `open`
-    .layers/                                 what sessions write outside of their workspaces, kept by the driver
+    .checkpoints/ckpt-…/{workspace,machine}  read-only copies
+    .making/                                 work in progress, or waiting for its rename; emptied by `open`
+    .layers/                                 files of sessions outside of their workspaces, kept by the driver
     .fences/ .trash/
 
 All of it is on one file system, so that one rename puts a thing in place. The directory above is closed to
-every host user but root, because the files inside carry the sandbox's own ids: a set-uid root program that a sandbox
-makes must be out of a host user's reach.
+every host user but root, because the files inside carry the sandbox's own ids: a set-uid root program that a
+sandbox makes must be out of a host user's reach.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Room:
 
 
 class Shelf(ABC):
-    """The common half of the backends. What is left to each is how a tree is made, copied, counted and removed."""
+    """The common half of the backends. Each adds how a tree is made, copied, counted and removed."""
 
     name: Literal["btrfs", "directory"]
 
@@ -76,7 +76,9 @@ class Shelf(ABC):
 
     @abstractmethod
     async def _copy(self, source: Path, target: Path) -> None:
-        """Make `target` a copy of the tree, to be written to; when this returns, its files are on the disk."""
+        """Make `target` a copy of the tree, to be written to; when this returns, its files are
+        on the disk.
+        """
 
     @abstractmethod
     async def _count(self, made: Path, cargo: Path | None, limit_bytes: int | None) -> None:
@@ -84,7 +86,7 @@ class Shelf(ABC):
 
     @abstractmethod
     async def _preserve(self, source: Path, checkpoint: Path) -> None:
-        """Make `checkpoint` a copy of the tree that nobody can write, there whole or not at all, and on the disk."""
+        """Make `checkpoint` a read-only copy of the tree, whole or not at all, and on the disk."""
 
     @abstractmethod
     async def _adopt(self, made: Path, checkpoint: Path) -> None:
@@ -240,7 +242,7 @@ class Shelf(ABC):
         return await self._blocking(lambda: self._fences.read(cargo_id, sandbox), cargo, "read the fence of")
 
     async def remove(self, cargo_id: str) -> None:
-        """See `CargoBackend.remove`. The files go first: what a crash leaves of the rest is harmless."""
+        """See `CargoBackend.remove`. The files go first: the parts that a crash leaves are harmless."""
         cargo = self._checked(cargo_id)
         with host_errors(cargo, "remove"):
             await self._drop(cargo)
@@ -276,7 +278,9 @@ class Shelf(ABC):
 
     @asynccontextmanager
     async def _made(self, name: str) -> AsyncGenerator[Path]:
-        """Where something is made; what is still there at the end is thrown away, also when this is cancelled."""
+        """A directory for work in progress; its remains are removed at the end, also when this
+        is cancelled.
+        """
         made = self._making / f"{name}.{secrets.token_hex(6)}"
         try:
             yield made
@@ -292,7 +296,10 @@ class Shelf(ABC):
         self._trash.move(path)
 
     def _swap(self, prepared: Path, cargo: Path) -> None:
-        """Put `prepared` in place of `cargo`, whose files are at `prepared` afterwards. A crash leaves one or the other."""
+        """Put `prepared` in place of `cargo`, whose files are at `prepared` afterwards.
+
+        A crash leaves one or the other.
+        """
         prepared.lstat()
         self._loosen(cargo)
         if not (os.path.lexists(cargo) and renames.exchange(prepared, cargo)):
@@ -314,7 +321,9 @@ class Shelf(ABC):
             )
 
     async def _urgently(self, work: Callable[[], T]) -> T:
-        """In a thread of its own kind: what a frozen sandbox waits for does not queue behind what others write out or remove."""
+        """In threads of their own: work that a frozen sandbox waits for does not queue behind flushes and
+        removals.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._urgent, work)
 
     async def _blocking(self, work: Callable[[], T], path: Path, verb: str) -> T:
@@ -364,7 +373,7 @@ def _missing(message: str) -> Generator[None]:
 
 @contextmanager
 def host_errors(path: Path, verb: str) -> Generator[None]:
-    """What the host refused, in Bay's words. Owners read them, so where things lie on the host is in the log only."""
+    """The host's error in Bay's words. Owners read it, so only the log has paths of the host."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,10 @@
-"""Cargos as subvolumes of btrfs: a copy is a snapshot, which takes no time and no space, and a limit holds.
+"""The btrfs backend keeps cargos as subvolumes: a copy is a snapshot, which takes no time and no space, and a
+limit holds.
 
-Each cargo has a group of its own that its subvolume is counted in, and with it whatever is made inside. After a restore it is
-still that group, so what a cargo wrote and a checkpoint still holds goes on to count: else checkpoint, restore and write,
-again and again, would take the whole disk of a cargo's neighbours. What a fork shares with its origin is counted at the origin.
+Each cargo has a quota group, which counts its subvolume and those made inside. A restore keeps the group, so
+bytes that a cargo wrote and a checkpoint still holds go on to count: else checkpoint, restore and write,
+again and again, would take the whole disk of a cargo's neighbours. Blocks that a fork shares with its origin
+count at the origin.
 """
 
 import asyncio
@@ -52,7 +54,10 @@ class BtrfsCargo(Shelf):
             await self._blocking(lambda: self._limit(cargo, limit_bytes), cargo, "limit")
 
     async def settle(self, cargo_id: str) -> None:
-        """See `CargoBackend.settle`. A snapshot writes out what its source has not yet, and nobody else's: one is made and dropped."""
+        """See `CargoBackend.settle`.
+
+        A snapshot flushes its source and nothing else: one is made and dropped.
+        """
         cargo = self._checked(cargo_id)
         await self._blocking(lambda: self._write_out(cargo), cargo, "write out")
 
@@ -85,7 +90,8 @@ class BtrfsCargo(Shelf):
         await asyncio.to_thread(_preserve, made, checkpoint)
 
     async def _withdraw(self, checkpoint: Path) -> None:
-        # At once, and not by way of the trash: what is read-only cannot be moved, and is not to become writable for that.
+        # At once, and not by way of the trash: a read-only subvolume cannot be moved, and must not become
+        # writable.
         await asyncio.to_thread(self._destroy, checkpoint)
 
     async def _discard(self, path: Path) -> None:
@@ -144,7 +150,7 @@ class BtrfsCargo(Shelf):
     def _destroy(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             btrfs.destroy(path)
-            btrfs.begin_commit(self._root)  # whoever removes something at its limit waits for the room
+            btrfs.begin_commit(self._root)  # a caller that removes something at its limit waits for the room
 
     def _write_out(self, cargo: Path) -> None:
         passing = self._making / f"{cargo.name}.{secrets.token_hex(6)}"

@@ -1,6 +1,7 @@
-"""Cargos as plain directories: the backend that works on any file system.
+"""The directory backend keeps cargos as plain directories, on any file system.
 
-A copy reads and writes every file, unless the file system shares blocks (xfs, btrfs), and a limit does not hold.
+A copy reads and writes every file, unless the file system shares blocks (xfs, btrfs), and a limit does not
+hold.
 """
 
 import asyncio
@@ -30,7 +31,10 @@ class DirectoryCargo(Shelf):
         """See `CargoBackend.aclose`: nothing was taken."""
 
     async def settle(self, cargo_id: str) -> None:
-        """See `CargoBackend.settle`. Has the whole file system written out: it cannot do that for one directory."""
+        """See `CargoBackend.settle`.
+
+        Has the whole file system written out: it cannot do that for one directory.
+        """
         cargo = self._checked(cargo_id)
         await self._blocking(lambda: renames.sync_file_system(cargo), cargo, "write out")
 
@@ -73,7 +77,10 @@ class DirectoryCargo(Shelf):
         renames.sync_directory(self._making)
 
     def _swap(self, prepared: Path, cargo: Path) -> None:
-        """See `Shelf._swap`. Where two names cannot be exchanged, the old one waits in a place that `open` puts it back from."""
+        """See `Shelf._swap`.
+
+        Where two names cannot be exchanged, the old one waits in a place that `open` puts it back from.
+        """
         prepared.lstat()
         if not (os.path.lexists(cargo) and renames.exchange(prepared, cargo)):
             waiting = self._swapping / cargo.name

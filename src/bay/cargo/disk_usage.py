@@ -1,8 +1,9 @@
-"""What trees weigh, measured by a process of its own at the lowest priority: this module, as `python -m bay.cargo.disk_usage`.
+"""Measures the disk usage of trees in a process of the lowest priority, `python -m bay.cargo.disk_usage`.
 
-It walks by descriptors to any depth, follows no link and crosses no mount, and counts a file with several names once. Rejected: a
-thread of Bay's, which would take the interpreter from the calls it serves; `du`, which cannot say what a tree alone holds. What it
-may take is bounded, because a sandbox decides how much there is to walk through.
+It walks by descriptors to any depth, follows no link and crosses no mount, and counts a file with several
+names once. Rejected: a thread of Bay's, which would take the interpreter from the calls it serves; `du`,
+which cannot count the blocks of one tree alone. Its resources are bounded, because a sandbox decides how
+large the walk is.
 """
 
 import asyncio
@@ -37,7 +38,10 @@ log = structlog.get_logger("bay.cargo")
 
 
 async def weigh(places: Sequence[Path]) -> dict[Path, Weight]:
-    """What each of `places` weighs. What is not there, or takes longer than `_TOGETHER_S` with those before it, is left out."""
+    """The usage of each of `places`.
+
+    One that does not exist, or takes longer than `_TOGETHER_S` with those before it, is left out.
+    """
     found: dict[Path, Weight] = {}
     for first in range(0, len(places), _BATCH):
         found |= await _weigh(places[first : first + _BATCH])

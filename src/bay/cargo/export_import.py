@@ -1,6 +1,7 @@
-"""Checkpoints out and in, as streams of bytes, each by a process of its own: see `transfer`.
+"""Exports and imports checkpoints as streams of bytes, each in a process of its own: see `transfer`.
 
-Pipes hold as much as a pipe holds: a process waits for whoever takes its bytes, and whoever brings some waits for the process.
+Only a pipe buffers: the process waits for the reader of its bytes, and the sender of bytes waits for the
+process.
 """
 
 import asyncio
@@ -29,8 +30,9 @@ _ERRORS: dict[str, type[BayError]] = {BadRequest.code: BadRequest, StorageFull.c
 async def export_stream(path: Path, facts: Facts) -> AsyncGenerator[bytes]:
     """The checkpoint in the directory `path`, in pieces of at most 64 KiB.
 
-    Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was given has no end, and
-    no import takes it. Close the generator when it is not read to its end: the process is killed.
+    Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was
+    given has no end, and no import takes it. Close the generator when it is not read to its end: the process
+    is killed.
     """
     async with _process("export", str(path)) as process:
         await _bring(process, facts.to_json().encode())
@@ -43,8 +45,9 @@ async def export_stream(path: Path, facts: Facts) -> AsyncGenerator[bytes]:
 async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int | None) -> Facts:
     """Unpack what `export_stream` gave into the empty directory `path`; gives what it says of its checkpoint.
 
-    Raises BadRequest for what is damaged or not Bay's, StorageFull for more than `max_bytes` or than the file system takes, and
-    DriverUnavailable. Then, and when cancelled, parts of it lie in `path` and nobody writes there any more.
+    Raises BadRequest for a damaged or foreign archive, StorageFull for more than `max_bytes` or than the file
+    system takes, and DriverUnavailable. Then, and when cancelled, parts of it lie in `path` and no process
+    writes there.
     """
     limit = () if max_bytes is None else ("--max-bytes", str(max_bytes))
     async with _process("import", str(path), *limit) as process:
@@ -71,11 +74,13 @@ async def _process(*arguments: str) -> AsyncGenerator[Process]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await asyncio.shield(process.communicate())  # what is in its pipes would keep it from being reaped
+        await asyncio.shield(process.communicate())  # bytes in its pipes would keep it from being reaped
 
 
 async def _bring(process: Process, data: bytes, *, end: bool = True) -> bool:
-    """Hand `data` to the process and wait until it has room for more; False when it takes no more, and has said why."""
+    """Hand `data` to the process and wait until it has room; False when it stopped reading and
+    reported why.
+    """
     into = cast("StreamWriter", process.stdin)
     try:
         into.write(data)
@@ -89,7 +94,7 @@ async def _bring(process: Process, data: bytes, *, end: bool = True) -> bool:
 
 
 async def _verdict(process: Process) -> dict[str, Any]:
-    """What the process says at its end."""
+    """The process's final report."""
     words = cast("StreamReader", process.stderr)
     said = await _in_time(words.read(_LONGEST_VERDICT))
     status = await _in_time(process.wait())

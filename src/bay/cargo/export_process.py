@@ -1,14 +1,18 @@
-"""A checkpoint as one stream that can leave the machine: a tar, compressed with zstd. Run as a process, one for each.
+"""Packs or unpacks a checkpoint as one portable stream, a tar compressed with zstd.
+
+Runs as a process, one for each.
 
     python -m bay.cargo.export_process export DIR < FACTS > STREAM
     python -m bay.cargo.export_process import DIR [--max-bytes N] < STREAM
 
-The first member is `checkpoint.json`, then come `workspace/…` and, where the machine is kept, `machine/…`; the last is
-`sha256`, the digest of every byte before it. So an end that is missing is seen, whatever was in the middle. zstd has a checksum of its own as well.
+The first member is `checkpoint.json`, then come `workspace/…` and, where the machine is kept, `machine/…`;
+the last is `sha256`, the digest of every byte before it. So an end that is missing is seen, whatever was in
+the middle. zstd has a checksum of its own as well.
 
-The process says how it went in one line of JSON on stderr. What it unpacks may be made by an enemy: it has little
-memory, gives way to others, and touches nothing but the empty directory that it is given. Of an import that fails
-parts may lie in there; whoever gave the directory removes it. Rejected: a thread of Bay's, which would take the interpreter from the calls it serves.
+The process reports its result in one line of JSON on stderr. An archive is untrusted input: the process has
+little memory and a low priority, and touches nothing but its empty directory. A failed import leaves parts in
+there, which the caller removes. Rejected: a thread of Bay's, which would take the interpreter from the calls
+it serves.
 """
 
 import argparse
@@ -41,7 +45,10 @@ FACTS = "checkpoint.json"
 DIGEST = "sha256"
 WORKSPACE = "workspace"
 MEMORY_BYTES = 512 << 20
-"""Address space that the process may have. Files are never in it; names of one directory and holes of one file are."""
+"""Address space that the process may have.
+
+Files are never in it; names of one directory and holes of one file are.
+"""
 MOST_ENTRIES = 2_000_000
 _LEVEL = 3
 _LARGEST_WINDOW = 8 << 20
@@ -71,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pack(directory: Path, facts: Facts, out: Writable) -> Packer:
-    """Write the checkpoint in `directory` to `out`. Raises BadRequest, StorageFull or DriverUnavailable; blocks."""
+    """Write the checkpoint in `directory` to `out`.
+
+    Raises BadRequest, StorageFull or DriverUnavailable; blocks.
+    """
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
     with (
         _told(),
@@ -89,7 +99,10 @@ def pack(directory: Path, facts: Facts, out: Writable) -> Packer:
 
 
 def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None) -> "Unpacked":
-    """Unpack what `read` gives, up to as many bytes as it is asked for, into the empty `directory`. Raises the same; blocks."""
+    """Unpack what `read` gives, up to as many bytes as it is asked for, into the empty `directory`.
+
+    Raises the same; blocks.
+    """
     with _told(), _empty(directory) as top:
         source = _Unzipped(read)
         reader = Reader(RULES, hashlib.sha256())
@@ -105,7 +118,7 @@ def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None)
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What was in it: `bytes` are those of files, without their holes."""
+    """The counts of its content: `bytes` are those of files, without their holes."""
 
     facts: Facts
     entries: int
@@ -218,7 +231,8 @@ def _check_end(reader: Reader, events: Iterator[Event], source: "_Unzipped") -> 
 
 def _complete(top: int) -> None:
     """A checkpoint has a directory for each part, also for one that was not carried."""
-    # Not by a list: btrfs lists through a descriptor what was there when that was opened, and it was empty then.
+    # Not by a list: btrfs lists through a descriptor what was there when that was opened, and it was empty
+    # then.
     if not _has(top, WORKSPACE):
         raise BadRequest(f"it has no {WORKSPACE}; it is not a checkpoint that Bay exported")
     if not _has(top, MACHINE):
@@ -235,7 +249,7 @@ def _has(directory: int, name: str) -> bool:
 
 @dataclass(slots=True)
 class _Bounds:
-    """What may be in a checkpoint, and how much."""
+    """Limits on the content of a checkpoint."""
 
     facts: Facts
     max_bytes: int | None
@@ -269,7 +283,9 @@ class _Hashed:
 
 
 class _Unzipped:
-    """What `read` gives, decompressed a little at a time: two kilobytes can become sixty megabytes, and a pipe full would be two thousand."""
+    """The bytes of `read`, decompressed a little at a time: two kilobytes can become sixty megabytes, and a
+    pipe full two thousand.
+    """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._source = read
@@ -284,7 +300,9 @@ class _Unzipped:
         return bytes(given)
 
     def check_end(self) -> None:
-        """All was read: then the decompressor has seen its own end, with the checksum, and nothing is behind it."""
+        """At the end of input, check that the decompressor saw its end and checksum, without
+        trailing data.
+        """
         if not self._unzip.eof:
             raise BadArchive("its last bytes are missing")
         if self._unzip.unused_data or self._pending or self._source(1):

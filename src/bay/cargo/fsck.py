@@ -1,7 +1,9 @@
-"""Whether what keeps the cargos is sound: the pool's file, its device, its mount and what is on it. For a Bay that runs, and one that does not.
+"""Checks the storage of cargos: the pool's file, its device, its mount and its file system.
 
-Nothing is changed. A pool that is mounted cannot be read through as a whole while it is written to; then the file system's own
-counts of errors have to do.
+Bay may run or not.
+
+Nothing is changed. A pool that is mounted cannot be read through as a whole while it is written to; then the
+file system's own counts of errors have to do.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ _SAID = 800
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: what it is, what was seen, and what to do when that is not good."""
+    """One check: its subject, its finding, and the way out when that is not good."""
 
     level: Literal["ok", "warning", "error"]
     what: str
@@ -34,7 +36,10 @@ class Finding:
 
 
 def check(data_dir: Path) -> list[Finding]:
-    """Look at everything that keeps the cargos of a data directory. Blocks, for minutes when a large pool is not mounted."""
+    """Look at everything that keeps the cargos of a data directory.
+
+    Blocks, for minutes when a large pool is not mounted.
+    """
     return list(_findings(data_dir))
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint that leaves the machine says of itself."""
+"""The manifest describes an exported checkpoint."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,7 +17,10 @@ _WORDS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Of one checkpoint: with which Bay it was exported, and what was known of it there. `image` is what its machine grew from."""
+    """Of one checkpoint: with which Bay it was exported, and what was known of it there.
+
+    `image` is what its machine grew from.
+    """
 
     bay: str
     persist: Persist

@@ -1,8 +1,8 @@
-"""A reader of tar that takes what Bay itself writes, and nothing besides: plain members, pax records, GNU's sparse files 1.0.
+"""A tar reader that takes only Bay's own form: plain members, pax records, GNU's sparse files 1.0.
 
-What it reads may have been made by an enemy, so every number has a bound, nothing is read twice or kept, and what is
-not understood is an error. Rejected: `tarfile`, which reads extensions of any length into memory, calls itself for each of them, goes
-round in a circle for ever when a size is negative, and remembers all members.
+An archive is untrusted input, so every number has a bound, nothing is read twice or kept, and an unknown form
+is an error. Rejected: `tarfile`, which reads extensions of any length into memory, recurses for each of them,
+loops for ever on a negative size, and remembers all members.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _KINDS = tuple(b"%d" % kind for kind in range(7))
 _EXTENSION = b"x"
 _MOST_RECORDS = 4 << 20
 MOST_PIECES = 1 << 20
-"""Of one sparse file, without the empty one at its end: what an export finds in its memory, and time, to write."""
+"""Pieces of one sparse file, without the empty one at its end: a bound on an export's memory and time."""
 _LONGEST_LINE = 20
 _MOST_ZEROS = 1 << 20
 _LARGEST = (1 << 63) - 1
@@ -31,7 +31,10 @@ _PLAIN = "".join(chr(c) for c in range(33, 127) if chr(c) not in "%=")
 
 
 class Readable(Protocol):
-    """Where a tar comes from. Fewer bytes than asked for mean that there are more; none, that there are not."""
+    """Where a tar comes from.
+
+    Fewer bytes than asked for mean that there are more; none, that there are not.
+    """
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -42,7 +45,11 @@ class Damaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. `segments` are where a file has data, as offset, length, offset, length …; `size` counts the holes as well."""
+    """One member.
+
+    `segments` are where a file has data, as offset, length, offset, length …; `size` counts the holes as
+    well.
+    """
 
     name: str
     kind: bytes
@@ -63,7 +70,7 @@ class Member:
         return self.kind == tarfile.DIRTYPE
 
     def is_whiteout(self) -> bool:
-        """Whether it is the mark of an overlay for a name that is gone. It opens nothing, so anyone may make one."""
+        """Whether it is an overlay's whiteout. It opens nothing, so any user may make one."""
         return self.kind == tarfile.CHRTYPE and self.device == (0, 0)
 
     def pairs(self) -> Iterator[tuple[int, int]]:
@@ -72,7 +79,10 @@ class Member:
 
 
 class Reader:
-    """Reads `source` from the beginning, in order. Everything here raises Damaged, and whatever the source raises."""
+    """Reads `source` from the beginning, in order.
+
+    Everything here raises Damaged, and whatever the source raises.
+    """
 
     def __init__(self, source: Readable) -> None:
         self._source = source
@@ -87,7 +97,7 @@ class Reader:
         return self._before.hexdigest()
 
     def next(self) -> Member | None:
-        """The next member; None at the end. What was not read of the last one is passed over."""
+        """The next member; None at the end. An unread rest of the last one is skipped."""
         self._pass_over()
         self._before = self._seen.copy()
         block = self._exactly(BLOCK)
@@ -164,7 +174,7 @@ class Reader:
         return found
 
     def _map(self, name: str, real: int) -> "array[int]":
-        """Where the data of a sparse file belongs: decimal numbers, a line each, the first of which says how many.
+        """The extents of a sparse file: decimal numbers, a line each, of which the first is their count.
 
         Each piece is looked at as it comes: a few bytes, compressed, may be millions of pieces that are none.
         """

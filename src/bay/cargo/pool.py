@@ -1,9 +1,9 @@
-"""A pool: a btrfs of Bay's own in a sparse file, for data directories on other file systems.
+"""A pool is Bay's own btrfs in a sparse file, for data directories on other file systems.
 
-The file takes from the host's disk what is in it and no more, and gives it back when files are removed. What would be lost is
-what a pool promises and the host cannot give: a write into a pool whose host is full fails after it was accepted. So a pool is
-never larger than what the host can back, and follows that up and down. Rejected: a file of full size from the start, which takes the
-disk from everyone before there is anything in it.
+The file takes only its used blocks from the host's disk, and gives them back when files are removed. A pool
+larger than the host's free space would lose data: a write into it fails after it was accepted. So a pool is
+never larger than the host can back, and follows that up and down. Rejected: a file of full size from the
+start, which takes the disk from all others before it has any content.
 """
 
 import ctypes
@@ -34,14 +34,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The pool in `file`, mounted at `mount`, never larger than `max_bytes`. Everything here blocks, and raises OSError."""
+    """The pool in `file`, mounted at `mount`, never larger than `max_bytes`.
+
+    Everything here blocks, and raises OSError.
+    """
 
     file: Path
     mount: Path
     max_bytes: int | None = None
 
     def open(self) -> None:
-        """Make the pool if there is none, and mount it if it is not. Raises StorageFull when the host has no room for one."""
+        """Make the pool if there is none, and mount it if it is not.
+
+        Raises StorageFull when the host has no room for one.
+        """
         self._unmade.unlink(missing_ok=True)
         if not self.file.exists():
             self._make()
@@ -57,7 +63,10 @@ class Pool:
             pass
 
     def attach(self) -> None:
-        """Mount the pool, which is there, if it is not mounted. Raises DriverUnavailable when something else is in its place."""
+        """Mount the pool, which is there, if it is not mounted.
+
+        Raises DriverUnavailable when something else is in its place.
+        """
         if not self.is_mounted():
             make_private(self.mount)
             self._mount()
@@ -73,7 +82,7 @@ class Pool:
         return True
 
     def close(self) -> None:
-        """Unmount. What still uses the pool keeps it, and the next `open` finds it."""
+        """Unmount. Present users of the pool keep it, and the next `open` finds it."""
         for _ in range(_CLOSE_TRIES):
             if not _libc.umount2(os.fsencode(self.mount), 0):
                 return
@@ -145,7 +154,7 @@ class Pool:
     def _shrink(self, size: int) -> bool:
         try:
             btrfs.resize(self.mount, size)
-        except OSError as error:  # what is in it needs the room
+        except OSError as error:  # its content needs the room
             log.debug("pool.cannot_shrink", mib=size // MIB, error=str(error))
             return False
         os.truncate(self.file, size)

@@ -1,4 +1,4 @@
-"""How large a pool is and when nothing new begins: decisions without any disk."""
+"""Computes a pool's size, and when it takes nothing new. No I/O."""
 
 from dataclasses import dataclass
 
@@ -21,24 +21,31 @@ class Host:
 
 
 def host_reserve(total: int) -> int:
-    """What a pool leaves to the rest of the host: 5 %, at least 1 GiB, but never more than an eighth."""
+    """Space that a pool leaves to the rest of the host: 5 %, at least 1 GiB, but never more
+    than an eighth.
+    """
     return min(max(GIB, total // 20), total // 8)
 
 
 def pool_reserve(total: int) -> int:
-    """Room that only those have who are there already: 2 %, between 64 MiB and 1 GiB, but never more than an eighth."""
+    """Space reserved for present sandboxes: 2 %, between 64 MiB and 1 GiB, but never more than an eighth."""
     return min(max(64 * MIB, total // 50), GIB, total // 8)
 
 
 def wanted(host: Host, max_bytes: int | None) -> int:
-    """How large a pool could be without ever taking the host's reserve, if it were full. Less than `SMALLEST`: there can be none."""
+    """How large a pool could be without ever taking the host's reserve, if it were full.
+
+    Less than `SMALLEST`: there can be none.
+    """
     backed = host.held + host.free - host_reserve(host.total)
     bounded = backed if max_bytes is None else min(backed, max_bytes)
     return max(0, bounded // _GRAIN * _GRAIN)
 
 
 def next_size(now: int, wanted_size: int) -> int:
-    """The size to give a pool of `now` bytes next: at once up, a step at a time down, `now` when it is not worth it."""
+    """The next size of a pool of `now` bytes: at once up, a step at a time down, `now` when it is not worth
+    it.
+    """
     aim = max(wanted_size, SMALLEST)
     if abs(aim - now) < max(_WORTH, now // 64):
         return now

@@ -1,8 +1,8 @@
 """Trees of a sandbox are packed into a tar by directory descriptors: see `tree_tar`.
 
-The sandbox may be running: names change under the walk, links lead out of the tree, files shrink while they are
-read, and a sparse one claims to be larger than the disk. However much there is, memory holds one directory's
-names, one file's segments, and the way down to where the walk is.
+The sandbox may be running: names change under the walk, links lead out of the tree, files shrink while they
+are read, and a sparse one claims to be larger than the disk. However much there is, memory holds one
+directory's names, one file's segments, and the way down to where the walk is.
 """
 
 import contextlib
@@ -25,9 +25,11 @@ from tree_tar.sparse import Layout, data_segments, layout
 BUFFER = 1 << 20
 MACHINE = "machine"
 DEPTH = 2048
-"""Directories within each other that a tree may have: what one path can name."""
+"""Maximum depth of directories in a tree, as one path can name."""
 MOST_PIECES = 1 << 20
-"""Segments of one sparse file, without the empty one at its end: as many as fit an export's memory and time."""
+"""Segments of one sparse file, without the empty one at its end: as many as fit an export's
+memory and time.
+"""
 _WHITEOUT = os.makedev(0, 0)
 _LINKS = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4096;
@@ -43,10 +45,12 @@ class Writable(Protocol):
 
 @dataclass(slots=True)
 class Packer:
-    """Puts files and trees into `out`. Afterwards `digests` has the SHA-256 of each file, `left_out` what is not in it.
+    """Puts files and trees into `out`.
 
-    Sockets are left out: they are nothing without who listens. So is what no archive can hold, unless it is `strict`: then
-    that raises BadRequest.
+    Afterwards `digests` has the SHA-256 of each file, `left_out` what is not in it.
+
+    Sockets are left out: they are nothing without who listens. So is what no archive can hold, unless it is
+    `strict`: then that raises BadRequest.
     """
 
     out: Writable
@@ -60,7 +64,8 @@ class Packer:
     _system: bool = False
 
     def add_tree(self, name: str, root: str | os.PathLike[str], *, system: bool = False) -> None:
-        """The directory `root` with all that is in it, as `name`; what vanishes meanwhile is passed over.
+        """The directory `root` with all its content, as `name`; a file that vanishes meanwhile is passed
+        over.
 
         `system`: they are layers of an overlay, so what it says of its directories is kept.
         """
@@ -163,7 +168,8 @@ class Packer:
         self._add(
             header_of(name, facts, records=self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}"))
         )
-        # One inode stands for all whiteouts of an overlay, up to more links than another file system can have.
+        # One inode stands for all whiteouts of an overlay, up to more links than another file system can
+        # have.
         if not _is_whiteout(facts):
             self._links.remember(facts, name)
 
@@ -222,7 +228,10 @@ class _Links:
 
 
 def _chunks(fd: int, stored: Layout, digest: "hashlib._Hash | None") -> Iterator[bytes]:
-    """The content as it is stored. A file that has become shorter is filled up with zeros: its size stands in the tar already."""
+    """The content as it is stored.
+
+    A file that has become shorter is filled up with zeros: its size stands in the tar already.
+    """
     if stored.head:
         yield stored.head
     for offset, length in pairs(stored.segments):

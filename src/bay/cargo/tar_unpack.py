@@ -53,7 +53,9 @@ class CargoPolicy(Policy):
     own: bool
     """Whether owners are restored, which only root can."""
     depth: int
-    """The number of parts that lead to a cargo's `workspace` and `machine`: what is above is Bay's own."""
+    """The number of parts that lead to a cargo's `workspace` and `machine`: directories above
+    are Bay's own.
+    """
     what: str = "backup"
     new_directory: MakeDirectory = _make_private
 
@@ -66,7 +68,7 @@ class CargoPolicy(Policy):
             raise self._refused(member, f"is more than {DEPTH} directories deep")
         if not self.admits(parts, member):
             raise self._refused(member, f"has no place in a {self.what}")
-        # A whiteout is an overlay's mark for a name that is gone. It opens nothing, so anyone may make one.
+        # A whiteout is an overlay's mark for a deleted name. It opens nothing, so any user may make one.
         if member.kind == BLOCK_DEVICE or (member.kind == CHARACTER and member.device != (0, 0)):
             raise self._refused(member, "is a device")
         return parts

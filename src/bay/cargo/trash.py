@@ -1,7 +1,7 @@
-"""What is to be removed and may take long: moved aside at once, removed one after the other when there is time.
+"""The trash removes large trees in the background: moved aside at once, removed one after the other.
 
-A million files take minutes to remove. Whoever deletes a sandbox does not wait for that, nor does
-whoever starts one, nor the start of Bay after a crash.
+A million files take minutes to remove. The delete of a sandbox does not wait for that, nor a start, nor the
+start of Bay after a crash.
 """
 
 import asyncio
@@ -33,12 +33,15 @@ class Trash:
         self._filled = asyncio.Event()
 
     def open(self) -> None:
-        """Make the directory, closed to everyone else; what an earlier Bay left in it is removed by `run`. Blocks."""
+        """Make the private directory; `run` removes the things that an earlier Bay left in it. Blocks."""
         make_private(self._directory)
         self._filled.set()
 
     async def put(self, path: Path) -> None:
-        """Move the directory `path`, or the link or file in its place, here; nothing there is fine. Raises OSError."""
+        """Move the directory `path`, or the link or file in its place, here; nothing there is fine.
+
+        Raises OSError.
+        """
         await asyncio.to_thread(self.move, path)
         self.wake()
 
@@ -58,7 +61,8 @@ class Trash:
     def move(self, path: Path) -> None:
         """`put` for a thread; it does not wake `run`."""
         try:
-            # Never a name that is taken: the same cargo may be thrown away, made again by a restore, and thrown away again.
+            # Never a name that is taken: the same cargo may be thrown away, made again by a restore, and
+            # thrown away again.
             path.rename(self._directory / f"{path.name}.{secrets.token_hex(6)}")
         except FileNotFoundError:
             if os.path.lexists(path):  # then it is the trash that is lost
@@ -86,7 +90,10 @@ class Trash:
 
 
 def make_private(directory: Path) -> None:
-    """Make `directory`, open to its owner alone. Raises NotADirectoryError when something else is in its place. Blocks."""
+    """Make `directory`, open to its owner alone.
+
+    Raises NotADirectoryError when something else is in its place. Blocks.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not stat.S_ISDIR(directory.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "is a link, and must be a directory", str(directory))

@@ -1,11 +1,11 @@
-"""Copies a tree, exactly, in a process of its own: `python -m bay.cargo.tree_copy SOURCE TARGET PARENT`.
+"""Copies a tree exactly, in a process of its own: `python -m bay.cargo.tree_copy SOURCE TARGET PARENT`.
 
 Hard links stay links to one file, holes stay holes, and modes, owners, times, access lists, capabilities and
-overlayfs's own marks come along; where the file system shares blocks between files, no byte is copied. What a
-sandbox is changing meanwhile is copied as it is found, and what vanishes is passed over. All is on the disk when
-this ends with 0; else the last line on stderr is the number of the error and what it was about.
+overlayfs's own marks come along; where the file system shares blocks between files, no byte is copied. Files
+that a sandbox is changing are copied as they are found, and those that vanish are passed over. All is on the
+disk when this ends with 0; else the last line on stderr is the number of the error and its subject.
 
-Rejected: `cp -a`, which resolves paths by name and can be led out of the tree by whoever renames in it.
+Rejected: `cp -a`, which resolves paths by name: a concurrent rename can lead it out of the tree.
 """
 
 import ctypes
@@ -196,7 +196,10 @@ def _copy_xattrs(old: int | str, new: int | str) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy the tree `source` to `target`, which is made; it is on the disk when this returns. Raises OSError."""
+    """Copy the tree `source` to `target`, which is made; it is on the disk when this returns.
+
+    Raises OSError.
+    """
     old = os.open(source, OPEN_DIRECTORY)
     try:
         os.mkdir(target, 0o700)
@@ -211,11 +214,15 @@ def copy(source: str, target: str) -> None:
 
 
 def main(source: str, target: str, parent: str) -> int:
-    """`copy`, for a command line. Ends with the process `parent` that started it: nobody would put in place what goes on being made."""
+    """`copy`, for a command line.
+
+    Ends with the process `parent` that started it, which alone would use the copy.
+    """
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it ended before it could be asked for
         return 1
-    # It remembers directories and files with several names until the end, and a sandbox decides how many there are.
+    # It remembers directories and files with several names until the end, and a sandbox decides how many
+    # there are.
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     try:
         copy(source, target)

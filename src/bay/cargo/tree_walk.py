@@ -1,4 +1,4 @@
-"""A walk enters the directories of a tree that a sandbox filled, and may be changing: by descriptors, to any depth."""
+"""A walk descends a tree that a sandbox filled, and may be changing, by descriptors and to any depth."""
 
 import errno
 from collections.abc import Generator
@@ -17,7 +17,10 @@ class Node(NamedTuple):
 
 @contextmanager
 def opened(top: int, node: Node | None) -> Generator[int]:
-    """A descriptor of the directory `node` beneath `top`, closed at the end. A link on the way is an error."""
+    """A descriptor of the directory `node` beneath `top`, closed at the end.
+
+    A link on the way is an error.
+    """
     with closing(open_beneath(top, _names(node))) as descriptor:
         yield descriptor
 

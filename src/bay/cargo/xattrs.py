@@ -1,7 +1,8 @@
 """Extended attributes of a sandbox's files are read, restored, and carried in pax records.
 
-A sandbox may carry what it can set itself. Capabilities of files are void inside, and `trusted` is not a
-sandbox's to set, but for overlayfs's mark that a directory hides the one below it: what redirects a name could lead anywhere.
+A sandbox may carry the attributes that it can set itself. Capabilities of files are void inside, and
+`trusted` is not a sandbox's to set, but for overlayfs's mark that a directory hides the one below it: a
+redirect could lead anywhere.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Reading a file, or a part of it."""
+"""Reads a file, or a range of its bytes."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which bytes: from `first` to `last` (of the end when None), or the last `suffix`; all of them without either.
+    """A range of bytes: from `first` to `last` (the end when None), or the last `suffix`; else all of them.
 
     With `if_range` all of them too, unless that is still the file's state.
     """
@@ -36,7 +36,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is given of a file, and what the file was when it was opened."""
+    """The bytes to serve of a file, and its state when it was opened."""
 
     size: int
     first: int
@@ -62,7 +62,7 @@ class Reading:
         self._left = 0
 
     def open(self) -> tuple[Part, bytes]:
-        """What will be given, and its first block. Raises ShipError."""
+        """The range to serve, and its first block. Raises ShipError."""
         with self._space.translated(self._path):
             self._fd = open_regular(self._space, self._path)
             found = os.fstat(self._fd)

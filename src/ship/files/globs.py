@@ -1,7 +1,7 @@
-"""Patterns of paths: `*` and `?` within a name, `[…]`, and `**` for any number of directories.
+"""Glob patterns of paths: `*` and `?` within a name, `[…]`, and `**` for any number of directories.
 
-Each part is matched by itself, with `fnmatch`, whose expressions do not go back and forth: a pattern costs at most its length
-times that of the path. `*` matches names that begin with a dot too.
+Each part is matched by itself, with `fnmatch`, whose expressions do not go back and forth: a pattern costs at
+most its length times that of the path. `*` matches names that begin with a dot too.
 """
 
 import fnmatch

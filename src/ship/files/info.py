@@ -1,4 +1,4 @@
-"""What is at a path, as the peer is told."""
+"""Describes a file for the peer."""
 
 import os
 import stat
@@ -52,5 +52,7 @@ def mode_of(found: os.stat_result) -> str:
 
 
 def as_utf8(name: str) -> str:
-    """A name as JSON can say it, which has no way to say other bytes; half a character breaks whoever passes it on."""
+    """A name as JSON can carry it: other bytes have no form there, and half a character breaks a later
+    encoder.
+    """
     return os.fsencode(name).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""inotify(7), by ctypes."""
+"""A binding of inotify(7), by ctypes."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(NamedTuple):
-    """What the kernel says: which watch, what (bits), which move it is a half of, and of which name in the directory."""
+    """An event of the kernel: the watch, its bits, the cookie of a move, and the name in the directory."""
 
     watch: int
     mask: int
@@ -37,7 +37,9 @@ class Inotify:
             raise _last_error()
 
     def add(self, directory: int) -> int:
-        """Watch an open directory; the number of the watch. Raises OSError, ENOSPC when the user has too many.
+        """Watch an open directory; the number of the watch.
+
+        Raises OSError, ENOSPC when the user has too many.
 
         The calling thread's identity decides.
         """
@@ -50,11 +52,11 @@ class Inotify:
         return number
 
     def remove(self, watch: int) -> None:
-        """Watch it no more; one that is gone already is no error."""
+        """Remove the watch. Idempotent."""
         _libc.inotify_rm_watch(ctypes.c_int(self.descriptor), ctypes.c_int(watch))
 
     def read(self) -> list[Event]:
-        """What has come; nothing when nothing has."""
+        """The pending events, possibly none."""
         try:
             data = os.read(self.descriptor, _READ_BYTES)
         except BlockingIOError:

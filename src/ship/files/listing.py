@@ -1,7 +1,7 @@
-"""What a directory holds, and what is below it, a piece at a time.
+"""Lists a directory, or the tree below it, a piece at a time.
 
-Nothing grows with the tree: the names of a directory are sorted, so they are held, but no more of them than may still be
-answered, and never more than a bound for all directories together.
+Memory does not grow with the tree: the names of a directory are sorted, so they are held, but only as many as
+may still be answered, and never more than a bound for all directories together.
 """
 
 import errno
@@ -67,7 +67,10 @@ class Listing:
             self._root = -1
 
     def entries(self) -> Generator[dict[str, object] | None]:
-        """FileInfo after FileInfo; None where time has passed without one. Ends with the limit, then `truncated`."""
+        """FileInfo after FileInfo; None where time has passed without one.
+
+        Ends with the limit, then `truncated`.
+        """
         return self._below(self._root, "", 1)
 
     def _below(self, directory: int, relative: str, depth: int) -> Generator[dict[str, object] | None]:
@@ -132,7 +135,9 @@ class Listing:
 
 @contextmanager
 def opened_below(directory: int, name: str) -> Generator[int | None]:
-    """A directory in `directory`; None when it may not be read, is gone, or is one that the kernel makes up."""
+    """A directory in `directory`; None when it cannot be read, was removed, or belongs to a kernel file
+    system.
+    """
     try:
         found = open_below(directory, name)
     except MadeUp:
@@ -165,7 +170,7 @@ def _by_name(entry: os.DirEntry[str]) -> str:
 
 
 def _directories_first(entry: os.DirEntry[str]) -> str:
-    # A slash is in no name: what is before the last one only sorts.
+    # A slash is in no name: the part before the last one only sorts.
     return ("0/" if entry.is_dir(follow_symlinks=False) else "1/") + entry.name
 
 

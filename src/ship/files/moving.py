@@ -1,4 +1,6 @@
-"""Moving and copying. What is copied is whole or not there: it is made under a temporary name beside its destination.
+"""Moves and copies files.
+
+A copy is whole or absent: it is made under a temporary name beside its destination.
 
 Everything goes by descriptors of directories, and a step at a time (see `FileThreads.run_steps`).
 """
@@ -51,7 +53,7 @@ class Place:
     name: str
 
     def look(self) -> os.stat_result:
-        """What is there, links as such. Raises OSError."""
+        """The file there, links as such. Raises OSError."""
         return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
 
 
@@ -93,7 +95,10 @@ def move(space: Workspace, source: str, destination: str, *, overwrite: bool) ->
 
 
 def copy(space: Workspace, source: str, destination: str, *, overwrite: bool) -> Steps:
-    """Copy a file, or a directory with all in it: hard links, modes, times, user xattrs and holes. Raises ShipError."""
+    """Copy a file, or a directory with all in it: hard links, modes, times, user xattrs and holes.
+
+    Raises ShipError.
+    """
     with ExitStack() as stack:
         here = stack.enter_context(placed(space, source, "source"))
         there = stack.enter_context(placed(space, destination, "destination"))
@@ -122,13 +127,13 @@ def _copy(here: Place, there: Place, *, overwrite: bool) -> Generator[None]:
         yield from _Copier(made).copy(here, made, 1)
         _put(made, there, overwrite=overwrite)
     finally:
-        if _is_there(made):  # it failed, or nobody waits for it any more
+        if _is_there(made):  # it failed, or its caller has left
             with suppress(OSError, Conflict):
                 remove(made)
 
 
 def _put(here: Place, there: Place, *, overwrite: bool) -> None:
-    """Give it its place. What was there before is gone afterwards, and until then nobody sees neither."""
+    """Put it in its place, atomically. A replaced file is removed afterwards."""
     if not overwrite:
         try:
             syscalls.rename(here.directory, here.name, there.directory, there.name)
@@ -150,7 +155,7 @@ def _put(here: Place, there: Place, *, overwrite: bool) -> None:
 
 
 def _remove_replaced(place: Place) -> None:
-    """Remove what has just been exchanged away. What may not be removed stays, under a name that nobody takes for what was there."""
+    """Remove the file that was just exchanged away. If that fails it stays, under a temporary name."""
     hidden = Place(place.directory, temporary("removed"))
     with suppress(FileNotFoundError):  # another was quicker
         syscalls.rename(place.directory, place.name, hidden.directory, hidden.name)
@@ -181,7 +186,10 @@ class _Copier:
         """Where the first name of a file with several is, below the directory that `top` is in."""
 
     def copy(self, here: Place, there: Place, depth: int, where: str = "") -> Generator[None]:
-        """Make `there` what `here` is. `where` is the path of the directory it goes to, below that of `top`."""
+        """Make `there` what `here` is.
+
+        `where` is the path of the directory it goes to, below that of `top`.
+        """
         found = here.look()
         yield
         if stat.S_ISDIR(found.st_mode):
@@ -303,7 +311,7 @@ def _pieces(source: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _keep_rest(source: int, target: int, found: os.stat_result) -> None:
-    """What a file has besides its data, its owner excepted."""
+    """The metadata of a file, its owner excepted."""
     for name in _xattrs(source):
         os.setxattr(target, name, os.getxattr(source, name))
     os.fchmod(target, stat.S_IMODE(found.st_mode))

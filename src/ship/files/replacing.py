@@ -1,4 +1,6 @@
-"""Whether and how a file is replaced: a rename asks its directory alone, but the permissions of the file count too."""
+"""Checks whether a file may be replaced: a rename asks its directory alone, but the file's permissions count
+too.
+"""
 
 import os
 import stat
@@ -10,7 +12,10 @@ _PIECE_BYTES = 1 << 20
 
 
 def look_at_replaced(parent: int, name: str, shown: str) -> os.stat_result | None:
-    """What is there; None for nothing. Raises Forbidden for a plain file that the calling thread's user may not write."""
+    """The file there, or None.
+
+    Raises Forbidden for a plain file that the calling thread's user may not write.
+    """
     try:
         there = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
@@ -28,13 +33,18 @@ def _may_write(parent: int, name: str) -> bool:
 
 
 def is_anothers(replaced: os.stat_result, made: int) -> bool:
-    """Whether a file made by the user cannot stand for the one that is there: a rename would give it another owner or group."""
+    """Whether a file made by the user cannot replace the present one: a rename would change its owner or
+    group.
+    """
     found = os.fstat(made)
     return (replaced.st_uid, replaced.st_gid) != (found.st_uid, found.st_gid)
 
 
 def write_over(source: int, parent: int, name: str) -> int:
-    """A descriptor of the file `name`, which has the content of `source` now and is the one that it was. Raises OSError."""
+    """A descriptor of the file `name`, which has the content of `source` now and is the one that it was.
+
+    Raises OSError.
+    """
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     target = os.open(name, flags, dir_fd=parent)
     try:

@@ -24,7 +24,7 @@ _BLOCK_BYTES = 1 << 20
 _LIST_BYTES = 64 << 10
 _LIST_S = 0.05
 _BEAT_S = 5.0
-_TIME_LIMIT = 1 << 33  # seconds since the epoch; what file systems can say is not much more
+_TIME_LIMIT = 1 << 33  # seconds since the epoch; file systems can express little more
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: a list has a hundred thousand lines
 
@@ -32,7 +32,9 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class FileRoutes:
-    """Ship serves `/fs/…` to the host: any path, opened as the sandbox's user; with `beneath` only the workspace's."""
+    """Serves `/fs/…` to the host: any path, opened as the sandbox's user; with `beneath` only the
+    workspace's.
+    """
 
     def __init__(self, space: Everywhere, workspace: Workspace, threads: FileThreads) -> None:
         self._space = space
@@ -203,7 +205,7 @@ class FileRoutes:
 
 
 def closed(what: Reading | Listing) -> Callable[[], Awaitable[None]]:
-    """What closes it, for an answer."""
+    """A callback that closes it, for an answer."""
 
     async def close() -> None:
         what.close()
@@ -259,7 +261,7 @@ def boolean(given: Mapping[str, object], name: str, *, default: bool) -> bool:
 
 
 def _wanted(request: Request) -> Wanted:
-    """The part that is asked for: `first` and `last`, or the last `suffix` bytes; `if_range` is the state it is of."""
+    """The requested range: `first` and `last`, or the last `suffix` bytes; `if_range` is the file's state."""
     return Wanted(
         first=_offset(request, "first"),
         last=_offset(request, "last"),

@@ -1,8 +1,9 @@
-"""Every path of the sandbox, as the sandbox's user sees it: the kernel decides what that user may touch.
+"""Opens every path of the sandbox as its user: the kernel decides which files that user may touch.
 
-Paths are absolute, or relative to the workspace; links are followed wherever they lead. Two things are refused that the kernel
-would allow: magic links (/proc/PID/root, /proc/PID/fd/N), and files that the kernel makes up (procfs, sysfs and their like). What
-these say depends on who asks, and the one who asks here is Ship's process, not a program of the sandbox.
+Paths are absolute, or relative to the workspace; links are followed wherever they lead. Ship refuses two
+things that the kernel would allow: magic links (/proc/PID/root, /proc/PID/fd/N), and files of kernel file
+systems (procfs, sysfs and their like). Their content depends on the reader, and the reader here is Ship's
+process, not a program of the sandbox.
 """
 
 import errno
@@ -54,7 +55,10 @@ class Everywhere(Workspace):
         return self.absolute(path)
 
     def absolute(self, path: str) -> str:
-        """`path` in full, without what says nothing. A `..` stays: what it means is known to the kernel, which knows the links."""
+        """`path` in full, without empty parts.
+
+        A `..` stays: the kernel resolves it, which knows the links.
+        """
         tidy = _NEEDLESS.sub("/", os.path.join(self.path, path))
         tidy = tidy[:-2] if tidy.endswith("/.") else tidy
         return tidy.rstrip("/") or "/"
@@ -71,7 +75,10 @@ class Everywhere(Workspace):
 
     @contextmanager
     def directory(self, path: str | None, identity: Identity) -> Generator[int]:
-        """A descriptor of a working directory that `identity` may enter, the workspace for None. Raises ShipError."""
+        """A descriptor of a working directory that `identity` may enter, the workspace for None.
+
+        Raises ShipError.
+        """
         name = self.path if path is None else self.check(path)
         if name == self.path:
             yield self._root
@@ -115,7 +122,9 @@ class Everywhere(Workspace):
 
 
 class Confined(Everywhere):
-    """The same where there is no container, and everywhere would be the host: what is not below the workspace is refused."""
+    """The same without a container, where paths would be the host's: those outside of the workspace are
+    refused.
+    """
 
     def check(self, path: str) -> str:
         """`path` in full. Raises InvalidPath, and Forbidden outside of the workspace."""

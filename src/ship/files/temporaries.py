@@ -1,4 +1,4 @@
-"""The names under which Ship makes things beside their place, and puts aside what is to be removed."""
+"""Temporary names: of files that Ship makes beside their place, and of those it is to remove."""
 
 import os
 import re

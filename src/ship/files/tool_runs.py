@@ -1,4 +1,6 @@
-"""Running the tools (see `ship.tools`): each a process of the sandbox's user, heard through a pipe and gone when its caller is."""
+"""Runs the tools of `ship.tools`: each a process of the sandbox's user, read by a pipe, which ends with its
+caller.
+"""
 
 import asyncio
 import errno
@@ -26,7 +28,10 @@ _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ: fcntl(2); not in every Python that this r
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tool works: a directory to begin in, and a regular file as its stdin where it is about one. Both are descriptors."""
+    """Where a tool works: a directory to begin in, and a regular file as its stdin where it is about one.
+
+    Both are descriptors.
+    """
 
     directory: int
     file: int | None = None
@@ -39,7 +44,7 @@ class Place:
 
 
 class Output:
-    """What a tool prints, read when it is asked for: a tool whose reader is slow waits."""
+    """A tool's output, read on demand: a tool with a slow reader waits."""
 
     def __init__(self) -> None:
         self._fd, self.writing_end = os.pipe2(os.O_CLOEXEC)
@@ -49,7 +54,7 @@ class Output:
         self._rest = b""
 
     async def read(self) -> bytes:
-        """What comes next; empty at the end."""
+        """The next bytes; empty at the end."""
         if self._rest:
             rest, self._rest = self._rest, b""
             return rest
@@ -60,7 +65,7 @@ class Output:
                 await self._readable()
 
     async def line(self) -> bytes:
-        """The next line, without its end; what there is when it ends before or is longer than any of ours."""
+        """The next line, without its newline; a part when the output ends before, or the line is too long."""
         line = bytearray()
         while b"\n" not in line and len(line) < _LINE_BYTES and (data := await self.read()):
             line += data
@@ -68,7 +73,7 @@ class Output:
         return found
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         os.close(self._fd)
 
     async def _readable(self) -> None:
@@ -103,7 +108,7 @@ class Tool:
         self._ended.set()
 
     def kill(self) -> None:
-        """At once; what it has printed can still be read."""
+        """At once; its output can still be read."""
         if self._pid is not None and not self._ended.is_set():
             self.killed = True
             with suppress(ProcessLookupError):
@@ -115,7 +120,7 @@ class Tool:
         return self._status == 0
 
     async def end(self) -> None:
-        """See that it is gone. One that is fed hears that no more comes, and may tidy up for a moment."""
+        """Make it end. A tool with a body gets the end of its input, and a moment to clean up."""
         if self.given is not None:
             self.given.close()
             await self._wait_ended(_GRACE_S)
@@ -147,7 +152,9 @@ class ToolRuns:
         limit_s: float | None = None,
         fed: bool = False,
     ) -> AsyncGenerator[Tool]:
-        """A tool, which is killed after `limit_s`, once `gone` is done unless it is `fed`, and at the end of the block.
+        """A tool.
+
+        It is killed after `limit_s`, once `gone` is done unless it is `fed`, and at the end of the block.
 
         Raises Forbidden when the user may not enter the directory, Conflict when there is no room for it.
         """

@@ -1,4 +1,4 @@
-"""The routes of whole trees: searching them, watching them, and as archives."""
+"""The routes of whole trees: search, watches and archives."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ _QUERY_CHARS = 4096
 
 
 class TreeRoutes:
-    """What the host may ask of `/fs/search`, `/fs/watch` and `/fs/archive`."""
+    """Serves `/fs/search`, `/fs/watch` and `/fs/archive` to the host."""
 
     def __init__(self, space: Everywhere, threads: FileThreads, tools: ToolRuns, *, local: bool) -> None:
         self._space = space
@@ -256,7 +256,7 @@ async def _line_unless(gone: asyncio.Future[None], output: Output) -> bytes:
 
 
 def _check_said(line: bytes, path: str) -> dict[str, object]:
-    """What an archive's tool says first or last. Raises ShipError for what it refuses."""
+    """The first or last line of an archive's tool. Raises ShipError for its refusal."""
     said = _object(line)
     number, error = said.get("errno"), said.get("error")
     if isinstance(number, int) and isinstance(error, str):

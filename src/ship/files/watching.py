@@ -1,11 +1,13 @@
-"""Telling a peer by WebSocket what happens to the files below a directory.
+"""Watches a directory tree and sends its changes to a peer by WebSocket.
 
-inotify watches single directories. So each new one gets a watch, and is looked through once it has it: what appeared in between is
-told as created. The kernel's events are taken one after another, and while a new directory is looked through they wait in
-the kernel's queue; so no event is of a directory that is not known yet. What is found and told of twice is told once.
+inotify watches single directories. So each new one gets a watch, and is listed once it has it: an entry that
+appeared in between is reported as created. The kernel's events are taken one after another, and while a new
+directory is listed they wait in the kernel's queue; so no event is of an unknown directory. An entry that was
+both listed and reported is sent once.
 
-Nothing here may wait for the peer: it has a queue of bounded length, and when that is full it is told `overflow` in place of all that
-was in it. The same is said when the kernel's queue was full, and when there are more directories than may be watched.
+Nothing here may wait for the peer: it has a queue of bounded length, and when that is full it gets `overflow`
+in place of its content. The same is sent when the kernel's queue was full, and when there are more
+directories than may be watched.
 """
 
 import asyncio
@@ -53,7 +55,10 @@ _CODES = {
 
 @dataclass(slots=True, eq=False)
 class _Directory:
-    """A directory with a watch. `new` are the names that it was found to have and that an event may still tell of."""
+    """A directory with a watch.
+
+    `new` are the names that it was found to have and that an event may still tell of.
+    """
 
     watch: int
     name: str
@@ -73,7 +78,9 @@ class _Directory:
 
 @dataclass(slots=True)
 class _Found:
-    """What looking through a new directory gave: a watch for each directory and the entries beside, by the parts of the way."""
+    """The result of listing a new directory: a watch for each directory and the other entries, by their
+    path's parts.
+    """
 
     watches: list[tuple[tuple[str, ...], int]] = field(default_factory=list[tuple[tuple[str, ...], int]])
     entries: list[tuple[tuple[str, ...], str, bool]] = field(
@@ -92,14 +99,14 @@ class _Leaving:
 
 
 class _Outbox:
-    """What the peer has not been told yet."""
+    """Events that were not sent to the peer yet."""
 
     def __init__(self) -> None:
         self._waiting: deque[Told] = deque()
         self._changed = asyncio.Event()
 
     def put(self, told: Told) -> None:
-        """Add it; what says the same as the one before is left out."""
+        """Add it; a repetition of the one before is left out."""
         if self._waiting and self._waiting[-1] == told:
             return
         if len(self._waiting) >= _MOST_QUEUED:
@@ -123,7 +130,7 @@ class _Outbox:
 
 
 class _Gone(Exception):
-    """What was watched is no more."""
+    """The watched path was removed."""
 
 
 class Watchers:
@@ -184,10 +191,12 @@ class Watchers:
 
 
 class _Top:
-    """What is watched: a directory, or one name (`only`) in it. Blocks; raises ShipError when there is no such thing.
+    """The watched path: a directory, or one name (`only`) in it.
 
-    It is opened anew each time, since the kernel does not tell of the end of a directory that anybody holds open. That it is
-    the same one is known by its number, which no other gets as long as it is watched.
+    Blocks; raises ShipError when it does not exist.
+
+    It is opened anew each time, since the kernel does not tell of the end of a directory that anybody holds
+    open. That it is the same one is known by its number, which no other gets as long as it is watched.
     """
 
     def __init__(self, space: Everywhere, path: str) -> None:
@@ -206,7 +215,7 @@ class _Top:
         os.close(descriptor)
 
     def open(self) -> int:
-        """A descriptor of the directory. Raises OSError when it is there no more."""
+        """A descriptor of the directory. Raises OSError when it was removed."""
         descriptor = self._space.open(self._path, _OPEN_TOP)
         if _identity(descriptor) != self._identity:
             os.close(descriptor)
@@ -239,11 +248,14 @@ class _Watcher:
         self._leaving: dict[int, _Leaving] = {}
         self._fresh: set[_Directory] = set()
         self._put_in_place: tuple[_Directory, str, str] | None = None
-        """What Ship's last move put in place under which name, and the name that it had before."""
+        """The name that Ship's last move gave a file, and the one that it had before."""
         self._outbox = _Outbox()
 
     async def run(self) -> None:
-        """Watch until the peer is gone or closes, or what is watched is gone. Raises Closing, PeerGone or ShipError."""
+        """Watch until the peer disconnects or closes, or the path is removed.
+
+        Raises Closing, PeerGone or ShipError.
+        """
         found = await self._threads.run(
             _look_through, self._events, self._top, (), self._room(), self._recursive
         )
@@ -395,13 +407,13 @@ class _Watcher:
         return directory
 
     async def _took_place(self, half: _Leaving, directory: _Directory, event: Event) -> None:
-        """A move, of which neither what Ship makes beside its place nor what it puts aside is told."""
+        """A move, without the temporary names of Ship's own work."""
         hidden = is_temporary(half.event.name)
         if not hidden and not is_temporary(event.name):
             await self._moved(half, directory, event)
         elif hidden and not is_temporary(event.name):
             self._put_in_place = directory, event.name, half.event.name
-            self._forget(directory, event.name)  # what was there before
+            self._forget(directory, event.name)  # the replaced file
             await self._appeared(directory, event.name, bool(event.mask & inotify.ISDIR))
         elif self._put_in_place != (half.directory, half.event.name, event.name):
             self._left(half)
@@ -409,7 +421,7 @@ class _Watcher:
 
     async def _moved(self, half: _Leaving, directory: _Directory, event: Event) -> None:
         is_directory = bool(event.mask & inotify.ISDIR)
-        self._forget(directory, event.name)  # what was there before
+        self._forget(directory, event.name)  # the replaced file
         directory.new.discard(event.name)
         self._outbox.put({
             "type": "moved",
@@ -486,7 +498,7 @@ def _look_through(events: Inotify, top: _Top, way: tuple[str, ...], room: int, r
         with closing(top.open()) as found_top:
             directory = open_beneath(found_top, way, open_below)
     except (OSError, ShipError):
-        return found  # it is gone or another thing by now, which is told next
+        return found  # it was removed or replaced by now, which is the next event
     try:
         _Look(events, found, room, recursive).run(directory, (), len(way))
     finally:
@@ -505,7 +517,8 @@ class _Look:
         if not self._watch(directory, way) or not self._recursive:
             return
         try:
-            # btrfs lists what was there when the directory was opened; this makes it what is there now that it is watched.
+            # btrfs lists what was there when the directory was opened; this makes it what is there now that
+            # it is watched.
             os.lseek(directory, 0, os.SEEK_SET)
             with os.scandir(directory) as scan:
                 entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]

@@ -1,7 +1,8 @@
 """Ship writes and removes files as the sandbox's user would.
 
-Everything here blocks and is called in the threads of `FileThreads`, which have that user's identity for files
-and no other. Every object that is opened is a descriptor that openat2 gave, so the kernel keeps it in the workspace.
+Everything here blocks and is called in the threads of `FileThreads`, which have that user's identity for
+files and no other. Every object that is opened is a descriptor that openat2 gave, so the kernel keeps it in
+the workspace.
 """
 
 import asyncio
@@ -40,7 +41,10 @@ class FileThreads:
         self._pool: futures.ThreadPoolExecutor | None = None
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """`call`'s result, computed with the user's identity. When cancelled it still waits for the call to be over."""
+        """`call`'s result, computed with the user's identity.
+
+        When cancelled it still waits for the call to be over.
+        """
         if self._pool is None:
             self._pool = futures.ThreadPoolExecutor(_THREADS, initializer=self._identity.become_for_files)
         loop = asyncio.get_running_loop()
@@ -48,12 +52,12 @@ class FileThreads:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            # What the call opens would otherwise be nobody's.
+            # Files opened by the call would otherwise leak.
             await asyncio.wait({future})
             raise
 
     async def run_steps(self, steps: Generator[None, None, R], gone: asyncio.Future[None]) -> R:
-        """What `steps` return, run a while at a time, so that long work does not keep a thread from others.
+        """The result of `steps`, run in slices, so that long work does not keep a thread from others.
 
         Raises Conflict, the steps closed, once the peer is `gone`.
         """
@@ -128,7 +132,10 @@ class Upload:
         self.size += len(data)
 
     def commit(self) -> None:
-        """Put the file in place. It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk."""
+        """Put the file in place.
+
+        It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk.
+        """
         with self._workspace.translated(self.path):
             if self._is_anothers:
                 self._write_over()
@@ -177,8 +184,8 @@ def _nanoseconds(moment: float) -> int:
 class Removal:
     """Removes a directory, going down by descriptors only, so that no rename can lead it elsewhere.
 
-    A directory too far down is moved up to the one that is removed and found there again: neither the stack nor
-    the number of descriptors grows with the depth of the tree.
+    A directory too far down is moved up to the one that is removed and found there again: neither the stack
+    nor the number of descriptors grows with the depth of the tree.
     """
 
     def __init__(self, stopped: Callable[[], bool]) -> None:

@@ -1,4 +1,6 @@
-"""Paths of the workspace: checked as text, then resolved by the kernel so that they cannot lead out of it."""
+"""Resolves paths of the workspace: checked as text, then opened by the kernel so that they cannot lead out of
+it.
+"""
 
 import errno
 import os
@@ -23,7 +25,7 @@ _TRIES = 8
 
 
 class Workspace:
-    """The directory that files are served from, held open from the start so that nobody can put another in its place."""
+    """The directory of the workspace, held open from the start so that it cannot be replaced."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -42,7 +44,10 @@ class Workspace:
         return check(path)
 
     def check_name(self, path: str) -> str:
-        """The same without slashes at its end, when its last part names something. Raises InvalidPath or InvalidArgument."""
+        """The same without slashes at its end, when its last part names something.
+
+        Raises InvalidPath or InvalidArgument.
+        """
         trimmed = self.check(path).rstrip("/")
         if os.path.basename(trimmed) in ("", ".", ".."):
             raise InvalidArgument("the path must end in a name", field="path")
@@ -50,7 +55,7 @@ class Workspace:
 
     @contextmanager
     def translated(self, path: str) -> Generator[None]:
-        """Turns an OSError about `path` into what the peer is told."""
+        """Turns an OSError about `path` into the peer's error."""
         try:
             yield
         except OSError as error:
@@ -72,7 +77,10 @@ class Workspace:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
     def open_parent(self, path: str, *, make: bool = False) -> int:
-        """A descriptor (O_PATH) of the directory that holds `path`'s last part, made with its parents when `make`. Raises OSError."""
+        """A descriptor (O_PATH) of the parent directory of `path`, made with its parents when `make`.
+
+        Raises OSError.
+        """
         parent = os.path.dirname(path) or "."
         try:
             return self.open(parent, os.O_PATH | os.O_DIRECTORY)
@@ -82,9 +90,9 @@ class Workspace:
         return self._make_directories(parent)
 
     def follow_links(self, path: str) -> str:
-        """`path` with the symbolic links at its end replaced by what they say, so that a write lands where a read looks.
+        """`path` with the symbolic links at its end resolved, so that a write lands where a read looks.
 
-        What comes out is only a text: whoever opens it asks the kernel again. Raises OSError.
+        The result is only a text: its opener asks the kernel again. Raises OSError.
         """
         for _ in range(_MOST_LINKS):
             target = self._read_link(path)
@@ -99,7 +107,7 @@ class Workspace:
         return check(os.path.join(os.path.dirname(path), target))
 
     def _beginning(self, _path: str) -> str:
-        """What of a path is there in any case; directories are made below it."""
+        """The part of a path that always exists; directories are made below it."""
         return ""
 
     def _resolve(self, path: bytes, flags: int) -> int:
@@ -112,7 +120,7 @@ class Workspace:
         try:
             parent = self.open_parent(path)
         except (FileNotFoundError, NotADirectoryError):
-            return None  # whoever opens it will say so
+            return None  # the later open reports it
         try:
             return os.readlink(os.path.basename(path), dir_fd=parent)
         except OSError as error:
@@ -138,7 +146,10 @@ class Workspace:
 
 
 def check(path: str) -> str:
-    """`path` when it may be asked for. Raises InvalidPath with the rule it breaks; the kernel enforces the last one again."""
+    """`path` when it may be asked for.
+
+    Raises InvalidPath with the rule it breaks; the kernel enforces the last one again.
+    """
     if not path:
         raise InvalidPath("the path is empty", field="path", reason="empty_path")
     if "\0" in path:
@@ -151,7 +162,9 @@ def check(path: str) -> str:
 
 
 def need_regular(mode: int, path: str, wanted: str = "read") -> None:
-    """Raises InvalidArgument for what is no plain file; `details.reason` tells a directory from a fifo, socket or device."""
+    """Raises InvalidArgument for other than a plain file; `details.reason` is directory, fifo, socket or
+    device.
+    """
     shown = shown_path(path)
     if stat.S_ISDIR(mode):
         raise InvalidArgument(
@@ -193,7 +206,7 @@ def _leads_out() -> InvalidPath:
 
 
 def translate(error: OSError, path: str) -> ShipError:
-    """What the peer is told of an OSError about `path`."""
+    """The peer's error for an OSError about `path`."""
     shown = shown_path(path)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:

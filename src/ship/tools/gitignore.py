@@ -1,4 +1,4 @@
-"""What a .gitignore file says of the paths below its directory. The rules: gitignore(5)."""
+"""Applies a .gitignore file to the paths below its directory. The rules: gitignore(5)."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -53,7 +53,9 @@ class GitIgnore:
         self._runs = [_Run(keeps, rules) for keeps, rules in runs][::-1]
 
     def ignores(self, path: str, name: str, is_directory: bool) -> bool | None:
-        """Whether `path`, relative to the file's directory and ending in `name`, is ignored; None when nothing is said of it."""
+        """Whether `path`, relative to the file's directory and ending in `name`, is ignored; None without a
+        match.
+        """
         for run in self._runs:
             if run.matches(path, name, is_directory):
                 return run.ignores
@@ -62,7 +64,9 @@ class GitIgnore:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A .gitignore file as seen from the top of a walk: its paths are the walk's without `skip` characters, after `prefix`."""
+    """A .gitignore file seen from the top of a walk: its paths are the walk's without `skip` characters,
+    after `prefix`.
+    """
 
     rules: GitIgnore
     prefix: str
@@ -70,7 +74,7 @@ class Layer:
 
 
 def is_ignored(layers: tuple[Layer, ...], path: str, name: str, is_directory: bool) -> bool:
-    """What the layers say together of a path of the walk; the last one that says something decides."""
+    """The layers' verdict on a path of the walk; the last match decides."""
     for layer in reversed(layers):
         verdict = layer.rules.ignores(layer.prefix + path[layer.skip :], name, is_directory)
         if verdict is not None:

@@ -1,4 +1,4 @@
-"""Shell patterns over paths, as regular expressions: `*` and `?` stop at a slash, `**` does not.
+"""Translates shell patterns of paths to regular expressions: `*` and `?` stop at a slash, `**` does not.
 
 As git's wildmatch has it, its oddities included, so that .gitignore files mean here what they mean to git.
 """
@@ -18,7 +18,10 @@ class BadGlob(ValueError):
 
 
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """A glob for whole paths below a directory: one without a slash is for names at any depth. Raises BadGlob."""
+    """A glob for whole paths below a directory: one without a slash is for names at any depth.
+
+    Raises BadGlob.
+    """
     anywhere = "/" not in glob.rstrip("/")
     return re.compile(("(?:.*/)?" if anywhere else "") + translate(glob.lstrip("/")), re.DOTALL)
 

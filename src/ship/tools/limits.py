@@ -1,4 +1,4 @@
-"""What keeps a tool from costing the sandbox more than it should."""
+"""Resource limits of a tool's process."""
 
 import resource
 

@@ -1,8 +1,10 @@
-"""The tool prints the working directory, or the file that is stdin, as a tar: first a line of JSON that says whether it can, then the archive.
+"""The tool packs the working directory, or the file that is stdin, as a tar.
 
-What cannot be read is left out, as are sockets and devices, and what vanishes meanwhile. A file that shrinks while it is read is filled up
-with zeros, since its size has been said by then. A tree that is too deep ends the archive before its end: what is below is not passed off as
-not there.
+First it prints a line of JSON that says whether it can, then the archive.
+
+Unreadable files are left out, as are sockets and devices, and files that vanish meanwhile. A file that
+shrinks while it is read is filled up with zeros, since its size has been sent by then. A tree that is too
+deep ends the archive before its end, so that the deeper part does not seem absent.
 """
 
 import json
@@ -50,7 +52,9 @@ class Plain:
             left = left[os.write(1, left) :]
 
     def copy(self, descriptor: int, offset: int, size: int) -> int:
-        """Send bytes of a file without looking at them; returns how many, fewer when it has become shorter."""
+        """Send bytes of a file without looking at them; returns how many, fewer when it has
+        become shorter.
+        """
         self.flush()
         sent = 0
         while sent < size and (more := os.sendfile(1, descriptor, offset + sent, min(size - sent, 1 << 30))):
@@ -145,7 +149,7 @@ class Packer:
         except (BrokenPipeError, MemoryError):
             raise
         except OSError:
-            return  # it is gone, or not for this user to read
+            return  # it was removed, or this user may not read it
 
     def _descend(self, level: _Level, entry: str, name: str) -> None:
         if len(self._levels) > walk.DEEPEST:

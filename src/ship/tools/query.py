@@ -1,8 +1,9 @@
-"""Finding lines in bytes.
+"""Matches a query against lines of bytes.
 
-A whole block is searched at once, which is many times faster than line by line. That is right only for expressions that cannot
-match a line's end and do not look around; for all others it goes line by line. Bytes are searched as bytes where that means
-the same: for plain text, and where a block is ASCII; else it is decoded.
+A whole block is searched at once, which is many times faster than line by line. That is right only for
+expressions that cannot match a line's end and do not look around; for all others it goes line by line. Bytes
+are searched as bytes where that means the same: for plain text, and where a block is ASCII; else it is
+decoded.
 """
 
 import re
@@ -35,7 +36,7 @@ class Line(NamedTuple):
 
 
 class Query:
-    """What is looked for. Raises BadQuery."""
+    """The compiled query. Raises BadQuery."""
 
     def __init__(self, text: str, *, regex: bool, ignore_case: bool) -> None:
         expression = text if regex else re.escape(text)
@@ -112,7 +113,7 @@ def _needed(text: str, *, regex: bool) -> str:
 
 
 def os_bytes(text: str) -> bytes:
-    """As it stands in files; what came as other bytes than UTF-8 is those bytes again."""
+    """The query's text as the bytes in files; surrogate escapes become their bytes again."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -133,7 +134,7 @@ def _hits(block: T, find: Callable[[int], int], newline: T) -> Iterator[tuple[in
 def _split(block: T, newline: T) -> list[T]:
     lines: list[T] = block.split(newline)  # pyright: ignore[reportAssignmentType] - one of the two
     if not lines[-1]:
-        lines.pop()  # what ends in a newline has no line behind it
+        lines.pop()  # a final newline has no line behind it
     return lines
 
 

@@ -1,7 +1,8 @@
-"""Finds text in the files below the working directory, or in the one that is stdin; or the names of files, without a text.
+"""The tool finds text in the files below the working directory, or in the one that is stdin; without a text,
+file names.
 
-Prints a JSON object a line: matches, and what it has looked at so far, again and again and at last with `truncated`.
-Bounded in time by itself between two files; by whoever started it where one expression does not come back.
+Prints a JSON object a line: matches, its progress now and then, and at last the totals with `truncated`. It
+checks its time limit between two files; the caller kills it where one expression runs too long.
 """
 
 import json
@@ -33,7 +34,10 @@ _RULES = ".gitignore"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is asked. `base` is how the working directory is called in answers, `floor` where nothing above is looked at."""
+    """The request.
+
+    `base` is the working directory's name in answers, `floor` the top of the search for .gitignore files.
+    """
 
     base: str
     floor: str
@@ -98,7 +102,7 @@ class Output:
                 raise Full
 
     def counts(self, *, truncated: bool) -> None:
-        """What was looked at."""
+        """Print the totals."""
         counts = {"files_searched": self.searched, "files_skipped": self.skipped, "truncated": truncated}
         print(json.dumps(counts))  # noqa: T201 - that is its answer
 
@@ -223,7 +227,8 @@ class Search:
 
 
 def _blocks(descriptor: int, first: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """A file in blocks of whole lines, each with the number of lines before, and of bytes of its first line before that.
+    """Blocks of whole lines of a file, each with the number of lines before, and of bytes of its first line
+    before that.
 
     A line that is longer than a block comes in parts that overlap.
     """

@@ -1,7 +1,7 @@
-"""The tool unpacks the tar that is stdin beneath the working directory, and says at last what it made.
+"""The tool unpacks the tar that is stdin beneath the working directory, and reports its counts at the end.
 
-The archive, and what other programs do in the directory meanwhile, may be an attacker's: see `tree_tar.extract`.
-What was there before is replaced by a rename of what is finished. What was made before a refusal stays.
+The archive, and the concurrent acts of other programs in the directory, may be an attacker's: see
+`tree_tar.extract`. A finished file replaces an old one by a rename. Files made before a refusal stay.
 """
 
 import errno
@@ -57,7 +57,10 @@ class Gzip:
 
 
 class UploadPolicy(Policy):
-    """The user owns what is made. Set-id bits are dropped, and devices refused. `files` counts what is no directory."""
+    """The user owns what is made.
+
+    Set-id bits are dropped, and devices refused. `files` counts what is no directory.
+    """
 
     def __init__(self) -> None:
         self.files = 0
@@ -99,7 +102,10 @@ class UploadPolicy(Policy):
         return source
 
     def check_replaced(self, parent: int, name: str) -> None:
-        """Another's file that this user may not write stays. The user's own that is read-only is replaced, as tar does it."""
+        """Another's file that this user may not write stays.
+
+        The user's own that is read-only is replaced, as tar does it.
+        """
         try:
             there = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -117,7 +123,10 @@ class UploadPolicy(Policy):
 
 
 def unpack(read: Callable[[int], bytes], top: int, most_bytes: int) -> tuple[int, int]:
-    """Make all that `read` gives beneath `top`; returns the files and their bytes. Raises BadArchive or OSError."""
+    """Make all that `read` gives beneath `top`; returns the files and their bytes.
+
+    Raises BadArchive or OSError.
+    """
     policy = UploadPolicy()
     extractor = Extractor(top, policy)
     written = 0
@@ -172,7 +181,7 @@ def _say(answer: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Run. What is behind the end of the archive is read and dropped: its sender wants to get rid of it."""
+    """Run. Trailing data after the archive's end is read and dropped, so that its sender can finish."""
     limits.settle(_MEMORY_BYTES)
     os.umask(0)
     order = json.loads(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Trees, entered by directory descriptors only: no link is followed, and nothing outside of the top is reached."""
+"""A walk enters trees by directory descriptors only: it follows no link, and stays below the top."""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def enter(parent: int, name: str, refused: frozenset[int]) -> int:
 
 
 def entries(directory: int) -> list[os.DirEntry[str]]:
-    """What a directory holds, by name."""
+    """The entries of a directory, by name."""
     with os.scandir(directory) as scan:
         return sorted(scan, key=_name_of)
 

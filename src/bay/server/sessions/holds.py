@@ -1,8 +1,9 @@
 """Holds keep a sandbox awake, or a checkpoint's files in place, for as long as a call needs them.
 
-docs/garbage-collection.md has them among the other reasons for which something stays. A call takes its hold first and
-reads the row after that; a collector writes the row first and looks for holds after that. Both run on the event loop, so
-one of the two sees the other. A hold is memory only: the calls that take them end with the process.
+docs/garbage-collection.md has them among the other reasons for which something stays. A call takes its hold
+first and reads the row after that; a collector writes the row first and looks for holds after that. Both run
+on the event loop, so one of the two sees the other. A hold is memory only: the calls that take them end with
+the process.
 """
 
 from collections import Counter
@@ -13,7 +14,8 @@ from contextlib import contextmanager
 class Holds:
     """Counts of calls under way, by the id of the sandbox or checkpoint that they hold.
 
-    A follower's hold (output, a watch, a tunnel) keeps a sandbox from idling, and yields to its owner's pause.
+    A follower's hold (output, a watch, a tunnel) keeps a sandbox from idling, and yields to its owner's
+    pause.
     """
 
     def __init__(self) -> None:
@@ -33,5 +35,7 @@ class Holds:
                 del counts[held_id]
 
     def any(self, held_id: str, *, followers: bool = True) -> bool:
-        """Whether a call holds that id; without `followers` only those count that an owner's pause waits for."""
+        """Whether a call holds that id; without `followers` only those count that an owner's
+        pause waits for.
+        """
         return held_id in self._callers or (followers and held_id in self._followers)

@@ -14,7 +14,10 @@ _MAX_KEYS = 20_000
 
 
 class SandboxRows:
-    """A read-through cache of sandboxes. A query has no other result until the row that it found has changed."""
+    """A read-through cache of sandboxes.
+
+    A query has no other result until the row that it found has changed.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -28,7 +31,10 @@ class SandboxRows:
     async def get(
         self, key: Key, read: Callable[[AsyncConnection], Awaitable[SandboxRecord | None]]
     ) -> SandboxRecord | None:
-        """The cached result of `read`. The transaction that changes the row ends the cached one before it returns."""
+        """The cached result of `read`.
+
+        The transaction that changes the row ends the cached one before it returns.
+        """
         if key in self._found:
             return self._found[key]
         changed = set[str]()

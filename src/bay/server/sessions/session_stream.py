@@ -1,4 +1,4 @@
-"""A client's lasting connection into one session of a sandbox: the base of attachments, tunnels and watches."""
+"""A client's connection into one session of a sandbox: the base of attachments, tunnels and watches."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class SessionStream:
-    """A caller's connection into a session. It does not keep the sandbox from being frozen, and ends with the session."""
+    """A caller's connection into a session.
+
+    It does not keep the sandbox from being frozen, and ends with the session.
+    """
 
     caller: Caller
     sandbox_id: str
@@ -33,7 +36,9 @@ class SessionStream:
             raise SandboxNotReady(f"sandbox {self.sandbox_id} cannot wake: {error.message}") from error
 
     def until_over(self, items: AsyncIterator[T], lost: Callable[[], T]) -> AsyncGenerator[T]:
-        """A stream from the session's Ship; `lost()` is its end when it breaks because the session is over."""
+        """A stream from the session's Ship; `lost()` is its end when it breaks because the
+        session is over.
+        """
         return self.waker.until_over(self.sandbox_id, self.session_id, items, lost)
 
     async def must_leave(self) -> Reason:
