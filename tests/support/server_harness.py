@@ -35,6 +35,9 @@ Json = dict[str, Any]
 WAIT_S = 20.0
 """Bound of every wait. Nothing comes near it unless it is broken."""
 
+IN_MEMORY = Path("/dev/shm")
+"""Databases that are synced to a disk would have each test wait for it."""
+
 PROFILES = {
     "python-default": ProfileSettings.model_validate({"start": "lazy", "env": {"FROM_PROFILE": "yes"}}),
     "eager": ProfileSettings.model_validate({"start": "eager"}),
@@ -49,7 +52,7 @@ PROFILES = {
 @contextmanager
 def short_dir() -> Generator[Path]:
     """A temporary directory whose path leaves room for a socket's, which is 107 bytes at most."""
-    path = Path(tempfile.mkdtemp(prefix="bay-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="bay-", dir=IN_MEMORY if IN_MEMORY.is_dir() else "/tmp"))
     try:
         yield path
     finally:
