@@ -53,7 +53,7 @@ class Room:
     free_bytes: int
 
 
-class Shelf(ABC):
+class BaseBackend(ABC):
     """The common half of the backends. Each adds how a tree is made, copied, counted and removed."""
 
     name: Literal["btrfs", "directory"]

@@ -16,7 +16,7 @@ from typing import Literal
 
 import structlog
 
-from bay.cargo.base_backend import Shelf, host_errors
+from bay.cargo.base_backend import BaseBackend, host_errors
 from bay.cargo.pool import Pool
 from bay.errors import BayError
 from bay.linux import btrfs
@@ -27,7 +27,7 @@ _GROUPS_EACH = 12
 log = structlog.get_logger("bay.cargo")
 
 
-class BtrfsCargo(Shelf):
+class BtrfsCargo(BaseBackend):
     """Below `root`, which is on btrfs already, or where `pool` is mounted."""
 
     name: Literal["btrfs", "directory"] = "btrfs"

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from bay.cargo.base_backend import Shelf
+from bay.cargo.base_backend import BaseBackend
 from bay.cargo.trash import make_private
 from bay.linux import renames
 
 _SAID = 4096
 
 
-class DirectoryCargo(Shelf):
+class DirectoryCargo(BaseBackend):
     """One directory per cargo and checkpoint below `root`."""
 
     name: Literal["btrfs", "directory"] = "directory"
@@ -77,7 +77,7 @@ class DirectoryCargo(Shelf):
         renames.sync_directory(self._making)
 
     def _swap(self, prepared: Path, cargo: Path) -> None:
-        """See `Shelf._swap`.
+        """See `BaseBackend._swap`.
 
         Where two names cannot be exchanged, the old one waits in a place that `open` puts it back from.
         """

@@ -4,15 +4,16 @@ Vocabulary
     session     One container (or process tree) with Ship in it, for as long as it runs. Its id is `sess-…`.
     spec        All that a driver needs to start a session. It names no request, owner, row or setting.
     handle      A small versioned record of what a driver has made for a session, as JSON. Bay saves each one.
-    endpoint    The Unix socket where the session's Ship answers, and the process that must be at its other end.
+    endpoint    The Unix socket where the session's Ship answers, and the process that must be at its other
+                end.
     capability  Data that says what a driver can do. Bay asks before it acts.
     owned       A session's remains on the host, found by label and not by memory.
 
 The life of a session
-    gone → `start` → running ⇄ paused → `stop` → exited → `destroy` → gone. `pause` and `resume` need a `Freezer`.
-    `start` yields a handle after each step that leaves something on the host. After a crash at any point the last
-    saved handle, or the session id alone, is enough to continue the start or to undo it. Unknown is never gone: a host
-    that cannot answer raises DriverUnavailable.
+    gone → `start` → running ⇄ paused → `stop` → exited → `destroy` → gone. `pause` and `resume` need a
+    `Freezer`. `start` yields a handle after each step that leaves something on the host. After a crash at any
+    point the last saved handle, or the session id alone, is enough to continue the start or to undo it.
+    Unknown is never gone: a host that cannot answer raises DriverUnavailable.
 
 Call sequences
     A session starts, is frozen, and ends:
@@ -39,8 +40,8 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `NetworkControl` and `Hostnames` are optional: Bay finds them with `isinstance`.
-`bay.testing.drivers` is the suite that every driver passes.
+`Driver` is the core. `Freezer`, `NetworkControl` and `Hostnames` are optional: Bay finds them with
+`isinstance`. `bay.testing.drivers` is the suite that every driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -78,9 +79,13 @@ class SessionSpec:
     workspace: Path
     """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
     machine: Path | None = None
-    """Host directory for the writable layers of the root file system, where they outlive the session; else they go with it."""
+    """Host directory for the writable layers of the root file system, where they outlive the session; else
+    they go with it.
+    """
     layer_bytes: int | None = None
-    """Most that it may write outside of its workspace, where that goes with it and the host can hold to it; None is no limit."""
+    """Most that it may write outside of its workspace, where that goes with it and the host can hold to it;
+    None is no limit.
+    """
     token: str = field(repr=False)
     """Shared secret of Bay and this session's Ship, at least 128 bits."""
     hostname: str = "sandbox"
@@ -91,7 +96,9 @@ class SessionSpec:
     allow_root: bool = True
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
     kernel: Literal["eager", "lazy"] = "lazy"
-    """Whether the default kernel starts with the session, or with the first code that is run in it (`SHIP_KERNEL`)."""
+    """Whether the default kernel starts with the session, or with the first code that is run in it
+    (`SHIP_KERNEL`).
+    """
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """What that kernel finds when it starts with the session (`SHIP_KERNEL_ENV`)."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
@@ -194,7 +201,10 @@ class Driver(Protocol):
     capabilities: Capabilities
 
     async def open(self) -> None:
-        """Check the host and make what all sessions share. Raises DriverUnavailable with the way to mend it."""
+        """Check the host and make what all sessions share.
+
+        Raises DriverUnavailable with the way to mend it.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -212,11 +222,14 @@ class Driver(Protocol):
         ...
 
     async def observe(self, handle: Handle) -> Observed:
-        """What is true of the session now. Raises DriverUnavailable when that cannot be known: unknown is not gone."""
+        """What is true of the session now.
+
+        Raises DriverUnavailable when that cannot be known: unknown is not gone.
+        """
         ...
 
     async def wait(self, handle: Handle) -> Exited | Gone:
-        """Return when the session's first process has ended, by an event of the kernel, not by asking again."""
+        """Return when the session's first process has ended, by an event of the kernel, not by polling."""
         ...
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
@@ -242,9 +255,9 @@ class Freezer(Protocol):
     async def pause(self, handle: Handle) -> None:
         """Freeze every process of the session, and return when all stand still; idempotent.
 
-        Pausing or resuming what has ended or is gone changes nothing and is no error: `observe` and `wait` tell of it.
-        What was written before is kept. A frozen process that is killed may end only when it is resumed or destroyed.
-        Raises DriverUnavailable, with the session running, when it cannot be done.
+        Pausing or resuming what has ended or is gone changes nothing and is no error: `observe` and `wait`
+        tell of it. What was written before is kept. A frozen process that is killed may end only when it is
+        resumed or destroyed. Raises DriverUnavailable, with the session running, when it cannot be done.
         """
         ...
 
@@ -260,8 +273,9 @@ class NetworkControl(Protocol):
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
         """Hold the session to `policy` from now on, in one step: at no moment to neither; idempotent.
 
-        What is connected to what may no longer be reached is cut. Also called once for every session that a restarted Bay
-        takes over: then whatever is missing is made again. Gone is success. Raises DriverUnavailable.
+        What is connected to what may no longer be reached is cut. Also called once for every session that a
+        restarted Bay takes over: then whatever is missing is made again. Gone is success. Raises
+        DriverUnavailable.
         """
         ...
 
@@ -275,7 +289,9 @@ class Hostnames(Protocol):
     """Optional: a driver renames sessions that run."""
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
-        """Give a session, running or paused, that host name; idempotent. Gone is success. Raises DriverUnavailable."""
+        """Give a session, running or paused, that host name; idempotent. Gone is success. Raises
+        DriverUnavailable.
+        """
         ...
 
 

@@ -1,4 +1,6 @@
-"""Suites for backends and drivers of your own: `bay.testing.cargo` and `bay.testing.drivers`. They need pytest and anyio."""
+"""Suites for backends and drivers of your own: `bay.testing.cargo` and `bay.testing.drivers`. They need
+pytest and anyio.
+"""
 
 import pytest
 

@@ -15,7 +15,8 @@ A test module imports it whole, and gives it two fixtures:
     def reopen(tmp_path: Path) -> Callable[[], CargoBackend]:
         return lambda: MyBackend(tmp_path / "cargo")      # the same files, after a crash
 
-Tests of an optional protocol are skipped for a backend without it. The suite needs root, for the owners of files.
+Tests of an optional protocol are skipped for a backend without it. The suite needs root, for the owners of
+files.
 """
 
 import errno
@@ -325,7 +326,8 @@ def facts_of(path: Path) -> object:
     target = os.readlink(path) if path.is_symlink() else None
     links = None if path.is_dir() else found.st_nlink
     return (
-        found.st_mode, found.st_uid, found.st_gid, found.st_rdev, links, found.st_mtime_ns, hash(content), target, xattrs,
+        found.st_mode, found.st_uid, found.st_gid, found.st_rdev, links, found.st_mtime_ns, hash(content),
+        target, xattrs,
     )  # fmt: skip
 
 

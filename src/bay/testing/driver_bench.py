@@ -1,4 +1,6 @@
-"""A bench for the tests of one driver: it starts sessions, runs commands in them, and lists what the host has of them."""
+"""A bench for the tests of one driver: it starts sessions, runs commands in them, and lists what the host has
+of them.
+"""
 
 import asyncio
 import base64
@@ -38,7 +40,9 @@ class DriverBench:
     instance: str
     """A name that is in the mounts and control groups of this driver's sessions alone."""
     workspace_owner: int | None = None
-    """The uid and gid of workspaces, for a driver that maps the ids of its sandboxes; None leaves them to the caller."""
+    """The uid and gid of workspaces, for a driver that maps the ids of its sandboxes; None leaves them to the
+    caller.
+    """
     started: list[str] = field(default_factory=list[str])
 
     def spec(self, **changes: Any) -> SessionSpec:
@@ -134,13 +138,14 @@ def host_fingerprint(bench: DriverBench) -> dict[str, object]:
 
 
 def mounts_of_the_host() -> list[str]:
-    """Every mount that tests see, but for the disks in a file that other tests mount and unmount meanwhile."""
+    """Every mount that tests see, but for loop disks, which other tests mount and unmount meanwhile."""
     return [line for line in _lines("/proc/self/mountinfo") if " /dev/loop" not in line]
 
 
 def cgroups_of(bench: DriverBench) -> list[Path]:
     """The control groups of sessions of the bench, in every hierarchy."""
-    # Version 2 and each hierarchy of version 1; not by `**`, which would walk through what other Bays remove meanwhile.
+    # Version 2 and each hierarchy of version 1; not by `**`, which would walk through groups that other Bays
+    # remove meanwhile.
     root = Path("/sys/fs/cgroup")
     return [path for prefix in ("", "*/") for path in root.glob(f"{prefix}bay/{bench.instance}/*/")]
 
