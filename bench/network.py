@@ -54,9 +54,9 @@ def _setups(bench: Bench) -> list[Result]:
     fd = namespaces.inside_new(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     policy = NetworkPolicy(mode="open")
     for number in range(1, bench.count(SETUPS) + 1):
-        seat = NetworkSlot(number, f"sess-{number}")
-        made.append(ms(lambda seat=seat: (host.admit(seat, policy), host.connect(seat, fd))))
-        removed.append(ms(lambda seat=seat: wait(lambda: host._remove(seat))))  # pyright: ignore[reportPrivateUsage]
+        slot = NetworkSlot(number, f"sess-{number}")
+        made.append(ms(lambda slot=slot: (host.admit(slot, policy), host.connect(slot, fd))))
+        removed.append(ms(lambda slot=slot: wait(lambda: host._remove(slot))))  # pyright: ignore[reportPrivateUsage]
     os.close(fd)
     asyncio.run(host.aclose())
     return [Figure("network made", "ms", tuple(made)), Figure("network removed", "ms", tuple(removed))]

@@ -18,8 +18,8 @@ from bay.network.slots import NetworkSlot
 T = TypeVar("T")
 
 
-def seat_of(box: Box) -> NetworkSlot:
-    """The seat of a sandbox that runs: the driver takes the number of its range of ids."""
+def slot_of(box: Box) -> NetworkSlot:
+    """The slot of a sandbox that runs: the driver takes the number of its range of ids."""
     directory = _session_of(box)
     claims = (one for one in Path("/run/bay/ids").glob("[0-9]*") if one.read_text() == str(directory))
     return NetworkSlot(int(next(claims).name) + 1, directory.name)

@@ -69,7 +69,7 @@ def mutated(draw: st.DrawFn, message: bytes) -> bytes:
 
 
 def replies_of(message: bytes) -> list[bytes | None]:
-    """What a seat without resolvers says at once."""
+    """What a resolver without resolvers says at once."""
 
     class NoTasks:
         def start(self, work: Any) -> None:
@@ -79,10 +79,10 @@ def replies_of(message: bytes) -> list[bytes | None]:
     around = ForwarderContext(
         Upstream((), limits, ticks), Opened(), lambda _: True, True, limits, ticks, ManualClock()
     )
-    seat = SandboxResolver(1, OPEN, around)
-    seat._tasks = NoTasks()  # type: ignore[assignment]
+    resolver = SandboxResolver(1, OPEN, around)
+    resolver._tasks = NoTasks()  # type: ignore[assignment]
     replies: list[bytes | None] = []
-    seat.receive(message, stream=False, deliver=replies.append)
+    resolver.receive(message, stream=False, deliver=replies.append)
     return replies
 
 

@@ -159,19 +159,19 @@ def test_no_connection_slips_through_a_change(bay: Lab) -> None:
     """A thousand are begun while the policy goes to and fro; when a change was answered, none is left that it refuses."""
     with bay.box() as box:
         Hammer(box, OTHER).goes_on()
-        seat = raw.seat_of(box)
+        slot = raw.slot_of(box)
         with closing(Conntrack()) as table:
             for _ in range(8):
                 box.set_policy(open_but())
-                eventually(lambda: _to(table, seat, OTHER) > 0, "connections")
+                eventually(lambda: _to(table, slot, OTHER) > 0, "connections")
                 box.set_policy(TO_SITE)
                 bay.world.forget()
-                assert _to(table, seat, OTHER) == 0
+                assert _to(table, slot, OTHER) == 0
                 assert came_to(bay.world, OTHER) == []
 
 
-def _to(table: Conntrack, seat: NetworkSlot, place: str) -> int:
-    return sum(str(one.address) == place for one in table.connections(seat))
+def _to(table: Conntrack, slot: NetworkSlot, place: str) -> int:
+    return sum(str(one.address) == place for one in table.connections(slot))
 
 
 def _stopped_and_started(box: Box) -> Box:

@@ -59,7 +59,7 @@ class Place:
         return f"BAY_CRASH_CASE={self.root}"
 
     def driver(self, **options: Any) -> OciDriver:
-        """The driver as this case has it. Its seats are as its id ranges: other cases may have the same, so nothing is sent."""
+        """The driver as this case has it. Its slots are as its id ranges: other cases may have the same, so nothing is sent."""
         return OciDriver(
             root=self.data_dir / "oci",
             run_dir=self.run_dir,

@@ -119,7 +119,7 @@ def _devices(place: Place) -> Iterator[str]:
     for name in _names(Path("/proc/sys/net/ipv4/conf")):
         if number := number_of(instance_of(place.data_dir)[:4], name):
             holder = _text(place.ids_dir / str(number - 1))
-            yield Path(holder).name if holder else f"nobody's seat {number}"
+            yield Path(holder).name if holder else f"nobody's slot {number}"
 
 
 def _network(place: Place) -> list[str]:

@@ -53,23 +53,23 @@ class Conntrack:
         """Close the netlink socket."""
         self._netlink.close()
 
-    def connections(self, seat: NetworkSlot) -> list[TrackedConnection]:
+    def connections(self, slot: NetworkSlot) -> list[TrackedConnection]:
         """The connections that the sandbox began and may go on with."""
-        bodies = self._netlink.dump(NetlinkRequest("list connections", _GET, 0, _header() + _marked(seat)))
+        bodies = self._netlink.dump(NetlinkRequest("list connections", _GET, 0, _header() + _marked(slot)))
         return [_read(body) for body in bodies]
 
-    def cut(self, seat: NetworkSlot, may_live: Callable[[TrackedConnection], bool]) -> int:
+    def cut(self, slot: NetworkSlot, may_live: Callable[[TrackedConnection], bool]) -> int:
         """End the connections that may not live; how many there were."""
-        dead = [one for one in self.connections(seat) if not may_live(one)]
+        dead = [one for one in self.connections(slot) if not may_live(one)]
         # One at a time and not many in a write: the netfilter subsystem takes a single message from each.
         for one in dead:
             self._netlink.send([NetlinkRequest("end a connection", _DELETE, 0, one.deletion, MISSING)])
         return len(dead)
 
-    def flush(self, seat: NetworkSlot) -> None:
+    def flush(self, slot: NetworkSlot) -> None:
         """End every connection of the sandbox."""
         self._netlink.send(
-            [NetlinkRequest("end connections", _DELETE, 0, _header() + _marked(seat), MISSING)]
+            [NetlinkRequest("end connections", _DELETE, 0, _header() + _marked(slot), MISSING)]
         )
 
 
@@ -77,8 +77,8 @@ def _header(family: int = 0) -> bytes:
     return struct.pack("=BBH", family, 0, 0)
 
 
-def _marked(seat: NetworkSlot) -> bytes:
-    return attribute(_MARK, struct.pack("!I", seat.mark)) + attribute(
+def _marked(slot: NetworkSlot) -> bytes:
+    return attribute(_MARK, struct.pack("!I", slot.mark)) + attribute(
         _MARK_MASK, struct.pack("!I", MARK_MASK)
     )
 

@@ -42,7 +42,7 @@ from bay.network.ruleset import (
     debt_of,
     generation_of,
     guard,
-    seat_counters,
+    slot_counters,
     table_of,
 )
 from bay.network.ruleset_monitor import RulesetMonitor
@@ -107,8 +107,8 @@ class NetworkManager:
         self._deleted = asyncio.Event()
         self._policies: dict[int, NetworkPolicy] = {}
         self._listening: set[int] = set()
-        self._sittings: dict[int, _SlotState] = {}
-        self._stock = TableContents()
+        self._states: dict[int, _SlotState] = {}
+        self._contents = TableContents()
 
     def probe(self) -> list[str]:
         """The reasons why this host cannot give sandboxes a network; empty where it can.
@@ -185,37 +185,37 @@ class NetworkManager:
         """
         return not is_reserved(address) and (address.version == 4 or self._ipv6)
 
-    def admit(self, seat: NetworkSlot, policy: NetworkPolicy) -> None:
-        """Load the chains of `seat` and its policy into the kernel, before there is a device.
+    def admit(self, slot: NetworkSlot, policy: NetworkPolicy) -> None:
+        """Load the chains of `slot` and its policy into the kernel, before there is a device.
 
         Blocks; callable from any thread.
         """
-        self._wait(lambda: self._admit(seat, policy))
+        self._wait(lambda: self._admit(slot, policy))
 
-    def connect(self, seat: NetworkSlot, netns_fd: int) -> None:
+    def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
         """Link the namespace behind `netns_fd`, whose loopback is up, to the host.
 
         Blocks; callable from any thread.
 
         Call it after `admit`; with the mode `none` it does nothing. An existing link is replaced.
         """
-        if self._policies[seat.number].mode != "none":
-            self._wait(lambda: self._links.connect(seat, netns_fd))
+        if self._policies[slot.number].mode != "none":
+            self._wait(lambda: self._links.connect(slot, netns_fd))
 
-    async def serve_names(self, seat: NetworkSlot, netns_fd: int) -> None:
+    async def serve_names(self, slot: NetworkSlot, netns_fd: int) -> None:
         """Serve DNS inside the namespace behind `netns_fd`.
 
         Call it before the first program runs there, after `admit`.
         """
         if (
             self._names is None
-            or self._policies[seat.number].mode == "none"
-            or seat.number in self._listening
+            or self._policies[slot.number].mode == "none"
+            or slot.number in self._listening
         ):
             return
         udp, tcp = await self._name_sockets_in(netns_fd)
-        self._listening.add(seat.number)
-        await self._names.listen(seat.number, udp, tcp, self._sittings[seat.number].plan)
+        self._listening.add(slot.number)
+        await self._names.listen(slot.number, udp, tcp, self._states[slot.number].plan)
 
     async def _name_sockets_in(self, netns_fd: int) -> tuple[socket.socket, socket.socket]:
         made: list[socket.socket] = []
@@ -228,45 +228,45 @@ class NetworkManager:
         udp, tcp = made
         return udp, tcp
 
-    async def set_policy(self, seat: NetworkSlot, policy: NetworkPolicy, netns_fd: int) -> None:
+    async def set_policy(self, slot: NetworkSlot, policy: NetworkPolicy, netns_fd: int) -> None:
         """Enforce `policy` on a running sandbox, in one step, and make missing parts of its network.
 
         It also takes over a sandbox that another Bay of this instance began. Connections that `policy` does
         not allow are ended when this returns. `netns_fd` is the sandbox's namespace.
         """
         names = (
-            dict(self._names.names_of(seat.number)) if self._names and seat.number in self._listening else {}
+            dict(self._names.names_of(slot.number)) if self._names and slot.number in self._listening else {}
         )
         if policy.mode == "none":
-            await self._stop_names(seat)
-        await self._do(lambda: self._set_policy(seat, policy, netns_fd, names))
-        if self._names and seat.number in self._listening:
-            self._names.set_plan(seat.number, self._sittings[seat.number].plan)
-        await self.serve_names(seat, netns_fd)
+            await self._stop_names(slot)
+        await self._do(lambda: self._set_policy(slot, policy, netns_fd, names))
+        if self._names and slot.number in self._listening:
+            self._names.set_plan(slot.number, self._states[slot.number].plan)
+        await self.serve_names(slot, netns_fd)
 
-    async def state(self, seat: NetworkSlot) -> NetworkState:
+    async def state(self, slot: NetworkSlot) -> NetworkState:
         """A sandbox's network with its traffic and counters; counters at zero are left out."""
-        policy = self._policies.get(seat.number, NetworkPolicy(mode="none"))
-        connections, traffic = await self._do(lambda: self._counted(seat))
-        listens = self._names is not None and seat.number in self._listening
+        policy = self._policies.get(slot.number, NetworkPolicy(mode="none"))
+        connections, traffic = await self._do(lambda: self._counted(slot))
+        listens = self._names is not None and slot.number in self._listening
         return NetworkState(
             mode=policy.mode,
             enforced=True,
             counters=_counters(
-                connections, self._names.counts(seat.number) if self._names and listens else {}
+                connections, self._names.counts(slot.number) if self._names and listens else {}
             ),
-            refused=self._names.refused(seat.number) if self._names and listens else (),
+            refused=self._names.refused(slot.number) if self._names and listens else (),
             received_bytes=traffic.received_bytes,
             sent_bytes=traffic.sent_bytes,
         )
 
-    async def remove(self, seat: NetworkSlot) -> None:
+    async def remove(self, slot: NetworkSlot) -> None:
         """Remove a sandbox's network, also half of it; nothing there is fine."""
-        await self._stop_names(seat)
-        await self._do(lambda: self._remove(seat))
+        await self._stop_names(slot)
+        await self._do(lambda: self._remove(slot))
 
     def owned(self) -> set[int]:
-        """The numbers of the seats of which the kernel has something. Blocks; callable from any thread."""
+        """The numbers of the slots of which the kernel has something. Blocks; callable from any thread."""
         return self._wait(self._owned)
 
     def _hear(self) -> None:
@@ -283,10 +283,10 @@ class NetworkManager:
             except DriverUnavailable as error:
                 log.error("network.not_restored", error=error.message)
 
-    async def _stop_names(self, seat: NetworkSlot) -> None:
-        if self._names and seat.number in self._listening:
-            self._listening.discard(seat.number)
-            await self._names.stop(seat.number)
+    async def _stop_names(self, slot: NetworkSlot) -> None:
+        if self._names and slot.number in self._listening:
+            self._listening.discard(slot.number)
+            await self._names.stop(slot.number)
 
     async def _open_name(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
         # The policy may have changed since: `_open` judges the name again, in the thread that changes
@@ -320,7 +320,7 @@ class NetworkManager:
     def _set_up(self) -> None:
         self._nft, self._conntrack = Nft(), Conntrack()
         self._links = Links(self._instance, ipv6=self._ipv6)
-        self._take_stock()
+        self._read_table()
         for version in self._versions():
             sysctls.reflect_marks(version)
             self._turn_on_forwarding(version)
@@ -331,16 +331,16 @@ class NetworkManager:
         """Make the missing parts again, and leave the others as they are."""
         for version in self._versions():
             self._turn_on_forwarding(version)
-        self._take_stock()
-        gone = [one for one in self._sittings.values() if not self._is_in_stock(one.generation)]
-        for sitting in gone:
-            sitting.elements = {}
-            self._transact(lambda script, one=sitting: self._write(script, one, whole=True, owes=False))
+        self._read_table()
+        gone = [one for one in self._states.values() if not self._is_in_table(one.generation)]
+        for state in gone:
+            state.elements = {}
+            self._transact(lambda script, one=state: self._write(script, one, whole=True, owes=False))
         if gone:
             log.warning("network.ruleset_deleted_by_others", sandboxes=len(gone))
 
-    def _is_in_stock(self, generation: Generation) -> bool:
-        return ("chain", generation.name) in self._stock.of(generation.seat.key)
+    def _is_in_table(self, generation: Generation) -> bool:
+        return ("chain", generation.name) in self._contents.of(generation.slot.key)
 
     def _turn_on_forwarding(self, version: int) -> None:
         """Turn forwarding on. A host that did not forward before Bay still forwards only for sandboxes.
@@ -365,14 +365,14 @@ class NetworkManager:
     def _versions(self) -> tuple[int, ...]:
         return (4, 6) if self._ipv6 else (4,)
 
-    def _take_stock(self) -> None:
+    def _read_table(self) -> None:
         script = NftScript(self._instance)
         script.add_base()
         self._nft.run(str(script))
-        self._stock = TableContents()
-        self._stock.add(self._listed())
+        self._contents = TableContents()
+        self._contents.add(self._listed())
         for name in SHARED:
-            self._stock.add(self._sharers(name))
+            self._contents.add(self._sharers(name))
 
     def _listed(self) -> Iterable[Name]:
         for found in self._nft.ask(f"list table {table_of(self._instance)}"):
@@ -397,7 +397,7 @@ class NetworkManager:
             self._run(build)
         except DriverUnavailable as error:
             log.warning("network.ruleset_changed_by_others", error=error.message)
-            self._take_stock()
+            self._read_table()
             self._run(build)
 
     def _run(self, build: Callable[[NftScript], None]) -> None:
@@ -405,43 +405,43 @@ class NetworkManager:
         build(script)
         if script:
             self._nft.run(str(script))
-            self._stock.apply(script)
+            self._contents.apply(script)
 
-    def _admit(self, seat: NetworkSlot, policy: NetworkPolicy) -> None:
-        self._policies[seat.number] = policy
+    def _admit(self, slot: NetworkSlot, policy: NetworkPolicy) -> None:
+        self._policies[slot.number] = policy
         if policy.mode != "none":
-            self._change(seat, policy, lives=False)
+            self._change(slot, policy, lives=False)
 
-    def _change(self, seat: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
-        """Hold new connections of `seat` to `policy`.
+    def _change(self, slot: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
+        """Hold new connections of `slot` to `policy`.
 
         Where it `lives`, note that its established connections are still to be judged.
         """
-        before = self._sittings.get(seat.number)
+        before = self._states.get(slot.number)
         if before is not None and before.policy == policy and self._stands(before.generation):
             return
-        sitting = self._sitting(seat, policy)
-        again = self._is_in_stock(sitting.generation)
+        state = self._new_state(slot, policy)
+        again = self._is_in_table(state.generation)
         if before is not None:
-            self._carry_over(before, sitting, again=again)
+            self._carry_over(before, state, again=again)
         elif again:
-            sitting.elements = self._elements_in_kernel(sitting.generation)
+            state.elements = self._elements_in_kernel(state.generation)
         owes = lives and not again
-        self._transact(lambda script: self._write(script, sitting, whole=before is None, owes=owes))
-        self._sittings[seat.number] = sitting
+        self._transact(lambda script: self._write(script, state, whole=before is None, owes=owes))
+        self._states[slot.number] = state
 
     def _stands(self, generation: Generation) -> bool:
         try:
             self._nft.run(f"list chain {table_of(self._instance)} {generation.name}")
         except DriverUnavailable:
-            self._take_stock()
+            self._read_table()
             return False
         return True
 
-    def _sitting(self, seat: NetworkSlot, policy: NetworkPolicy) -> _SlotState:
+    def _new_state(self, slot: NetworkSlot, policy: NetworkPolicy) -> _SlotState:
         plan = compile_policy(policy, self._private)
-        name = generation_of(seat, policy, ipv6=self._ipv6, private=self._private)
-        return _SlotState(policy, Generation(seat, policy, plan, name), plan)
+        name = generation_of(slot, policy, ipv6=self._ipv6, private=self._private)
+        return _SlotState(policy, Generation(slot, policy, plan, name), plan)
 
     def _carry_over(self, before: _SlotState, after: _SlotState, *, again: bool) -> None:
         """Keep the addresses of names open that `after` answers as well, for the rest of their time."""
@@ -454,33 +454,33 @@ class NetworkManager:
                 after.names[name] = left
                 after.open += len(left)
 
-    def _write(self, script: NftScript, sitting: _SlotState, *, whole: bool, owes: bool) -> None:
-        seat, generation = sitting.generation.seat, sitting.generation
-        there = self._stock.of(seat.key)
-        if whole or ("enter", seat.key) not in there:
-            script.add_seat(seat, ipv6=self._ipv6)
+    def _write(self, script: NftScript, state: _SlotState, *, whole: bool, owes: bool) -> None:
+        slot, generation = state.generation.slot, state.generation
+        there = self._contents.of(slot.key)
+        if whole or ("enter", slot.key) not in there:
+            script.add_slot(slot, ipv6=self._ipv6)
         script.add_generation(generation)
         if owes:
-            script.add_debt(seat)
-        self._reopen(script, sitting)
-        script.switch(generation, self._stock)
+            script.add_debt(slot)
+        self._reopen(script, state)
+        script.switch(generation, self._contents)
         kept = {
-            *seat_counters(seat),
-            debt_of(seat),
-            *(counter_of(seat, rule) for rule in sitting.policy.rules),
+            *slot_counters(slot),
+            debt_of(slot),
+            *(counter_of(slot, rule) for rule in state.policy.rules),
         }
         script.delete([name for name in there - script.added if _is_past(name, generation, kept)])
 
-    def _reopen(self, script: NftScript, sitting: _SlotState) -> None:
+    def _reopen(self, script: NftScript, state: _SlotState) -> None:
         now = self._now()
         elements = [
             element
-            for name, addresses in sitting.names.items()
+            for name, addresses in state.names.items()
             for address, until in addresses.items()
-            for element in sitting.generation.elements_of(name, [address], max(1, round(until - now)))
+            for element in state.generation.elements_of(name, [address], max(1, round(until - now)))
         ]
-        script.open(elements, sitting.elements)
-        sitting.elements |= {(one.map, one.address): one for one in elements}
+        script.open(elements, state.elements)
+        state.elements |= {(one.map, one.address): one for one in elements}
 
     def _elements_in_kernel(self, generation: Generation) -> dict[tuple[str, Address], Element]:
         """The elements that an earlier Bay opened. Their timeouts run on; their names are not known."""
@@ -494,63 +494,63 @@ class NetworkManager:
 
     def _set_policy(
         self,
-        seat: NetworkSlot,
+        slot: NetworkSlot,
         policy: NetworkPolicy,
         netns_fd: int,
         names: Mapping[Address, Collection[str]],
     ) -> None:
         if policy.mode == "none":
-            self._remove(seat)
-            self._policies[seat.number] = policy
+            self._remove(slot)
+            self._policies[slot.number] = policy
             return
-        known = seat.number in self._sittings
-        self._change(seat, policy, lives=True)
-        self._policies[seat.number] = policy
-        if not self._links.is_whole(seat, netns_fd):
-            self._links.connect(seat, netns_fd)
+        known = slot.number in self._states
+        self._change(slot, policy, lives=True)
+        self._policies[slot.number] = policy
+        if not self._links.is_whole(slot, netns_fd):
+            self._links.connect(slot, netns_fd)
         elif not known:
-            self._links.repair(seat)
-        debt = ("counter", debt_of(seat))
+            self._links.repair(slot)
+        debt = ("counter", debt_of(slot))
         # Also when a try before this one, or a Bay before this one, got no further.
-        if debt in self._stock.of(seat.key):
-            self._cut(seat, names)
+        if debt in self._contents.of(slot.key):
+            self._cut(slot, names)
             self._transact(lambda script: script.delete([debt]))
 
-    def _cut(self, seat: NetworkSlot, names: Mapping[Address, Collection[str]]) -> None:
-        sitting = self._sittings[seat.number]
+    def _cut(self, slot: NetworkSlot, names: Mapping[Address, Collection[str]]) -> None:
+        state = self._states[slot.number]
 
         def may_live(one: TrackedConnection) -> bool:
-            decision = sitting.plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
-            allowed = decision.allowed or (decision.reason == "default" and _is_open(sitting, one))
+            decision = state.plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
+            allowed = decision.allowed or (decision.reason == "default" and _is_open(state, one))
             return allowed and (self._ipv6 or one.address.version == 4)
 
-        if count := self._conntrack.cut(seat, may_live):
-            log.info("network.connections_cut", session=seat.session_id, count=count)
+        if count := self._conntrack.cut(slot, may_live):
+            log.info("network.connections_cut", session=slot.session_id, count=count)
 
     def _open(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
-        sitting = self._sittings.get(key)
-        if sitting is None or not sitting.plan.name(name).answered:
+        state = self._states.get(key)
+        if state is None or not state.plan.name(name).answered:
             raise DriverUnavailable(f"{name} is not answered: the policy has changed")
         public = [one for one in addresses if not is_reserved(one)]
         now = self._now()
         until = now + ttl_s + GRACE_S
-        elements = sitting.generation.elements_of(name, public, ttl_s + GRACE_S)
-        if sitting.open + len(public) > MAX_OPEN_ADDRESSES:
-            self._make_room(sitting, now)
-        self._transact(lambda script: script.open(elements, sitting.elements))
-        sitting.elements |= {(one.map, one.address): one for one in elements}
-        known = sitting.names.pop(name, {})
-        sitting.names[name] = known | dict.fromkeys(public, until)
-        sitting.open += len(sitting.names[name]) - len(known)
+        elements = state.generation.elements_of(name, public, ttl_s + GRACE_S)
+        if state.open + len(public) > MAX_OPEN_ADDRESSES:
+            self._make_room(state, now)
+        self._transact(lambda script: script.open(elements, state.elements))
+        state.elements |= {(one.map, one.address): one for one in elements}
+        known = state.names.pop(name, {})
+        state.names[name] = known | dict.fromkeys(public, until)
+        state.open += len(state.names[name]) - len(known)
 
-    def _make_room(self, sitting: _SlotState, now: float) -> None:
+    def _make_room(self, state: _SlotState, now: float) -> None:
         """Close expired addresses and the least recently answered ones, down to half the limit.
 
         It looks at all of them, so it has to be rare.
         """
         names: dict[str, dict[Address, float]] = {}
         count = 0
-        for name, addresses in reversed(sitting.names.items()):
+        for name, addresses in reversed(state.names.items()):
             left = {one: until for one, until in addresses.items() if until > now}
             if count + len(left) > MAX_OPEN_ADDRESSES // 2:
                 break
@@ -558,51 +558,51 @@ class NetworkManager:
                 names[name] = left
                 count += len(left)
         held = {address for addresses in names.values() for address in addresses}
-        gone = [one for one in sitting.elements.values() if one.address not in held]
+        gone = [one for one in state.elements.values() if one.address not in held]
         self._transact(lambda script: script.close(gone))
         for one in gone:
-            del sitting.elements[one.map, one.address]
-        sitting.names, sitting.open = dict(reversed(names.items())), count
+            del state.elements[one.map, one.address]
+        state.names, state.open = dict(reversed(names.items())), count
 
-    def _remove(self, seat: NetworkSlot) -> None:
-        if seat.number not in self._policies:  # another Bay may have begun it, after stock was taken
-            self._take_stock()
-        self._sittings.pop(seat.number, None)
-        self._policies.pop(seat.number, None)
-        self._links.remove(seat)
-        self._transact(lambda script: self._write_removal(script, seat))
-        self._conntrack.flush(seat)
+    def _remove(self, slot: NetworkSlot) -> None:
+        if slot.number not in self._policies:  # another Bay may have begun it, after the table was read
+            self._read_table()
+        self._states.pop(slot.number, None)
+        self._policies.pop(slot.number, None)
+        self._links.remove(slot)
+        self._transact(lambda script: self._write_removal(script, slot))
+        self._conntrack.flush(slot)
 
-    def _write_removal(self, script: NftScript, seat: NetworkSlot) -> None:
-        script.forget(seat, self._stock)
-        script.delete([name for name in self._stock.of(seat.key) if name[0] not in SHARED])
+    def _write_removal(self, script: NftScript, slot: NetworkSlot) -> None:
+        script.forget(slot, self._contents)
+        script.delete([name for name in self._contents.of(slot.key) if name[0] not in SHARED])
 
     def _owned(self) -> set[int]:
-        return self._links.numbers() | {int(key[1:], 16) for key in self._stock.seats()}
+        return self._links.numbers() | {int(key[1:], 16) for key in self._contents.slots()}
 
     def _counted(
-        self, seat: NetworkSlot
+        self, slot: NetworkSlot
     ) -> tuple[dict[tuple[int | None, str | None], tuple[int, int]], Traffic]:
-        sitting = self._sittings.get(seat.number)
-        if sitting is None:
+        state = self._states.get(slot.number)
+        if state is None:
             return {}, Traffic(0, 0)
         rules = {
-            counter_of(seat, rule): index for index, rule in reversed(list(enumerate(sitting.policy.rules)))
+            counter_of(slot, rule): index for index, rule in reversed(list(enumerate(state.policy.rules)))
         }
         found: dict[tuple[int | None, str | None], tuple[int, int]] = {}
-        for name, packets in self._counter_values(seat):
+        for name, packets in self._counter_values(slot):
             if name in rules:
-                allows = sitting.policy.rules[rules[name]].action == "allow"
+                allows = state.policy.rules[rules[name]].action == "allow"
                 found[rules[name], None] = (packets, 0) if allows else (0, packets)
-            elif (reason := name.removeprefix(f"{seat.key}_")) in _REASONS:
+            elif (reason := name.removeprefix(f"{slot.key}_")) in _REASONS:
                 allowed, refused = found.get((None, _REASONS[reason]), (0, 0))
                 more = (packets, 0) if reason == "allow" else (0, packets)
                 found[None, _REASONS[reason]] = allowed + more[0], refused + more[1]
-        return found, self._links.traffic(seat)
+        return found, self._links.traffic(slot)
 
-    def _counter_values(self, seat: NetworkSlot) -> Iterable[tuple[str, int]]:
+    def _counter_values(self, slot: NetworkSlot) -> Iterable[tuple[str, int]]:
         for one in self._nft.ask(f"list counters table {table_of(self._instance)}"):
-            if (counter := one.get("counter")) and counter["name"].startswith(f"{seat.key}_"):
+            if (counter := one.get("counter")) and counter["name"].startswith(f"{slot.key}_"):
                 yield counter["name"], counter["packets"]
 
 
@@ -642,20 +642,20 @@ def _counters(
 def _is_past(name: Name, generation: Generation, counters: Collection[str]) -> bool:
     """Whether an object is of another generation; `counters` of rules that are in this one as well go on."""
     kind, text = name
-    key = generation.seat.key
+    key = generation.slot.key
     if kind == "counter":
         return text.startswith(f"{key}_") and text not in counters
     of_policies = kind in ("chain", "map", "set") and text.startswith(f"{key}_g")
     return of_policies and not text.startswith(generation.name)
 
 
-def _is_open(sitting: _SlotState, one: TrackedConnection) -> bool:
+def _is_open(state: _SlotState, one: TrackedConnection) -> bool:
     """Whether a name has opened the connection's destination, though the name itself may be forgotten."""
     if one.protocol not in PROTOCOLS:
         return False
-    index = class_of(sitting.plan.services, one.protocol, one.port).index
-    opened = sitting.generation.map_of(index, "allow", one.address.version, named=True)
-    return (opened, one.address) in sitting.elements
+    index = class_of(state.plan.services, one.protocol, one.port).index
+    opened = state.generation.map_of(index, "allow", one.address.version, named=True)
+    return (opened, one.address) in state.elements
 
 
 def _name_sockets() -> tuple[socket.socket, socket.socket]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bay.network.reserved_ranges import Address
-from bay.network.ruleset import Element, Generation, base, debt_of, seat_chains, seat_counters, table_of
+from bay.network.ruleset import Element, Generation, base, debt_of, slot_chains, slot_counters, table_of
 from bay.network.slots import NetworkSlot, device_of
 
 SHARED = ("enter", "judge", "policies", "leave", "seats")
@@ -40,13 +40,13 @@ class NftScript:
         """Add the chains and maps that all sandboxes share."""
         self._lines.append(base(self._instance))
 
-    def add_seat(self, seat: NetworkSlot, *, ipv6: bool) -> None:
+    def add_slot(self, slot: NetworkSlot, *, ipv6: bool) -> None:
         """Add the counters and chains of a sandbox; existing chains are emptied and filled anew."""
-        self._add_counters(seat_counters(seat))
-        self._add_chains(seat_chains(seat, ipv6=ipv6))
-        self._add_element("seats", seat, "")
+        self._add_counters(slot_counters(slot))
+        self._add_chains(slot_chains(slot, ipv6=ipv6))
+        self._add_element("seats", slot, "")
         for name in ("enter", "judge", "leave"):
-            self._add_element(name, seat, f" : goto {seat.key}_{name}")
+            self._add_element(name, slot, f" : goto {slot.key}_{name}")
 
     def add_generation(self, generation: Generation) -> None:
         """The chains and maps of a policy, which no packet meets before `switch`."""
@@ -58,10 +58,10 @@ class NftScript:
                 self._lines.append(f"add element {self._table} {name} {{ {', '.join(elements)} }}")
         self._add_chains(generation.chains())
 
-    def switch(self, generation: Generation, stock: "TableContents") -> None:
+    def switch(self, generation: Generation, contents: "TableContents") -> None:
         """Send the new connections of a sandbox to `generation` and to no other."""
-        self._forget("policies", generation.seat, stock)
-        self._add_element("policies", generation.seat, f" : goto {generation.name}")
+        self._forget("policies", generation.slot, contents)
+        self._add_element("policies", generation.slot, f" : goto {generation.name}")
 
     def open(self, elements: Iterable[Element], known: Mapping[tuple[str, Address], Element]) -> None:
         """Add addresses of names to their maps; the timeout of a `known` element begins anew."""
@@ -89,14 +89,14 @@ class NftScript:
             keys = ", ".join(str(one.address) for one in there)
             self._lines.append(f"delete element {self._table} {name} {{ {keys} }}")
 
-    def add_debt(self, seat: NetworkSlot) -> None:
+    def add_debt(self, slot: NetworkSlot) -> None:
         """Note that connections stand that the policy has not judged yet."""
-        self._add_counters([debt_of(seat)])
+        self._add_counters([debt_of(slot)])
 
-    def forget(self, seat: NetworkSlot, stock: "TableContents") -> None:
+    def forget(self, slot: NetworkSlot, contents: "TableContents") -> None:
         """Take a sandbox out of all that leads to its chains."""
         for name in SHARED:
-            self._forget(name, seat, stock)
+            self._forget(name, slot, contents)
 
     def delete(self, names: Collection[Name]) -> None:
         """Remove objects that nothing outside of them leads to."""
@@ -120,17 +120,17 @@ class NftScript:
             self._lines.append(f"flush chain {self._table} {name}")
             self._lines += [f"add rule {self._table} {name} {rule}" for rule in rules]
 
-    def _add_element(self, name: str, seat: NetworkSlot, verdict: str) -> None:
-        self._lines.append(f"add element {self._table} {name} {{ {self._own(name, seat)}{verdict} }}")
-        self.added.add((name, seat.key))
+    def _add_element(self, name: str, slot: NetworkSlot, verdict: str) -> None:
+        self._lines.append(f"add element {self._table} {name} {{ {self._own(name, slot)}{verdict} }}")
+        self.added.add((name, slot.key))
 
-    def _forget(self, name: str, seat: NetworkSlot, stock: "TableContents") -> None:
-        if (name, seat.key) in stock.of(seat.key):
-            self._lines.append(f"delete element {self._table} {name} {{ {self._own(name, seat)} }}")
-            self.deleted.add((name, seat.key))
+    def _forget(self, name: str, slot: NetworkSlot, contents: "TableContents") -> None:
+        if (name, slot.key) in contents.of(slot.key):
+            self._lines.append(f"delete element {self._table} {name} {{ {self._own(name, slot)} }}")
+            self.deleted.add((name, slot.key))
 
-    def _own(self, name: str, seat: NetworkSlot) -> str:
-        return f"{seat.mark:#x}" if name == "seats" else f'"{device_of(self._instance, seat.number)}"'
+    def _own(self, name: str, slot: NetworkSlot) -> str:
+        return f"{slot.mark:#x}" if name == "seats" else f'"{device_of(self._instance, slot.number)}"'
 
 
 class TableContents:
@@ -146,7 +146,7 @@ class TableContents:
         """The names of one sandbox."""
         return self._names.get(key, set())
 
-    def seats(self) -> list[str]:
+    def slots(self) -> list[str]:
         """The keys of the sandboxes of which there is something."""
         return [key for key, names in self._names.items() if names]
 

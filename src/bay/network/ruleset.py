@@ -144,10 +144,10 @@ def guard(version: int) -> str:
     )
 
 
-def seat_chains(seat: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
+def slot_chains(slot: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
     """The chains of a sandbox under any policy, with their rules."""
-    key, mark, mask = seat.key, f"{seat.mark:#x}", f"{MARK_MASK:#x}"
-    admit = f"ct original zone set {seat.zone} meta mark set {mark} accept"
+    key, mark, mask = slot.key, f"{slot.mark:#x}", f"{MARK_MASK:#x}"
+    admit = f"ct original zone set {slot.zone} meta mark set {mark} accept"
     own = f"ct mark and {mask} == {mark}"
     counted = {reason: f'counter name "{key}_{reason}"' for reason in ("reserved", "flood", "protocol")}
     refuse = f"goto {key}_refuse"
@@ -181,25 +181,25 @@ def seat_chains(seat: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
     }
 
 
-def seat_counters(seat: NetworkSlot) -> list[str]:
+def slot_counters(slot: NetworkSlot) -> list[str]:
     """The counters of packets that no rule decides."""
-    return [f"{seat.key}_{reason}" for reason in ("reserved", "flood", "protocol", "allow", "deny")]
+    return [f"{slot.key}_{reason}" for reason in ("reserved", "flood", "protocol", "allow", "deny")]
 
 
-def debt_of(seat: NetworkSlot) -> str:
+def debt_of(slot: NetworkSlot) -> str:
     """A counter that counts nothing: it exists while connections stand that no current policy has judged."""
-    return f"{seat.key}_unjudged"
+    return f"{slot.key}_unjudged"
 
 
-def counter_of(seat: NetworkSlot, rule: NetworkRule) -> str:
+def counter_of(slot: NetworkSlot, rule: NetworkRule) -> str:
     """The counter of `rule`: the same in every policy that has the rule, wherever it stands there."""
-    return f"{seat.key}_r{_digest(asdict(rule))}"
+    return f"{slot.key}_r{_digest(asdict(rule))}"
 
 
-def generation_of(seat: NetworkSlot, policy: NetworkPolicy, *, ipv6: bool, private: Sequence[object]) -> str:
+def generation_of(slot: NetworkSlot, policy: NetworkPolicy, *, ipv6: bool, private: Sequence[object]) -> str:
     """The prefix of a policy's chains and maps, without the letter that tells two equal policies apart."""
     facts = {"policy": asdict(policy), "ipv6": ipv6, "private": list(map(str, private))}
-    return f"{seat.key}_g{_digest(facts)}"
+    return f"{slot.key}_g{_digest(facts)}"
 
 
 def _digest(data: object) -> str:
@@ -219,8 +219,8 @@ class Element:
 class Generation:
     """One policy of one sandbox, as nftables has it: chains and maps whose names begin with `name`."""
 
-    def __init__(self, seat: NetworkSlot, policy: NetworkPolicy, plan: CompiledPolicy, name: str) -> None:
-        self.seat = seat
+    def __init__(self, slot: NetworkSlot, policy: NetworkPolicy, plan: CompiledPolicy, name: str) -> None:
+        self.slot = slot
         self.name = name
         self._policy = policy
         self._plan = plan
@@ -242,9 +242,9 @@ class Generation:
 
     def _reserved(self) -> Iterator[str]:
         for version in (4, 6):
-            daddr, counted = f"{_IP[version]} daddr", f'counter name "{self.seat.key}_reserved"'
+            daddr, counted = f"{_IP[version]} daddr", f'counter name "{self.slot.key}_reserved"'
             opened = f" {daddr} != @{self.name}_private{version}" if self._private(version) else ""
-            yield f"{daddr} @reserved{version}{opened} {counted} goto {self.seat.key}_refuse"
+            yield f"{daddr} @reserved{version}{opened} {counted} goto {self.slot.key}_refuse"
 
     def _private(self, version: int) -> list[str]:
         return [str(one) for one in self._plan.private if one.version == version]
@@ -280,18 +280,18 @@ class Generation:
 
     def _default(self) -> str:
         action: Action = "allow" if self._plan.mode == "open" else "deny"
-        return f'counter name "{self.seat.key}_{action}" goto {self._end(action)}'
+        return f'counter name "{self.slot.key}_{action}" goto {self._end(action)}'
 
     def _end(self, action: Action) -> str:
-        return f"{self.seat.key}_{'pass' if action == 'allow' else 'refuse'}"
+        return f"{self.slot.key}_{'pass' if action == 'allow' else 'refuse'}"
 
     def _elements(self, index: int, action: Action, version: int) -> list[Interval]:
         return [one for one in self._plan.cidrs(version)[index] if one.prefix and one.action == action]
 
     def _counter(self, rule: int | None) -> str:
         if rule is None:
-            return f"{self.seat.key}_reserved"
-        return counter_of(self.seat, self._policy.rules[rule])
+            return f"{self.slot.key}_reserved"
+        return counter_of(self.slot, self._policy.rules[rule])
 
     def maps(self) -> dict[str, tuple[str, list[str]]]:
         """Its maps and sets, each with its type and its elements."""
@@ -332,7 +332,7 @@ class Generation:
         Those of names come with their addresses.
         """
         found = {one.rule for version in (4, 6) for cut in self._plan.cidrs(version) for one in cut}
-        return {counter_of(self.seat, self._policy.rules[rule]) for rule in found if rule is not None}
+        return {counter_of(self.slot, self._policy.rules[rule]) for rule in found if rule is not None}
 
     def elements_of(self, name: str, addresses: Iterable[Address], timeout_s: int) -> list[Element]:
         """The elements that open (or shut) `addresses` because `name` was resolved to them."""

@@ -128,16 +128,16 @@ class Links:
         if not any(is_device(name) for name in sysctls.devices()):
             self._host.send([*_base_rules(INSIDE_V4, _DELRULE), *_base_rules(INSIDE_V6, _DELRULE)])
 
-    def connect(self, seat: NetworkSlot, netns_fd: int) -> None:
+    def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
         """Link the namespace behind `netns_fd` to the host. An existing link is replaced."""
-        device = device_of(self._instance, seat.number)
+        device = device_of(self._instance, slot.number)
         self._host.send([_delete_link(device)])
         namespaces.inside(netns_fd, lambda: self._connect_inside(device, netns_fd))
         sysctls.write_all(f"ipv4/conf/{device}", {"src_valid_mark": "1", "rp_filter": "1"})
         sysctls.write_all(
             f"ipv6/conf/{device}", {"disable_ipv6": "0" if self._ipv6 else "1", "accept_ra": "0"}
         )
-        self._host.send(self._host_side(seat, device))
+        self._host.send(self._host_side(slot, device))
 
     def _connect_inside(self, device: str, netns_fd: int) -> None:
         quiet = {"disable_ipv6": "0" if self._ipv6 else "1", "accept_ra": "0", "autoconf": "0"}
@@ -156,40 +156,40 @@ class Links:
             yield _new_neighbour(index, gateway, _HOST_MAC)
             yield _default_route(index, gateway)
 
-    def _host_side(self, seat: NetworkSlot, device: str) -> Iterator[NetlinkRequest]:
+    def _host_side(self, slot: NetworkSlot, device: str) -> Iterator[NetlinkRequest]:
         index = socket.if_nametoindex(device)
         yield _set_flags(device, _UP | _NOARP)
         for inside, gateway in self._pairs():
             yield _new_neighbour(index, inside, _INSIDE_MAC)
-            yield _route(index, inside, gateway, seat.table)
-            yield _seat_rule(_NEWRULE, seat, inside.version)
+            yield _route(index, inside, gateway, slot.table)
+            yield _slot_rule(_NEWRULE, slot, inside.version)
 
     def _pairs(self) -> Iterator[tuple[Address, Address]]:
         yield INSIDE_V4, GATEWAY_V4
         if self._ipv6:
             yield INSIDE_V6, GATEWAY_V6
 
-    def remove(self, seat: NetworkSlot) -> None:
+    def remove(self, slot: NetworkSlot) -> None:
         """Remove the link with all that belongs to it; nothing there is fine."""
-        rules = [_seat_rule(_DELRULE, seat, version) for version in (4, 6)]
-        self._host.send([_delete_link(device_of(self._instance, seat.number)), *rules])
+        rules = [_slot_rule(_DELRULE, slot, version) for version in (4, 6)]
+        self._host.send([_delete_link(device_of(self._instance, slot.number)), *rules])
 
-    def is_whole(self, seat: NetworkSlot, netns_fd: int) -> bool:
+    def is_whole(self, slot: NetworkSlot, netns_fd: int) -> bool:
         """Whether the link is there with both ends up; parts that the sandbox cannot undo are not checked."""
-        device = device_of(self._instance, seat.number)
+        device = device_of(self._instance, slot.number)
         return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(INSIDE_DEVICE))
 
-    def repair(self, seat: NetworkSlot) -> None:
+    def repair(self, slot: NetworkSlot) -> None:
         """Restore the host's side of a link."""
-        self._host.send(self._host_side(seat, device_of(self._instance, seat.number)))
+        self._host.send(self._host_side(slot, device_of(self._instance, slot.number)))
 
     def numbers(self) -> set[int]:
         """The numbers of the links there are."""
         return {number for name in sysctls.devices() if (number := number_of(self._instance, name))}
 
-    def traffic(self, seat: NetworkSlot) -> Traffic:
+    def traffic(self, slot: NetworkSlot) -> Traffic:
         """The traffic that crossed the link since it was made; zeros without a link."""
-        name = attribute(_IFLA_IFNAME, device_of(self._instance, seat.number))
+        name = attribute(_IFLA_IFNAME, device_of(self._instance, slot.number))
         request = NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name)
         try:
             found = dict(attributes(self._host.ask(request)[16:]))
@@ -303,6 +303,6 @@ def _base_rules(inside: Address, kind: int = _NEWRULE) -> Iterator[NetlinkReques
     yield _rule(kind, version, 0, _BLACKHOLE, unmarked, by=address)
 
 
-def _seat_rule(kind: int, seat: NetworkSlot, version: int) -> NetlinkRequest:
-    mark = attribute(_FRA_FWMARK, seat.mark) + attribute(_FRA_FWMASK, MARK_MASK)
-    return _rule(kind, version, 3, _TO_TABLE, mark, attribute(_FRA_TABLE, seat.table))
+def _slot_rule(kind: int, slot: NetworkSlot, version: int) -> NetlinkRequest:
+    mark = attribute(_FRA_FWMARK, slot.mark) + attribute(_FRA_FWMASK, MARK_MASK)
+    return _rule(kind, version, 3, _TO_TABLE, mark, attribute(_FRA_TABLE, slot.table))

@@ -220,7 +220,7 @@ class OciDriver:
         places = self._layout.session(handle.session_id)
         cgroup = self._cgroup_of(handle.session_id)
         await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
-        await self._unplug(handle)  # before the id range is free, whose number is that of the seat
+        await self._unplug(handle)  # before the id range is free, whose number is that of the slot
         await in_new_thread(lambda: _destroy_layers(places))
         await remove_tree.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
@@ -231,17 +231,17 @@ class OciDriver:
             if policy.mode != "none":
                 raise DriverUnavailable(f"this host cannot enforce network mode {policy.mode}")
             return
-        seat = await in_new_thread(lambda: self._seat(handle))
+        slot = await in_new_thread(lambda: self._slot(handle))
         if (namespace := await opened_in_thread(lambda: self._open_namespace(handle))) is None:
             return
         with closing_fd(namespace):
-            if seat is None:
+            if slot is None:
                 raise DriverUnavailable(
                     f"session {handle.session_id} has lost its claim on an id range, which identifies its "
                     "network; "
                     "stop the sandbox and start it again"
                 )
-            await self._network.set_policy(seat, policy, namespace)
+            await self._network.set_policy(slot, policy, namespace)
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
         """See `Driver.set_hostname`."""
@@ -258,8 +258,8 @@ class OciDriver:
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """See `Driver.network_state`."""
-        seat = await in_new_thread(lambda: self._seat(handle)) if self._network else None
-        return await self._network.state(seat) if self._network and seat else _NO_NETWORK
+        slot = await in_new_thread(lambda: self._slot(handle)) if self._network else None
+        return await self._network.state(slot) if self._network and slot else _NO_NETWORK
 
     async def list_owned(self) -> AsyncIterator[Owned]:
         """See `Driver.list_owned`.
@@ -304,8 +304,8 @@ class OciDriver:
 
     async def _unplug(self, handle: Handle) -> None:
         if self._network is not None:
-            for seat in await in_new_thread(lambda: self._seats_to_clear(handle)):
-                await self._network.remove(seat)
+            for slot in await in_new_thread(lambda: self._slots_to_clear(handle)):
+                await self._network.remove(slot)
 
     async def _serve_names(self, line: NetworkAttachment, launched: Launched) -> None:
         namespace = await opened_in_thread(lambda: namespace_of(launched.pid, launched.started))
@@ -318,18 +318,18 @@ class OciDriver:
         init = self._init(handle)
         return None if init is None else namespace_of(*init)
 
-    def _seat(self, handle: Handle) -> NetworkSlot | None:
+    def _slot(self, handle: Handle) -> NetworkSlot | None:
         """The session's network slot: the number of its id range, unique among this host's live sessions."""
         run = self._layout.session(handle.session_id).run
         found = next((number for number, path in self._ids.holders().items() if path == run), None)
         return None if found is None else NetworkSlot(found + 1, handle.session_id)
 
-    def _seats_to_clear(self, handle: Handle) -> list[NetworkSlot]:
+    def _slots_to_clear(self, handle: Handle) -> list[NetworkSlot]:
         """Its own; where its claim is lost, all that no session of this Bay claims."""
         if self._network is None:
             return []
-        if (seat := self._seat(handle)) is not None:
-            return [seat]
+        if (slot := self._slot(handle)) is not None:
+            return [slot]
         owned = (
             self._network.owned()
         )  # before the claims: the owner of anything listed here has its claim by now
@@ -412,8 +412,8 @@ class OciDriver:
     def _line(self, spec: SessionSpec, id_base: int) -> NetworkAttachment | None:
         if self._network is None or spec.network.mode == "none":
             return None
-        seat = NetworkSlot(self._ids.number_of(id_base) + 1, spec.session_id)
-        return NetworkAttachment(self._network, seat, spec.network)
+        slot = NetworkSlot(self._ids.number_of(id_base) + 1, spec.session_id)
+        return NetworkAttachment(self._network, slot, spec.network)
 
     async def _launch(self, order: LaunchRequest, output: StartOutput) -> Launched:
         async with self._starting:

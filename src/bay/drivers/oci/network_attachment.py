@@ -15,10 +15,10 @@ from bay.network.slots import NetworkSlot
 
 @dataclass(frozen=True, slots=True)
 class NetworkAttachment:
-    """The seat of a session that begins, and the policy that it begins with."""
+    """The slot of a session that begins, and the policy that it begins with."""
 
     network: NetworkManager
-    seat: NetworkSlot
+    slot: NetworkSlot
     policy: NetworkPolicy
 
     def admit(self) -> None:
@@ -26,16 +26,16 @@ class NetworkAttachment:
 
         Blocks; called in the host's namespaces.
         """
-        self.network.admit(self.seat, self.policy)
+        self.network.admit(self.slot, self.policy)
 
     def connect(self) -> None:
         """Give the calling thread's network namespace its device. Blocks."""
         with closing_fd(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
-            self.network.connect(self.seat, namespace)
+            self.network.connect(self.slot, namespace)
 
     async def serve_names(self, namespace: int) -> None:
         """Answer names inside the namespace behind that descriptor."""
-        await self.network.serve_names(self.seat, namespace)
+        await self.network.serve_names(self.slot, namespace)
 
 
 def namespace_of(pid: int, started: int) -> int | None:

@@ -32,7 +32,7 @@ from bay.network.policy import CompiledPolicy
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    seat: SandboxResolver
+    resolver: SandboxResolver
     sockets: Sockets
 
 
@@ -75,13 +75,13 @@ class Forwarder:
         """
         before = self._served.pop(key, None)
         if before is None:
-            seat = SandboxResolver(key, plan, self._around)
+            resolver = SandboxResolver(key, plan, self._around)
         else:
             await before.sockets.aclose()
-            seat = before.seat
-            seat.set_plan(plan)
-        sockets = Sockets(seat, udp, tcp, self._around.limits)
-        self._served[key] = _Served(seat, sockets)
+            resolver = before.resolver
+            resolver.set_plan(plan)
+        sockets = Sockets(resolver, udp, tcp, self._around.limits)
+        self._served[key] = _Served(resolver, sockets)
         sockets.open()
 
     def set_plan(self, key: int, plan: CompiledPolicy) -> None:
@@ -91,29 +91,29 @@ class Forwarder:
 
         A name that is being resolved is judged again before its answer is sent.
         """
-        self._served[key].seat.set_plan(plan)
+        self._served[key].resolver.set_plan(plan)
 
     async def stop(self, key: int) -> None:
         """Stop serving a sandbox and drop its cache; a sandbox that is not served is ignored."""
         served = self._served.pop(key, None)
         if served is not None:
             await served.sockets.aclose()
-            await served.seat.aclose()
+            await served.resolver.aclose()
 
     def refused(self, key: int) -> tuple[RefusedName, ...]:
         """The names that were not answered, the newest last; a bounded number.
 
         Empty for a sandbox that is not served.
         """
-        return self._served[key].seat.log.refused() if key in self._served else ()
+        return self._served[key].resolver.log.refused() if key in self._served else ()
 
     def counts(self, key: int) -> Counts:
         """Questions allowed and refused by each rule since the last change of policy; None: the mode."""
-        return self._served[key].seat.log.counts() if key in self._served else {}
+        return self._served[key].resolver.log.counts() if key in self._served else {}
 
     def names_of(self, key: int) -> dict[Address, set[str]]:
         """The names by which a sandbox knows each address.
 
         Expired ones are included: connections outlive them.
         """
-        return self._served[key].seat.names.origins.all() if key in self._served else {}
+        return self._served[key].resolver.names.origins.all() if key in self._served else {}

@@ -17,12 +17,12 @@ from bay.network.dns.upstream import receive_exactly
 
 
 class Sockets:
-    """Serves `seat` on `udp` and `tcp`, a bound socket and a listening one, which are closed with this."""
+    """Serves `resolver` on `udp` and `tcp`, a bound socket and a listening one, and closes them at its end."""
 
     def __init__(
-        self, seat: SandboxResolver, udp: socket.socket, tcp: socket.socket, limits: DnsLimits
+        self, resolver: SandboxResolver, udp: socket.socket, tcp: socket.socket, limits: DnsLimits
     ) -> None:
-        self._seat, self._udp, self._tcp, self._limits = seat, udp, tcp, limits
+        self._resolver, self._udp, self._tcp, self._limits = resolver, udp, tcp, limits
         self._pause: asyncio.TimerHandle | None = None
         self._accepting, self._connections = Tasks(), Tasks()
 
@@ -55,7 +55,7 @@ class Sockets:
                 message, sender = self._udp.recvfrom(self._limits.query_bytes)
             except OSError:  # none left, or the ICMP error of an earlier answer
                 return
-            if not self._seat.receive(message, stream=False, deliver=partial(self._send, sender)):
+            if not self._resolver.receive(message, stream=False, deliver=partial(self._send, sender)):
                 self._rest()
                 return
 
@@ -109,5 +109,5 @@ class Sockets:
             if not told.done():  # the connection may have ended meanwhile
                 told.set_result(reply)
 
-        self._seat.receive(question, stream=True, deliver=deliver)
+        self._resolver.receive(question, stream=True, deliver=deliver)
         return await told
