@@ -247,7 +247,7 @@ class Bay:
             link=self.link,
             suspect=self.reconciler.suspect,
             profiles=self.profiles,
-            driver=self.driver.capabilities,
+            driver=self.driver,
             cargo=self.cargo,
             views=self.views,
             private=self.settings.network_private,

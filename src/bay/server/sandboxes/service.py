@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoStore
 from bay.clock import Clock, expiry
-from bay.drivers.base import Capabilities
+from bay.drivers.base import Driver
 from bay.errors import (
     BadRequest,
     BayError,
@@ -133,7 +133,7 @@ class Sandboxes:
         link: ShipLink,
         suspect: Callable[[str], None],
         profiles: dict[str, Profile],
-        driver: Capabilities,
+        driver: Driver,
         cargo: CargoStore,
         views: Views,
         private: Sequence[IPv4Network | IPv6Network],
@@ -165,7 +165,9 @@ class Sandboxes:
         profile = self._profile(new)
         new = replace(new, services=rules.checked(new.services, root=profile.root))
         if new.network_policy is not None:
-            wanted = await checked_policy(new.network_policy, self._driver.network, self._private)
+            wanted = await checked_policy(
+                new.network_policy, self._driver.capabilities.network, self._private
+            )
             new = replace(new, network_policy=wanted)
         if new.cargo_id is None and await self._claim_of(request) is None:
             await self._cargo.check_room("a sandbox")  # else it would be there, and never start
@@ -367,16 +369,18 @@ class Sandboxes:
                 f"there is no profile {new.profile}; there is {' or '.join(there)}",
                 details={"available": there},
             )
-        self._check_offered("image", new.image or profile.image, self._driver.images)
-        self._check_offered("isolation", new.isolation or profile.isolation, self._driver.isolation)
-        self._check_offered("persist", profile.persist, self._driver.persist)
+        self._check_offered("image", new.image or profile.image, self._driver.capabilities.images)
+        self._check_offered(
+            "isolation", new.isolation or profile.isolation, self._driver.capabilities.isolation
+        )
+        self._check_offered("persist", profile.persist, self._driver.capabilities.persist)
         _check_name(new.name)
         if new.from_checkpoint is not None and new.cargo_id is not None:
             raise BadRequest("give cargo_id or from_checkpoint, not both: a fork gets a new cargo")
         return profile
 
     def _check_can_pause(self, record: SandboxRecord) -> None:
-        if not self._driver.pause:
+        if not self._driver.capabilities.pause:
             raise CapabilityNotSupported(
                 "the driver cannot pause sandboxes; stop it instead",
                 details={"capability": "pause", "available": []},
