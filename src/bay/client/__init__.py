@@ -1,4 +1,4 @@
-"""The SDK: `Client` for threads, `AsyncClient` for event loops; the same words with and without `await`.
+"""The SDK: `Client` for threads and `AsyncClient` for event loops have the same methods.
 
 Each of the two is loaded when one of its names is asked for: few programs need both.
 """

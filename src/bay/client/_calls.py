@@ -34,7 +34,10 @@ class Call:
 
     @property
     def address(self) -> str:
-        """The path with the query. A path of a sandbox goes as the very bytes it has, which need not be UTF-8."""
+        """The path with the query.
+
+        A path of a sandbox goes as the very bytes it has, which need not be UTF-8.
+        """
         return f"{self.path}{query(self.params)}"
 
     @property

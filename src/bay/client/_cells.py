@@ -1,4 +1,4 @@
-"""What a cell of a kernel did, as a program sees it; and where a reader of its events stands, without I/O."""
+"""The result of a kernel's cell, and the position of a reader of its events, without I/O."""
 
 from base64 import b64decode
 from collections.abc import Iterable
@@ -22,7 +22,10 @@ _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml"
 
 
 class Image(bytes):
-    """An image that code showed: its bytes, of the kind that `media_type` says. In a notebook it shows itself."""
+    """An image that code showed: its bytes, of the kind that `media_type` says.
+
+    In a notebook it shows itself.
+    """
 
     media_type: str
 
@@ -47,11 +50,12 @@ class Image(bytes):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CellResult(Brief):
-    """What code in a kernel printed, showed and gave.
+    """The output of code in a kernel: text, displays and its result.
 
-    `text` is all of it in order as plain text. `results` and `displays` are MIME bundles: content types, each with
-    text, or base64 for images; `images` are the images of both, as bytes with a `save(path)`. `error` is the exception's event, if
-    there was one; `status` says how the cell ended, `message` why in words. In a notebook it shows itself.
+    `text` is all of it in order as plain text. `results` and `displays` are MIME bundles: content types, each
+    with text, or base64 for images; `images` are the images of both, as bytes with a `save(path)`. `error` is
+    the exception's event, if there was one; `status` says how the cell ended, `message` why in words. In a
+    notebook it shows itself.
     """
 
     cell_id: str
@@ -100,7 +104,7 @@ class CellResult(Brief):
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> dict[str, Any]:
-        """What a notebook shows of it: the last thing that it gave or showed, and all of it as plain text."""
+        """Its output for a notebook: the last result or display, and all of it as plain text."""
         shown = (*self.displays, *self.results)[-1:]
         bundle: dict[str, Any] = {**(shown[0] if shown else {}), "text/plain": str(self)}
         wanted = set(bundle) if include is None else set(include) & set(bundle)
@@ -156,7 +160,7 @@ def _image_in(bundle: dict[str, Any]) -> Image | None:
 
 
 def lost(seq: int) -> CellEvent:
-    """The end of a cell of which nobody knows any more."""
+    """The end of a cell that the server no longer knows."""
     return CellEvent(seq=seq, type="end", status="lost", restarted=False, truncated=False, message=_LOST)
 
 
@@ -180,7 +184,7 @@ class CellCursor:
         return event
 
     def lose(self) -> CellEvent:
-        """The server does not know the cell any more: its end."""
+        """The server no longer knows the cell: its end."""
         self.ended = True
         return lost(self.next)
 

@@ -1,4 +1,4 @@
-"""Where Bay is, who calls, and how patient the caller is: read once, when a client is made."""
+"""The client's configuration: Bay's URL, the key and the time limits, read once, when a client is made."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """`timeout_s` bounds each silence of the server, `retry_s` all the waiting between attempts of one call."""
+    """`timeout_s` bounds each silence of the server, `retry_s` all waits between attempts of one call."""
 
     url: str
     api_key: str | None
@@ -24,7 +24,7 @@ class Config:
 
 
 class HttpOptions(TypedDict):
-    """What the sync and the async HTTP client of httpx are made with."""
+    """The arguments of httpx's sync and async client."""
 
     base_url: str
     headers: dict[str, str]
@@ -44,7 +44,7 @@ def resolve(base_url: str | None, api_key: str | None, timeout_s: float, retry_s
 
 
 def http_options(config: Config) -> HttpOptions:
-    """Redirects are never followed: they would carry the key to an address that nobody chose.
+    """Redirects are never followed: they would carry the key to an address that the caller did not choose.
 
     Loading the certificate store takes some 50 ms, so a plain `http` URL does without it. Proxy
     settings of the environment do not apply to this machine itself.

@@ -1,4 +1,4 @@
-"""The two connections of the websockets library, which remember when something last came and follow no redirect.
+"""The two connections of the websockets library, which note the last frame's time and follow no redirect.
 
 Loaded when the first one is opened, as the library is.
 """
@@ -16,7 +16,10 @@ from websockets.sync.client import ClientConnection
 
 
 class Refused(WebSocketException):
-    """A plain answer in place of the upgrade. The library's own exception for it would have a redirect followed."""
+    """A plain answer in place of the upgrade.
+
+    The library's own exception for it would have a redirect followed.
+    """
 
     def __init__(self, response: Response) -> None:
         super().__init__(f"HTTP {response.status_code}")
@@ -24,7 +27,10 @@ class Refused(WebSocketException):
 
 
 class AsyncConnection(AsyncClientConnection):
-    """For event loops. `heard_at` (`time.monotonic`) counts every frame, also the pings, which the library shows to nobody."""
+    """For event loops.
+
+    `heard_at` (`time.monotonic`) counts every frame, also the pings, which the library hides.
+    """
 
     heard_at = 0.0
 

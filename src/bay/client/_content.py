@@ -1,4 +1,4 @@
-"""A file on its way from the sandbox, decided without I/O: what the next request asks for, and what belongs to what came before."""
+"""A download's progress, decided without I/O: the next request's range, and whether its answer fits."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,8 +18,8 @@ _PARTIAL = 206
 class Fetch:
     """The bytes of a file from `start` on, over as many requests as it takes.
 
-    After a break it goes on at the next byte, if the file is still what it was (`etag`; RFC 9110, If-Range). If it is not,
-    what came is to be forgotten, which `rewind` does, or refuses by raising.
+    After a break it goes on at the next byte, if the file is still what it was (`etag`; RFC 9110, If-Range).
+    If it is not, what came is to be forgotten, which `rewind` does, or refuses by raising.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Fetch:
         return changed
 
     def take(self, data: bytes) -> bytes:
-        """What is new and wanted in `data`."""
+        """The part of `data` that is new and wanted."""
         skipped = min(self._skip, len(data))
         self._skip -= skipped
         end = self._end

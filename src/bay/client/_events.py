@@ -1,4 +1,4 @@
-"""Where a follower of events stands, decided without I/O; and whether a webhook's request is Bay's."""
+"""The position of a follower of events, decided without I/O; and the check of a webhook's signature."""
 
 import json
 import time
@@ -26,7 +26,7 @@ class Place:
         self._patience = Patience(retry_s)
 
     def accept(self, block: bytes) -> Event | None:
-        """The event that a block of the stream is; None for one that only tells the place, or that all is well."""
+        """The event of a block of the stream; None for one with only a position, or a sign of life."""
         fields = dict(_field(line) for line in block.decode("utf-8", "replace").splitlines())
         self.last_id = fields.get("id", self.last_id)
         if "data" not in fields:
@@ -51,11 +51,11 @@ def verify_webhook(
     tolerance_s: float = TOLERANCE_S,
     now: float | None = None,
 ) -> Event:
-    """The event of a webhook request that Bay signed with `secret` (`whsec_…`) at most `tolerance_s` seconds ago.
+    """The event of a webhook request, signed with `secret` (`whsec_…`) at most `tolerance_s` seconds ago.
 
     `body` is the raw body, before anything parses it. `now` is seconds since the epoch, for tests. Raises
-    InvalidArgument when the signature is missing or wrong, or the timestamp more than `tolerance_s` away: answer
-    such a request with 400. An event may be delivered twice, with the same `webhook-id`.
+    InvalidArgument when the signature is missing or wrong, or the timestamp more than `tolerance_s` away:
+    answer such a request with 400. An event may be delivered twice, with the same `webhook-id`.
     """
     given = {name.lower(): value for name, value in headers.items()}
     timestamp = given.get("webhook-timestamp", "")

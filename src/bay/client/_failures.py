@@ -23,7 +23,10 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failur
 
 @contextmanager
 def http_errors(url: str) -> Generator[None, None, None]:
-    """The one place where what httpx raises becomes Bay's. `details.sent` is False when nothing reached the server."""
+    """The one place where what httpx raises becomes Bay's.
+
+    `details.sent` is False when nothing reached the server.
+    """
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
@@ -93,7 +96,7 @@ class Attempts:
 
 
 def backoff(failures: int) -> float:
-    """The pause after so many failures in a row before this one: none at first, then growing to `MAX_PAUSE_S`."""
+    """The backoff after so many failures in a row: none at first, then growing to `MAX_PAUSE_S`."""
     return min(MAX_PAUSE_S, 0.1 * 2 ** (failures - 1)) if failures else 0.0
 
 

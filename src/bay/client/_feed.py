@@ -1,4 +1,4 @@
-"""A request whose body is given bit by bit while it is under way, for event loops and for threads.
+"""Feeds a request's body piece by piece while it is under way, for event loops and for threads.
 
 `scripts/generate_sync.py` turns `AsyncFeed` into `Feed`.
 """
@@ -18,7 +18,10 @@ NOT_OPEN = "this is not open: use it as a context manager"
 
 
 class AsyncFeed:
-    """Sends what `put` is given. Only `finish` completes the request; without it the body breaks off, and nothing comes of it."""
+    """Sends what `put` is given.
+
+    Only `finish` completes the request; without it the body breaks off, and nothing comes of it.
+    """
 
     def __init__(self, send: Callable[[Callable[[], AsyncIterator[bytes]]], Awaitable[Json]]) -> None:
         self._send = send
@@ -84,11 +87,14 @@ async def _pieces(out: MemoryObjectReceiveStream[bytes]) -> AsyncIterator[bytes]
 
 
 class _BrokenOff(Exception):
-    """The caller gave up; what makes the body raises this, so that the body never comes to its end."""
+    """The caller gave up; the body's iterator raises this, so that the body never comes to its end."""
 
 
 class Feed:
-    """Sends what `put` is given. Only `finish` completes the request; without it the body breaks off, and nothing comes of it."""
+    """Sends what `put` is given.
+
+    Only `finish` completes the request; without it the body breaks off, and nothing comes of it.
+    """
 
     def __init__(self, send: Callable[[Callable[[], Iterator[bytes]]], Json]) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""Where a reader of an exec's output stands, decided without I/O, so that a dropped connection costs nothing."""
+"""The position of a reader of an exec's output, decided without I/O, so that a reconnect loses nothing."""
 
 import time
 from dataclasses import replace
@@ -11,7 +11,7 @@ from bay.errors import BayError, OutputGone, Timeout
 from bay.models import Exec, OutputChunk
 
 STEADY_S = 5.0
-"""A connection that stood so long was a good one, also when nothing came over it: its end begins a new count of failures."""
+"""A connection that lasted so long was good, even without output: its end resets the count of failures."""
 
 _EARLY_S = 0.001
 """A timer may end so much before its time."""
@@ -35,7 +35,9 @@ class Patience:
         self._opened_at = time.monotonic()
 
     def pause(self, error: BayError) -> float:
-        """How long to wait before connecting again; raises `error` when it has failed for too long, or trying again cannot help."""
+        """The delay before a reconnect; raises `error` after too long a failure, or when a
+        retry cannot help.
+        """
         if not error.retryable:
             raise error
         now = time.monotonic()
@@ -51,7 +53,10 @@ class Patience:
 
 
 class Limit:
-    """How long may be read, or, when it is `renewed` by all that comes, how long nothing may come. Without `limit_s` for ever."""
+    """How long may be read, or, when it is `renewed` by all that comes, how long nothing may come.
+
+    Without `limit_s` for ever.
+    """
 
     def __init__(self, limit_s: float | None, message: str, *, renewed: bool = False) -> None:
         self._limit_s = limit_s
@@ -94,7 +99,7 @@ class Place:
         self._patience = Patience(retry_s)
 
     def take(self, chunk: OutputChunk) -> OutputChunk | None:
-        """What is new in `chunk`, None when nothing is."""
+        """The new part of `chunk`, or None."""
         seen = max(0, self.next - chunk.offset)
         unseen = replace(chunk, offset=chunk.offset + seen, data=chunk.data[seen:]) if seen else chunk
         self._patience.renew()
@@ -118,7 +123,7 @@ class Place:
 
 
 class Lined(Place):
-    """A position in output that comes line by line; `what` is whose output it is, `limit` for how long it is read."""
+    """A position in output that comes line by line; `what` names its program, `limit` the time it is read."""
 
     def __init__(self, what: str, since: int | None, retry_s: float, limit: Limit | None = None) -> None:
         super().__init__(since, retry_s)

@@ -1,4 +1,4 @@
-"""What goes over the WebSocket of an attached exec, decided without I/O.
+"""The frames of an attachment's WebSocket, decided without I/O.
 
 A binary frame is one byte that says what it is and then bytes as they are; a text frame is a JSON object.
 """
@@ -30,10 +30,10 @@ FRAME_BYTES = 256 << 10
 """How much input one piece of a request carries."""
 
 INPUT_BYTES = 16 << 10
-"""How much input one frame carries: so much goes into the buffer of a socket that has room, without waiting."""
+"""The input in one frame: so much fits the buffer of a socket that has room, without waiting."""
 
 MAX_FRAME_BYTES = 4 << 20
-"""What is longer is not Bay's."""
+"""A longer message is not Bay's."""
 
 _CLOSED: dict[int, type[BayError]] = {
     CloseCode.TOO_LARGE: PayloadTooLarge,
@@ -57,7 +57,7 @@ _COME_BACK = {
 
 
 def close_error(code: int, reason: str, url: str) -> BayError:
-    """What it means that the server closed the socket with `code` before the exec had ended."""
+    """The error of a close by the server with `code` before the exec had ended."""
     said = f": {reason}" if reason else ""
     if code in _COME_BACK:
         return ConnectionFailed(
@@ -90,7 +90,7 @@ def signal_frame(signal: str | int) -> str:
 class Door:
     """Where an attachment is asked for.
 
-    Without an exec it is the terminal of the sandbox, which starts a shell; what it started is what one comes back to.
+    Without an exec it is the terminal of the sandbox, which starts a shell; a reconnect goes to that shell.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Reading:
 class Progress(Place):
     """Where an attachment stands, over all its connections. `since` is what the next one asks for.
 
-    With `repaint` what is gone is not missed: the screen is drawn anew.
+    With `repaint` dropped output is no error: the screen is drawn anew.
     """
 
     def __init__(self, info: Exec | None, since: int | None, retry_s: float, *, repaint: bool) -> None:
@@ -155,7 +155,10 @@ class Progress(Place):
         self._repaint = repaint
 
     def begin(self, info: Exec, offset: int) -> Reading:
-        """A connection that said `attached`. Raises OutputGone when bytes before it are missing that were wanted."""
+        """A connection that said `attached`.
+
+        Raises OutputGone when bytes before it are missing that were wanted.
+        """
         self.info = info
         self.opened()
         if offset > self.next:
@@ -167,7 +170,7 @@ class Progress(Place):
         return Reading(offset)
 
     def accept(self, reading: Reading, frame: str | bytes) -> OutputChunk | None:
-        """What is new in a frame; None for one that is no output."""
+        """The new output in a frame; None for a frame without output."""
         if isinstance(frame, str):
             return self._text(line_object(frame.encode()))
         marker = frame[:1]
@@ -207,7 +210,7 @@ class Progress(Place):
 
 
 def attached(frame: str | bytes) -> tuple[Exec, int]:
-    """What the first frame of a connection says: the exec, and the offset of the first byte that follows."""
+    """The first frame of a connection: the exec, and the offset of the first byte that follows."""
     data = line_object(frame if isinstance(frame, bytes) else frame.encode())
     offset = data.get("next_offset")
     if (

@@ -1,4 +1,4 @@
-"""Loads httpx without its own command line, whose rich and pygments take longer to load than the rest of it."""
+"""Loads httpx without its command line, whose rich and pygments take longer than all the rest."""
 
 import sys
 from types import ModuleType

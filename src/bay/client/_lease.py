@@ -1,8 +1,9 @@
-"""Keeps the sandboxes of `with` blocks alive for as long as the program lives, and no longer.
+"""Renews the leases of the sandboxes of `with` blocks for as long as the program lives, and no longer.
 
-Such a sandbox has a time to live of `LEASE_S`, and a thread puts its end off while the block lasts. A program that is killed
-renews nothing, and Bay removes what it left. It is a thread in the async client too: code that holds up the event loop must not
-cost it its sandbox. Rejected: a renewal by each call, since a program may compute for an hour between two.
+Such a sandbox has a time to live of `LEASE_S`, and a thread puts its end off while the block lasts. A program
+that is killed renews nothing, and Bay removes what it left. It is a thread in the async client too: code that
+holds up the event loop must not cost it its sandbox. Rejected: a renewal by each call, since a program may
+compute for an hour between two.
 """
 
 import math
@@ -80,14 +81,14 @@ class Leases:
                     self._renew(http, sandbox_id)
 
     def _next_due(self) -> list[str] | None:
-        """Those to renew, once there are some; None when none is held any more, and the thread ends."""
+        """Those to renew, once there are some; None when none is held, and the thread ends."""
         with self._changed:
             while self._held:
                 now = _now()
                 if due := [one for one, lease in self._held.items() if lease.due <= now]:
                     return due
                 pause = min(lease.due for lease in self._held.values()) - now
-                self._changed.wait(min(pause, threading.TIMEOUT_MAX))  # it is inf where none is due any more
+                self._changed.wait(min(pause, threading.TIMEOUT_MAX))  # it is inf where none is due
             self._thread = None
             return None
 
@@ -99,7 +100,7 @@ class Leases:
         try:
             self._extend(http, sandbox_id, seconds)
         except BayError as error:
-            # It may be gone, or not ours any more: the next call of the program says so.
+            # It may be deleted, or not ours: the next call of the program reports it.
             is_over = isinstance(error, CallerError) and not error.retryable
             lease.due = math.inf if is_over else _now() + _AGAIN_S
         else:

@@ -10,7 +10,7 @@ MAX_LINE_BYTES = 16 << 20
 
 
 class Lines:
-    """Cuts a stream of bytes into its complete lines; what is after the last newline is kept for later."""
+    """Cuts a stream of bytes into its complete lines; bytes after the last newline are kept for later."""
 
     def __init__(self) -> None:
         self._rest = b""

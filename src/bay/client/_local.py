@@ -1,4 +1,4 @@
-"""Files on the caller's side: read in pieces, and written so that a half-finished download is never seen."""
+"""Local files: read in pieces, and written so that a half-finished download is never seen."""
 
 import os
 import re
@@ -20,10 +20,10 @@ Target = str | os.PathLike[str] | BinaryIO
 """A path, or a file open for writing bytes."""
 
 Progress = Callable[[int, int | None], None]
-"""Is told of a transfer now and then: the bytes that have gone, and how many there are in all, None where nobody knows."""
+"""A callback for progress: the bytes sent, and their total, None where it is unknown."""
 
 LeftOut = Callable[[str], None]
-"""Is told the name of each thing that a copy of a directory left out."""
+"""A callback for the name of each thing that a copy of a directory left out."""
 
 
 def pieces(source: "Source | bytes") -> Generator[bytes, None, None]:
@@ -49,7 +49,7 @@ def is_directory(source: "Source | bytes") -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a source before it is sent: how large it is, and what its copy should be like."""
+    """The facts about a source before it is sent: its size, and the attributes of its copy."""
 
     size: int | None = None
     mode: int | None = None
@@ -88,7 +88,7 @@ class Meter:
 
 
 def safe_mode(mode: int) -> int:
-    """What a file may be here that was `mode` in a sandbox: no set-id bits, nobody else may write, and its owner may do both.
+    """A sandbox's file mode made safe here: no set-id bits, no write by others, read and write for its owner.
 
     The rule is the one of tarfile's filter `data` (PEP 706).
     """
@@ -98,7 +98,7 @@ def safe_mode(mode: int) -> int:
 class Download:
     """A local file while it arrives: beside its target under another name, and renamed over it by `keep`.
 
-    What is not a regular file (a pipe, /dev/null, an open file) is written to directly.
+    Other than regular files (a pipe, /dev/null, an open file) are written to directly.
     """
 
     def __init__(self, target: Target, of: str) -> None:
@@ -121,7 +121,7 @@ class Download:
         try:
             return open(partial, "xb")
         except OSError as error:
-            # The name that was given, and not the one beside it that nobody knows.
+            # The given name, and not the temporary one beside it.
             raise type(error)(error.errno, error.strerror, str(self._target)) from error
 
     def write(self, data: bytes) -> None:
@@ -130,14 +130,14 @@ class Download:
         self._file.write(data)
 
     def rewind(self) -> None:
-        """Forget what was written. Raises Conflict where it is gone already."""
+        """Drop the bytes written. Raises Conflict where the file was removed already."""
         if self._partial is None or self._file is None:
             raise changed(self._of)
         self._file.seek(0)
         self._file.truncate()
 
     def keep(self, mode: str | None = None, mtime: str | None = None) -> None:
-        """All has arrived: put it in place, with what the server says of its mode (octal) and mtime (seconds)."""
+        """All has arrived: put it in place, with the server's mode (octal) and mtime (seconds)."""
         if self._partial is not None and self._file is not None:
             self._file.flush()
             _dress(self._file.fileno(), mode, mtime)
@@ -169,7 +169,7 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
 
 
 def _dress(descriptor: int, mode: str | None, mtime: str | None) -> None:
-    """What a server says is not taken at its word: a mode or a time that is none leaves the file as it is."""
+    """A server's attributes are not trusted: an invalid mode or time leaves the file as it is."""
     if mode is not None and re.fullmatch("[0-7]{1,6}", mode):
         os.fchmod(descriptor, safe_mode(int(mode, 8)))
     if mtime is not None and re.fullmatch(r"-?\d{1,11}(\.\d{1,12})?", mtime):

@@ -20,15 +20,17 @@ from bay.models import (
 
 
 class CreateOptions(TypedDict, total=False):
-    """What `sandboxes.create` and `client.sandbox` take; what is left out, or None, is the profile's.
+    """The options of `sandboxes.create` and `client.sandbox`; one left out, or None, is the profile's.
 
-    `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means never, a `warm_timeout`
-    of 0 that it is not kept frozen. `from_checkpoint` gives it the files of a checkpoint (by id), of whichever of the
-    owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `network_policy` says what its network may
-    reach; `network` (``"none"``, ``"open"``) is short for a policy without rules; `url` which port (a number, or `PortSettings` to make it public) its URL leads to, `ports` who may reach others;
-    `services` what is started with it. `wait` is how many seconds to wait until the
-    sandbox is ready. With `exist_ok` the one that has the `name` already is given as it is, whatever else is asked for.
-    `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you name it.
+    `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means
+    never, a `warm_timeout` of 0 that it is not kept frozen. `from_checkpoint` gives it the files of a
+    checkpoint (by id), of whichever of the owner's sandboxes; `checkpoint_policy` has checkpoints made by
+    themselves. `network_policy` says what its network may reach; `network` (``"none"``, ``"open"``) is short
+    for a policy without rules; `url` which port (a number, or `PortSettings` to make it public) its URL leads
+    to, `ports` who may reach others; `services` what is started with it. `wait` is how many seconds to wait
+    until the sandbox is ready. With `exist_ok` the one that has the `name` already is given as it is,
+    whatever else is asked for. `idempotency_key` makes a repeated create give the same sandbox; one is made
+    up for each call unless you name it.
     """
 
     name: str | None
@@ -54,7 +56,7 @@ class CreateOptions(TypedDict, total=False):
 
 
 class UpdateOptions(TypedDict, total=False):
-    """What `box.update` takes; what is left out stays as it is, and None is a value like any other."""
+    """The options of `box.update`; one left out stays as it is, and None is a value like any other."""
 
     name: str | None
     labels: Mapping[str, str]
@@ -66,7 +68,7 @@ class UpdateOptions(TypedDict, total=False):
 
 
 def known(call: str, options: Mapping[str, object], shape: type[object]) -> None:
-    """Raises TypeError for an option that the TypedDict `shape` lacks, as Python does for other keyword arguments."""
+    """Raises TypeError for an option that the TypedDict `shape` lacks, as Python does for a keyword."""
     names = shape.__annotations__
     if unknown_name := next((name for name in options if name not in names), None):
         raise TypeError(f"{call}(): {hints.unknown('option', unknown_name, names)}")
@@ -119,7 +121,10 @@ def _on_wire(name: str, value: object) -> object:
 
 
 def bare(value: object) -> Any:
-    """`value` (a model, or data made of models) as JSON-ready data. Fields of models that are None are left out."""
+    """`value` (a model, or data made of models) as JSON-ready data.
+
+    Fields of models that are None are left out.
+    """
     if is_dataclass(value):
         return given(**{f.name: bare(getattr(value, f.name)) for f in fields(value)})
     if isinstance(value, list | tuple):
@@ -128,7 +133,7 @@ def bare(value: object) -> Any:
 
 
 def service_body(spec: ServiceSpec) -> Json:
-    """What a service is, without its name. How a `Service` is at present is no part of that."""
+    """The definition of a service, without its name. The state of a `Service` is no part of that."""
     return given(**{f.name: bare(getattr(spec, f.name)) for f in fields(ServiceSpec) if f.name != "name"})
 
 
@@ -150,12 +155,13 @@ def _stdin_field(stdin: str | bytes | None) -> Json:
 
 
 class SpawnOptions(TypedDict, total=False):
-    """What `box.spawn` takes beside the command; what is left out, or None, is the server's.
+    """The options of `box.spawn` beside the command; one left out, or None, is the server's.
 
-    `timeout_s`, `cwd`, `env`, `user`, `stdin` and `keep_alive` are as for `box.run`. With `tty` it runs on a terminal
-    of `rows` (24) and `cols` (80), which is its stdin too; without, `stdin_open` keeps stdin open for `proc.write`.
-    It is ended when nobody has been attached, following or waiting for `max_run_after_disconnect_s` seconds.
-    Unless `wait_for_reader` is False, it waits at a full buffer for the reader of its output, for up to 30 s while there is none.
+    `timeout_s`, `cwd`, `env`, `user`, `stdin` and `keep_alive` are as for `box.run`. With `tty` it runs on a
+    terminal of `rows` (24) and `cols` (80), which is its stdin too; without, `stdin_open` keeps stdin open
+    for `proc.write`. It is ended after `max_run_after_disconnect_s` seconds without an attachment, a follower
+    or a wait. Unless `wait_for_reader` is False, it waits at a full buffer for the reader of its output, for
+    up to 30 s while there is none.
     """
 
     timeout_s: float | None

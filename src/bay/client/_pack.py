@@ -1,4 +1,4 @@
-"""A local directory becomes a tar stream (POSIX pax), a piece at a time, in constant memory."""
+"""Packs a local directory as a tar stream (POSIX pax), a piece at a time, in constant memory."""
 
 import os
 import posixpath
@@ -17,7 +17,10 @@ def weight(root: Path) -> int:
 
 
 def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[bytes, None, None]:
-    """The stream. Links that lead out of the tree are taken for the files they lead to; what is neither file, directory nor link is left out.
+    """The stream.
+
+    Links that lead out of the tree are taken for the files they lead to; other kinds than files, directories
+    and links are left out.
 
     Files that are linked to each other stay so.
     """
@@ -106,9 +109,10 @@ def _header(name: str, found: os.stat_result, kind: str, *, size: int = 0, link:
 
 
 def leads_inside(name: str, target: str) -> bool:
-    """Whether a link at `name` that says `target` stays in the tree, whatever other links of the tree are on its way.
+    """Whether a link at `name` to `target` stays in the tree, whatever other links are on its way.
 
-    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is anywhere.
+    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is
+    anywhere.
     """
     if not target or target.startswith("/") or "\0" in target:
         return False

@@ -1,4 +1,4 @@
-"""What a finished command looks like to a program."""
+"""The result of a finished command."""
 
 import shlex
 from collections import deque
@@ -16,7 +16,7 @@ DEFAULT_OUTPUT_BYTES = 16 << 20
 MAX_OUTPUT_BYTES = 1 << 30
 
 TIMED_OUT = 124
-"""What timeout(1) exits with."""
+"""The exit code of timeout(1)."""
 
 _SHOWN = 200
 
@@ -25,11 +25,12 @@ _SHOWN = 200
 class RunResult:
     """How a command ended and what it printed.
 
-    `chunks` is what it printed in the order in which it came, each with its stream and byte offset; `stdout`, `stderr` and
-    `output` (both) show it as text with undecodable bytes replaced, the same names with `_bytes` as bytes.
-    `omitted_bytes` is how much is not there: more than was to be kept, or lost on the way. `exit_code` is None when a signal
-    ended it (`signal` then has its number) or when its sandbox stopped under it. `duration_s` is None while it still runs.
-    `was_read` says that this program has read the output by itself, so that what this leaves out is not lost.
+    `chunks` is what it printed in the order in which it came, each with its stream and byte offset; `stdout`,
+    `stderr` and `output` (both) show it as text with undecodable bytes replaced, the same names with `_bytes`
+    as bytes. `omitted_bytes` is how much is not there: more than was to be kept, or lost on the way.
+    `exit_code` is None when a signal ended it (`signal` then has its number) or when its sandbox stopped
+    under it. `duration_s` is None while it still runs. `was_read` says that this program has read the output
+    by itself, so that what this leaves out is not lost.
     """
 
     exec_id: str
@@ -44,12 +45,12 @@ class RunResult:
 
     @property
     def stdout_bytes(self) -> bytes:
-        """What it printed to stdout, or to its terminal."""
+        """Its output on stdout, or on its terminal."""
         return self._of("stdout", "tty")
 
     @property
     def stderr_bytes(self) -> bytes:
-        """What it printed to stderr."""
+        """Its output on stderr."""
         return self._of("stderr")
 
     @property
@@ -84,7 +85,7 @@ class RunResult:
 
     @property
     def returncode(self) -> int | None:
-        """Its end as a shell has it: 128 and the signal's number after a signal, 124 after the time limit; None when it was lost."""
+        """Its exit code in a shell: 128 and the signal's number, 124 after the time limit; None when lost."""
         if self.timed_out:
             return TIMED_OUT
         return self.exit_code if self.signal is None else 128 + self.signal
@@ -129,7 +130,7 @@ class RunResult:
 
 
 class CommandFailed(BayError):
-    """A command that was run with `check=True` did not exit with 0, or output of it is missing; `result` has all of it."""
+    """A command with `check=True` did not exit with 0, or its output has a gap. `result` has all of it."""
 
     code: ClassVar[str] = "command_failed"
     status = 0
@@ -145,7 +146,7 @@ class CommandFailed(BayError):
 
 
 class Collected:
-    """What is kept of a command's output as it comes: `limit` bytes, and of more than that what `keep` names."""
+    """Keeps a command's output as it comes: `limit` bytes, and of more the part that `keep` names."""
 
     def __init__(self, limit: int = DEFAULT_OUTPUT_BYTES, keep: Keep = "tail") -> None:
         if not 0 < limit <= MAX_OUTPUT_BYTES:
@@ -198,7 +199,7 @@ class Collected:
 
 
 def chunks_of(info: Exec) -> tuple[OutputChunk, ...]:
-    """What an exec that was asked for with `?wait=` brings of its output."""
+    """The output in the answer to an exec with `?wait=`."""
     if info.output is not None:
         return info.output
     stdout, stderr = (info.stdout or "").encode(), (info.stderr or "").encode()

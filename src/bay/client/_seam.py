@@ -1,4 +1,4 @@
-"""The few things that differ between the async and the sync client beyond `await`.
+"""The seam holds the few differences between the async and the sync client beyond `await`.
 
 `scripts/generate_sync.py` turns each `async_x` into `x`.
 """

@@ -1,7 +1,7 @@
-"""A WebSocket to Bay, for threads and for event loops: opened as the HTTP client is, with Bay's errors.
+"""The WebSocket client of Bay, for threads and event loops: opened as the HTTP client is, with Bay's errors.
 
-`scripts/generate_sync.py` turns `AsyncSocket` into `Socket`. The websockets library and asyncio are loaded when the
-first one is opened: few programs attach to anything.
+`scripts/generate_sync.py` turns `AsyncSocket` into `Socket`. The websockets library and asyncio are loaded
+when the first one is opened: few programs attach to anything.
 """
 
 import importlib
@@ -60,7 +60,10 @@ class AsyncSocket:
     async def open(
         cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S
     ) -> "AsyncSocket":
-        """Connect, for up to `patience_s`. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
+        """Connect, for up to `patience_s`.
+
+        Raises what a refusal stands for, ConnectionFailed when the server cannot be reached.
+        """
         _need_asyncio()
         with _opening(config):
             manager = _load("websockets.asyncio.client").connect(
@@ -72,7 +75,10 @@ class AsyncSocket:
         return cls(manager, connection, config.url)
 
     async def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence."""
+        """The next frame.
+
+        Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence.
+        """
         silence = _Silence()
         with _using(self._url), anyio.fail_after(timeout_s):
             while True:
@@ -86,7 +92,7 @@ class AsyncSocket:
 
     @property
     def broken(self) -> bool:
-        """Whether it is known that nothing can be sent any more."""
+        """Whether sending is known to be impossible."""
         return self._connection.state.name != "OPEN"
 
     async def aclose(self) -> None:
@@ -98,7 +104,10 @@ class AsyncSocket:
 
 
 class Socket:
-    """One connection, to send and receive frames: text as str, binary as bytes. One thread may send while another receives."""
+    """One connection, to send and receive frames: text as str, binary as bytes.
+
+    One thread may send while another receives.
+    """
 
     def __init__(self, manager: Any, connection: "Connection", url: str) -> None:
         self._manager = manager
@@ -107,7 +116,10 @@ class Socket:
 
     @classmethod
     def open(cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S) -> "Socket":
-        """Connect, for up to `patience_s`. Raises what a refusal stands for, ConnectionFailed when the server cannot be reached."""
+        """Connect, for up to `patience_s`.
+
+        Raises what a refusal stands for, ConnectionFailed when the server cannot be reached.
+        """
         with _opening(config):
             manager = _load("websockets.sync.client").connect(
                 _address(config, path, params),
@@ -118,7 +130,10 @@ class Socket:
         return cls(manager, connection, config.url)
 
     def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """The next frame. Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence."""
+        """The next frame.
+
+        Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence.
+        """
         silence = _Silence()
         with _using(self._url):
             if timeout_s is not None:
@@ -135,13 +150,14 @@ class Socket:
             self._connection.send(frame)
 
     def _wait_for_room(self) -> None:
-        # The library's `send` waits with the lock that receiving and hanging up need, so it is called where it need not.
+        # The library's `send` waits with the lock that receiving and hanging up need, so it is called where
+        # it need not.
         while not (self.broken or _has_room(self._connection.socket)):
             pass
 
     @property
     def broken(self) -> bool:
-        """Whether it is known that nothing can be sent any more."""
+        """Whether sending is known to be impossible."""
         return self._connection.state.name != "OPEN"
 
     def close(self) -> None:
@@ -177,7 +193,10 @@ def _address(config: Config, path: str, params: Params) -> str:
 
 
 def _options(config: Config, patience_s: float) -> dict[str, Any]:
-    """As the HTTP client is made. Frames are not compressed: what compresses well is cheap to send as it is."""
+    """As the HTTP client is made.
+
+    Frames are not compressed: compressible output is cheap to send as it is.
+    """
     http = http_options(config)
     headers = {name: value for name, value in http["headers"].items() if name == "Authorization"}
     secure = urlsplit(config.url).scheme == "https"
@@ -203,7 +222,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 class _Silence:
-    """How long nothing has come. What came before this was made, while nobody read, is not held against the line."""
+    """The silence so far. Frames from before this was made, which waited unread, do not count as silence."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -271,7 +290,7 @@ def _using(url: str) -> Generator[None, None, None]:
 def _closed(error: "ConnectionClosed", url: str) -> BayError:
     if error.rcvd is not None:
         return close_error(error.rcvd.code, error.rcvd.reason, url)
-    # Nobody said goodbye to us. Either the line broke, or what came was such that we hung up.
+    # No close frame from the server: the line broke, or a frame was such that we hung up.
     if error.sent is not None and error.sent.code in _LOCAL_REFUSALS:
         return BayError(f"{url} broke the WebSocket protocol: {error.sent.reason or error}")
     return close_error(CloseCode.ABNORMAL, "", url)

@@ -1,6 +1,7 @@
-"""What goes over the WebSocket of a tunnel, decided without I/O.
+"""The frames of a tunnel's WebSocket, decided without I/O.
 
-A binary frame is bytes of the TCP connection as they are; the text frame ``{"type": "eof"}`` is the end of one direction.
+A binary frame is bytes of the TCP connection as they are; the text frame ``{"type": "eof"}`` is the end of
+one direction.
 """
 
 import json
@@ -31,7 +32,7 @@ def frames(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
 
 
 def is_eof(frame: str) -> bool:
-    """Whether a text frame says that no more bytes come. A kind that a newer server adds does not."""
+    """Whether a text frame says that the bytes have ended. A kind that a newer server adds does not."""
     return line_object(frame.encode()).get("type") == "eof"
 
 
@@ -41,7 +42,7 @@ def is_end(error: BayError) -> bool:
 
 
 def meaning(error: BayError, port: int) -> BayError:
-    """What the end of the socket means for whoever uses the tunnel to `port`."""
+    """The error that the socket's end means for a tunnel to `port`."""
     if is_end(error):
         return Conflict(f"the program behind port {port} closed the connection; nothing more can be sent")
     if error.details.get("close_code") == CloseCode.UNREACHABLE and "port_closed" in error.message:

@@ -1,4 +1,4 @@
-"""A tar stream that a sandbox made is extracted into a local directory as it comes, in constant memory.
+"""Unpacks a sandbox's tar stream into a local directory as it comes, in constant memory.
 
 The stream is hostile until shown otherwise, and so is what lies in the directory: see `tree_tar.extract`.
 """
@@ -23,7 +23,10 @@ _IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ELOOP)
 
 
 class Unpacking:
-    """Takes the stream piece by piece. Raises BayError for one that is none, or that would reach outside; what came before stays."""
+    """Takes the stream piece by piece.
+
+    Raises BayError for an invalid one, or one that would reach outside; files that came before stay.
+    """
 
     def __init__(self, root: Path, meter: Meter, left_out: LeftOut | None) -> None:
         self._root_path = root

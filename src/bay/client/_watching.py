@@ -1,4 +1,4 @@
-"""What goes over the WebSocket of a watch, decided without I/O."""
+"""The frames of a watch's WebSocket, decided without I/O."""
 
 from bay.client._answers import model
 from bay.client._calls import Json

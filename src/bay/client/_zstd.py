@@ -1,7 +1,7 @@
-"""Whether a file is zstd and whole, told from its outermost layer (RFC 8878), without unpacking it.
+"""Checks that a file is whole zstd by its outermost layer (RFC 8878), without unpacking it.
 
-Python 3.11 cannot unpack zstd. The frames and blocks say how long they are, so that a file that was cut anywhere shows; what the
-checksums are for is looked at when it is imported.
+Python 3.11 cannot unpack zstd. The frames and blocks carry their lengths, so that any cut shows; the import
+checks the checksums.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Frames:
         self._frames = 0
 
     def feed(self, data: bytes) -> None:
-        """The next piece; an empty one says that there is no more."""
+        """The next piece; an empty one is the end."""
         if not data:
             self._end()
         view = memoryview(data)

@@ -52,7 +52,5 @@ def mode_of(found: os.stat_result) -> str:
 
 
 def as_utf8(name: str) -> str:
-    """A name as JSON can carry it: other bytes have no form there, and half a character breaks a later
-    encoder.
-    """
+    """A name as JSON can carry it: other bytes are replaced, since half a character breaks encoders."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -135,9 +135,7 @@ class Listing:
 
 @contextmanager
 def opened_below(directory: int, name: str) -> Generator[int | None]:
-    """A directory in `directory`; None when it cannot be read, was removed, or belongs to a kernel file
-    system.
-    """
+    """A directory in `directory`; None when it cannot be read, was removed, or is of a kernel file system."""
     try:
         found = open_below(directory, name)
     except MadeUp:

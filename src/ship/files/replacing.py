@@ -1,6 +1,4 @@
-"""Checks whether a file may be replaced: a rename asks its directory alone, but the file's permissions count
-too.
-"""
+"""Checks that a file may be replaced: a rename asks its directory alone, but the file's mode counts too."""
 
 import os
 import stat
@@ -33,9 +31,7 @@ def _may_write(parent: int, name: str) -> bool:
 
 
 def is_anothers(replaced: os.stat_result, made: int) -> bool:
-    """Whether a file made by the user cannot replace the present one: a rename would change its owner or
-    group.
-    """
+    """Whether a file made by the user cannot replace the present one: its owner or group would change."""
     found = os.fstat(made)
     return (replaced.st_uid, replaced.st_gid) != (found.st_uid, found.st_gid)
 

@@ -32,9 +32,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class FileRoutes:
-    """Serves `/fs/…` to the host: any path, opened as the sandbox's user; with `beneath` only the
-    workspace's.
-    """
+    """Serves `/fs/…` to the host: any path, opened as the sandbox's user; `beneath`: the workspace's."""
 
     def __init__(self, space: Everywhere, workspace: Workspace, threads: FileThreads) -> None:
         self._space = space

@@ -122,9 +122,7 @@ class Everywhere(Workspace):
 
 
 class Confined(Everywhere):
-    """The same without a container, where paths would be the host's: those outside of the workspace are
-    refused.
-    """
+    """The same without a container, where paths would be the host's: only the workspace's are allowed."""
 
     def check(self, path: str) -> str:
         """`path` in full. Raises InvalidPath, and Forbidden outside of the workspace."""

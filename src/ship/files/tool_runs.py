@@ -1,6 +1,4 @@
-"""Runs the tools of `ship.tools`: each a process of the sandbox's user, read by a pipe, which ends with its
-caller.
-"""
+"""Runs the tools of `ship.tools`: each a process of the sandbox's user that ends with its caller."""
 
 import asyncio
 import errno

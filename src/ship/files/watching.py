@@ -78,9 +78,7 @@ class _Directory:
 
 @dataclass(slots=True)
 class _Found:
-    """The result of listing a new directory: a watch for each directory and the other entries, by their
-    path's parts.
-    """
+    """The listing of a new directory: a watch for each directory and the other entries, by path parts."""
 
     watches: list[tuple[tuple[str, ...], int]] = field(default_factory=list[tuple[tuple[str, ...], int]])
     entries: list[tuple[tuple[str, ...], str, bool]] = field(

@@ -1,6 +1,4 @@
-"""Resolves paths of the workspace: checked as text, then opened by the kernel so that they cannot lead out of
-it.
-"""
+"""Resolves paths of the workspace: checked as text, then opened by the kernel, beneath the workspace."""
 
 import errno
 import os
@@ -162,9 +160,7 @@ def check(path: str) -> str:
 
 
 def need_regular(mode: int, path: str, wanted: str = "read") -> None:
-    """Raises InvalidArgument for other than a plain file; `details.reason` is directory, fifo, socket or
-    device.
-    """
+    """Raises InvalidArgument unless it is a plain file; `details.reason` names its kind."""
     shown = shown_path(path)
     if stat.S_ISDIR(mode):
         raise InvalidArgument(

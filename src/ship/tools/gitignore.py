@@ -53,9 +53,7 @@ class GitIgnore:
         self._runs = [_Run(keeps, rules) for keeps, rules in runs][::-1]
 
     def ignores(self, path: str, name: str, is_directory: bool) -> bool | None:
-        """Whether `path`, relative to the file's directory and ending in `name`, is ignored; None without a
-        match.
-        """
+        """Whether `path` (from the file's directory, ending in `name`) is ignored; None without a match."""
         for run in self._runs:
             if run.matches(path, name, is_directory):
                 return run.ignores
@@ -64,8 +62,9 @@ class GitIgnore:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A .gitignore file seen from the top of a walk: its paths are the walk's without `skip` characters,
-    after `prefix`.
+    """A .gitignore file seen from a walk's top.
+
+    Its paths are the walk's without `skip` characters, after `prefix`.
     """
 
     rules: GitIgnore

@@ -52,9 +52,7 @@ class Plain:
             left = left[os.write(1, left) :]
 
     def copy(self, descriptor: int, offset: int, size: int) -> int:
-        """Send bytes of a file without looking at them; returns how many, fewer when it has
-        become shorter.
-        """
+        """Send bytes of a file without copying; returns how many, fewer when it has become shorter."""
         self.flush()
         sent = 0
         while sent < size and (more := os.sendfile(1, descriptor, offset + sent, min(size - sent, 1 << 30))):

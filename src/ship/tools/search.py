@@ -1,5 +1,4 @@
-"""The tool finds text in the files below the working directory, or in the one that is stdin; without a text,
-file names.
+"""The tool finds text in the files below the working directory, or in stdin; without a text, file names.
 
 Prints a JSON object a line: matches, its progress now and then, and at last the totals with `truncated`. It
 checks its time limit between two files; the caller kills it where one expression runs too long.
@@ -227,8 +226,7 @@ class Search:
 
 
 def _blocks(descriptor: int, first: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Blocks of whole lines of a file, each with the number of lines before, and of bytes of its first line
-    before that.
+    """Blocks of whole lines of a file, each with the lines before it, and its first line's bytes before it.
 
     A line that is longer than a block comes in parts that overlap.
     """

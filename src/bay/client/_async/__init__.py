@@ -1,1 +1,1 @@
-"""The client as it is written, for asyncio and trio. `bay.client._sync` is generated from it."""
+"""The async client, for asyncio and trio. `bay.client._sync` is generated from it."""

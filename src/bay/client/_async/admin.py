@@ -1,4 +1,4 @@
-"""What an operator looks at; takes an admin key."""
+"""The operator's view of a Bay; takes an admin key."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,13 @@ class AsyncAdmin:
         return [model(PoolState, item) for item in items(page)]
 
     async def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:
-        """Collect now what Bay collects by itself, of every owner; all tasks unless some are named. Answers when it is done.
+        """Collect now what Bay collects by itself, of every owner; all tasks unless some are named.
 
-        ``idle_session`` gives back the compute of idle sandboxes, frozen ones included; ``expired_sandbox`` ends those whose
-        time is over; ``orphan_cargo`` and ``orphan_container`` remove what is on the host and belongs to no sandbox.
+        Answers when it is done.
+
+        ``idle_session`` gives back the compute of idle sandboxes, frozen ones included; ``expired_sandbox``
+        ends those whose time is over; ``orphan_cargo`` and ``orphan_container`` remove what is on the host
+        and belongs to no sandbox.
         """
         body = given(tasks=None if tasks is None else list(tasks))
         call = Call(method="POST", path="/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)

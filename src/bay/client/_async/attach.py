@@ -1,4 +1,4 @@
-"""Being attached to a command: its output as it comes and its input, over one WebSocket that mends itself."""
+"""An attachment to a command: live output and input, over one WebSocket that reconnects by itself."""
 
 from collections.abc import AsyncGenerator
 from types import TracebackType
@@ -36,8 +36,8 @@ class AsyncAttachment:
 
     Iterate it for the output, in the order in which it came, until the command ends. A dropped connection is
     taken up again where it broke, for as long as the client's `retry_s`. Output that is no longer kept then
-    shows as a jump of `offset`; when a `since` was given it is OutputGone; after a `repaint` the screen is drawn
-    anew. Input that was on its way when a connection broke may be lost; it is never written twice.
+    shows as a jump of `offset`; when a `since` was given it is OutputGone; after a `repaint` the screen is
+    drawn anew. Input that was on its way when a connection broke may be lost; it is never written twice.
     """
 
     def __init__(self, http: AsyncHttp, door: Door, progress: Progress) -> None:
@@ -47,7 +47,7 @@ class AsyncAttachment:
         self._line: _AsyncLine | None = None
         self._closed = False
         self._mending = async_lock()
-        """Held while a new connection is made, by whoever notices first that one is needed."""
+        """Held during a reconnect, by the first task that needs one."""
 
     async def __aenter__(self) -> Self:
         await self._mend(None, None)
@@ -59,14 +59,14 @@ class AsyncAttachment:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave. Whoever iterates comes to an end. Again is no error."""
+        """Leave. Iterations over it end. Idempotent."""
         self._closed = True
         if self._line is not None:
             await self._line.socket.aclose()
 
     @property
     def info(self) -> Exec:
-        """What was last heard of the command."""
+        """The last known state of the command."""
         if self._progress.info is None:
             raise BayError("this attachment is not open yet: use it as a context manager")
         return self._progress.info
@@ -78,14 +78,17 @@ class AsyncAttachment:
 
     @property
     def offset(self) -> int:
-        """The offset of the first byte of output that was not given yet; attach with it as `since` to go on."""
+        """The offset of the first byte of output not given yet; attach with it as `since` to go on."""
         return self._progress.next
 
     def __aiter__(self) -> AsyncGenerator[OutputChunk, None]:
         return self._chunks()
 
     async def read(self, timeout_s: float | None = None) -> OutputChunk | None:
-        """What it prints next; None once it has ended. Raises Timeout when nothing comes for `timeout_s` seconds."""
+        """The next output; None once it has ended.
+
+        Raises Timeout when nothing comes for `timeout_s` seconds.
+        """
         limit = Limit(timeout_s, f"{self.info.id} has printed nothing for {timeout_s} s")
         while not (self._progress.ended or self._closed):
             chunk = await self._next(self._open_line(), limit)
@@ -145,7 +148,7 @@ class AsyncAttachment:
         return self._line
 
     async def _mend(self, broken: _AsyncLine | None, error: BayError | None) -> None:
-        """A new connection in place of `broken`, unless somebody else has made one."""
+        """A new connection in place of `broken`, unless another task has made one."""
         async with self._mending:
             while self._line is broken and not self._closed:
                 if error is not None:

@@ -1,4 +1,4 @@
-"""Who changed what, and what came of it."""
+"""The audit: which key changed what, and the outcome."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -28,7 +28,10 @@ class AsyncAudit:
         until: datetime | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[AuditEntry]:
-        """All that match, oldest first, page by page as they are taken. `since` is included, `until` is not."""
+        """All that match, oldest first, page by page as they are taken.
+
+        `since` is included, `until` is not.
+        """
         filters: Mapping[str, object] = {
             "owner": owner,
             "key_id": key_id,

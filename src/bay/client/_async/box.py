@@ -1,4 +1,4 @@
-"""One sandbox, as a thing to run commands in and keep files in."""
+"""A sandbox object, which runs commands and keeps files."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
@@ -32,11 +32,14 @@ from bay.ids import new_id
 from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
-"""How long the server waits for a resume, unless told otherwise."""
+"""The server's default wait for a resume."""
 
 
 class AsyncBox:
-    """A sandbox. `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in it.
+    """A sandbox.
+
+    `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in
+    it.
 
     `network` is what it reaches, `ports` where it is reached.
 
@@ -99,12 +102,13 @@ class AsyncBox:
     ) -> RunResult:
         """Run a command to its end. A string goes through a shell, a sequence is run as it is.
 
-        After `timeout_s` seconds (None: no limit) the command and all it started are ended and the
-        result says `timed_out`. `cwd` is absolute or relative to /workspace; `env` adds to the sandbox's; `user`
-        may be ``"root"`` where the profile allows it. With `keep_alive=False` its running is no activity, and
-        an idle sandbox is frozen with it. The result has all that it printed, up to `max_output_bytes` (16 MiB, up to 1 GiB);
-        of more it has the last bytes, or with `keep` the first (``"head"``) or half of each (``"both"``), and is not `ok`.
-        Raises CommandFailed with `check=True` when it is not. When the call is cancelled the command is ended.
+        After `timeout_s` seconds (None: no limit) the command and all it started are ended and the result
+        says `timed_out`. `cwd` is absolute or relative to /workspace; `env` adds to the sandbox's; `user` may
+        be ``"root"`` where the profile allows it. With `keep_alive=False` its running is no activity, and an
+        idle sandbox is frozen with it. The result has all that it printed, up to `max_output_bytes` (16 MiB,
+        up to 1 GiB); of more it has the last bytes, or with `keep` the first (``"head"``) or half of each
+        (``"both"``), and is not `ok`. Raises CommandFailed with `check=True` when it is not. When the call is
+        cancelled the command is ended.
         """
         collected = Collected(max_output_bytes, keep)
         result = await self.execs.run(
@@ -123,11 +127,11 @@ class AsyncBox:
     def terminal(
         self, rows: int | None = None, cols: int | None = None, exec_id: str | None = None
     ) -> AsyncAttachment:
-        """A login shell on a terminal of its own, to be used with `with`; leaving it leaves the shell running.
+        """A login shell on a terminal of its own, for a `with` block; leaving it leaves the shell running.
 
-        Its size is 24 rows of 80 columns unless given. `exec_id` is one that was left: its last screen comes first,
-        at the new size where both numbers are given, else at the size it has. An idle sandbox is frozen
-        together with such a shell.
+        Its size is 24 rows of 80 columns unless given. `exec_id` is one that was left: its last screen comes
+        first, at the new size where both numbers are given, else at the size it has. An idle sandbox is
+        frozen together with such a shell.
         """
         size = {"rows": rows, "cols": cols}
         progress = Progress(None, None, self._http.config.retry_s, repaint=True)
@@ -143,8 +147,9 @@ class AsyncBox:
     async def url(self, port: int | None = None) -> str:
         """Where a browser reaches a port of it; without one the port that its `url` setting names.
 
-        A port that is its owner's needs the key, or a link (`ports.link`), all the same. Raises NotFound without
-        a `url` setting, and for a `port` where nothing listens now: nobody but the server knows what it is called outside.
+        A port with access `owner` needs the key, or a link (`ports.link`), all the same. Raises NotFound
+        without a `url` setting, and for a `port` without a listener: only the server knows its public host
+        name.
         """
         if port is None:
             found = (await self.refresh()).url
@@ -160,7 +165,10 @@ class AsyncBox:
         return href
 
     async def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
-        """What listens on a port of it, once something does. Raises Timeout when nothing does within `timeout_s` seconds."""
+        """The listener on a port of it, once there is one.
+
+        Raises Timeout when there is none within `timeout_s` seconds.
+        """
         return await self.ports.wait_for(port, timeout_s)
 
     async def fetch(
@@ -176,16 +184,16 @@ class AsyncBox:
     ) -> httpx.Response:
         """Ask an app that listens on a port of it by HTTP, with this client's key; the app sees no key.
 
-        Wakes it, and waits until something listens (`port_wait` of the server, 30 s). The answer is the app's, whatever
-        its status, and redirects are not followed; it is in memory, so download large things otherwise. `timeout_s`
-        bounds each silence. Raises PortClosed when nothing listens.
+        Wakes it, and waits until something listens (`port_wait` of the server, 30 s). The answer is the
+        app's, whatever its status, and redirects are not followed; it is in memory, so download large things
+        otherwise. `timeout_s` bounds each silence. Raises PortClosed when nothing listens.
         """
         return await self.ports.fetch(
             port, path, method=method, headers=headers, content=content, json=json, timeout_s=timeout_s
         )
 
     async def processes(self) -> list[Process]:
-        """What runs in it now. Never starts compute."""
+        """Its running processes. Never starts compute."""
         page = await self._http.json(Call(method="GET", path=self._path("processes"), safe=True))
         return [model(Process, item) for item in items(page)]
 
@@ -205,8 +213,8 @@ class AsyncBox:
     ) -> ShellResult:
         """Run a shell command by the v1 call `shell/exec`, which keeps it in the sandbox's history.
 
-        A command that ran out of time is no error: `success` is False and `exit_code` -1. `description` and `tags`
-        (with commas between) are for the history.
+        A command that ran out of time is no error: `success` is False and `exit_code` -1. `description` and
+        `tags` (with commas between) are for the history.
         """
         body = given(command=command, timeout=timeout_s, cwd=cwd, description=description, tags=tags)
         path = self._path("shell", "exec")
@@ -223,7 +231,8 @@ class AsyncBox:
     async def pause(self) -> Sandbox:
         """Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error.
 
-        Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to freeze, or while calls are under way in it.
+        Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to
+        freeze, or while calls are under way in it.
         """
         return await self._ask(Call(method="POST", path=self._path("pause"), safe=True))
 
@@ -235,23 +244,23 @@ class AsyncBox:
         return await self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
 
     async def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
-        """Change its `name`, its `labels` (all of them), timeouts, `checkpoint_policy`, `url` or `ports` (all), and nothing else.
+        """Change its `name`, `labels` (all), timeouts, `checkpoint_policy`, `url` or `ports` (all).
 
-        What is left out stays. None takes a name, a policy or a URL away; of a timeout it means never. A changed timeout counts
-        from now. Raises Conflict when the name is taken.
+        Options left out stay. None takes a name, a policy or a URL away; of a timeout it means never. A
+        changed timeout counts from now. Raises Conflict when the name is taken.
         """
         return await self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))
 
     async def checkpoint(self, name: str | None = None, comment: str | None = None) -> Checkpoint:
-        """Keep the files as they are at this moment. What runs goes on; it stands still only for that moment.
+        """Make a checkpoint of the present files. Programs go on; they are frozen only for that moment.
 
-        Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when another
-        checkpoint of this sandbox has the name, StorageFull when there is no room.
+        Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when
+        another checkpoint of this sandbox has the name, StorageFull when there is no room.
         """
         return await self._checkpoints.create(name, comment)
 
     async def checkpoints(self, auto: bool | None = None) -> list[Checkpoint]:
-        """Its checkpoints, oldest first: all, or those that were made by its policy (`auto=True`), or by request."""
+        """Its checkpoints, oldest first: all, or those made by its policy (`auto=True`), or by request."""
         return await self._checkpoints.list(auto)
 
     async def get_checkpoint(self, checkpoint: str) -> Checkpoint:
@@ -259,14 +268,17 @@ class AsyncBox:
         return await self._checkpoints.get(checkpoint)
 
     async def delete_checkpoint(self, checkpoint: str | Checkpoint) -> None:
-        """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. What was made of it stays."""
+        """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. Forks of it stay."""
         await self._checkpoints.delete(checkpoint)
 
     async def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
-        """Put the files back as they were; the present ones are gone unless a checkpoint has them. Sets and returns `info`.
+        """Put the files back as they were; the present ones are gone unless a checkpoint has them.
 
-        A checkpoint of another sandbox of yours will do as well, such as of a fork, but by its id.
-        Commands that run end. Raises Conflict while another restore is under way. One that fails leaves the present files.
+        Sets and returns `info`.
+
+        A checkpoint of another sandbox of yours will do as well, such as of a fork, but by its id. Commands
+        that run end. Raises Conflict while another restore is under way. One that fails leaves the present
+        files.
         """
         self.info = await self._checkpoints.restore(checkpoint)
         return self.info
@@ -276,8 +288,8 @@ class AsyncBox:
     ) -> "AsyncBoxes":
         """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
 
-        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is deleted;
-        used with `with`, the list deletes them all at the end of the block.
+        With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is
+        deleted; used with `with`, the list deletes them all at the end of the block.
         """
         made = await self._checkpoints.fork(count, checkpoint, name)
         return AsyncBoxes(AsyncBox(self._http, info) for info in made)
@@ -285,7 +297,7 @@ class AsyncBox:
     async def export_checkpoint(
         self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
     ) -> int:
-        """Bring a checkpoint to a local path or into an open binary file, as a tar in zstd; returns its size in bytes.
+        """Export a checkpoint to a local path or an open binary file, as a tar in zstd; returns its bytes.
 
         Raises BayError for one that is not whole. Its checksums are looked at by `import_checkpoint`.
         """
@@ -314,7 +326,10 @@ class AsyncBox:
         await self._http.json(Call(method="DELETE", path=self._path(), safe=True))
 
     async def extend_ttl(self, seconds: int | str) -> Sandbox:
-        """Put `expires_at` off by `seconds` (or text such as ``"10m"``), counted from now if it has passed. Raises SandboxTtlInfinite without one."""
+        """Put `expires_at` off by `seconds` (or text such as ``"10m"``), counted from now if it has passed.
+
+        Raises SandboxTtlInfinite without one.
+        """
         headers = {"Idempotency-Key": new_id("key")}
         body = {"extend_by": seconds}
         return await self._ask(
@@ -322,23 +337,27 @@ class AsyncBox:
         )
 
     async def keepalive(self) -> None:
-        """Count as activity: the idle timeout starts anew, or the warm one of a frozen sandbox. Starts and wakes nothing."""
+        """Count as activity: the idle timeout starts anew, or the warm one of a frozen sandbox.
+
+        Starts and wakes nothing.
+        """
         await self._http.json(Call(method="POST", path=self._path("keepalive"), safe=True))
 
     def events(self, since: str | None = None, *, follow: bool = True) -> AsyncGenerator[Event, None]:
-        """What happens to this sandbox, until it is deleted; see `AsyncClient.events`."""
+        """The events of this sandbox, until it is deleted; see `AsyncClient.events`."""
         events = AsyncEvents(self._http, self._path("events"), one_sandbox=True)
         return events.follow(since) if follow else events.kept(since)
 
     async def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
-        """What `shell` ran here, newest first: up to `limit` (100, at most 500) behind the first `offset`.
+        """The executions of `shell` here, newest first: up to `limit` (100, at most 500) after `offset`.
 
-        Filters: `exec_type`, `success_only`, `failed_only`, `tags`, `has_notes`, `has_description`. Never starts compute.
+        Filters: `exec_type`, `success_only`, `failed_only`, `tags`, `has_notes`, `has_description`. Never
+        starts compute.
         """
         return await self._history.list(**options)
 
     async def history_entry(self, execution_id: str) -> HistoryEntry:
-        """One entry of the history. Raises NotFound when there is none, or none any more."""
+        """One entry of the history. Raises NotFound when there is none, or when it has expired."""
         return await self._history.get(execution_id)
 
     async def last_execution(self, exec_type: ExecType | None = None) -> HistoryEntry:
@@ -353,7 +372,10 @@ class AsyncBox:
         tags: str | None = None,
         notes: str | None = None,
     ) -> HistoryEntry:
-        """Note something about an entry of the history. None leaves a field as it is, an empty text takes it away."""
+        """Note something about an entry of the history.
+
+        None leaves a field as it is, an empty text takes it away.
+        """
         return await self._history.annotate(execution_id, description=description, tags=tags, notes=notes)
 
     async def _ask(self, call: Call) -> Sandbox:

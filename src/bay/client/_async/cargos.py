@@ -1,4 +1,4 @@
-"""Cargos: files that outlive sandboxes."""
+"""The cargos of an owner: files that outlive sandboxes."""
 
 from collections.abc import AsyncIterator
 
@@ -12,7 +12,7 @@ from bay.models import Cargo, Checkpoint
 
 
 class AsyncCargos:
-    """The cargos of the key's owner: external ones, which you make and remove, and managed ones, which belong to their sandbox."""
+    """The cargos of the key's owner: external ones, which you make, and managed ones of sandboxes."""
 
     def __init__(self, http: AsyncHttp) -> None:
         self._http = http
@@ -26,8 +26,8 @@ class AsyncCargos:
     ) -> Cargo:
         """A new cargo, empty or with the files of a checkpoint; `sandboxes.create(cargo_id=…)` mounts it.
 
-        Sent again by itself when the connection fails, under one idempotency key. `size_limit_mb` holds where the answer
-        says `size_limit_enforced`.
+        Sent again by itself when the connection fails, under one idempotency key. `size_limit_mb` holds where
+        the answer says `size_limit_enforced`.
         """
         origin = from_checkpoint.id if isinstance(from_checkpoint, Checkpoint) else from_checkpoint
         call = Call(
@@ -41,7 +41,10 @@ class AsyncCargos:
         return model(Cargo, await self._http.json(call))
 
     async def list(self, *, managed: bool | None = None, limit: int | None = None) -> AsyncIterator[Cargo]:
-        """The external ones, or with `managed=True` those of sandboxes, page by page as they are taken. `limit` is the page size."""
+        """The external ones, or with `managed=True` those of sandboxes, page by page as they are taken.
+
+        `limit` is the page size.
+        """
         filters = {"managed": None if managed is None else str(managed).lower(), "limit": limit}
         async for item in paged(self._http, "/v1/cargos", filters):
             yield model(Cargo, item)
@@ -58,14 +61,18 @@ class AsyncCargos:
         return model(Cargo, await self._http.json(call))
 
     async def delete(self, cargo_id: str) -> None:
-        """Remove an external cargo and its files for good. Raises Conflict while a sandbox has it, and for a managed one."""
+        """Remove an external cargo and its files for good.
+
+        Raises Conflict while a sandbox has it, and for a managed one.
+        """
         await self._http.json(Call(method="DELETE", path=cargo_path(cargo_id)))
 
     async def move(self, cargo_id: str, sandbox: str) -> Cargo:
         """Have a sandbox (id or name) use this cargo from now on, in place of its own.
 
-        Both that sandbox and the one that had the cargo must be cold, else it raises Conflict. No files are lost: what the
-        sandbox had is an external cargo afterwards, and the one whose managed cargo went away gets an empty one.
+        Both that sandbox and the one that had the cargo must be cold, else it raises Conflict. No files are
+        lost: the sandbox's old files become an external cargo, and the one whose managed cargo went away gets
+        an empty one.
         """
         call = Call(method="POST", path=cargo_path(cargo_id, "move"), body={"sandbox": sandbox})
         return model(Cargo, await self._http.json(call))

@@ -1,4 +1,4 @@
-"""Checkpoints of a sandbox: its files as they were."""
+"""Checkpoints of a sandbox: copies of its files at one moment."""
 
 from os import PathLike
 
@@ -19,7 +19,7 @@ Sandboxes = list[Sandbox]
 
 
 def ref(checkpoint: str | Checkpoint) -> str:
-    """What a checkpoint is called by."""
+    """The id or name for a path."""
     return checkpoint if isinstance(checkpoint, str) else checkpoint.id
 
 

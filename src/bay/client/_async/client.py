@@ -1,4 +1,4 @@
-"""The door to one Bay."""
+"""The client of one Bay, the entry to its sandboxes."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -30,7 +30,7 @@ ATTEMPTS = 3
 """How often `get_or_create` looks, while others make and delete the sandbox of that name."""
 
 READY_S = 60.0
-"""How long `client.sandbox()` waits until the sandbox is ready, unless told otherwise."""
+"""The default wait of `client.sandbox()` until the sandbox is ready."""
 
 
 class AsyncSandboxes:
@@ -40,7 +40,9 @@ class AsyncSandboxes:
         self._http = http
 
     async def create(self, **options: Unpack[CreateOptions]) -> AsyncBox:
-        """A new sandbox. With `wait` it answers when the sandbox is ready or has failed, or the seconds are over.
+        """A new sandbox.
+
+        With `wait` it answers when the sandbox is ready or has failed, or the seconds are over.
 
         Sent again by itself when the connection fails, under one idempotency key: one call makes
         one sandbox. Raises Conflict when the name is taken.
@@ -52,10 +54,12 @@ class AsyncSandboxes:
         return AsyncBox(self._http, model(Sandbox, await self._http.json(create_call(options, key))))
 
     async def get_or_create(self, name: str, /, **options: Unpack[CreateOptions]) -> AsyncBox:
-        """The sandbox of that name, or a new one that is as the options say. One that was there is not changed.
+        """The sandbox of that name, or a new one that is as the options say.
 
-        Of several who ask at once one makes it. With `wait` either is ready, or has failed, or the seconds are over.
-        One that has expired is removed first, as Bay does a minute later.
+        One that was there is not changed.
+
+        Of several who ask at once one makes it. With `wait` either is ready, or has failed, or the seconds
+        are over. One that has expired is removed first, as Bay does a minute later.
         """
         known("get_or_create", options, CreateOptions)
         return await self._get_or_create(name, options)
@@ -65,7 +69,7 @@ class AsyncSandboxes:
         for _ in range(ATTEMPTS):
             if (box := await self._usable(name, options.get("wait"))) is not None:
                 return box
-            with suppress(Conflict):  # somebody else has made it just now
+            with suppress(Conflict):  # another client has made it just now
                 return await self.create(**wanted)
         return await self.create(**wanted)
 
@@ -96,7 +100,10 @@ class AsyncSandboxes:
         label: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[AsyncBox]:
-        """All that match, oldest first, page by page as they are taken. `label` is ``key:value``, `limit` the page size."""
+        """All that match, oldest first, page by page as they are taken.
+
+        `label` is ``key:value``, `limit` the page size.
+        """
         filters: Mapping[str, object] = {
             "status": status,
             "compute": compute,
@@ -174,12 +181,13 @@ class AsyncClient:
     def events(
         self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True
     ) -> AsyncGenerator[Event, None]:
-        """What happens to all of the owner's sandboxes, in order, without end; or to one, until it is deleted.
+        """The events of all the owner's sandboxes, in order, without end; or of one, until it is deleted.
 
-        It begins with what happens after the first event is asked for, or behind the event whose id is `since`
-        (``"0"``: with the oldest still kept). A dropped connection is taken up again where it broke, for as long as
-        the client's `retry_s`. An event of type ``events.gap`` stands where older ones are no longer kept. With
-        `follow=False` it gives what is kept now, and ends. A deleted `sandbox` is known by its id.
+        It begins with what happens after the first event is asked for, or behind the event whose id is
+        `since` (``"0"``: with the oldest still kept). A dropped connection is taken up again where it broke,
+        for as long as the client's `retry_s`. An event of type ``events.gap`` stands where older ones are no
+        longer kept. With `follow=False` it gives what is kept now, and ends. A deleted `sandbox` is known by
+        its id.
         """
         path = sandbox_path(sandbox, "events") if sandbox else "/v1/events"
         events = AsyncEvents(self._http, path, one_sandbox=sandbox is not None)
@@ -187,12 +195,12 @@ class AsyncClient:
 
     @asynccontextmanager
     async def sandbox(self, **options: Unpack[CreateOptions]) -> AsyncGenerator[AsyncBox, None]:
-        """A sandbox for the length of a `with` block: ready at its start, deleted at its end, whatever happens.
+        """A sandbox for the length of a `with` block: ready at its start, deleted at its end in any case.
 
-        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named. Raises SandboxNotReady
-        or DriverUnavailable when it does not get ready, and leaves nothing behind then either. Unless a `ttl` is
-        named it lives for ten minutes that are renewed while the block lasts (not with a `transport` of your own), so
-        that a program that is killed leaves nothing for longer.
+        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named. Raises
+        SandboxNotReady or DriverUnavailable when it does not get ready, and leaves nothing behind then
+        either. Unless a `ttl` is named it lives for ten minutes that are renewed while the block lasts (not
+        with a `transport` of your own), so that a program that is killed leaves nothing for longer.
         """
         known("sandbox", options, CreateOptions)
         refuse_exist_ok(options)

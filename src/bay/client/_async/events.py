@@ -1,4 +1,4 @@
-"""What happened, and what happens: events of all sandboxes or of one."""
+"""Events of all sandboxes or of one, past and live."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -22,7 +22,7 @@ class AsyncEvents:
         self._one_sandbox = one_sandbox
 
     async def kept(self, since: str | None) -> AsyncGenerator[Event, None]:
-        """What the server still knows, behind the event `since`, page by page as it is taken."""
+        """The stored events after the event `since`, read page by page."""
         cursor, more = since, True
         while more:
             params = list_params({"limit": 200}, cursor)
@@ -33,7 +33,7 @@ class AsyncEvents:
             more = cursor is not None
 
     async def follow(self, since: str | None) -> AsyncGenerator[Event, None]:
-        """What comes, over as many connections as it takes; ends only with the one sandbox it is of."""
+        """Live events, across reconnects; ends only with the one sandbox it is of."""
         place = Place(since, self._http.config.retry_s, one_sandbox=self._one_sandbox)
         while not place.ended:
             async with aclosing(self._connection(place)) as events:
@@ -41,12 +41,14 @@ class AsyncEvents:
                     yield event
 
     async def _connection(self, place: Place) -> AsyncGenerator[Event, None]:
-        """What one connection brings; returns when a new one should be made."""
+        """The events of one connection; returns when a new one should be made."""
         connected = False
         try:
             async with self._http.stream(self._call(place)) as response:
                 connected = True
-                place.ended = response.status_code == 204  # the sandbox is gone, and all of it was told
+                place.ended = (
+                    response.status_code == 204
+                )  # the sandbox was deleted, and all its events were read
                 blocks = Blocks()
                 async for data in response.aiter_bytes():
                     for block in blocks.feed(data):

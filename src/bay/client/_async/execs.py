@@ -1,4 +1,7 @@
-"""Commands in a sandbox. An exec outlives the connection that started it, so a reader can leave and come back."""
+"""Commands in a sandbox.
+
+An exec outlives the connection that started it, so a reader can leave and come back.
+"""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
@@ -42,8 +45,8 @@ ENDING_S = 5.0
 class AsyncProc:
     """A command that was started in a sandbox. `info` is what was last heard of it.
 
-    Unless it was started with `wait_for_reader=False` it waits for what reads its output: its first `output`, `attach` or
-    `wait` gets every byte.
+    Unless it was started with `wait_for_reader=False` it waits for what reads its output: its first `output`,
+    `attach` or `wait` gets every byte.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class AsyncProc:
         self._sandbox_id = sandbox_id
         self.info = info
         self._collected = collected if info.wait_for_reader else None
-        """What `wait` has read so far; None where the output is read by others."""
+        """The output that `wait` has read so far; None where another reader has it."""
         self._was_read = False
 
     @property
@@ -69,7 +72,10 @@ class AsyncProc:
         return await self._get(wait_s=None)
 
     async def kill(self) -> Exec:
-        """End it and everything it started: terminate, then kill. Answers once it has ended; again is no error."""
+        """End it and everything it started: terminate, then kill.
+
+        Answers once it has ended; again is no error.
+        """
         call = Call(method="DELETE", path=self._path(), safe=True, wait_s=GRACE_S)
         self.info = model(Exec, await self._http.json(call))
         return self.info
@@ -77,8 +83,8 @@ class AsyncProc:
     async def wait(self, timeout_s: float | None = None) -> RunResult:
         """Wait until it has ended, for ever without a `timeout_s` (seconds), and give what it printed.
 
-        Of a command that was started here, and whose output is not read otherwise, that is all up to 16 MiB, else what the
-        server still keeps. Raises Timeout when it still runs then; it is left running.
+        Of a command that was started here, and whose output is not read otherwise, that is all up to 16 MiB,
+        else what the server still keeps. Raises Timeout when it still runs then; it is left running.
         """
         if self._collected is not None:
             return await self._collect(self._collected, timeout_s)
@@ -100,14 +106,15 @@ class AsyncProc:
         timeout_s: float | None = None,
         wait_for_reader: bool | None = None,
     ) -> AsyncGenerator[OutputChunk, None]:
-        """What it prints, stdout and stderr in the order in which they came, until it ends.
+        """Its output, stdout and stderr in the order in which they came, until it ends.
 
-        `since` is a byte offset from the start of its output; None is its start when this is the first to read a command that was
-        started here, else the oldest byte still kept, in which case a gap shows as a jump of `offset` and is no error.
-        Raises OutputGone when output from there on is no longer kept, and Timeout when nothing comes for `timeout_s` seconds. A
-        dropped connection is taken up again where it broke, for as long as the client's `retry_s`. With `follow=False` it
-        ends with what there is now. With `wait_for_reader` the command waits for this reader, also when it was not started for
-        one; a key that may only read cannot have it wait. After the end `info` says how the command ended.
+        `since` is a byte offset from the start of its output; None is its start when this is the first to
+        read a command that was started here, else the oldest byte still kept, in which case a gap shows as a
+        jump of `offset` and is no error. Raises OutputGone when output from there on is no longer kept, and
+        Timeout when nothing comes for `timeout_s` seconds. A dropped connection is taken up again where it
+        broke, for as long as the client's `retry_s`. With `follow=False` it ends with what there is now. With
+        `wait_for_reader` the command waits for this reader, also when it was not started for one; a key that
+        may only read cannot have it wait. After the end `info` says how the command ended.
         """
         limit = Limit(timeout_s, f"{self.id} has printed nothing for {timeout_s} s", renewed=True)
         cursor = Cursor(self.info, self._begin(since), self._http.config.retry_s, limit)
@@ -119,10 +126,11 @@ class AsyncProc:
         self.info = cursor.info
 
     def attach(self, since: int | None = None, *, repaint: bool = False) -> AsyncAttachment:
-        """Be attached to it: output as it comes, input, size and signals over one connection; use it with `with`.
+        """Attach to it: live output, input, size and signals over one connection; use it with `with`.
 
-        `since` is as for `output`. With `repaint`, for a command on a terminal, its last screen is drawn, by a chunk
-        that has no place in the count of bytes: at the beginning, unless there is a `since`; and where output is gone.
+        `since` is as for `output`. With `repaint`, for a command on a terminal, its last screen is drawn, by
+        a chunk that has no place in the count of bytes: at the beginning, unless there is a `since`; and
+        where output was dropped.
         """
         begin = self._begin(since)
         since = since if repaint else begin
@@ -153,7 +161,7 @@ class AsyncProc:
         await self._http.json(self._stdin_call(eof=True))
 
     async def signal(self, signal: str | int) -> Exec:
-        """Send it a signal, by name (``"INT"``) or number: to its process group, or what has its terminal's foreground.
+        """Send it a signal, by name (``"INT"``) or number: to its process group, or its terminal's.
 
         Raises Conflict when it has ended.
         """
@@ -164,7 +172,10 @@ class AsyncProc:
         return await self._post("resize", rows=rows, cols=cols)
 
     async def screen(self, scrollback: int = 0) -> Screen:
-        """What its terminal shows now, below up to `scrollback` lines that scrolled off. InvalidArgument without a terminal."""
+        """The present screen of its terminal, below up to `scrollback` lines that scrolled off.
+
+        InvalidArgument without a terminal.
+        """
         params = {"scrollback": scrollback}
         call = Call(method="GET", path=self._path("screen"), params=params, safe=True)
         return model(Screen, await self._http.json(call))
@@ -226,7 +237,7 @@ def still_running(exec_id: str, timeout_s: float | None) -> Timeout:
 
 
 class _Feeding:
-    """Gives a command its input while somebody else reads its output. `failure` is what kept it from that."""
+    """Sends a command its input while another task reads its output. `failure` is the error that ended it."""
 
     def __init__(self, proc: AsyncProc, stdin: str | bytes) -> None:
         self._proc = proc
@@ -239,7 +250,7 @@ class _Feeding:
             await self._proc.write(self._stdin)
             await self._proc.close_stdin()
         except (Conflict, NotFound):
-            return  # it has ended, or does not want any more
+            return  # it has ended, or has closed its input
         except BayError as error:
             self.failure = error
             with suppress(BayError):
@@ -262,7 +273,7 @@ class AsyncExecs:
         self._sandbox_id = sandbox_id
 
     async def get(self, exec_id: str) -> AsyncProc:
-        """The command with that id. Raises NotFound when it is gone (10 minutes after its end)."""
+        """The command with that id. Raises NotFound 10 minutes after its end."""
         path = sandbox_path(self._sandbox_id, "execs", exec_id)
         info = model(Exec, await self._http.json(Call(method="GET", path=path, safe=True)))
         return AsyncProc(self._http, self._sandbox_id, info)
@@ -283,7 +294,7 @@ class AsyncExecs:
     async def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> AsyncProc:
         """Start a command and return at once; see `SpawnOptions`, and `AsyncBox.run` for the rest.
 
-        When the call is cancelled the command is ended, since nobody has it then.
+        When the call is cancelled the command is ended, since it has no other owner.
         """
         exec_id = new_id("exec")
         try:
@@ -300,7 +311,9 @@ class AsyncExecs:
         collected: Collected,
         **options: object,
     ) -> RunResult:
-        """Start a command and wait for its end: one request when it ends within a wait slice, and prints no more than is kept.
+        """Start a command and wait for its end.
+
+        It takes one request when it ends within a wait slice, with little output.
 
         When the caller gives up, the command is ended.
         """
@@ -350,7 +363,7 @@ class AsyncExecs:
                 await self._end(exec_id)
 
     async def _end(self, exec_id: str) -> None:
-        """End a command that nobody waits for any more, and which may be starting just now."""
+        """End an abandoned command, which may be starting just now."""
         call = Call(method="DELETE", path=sandbox_path(self._sandbox_id, "execs", exec_id), safe=True)
         until = time.monotonic() + ENDING_S
         while time.monotonic() < until:
@@ -363,7 +376,8 @@ class AsyncExecs:
                 return
 
     async def _start(self, body: Json, exec_id: str, wait_s: float | None) -> Exec:
-        # The id is ours and is the idempotency key too, so sending the start twice cannot run the command twice.
+        # The id is ours and is the idempotency key too, so sending the start twice cannot run the command
+        # twice.
         call = Call(
             method="POST",
             path=sandbox_path(self._sandbox_id, "execs"),

@@ -1,4 +1,4 @@
-"""What `bay` exports of this client, under the name that users know it by."""
+"""The exports of `bay` from this client, under their public names."""
 
 from bay.client._async.admin import AsyncAdmin
 from bay.client._async.attach import AsyncAttachment

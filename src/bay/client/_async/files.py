@@ -1,4 +1,4 @@
-"""Files of a sandbox. A path is absolute, or relative to /workspace."""
+"""The files of a sandbox. A path is absolute, or relative to /workspace."""
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -48,19 +48,22 @@ SEARCH_S = 60.0
 class AsyncFiles:
     """The files of one sandbox: whatever its user may touch.
 
-    Raises FileMissing for what is not there, Forbidden for what its user may not do, StorageFull when there is no room; a
-    write that fails leaves the file that was there. `progress` is called with the bytes that have gone, and with how many
-    there are in all or None.
+    Raises FileMissing for what is not there, Forbidden for what its user may not do, StorageFull when there
+    is no room; a write that fails leaves the file that was there. `progress` is called with the bytes that
+    have gone, and with how many there are in all or None.
     """
 
     def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
         self._http = http
         self._sandbox_id = sandbox_id
 
-    # What is in a file
+    # Content
 
     async def read(self, path: str, offset: int | None = None, length: int | None = None) -> bytes:
-        """The bytes of a file, in memory: all, or `length` from `offset` on, fewer where it ends. `download` is for large ones."""
+        """The bytes of a file, in memory: all, or `length` from `offset` on, fewer where it ends.
+
+        `download` is for large ones.
+        """
         if (offset or 0) < 0 or (length or 0) < 0:
             raise InvalidArgument("offset and length are numbers of bytes and may not be negative")
         data = bytearray()
@@ -76,7 +79,8 @@ class AsyncFiles:
     async def write(self, path: str, data: str | bytes, mode: int | str | None = None) -> int:
         """Write a file whole (text as UTF-8), with its parent directories; returns its size in bytes.
 
-        It is replaced in one step. One that was there keeps its mode unless a `mode` (0o644, or ``"0644"``) is given.
+        It is replaced in one step. One that was there keeps its mode unless a `mode` (0o644, or ``"0644"``)
+        is given.
         """
         content = data.encode() if isinstance(data, str) else data
         return await self._upload(content, path, Facts(len(content)), mode, None)
@@ -96,7 +100,8 @@ class AsyncFiles:
     async def edit(self, path: str, old: str, new: str, all: bool = False) -> int:  # noqa: A002 — as in the API
         """Put `new` in place of `old` in a text file; returns how many times.
 
-        Raises Conflict when `old` is not there, or more than once without `all`; `details["matches"]` says how often.
+        Raises Conflict when `old` is not there, or more than once without `all`; `details["matches"]` says
+        how often.
         """
         answer = await self._post("edit", {"path": path, "old": old, "new": new, "all": all})
         return int(answer.get("replaced", 0))
@@ -106,9 +111,10 @@ class AsyncFiles:
     async def upload(
         self, source: Source, remote: str, *, mode: int | str | None = None, progress: Progress | None = None
     ) -> int:
-        """Send a local file, an open binary file, or a directory with everything in it; returns the bytes sent.
+        """Upload a local file, an open binary file, or a directory with all its content; returns its bytes.
 
-        Uses constant memory. A local file brings its mode and mtime along. A directory becomes `remote` itself; see `upload_dir`.
+        Uses constant memory. A local file brings its mode and mtime along. A directory becomes `remote`
+        itself; see `upload_dir`.
         """
         if await async_in_thread(is_directory, source):
             assert isinstance(source, str | PathLike)  # noqa: S101 — only a path is a directory
@@ -118,8 +124,9 @@ class AsyncFiles:
     async def download(self, remote: str, target: Target, *, progress: Progress | None = None) -> int:
         """Bring a file to a local path or into an open binary file; returns its size in bytes.
 
-        Uses constant memory. The local path is replaced only when all has arrived; it gets mode and mtime of the file, but
-        never set-id bits, nor more than reading for others. A connection that breaks is taken up where it broke.
+        Uses constant memory. The local path is replaced only when all has arrived; it gets mode and mtime of
+        the file, but never set-id bits, nor more than reading for others. A connection that breaks is taken
+        up where it broke.
         """
         local = Download(target, remote)
         fetch = self._fetch(remote, local.rewind)
@@ -138,10 +145,11 @@ class AsyncFiles:
         progress: Progress | None = None,
         left_out: LeftOut | None = None,
     ) -> int:
-        """Make `remote` have everything that is in a local directory, as one stream; returns the bytes of its files.
+        """Upload the content of a local directory to `remote`, as one stream; returns the bytes of its files.
 
-        What `remote` has besides stays. A symbolic link that leads out of the directory is taken for the file it leads to;
-        `left_out` is told the name of each thing that is neither file, directory nor such a link. What came before a failure stays.
+        Other files in `remote` stay. A symbolic link that leads out of the directory is taken for the file it
+        leads to; `left_out` gets the name of each thing that is neither file, directory nor such a link.
+        Files that came before a failure stay.
         """
         root = Path(source)
         meter = Meter(progress, await async_in_thread(weight, root) if progress else None)
@@ -158,10 +166,11 @@ class AsyncFiles:
         progress: Progress | None = None,
         left_out: LeftOut | None = None,
     ) -> int:
-        """Bring everything in a directory to a local one, made where it is missing; returns the bytes of its files.
+        """Download a directory's content to a local one, made if missing; returns the bytes of its files.
 
-        Nothing outside of the local directory is written, whatever the sandbox sends: no link is followed, and
-        links that lead out, fifos and devices are left out, of which `left_out` is told. What came before a failure stays.
+        Nothing outside of the local directory is written, whatever the sandbox sends: no link is followed,
+        and links that lead out, fifos and devices are left out and reported to `left_out`. Files that came
+        before a failure stay.
         """
         unpacking = Unpacking(Path(target), meter := Meter(progress, None), left_out)
         try:
@@ -180,7 +189,7 @@ class AsyncFiles:
     async def read_archive(self, path: str = ".", *, gzip: bool = False) -> bytes:
         """A directory with everything in it, or a file, as a tar in memory. `download_dir` is for large ones.
 
-        What the user may not read, sockets and devices are left out.
+        Files that the user may not read, sockets and devices are left out.
         """
         data = bytearray()
         call = self._call("GET", "archive", path=path, format=_FORMATS[gzip])
@@ -190,19 +199,22 @@ class AsyncFiles:
         return bytes(data)
 
     async def write_archive(self, source: Source | bytes, path: str = ".", *, gzip: bool = False) -> int:
-        """Unpack a tar (its bytes, a local file or an open one) below a directory, which is made; returns the bytes of its files.
+        """Unpack a tar (bytes, a local file or an open one) below a directory, which is made.
 
-        What is there besides stays. Raises BadRequest for what leads out of `path` or is damaged; what came before stays.
+        Returns the bytes of its files.
+
+        Other files there stay. Raises BadRequest for a damaged archive or one that leads out of `path`; files
+        that came before stay.
         """
         call = self._call("PUT", "archive", path=path, format=_FORMATS[gzip])
         call = replace(call, repeatable=isinstance(source, str | bytes | PathLike))
         answer = await self._http.json(call, body(source, Meter(None, None)))
         return int(answer.get("bytes", 0))
 
-    # What there is
+    # Metadata
 
     async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
-        """What is at a path; of a symbolic link what it leads to, unless `follow` is False."""
+        """The file at a path; of a symbolic link its target, unless `follow` is False."""
         call = self._call("GET", "stat", path=path, **flags(follow=follow))
         return model(FileInfo, await self._http.json(call))
 
@@ -217,10 +229,11 @@ class AsyncFiles:
     async def list(
         self, path: str = ".", depth: int = 1, glob: str | None = None, limit: int | None = None
     ) -> Infos:
-        """What is in a directory, by name, and below it down to `depth` (64 at most), a directory before what is in it.
+        """The entries of a directory, by name, and those below it to `depth` (64 at most), parents first.
 
-        `glob` (``*``, ``?``, ``[…]``, ``**``) is matched against the path relative to `path`. Links are not followed. With
-        `limit` it gives the first so many; without, it raises PayloadTooLarge when there are more than 200,000.
+        `glob` (``*``, ``?``, ``[…]``, ``**``) is matched against the path relative to `path`. Links are not
+        followed. With `limit` it gives the first so many; without, it raises PayloadTooLarge when there are
+        more than 200,000.
         """
         return [info async for info in self.walk(path, depth, glob, limit)]
 
@@ -242,7 +255,7 @@ class AsyncFiles:
             )
 
     async def glob(self, pattern: str, path: str = ".") -> Infos:
-        """What is below `path` and matches: ``*.py`` in it, ``**/*.py`` at any depth."""
+        """The paths below `path` that match: ``*.py`` in it, ``**/*.py`` at any depth."""
         return await self.list(path, LISTED_DEPTH, pattern)
 
     async def search(
@@ -257,17 +270,18 @@ class AsyncFiles:
         gitignore: bool = True,
         limit: int = 1000,
     ) -> SearchResult:
-        """Lines of text files below `path` that have `query` in them; without a query, names that match `glob`.
+        """Lines of text files below `path` that contain `query`; without a query, names that match `glob`.
 
-        What `.gitignore` files exclude, hidden files and binary files are passed over. `regex` is Python's `re`. Bounded
-        in time: the result says whether it is `truncated`, and how many files were searched and skipped.
+        Files that `.gitignore` excludes, hidden files and binary files are passed over. `regex` is Python's
+        `re`. Bounded in time: the result says whether it is `truncated`, and how many files were searched and
+        skipped.
         """
         options = flags(regex=regex, ignore_case=ignore_case, hidden=hidden, gitignore=gitignore)
         call = self._call("GET", "search", **given(path=path, query=query, glob=glob, limit=limit), **options)
         return model(SearchResult, await self._http.json(replace(call, wait_s=SEARCH_S)))
 
     def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncWatch:
-        """What happens to a file, or in a directory and below it; with `with`, and iterated for `bay.FileEvent`."""
+        """Watch a file, or a directory and all below it; with `with`, and iterated for `bay.FileEvent`."""
         return AsyncWatch(
             self._http, files_path(self._sandbox_id, "watch"), {"path": path, **flags(recursive=recursive)}
         )
@@ -275,11 +289,17 @@ class AsyncFiles:
     # Changes
 
     async def move(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
-        """Give a file or a directory another path. Raises Conflict when something is there, unless `overwrite`."""
+        """Give a file or a directory another path.
+
+        Raises Conflict when something is there, unless `overwrite`.
+        """
         return await self._changed("move", source=source, destination=destination, overwrite=overwrite)
 
     async def copy(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
-        """Copy a file, or a directory with everything in it. Raises Conflict when something is there, unless `overwrite`."""
+        """Copy a file, or a directory with everything in it.
+
+        Raises Conflict when something is there, unless `overwrite`.
+        """
         return await self._changed("copy", source=source, destination=destination, overwrite=overwrite)
 
     async def mkdir(self, path: str, mode: int | str = 0o755, parents: bool = True) -> FileInfo:
@@ -291,7 +311,10 @@ class AsyncFiles:
         return await self._changed("chmod", safe=True, path=path, mode=octal(mode), recursive=recursive)
 
     async def delete(self, path: str, recursive: bool = True) -> None:
-        """Remove a file, or a directory with everything in it; without `recursive` only an empty one, else Conflict."""
+        """Remove a file, or a directory with all its content.
+
+        Without `recursive` only an empty one, else Conflict.
+        """
         await self._http.json(self._call("DELETE", path=path, **flags(recursive=recursive)))
 
     async def _changed(self, what: str, *, safe: bool = False, **fields: object) -> FileInfo:

@@ -1,4 +1,4 @@
-"""What was executed in one sandbox, and notes on it."""
+"""The history of one sandbox: executions, and notes on them."""
 
 from typing import TypedDict, Unpack
 
@@ -11,7 +11,7 @@ from bay.models import ExecType, HistoryEntry
 
 
 class HistoryOptions(TypedDict, total=False):
-    """What `box.history` takes. `tags`, with commas between, finds entries with any of them."""
+    """The options of `box.history`. `tags`, with commas between, finds entries with any of them."""
 
     exec_type: ExecType | None
     success_only: bool | None
@@ -24,7 +24,7 @@ class HistoryOptions(TypedDict, total=False):
 
 
 class AsyncHistory:
-    """The executions of `shell/exec` and `python/exec` in one sandbox, as far back as the server keeps them."""
+    """The executions of `shell/exec` and `python/exec` in one sandbox, as far back as they are kept."""
 
     def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
         self._http = http

@@ -1,4 +1,7 @@
-"""One pool of connections to one Bay: sends a call, tries again where that is safe, and raises Bay's errors."""
+"""The HTTP client of one Bay has a pool of connections.
+
+It retries calls where that is safe, and raises Bay's errors.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +23,10 @@ Item = TypeVar("Item", covariant=True)
 
 
 class Reading(Protocol[Item]):
-    """A place in a stream of lines. `accept` gives what is new on one, None where nothing is; then `ended` may be true."""
+    """A place in a stream of lines.
+
+    `accept` gives what is new on one, None where nothing is; then `ended` may be true.
+    """
 
     ended: bool
 
@@ -28,7 +34,7 @@ class Reading(Protocol[Item]):
 
 
 async def accepted(response: httpx.Response, reading: Reading[T]) -> AsyncGenerator[T, None]:
-    """What is new in a streamed answer, line by line, until the reading has ended or the answer has."""
+    """The new lines of a streamed answer, until the reader or the answer has ended."""
     lines = Lines()
     async for data in response.aiter_bytes():
         for line in lines.feed(data):
@@ -40,7 +46,7 @@ async def accepted(response: httpx.Response, reading: Reading[T]) -> AsyncGenera
 
 
 class AsyncHttp:
-    """What the nouns of the SDK send their calls through."""
+    """The transport of the SDK's nouns."""
 
     def __init__(self, config: Config, transport: httpx.AsyncBaseTransport | None) -> None:
         self.config = config
@@ -76,7 +82,7 @@ class AsyncHttp:
         return response
 
     async def fetch(self, call: Call, content: bytes | None, timeout_s: float) -> httpx.Response:
-        """What an app in a sandbox answers, whatever its status. What Bay says in its place is raised."""
+        """The answer of an app in a sandbox, whatever its status. Bay's own error in its place is raised."""
         attempts = Attempts(call, self.config.retry_s)
         while True:
             try:

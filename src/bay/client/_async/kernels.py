@@ -1,4 +1,4 @@
-"""Code that remembers: kernels in a sandbox, the cells run in them, and what those show."""
+"""Kernels in a sandbox, which keep their variables, the cells run in them, and their output."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -44,7 +44,7 @@ class _Cell:
                     yield event
 
     async def _connection(self, cursor: CellCursor) -> AsyncGenerator[CellEvent, None]:
-        """What one connection brings; returns when a new one should be made."""
+        """The events of one connection; returns when a new one should be made."""
         connected = False
         try:
             async with self._http.stream(self._call(cursor)) as response:
@@ -68,7 +68,10 @@ class _Cell:
         await async_sleep(cursor.pause(error))
 
     def _call(self, cursor: CellCursor) -> Call:
-        """The run; once the server has it, what came of it since. The id keeps a repeated run from running twice."""
+        """The run; once the server has it, what came of it since.
+
+        The id keeps a repeated run from running twice.
+        """
         if not cursor.begun:
             return Call(method="POST", path=f"{self._path}/run", body=self._body, safe=True, wait_s=START_S)
         params = {"since": cursor.next, "follow": "true"}
@@ -85,8 +88,8 @@ class AsyncPython:
     async def run(self, code: str, timeout_s: float = 300) -> CellResult:
         """Run code to its end and return what it printed, showed and gave; variables stay for the next.
 
-        After `timeout_s` seconds of running it is interrupted, and the result says so: an exception or a timeout is
-        no error here, `check()` makes it one. Calls at the same time run one after the other. A
+        After `timeout_s` seconds of running it is interrupted, and the result says so: an exception or a
+        timeout is no error here, `check()` makes it one. Calls at the same time run one after the other. A
         cancelled call leaves the code running until its time limit.
         """
         return await _Cell(self._http, self._sandbox_id, DEFAULT_KERNEL, code, timeout_s).result()
@@ -124,7 +127,10 @@ class AsyncRepl:
         return _Cell(self._http, self._sandbox_id, self.id, code, timeout_s).events()
 
     async def refresh(self) -> Kernel:
-        """Ask the server how it is; sets and returns `info`. Raises NotFound when it ended with its session."""
+        """Ask the server how it is; sets and returns `info`.
+
+        Raises NotFound when it ended with its session.
+        """
         return await self._ask("GET")
 
     async def interrupt(self) -> Kernel:

@@ -1,4 +1,4 @@
-"""API keys, for whoever has an admin key."""
+"""API keys, for holders of an admin key."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -30,9 +30,9 @@ class AsyncKeys:
     ) -> NewKey:
         """A new key, of your own owner unless named. Its `secret` is in this answer and nowhere else.
 
-        It expires after `expires_in` seconds (or ``"7d"``), or at `expires_at`, or never. `quotas` bound what its sandboxes
-        use, beside the quotas of its owner. Never sent twice by itself, since a second answer would lack the secret:
-        after a ConnectionFailed look through `list` and revoke what you do not know.
+        It expires after `expires_in` seconds (or ``"7d"``), or at `expires_at`, or never. `quotas` bound what
+        its sandboxes use, beside the quotas of its owner. Never sent twice by itself, since a second answer
+        would lack the secret: after a ConnectionFailed look through `list` and revoke what you do not know.
         """
         body = given(
             name=name,
@@ -45,10 +45,13 @@ class AsyncKeys:
         return model(NewKey, await self._http.json(Call(method="POST", path="/v1/keys", body=body)))
 
     async def list(self, *, owner: str | None = None, limit: int | None = None) -> AsyncIterator[Key]:
-        """All keys, or those of one owner, oldest first, revoked and expired ones too. `limit` is the page size."""
+        """All keys, or those of one owner, oldest first, revoked and expired ones too.
+
+        `limit` is the page size.
+        """
         async for item in paged(self._http, "/v1/keys", {"owner": owner, "limit": limit}):
             yield model(Key, item)
 
     async def revoke(self, key_id: str) -> None:
-        """Let a key open nothing any more, from now on. Again is no error. Raises Conflict for the last admin key."""
+        """Revoke a key from now on. Idempotent. Raises Conflict for the last admin key."""
         await self._http.json(Call(method="DELETE", path=key_path(key_id), safe=True))

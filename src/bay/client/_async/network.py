@@ -1,4 +1,4 @@
-"""What a sandbox's network may reach, and what it did."""
+"""A sandbox's network policy, and its traffic."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,9 @@ from bay.models import NetworkMode, NetworkPolicy, NetworkRule, NetworkState
 
 
 class AsyncNetwork:
-    """The network of one sandbox. A change of policy holds when the call returns, for connections that stand as well.
+    """The network of one sandbox.
+
+    A change of policy holds when the call returns, for connections that stand as well.
 
     None of this starts compute.
     """
@@ -27,20 +29,26 @@ class AsyncNetwork:
     async def set(
         self, policy: NetworkPolicy | NetworkMode, rules: Sequence[NetworkRule] = ()
     ) -> NetworkPolicy:
-        """Have it reach what `policy` says: a whole one, or a mode with `rules`. Gives it as the server understood it.
+        """Have it reach what `policy` says: a whole one, or a mode with `rules`.
 
-        Raises InvalidArgument for a rule that cannot be; the message says which and why. Nothing is changed then.
+        Gives it as the server understood it.
+
+        Raises InvalidArgument for a rule that cannot be; the message says which and why. Nothing is changed
+        then.
         """
         wanted = policy if isinstance(policy, NetworkPolicy) else NetworkPolicy(mode=policy, rules=(*rules,))
         path = self._path("network-policy")
         return await self._policy(Call(method="PUT", path=path, body=bare(wanted), safe=True))
 
     async def reset(self) -> NetworkPolicy:
-        """Give its own policy up for its profile's, which is returned. Without one of its own this is no error."""
+        """Give its own policy up for its profile's, which is returned.
+
+        Without one of its own this is no error.
+        """
         return await self._policy(Call(method="DELETE", path=self._path("network-policy"), safe=True))
 
     async def state(self) -> NetworkState:
-        """What was allowed and refused since its session began: counts by rule, names, bytes."""
+        """The allowed and refused traffic since its session began: counts by rule, names, bytes."""
         call = Call(method="GET", path=self._path("network"), safe=True)
         return model(NetworkState, await self._http.json(call))
 

@@ -1,4 +1,4 @@
-"""A file of a sandbox, opened: read here and there, or written from the front."""
+"""An open file of a sandbox: random reads, or a sequential write."""
 
 import os
 from collections.abc import AsyncGenerator
@@ -21,8 +21,8 @@ Bytes = AsyncGenerator[bytes, None]
 class AsyncFileReader:
     """A file that is open for reading bytes; use it as a context manager, or close it.
 
-    What is read one after the other comes over one request; `seek` begins another where it leads elsewhere. All of it is
-    of one and the same file: raises Conflict when that was changed meanwhile.
+    Sequential reads share one request; `seek` begins another where it leads elsewhere. All of it is of one
+    and the same file: raises Conflict when that was changed meanwhile.
     """
 
     def __init__(self, http: AsyncHttp, call: Call, path: str) -> None:
@@ -90,7 +90,7 @@ class AsyncFileReader:
         return self._lines()
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on at `offset`, counted from the front, from here or from the end; gives the place from the front."""
+        """Go on at `offset`, from the start, the position or the end; gives the position from the start."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
         place = offset + (await self._size() if start is None else start)
         if place < 0:
@@ -150,7 +150,7 @@ class AsyncFileReader:
 class AsyncFileWriter:
     """A file that is open for writing bytes, from the front; use it as a context manager.
 
-    What is written is sent at once, and takes the place of the file when this is closed. When the block is left by an
+    Bytes written are sent at once, and replace the file when this is closed. When the block is left by an
     exception, the file stays as it was.
     """
 

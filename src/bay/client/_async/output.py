@@ -1,4 +1,4 @@
-"""Output that is kept by offset, read over as many connections as it takes."""
+"""Reads output by offset, across reconnects."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -17,7 +17,7 @@ CallFrom = Callable[[int], Call]
 async def read_output(
     http: AsyncHttp, place: Lined, call_from: CallFrom, *, follow: bool
 ) -> AsyncGenerator[OutputChunk, None]:
-    """What is printed from `place` on, until its end; with `follow=False` until there is no more now."""
+    """The output from `place` on, until its end; with `follow=False` only the present part."""
     while not place.ended:
         async with aclosing(_connection(http, place, call_from, follow)) as chunks:
             async for chunk in chunks:
@@ -27,7 +27,7 @@ async def read_output(
 async def _connection(
     http: AsyncHttp, place: Lined, call_from: CallFrom, follow: bool
 ) -> AsyncGenerator[OutputChunk, None]:
-    """What one connection brings; returns when a new one should be made."""
+    """The output of one connection; returns when a new one should be made."""
     connected = False
     error: BayError
     try:
@@ -45,7 +45,7 @@ async def _connection(
         place.skip(gone)
         return
     except (HostError, ConnectionFailed) as failed:
-        # What prints nothing for a while looks like a timeout: ask again, it costs nothing.
+        # A silent program looks like a timeout: ask again, it costs nothing.
         if isinstance(failed, Timeout):
             place.limit.left_s()
             if connected:

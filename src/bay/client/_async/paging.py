@@ -1,4 +1,4 @@
-"""Lists that come page by page."""
+"""Pagination: lists that come page by page."""
 
 from collections.abc import AsyncIterator, Mapping
 
@@ -8,7 +8,7 @@ from bay.client._calls import Call, list_params
 
 
 async def paged(http: AsyncHttp, path: str, filters: Mapping[str, object]) -> AsyncIterator[object]:
-    """Every item of the list at `path` that matches; a page is asked for when the one before has been taken."""
+    """Every item of the list at `path` that matches; each page is asked for after the one before."""
     cursor: str | None = None
     more = True
     while more:

@@ -1,4 +1,4 @@
-"""The ports of a sandbox, and who may reach them."""
+"""The ports of a sandbox, and their access."""
 
 import time
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class AsyncPorts:
         return [model(Port, item) for item in items(page)]
 
     async def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
-        """What listens on a port, once something does; asked about five times a second. Wakes nothing.
+        """The listener on a port, once there is one; asks about five times a second. Wakes nothing.
 
         Raises Timeout when nothing does within `timeout_s` seconds.
         """
@@ -78,7 +78,9 @@ class AsyncPorts:
         return await self._http.fetch(call, body, timeout_s)
 
     async def link(self, port: int, expires_in: int | str = 3600, *, once: bool = False) -> PortLink:
-        """A URL that opens the port to whoever has it, for `expires_in` seconds (or ``"10m"``); with `once` to the first who opens it.
+        """A URL that opens the port to its bearer, for `expires_in` seconds (or ``"10m"``).
+
+        With `once` it opens once.
 
         It ends with the key that made it. Nothing needs to listen there yet.
         """
@@ -92,7 +94,10 @@ class AsyncPorts:
         return model(PortSettings, await self._http.json(call))
 
     async def forget(self, port: int) -> None:
-        """Take back what was set for it: it is its owner's, and is listed only while something listens. Again is no error."""
+        """Take back what was set for it: it is its owner's, and is listed only while something listens.
+
+        Again is no error.
+        """
         await self._http.json(Call(method="DELETE", path=self._path(checked_port(port)), safe=True))
 
     def _path(self, *rest: str) -> str:

@@ -1,4 +1,4 @@
-"""The services of a sandbox: commands that are started with it and kept running."""
+"""The services of a sandbox: commands that start with it and are kept running."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -21,7 +21,10 @@ Known = list[Service]
 
 
 class AsyncServices:
-    """The services of one sandbox, each called by its name. They are kept with it, and started with every session."""
+    """The services of one sandbox, each called by its name.
+
+    They are kept with it, and started with every session.
+    """
 
     def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
         self._http = http
@@ -37,7 +40,7 @@ class AsyncServices:
         return await self._ask(Call(method="GET", path=self._path(name), safe=True))
 
     async def put(self, spec: ServiceSpec, *, wait: float | None = None) -> Service:
-        """Have a service be what `spec` says, a new one or in place of the one of that name, which is restarted if it differs.
+        """Define a service as `spec`: a new one, or in place of one of that name, restarted if it differs.
 
         With `wait` it answers once the service is ready, as `wait_ready` does within so many seconds. Raises
         InvalidArgument for what cannot be, such as services that need each other.
@@ -49,9 +52,9 @@ class AsyncServices:
     async def wait_ready(self, name: str, timeout_s: float = 60.0) -> Service:
         """The service once it is ready; starts its sandbox if need be.
 
-        Ready means running, healthy where `health` says how to find out, and listening on its `http_port` if it has one;
-        one that is not restarted is also ready when it has exited with 0. Raises Conflict when it has failed or is stopped,
-        with what it says, and Timeout after `timeout_s` seconds.
+        Ready means running, healthy where `health` says how to find out, and listening on its `http_port` if
+        it has one; one that is not restarted is also ready when it has exited with 0. Raises Conflict when it
+        has failed or is stopped, with what it says, and Timeout after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
         await self._http.json(
@@ -75,7 +78,10 @@ class AsyncServices:
         return done or any(port.port == service.http_port for port in await ports.list())
 
     async def delete(self, name: str) -> None:
-        """End it and forget it, with its output. Raises NotFound, and Conflict while another service needs it."""
+        """End it and forget it, with its output.
+
+        Raises NotFound, and Conflict while another service needs it.
+        """
         await self._http.json(Call(method="DELETE", path=self._path(name)))
 
     async def start(self, name: str) -> Service:
@@ -93,7 +99,7 @@ class AsyncServices:
     async def logs(
         self, name: str, since: int | None = None, *, follow: bool = False
     ) -> AsyncGenerator[OutputChunk, None]:
-        """What it printed, as far back as it is kept, and with `follow` what it prints from now on.
+        """Its output, as far back as it is kept, and with `follow` also the future.
 
         Offsets go on over its restarts. `since` and dropped connections are as for `AsyncProc.output`.
         """

@@ -1,4 +1,4 @@
-"""Bytes on their way: a body that is sent piece by piece, and a file that is fetched over as many requests as it takes."""
+"""Transfers: a body sent piece by piece, and a file fetched over as many requests as it takes."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -31,7 +31,10 @@ async def fetched(http: AsyncHttp, fetch: Fetch) -> AsyncGenerator[bytes, None]:
 
 @asynccontextmanager
 async def opened(http: AsyncHttp, call: Call) -> AsyncGenerator[httpx.Response, None]:
-    """The answer to `call` while it arrives, asked for again for as long as it does not begin. It is read once."""
+    """The answer to `call` while it arrives, asked for again for as long as it does not begin.
+
+    It is read once.
+    """
     attempts = Attempts(call, http.config.retry_s)
     async with AsyncExitStack() as stack:
         response: httpx.Response | None = None
@@ -49,7 +52,10 @@ def body(source: Source | bytes, meter: Meter) -> Body:
 
 
 def streamed(begin: Callable[[], Generator[bytes, None, None]], meter: Meter, *, counted: bool) -> Body:
-    """The body that `begin` gives the pieces of, each made off the event loop; `counted` where each piece counts whole."""
+    """A body of the pieces of `begin`, each made off the event loop.
+
+    Set `counted` where each piece counts whole.
+    """
 
     async def parts() -> AsyncIterator[bytes]:
         meter.done = 0
@@ -81,7 +87,10 @@ async def save_once(
     progress: Progress | None,
     check: Callable[[bytes], None],
 ) -> int:
-    """Bring what `call` streams to its local place, in one attempt. `check` sees each piece, and an empty one at the end."""
+    """Bring what `call` streams to its local place, in one attempt.
+
+    `check` sees each piece, and an empty one at the end.
+    """
     local, meter = Download(target, name), Meter(progress, None)
     try:
         async with opened(http, call) as response:

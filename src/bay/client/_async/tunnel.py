@@ -1,4 +1,4 @@
-"""A TCP connection to a port of a sandbox, through Bay."""
+"""A tunnel: a TCP connection to a port of a sandbox, through Bay."""
 
 from contextlib import suppress
 from types import TracebackType
@@ -17,8 +17,8 @@ from bay.errors import BayError, Conflict
 class AsyncTunnel:
     """A connection to whatever listens on a port of the sandbox; use it as a context manager.
 
-    Bytes go as they are, and each direction ends by itself, as with TCP. A tunnel that breaks is not mended: nobody could
-    tell what of it had arrived. Leaving the block closes the connection; what was not read is dropped.
+    Bytes go as they are, and each direction ends by itself, as with TCP. A broken tunnel does not reconnect:
+    it is unknown which bytes had arrived. Leaving the block closes the connection and drops unread bytes.
     """
 
     def __init__(self, http: AsyncHttp, sandbox_id: str, port: int) -> None:
@@ -44,9 +44,10 @@ class AsyncTunnel:
             await self._socket.aclose()
 
     async def receive(self) -> bytes:
-        """The next bytes, as they come; empty when the program there has ended its direction, and from then on.
+        """The next bytes, as they come; empty once the program there has ended its direction.
 
-        Raises PortClosed or ConnectionFailed when the connection broke; what was received until then may not be all.
+        Raises PortClosed or ConnectionFailed when the connection broke; the bytes received until then may not
+        be all.
         """
         socket = self._open_socket()
         while not self._ended:
@@ -64,7 +65,9 @@ class AsyncTunnel:
         return b""
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; waits while the other side takes nothing. Raises Conflict when it has closed the connection.
+        """Send bytes; waits while the other side takes nothing.
+
+        Raises Conflict when it has closed the connection.
 
         Raises ConnectionFailed when the connection broke; some of `data` may have arrived.
         """
@@ -72,7 +75,10 @@ class AsyncTunnel:
             await self._send(frame)
 
     async def send_eof(self) -> None:
-        """Say that no more is sent; what comes can still be received. After the connection was closed it is no error."""
+        """End this direction; the other can still be received.
+
+        After the connection was closed it is no error.
+        """
         with suppress(Conflict):
             await self._send(EOF_FRAME)
 

@@ -1,4 +1,4 @@
-"""What happens to files, as it happens."""
+"""A watch reports changes of files live."""
 
 from collections.abc import AsyncGenerator
 from types import TracebackType
@@ -17,8 +17,9 @@ from bay.models import FileEvent
 class AsyncWatch:
     """A directory or a file that is watched; use it as a context manager, and iterate it for the events.
 
-    What happens after the block was entered is told, until what is watched is gone. An event of type ``overflow`` says that others were lost: look again.
-    It also comes after a broken connection was taken up again, for which the client's `retry_s` is the limit.
+    Changes after the block was entered are reported, until the watched path is removed. An event of type
+    ``overflow`` says that others were lost: look again. It also comes after a reconnect, for which the
+    client's `retry_s` is the limit.
     """
 
     def __init__(self, http: AsyncHttp, path: str, params: Params) -> None:
@@ -39,7 +40,7 @@ class AsyncWatch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Look no more. Whoever iterates comes to an end. Again is no error."""
+        """Stop watching. Iterations over it end. Idempotent."""
         self._closed = True
         if self._socket is not None:
             await self._socket.aclose()
@@ -65,7 +66,7 @@ class AsyncWatch:
         return event(frame)
 
     async def _again(self, error: BayError) -> FileEvent:
-        """A new connection in place of one that broke. Nobody knows what happened meanwhile."""
+        """A new connection in place of one that broke. Changes meanwhile are unknown."""
         while True:
             await async_sleep(self._patience.pause(error))
             try:

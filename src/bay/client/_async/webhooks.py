@@ -1,4 +1,4 @@
-"""Where the server sends events."""
+"""Webhooks: the receivers of the server's events."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,9 @@ class AsyncWebhooks:
         self._http = http
 
     async def create(self, url: str, types: Sequence[str] = ()) -> Webhook:
-        """Have events of `types` (none = all) sent to `url`. This answer alone has the `secret` they are signed with.
+        """Have events of `types` (none = all) sent to `url`.
+
+        This answer alone has the `secret` they are signed with.
 
         Raises InvalidArgument when the URL's host is not on a public address, QuotaExceeded beyond 20.
         """
