@@ -15,6 +15,7 @@ from ship import log
 from ship import settings as settings_module
 from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
 from ship.execs.execs import Execs
+from ship.feed import SessionFeed
 from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Confined, Everywhere
 from ship.files.tool_runs import ToolRuns
@@ -207,7 +208,10 @@ async def _run(settings: Settings) -> None:
     tree_routes = TreeRoutes(space, threads, tools, local=settings.local)
     ports = Ports(threads, local=settings.local)
     port_routes, service_routes = PortRoutes(ports), ServiceRoutes(settings, services)
-    routes = Routes(settings, execs, kernel_routes, file_routes, tree_routes, port_routes, service_routes)
+    feed = SessionFeed(ports, services)
+    routes = Routes(
+        settings, execs, kernel_routes, file_routes, tree_routes, port_routes, service_routes, feed
+    )
     outside = Door(routes, _MAX_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
     inside = Door(InsideRoutes(settings), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)

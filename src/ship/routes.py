@@ -10,6 +10,7 @@ from ship.errors import InvalidArgument, NotFound
 from ship.execs import attach, output
 from ship.execs import request as exec_request
 from ship.execs.execs import Exec, Execs
+from ship.feed import SessionFeed
 from ship.files.routes import FileRoutes
 from ship.files.tree_routes import TreeRoutes
 from ship.http.conversation import Answer, ProtocolSwitch, Request, WebSocketUpgrade, json_answer
@@ -39,6 +40,7 @@ class Routes:
         tree_routes: TreeRoutes,
         port_routes: PortRoutes,
         services: ServiceRoutes,
+        feed: SessionFeed,
     ) -> None:
         self._settings = settings
         self._execs = execs
@@ -47,9 +49,11 @@ class Routes:
         self._tree_routes = tree_routes
         self._port_routes = port_routes
         self._services = services
+        self._feed = feed
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("healthz",)): self._health,
             ("GET", ("meta",)): self._meta,
+            ("GET", ("feed",)): self._follow,
             ("GET", ("shell", "processes")): self._processes,
             ("POST", ("execs",)): self._create_exec,
             ("GET", ("execs",)): self._list_execs,
@@ -95,6 +99,9 @@ class Routes:
 
     async def _meta(self, _request: Request) -> Answer:
         return json_answer(200, about.describe(self._settings))
+
+    async def _follow(self, request: Request) -> Answer:
+        return Answer(200, self._feed.lines(request.talk.wire.gone), "application/x-ndjson")
 
     async def _processes(self, _request: Request) -> Answer:
         owners = Owners((found.id, found.group) for found in self._execs.list())

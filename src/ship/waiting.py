@@ -12,20 +12,29 @@ class Bell:
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
+        self.rings = 0
+        """How often it has rung, for a follower that looks at other things too."""
 
     def ring(self) -> None:
         """Wake all."""
+        self.rings += 1
         waiting, self._waiting = self._waiting, set()
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
-    async def wait(self, gone: asyncio.Future[None], timeout_s: float | None = None) -> None:
-        """Return when it rings, when `gone` is done, or after `timeout_s`."""
+    async def wait(
+        self,
+        gone: asyncio.Future[None],
+        timeout_s: float | None = None,
+        *,
+        ending: asyncio.Future[None] | None = None,
+    ) -> None:
+        """Return when it rings, when `gone` or `ending` is done, or after `timeout_s`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:
-            await first_of((future, gone), timeout_s)
+            await first_of((future, gone, *([ending] if ending else ())), timeout_s)
         finally:
             self._waiting.discard(future)
 

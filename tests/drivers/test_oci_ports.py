@@ -10,7 +10,7 @@ import pytest
 from bay.drivers.base import Handle
 from bay.errors import PortClosed
 from bay.models import Port
-from bay.server.ports.ship_client import PortLink
+from bay.server.ports.ship_client import PortLink, ports_of
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
@@ -38,10 +38,15 @@ async def start(handle: Handle, host: str, port: int, **order: Any) -> str:
 
 
 @pytest.fixture
-async def link() -> AsyncGenerator[PortLink]:
+async def ships() -> AsyncGenerator[ShipLink]:
     made = ShipLink()
-    yield PortLink(made)
+    yield made
     made.close()
+
+
+@pytest.fixture
+def link(ships: ShipLink) -> PortLink:
+    return PortLink(ships)
 
 
 async def until(feed: AsyncGenerator[tuple[Port, ...]], numbers: list[int]) -> tuple[Port, ...]:
@@ -54,11 +59,11 @@ async def until(feed: AsyncGenerator[tuple[Port, ...]], numbers: list[int]) -> t
 
 
 async def test_ports_are_told_and_reached_in_a_sandbox_whose_filter_forbids_netlink(
-    oci: DriverBench, link: PortLink
+    oci: DriverBench, ships: ShipLink, link: PortLink
 ) -> None:
     async with oci.session() as handle:
         peer = Peer(session_id=handle.session_id, endpoint=endpoint_of(handle), token=TOKEN)
-        feed = link.feed(peer)
+        feed = (ports_of(line) async for kind, line in ships.feed(peer) if kind == "ports")
         assert await until(feed, []) == ()
         await start(handle, ANY, 4000)
         await until(feed, [4000])

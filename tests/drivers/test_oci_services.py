@@ -31,13 +31,11 @@ async def put(handle: Handle, *specs: Json) -> dict[str, Json]:
 async def wait_service(handle: Handle, name: str, done: Callable[[Json], bool]) -> Json:
     """The service once `done` holds, heard from the feed."""
     reader, writer = await asyncio.open_unix_connection(endpoint_of(handle).socket_path)
-    writer.write(
-        f"GET /services?follow=true HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-    )
+    writer.write(f"GET /feed HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
     try:
         async with asyncio.timeout(30):
             async for line in reader:
-                if line.startswith(b'{"type"'):
+                if line.startswith(b'{"type":"services"'):
                     found = {item["name"]: item for item in json.loads(line)["items"]}[name]
                     if done(found):
                         return found

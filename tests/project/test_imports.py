@@ -120,7 +120,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "managed_services": {"web", "ship", "sessions", "events", "execs"},
     "ports": {"web", "ship", "sessions", "events"},
     "sandboxes": {"web", "ship", "sessions", "checkpoints", "managed_services", "networks", "ports"},
-    "reconciler": {"ship", "sessions", "checkpoints", "kernels", "managed_services", "ports", "sandboxes"},
+    "reconciler": {"ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes"},
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
     "offline": set(),
 }

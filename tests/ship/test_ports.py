@@ -47,7 +47,7 @@ def ports(ship: Ship) -> list[dict[str, Any]]:
 @contextmanager
 def feed(ship: Ship) -> Generator[Iterator[list[dict[str, Any]]]]:
     """What is told, line by line."""
-    with ship.http.stream("GET", "/ports/feed", timeout=PATIENCE_S) as answer:
+    with ship.http.stream("GET", "/feed", timeout=PATIENCE_S) as answer:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
         lines = (json.loads(line) for line in answer.iter_lines())
         yield (line["items"] for line in lines if line["type"] == "ports")

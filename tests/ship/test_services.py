@@ -36,10 +36,10 @@ def state(ship: Ship, name: str) -> Json:
 @contextmanager
 def feed(ship: Ship) -> Generator[Iterator[dict[str, Json]]]:
     """What the feed tells, by name."""
-    with ship.http.stream("GET", "/services", params={"follow": "true"}) as answer:
+    with ship.http.stream("GET", "/feed") as answer:
         assert answer.status_code == 200
         lines = (json.loads(line) for line in answer.iter_lines())
-        yield ({item["name"]: item for item in line["items"]} for line in lines)
+        yield ({item["name"]: item for item in line["items"]} for line in lines if line["type"] == "services")
 
 
 def wait_state(ship: Ship, name: str, done: Callable[[Json], bool]) -> Json:

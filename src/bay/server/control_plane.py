@@ -46,7 +46,7 @@ from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceLink
 from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.networks.service import Networks
-from bay.server.ports.events import PortWatch
+from bay.server.ports.events import PortListener
 from bay.server.ports.host_index import PortSites
 from bay.server.ports.links import PortTokens
 from bay.server.ports.proxy import PortProxy
@@ -60,6 +60,7 @@ from bay.server.reconciler.reconciler import Reconciler
 from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
+from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.notifier import Changes
 from bay.server.sessions.quotas import Quotas
@@ -119,10 +120,13 @@ class Bay:
         self.checkpointer = Checkpointer(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
-        self.port_watch = PortWatch(store=self.store, later=self.later, link=self.port_link, clock=clock)
         self.service_link = ServiceLink(self.link)
         self.service_keeper = ServiceKeeper(
             store=self.store, link=self.service_link, profiles=self.profiles, clock=clock
+        )
+        port_listener = partial(PortListener, store=self.store, later=self.later, clock=clock)
+        self.feeds = SessionFeeds(
+            link=self.link, listeners={"ports": port_listener, "services": self.service_keeper.listener}
         )
         self.reconciler = Reconciler(
             store=self.store,
@@ -131,7 +135,7 @@ class Bay:
             cargo=self.cargo,
             checkpointer=self.checkpointer,
             link=self.link,
-            ports=self.port_watch,
+            feeds=self.feeds,
             keeper=self.service_keeper,
             holds=self.holds,
             profiles=self.profiles,
@@ -396,7 +400,7 @@ class Bay:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             parts = (
                 self.reconciler,
-                self.port_watch,
+                self.feeds,
                 self.service_keeper,
                 self.sweep,
                 self.housekeeping,

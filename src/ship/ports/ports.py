@@ -4,19 +4,15 @@ Polled only for a request or a follower.
 """
 
 import asyncio
-import json
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 from ship.files.workspace import FileThreads
 from ship.ports.sock_diag import Listener, Netlink, Tables
 from ship.process import table
-from ship.waiting import first_of
 
-_QUICK_S, _SLOW_S = 0.25, 1.0
-_QUIET_S = 60.0
 _MAX_PORTS = 1000
 _MAX_ADDRESSES = 16
 _SEARCH_S = 0.5
@@ -70,24 +66,14 @@ class Ports:
         self._holders.clear()
         if self._tables is not None:
             self._tables = Tables()
-        return await self._items()
+        return await self.known()
 
     async def numbers(self) -> list[int]:
         """The ports alone."""
         return sorted({found.port for found in await self._look()})[:_MAX_PORTS]
 
-    async def feed(self, gone: asyncio.Future[None]) -> AsyncGenerator[bytes]:
-        """A line of JSON with all items at once and after each change, until `gone` or Ship's end."""
-        shown: list[Item] | None = None
-        changed_at = time.monotonic()
-        while not gone.done() and not self._ending.done():
-            if (items := await self._items()) != shown:
-                shown, changed_at = items, time.monotonic()
-                yield json.dumps({"type": "ports", "items": items}, separators=(",", ":")).encode() + b"\n"
-            is_quiet = time.monotonic() - changed_at > _QUIET_S
-            await first_of((gone, self._ending), _SLOW_S if is_quiet else _QUICK_S)
-
-    async def _items(self) -> list[Item]:
+    async def known(self) -> list[Item]:
+        """The same, without another search for the programs of known sockets."""
         found = await self._look()
         await self._find_holders(found)
         by_port: dict[int, list[Listener]] = {}

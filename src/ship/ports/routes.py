@@ -19,8 +19,6 @@ class PortRoutes:
         match request.method, request.segments:
             case "GET", ("ports",):
                 return json_answer(200, {"items": await self._ports.items()})
-            case "GET", ("ports", "feed"):
-                return Answer(200, self._ports.feed(request.talk.wire.gone), "application/x-ndjson")
             case "GET", ("tunnel",):
                 return await self._open(request)
             case _:

@@ -1,7 +1,5 @@
 """HTTP routes of services: parse, one call, answer."""
 
-from collections.abc import AsyncGenerator
-
 from ship.errors import NotFound
 from ship.execs import output
 from ship.execs.patience import ReaderAllowance
@@ -25,8 +23,6 @@ class ServiceRoutes:
     async def answer(self, request: Request) -> Answer:
         """The answer to `request`. Raises ShipError."""
         match request.method, request.segments:
-            case "GET", ("services",) if output.follows(request):
-                return Answer(200, self._feed(request), _NDJSON)
             case "GET", ("services",):
                 return json_answer(200, self._all())
             case "PUT", ("services",):
@@ -44,18 +40,6 @@ class ServiceRoutes:
         body = await request.read_json(_BODY_BYTES)
         await self._services.put(specs.read(body))
         return json_answer(200, self._all())
-
-    async def _feed(self, request: Request) -> AsyncGenerator[bytes]:
-        """All of them at once, and again whenever one is in another state."""
-        gone = request.talk.wire.gone
-        told: object = None
-        while not gone.done():
-            present = [service.state_to_wire() for service in self._services.list()]
-            if present != told:
-                told = present
-                yield output.line({"type": "services", "items": present})
-            else:
-                await self._services.changed.wait(gone)
 
     def _all(self) -> dict[str, object]:
         return {"items": [service.to_wire() for service in self._services.list()]}

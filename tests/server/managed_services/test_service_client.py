@@ -10,7 +10,7 @@ from server_harness import Json, within
 
 from bay.errors import Conflict, ShipError
 from bay.models import ServiceHealth, ServiceSpec
-from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus
+from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, states_of
 from bay.server.ship.client import ShipLink
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -68,24 +68,24 @@ async def test_a_refusal_is_told_as_it_is(lie: Lie, services: ServiceLink) -> No
         await within(services.restart(liar.peer(), "web"))
 
 
-async def test_the_feed_gives_each_line_until_the_connection_breaks(lie: Lie, services: ServiceLink) -> None:
+async def test_the_feed_gives_each_line_until_the_connection_breaks(lie: Lie, link: ShipLink) -> None:
     sick = {**STATUS, "healthy": False}
     said = line(STATUS) + line(sick)
     liar = await lie(saying(head("200 OK", len(said) + 1) + said, close=True))
-    async with aclosing(services.feed(liar.peer())) as told:
-        heard = [(await within(anext(told)))["web"].healthy for _ in range(2)]
+    async with aclosing(link.feed(liar.peer())) as told:
+        heard = [states_of((await within(anext(told)))[1])["web"].healthy for _ in range(2)]
         assert heard == [None, False]
         with pytest.raises(ShipError):
             await within(anext(told))
 
 
 @pytest.mark.parametrize(
-    "said", [b"x\n", b"[]\n", line(STATUS, type="ports"), line({**STATUS, "state": "odd"}), b"x" * (2 << 20)]
+    "said", [b"x\n", b"[]\n", line(STATUS, type="news"), line({**STATUS, "state": "odd"}), b"x" * (2 << 20)]
 )
 async def test_a_line_of_the_feed_that_is_none_is_the_runtimes_fault(
-    lie: Lie, services: ServiceLink, said: bytes
+    lie: Lie, link: ShipLink, said: bytes
 ) -> None:
     liar = await lie(saying(head("200 OK", len(said)) + said))
-    async with aclosing(services.feed(liar.peer())) as told:
+    async with aclosing(link.feed(liar.peer())) as told:
         with pytest.raises(ShipError):
-            await within(anext(told))
+            states_of((await within(anext(told)))[1])

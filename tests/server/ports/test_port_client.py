@@ -12,7 +12,7 @@ from server_harness import Json, turns, until, within
 from bay.errors import BadRequest, PortClosed, ShipError, Timeout
 from bay.models import Port
 from bay.server.ports import ship_client
-from bay.server.ports.ship_client import PortLink
+from bay.server.ports.ship_client import PortLink, ports_of
 from bay.server.ship.client import ShipLink
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -69,18 +69,16 @@ async def test_what_listens_is_told_now_and_after_each_change(
     assert await within(ports.listening(liar.peer())) == (PORT,)
     link.close()
     liar.script = saying(whole(line([ITEM]) + line([]), "200 OK"))
-    told = [found async for found in ports.feed(liar.peer())]
+    told = [ports_of(found) async for _, found in link.feed(liar.peer())]
     assert told == [(PORT,), ()]
 
 
-async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(
-    lie: Lie, link: ShipLink, ports: PortLink
-) -> None:
+async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(lie: Lie, link: ShipLink) -> None:
     first = head("200 OK", None, "Transfer-Encoding: chunked")
     said = line([ITEM])
     liar = await lie(saying(first + f"{len(said):x}\r\n".encode() + said + b"\r\n"))
-    feed = ports.feed(liar.peer())
-    assert await within(anext(feed)) == (PORT,)
+    feed = link.feed(liar.peer())
+    assert await within(anext(feed)) == ("ports", said.strip())
     assert not link.busy("sess-1")
     waiting = asyncio.ensure_future(anext(feed))
     done, _ = await asyncio.wait({waiting}, timeout=2 * DEADLINE_S)
@@ -116,17 +114,17 @@ async def test_nonsense_about_ports_is_refused(
     link.close()
     liar.script = saying(whole(json.dumps({"type": "ports", "items": items}).encode() + b"\n"))
     with pytest.raises(ShipError, match="unexpected answer"):
-        await within(anext(ports.feed(liar.peer())))
+        ports_of((await within(anext(link.feed(liar.peer()))))[1])
 
 
 async def test_an_answer_and_a_line_without_end_are_given_up(
-    lie: Lie, ports: PortLink, monkeypatch: pytest.MonkeyPatch
+    lie: Lie, link: ShipLink, ports: PortLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liar = await lie(for_ever(head("200 OK", 1 << 40), b" " * 65536))
     with pytest.raises(ShipError, match="more than"):
         await within(ports.listening(liar.peer()))
     with pytest.raises(ShipError, match="line"):
-        await within(anext(ports.feed(liar.peer())))
+        await within(anext(link.feed(liar.peer())))
     monkeypatch.setattr(ship_client, "_ANSWER_S", DEADLINE_S)
     liar.script = saying()
     with pytest.raises(Timeout):

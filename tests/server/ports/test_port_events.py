@@ -13,7 +13,7 @@ from server_harness import World, clear, create, eventually, world
 from bay.models import Port
 from bay.server.events import rate
 from bay.server.events.rate import event_bucket
-from bay.server.ports.events import _Watched  # pyright: ignore[reportPrivateUsage]
+from bay.server.ports.events import PortListener
 
 pytestmark = pytest.mark.anyio
 
@@ -81,8 +81,7 @@ async def test_a_session_that_stops_says_nothing_of_its_ports_and_is_followed_no
     await alice.post(f"/v1/sandboxes/{box}/stop")
     await bay.settled(box, lambda found: found.session is None)
     assert len(await told(alice, box)) == 1
-    assert bay.bay.port_watch._watched == {}
-    assert bay.bay.port_watch._tasks == {}
+    assert bay.bay.feeds._followed == {}
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -118,10 +117,12 @@ async def test_a_flood_of_ports_is_told_in_parts(
 ) -> None:
     monkeypatch.setattr(rate, "EVENT_S", 0.001)
     box = (await create(alice, wait=15))["id"]
-    watched = _Watched(box, bay.bay.port_watch._watched[(await bay.session(box)).id].peer)
+    part, session = bay.bay, await bay.session(box)
+    listener = PortListener(box, session.id, store=part.store, later=part.later, clock=part.clock)
+    told_open: dict[int, str | None] = {}
     many = tuple(Port(port=number, addresses=("::",)) for number in range(1000, 1120))
-    assert [await bay.bay.port_watch._write(watched, many) for _ in range(4)] == [False, False, True, True]
-    assert len(watched.open) == 120
+    assert [await listener._write(told_open, many) for _ in range(4)] == [False, False, True, True]
+    assert len(told_open) == 120
     await bay.bay.later.flush()
     assert len(await told(alice, box)) == 120
 

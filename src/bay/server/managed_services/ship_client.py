@@ -1,7 +1,7 @@
 """The client of a Ship's service routes: the definitions it keeps running, and their state."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from bay.models import OutputChunk, Service, ServiceSpec, ServiceState, to_wire
 from bay.server.ship.answers import Count, Moment, OutputEnd, Small, Text, collect, parse
-from bay.server.ship.client import ShipLink, paced
+from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 
 _CHANGE_S = 30.0
@@ -60,6 +60,11 @@ class _Line(_Statuses):
     type: Literal["services"]
 
 
+def states_of(line: bytes) -> States:
+    """The states that a line of a session's feed names. Raises ShipError."""
+    return parse(_Line, line).by_name()
+
+
 class ServiceLink:
     """Asks Ships about services, and tells them which to keep."""
 
@@ -82,16 +87,6 @@ class ServiceLink:
         """End one and begin it anew."""
         path = f"/services/{name}/restart"
         return await self._link.call(peer, ServiceStatus, "POST", path, deadline_s=_CHANGE_S)
-
-    async def feed(self, peer: Peer) -> AsyncGenerator[States]:
-        """Their state now and at each change, until the connection breaks (ShipError) or the runtime ends."""
-        opened = self._link.open(
-            peer, "GET", "/services", {"follow": "true"}, deadline_s=_CHANGE_S, awaited=False
-        )
-        async with opened as (wire, _):
-            wire.set_deadline(None)  # nothing may change for days
-            async for line in paced(wire.body()):
-                yield parse(_Line, line).by_name()
 
     def logs(
         self, peer: Peer, name: str, since: int, follow: bool

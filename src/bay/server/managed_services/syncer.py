@@ -1,23 +1,24 @@
 """The syncer has the Ship of each running session keep the services of the rows, and follows their state.
 
 A session's Ship gets the definitions when it starts, when the rows change, and when Bay adopts it; a failed
-sync is retried. Then Ship reports each change by itself, so that Bay need not poll.
+sync is retried. Then Ship reports each change by itself, over the session's feed.
 """
 
 import asyncio
-import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 
+from bay.backoff import Backoff
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Profile
 from bay.server.events.rate import event_bucket
-from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
+from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States, states_of
+from bay.server.sessions.feeds import Take
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
 from bay.store.engine import Store
@@ -25,10 +26,7 @@ from bay.token_bucket import TokenBucket
 
 log = structlog.get_logger("bay.services")
 
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
-_DEFECT_RETRY_S = 10.0
-_LINE_S = 0.02
-"""The pause after each line of a feed: a Ship that never stops telling costs little."""
+_BACKOFF = Backoff(0.5, 30.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -181,59 +179,38 @@ class ServiceKeeper:
             kept.trouble = None
 
     async def _keep(self, kept: _Kept) -> None:
-        """Tell and hear, until cancelled; nothing when an adopted session turns out to have no services."""
-        while kept.seen is not None or await self._has_services(kept.sandbox_id):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._tell_whenever(kept))
-                    group.create_task(self._hear_all(kept))
-            except Exception:
-                log.exception("services.keeping_failed", id=kept.sandbox_id)
-            await asyncio.sleep(_DEFECT_RETRY_S)
-
-    async def _tell_whenever(self, kept: _Kept) -> None:
-        wait_s = _FIRST_RETRY_S
-        while True:
-            await kept.untold.wait()
+        """Tell Ship until it knows what the rows say; nothing when an adopted session turns out to have no services."""
+        failures = 0
+        if kept.seen is None and not await self._has_services(kept.sandbox_id):
+            kept.untold.clear()
+        while kept.untold.is_set():
             await kept.thawed.wait()
             try:
                 await self._tell(kept)
-                wait_s = _FIRST_RETRY_S
             except BayError as error:
+                failures += 1
+                wait_s = _BACKOFF.pause(failures)
                 log.info("services.not_told", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
                 await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+            except Exception:
+                log.exception("services.keeping_failed", id=kept.sandbox_id)
+                kept.untold.set()
+                await asyncio.sleep(_BACKOFF.longest_s)
 
-    async def _hear_all(self, kept: _Kept) -> None:
-        wait_s = _FIRST_RETRY_S
-        while True:
-            await kept.thawed.wait()
-            began = time.monotonic()
-            try:
-                await self._hear_from(kept)
-            except BayError as error:
-                log.info("services.not_heard", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
-            if time.monotonic() - began > _LONGEST_RETRY_S:
-                wait_s = _FIRST_RETRY_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+    def listener(self, _sandbox_id: str, session_id: str) -> "ServiceListener":
+        """The listener to what the session's Ship tells of its services."""
+        return ServiceListener(self, session_id)
 
-    async def _hear_from(self, kept: _Kept) -> None:
-        if (peer := kept.peer) is None:
-            return
-        async with aclosing(self._link.feed(peer)) as told:
-            async for states in told:
-                await self._hear(kept, states)
-
-    async def _hear(self, kept: _Kept, states: States) -> None:
+    async def hear(self, session_id: str, states: States) -> None:
         """Write the owner's events first, and then the state: events that could not be written come again."""
+        if (kept := self._kept.get(session_id)) is None:
+            return
         news = None if kept.seen is None else news_of(kept.seen, states)
         if news:
             await self._write(kept.sandbox_id, news)
         kept.seen = states
-        # Changes meanwhile wait in Ship, which reports the last of them.
-        due = kept.events.pay(len(news.failed) + len(news.unhealthy)) if news else 0.0
-        await asyncio.sleep(max(due, _LINE_S))
+        if news:
+            await asyncio.sleep(kept.events.pay(len(news.failed) + len(news.unhealthy)))
 
     async def _write(self, sandbox_id: str, news: "News") -> None:
         now = self._clock()
@@ -248,6 +225,18 @@ class ServiceKeeper:
                 )  # fmt: skip
             for one in news.unhealthy:
                 await events.add(db, sandbox, "service.unhealthy", now, service=one.name, message=one.message)
+
+
+class ServiceListener:
+    """The listener to the states of one session's services."""
+
+    def __init__(self, keeper: ServiceKeeper, session_id: str) -> None:
+        self._keeper = keeper
+        self._session_id = session_id
+
+    def read(self, line: bytes) -> Take:
+        """Check a line. Raises ShipError."""
+        return partial(self._keeper.hear, self._session_id, states_of(line))
 
 
 class News(NamedTuple):

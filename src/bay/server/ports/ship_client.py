@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from bay.errors import BadRequest, ShipError
 from bay.models import Port
 from bay.server.ship.answers import Small, collect, parse
-from bay.server.ship.client import ShipLink, paced
+from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from ship_protocol import END_OF_PIECES, PIECE_HEAD
 
@@ -50,6 +50,11 @@ class _PortsLine(_Ports):
     type: Literal["ports"]
 
 
+def ports_of(line: bytes) -> tuple[Port, ...]:
+    """The listening ports that a line of a session's feed names. Raises ShipError."""
+    return parse(_PortsLine, line).to_ports()
+
+
 class PortLink:
     """Calls to the ports behind `link`."""
 
@@ -61,14 +66,6 @@ class PortLink:
         opened = self._link.open(peer, "GET", "/ports", deadline_s=_ANSWER_S)
         async with opened as (wire, _):
             return parse(_Ports, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
-
-    async def feed(self, peer: Peer) -> AsyncGenerator[tuple[Port, ...]]:
-        """The same now and after each change, until Ship ends or the connection breaks (ShipError)."""
-        opened = self._link.open(peer, "GET", "/ports/feed", deadline_s=_ANSWER_S, awaited=False)
-        async with opened as (wire, _):
-            wire.set_deadline(None)  # nothing may change for days
-            async for line in paced(wire.body()):
-                yield parse(_PortsLine, line).to_ports()
 
     @asynccontextmanager
     async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:

@@ -23,12 +23,12 @@ from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.storage_steps import Checkpointer
 from bay.server.managed_services.syncer import ServiceKeeper
-from bay.server.ports.events import PortWatch
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Shares
 from bay.server.reconciler.starter import Starter
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of
+from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.handles import handle_of, peer_of
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.lifecycle import (
@@ -86,7 +86,7 @@ class Reconciler:
         cargo: CargoBackend,
         checkpointer: Checkpointer,
         link: ShipLink,
-        ports: PortWatch,
+        feeds: SessionFeeds,
         keeper: ServiceKeeper,
         holds: Holds,
         profiles: dict[str, Profile],
@@ -112,7 +112,7 @@ class Reconciler:
         )  # fmt: skip
         self._profiles = profiles
         self._link = link
-        self._ports = ports
+        self._feeds = feeds
         self._keeper = keeper
         self._changes = changes
         self._clock = clock
@@ -215,10 +215,10 @@ class Reconciler:
             await self._begin_to_end(sandbox, session, "exited")
             return
         self._adopted.append((sandbox.id, handle))
-        self._watch_ports(session)
         if (peer := peer_of(session)) is not None:
             frozen = session.phase == "paused" if observed is None else isinstance(observed, Paused)
             self._keeper.adopt(sandbox.id, peer, frozen=frozen)
+            self._feeds.follow(sandbox.id, peer, frozen=frozen)
         await self._forget_network(session)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another.
         # The host is right, and the next step brings it to what is wanted.
@@ -407,7 +407,8 @@ class Reconciler:
             return
         if handle is None:
             return
-        if (peer := peer_of(replace(session, handle=handle.to_json()))) is not None:
+        peer = peer_of(replace(session, handle=handle.to_json()))
+        if peer is not None:
             await self._keeper.begin(peer)
         async with self._store.write() as db:
             now = self._clock()
@@ -419,7 +420,8 @@ class Reconciler:
         self._hostnames[session.id] = lifecycle.hostname_of(sandbox)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._driver.name)
         self._watch(sandbox.id, handle)
-        self._watch_ports(replace(session, handle=handle.to_json()))
+        if peer is not None:
+            self._feeds.follow(sandbox.id, peer)
 
     async def _name(self, sandbox: SandboxRecord) -> None:
         """Set the session's host name to the sandbox's, which was renamed, or just claimed from the pool."""
@@ -478,6 +480,7 @@ class Reconciler:
         try:
             await freezer(self._driver).pause(handle_of(session))
             self._keeper.froze(session.id)
+            self._feeds.froze(session.id)
         except BayError as error:
             log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
             self._suspects.add(sandbox.id)
@@ -516,7 +519,7 @@ class Reconciler:
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._clock(), session_id=session.id)
-        self._watch_ports(session)
+        self._feeds.thawed(session.id)
 
     async def _end(
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
@@ -643,12 +646,8 @@ class Reconciler:
         """Notice at once when the session's first process ends."""
         self._watches[handle.session_id] = self._group.create_task(self._wait_for_end(sandbox_id, handle))
 
-    def _watch_ports(self, session: SessionRecord) -> None:
-        if (peer := peer_of(session)) is not None:
-            self._ports.watch(session.sandbox_id, peer)
-
     async def _unwatch(self, session_id: str) -> None:
-        await self._ports.unwatch(session_id)
+        await self._feeds.end(session_id)
         if watch := self._watches.pop(session_id, None):
             watch.cancel()
             await asyncio.wait([watch])

@@ -99,6 +99,12 @@ class ShipMeta(BaseModel):
     capabilities: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64, fail_fast=True)]
 
 
+class FeedLine(BaseModel):
+    """The kind of a line of the session feed, checked."""
+
+    type: Literal["ports", "services"]
+
+
 class TakenInput(BaseModel):
     """How much stdin an exec has taken, checked."""
 

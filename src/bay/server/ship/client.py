@@ -15,6 +15,7 @@ from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
     MOST_PIECES,
     Chunk,
+    FeedLine,
     M,
     OutputEnd,
     ShipExec,
@@ -211,6 +212,14 @@ class ShipLink:
                 yield wire
             finally:
                 wire.finish()
+
+    async def feed(self, peer: Peer) -> AsyncGenerator[tuple[str, bytes]]:
+        """The session feed: the kind of each line, and the line, until Ship ends or the connection breaks (ShipError)."""
+        opened = self.open(peer, "GET", "/feed", deadline_s=self._deadline_s, awaited=False)
+        async with opened as (wire, _):
+            wire.set_deadline(None)  # nothing may change for days
+            async for line in paced(wire.body()):
+                yield parse(FeedLine, line).type, line
 
     async def write_stdin(
         self, peer: Peer, exec_id: str, body: bytes | AsyncIterator[bytes], *, eof: bool
