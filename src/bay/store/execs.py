@@ -15,7 +15,7 @@ _HISTORY = frozenset(
     ("exec_type", "code", "success", "execution_time_ms", "output", "error", "description", "tags", "notes")
 )
 _NOTED = ("exec_type", "code", "description", "tags")
-_OWN = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id"} | _HISTORY]
+_OWN = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id", "request_hash"} | _HISTORY]
 _END = select(sessions.c.end_reason).where(sessions.c.id == execs.c.session_id).scalar_subquery()
 # Why its session ended, of an exec that was lost with it.
 _COLUMNS = [*_OWN, case((execs.c.state == "lost", _END)).label("reason")]
@@ -34,7 +34,12 @@ _SAVE = update(execs).where(
 
 
 async def add(
-    db: AsyncConnection, sandbox_id: str, session_id: str, item: Exec, note: HistoryNote | None = None
+    db: AsyncConnection,
+    sandbox_id: str,
+    session_id: str,
+    item: Exec,
+    note: HistoryNote | None = None,
+    request_hash: str | None = None,
 ) -> bool:
     """Insert one exec, with a `note` as an entry of the history.
 
@@ -43,7 +48,7 @@ async def add(
     kept: dict[str, Any] = {} if note is None else {name: getattr(note, name) for name in _NOTED}
     row: dict[str, Any] = {
         "id": item.id, "sandbox_id": sandbox_id, "session_id": session_id, "argv": list(item.argv), "tty": item.tty,
-        "keep_alive": item.keep_alive, "started_at": item.started_at, **_facts(item), **kept,
+        "keep_alive": item.keep_alive, "started_at": item.started_at, "request_hash": request_hash, **_facts(item), **kept,
     }  # fmt: skip
     added = await db.execute(_ADD, row, execution_options={"preserve_rowcount": True})
     return added.rowcount == 1
@@ -66,6 +71,12 @@ async def remove(db: AsyncConnection, sandbox_id: str, exec_id: str) -> None:
 async def remove_all(db: AsyncConnection, sandbox_id: str) -> None:
     """Forget every exec of a sandbox that is being removed: their command lines may hold secrets."""
     await db.execute(delete(execs).where(execs.c.sandbox_id == sandbox_id))
+
+
+async def request_hash(db: AsyncConnection, sandbox_id: str, exec_id: str) -> str | None:
+    """The hash of the call that made an exec; None without one, or without the exec."""
+    query = select(execs.c.request_hash).where(execs.c.sandbox_id == sandbox_id, execs.c.id == exec_id)
+    return (await db.execute(query)).scalar()
 
 
 async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec, str] | None:

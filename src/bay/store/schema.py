@@ -248,6 +248,8 @@ execs = Table(
     Column("keep_alive", Boolean, nullable=False, server_default=true()),
     _when("started_at", nullable=False),
     _when("ended_at"),
+    # Of the call that made it, when that had an idempotency key and chose the id: the row is its claim.
+    Column("request_hash", String(64)),
     # The history of `shell/exec` and `python/exec`; null for plain execs.
     Column("exec_type", String(16)),
     Column("code", Text),

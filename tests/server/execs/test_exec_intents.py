@@ -160,3 +160,28 @@ async def test_a_repeat_of_an_exec_that_is_over_starts_nothing_to_be_told(
     again = (await alice.post(f"/v1/sandboxes/{box}/execs", **call)).json()  # pyright: ignore[reportArgumentType]
     assert (again["id"], again["state"], again["exit_code"]) == (first["id"], "exited", 0)
     assert (await alice.get(f"/v1/sandboxes/{box}")).json()["compute"] == "cold"
+
+
+async def test_an_exec_whose_id_the_client_chose_is_its_own_claim(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    exec_id = f"exec-{1:024x}"
+
+    async def run(key: str, **body: object) -> httpx.Response:
+        return await alice.post(
+            f"/v1/sandboxes/{box}/execs",
+            json={"argv": ["true"], "id": exec_id, **body},
+            headers={"Idempotency-Key": key},
+            params={"wait": 15},
+        )
+
+    first, again = [(await run(exec_id)).json() for _ in range(2)]
+    assert (first["id"], again["id"], again["state"]) == (exec_id, exec_id, "exited")
+    assert_error(await run(exec_id, env={"other": "call"}), 409, "conflict")
+    assert_error(await run("another-key"), 409, "conflict")
+    assert await bay.sql("SELECT count(*) FROM claims") == [(0,)]
+    assert await bay.sql("SELECT count(*) FROM execs") == [(1,)]
+    await alice.post(f"/v1/sandboxes/{box}/stop")
+    bay.clock.advance(60)
+    assert (await run(exec_id)).json()["exit_code"] == 0
+    assert (await alice.get(f"/v1/sandboxes/{box}")).json()["compute"] == "cold"

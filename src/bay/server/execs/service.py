@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
@@ -105,7 +107,7 @@ class Execs:
         sandbox = await self._waker.find(caller, ref)
         call = f"POST /v1/sandboxes/{sandbox.id}/execs"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        if request and (earlier := await self._earlier(request, sandbox)) is not None:
+        if request and (earlier := await self._earlier(request, sandbox, new.id)) is not None:
             # No longer in doubt: Ship may have forgotten it, and must not run it again.
             return await self.get(caller, sandbox.id, earlier.id, wait_s, chunks=chunks)
         async with self._waker.awake(caller, sandbox.id, "exec") as awake:
@@ -113,11 +115,13 @@ class Execs:
             planned = await self._plan(awake, checked, request)
             return await self._run(awake, planned, checked, wait_s, request, chunks=chunks)
 
-    async def _earlier(self, request: idempotency.Request, sandbox: SandboxRecord) -> Exec | None:
+    async def _earlier(
+        self, request: idempotency.Request, sandbox: SandboxRecord, exec_id: str | None
+    ) -> Exec | None:
         """The exec of an earlier call with this key, once that is past doubt; it needs no compute."""
         async with self._store.read() as db:
-            claim = await request.earlier(db)
-            found = await execs.get(db, sandbox.id, claim.resource_id) if claim else None
+            claimed = await _claimed(db, request, sandbox.id, exec_id)
+            found = await execs.get(db, sandbox.id, claimed) if claimed else None
         if found is None:
             return None
         item = as_it_is(found[0], found[1], sandbox)
@@ -278,13 +282,21 @@ class Execs:
         """
         sandbox_id = awake.sandbox.id
         planned = _planned(new, self._clock())
+        own = request.hash if request and new.id else None
         async with self._store.write() as db:
-            if request and (claim := await request.earlier(db)) is not None:
+            if request and own is None and (claim := await request.earlier(db)) is not None:
                 found = await execs.get(db, sandbox_id, claim.resource_id)
                 return found[0] if found else replace(planned, id=claim.resource_id)
-            if not await execs.add(db, sandbox_id, awake.peer.session_id, planned, note):
-                raise Conflict(f"this sandbox has an exec {planned.id}; choose another id")
-            if request:
+            if not await execs.add(db, sandbox_id, awake.peer.session_id, planned, note, own):
+                found = await execs.get(db, sandbox_id, planned.id)
+                if (
+                    own is None
+                    or await execs.request_hash(db, sandbox_id, planned.id) != own
+                    or found is None
+                ):
+                    raise Conflict(f"this sandbox has an exec {planned.id}; choose another id")
+                return found[0]
+            if request and own is None:
                 await request.claim(db, planned.id, None, self._clock())
         return planned
 
@@ -404,6 +416,16 @@ def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
         room -= len(word) + 1
         kept.append(word)
     return argv
+
+
+async def _claimed(
+    db: AsyncConnection, request: idempotency.Request, sandbox_id: str, exec_id: str | None
+) -> str | None:
+    """The id of the exec that an earlier call with this key made. The row of one whose id the call chose is the claim."""
+    if exec_id is not None:
+        return exec_id if await execs.request_hash(db, sandbox_id, exec_id) == request.hash else None
+    claim = await request.earlier(db)
+    return claim.resource_id if claim else None
 
 
 def _planned(new: NewExec, now: datetime) -> Exec:

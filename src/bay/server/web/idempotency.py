@@ -32,6 +32,11 @@ class Request:
             raise Conflict(f"idempotency key {self.key} was used for another request; choose a new key")
         return claim
 
+    @property
+    def hash(self) -> str:
+        """The key and the call in one, for the row of a thing whose id the call chose."""
+        return hashlib.sha256(f"{self.key} {self.fingerprint}".encode()).hexdigest()
+
     async def withdraw(self, db: AsyncConnection) -> None:
         """The call came to nothing: let it be made again."""
         await claims.forget_key(db, self.caller.owner, self.key)
