@@ -17,7 +17,7 @@ from bay.network.dns.upstream import receive_exactly
 
 
 class Sockets:
-    """Serves `resolver` on `udp` and `tcp`, a bound socket and a listening one, and closes them at its end."""
+    """Serves `resolver` on `udp` and `tcp`, a bound socket and a listening one; it owns both."""
 
     def __init__(
         self, resolver: SandboxResolver, udp: socket.socket, tcp: socket.socket, limits: DnsLimits
