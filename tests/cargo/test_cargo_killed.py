@@ -64,7 +64,10 @@ STEPS = {
     "move",
 }
 """What changes something on the disk, or calls what does."""
-FILES = {"btrfs": ("shelf.py", "btrfs.py", "trash.py"), "directory": ("shelf.py", "directory.py", "trash.py")}
+FILES = {
+    "btrfs": ("base_backend.py", "btrfs.py", "trash.py"),
+    "directory": ("base_backend.py", "directory.py", "trash.py"),
+}
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -76,12 +79,17 @@ def test_a_kill_at_any_line_leaves_old_or_new_and_again_makes_it_new(
     data_dir.mkdir()
     with unmounted_after(data_dir):
         asked = ACTS[act]
+        killed: list[str] = []
         for file in FILES[kind]:
             set_up(kind, data_dir, asked)
             for line in lines_of(file, lambda: asyncio.run(asked.do(make(kind, data_dir))), STEPS):
                 set_up(kind, data_dir, asked)
                 run_and_die(line, lambda: asyncio.run(asked.do(make(kind, data_dir))))
                 check(kind, data_dir, asked)
+                killed.append(line[0])
+        assert FILES[kind][0] in killed, (
+            "no line of the order of steps was reached: its file has another name"
+        )
 
 
 def set_up(kind: str, data_dir: Path, asked: Act) -> None:
