@@ -86,7 +86,7 @@ class HistoryEntry(Brief):
     """A `shell/exec` or `python/exec` that is over, as the history of its sandbox keeps it.
 
     Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted and separated by commas.
-    `payload_ref` is always None: the entry holds all its text. Clients of this list read the key.
+    `payload_ref` is always None: the entry holds all its text. The key is part of the entry's shape.
     """
 
     id: str
