@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import h11
 
@@ -19,6 +20,7 @@ from bay.errors import BadRequest, PortClosed
 from bay.server.ports.headers import Headers
 from bay.server.ports.ship_client import PortLink, PortStream
 from bay.server.ship.connection import Peer
+from bay.server.ship.http11 import Http11Client
 
 IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""
@@ -71,8 +73,7 @@ class AppConnection:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._stream = opened.stream
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
-        self._heard = False
+        self._http = Http11Client(_MOST_HEAD)
         self.idle_since: float | None = None
         """When it began to wait for another request; None in its first."""
 
@@ -81,15 +82,12 @@ class AppConnection:
 
         Raises BadRequest for what is no HTTP, ConnectionError.
         """
-        self._heard = False
         try:
             head = h11.Request(method=request.method, target=request.target, headers=request.headers)
-            data = self._http.send(head) or b""
-            if not request.has_body:
-                data += self._http.send(h11.EndOfMessage()) or b""
+            parts = self._http.encode(*([head] if request.has_body else [head, h11.EndOfMessage()]))
         except h11.LocalProtocolError as error:
             raise BadRequest(f"the request cannot be forwarded: {error}") from error
-        await self._stream.write(data)
+        await self._stream.write(b"".join(parts))
 
     async def send(self, data: bytes) -> None:
         """Send a part of the body, as fast as the app takes it. Raises ConnectionError."""
@@ -112,28 +110,23 @@ class AppConnection:
                 if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                     raise h11.RemoteProtocolError("no answer")
         except (h11.RemoteProtocolError, ConnectionError) as error:
-            if self.idle_since is not None and not self._heard:
+            if self.idle_since is not None and not self._http.heard:
                 raise Stale from error
-            raise self._broken("did not answer with HTTP" if self._heard else "gave no answer") from error
+            raise self._broken(
+                "did not answer with HTTP" if self._http.heard else "gave no answer"
+            ) from error
 
     async def body(self) -> AsyncGenerator[bytes]:
         """The rest of the answer, as it comes. Raises PortClosed when the app breaks off before its end."""
         try:
-            while not isinstance(event := await self._next(), h11.EndOfMessage):
-                if not isinstance(event, h11.Data):
-                    raise h11.RemoteProtocolError("no end")
-                yield bytes(event.data)
+            async for data in self._http.body(self._next):
+                yield data
         except (h11.RemoteProtocolError, ConnectionError) as error:
             raise self._broken("ended its answer early") from error
 
     def recycle(self) -> bool:
         """Make ready for another request; False when it is used up."""
-        unasked, ended = self._http.trailing_data
-        is_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-        if not is_done or unasked or ended:
-            return False
-        self._http.start_next_cycle()
-        return True
+        return self._http.recycle()
 
     @property
     def is_quiet(self) -> bool:
@@ -146,18 +139,14 @@ class AppConnection:
 
     async def _send(self, event: h11.Data | h11.EndOfMessage) -> None:
         try:
-            data = self._http.send(event)
+            parts = self._http.encode(event)
         except h11.LocalProtocolError as error:
             raise BadRequest(f"the body cannot be forwarded: {error}") from error
-        if data:
+        for data in parts:
             await self._stream.write(data)
 
     async def _next(self) -> object:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            data = await self._stream.read(_READ_BYTES)
-            self._heard = self._heard or bool(data)
-            self._http.receive_data(data)
-        return event
+        return await self._http.next_event(partial(self._stream.read, _READ_BYTES))
 
     def _checked(self, head: h11.Response) -> h11.Response:
         size = sum(len(name) + len(value) for name, value in head.headers)

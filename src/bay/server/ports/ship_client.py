@@ -77,7 +77,7 @@ class PortLink:
         """
         if not 1 <= port <= 65_535:
             raise BadRequest(f"{port} is not a port; give a number from 1 to 65535")
-        async with self._link.switch(peer, f"/tunnel?port={port}", "tcp") as wire:
+        async with self._link.upgrade(peer, f"/tunnel?port={port}", "tcp") as wire:
             stream = PortStream()
             stream.begin(*await wire.hand_over(stream))
             yield stream

@@ -182,33 +182,25 @@ class ShipLink:
 
         Raises what Ship refuses it with, ShipError and Timeout.
         """
-        with self._counted(peer.session_id):
-            wire = await self._connect(peer)
-            try:
-                with _translated(f"GET {target.partition('?')[0]}", self._deadline_s):
-                    wire.set_deadline(self._deadline_s)
-                    await self._upgrade(wire, target)
-                yield wire, ShipWebSocket(wire, wire.take_rest())
-            finally:
-                wire.finish()
+        async with self.upgrade(peer, target, "websocket") as wire:
+            yield wire, ShipWebSocket(wire, wire.take_rest())
 
     @asynccontextmanager
-    async def switch(self, peer: Peer, target: str, protocol: str) -> AsyncGenerator[Wire]:
+    async def upgrade(self, peer: Peer, target: str, protocol: str) -> AsyncGenerator[Wire]:
         """A connection to Ship that speaks `protocol` from now on.
 
         Leaving the block drops it, after what is unsent.
 
-        Raises Ship's refusal, ShipError and Timeout. Later use of the connection has no deadline.
+        Raises Ship's refusal, ShipError and Timeout. Reads by the connection are due within the deadline.
         """
         with self._counted(peer.session_id):
             wire = await self._connect(peer)
             try:
                 with _translated(f"GET {target.partition('?')[0]}", self._deadline_s):
                     wire.set_deadline(self._deadline_s)
-                    head = await wire.switch(target, protocol)
+                    head = await wire.upgrade(target, protocol)
                     if head is not None:
                         raise refusal(head.status, await collect(wire.body(), _SMALL))
-                    wire.set_deadline(None)
                 yield wire
             finally:
                 wire.finish()
@@ -347,11 +339,6 @@ class ShipLink:
 
     async def _connect(self, peer: Peer) -> Wire:
         return self._take_idle(peer.session_id) or await Wire.open(peer)
-
-    async def _upgrade(self, wire: Wire, target: str) -> None:
-        head = await wire.upgrade(target)
-        if head is not None:
-            raise refusal(head.status, await collect(wire.body(), _SMALL))
 
     def _take_idle(self, session_id: str) -> Wire | None:
         idle = self._idle.get(session_id, [])

@@ -3,11 +3,9 @@
 The peer is inside a sandbox, so nothing it sends is taken on trust: the socket is opened without
 following links and its owner is checked with the kernel, heads and bodies are capped, every call has
 one deadline from first to last byte, and after anything odd the connection is thrown away.
-h11 parses; rejected: httpx, whose timeouts are per read and which decodes compressed bodies.
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -18,10 +16,10 @@ from websockets.utils import accept_key, generate_key
 from bay.drivers.base import Endpoint
 from bay.drivers.ship_socket import connect
 from bay.errors import ShipError
+from bay.server.ship.http11 import Http11Client
 from ship_protocol import FILE_HEADER, SESSION_HEADER, session_proof
 
 _READ_BYTES = 256 * 1024
-_TURN = 64  # chunks that are handed out before others get a turn
 _FINISH_S = 2.0
 _MAX_HEAD_BYTES = 32 * 1024
 
@@ -57,7 +55,7 @@ class Wire:
         self._peer = peer
         self._reader = reader
         self._writer = writer
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._http = Http11Client(_MAX_HEAD_BYTES)
         self._deadline: float | None = None
         self._renewed_s: float | None = None
         """The deadline while the parts of a body go out, where it begins anew with each."""
@@ -88,33 +86,28 @@ class Wire:
         Raises ShipError on anything that is not HTTP from this session's Ship, and ConnectionError
         when the connection was closed before the first byte of an answer.
         """
-        self._write(h11.Request(method=method, target=target, headers=self._headers(body, content_type)))
+        head = h11.Request(method=method, target=target, headers=self._headers(body, content_type))
         if body is not None and not isinstance(body, bytes):
+            self._write(head)
             return self._check_head(await self._send_parts(body))
-        if body is not None:
-            self._write(h11.Data(data=body))
-        self._write(h11.EndOfMessage())
+        self._write(head, h11.Data(data=body or b""), h11.EndOfMessage())
         await self._drain()
         return self._check_head(await self._next_event())
 
-    async def upgrade(self, target: str) -> Head | None:
-        """Ask for a WebSocket. None when this connection is one now, else the head of the refusal."""
-        key = generate_key()
-        asked = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
-        headers = [*self._headers(None, ""), *asked, ("Sec-WebSocket-Key", key)]
-        event = await self._ask_to_switch(target, headers)
-        if not isinstance(event, h11.InformationalResponse):
-            return self._check_head(event)
-        self._check_websocket(self._check_switch(event, "websocket"), key)
-        return None
-
-    async def switch(self, target: str, protocol: str) -> Head | None:
+    async def upgrade(self, target: str, protocol: str) -> Head | None:
         """Ask for another protocol. None when this connection speaks it now, else the head of the refusal."""
-        headers = [*self._headers(None, ""), ("Connection", "Upgrade"), ("Upgrade", protocol)]
-        event = await self._ask_to_switch(target, headers)
+        asked, key = [("Connection", "Upgrade"), ("Upgrade", protocol)], generate_key()
+        if protocol == "websocket":
+            asked += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
+        head = h11.Request(method="GET", target=target, headers=[*self._headers(None, ""), *asked])
+        self._write(head, h11.EndOfMessage())
+        await self._drain()
+        event = await self._next_event()
         if not isinstance(event, h11.InformationalResponse):
             return self._check_head(event)
-        self._check_switch(event, protocol)
+        headers = self._check_switch(event, protocol)
+        if protocol == "websocket":
+            self._check_websocket(headers, key)
         return None
 
     async def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
@@ -122,19 +115,13 @@ class Wire:
         transport = cast("asyncio.Transport", self._writer.transport)  # a socket's reads, too
         transport.set_protocol(protocol)
         self._reader.feed_eof()  # so that it returns the bytes it has, without waiting for all
-        received = self._http.trailing_data[0] + await self._reader.read()
+        received = self._http.rest + await self._reader.read()
         transport.resume_reading()
         return transport, received
 
-    async def _ask_to_switch(self, target: str, headers: list[tuple[str, str]]) -> object:
-        self._write(h11.Request(method="GET", target=target, headers=headers))
-        self._write(h11.EndOfMessage())
-        await self._drain()
-        return await self._next_event()
-
     def take_rest(self) -> bytes:
         """Bytes that came behind the answer to an upgrade."""
-        return self._http.trailing_data[0]
+        return self._http.rest
 
     async def receive(self) -> bytes:
         """The next bytes of an upgraded connection.
@@ -161,36 +148,27 @@ class Wire:
         transport.close()
         asyncio.get_running_loop().call_later(_FINISH_S, transport.abort)
 
-    async def body(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
+    def body(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """The rest of the answer, chunk by chunk.
 
         With `silence_s` the deadline begins anew whenever a chunk is waited for.
         """
-        for count in itertools.count(1):
+
+        async def next_event() -> object:
             if silence_s is not None:
                 self.set_deadline(silence_s)
             elif self._is_late():  # a read that need not wait would not notice
                 raise TimeoutError
-            event = await self._next_event()
-            if isinstance(event, h11.Data):
-                yield bytes(event.data)
-                if count % _TURN == 0:  # chunks of one byte that are all here would keep others out
-                    await asyncio.sleep(0)
-            elif isinstance(event, h11.EndOfMessage):
-                return
-            else:
-                raise ShipError("the sandbox's runtime ended its answer early")
+            return await self._next_event()
+
+        return self._http.body(next_event)
 
     def _is_late(self) -> bool:
         return self._deadline is not None and asyncio.get_running_loop().time() > self._deadline
 
     def recycle(self) -> bool:
         """Make ready for the next call; False when this connection is used up."""
-        unasked, _closed = self._http.trailing_data
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE and not unasked:
-            self._http.start_next_cycle()
-            return self.is_open()
-        return False
+        return self._http.recycle() and self.is_open()
 
     def is_open(self) -> bool:
         """Whether the peer has not closed, as far as is known here."""
@@ -212,10 +190,8 @@ class Wire:
             headers += [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         return headers
 
-    def _write(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
-        data = self._http.send(event)
-        if data:
-            self._writer.write(data)
+    def _write(self, *events: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+        self._writer.writelines(self._http.encode(*events))  # one system call, and no copy of a body
 
     async def _send_parts(self, body: AsyncIterator[bytes]) -> object:
         """Send a body and wait for the answer, which may come early: then the rest of the body
@@ -255,16 +231,16 @@ class Wire:
         return await self._read_event(self._deadline)
 
     async def _read_event(self, deadline: float | None) -> object:
+        async def read() -> bytes:
+            async with asyncio.timeout_at(deadline):
+                return await self._reader.read(_READ_BYTES)
+
         try:
-            while (event := self._http.next_event()) is h11.NEED_DATA:
-                async with asyncio.timeout_at(deadline):
-                    data = await self._reader.read(_READ_BYTES)
-                self._http.receive_data(data)
+            return await self._http.next_event(read)
         except h11.RemoteProtocolError as error:
-            if self._http.their_state is h11.ERROR and self._reader.at_eof():
+            if self._http.is_broken and self._reader.at_eof():
                 raise ConnectionResetError("closed by the sandbox's runtime") from error
             raise ShipError("the sandbox's runtime does not speak HTTP") from error
-        return event
 
     def _check_head(self, event: object) -> Head:
         if isinstance(event, h11.ConnectionClosed):
