@@ -19,7 +19,7 @@ from bay.server.checkpoints import policy
 from bay.server.checkpoints.garbage import Discards
 from bay.server.checkpoints.requests import Snapshots
 from bay.server.checkpoints.service import Checkpoints
-from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SPOOL
 from bay.server.events.follow import Feed
 from bay.server.events.service import Events
@@ -117,7 +117,7 @@ class Bay:
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
         self.views = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock)
         self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
-        self.checkpointer = Checkpointer(
+        self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
         self.service_link = ServiceLink(self.link)
@@ -133,7 +133,7 @@ class Bay:
             later=self.later,
             driver=driver,
             cargo=self.cargo,
-            checkpointer=self.checkpointer,
+            storage_steps=self.storage_steps,
             link=self.link,
             feeds=self.feeds,
             keeper=self.service_keeper,
@@ -215,7 +215,7 @@ class Bay:
             wait_s=settings.port_wait,
         )
         self.snapshots = Snapshots(
-            store=self.store, waker=self.waker, checkpointer=self.checkpointer, clock=clock
+            store=self.store, waker=self.waker, storage_steps=self.storage_steps, clock=clock
         )
         self.feed = Feed()
         self.store.on_change.append(lambda _changed: self.feed.wake())
@@ -308,7 +308,7 @@ class Bay:
             store=self.store,
             waker=self.waker,
             cargo=self.cargo,
-            checkpointer=self.checkpointer,
+            storage_steps=self.storage_steps,
             snapshots=self.snapshots,
             quotas=self.quotas,
             profiles=self.profiles,

@@ -109,7 +109,7 @@ async def test_a_cargo_that_was_deleted_is_not_made_again(bay: World, alice: htt
     made = (await new_cargo(alice))["id"]
     await alice.delete(f"/v1/cargos/{made}")
     with pytest.raises(NotFound):
-        await bay.bay.checkpointer.make_cargo(made)
+        await bay.bay.storage_steps.make_cargo(made)
     assert await bay.bay.cargo.list_ids() == set()
 
 

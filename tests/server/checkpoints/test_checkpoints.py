@@ -489,7 +489,7 @@ async def test_a_restart_finishes_what_was_asked_for_and_forgets_what_nobody_wai
     record = await bay.record(box)
     pending = bay.bay.snapshots.make(record, _asked(bay, record))
     waiting = asyncio.create_task(pending)
-    await until(lambda: bool(bay.bay.checkpointer._outcomes))
+    await until(lambda: bool(bay.bay.storage_steps._outcomes))
     hidden = _asked(bay, record, hidden=True)
     async with bay.bay.store.write() as db:
         await sandboxes.change(db, box, restore_id=base["id"])
@@ -569,9 +569,9 @@ async def test_what_waits_when_the_sandbox_expires_is_told(
     settle = Reconciler._settle
     monkeypatch.setattr(Reconciler, "_settle", dead)
     calls = [asyncio.create_task(alice.post(f"/v1/sandboxes/{box}/checkpoints"))]
-    await until(lambda: len(bay.bay.checkpointer._outcomes) == 1)
+    await until(lambda: len(bay.bay.storage_steps._outcomes) == 1)
     calls.append(asyncio.create_task(restore(alice, box, made)))
-    await until(lambda: len(bay.bay.checkpointer._outcomes) == 2)
+    await until(lambda: len(bay.bay.storage_steps._outcomes) == 2)
     bay.clock.advance(6)
     monkeypatch.undo()
     await settle(bay.bay.reconciler, box)

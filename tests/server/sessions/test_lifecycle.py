@@ -11,16 +11,16 @@ from sqlalchemy import select
 
 from bay.models import Compute, Failure, Status
 from bay.server.sessions.lifecycle import (
+    AbandonStorage,
+    ApplyNetworkPolicy,
     Begin,
     End,
-    Forgo,
-    GoOn,
-    HoldNetwork,
     Nothing,
     Pause,
     Remove,
     Restore,
     Resume,
+    ResumeStart,
     Step,
     TakeCheckpoint,
     compute_of,
@@ -130,8 +130,8 @@ def expected_step(case: Case, session: SessionRecord | None) -> Step:
         if holds:
             return End(session, reason, graceful=reason == "stopped" and case.phase in ("running", "paused"))
     by_phase: dict[tuple[Phase, Target], Step] = {
-        ("starting", "running"): GoOn(session),
-        ("starting", "paused"): GoOn(session),
+        ("starting", "running"): ResumeStart(session),
+        ("starting", "paused"): ResumeStart(session),
         ("running", "paused"): Pause(session),
         ("paused", "running"): Resume(session),
     }
@@ -163,7 +163,7 @@ def test_files_are_seen_to_before_compute_and_after_what_must_end(wish: str) -> 
         is_over = case.deleted or case.target == "deleted" or case.expires in PAST
         step = next_step(sandbox, NOW, exited=case.exited, retention=RETENTION)
         if is_over and not case.deleted and case.phase is None and plain == Nothing():
-            assert step == Forgo(), case
+            assert step == AbandonStorage(), case
         elif ends or is_over:
             assert step == plain, case
         elif wish != "restore" and case.phase != "starting":
@@ -184,7 +184,7 @@ def test_a_network_is_held_to_its_policy_before_the_session_freezes_or_thaws(hel
         plain = expected_step(case, session)
         step = next_step(replace(sandbox, network_version=1, session=session), NOW, exited=case.exited)
         is_held = isinstance(plain, Nothing | Pause | Resume) and not case.deleted
-        assert step == (HoldNetwork(session) if is_held else plain), case
+        assert step == (ApplyNetworkPolicy(session) if is_held else plain), case
 
 
 def test_a_sandbox_never_begins_while_it_has_a_session() -> None:
@@ -218,9 +218,9 @@ def test_what_is_wanted_is_reached_from_every_combination_in_a_few_steps() -> No
 
 def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
     match step:
-        case Begin() | GoOn() | Resume():
+        case Begin() | ResumeStart() | Resume():
             return replace(sandbox, session=session_of(sandbox.id, "running"))
-        case HoldNetwork(session):
+        case ApplyNetworkPolicy(session):
             return replace(sandbox, session=replace(session, network_version=sandbox.network_version))
         case Pause():
             return replace(sandbox, session=session_of(sandbox.id, "paused"))
@@ -230,7 +230,7 @@ def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
             return replace(sandbox, checkpoint_due=None)
         case Restore():
             return replace(sandbox, restore_id=None, session=None)
-        case Forgo():
+        case AbandonStorage():
             return replace(sandbox, restore_id=None, checkpoint_due=None)
         case Remove():
             return replace(sandbox, deleted_at=NOW)

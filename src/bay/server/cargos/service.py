@@ -9,7 +9,7 @@ from bay.errors import BayError, Conflict, InvalidArgument, NotFound
 from bay.ids import new_id
 from bay.models import Cargo, Profile, from_wire, to_wire
 from bay.server.checkpoints.requests import Snapshots
-from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.waker import Waker
 from bay.server.web import idempotency
@@ -30,7 +30,7 @@ class Cargos:
         store: Store,
         waker: Waker,
         cargo: CargoStore,
-        checkpointer: Checkpointer,
+        storage_steps: StorageSteps,
         snapshots: Snapshots,
         quotas: Quotas,
         profiles: dict[str, Profile],
@@ -41,7 +41,7 @@ class Cargos:
         self._waker = waker
         self._cargo = cargo
         self._limits = cargo if isinstance(cargo, SizeLimits) else None
-        self._checkpointer = checkpointer
+        self._storage_steps = storage_steps
         self._snapshots = snapshots
         self._quotas = quotas
         self._profiles = profiles
@@ -76,7 +76,7 @@ class Cargos:
                 await request.claim(db, record.id, answer, self._clock())
         audit.about(record.id)
         try:
-            await self._checkpointer.make_cargo(record.id)
+            await self._storage_steps.make_cargo(record.id)
         except BayError:
             async with self._store.write() as db:
                 await cargos.change(db, record.id, deleted_at=self._clock())
@@ -114,7 +114,7 @@ class Cargos:
             record = await self._find(db, caller, cargo_id)
             wanted = _within(size_limit_mb, await self._most_of(db, record))
             await cargos.change(db, record.id, size_limit_mb=wanted)
-        await self._checkpointer.make_cargo(record.id)
+        await self._storage_steps.make_cargo(record.id)
         return await self.get(caller, cargo_id)
 
     async def _most_of(self, db: AsyncConnection, record: CargoRecord) -> int | None:
@@ -135,7 +135,7 @@ class Cargos:
             await _check_free(db, record)
             await cargos.change(db, record.id, deleted_at=self._clock())
         audit.about(record.id)
-        self._checkpointer.discard()  # the checkpoint that it was to be made of may be free now
+        self._storage_steps.discard()  # the checkpoint that it was to be made of may be free now
         await self._cargo.remove(record.id)
 
     async def move(self, caller: Caller, cargo_id: str, ref: str) -> Cargo:

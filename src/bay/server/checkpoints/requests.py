@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound, Timeout
 from bay.server.checkpoints import policy
-from bay.server.checkpoints.storage_steps import Checkpointer, Outcome
+from bay.server.checkpoints.storage_steps import Outcome, StorageSteps
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
@@ -26,10 +26,10 @@ _MAKE_S = 600.0  # without btrfs it is a copy of every file
 class Snapshots:
     """Makes checkpoints for the services that need one."""
 
-    def __init__(self, *, store: Store, waker: Waker, checkpointer: Checkpointer, clock: Clock) -> None:
+    def __init__(self, *, store: Store, waker: Waker, storage_steps: StorageSteps, clock: Clock) -> None:
         self._store = store
         self._waker = waker
-        self._checkpointer = checkpointer
+        self._storage_steps = storage_steps
         self._clock = clock
 
     async def make(
@@ -54,14 +54,14 @@ class Snapshots:
         try:
             async with self._store.write() as db:
                 if request is not None and (claim := await request.earlier(db)) is not None:
-                    return claim.resource_id, self._checkpointer.expected(claim.resource_id)
+                    return claim.resource_id, self._storage_steps.expected(claim.resource_id)
                 await self.admit(db, sandbox, wanted.name)
                 await checkpoints.add(db, wanted)
                 if request is not None:
                     await request.claim(db, wanted.id, None, self._clock())
                 if not wanted.hidden:
                     audit.about(wanted.id)
-                return wanted.id, self._checkpointer.expect(wanted.id)
+                return wanted.id, self._storage_steps.expect(wanted.id)
         except IntegrityError as error:
             raise _taken(sandbox, wanted.name) from error
 
@@ -94,7 +94,7 @@ class Snapshots:
         finally:  # also when its request broke off: it is still made then, and removed
             async with self._store.write() as db:
                 await checkpoints.change(db, wanted.id, deleted_at=self._clock())
-            self._checkpointer.discard()
+            self._storage_steps.discard()
 
     async def find(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
         """The sandbox's checkpoint by id or name. Raises NotFound."""
@@ -186,7 +186,7 @@ class Snapshots:
             if await checkpoints.find_owned(db, sandbox.owner, checkpoint.id) is None:
                 raise Conflict(f"checkpoint {checkpoint.id} was deleted during the restore")
             await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id)
-            return self._checkpointer.expect(sandbox.id)
+            return self._storage_steps.expect(sandbox.id)
 
 
 def _taken(sandbox: SandboxRecord, name: str | None) -> Conflict:

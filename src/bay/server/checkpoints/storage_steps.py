@@ -35,7 +35,7 @@ class Outcome:
     error: BayError | None = None
 
 
-class Checkpointer:
+class StorageSteps:
     """Makes and restores checkpoints as their rows ask.
 
     Calls `discard` when files may have become garbage.

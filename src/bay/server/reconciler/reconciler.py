@@ -21,7 +21,7 @@ from bay.drivers.base import Driver, Exited, Gone, Handle, Hostnames, NetworkCon
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints import policy as checkpoint_policy
-from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.managed_services.syncer import ServiceKeeper
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Shares
@@ -32,16 +32,16 @@ from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.handles import handle_of, peer_of
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.lifecycle import (
+    AbandonStorage,
+    ApplyNetworkPolicy,
     Begin,
     End,
-    Forgo,
-    GoOn,
-    HoldNetwork,
     Nothing,
     Pause,
     Remove,
     Restore,
     Resume,
+    ResumeStart,
     Step,
     TakeCheckpoint,
 )
@@ -84,7 +84,7 @@ class Reconciler:
         later: DeferredWrites,
         driver: Driver,
         cargo: CargoBackend,
-        checkpointer: Checkpointer,
+        storage_steps: StorageSteps,
         link: ShipLink,
         feeds: SessionFeeds,
         keeper: ServiceKeeper,
@@ -103,11 +103,11 @@ class Reconciler:
         self._holds = holds
         self._driver = driver
         self._cargo = cargo
-        self._checkpointer = checkpointer
-        checkpointer.suspect = self.suspect
+        self._storage_steps = storage_steps
+        storage_steps.suspect = self.suspect
         self.orphans = Orphans(store=store, driver=driver, cargo=cargo)
         self._starter = Starter(
-            store=store, driver=driver, cargo=cargo, checkpointer=checkpointer, orphans=self.orphans,
+            store=store, driver=driver, cargo=cargo, storage_steps=storage_steps, orphans=self.orphans,
             queue=self.queue, profiles=profiles, clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
         )  # fmt: skip
         self._profiles = profiles
@@ -370,11 +370,11 @@ class Reconciler:
                 session = await self._starter.new_session(sandbox)
                 self._changes.announce(sandbox.id)
                 await self._start(sandbox, session)
-            case GoOn(session) if sandbox.id in self._defects:
+            case ResumeStart(session) if sandbox.id in self._defects:
                 await self._give_up(sandbox, session, _defect("the start"))
-            case GoOn(session):
+            case ResumeStart(session):
                 await self._start(sandbox, session, again=True)
-            case HoldNetwork(session):
+            case ApplyNetworkPolicy(session):
                 await self._hold_network(sandbox, session)
             case Pause(session):
                 await self._pause(sandbox, session)
@@ -383,15 +383,17 @@ class Reconciler:
             case End(session, reason, graceful):
                 await self._end(sandbox, session, reason, graceful=graceful)
             case TakeCheckpoint(checkpoint_id) if sandbox.id in self._defects:
-                await self._checkpointer.give_up_checkpoint(sandbox, checkpoint_id, _defect("the checkpoint"))
+                await self._storage_steps.give_up_checkpoint(
+                    sandbox, checkpoint_id, _defect("the checkpoint")
+                )
             case TakeCheckpoint(checkpoint_id):
-                await self._checkpointer.take(sandbox, checkpoint_id)
+                await self._storage_steps.take(sandbox, checkpoint_id)
             case Restore() if sandbox.id in self._defects:
-                await self._checkpointer.give_up_restore(sandbox, _defect("the restore"))
+                await self._storage_steps.give_up_restore(sandbox, _defect("the restore"))
             case Restore(checkpoint_id):
                 await self._restore(sandbox, checkpoint_id)
-            case Forgo():
-                await self._checkpointer.forgo(sandbox)
+            case AbandonStorage():
+                await self._storage_steps.forgo(sandbox)
             case Remove():
                 await self._remove(sandbox)
             case Nothing():
@@ -557,11 +559,11 @@ class Reconciler:
 
     async def _restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
         """Put a checkpoint back. Its copy is made first: when that fails, what runs has not been touched."""
-        if not await self._checkpointer.prepare_restore(sandbox, checkpoint_id):
+        if not await self._storage_steps.prepare_restore(sandbox, checkpoint_id):
             return
         if sandbox.session is not None:
             await self._end_now(sandbox, sandbox.session, "restored", graceful=False)
-        await self._checkpointer.restore(sandbox, checkpoint_id)
+        await self._storage_steps.restore(sandbox, checkpoint_id)
 
     async def _begin_again(self, sandbox: SandboxRecord) -> None:
         """A call came just before its idle sandbox was taken: let it be, and start its clock again."""
@@ -639,7 +641,7 @@ class Reconciler:
             await networks.remove(db, sandbox.id)
             await services.remove_all(db, sandbox.id)
             await events.add(db, sandbox, "sandbox.deleted", now)
-        self._checkpointer.discard()
+        self._storage_steps.discard()
         log.info("sandbox.deleted", id=sandbox.id)
 
     def _watch(self, sandbox_id: str, handle: Handle) -> None:

@@ -15,7 +15,7 @@ from bay.drivers.base import Driver, Handle, SessionSpec
 from bay.errors import Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
 from bay.models import Profile
-from bay.server.checkpoints.storage_steps import Checkpointer
+from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Turns
 from bay.server.sessions import lifecycle
@@ -38,7 +38,7 @@ class Starter:
         store: Store,
         driver: Driver,
         cargo: CargoBackend,
-        checkpointer: Checkpointer,
+        storage_steps: StorageSteps,
         orphans: Orphans,
         queue: WorkQueue,
         profiles: dict[str, Profile],
@@ -49,7 +49,7 @@ class Starter:
         self._store = store
         self._driver = driver
         self._cargo = cargo
-        self._checkpointer = checkpointer
+        self._storage_steps = storage_steps
         self._orphans = orphans
         self._queue = queue
         self._profiles = profiles
@@ -119,7 +119,7 @@ class Starter:
 
         The files that it begins with come before: to copy them may take longer than any start.
         """
-        await self._checkpointer.make_cargo(sandbox.cargo_id)
+        await self._storage_steps.make_cargo(sandbox.cargo_id)
         async with self._turns.take(urgent=sandbox.pool is None):
             try:
                 async with asyncio.timeout(self._limit_s):

@@ -24,7 +24,7 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
+class ResumeStart:
     """A start was interrupted: go on from the session's last handle."""
 
     session: SessionRecord
@@ -45,7 +45,7 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
-class HoldNetwork:
+class ApplyNetworkPolicy:
     """The session's network is not known to be held to the policy that the row has."""
 
     session: SessionRecord
@@ -75,7 +75,7 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgo:
+class AbandonStorage:
     """No step touches the files of an expired sandbox; those who wait for one get the error."""
 
 
@@ -84,7 +84,19 @@ class Remove:
     """Remove the sandbox with its managed cargo and its checkpoints."""
 
 
-Step = Nothing | Begin | GoOn | HoldNetwork | Pause | Resume | End | TakeCheckpoint | Restore | Forgo | Remove
+Step = (
+    Nothing
+    | Begin
+    | ResumeStart
+    | ApplyNetworkPolicy
+    | Pause
+    | Resume
+    | End
+    | TakeCheckpoint
+    | Restore
+    | AbandonStorage
+    | Remove
+)
 
 
 def is_expired(sandbox: SandboxRecord, now: datetime) -> bool:
@@ -157,7 +169,7 @@ def next_step(
     if sandbox.expires_at is not None and sandbox.expires_at <= now:
         if sandbox.expires_at + retention <= now:
             return Remove()
-        return Nothing() if _step_of_files(sandbox) is None else Forgo()
+        return Nothing() if _step_of_files(sandbox) is None else AbandonStorage()
     if (step := _step_of_files(sandbox)) is not None:
         return step
     return Begin() if sandbox.target in HAVING else Nothing()
@@ -190,10 +202,10 @@ def _step_with_session(
     if sandbox.target == "stopped":
         return End(session, "stopped", graceful=session.phase in ("running", "paused"))
     if session.phase != "starting" and session.network_version != sandbox.network_version:
-        return HoldNetwork(session)
+        return ApplyNetworkPolicy(session)
     match session.phase, sandbox.target:
         case "starting", _:
-            return GoOn(session)
+            return ResumeStart(session)
         case "running", "paused":
             return Pause(session)
         case "paused", "running":
