@@ -102,8 +102,7 @@ def pool_of(data_dir: Path, max_bytes: int | None = None) -> Pool:
 
 @contextlib.contextmanager
 def files_of(data_dir: Path) -> Generator[Path]:
-    """The directory of all cargos, also when Bay is stopped: a pool is then mounted for as long as the block
-    lasts.
+    """The directory of all cargos, also when Bay is stopped. A pool is then mounted while the block lasts.
 
     Blocks; raises OSError or DriverUnavailable.
     """

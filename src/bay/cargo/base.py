@@ -229,9 +229,7 @@ class SizeLimits(Protocol):
         ...
 
     async def charged(self, cargo_id: str) -> int | None:
-        """Bytes that count against the limit, known without a measurement; None where limits are not
-        enforced.
-        """
+        """Bytes that count against the limit, without a measurement; None where limits are not enforced."""
         ...
 
 

@@ -76,9 +76,7 @@ class BaseBackend(ABC):
 
     @abstractmethod
     async def _copy(self, source: Path, target: Path) -> None:
-        """Make `target` a copy of the tree, to be written to; when this returns, its files are
-        on the disk.
-        """
+        """Make `target` a writable copy of the tree; when this returns, its files are on the disk."""
 
     @abstractmethod
     async def _count(self, made: Path, cargo: Path | None, limit_bytes: int | None) -> None:
@@ -278,9 +276,7 @@ class BaseBackend(ABC):
 
     @asynccontextmanager
     async def _made(self, name: str) -> AsyncGenerator[Path]:
-        """A directory for work in progress; its remains are removed at the end, also when this
-        is cancelled.
-        """
+        """A directory for work in progress, whose remains are removed at the end, also when cancelled."""
         made = self._making / f"{name}.{secrets.token_hex(6)}"
         try:
             yield made
@@ -321,9 +317,7 @@ class BaseBackend(ABC):
             )
 
     async def _urgently(self, work: Callable[[], T]) -> T:
-        """In threads of their own: work that a frozen sandbox waits for does not queue behind flushes and
-        removals.
-        """
+        """In threads of their own: a frozen sandbox does not wait behind flushes and removals."""
         return await asyncio.get_running_loop().run_in_executor(self._urgent, work)
 
     async def _blocking(self, work: Callable[[], T], path: Path, verb: str) -> T:

@@ -1,5 +1,4 @@
-"""The btrfs backend keeps cargos as subvolumes: a copy is a snapshot, which takes no time and no space, and a
-limit holds.
+"""The btrfs backend keeps cargos as subvolumes: a copy is a snapshot, without time or space, and limits hold.
 
 Each cargo has a quota group, which counts its subvolume and those made inside. A restore keeps the group, so
 bytes that a cargo wrote and a checkpoint still holds go on to count: else checkpoint, restore and write,

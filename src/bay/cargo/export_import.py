@@ -78,9 +78,7 @@ async def _process(*arguments: str) -> AsyncGenerator[Process]:
 
 
 async def _bring(process: Process, data: bytes, *, end: bool = True) -> bool:
-    """Hand `data` to the process and wait until it has room; False when it stopped reading and
-    reported why.
-    """
+    """Hand `data` to the process and wait until it has room; False when it stopped reading."""
     into = cast("StreamWriter", process.stdin)
     try:
         into.write(data)

@@ -283,8 +283,9 @@ class _Hashed:
 
 
 class _Unzipped:
-    """The bytes of `read`, decompressed a little at a time: two kilobytes can become sixty megabytes, and a
-    pipe full two thousand.
+    """The bytes of `read`, decompressed a little at a time.
+
+    Two kilobytes can become sixty megabytes, and a pipe full two thousand.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
@@ -300,9 +301,7 @@ class _Unzipped:
         return bytes(given)
 
     def check_end(self) -> None:
-        """At the end of input, check that the decompressor saw its end and checksum, without
-        trailing data.
-        """
+        """Check that the decompressor saw its end and checksum, and that no data trails it."""
         if not self._unzip.eof:
             raise BadArchive("its last bytes are missing")
         if self._unzip.unused_data or self._pending or self._source(1):

@@ -21,9 +21,7 @@ class Host:
 
 
 def host_reserve(total: int) -> int:
-    """Space that a pool leaves to the rest of the host: 5 %, at least 1 GiB, but never more
-    than an eighth.
-    """
+    """Space that a pool leaves to the host: 5 %, at least 1 GiB, but never more than an eighth."""
     return min(max(GIB, total // 20), total // 8)
 
 
@@ -43,9 +41,7 @@ def wanted(host: Host, max_bytes: int | None) -> int:
 
 
 def next_size(now: int, wanted_size: int) -> int:
-    """The next size of a pool of `now` bytes: at once up, a step at a time down, `now` when it is not worth
-    it.
-    """
+    """The next size of a pool of `now` bytes: up at once, down by steps, `now` when it is not worth it."""
     aim = max(wanted_size, SMALLEST)
     if abs(aim - now) < max(_WORTH, now // 64):
         return now

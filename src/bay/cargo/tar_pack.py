@@ -27,9 +27,7 @@ MACHINE = "machine"
 DEPTH = 2048
 """Maximum depth of directories in a tree, as one path can name."""
 MOST_PIECES = 1 << 20
-"""Segments of one sparse file, without the empty one at its end: as many as fit an export's
-memory and time.
-"""
+"""Segments of one sparse file, without the empty last one: as many as fit an export's memory and time."""
 _WHITEOUT = os.makedev(0, 0)
 _LINKS = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4096;
@@ -64,8 +62,7 @@ class Packer:
     _system: bool = False
 
     def add_tree(self, name: str, root: str | os.PathLike[str], *, system: bool = False) -> None:
-        """The directory `root` with all its content, as `name`; a file that vanishes meanwhile is passed
-        over.
+        """The directory `root` with all its content, as `name`; files that vanish meanwhile are passed over.
 
         `system`: they are layers of an overlay, so what it says of its directories is kept.
         """

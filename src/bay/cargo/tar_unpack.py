@@ -53,9 +53,7 @@ class CargoPolicy(Policy):
     own: bool
     """Whether owners are restored, which only root can."""
     depth: int
-    """The number of parts that lead to a cargo's `workspace` and `machine`: directories above
-    are Bay's own.
-    """
+    """The number of parts that lead to a cargo's `workspace` and `machine`: those above are Bay's own."""
     what: str = "backup"
     new_directory: MakeDirectory = _make_private
 

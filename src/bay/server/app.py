@@ -73,8 +73,8 @@ _APIS = (
 def _all_apis() -> APIRouter:
     """The routes of every API.
 
-    FastAPI prepares included routes at the first request that looks at them, which takes a tenth of a second. All
-    apps of a process share them, so the tests, with a Bay each, pay for it once.
+    FastAPI prepares included routes at the first request that looks at them, which takes a tenth of a second.
+    All apps of a process share them, so the tests, with a Bay each, pay for it once.
     """
     router = APIRouter()
     for api in _APIS:

@@ -1,4 +1,4 @@
-"""The files of a data directory, and the check before a Bay starts on it: its database must belong to its files.
+"""The files of a data directory, and the check before a start: its database must belong to its files.
 
 A Bay removes every workspace that no row knows. On a database that was lost and made anew, or one that is
 half restored, that would be all of them.
@@ -24,9 +24,7 @@ SPOOL = "spool"
 
 
 def check(data_dir: Path, database: Path) -> None:
-    """Raises DriverUnavailable after an interrupted restore, or for workspaces without a row in
-    the database.
-    """
+    """Raises DriverUnavailable after an interrupted restore, or for workspaces that the database lacks."""
     if (data_dir / UNFINISHED).exists():
         raise DriverUnavailable(
             f"a restore into {data_dir} was interrupted; run `bay admin restore --force` with the backup again"

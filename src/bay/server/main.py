@@ -119,9 +119,7 @@ async def _serve(
 
 
 def _bounds(loaded: Settings) -> Bounds:
-    """A third of the descriptors is for clients, as much for the files Bay opens for them, the rest for Bay
-    itself.
-    """
+    """A third of the descriptors is for clients, a third for their files, the rest for Bay itself."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = sys.maxsize if descriptors == resource.RLIM_INFINITY else max(descriptors // 3, 1)
     return Bounds(
@@ -135,9 +133,7 @@ def _bounds(loaded: Settings) -> Bounds:
 
 
 async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Bay) -> None:
-    """End the server on `stop`, or without one on SIGINT and SIGTERM: the first gracefully, a
-    second at once.
-    """
+    """End the server on `stop`; without one on SIGINT and SIGTERM, first gracefully, then at once."""
     told = stop or asyncio.Event()
     if stop is None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -160,9 +156,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are ours: uvicorn's own handling would end the process before the control
-        plane is closed.
-        """
+        """Signals are ours: uvicorn's own handling would end the process before Bay is closed."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -245,9 +239,7 @@ def _announce(url: str, bay: Bay) -> None:
 
 
 def _program() -> str:
-    """The command that runs here as a shell calls it: by its name where PATH leads to it, else
-    by its path.
-    """
+    """The command as a shell calls it: by its name where PATH leads to it, else by its path."""
     called, found = sys.argv[0], shutil.which("bay")
     if os.path.basename(called) != "bay" or (found is not None and os.path.samefile(found, called)):
         return "bay"

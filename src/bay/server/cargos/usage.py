@@ -27,8 +27,9 @@ _MOST_CHECKPOINTS = 200
 _STALE = timedelta(minutes=10)
 """Maximum age of the figure of a running sandbox without calls: its programs may write all the same."""
 _CHECKPOINT_STALE = timedelta(hours=1)
-"""Maximum age of a checkpoint's exclusive bytes while its sandbox is active; its other figures
-never change.
+"""Maximum age of a checkpoint's exclusive bytes while its sandbox is active.
+
+Its other figures never change.
 """
 
 

@@ -66,9 +66,7 @@ class Snapshots:
             raise _taken(sandbox, wanted.name) from error
 
     async def admit(self, db: AsyncConnection, sandbox: SandboxRecord, name: str | None) -> None:
-        """Raises Conflict when the sandbox has too many checkpoints, one of that name, or is
-        being restored.
-        """
+        """Raises Conflict for too many checkpoints, a name in use, or a sandbox that is being restored."""
         present = await sandboxes.get(db, sandbox.id)
         if present is None or present.deleted_at is not None or present.target == "deleted":
             raise NotFound(f"there is no sandbox {sandbox.id}; it was deleted")

@@ -93,9 +93,7 @@ class Events:
     async def page(
         self, caller: Caller, ref: str | None, after: str | None, limit: int
     ) -> tuple[Sequence[Event], str | None]:
-        """A page of the caller's events (of one sandbox), oldest first, and the id of the next
-        page, if any.
-        """
+        """A page of the caller's events (of one sandbox), oldest first, and the next page's id, if any."""
         sandbox = await self._find(caller, ref)
         seq = self._ids.seq_of(caller.owner, after) if after else 0
         found = await self.read(caller.owner, sandbox and sandbox.id, seq, limit + 1)

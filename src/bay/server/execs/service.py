@@ -138,8 +138,9 @@ class Execs:
         *,
         include_code: bool,
     ) -> ShellResult:
-        """Run `note.code` to its end, or to `timeout_s`, and return its output, which the
-        history keeps too.
+        """Run `note.code` to its end, or to `timeout_s`, and return its output.
+
+        The history keeps that too.
         """
         new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
         async with self._waker.awake(caller, ref, "shell") as awake:

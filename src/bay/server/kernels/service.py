@@ -157,8 +157,9 @@ class Kernels:
     async def python(
         self, caller: Caller, ref: str, note: HistoryNote, timeout_s: float, *, include_code: bool
     ) -> PythonResult:
-        """Run `note.code` in the default kernel to its end, or to `timeout_s`; the history
-        keeps the result.
+        """Run `note.code` in the default kernel to its end, or to `timeout_s`.
+
+        The history keeps the result.
         """
         async with self._waker.awake(caller, ref, "python") as awake:
             planned = await self._plan(awake, note)

@@ -48,9 +48,7 @@ class _Kept:
     Do not send to a frozen Ship: its socket backlog would fill with dead calls.
     """
     telling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held from the read of the rows until Ship has them, so that no older version comes after
-    a newer one.
-    """
+    """Held from the read of the rows until Ship has them: no older version comes after a newer one."""
     task: asyncio.Task[None] | None = None
     is_over: bool = False
     events: TokenBucket = field(default_factory=event_bucket)

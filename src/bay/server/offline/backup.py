@@ -75,9 +75,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore: when its backup was made, how many sandboxes it has, and where the replaced
-    files are now.
-    """
+    """A restore: the time of its backup, its count of sandboxes, and where the replaced files are now."""
 
     created_at: str
     sandboxes: int
@@ -499,9 +497,7 @@ def _move_aside(target: Path, aside: Path, paths: list[Path]) -> None:
 
 
 def _replaced(target: Path, *, with_files: bool) -> list[Path]:
-    """The files to replace: the database with its companions, the key, and all cargos if the
-    backup has some.
-    """
+    """The files to replace: the database with its companions, the key, and cargos if the backup has some."""
     names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", KEY_FILE]
     if with_files:
         names += [_CARGO, backend_detection.RECORD, backend_detection.POOL_FILE]

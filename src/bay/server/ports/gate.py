@@ -175,8 +175,9 @@ class PortGate:
         raise NotFound(_STRANGER) if caller is not None else Unauthorized(_STRANGER)
 
     def _caller(self, headers: RequestHeaders, scope: Scope) -> Caller | None:
-        """Whose key came with it; None for no key, and for an Authorization that is not Bay's
-        but the app's.
+        """Whose key came with it.
+
+        None for no key, and for an Authorization that is not Bay's but the app's.
         """
         given = headers.one("authorization") or bearer_of(scope)
         try:

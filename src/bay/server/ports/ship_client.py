@@ -163,9 +163,7 @@ class PortStream(asyncio.Protocol):
         return not (self._received or self._left or self._ended or self._lost)
 
     async def wait_closed(self) -> None:
-        """Return once the program's connection is over: after the end of its output it takes
-        nothing either.
-        """
+        """Return once the program's connection is over: after the end of its output it takes nothing."""
         await asyncio.wait((self._closed,))
 
     def abort(self) -> None:
@@ -175,8 +173,9 @@ class PortStream(asyncio.Protocol):
         self._wake()
 
     async def aclose(self) -> None:
-        """Close it: unsent bytes may still go out after `write_eof`, else the program's
-        connection is reset.
+        """Close it.
+
+        Unsent bytes may still go out after `write_eof`, else the program's connection is reset.
         """
         if not self._said_end:
             self.abort()

@@ -49,9 +49,7 @@ class SteadyClock:
             await self._move(store, by)
 
     async def open(self, store: Store) -> None:
-        """Move the time limits by what the wall clock jumped while no Bay ran, and remember
-        where it stands.
-        """
+        """Move the time limits by the wall clock's jump while no Bay ran, and record its present state."""
         async with store.read() as db:
             known = await metadata.get(db, _FACT)
         by = timedelta(0)

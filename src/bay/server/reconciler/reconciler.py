@@ -126,13 +126,14 @@ class Reconciler:
         self._stop_grace_s = stop_grace_s
         self._retention = retention
         self._exited: set[str] = set()
-        """Sessions whose container was seen to end; guarded by being touched on the event loop only."""
+        """Sessions whose container has ended; only the event loop touches it."""
         self._adopted: list[tuple[str, Handle]] = []
         """Sandboxes and sessions of an earlier run, to be watched from the start."""
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._defects: set[str] = set()
-        """Sandboxes of which a step failed with an unexpected error; a start is then given up, not retried
-        for ever.
+        """Sandboxes of which a step failed with an unexpected error.
+
+        A start is then given up, not retried for ever.
         """
         self._attempts: dict[str, int] = {}
         """How often in a row a sandbox's next step has failed."""
@@ -228,9 +229,7 @@ class Reconciler:
             await self._set_phase(session, "running")
 
     async def _forget_network(self, session: SessionRecord) -> None:
-        """The kernel still enforces the last policy; first of all the parts that lived in the dead Bay are
-        made again.
-        """
+        """The kernel still enforces the last policy; the parts that lived in the dead Bay are made again."""
         async with self._store.write() as db:
             await sessions.change(db, session.id, network_version=None)
 
@@ -252,7 +251,7 @@ class Reconciler:
                 self._retry(sandbox_id)
 
     async def _put_off(self, sandbox_id: str, error: BayError) -> None:
-        """The host would not do it now: try again by and by, and say so in the row if that can be written."""
+        """The host refused: retry with a backoff, and write the error into the row if that is possible."""
         wait_s = self._retry(sandbox_id)
         log.warning(
             "sandbox.step_failed", id=sandbox_id, retry_in_s=wait_s, code=error.code, error=error.message
@@ -265,7 +264,7 @@ class Reconciler:
             log.exception("sandbox.trouble_not_written", id=sandbox_id)  # the disk may be full for this, too
 
     def _retry(self, sandbox_id: str) -> float:
-        """Look again by and by: after a second, then two, four and so on. Gives the seconds."""
+        """Poke it again with a doubling backoff from one second. Returns the seconds."""
         attempts = self._attempts[sandbox_id] = self._attempts.get(sandbox_id, 0) + 1
         wait_s = _BACKOFF.pause(attempts)
         if (earlier := self._timers.pop(sandbox_id, None)) is not None:
@@ -342,8 +341,9 @@ class Reconciler:
         return False
 
     async def _ends_within(self, seconds: float, handle: Handle) -> bool:
-        """Whether its first process is ending: the kernel breaks its connections a moment before it reports
-        the end.
+        """Whether its first process is ending.
+
+        The kernel breaks its connections a moment before it reports the end.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -621,8 +621,9 @@ class Reconciler:
         self._link.forget(session.id)
 
     async def _remove(self, sandbox: SandboxRecord) -> None:
-        """Write first that its cargo goes, so that no sandbox gets it; its own row goes last, so that a step
-        is left to do.
+        """Write first that its cargo goes, so that no sandbox gets it.
+
+        Its own row goes last, so that a step is left to do.
         """
         now = self._clock()
         async with self._store.write() as db:
@@ -672,9 +673,7 @@ class Reconciler:
 
 
 class _Patience:
-    """How long sessions that keep calls waiting are let be: a long command is no reason to look
-    every second.
-    """
+    """The backoff of probes for sessions that keep calls waiting, as a long command may."""
 
     def __init__(self) -> None:
         self._until: dict[str, tuple[float, float]] = {}

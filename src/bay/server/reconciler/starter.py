@@ -145,8 +145,9 @@ class Starter:
         return last
 
     async def _fence_off(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        """No older session of the sandbox writes to its cargo from here on: none is left, and
-        none may begin.
+        """No older session of the sandbox writes to its cargo from here on.
+
+        None is left, and none may begin.
         """
         await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
         await self._orphans.remove_of(sandbox.id)

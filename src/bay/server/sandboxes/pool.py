@@ -76,9 +76,7 @@ class Pool:
         """Set while the host is short of memory: nothing is refilled."""
 
     async def run(self) -> None:
-        """Refill until cancelled: a moment after each claim, and once a second for changes
-        without a signal.
-        """
+        """Refill until cancelled: a moment after each claim, and once a second for all other changes."""
         while True:
             try:
                 await self.tend()
@@ -97,9 +95,7 @@ class Pool:
         self._poked.set()
 
     async def claim(self, db: AsyncConnection, profile: Profile) -> SandboxRecord | None:
-        """A started sandbox of that profile, to be claimed in the transaction of `db`; None
-        when none waits.
-        """
+        """A started sandbox of that profile, to be claimed in the transaction of `db`, or None."""
         if profile.id not in self._profiles:
             return None
         found = await sandboxes.first_pooled(db, self._fingerprints[profile.id])
@@ -156,9 +152,7 @@ class Pool:
         )
 
     def _unwanted(self, name: str, records: list[SandboxRecord]) -> list[SandboxRecord]:
-        """Those that failed, those beyond the size, and one that is too old if the pool is full
-        without it.
-        """
+        """Those that failed, those beyond the size, and an old one if the pool is full without it."""
         failed = [r for r in records if r.target != "running"]
         self._count(name, failed, records)
         good = [r for r in records if r.target == "running"]
@@ -240,8 +234,9 @@ def _started_after(record: SandboxRecord, moment: datetime) -> bool:
 
 
 def fingerprint_of(profile: Profile) -> str:
-    """Hash of a session's inputs: two profiles with one fingerprint start the same thing. 32
-    hex characters.
+    """Hash of a session's inputs, 32 hex characters.
+
+    Two profiles with one fingerprint start the same thing.
     """
     session = (
         profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,

@@ -606,9 +606,7 @@ class Sandboxes:
 
 
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
-    """Whether what is asked for is what waits in the pool: env, labels, name and limits come
-    after the start.
-    """
+    """Whether the pool's sandboxes fit the request: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
     wants_other = wants_other or new.network_policy not in (None, profile.network_policy)
     return new.cargo_id is None and new.from_checkpoint is None and not new.services and not wants_other

@@ -1,6 +1,4 @@
-"""Chooses the network policy in force: the sandbox's, else its profile's, and none where the host cannot
-enforce it.
-"""
+"""The effective network policy: the sandbox's, else its profile's, and none on a host without it."""
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,9 +12,7 @@ NOTHING = NetworkPolicy(mode="none")
 async def policy_of(
     db: AsyncConnection, sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]
 ) -> NetworkPolicy:
-    """The policy that the sandbox's sessions are held to; `offered` are the modes that the
-    driver enforces.
-    """
+    """The effective policy of the sandbox's sessions; `offered` are the modes that the driver enforces."""
     own = await networks.get(db, sandbox.id) if sandbox.network_mode is not None else None
     wanted = own or (profile.network_policy if profile else NOTHING)
     return wanted if wanted.mode in offered else NOTHING

@@ -35,7 +35,8 @@ class Holds:
                 del counts[held_id]
 
     def any(self, held_id: str, *, followers: bool = True) -> bool:
-        """Whether a call holds that id; without `followers` only those count that an owner's
-        pause waits for.
+        """Whether a call holds that id.
+
+        Without `followers` only those count that an owner's pause waits for.
         """
         return held_id in self._callers or (followers and held_id in self._followers)

@@ -121,8 +121,9 @@ def phase_of(sandbox: SandboxRecord) -> Phase | None:
 
 
 def is_called(sandbox: SandboxRecord) -> bool:
-    """Whether its owner has used it yet: a lazy one may come from the pool, and still rests until the first
-    call.
+    """Whether its owner has used it yet.
+
+    A lazy one may come from the pool, and still rests until the first call.
     """
     return sandbox.last_active_at is not None
 

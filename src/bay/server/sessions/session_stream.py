@@ -36,9 +36,7 @@ class SessionStream:
             raise SandboxNotReady(f"sandbox {self.sandbox_id} cannot wake: {error.message}") from error
 
     def until_over(self, items: AsyncIterator[T], lost: Callable[[], T]) -> AsyncGenerator[T]:
-        """A stream from the session's Ship; `lost()` is its end when it breaks because the
-        session is over.
-        """
+        """A stream from the session's Ship; `lost()` is its end when the session is over before it."""
         return self.waker.until_over(self.sandbox_id, self.session_id, items, lost)
 
     async def must_leave(self) -> Reason:

@@ -147,8 +147,9 @@ class Waker:
     async def reach_session(
         self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
     ) -> AsyncGenerator[Peer | None]:
-        """The Ship of that session of a held sandbox, None when it is over, or frozen and not
-        to be thawed.
+        """The Ship of that session of a held sandbox.
+
+        None when it is over, or frozen and not to be thawed.
         """
         session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
         if session is None or session.phase not in ("running", "paused"):
@@ -204,9 +205,7 @@ class Waker:
     async def until_over(
         self, sandbox_id: str, session_id: str, items: AsyncIterator[T], lost: Callable[[], T]
     ) -> AsyncGenerator[T]:
-        """A stream from the session's Ship; `lost()` is its end when it breaks because the
-        session is over.
-        """
+        """A stream from the session's Ship; `lost()` is its end when the session is over before it."""
         try:
             async for item in items:
                 yield item
@@ -231,9 +230,7 @@ class Waker:
         return session is None or session.id != session_id or session.phase in ("ending", "ended")
 
     async def want_running(self, sandbox: SandboxRecord) -> None:
-        """Write down that the sandbox should run, which also forgives an earlier failure, and
-        poke the queue.
-        """
+        """Write target `running`, which also clears an earlier failure, and poke the sandbox."""
         now = self._clock()
         clocks: dict[str, Any] = {
             "idle_expires_at": self._idle_after(sandbox),
@@ -259,9 +256,7 @@ class Waker:
         self._changes.announce(sandbox_id)
 
     async def settled(self, sandbox_id: str, timeout_s: float) -> SandboxRecord | None:
-        """The sandbox once it neither starts nor is about to; None when that takes longer than
-        `timeout_s`.
-        """
+        """The sandbox once it neither starts nor is about to; None after more than `timeout_s`."""
         return await self.wait_until(sandbox_id, lambda found: not self._is_on_its_way(found), timeout_s)
 
     async def wait_until(
@@ -279,9 +274,7 @@ class Waker:
     async def wait_for(
         self, sandbox_id: str, read: Callable[[], Awaitable[T | None]], timeout_s: float
     ) -> T | None:
-        """The result of `read`, called after each change of the sandbox until it is not None; None on
-        timeout.
-        """
+        """The result of `read`, called after each change of the sandbox until not None; None on timeout."""
         return await self._changes.wait_for(sandbox_id, read, timeout_s)
 
     def touch(self, sandbox: SandboxRecord) -> None:

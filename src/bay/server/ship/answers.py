@@ -193,9 +193,7 @@ def parse(model: type[M], data: bytes, pieces: int = MOST_PIECES) -> M:
 
 
 def refusal(status: int, data: bytes) -> BayError:
-    """The error that Ship's refusal stands for: the caller's own where Ship may say so, else
-    Ship's failure.
-    """
+    """The error of Ship's refusal: the caller's own where Ship may say so, else Ship's failure."""
     try:
         error = _Refusal.model_validate_json(data).error
     except ValidationError:

@@ -98,9 +98,7 @@ class ShipLink:
         return found
 
     def last_meta(self, session_id: str) -> ShipMeta | None:
-        """The last description that the session's Ship gave; None when it was not asked: a frozen one cannot
-        answer.
-        """
+        """The last description that the session's Ship gave, or None. A frozen one cannot answer."""
         return self._metas.get(session_id)
 
     def can_connect(self, peer: Peer) -> bool:
@@ -407,9 +405,7 @@ async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes
 
 
 async def paced(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The lines of a feed at a bounded rate: a Ship that sends a byte at a time costs no more than an idle
-    one.
-    """
+    """The lines of a feed at a bounded rate. A Ship that sends single bytes costs as much as an idle one."""
     bucket = TokenBucket(_FEED_PER_S, _FEED_PER_S, asyncio.get_running_loop().time)
 
     async def slowly() -> AsyncGenerator[bytes, None]:

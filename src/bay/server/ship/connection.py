@@ -194,9 +194,7 @@ class Wire:
         self._writer.writelines(self._http.encode(*events))  # one system call, and no copy of a body
 
     async def _send_parts(self, body: AsyncIterator[bytes]) -> object:
-        """Send a body and wait for the answer, which may come early: then the rest of the body
-        is not sent.
-        """
+        """Send a body and wait for the answer. If that comes early, the rest of the body is not sent."""
         answer = asyncio.create_task(self._read_event(None))
         sending = asyncio.create_task(self._write_parts(body))
         try:

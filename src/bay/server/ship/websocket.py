@@ -1,5 +1,4 @@
-"""The WebSocket client for sandboxes, which may lie: the base, one to a Ship, and an exec's attachment over
-that.
+"""The WebSocket client of sandboxes, which may lie: a base class, Ship's, and that of an exec's attachment.
 
 `websockets` parses and frames. No extension is offered, so nothing is ever unpacked.
 """

@@ -34,8 +34,9 @@ class Auditor:
         self._clock = clock
         self._nameless = _Ration("nobody", NAMELESS)
         self._refused: dict[str, _Ration] = {}
-        """Audit rows of each key for calls that changed nothing: else one key could push out the rows of all
-        others.
+        """Audit rows of each key for calls that changed nothing.
+
+        Without a bound one key could push out all others' rows.
         """
 
     def begin(self, method: str, path: str, request_id: str) -> AuditedCall | None:
@@ -76,8 +77,9 @@ def name_caller(call: AuditedCall | None, caller: Caller) -> None:
 
 
 class _Ration:
-    """A rate limit for each minute; rows above it are counted, and reported in one line once the minute is
-    over.
+    """A rate limit for each minute.
+
+    Rows above it are counted, and reported in one line once the minute is over.
     """
 
     def __init__(self, whose: str, most: int) -> None:

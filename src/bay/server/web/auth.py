@@ -61,17 +61,16 @@ def hash_secret(secret: str) -> str:
 
 
 class Keys:
-    """The valid keys, held in memory and backed by the store; this process is the only one that
-    makes them.
-    """
+    """The valid keys, held in memory and backed by the store. This process alone makes keys."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._by_hash: dict[str, ApiKey] = {}
         self._chosen: set[str] = set()
-        """Hashes of the keys that operators chose, valid or not; those that Bay makes are known by their
-        form.
+        """Hashes of the keys that operators chose, valid or not.
+
+        Those that Bay makes are known by their form.
         """
         self.on_forget: Callable[[], None] = lambda: None
         self._limits: dict[str, Limits] = {}

@@ -96,9 +96,7 @@ class Connection:
         self.crowd.leave(self)
 
     def expected(self) -> tuple[bool, int] | None:
-        """The counter that must change while it is the client's turn: unsent bytes of the answer, or received
-        bytes of the body.
-        """
+        """The counter that must change in the client's turn: bytes left to send, or bytes received."""
         if self.client.transport.is_closing():
             return True, self.client.transport.get_write_buffer_size()
         came = self.client.owed()

@@ -1,5 +1,4 @@
-"""The edge middleware runs around every request: request id, HTTP checks, authentication, body limit, audit,
-log.
+"""The edge middleware runs around every request: id, HTTP checks, authentication, body limit, audit, log.
 
 One ASGI middleware instead of a stack of them, because the order is the point: nothing of a request is read
 before its caller is known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS`
@@ -205,9 +204,7 @@ def _needed(scope: Scope) -> KeyScope:
 
 
 def bearer_of(scope: Scope) -> str | None:
-    """The key of a browser's WebSocket, which cannot carry other headers, in the form of an Authorization
-    header.
-    """
+    """The key of a browser's WebSocket, which cannot set headers, in the form of an Authorization header."""
     given = [p.removeprefix(_BEARER) for p in scope.get("subprotocols", ()) if p.startswith(_BEARER)]
     if not given:
         return None
@@ -264,9 +261,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 
 class _Record:
-    """Writes the audit's row of one call once: when it is answered, or a WebSocket accepted, which may stay
-    for days.
-    """
+    """Writes the audit's row of one call once: when it is answered, or its WebSocket accepted."""
 
     def __init__(self, auditor: Auditor, call: AuditedCall | None, scope: Scope) -> None:
         self._auditor = auditor

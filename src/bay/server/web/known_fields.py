@@ -10,9 +10,7 @@ from bay.hints import shown, unknown
 
 
 class KnownFields(BaseModel):
-    """A misspelt field would mean something else than was written, so the nearest one that
-    there is is named.
-    """
+    """Refuses an unknown field and names the nearest known one: a misspelt field must not be ignored."""
 
     model_config = ConfigDict(extra="forbid")
     noun: ClassVar[str] = "field"

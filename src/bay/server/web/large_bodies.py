@@ -29,9 +29,7 @@ class LargeBodies:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def of(self, owner: str, receive: Receive) -> Receive:
-        """The same as `receive`, with the body in one message, once it was counted and its owner's turn has
-        come.
-        """
+        """The same as `receive`, with the body in one message, once counted and its owner's turn has come."""
         whole = False
 
         async def next_message() -> Message:

@@ -64,9 +64,7 @@ class Stays:
         return await self.over_for(caller.key_id)
 
     async def over_for(self, key_id: str | None) -> Reason:
-        """The same for a caller with that key; None for one who needed none, who stays until
-        Bay shuts down.
-        """
+        """The same for a caller with that key. None needed no key, and stays until Bay shuts down."""
         if key_id is None:
             await self._leaving.wait()
         while not self._leaving.is_set():
@@ -84,8 +82,9 @@ class Stays:
         return "leaving"
 
     async def allowed(self, caller: Caller, items: AsyncIterator[T]) -> AsyncGenerator[T]:
-        """The items, for as long as a connection of `caller` may go on; then they end, with
-        none to say so.
+        """The items, for as long as a connection of `caller` may go on.
+
+        Then they end, with none to say so.
         """
         over = asyncio.create_task(self.over(caller))
         try:

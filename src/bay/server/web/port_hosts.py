@@ -105,9 +105,7 @@ class PortHosts:
 
 
 def host_of(name: str | None) -> str | None:
-    """The host for a sandbox of that name: none for a name that is too long, or looks like one
-    with a port.
-    """
+    """The host for a sandbox of that name; none for one that is too long, or looks like one with a port."""
     if name is None or len(name) > _LONGEST_NAME or _LIKE_A_PORT.match(name):
         return None
     return name

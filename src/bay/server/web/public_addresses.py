@@ -42,8 +42,9 @@ _NEVER: tuple[Network, ...] = (
 NOT_THE_WEBS = frozenset(
     (1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
 )  # fmt: skip
-"""Above 1023: servers of other protocols below could take a request for commands (WHATWG Fetch,
-section 2.9).
+"""Above 1023.
+
+Servers of other protocols below could take a request for commands (WHATWG Fetch, section 2.9).
 """
 
 

@@ -1,6 +1,4 @@
-"""The upload spool keeps bytes whose destination is not known yet: unnamed files in the data directory,
-within a budget.
-"""
+"""The upload spool keeps bytes without a destination yet. Its files have no name, and it has a budget."""
 
 import errno
 import os

@@ -38,9 +38,7 @@ CODES: dict[type[BayError], CloseCode] = {
     OutputGone: CloseCode.OUTPUT_GONE,
     QuotaExceeded: CloseCode.TOO_MANY,
 }
-"""The close code of an error, or of its nearest base class; else UNREACHABLE, after which a
-client may retry.
-"""
+"""The close code of an error, or of its nearest base class; else UNREACHABLE, which invites a retry."""
 
 
 @dataclass(frozen=True, slots=True)
