@@ -1,8 +1,8 @@
 """The nouns of Bay as every part sees them: store, API, SDK and CLI share these frozen classes.
 
-Times are aware UTC datetimes here and RFC 3339 text ending in ``Z`` on the wire; sizes are bytes
-and durations seconds unless the name says otherwise; bytes are base64 on the wire. `from_wire` and `to_wire` are the two
-directions; fields that a newer server adds are ignored. `__all__` has the names that `bay` exports.
+Times are aware UTC datetimes here and RFC 3339 text ending in ``Z`` on the wire; sizes are bytes and
+durations seconds unless the name says otherwise; bytes are base64 on the wire. `from_wire` and `to_wire` are
+the two directions; fields that a newer server adds are ignored. `__all__` has the names that `bay` exports.
 """
 
 from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolState

@@ -25,12 +25,15 @@ class PoolState:
 
 
 GarbageTask = Literal["idle_session", "expired_sandbox", "orphan_cargo", "orphan_container"]
-"""What a collection looks for: idle or frozen compute, expired sandboxes, and files and containers of nobody."""
+"""The tasks of a collection: idle or frozen compute, expired sandboxes, and orphaned files and containers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageTaskResult:
-    """What one task of a collection did. Skipped is what was idle by its clock and is at work all the same."""
+    """The result of one task of a collection.
+
+    A sandbox that is idle by its clock but at work counts as skipped.
+    """
 
     task_name: GarbageTask
     cleaned_count: int
@@ -40,7 +43,7 @@ class GarbageTaskResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageRun:
-    """What a collection did, task by task and in all."""
+    """The results of a collection, task by task and in all."""
 
     results: tuple[GarbageTaskResult, ...]
     total_cleaned: int

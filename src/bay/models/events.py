@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened. `id` is the place in the stream to go on from; it has a meaning only to its owner."""
+    """Something that happened.
+
+    `id` is the place in the stream to go on from; it has a meaning only to its owner.
+    """
 
     id: str
     type: str
@@ -44,12 +47,15 @@ EVENT_TYPES: tuple[str, ...] = (
     "service.failed",
     "service.unhealthy",
 )
-"""What is stored, and what a webhook can be told of; docs/events.md says when each happens."""
+"""The types of stored events, which a webhook may get; docs/events.md says when each happens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where events are sent. `types` empty means all; `secret` signs, and is there only in the answer of the create."""
+    """Where events are sent.
+
+    `types` empty means all; `secret` signs, and is there only in the answer of the create.
+    """
 
     id: str
     url: str

@@ -14,7 +14,10 @@ Stream = Literal["stdout", "stderr", "tty"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Exec(Brief):
-    """A process started through Bay. Offsets count bytes of output from the start of the exec, both streams together."""
+    """A process started through Bay.
+
+    Offsets count bytes of output from the start of the exec, both streams together.
+    """
 
     id: str
     argv: tuple[str, ...]
@@ -65,7 +68,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ShellResult(Brief):
-    """The answer of `shell/exec`. `exit_code` is -1 after a timeout; `output` then holds what was printed so far."""
+    """The answer of `shell/exec`.
+
+    `exit_code` is -1 after a timeout; `output` then holds what was printed so far.
+    """
 
     success: bool
     output: str
@@ -78,15 +84,19 @@ class ShellResult(Brief):
 
 
 ExecType = Literal["python", "shell", "browser", "browser_batch"]
-"""The calls that make entries of the history. Those of browsers are words of the API that nothing here makes entries of."""
+"""The calls that make entries of the history.
+
+Those of browsers are words of the API that nothing here makes entries of.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HistoryEntry(Brief):
     """A `shell/exec` or `python/exec` that is over, as the history of its sandbox keeps it.
 
-    Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted and separated by commas.
-    `payload_ref` is always None: the entry holds all its text. The key is part of the entry's shape.
+    Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted
+    and separated by commas. `payload_ref` is always None: the entry holds all its text. Clients of this list
+    read the key.
     """
 
     id: str
@@ -116,10 +126,12 @@ class OutputChunk(Brief):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """What a terminal shows. Lines come without the blanks at their ends; rows and columns of the cursor count from 0.
+    """The screen of a terminal.
 
-    `scrollback` are the lines that have left at the top, oldest first, `alternate` whether a program draws on the second
-    screen, as editors do, and `offset` the byte offset of the output that is not in it yet.
+    Lines come without the blanks at their ends; rows and columns of the cursor count from 0.
+
+    `scrollback` are the lines that have left at the top, oldest first, `alternate` whether a program draws on
+    the second screen, as editors do, and `offset` the byte offset of the output that is not in it yet.
     """
 
     rows: int

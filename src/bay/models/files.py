@@ -10,7 +10,10 @@ FileEventType = Literal["created", "modified", "deleted", "moved", "attributes",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One name in a directory listing. `path` is absolute inside the sandbox, `modified_time` seconds since the epoch."""
+    """One name in a directory listing.
+
+    `path` is absolute inside the sandbox, `modified_time` seconds since the epoch.
+    """
 
     name: str
     path: str
@@ -22,7 +25,9 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileInfo:
-    """What is at a path. `path` is absolute inside the sandbox, `mode` four octal digits, `mtime` seconds since the epoch.
+    """The file at a path.
+
+    `path` is absolute inside the sandbox, `mode` four octal digits, `mtime` seconds since the epoch.
 
     `size` is in bytes, of a regular file; `target` is what a symbolic link says.
     """
@@ -50,7 +55,9 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchMatch:
-    """A place where a search found something. `line` and `column` count from 1; null when names were searched.
+    """A place where a search found something.
+
+    `line` and `column` count from 1; null when names were searched.
 
     `text` is the line, cut where it is long; `column` counts characters.
     """
@@ -63,7 +70,7 @@ class SearchMatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What a search found. `truncated`: there is more than was asked for, or than there was time for."""
+    """The matches of a search. `truncated`: there is more than the limit, or than there was time for."""
 
     matches: tuple[SearchMatch, ...]
     truncated: bool

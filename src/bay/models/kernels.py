@@ -9,7 +9,7 @@ from bay.models.brief import Brief
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PythonOutput(Brief):
-    """What code printed and gave, as text, and the images it showed: each ``{"image/png": base64}``."""
+    """The output of code: text, results as text, and the images it showed, each ``{"image/png": base64}``."""
 
     text: str
     images: tuple[dict[str, str], ...]
@@ -115,4 +115,4 @@ CELL_EVENT_FIELDS: dict[CellEventType, tuple[str, ...]] = {
     "error": ("ename", "evalue", "traceback"),
     "end": ("status", "execution_count", "restarted", "message", "duration_ms", "truncated"),
 }
-"""What an event of each type has beside `seq` and `type`."""
+"""The fields of each type of event beside `seq` and `type`."""

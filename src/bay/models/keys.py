@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 KeyScope = Literal["admin", "write", "read"]
-"""What a key may do: read = look only, write = everything of its owner's, admin = also keys, audit and the host."""
+"""The rights of a key: read = look only, write = its owner's things, admin = also keys, audit and host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,8 @@ class NewKey(Key):
 class AuditEntry:
     """One call that was meant to change something, and what came of it.
 
-    `status` is None while the call is under way, and for ever when Bay ended during it. `owner` and
-    `key_id` are None when nobody was authenticated; `code` is the error's, None on success.
+    `status` is None while the call is under way, and for ever when Bay ended during it. `owner` and `key_id`
+    are None for an unauthenticated call; `code` is the error's, None on success.
     """
 
     at: datetime

@@ -5,17 +5,17 @@ from datetime import datetime
 from typing import Literal
 
 NetworkMode = Literal["none", "allowlist", "open"]
-"""What a sandbox's network reaches: nothing, only what rules allow, or every public address but what rules deny."""
+"""The egress of a sandbox: nothing, only allowed destinations, or every public address but the denied."""
 
 NetworkProtocol = Literal["tcp", "udp", "icmp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRule:
-    """One rule of a network policy: `domain` (`api.example.com`, `*.example.com` or `*`) or `cidr`, never both.
+    """One rule of a network policy: `domain` (`api.example.com`, `*.example.com`, `*`) or `cidr`, not both.
 
-    `ports` are numbers or ranges such as ``"8000-8100"``; None is every port. `protocol` None is TCP, UDP and ICMP, and with
-    `ports` TCP and UDP.
+    `ports` are numbers or ranges such as ``"8000-8100"``; None is every port. `protocol` None is TCP, UDP and
+    ICMP, and with `ports` TCP and UDP.
     """
 
     action: Literal["allow", "deny"]
@@ -27,7 +27,7 @@ class NetworkRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPolicy:
-    """What a sandbox's network may reach. The most specific rule decides, and of two equally specific ones the deny."""
+    """A sandbox's egress rules. The most specific rule decides, and of two equally specific ones the deny."""
 
     mode: NetworkMode = "open"
     rules: tuple[NetworkRule, ...] = ()
@@ -47,10 +47,13 @@ class CurrentPolicy(NetworkPolicy):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkCounter:
-    """How often a rule decided, since the session began: `rule` is its place in the policy, or None for what no rule decided.
+    """How often a rule decided since the session began.
 
-    `reason` then says what did: `default` (the mode), `reserved` (never reachable addresses), `flood`, `protocol`. Counted are
-    connections (for UDP and ICMP their first packets), and for rules with a domain the names asked for as well.
+    `rule` is its place in the policy, or None when no rule did.
+
+    `reason` then says what did: `default` (the mode), `reserved` (never reachable addresses), `flood`,
+    `protocol`. Counted are connections (for UDP and ICMP their first packets), and for rules with a domain
+    the names asked for as well.
     """
 
     rule: int | None
@@ -63,7 +66,10 @@ class NetworkCounter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedName:
-    """A name that was not answered. `reason`: `policy`, `private_answer`, `rate`, `entropy`, `type`, `upstream` or `loop`."""
+    """A name that was not answered.
+
+    `reason`: `policy`, `private_answer`, `rate`, `entropy`, `type`, `upstream` or `loop`.
+    """
 
     name: str
     type: str
@@ -76,10 +82,12 @@ class RefusedName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkState:
-    """What a sandbox's network is and did since its session began; counters and names are empty without a session.
+    """A sandbox's network and its traffic since the session began.
 
-    `enforced` False: this host cannot hold a network back, and `mode` is what was asked for. Bytes count what crossed the
-    boundary of the sandbox, as seen from inside.
+    Counters and names are empty without a session.
+
+    `enforced` False: this host cannot hold a network back, and `mode` is what was asked for. Bytes count what
+    crossed the boundary of the sandbox, as seen from inside.
     """
 
     mode: NetworkMode
@@ -92,7 +100,7 @@ class NetworkState:
 
 
 PortAccess = Literal["owner", "public"]
-"""Who may reach a port through Bay: its owner (a key, a link or the cookie that a link sets), or everybody."""
+"""The access to a port through Bay: its owner (a key, a link, or the link's cookie), or everybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +124,7 @@ class SandboxUrl:
 class Port:
     """A TCP port on which something in the sandbox listens. `addresses` are local ones, as seen inside.
 
-    `process` and `pid` are of a program that listens there, None when that cannot be told; `url` leads there.
+    `process` and `pid` are of a program that listens there, None when unknown; `url` leads there.
     """
 
     port: int
@@ -129,7 +137,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortLink:
-    """A URL that opens a port to whoever has it, until `expires_at`; `once`: to the first who opens it."""
+    """A URL that opens a port to its bearer, until `expires_at`; with `once` only the first time."""
 
     url: str
     expires_at: datetime

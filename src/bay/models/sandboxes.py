@@ -8,10 +8,10 @@ from bay.models.network import NetworkMode, NetworkPolicy, PortSettings, Sandbox
 from bay.models.storage import CheckpointPolicy, Persist
 
 Status = Literal["idle", "starting", "ready", "failed", "expired"]
-"""What a sandbox is doing."""
+"""The public status of a sandbox."""
 
 Compute = Literal["cold", "warming", "warm", "running"]
-"""What the next call will cost: cold = no container, warm = frozen in memory, running = answers now."""
+"""The cost of the next call: cold = no container, warm = frozen in memory, running = answers now."""
 
 Capability = Literal["python", "shell", "filesystem", "exec"]
 
@@ -29,7 +29,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a profile grants one session: cores, bytes of memory, and processes."""
+    """The resources of one session: cores, bytes of memory, and processes."""
 
     cpus: float = 1.0
     memory: int = 1 << 30
@@ -85,7 +85,10 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What kind of sandbox a create gives. `start`: eager = compute begins with the create, lazy = with the first call."""
+    """The template of a create.
+
+    `start`: eager = compute begins with the create, lazy = with the first call.
+    """
 
     id: str
     image: str = "host"
@@ -107,11 +110,11 @@ class Profile:
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code that is run in it."""
     root: bool = True
-    """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, nobody outside)."""
+    """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, not outside)."""
     user: str = "ship"
     """The name of uid 1000, whom commands run as."""
     users: tuple[str, ...] | None = None
     """Who else an exec may ask for where `root` is false; None = every user of /etc/passwd."""
     network_policy: NetworkPolicy = field(default_factory=NetworkPolicy)
-    """What its network may reach, when the create does not say."""
+    """The network policy of a create without one."""
     description: str = ""

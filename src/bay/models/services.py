@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Literal
 
 ServiceState = Literal["stopped", "waiting", "running", "backoff", "failed", "exited"]
-"""`waiting` for what it needs, `backoff` until it is started again, `failed` too often, `exited` and not to be restarted."""
+"""`waiting` for its needs, `backoff` before a restart, `failed` too often, `exited` without a restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceHealth:
-    """How it is found out whether a service works: a TCP connection to `port`, or with `path` a GET that answers 200 to 399.
+    """A health check of a service: a TCP connection to `port`, or with `path` a GET that answers 200 to 399.
 
     `interval_s` seconds apart, `timeout_s` each; `retries` failures in a row make it unhealthy.
     """
@@ -24,9 +24,10 @@ class ServiceHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """What a service is: a command that is started with every session, after the services in `needs`.
+    """The definition of a service: a command that starts with every session, after the services in `needs`.
 
-    `restart`: `always`, `on-failure` (exit code other than 0, or a signal) or `never`. `http_port` is where it serves HTTP.
+    `restart`: `always`, `on-failure` (exit code other than 0, or a signal) or `never`. `http_port` is where
+    it serves HTTP.
     """
 
     name: str
@@ -44,7 +45,10 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service(ServiceSpec):
-    """A service and how it is; without a session it is `stopped`. `healthy` None: not known, or nothing says how to find out."""
+    """A service and how it is; without a session it is `stopped`.
+
+    `healthy` None: not known, or nothing says how to find out.
+    """
 
     state: ServiceState = "stopped"
     pid: int | None = None

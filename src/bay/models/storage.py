@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Literal
 
 Persist = Literal["workspace", "machine"]
-"""What outlives a session: the files under /workspace, or those and every change to the root file system."""
+"""The files that outlive a session: those under /workspace, or also every change to the root file system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointPolicy:
-    """When checkpoints are made without being asked for: `every` so many seconds while there is activity, `before_stop`.
+    """When automatic checkpoints are made: `every` so many seconds while there is activity, `before_stop`.
 
     Of those the newest `keep_last` are kept.
     """
@@ -22,7 +22,9 @@ class CheckpointPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cargo:
-    """Persistent files, mounted at /workspace. Managed: lives and dies with its sandbox. Sizes are bytes on disk.
+    """Persistent files, mounted at /workspace.
+
+    Managed: lives and dies with its sandbox. Sizes are bytes on disk.
 
     `charged_bytes` is what counts against `size_limit_mb`, which holds only where `size_limit_enforced`.
     """
@@ -45,10 +47,13 @@ class Cargo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The files of a sandbox as they were at `created_at`. Sizes are bytes on disk, null until they are measured.
+    """The files of a sandbox as they were at `created_at`.
 
-    `exclusive_bytes` are held by nothing but this checkpoint. `parent_id` is the checkpoint that its files grew from; `current`
-    says that the present files grew from this one. `auto` ones are made, and removed again, by the sandbox's policy.
+    Sizes are bytes on disk, null until they are measured.
+
+    `exclusive_bytes` are held by nothing but this checkpoint. `parent_id` is the checkpoint that its files
+    grew from; `current` says that the present files grew from this one. `auto` ones are made, and removed
+    again, by the sandbox's policy.
     """
 
     id: str

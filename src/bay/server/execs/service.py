@@ -422,7 +422,10 @@ def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
 async def _claimed(
     db: AsyncConnection, request: idempotency.Request, sandbox_id: str, exec_id: str | None
 ) -> str | None:
-    """The id of the exec that an earlier call with this key made. The row of one whose id the call chose is the claim."""
+    """The id of the exec that an earlier call with this key made.
+
+    The row of one whose id the call chose is the claim.
+    """
     if exec_id is not None:
         return exec_id if await execs.request_hash(db, sandbox_id, exec_id) == request.hash else None
     claim = await request.earlier(db)

@@ -177,7 +177,7 @@ class ServiceKeeper:
             kept.trouble = None
 
     async def _keep(self, kept: _Kept) -> None:
-        """Tell Ship until it knows what the rows say; nothing when an adopted session turns out to have no services."""
+        """Retry until Ship has the rows' definitions. An adopted session without services needs none."""
         failures = 0
         if kept.seen is None and not await self._has_services(kept.sandbox_id):
             kept.untold.clear()

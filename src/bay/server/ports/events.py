@@ -1,7 +1,7 @@
 """Writes an event when a port of a sandbox opens or closes, as its Ship tells.
 
-What a sandbox can cause is bounded: it has so many events at once and then one a second, and a port that opened and
-closed again meanwhile is left out. A session that is over has closed its ports without a word of each.
+A rate limit bounds a sandbox's events: so many at once and then one a second; a port that opened and closed
+meanwhile is left out. A session that is over has closed its ports without events.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class PortListener:
         self._later = later
         self._clock = clock
         self._open: dict[int, str | None] | None = None
-        """The ports with an event that they opened, and their programs; None before those of an earlier Bay are read."""
+        """The open ports with an event, and their programs; None before those of an earlier Bay are read."""
         self._events = event_bucket()
 
     def read(self, line: bytes) -> Take:

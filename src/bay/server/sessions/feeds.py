@@ -1,7 +1,7 @@
 """One connection to the Ship of each session, over which Bay hears of open ports and of services' states.
 
-A listener of each kind takes the news in, at its own pace: while it is busy, a newer line replaces one that waits.
-So neither kind delays the other, and a Ship that tells without end costs a bounded rate of lines.
+A listener of each kind takes the news in, at its own pace: while it is busy, a newer line replaces one that
+waits. So neither kind delays the other, and a Ship that tells without end costs a bounded rate of lines.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class SessionFeeds:
             following.woken.set()
 
     async def end(self, session_id: str) -> None:
-        """Follow the session no more; no listener takes anything in after this returns."""
+        """Stop following the session; no listener takes anything in after this returns."""
         following = self._followed.pop(session_id, None)
         if following is not None and following.task is not None:
             following.task.cancel()
@@ -127,7 +127,7 @@ class SessionFeeds:
                 queue.put_nowait(take)
 
     async def _listen_always(self, following: _Following) -> None:
-        """Listen, and when the connection is over listen again: the reconciler says when the session is over."""
+        """Listen, and reconnect when the connection is over: the reconciler says when the session is."""
         failures = 0
         while True:
             await following.running.wait()

@@ -204,7 +204,7 @@ class ShipLink:
                 wire.finish()
 
     async def feed(self, peer: Peer) -> AsyncGenerator[tuple[str, bytes]]:
-        """The session feed: the kind of each line, and the line, until Ship ends or the connection breaks (ShipError)."""
+        """The session feed: the kind of each line, and the line, until Ship ends or the connection breaks."""
         opened = self.open(peer, "GET", "/feed", deadline_s=self._deadline_s, awaited=False)
         async with opened as (wire, _):
             wire.set_deadline(None)  # nothing may change for days
