@@ -11,7 +11,7 @@ import pytest
 from bay.cargo import backend_detection
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.directory import DirectoryCargo
-from bay.cargo.pool import Pool, device_at
+from bay.cargo.pool import BtrfsPool, device_at
 
 MIB = 1 << 20
 SIZE = 256 * MIB
@@ -42,8 +42,8 @@ def make(kind: str, data_dir: Path) -> Backend:
     return DirectoryCargo(data_dir / "cargo")
 
 
-def pool_in(data_dir: Path, max_bytes: int | None = SIZE) -> Pool:
-    return Pool(data_dir / "pool.img", data_dir / "cargo", max_bytes)
+def pool_in(data_dir: Path, max_bytes: int | None = SIZE) -> BtrfsPool:
+    return BtrfsPool(data_dir / "pool.img", data_dir / "cargo", max_bytes)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from dying import lines_of, run_and_die
 
 from bay.cargo.btrfs import BtrfsCargo
-from bay.cargo.pool import Pool, device_at
+from bay.cargo.pool import BtrfsPool, device_at
 from bay.cargo.pool_sizing import SMALLEST, Host, next_size, wanted
 from bay.errors import DriverUnavailable, StorageFull
 from bay.ids import new_id
@@ -223,7 +223,7 @@ def test_a_pool_grows_at_once_and_shrinks_in_steps(now: int, aim: int, then: int
     assert next_size(now, aim) == then
 
 
-def refit(pool: Pool) -> None:
+def refit(pool: BtrfsPool) -> None:
     while pool.refit():
         pass
 

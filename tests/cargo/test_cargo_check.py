@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bay.cargo import backend_detection
-from bay.cargo.backend_detection import Facts, Kind, Setting, decide
+from bay.cargo.backend_detection import DirectoryFacts, Kind, Setting, decide
 from bay.cargo.fsck import check
 from bay.errors import DriverUnavailable
 from bay.ids import new_id
@@ -68,23 +68,23 @@ def test_the_files_of_a_stopped_bay_are_seen_and_nothing_stays_mounted(data_dir:
 @pytest.mark.parametrize(
     ("setting", "facts", "kind"),
     [
-        ("auto", Facts(lacking=CAN), "pool"),
-        ("auto", Facts(lacking=CANNOT), "directory"),
-        ("auto", Facts(lacking=CAN, on_btrfs=True), "btrfs"),
-        ("auto", Facts(lacking=CANNOT, on_btrfs=True), "directory"),
-        ("auto", Facts(lacking=CAN, has_cargos=True), "directory"),
-        ("auto", Facts(lacking=CANNOT, has_pool=True), "pool"),
-        ("auto", Facts(lacking=CAN, recorded="directory"), "directory"),
-        ("btrfs", Facts(lacking=CAN), "pool"),
-        ("btrfs", Facts(lacking=CAN, recorded="btrfs"), "btrfs"),
-        ("directory", Facts(lacking=CAN, on_btrfs=True), "directory"),
-        ("directory", Facts(lacking=CAN, recorded="pool"), None),
-        ("btrfs", Facts(lacking=CAN, has_cargos=True), None),
-        ("btrfs", Facts(lacking=CANNOT), None),
+        ("auto", DirectoryFacts(lacking=CAN), "pool"),
+        ("auto", DirectoryFacts(lacking=CANNOT), "directory"),
+        ("auto", DirectoryFacts(lacking=CAN, on_btrfs=True), "btrfs"),
+        ("auto", DirectoryFacts(lacking=CANNOT, on_btrfs=True), "directory"),
+        ("auto", DirectoryFacts(lacking=CAN, has_cargos=True), "directory"),
+        ("auto", DirectoryFacts(lacking=CANNOT, has_pool=True), "pool"),
+        ("auto", DirectoryFacts(lacking=CAN, recorded="directory"), "directory"),
+        ("btrfs", DirectoryFacts(lacking=CAN), "pool"),
+        ("btrfs", DirectoryFacts(lacking=CAN, recorded="btrfs"), "btrfs"),
+        ("directory", DirectoryFacts(lacking=CAN, on_btrfs=True), "directory"),
+        ("directory", DirectoryFacts(lacking=CAN, recorded="pool"), None),
+        ("btrfs", DirectoryFacts(lacking=CAN, has_cargos=True), None),
+        ("btrfs", DirectoryFacts(lacking=CANNOT), None),
     ],
 )
 def test_a_data_directory_has_the_backend_it_once_had(
-    setting: Setting, facts: Facts, kind: Kind | None
+    setting: Setting, facts: DirectoryFacts, kind: Kind | None
 ) -> None:
     if kind is None:
         with pytest.raises(DriverUnavailable, match="set it to auto"):

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from bay.cargo import export_process
 from bay.cargo.export_import import export_stream, import_stream
-from bay.cargo.manifest import Facts
+from bay.cargo.manifest import Manifest
 from bay.errors import BadRequest, DriverUnavailable, StorageFull
 
 pytestmark = [
@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-FACTS = Facts(
+FACTS = Manifest(
     bay="0.1.0",
     persist="machine",
     image="host",
@@ -166,7 +166,7 @@ def snapshot(top: Path) -> dict[str, object]:
     return {(name := str(path.relative_to(top))): (facts_of(path), same.get(name)) for path in paths[1:]}
 
 
-async def exported(path: Path, facts: Facts = FACTS) -> bytes:
+async def exported(path: Path, facts: Manifest = FACTS) -> bytes:
     return b"".join([chunk async for chunk in export_stream(path, facts)])
 
 
@@ -175,11 +175,11 @@ async def pieces(data: bytes, size: int = 50_000) -> AsyncIterator[bytes]:
         yield data[at : at + size]
 
 
-async def imported(data: bytes, into: Path, max_bytes: int | None = None) -> Facts:
+async def imported(data: bytes, into: Path, max_bytes: int | None = None) -> Manifest:
     return await import_stream(pieces(data), into, max_bytes)
 
 
-def importing(data: bytes, into: Path) -> Facts | None:
+def importing(data: bytes, into: Path) -> Manifest | None:
     """The same in this process, which is quicker; None when it is refused."""
     try:
         return export_process.unpack(io.BytesIO(data).read, into, None).facts
@@ -205,7 +205,7 @@ async def test_everything_comes_back_exactly(source: Path, into: Path) -> None:
 
 
 async def test_the_machine_stays_behind_where_only_the_workspace_is_kept(source: Path, into: Path) -> None:
-    facts = Facts(bay="1", persist="workspace", image="host", created_at=FACTS.created_at)
+    facts = Manifest(bay="1", persist="workspace", image="host", created_at=FACTS.created_at)
     assert await imported(await exported(source, facts), into) == facts
     assert os.listdir(into / "machine") == []
     assert snapshot(into / "workspace") == snapshot(source / "workspace")
@@ -422,10 +422,10 @@ def test_no_machine_is_taken_where_none_was_kept(into: Path) -> None:
 
 def test_a_newer_format_and_strange_facts_are_told_in_words() -> None:
     with pytest.raises(BadRequest, match="newer Bay"):
-        Facts.from_json(b'{"format": 2}')
+        Manifest.from_json(b'{"format": 2}')
     for text in (b"[", b"[" * 60_000, b"7", FACTS.to_json().replace("+00:00", "").encode()):
         with pytest.raises(BadRequest, match="did not export it"):
-            Facts.from_json(text)
+            Manifest.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_a_newer_format_and_strange_facts_are_told_in_words() -> None:
 )  # fmt: skip
 def test_facts_that_no_database_can_keep_are_refused(change: dict[str, str]) -> None:
     with pytest.raises(BadRequest, match="did not export it"):
-        Facts.from_json(json.dumps({**json.loads(FACTS.to_json()), **change}))
+        Manifest.from_json(json.dumps({**json.loads(FACTS.to_json()), **change}))
 
 
 # Bounds

@@ -10,7 +10,7 @@ import pytest
 from bay.drivers.base import Handle
 from bay.errors import PortClosed
 from bay.models import Port
-from bay.server.ports.ship_client import PortLink, ports_of
+from bay.server.ports.ship_client import PortClient, ports_of
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
@@ -45,8 +45,8 @@ async def ships() -> AsyncGenerator[ShipLink]:
 
 
 @pytest.fixture
-def link(ships: ShipLink) -> PortLink:
-    return PortLink(ships)
+def link(ships: ShipLink) -> PortClient:
+    return PortClient(ships)
 
 
 async def until(feed: AsyncGenerator[tuple[Port, ...]], numbers: list[int]) -> tuple[Port, ...]:
@@ -59,7 +59,7 @@ async def until(feed: AsyncGenerator[tuple[Port, ...]], numbers: list[int]) -> t
 
 
 async def test_ports_are_told_and_reached_in_a_sandbox_whose_filter_forbids_netlink(
-    oci: DriverBench, ships: ShipLink, link: PortLink
+    oci: DriverBench, ships: ShipLink, link: PortClient
 ) -> None:
     async with oci.session() as handle:
         peer = Peer(session_id=handle.session_id, endpoint=endpoint_of(handle), token=TOKEN)
@@ -82,7 +82,7 @@ async def test_ports_are_told_and_reached_in_a_sandbox_whose_filter_forbids_netl
         await feed.aclose()
 
 
-async def echoed(link: PortLink, peer: Peer, port: int) -> bytes:
+async def echoed(link: PortClient, peer: Peer, port: int) -> bytes:
     async with asyncio.timeout(20), link.open(peer, port) as stream:
         await stream.write(b"hello")
         await stream.write_eof()

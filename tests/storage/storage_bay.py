@@ -14,7 +14,7 @@ from crash_case import KEY, WAIT_S, Json, Place
 
 from bay.server.app import build_app
 from bay.server.backends import layers_of
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.settings import Settings
 
 MIB = 1 << 20
@@ -51,7 +51,7 @@ class Pooled:
     """A Bay in this process, and a caller with a key."""
 
     place: Place
-    bay: Bay
+    bay: ControlPlane
     app: Any
     client: httpx.AsyncClient
 
@@ -164,7 +164,7 @@ async def pooled(place: Place) -> AsyncGenerator[Pooled]:
     place.data_dir.mkdir(exist_ok=True)
     chosen = settings(place)
     app = build_app(chosen, driver=place.driver(layers=layers_of(chosen)))
-    bay: Bay = app.state.bay
+    bay: ControlPlane = app.state.bay
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://bay",

@@ -14,7 +14,7 @@ from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server import logs
 from bay.server.app import build_app
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 
 
 async def main(root: Path) -> None:
@@ -22,7 +22,7 @@ async def main(root: Path) -> None:
     logs.configure("error", "json")  # on stderr: stdout is for what the test waits for
     driver = FakeDriver(run_dir=root / "run")
     app = build_app(settings_in(root), driver=driver, clock=ManualClock())
-    bay: Bay = app.state.bay
+    bay: ControlPlane = app.state.bay
     async with bay.running(), asyncio.TaskGroup() as group:
         headers = {"Authorization": f"Bearer {await bay.keys.add('alice', 'k', 'write')}"}
         transport = httpx.ASGITransport(app)

@@ -16,7 +16,7 @@ from crash_points import Points, watch
 from bay.drivers.oci import OciDriver
 from bay.server.app import build_app
 from bay.server.backends import make_network
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.sessions.lifecycle import is_expired
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
@@ -102,7 +102,7 @@ class Run:
     """A Bay that runs in this process, its caller, and the places where it may be killed."""
 
     place: Place
-    bay: Bay
+    bay: ControlPlane
     client: httpx.AsyncClient
     facts: Facts
     points: Points
@@ -161,7 +161,7 @@ async def running(
     """A Bay in `place`, with a caller who has a key."""
     place.data_dir.mkdir(exist_ok=True)
     app = build_app(place.settings(pool), driver=driver or place.driver())
-    bay: Bay = app.state.bay
+    bay: ControlPlane = app.state.bay
     watch(bay, points)
     transport = httpx.ASGITransport(app)
     client = httpx.AsyncClient(

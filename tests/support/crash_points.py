@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from bay.drivers.base import Handle, Owned, SessionSpec
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 
 _CALLS: dict[str, tuple[str, ...]] = {
     "driver": ("observe", "pause", "resume", "stop", "destroy"),
@@ -102,7 +102,7 @@ class Points:
         return f"{name} #{self._passed[name]}"
 
 
-def watch(bay: Bay, points: Points) -> None:
+def watch(bay: ControlPlane, points: Points) -> None:
     """Stand around every call and transaction of `bay`."""
     for part, names in _CALLS.items():
         thing = getattr(bay, part)

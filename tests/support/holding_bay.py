@@ -13,7 +13,7 @@ from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.server import logs
 from bay.server.app import build_app
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
 
@@ -23,7 +23,7 @@ async def main(root: Path, step: str) -> None:
     logs.configure("error", "json")  # on stderr: stdout is for what the test waits for
     driver = FakeDriver(run_dir=root / "run", hold_at=step)
     app = build_app(settings_in(root), driver=driver, clock=ManualClock())
-    bay: Bay = app.state.bay
+    bay: ControlPlane = app.state.bay
     async with bay.running():
         caller = Caller("alice", "write", "key-1")
         wait_s = 20 if step == "done" else 0

@@ -23,7 +23,7 @@ from bay.ids import is_id
 from bay.models import KeyScope
 from bay.server import main
 from bay.server.app import build_app
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.data_dir import instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
@@ -75,7 +75,7 @@ class World:
     """A Bay that runs, seen from all sides."""
 
     app: FastAPI
-    bay: Bay
+    bay: ControlPlane
     driver: FakeDriver
     clock: ManualClock
     root: Path
@@ -161,7 +161,7 @@ async def world(
     clock = clock or ManualClock()
     app = build_app(settings, driver=driver, clock=clock, available_memory=available_memory)
     async with AsyncExitStack() as stack:
-        bay: Bay = app.state.bay
+        bay: ControlPlane = app.state.bay
         await within(stack.enter_async_context(bay.running()))
         stack.enter_context(no_blocking())
         yield World(app, bay, driver, clock, root, stack)
@@ -239,7 +239,7 @@ class Served:
     """A Bay behind a real port."""
 
     url: str
-    bay: Bay
+    bay: ControlPlane
     key: str
     root: Path
 
@@ -256,7 +256,7 @@ class Served:
 async def served(root: Path, **given: Any) -> AsyncGenerator[Served]:
     """Serve as `bay serve` does, on a free port, in this event loop."""
     settings = settings_in(root, host="127.0.0.1", port=0, **given)
-    ready: asyncio.Future[tuple[str, Bay]] = asyncio.get_running_loop().create_future()
+    ready: asyncio.Future[tuple[str, ControlPlane]] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     listener = main._listen("127.0.0.1", 0)
     with listener:

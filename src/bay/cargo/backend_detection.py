@@ -14,7 +14,7 @@ from typing import Literal
 
 from bay.cargo.btrfs import BtrfsCargo
 from bay.cargo.directory import DirectoryCargo
-from bay.cargo.pool import Pool
+from bay.cargo.pool import BtrfsPool
 from bay.errors import DriverUnavailable
 from bay.ids import is_id
 from bay.linux import btrfs
@@ -30,7 +30,7 @@ _CAP_SYS_ADMIN = 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class DirectoryFacts:
     """The facts about a data directory and its host."""
 
     recorded: Kind | None = None
@@ -41,7 +41,7 @@ class Facts:
     """The missing requirements of a pool."""
 
 
-def decide(setting: Setting, facts: Facts) -> Kind:
+def decide(setting: Setting, facts: DirectoryFacts) -> Kind:
     """The backend of a data directory.
 
     Raises DriverUnavailable when the setting asks for one that it cannot be.
@@ -65,9 +65,9 @@ def decide(setting: Setting, facts: Facts) -> Kind:
     return "directory"
 
 
-def look(data_dir: Path) -> Facts:
+def look(data_dir: Path) -> DirectoryFacts:
     """Look at a data directory and its host. Blocks."""
-    return Facts(
+    return DirectoryFacts(
         recorded=_recorded(data_dir / RECORD),
         has_pool=(data_dir / POOL_FILE).exists(),
         has_cargos=_has_cargos(data_dir / ROOT),
@@ -95,9 +95,9 @@ def make(data_dir: Path, kind: Kind, max_bytes: int | None = None) -> BtrfsCargo
     return BtrfsCargo(data_dir / ROOT, pool_of(data_dir, max_bytes) if kind == "pool" else None)
 
 
-def pool_of(data_dir: Path, max_bytes: int | None = None) -> Pool:
+def pool_of(data_dir: Path, max_bytes: int | None = None) -> BtrfsPool:
     """The pool of a data directory, whether there is one or not."""
-    return Pool(data_dir / POOL_FILE, data_dir / ROOT, max_bytes)
+    return BtrfsPool(data_dir / POOL_FILE, data_dir / ROOT, max_bytes)
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def files_of(data_dir: Path) -> Generator[Path]:
         pool.close()
 
 
-def _already(facts: Facts) -> Kind | None:
+def _already(facts: DirectoryFacts) -> Kind | None:
     if facts.recorded is not None:
         return facts.recorded
     if facts.has_pool:

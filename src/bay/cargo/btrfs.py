@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from bay.cargo.base_backend import BaseBackend, host_errors
-from bay.cargo.pool import Pool
+from bay.cargo.pool import BtrfsPool
 from bay.errors import BayError
 from bay.linux import btrfs
 
@@ -31,7 +31,7 @@ class BtrfsCargo(BaseBackend):
 
     name: Literal["btrfs", "directory"] = "btrfs"
 
-    def __init__(self, root: Path, pool: Pool | None = None) -> None:
+    def __init__(self, root: Path, pool: BtrfsPool | None = None) -> None:
         super().__init__(root)
         self._pool = pool
         self._limits = pool is not None

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from bay.cargo.manifest import Facts
+from bay.cargo.manifest import Manifest
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _LONGEST_VERDICT = 1 << 17
 _ERRORS: dict[str, type[BayError]] = {BadRequest.code: BadRequest, StorageFull.code: StorageFull}
 
 
-async def export_stream(path: Path, facts: Facts) -> AsyncGenerator[bytes]:
+async def export_stream(path: Path, facts: Manifest) -> AsyncGenerator[bytes]:
     """The checkpoint in the directory `path`, in pieces of at most 64 KiB.
 
     Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was
@@ -42,7 +42,7 @@ async def export_stream(path: Path, facts: Facts) -> AsyncGenerator[bytes]:
         await _verdict(process)
 
 
-async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int | None) -> Facts:
+async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int | None) -> Manifest:
     """Unpack what `export_stream` gave into the empty directory `path`; gives what it says of its checkpoint.
 
     Raises BadRequest for a damaged or foreign archive, StorageFull for more than `max_bytes` or than the file
@@ -55,7 +55,7 @@ async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int
             if not await _bring(process, chunk, end=False):
                 break
         await _bring(process, b"")
-        return Facts.from_json(json.dumps((await _verdict(process))["facts"]))
+        return Manifest.from_json(json.dumps((await _verdict(process))["facts"]))
 
 
 @asynccontextmanager

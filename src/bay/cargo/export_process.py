@@ -32,7 +32,7 @@ from typing import IO, cast
 
 import zstandard
 
-from bay.cargo.manifest import LONGEST, Facts
+from bay.cargo.manifest import LONGEST, Manifest
 from bay.cargo.tar_pack import MACHINE, Packer, Writable
 from bay.cargo.tar_unpack import RULES, CargoPolicy
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def pack(directory: Path, facts: Facts, out: Writable) -> Packer:
+def pack(directory: Path, facts: Manifest, out: Writable) -> Packer:
     """Write the checkpoint in `directory` to `out`.
 
     Raises BadRequest, StorageFull or DriverUnavailable; blocks.
@@ -98,7 +98,7 @@ def pack(directory: Path, facts: Facts, out: Writable) -> Packer:
     return packer
 
 
-def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None) -> "Unpacked":
+def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None) -> "ImportedTree":
     """Unpack what `read` gives, up to as many bytes as it is asked for, into the empty `directory`.
 
     Raises the same; blocks.
@@ -107,26 +107,26 @@ def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None)
         source = _Unzipped(read)
         reader = Reader(RULES, hashlib.sha256())
         events = reader.pull(source.read)
-        bounds = _Bounds(_facts(events), max_bytes)
+        bounds = _ImportBounds(_facts(events), max_bytes)
         policy = CargoPolicy(bounds.admits, own=os.geteuid() == 0, depth=0, what="checkpoint")
         with contextlib.closing(Extractor(top, policy)) as extractor:
             _unpack(reader, events, extractor)
         _check_end(reader, events, source)
         _complete(top)
-    return Unpacked(bounds.facts, bounds.entries, bounds.bytes)
+    return ImportedTree(bounds.facts, bounds.entries, bounds.bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class Unpacked:
+class ImportedTree:
     """The counts of its content: `bytes` are those of files, without their holes."""
 
-    facts: Facts
+    facts: Manifest
     entries: int
     bytes: int
 
 
 def _export(directory: Path) -> dict[str, object]:
-    packer = pack(directory, Facts.from_json(sys.stdin.buffer.read(LONGEST)), sys.stdout.buffer)
+    packer = pack(directory, Manifest.from_json(sys.stdin.buffer.read(LONGEST)), sys.stdout.buffer)
     sys.stdout.buffer.flush()
     return {"entries": packer.entries, "left_out": len(packer.left_out)}
 
@@ -188,11 +188,11 @@ def _told() -> Generator[None]:
         raise DriverUnavailable(f"cannot transfer the checkpoint: {error.strerror or error}") from error
 
 
-def _facts(events: Iterator[Event]) -> Facts:
+def _facts(events: Iterator[Event]) -> Manifest:
     first = next(events, None)
     if not isinstance(first, Member) or first.name != FACTS or first.kind != FILE or first.size > LONGEST:
         raise BadRequest(f"it does not begin with {FACTS}; it is not a checkpoint that Bay exported")
-    return Facts.from_json(_content(events, first))
+    return Manifest.from_json(_content(events, first))
 
 
 def _content(events: Iterator[Event], member: Member) -> bytes:
@@ -248,10 +248,10 @@ def _has(directory: int, name: str) -> bool:
 
 
 @dataclass(slots=True)
-class _Bounds:
+class _ImportBounds:
     """Limits on the content of a checkpoint."""
 
-    facts: Facts
+    facts: Manifest
     max_bytes: int | None
     entries: int = 0
     bytes: int = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from bay.cargo import backend_detection
-from bay.cargo.pool import Pool, device_at
+from bay.cargo.pool import BtrfsPool, device_at
 from bay.cargo.pool_sizing import pool_reserve
 from bay.errors import DriverUnavailable
 from bay.linux import btrfs, loops
@@ -65,7 +65,7 @@ def _findings(data_dir: Path) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _pool(pool: Pool) -> Iterator[Finding]:
+def _pool(pool: BtrfsPool) -> Iterator[Finding]:
     if not pool.file.exists():
         yield Finding(
             level="error", what="pool", seen=f"{pool.file} is not there, and the cargos were in it",
@@ -89,7 +89,7 @@ def _pool(pool: Pool) -> Iterator[Finding]:
     yield from _backing(pool)
 
 
-def _unmounted(pool: Pool, attached: Path | None) -> Iterator[Finding]:
+def _unmounted(pool: BtrfsPool, attached: Path | None) -> Iterator[Finding]:
     if attached is not None:
         yield Finding(
             level="warning", what="mount",
@@ -119,7 +119,7 @@ def _read_through(file: Path) -> Finding:
     )  # fmt: skip
 
 
-def _mounted(pool: Pool, device: Path) -> Iterator[Finding]:
+def _mounted(pool: BtrfsPool, device: Path) -> Iterator[Finding]:
     yield _ok("mount", f"{device} at {pool.mount}")
     if os.statvfs(pool.mount).f_flag & os.ST_RDONLY:
         yield Finding(
@@ -153,7 +153,7 @@ def _room(mount: Path) -> Iterator[Finding]:
         )
 
 
-def _backing(pool: Pool) -> Iterator[Finding]:
+def _backing(pool: BtrfsPool) -> Iterator[Finding]:
     host = pool.host()
     seen = f"{host.free // MIB} MiB of {host.total // MIB} are free on the host's disk"
     yield _free("host's disk", seen, enough=not pool.lacks_backing())

@@ -16,7 +16,7 @@ _WORDS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Manifest:
     """Of one checkpoint: with which Bay it was exported, and what was known of it there.
 
     `image` is what its machine grew from.
@@ -34,7 +34,7 @@ class Facts:
         return json.dumps({"format": FORMAT, **asdict(self), "created_at": self.created_at.isoformat()})
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Facts":
+    def from_json(cls, text: str | bytes) -> "Manifest":
         """Raises BadRequest for what no Bay writes, or only a newer one."""
         try:
             found = json.loads(text)
@@ -55,7 +55,7 @@ class Facts:
                 raise BadRequest("its manifest has no checkpoint; Bay did not export it")
 
     @classmethod
-    def _checked(cls, found: dict[str, Any]) -> "Facts":
+    def _checked(cls, found: dict[str, Any]) -> "Manifest":
         words: dict[str, Any] = {
             key: found.get(key) for key in ("bay", "persist", "image", "name", "comment", "sandbox_id")
         }

@@ -33,7 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class BtrfsPool:
     """The pool in `file`, mounted at `mount`, never larger than `max_bytes`.
 
     Everything here blocks, and raises OSError.

@@ -58,7 +58,7 @@ class Packer:
     digests: dict[str, str] = field(default_factory=dict[str, str])
     left_out: list[str] = field(default_factory=list[str])
     entries: int = 0
-    _links: "_Links" = field(default_factory=lambda: _Links())
+    _links: "_HardLinks" = field(default_factory=lambda: _HardLinks())
     _system: bool = False
 
     def add_tree(self, name: str, root: str | os.PathLike[str], *, system: bool = False) -> None:
@@ -110,12 +110,12 @@ class Packer:
     @contextlib.contextmanager
     def _new_links(self) -> Generator[None]:
         """Links are within one tree."""
-        self._links = _Links()
+        self._links = _HardLinks()
         try:
             yield
         finally:
             self._links.close()
-            self._links = _Links()
+            self._links = _HardLinks()
 
     def _add(self, head: bytes, content: Iterable[bytes] = (), size: int = 0) -> None:
         self.entries += 1
@@ -188,7 +188,7 @@ class Packer:
         self.left_out.append(name)
 
 
-class _Links:
+class _HardLinks:
     """The first name of each file that has several, as long as others of its names are to come.
 
     On the disk, in a database that has no name and goes with its process: there may be millions.

@@ -16,7 +16,7 @@ TOLERANCE_S = 300.0
 """How far a webhook's timestamp may be from this machine's clock."""
 
 
-class Place:
+class EventPlace:
     """The id to go on behind, and whether nothing more will come."""
 
     def __init__(self, since: str | None, retry_s: float, *, one_sandbox: bool) -> None:

@@ -85,7 +85,7 @@ class Limit:
         self._until = None if self._limit_s is None else time.monotonic() + self._limit_s
 
 
-class Place:
+class OutputPlace:
     """A position in the output of a command.
 
     `since` None means "from the oldest byte still kept": a gap is skipped, and the offsets of the
@@ -122,7 +122,7 @@ class Place:
         return self._patience.pause(error)
 
 
-class Lined(Place):
+class Lined(OutputPlace):
     """A position in output that comes line by line; `what` names its program, `limit` the time it is read."""
 
     def __init__(self, what: str, since: int | None, retry_s: float, limit: Limit | None = None) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from bay.client._answers import model
 from bay.client._calls import Json, Params, given
-from bay.client._follow import Place, ended
+from bay.client._follow import OutputPlace, ended
 from bay.client._lines import line_object
 from bay.client._paths import sandbox_path
 from bay.errors import (
@@ -134,14 +134,14 @@ class Door:
         self._exec_id, self._size = exec_id, None
 
 
-class Reading:
+class FrameReading:
     """One connection's place in the output, which begins where its first frame says."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
 
 
-class Progress(Place):
+class Progress(OutputPlace):
     """Where an attachment stands, over all its connections. `since` is what the next one asks for.
 
     With `repaint` dropped output is no error: the screen is drawn anew.
@@ -154,7 +154,7 @@ class Progress(Place):
         self.since = since
         self._repaint = repaint
 
-    def begin(self, info: Exec, offset: int) -> Reading:
+    def begin(self, info: Exec, offset: int) -> FrameReading:
         """A connection that said `attached`.
 
         Raises OutputGone when bytes before it are missing that were wanted.
@@ -167,9 +167,9 @@ class Progress(Place):
                     f"output before offset {offset} is no longer kept", details={"first_offset": offset}
                 )
             )
-        return Reading(offset)
+        return FrameReading(offset)
 
-    def accept(self, reading: Reading, frame: str | bytes) -> OutputChunk | None:
+    def accept(self, reading: FrameReading, frame: str | bytes) -> OutputChunk | None:
         """The new output in a frame; None for a frame without output."""
         if isinstance(frame, str):
             return self._text(line_object(frame.encode()))

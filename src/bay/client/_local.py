@@ -48,7 +48,7 @@ def is_directory(source: "Source | bytes") -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class LocalFacts:
     """The facts about a source before it is sent: its size, and the attributes of its copy."""
 
     size: int | None = None
@@ -56,16 +56,16 @@ class Facts:
     mtime: float | None = None
 
 
-def facts(source: "Source | bytes") -> Facts:
+def facts(source: "Source | bytes") -> LocalFacts:
     """The facts of `source`. Raises OSError for a path where nothing is."""
     if isinstance(source, bytes):
-        return Facts(len(source))
+        return LocalFacts(len(source))
     if not isinstance(source, str | os.PathLike):
-        return Facts()
+        return LocalFacts()
     found = os.stat(source)
     if not stat.S_ISREG(found.st_mode):
-        return Facts()
-    return Facts(found.st_size, stat.S_IMODE(found.st_mode) & 0o777, found.st_mtime)
+        return LocalFacts()
+    return LocalFacts(found.st_size, stat.S_IMODE(found.st_mode) & 0o777, found.st_mtime)
 
 
 class Meter:

@@ -47,7 +47,7 @@ from bay.network.ruleset import (
 )
 from bay.network.ruleset_monitor import RulesetMonitor
 from bay.network.slots import NetworkSlot, number_of
-from bay.network.veth import Links, Traffic
+from bay.network.veth import Traffic, VethLinks
 
 T = TypeVar("T")
 
@@ -319,7 +319,7 @@ class NetworkManager:
 
     def _set_up(self) -> None:
         self._nft, self._conntrack = Nft(), Conntrack()
-        self._links = Links(self._instance, ipv6=self._ipv6)
+        self._links = VethLinks(self._instance, ipv6=self._ipv6)
         self._read_table()
         for version in self._versions():
             sysctls.reflect_marks(version)

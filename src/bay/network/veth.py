@@ -82,7 +82,7 @@ class Traffic:
     sent_bytes: int
 
 
-class Links:
+class VethLinks:
     """The links of one Bay.
 
     Made in the host's network namespace and used by one thread, which stays in it. Raises OSError.

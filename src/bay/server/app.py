@@ -15,7 +15,7 @@ from bay.errors import BayError
 from bay.server.backends import make_driver
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.events import routes as events_api
 from bay.server.events import webhook_routes as webhooks_api
 from bay.server.execs import attach_routes as attach_api
@@ -89,8 +89,8 @@ def build_app(
     clock: Clock | None = None,
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
-    """The ASGI application. Its lifespan runs the control plane; `app.state.bay` is the `Bay` behind it."""
-    bay = Bay(settings, driver or make_driver(settings), clock or SteadyClock(), available_memory)
+    """The ASGI application. Its lifespan runs the control plane; `app.state.bay` is the `ControlPlane` behind it."""
+    bay = ControlPlane(settings, driver or make_driver(settings), clock or SteadyClock(), available_memory)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:

@@ -21,7 +21,7 @@ from bay.server.checkpoints.requests import Snapshots
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SPOOL
-from bay.server.events.follow import Feed
+from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
 from bay.server.events.webhook_delivery import Deliverer, Poster
 from bay.server.events.webhooks import Webhooks
@@ -51,7 +51,7 @@ from bay.server.ports.host_index import PortSites
 from bay.server.ports.links import PortTokens
 from bay.server.ports.proxy import PortProxy
 from bay.server.ports.service import Ports
-from bay.server.ports.ship_client import PortLink
+from bay.server.ports.ship_client import PortClient
 from bay.server.ports.tunnels import Tunnels
 from bay.server.reconciler import boot_clock
 from bay.server.reconciler.boot_clock import SteadyClock
@@ -82,7 +82,7 @@ from bay.store.records import Keep
 from bay.units import GIB, MIB
 
 
-class Bay:
+class ControlPlane:
     """A control plane that is put together but not yet running."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Bay:
         )
         self.link = ShipLink(ring_bytes=_largest_ring(settings))
         self.kernels = KernelLink(self.link)
-        self.port_link = PortLink(self.link)
+        self.port_link = PortClient(self.link)
         self.changes = Changes()
         self.later = DeferredWrites(self.store)
         self.holds = Holds()
@@ -217,7 +217,7 @@ class Bay:
         self.snapshots = Snapshots(
             store=self.store, waker=self.waker, storage_steps=self.storage_steps, clock=clock
         )
-        self.feed = Feed()
+        self.feed = EventNotifier()
         self.store.on_change.append(lambda _changed: self.feed.wake())
         self.seals = Seals()
         self.event_ids = EventIds(self.seals)

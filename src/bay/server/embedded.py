@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from bay.server import logs, settings
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.main import run
 from bay.server.offline import leftover_runs
 
@@ -76,5 +76,5 @@ class _Thread:
             if not self._ready.done():
                 self._ready.set_exception(error)
 
-    def _on_ready(self, url: str, _bay: Bay) -> None:
+    def _on_ready(self, url: str, _bay: ControlPlane) -> None:
         self._ready.set_result((url, asyncio.get_running_loop()))

@@ -20,13 +20,13 @@ import uvloop
 from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
 from bay.server.app import build_app
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.data_dir import DATABASE, KEY_FILE
 from bay.server.data_dir import check as check_data_dir
 from bay.server.settings import Settings
-from bay.server.web.connection_limits import Bounds, Connections
+from bay.server.web.connection_limits import ConnectionBounds, Connections
 from bay.server.web.uvicorn_http import http_among
-from bay.server.web.uvicorn_websocket import PING_S, Socket
+from bay.server.web.uvicorn_websocket import PING_S, BoundedWebSocket
 from ship_protocol import MESSAGE_BYTES
 
 _SHUTDOWN_S = 5
@@ -51,7 +51,9 @@ def serve(
     return 0
 
 
-def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Event | None = None) -> None:
+def run(
+    loaded: Settings, on_ready: Callable[[str, ControlPlane], None], stop: asyncio.Event | None = None
+) -> None:
     """Serve until a signal, or `stop`. `on_ready` gets the URL once requests are answered.
 
     Raises BayError when the port is taken, the directory is in use or not writable, or the host lacks
@@ -69,7 +71,7 @@ def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Ev
         stack.callback(os.ftruncate, lock, 0)
         check_data_dir(loaded.data_dir, loaded.data_dir / DATABASE)
 
-        def ready(url: str, bay: Bay) -> None:
+        def ready(url: str, bay: ControlPlane) -> None:
             os.write(lock, url.encode())  # where `bay` on this machine finds it
             on_ready(url, bay)
 
@@ -80,18 +82,18 @@ def run(loaded: Settings, on_ready: Callable[[str, Bay], None], stop: asyncio.Ev
 async def _serve(
     loaded: Settings,
     listener: socket.socket,
-    on_ready: Callable[[str, Bay], None],
+    on_ready: Callable[[str, ControlPlane], None],
     stop: asyncio.Event | None,
 ) -> None:
     app = build_app(loaded)
-    bay: Bay = app.state.bay
+    bay: ControlPlane = app.state.bay
     connections = Connections(_bounds(loaded))
     server = _Server(
         uvicorn.Config(
             app,
             lifespan="off",  # entered here instead, so that a failure to start is an error and not a log line
             http=http_among(connections),
-            ws=Socket,
+            ws=BoundedWebSocket,
             ws_max_size=MESSAGE_BYTES,
             ws_ping_interval=PING_S,
             ws_ping_timeout=PING_S,
@@ -118,11 +120,11 @@ async def _serve(
             task.cancel()
 
 
-def _bounds(loaded: Settings) -> Bounds:
+def _bounds(loaded: Settings) -> ConnectionBounds:
     """A third of the descriptors is for clients, a third for their files, the rest for Bay itself."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = sys.maxsize if descriptors == resource.RLIM_INFINITY else max(descriptors // 3, 1)
-    return Bounds(
+    return ConnectionBounds(
         most=min(loaded.max_connections, room),
         # Behind a proxy all come from one address.
         most_of_address=loaded.max_connections_per_address if loaded.public_url is None else None,
@@ -132,7 +134,7 @@ def _bounds(loaded: Settings) -> Bounds:
     )
 
 
-async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Bay) -> None:
+async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: ControlPlane) -> None:
     """End the server on `stop`; without one on SIGINT and SIGTERM, first gracefully, then at once."""
     told = stop or asyncio.Event()
     if stop is None:
@@ -221,7 +223,7 @@ def _url(address: tuple[str, int]) -> str:
     return f"http://{host}:{address[1]}"
 
 
-def _announce(url: str, bay: Bay) -> None:
+def _announce(url: str, bay: ControlPlane) -> None:
     """The next steps, in lines that a shell takes; a new key is shown this once."""
     kept = bay.settings.data_dir / KEY_FILE
     lines = [f"Bay serves at {url}"]
@@ -246,7 +248,7 @@ def _program() -> str:
     return shlex.quote(called)
 
 
-def _announce_json(url: str, bay: Bay) -> None:
+def _announce_json(url: str, bay: ControlPlane) -> None:
     """The same for programs: one object on one line."""
     kept = bay.settings.data_dir / KEY_FILE
     said = {"url": url, "docs": f"{url}/docs", "key_file": str(kept) if kept.exists() else None}

@@ -21,11 +21,11 @@ BEGIN = "BEGIN IMMEDIATE"
 """Makes no trip of its own: it goes with the first statement of its transaction."""
 
 
-class _Cursor(aiosqlite.Cursor):
+class _SqliteCursor(aiosqlite.Cursor):
     _fetched: list[Any]
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> aiosqlite.Cursor:
-        connection = cast("_Connection", self._conn)
+        connection = cast("_SqliteConnection", self._conn)
         if sql == BEGIN:
             connection.is_beginning = True
             self._fetched = []
@@ -50,13 +50,13 @@ class _Cursor(aiosqlite.Cursor):
         return self._cursor.fetchall() if self._cursor.description else []
 
     def _begin(self) -> None:
-        connection = cast("_Connection", self._conn)
+        connection = cast("_SqliteConnection", self._conn)
         if connection.is_beginning:
             self._cursor.execute(BEGIN)
             connection.is_beginning = False
 
 
-class _Connection(aiosqlite.Connection):
+class _SqliteConnection(aiosqlite.Connection):
     is_beginning = False
     """Whether a transaction begins with the next statement."""
 
@@ -70,7 +70,7 @@ class _Connection(aiosqlite.Connection):
 
     @contextmanager
     async def cursor(self) -> aiosqlite.Cursor:
-        return _Cursor(self, self._conn.cursor())
+        return _SqliteCursor(self, self._conn.cursor())
 
     def __del__(self) -> None:
         # A task that is cancelled while it opens a connection drops it at any point. Closing it is all that
@@ -81,6 +81,6 @@ class _Connection(aiosqlite.Connection):
 
 def connect(path: Path) -> aiosqlite.Connection:
     """An unopened connection to the database at `path`; awaiting it opens it."""
-    connection = _Connection(lambda: sqlite3.connect(path, check_same_thread=False), _ITER_CHUNK_SIZE)
+    connection = _SqliteConnection(lambda: sqlite3.connect(path, check_same_thread=False), _ITER_CHUNK_SIZE)
     cast("Any", connection)._thread.daemon = True  # as SQLAlchemy does with the connections it makes
     return connection

@@ -25,7 +25,7 @@ from server_harness import (
 )
 
 from bay.errors import InvalidArgument
-from bay.server.events.follow import MOST_FOLLOWERS, Feed
+from bay.server.events.follow import MOST_FOLLOWERS, EventNotifier
 from bay.server.keys.service import ApiKeys
 from bay.server.web.sealing import EventIds, Seals
 from bay.store import events
@@ -257,7 +257,7 @@ async def test_silence_is_filled_with_signs_of_life() -> None:
     async def read() -> list[str]:
         return []
 
-    feed = Feed(ping_s=0.001)
+    feed = EventNotifier(ping_s=0.001)
     async with aclosing(feed.follow(read)) as batches:
         assert [await within(anext(batches)) for _ in range(3)] == [[], [], []]
         feed.close()

@@ -34,7 +34,7 @@ from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
 from bay.models import FileInfo
 from bay.server.files.routes import raw_path
 from bay.server.files.service import SandboxFiles
-from bay.server.files.ship_client import Download, FileLink, ListEnd, Wanted
+from bay.server.files.ship_client import FileLink, ListEnd, ShipDownload, Wanted
 from bay.server.ship.client import ShipLink
 from bay.server.web.workspace_paths import sandbox_path
 
@@ -172,11 +172,11 @@ async def test_a_year_that_no_calendar_has_is_not_in_the_head(
     bay: World, alice: httpx.AsyncClient, base: str, monkeypatch: pytest.MonkeyPatch, mtime: float
 ) -> None:
     @asynccontextmanager
-    async def download(*_: object) -> AsyncGenerator[Download]:
+    async def download(*_: object) -> AsyncGenerator[ShipDownload]:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"x"
 
-        yield Download(1, 0, 1, False, "1-2-3", "0644", mtime, chunks())
+        yield ShipDownload(1, 0, 1, False, "1-2-3", "0644", mtime, chunks())
 
     monkeypatch.setattr(SandboxFiles, "download", download)
     got = await alice.get(f"{base}/content", params={"path": "x"})

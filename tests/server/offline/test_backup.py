@@ -21,7 +21,7 @@ from bay.cargo import backend_detection
 from bay.errors import BadRequest, Conflict, DriverUnavailable, InternalError
 from bay.linux import btrfs
 from bay.server import main
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.data_dir import UNFINISHED, check
 from bay.server.offline.backup import MANIFEST, Restored, backup, restore
 from bay.store.engine import Store, migrate
@@ -481,7 +481,7 @@ def test_a_restore_that_was_interrupted_keeps_bay_from_starting_until_it_is_done
 def complaint(place: Path) -> str:
     """The one line with which `bay serve` ends."""
 
-    def on_ready(_url: str, _bay: Bay) -> None:
+    def on_ready(_url: str, _bay: ControlPlane) -> None:
         raise AssertionError("it serves")
 
     with pytest.raises(DriverUnavailable) as ended:

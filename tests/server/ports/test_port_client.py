@@ -12,7 +12,7 @@ from server_harness import Json, turns, until, within
 from bay.errors import BadRequest, PortClosed, ShipError, Timeout
 from bay.models import Port
 from bay.server.ports import ship_client
-from bay.server.ports.ship_client import PortLink, ports_of
+from bay.server.ports.ship_client import PortClient, ports_of
 from bay.server.ship.client import ShipLink
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -32,8 +32,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def ports(link: ShipLink) -> PortLink:
-    return PortLink(link)
+def ports(link: ShipLink) -> PortClient:
+    return PortClient(link)
 
 
 def piece(data: bytes) -> bytes:
@@ -63,7 +63,7 @@ def says(*pieces: bytes, close: bool = False) -> Script:
 
 
 async def test_what_listens_is_told_now_and_after_each_change(
-    lie: Lie, link: ShipLink, ports: PortLink
+    lie: Lie, link: ShipLink, ports: PortClient
 ) -> None:
     liar = await lie(saying(whole({"items": [ITEM]})))
     assert await within(ports.listening(liar.peer())) == (PORT,)
@@ -106,7 +106,7 @@ async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(lie: 
     ],
 )
 async def test_nonsense_about_ports_is_refused(
-    lie: Lie, link: ShipLink, ports: PortLink, items: object
+    lie: Lie, link: ShipLink, ports: PortClient, items: object
 ) -> None:
     liar = await lie(saying(whole(json.dumps({"items": items}).encode())))
     with pytest.raises(ShipError, match="unexpected answer"):
@@ -118,7 +118,7 @@ async def test_nonsense_about_ports_is_refused(
 
 
 async def test_an_answer_and_a_line_without_end_are_given_up(
-    lie: Lie, link: ShipLink, ports: PortLink, monkeypatch: pytest.MonkeyPatch
+    lie: Lie, link: ShipLink, ports: PortClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liar = await lie(for_ever(head("200 OK", 1 << 40), b" " * 65536))
     with pytest.raises(ShipError, match="more than"):
@@ -134,7 +134,7 @@ async def test_an_answer_and_a_line_without_end_are_given_up(
 # Connections
 
 
-async def test_what_listens_not_is_refused_with_what_does(lie: Lie, ports: PortLink) -> None:
+async def test_what_listens_not_is_refused_with_what_does(lie: Lie, ports: PortClient) -> None:
     error: Json = {"code": "port_closed", "message": "nothing listens", "details": {"listening": [80, 443]}}
     liar = await lie(saying(whole({"error": error}, "502 Bad Gateway")))
     with pytest.raises(PortClosed, match="nothing listens") as caught:
@@ -144,7 +144,7 @@ async def test_what_listens_not_is_refused_with_what_does(lie: Lie, ports: PortL
 
 
 @pytest.mark.parametrize("listening", [list(range(1001)), [-1], [["a"]], {"a": 1}])
-async def test_details_are_bounded(lie: Lie, ports: PortLink, listening: object) -> None:
+async def test_details_are_bounded(lie: Lie, ports: PortClient, listening: object) -> None:
     error = {"code": "port_closed", "message": "no", "details": {"listening": listening}}
     liar = await lie(saying(whole({"error": error}, "502 Bad Gateway")))
     with pytest.raises(ShipError, match="without a reason"):
@@ -164,7 +164,7 @@ async def test_details_are_bounded(lie: Lie, ports: PortLink, listening: object)
         b"\0" * 40_000,
     ],
 )
-async def test_whoever_is_not_ship_gets_nothing(lie: Lie, ports: PortLink, answer: bytes) -> None:
+async def test_whoever_is_not_ship_gets_nothing(lie: Lie, ports: PortClient, answer: bytes) -> None:
     liar = await lie(saying(answer))
     with pytest.raises(ShipError):
         async with ports.open(liar.peer(), 8000):
@@ -172,7 +172,7 @@ async def test_whoever_is_not_ship_gets_nothing(lie: Lie, ports: PortLink, answe
     await within(liar.closed.wait())
 
 
-async def test_an_answer_that_does_not_come_is_given_up(lie: Lie, ports: PortLink) -> None:
+async def test_an_answer_that_does_not_come_is_given_up(lie: Lie, ports: PortClient) -> None:
     liar = await lie(saying())
     with pytest.raises(Timeout):
         async with ports.open(liar.peer(), 8000):
@@ -180,7 +180,7 @@ async def test_an_answer_that_does_not_come_is_given_up(lie: Lie, ports: PortLin
 
 
 @pytest.mark.parametrize("port", [0, -1, 65_536])
-async def test_what_is_no_port_is_not_asked_for(lie: Lie, ports: PortLink, port: int) -> None:
+async def test_what_is_no_port_is_not_asked_for(lie: Lie, ports: PortClient, port: int) -> None:
     liar = await lie(says())
     with pytest.raises(BadRequest):
         async with ports.open(liar.peer(), port):
@@ -197,7 +197,7 @@ async def test_what_is_no_port_is_not_asked_for(lie: Lie, ports: PortLink, port:
         (piece(b"abcdefg") + END + b"more that nobody reads",),
     ],
 )
-async def test_bytes_come_in_any_cut_to_the_end(lie: Lie, ports: PortLink, sent: tuple[bytes, ...]) -> None:
+async def test_bytes_come_in_any_cut_to_the_end(lie: Lie, ports: PortClient, sent: tuple[bytes, ...]) -> None:
     liar = await lie(says(*sent))
     async with ports.open(liar.peer(), 8000) as stream:
         read = [await within(stream.read(2)) for _ in range(9)]
@@ -208,7 +208,7 @@ async def test_bytes_come_in_any_cut_to_the_end(lie: Lie, ports: PortLink, sent:
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0", piece(b"abc"), piece(b"abcdef")[:-3], b"\xff\xff\xff\xffabc"])
 async def test_a_connection_that_closes_before_the_end_is_one_that_broke(
-    lie: Lie, ports: PortLink, sent: bytes
+    lie: Lie, ports: PortClient, sent: bytes
 ) -> None:
     liar = await lie(says(sent, close=True))
     async with ports.open(liar.peer(), 8000) as stream:
@@ -229,7 +229,7 @@ async def _write_for_ever(stream: ship_client.PortStream) -> None:
         await stream.write(b"x")
 
 
-async def test_what_is_written_goes_in_pieces_with_its_end(lie: Lie, ports: PortLink) -> None:
+async def test_what_is_written_goes_in_pieces_with_its_end(lie: Lie, ports: PortClient) -> None:
     seen = asyncio.get_running_loop().create_future()
 
     async def talk(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -249,7 +249,7 @@ async def test_what_is_written_goes_in_pieces_with_its_end(lie: Lie, ports: Port
 
 
 @pytest.mark.parametrize("how", ["leave", "close", "abort"])
-async def test_who_leaves_before_the_end_says_none(lie: Lie, ports: PortLink, how: str) -> None:
+async def test_who_leaves_before_the_end_says_none(lie: Lie, ports: PortClient, how: str) -> None:
     seen = asyncio.get_running_loop().create_future()
 
     async def talk(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -266,7 +266,7 @@ async def test_who_leaves_before_the_end_says_none(lie: Lie, ports: PortLink, ho
     await within(liar.closed.wait())
 
 
-async def test_a_reader_that_is_cancelled_has_lost_nothing(lie: Lie, ports: PortLink) -> None:
+async def test_a_reader_that_is_cancelled_has_lost_nothing(lie: Lie, ports: PortClient) -> None:
     go = asyncio.Event()
 
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -284,7 +284,7 @@ async def test_a_reader_that_is_cancelled_has_lost_nothing(lie: Lie, ports: Port
         assert await within(stream.read(10)) == b"abc"
 
 
-async def test_a_flood_that_nobody_reads_is_held_up(lie: Lie, ports: PortLink) -> None:
+async def test_a_flood_that_nobody_reads_is_held_up(lie: Lie, ports: PortClient) -> None:
     sent = 0
 
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -309,7 +309,9 @@ async def test_a_flood_that_nobody_reads_is_held_up(lie: Lie, ports: PortLink) -
     assert peak_kib() - before < 16 * 1024
 
 
-async def test_a_writer_waits_for_who_does_not_read_until_it_is_broken_off(lie: Lie, ports: PortLink) -> None:
+async def test_a_writer_waits_for_who_does_not_read_until_it_is_broken_off(
+    lie: Lie, ports: PortClient
+) -> None:
     over = asyncio.Event()
 
     async def talk(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -326,7 +328,7 @@ async def test_a_writer_waits_for_who_does_not_read_until_it_is_broken_off(lie: 
     over.set()
 
 
-async def test_a_flood_of_tiny_pieces_lets_others_have_their_turn(lie: Lie, ports: PortLink) -> None:
+async def test_a_flood_of_tiny_pieces_lets_others_have_their_turn(lie: Lie, ports: PortClient) -> None:
     liar = await lie(for_ever(SWITCHED, piece(b"x") * 10_000))
     turns = 0
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bay.errors import InvalidArgument
-from bay.server.web.port_hosts import Place, PortHosts, host_of
+from bay.server.web.port_hosts import PortHost, PortHosts, host_of
 
 pytestmark = pytest.mark.pure
 
@@ -27,7 +27,7 @@ PUBLIC = PortHosts("https://bay.example.com", "127.0.0.1", 8700)
 )
 def test_a_host_leads_to_a_port(host: str, sandbox: str, port: int | None) -> None:
     found = LOCAL.look(host)
-    assert isinstance(found, Place)
+    assert isinstance(found, PortHost)
     assert (found.sandbox, found.port, found.scheme, found.host) == (sandbox, port, "http", host.lower())
 
 
@@ -61,21 +61,21 @@ def test_the_name_that_bay_listens_on_is_its_own() -> None:
 
 def test_a_port_label_is_not_taken_for_a_name_with_leading_zeros() -> None:
     found = LOCAL.look("08000-web.localhost")
-    assert isinstance(found, Place)
+    assert isinstance(found, PortHost)
     assert (found.sandbox, found.port) == ("08000-web", None)  # which no sandbox can have as its host
     assert host_of("08000-web") is None
 
 
 def test_the_domain_of_the_public_url_serves_beside_localhost() -> None:
     found = PUBLIC.look("8000-web.bay.example.com")
-    assert isinstance(found, Place)
+    assert isinstance(found, PortHost)
     assert (found.sandbox, found.port, found.scheme, found.origin) == (
         "web",
         8000,
         "https",
         "https://8000-web.bay.example.com",
     )
-    assert isinstance(PUBLIC.look("8000-web.localhost:8700"), Place)
+    assert isinstance(PUBLIC.look("8000-web.localhost:8700"), PortHost)
     assert PUBLIC.look("bay.example.com") == "bay"
     assert PUBLIC.look("example.com") is None
 
@@ -106,14 +106,14 @@ def test_at_another_port_of_the_address_there_is_another_server(
     hosts: PortHosts, other: str, place: str, beside: bool
 ) -> None:
     found = hosts.look(other), hosts.look(place)
-    assert isinstance(found[0], Place)
-    assert isinstance(found[1], Place)
+    assert isinstance(found[0], PortHost)
+    assert isinstance(found[1], PortHost)
     assert hosts.is_beside(found[0], found[1]) is beside
 
 
 def test_an_origin_has_no_default_port() -> None:
     found = PUBLIC.look("web.bay.example.com:443")
-    assert isinstance(found, Place)
+    assert isinstance(found, PortHost)
     assert found.origin == "https://web.bay.example.com"
 
 

@@ -8,7 +8,7 @@ import pytest
 from server_harness import clear, settings_in
 
 from bay.server.app import build_app
-from bay.server.control_plane import Bay
+from bay.server.control_plane import ControlPlane
 from bay.server.reconciler.boot_clock import SteadyClock, since_boot
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
@@ -31,14 +31,14 @@ class Wall:
         return datetime.now(UTC) + self.ahead
 
 
-async def record(bay: Bay, sandbox_id: str) -> SandboxRecord:
+async def record(bay: ControlPlane, sandbox_id: str) -> SandboxRecord:
     async with bay.store.read() as db:
         found = await sandboxes.get(db, sandbox_id)
     assert found is not None
     return found
 
 
-def bay_with(root: Path, wall: Wall) -> Bay:
+def bay_with(root: Path, wall: Wall) -> ControlPlane:
     app = build_app(settings_in(root), clock=SteadyClock(wall))
     return app.state.bay
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bay.errors import QuotaExceeded, RequestTimeout
-from bay.server.web.connection_limits import Bounds, Connection, Connections
+from bay.server.web.connection_limits import ClientConnection, ConnectionBounds, Connections
 
 pytestmark = pytest.mark.pure
 
@@ -43,9 +43,9 @@ class Crowd:
     """Connections, by the names that a test gives them."""
 
     def __init__(self, most: int = 8, of_address: int | None = None) -> None:
-        bounds = Bounds(most=most, most_of_address=of_address, head_s=10, body_s=10, idle_s=10)
+        bounds = ConnectionBounds(most=most, most_of_address=of_address, head_s=10, body_s=10, idle_s=10)
         self.all = Connections(bounds)
-        self.named: dict[str, Connection] = {}
+        self.named: dict[str, ClientConnection] = {}
 
     def join(self, *names: str, address: str = "192.0.2.1") -> None:
         for name in names:

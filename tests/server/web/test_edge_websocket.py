@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from bay.server.web.uvicorn_websocket import Socket
+from bay.server.web.uvicorn_websocket import BoundedWebSocket
 
 pytestmark = pytest.mark.anyio
 
@@ -129,9 +129,9 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
     live: Served, client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, left = asyncio.Event(), asyncio.Event()
-    attach, lost = live.bay.link.attach, Socket.connection_lost
+    attach, lost = live.bay.link.attach, BoundedWebSocket.connection_lost
 
-    def note(socket: Socket, exc: Exception | None) -> None:
+    def note(socket: BoundedWebSocket, exc: Exception | None) -> None:
         lost(socket, exc)
         left.set()
 
@@ -143,7 +143,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
             yield attachment
 
     monkeypatch.setattr(live.bay.link, "attach", slow)
-    monkeypatch.setattr(Socket, "connection_lost", note)
+    monkeypatch.setattr(BoundedWebSocket, "connection_lost", note)
     _, writer = await asyncio.open_connection("127.0.0.1", live.port)
     writer.write(
         f"GET /v1/sandboxes/{path} HTTP/1.1\r\nHost: bay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.frames import Frame, Opcode
 
 from bay.server import main
-from bay.server.web.uvicorn_websocket import Socket
+from bay.server.web.uvicorn_websocket import BoundedWebSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -32,7 +32,7 @@ class Small:
 
     act: Callable[[Receive, Send], Awaitable[None]]
     port: int = 0
-    sockets: list[Socket] = field(default_factory=list[Socket])
+    sockets: list[BoundedWebSocket] = field(default_factory=list[BoundedWebSocket])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     admit: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -54,7 +54,7 @@ async def running(
     if admit:
         app.admit.set()
 
-    class Known(Socket):
+    class Known(BoundedWebSocket):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             app.sockets.append(self)

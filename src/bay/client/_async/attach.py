@@ -8,8 +8,8 @@ from bay.client._async.http import AsyncHttp
 from bay.client._follow import Limit
 from bay.client._frames import (
     Door,
+    FrameReading,
     Progress,
-    Reading,
     attached,
     input_frames,
     not_for_sure,
@@ -26,7 +26,7 @@ from ship_protocol import END_OF_STDIN
 class _AsyncLine:
     """One connection, and its place in the output."""
 
-    def __init__(self, socket: AsyncSocket, reading: Reading) -> None:
+    def __init__(self, socket: AsyncSocket, reading: FrameReading) -> None:
         self.socket = socket
         self.reading = reading
 

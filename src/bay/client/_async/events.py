@@ -6,7 +6,7 @@ from contextlib import aclosing
 from bay.client._answers import items, model, next_cursor
 from bay.client._async.http import AsyncHttp
 from bay.client._calls import Call, list_params
-from bay.client._events import Place
+from bay.client._events import EventPlace
 from bay.client._lines import Blocks
 from bay.client._seam import async_sleep
 from bay.errors import ConnectionFailed, HostError, Timeout
@@ -34,13 +34,13 @@ class AsyncEvents:
 
     async def follow(self, since: str | None) -> AsyncGenerator[Event, None]:
         """Live events, across reconnects; ends only with the one sandbox it is of."""
-        place = Place(since, self._http.config.retry_s, one_sandbox=self._one_sandbox)
+        place = EventPlace(since, self._http.config.retry_s, one_sandbox=self._one_sandbox)
         while not place.ended:
             async with aclosing(self._connection(place)) as events:
                 async for event in events:
                     yield event
 
-    async def _connection(self, place: Place) -> AsyncGenerator[Event, None]:
+    async def _connection(self, place: EventPlace) -> AsyncGenerator[Event, None]:
         """The events of one connection; returns when a new one should be made."""
         connected = False
         try:
@@ -66,6 +66,6 @@ class AsyncEvents:
             error = failed
         await async_sleep(place.pause(error))
 
-    def _call(self, place: Place) -> Call:
+    def _call(self, place: EventPlace) -> Call:
         params = list_params({"follow": "true", "since": place.last_id}, None)
         return Call(method="GET", path=self._path, params=params, safe=True)

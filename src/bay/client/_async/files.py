@@ -17,8 +17,8 @@ from bay.client._lines import line_object
 from bay.client._local import (
     CHUNK_BYTES,
     Download,
-    Facts,
     LeftOut,
+    LocalFacts,
     Meter,
     Progress,
     Source,
@@ -83,7 +83,7 @@ class AsyncFiles:
         is given.
         """
         content = data.encode() if isinstance(data, str) else data
-        return await self._upload(content, path, Facts(len(content)), mode, None)
+        return await self._upload(content, path, LocalFacts(len(content)), mode, None)
 
     @overload
     def open(self, path: str, mode: Literal["rb"] = "rb") -> AsyncFileReader: ...
@@ -94,7 +94,7 @@ class AsyncFiles:
         if mode == "rb":
             return AsyncFileReader(self._http, self._content(path), path)
         if mode == "wb":
-            return AsyncFileWriter(self._http, self._put(path, Facts(), None, repeatable=False), path)
+            return AsyncFileWriter(self._http, self._put(path, LocalFacts(), None, repeatable=False), path)
         raise InvalidArgument(f"the mode of a file is 'rb' or 'wb', not {mode!r}")
 
     async def edit(self, path: str, old: str, new: str, all: bool = False) -> int:  # noqa: A002 — as in the API
@@ -330,7 +330,7 @@ class AsyncFiles:
         self,
         source: Source | bytes,
         remote: str,
-        about: Facts,
+        about: LocalFacts,
         mode: int | str | None,
         progress: Progress | None,
     ) -> int:
@@ -338,7 +338,7 @@ class AsyncFiles:
         answer = await self._http.json(call, body(source, Meter(progress, about.size)))
         return model(FileInfo, answer).size or 0
 
-    def _put(self, path: str, about: Facts, mode: int | str | None, *, repeatable: bool) -> Call:
+    def _put(self, path: str, about: LocalFacts, mode: int | str | None, *, repeatable: bool) -> Call:
         wanted = about.mode if mode is None else mode
         return Call(
             method="PUT",

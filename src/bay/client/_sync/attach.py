@@ -9,8 +9,8 @@ from typing import Self
 from bay.client._follow import Limit
 from bay.client._frames import (
     Door,
+    FrameReading,
     Progress,
-    Reading,
     attached,
     input_frames,
     not_for_sure,
@@ -28,7 +28,7 @@ from ship_protocol import END_OF_STDIN
 class _Line:
     """One connection, and its place in the output."""
 
-    def __init__(self, socket: Socket, reading: Reading) -> None:
+    def __init__(self, socket: Socket, reading: FrameReading) -> None:
         self.socket = socket
         self.reading = reading
 

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from bay.client._answers import items, model, next_cursor
 from bay.client._calls import Call, list_params
-from bay.client._events import Place
+from bay.client._events import EventPlace
 from bay.client._lines import Blocks
 from bay.client._seam import sleep
 from bay.client._sync.http import Http
@@ -36,12 +36,12 @@ class Events:
 
     def follow(self, since: str | None) -> Generator[Event, None, None]:
         """Live events, across reconnects; ends only with the one sandbox it is of."""
-        place = Place(since, self._http.config.retry_s, one_sandbox=self._one_sandbox)
+        place = EventPlace(since, self._http.config.retry_s, one_sandbox=self._one_sandbox)
         while not place.ended:
             with closing(self._connection(place)) as events:
                 yield from events
 
-    def _connection(self, place: Place) -> Generator[Event, None, None]:
+    def _connection(self, place: EventPlace) -> Generator[Event, None, None]:
         """The events of one connection; returns when a new one should be made."""
         connected = False
         try:
@@ -67,6 +67,6 @@ class Events:
             error = failed
         sleep(place.pause(error))
 
-    def _call(self, place: Place) -> Call:
+    def _call(self, place: EventPlace) -> Call:
         params = list_params({"follow": "true", "since": place.last_id}, None)
         return Call(method="GET", path=self._path, params=params, safe=True)

@@ -15,8 +15,8 @@ from bay.client._lines import line_object
 from bay.client._local import (
     CHUNK_BYTES,
     Download,
-    Facts,
     LeftOut,
+    LocalFacts,
     Meter,
     Progress,
     Source,
@@ -85,7 +85,7 @@ class Files:
         is given.
         """
         content = data.encode() if isinstance(data, str) else data
-        return self._upload(content, path, Facts(len(content)), mode, None)
+        return self._upload(content, path, LocalFacts(len(content)), mode, None)
 
     @overload
     def open(self, path: str, mode: Literal["rb"] = "rb") -> FileReader: ...
@@ -96,7 +96,7 @@ class Files:
         if mode == "rb":
             return FileReader(self._http, self._content(path), path)
         if mode == "wb":
-            return FileWriter(self._http, self._put(path, Facts(), None, repeatable=False), path)
+            return FileWriter(self._http, self._put(path, LocalFacts(), None, repeatable=False), path)
         raise InvalidArgument(f"the mode of a file is 'rb' or 'wb', not {mode!r}")
 
     def edit(self, path: str, old: str, new: str, all: bool = False) -> int:  # noqa: A002 — as in the API
@@ -329,7 +329,7 @@ class Files:
         self,
         source: Source | bytes,
         remote: str,
-        about: Facts,
+        about: LocalFacts,
         mode: int | str | None,
         progress: Progress | None,
     ) -> int:
@@ -337,7 +337,7 @@ class Files:
         answer = self._http.json(call, body(source, Meter(progress, about.size)))
         return model(FileInfo, answer).size or 0
 
-    def _put(self, path: str, about: Facts, mode: int | str | None, *, repeatable: bool) -> Call:
+    def _put(self, path: str, about: LocalFacts, mode: int | str | None, *, repeatable: bool) -> Call:
         wanted = about.mode if mode is None else mode
         return Call(
             method="PUT",

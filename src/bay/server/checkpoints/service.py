@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from bay import __version__
 from bay.cargo.base import CargoBackend
 from bay.cargo.export_import import export_stream, import_stream
-from bay.cargo.manifest import Facts
+from bay.cargo.manifest import Manifest
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
 from bay.ids import is_name
@@ -142,7 +142,7 @@ class Checkpoints:
         with self._transfers.place(caller.owner), self._holds.hold(record.id):
             try:
                 record = await self._snapshots.find(sandbox, record.id)  # held from here on
-                facts = Facts(
+                facts = Manifest(
                     bay=__version__, persist=record.persist, image=record.image, created_at=record.created_at,
                     name=record.name, comment=record.comment, sandbox_id=sandbox.id,
                 )  # fmt: skip
@@ -189,7 +189,7 @@ class Checkpoints:
         await self._cargo.remove_checkpoint(checkpoint_id)
 
     async def _imported(
-        self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Facts
+        self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Manifest
     ) -> CheckpointRecord:
         made = policy.imported(wanted, facts.persist, facts.image, facts.comment, facts.created_at)
         try:

@@ -20,7 +20,7 @@ PING_S = 15.0
 MOST_FOLLOWERS = 100
 
 
-class Feed:
+class EventNotifier:
     """Tells listeners that something was committed, until it is closed."""
 
     def __init__(self, ping_s: float = PING_S) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from bay.models import Event, to_wire
-from bay.server.events.service import Events, Stream
+from bay.server.events.service import EventFollower, Events
 from bay.server.web.auth import Caller
 from bay.server.web.dependencies import ERRORS, Cursor, Limit, Reader, service
 from bay.server.web.replies import WireResponse
@@ -43,7 +43,7 @@ class EventStream(StreamingResponse):
 
     media_type = _SSE
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: EventFollower) -> None:
         self._stream = stream
         # Proxies that gather answers before they pass them on are asked not to.
         super().__init__(_blocks(stream), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -100,7 +100,7 @@ async def _followed(events: Events, caller: Caller, ref: str | None, since: str 
     return EventStream(stream)
 
 
-async def _blocks(stream: Stream) -> AsyncGenerator[bytes, None]:
+async def _blocks(stream: EventFollower) -> AsyncGenerator[bytes, None]:
     # An id alone is no event, but moves the reader's Last-Event-ID: a reader that is cut off at once misses
     # nothing.
     yield f"id: {stream.place}\n\n".encode()

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, aclosing
 from bay.clock import Clock
 from bay.errors import NotFound
 from bay.models import GAP, Event
-from bay.server.events.follow import Feed
+from bay.server.events.follow import EventNotifier
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.open_connections import Stays
 from bay.server.web.sealing import EventIds
@@ -18,13 +18,13 @@ _BATCH = 100
 _LAST = "sandbox.deleted"
 
 
-class Stream:
+class EventFollower:
     """The events of one follower from its position on."""
 
     def __init__(
         self,
         service: "Events",
-        feed: Feed,
+        feed: EventNotifier,
         stays: Stays,
         caller: Caller,
         sandbox: SandboxRecord | None,
@@ -81,7 +81,7 @@ class Events:
     """The service behind `/v1/events` and `…/events`."""
 
     def __init__(
-        self, *, store: Store, keys: Keys, feed: Feed, stays: Stays, ids: EventIds, clock: Clock
+        self, *, store: Store, keys: Keys, feed: EventNotifier, stays: Stays, ids: EventIds, clock: Clock
     ) -> None:
         self._store = store
         self._keys = keys
@@ -100,7 +100,7 @@ class Events:
         items = [event for _, event in found[:limit]]
         return items, items[-1].id if len(found) > limit else None
 
-    async def follow(self, caller: Caller, ref: str | None, since: str | None) -> Stream:
+    async def follow(self, caller: Caller, ref: str | None, since: str | None) -> EventFollower:
         """The caller's events (of one sandbox) after the id `since`; without one only future events."""
         sandbox = await self._find(caller, ref)
         if since:
@@ -108,7 +108,7 @@ class Events:
         else:
             async with self._store.read() as db:
                 seq = await events.newest(db, caller.owner)
-        return Stream(self, self._feed, self._stays, caller, sandbox, seq)
+        return EventFollower(self, self._feed, self._stays, caller, sandbox, seq)
 
     def may_go_on(self, caller: Caller) -> bool:
         """Whether the key that asked is still valid."""

@@ -23,7 +23,7 @@ from bay.backoff import Backoff
 from bay.clock import Clock
 from bay.errors import InvalidArgument
 from bay.models import Event, to_wire
-from bay.server.events.follow import Feed
+from bay.server.events.follow import EventNotifier
 from bay.server.web.public_addresses import Addresses, checked_url
 from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
@@ -118,7 +118,9 @@ async def _read_some(response: httpx.Response) -> None:
 class Deliverer:
     """A task for each webhook, so that a slow receiver delays no other's events."""
 
-    def __init__(self, *, store: Store, feed: Feed, ids: EventIds, poster: Poster, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, feed: EventNotifier, ids: EventIds, poster: Poster, clock: Clock
+    ) -> None:
         self._store = store
         self._feed = feed
         self._ids = ids

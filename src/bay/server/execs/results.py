@@ -15,7 +15,7 @@ from bay.clock import Clock
 from bay.errors import BayError, NotFound
 from bay.models import Exec, ShellResult
 from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
-from bay.server.kernels.ship_client import Cell, KernelLink, read_all
+from bay.server.kernels.ship_client import KernelLink, ShipCell, read_all
 from bay.server.sessions.handles import peer_of
 from bay.server.ship.client import ShipLink
 from bay.server.ship.connection import Peer
@@ -101,7 +101,7 @@ class Outcomes:
         except NotFound:
             self._note_forgotten(peer, one)
 
-    async def _note_shown(self, peer: Peer, one: Unfinished, cell: Cell) -> None:
+    async def _note_shown(self, peer: Peer, one: Unfinished, cell: ShipCell) -> None:
         async with self._kernels.events(peer, cell.kernel, cell.id, 0, follow=False) as events:
             found = await read_all(events, MAX_CELL_BYTES)
         outcome = history.outcome_of(python_result(one.id, found))

@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult
 from bay.server.files.service import SandboxFiles
-from bay.server.files.ship_client import Download, ListEnd, Wanted
+from bay.server.files.ship_client import ListEnd, ShipDownload, Wanted
 from bay.server.files.ship_trees import Unpacked
 from bay.server.files.trees import FileTrees
 from bay.server.files.watch_relay import relay
@@ -387,7 +387,7 @@ def _bytes(digits: str) -> int:
     return min(int(digits), _MOST_BYTES)
 
 
-def _headers(path: str, download: Download) -> dict[str, str]:
+def _headers(path: str, download: ShipDownload) -> dict[str, str]:
     name = _shown_name(path)
     headers = {
         "Accept-Ranges": "bytes",

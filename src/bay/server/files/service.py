@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
-from bay.server.files.ship_client import Download, FileLink, ListEnd, Wanted
+from bay.server.files.ship_client import FileLink, ListEnd, ShipDownload, Wanted
 from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
@@ -93,7 +93,7 @@ class SandboxFiles:
     @asynccontextmanager
     async def download(
         self, caller: Caller, ref: str, path: str, wanted: Wanted
-    ) -> AsyncGenerator[Download, None]:
+    ) -> AsyncGenerator[ShipDownload, None]:
         """A file's bytes, or some of them, as they come.
 
         Raises FileMissing and RangeNotSatisfiable before the first.

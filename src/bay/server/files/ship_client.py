@@ -83,7 +83,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
+class ShipDownload:
     """A file, or a part of it, being read: `length` bytes from `first` on of `size`."""
 
     size: int
@@ -112,7 +112,7 @@ class FileLink:
     @asynccontextmanager
     async def download(
         self, peer: Peer, path: str, wanted: Wanted, *, beneath: bool = False
-    ) -> AsyncGenerator[Download, None]:
+    ) -> AsyncGenerator[ShipDownload, None]:
         """A file's bytes as they come, for as long as they do. Raises FileMissing, RangeNotSatisfiable."""
         query = _query(
             path, first=wanted.first, last=wanted.last, suffix=wanted.suffix, if_range=wanted.if_range,
@@ -123,7 +123,7 @@ class FileLink:
             part = parse(_Part, head.file.encode())
             if head.content_length != part.length or part.first + part.length > part.size:
                 raise ShipError("the sandbox's runtime sent contradictory facts of a file")
-            yield Download(**dict(part), chunks=wire.body(self._silence_s))
+            yield ShipDownload(**dict(part), chunks=wire.body(self._silence_s))
 
     async def upload(
         self,

@@ -49,12 +49,12 @@ class _Counts(BaseModel):
     truncated: bool
 
 
-class _Watching(BaseModel):
+class _WatchReply(BaseModel):
     type: Literal["watching"]
     path: LongText
 
 
-class _Event(BaseModel):
+class _WatchEvent(BaseModel):
     type: FileEventType
     path: LongText | None = None
     to: LongText | None = None
@@ -133,7 +133,7 @@ class TreeLink:
                 raise _REFUSALS.get(first.code, ShipError)(first.reason)
             if not isinstance(first, str):
                 raise ShipError("the sandbox's runtime did not name what it watches")
-            watching = parse(_Watching, first.encode())
+            watching = parse(_WatchReply, first.encode())
             wire.set_deadline(None)  # nothing may happen for days
             yield Watching(socket, watching.path)
 
@@ -146,7 +146,7 @@ def _query(path: str, **given: object) -> dict[str, object]:
 def _event(message: str | bytes) -> FileEvent:
     if isinstance(message, bytes):
         raise ShipError("the sandbox's runtime sent a file event in a binary message")
-    found = parse(_Event, message.encode("utf-8", "replace"))
+    found = parse(_WatchEvent, message.encode("utf-8", "replace"))
     if found.type != "overflow" and found.path is None:
         raise ShipError("the sandbox's runtime sent an event without a file")
     return FileEvent(**dict(found))

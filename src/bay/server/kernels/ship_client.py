@@ -68,7 +68,7 @@ Finite = Annotated[JsonValue, AfterValidator(_finite)]
 Bundle = Annotated[dict[Name, Finite], Field(max_length=64)]
 
 
-class _Kernel(BaseModel):
+class _KernelAnswer(BaseModel):
     id: Annotated[str, Field(max_length=128)]
     spec: Name
     language: Name | None = None
@@ -85,8 +85,8 @@ class _Kernel(BaseModel):
         return Kernel(**self.model_dump())
 
 
-class _Kernels(BaseModel):
-    items: Annotated[list[_Kernel], Field(max_length=1000, fail_fast=True)]
+class _KernelsAnswer(BaseModel):
+    items: Annotated[list[_KernelAnswer], Field(max_length=1000, fail_fast=True)]
 
 
 class _Spec(BaseModel):
@@ -99,7 +99,7 @@ class _Specs(BaseModel):
     items: Annotated[list[_Spec], Field(max_length=1000, fail_fast=True)]
 
 
-class Cell(BaseModel):
+class ShipCell(BaseModel):
     """How far a cell has come, as Ship tells it."""
 
     id: Annotated[str, Field(max_length=128)]
@@ -116,7 +116,7 @@ class _Start(BaseModel):
     execution_count: Count | None = None
 
 
-class _Stream(BaseModel):
+class _CellText(BaseModel):
     seq: Count
     type: Literal["stdout", "stderr"]
     text: Words
@@ -153,7 +153,7 @@ class _Error(BaseModel):
     traceback: Annotated[list[Words], Field(max_length=100_000, fail_fast=True)]
 
 
-class _End(BaseModel):
+class _CellEnd(BaseModel):
     seq: Count
     type: Literal["end"]
     status: CellStatus
@@ -170,7 +170,9 @@ class _Unshowable(BaseModel):
     data: dict[str, Any]
 
 
-_Line = Annotated[_Start | _Stream | _Display | _Clear | _Result | _Error | _End, Field(discriminator="type")]
+_Line = Annotated[
+    _Start | _CellText | _Display | _Clear | _Result | _Error | _CellEnd, Field(discriminator="type")
+]
 _LINE_OF: TypeAdapter[_Line] = TypeAdapter(_Line)
 
 
@@ -186,7 +188,7 @@ class KernelLink:
 
     async def every(self, peer: Peer) -> list[Kernel]:
         """All kernels, dead ones too."""
-        found = await self._link.call(peer, _Kernels, "GET", "/kernels")
+        found = await self._link.call(peer, _KernelsAnswer, "GET", "/kernels")
         return [item.to_kernel() for item in found.items]
 
     async def get(self, peer: Peer, kernel_id: str) -> Kernel:
@@ -212,9 +214,9 @@ class KernelLink:
         found = await self._link.call(peer, _Specs, "GET", "/kernelspecs", deadline_s=_START_S)
         return [KernelSpec(**item.model_dump()) for item in found.items]
 
-    async def cell(self, peer: Peer, cell_id: str) -> Cell:
+    async def cell(self, peer: Peer, cell_id: str) -> ShipCell:
         """How far a cell has come."""
-        found = await self._link.call(peer, Cell, "GET", f"/cells/{cell_id}")
+        found = await self._link.call(peer, ShipCell, "GET", f"/cells/{cell_id}")
         if found.id != cell_id:
             raise ShipError("the sandbox's runtime answered for another cell")
         return found
@@ -245,7 +247,7 @@ class KernelLink:
     async def _kernel(
         self, peer: Peer, kernel_id: str, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> Kernel:
-        found = await self._link.call(peer, _Kernel, method, path, body=body, deadline_s=_START_S)
+        found = await self._link.call(peer, _KernelAnswer, method, path, body=body, deadline_s=_START_S)
         if found.id != kernel_id:
             raise ShipError("the sandbox's runtime answered for another kernel")
         return found.to_kernel()

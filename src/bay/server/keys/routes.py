@@ -21,7 +21,7 @@ KeyName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern
 Owner = Annotated[str, Field(min_length=1, max_length=63)]
 
 
-class Quotas(QuotaSettings):
+class KeyQuotas(QuotaSettings):
     """The quotas of the settings, which have numbers as text too; a request has not."""
 
     model_config = ConfigDict(strict=True)
@@ -40,7 +40,7 @@ class CreateKey(Body):
         DURATION,
     ] = None
     quotas: Annotated[
-        Quotas | None,
+        KeyQuotas | None,
         Field(description="What its sandboxes may use at once, beside its owner's quotas"),
     ] = None
 

@@ -13,7 +13,7 @@ from bay.server.web.replies import WireResponse
 router = APIRouter(responses=ERRORS, default_response_class=WireResponse)
 
 
-class Health(BaseModel):
+class HealthReply(BaseModel):
     """Bay answers."""
 
     status: str
@@ -40,7 +40,7 @@ class ProfileList(BaseModel):
     items: list[ProfileItem]
 
 
-@router.get("/health", response_model=Health, tags=["health"])
+@router.get("/health", response_model=HealthReply, tags=["health"])
 async def health() -> WireResponse:
     """Whether Bay answers, and which version."""
     return WireResponse({"status": "ok", "version": __version__})

@@ -30,7 +30,7 @@ Name = Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphe
 ServiceName = Annotated[str, Path(max_length=63)]
 
 
-class Health(Body):
+class HealthBody(Body):
     """The health check of a service."""
 
     port: PortNumber
@@ -65,7 +65,7 @@ class ServiceBody(Body):
     ] = ()
     http_port: Annotated[PortNumber | None, Field(description="Its HTTP port")] = None
     restart: Literal["always", "on-failure", "never"] = "always"
-    health: Health | None = None
+    health: HealthBody | None = None
     enabled: Annotated[bool, Field(description="Whether it starts with the session")] = True
 
     def to_spec(self, name: str) -> ServiceSpec:

@@ -18,7 +18,7 @@ import h11
 
 from bay.errors import BadRequest, PortClosed
 from bay.server.ports.headers import Headers
-from bay.server.ports.ship_client import PortLink, PortStream
+from bay.server.ports.ship_client import PortClient, PortStream
 from bay.server.ship.connection import Peer
 from bay.server.ship.http11 import Http11Client
 
@@ -162,7 +162,7 @@ class AppConnection:
 class AppConnections:
     """Makes connections, and keeps those that can serve another request for `IDLE_S`, while `run` runs."""
 
-    def __init__(self, link: PortLink) -> None:
+    def __init__(self, link: PortClient) -> None:
         self._link = link
         self._idle: defaultdict[tuple[str, int], list[AppConnection]] = defaultdict(list)
         self._looking: dict[tuple[str, int], asyncio.Future[bool]] = {}

@@ -49,7 +49,7 @@ from bay.server.web.edge import (
     check_framing,
     request_id_of,
 )
-from bay.server.web.port_hosts import Place, PortHosts
+from bay.server.web.port_hosts import PortHost, PortHosts
 from bay.server.web.replies import AnswerCut
 from bay.store.records import SandboxRecord
 
@@ -107,14 +107,14 @@ class PortGate:
         else:
             await self._answer(place, scope, receive, send)
 
-    def _place_of(self, scope: Scope) -> Place | Literal["bay"] | None:
+    def _place_of(self, scope: Scope) -> PortHost | Literal["bay"] | None:
         named = RequestHeaders(scope).all("host")
         return self._hosts.look(named[0]) if len(named) == 1 else "bay"  # whose edge refuses none and many
 
-    async def _answer(self, place: Place | None, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, place: PortHost | None, scope: Scope, receive: Receive, send: Send) -> None:
         headers = RequestHeaders(scope)
         request_id = request_id_of(headers)
-        answer = _Answer(send)
+        answer = _GateAnswer(send)
         try:
             check_framing(scope, headers)
             if place is None:
@@ -131,7 +131,7 @@ class PortGate:
             await _fail(error, request_id, headers, scope, receive, answer)
 
     async def _serve(
-        self, place: Place, headers: RequestHeaders, scope: Scope, receive: Receive, send: Send
+        self, place: PortHost, headers: RequestHeaders, scope: Scope, receive: Receive, send: Send
     ) -> None:
         target = await self._target(place)
         path: str = scope["path"]
@@ -147,7 +147,7 @@ class PortGate:
             error.details.pop("listening", None)  # a link to one port reveals none of the others
             raise (error if visit.key_id is not None else _for_strangers(error)) from error
 
-    async def _target(self, place: Place) -> _Target | None:
+    async def _target(self, place: PortHost) -> _Target | None:
         record = await self._sites.at(place.sandbox)
         if record is None:
             return None
@@ -155,7 +155,7 @@ class PortGate:
         return _Target(record, setting.port, setting.access == "public") if setting else None
 
     async def _admit(
-        self, place: Place, target: _Target | None, headers: RequestHeaders, scope: Scope
+        self, place: PortHost, target: _Target | None, headers: RequestHeaders, scope: Scope
     ) -> Visit:
         """Authorizes the caller, or raises: only the owner learns whether a closed port exists."""
         caller = self._caller(headers, scope)
@@ -185,7 +185,7 @@ class PortGate:
         except Unauthorized:
             return None
 
-    def _by_cookie(self, place: Place, target: _Target, scope: Scope) -> Pass | None:
+    def _by_cookie(self, place: PortHost, target: _Target, scope: Scope) -> Pass | None:
         tokens = cookies_named(scope["headers"], _cookie(place))[:_MOST_COOKIES]
         passes = (self._tokens.read("cookie", token.decode("latin-1")) for token in tokens)
         return next((given for given in passes if given is not None and self._is_good(given, target)), None)
@@ -195,7 +195,7 @@ class PortGate:
         return is_here and self._keys.is_valid(given.key_id)
 
     async def _check_own_page(
-        self, place: Place, record: SandboxRecord, headers: RequestHeaders, scope: Scope
+        self, place: PortHost, record: SandboxRecord, headers: RequestHeaders, scope: Scope
     ) -> None:
         """Refuse what another host's page may have had the browser send. Raises Forbidden."""
         origin, site = headers.one("origin"), headers.one("sec-fetch-site")
@@ -212,19 +212,23 @@ class PortGate:
                 "the request came from a page of another host; send the key, or make the port public"
             )
 
-    async def _is_of(self, origin: str, place: Place, record: SandboxRecord) -> bool:
+    async def _is_of(self, origin: str, place: PortHost, record: SandboxRecord) -> bool:
         """Whether a page of that origin is the sandbox's own, of this port or of another."""
         if origin == place.origin:
             return True
         scheme, separator, host = origin.partition("://")
         other = self._hosts.look(host) if separator else None
-        if not isinstance(other, Place) or scheme != other.scheme or not self._hosts.is_beside(other, place):
+        if (
+            not isinstance(other, PortHost)
+            or scheme != other.scheme
+            or not self._hosts.is_beside(other, place)
+        ):
             return False
         found = await self._sites.at(other.sandbox)
         return found is not None and found.id == record.id
 
     def _visit(
-        self, place: Place, target: _Target, scope: Scope, caller: Caller | None, key_id: str | None
+        self, place: PortHost, target: _Target, scope: Scope, caller: Caller | None, key_id: str | None
     ) -> Visit:
         return Visit(
             sandbox_id=target.record.id,
@@ -237,7 +241,7 @@ class PortGate:
             with_authorization=caller is None,
         )
 
-    async def _is_shut(self, place: Place, target: _Target) -> bool:
+    async def _is_shut(self, place: PortHost, target: _Target) -> bool:
         """Whether a public port has been closed to strangers.
 
         By the sandbox's id: its name may have changed.
@@ -246,7 +250,7 @@ class PortGate:
         return now is None or not now.is_public or now.port != target.port
 
     async def _open(
-        self, place: Place, target: _Target | None, headers: RequestHeaders, scope: Scope
+        self, place: PortHost, target: _Target | None, headers: RequestHeaders, scope: Scope
     ) -> Response:
         """Take a link, give a cookie, and lead to where the link says."""
         if scope["type"] != "http" or scope["path"] != OPEN_PATH:
@@ -267,7 +271,7 @@ class PortGate:
         answer.headers["Set-Cookie"] = self._cookie_for(place, given)
         return answer
 
-    def _cookie_for(self, place: Place, given: Pass) -> str:
+    def _cookie_for(self, place: PortHost, given: Pass) -> str:
         name, token = _cookie(place).decode("ascii"), self._tokens.seal("cookie", given)
         age = self._sites.seconds_until(given.expires_at)
         secure = "; Secure" if place.scheme == "https" else ""
@@ -309,7 +313,7 @@ class PortPaths:
         await self._proxy.serve(visit, scope, receive, send)
 
 
-class _Answer:
+class _GateAnswer:
     """Sends an answer on, and knows whether it has begun."""
 
     def __init__(self, send: Send) -> None:
@@ -322,7 +326,12 @@ class _Answer:
 
 
 async def _fail(
-    error: BayError, request_id: str, headers: RequestHeaders, scope: Scope, receive: Receive, answer: _Answer
+    error: BayError,
+    request_id: str,
+    headers: RequestHeaders,
+    scope: Scope,
+    receive: Receive,
+    answer: _GateAnswer,
 ) -> None:
     """Answer with `error`; an answer that has begun is aborted, so that no client takes it for whole."""
     if answer.has_begun:
@@ -353,7 +362,7 @@ def _is_click(headers: RequestHeaders, scope: Scope) -> bool:
     return is_page and scope["method"] in ("GET", "HEAD")
 
 
-def _cookie(place: Place) -> bytes:
+def _cookie(place: PortHost) -> bytes:
     return SECURE_COOKIE if place.scheme == "https" else COOKIE
 
 

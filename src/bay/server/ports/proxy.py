@@ -19,7 +19,7 @@ from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
 from bay.server.ports.app_http import AppConnection, AppConnections, AppRequest, Opened, Stale
 from bay.server.ports.app_websocket import AppSocket
 from bay.server.ports.headers import Headers, Seen, app_protocols, framing, toward_app, toward_browser
-from bay.server.ports.ship_client import PortLink
+from bay.server.ports.ship_client import PortClient
 from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
 from bay.server.ship.websocket import Closed
@@ -76,7 +76,7 @@ class PortProxy:
     """Serves visits. `wait_s` is how long one waits until something listens."""
 
     def __init__(
-        self, *, waker: Waker, link: PortLink, stays: Stays, is_key: Callable[[str], bool], wait_s: float
+        self, *, waker: Waker, link: PortClient, stays: Stays, is_key: Callable[[str], bool], wait_s: float
     ) -> None:
         self._waker = waker
         self._is_key = is_key

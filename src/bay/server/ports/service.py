@@ -11,7 +11,7 @@ from bay.clock import Clock
 from bay.errors import BadRequest
 from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
 from bay.server.ports.links import Pass, PortTokens
-from bay.server.ports.ship_client import PortLink as Link
+from bay.server.ports.ship_client import PortClient as Link
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller

@@ -39,14 +39,14 @@ class _Listening(BaseModel):
         return Port(port=self.port, addresses=tuple(self.addresses), pid=self.pid, process=self.process)
 
 
-class _Ports(BaseModel):
+class _PortsAnswer(BaseModel):
     items: Annotated[list[_Listening], Field(max_length=1000, fail_fast=True)]
 
     def to_ports(self) -> tuple[Port, ...]:
         return tuple(item.to_port() for item in self.items)
 
 
-class _PortsLine(_Ports):
+class _PortsLine(_PortsAnswer):
     type: Literal["ports"]
 
 
@@ -55,7 +55,7 @@ def ports_of(line: bytes) -> tuple[Port, ...]:
     return parse(_PortsLine, line).to_ports()
 
 
-class PortLink:
+class PortClient:
     """Calls to the ports behind `link`."""
 
     def __init__(self, link: ShipLink) -> None:
@@ -65,7 +65,7 @@ class PortLink:
         """Where something listens now, by number."""
         opened = self._link.open(peer, "GET", "/ports", deadline_s=_ANSWER_S)
         async with opened as (wire, _):
-            return parse(_Ports, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
+            return parse(_PortsAnswer, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
 
     @asynccontextmanager
     async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from bay.errors import ShipError
-from bay.server.ports.ship_client import PortLink, PortStream
+from bay.server.ports.ship_client import PortClient, PortStream
 from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
@@ -30,7 +30,7 @@ class Tunnel(SessionStream):
 class Tunnels:
     """The service behind `…/tunnel`."""
 
-    def __init__(self, *, waker: Waker, link: PortLink, stays: Stays) -> None:
+    def __init__(self, *, waker: Waker, link: PortClient, stays: Stays) -> None:
         self._waker = waker
         self._link = link
         self._stays = stays

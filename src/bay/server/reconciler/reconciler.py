@@ -145,7 +145,7 @@ class Reconciler:
         """The host name that each session was last given, as far as this Bay has given it."""
         self._suspects: set[str] = set()
         """Sandboxes of which a call failed: they are probed before any other step."""
-        self._patience = _Patience()
+        self._patience = _ProbePatience()
 
     def suspect(self, sandbox_id: str) -> None:
         """A call to the sandbox failed or takes long: see whether it is still there."""
@@ -672,7 +672,7 @@ class Reconciler:
             await asyncio.sleep(_WATCH_RETRY_S)
 
 
-class _Patience:
+class _ProbePatience:
     """The backoff of probes for sessions that keep calls waiting, as a long command may."""
 
     def __init__(self) -> None:

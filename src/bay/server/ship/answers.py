@@ -131,7 +131,7 @@ class ShipProcesses(BaseModel):
     processes: Annotated[list[ShipProcess], Field(max_length=10_000, fail_fast=True)]
 
 
-class Attached(BaseModel):
+class AttachReply(BaseModel):
     """The first message of an attachment, checked. `next_offset` is that of the first byte that follows."""
 
     type: Literal["attached"]

@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, Event, Protocol, State
 
 from bay.errors import BadRequest, BayError, Conflict, OutputGone, PayloadTooLarge, QuotaExceeded, ShipError
-from bay.server.ship.answers import Attached, Exit, OutputEnd, parse
+from bay.server.ship.answers import AttachReply, Exit, OutputEnd, parse
 from bay.server.ship.connection import Wire
 from bay.token_bucket import TokenBucket
 from ship_protocol import FRAGMENTS, MESSAGE_BYTES, STDERR, STDOUT, CloseCode, first_offset_in
@@ -187,7 +187,7 @@ class Attachment:
     `next_offset` is that of the first byte of `frames`.
     """
 
-    def __init__(self, socket: ShipWebSocket, attached: Attached) -> None:
+    def __init__(self, socket: ShipWebSocket, attached: AttachReply) -> None:
         self.exec = attached.exec.to_exec()
         self.next_offset = attached.next_offset
         self._socket = socket
@@ -198,7 +198,7 @@ class Attachment:
         first = await socket.receive()
         if not isinstance(first, str):
             raise ShipError("the sandbox's runtime did not name the exec it attached to")
-        attached = parse(Attached, first.encode())
+        attached = parse(AttachReply, first.encode())
         if attached.exec.id != exec_id:
             raise ShipError("the sandbox's runtime attached to another exec")
         return cls(socket, attached)

@@ -47,7 +47,7 @@ class Client(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class ConnectionBounds:
     """How many connections there may be, and how long a client may take. Times are seconds."""
 
     most: int
@@ -59,7 +59,7 @@ class Bounds:
 
 
 @dataclass(eq=False, slots=True)
-class Connection:
+class ClientConnection:
     """One connection, and where it stands."""
 
     crowd: "Connections"
@@ -103,14 +103,14 @@ class Connection:
         return None if came is None else (False, came)
 
 
-Group = dict[Connection, None]
+Group = dict[ClientConnection, None]
 """Connections, in the order in which they came to stand there."""
 
 
 class Connections:
     """All connections of clients, within `bounds`."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: ConnectionBounds) -> None:
         self._bounds = bounds
         self._waiting: Group = {}
         self._idle: Group = {}
@@ -124,26 +124,26 @@ class Connections:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._idle) + len(self._visiting) + self._count_owned
 
-    def join(self, client: Client, address: str) -> Connection:
+    def join(self, client: Client, address: str) -> ClientConnection:
         """A new one. Another may have to go for it, or itself."""
-        connection = Connection(self, client, _network_of(address))
+        connection = ClientConnection(self, client, _network_of(address))
         self.wait(connection)
         self._keep_room(connection)
         return connection
 
-    def wait(self, connection: Connection) -> None:
+    def wait(self, connection: ClientConnection) -> None:
         """It has to send the head of a request, from now on."""
         self._move(connection, self._waiting)
 
-    def rest(self, connection: Connection) -> None:
+    def rest(self, connection: ClientConnection) -> None:
         """It may send another request."""
         self._move(connection, self._idle)
 
-    def visit(self, connection: Connection) -> None:
+    def visit(self, connection: ClientConnection) -> None:
         """A request is under way of which no key is known."""
         self._move(connection, self._visiting)
 
-    def own(self, connection: Connection, owner: str) -> None:
+    def own(self, connection: ClientConnection, owner: str) -> None:
         """A request of `owner` is under way.
 
         Raises QuotaExceeded when `owner` has most, and owners have all that they may have.
@@ -157,7 +157,7 @@ class Connections:
         if self._count_owned > self._bounds.most - self._bounds.most // 4:
             self._thin_out(connection)
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: ClientConnection) -> None:
         """Remove it from the books. Idempotent."""
         self._part(connection)
         connection.is_gone = True
@@ -199,7 +199,7 @@ class Connections:
             self._move(connection, group)
             connection.seen = expected
 
-    def _hurry_busy(self, connection: Connection, now: float) -> None:
+    def _hurry_busy(self, connection: ClientConnection, now: float) -> None:
         expected = connection.expected()
         if expected is None or expected != connection.seen:
             connection.seen, connection.since = expected, now
@@ -224,7 +224,7 @@ class Connections:
             for connection in list(islice(old, surplus)):
                 self._drop(connection, "of_address")
 
-    def _keep_room(self, newest: Connection) -> None:
+    def _keep_room(self, newest: ClientConnection) -> None:
         beside = self._nameless[newest.address]
         of_address = self._bounds.most_of_address
         if of_address is not None and len(beside) > max(of_address, self._bounds.most // 2):
@@ -232,13 +232,13 @@ class Connections:
         elif len(self) > self._bounds.most:
             self._drop(self._oldest(newest), "in_all")
 
-    def _oldest(self, newest: Connection) -> Connection:
+    def _oldest(self, newest: ClientConnection) -> ClientConnection:
         """Who has to go for `newest`; itself when all others are owners'."""
         silent = [group for group in (self._waiting, self._idle) if group]
         oldest = min((next(iter(group)) for group in silent), key=lambda one: one.since)
         return next(iter(self._visiting), newest) if oldest is newest else oldest
 
-    def _thin_out(self, newest: Connection) -> None:
+    def _thin_out(self, newest: ClientConnection) -> None:
         most = max(self._owned.values(), key=len)
         if newest in most:
             self.visit(newest)
@@ -247,12 +247,12 @@ class Connections:
             )
         self._drop(next(reversed(most)), "of_owner")
 
-    def _drop(self, connection: Connection, why: str) -> None:
+    def _drop(self, connection: ClientConnection, why: str) -> None:
         self._turned_away[why] += 1
         self.leave(connection)  # now, and not once the loop has closed it: room is counted at once
         connection.client.transport.abort()
 
-    def _move(self, connection: Connection, group: Group) -> None:
+    def _move(self, connection: ClientConnection, group: Group) -> None:
         """Have it stand behind all others of a group of those who are no owner's."""
         if connection.is_gone:
             return
@@ -261,7 +261,7 @@ class Connections:
         group[connection] = None
         self._nameless.setdefault(connection.address, {})[connection] = None
 
-    def _part(self, connection: Connection) -> None:
+    def _part(self, connection: ClientConnection) -> None:
         """Take it away from where it stands."""
         connection.seen = None
         if connection.owner is not None:
@@ -274,7 +274,7 @@ class Connections:
             _remove(self._nameless, connection.address, connection)
 
 
-def _remove(groups: dict[str, Group], name: str, connection: Connection) -> int:
+def _remove(groups: dict[str, Group], name: str, connection: ClientConnection) -> int:
     """The count of the group of that name, which is kept only while one of it is connected."""
     group = groups.get(name, {})
     before = len(group)

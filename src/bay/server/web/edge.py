@@ -19,7 +19,7 @@ from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadToo
 from bay.models import KeyScope
 from bay.server.web.audit import READING, Auditor, name_caller
 from bay.server.web.auth import Keys
-from bay.server.web.connection_limits import Connection
+from bay.server.web.connection_limits import ClientConnection
 from bay.server.web.large_bodies import LARGE, LargeBodies
 from bay.server.web.pages import PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, error_response
@@ -80,8 +80,8 @@ class Edge:
         method = scope.setdefault("method", "GET" if _WATCH.fullmatch(scope["path"]) else "WEBSOCKET")
         path = self._keys.hide(scope["path"])
         call = self._auditor.begin(method, path, request_id)
-        record = _Record(self._auditor, call, scope)
-        answer = _Answer(send, request_id, on_accepted=record.end)
+        record = _AuditRecord(self._auditor, call, scope)
+        answer = _EdgeAnswer(send, request_id, on_accepted=record.end)
         started = time.perf_counter()
         try:
             with during(call):
@@ -98,7 +98,7 @@ class Edge:
         scope: Scope,
         headers: "RequestHeaders",
         receive: Receive,
-        answer: "_Answer",
+        answer: "_EdgeAnswer",
         call: AuditedCall | None,
         path: str,
     ) -> None:
@@ -190,7 +190,7 @@ def _is_home(scope: Scope, headers: RequestHeaders) -> bool:
 
 def belongs_to(scope: Scope, owner: str) -> None:
     """Have the request's connection stand in that owner's name. Raises QuotaExceeded when it has too many."""
-    place: Connection | None = scope.get("state", {}).get(PLACE)
+    place: ClientConnection | None = scope.get("state", {}).get(PLACE)
     if place is not None:
         place.belongs_to(owner)
 
@@ -260,7 +260,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return next_message
 
 
-class _Record:
+class _AuditRecord:
     """Writes the audit's row of one call once: when it is answered, or its WebSocket accepted."""
 
     def __init__(self, auditor: Auditor, call: AuditedCall | None, scope: Scope) -> None:
@@ -269,7 +269,7 @@ class _Record:
         self._scope = scope
         self._is_written = False
 
-    def end(self, answer: "_Answer") -> None:
+    def end(self, answer: "_EdgeAnswer") -> None:
         if self._call is None or self._is_written:
             return
         self._is_written = self._call.over = True
@@ -277,10 +277,10 @@ class _Record:
         self._auditor.end(self._call, answer.status, code, self._scope.get("path_params", {}))
 
 
-class _Answer:
+class _EdgeAnswer:
     """Sends the application's answer on, with the request id, and knows whether it has begun."""
 
-    def __init__(self, send: Send, request_id: str, *, on_accepted: Callable[["_Answer"], None]) -> None:
+    def __init__(self, send: Send, request_id: str, *, on_accepted: Callable[["_EdgeAnswer"], None]) -> None:
         self._send = send
         self._on_accepted = on_accepted
         self.request_id = request_id

@@ -28,7 +28,7 @@ LOCAL = "localhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PortHost:
     """The place of a host: a sandbox, by its id or host, and a port; None is that of its `url` setting.
 
     `host` is the whole Host as it was sent, in lower case, and `scheme` what the browser speaks there.
@@ -63,7 +63,7 @@ class PortHosts:
         if self._public is not None and not _is_address(self._public):
             self._domains[self._public] = self._public_scheme
 
-    def look(self, host: str) -> Place | Literal["bay"] | None:
+    def look(self, host: str) -> PortHost | Literal["bay"] | None:
         """The place of a Host header: a sandbox, Bay itself, or None for a foreign host."""
         host = host.lower()
         parsed = _HOST.fullmatch(host)
@@ -85,14 +85,14 @@ class PortHosts:
             return f"{self._public_scheme}://{label}.{self._public}{self._public_port}/"
         return f"http://{label}.{LOCAL}:{self.port}/"
 
-    def is_beside(self, other: Place, place: Place) -> bool:
+    def is_beside(self, other: PortHost, place: PortHost) -> bool:
         """Whether `other` is served where `place` is.
 
         Another port of the same host name may be a foreign server.
         """
         return other.address_port in (place.address_port, self._port_of_public(place))
 
-    def _port_of_public(self, place: Place) -> str | None:
+    def _port_of_public(self, place: PortHost) -> str | None:
         # A proxy may leave the port out of the Host that it passes on.
         is_public = self._public in self._domains and place.host.partition(":")[0].endswith(
             f".{self._public}"
@@ -111,13 +111,13 @@ def host_of(name: str | None) -> str | None:
     return name
 
 
-def _place(label: str, scheme: Literal["http", "https"], host: str) -> Place | None:
+def _place(label: str, scheme: Literal["http", "https"], host: str) -> PortHost | None:
     with_port = _PORT_LABEL.fullmatch(label)
     port = int(with_port[1]) if with_port else None
     sandbox: str = with_port[2] if with_port else label
     if not _LABEL.fullmatch(sandbox) or (port is not None and port > 65535):
         return None
-    return Place(sandbox=sandbox, port=port, scheme=scheme, host=host)
+    return PortHost(sandbox=sandbox, port=port, scheme=scheme, host=host)
 
 
 def _parts(url: str | None) -> tuple[str | None, Literal["http", "https"], str]:

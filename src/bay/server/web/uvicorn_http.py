@@ -12,7 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bay.errors import BadRequest, BayError, RequestTimeout
-from bay.server.web.connection_limits import Connection, Connections
+from bay.server.web.connection_limits import ClientConnection, Connections
 from bay.server.web.replies import error_response
 
 MOST_HEAD = 64 * 1024
@@ -29,7 +29,7 @@ class Http(HttpToolsProtocol):
     """One client's connection, whose heads are bounded in memory, and which has a place among all."""
 
     crowd: ClassVar[Connections]
-    _place: Connection
+    _place: ClientConnection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

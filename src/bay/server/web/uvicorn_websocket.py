@@ -14,7 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from bay.errors import BadRequest
-from bay.server.web.connection_limits import Connection
+from bay.server.web.connection_limits import ClientConnection
 from bay.server.web.uvicorn_http import PLACE, last_answer
 from ship_protocol import FRAGMENTS, CloseCode
 
@@ -32,7 +32,7 @@ _NO_REQUEST = (
 )
 
 
-class Socket(WebSocketsSansIOProtocol):
+class BoundedWebSocket(WebSocketsSansIOProtocol):
     """One client's connection, bounded in memory and time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,7 +75,7 @@ class Socket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        place: Connection | None = self.app_state.get(PLACE)
+        place: ClientConnection | None = self.app_state.get(PLACE)
         if place is not None:
             place.left()
 
