@@ -19,7 +19,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
 """Words of other products, each with what Bay calls it. The first one that a call takes is named."""
 
 _LONGEST = 64
-_MOST = 30
+_LIMIT = 30
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
@@ -32,14 +32,14 @@ def unknown(thing: str, name: str, known: Collection[str]) -> str:
     """A message such as `there is no option nmae; did you mean name? there are: image, name, …`."""
     meant = nearest(name, known)
     guess = f"did you mean {meant}? " if meant else ""
-    listed = there_are(known) if len(known) <= _MOST or not meant else ""
+    listed = there_are(known) if len(known) <= _LIMIT or not meant else ""
     return f"there is no {thing} {shown(name)}; {guess}{listed}".strip()
 
 
 def there_are(known: Collection[str]) -> str:
     """The names there are, in order."""
-    listed = ", ".join(sorted(known)[:_MOST])
-    more = f" and {len(known) - _MOST} more" if len(known) > _MOST else ""
+    listed = ", ".join(sorted(known)[:_LIMIT])
+    more = f" and {len(known) - _LIMIT} more" if len(known) > _LIMIT else ""
     return f"there are: {listed}{more}" if known else "there are none"
 
 

@@ -216,7 +216,7 @@ def test_no_link_is_followed_while_packing_and_a_socket_is_left_out(tree: Path, 
 def test_a_file_in_too_many_pieces_is_left_out_or_refused(
     tree: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bay.cargo.tar_pack.MOST_PIECES", 3)
+    monkeypatch.setattr("bay.cargo.tar_pack.MAX_PIECES", 3)
     for count, name in ((3, "few"), (4, "many")):
         with (tree / name).open("wb") as file:
             for number in range(count):

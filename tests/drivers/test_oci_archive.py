@@ -12,8 +12,8 @@ import pytest
 from bay.drivers.base import Handle
 from bay.errors import FileMissing, Forbidden, InvalidArgument
 from bay.models import FileEvent
-from bay.server.files.ship_trees import TreeLink
-from bay.server.ship.client import ShipLink
+from bay.server.files.ship_trees import TreeClient
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, endpoint_of, run
 
@@ -23,12 +23,12 @@ _ROOT = "/root"
 
 
 @asynccontextmanager
-async def trees(handle: Handle) -> AsyncGenerator[tuple[TreeLink, Peer]]:
+async def trees(handle: Handle) -> AsyncGenerator[tuple[TreeClient, Peer]]:
     """Bay's way to a session."""
-    link = ShipLink()
+    link = ShipClient()
     try:
         peer = Peer(session_id=secrets.token_hex(4), endpoint=endpoint_of(handle), token=TOKEN)
-        yield TreeLink(link), peer
+        yield TreeClient(link), peer
     finally:
         link.close()
 
@@ -113,7 +113,7 @@ async def test_a_watch_sees_what_programs_of_the_sandbox_do(oci: DriverBench) ->
         assert {event.type for event in await watched} >= {"created"}
 
 
-async def events(link: TreeLink, peer: Peer, path: str, last: str) -> list[FileEvent]:
+async def events(link: TreeClient, peer: Peer, path: str, last: str) -> list[FileEvent]:
     found: list[FileEvent] = []
     async with asyncio.timeout(30), link.watch(peer, path, recursive=True) as watching:
         async for event in watching.events():

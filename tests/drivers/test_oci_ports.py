@@ -11,7 +11,7 @@ from bay.drivers.base import Handle
 from bay.errors import PortClosed
 from bay.models import Port
 from bay.server.ports.ship_client import PortClient, ports_of
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
 
@@ -38,14 +38,14 @@ async def start(handle: Handle, host: str, port: int, **order: Any) -> str:
 
 
 @pytest.fixture
-async def ships() -> AsyncGenerator[ShipLink]:
-    made = ShipLink()
+async def ships() -> AsyncGenerator[ShipClient]:
+    made = ShipClient()
     yield made
     made.close()
 
 
 @pytest.fixture
-def link(ships: ShipLink) -> PortClient:
+def link(ships: ShipClient) -> PortClient:
     return PortClient(ships)
 
 
@@ -59,7 +59,7 @@ async def until(feed: AsyncGenerator[tuple[Port, ...]], numbers: list[int]) -> t
 
 
 async def test_ports_are_told_and_reached_in_a_sandbox_whose_filter_forbids_netlink(
-    oci: DriverBench, ships: ShipLink, link: PortClient
+    oci: DriverBench, ships: ShipClient, link: PortClient
 ) -> None:
     async with oci.session() as handle:
         peer = Peer(session_id=handle.session_id, endpoint=endpoint_of(handle), token=TOKEN)

@@ -11,7 +11,7 @@ from lying_ship import DEADLINE_S, Liar, Lie, Script
 from server_harness import Served, World, clear, served, ships, short_dir, world
 
 from bay.server import logs
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,9 +81,9 @@ async def lie() -> AsyncGenerator[Lie]:
 
 
 @pytest.fixture
-async def link() -> AsyncGenerator[ShipLink]:
+async def link() -> AsyncGenerator[ShipClient]:
     """A link that is impatient."""
-    made = ShipLink(deadline_s=DEADLINE_S, transfer_s=DEADLINE_S)
+    made = ShipClient(deadline_s=DEADLINE_S, transfer_s=DEADLINE_S)
     yield made
     made.close()
     await asyncio.sleep(0)

@@ -49,12 +49,12 @@ MEMORY_BYTES = 512 << 20
 
 Files are never in it; names of one directory and holes of one file are.
 """
-MOST_ENTRIES = 2_000_000
+MAX_ENTRIES = 2_000_000
 _LEVEL = 3
 _LARGEST_WINDOW = 8 << 20
 _PIECE = 1 << 17
 _LITTLE = 2048
-_MOST_ZEROS = 1 << 20
+_MAX_ZEROS = 1 << 20
 _NICE = 10
 _CPU_S = 4 * 3600
 """Of an import. A terabyte takes less."""
@@ -88,7 +88,7 @@ def pack(directory: Path, facts: Manifest, out: Writable) -> Packer:
         compressor.stream_writer(cast("IO[bytes]", out), write_size=_PIECE, closefd=False) as stream,
     ):
         hashed = _Hashed(stream)
-        packer = Packer(hashed, digested=False, strict=True, most_entries=MOST_ENTRIES)
+        packer = Packer(hashed, digested=False, strict=True, most_entries=MAX_ENTRIES)
         packer.add_bytes(FACTS, facts.to_json().encode())
         packer.add_tree(WORKSPACE, directory / WORKSPACE)
         if facts.persist == "machine":
@@ -219,7 +219,7 @@ def _check_end(reader: Reader, events: Iterator[Event], source: "_Unzipped") -> 
     """Nothing follows the digest but zeros, and not many."""
     if next(events, None) is not None:
         raise BadArchive(f"it has trailing data after its {DIGEST}")
-    left = _MOST_ZEROS
+    left = _MAX_ZEROS
     data = bytes(reader.rest)
     while data or (data := source.read(_PIECE)):
         left -= len(data)
@@ -259,8 +259,8 @@ class _ImportBounds:
     def admits(self, parts: Parts, member: Member) -> bool:
         self.entries += 1
         self.bytes += member.data_bytes
-        if self.entries > MOST_ENTRIES:
-            raise BadRequest(f"it has more than {MOST_ENTRIES} files and directories")
+        if self.entries > MAX_ENTRIES:
+            raise BadRequest(f"it has more than {MAX_ENTRIES} files and directories")
         if self.max_bytes is not None and self.bytes > self.max_bytes:
             raise StorageFull(f"its files have more than {self.max_bytes} bytes, the limit; raise the limit")
         carried = (WORKSPACE, MACHINE) if self.facts.persist == "machine" else (WORKSPACE,)

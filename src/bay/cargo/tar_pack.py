@@ -26,7 +26,7 @@ BUFFER = 1 << 20
 MACHINE = "machine"
 DEPTH = 2048
 """Maximum depth of directories in a tree, as one path can name."""
-MOST_PIECES = 1 << 20
+MAX_PIECES = 1 << 20
 """Segments of one sparse file, without the empty last one: as many as fit an export's memory and time."""
 _WHITEOUT = os.makedev(0, 0)
 _LINKS = """
@@ -90,9 +90,9 @@ class Packer:
             if not stat.S_ISREG(facts.st_mode):
                 raise FileNotFoundError(name)
             records = self._read_xattrs(name, fd)
-            segments = data_segments(fd, facts.st_size, MOST_PIECES + 1)
-            if len(segments) // 2 > MOST_PIECES:
-                self._leave_out(name, f"has holes between more than {MOST_PIECES} pieces")
+            segments = data_segments(fd, facts.st_size, MAX_PIECES + 1)
+            if len(segments) // 2 > MAX_PIECES:
+                self._leave_out(name, f"has holes between more than {MAX_PIECES} pieces")
                 return
             stored = layout(name, segments, facts.st_size)
             digest = hashlib.sha256(stored.head.rstrip(b"\0")) if self.digested else None
@@ -177,7 +177,7 @@ class Packer:
         for key, value in xattrs.read(file, system=self._system):
             found[key] = value
             size += len(value)
-            if size > xattrs.MOST_BYTES:
+            if size > xattrs.MAX_BYTES:
                 self._leave_out(f"{name} (its attributes)", "has more than a megabyte of attributes")
                 return {}
         return xattrs.to_records(found)

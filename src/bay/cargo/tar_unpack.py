@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bay.cargo import xattrs
-from bay.cargo.tar_pack import DEPTH, MACHINE, MOST_PIECES, shown
+from bay.cargo.tar_pack import DEPTH, MACHINE, MAX_PIECES, shown
 from bay.errors import BadRequest
 from tree_tar.beneath import Parts
 from tree_tar.extract import Policy
@@ -21,9 +21,7 @@ from tree_tar.sparse import sparse_map
 
 MakeDirectory = Callable[[int, Parts], None]
 
-RULES = Rules(
-    extension_bytes=4 << 20, extensions=1, segments=MOST_PIECES + 1, foreign=False, old_sparse=False
-)
+RULES = Rules(extension_bytes=4 << 20, extensions=1, segments=MAX_PIECES + 1, foreign=False, old_sparse=False)
 _IDS = 65_536
 # An archive may ask for what this file system cannot have.
 _UNMAKEABLE = (

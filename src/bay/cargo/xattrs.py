@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from tree_tar.reader import Records
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 _PREFIX = "SCHILY.xattr."
 _PLAIN = "".join(chr(c) for c in range(33, 127) if chr(c) not in "%=")
 _KEPT = ("user.", "system.posix_acl_access", "system.posix_acl_default")

@@ -34,7 +34,7 @@ from bay.server.networks import routes as network_api
 from bay.server.ports import routes as ports_api
 from bay.server.ports import tunnel_routes as tunnel_api
 from bay.server.ports.gate import PortGate, PortPaths
-from bay.server.reconciler.boot_clock import SteadyClock
+from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.settings import Settings
@@ -90,7 +90,7 @@ def build_app(
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
     """The ASGI application. Its lifespan runs the control plane; `app.state.bay` is the `ControlPlane` behind it."""
-    bay = ControlPlane(settings, driver or make_driver(settings), clock or SteadyClock(), available_memory)
+    bay = ControlPlane(settings, driver or make_driver(settings), clock or BootClock(), available_memory)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:

@@ -16,8 +16,8 @@ from bay.server.backends import choose_cargo
 from bay.server.cargos.service import Cargos
 from bay.server.cargos.usage import Usage
 from bay.server.checkpoints import policy
-from bay.server.checkpoints.garbage import Discards
-from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.garbage import CheckpointGarbage
+from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SPOOL
@@ -27,24 +27,24 @@ from bay.server.events.webhook_delivery import Deliverer, Poster
 from bay.server.events.webhooks import Webhooks
 from bay.server.execs.attachments import Attachments
 from bay.server.execs.history import History
-from bay.server.execs.locator import Locator
+from bay.server.execs.locator import ExecLocator
 from bay.server.execs.processes import Processes
-from bay.server.execs.results import Outcomes
+from bay.server.execs.results import ExecResults
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
 from bay.server.files.service import Files, SandboxFiles
-from bay.server.files.ship_client import FileLink
-from bay.server.files.ship_trees import TreeLink
+from bay.server.files.ship_client import FileClient
+from bay.server.files.ship_trees import TreeClient
 from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
-from bay.server.kernels.ship_client import KernelLink
+from bay.server.kernels.ship_client import KernelClient
 from bay.server.keys.audit import Audits
 from bay.server.keys.service import ApiKeys
 from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services.service import SandboxServices
-from bay.server.managed_services.ship_client import ServiceLink
-from bay.server.managed_services.syncer import ServiceKeeper
+from bay.server.managed_services.ship_client import ServiceClient
+from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.networks.service import Networks
 from bay.server.ports.events import PortListener
 from bay.server.ports.host_index import PortSites
@@ -54,7 +54,7 @@ from bay.server.ports.service import Ports
 from bay.server.ports.ship_client import PortClient
 from bay.server.ports.tunnels import Tunnels
 from bay.server.reconciler import boot_clock
-from bay.server.reconciler.boot_clock import SteadyClock
+from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.memory_pressure import Pressure
 from bay.server.reconciler.reconciler import Reconciler
 from bay.server.reconciler.sweep import Sweep
@@ -62,16 +62,16 @@ from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
 from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.holds import Holds
-from bay.server.sessions.notifier import Changes
+from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
 from bay.server.settings import Settings
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from bay.server.web.port_hosts import PortHosts
 from bay.server.web.public_addresses import Addresses
 from bay.server.web.sealing import Cursors, EventIds, Seals
@@ -97,13 +97,13 @@ class ControlPlane:
         self.cargo: CargoBackend = backend_detection.make(
             settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
         )
-        self.link = ShipLink(ring_bytes=_largest_ring(settings))
-        self.kernels = KernelLink(self.link)
+        self.link = ShipClient(ring_bytes=_largest_ring(settings))
+        self.kernels = KernelClient(self.link)
         self.port_link = PortClient(self.link)
-        self.changes = Changes()
+        self.changes = Notifier()
         self.later = DeferredWrites(self.store)
         self.holds = Holds()
-        self.stays = Stays(self.keys)
+        self.stays = OpenConnections(self.keys)
         self.keys.on_forget = self.stays.look
         self.screens = Screens()
         self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
@@ -116,12 +116,12 @@ class ControlPlane:
         )
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
         self.views = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock)
-        self.discards = Discards(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
+        self.discards = CheckpointGarbage(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
-        self.service_link = ServiceLink(self.link)
-        self.service_keeper = ServiceKeeper(
+        self.service_link = ServiceClient(self.link)
+        self.service_keeper = ServiceSyncer(
             store=self.store, link=self.service_link, profiles=self.profiles, clock=clock
         )
         port_listener = partial(PortListener, store=self.store, later=self.later, clock=clock)
@@ -164,7 +164,7 @@ class ControlPlane:
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
         )
-        self.outcomes = Outcomes(
+        self.outcomes = ExecResults(
             store=self.store, later=self.later, link=self.link, kernels=self.kernels, clock=clock
         )
         self.housekeeping = Housekeeping(
@@ -214,7 +214,7 @@ class ControlPlane:
             is_key=self.keys.is_chosen,
             wait_s=settings.port_wait,
         )
-        self.snapshots = Snapshots(
+        self.snapshots = CheckpointRequests(
             store=self.store, waker=self.waker, storage_steps=self.storage_steps, clock=clock
         )
         self.feed = EventNotifier()
@@ -257,7 +257,7 @@ class ControlPlane:
             private=self.settings.network_private,
             clock=self.clock,
         )
-        locator = Locator(store=self.store, later=self.later, waker=self.waker)
+        locator = ExecLocator(store=self.store, later=self.later, waker=self.waker)
         execs = Execs(
             store=self.store,
             later=self.later,
@@ -275,7 +275,7 @@ class ControlPlane:
             screens=self.screens,
             stays=self.stays,
         )
-        file_link = FileLink(self.link)
+        file_link = FileClient(self.link)
         files = Files(
             waker=self.waker,
             link=file_link,
@@ -331,7 +331,7 @@ class ControlPlane:
                 clock=self.clock,
             ),
             files,
-            FileTrees(waker=self.waker, link=TreeLink(self.link), stays=self.stays),
+            FileTrees(waker=self.waker, link=TreeClient(self.link), stays=self.stays),
             SandboxFiles(waker=self.waker, link=file_link),
             networks,
             Tunnels(waker=self.waker, link=self.port_link, stays=self.stays),
@@ -378,7 +378,7 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             await self.store.open()
             stack.push_async_callback(self.store.aclose)
-            if isinstance(self.clock, SteadyClock):
+            if isinstance(self.clock, BootClock):
                 await self.clock.open(self.store)
             await self.keys.open()
             await self.seals.open(self.store)

@@ -14,7 +14,7 @@ from ship.files.sandbox_paths import refuse_made_up
 from ship.files.workspace import Removal, Upload
 from ship.files.workspace_paths import Workspace, need_regular
 
-MOST_EDITED_BYTES = 16 << 20
+MAX_EDITED_BYTES = 16 << 20
 
 _READ_BYTES = 1 << 20
 
@@ -96,8 +96,8 @@ def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -
         matches = content.count(old.encode())
         if matches == 0 or (matches > 1 and not everywhere):
             raise _unlike(matches)
-        if len(content) + matches * (len(new.encode()) - len(old.encode())) > MOST_EDITED_BYTES:
-            raise PayloadTooLarge(f"the file would have more than {MOST_EDITED_BYTES} bytes")
+        if len(content) + matches * (len(new.encode()) - len(old.encode())) > MAX_EDITED_BYTES:
+            raise PayloadTooLarge(f"the file would have more than {MAX_EDITED_BYTES} bytes")
         upload = Upload(space, name, make=False)
         try:
             upload.open()
@@ -125,13 +125,13 @@ def _read_text(space: Workspace, path: str) -> tuple[str, bytes]:
     try:
         found = os.fstat(descriptor)
         content = bytearray()
-        while len(content) <= MOST_EDITED_BYTES and (data := os.read(descriptor, _READ_BYTES)):
+        while len(content) <= MAX_EDITED_BYTES and (data := os.read(descriptor, _READ_BYTES)):
             content += data
     finally:
         os.close(descriptor)
-    if len(content) > MOST_EDITED_BYTES:
+    if len(content) > MAX_EDITED_BYTES:
         raise PayloadTooLarge(
-            f"the file has more than {MOST_EDITED_BYTES} bytes, the limit of edits; use a command"
+            f"the file has more than {MAX_EDITED_BYTES} bytes, the limit of edits; use a command"
         )
     try:
         content.decode()

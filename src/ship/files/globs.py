@@ -9,8 +9,8 @@ import re
 
 from ship.errors import InvalidArgument
 
-_MOST_CHARACTERS = 1024
-_MOST_PARTS = 64
+_MAX_CHARACTERS = 1024
+_MAX_PARTS = 64
 
 
 class Glob:
@@ -18,9 +18,9 @@ class Glob:
 
     def __init__(self, pattern: str) -> None:
         parts = [part for part in pattern.split("/") if part not in ("", ".")]
-        if not parts or len(pattern) > _MOST_CHARACTERS or len(parts) > _MOST_PARTS or "\0" in pattern:
+        if not parts or len(pattern) > _MAX_CHARACTERS or len(parts) > _MAX_PARTS or "\0" in pattern:
             raise InvalidArgument(
-                f"a glob must have 1 to {_MOST_CHARACTERS} characters, no NUL, and at most {_MOST_PARTS} parts",
+                f"a glob must have 1 to {_MAX_CHARACTERS} characters, no NUL, and at most {_MAX_PARTS} parts",
                 field="glob",
             )
         if ".." in parts:

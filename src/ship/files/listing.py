@@ -17,7 +17,7 @@ from ship.files.info import describe, look
 from ship.files.sandbox_paths import MadeUp, refuse_made_up
 from ship.files.workspace_paths import Workspace, not_directory
 
-_MOST_NAMES = 400_000
+_MAX_NAMES = 400_000
 _AT_ONCE = 1000
 """Names that are looked at before others get a turn."""
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -102,7 +102,7 @@ class Listing:
 
     def _names(self, directory: int, relative: str, deeper: bool) -> Generator[None, None, list[str]]:
         """The first names, the very first at the end."""
-        most = _MOST_NAMES - self._held
+        most = _MAX_NAMES - self._held
         if self._glob is None:
             most = min(most, self._left + 1)  # one more, to know whether there is one
         keys: list[str] = []

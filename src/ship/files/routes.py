@@ -19,7 +19,7 @@ from ship.http.conversation import Answer, Request, json_answer
 from ship_protocol import FILE_HEADER, LISTED_DEPTH, LISTED_ENTRIES
 
 _SMALL_BODY_BYTES = 1 << 20
-_EDIT_BODY_BYTES = 2 * edits.MOST_EDITED_BYTES + (1 << 20)
+_EDIT_BODY_BYTES = 2 * edits.MAX_EDITED_BYTES + (1 << 20)
 _BLOCK_BYTES = 1 << 20
 _LIST_BYTES = 64 << 10
 _LIST_S = 0.05

@@ -21,9 +21,9 @@ _SEARCHES = 3
 _SEARCH_S = 30.0
 _SOFT_SEARCH_S = 28.0
 _FOUND_BYTES = 16 << 20
-_MOST_FOUND = 10_000
+_MAX_FOUND = 10_000
 _ARCHIVES = 8
-_MOST_UNPACKED = 64 << 30
+_MAX_UNPACKED = 64 << 30
 _QUERY_CHARS = 4096
 
 
@@ -92,7 +92,7 @@ class TreeRoutes:
             "ignore_case": flag(request, "ignore_case", default=False),
             "hidden": flag(request, "hidden", default=False),
             "gitignore": flag(request, "gitignore", default=True),
-            "limit": number(request, "limit", 1000, _MOST_FOUND),
+            "limit": number(request, "limit", 1000, _MAX_FOUND),
             "seconds": _SOFT_SEARCH_S,
         }
 
@@ -113,7 +113,7 @@ class TreeRoutes:
 
     async def _unpack(self, request: Request) -> Answer:
         path = self._space.check(path_of(request, "."))
-        order = {"format": _format(request), "most_bytes": _MOST_UNPACKED}
+        order = {"format": _format(request), "most_bytes": _MAX_UNPACKED}
         gone = request.talk.wire.gone
         with self._room_for_archive():
             async with (

@@ -33,13 +33,13 @@ from ship.waiting import first_of
 from ship_protocol import CloseCode
 from tree_tar.beneath import closing, open_beneath
 
-_MOST_WATCHERS = 32
-_MOST_DIRECTORIES = 32_768
-_MOST_FOUND = 10_000
-_MOST_QUEUED = 4096
+_MAX_WATCHERS = 32
+_MAX_DIRECTORIES = 32_768
+_MAX_FOUND = 10_000
+_MAX_QUEUED = 4096
 _DEEPEST = 256
 _MOVE_S = 0.05
-_MOST_MOVES = 1024
+_MAX_MOVES = 1024
 _SENT_AT_ONCE = 64
 _OPEN_TOP = os.O_RDONLY | os.O_DIRECTORY
 
@@ -107,7 +107,7 @@ class _Outbox:
         """Add it; a repetition of the one before is left out."""
         if self._waiting and self._waiting[-1] == told:
             return
-        if len(self._waiting) >= _MOST_QUEUED:
+        if len(self._waiting) >= _MAX_QUEUED:
             self._waiting.clear()
             self._waiting.append(_OVERFLOW)
         self._waiting.append(told)
@@ -182,9 +182,9 @@ class Watchers:
             self._count -= 1
 
     def _check_room(self) -> None:
-        if self._count >= _MOST_WATCHERS:
+        if self._count >= _MAX_WATCHERS:
             raise Conflict(
-                f"{_MOST_WATCHERS} watches are open, the limit; close one first", limit=_MOST_WATCHERS
+                f"{_MAX_WATCHERS} watches are open, the limit; close one first", limit=_MAX_WATCHERS
             )
 
 
@@ -436,7 +436,7 @@ class _Watcher:
 
     def _give_up_moves(self, now: float) -> None:
         for cookie, half in list(self._leaving.items()):
-            if half.until <= now or len(self._leaving) > _MOST_MOVES:
+            if half.until <= now or len(self._leaving) > _MAX_MOVES:
                 self._left(self._leaving.pop(cookie))
 
     def _give_up_moves_of(self, directory: _Directory, name: str) -> None:
@@ -475,7 +475,7 @@ class _Watcher:
             self._take_of_root(Event(root.watch, inotify.DELETE_SELF, 0, ""))
 
     def _room(self) -> int:
-        return _MOST_DIRECTORIES - len(self._directories)
+        return _MAX_DIRECTORIES - len(self._directories)
 
     def _tell(self, kind: str, directory: _Directory, name: str, is_directory: bool) -> None:
         self._outbox.put({"type": kind, "path": self._shown(directory, name), "is_dir": is_directory})
@@ -525,7 +525,7 @@ class _Look:
         for name, is_directory in entries:
             if is_temporary(name):
                 continue
-            if len(self._found.entries) < _MOST_FOUND:
+            if len(self._found.entries) < _MAX_FOUND:
                 self._found.entries.append((way, name, is_directory))
             if is_directory:
                 self._descend(directory, (*way, name), depth + 1)

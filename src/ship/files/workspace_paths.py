@@ -18,7 +18,7 @@ from ship.errors import (
 )
 from tree_tar.openat2 import openat2
 
-_MOST_LINKS = 8
+_MAX_LINKS = 8
 _TRIES = 8
 
 
@@ -92,7 +92,7 @@ class Workspace:
 
         The result is only a text: its opener asks the kernel again. Raises OSError.
         """
-        for _ in range(_MOST_LINKS):
+        for _ in range(_MAX_LINKS):
             target = self._read_link(path)
             if target is None:
                 return path

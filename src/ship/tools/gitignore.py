@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ship.tools.globs import BadGlob, translate
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 class _Rule(NamedTuple):
@@ -48,7 +48,7 @@ class GitIgnore:
     """One file. Later rules win over earlier ones."""
 
     def __init__(self, content: bytes) -> None:
-        text = content[:MOST_BYTES].removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        text = content[:MAX_BYTES].removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
         runs = groupby(_rules(text), key=lambda rule: rule.keeps)
         self._runs = [_Run(keeps, rules) for keeps, rules in runs][::-1]
 

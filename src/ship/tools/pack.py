@@ -23,8 +23,8 @@ from tree_tar.sparse import data_segments, layout
 _MEMORY_BYTES = 320 << 20
 _CHUNK = 256 * 1024
 _LEAST_HOLES = 64 * 1024
-_MOST_LINKS = 200_000
-_MOST_SEGMENTS = 50_000
+_MAX_LINKS = 200_000
+_MAX_SEGMENTS = 50_000
 _LEVEL = 3
 _PACKED = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO)
 
@@ -116,7 +116,7 @@ class Packer:
     def add_file(self, descriptor: int, name: str) -> None:
         """An open regular file."""
         facts = os.fstat(descriptor)
-        if facts.st_nlink > 1 and len(self._links) < _MOST_LINKS:
+        if facts.st_nlink > 1 and len(self._links) < _MAX_LINKS:
             self._links[facts.st_dev, facts.st_ino] = name
         size = facts.st_size
         if (segments := _holes(descriptor, facts)) is None:
@@ -190,8 +190,8 @@ def _holes(descriptor: int, facts: os.stat_result) -> "Segments | None":
     """The segments of a sparse file; None when it has no holes to speak of, or too many."""
     if facts.st_blocks * 512 + _LEAST_HOLES > facts.st_size:
         return None
-    found = data_segments(descriptor, facts.st_size, _MOST_SEGMENTS)
-    return found if len(found) < 2 * _MOST_SEGMENTS else None
+    found = data_segments(descriptor, facts.st_size, _MAX_SEGMENTS)
+    return found if len(found) < 2 * _MAX_SEGMENTS else None
 
 
 def _say(answer: dict[str, object]) -> None:

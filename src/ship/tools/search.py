@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ship.tools import limits, walk
-from ship.tools.gitignore import MOST_BYTES, GitIgnore, Layer, is_ignored
+from ship.tools.gitignore import MAX_BYTES, GitIgnore, Layer, is_ignored
 from ship.tools.globs import BadGlob, compile_glob
 from ship.tools.query import BadQuery, Query
 from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
@@ -267,7 +267,7 @@ def _read_rules(directory: int) -> GitIgnore | None:
         return None
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return GitIgnore(os.read(descriptor, MOST_BYTES))
+            return GitIgnore(os.read(descriptor, MAX_BYTES))
     except OSError:
         return None
     finally:

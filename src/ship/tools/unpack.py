@@ -23,8 +23,8 @@ from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules
 RULES = Rules(extension_bytes=1 << 20, extensions=7, segments=99_999)
 _MEMORY_BYTES = 512 << 20
 _CHUNK = 256 * 1024
-_MOST_MEMBERS = 1_000_000
-_MOST_DIRECTORIES = 200_000
+_MAX_MEMBERS = 1_000_000
+_MAX_DIRECTORIES = 200_000
 _DEEPEST = 1000
 _END_OF_TIME_NS = NS << 33
 _HOST_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -69,8 +69,8 @@ class UploadPolicy(Policy):
 
     def place(self, member: Member) -> Parts | None:
         self._members += 1
-        if self._members > _MOST_MEMBERS:
-            raise BadArchive(f"it has more than {_MOST_MEMBERS} members")
+        if self._members > _MAX_MEMBERS:
+            raise BadArchive(f"it has more than {_MAX_MEMBERS} members")
         parts = _parts(member, member.name)
         if member.kind in (OTHER, CHARACTER, BLOCK_DEVICE):
             raise _refused(member, "is a device or of a kind unknown")
@@ -80,8 +80,8 @@ class UploadPolicy(Policy):
             self.files += 1
         elif parts:
             self._directories += 1
-        if self._directories > _MOST_DIRECTORIES:
-            raise _refused(member, f"is one directory too many: {_MOST_DIRECTORIES} are unpacked at most")
+        if self._directories > _MAX_DIRECTORIES:
+            raise _refused(member, f"is one directory too many: {_MAX_DIRECTORIES} are unpacked at most")
         return parts
 
     def restore(self, descriptor: int, parts: Parts, member: Member) -> None:

@@ -25,7 +25,7 @@ from server_harness import (
 )
 
 from bay.errors import InvalidArgument
-from bay.server.events.follow import MOST_FOLLOWERS, EventNotifier
+from bay.server.events.follow import MAX_FOLLOWERS, EventNotifier
 from bay.server.keys.service import ApiKeys
 from bay.server.web.sealing import EventIds, Seals
 from bay.store import events
@@ -236,7 +236,7 @@ async def test_a_follower_is_let_go_when_the_server_ends(root: Path) -> None:
 
 async def test_the_number_of_followers_is_limited_and_a_place_is_free_again(live: Served) -> None:
     with live.bay.feed.place("alice"):
-        live.bay.feed._followers["alice"] = MOST_FOLLOWERS
+        live.bay.feed._followers["alice"] = MAX_FOLLOWERS
         async with (
             client_of(live) as client,
             client_of(live, await live.bay.keys.add("bob", "b", "read")) as bob,

@@ -21,7 +21,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 import bay as sdk
 from bay.errors import InvalidArgument
 from bay.server.events.webhook_delivery import BACKOFF, GIVE_UP, Poster
-from bay.server.events.webhooks import MOST_WEBHOOKS
+from bay.server.events.webhooks import MAX_WEBHOOKS
 from bay.server.web.public_addresses import Addresses, checked_url, is_own, is_public, port_of
 from bay.webhook_signature import new_webhook_secret, webhook_signature
 
@@ -455,7 +455,7 @@ async def test_an_unknown_type_is_refused(bay: World) -> None:
 
 async def test_there_are_so_many_webhooks_and_no_more(bay: World) -> None:
     alice = await bay.client()
-    made = [await hook(alice, PUBLIC, types=["sandbox.failed"]) for _ in range(MOST_WEBHOOKS)]
+    made = [await hook(alice, PUBLIC, types=["sandbox.failed"]) for _ in range(MAX_WEBHOOKS)]
     answer = await alice.post("/v1/webhooks", json={"url": PUBLIC})
     assert_error(answer, 429, "quota_exceeded")
     await alice.delete(f"/v1/webhooks/{made[0]['id']}")

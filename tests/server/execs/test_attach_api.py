@@ -342,7 +342,7 @@ async def test_when_bay_goes_down_all_are_told_to_come_back_and_nobody_is_waited
 async def test_each_owner_has_so_many_connections(
     live: Served, client: httpx.AsyncClient, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bay.server.web.open_connections.MOST", 1)
+    monkeypatch.setattr("bay.server.web.open_connections.LIMIT", 1)
     path = f"{box}/execs/{await start(client, box, 'sleep 1000')}/attach"
     async with attached(live, path):
         status, error = await refused(live, path)

@@ -11,10 +11,10 @@ from server_harness import Json, World, assert_error, create, shell, within
 from bay.errors import Conflict, ShipError
 from bay.ids import new_id
 from bay.models import Exec
-from bay.server.execs.locator import Locator
+from bay.server.execs.locator import ExecLocator
 from bay.server.execs.service import Execs, NewExec
 from bay.server.reconciler.sweep import Sweep
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 KEY = {"Idempotency-Key": "once"}
 
 
-class Unreachable(ShipLink):
+class Unreachable(ShipClient):
     """A link that breaks before Ship hears of the exec."""
 
     async def run(self, *asked: object, **more: object) -> Exec:
@@ -32,7 +32,7 @@ class Unreachable(ShipLink):
         raise ShipError("the connection to the sandbox's runtime broke")
 
 
-class Full(ShipLink):
+class Full(ShipClient):
     """A link to a Ship that has room for no more execs."""
 
     async def run(self, *asked: object, **more: object) -> Exec:
@@ -44,10 +44,10 @@ async def box(alice: httpx.AsyncClient) -> str:
     return (await create(alice, wait=15))["id"]
 
 
-def over(bay: World, link: ShipLink) -> Execs:
+def over(bay: World, link: ShipClient) -> Execs:
     """The service with another link."""
     it = bay.bay
-    locator = Locator(store=it.store, later=it.later, waker=it.waker)
+    locator = ExecLocator(store=it.store, later=it.later, waker=it.waker)
     return Execs(
         store=it.store, later=it.later, waker=it.waker, locator=locator, link=link, stays=it.stays, clock=bay.clock
     )  # fmt: skip

@@ -11,9 +11,9 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 
 from bay.errors import ShipError
 from bay.models import Exec
-from bay.server.execs.locator import Locator
+from bay.server.execs.locator import ExecLocator
 from bay.server.execs.service import Execs
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store.history import MAX_TEXT_BYTES
@@ -217,7 +217,7 @@ async def ended(client: httpx.AsyncClient, box: str, command: str) -> Json:
     return (await client.get(f"/v1/sandboxes/{box}/execs/{found['id']}", params={"wait": 15})).json()
 
 
-class BreaksOff(ShipLink):
+class BreaksOff(ShipClient):
     """A link that breaks after Ship was told of the command, or before."""
 
     def __init__(self, *, told: bool) -> None:
@@ -235,7 +235,7 @@ class BreaksOff(ShipLink):
 async def break_off(bay: World, box: str, command: str, *, told: bool) -> None:
     link = BreaksOff(told=told)
     it = bay.bay
-    locator = Locator(store=it.store, later=it.later, waker=it.waker)
+    locator = ExecLocator(store=it.store, later=it.later, waker=it.waker)
     execs = Execs(
         store=it.store, later=it.later, waker=it.waker, locator=locator, link=link, stays=it.stays, clock=bay.clock
     )  # fmt: skip

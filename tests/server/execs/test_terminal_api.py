@@ -51,7 +51,7 @@ async def test_a_terminal_is_a_login_shell_of_the_size_that_was_asked_for(
 async def test_a_shell_whose_client_is_refused_does_not_stay(
     live: Served, client: httpx.AsyncClient, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bay.server.web.open_connections.MOST", 0)
+    monkeypatch.setattr("bay.server.web.open_connections.LIMIT", 0)
     status, error = await refused(live, f"{box}/terminal")
     assert (status, error["code"]) == (429, "quota_exceeded")
     [made] = (await client.get(f"/v1/sandboxes/{box}/execs")).json()["items"]

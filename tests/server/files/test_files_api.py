@@ -34,8 +34,8 @@ from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
 from bay.models import FileInfo
 from bay.server.files.routes import raw_path
 from bay.server.files.service import SandboxFiles
-from bay.server.files.ship_client import FileLink, ListEnd, ShipDownload, Wanted
-from bay.server.ship.client import ShipLink
+from bay.server.files.ship_client import FileClient, ListEnd, ShipDownload, Wanted
+from bay.server.ship.client import ShipClient
 from bay.server.web.workspace_paths import sandbox_path
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +151,7 @@ def test_a_path_is_the_bytes_of_the_query_escaped_or_not(query: bytes) -> None:
 
 
 async def test_a_file_of_a_year_that_no_calendar_has_is_listed_and_read(
-    alice: httpx.AsyncClient, base: str, made: Json, bay: World, lie: Lie, file_link: FileLink
+    alice: httpx.AsyncClient, base: str, made: Json, bay: World, lie: Lie, file_link: FileClient
 ) -> None:
     old = bay.workspace(made) / "old"
     old.write_text("x")
@@ -368,22 +368,22 @@ async def test_a_client_that_leaves_leaves_the_old_file_and_nothing_under_way(li
 
 
 @pytest.fixture
-def file_link(link: ShipLink) -> FileLink:
+def file_link(link: ShipClient) -> FileClient:
     """One that is impatient."""
-    return FileLink(link, silence_s=DEADLINE_S, work_s=DEADLINE_S)
+    return FileClient(link, silence_s=DEADLINE_S, work_s=DEADLINE_S)
 
 
-async def read_all(file_link: FileLink, liar: Liar) -> bytes:
+async def read_all(file_link: FileClient, liar: Liar) -> bytes:
     async with file_link.download(liar.peer(), "x", Wanted()) as download:
         return b"".join([chunk async for chunk in download.chunks])
 
 
-async def list_all(file_link: FileLink, liar: Liar, limit: int = 10) -> list[FileInfo | ListEnd]:
+async def list_all(file_link: FileClient, liar: Liar, limit: int = 10) -> list[FileInfo | ListEnd]:
     async with file_link.list(liar.peer(), "x", depth=1, glob=None, limit=limit) as items:
         return [item async for item in items]
 
 
-async def stat(file_link: FileLink, liar: Liar) -> FileInfo:
+async def stat(file_link: FileClient, liar: Liar) -> FileInfo:
     return await file_link.stat(liar.peer(), "x", follow=True)
 
 
@@ -395,11 +395,11 @@ def line(value: Json) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-async def test_an_honest_ship_is_believed(lie: Lie, file_link: FileLink) -> None:
+async def test_an_honest_ship_is_believed(lie: Lie, file_link: FileClient) -> None:
     assert await read_all(file_link, await lie(saying(file_head(), b"data"))) == b"data"
 
 
-async def test_signs_of_life_are_no_entries(lie: Lie, file_link: FileLink) -> None:
+async def test_signs_of_life_are_no_entries(lie: Lie, file_link: FileClient) -> None:
     body = b"\n\n" + line(INFO) + b"\n" + line({"truncated": True})
     assert await list_all(file_link, await lie(saying(whole(body)))) == [
         FileInfo(**INFO),
@@ -425,7 +425,7 @@ DOWNLOAD_LIES: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("what", DOWNLOAD_LIES)
-async def test_a_lie_about_a_file_is_not_passed_on(lie: Lie, file_link: FileLink, what: str) -> None:
+async def test_a_lie_about_a_file_is_not_passed_on(lie: Lie, file_link: FileClient, what: str) -> None:
     liar = await lie(DOWNLOAD_LIES[what])
     with pytest.raises(ShipError):
         await within(read_all(file_link, liar))
@@ -434,14 +434,14 @@ async def test_a_lie_about_a_file_is_not_passed_on(lie: Lie, file_link: FileLink
 
 @pytest.mark.parametrize("call", [read_all, stat, list_all], ids=["content", "stat", "list"])
 async def test_a_ship_that_stalls_does_not_hang_anybody(
-    lie: Lie, file_link: FileLink, call: Callable[[FileLink, Liar], Any]
+    lie: Lie, file_link: FileClient, call: Callable[[FileClient, Liar], Any]
 ) -> None:
     for script in (saying(), saying(file_head(4), b"da"), saying(head("200 OK", 10000), line(INFO))):
         with pytest.raises((Timeout, ShipError)):
             await within(call(file_link, await lie(script)))
 
 
-async def test_a_client_that_reads_slowly_is_not_cut_off(lie: Lie, file_link: FileLink) -> None:
+async def test_a_client_that_reads_slowly_is_not_cut_off(lie: Lie, file_link: FileClient) -> None:
     liar = await lie(saying(file_head(), b"data"))
     async with file_link.download(liar.peer(), "x", Wanted()) as download:
         pass_time(1.5 * DEADLINE_S)  # longer than Ship may be silent
@@ -450,7 +450,7 @@ async def test_a_client_that_reads_slowly_is_not_cut_off(lie: Lie, file_link: Fi
 
 
 async def test_an_upload_whose_client_is_slow_is_not_cut_off_but_one_that_ship_does_not_take_is(
-    lie: Lie, file_link: FileLink
+    lie: Lie, file_link: FileClient
 ) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"x"
@@ -490,7 +490,7 @@ LIST_LIES: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("what", LIST_LIES)
-async def test_a_lie_in_a_list_is_not_passed_on(lie: Lie, file_link: FileLink, what: str) -> None:
+async def test_a_lie_in_a_list_is_not_passed_on(lie: Lie, file_link: FileClient, what: str) -> None:
     before = peak_kib()
     liar = await lie(LIST_LIES[what])
     with pytest.raises(ShipError):
@@ -498,7 +498,7 @@ async def test_a_lie_in_a_list_is_not_passed_on(lie: Lie, file_link: FileLink, w
     assert peak_kib() - before < 16 << 10
 
 
-async def test_what_ship_may_refuse_is_refused_in_its_words(lie: Lie, file_link: FileLink) -> None:
+async def test_what_ship_may_refuse_is_refused_in_its_words(lie: Lie, file_link: FileClient) -> None:
     fault = {"error": {"code": "range_not_satisfiable", "message": "no", "details": {"size": 7}}}
     with pytest.raises(RangeNotSatisfiable) as caught:
         await read_all(file_link, await lie(saying(whole(fault, "416 Range Not Satisfiable"))))

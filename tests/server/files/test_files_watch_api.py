@@ -20,8 +20,8 @@ from websockets.utils import accept_key
 
 from bay.errors import BadRequest, Conflict, ShipError
 from bay.models import FileEvent
-from bay.server.files.ship_trees import TreeLink
-from bay.server.ship.client import ShipLink
+from bay.server.files.ship_trees import TreeClient
+from bay.server.ship.client import ShipClient
 
 pytestmark = pytest.mark.anyio
 
@@ -121,9 +121,9 @@ COUNTS: Json = {"files_searched": 1, "files_skipped": 0, "truncated": False}
 async def test_a_ship_that_lies_about_what_it_found_is_not_believed(lie: Lie, lines: list[Any]) -> None:
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     liar = await lie(saying(whole(body)))
-    link = ShipLink(deadline_s=DEADLINE_S)
+    link = ShipClient(deadline_s=DEADLINE_S)
     with pytest.raises(ShipError):
-        await within(TreeLink(link).search(liar.peer(), "/", {}, 10))
+        await within(TreeClient(link).search(liar.peer(), "/", {}, 10))
     link.close()
 
 
@@ -134,15 +134,15 @@ def deep(directories: int, letter: str) -> str:
 async def test_what_lies_as_deep_as_ship_goes_is_found_and_watched(lie: Lie) -> None:
     found = {**MATCH, "path": deep(400, "\x01"), "text": "\x01" * 4096}
     body = b"".join(json.dumps(line).encode() + b"\n" for line in (found, COUNTS))
-    link = ShipLink(deadline_s=DEADLINE_S)
-    result = await within(TreeLink(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
+    link = ShipClient(deadline_s=DEADLINE_S)
+    result = await within(TreeClient(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
     assert [match.path for match in result.matches] == [found["path"]]
     moved: Json = {"type": "moved", "path": deep(257, "x"), "to": deep(257, "y"), "is_dir": False}
     text = json.dumps(moved).encode()
     liar = await lie(
         switching(WATCHING + b"\x81\x7f" + len(text).to_bytes(8) + text + frame(b"\x03\xe8", 0x88))
     )
-    assert await within(watched(TreeLink(link), liar)) == [FileEvent(**moved)]
+    assert await within(watched(TreeClient(link), liar)) == [FileEvent(**moved)]
     link.close()
 
 
@@ -186,13 +186,13 @@ async def test_what_is_no_archive_is_refused_also_in_the_middle_of_it(
 
 async def test_an_archive_that_breaks_off_in_ship_breaks_off_for_the_client(lie: Lie) -> None:
     liar = await lie(saying(head("200 OK", None, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n", close=True))
-    link = ShipLink(deadline_s=DEADLINE_S)
+    link = ShipClient(deadline_s=DEADLINE_S)
     with pytest.raises(ShipError):
-        await packed(TreeLink(link), liar)
+        await packed(TreeClient(link), liar)
     link.close()
 
 
-async def packed(link: TreeLink, liar: Liar) -> bytes:
+async def packed(link: TreeClient, liar: Liar) -> bytes:
     async with link.pack(liar.peer(), "/", "tar") as chunks:
         return b"".join([chunk async for chunk in chunks])
 
@@ -305,12 +305,12 @@ async def test_a_ship_that_lies_about_what_happens_is_not_believed(
     lie: Lie, sent: bytes, error: type[Exception]
 ) -> None:
     liar = await lie(switching(sent))
-    link = ShipLink(deadline_s=DEADLINE_S)
+    link = ShipClient(deadline_s=DEADLINE_S)
     with pytest.raises(error):
-        await watched(TreeLink(link), liar)
+        await watched(TreeClient(link), liar)
     link.close()
 
 
-async def watched(link: TreeLink, liar: Liar) -> list[FileEvent]:
+async def watched(link: TreeClient, liar: Liar) -> list[FileEvent]:
     async with link.watch(liar.peer(), "/x", recursive=True) as found:
         return [event async for event in found.events()]

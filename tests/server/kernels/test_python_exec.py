@@ -13,7 +13,7 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 from bay.errors import ShipError
 from bay.models import CellEvent
 from bay.server.kernels.service import Kernels
-from bay.server.kernels.ship_client import KernelLink
+from bay.server.kernels.ship_client import KernelClient
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.store.records import HistoryNote
@@ -198,7 +198,7 @@ async def test_the_history_keeps_it_and_the_list_of_execs_does_not(
     assert_error(taken, 409, "conflict")
 
 
-class BreaksOff(KernelLink):
+class BreaksOff(KernelClient):
     """A link that breaks after Ship was told of the code, or before."""
 
     told = True

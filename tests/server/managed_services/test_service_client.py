@@ -10,8 +10,8 @@ from server_harness import Json, within
 
 from bay.errors import Conflict, ShipError
 from bay.models import ServiceHealth, ServiceSpec
-from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, states_of
-from bay.server.ship.client import ShipLink
+from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, states_of
+from bay.server.ship.client import ShipClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -23,15 +23,15 @@ SPEC = ServiceSpec(name="web", argv=("true",), http_port=8000, health=ServiceHea
 
 
 @pytest.fixture
-def services(link: ShipLink) -> ServiceLink:
-    return ServiceLink(link)
+def services(link: ShipClient) -> ServiceClient:
+    return ServiceClient(link)
 
 
 def line(*items: Json, **more: Any) -> bytes:
     return json.dumps({"type": "services", "items": items, **more}).encode() + b"\n"
 
 
-async def test_what_an_honest_ship_says_is_understood(lie: Lie, services: ServiceLink) -> None:
+async def test_what_an_honest_ship_says_is_understood(lie: Lie, services: ServiceClient) -> None:
     liar = await lie(saying(whole({"items": [STATUS]})))
     found = await within(services.put(liar.peer(), {"A": "1"}, [SPEC]))
     assert found == {"web": ServiceStatus.model_validate(STATUS)}
@@ -48,27 +48,27 @@ async def test_what_an_honest_ship_says_is_understood(lie: Lie, services: Servic
     ],
 )  # fmt: skip
 async def test_what_is_no_list_of_services_is_the_runtimes_fault(
-    lie: Lie, services: ServiceLink, items: object
+    lie: Lie, services: ServiceClient, items: object
 ) -> None:
     liar = await lie(saying(whole(json.dumps({"items": items}).encode())))
     with pytest.raises(ShipError):
         await within(services.list(liar.peer()))
 
 
-async def test_an_answer_without_end_is_given_up(lie: Lie, services: ServiceLink) -> None:
+async def test_an_answer_without_end_is_given_up(lie: Lie, services: ServiceClient) -> None:
     liar = await lie(for_ever(head("200 OK", 1 << 40), b" " * 65536))
     with pytest.raises(ShipError, match="more than"):
         await within(services.put(liar.peer(), {}, [SPEC]))
 
 
-async def test_a_refusal_is_told_as_it_is(lie: Lie, services: ServiceLink) -> None:
+async def test_a_refusal_is_told_as_it_is(lie: Lie, services: ServiceClient) -> None:
     error = {"code": "conflict", "message": "service web is not enabled; start it instead"}
     liar = await lie(saying(whole({"error": error}, "409 Conflict")))
     with pytest.raises(Conflict, match="not enabled"):
         await within(services.restart(liar.peer(), "web"))
 
 
-async def test_the_feed_gives_each_line_until_the_connection_breaks(lie: Lie, link: ShipLink) -> None:
+async def test_the_feed_gives_each_line_until_the_connection_breaks(lie: Lie, link: ShipClient) -> None:
     sick = {**STATUS, "healthy": False}
     said = line(STATUS) + line(sick)
     liar = await lie(saying(head("200 OK", len(said) + 1) + said, close=True))
@@ -83,7 +83,7 @@ async def test_the_feed_gives_each_line_until_the_connection_breaks(lie: Lie, li
     "said", [b"x\n", b"[]\n", line(STATUS, type="news"), line({**STATUS, "state": "odd"}), b"x" * (2 << 20)]
 )
 async def test_a_line_of_the_feed_that_is_none_is_the_runtimes_fault(
-    lie: Lie, link: ShipLink, said: bytes
+    lie: Lie, link: ShipClient, said: bytes
 ) -> None:
     liar = await lie(saying(head("200 OK", len(said)) + said))
     async with aclosing(link.feed(liar.peer())) as told:

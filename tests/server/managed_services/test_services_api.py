@@ -14,7 +14,7 @@ from server_harness import Json, World, assert_error, clear, create, eventually,
 
 from bay.errors import ShipError
 from bay.models import ServiceSpec
-from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
+from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States
 from bay.server.managed_services.syncer import news_of
 from bay.server.ship.connection import Peer
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 SLEEPER = ["sh", "-c", "echo started; exec sleep 600"]
 
 
-class Refusing(ServiceLink):
+class Refusing(ServiceClient):
     """Cannot tell a Ship anything, until it is told to."""
 
     refuses = True

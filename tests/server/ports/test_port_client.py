@@ -13,7 +13,7 @@ from bay.errors import BadRequest, PortClosed, ShipError, Timeout
 from bay.models import Port
 from bay.server.ports import ship_client
 from bay.server.ports.ship_client import PortClient, ports_of
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -32,7 +32,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def ports(link: ShipLink) -> PortClient:
+def ports(link: ShipClient) -> PortClient:
     return PortClient(link)
 
 
@@ -63,7 +63,7 @@ def says(*pieces: bytes, close: bool = False) -> Script:
 
 
 async def test_what_listens_is_told_now_and_after_each_change(
-    lie: Lie, link: ShipLink, ports: PortClient
+    lie: Lie, link: ShipClient, ports: PortClient
 ) -> None:
     liar = await lie(saying(whole({"items": [ITEM]})))
     assert await within(ports.listening(liar.peer())) == (PORT,)
@@ -73,7 +73,9 @@ async def test_what_listens_is_told_now_and_after_each_change(
     assert told == [(PORT,), ()]
 
 
-async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(lie: Lie, link: ShipLink) -> None:
+async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(
+    lie: Lie, link: ShipClient
+) -> None:
     first = head("200 OK", None, "Transfer-Encoding: chunked")
     said = line([ITEM])
     liar = await lie(saying(first + f"{len(said):x}\r\n".encode() + said + b"\r\n"))
@@ -106,7 +108,7 @@ async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(lie: 
     ],
 )
 async def test_nonsense_about_ports_is_refused(
-    lie: Lie, link: ShipLink, ports: PortClient, items: object
+    lie: Lie, link: ShipClient, ports: PortClient, items: object
 ) -> None:
     liar = await lie(saying(whole(json.dumps({"items": items}).encode())))
     with pytest.raises(ShipError, match="unexpected answer"):
@@ -118,7 +120,7 @@ async def test_nonsense_about_ports_is_refused(
 
 
 async def test_an_answer_and_a_line_without_end_are_given_up(
-    lie: Lie, link: ShipLink, ports: PortClient, monkeypatch: pytest.MonkeyPatch
+    lie: Lie, link: ShipClient, ports: PortClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liar = await lie(for_ever(head("200 OK", 1 << 40), b" " * 65536))
     with pytest.raises(ShipError, match="more than"):

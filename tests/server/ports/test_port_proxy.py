@@ -536,7 +536,7 @@ async def test_more_visitors_than_there_is_room_for_are_told(
         await call.reader.read()
 
     place.app.act = act
-    monkeypatch.setattr(proxy, "MOST", 2)
+    monkeypatch.setattr(proxy, "LIMIT", 2)
     waiting = [asyncio.create_task(place.get()) for _ in range(2)]
     await until(lambda: len(place.app.calls) == 2)
     answer = await place.get()
@@ -569,7 +569,7 @@ async def test_as_many_strangers_as_are_let_in_leave_their_owner_room(place: Pla
     asked = f"GET /stay HTTP/1.1\r\nHost: {place.host}\r\n\r\n".encode()
     writers: list[asyncio.StreamWriter] = []
     try:
-        for count in range(proxy.MOST):
+        for count in range(proxy.LIMIT):
             # Of one address there may be fewer.
             from_ = (f"127.0.0.{2 + count // 100}", 0)
             _, writer = await asyncio.open_connection("127.0.0.1", place.live.port, local_addr=from_)

@@ -322,7 +322,7 @@ async def test_a_tunnel_ends_with_bay(root: Path) -> None:
 async def test_tunnels_count_as_connections_of_their_owner(
     live: Served, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bay.server.web.open_connections.MOST", 1)
+    monkeypatch.setattr("bay.server.web.open_connections.LIMIT", 1)
     async with app(echo) as port, tunnel(live, box, port) as opened:
         status, error = await refused(live, f"{box}/tunnel?port={port}")
         assert (status, error["code"]) == (429, "quota_exceeded")

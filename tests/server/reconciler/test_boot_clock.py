@@ -9,7 +9,7 @@ from server_harness import clear, settings_in
 
 from bay.server.app import build_app
 from bay.server.control_plane import ControlPlane
-from bay.server.reconciler.boot_clock import SteadyClock, since_boot
+from bay.server.reconciler.boot_clock import BootClock, since_boot
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
 from bay.store import sandboxes
@@ -39,7 +39,7 @@ async def record(bay: ControlPlane, sandbox_id: str) -> SandboxRecord:
 
 
 def bay_with(root: Path, wall: Wall) -> ControlPlane:
-    app = build_app(settings_in(root), clock=SteadyClock(wall))
+    app = build_app(settings_in(root), clock=BootClock(wall))
     return app.state.bay
 
 
@@ -108,7 +108,7 @@ async def test_a_jump_while_no_bay_runs_is_made_good_at_the_next_start(cleared: 
 
 
 def test_it_goes_on_with_the_kernel_and_not_with_the_wall(wall: Wall) -> None:
-    clock = SteadyClock(wall)
+    clock = BootClock(wall)
     first = clock()
     wall.ahead = -HOUR
     assert clock() >= first

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from server_harness import WAIT_S, within
 
-from bay.server.reconciler.start_slots import Shares, Turns
+from bay.server.reconciler.start_slots import Shares, StartSlots
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -16,7 +16,7 @@ async def settle() -> None:
 
 
 async def test_the_urgent_come_first_and_each_kind_in_order() -> None:
-    turns, order = Turns(1), list[str]()
+    turns, order = StartSlots(1), list[str]()
 
     async def work(name: str, *, urgent: bool) -> None:
         async with turns.take(urgent=urgent):
@@ -33,7 +33,7 @@ async def test_the_urgent_come_first_and_each_kind_in_order() -> None:
 
 
 async def test_no_more_than_so_many_go_on_at_once() -> None:
-    turns, go, inside = Turns(2), asyncio.Event(), set[int]()
+    turns, go, inside = StartSlots(2), asyncio.Event(), set[int]()
 
     async def work(number: int) -> None:
         async with turns.take(urgent=True):
@@ -52,7 +52,7 @@ async def test_no_more_than_so_many_go_on_at_once() -> None:
 
 @pytest.mark.parametrize("given_already", [False, True])
 async def test_a_turn_that_is_wanted_no_more_goes_to_the_next(given_already: bool) -> None:
-    turns = Turns(1)
+    turns = StartSlots(1)
 
     async def work() -> None:
         async with turns.take(urgent=True):

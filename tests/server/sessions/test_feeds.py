@@ -11,7 +11,7 @@ from server_harness import turns, within
 
 from bay.errors import ShipError, StorageFull
 from bay.server.sessions.feeds import SessionFeeds, Take
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -63,7 +63,7 @@ def services() -> Listener:
 
 
 @pytest.fixture
-async def feeds(link: ShipLink, ports: Listener, services: Listener) -> AsyncGenerator[SessionFeeds]:
+async def feeds(link: ShipClient, ports: Listener, services: Listener) -> AsyncGenerator[SessionFeeds]:
     made = SessionFeeds(link=link, listeners={"ports": ports.made, "services": services.made})
     running = asyncio.create_task(made.run())
     yield made

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from server_harness import within
 
-from bay.server.sessions.notifier import Changes
+from bay.server.sessions.notifier import Notifier
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -31,11 +31,11 @@ async def turns() -> None:
 async def test_what_is_there_already_is_given_at_once() -> None:
     row = Row()
     row.value = "there"
-    assert await within(Changes().wait_for("a", row.read, 60)) == "there"
+    assert await within(Notifier().wait_for("a", row.read, 60)) == "there"
 
 
 async def test_a_waiter_reads_again_after_each_announcement_and_not_otherwise() -> None:
-    changes, row = Changes(), Row()
+    changes, row = Notifier(), Row()
     waiting = asyncio.create_task(changes.wait_for("a", row.read, 60))
     await turns()
     changes.announce("b")
@@ -50,7 +50,7 @@ async def test_a_waiter_reads_again_after_each_announcement_and_not_otherwise() 
 
 
 async def test_a_change_during_the_read_is_not_missed() -> None:
-    changes, row = Changes(), Row()
+    changes, row = Notifier(), Row()
 
     async def read() -> str | None:
         seen = await row.read()
@@ -63,7 +63,7 @@ async def test_a_change_during_the_read_is_not_missed() -> None:
 
 
 async def test_everybody_who_waits_is_woken() -> None:
-    changes, row = Changes(), Row()
+    changes, row = Notifier(), Row()
     waiting = [asyncio.create_task(changes.wait_for("a", row.read, 60)) for _ in range(5)]
     await turns()
     row.value = "changed"
@@ -72,13 +72,13 @@ async def test_everybody_who_waits_is_woken() -> None:
 
 
 async def test_time_that_is_up_gives_none_and_leaves_no_waiter_behind() -> None:
-    changes, row = Changes(), Row()
+    changes, row = Notifier(), Row()
     assert await within(changes.wait_for("a", row.read, 0.01)) is None
     assert changes._waiters == {}
 
 
 async def test_a_waiter_that_is_cancelled_leaves_nothing_behind() -> None:
-    changes, row = Changes(), Row()
+    changes, row = Notifier(), Row()
     waiting = asyncio.create_task(changes.wait_for("a", row.read, 60))
     await turns()
     waiting.cancel()

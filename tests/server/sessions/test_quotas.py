@@ -313,7 +313,7 @@ async def measured(bay: World, sandbox: Json) -> int | None:
 async def test_checkpoints_that_cannot_be_weighed_do_not_keep_others_from_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bay.server.cargos.usage._MOST_CHECKPOINTS", 2)
+    monkeypatch.setattr("bay.server.cargos.usage._MAX_CHECKPOINTS", 2)
     async with world(root) as bay:
         alice = await bay.client("alice")
         there = f"/v1/sandboxes/{(await create(alice))['id']}/checkpoints"

@@ -37,7 +37,7 @@ from bay.errors import (
     ShipError,
     Timeout,
 )
-from bay.server.ship.client import OutputEnd, ShipLink
+from bay.server.ship.client import OutputEnd, ShipClient
 from bay.server.ship.websocket import Attachment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -108,7 +108,7 @@ async def read_all(attachment: Attachment) -> tuple[bytes, OutputEnd | None]:
     return output, end
 
 
-async def attach_and_read(link: ShipLink, liar: Liar) -> tuple[bytes, OutputEnd | None]:
+async def attach_and_read(link: ShipClient, liar: Liar) -> tuple[bytes, OutputEnd | None]:
     async with link.attach(liar.peer(), EXEC_ID, None) as attachment:
         return await read_all(attachment)
 
@@ -128,7 +128,7 @@ async def unmasked(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 async def test_an_attachment_says_what_it_is_of_and_gives_frames_and_the_end(
-    lie: Lie, link: ShipLink
+    lie: Lie, link: ShipClient
 ) -> None:
     liar = await lie(sending(frame(ATTACHED), frame(b"\1out"), frame(b"\2err"), frame(EXIT), close(1000)))
     async with link.attach(liar.peer(), EXEC_ID, 7) as attachment:
@@ -141,7 +141,7 @@ async def test_an_attachment_says_what_it_is_of_and_gives_frames_and_the_end(
     await within(liar.closed.wait())
 
 
-async def test_bay_asks_as_the_rfc_says_and_offers_no_extension(lie: Lie, link: ShipLink) -> None:
+async def test_bay_asks_as_the_rfc_says_and_offers_no_extension(lie: Lie, link: ShipClient) -> None:
     heads: list[bytes] = []
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -156,7 +156,7 @@ async def test_bay_asks_as_the_rfc_says_and_offers_no_extension(lie: Lie, link: 
     assert b"extensions" not in heads[0]
 
 
-async def test_input_and_control_messages_arrive_masked_and_whole(lie: Lie, link: ShipLink) -> None:
+async def test_input_and_control_messages_arrive_masked_and_whole(lie: Lie, link: ShipClient) -> None:
     seen: list[tuple[int, bytes]] = []
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -173,7 +173,7 @@ async def test_input_and_control_messages_arrive_masked_and_whole(lie: Lie, link
     assert seen == [(2, b"\0" + b"x" * 100_000), (1, b'{"type": "resize", "rows": 3, "cols": 4}'), (2, b"\4")]
 
 
-async def test_a_message_in_parts_with_a_ping_between_is_one_message(lie: Lie, link: ShipLink) -> None:
+async def test_a_message_in_parts_with_a_ping_between_is_one_message(lie: Lie, link: ShipClient) -> None:
     parts = frame(b"\1a", 2, False) + frame(b"hello", 9) + frame(b"b", 0, False) + frame(b"c", 0)
     answered: list[tuple[int, bytes]] = []
 
@@ -186,7 +186,7 @@ async def test_a_message_in_parts_with_a_ping_between_is_one_message(lie: Lie, l
     assert answered == [(10, b"hello")]
 
 
-async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipLink) -> None:
+async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipClient) -> None:
     speak = asyncio.Event()
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,7 +205,7 @@ async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipLink) -
 
 
 async def test_a_ship_that_reads_nothing_holds_up_who_sends_and_bay_stays_small(
-    lie: Lie, link: ShipLink
+    lie: Lie, link: ShipClient
 ) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(switch(await request(reader)) + frame(ATTACHED))
@@ -296,7 +296,7 @@ async def answer_with(
 
 @pytest.mark.parametrize("what", REFUSED)
 async def test_a_lie_ends_the_attachment_in_time_and_its_connection(
-    lie: Lie, link: ShipLink, what: str
+    lie: Lie, link: ShipClient, what: str
 ) -> None:
     script, expected = REFUSED[what]
     liar = await lie(script)
@@ -309,14 +309,14 @@ async def test_a_lie_ends_the_attachment_in_time_and_its_connection(
     await within(liar.closed.wait())
 
 
-async def test_how_far_a_reader_fell_behind_is_told(lie: Lie, link: ShipLink) -> None:
+async def test_how_far_a_reader_fell_behind_is_told(lie: Lie, link: ShipClient) -> None:
     liar = await lie(sending(frame(ATTACHED), close(4410, "first_offset=123456789012")))
     with pytest.raises(OutputGone) as error:
         await within(attach_and_read(link, liar))
     assert error.value.details == {"first_offset": 123456789012}
 
 
-async def test_a_flood_of_tiny_frames_leaves_others_their_turn(lie: Lie, link: ShipLink) -> None:
+async def test_a_flood_of_tiny_frames_leaves_others_their_turn(lie: Lie, link: ShipClient) -> None:
     liar = await lie(sending(frame(ATTACHED), frame(b"\1x") * 20_000, frame(EXIT)))
     async with link.attach(liar.peer(), EXEC_ID) as attachment:
         reading = asyncio.create_task(read_all(attachment))
@@ -327,7 +327,7 @@ async def test_a_flood_of_tiny_frames_leaves_others_their_turn(lie: Lie, link: S
     assert turns > 100
 
 
-async def test_what_the_caller_does_wrong_is_not_taken_for_ships_fault(lie: Lie, link: ShipLink) -> None:
+async def test_what_the_caller_does_wrong_is_not_taken_for_ships_fault(lie: Lie, link: ShipClient) -> None:
     liar = await lie(sending(frame(ATTACHED)))
     with pytest.raises(ConnectionResetError, match="mine"):
         async with link.attach(liar.peer(), EXEC_ID):
@@ -343,7 +343,7 @@ async def parts_of(data: bytes, size: int) -> AsyncGenerator[bytes]:
         yield data[start : start + size]
 
 
-async def test_input_is_streamed_and_counted(lie: Lie, link: ShipLink) -> None:
+async def test_input_is_streamed_and_counted(lie: Lie, link: ShipClient) -> None:
     asked: list[bytes] = []
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -356,7 +356,7 @@ async def test_input_is_streamed_and_counted(lie: Lie, link: ShipLink) -> None:
     assert asked[0].startswith(f"POST /execs/{EXEC_ID}/stdin?eof=true ".encode())
 
 
-async def test_input_that_moves_has_no_deadline_and_one_that_does_not_has(lie: Lie, link: ShipLink) -> None:
+async def test_input_that_moves_has_no_deadline_and_one_that_does_not_has(lie: Lie, link: ShipClient) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
         await reader.readuntil(b"\r\n0\r\n\r\n")
@@ -377,7 +377,7 @@ async def test_input_that_moves_has_no_deadline_and_one_that_does_not_has(lie: L
         await within(link.write_stdin(liar.peer(), EXEC_ID, parts_of(bytes(8 << 20), 65536), eof=False))
 
 
-async def test_a_refusal_in_the_middle_of_the_input_is_heard(lie: Lie, link: ShipLink) -> None:
+async def test_a_refusal_in_the_middle_of_the_input_is_heard(lie: Lie, link: ShipClient) -> None:
     refusal: Json = {"error": {"code": "conflict", "message": "stdin is not open"}}
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -395,7 +395,7 @@ async def test_a_refusal_in_the_middle_of_the_input_is_heard(lie: Lie, link: Shi
     await within(liar.closed.wait())
 
 
-async def test_what_goes_wrong_in_the_callers_body_stays_that(lie: Lie, link: ShipLink) -> None:
+async def test_what_goes_wrong_in_the_callers_body_stays_that(lie: Lie, link: ShipClient) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"x"
         raise ValueError("the client went away")
@@ -407,7 +407,7 @@ async def test_what_goes_wrong_in_the_callers_body_stays_that(lie: Lie, link: Sh
 
 
 @pytest.mark.parametrize("answer", [{"written": -1}, {"written": "x"}, {}, {"written": 2**63}])
-async def test_a_count_that_is_none_is_a_lie(lie: Lie, link: ShipLink, answer: Json) -> None:
+async def test_a_count_that_is_none_is_a_lie(lie: Lie, link: ShipClient, answer: Json) -> None:
     liar = await lie(saying(whole(answer)))
     with pytest.raises(ShipError):
         await within(link.write_stdin(liar.peer(), EXEC_ID, b"x", eof=True))
@@ -421,7 +421,7 @@ PROCESS: Json = {
 }  # fmt: skip
 
 
-async def test_processes_are_told_with_the_exec_they_belong_to(lie: Lie, link: ShipLink) -> None:
+async def test_processes_are_told_with_the_exec_they_belong_to(lie: Lie, link: ShipClient) -> None:
     liar = await lie(
         saying(whole({"processes": [PROCESS, {**PROCESS, "pid": 1, "uid": None, "exec_id": None}]}))
     )
@@ -434,13 +434,13 @@ async def test_processes_are_told_with_the_exec_they_belong_to(lie: Lie, link: S
     [{"pid": "x"}, {"uid": -1}, {"state": "x" * 99}, {"command": "x" * 100_000}, {"rss_bytes": -1}, {"cpu_s": 1e400},
      {"started_at": "then"}, {"exec_id": 7}],
 )  # fmt: skip
-async def test_a_process_that_is_none_is_a_lie(lie: Lie, link: ShipLink, change: Json) -> None:
+async def test_a_process_that_is_none_is_a_lie(lie: Lie, link: ShipClient, change: Json) -> None:
     liar = await lie(saying(whole(json.dumps({"processes": [{**PROCESS, **change}]}).encode())))
     with pytest.raises(ShipError):
         await within(link.processes(liar.peer()))
 
 
-async def test_signals_and_sizes_are_asked_for_by_exec_and_by_pid(lie: Lie, link: ShipLink) -> None:
+async def test_signals_and_sizes_are_asked_for_by_exec_and_by_pid(lie: Lie, link: ShipClient) -> None:
     asked: list[bytes] = []
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -467,7 +467,7 @@ async def test_signals_and_sizes_are_asked_for_by_exec_and_by_pid(lie: Lie, link
     ("code", "status", "expected"), [("forbidden", 403, Forbidden), ("not_found", 404, NotFound)]
 )
 async def test_a_process_that_may_not_be_signalled_is_said_to_be(
-    lie: Lie, link: ShipLink, code: str, status: int, expected: type[BayError]
+    lie: Lie, link: ShipClient, code: str, status: int, expected: type[BayError]
 ) -> None:
     liar = await lie(saying(whole({"error": {"code": code, "message": "x"}}, f"{status} X")))
     with pytest.raises(expected):

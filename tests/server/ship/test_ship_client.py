@@ -34,9 +34,9 @@ from server_harness import Json, until, within
 from bay.drivers.base import Endpoint
 from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
 from bay.models import OutputChunk
-from bay.server.files.ship_client import FileLink, Wanted
+from bay.server.files.ship_client import FileClient, Wanted
 from bay.server.ship.answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses, parse
-from bay.server.ship.client import OutputEnd, ShipLink, lines, paced
+from bay.server.ship.client import OutputEnd, ShipClient, lines, paced
 from bay.server.ship.connection import Peer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 # The honest case, so that the lies below are seen to be the reason
 
 
-async def test_an_honest_answer_is_taken_and_its_connection_used_again(lie: Lie, link: ShipLink) -> None:
+async def test_an_honest_answer_is_taken_and_its_connection_used_again(lie: Lie, link: ShipClient) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             asked = await request(reader)
@@ -61,7 +61,9 @@ async def test_an_honest_answer_is_taken_and_its_connection_used_again(lie: Lie,
     await within(liar.closed.wait())
 
 
-async def test_calls_at_once_have_connections_of_their_own_and_few_are_kept(lie: Lie, link: ShipLink) -> None:
+async def test_calls_at_once_have_connections_of_their_own_and_few_are_kept(
+    lie: Lie, link: ShipClient
+) -> None:
     go = asyncio.Event()
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,14 +85,14 @@ async def test_calls_at_once_have_connections_of_their_own_and_few_are_kept(lie:
 # Who is there
 
 
-async def test_nobody_is_there(link: ShipLink) -> None:
+async def test_nobody_is_there(link: ShipClient) -> None:
     peer = Peer(session_id="s", endpoint=Endpoint(socket_path="/nowhere/ship.sock"), token=TOKEN)
     with pytest.raises(ShipError, match="not reachable"):
         await within(link.meta(peer))
     assert not link.busy("s")
 
 
-async def test_a_link_at_the_path_is_not_followed(lie: Lie, link: ShipLink) -> None:
+async def test_a_link_at_the_path_is_not_followed(lie: Lie, link: ShipClient) -> None:
     liar = await lie(saying(whole(META)))
     trap = liar.path.with_name("trap.sock")
     trap.symlink_to(liar.path)
@@ -104,7 +106,7 @@ def at(path: Path) -> Peer:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "fifo", "dead socket"])
-async def test_what_is_no_live_socket_is_not_talked_to(lie: Lie, link: ShipLink, kind: str) -> None:
+async def test_what_is_no_live_socket_is_not_talked_to(lie: Lie, link: ShipClient, kind: str) -> None:
     liar = await lie(saying())
     path = liar.path.with_name("other")
     match kind:
@@ -123,7 +125,7 @@ async def test_what_is_no_live_socket_is_not_talked_to(lie: Lie, link: ShipLink,
 
 @pytest.mark.parametrize("wrong", [{"peer_uid": 4242}, {"peer_pid": 1}])
 async def test_another_process_than_ship_is_not_talked_to(
-    lie: Lie, link: ShipLink, wrong: dict[str, int]
+    lie: Lie, link: ShipClient, wrong: dict[str, int]
 ) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         assert await reader.read() == b""  # the token was not shown
@@ -189,12 +191,12 @@ LIES: dict[str, tuple[Script, type[BayError]]] = {
 @pytest.mark.parametrize("what", LIES)
 @pytest.mark.parametrize("call", ["meta", "get_exec", "write_file", "delete_file"])
 async def test_a_lie_ends_the_call_in_time_and_its_connection_for_good(
-    lie: Lie, link: ShipLink, what: str, call: str
+    lie: Lie, link: ShipClient, what: str, call: str
 ) -> None:
     script, expected = LIES[what]
     liar = await lie(script)
     peer = liar.peer()
-    files = FileLink(link, silence_s=DEADLINE_S, work_s=DEADLINE_S)
+    files = FileClient(link, silence_s=DEADLINE_S, work_s=DEADLINE_S)
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "meta": lambda: link.meta(peer),
         "get_exec": lambda: link.get_exec(peer, EXEC_ID, None),
@@ -234,7 +236,7 @@ KEPT = (
     ],
     ids=str,
 )  # fmt: skip
-async def test_an_exec_of_the_wrong_form_is_refused(lie: Lie, link: ShipLink, change: Json) -> None:
+async def test_an_exec_of_the_wrong_form_is_refused(lie: Lie, link: ShipClient, change: Json) -> None:
     liar = await lie(saying(whole({**EXEC, **change})))
     with pytest.raises(ShipError):
         await within(link.get_exec(liar.peer(), EXEC_ID, None))
@@ -254,7 +256,7 @@ LIST_END = b'\n{"truncated": false}\n'
 
 
 @pytest.mark.parametrize("call", ["run", "get_exec", "kill_exec"])
-async def test_an_answer_about_another_exec_is_refused(lie: Lie, link: ShipLink, call: str) -> None:
+async def test_an_answer_about_another_exec_is_refused(lie: Lie, link: ShipClient, call: str) -> None:
     liar = await lie(saying(whole({**EXEC, "id": "exec-" + "1" * 24}, "201 Created")))
     calls = {
         "run": lambda: link.run(liar.peer(), EXEC_ID, {"id": EXEC_ID, "command": "true"}, None),
@@ -268,28 +270,28 @@ async def test_an_answer_about_another_exec_is_refused(lie: Lie, link: ShipLink,
 @pytest.mark.parametrize(
     "entry", [{"mtime": "1e999"}, {"name": "x" * 5000}, {"size": -1}, {"type": None}], ids=str
 )
-async def test_a_directory_of_the_wrong_form_is_refused(lie: Lie, link: ShipLink, entry: Json) -> None:
+async def test_a_directory_of_the_wrong_form_is_refused(lie: Lie, link: ShipClient, entry: Json) -> None:
     body = json.dumps({**ENTRY, **entry}).replace('"1e999"', "1e999").encode()
     liar = await lie(saying(whole(body + LIST_END)))
     with pytest.raises(ShipError, match="unexpected answer"):
-        await within(FileLink(link).list_workspace(liar.peer(), "."))
+        await within(FileClient(link).list_workspace(liar.peer(), "."))
 
 
-async def test_a_directory_of_more_entries_than_agreed_is_refused(lie: Lie, link: ShipLink) -> None:
+async def test_a_directory_of_more_entries_than_agreed_is_refused(lie: Lie, link: ShipClient) -> None:
     line = json.dumps(ENTRY).encode() + b"\n"
     liar = await lie(saying(whole(line * 10_001 + LIST_END)))
     with pytest.raises(ShipError, match="listed more"):
-        await within(FileLink(link).list_workspace(liar.peer(), "."))
+        await within(FileClient(link).list_workspace(liar.peer(), "."))
 
 
-async def test_a_directory_of_long_paths_is_cut_within_bounds(lie: Lie, link: ShipLink) -> None:
+async def test_a_directory_of_long_paths_is_cut_within_bounds(lie: Lie, link: ShipClient) -> None:
     line = json.dumps({**ENTRY, "path": "/" + "a" * 65535}).encode() + b"\n"
     liar = await lie(saying(whole(line * 500 + LIST_END)))
-    found = await within(FileLink(link).list_workspace(liar.peer(), "."))
+    found = await within(FileClient(link).list_workspace(liar.peer(), "."))
     assert len(found) == (8 << 20) // 65537
 
 
-async def test_a_refusal_in_the_callers_name_is_passed_on_within_bounds(lie: Lie, link: ShipLink) -> None:
+async def test_a_refusal_in_the_callers_name_is_passed_on_within_bounds(lie: Lie, link: ShipClient) -> None:
     def refusal(code: str, details: Any) -> Script:
         return saying(whole({"error": {"code": code, "message": "m" * 5000, "details": details}}, "400 X"))
 
@@ -311,13 +313,13 @@ async def test_a_refusal_in_the_callers_name_is_passed_on_within_bounds(lie: Lie
         await within(link.get_exec(liar.peer(), EXEC_ID, None))
 
 
-async def test_bytes_that_nobody_asked_for_spoil_the_connection(lie: Lie, link: ShipLink) -> None:
+async def test_bytes_that_nobody_asked_for_spoil_the_connection(lie: Lie, link: ShipClient) -> None:
     liar = await lie(saying(whole(META) + whole({**META, "version": "smuggled"})))
     assert (await within(link.meta(liar.peer()))).version == "1"
     assert link._idle.get("sess-1", []) == []
 
 
-async def test_a_connection_that_ship_closed_meanwhile_is_not_used(lie: Lie, link: ShipLink) -> None:
+async def test_a_connection_that_ship_closed_meanwhile_is_not_used(lie: Lie, link: ShipClient) -> None:
     liar = await lie(saying(whole(META), close=True))
     for count in (1, 2):
         assert (await within(link.meta(liar.peer()))).version == "1"
@@ -327,7 +329,7 @@ async def test_a_connection_that_ship_closed_meanwhile_is_not_used(lie: Lie, lin
         liar.closed.clear()
 
 
-async def test_a_call_that_is_cancelled_drops_its_connection(lie: Lie, link: ShipLink) -> None:
+async def test_a_call_that_is_cancelled_drops_its_connection(lie: Lie, link: ShipClient) -> None:
     liar = await lie(saying())
     call = asyncio.create_task(link.meta(liar.peer()))
     await until(lambda: liar.connections == 1)
@@ -340,7 +342,7 @@ async def test_a_call_that_is_cancelled_drops_its_connection(lie: Lie, link: Shi
 # Output and files as they stream
 
 
-async def collect(link: ShipLink, liar: Liar, *, follow: bool) -> list[OutputChunk | OutputEnd]:
+async def collect(link: ShipClient, liar: Liar, *, follow: bool) -> list[OutputChunk | OutputEnd]:
     async with link.output(liar.peer(), EXEC_ID, 0, follow) as items:
         return [item async for item in items]
 
@@ -363,14 +365,14 @@ def chunk(data: bytes) -> bytes:
      LINE, LINE.replace(b":0,", b":2,"), END + LINE.replace(b":0,", b":1,"), END + END],
     ids=range(15),
 )  # fmt: skip
-async def test_a_line_of_the_wrong_form_ends_the_stream(lie: Lie, link: ShipLink, line: bytes) -> None:
+async def test_a_line_of_the_wrong_form_ends_the_stream(lie: Lie, link: ShipClient, line: bytes) -> None:
     liar = await lie(saying(CHUNKED, chunk(LINE), chunk(line)))
     with pytest.raises(ShipError):
         await within(collect(link, liar, follow=True))
     await within(liar.closed.wait())
 
 
-async def test_a_line_without_end_is_cut(lie: Lie, link: ShipLink) -> None:
+async def test_a_line_without_end_is_cut(lie: Lie, link: ShipClient) -> None:
     liar = await lie(for_ever(CHUNKED, chunk(b"x" * 65536)))
     before = peak_kib()
     with pytest.raises(ShipError, match="line"):
@@ -405,14 +407,14 @@ async def test_many_lines_in_one_piece_are_quick_and_keep_nobody_out() -> None:
     assert (counting.result(), turns > 500) == (256 << 10, True)
 
 
-async def test_output_that_breaks_off_is_not_taken_for_whole(lie: Lie, link: ShipLink) -> None:
+async def test_output_that_breaks_off_is_not_taken_for_whole(lie: Lie, link: ShipClient) -> None:
     liar = await lie(saying(CHUNKED, chunk(LINE), close=True))
     with pytest.raises(ShipError):
         await within(collect(link, liar, follow=True))
 
 
 @pytest.mark.parametrize("follow", [False, True])
-async def test_output_whose_head_never_comes_times_out(lie: Lie, link: ShipLink, follow: bool) -> None:
+async def test_output_whose_head_never_comes_times_out(lie: Lie, link: ShipClient, follow: bool) -> None:
     liar = await lie(saying())
     with pytest.raises(Timeout):
         await within(collect(link, liar, follow=follow))
@@ -420,7 +422,7 @@ async def test_output_whose_head_never_comes_times_out(lie: Lie, link: ShipLink,
 
 
 async def test_output_that_is_not_followed_has_a_deadline_and_followed_may_be_silent(
-    lie: Lie, link: ShipLink
+    lie: Lie, link: ShipClient
 ) -> None:
     go = asyncio.Event()
 
@@ -439,7 +441,7 @@ async def test_output_that_is_not_followed_has_a_deadline_and_followed_may_be_si
     assert items[-1] == OutputEnd(exit_code=0, signal=None)
 
 
-async def test_an_endless_stream_is_read_no_faster_than_its_reader(lie: Lie, link: ShipLink) -> None:
+async def test_an_endless_stream_is_read_no_faster_than_its_reader(lie: Lie, link: ShipClient) -> None:
     liar = await lie(for_ever(CHUNKED, chunk(LINE.replace(b"YQ==", b"") * 500)))
     before = peak_kib()
     async with link.output(liar.peer(), EXEC_ID, 0, True) as items:
@@ -449,7 +451,7 @@ async def test_an_endless_stream_is_read_no_faster_than_its_reader(lie: Lie, lin
     await within(liar.closed.wait())
 
 
-async def test_a_compressed_download_is_refused(lie: Lie, link: ShipLink) -> None:
+async def test_a_compressed_download_is_refused(lie: Lie, link: ShipClient) -> None:
     data = gzip.compress(b"x" * 10**6)
     part = {
         "size": len(data),
@@ -464,11 +466,11 @@ async def test_a_compressed_download_is_refused(lie: Lie, link: ShipLink) -> Non
         saying(whole(data, "200 OK", f"X-Ship-File: {json.dumps(part)}", "Content-Encoding: gzip"))
     )
     with pytest.raises(ShipError):
-        async with FileLink(link).download(liar.peer(), "x", Wanted(), beneath=True):
+        async with FileClient(link).download(liar.peer(), "x", Wanted(), beneath=True):
             raise AssertionError("it was taken")
 
 
-async def test_an_upload_that_ship_does_not_take_times_out(lie: Lie, link: ShipLink) -> None:
+async def test_an_upload_that_ship_does_not_take_times_out(lie: Lie, link: ShipClient) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await request(reader)
         await asyncio.Event().wait()
@@ -479,14 +481,14 @@ async def test_an_upload_that_ship_does_not_take_times_out(lie: Lie, link: ShipL
         while True:
             yield b"x" * 65536
 
-    files = FileLink(link, silence_s=DEADLINE_S)
+    files = FileClient(link, silence_s=DEADLINE_S)
     before = peak_kib()
     with pytest.raises(Timeout):
         await within(files.upload(liar.peer(), "x", body(), beneath=True))
     assert peak_kib() - before < 32 * 1024
 
 
-async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: ShipLink) -> None:
+async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: ShipClient) -> None:
     """As Ship does on a full disk: the answer comes while the body is still on its way."""
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -503,7 +505,7 @@ async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: Shi
             yield b"x" * 65536
             await asyncio.sleep(0)
 
-    files = FileLink(link, silence_s=DEADLINE_S)
+    files = FileClient(link, silence_s=DEADLINE_S)
     with pytest.raises(BayError) as caught:
         await within(files.upload(liar.peer(), "x", body(), beneath=True))
     assert caught.value.code in ("storage_full", "ship_error")
@@ -515,7 +517,7 @@ ONE_BYTE = b"1\r\n \r\n" * 4096
 
 @pytest.mark.parametrize("call", ["processes", "list_execs", "get_exec"])
 async def test_a_body_of_single_bytes_without_a_pause_ends_at_the_deadline(
-    lie: Lie, link: ShipLink, call: str
+    lie: Lie, link: ShipClient, call: str
 ) -> None:
     liar = await lie(for_ever(CHUNKED, ONE_BYTE))
     peer = liar.peer()
@@ -530,7 +532,7 @@ async def test_a_body_of_single_bytes_without_a_pause_ends_at_the_deadline(
 
 
 async def test_an_exec_answers_with_no_more_than_its_ring_holds(lie: Lie) -> None:
-    small = ShipLink(deadline_s=15, ring_bytes=1 << 20)
+    small = ShipClient(deadline_s=15, ring_bytes=1 << 20)
     liar = await lie(for_ever(head(length=1 << 40), b" " * (1 << 16)))
     before = peak_kib()
     with pytest.raises(ShipError, match="more than"):

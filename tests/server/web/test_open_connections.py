@@ -9,7 +9,7 @@ from server_harness import World, within
 
 from bay.errors import Timeout, Unauthorized
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -30,7 +30,7 @@ async def backlog() -> AsyncGenerator[int]:
 
 @pytest.mark.parametrize("what", ["revoked", "leaving"])
 async def test_what_comes_without_waiting_ends_too(bay: World, caller: Caller, what: str) -> None:
-    stays = Stays(bay.bay.keys, look_s=0.01)
+    stays = OpenConnections(bay.bay.keys, look_s=0.01)
     seen: list[int] = []
 
     async def follow() -> None:
@@ -48,7 +48,7 @@ async def test_what_comes_without_waiting_ends_too(bay: World, caller: Caller, w
 async def test_work_without_end_is_cancelled(
     bay: World, caller: Caller, what: str, error: type[Exception]
 ) -> None:
-    stays = Stays(bay.bay.keys, look_s=0.01)
+    stays = OpenConnections(bay.bay.keys, look_s=0.01)
     was_cancelled = asyncio.Event()
 
     async def work() -> None:
@@ -63,7 +63,7 @@ async def test_work_without_end_is_cancelled(
     assert was_cancelled.is_set()
 
 
-def end(bay: World, stays: Stays, what: str) -> None:
+def end(bay: World, stays: OpenConnections, what: str) -> None:
     if what == "revoked":
         bay.bay.keys._by_hash.clear()
     else:

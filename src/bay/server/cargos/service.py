@@ -8,7 +8,7 @@ from bay.clock import Clock
 from bay.errors import BayError, Conflict, InvalidArgument, NotFound
 from bay.ids import new_id
 from bay.models import Cargo, Profile, from_wire, to_wire
-from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.waker import Waker
@@ -31,7 +31,7 @@ class Cargos:
         waker: Waker,
         cargo: CargoStore,
         storage_steps: StorageSteps,
-        snapshots: Snapshots,
+        snapshots: CheckpointRequests,
         quotas: Quotas,
         profiles: dict[str, Profile],
         most_mb: int,

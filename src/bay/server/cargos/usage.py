@@ -22,7 +22,7 @@ log = structlog.get_logger("bay.usage")
 
 _PERIOD_S = 60.0
 _BATCH = 50  # a process for each would cost more than the measuring
-_MOST_CHECKPOINTS = 200
+_MAX_CHECKPOINTS = 200
 """Of one round: each is as much to walk through as a cargo."""
 _STALE = timedelta(minutes=10)
 """Maximum age of the figure of a running sandbox without calls: its programs may write all the same."""
@@ -63,14 +63,14 @@ class Usage:
         await self._later.flush()
         now = self._clock()
         self._put_off = {one: until for one, until in self._put_off.items() if until > now}
-        most = _MOST_CHECKPOINTS + len(self._put_off)  # those that are put off take no other's place
+        most = _MAX_CHECKPOINTS + len(self._put_off)  # those that are put off take no other's place
         async with self._store.read() as db:
             changed = await tallies.unmeasured(db, now - _STALE)
             copies = await checkpoints.unmeasured(db, now - _CHECKPOINT_STALE, most)
         self._failed &= {*changed, *copies}  # of the others most were deleted
         for some in self._batches(self._due(changed)):
             await self._weigh_cargos(some)
-        for some in self._batches(self._due(copies)[:_MOST_CHECKPOINTS]):
+        for some in self._batches(self._due(copies)[:_MAX_CHECKPOINTS]):
             await self._weigh_checkpoints(some)
 
     def _due(self, ids: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ log = structlog.get_logger("bay.discards")
 _AGAIN_S = 60.0
 
 
-class Discards:
+class CheckpointGarbage:
     """The collector runs when it is poked, and once a minute. Exports hold the checkpoint that they read."""
 
     def __init__(self, *, store: Store, cargo: CheckpointStore, clock: Clock, holds: Holds) -> None:

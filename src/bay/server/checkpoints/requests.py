@@ -17,13 +17,13 @@ from bay.store import audit, checkpoints, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
 
-MOST = 1000
+LIMIT = 1000
 """Checkpoints of one sandbox."""
 
 _MAKE_S = 600.0  # without btrfs it is a copy of every file
 
 
-class Snapshots:
+class CheckpointRequests:
     """Makes checkpoints for the services that need one."""
 
     def __init__(self, *, store: Store, waker: Waker, storage_steps: StorageSteps, clock: Clock) -> None:
@@ -72,8 +72,8 @@ class Snapshots:
             raise NotFound(f"there is no sandbox {sandbox.id}; it was deleted")
         if present.restore_id is not None:
             raise Conflict(f"sandbox {sandbox.id} is being restored; wait for it")
-        if await checkpoints.count(db, sandbox.id) >= MOST:
-            raise Conflict(f"sandbox {sandbox.id} has {MOST} checkpoints, the limit; delete some")
+        if await checkpoints.count(db, sandbox.id) >= LIMIT:
+            raise Conflict(f"sandbox {sandbox.id} has {LIMIT} checkpoints, the limit; delete some")
         if name is not None and await checkpoints.find(db, sandbox.id, name) is not None:
             raise _taken(sandbox, name)
 

@@ -17,7 +17,7 @@ from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
 from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server.checkpoints import policy
-from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.views import Views
@@ -29,8 +29,8 @@ from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, Page, SandboxRecord
 from bay.units import MIB
 
-_MOST_COMMENT = 4096
-_MOST_TRANSFERS = 4
+_MAX_COMMENT = 4096
+_MAX_TRANSFERS = 4
 """Exports and imports of one owner at once."""
 
 
@@ -50,7 +50,7 @@ class Checkpoints:
         *,
         store: Store,
         waker: Waker,
-        snapshots: Snapshots,
+        snapshots: CheckpointRequests,
         cargo: CargoBackend,
         holds: Holds,
         quotas: Quotas,
@@ -235,9 +235,9 @@ class _Transfers:
     @contextmanager
     def place(self, owner: str) -> Generator[None]:
         """Room for one more of `owner`. Raises QuotaExceeded when there is none."""
-        if self._places[owner] >= _MOST_TRANSFERS:
+        if self._places[owner] >= _MAX_TRANSFERS:
             raise QuotaExceeded(
-                f"{_MOST_TRANSFERS} exports and imports of this owner are in progress, the limit; wait for "
+                f"{_MAX_TRANSFERS} exports and imports of this owner are in progress, the limit; wait for "
                 "one to end and try again"
             )
         self._places[owner] += 1
@@ -258,5 +258,5 @@ def _check(new: NewCheckpoint) -> None:
         raise InvalidArgument(
             "a name must have 1 to 63 characters of a-z, 0-9 and inner hyphens, and must not look like an id"
         )
-    if new.comment is not None and (len(new.comment) > _MOST_COMMENT or "\0" in new.comment):
-        raise BadRequest(f"a comment may have at most {_MOST_COMMENT} characters and no NUL")
+    if new.comment is not None and (len(new.comment) > _MAX_COMMENT or "\0" in new.comment):
+        raise BadRequest(f"a comment may have at most {_MAX_COMMENT} characters and no NUL")

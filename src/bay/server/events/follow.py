@@ -17,7 +17,7 @@ T = TypeVar("T")
 PING_S = 15.0
 """After so long without an event a follower gets a sign of life."""
 
-MOST_FOLLOWERS = 100
+MAX_FOLLOWERS = 100
 
 
 class EventNotifier:
@@ -52,10 +52,9 @@ class EventNotifier:
     @contextmanager
     def place(self, owner: str) -> Generator[None, None, None]:
         """Room for one more follower of `owner`. Raises QuotaExceeded when all is taken."""
-        if self._followers[owner] >= MOST_FOLLOWERS:
+        if self._followers[owner] >= MAX_FOLLOWERS:
             raise QuotaExceeded(
-                f"{MOST_FOLLOWERS} connections of this owner follow events, the limit; close one and try "
-                "again"
+                f"{MAX_FOLLOWERS} connections of this owner follow events, the limit; close one and try again"
             )
         self._followers[owner] += 1
         try:

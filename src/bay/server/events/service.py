@@ -8,7 +8,7 @@ from bay.errors import NotFound
 from bay.models import GAP, Event
 from bay.server.events.follow import EventNotifier
 from bay.server.web.auth import Caller, Keys
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from bay.server.web.sealing import EventIds
 from bay.store import events, sandboxes
 from bay.store.engine import Store
@@ -25,7 +25,7 @@ class EventFollower:
         self,
         service: "Events",
         feed: EventNotifier,
-        stays: Stays,
+        stays: OpenConnections,
         caller: Caller,
         sandbox: SandboxRecord | None,
         seq: int,
@@ -81,7 +81,14 @@ class Events:
     """The service behind `/v1/events` and `…/events`."""
 
     def __init__(
-        self, *, store: Store, keys: Keys, feed: EventNotifier, stays: Stays, ids: EventIds, clock: Clock
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        feed: EventNotifier,
+        stays: OpenConnections,
+        ids: EventIds,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._keys = keys

@@ -36,9 +36,9 @@ log = structlog.get_logger("bay.webhooks")
 DEADLINE_S = 10.0
 GIVE_UP = timedelta(hours=24)
 BACKOFF = Backoff(1.0, 3600.0)
-_MOST_AT_ONCE = 64
-_MOST_AT_ONCE_FOR_OWNER = 4
-_MOST_ADDRESSES = 4
+_MAX_AT_ONCE = 64
+_MAX_AT_ONCE_FOR_OWNER = 4
+_MAX_ADDRESSES = 4
 _ANSWER_BYTES = 16 << 10
 _LOOK_AGAIN_S = 60.0  # at a pause's end, should the wall clock be set
 _RETRY_S = 1.0
@@ -69,7 +69,7 @@ class Poster:
 
     async def _send(self, url: httpx.URL, headers: dict[str, str], body: bytes) -> int:
         """The status of the first of the host's addresses that can be reached."""
-        *others, last = (await self._addresses.public(url))[:_MOST_ADDRESSES]
+        *others, last = (await self._addresses.public(url))[:_MAX_ADDRESSES]
         async with await self._client(self._deadline_s / (len(others) + 1)) as client:
             for address in others:
                 try:
@@ -132,7 +132,7 @@ class Deliverer:
         """The owner of each webhook that has a task."""
         self._passed: dict[str, int] = {}
         """Up to where each has been looked through in vain."""
-        self._sending = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._sending = asyncio.Semaphore(_MAX_AT_ONCE)
         self._sending_for: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._is_stale = True
         """Whether webhooks may have come or gone since they were read."""
@@ -224,7 +224,7 @@ class Deliverer:
     @asynccontextmanager
     async def _slot(self, owner: str) -> AsyncGenerator[None, None]:
         """The right to send: few at once for each owner, so that one with many dead receivers leaves room."""
-        own = self._sending_for.setdefault(owner, asyncio.Semaphore(_MOST_AT_ONCE_FOR_OWNER))
+        own = self._sending_for.setdefault(owner, asyncio.Semaphore(_MAX_AT_ONCE_FOR_OWNER))
         async with own, self._sending:
             yield
 

@@ -17,7 +17,7 @@ from bay.store.engine import Store
 from bay.store.records import WebhookRecord
 from bay.webhook_signature import new_webhook_secret
 
-MOST_WEBHOOKS = 20
+MAX_WEBHOOKS = 20
 
 
 class Webhooks:
@@ -45,8 +45,8 @@ class Webhooks:
             if request and (claim := await request.earlier(db)) is not None:
                 made = claim.resource_id
                 return _view(_found(await webhooks.find(db, caller.owner, made), made), show=True)
-            if await webhooks.count(db, caller.owner) >= MOST_WEBHOOKS:
-                raise QuotaExceeded(f"you have {MOST_WEBHOOKS} webhooks, the limit; delete one")
+            if await webhooks.count(db, caller.owner) >= MAX_WEBHOOKS:
+                raise QuotaExceeded(f"you have {MAX_WEBHOOKS} webhooks, the limit; delete one")
             record = self._record(caller.owner, url, types, await events.newest(db, caller.owner))
             await webhooks.add(db, record)
             audit.about(record.id)

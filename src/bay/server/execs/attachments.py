@@ -19,15 +19,15 @@ from bay.errors import (
 )
 from bay.models import Exec, OutputChunk, Screen
 from bay.server.execs.attach_frames import Resize, Signal
-from bay.server.execs.locator import LOST, Locator
+from bay.server.execs.locator import LOST, ExecLocator
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs, NewExec
 from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
-from bay.server.ship.client import Attachment, OutputEnd, ShipLink
+from bay.server.ship.client import Attachment, OutputEnd, ShipClient
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 
 _SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -l')
 """A login shell: bash where the image has it."""
@@ -43,7 +43,7 @@ _REPAINT_LINES = 1000
 _READS = 5
 """How often the output is read that the buffer lets go of meanwhile."""
 
-_MOST_OUTPUT = 17 << 20
+_MAX_OUTPUT = 17 << 20
 """Bytes, just above the largest buffer that Ship has."""
 
 
@@ -95,11 +95,11 @@ class Attachments:
         self,
         *,
         waker: Waker,
-        locator: Locator,
+        locator: ExecLocator,
         execs: Execs,
-        link: ShipLink,
+        link: ShipClient,
         screens: Screens,
-        stays: Stays,
+        stays: OpenConnections,
     ) -> None:
         self._execs = execs
         self._waker = waker
@@ -226,7 +226,7 @@ class Attachments:
         async with self._link.output(peer, exec_id, offset, follow=False) as chunks:
             async for chunk in _chunks_of(chunks):
                 data += chunk.data
-                if len(data) > _MOST_OUTPUT:
+                if len(data) > _MAX_OUTPUT:
                     raise ShipError("the sandbox's runtime sent more output than it can buffer")
                 offset = chunk.offset + len(chunk.data)
         return bytes(data), offset

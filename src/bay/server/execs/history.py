@@ -6,7 +6,7 @@ was under way when Bay died is asked of Ship first, where one runs.
 
 from bay.errors import NotFound
 from bay.models import ExecType, HistoryEntry
-from bay.server.execs.results import Outcomes
+from bay.server.execs.results import ExecResults
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import history
@@ -18,7 +18,7 @@ from bay.store.records import HistoryFilters, SandboxRecord
 class History:
     """The service behind `…/history`."""
 
-    def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker, outcomes: Outcomes) -> None:
+    def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker, outcomes: ExecResults) -> None:
         self._store = store
         self._later = later
         self._waker = waker

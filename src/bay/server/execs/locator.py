@@ -38,7 +38,7 @@ class Located:
         return self.peer
 
 
-class Locator:
+class ExecLocator:
     """Finds execs for their owners. Never starts compute for one whose session is over."""
 
     def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker) -> None:

@@ -3,14 +3,14 @@
 from bay.errors import NotFound
 from bay.models import Process
 from bay.server.sessions.waker import Waker
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.web.auth import Caller
 
 
 class Processes:
     """The service behind `…/processes`. Thaws a frozen sandbox, and never starts a cold one."""
 
-    def __init__(self, *, waker: Waker, link: ShipLink) -> None:
+    def __init__(self, *, waker: Waker, link: ShipClient) -> None:
         self._waker = waker
         self._link = link
 

@@ -15,9 +15,9 @@ from bay.clock import Clock
 from bay.errors import BayError, NotFound
 from bay.models import Exec, ShellResult
 from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
-from bay.server.kernels.ship_client import KernelLink, ShipCell, read_all
+from bay.server.kernels.ship_client import KernelClient, ShipCell, read_all
 from bay.server.sessions.handles import peer_of
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.store import execs, history
 from bay.store.deferred import DeferredWrites
@@ -30,16 +30,16 @@ TOLD_WITHIN = timedelta(seconds=30)
 """Ship gets a planned exec well within this, or never."""
 
 _ASK_S = 2.0
-_MOST = 1000
-_MOST_TO_READ = 20
+_LIMIT = 1000
+_MAX_TO_READ = 20
 _LEAST_AGE = timedelta(seconds=1)  # younger ones are waited for by the calls that started them
 
 
-class Outcomes:
+class ExecResults:
     """Asks Ships what the rows do not say yet. Never wakes or thaws anything."""
 
     def __init__(
-        self, *, store: Store, later: DeferredWrites, link: ShipLink, kernels: KernelLink, clock: Clock
+        self, *, store: Store, later: DeferredWrites, link: ShipClient, kernels: KernelClient, clock: Clock
     ) -> None:
         self._store = store
         self._later = later
@@ -53,7 +53,7 @@ class Outcomes:
             sessions = await execs.with_unfinished(db)
         for session in sessions:
             async with self._store.read() as db:
-                waiting = await execs.unfinished(db, session.id, _MOST)
+                waiting = await execs.unfinished(db, session.id, _LIMIT)
             await self._ask(session, waiting)
 
     async def learn_history(self, sandbox: SandboxRecord) -> None:
@@ -62,7 +62,7 @@ class Outcomes:
         if session is None or session.phase != "running":
             return
         async with self._store.read() as db:
-            waiting = await execs.unfinished_history(db, session.id, _MOST_TO_READ)
+            waiting = await execs.unfinished_history(db, session.id, _MAX_TO_READ)
         await self._ask(session, waiting)
         await self._later.flush()
 

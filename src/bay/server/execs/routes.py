@@ -43,7 +43,7 @@ Command = Annotated[str, StringConstraints(min_length=1, max_length=128 * 1024, 
 Chunks = Annotated[
     bool, Query(description="With `wait`: the output in order as `output`, instead of the two texts")
 ]
-_MOST_WORD, _MOST_ARGV = 128 * 1024, 2 * 1024 * 1024
+_MAX_WORD, _MAX_ARGV = 128 * 1024, 2 * 1024 * 1024
 """Bytes: Linux's limits on a program's arguments, one of them and all together (execve(2))."""
 
 
@@ -130,14 +130,14 @@ class CreateExec(Body):
 
 def _check_size(command: str | None, argv: list[str]) -> None:
     sizes = [len(os.fsencode(word)) + 1 for word in argv]
-    if len((command or "").encode()) >= _MOST_WORD:
-        raise ValueError(f"command has more than {_MOST_WORD - 1} bytes; send data by stdin or a file")
-    if max(sizes, default=0) > _MOST_WORD:
+    if len((command or "").encode()) >= _MAX_WORD:
+        raise ValueError(f"command has more than {_MAX_WORD - 1} bytes; send data by stdin or a file")
+    if max(sizes, default=0) > _MAX_WORD:
         raise ValueError(
-            f"an argument in argv has more than {_MOST_WORD - 1} bytes; send data by stdin or a file"
+            f"an argument in argv has more than {_MAX_WORD - 1} bytes; send data by stdin or a file"
         )
-    if sum(sizes) > _MOST_ARGV:
-        raise ValueError(f"argv has more than {_MOST_ARGV} bytes; send data by stdin or a file")
+    if sum(sizes) > _MAX_ARGV:
+        raise ValueError(f"argv has more than {_MAX_ARGV} bytes; send data by stdin or a file")
 
 
 class SendSignal(Body):

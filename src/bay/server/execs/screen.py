@@ -20,7 +20,7 @@ _PROGRAM = ("-m", "bay.terminal")
 _DEADLINE_S = 10.0
 _MEMORY_BYTES = 1 << 30
 _REPLY_BYTES = 64 << 20  # no line of an answer is longer
-_MOST_WAITING = 16
+_MAX_WAITING = 16
 
 
 class Screens:
@@ -31,7 +31,7 @@ class Screens:
         *,
         deadline_s: float = _DEADLINE_S,
         program: tuple[str, ...] = _PROGRAM,
-        most_waiting: int = _MOST_WAITING,
+        most_waiting: int = _MAX_WAITING,
     ) -> None:
         self._deadline_s = deadline_s
         self._program = program

@@ -19,15 +19,15 @@ from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
-from bay.server.execs.locator import LOST, Located, Locator, as_it_is
+from bay.server.execs.locator import LOST, ExecLocator, Located, as_it_is
 from bay.server.execs.results import TOLD_WITHIN, shell_result
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Awake, Waker
-from bay.server.ship.client import OutputEnd, ShipLink, encode_stdin
+from bay.server.ship.client import OutputEnd, ShipClient, encode_stdin
 from bay.server.ship.connection import Peer
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
@@ -76,9 +76,9 @@ class Execs:
         store: Store,
         later: DeferredWrites,
         waker: Waker,
-        locator: Locator,
-        link: ShipLink,
-        stays: Stays,
+        locator: ExecLocator,
+        link: ShipClient,
+        stays: OpenConnections,
         clock: Clock,
     ) -> None:
         self._store = store

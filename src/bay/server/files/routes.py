@@ -43,7 +43,7 @@ _PIECE = 64 << 10
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 _TAG = re.compile(r'"([^"]*)"')
 _LONGEST = 256
-_MOST_BYTES = 10**18 - 1
+_MAX_BYTES = 10**18 - 1
 
 # Made once: a list has a hundred thousand of them.
 _FIELDS = tuple(field.name for field in fields(FileInfo))
@@ -384,7 +384,7 @@ def _wanted(range_: str, if_range: str) -> Wanted:
 
 
 def _bytes(digits: str) -> int:
-    return min(int(digits), _MOST_BYTES)
+    return min(int(digits), _MAX_BYTES)
 
 
 def _headers(path: str, download: ShipDownload) -> dict[str, str]:

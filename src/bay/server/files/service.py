@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
-from bay.server.files.ship_client import FileLink, ListEnd, ShipDownload, Wanted
+from bay.server.files.ship_client import FileClient, ListEnd, ShipDownload, Wanted
 from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
@@ -19,7 +19,7 @@ class Files:
     Ship confines each path, and every link on its way, to the workspace.
     """
 
-    def __init__(self, *, waker: Waker, link: FileLink, spool: Spool, max_text_bytes: int) -> None:
+    def __init__(self, *, waker: Waker, link: FileClient, spool: Spool, max_text_bytes: int) -> None:
         self._waker = waker
         self.spool = spool
         self._link = link
@@ -86,7 +86,7 @@ class SandboxFiles:
     Every call wakes the sandbox and counts as activity.
     """
 
-    def __init__(self, *, waker: Waker, link: FileLink) -> None:
+    def __init__(self, *, waker: Waker, link: FileClient) -> None:
         self._waker = waker
         self._link = link
 

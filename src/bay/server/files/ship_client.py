@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 from bay.errors import ShipError
 from bay.models import FileInfo, FileType
 from bay.server.ship.answers import Count, Text, collect, parse
-from bay.server.ship.client import ShipLink, lines
+from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
 
 _SILENCE_S = 120.0
@@ -96,7 +96,7 @@ class ShipDownload:
     chunks: AsyncIterator[bytes]
 
 
-class FileLink:
+class FileClient:
     """Bay's file calls to every session's Ship, over the connections of `link`.
 
     `silence_s` bounds a Ship's silence.
@@ -104,7 +104,7 @@ class FileLink:
     With `beneath` Ship confines a path, and every link on its way, to the workspace.
     """
 
-    def __init__(self, link: ShipLink, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
+    def __init__(self, link: ShipClient, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
         self._link = link
         self._silence_s = silence_s
         self._work_s = work_s

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from bay.errors import BadRequest, BayError, Conflict, FileMissing, Forbidden, ShipError
 from bay.models import FileEvent, FileEventType, SearchMatch, SearchResult
 from bay.server.ship.answers import Count, collect, parse
-from bay.server.ship.client import ShipLink, lines
+from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
 from bay.server.ship.websocket import Closed, ShipWebSocket
 from ship_protocol import CloseCode
@@ -87,13 +87,13 @@ class Watching:
             raise refusal(message.reason or "the sandbox's runtime ended the watch")
 
 
-class TreeLink:
+class TreeClient:
     """The trees of all sessions, over the connections of `link`.
 
     `silence_s` bounds how long a Ship may keep still.
     """
 
-    def __init__(self, link: ShipLink, *, silence_s: float = _SILENCE_S) -> None:
+    def __init__(self, link: ShipClient, *, silence_s: float = _SILENCE_S) -> None:
         self._link = link
         self._silence_s = silence_s
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from bay.errors import OutputGone
 from bay.models import FileEvent, SearchResult
-from bay.server.files.ship_trees import TreeLink, Unpacked, Watching
+from bay.server.files.ship_trees import TreeClient, Unpacked, Watching
 from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from bay.server.web.workspace_paths import sandbox_path
 
 
@@ -39,7 +39,7 @@ class FileTrees:
     Every call wakes the sandbox.
     """
 
-    def __init__(self, *, waker: Waker, link: TreeLink, stays: Stays) -> None:
+    def __init__(self, *, waker: Waker, link: TreeClient, stays: OpenConnections) -> None:
         self._waker = waker
         self._link = link
         self._stays = stays

@@ -18,12 +18,12 @@ from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
 from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
-from bay.server.kernels.ship_client import KernelLink, read_all
+from bay.server.kernels.ship_client import KernelClient, read_all
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
@@ -59,8 +59,8 @@ class Kernels:
         store: Store,
         later: DeferredWrites,
         waker: Waker,
-        link: KernelLink,
-        stays: Stays,
+        link: KernelClient,
+        stays: OpenConnections,
         clock: Clock,
     ) -> None:
         self._store = store

@@ -22,7 +22,7 @@ from pydantic import (
 from bay.errors import ShipError
 from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
 from bay.server.ship.answers import Count, Moment, Small, Text, collect
-from bay.server.ship.client import ShipLink, lines
+from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
 from ship_protocol import CELL_BYTES
 
@@ -32,7 +32,7 @@ _LINE = CELL_BYTES + 4096
 _SMALL = 1 << 20
 _AT_ONCE = 64 << 10
 """Bytes of the longest line that is parsed where it comes; longer ones are in a thread, beside all else."""
-_MOST_PARTS = 1 << 18
+_MAX_PARTS = 1 << 18
 """Commas and opening brackets in a line, or strings.
 
 Each costs many times its bytes to parse: a few megabytes of `[]` seconds, and a gigabyte.
@@ -176,10 +176,10 @@ _Line = Annotated[
 _LINE_OF: TypeAdapter[_Line] = TypeAdapter(_Line)
 
 
-class KernelLink:
+class KernelClient:
     """Calls to the kernels behind `link`."""
 
-    def __init__(self, link: ShipLink) -> None:
+    def __init__(self, link: ShipClient) -> None:
         self._link = link
 
     async def create(self, peer: Peer, kernel_id: str, body: Mapping[str, Any]) -> Kernel:
@@ -268,7 +268,7 @@ def parse_event(line: bytes) -> CellEvent:
     """The event on one line. Raises ShipError when it is none."""
     if _ERROR_LINE.match(line):
         raise ShipError("the sandbox's runtime lost the state of a cell")
-    found = _parsed(line) if _parts(line) <= _MOST_PARTS else _in_place_of_many(line)
+    found = _parsed(line) if _parts(line) <= _MAX_PARTS else _in_place_of_many(line)
     values: dict[str, Any] = found.model_dump()
     if "traceback" in values:
         values["traceback"] = tuple(cast("list[str]", values["traceback"]))
@@ -284,11 +284,11 @@ def _parsed(line: bytes) -> _Line:
 
 def _parts(line: bytes) -> int:
     """Estimates the number of values in it without parsing. Content of strings does not count."""
-    if _marks(line) + line.count(b'"') <= _MOST_PARTS:
+    if _marks(line) + line.count(b'"') <= _MAX_PARTS:
         return 0
     bare = line.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
-    return strings if strings > _MOST_PARTS else max(strings, _marks(b"".join(bare.split(b'"')[::2])))
+    return strings if strings > _MAX_PARTS else max(strings, _marks(b"".join(bare.split(b'"')[::2])))
 
 
 def _marks(line: bytes) -> int:
@@ -342,7 +342,7 @@ async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[Ce
     size = parts = 0
     async for event in events:
         more, own = _weight(event)
-        if own and parts + own > _MOST_PARTS:
+        if own and parts + own > _MAX_PARTS:
             event = replace(event, data={"text/plain": _NOTE}, metadata={})
         else:
             parts += own

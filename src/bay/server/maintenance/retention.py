@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
-from bay.server.execs.results import Outcomes
+from bay.server.execs.results import ExecResults
 from bay.store import audit, checkpoints, claims, events, history, tombstones
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -58,7 +58,13 @@ class Housekeeping:
     """Keeps the database from growing for ever. Touches rows only: files are the reconciler's."""
 
     def __init__(
-        self, *, store: Store, later: DeferredWrites, outcomes: Outcomes, clock: Clock, retention: Retention
+        self,
+        *,
+        store: Store,
+        later: DeferredWrites,
+        outcomes: ExecResults,
+        clock: Clock,
+        retention: Retention,
     ) -> None:
         self._store = store
         self._later = later

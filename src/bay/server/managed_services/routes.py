@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
 from bay.server.execs.output import SSE, UNBUFFERED, output_events, output_lines
-from bay.server.managed_services.rules import MOST_SERVICES
+from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.managed_services.service import SandboxServices
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import ERRORS, Env, Reader, Word, Writer, service
@@ -61,7 +61,7 @@ class ServiceBody(Body):
         str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
     ] = None
     needs: Annotated[
-        tuple[Name, ...], Field(description="Services that start first"), Most(MOST_SERVICES)
+        tuple[Name, ...], Field(description="Services that start first"), Most(MAX_SERVICES)
     ] = ()
     http_port: Annotated[PortNumber | None, Field(description="Its HTTP port")] = None
     restart: Literal["always", "on-failure", "never"] = "always"

@@ -10,8 +10,8 @@ from bay.models import ServiceSpec
 from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 
-MOST_SERVICES = 32
-MOST_CHARS = 64 * 1024
+MAX_SERVICES = 32
+MAX_CHARS = 64 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -21,8 +21,8 @@ def checked(specs: Sequence[ServiceSpec], *, root: bool) -> tuple[ServiceSpec, .
 
     Raises InvalidArgument, InvalidPath, and Forbidden for a service as root that may not be.
     """
-    if len(specs) > MOST_SERVICES:
-        raise InvalidArgument(f"a sandbox may have at most {MOST_SERVICES} services; delete one first")
+    if len(specs) > MAX_SERVICES:
+        raise InvalidArgument(f"a sandbox may have at most {MAX_SERVICES} services; delete one first")
     if len({spec.name for spec in specs}) < len(specs):
         raise InvalidArgument("two services have the same name; give each its own")
     found = tuple(_checked(spec, root=root) for spec in specs)
@@ -40,9 +40,9 @@ def _checked(spec: ServiceSpec, *, root: bool) -> ServiceSpec:
         raise InvalidArgument("a service's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens")
     if not spec.argv or not spec.argv[0]:
         raise InvalidArgument(f"service {spec.name} has no program; make it the first item of argv")
-    if sum(map(len, (*spec.argv, *spec.env, *spec.env.values()))) > MOST_CHARS:
+    if sum(map(len, (*spec.argv, *spec.env, *spec.env.values()))) > MAX_CHARS:
         raise InvalidArgument(
-            f"argv and env of service {spec.name} have more than {MOST_CHARS} characters; put long values "
+            f"argv and env of service {spec.name} have more than {MAX_CHARS} characters; put long values "
             "into a file"
         )
     check_user(spec.user)

@@ -11,13 +11,13 @@ from bay.errors import BayError, Conflict, NotFound, OutputGone
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
 from bay.server.execs.locator import LOST
 from bay.server.managed_services import rules, ship_client
-from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States
-from bay.server.managed_services.syncer import ServiceKeeper
+from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States
+from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import OutputEnd
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from bay.store import services
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
@@ -41,9 +41,9 @@ class SandboxServices:
         *,
         store: Store,
         waker: Waker,
-        link: ServiceLink,
-        keeper: ServiceKeeper,
-        stays: Stays,
+        link: ServiceClient,
+        keeper: ServiceSyncer,
+        stays: OpenConnections,
         profiles: Mapping[str, Profile],
     ) -> None:
         self._store = store

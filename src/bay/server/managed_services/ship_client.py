@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from bay.models import OutputChunk, Service, ServiceSpec, ServiceState, to_wire
 from bay.server.ship.answers import Count, Moment, OutputEnd, Small, Text, collect, parse
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 
 _CHANGE_S = 30.0
@@ -65,10 +65,10 @@ def states_of(line: bytes) -> States:
     return parse(_Line, line).by_name()
 
 
-class ServiceLink:
+class ServiceClient:
     """Asks Ships about services, and tells them which to keep."""
 
-    def __init__(self, link: ShipLink) -> None:
+    def __init__(self, link: ShipClient) -> None:
         self._link = link
 
     async def put(self, peer: Peer, env: Mapping[str, str], specs: Sequence[ServiceSpec]) -> States:
@@ -91,7 +91,7 @@ class ServiceLink:
     def logs(
         self, peer: Peer, name: str, since: int, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
-        """The output of one from byte `since` on, as `ShipLink.output`."""
+        """The output of one from byte `since` on, as `ShipClient.output`."""
         return self._link.output_at(peer, f"/services/{name}/logs", since, follow)
 
 

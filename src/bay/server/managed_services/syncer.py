@@ -17,7 +17,7 @@ from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import Profile
 from bay.server.events.rate import event_bucket
-from bay.server.managed_services.ship_client import ServiceLink, ServiceStatus, States, states_of
+from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States, states_of
 from bay.server.sessions.feeds import Take
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
@@ -54,11 +54,11 @@ class _Kept:
     events: TokenBucket = field(default_factory=event_bucket)
 
 
-class ServiceKeeper:
+class ServiceSyncer:
     """See the module. `run` has to run for anything to be tried again and heard."""
 
     def __init__(
-        self, *, store: Store, link: ServiceLink, profiles: Mapping[str, Profile], clock: Clock
+        self, *, store: Store, link: ServiceClient, profiles: Mapping[str, Profile], clock: Clock
     ) -> None:
         self._store = store
         self._link = link
@@ -228,7 +228,7 @@ class ServiceKeeper:
 class ServiceListener:
     """The listener to the states of one session's services."""
 
-    def __init__(self, keeper: ServiceKeeper, session_id: str) -> None:
+    def __init__(self, keeper: ServiceSyncer, session_id: str) -> None:
         self._keeper = keeper
         self._session_id = session_id
 

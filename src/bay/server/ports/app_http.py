@@ -25,9 +25,9 @@ from bay.server.ship.http11 import Http11Client
 IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""
 
-_MOST_IDLE = 64
+_MAX_IDLE = 64
 _READ_BYTES = 256 * 1024
-_MOST_HEAD = 64 * 1024
+_MAX_HEAD = 64 * 1024
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """Bytes that h11 takes in a header and the server does not."""
 _LOOK_S = 1.0
@@ -73,7 +73,7 @@ class AppConnection:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._stream = opened.stream
-        self._http = Http11Client(_MOST_HEAD)
+        self._http = Http11Client(_MAX_HEAD)
         self.idle_since: float | None = None
         """When it began to wait for another request; None in its first."""
 
@@ -151,7 +151,7 @@ class AppConnection:
     def _checked(self, head: h11.Response) -> h11.Response:
         size = sum(len(name) + len(value) for name, value in head.headers)
         is_odd = any(_CONTROL.search(value) for _, value in head.headers)
-        if head.status_code > 599 or size > _MOST_HEAD or is_odd:
+        if head.status_code > 599 or size > _MAX_HEAD or is_odd:
             raise h11.RemoteProtocolError("no head that may be forwarded")
         return head
 
@@ -194,7 +194,7 @@ class AppConnections:
     async def give_back(self, peer: Peer, port: int, connection: AppConnection) -> None:
         """Keep it for another request, or drop it."""
         waiting = self._idle[peer.session_id, port]
-        if len(waiting) < _MOST_IDLE and connection.recycle():
+        if len(waiting) < _MAX_IDLE and connection.recycle():
             connection.idle_since = asyncio.get_running_loop().time()
             waiting.append(connection)
         else:

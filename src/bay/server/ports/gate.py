@@ -58,7 +58,7 @@ log = structlog.get_logger("bay.ports")
 _OWN_PATHS = "/.bay/"
 OPEN_PATH = "/.bay/open"
 _LONGEST_TO = 2048
-_MOST_COOKIES = 16
+_MAX_COOKIES = 16
 """Of one name: others than Bay's own come from pages that had the browser set them."""
 _TARGET = re.compile(rb"/[\x21-\x7e]*")
 _TO_STRANGERS = {
@@ -186,7 +186,7 @@ class PortGate:
             return None
 
     def _by_cookie(self, place: PortHost, target: _Target, scope: Scope) -> Pass | None:
-        tokens = cookies_named(scope["headers"], _cookie(place))[:_MOST_COOKIES]
+        tokens = cookies_named(scope["headers"], _cookie(place))[:_MAX_COOKIES]
         passes = (self._tokens.read("cookie", token.decode("latin-1")) for token in tokens)
         return next((given for given in passes if given is not None and self._is_good(given, target)), None)
 

@@ -47,7 +47,7 @@ _OF_THE_ORIGIN = frozenset((b"strict-transport-security", b"service-worker-allow
 _BAY_KEY = re.compile(rb"bay_[A-Za-z0-9_-]{43}")
 """A key that Bay made, also a revoked one."""
 _BETWEEN_WORDS = re.compile(rb'[\s,;="]+')
-_SHORTEST_KEY, _LONGEST_KEY, _MOST_WORDS = 16, 1024, 32
+_SHORTEST_KEY, _LONGEST_KEY, _MAX_WORDS = 16, 1024, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +175,7 @@ def _has_key(value: bytes, is_key: Callable[[str], bool]) -> bool:
 def _likely_keys(value: bytes, inside: bytes) -> Iterator[str]:
     """All of it, what follows a scheme, its words, and both halves of a Basic (RFC 7617)."""
     _, _, behind = value.partition(b" ")
-    words = islice(_BETWEEN_WORDS.split(value), _MOST_WORDS)
+    words = islice(_BETWEEN_WORDS.split(value), _MAX_WORDS)
     likely = {value.strip(), behind.strip(), *words, *inside.partition(b":")}
     return (word.decode("latin-1") for word in likely if _SHORTEST_KEY <= len(word) <= _LONGEST_KEY)
 

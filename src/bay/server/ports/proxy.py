@@ -26,7 +26,7 @@ from bay.server.ship.websocket import Closed
 from bay.server.web.auth import Caller
 from bay.server.web.concurrency import first, guarded
 from bay.server.web.edge import SUBPROTOCOL
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 from ship_protocol import CloseCode
 
 Scope = MutableMapping[str, Any]
@@ -34,7 +34,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-MOST = 500
+LIMIT = 500
 """Concurrent requests and WebSockets to one sandbox; as many again of strangers at public ports."""
 
 ANSWER_S = 300.0
@@ -76,7 +76,13 @@ class PortProxy:
     """Serves visits. `wait_s` is how long one waits until something listens."""
 
     def __init__(
-        self, *, waker: Waker, link: PortClient, stays: Stays, is_key: Callable[[str], bool], wait_s: float
+        self,
+        *,
+        waker: Waker,
+        link: PortClient,
+        stays: OpenConnections,
+        is_key: Callable[[str], bool],
+        wait_s: float,
     ) -> None:
         self._waker = waker
         self._is_key = is_key
@@ -177,9 +183,9 @@ class PortProxy:
     def _place(self, visit: Visit) -> Generator[None]:
         # Strangers at a port that is everybody's take no room from those who were let in.
         room = (visit.sandbox_id, visit.key_id is None)
-        if self._under_way[room] >= MOST:
+        if self._under_way[room] >= LIMIT:
             raise QuotaExceeded(
-                f"{MOST} requests to this sandbox are in progress, the limit; try again in a moment"
+                f"{LIMIT} requests to this sandbox are in progress, the limit; try again in a moment"
             )
         self._under_way[room] += 1
         try:

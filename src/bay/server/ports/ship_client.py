@@ -15,15 +15,15 @@ from pydantic import BaseModel, Field
 from bay.errors import BadRequest, ShipError
 from bay.models import Port
 from bay.server.ship.answers import Small, collect, parse
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from ship_protocol import END_OF_PIECES, PIECE_HEAD
 
 PortNumber = Annotated[int, Field(ge=1, le=65_535)]
 
 _PIECE_BYTES = 1 << 20
-_MOST_RECEIVED = 256 * 1024
-_MOST_UNSENT = 256 * 1024
+_MAX_RECEIVED = 256 * 1024
+_MAX_UNSENT = 256 * 1024
 _ANSWER_BYTES = 1 << 20
 _ANSWER_S = 15.0
 _TURN = 64  # reads of what is here before others get a turn
@@ -58,7 +58,7 @@ def ports_of(line: bytes) -> tuple[Port, ...]:
 class PortClient:
     """Calls to the ports behind `link`."""
 
-    def __init__(self, link: ShipLink) -> None:
+    def __init__(self, link: ShipClient) -> None:
         self._link = link
 
     async def listening(self, peer: Peer) -> tuple[Port, ...]:
@@ -107,7 +107,7 @@ class PortStream(asyncio.Protocol):
     def begin(self, transport: asyncio.Transport, received: bytes) -> None:
         """Called once, with what carries it and what has come already."""
         self._transport = transport
-        transport.set_write_buffer_limits(high=_MOST_UNSENT)
+        transport.set_write_buffer_limits(high=_MAX_UNSENT)
         self.data_received(received)
 
     async def read(self, size: int) -> bytes:
@@ -204,7 +204,7 @@ class PortStream(asyncio.Protocol):
         return taken
 
     def _may_read(self) -> None:
-        if not self._lost and not self._carrier.is_closing() and len(self._received) < _MOST_RECEIVED:
+        if not self._lost and not self._carrier.is_closing() and len(self._received) < _MAX_RECEIVED:
             self._carrier.resume_reading()
 
     def _send(self, data: bytes) -> None:
@@ -225,7 +225,7 @@ class PortStream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
         self._received += data
-        if len(self._received) >= _MOST_RECEIVED:
+        if len(self._received) >= _MAX_RECEIVED:
             self._carrier.pause_reading()
         if data:
             self._arrival.set()

@@ -29,7 +29,7 @@ TunnelsDep = Annotated[Tunnels, service(Tunnels)]
 Port = Annotated[int, Query(ge=1, le=65_535, description="On which a program in the sandbox listens")]
 
 _READ_BYTES = 64 * 1024
-_MOST_TEXT = 1024
+_MAX_TEXT = 1024
 _LOOK_S = 30.0
 _EOF = json.dumps({"type": "eof"}, separators=(",", ":"))
 _DONE = Goodbye(CloseCode.NORMAL)
@@ -125,7 +125,7 @@ async def _until(event: asyncio.Event) -> None:
 
 def _check_eof(text: str) -> None:
     try:
-        kind = json.loads(text)["type"] if len(text) <= _MOST_TEXT else None
+        kind = json.loads(text)["type"] if len(text) <= _MAX_TEXT else None
     except (ValueError, TypeError, KeyError, RecursionError):
         kind = None
     if kind != "eof":

@@ -9,7 +9,7 @@ from bay.server.ports.ship_client import PortClient, PortStream
 from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Stays
+from bay.server.web.open_connections import OpenConnections
 
 
 @dataclass(kw_only=True)
@@ -30,7 +30,7 @@ class Tunnel(SessionStream):
 class Tunnels:
     """The service behind `…/tunnel`."""
 
-    def __init__(self, *, waker: Waker, link: PortClient, stays: Stays) -> None:
+    def __init__(self, *, waker: Waker, link: PortClient, stays: OpenConnections) -> None:
         self._waker = waker
         self._link = link
         self._stays = stays

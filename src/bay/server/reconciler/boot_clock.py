@@ -28,7 +28,7 @@ def since_boot() -> timedelta:
     return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-class SteadyClock:
+class BootClock:
     """The present: when the host booted, by the wall clock when it was last read, and the time since."""
 
     def __init__(self, wall: Clock = utc_now) -> None:
@@ -69,5 +69,5 @@ class SteadyClock:
 
 async def settle(clock: Clock, store: Store) -> None:
     """Have a clock that follows the wall clock do so now."""
-    if isinstance(clock, SteadyClock):
+    if isinstance(clock, BootClock):
         await clock.settle(store)

@@ -22,7 +22,7 @@ from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.storage_steps import StorageSteps
-from bay.server.managed_services.syncer import ServiceKeeper
+from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Shares
 from bay.server.reconciler.starter import Starter
@@ -45,9 +45,9 @@ from bay.server.sessions.lifecycle import (
     Step,
     TakeCheckpoint,
 )
-from bay.server.sessions.notifier import Changes
+from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -85,12 +85,12 @@ class Reconciler:
         driver: Driver,
         cargo: CargoBackend,
         storage_steps: StorageSteps,
-        link: ShipLink,
+        link: ShipClient,
         feeds: SessionFeeds,
-        keeper: ServiceKeeper,
+        keeper: ServiceSyncer,
         holds: Holds,
         profiles: dict[str, Profile],
-        changes: Changes,
+        changes: Notifier,
         clock: Clock,
         start_concurrency: int,
         start_limit_s: float,

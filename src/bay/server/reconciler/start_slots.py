@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class StartSlots:
     """`at_once` turns.
 
     Rejected: a semaphore, in which a refill of the pool would be served before a create that waits.

@@ -17,7 +17,7 @@ from bay.ids import new_id
 from bay.models import Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.orphans import Orphans
-from bay.server.reconciler.start_slots import Turns
+from bay.server.reconciler.start_slots import StartSlots
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.work_queue import WorkQueue
@@ -25,7 +25,7 @@ from bay.store import events, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
-_MOST_KERNEL_ENV = 96 << 10
+_MAX_KERNEL_ENV = 96 << 10
 """Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
 
 
@@ -54,7 +54,7 @@ class Starter:
         self._queue = queue
         self._profiles = profiles
         self._clock = clock
-        self._turns = Turns(at_once)
+        self._turns = StartSlots(at_once)
         self._limit_s = limit_s
 
     def owned_waiting(self) -> int:
@@ -192,4 +192,4 @@ def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
     Without it, or when it exceeds one variable, the first cell brings it.
     """
     env = {**profile.env, **sandbox.env} if profile.kernel == "eager" else {}
-    return env if len(json.dumps(env)) <= _MOST_KERNEL_ENV else {}
+    return env if len(json.dumps(env)) <= _MAX_KERNEL_ENV else {}

@@ -8,12 +8,12 @@ import structlog
 
 from bay.clock import Clock
 from bay.errors import BayError
-from bay.server.kernels.ship_client import KernelLink
+from bay.server.kernels.ship_client import KernelClient
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.work_queue import WorkQueue
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.store import events, execs, sandboxes
 from bay.store.deferred import DeferredWrites
@@ -40,8 +40,8 @@ class Sweep:
         store: Store,
         later: DeferredWrites,
         queue: WorkQueue,
-        link: ShipLink,
-        kernels: KernelLink,
+        link: ShipClient,
+        kernels: KernelClient,
         holds: Holds,
         clock: Clock,
         can_freeze: bool,

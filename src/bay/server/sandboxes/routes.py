@@ -19,7 +19,7 @@ from bay.models import (
     Status,
 )
 from bay.server.managed_services.routes import NamedService
-from bay.server.managed_services.rules import MOST_SERVICES
+from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.networks.routes import NetworkPolicyBody
 from bay.server.ports.service import MAX_PORTS
 from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
@@ -125,7 +125,7 @@ class CreateSandbox(Body):
     services: Annotated[
         tuple[NamedService, ...],
         Field(description="Its services, which start with it and are restarted"),
-        Most(MOST_SERVICES),
+        Most(MAX_SERVICES),
     ] = ()
     wait: Annotated[
         float | None, Field(ge=0, le=MAX_WAIT_S, description="As the query parameter"), DURATION

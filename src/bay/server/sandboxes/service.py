@@ -38,7 +38,7 @@ from bay.models import (
     to_wire,
 )
 from bay.server.checkpoints import policy
-from bay.server.checkpoints.requests import Snapshots
+from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.managed_services import rules
 from bay.server.networks.rules import checked_policy
 from bay.server.sandboxes.pool import Pool
@@ -48,7 +48,7 @@ from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.port_hosts import host_of
@@ -127,10 +127,10 @@ class Sandboxes:
         store: Store,
         later: DeferredWrites,
         waker: Waker,
-        snapshots: Snapshots,
+        snapshots: CheckpointRequests,
         pool: Pool,
         quotas: Quotas,
-        link: ShipLink,
+        link: ShipClient,
         suspect: Callable[[str], None],
         profiles: dict[str, Profile],
         driver: Driver,

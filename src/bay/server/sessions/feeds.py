@@ -15,7 +15,7 @@ import structlog
 
 from bay.backoff import Backoff
 from bay.errors import BayError
-from bay.server.ship.client import ShipLink
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 
 log = structlog.get_logger("bay.feeds")
@@ -53,7 +53,7 @@ class SessionFeeds:
     """Follows the feeds of sessions until it is cancelled. `listeners` make those of a session, by kind."""
 
     def __init__(
-        self, *, link: ShipLink, listeners: Mapping[str, Callable[[str, str], FeedListener]]
+        self, *, link: ShipClient, listeners: Mapping[str, Callable[[str, str], FeedListener]]
     ) -> None:
         self._link = link
         self._listeners = listeners

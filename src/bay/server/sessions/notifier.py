@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Changes:
+class Notifier:
     """Wakes waiters by key."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from bay.errors import QuotaExceeded, SandboxNotReady
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import Reason, Stays
+from bay.server.web.open_connections import OpenConnections, Reason
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class SessionStream:
     sandbox_id: str
     session_id: str
     waker: Waker
-    stays: Stays
+    stays: OpenConnections
 
     async def thaw(self) -> bool:
         """Have the session take what is sent next, which counts as activity; False when it is over.

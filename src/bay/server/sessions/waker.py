@@ -20,7 +20,7 @@ from bay.models import Capability, Profile
 from bay.server.sessions import lifecycle
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.holds import Holds
-from bay.server.sessions.notifier import Changes
+from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
 from bay.server.sessions.work_queue import WorkQueue
@@ -64,7 +64,7 @@ class Waker:
         queue: WorkQueue,
         holds: Holds,
         settle_suspicion: Callable[[str], Awaitable[None]],
-        changes: Changes,
+        changes: Notifier,
         quotas: Quotas,
         profiles: dict[str, Profile],
         clock: Clock,

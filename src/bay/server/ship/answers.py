@@ -18,7 +18,7 @@ _PASSED_ON = frozenset(
 )  # fmt: skip
 
 # Of one that keeps two rings of 16 MiB and 256 bytes a piece.
-_MOST_CHUNKS = 140_000
+_MAX_CHUNKS = 140_000
 
 Text = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -30,7 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _COUNTED = 256 << 10
 """Bytes from which on an answer is counted before it is parsed."""
-MOST_PIECES = 20_000
+MAX_PIECES = 20_000
 
 
 Numbers = Annotated[list[Count], Field(max_length=1000, fail_fast=True)]
@@ -69,7 +69,7 @@ class ShipExec(BaseModel):
     wait_for_reader: bool = False
     stdout: Base64Bytes | None = None
     stderr: Base64Bytes | None = None
-    output: Annotated[list[Chunk], Field(max_length=_MOST_CHUNKS, fail_fast=True)] | None = None
+    output: Annotated[list[Chunk], Field(max_length=_MAX_CHUNKS, fail_fast=True)] | None = None
     truncated: bool = False
 
     def to_exec(self) -> Exec:
@@ -182,7 +182,7 @@ async def collect(chunks: AsyncIterator[bytes], cap: int) -> bytes:
     return bytes(collected)
 
 
-def parse(model: type[M], data: bytes, pieces: int = MOST_PIECES) -> M:
+def parse(model: type[M], data: bytes, pieces: int = MAX_PIECES) -> M:
     """`data` as a `model`. Raises ShipError when it does not fit, or has more `pieces` than agreed."""
     if len(data) > _COUNTED and has_more_pieces(data, pieces):
         raise ShipError(f"the sandbox's runtime answered with more than {pieces} values")

@@ -13,7 +13,7 @@ from bay.drivers.ship_socket import connect
 from bay.errors import ShipError, Timeout
 from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
-    MOST_PIECES,
+    MAX_PIECES,
     Chunk,
     FeedLine,
     M,
@@ -49,7 +49,7 @@ _META_S = 2.0
 _TRANSFER_DEADLINE_S = 3600.0
 
 
-class ShipLink:
+class ShipClient:
     """Connections to the Ships of all sessions, kept open between calls.
 
     `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the silence of an exec that
@@ -260,7 +260,7 @@ class ShipLink:
         body: Mapping[str, Any] | None = None,
         deadline_s: float | None = None,
         cap: int = _SMALL,
-        pieces: int = MOST_PIECES,
+        pieces: int = MAX_PIECES,
     ) -> M:
         """One call whose answer is a `model` of at most `cap` bytes and `pieces` values."""
         data = None if body is None else json.dumps(body).encode()

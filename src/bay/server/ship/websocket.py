@@ -24,7 +24,7 @@ from ship_protocol import FRAGMENTS, MESSAGE_BYTES, STDERR, STDOUT, CloseCode, f
 
 _SLICE_BYTES = 16 * 1024  # parsed without a pause: it may be thousands of tiny frames
 _TURN = 64  # frames that are handed out before others get a turn
-_MOST_PINGS_PER_S = 50
+_MAX_PINGS_PER_S = 50
 _REFUSALS: dict[int, type[BayError]] = {
     CloseCode.TOO_LARGE: PayloadTooLarge,
     CloseCode.BAD_MESSAGE: BadRequest,
@@ -150,7 +150,7 @@ class ShipWebSocket(ClientWebSocket):
     def __init__(self, wire: Wire, received: bytes) -> None:
         protocol = Protocol(CLIENT, state=State.OPEN, max_size=MESSAGE_BYTES)
         super().__init__(protocol, wire.receive, wire.send_raw, received)
-        self._pings = TokenBucket(_MOST_PINGS_PER_S, _MOST_PINGS_PER_S)
+        self._pings = TokenBucket(_MAX_PINGS_PER_S, _MAX_PINGS_PER_S)
 
     async def receive(self) -> bytes | str | Closed:
         """The next message, or how Ship closed.

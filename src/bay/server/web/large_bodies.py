@@ -18,7 +18,7 @@ Receive = Callable[[], Awaitable[Message]]
 LARGE = 1 << 20
 """Bytes from which on a body is counted. A smaller one is bounded by its size."""
 
-MOST_PIECES = 20_000
+MAX_PIECES = 20_000
 """Texts, and items of lists and objects. An exec may have 4,096 arguments and 256 variables."""
 
 
@@ -68,8 +68,8 @@ class LargeBodies:
 
 def check_pieces(body: bytes) -> None:
     """Raises PayloadTooLarge when a JSON body has too many pieces."""
-    if has_more_pieces(body, MOST_PIECES):
+    if has_more_pieces(body, MAX_PIECES):
         raise PayloadTooLarge(
-            f"a body of more than {LARGE} bytes has at most {MOST_PIECES} strings, fields and items; "
+            f"a body of more than {LARGE} bytes has at most {MAX_PIECES} strings, fields and items; "
             "send data as one string, or as a file"
         )

@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from bay.errors import BadRequest
 
-_MOST_PARTS = 64
+_MAX_PARTS = 64
 _UNREADABLE = "the body is no multipart/form-data that can be read, or broke off"
 
 
@@ -98,8 +98,8 @@ class Form:
         _, options = parse_options_header(self._disposition)
         self._disposition = b""
         self._parts += 1
-        if self._parts > _MOST_PARTS:
-            raise BadRequest(f"the form has more than {_MOST_PARTS} parts")
+        if self._parts > _MAX_PARTS:
+            raise BadRequest(f"the form has more than {_MAX_PARTS} parts")
         self._events.append(options.get(b"name", b"").decode(errors="replace"))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:

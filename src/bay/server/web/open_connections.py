@@ -21,10 +21,10 @@ Reason = Literal["leaving", "revoked"]
 LOOK_S = 3.0
 """How often the key of a connection is looked at."""
 
-MOST = 1000
+LIMIT = 1000
 
 
-class Stays:
+class OpenConnections:
     """Connections that go on, by owner, until it is closed."""
 
     def __init__(self, keys: Keys, look_s: float = LOOK_S) -> None:
@@ -47,9 +47,9 @@ class Stays:
     @contextmanager
     def place(self, owner: str) -> Generator[None]:
         """Room for one more connection of `owner`. Raises QuotaExceeded when all is taken."""
-        if self._places[owner] >= MOST:
+        if self._places[owner] >= LIMIT:
             raise QuotaExceeded(
-                f"{MOST} connections of this owner follow or are attached, the limit; close one and try again"
+                f"{LIMIT} connections of this owner follow or are attached, the limit; close one and try again"
             )
         self._places[owner] += 1
         try:

@@ -24,7 +24,7 @@ from bay.errors import (
 )
 from bay.models import to_wire
 
-_MOST_ERRORS = 20
+_MAX_ERRORS = 20
 
 
 class Ok(BaseModel):
@@ -114,7 +114,7 @@ async def on_invalid_request(request: Request, error: Exception) -> JSONResponse
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
     detail = [
         {"loc": list(e["loc"]), "msg": validation_words.words(e), "type": e["type"]}
-        for e in found[:_MOST_ERRORS]
+        for e in found[:_MAX_ERRORS]
     ]
     where, said = (validation_words.place(found[0]), detail[0]["msg"]) if found else ("body", "is not valid")
     invalid = InvalidArgument(f"{where}: {said}", details={"errors": len(found), "field": where})

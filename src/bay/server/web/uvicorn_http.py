@@ -15,7 +15,7 @@ from bay.errors import BadRequest, BayError, RequestTimeout
 from bay.server.web.connection_limits import ClientConnection, Connections
 from bay.server.web.replies import error_response
 
-MOST_HEAD = 64 * 1024
+MAX_HEAD = 64 * 1024
 """Bytes without a byte of a body, or an end. A read's worth more may have come by then."""
 
 PLACE = "connection"
@@ -49,9 +49,9 @@ class Http(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._since += len(data)
         super().data_received(data)
-        if self._since > MOST_HEAD and not self.transport.is_closing():
+        if self._since > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response(
-                f"the head of a request has more than {MOST_HEAD} bytes; send a shorter one"
+                f"the head of a request has more than {MAX_HEAD} bytes; send a shorter one"
             )
 
     def on_message_begin(self) -> None:
