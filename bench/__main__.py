@@ -1,7 +1,7 @@
 """`python -m bench [NAMES] [--scale X] [--json FILE]`: measure, print a table, write JSON.
 
-It starts a Bay of its own, and compares with Docker where a daemon answers. Nothing here is a test: the budgets
-are in SPECIFICATION.md, and a person looks at both.
+It starts a Bay of its own, and compares with Docker where a daemon answers. Nothing here is a test: the
+budgets are in SPECIFICATION.md, and a person looks at both.
 """
 
 import argparse

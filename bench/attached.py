@@ -1,4 +1,6 @@
-"""Being attached to a command: how soon a key comes back, how fast output flows and what that holds in memory, and how fast old output comes again."""
+"""Being attached to a command: how soon a key comes back, how fast output flows and what that holds in
+memory, and how fast old output comes again.
+"""
 
 import subprocess
 import threading
@@ -18,7 +20,9 @@ MIB = 1 << 20
 
 
 def keystroke(bench: Bench) -> list[Result]:
-    """One key typed into a terminal, until its echo is back: client, Bay, Ship, the kernel's terminal and back."""
+    """One key typed into a terminal, until its echo is back: client, Bay, Ship, the kernel's terminal and
+    back.
+    """
     with (
         running_box(bench.client) as box,
         box.spawn(["cat"], tty=True).attach() as terminal,
@@ -35,7 +39,9 @@ def _echoed(terminal: Attachment, output: Generator[object, None, None]) -> None
 
 
 def flood(bench: Bench) -> list[Result]:
-    """A gigabyte of output through attach, as fast as it goes, with the growth of both programs; beside `docker exec`."""
+    """A gigabyte of output through attach, as fast as it goes, with the growth of both programs; beside
+    `docker exec`.
+    """
     total = bench.count(FLOOD_BYTES)
     with running_box(bench.client) as box:
         pids = {"Bay": bench.server.pid, "Ship": next(iter(host.View(bench.server.folder).processes()))}

@@ -14,7 +14,10 @@ from bench.figures import Absent, Figure, Ratio, Result
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a benchmark may use. `docker` is None where no daemon answers; `scale` shrinks the counts for a quick look."""
+    """What a benchmark may use.
+
+    `docker` is None where no daemon answers; `scale` shrinks the counts for a quick look.
+    """
 
     server: OwnServer
     client: Client

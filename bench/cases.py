@@ -1,4 +1,7 @@
-"""The benchmarks by name. Each returns what it found; what is compared is measured alternately, within one run."""
+"""The benchmarks by name.
+
+Each returns what it found; what is compared is measured alternately, within one run.
+"""
 
 from bench.attached import flood, keystroke, replay
 from bench.base import Case

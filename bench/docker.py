@@ -1,7 +1,7 @@
 """Docker, to compare with, when a daemon answers here: containers of a tiny image made on the spot.
 
-A daemon without a network of its own (`dockerd --iptables=false --ip6tables=false --bridge=none`) is good enough: its containers
-get none, as Bay's sandboxes, and the figures say so.
+A daemon without a network of its own (`dockerd --iptables=false --ip6tables=false --bridge=none`) is good
+enough: its containers get none, as Bay's sandboxes, and the figures say so.
 """
 
 import io

@@ -67,9 +67,10 @@ class Ratio:
 class Score:
     """One number for how starts feel: the usual one, the slow ones and the failed ones together.
 
-    `of` holds the milliseconds of the `good` of `tried` starts that were answered. Each of median, p95 and p99 is worth
-    nothing from `CEILING_MS` on and everything at 0; they are weighted 60, 25 and 15 of 100 points, and the sum is
-    multiplied with the share of starts that were answered. Higher is better. `weighted_ms` is the same weighting of the times.
+    `of` holds the milliseconds of the `good` of `tried` starts that were answered. Each of median, p95 and
+    p99 is worth nothing from `CEILING_MS` on and everything at 0; they are weighted 60, 25 and 15 of 100
+    points, and the sum is multiplied with the share of starts that were answered. Higher is better.
+    `weighted_ms` is the same weighting of the times.
     """
 
     of: Figure

@@ -1,4 +1,6 @@
-"""Files in and out of a sandbox, lists, searches and watches, beside what a shell or Docker does with the same."""
+"""Files in and out of a sandbox, lists, searches and watches, beside what a shell or Docker does with the
+same.
+"""
 
 import http.client
 import subprocess

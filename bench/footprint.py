@@ -30,7 +30,9 @@ def memory(bench: Bench) -> list[Result]:
 
 
 def idle(bench: Bench) -> list[Result]:
-    """Two hundred sandboxes that do nothing, running and then frozen: memory each, and what Bay uses of a core."""
+    """Two hundred sandboxes that do nothing, running and then frozen: memory each, and what Bay uses of a
+    core.
+    """
     count = bench.count(IDLE_SANDBOXES)
     before = host.available_mib()
     boxes = create_many(bench.client, count)

@@ -1,7 +1,9 @@
-"""What one Bay holds on this host, seen from outside: processes, control groups, mounts, id ranges and directories.
+"""What one Bay holds on this host, seen from outside: processes, control groups, mounts, id ranges and
+directories.
 
-Processes are found by their control group, whose path names the Bay and the session. `examples.host_view` starts from one
-process and knows no names; here hundreds of sessions are looked at every few seconds, so their names are used.
+Processes are found by their control group, whose path names the Bay and the session. `examples.host_view`
+starts from one process and knows no names; here hundreds of sessions are looked at every few seconds, so
+their names are used.
 """
 
 import os
@@ -74,7 +76,9 @@ def mount_count() -> int:
 
 
 def pss_mib(pids: list[int]) -> float:
-    """Proportional set size of these processes together, in MiB (proc(5), smaps_rollup); one that ended counts nothing."""
+    """Proportional set size of these processes together, in MiB (proc(5), smaps_rollup); one that ended
+    counts nothing.
+    """
     return sum(_field_kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in pids) / KIB_PER_MIB
 
 
@@ -95,7 +99,9 @@ def cpu_s(pid: int) -> float:
 
 
 def takes_signals(pid: int) -> bool:
-    """Whether a kill would end it now: frozen by version 1 of the control groups (state D), it dies when it is thawed."""
+    """Whether a kill would end it now: frozen by version 1 of the control groups (state D), it dies when it
+    is thawed.
+    """
     return _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] not in ([], ["D"])
 
 

@@ -1,7 +1,9 @@
-"""A page of a list when there are a hundred thousand sandboxes: at both ends, in the middle, and narrowed by filters.
+"""A page of a list when there are a hundred thousand sandboxes: at both ends, in the middle, and narrowed by
+filters.
 
-The store is filled by hand, with a Bay that is not running; the sandboxes are stopped ones, so no compute is needed and the
-`fake` driver serves. One in eight rows is another owner's, one in twenty of the owner's is deleted, and each has had a session.
+The store is filled by hand, with a Bay that is not running; the sandboxes are stopped ones, so no compute is
+needed and the `fake` driver serves. One in eight rows is another owner's, one in twenty of the owner's is
+deleted, and each has had a session.
 """
 
 import asyncio
@@ -42,7 +44,10 @@ def listing(bench: Bench) -> list[Result]:
 
 
 def fill(database: Path, count: int) -> None:
-    """Give `OWNER` `count` stopped sandboxes, and others some between them. No Bay may be running on the database."""
+    """Give `OWNER` `count` stopped sandboxes, and others some between them.
+
+    No Bay may be running on the database.
+    """
     engine = create_engine(URL.create("sqlite", database=str(database)))
     with engine.begin() as connection:
         for first in range(0, count, BATCH):
@@ -99,7 +104,10 @@ def _sandbox(number: int, owner: str, now: datetime, *, deleted: bool) -> dict[T
 
 
 def _queries(database: Path, count: int) -> Iterator[tuple[str, str]]:
-    """What is asked for, in words and as a query. Filters that fit nothing are the hardest: nothing ends the search early."""
+    """What is asked for, in words and as a query.
+
+    Filters that fit nothing are the hardest: nothing ends the search early.
+    """
     yield "first page", ""
     yield "in the middle", f"&cursor={_cursor(database, count // 2)}"
     yield "near the end", f"&cursor={_cursor(database, max(0, count - 2 * PAGE))}"

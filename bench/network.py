@@ -1,4 +1,6 @@
-"""What a network costs: to make and remove, in the way of packets beside a bridge as Docker's, for a name, and for a change of policy."""
+"""What a network costs: to make and remove, in the way of packets beside a bridge as Docker's, for a name,
+and for a change of policy.
+"""
 
 import asyncio
 import json

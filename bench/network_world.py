@@ -1,7 +1,8 @@
-"""Networks to measure in: a site behind the host with servers that count and echo, and a bridge as Docker makes one.
+"""Networks to measure in: a site behind the host with servers that count and echo, and a bridge as Docker
+makes one.
 
-Everything is made from a thread that is in a network namespace of its own (`bay.linux.namespaces.inside_new`), so that
-this machine's network is not touched, and is gone with it.
+Everything is made from a thread that is in a network namespace of its own
+(`bay.linux.namespaces.inside_new`), so that this machine's network is not touched, and is gone with it.
 """
 
 import os
@@ -27,7 +28,9 @@ PIECE = 1 << 18
 
 @contextmanager
 def site() -> Generator[None]:
-    """A host of its own at the end of a link, with a TCP sink, a TCP echo and a resolver that knows every name."""
+    """A host of its own at the end of a link, with a TCP sink, a TCP echo and a resolver that knows every
+    name.
+    """
     netns.set_up_loopback()
     fd = namespaces.inside_new(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     sockets: list[socket.socket] = []
@@ -59,7 +62,9 @@ def ip(*commands: str, into: str | None = None) -> None:
 
 
 def attach_to_bridge(namespace: Path) -> None:
-    """Give a namespace that has loopback alone a link as `docker run` does: a veth on a bridge, and source NAT behind it."""
+    """Give a namespace that has loopback alone a link as `docker run` does: a veth on a bridge, and source
+    NAT behind it.
+    """
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     ip("link add docker0 type bridge", f"addr add {BRIDGE}/16 dev docker0", "link set docker0 up",
        f"link add vethd type veth peer name eth0 netns {namespace}", "link set vethd master docker0", "link set vethd up")  # fmt: skip

@@ -14,7 +14,9 @@ BARE, POOLED = "python-default", "pooled"
 
 @contextmanager
 def pooled_server(pool_size: int, more: str = "") -> Generator[OwnServer]:
-    """A server with two profiles, alike but for the pool: `BARE` has none, `POOLED` keeps `pool_size` started; `more` is a line for both."""
+    """A server with two profiles, alike but for the pool: `BARE` has none, `POOLED` keeps `pool_size`
+    started; `more` is a line for both.
+    """
     config = f"[profiles.{BARE}]\n{more}\n[profiles.{POOLED}]\n{more}\npool_size = {pool_size}\n"
     with own_server("bay-bench-", config) as server:
         yield server
@@ -22,7 +24,9 @@ def pooled_server(pool_size: int, more: str = "") -> Generator[OwnServer]:
 
 
 def drain(server: OwnServer) -> None:
-    """Delete everything, also what waits in pools: that goes when a server starts whose profiles have none."""
+    """Delete everything, also what waits in pools: that goes when a server starts whose
+    profiles have none.
+    """
     with server.client() as client:
         delete_all(client)
     server.end()

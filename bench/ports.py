@@ -1,7 +1,9 @@
-"""The proxy of ports beside nginx as a reverse proxy to the same app: requests, a large download, WebSocket messages.
+"""The proxy of ports beside nginx as a reverse proxy to the same app: requests, a large download, WebSocket
+messages.
 
-The app is nginx too (messages come back from a few lines of Python). Bay reaches the one in a sandbox, the nginx beside it one on this host,
-since there is no way into a sandbox but Bay's. `wrk` asks, on this machine: all of them share its cores.
+The app is nginx too (messages come back from a few lines of Python). Bay reaches the one in a sandbox, the
+nginx beside it one on this host, since there is no way into a sandbox but Bay's. `wrk` asks, on this machine:
+all of them share its cores.
 """
 
 import re
@@ -77,7 +79,9 @@ class Way:
 
 
 def ports(bench: Bench) -> list[Result]:
-    """Requests a second and p99, the download of 1 GiB, and the p99 of a WebSocket message that comes back."""
+    """Requests a second and p99, the download of 1 GiB, and the p99 of a WebSocket message that
+    comes back.
+    """
     if not which("nginx") or not which("wrk"):
         return [Absent("the proxy of ports", "nginx or wrk is not installed")]
     with running_box(bench.client) as box, _ways(bench, box) as (direct, front, mine):

@@ -1,4 +1,6 @@
-"""Python that remembers: a cell on a kernel that is there, and the first one of a sandbox, with and without a kernel that waits."""
+"""Python that remembers: a cell on a kernel that is there, and the first one of a sandbox, with and without a
+kernel that waits.
+"""
 
 import time
 

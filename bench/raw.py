@@ -33,7 +33,10 @@ class Raw:
         self._connection.close()
 
     def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The decoded answer, None when it is empty. Raises BayError as the SDK does, and OSError or HTTPException when the connection breaks."""
+        """The decoded answer, None when it is empty.
+
+        Raises BayError as the SDK does, and OSError or HTTPException when the connection breaks.
+        """
         self._begin_anew_when_stale()
         content = None if body is None else json.dumps(body).encode()
         self._connection.request(method, path, body=content, headers=self._headers)

@@ -46,7 +46,9 @@ def exec_many(bench: Bench) -> list[Result]:
 
 
 def warm(bench: Bench) -> list[Result]:
-    """Waking a frozen sandbox: by a command, and by `resume` alone, beside the same command on a running one."""
+    """Waking a frozen sandbox: by a command, and by `resume` alone, beside the same command on
+    a running one.
+    """
     wakes: list[float] = []
     resumes: list[float] = []
     pauses: list[float] = []

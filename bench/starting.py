@@ -1,4 +1,6 @@
-"""From the create to the answer of the first command: with a pool and without, one by one, spread out and all at once."""
+"""From the create to the answer of the first command: with a pool and without, one by one, spread out and all
+at once.
+"""
 
 import time
 from collections.abc import Callable
@@ -29,7 +31,9 @@ def cold(bench: Bench) -> list[Result]:
 
 
 def pool(bench: Bench) -> list[Result]:
-    """On a full pool (by the SDK, and by one raw connection) and with none, beside `docker run --rm IMAGE true`."""
+    """On a full pool (by the SDK, and by one raw connection) and with none, beside `docker run --rm IMAGE
+    true`.
+    """
     hit: list[float] = []
     hit_raw: list[float] = []
     miss: list[float] = []
@@ -55,7 +59,9 @@ def pool(bench: Bench) -> list[Result]:
 
 
 def burst(bench: Bench) -> list[Result]:
-    """Twenty sandboxes at once, each to the answer of its first command, beside twenty `docker run` at once."""
+    """Twenty sandboxes at once, each to the answer of its first command, beside twenty `docker
+    run` at once.
+    """
     count = bench.count(BURST)
     wall, good = _at_once(lambda: create_and_run(bench.client), count)
     delete_all(bench.client)
@@ -65,7 +71,9 @@ def burst(bench: Bench) -> list[Result]:
 
 
 def patterns(bench: Bench) -> list[Result]:
-    """A hundred starts: one after the other, one every 200 ms, and all at once; with a pool of ten and with none."""
+    """A hundred starts: one after the other, one every 200 ms, and all at once; with a pool of ten and with
+    none.
+    """
     count = bench.count(PATTERN_RUNS)
     results: list[Result] = []
     with pooled_server(PATTERN_POOL) as server, server.client() as client, Raw(server) as raw:
@@ -121,7 +129,9 @@ def _sequential(client: Client, profile: str, count: int) -> list[float]:
 
 
 def _spread(client: Client, profile: str, count: int, every_s: float) -> tuple[float, list[float]]:
-    """`count` starts, one every `every_s`: milliseconds until all are done, and those of each that was answered."""
+    """`count` starts, one every `every_s`: milliseconds until all are done, and those of each that was
+    answered.
+    """
     with ThreadPoolExecutor(count) as threads:
         began = time.perf_counter()
         futures: list[Future[float]] = []

@@ -1,4 +1,6 @@
-"""Checkpoints, restores and forks of small and large workspaces, beside a plain copy of the same files; and what keeps its machine."""
+"""Checkpoints, restores and forks of small and large workspaces, beside a plain copy of the same files; and
+what keeps its machine.
+"""
 
 import subprocess
 import tempfile
@@ -37,7 +39,9 @@ for n in range(count):
 
 
 def checkpoints(bench: Bench) -> list[Result]:
-    """Each size in a sandbox that runs: a checkpoint, a restore until the next answer, a fork until its first, and `cp -a`."""
+    """Each size in a sandbox that runs: a checkpoint, a restore until the next answer, a fork until its
+    first, and `cp -a`.
+    """
     found: list[Result] = []
     for what, (count, megabytes) in SIZES.items():
         if count > 1:

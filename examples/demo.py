@@ -225,7 +225,9 @@ def use_again(box: Box, argv: list[str], before: dict[str, int | None]) -> str:
 
 
 def put_back(box: Box, argv: list[str]) -> str:
-    """Keep the files as they are, break them, and have them back: what ran ends, what is kept does not change."""
+    """Keep the files as they are, break them, and have them back: what ran ends, what is kept does not
+    change.
+    """
     before = sizes(box)
     made = box.checkpoint("before", "the demonstration")
     box.run("rm -r measurements.csv && echo broken > rows.txt", check=True)

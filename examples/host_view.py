@@ -1,4 +1,5 @@
-"""What a sandbox looks like from the host: its processes, namespaces, cgroups, mounts, containers and directories.
+"""What a sandbox looks like from the host: its processes, namespaces, cgroups, mounts, containers and
+directories.
 
 It knows nothing of how Bay lays things out. One process of the sandbox is found by its command line, and the
 kernel says the rest about it; so this sees also what Bay forgot.
@@ -16,7 +17,10 @@ _SESSION_ID = re.compile(r"sess-[0-9a-f]{24}")
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the host holds for one live session. `ids` are the names that its directories and mounts may carry."""
+    """What the host holds for one live session.
+
+    `ids` are the names that its directories and mounts may carry.
+    """
 
     namespaces: frozenset[str]
     cgroups: frozenset[Path]
@@ -145,5 +149,8 @@ def _device(path: Path) -> int:
 
 
 def _container_states(folder: Path) -> Iterator[Path]:
-    """Where runc keeps what it knows of its containers. Root's own files: a tenant may call a file state.json too."""
+    """Where runc keeps what it knows of its containers.
+
+    Root's own files: a tenant may call a file state.json too.
+    """
     return (path for path in _tree(folder) if path.name == "state.json" and path.lstat().st_uid == 0)

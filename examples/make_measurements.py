@@ -1,4 +1,5 @@
-"""Writes examples/measurements.csv: hourly readings of eight river gauges, made up but with the faults of real ones.
+"""Writes examples/measurements.csv: hourly readings of eight river gauges, made up but with the faults of
+real ones.
 
 The same bytes every time. Readings are missing where a logger lost power, a few levels carry the
 sentinel -999 that such loggers send, one gauge froze for a day, and some cells are empty.
@@ -24,7 +25,9 @@ SENTINEL = "-999"
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One station: its usual level in cm, the flow in m³/s at 100 cm, and its mean water temperature in °C."""
+    """One station: its usual level in cm, the flow in m³/s at 100 cm, and its mean water
+    temperature in °C.
+    """
 
     name: str
     level: float

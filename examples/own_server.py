@@ -1,4 +1,6 @@
-"""A Bay of one's own: `bay serve` on a free loopback port with a temporary directory, gone without trace afterwards."""
+"""A Bay of one's own: `bay serve` on a free loopback port with a temporary directory, gone without trace
+afterwards.
+"""
 
 import asyncio
 import os
@@ -31,8 +33,8 @@ class ServerFailed(Exception):
 class OwnServer:
     """A server and the directory that holds everything it has on disk.
 
-    It may be ended and started again, under the same URL and key; its sandboxes live on meanwhile. `config` is the
-    text of its configuration file, read at each start.
+    It may be ended and started again, under the same URL and key; its sandboxes live on meanwhile. `config`
+    is the text of its configuration file, read at each start.
     """
 
     def __init__(self, folder: Path, config: str = "") -> None:
@@ -53,7 +55,10 @@ class OwnServer:
         return self._started().pid
 
     def client(self) -> Client:
-        """A client of it, to be closed by the caller. It gives up soon: a server on this machine answers or is gone."""
+        """A client of it, to be closed by the caller.
+
+        It gives up soon: a server on this machine answers or is gone.
+        """
         return Client(self.url, self.api_key, retry_s=5)
 
     def start(self) -> None:
@@ -191,7 +196,8 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 def _remove(folder: Path) -> list[str]:
     """Remove `folder` and what stands on it; what was still there, in words."""
     left = host_view.remove_containers(folder) + host_view.unmount_below(folder)
-    # Never through a mount: what is below one may be the host's own files. And sandboxes nest deeper than shutil goes.
+    # Never through a mount: what is below one may be the host's own files. And sandboxes nest deeper than
+    # shutil goes.
     if not host_view.mounts_below(folder):
         asyncio.run(remove_tree.remove(folder))
     return left

@@ -1,4 +1,5 @@
-"""Summarises river-gauge readings per station; standard library only, so it runs in any sandbox with a Python.
+"""Summarises river-gauge readings per station; standard library only, so it runs in any sandbox with a
+Python.
 
     python3 summarise.py measurements.csv
 

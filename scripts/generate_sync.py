@@ -72,7 +72,9 @@ def _ruff(source: str) -> str:
 
 
 def outdated() -> dict[Path, str | None]:
-    """Each file of `_sync` that is not as it should be, with the text it should have (None: it should not exist)."""
+    """Each file of `_sync` that is not as it should be, with the text it should have (None: it should not
+    exist).
+    """
     wanted: dict[Path, str | None] = {
         CLIENT / "_sync" / path.name: to_sync(path.name, path.read_text())
         for path in sorted((CLIENT / "_async").glob("*.py"))

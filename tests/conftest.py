@@ -1,4 +1,6 @@
-"""What every test shares: a network of its own, async tests on asyncio, and files that take long are begun with."""
+"""What every test shares: a network of its own, async tests on asyncio, and files that take long are begun
+with.
+"""
 
 import os
 
@@ -7,8 +9,9 @@ import pytest
 from bay.drivers.oci import netns
 from bay.linux import mounts
 
-# A rule that fails must not let a packet out of this machine, and a Bay under test must not change its network: root's
-# tests run, with all that they start, in a network namespace that has loopback and no way to any other device.
+# A rule that fails must not let a packet out of this machine, and a Bay under test must not change its
+# network: root's tests run, with all that they start, in a network namespace that has loopback and no way to
+# any other device.
 if os.geteuid() == 0:
     mounts.unshare(mounts.CLONE_NEWNET)
     netns.set_up_loopback()
@@ -18,7 +21,9 @@ os.environ.setdefault("BAY_CARGO_BACKEND", "directory")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with a test marked `long` first: begun last, one would run when the other worker has no more to do."""
+    """Put the files with a test marked `long` first: begun last, one would run when the other worker has no
+    more to do.
+    """
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
 

@@ -1,1 +1,3 @@
-"""The soak: mixed traffic on a Bay of its own for half an hour, with crashes, and a look at what grows meanwhile."""
+"""The soak: mixed traffic on a Bay of its own for half an hour, with crashes, and a look at what grows
+meanwhile.
+"""

@@ -1,6 +1,8 @@
-"""`python -m bench.soak [--minutes 30]`: traffic with crashes, then a verdict; exit code 1 when something grew or went wrong.
+"""`python -m bench.soak [--minutes 30]`: traffic with crashes, then a verdict; exit code 1 when something
+grew or went wrong.
 
-Bay is killed every few minutes in the first half. In the second half it lives on, so that what one process leaks has time to show.
+Bay is killed every few minutes in the first half. In the second half it lives on, so that what one process
+leaks has time to show.
 """
 
 import argparse
@@ -49,7 +51,10 @@ def main() -> int:
 
 
 def soak(minutes: float, seed: int, log: Path, console: Console) -> Findings:
-    """Run it; `log` is where Bay's log is copied. Raises ServerFailed when Bay does not come up again, or leaves something that has to be removed by force."""
+    """Run it; `log` is where Bay's log is copied.
+
+    Raises ServerFailed when Bay does not come up again, or leaves something that has to be removed by force.
+    """
     journal, taken = Journal(), list[Sample]()
     with own_server("bay-soak-", CONFIG) as server, _log_kept(server, log):
         rest_before = _at_rest(server)
@@ -129,7 +134,9 @@ def _remains(server: OwnServer) -> Values:
 
 
 def _complaints(path: Path) -> Counter[str]:
-    """How often Bay's log tells of a warning or an error, by what it says; other lines than its own are tracebacks."""
+    """How often Bay's log tells of a warning or an error, by what it says; other lines than its own are
+    tracebacks.
+    """
     found: Counter[str] = Counter()
     for line in path.read_text(errors="replace").splitlines():
         try:

@@ -1,7 +1,7 @@
 """What the traffic did and what went wrong, and which failures have a cause that was put there on purpose.
 
-An error is excused only when something that can cause it happened to that sandbox, or to Bay, while the call was under way or a
-moment before. Everything else is counted by its kind and makes the soak fail.
+An error is excused only when something that can cause it happened to that sandbox, or to Bay, while the call
+was under way or a moment before. Everything else is counted by its kind and makes the soak fail.
 """
 
 import threading
@@ -20,7 +20,9 @@ RECOVERED_S = 5.0
 """So long after a crash a call may still notice it."""
 
 CUT = {"connection_failed": RECOVERED_S, "late": 20.0}
-"""Codes that a killed Bay excuses, and how long after its next start: what has its time may then come late."""
+"""Codes that a killed Bay excuses, and how long after its next start: what has its time may
+then come late.
+"""
 
 BROKEN = frozenset({"ship_error", "session_not_ready", "output_gone", "lost"})
 OVER = BROKEN | {"sandbox_expired", "not_found"}

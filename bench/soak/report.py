@@ -17,12 +17,17 @@ WARM_UP = 0.25
 """The share of a soak, and of a process's life, that is not judged."""
 
 FILLED_S = 40.0
-"""So long the customers take to have as many sandboxes as they ever will; not judged either, at most half of a short soak."""
+"""So long the customers take to have as many sandboxes as they ever will; not judged either, at most half of
+a short soak.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All of a soak. `rest_before` and `rest_after` are of the process that lived longest, without traffic."""
+    """All of a soak.
+
+    `rest_before` and `rest_after` are of the process that lived longest, without traffic.
+    """
 
     minutes: float
     samples: Sequence[Sample]

@@ -34,7 +34,10 @@ OF_HOST: dict[str, Allowance] = {
     "rows: live cargos": Allowance(5, 0.25),
     "rows: running execs": Allowance(5, 0.25),
 }
-"""Of everything that this Bay has on the host. Each goes up and down with the live sandboxes, and outlives a crash."""
+"""Of everything that this Bay has on the host.
+
+Each goes up and down with the live sandboxes, and outlives a crash.
+"""
 
 GONE = tuple(name for name in OF_HOST if name != "mounts on the host")
 """What must be zero when every sandbox is deleted."""

@@ -1,4 +1,6 @@
-"""The traffic: customers, each with a few sandboxes and a mind of its own, who check every answer they get."""
+"""The traffic: customers, each with a few sandboxes and a mind of its own, who check every
+answer they get.
+"""
 
 import math
 import random
@@ -45,7 +47,10 @@ class Order:
 
 
 class Customer:
-    """One thread's worth of calls. `seed` decides which, so that a run can be had again, as far as time allows."""
+    """One thread's worth of calls.
+
+    `seed` decides which, so that a run can be had again, as far as time allows.
+    """
 
     def __init__(self, server: OwnServer, journal: Journal, seed: int) -> None:
         self._server = server
@@ -83,7 +88,9 @@ class Customer:
         return self._journal.attempt(what, mine.box.id, all_of_it) or False
 
     def _try_long(self, what: str, mine: Mine, act: Callable[[], object]) -> None:
-        """The same for what leaves a command running when it is cut short, which keeps the sandbox from being idle."""
+        """The same for what leaves a command running when it is cut short, which keeps the sandbox from being
+        idle.
+        """
         mine.busy_until = time.monotonic() + LONGEST_S
         if self._try(what, mine, act):
             mine.busy_until = 0.0
@@ -93,7 +100,8 @@ class Customer:
             self._random.choice((BARE, POOLED)), self._random.choice(TTLS_S), new_id("key")
         )
         made = self._journal.attempt("create", "", lambda: self._order(order))
-        # An answer that was lost is asked for again with the same key, which must give the same sandbox and no second one.
+        # An answer that was lost is asked for again with the same key, which must give the same sandbox and
+        # no second one.
         self._pending = None if made else order
         if made is None:
             return

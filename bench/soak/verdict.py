@@ -1,8 +1,8 @@
 """Whether a measure is flat, decided from its samples alone.
 
-A straight line is fitted to the samples by least squares. Its rise over the time they span is the growth, and the measure is
-flat unless the growth is beyond what is allowed by more than two standard errors of the slope: traffic is random, so the number
-of live sandboxes, and what hangs on it, goes up and down.
+A straight line is fitted to the samples by least squares. Its rise over the time they span is the growth, and
+the measure is flat unless the growth is beyond what is allowed by more than two standard errors of the slope:
+traffic is random, so the number of live sandboxes, and what hangs on it, goes up and down.
 """
 
 import math

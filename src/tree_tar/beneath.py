@@ -1,7 +1,9 @@
-"""The functions here open files beneath a directory descriptor. The kernel follows no symbolic link on the way.
+"""The functions here open files beneath a directory descriptor.
 
-Each step opens one directory by its name in the one above it, so neither a hostile tree nor a rename that races
-leads out of the top, and a path may be longer than PATH_MAX.
+The kernel follows no symbolic link on the way.
+
+Each step opens one directory by its name in the one above it, so neither a hostile tree nor a rename that
+races leads out of the top, and a path may be longer than PATH_MAX.
 """
 
 import os

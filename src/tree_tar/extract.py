@@ -1,7 +1,8 @@
 """The extractor makes the members of a tar beneath a directory descriptor, and nowhere else.
 
 It never resolves a path as a whole, follows no symbolic link, and writes through none. A policy decides what
-differs between its users: which names and kinds are taken, and with which owners, modes and times they are made.
+differs between its users: which names and kinds are taken, and with which owners, modes and times they are
+made.
 """
 
 import errno
@@ -23,12 +24,20 @@ from tree_tar.reader import Event, Member, Piece
 
 
 class Policy(Protocol):
-    """The rules of one user of the extractor. Its errors pass through as they are, but for OSError: see `blame`."""
+    """The rules of one user of the extractor.
+
+    Its errors pass through as they are, but for OSError: see `blame`.
+    """
 
     replaces = True
-    """Members are made beside their place under a temporary name, renamed over what is there, and missing parents made."""
+    """Members are made beside their place under a temporary name, renamed over what is there, and missing
+    parents made.
+    """
     in_order = False
-    """A directory comes before what is in it, all of which comes together. Else each gets its mode and time at the end."""
+    """A directory comes before what is in it, all of which comes together.
+
+    Else each gets its mode and time at the end.
+    """
 
     def place(self, member: Member) -> Parts | None:
         """Where the member goes; None leaves it out."""
@@ -196,7 +205,9 @@ class Extractor:
         return found
 
     def _leave(self, parts: Parts) -> None:
-        """Restore the directories that are not on the way to `parts`: what is made inside changes their times."""
+        """Restore the directories that are not on the way to `parts`: what is made inside changes their
+        times.
+        """
         while self._directories and self._directories[-1][0] != parts[: len(self._directories[-1][0])]:
             done, member = self._directories.pop()
             try:

@@ -1,7 +1,7 @@
 """The reader parses a tar that comes piece by piece and that an attacker may have made.
 
-It reads ustar, pax (POSIX.1-2001), GNU's long names and large numbers, and sparse files: GNU's old format, and 0.1
-and 1.0 of pax. `Rules` bound what it takes. Memory holds one header, its records and one sparse map.
+It reads ustar, pax (POSIX.1-2001), GNU's long names and large numbers, and sparse files: GNU's old format,
+and 0.1 and 1.0 of pax. `Rules` bound what it takes. Memory holds one header, its records and one sparse map.
 """
 
 from array import array
@@ -65,7 +65,9 @@ class Rules(NamedTuple):
     segments: int
     """Of one sparse file, the empty one at its end included."""
     foreign: bool = True
-    """Whether archives of other programs are taken: without magic, GNU's long names, global records, unknown kinds."""
+    """Whether archives of other programs are taken: without magic, GNU's long names, global records, unknown
+    kinds.
+    """
     old_sparse: bool = True
     """Whether sparse formats before 1.0 are taken."""
     any_time: bool = False
@@ -130,7 +132,7 @@ class Reader:
         return self._data
 
     def feed(self, data: bytes | memoryview) -> Iterator[Event]:
-        """Parse further bytes. What follows the end of the archive is ignored."""
+        """Parse further bytes. Bytes after the end of the archive are ignored."""
         self._data = memoryview(data)
         for event in self._events:
             if event is None:
@@ -138,7 +140,9 @@ class Reader:
             yield event
 
     def pull(self, read: Callable[[int], bytes]) -> Iterator[Event]:
-        """Parse all that `read` gives, up to as many bytes as it is asked for; no bytes mean that there are no more."""
+        """Parse all that `read` gives, up to as many bytes as it is asked for; no bytes mean that there are
+        no more.
+        """
         while not self.ended:
             if not (data := read(_CHUNK)):
                 raise BadArchive("it ends too early")

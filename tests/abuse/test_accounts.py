@@ -1,4 +1,6 @@
-"""A sandbox that takes all it can of what the kernel counts by user leaves every other one, and the host, its own share."""
+"""A sandbox that takes all it can of what the kernel counts by user leaves every other one, and the host, its
+own share.
+"""
 
 import ctypes
 import os

@@ -129,7 +129,9 @@ async def test_without_its_line_each_gets_further(oci: DriverBench) -> None:
 async def test_no_program_lowers_the_limit_that_keeps_a_crash_from_the_hosts_handler(
     inside: Handle, user: str | None
 ) -> None:
-    """A core_pattern program of the host would start as its root, unless RLIMIT_CORE is exactly 1: see core(5)."""
+    """A core_pattern program of the host would start as its root, unless RLIMIT_CORE is exactly 1: see
+    core(5).
+    """
     said = await run(inside, f"ulimit -c 0; python3 -c {shlex.quote(CORE)}", user=user)
     assert (said.stdout.split(), said.stderr) == (["0", "0", "1", "1"], "")
 

@@ -1,4 +1,6 @@
-"""A crash inside never starts the program that the host's core_pattern names: it would run as the host's root, outside."""
+"""A crash inside never starts the program that the host's core_pattern names: it would run as the host's
+root, outside.
+"""
 
 import asyncio
 import os

@@ -132,7 +132,9 @@ def test_a_body_that_does_not_move_is_ended_by_time(hasty: Server, framing: byte
 
 
 def test_a_body_that_bay_has_not_asked_for_is_not_hurried(hasty: Server) -> None:
-    """A client that waits for `100 Continue` owes nothing, such as while it is waited until something listens."""
+    """A client that waits for `100 Continue` owes nothing, such as while it is waited until something
+    listens.
+    """
     with hasty.client() as client:
         made = client.post("/v1/sandboxes", params={"wait": WAIT_S}).json()["id"]
         head = f"POST /v1/sandboxes/{made}/ports/9/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n"

@@ -1,4 +1,6 @@
-"""Programs that each try to take the whole host, all in one sandbox: others go on, and it ends as a whole when it is told to."""
+"""Programs that each try to take the whole host, all in one sandbox: others go on, and it ends as a whole
+when it is told to.
+"""
 
 import shlex
 

@@ -1,4 +1,6 @@
-"""What a sandbox finds of the host in files: nothing to write, nothing to wait for, nothing that tells of disks or of boot."""
+"""What a sandbox finds of the host in files: nothing to write, nothing to wait for, nothing that tells of
+disks or of boot.
+"""
 
 import shlex
 from collections.abc import AsyncGenerator

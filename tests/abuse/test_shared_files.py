@@ -1,4 +1,6 @@
-"""No file that every sandbox has is the same file in two: what one does with it the other can neither see nor hinder."""
+"""No file that every sandbox has is the same file in two: what one does with it the other can neither see nor
+hinder.
+"""
 
 import shlex
 from pathlib import Path

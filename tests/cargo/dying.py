@@ -14,7 +14,10 @@ Line = tuple[str, int]
 
 
 def lines_of(file: str, work: Callable[[], object], functions: Collection[str] = ()) -> list[Line]:
-    """Every line of those functions of the file, or of all, that `work` comes by, in order, once each. Runs it, to the end."""
+    """Every line of those functions of the file, or of all, that `work` comes by, in order, once each.
+
+    Runs it, to the end.
+    """
     seen: dict[Line, None] = {}
 
     def note(line: Line, function: str) -> None:

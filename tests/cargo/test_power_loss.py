@@ -1,9 +1,10 @@
 """A power cut under a pool: everything that was answered is there afterwards, and the file system is sound.
 
-The pool's file lies on an ext4 of its own, which is shut down in the middle of the work, by the call that ext4 has for such tests
-(EXT4_IOC_SHUTDOWN, without writing its log). From that moment no write reaches the disk any more; what ext4 held back, of the file's
-content and of where it lies, is lost, as it is when the current fails. It is mounted again, which replays its log, and
-the pool is looked at. What this does not show is a disk that says it has flushed and has not.
+The pool's file lies on an ext4 of its own, which is shut down in the middle of the work, by the call that
+ext4 has for such tests (EXT4_IOC_SHUTDOWN, without writing its log). From that moment no write reaches the
+disk any more; what ext4 held back, of the file's content and of where it lies, is lost, as it is when the
+current fails. It is mounted again, which replays its log, and the pool is looked at. What this does not show
+is a disk that says it has flushed and has not.
 """
 
 import asyncio
@@ -53,7 +54,9 @@ class Disk:
 
 @dataclass
 class Answered:
-    """What calls that came back said; `enough` is how many checkpoints there are to be before the power goes."""
+    """What calls that came back said; `enough` is how many checkpoints there are to be before
+    the power goes.
+    """
 
     checkpoints: dict[str, str] = field(default_factory=dict[str, str])
     cargos: dict[str, str] = field(default_factory=dict[str, str])
@@ -97,7 +100,9 @@ def test_what_was_answered_survives_a_power_cut(disk: Disk, seed: int) -> None:
 
 
 async def work_until_cut(data_dir: Path, disk: Disk, answered: Answered, chance: random.Random) -> None:
-    """Checkpoint, fork and restore in several tasks until the power goes, in the middle of whatever they do then."""
+    """Checkpoint, fork and restore in several tasks until the power goes, in the middle of whatever they do
+    then.
+    """
     cargo = make("btrfs", data_dir)
     assert isinstance(cargo, BtrfsCargo)
     await cargo.open()

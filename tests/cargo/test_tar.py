@@ -1,4 +1,6 @@
-"""Trees in a tar and back: everything that a sandbox can make survives, and nothing that an enemy wrote gets out."""
+"""Trees in a tar and back: everything that a sandbox can make survives, and nothing that an enemy wrote gets
+out.
+"""
 
 import asyncio
 import io

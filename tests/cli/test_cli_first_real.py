@@ -1,4 +1,6 @@
-"""First contact with a real Bay: what `bay` says of sandboxes, ports and paths, and to whoever is not root."""
+"""First contact with a real Bay: what `bay` says of sandboxes, ports and paths, and to whoever
+is not root.
+"""
 
 import os
 import socket
@@ -81,7 +83,9 @@ def test_a_mistake_says_what_there_is_instead(bay: Bay, line: str, said: str) ->
 
 
 def is_open(url: str) -> bool:
-    """Whether somebody without a key is let in; the names of `localhost` lead here whatever the host's resolver knows."""
+    """Whether somebody without a key is let in; the names of `localhost` lead here whatever the host's
+    resolver knows.
+    """
     host = url.removeprefix("http://").rstrip("/")
     with closing(socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), 10)) as line:
         line.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())

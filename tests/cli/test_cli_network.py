@@ -1,4 +1,6 @@
-"""Network policies, ports, URLs and services on the command line, against a real Bay with the `fake` driver."""
+"""Network policies, ports, URLs and services on the command line, against a real Bay with the
+`fake` driver.
+"""
 
 import json
 import os

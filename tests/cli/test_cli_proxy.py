@@ -1,4 +1,6 @@
-"""`bay proxy` and `bay ssh-proxy`: real sockets through the real executable, to real programs behind a stand-in's tunnels."""
+"""`bay proxy` and `bay ssh-proxy`: real sockets through the real executable, to real programs behind a
+stand-in's tunnels.
+"""
 
 import hashlib
 import os
@@ -419,7 +421,10 @@ def test_ssh_proxy_says_when_the_tunnel_breaks(
 
 @pytest.fixture
 def keys() -> Iterator[Path]:
-    """Keys of a user and of a host. In the home directory: Dropbear takes none from below one that others may write to."""
+    """Keys of a user and of a host.
+
+    In the home directory: Dropbear takes none from below one that others may write to.
+    """
     with tempfile.TemporaryDirectory(prefix=".bay-ssh-", dir=pwd.getpwuid(os.getuid()).pw_dir) as path:
         for name in ("host", "key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{path}/{name}"]

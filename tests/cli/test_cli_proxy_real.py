@@ -1,4 +1,6 @@
-"""`bay proxy`, `bay ssh-proxy` and a stock ssh client through a real Bay and a real Ship, to programs on the loopback device they share."""
+"""`bay proxy`, `bay ssh-proxy` and a stock ssh client through a real Bay and a real Ship, to programs on the
+loopback device they share.
+"""
 
 import os
 import pwd
@@ -123,7 +125,10 @@ def test_ssh_proxy_to_a_closed_port_is_one_line_and_1(box: Sandbox) -> None:
 
 @pytest.fixture
 def keys() -> Iterator[Path]:
-    """Keys of a user and of a host. In the home directory: Dropbear takes none from below one that others may write to."""
+    """Keys of a user and of a host.
+
+    In the home directory: Dropbear takes none from below one that others may write to.
+    """
     with tempfile.TemporaryDirectory(prefix=".bay-ssh-", dir=pwd.getpwuid(os.getuid()).pw_dir) as path:
         for name in ("host", "key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{path}/{name}"]

@@ -1,4 +1,6 @@
-"""`bay cp`, checkpoints, forks and cargos of the executable, against a server it starts, with the `fake` driver."""
+"""`bay cp`, checkpoints, forks and cargos of the executable, against a server it starts, with the `fake`
+driver.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""`bay` in a real pseudo-terminal, against a real Bay with the fake driver: keys, sizes, signals, and the terminal afterwards."""
+"""`bay` in a real pseudo-terminal, against a real Bay with the fake driver: keys, sizes, signals, and the
+terminal afterwards.
+"""
 
 import fcntl
 import json

@@ -1,4 +1,6 @@
-"""How a command line is read: where Bay's options end, names that other tools use, help, and what is said of mistakes."""
+"""How a command line is read: where Bay's options end, names that other tools use, help, and what is said of
+mistakes.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""A real Bay with the `fake` driver for the tests of each file, clients of it, and a proxy that injects faults."""
+"""A real Bay with the `fake` driver for the tests of each file, clients of it, and a proxy that injects
+faults.
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,5 @@
-"""What a client does over every kind of connection, for `test_sdk_oldest` to run with other versions of its libraries.
+"""What a client does over every kind of connection, for `test_sdk_oldest` to run with other versions of its
+libraries.
 
 Standard library and Bay's client alone; BAY_URL and BAY_API_KEY name the Bay.
 """

@@ -1,4 +1,6 @@
-"""Being attached through the SDK: output and input over a WebSocket, and what becomes of it when that breaks."""
+"""Being attached through the SDK: output and input over a WebSocket, and what becomes of it
+when that breaks.
+"""
 
 import json
 import threading

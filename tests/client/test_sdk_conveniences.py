@@ -1,4 +1,6 @@
-"""What saves a program lines: sandboxes by name, blocks that delete, requests to apps, waiting until something is ready."""
+"""What saves a program lines: sandboxes by name, blocks that delete, requests to apps, waiting until
+something is ready.
+"""
 
 import io
 import tarfile

@@ -1,4 +1,6 @@
-"""Events and webhooks through the SDK: on a real Bay, and over connections that break where they are told to."""
+"""Events and webhooks through the SDK: on a real Bay, and over connections that break where
+they are told to.
+"""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator

@@ -1,4 +1,6 @@
-"""`box.python` and `box.kernels` against a real Bay with the `fake` driver, also over connections that break."""
+"""`box.python` and `box.kernels` against a real Bay with the `fake` driver, also over
+connections that break.
+"""
 
 import base64
 import threading

@@ -1,4 +1,6 @@
-"""What a killed program leaves is gone after a while, and what a living one has stays: the leases of `client.sandbox()`."""
+"""What a killed program leaves is gone after a while, and what a living one has stays: the leases of
+`client.sandbox()`.
+"""
 
 import os
 import signal

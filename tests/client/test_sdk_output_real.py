@@ -1,4 +1,6 @@
-"""Every byte of what a command prints, through the SDK and a real Bay: whoever reads it, however late and however slowly."""
+"""Every byte of what a command prints, through the SDK and a real Bay: whoever reads it, however late and
+however slowly.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator

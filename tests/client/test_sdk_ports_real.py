@@ -1,4 +1,6 @@
-"""The SDK's ports on a real Bay with the `fake` driver: what it lists, links and opens is what Bay answers to."""
+"""The SDK's ports on a real Bay with the `fake` driver: what it lists, links and opens is what Bay answers
+to.
+"""
 
 from urllib.parse import urlsplit
 

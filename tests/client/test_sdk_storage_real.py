@@ -1,4 +1,5 @@
-"""Files, checkpoints and cargos through the SDK against a real Bay with the `fake` driver: real routes, real Ship.
+"""Files, checkpoints and cargos through the SDK against a real Bay with the `fake` driver: real routes, real
+Ship.
 
 Its sandboxes have their workspace where the host has it, so that no path is told of here but by its end.
 """

@@ -1,4 +1,6 @@
-"""TCP connections to ports of a sandbox through the SDK: bytes both ways, each direction with its own end, and what becomes of a break."""
+"""TCP connections to ports of a sandbox through the SDK: bytes both ways, each direction with its own end,
+and what becomes of a break.
+"""
 
 import socket
 import threading

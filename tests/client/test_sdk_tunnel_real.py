@@ -1,4 +1,7 @@
-"""Tunnels of the SDK through a real Bay and a real Ship. Sandboxes of the `fake` driver share the loopback device with these programs."""
+"""Tunnels of the SDK through a real Bay and a real Ship.
+
+Sandboxes of the `fake` driver share the loopback device with these programs.
+"""
 
 import socket
 import threading

@@ -1,4 +1,6 @@
-"""Archives that a hostile sandbox sends: nothing outside of the local directory is touched, and nothing is promised memory."""
+"""Archives that a hostile sandbox sends: nothing outside of the local directory is touched, and nothing is
+promised memory.
+"""
 
 import errno
 import io
@@ -107,7 +109,9 @@ def test_links_that_stay_inside_are_made(root: Path) -> None:
 
 
 def test_a_link_through_another_link_does_not_lead_out(root: Path) -> None:
-    """By its words `a/b/deep/../outside` is in the directory; by the file system, `deep` being the top, it is not."""
+    """By its words `a/b/deep/../outside` is in the directory; by the file system, `deep` being the top, it is
+    not.
+    """
     left: list[str] = []
     unpack(root, link("a/b/deep", "../.."), link("out", "a/b/deep/../outside"), END, left=left)
     assert left == ["out"]
@@ -312,7 +316,10 @@ def test_no_chain_of_links_leads_out(words: list[str], data: st.DataObject) -> N
 
 
 def is_a_circle(path: Path) -> bool:
-    """Whether the kernel gives up on it. What realpath makes of a circle with `//` in it, such as l -> l//a, is nowhere: /a."""
+    """Whether the kernel gives up on it.
+
+    What realpath makes of a circle with `//` in it, such as l -> l//a, is nowhere: /a.
+    """
     try:
         path.stat()
     except OSError as error:

@@ -28,7 +28,9 @@ MOVED = {"type": "moved", "path": "/workspace/f", "to": "/workspace/g", "is_dir"
 
 @dataclass
 class World:
-    """What each connection is sent, one after the other; then it is closed with the code, cut (None), or held (0)."""
+    """What each connection is sent, one after the other; then it is closed with the code, cut (None), or held
+    (0).
+    """
 
     scripts: list[tuple[list[Any], int | None]] = field(default_factory=list[tuple[list[Any], int | None]])
     asked: list[str] = field(default_factory=list[str])

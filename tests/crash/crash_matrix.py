@@ -1,6 +1,8 @@
-"""The crash matrix: Bay is killed at every place of every operation, and what is lost, leaked or doubled is counted.
+"""The crash matrix: Bay is killed at every place of every operation, and what is lost, leaked or doubled is
+counted.
 
-`make crash` runs all of it and prints the table; `make crash ARGS=--write` also puts it into docs/reliability.md.
+`make crash` runs all of it and prints the table; `make crash ARGS=--write` also puts it into
+docs/reliability.md.
 """
 
 import argparse
@@ -86,7 +88,9 @@ class Lane:
 
     @asynccontextmanager
     async def _root(self, operation: str) -> AsyncGenerator[Path]:
-        """A short directory that the sandboxes' own users may pass through; nothing of the case outlives the block."""
+        """A short directory that the sandboxes' own users may pass through; nothing of the case outlives the
+        block.
+        """
         path = Path(tempfile.mkdtemp(prefix="bay-c-", dir="/tmp"))
         path.chmod(0o711)
         try:
@@ -160,7 +164,9 @@ class Row:
         return [str(outcome) for outcome in self.outcomes if outcome.verdict.faults]
 
     def cells(self) -> list[str]:
-        """Its cells: how many places, what was lost, leaked and doubled, how many recovered, and the longest time that took."""
+        """Its cells: how many places, what was lost, leaked and doubled, how many recovered, and the longest
+        time that took.
+        """
         verdicts = [outcome.verdict for outcome in self.outcomes]
         counts = [
             len(verdicts),

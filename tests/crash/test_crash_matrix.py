@@ -1,4 +1,7 @@
-"""A part of the crash matrix: Bay is killed, and the next one owes nobody anything. `make crash` runs all of it."""
+"""A part of the crash matrix: Bay is killed, and the next one owes nobody anything.
+
+`make crash` runs all of it.
+"""
 
 import asyncio
 from pathlib import Path

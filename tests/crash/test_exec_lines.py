@@ -1,7 +1,9 @@
-"""A command prints numbered lines while its client, its connection and Bay itself are killed: no line is lost, none comes twice.
+"""A command prints numbered lines while its client, its connection and Bay itself are killed: no line is
+lost, none comes twice.
 
-Everything is real: runc, Ship, Bay in a process of its own that gets SIGKILL, a client in another. The ring holds what is
-printed meanwhile, so what the client has kept at the end is what the command has printed, byte for byte.
+Everything is real: runc, Ship, Bay in a process of its own that gets SIGKILL, a client in another. The ring
+holds what is printed meanwhile, so what the client has kept at the end is what the command has printed, byte
+for byte.
 """
 
 import json

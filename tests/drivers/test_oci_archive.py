@@ -1,4 +1,6 @@
-"""Trees in a sandbox of the `oci` driver: its user's rights decide, and neither an archive nor a watch leads out of it."""
+"""Trees in a sandbox of the `oci` driver: its user's rights decide, and neither an archive nor a watch leads
+out of it.
+"""
 
 import asyncio
 import io

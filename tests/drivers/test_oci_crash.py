@@ -1,4 +1,6 @@
-"""Bay is killed at any moment, or parts of the host are lost: what remains is found, and one destroy leaves nothing."""
+"""Bay is killed at any moment, or parts of the host are lost: what remains is found, and one destroy leaves
+nothing.
+"""
 
 import asyncio
 import contextlib
@@ -301,7 +303,9 @@ async def test_a_host_without_runc_is_told_what_to_install(oci: OciBench) -> Non
 
 
 def freeze_below(cgroup: str) -> None:
-    """Make a group below `cgroup`, move its first process there and freeze it, in every hierarchy that can."""
+    """Make a group below `cgroup`, move its first process there and freeze it, in every
+    hierarchy that can.
+    """
     for group in cgroups.directories(cgroup):
         below = group / "below"
         below.mkdir()

@@ -1,4 +1,6 @@
-"""All files of a real sandbox: its user's permissions and nothing of Ship's, whatever programs inside do meanwhile."""
+"""All files of a real sandbox: its user's permissions and nothing of Ship's, whatever programs inside do
+meanwhile.
+"""
 
 import asyncio
 import os

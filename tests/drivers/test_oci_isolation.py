@@ -1,7 +1,7 @@
 """What a sandbox of the `oci` driver cannot do, tried from inside one, through Ship, mostly as its root.
 
-Refusals are not enough on a kernel that lacks the thing: where a line of the seccomp profile is the protection, the same
-attempt is made once with that line taken out, and must then get further.
+Refusals are not enough on a kernel that lacks the thing: where a line of the seccomp profile is the
+protection, the same attempt is made once with that line taken out, and must then get further.
 """
 
 import errno
@@ -291,7 +291,8 @@ async def test_the_socket_cannot_be_replaced_and_its_directory_cannot_be_filled(
 
 async def test_ship_cannot_be_changed_and_runs_without_writing(inside: Handle) -> None:
     assert (await run(inside, "touch /.ship/x", user="root")).exit_code != 0
-    # What kernels import comes with byte code for the interpreters of two sides; Ship's own has none beside it.
+    # What kernels import comes with byte code for the interpreters of two sides; Ship's own has none beside
+    # it.
     others = "-path /.ship/kernel -prune -o -path /.ship/jupyter -prune"
     assert (await run(inside, f"find /.ship {others} -o -name '__pycache__' -print")).stdout == ""
 

@@ -1,8 +1,9 @@
-"""A kernel that is not Python in a sandbox of the `oci` driver, by its kernel spec: the bridge has all it needs in Ship's closure.
+"""A kernel that is not Python in a sandbox of the `oci` driver, by its kernel spec: the bridge has all it
+needs in Ship's closure.
 
-The kernel is the real bash_kernel. Of it and of what it needs, only what Ship did not bring is put into the workspace, for Ship's own
-interpreter. Rejected: Debian's python3-ipykernel on the host; the image's own Python would have IPython then,
-which other tests need it not to have.
+The kernel is the real bash_kernel. Of it and of what it needs, only what Ship did not bring is put into the
+workspace, for Ship's own interpreter. Rejected: Debian's python3-ipykernel on the host; the image's own
+Python would have IPython then, which other tests need it not to have.
 """
 
 import asyncio

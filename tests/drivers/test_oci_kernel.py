@@ -1,4 +1,6 @@
-"""Kernels in a sandbox of the `oci` driver: the host's Python with its packages, else the closure's, as the sandbox's user."""
+"""Kernels in a sandbox of the `oci` driver: the host's Python with its packages, else the closure's, as the
+sandbox's user.
+"""
 
 import asyncio
 import base64

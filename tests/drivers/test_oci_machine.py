@@ -1,4 +1,6 @@
-"""The writable layers of the root file system, where they outlive the session: what root changed is there the next time."""
+"""The writable layers of the root file system, where they outlive the session: what root changed is there the
+next time.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""Ports of a sandbox of the `oci` driver: its own network, its seccomp profile, programs of two users, and a way in though none leads out."""
+"""Ports of a sandbox of the `oci` driver: its own network, its seccomp profile, programs of two users, and a
+way in though none leads out.
+"""
 
 import asyncio
 import secrets

@@ -1,4 +1,6 @@
-"""Services in a sandbox of the `oci` driver: as its user, in its own namespaces, ended with all that they started."""
+"""Services in a sandbox of the `oci` driver: as its user, in its own namespaces, ended with all that they
+started.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,6 @@
-"""The thread of Ship that takes a user's ids to start a program, under attack by programs of that user, in a sandbox of the `oci` driver."""
+"""The thread of Ship that takes a user's ids to start a program, under attack by programs of that user, in a
+sandbox of the `oci` driver.
+"""
 
 import base64
 import json
@@ -12,7 +14,8 @@ from bay.testing.driver_bench import DriverBench, call, endpoint_of
 
 pytestmark = pytest.mark.anyio
 
-# Signals every thread of Ship until each signal was taken once (which only the thread that has the user's ids allows), and tries to read them.
+# Signals every thread of Ship until each signal was taken once (which only the thread that has the user's ids
+# allows), and tries to read them.
 ATTACK = """
 import ctypes, json, os, signal, time
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,6 @@
-"""Terminals and the groups of execs in a sandbox of the `oci` driver: its own /dev/pts, its seccomp profile, its user namespace."""
+"""Terminals and the groups of execs in a sandbox of the `oci` driver: its own /dev/pts, its seccomp profile,
+its user namespace.
+"""
 
 import base64
 import secrets

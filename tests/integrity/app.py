@@ -1,4 +1,6 @@
-"""Runs inside a sandbox: an HTTP app that sends numbered lines and sums up what it gets, and a TCP port that sends all back."""
+"""Runs inside a sandbox: an HTTP app that sends numbered lines and sums up what it gets, and a TCP port that
+sends all back.
+"""
 
 import hashlib
 import http.server

@@ -1,4 +1,6 @@
-"""Every byte over plain HTTP and WebSockets, as a program that has no SDK of ours: calls that wait, lines, events, attachments."""
+"""Every byte over plain HTTP and WebSockets, as a program that has no SDK of ours: calls that wait, lines,
+events, attachments.
+"""
 
 import base64
 import json

@@ -1,4 +1,6 @@
-"""Every byte of output through the SDK: run, spawn with output, attach at once, late, many at a time and slowly."""
+"""Every byte of output through the SDK: run, spawn with output, attach at once, late, many at a time and
+slowly.
+"""
 
 import asyncio
 import threading

@@ -1,16 +1,17 @@
 """What Bay promises about sandboxes, in plain Python: written from the words of the API, not from Bay's code.
 
-    compute   becomes                     when
-    cold      running                     a call needs compute: start, resume, an exec; failed when its host cannot
-    running   warm                        pause; `idle_timeout` without activity and without an exec that keeps it awake
-    running   cold                        stop; its processes die (failed); `warm_timeout` is 0 where it would become warm
-    warm      running                     a call needs compute
-    warm      cold                        stop; `warm_timeout`; its processes die (failed)
+    compute   becomes                when
+    cold      running                a call needs compute (start, resume, exec); failed when its host cannot
+    running   warm                   pause; `idle_timeout` without activity or an exec that keeps it awake
+    running   cold                   stop; its processes die (failed); in place of warm if `warm_timeout` is 0
+    warm      running                a call needs compute
+    warm      cold                   stop; `warm_timeout`; its processes die (failed)
     any       cold, `expired`             `expires_at`; removed once it was shown so for the retention
     any       gone                        delete
 
-`status` is `expired` past `expires_at`; else `ready` with compute, and without `failed` or `idle`. A failure is
-forgiven by the next start that works. A model knows settled states alone: whoever compares waits until Bay is done.
+`status` is `expired` past `expires_at`; else `ready` with compute, and without `failed` or `idle`. A failure
+is forgiven by the next start that works. A model knows settled states alone: whoever compares waits until Bay
+is done.
 """
 
 from collections.abc import Callable, Iterator
@@ -412,7 +413,9 @@ class Model:
     # Parts of rules
 
     def _works(self, call: Call, answer: Answer) -> Box | None:
-        """The sandbox, woken for a call that needs it; None when it was refused, which may have an effect all the same."""
+        """The sandbox, woken for a call that needs it; None when it was refused, which may have an effect all
+        the same.
+        """
         box = self._found(call, answer)
         if box is None:
             return None

@@ -1,4 +1,6 @@
-"""A Bay that outlives one `run` of its event loop, so that a machine of plain functions can call it step by step."""
+"""A Bay that outlives one `run` of its event loop, so that a machine of plain functions can call it step by
+step.
+"""
 
 import asyncio
 from collections.abc import Coroutine
@@ -152,7 +154,9 @@ class Host:
         return (record.target, phase) in (("running", "running"), ("paused", "paused"), ("stopped", None))
 
     async def compute(self) -> list[str]:
-        """Whose the live sessions are, the pool's left out; once the driver has exactly those and the pool is at rest."""
+        """Whose the live sessions are, the pool's left out; once the driver has exactly those and the pool is
+        at rest.
+        """
         owners: list[str] = []
 
         async def agreed() -> bool:

@@ -1,6 +1,7 @@
 """Random calls of several clients, with a plain model beside Bay: after each of them both must say the same.
 
-`BAY_MODEL_EXAMPLES=500` looks longer, at other calls each time; with `BAY_MODEL_SHRINK=1` a failure is made short.
+`BAY_MODEL_EXAMPLES=500` looks longer, at other calls each time; with `BAY_MODEL_SHRINK=1` a failure is made
+short.
 """
 
 import asyncio
@@ -359,7 +360,10 @@ class Clients(RuleBasedStateMachine):
             assert alive == set(box.running), (box, execs)
 
     async def compare_what_is_hidden(self) -> None:
-        """Neither a deleted sandbox nor a stranger's can be seen. One of each in turn: they do not change any more."""
+        """Neither a deleted sandbox nor a stranger's can be seen.
+
+        One of each in turn: they do not change any more.
+        """
         self.steps += 1
         gone = [b for b in self.model.boxes.values() if b.gone]
         for boxes, is_mine in ((gone, True), (self.present(), False)):

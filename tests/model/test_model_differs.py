@@ -1,4 +1,6 @@
-"""The comparison with the model can fail: a model that is wrong about one thing is found out, and the true one is not."""
+"""The comparison with the model can fail: a model that is wrong about one thing is found out, and the true
+one is not.
+"""
 
 from collections.abc import Callable, Generator
 

@@ -1,4 +1,6 @@
-"""A headless Chromium, spoken to by the DevTools protocol: pages are opened and looked at, and that is all."""
+"""A headless Chromium, spoken to by the DevTools protocol: pages are opened and looked at, and
+that is all.
+"""
 
 import json
 import re
@@ -21,7 +23,10 @@ _FLAGS = (
 
 
 class Page:
-    """One page. Its conversation is strictly one question after the other; what it tells unasked is left aside."""
+    """One page.
+
+    Its conversation is strictly one question after the other; what it tells unasked is left aside.
+    """
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket

@@ -49,7 +49,9 @@ def other_root() -> Generator[Path]:
 
 @contextmanager
 def _short_directory() -> Generator[Path]:
-    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass; none of those is left there."""
+    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass; none of
+    those is left there.
+    """
     with tempfile.TemporaryDirectory(prefix="bay-n-", dir="/tmp") as name:
         path = Path(name)
         path.chmod(0o711)

@@ -1,4 +1,6 @@
-"""A real Bay in the world of `world`: sandboxes on one side, servers on the other, and what passes between them."""
+"""A real Bay in the world of `world`: sandboxes on one side, servers on the other, and what passes between
+them.
+"""
 
 import json
 import subprocess
@@ -88,7 +90,9 @@ class Box:
         assert {way: word for way, word in said.items() if word != "open"} == {}
 
     def reaches_none_of(self, found: Sequence[Way], *, user: str = "ship", also: Iterable[str] = ()) -> None:
-        """None of these passes, and of none did a packet arrive anywhere; `also` are addresses that names stand for."""
+        """None of these passes, and of none did a packet arrive anywhere; `also` are addresses that names
+        stand for.
+        """
         before = self.lab.world.seen()
         said = self.tries(found, wait_s=0.4, user=user)
         assert [way for way, word in said.items() if word == "open"] == []

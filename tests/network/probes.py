@@ -1,7 +1,8 @@
-"""Runs inside a sandbox, with `python3 -c`: tries each of a list of ways out, all at once, and prints what became of them.
+"""Runs inside a sandbox, with `python3 -c`: tries each of a list of ways out, all at once, and prints what
+became of them.
 
-Reads a JSON list of `[where, by, port]` from its argument and prints a JSON list of words: `open` (an answer came back),
-`refused` (an error did), `silent` (nothing did), `unresolved` (the name has no address).
+Reads a JSON list of `[where, by, port]` from its argument and prints a JSON list of words: `open` (an answer
+came back), `refused` (an error did), `silent` (nothing did), `unresolved` (the name has no address).
 """
 
 import json

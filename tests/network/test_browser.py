@@ -1,4 +1,6 @@
-"""A Vite dev server in a sandbox, seen by a real browser through its host name, with hot reload as on one's own machine."""
+"""A Vite dev server in a sandbox, seen by a real browser through its host name, with hot reload as on one's
+own machine.
+"""
 
 import io
 import shutil
@@ -24,7 +26,10 @@ import.meta.hot.accept("./said.js", (changed) => show(changed.said))
 
 @pytest.fixture(scope="module")
 def binary() -> str:
-    """Chromium's command. Modules come from `npm ci --ignore-scripts` in tests/network/vite, which needs a registry."""
+    """Chromium's command.
+
+    Modules come from `npm ci --ignore-scripts` in tests/network/vite, which needs a registry.
+    """
     found = shutil.which("chromium")
     if found is None or shutil.which("node") is None or not (VITE / "node_modules/vite").is_dir():
         pytest.skip("needs chromium, node and the modules that `npm ci` puts in tests/network/vite")

@@ -1,4 +1,6 @@
-"""What a sandbox may do to the forwarder: garbage, floods, half messages, many connections, names as a way out."""
+"""What a sandbox may do to the forwarder: garbage, floods, half messages, many connections, names as a way
+out.
+"""
 
 import asyncio
 import socket

@@ -1,4 +1,6 @@
-"""What a sandbox reaches by address: every kind of place, by TCP, UDP and ICMP, over IPv4 and IPv6, under every kind of policy."""
+"""What a sandbox reaches by address: every kind of place, by TCP, UDP and ICMP, over IPv4 and IPv6, under
+every kind of policy.
+"""
 
 import socket
 from collections.abc import Callable, Generator

@@ -1,4 +1,6 @@
-"""What a sandbox reaches by name: what its policy answers, and no more, whatever a resolver says and however often it is asked."""
+"""What a sandbox reaches by name: what its policy answers, and no more, whatever a resolver says and however
+often it is asked.
+"""
 
 import json
 import threading

@@ -1,4 +1,6 @@
-"""What the kernel is told of sandboxes' networks, and what is left of it: namespaces of the test's own, no sandbox in them."""
+"""What the kernel is told of sandboxes' networks, and what is left of it: namespaces of the test's own, no
+sandbox in them.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,6 @@
-"""A policy holds from the first packet to the last: over starts, freezes, copies and changes, and nothing stays of what was removed."""
+"""A policy holds from the first packet to the last: over starts, freezes, copies and changes, and nothing
+stays of what was removed.
+"""
 
 import json
 import time
@@ -156,7 +158,9 @@ def _output(box: Box, exec_id: str) -> str:
 
 
 def test_no_connection_slips_through_a_change(bay: Lab) -> None:
-    """A thousand are begun while the policy goes to and fro; when a change was answered, none is left that it refuses."""
+    """A thousand are begun while the policy goes to and fro; when a change was answered, none is left that it
+    refuses.
+    """
     with bay.box() as box:
         Hammer(box, OTHER).goes_on()
         slot = raw.slot_of(box)

@@ -1,4 +1,6 @@
-"""Bay is killed and started again under a sandbox that never stops knocking: nothing gets out that should not, and what may goes on."""
+"""Bay is killed and started again under a sandbox that never stops knocking: nothing gets out that should
+not, and what may goes on.
+"""
 
 import json
 import signal

@@ -1,4 +1,6 @@
-"""Bay's own pages in a real browser, which has no way to any other host: they work, and their policy refuses nothing that they need."""
+"""Bay's own pages in a real browser, which has no way to any other host: they work, and their policy refuses
+nothing that they need.
+"""
 
 import shutil
 import tempfile

@@ -1,4 +1,6 @@
-"""What a policy means, without a kernel: the flattened plan against a reading of the rules one by one, and bad input."""
+"""What a policy means, without a kernel: the flattened plan against a reading of the rules one by one, and
+bad input.
+"""
 
 import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network

@@ -1,12 +1,13 @@
-"""An internet and a private network beside the tests' own: real servers in namespaces, and a count of every packet they saw.
+"""An internet and a private network beside the tests' own: real servers in namespaces, and a count of every
+packet they saw.
 
 The tests' process is the host. Two links lead from it:
 
     up0   the internet: an allowed site, a denied one, a resolver that anybody may ask, on public addresses
-    lan0  what no sandbox may reach: a host with addresses of every private kind, the metadata of clouds, and Bay's resolver
+    lan0  what no sandbox may reach: private addresses of every kind, cloud metadata, and Bay's resolver
 
-Servers answer on every address. What reached a namespace is counted there by nftables, each packet, so that "refused" means
-that nothing came, and not only that the sandbox saw an error.
+Servers answer on every address. What reached a namespace is counted there by nftables, each packet, so that
+"refused" means that nothing came, and not only that the sandbox saw an error.
 """
 
 import asyncio
@@ -131,7 +132,9 @@ class Place:
 
 
 def _key(element: Any) -> Any:
-    """What a set's element is, without its counter: nftables says `{"elem": {"val": {"concat": […]}}}`, or less of it."""
+    """What a set's element is, without its counter: nftables says `{"elem": {"val": {"concat": […]}}}`, or
+    less of it.
+    """
     for name in ("elem", "val", "concat"):
         with suppress(TypeError, KeyError):  # it is a word, or has no such wrapping
             element = element[name]

@@ -198,7 +198,9 @@ def without_fences(path: Path) -> str:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_no_sentence_hides_its_subject(path: Path) -> None:
-    """A sentence, heading, item or cell begins with an actor and not with a question word that stands for one."""
+    """A sentence, heading, item or cell begins with an actor and not with a question word that stands for
+    one.
+    """
     assert HIDDEN_SUBJECT.findall(without_fences(path)) == []
 
 

@@ -1,4 +1,6 @@
-"""The import arrows of ARCHITECTURE.md, drawn from the source: a wrong arrow, a cycle or a hidden import fails."""
+"""The import arrows of ARCHITECTURE.md, drawn from the source: a wrong arrow, a cycle or a hidden import
+fails.
+"""
 
 import ast
 import sys
@@ -103,8 +105,8 @@ MAY = {
     "protocol": {"protocol"},
 }
 
-# What a folder of the server may import of the other folders, from the lowest to the highest. Beside them lie the
-# settings, the logs and the wiring.
+# What a folder of the server may import of the other folders, from the lowest to the highest. Beside them lie
+# the settings, the logs and the wiring.
 SERVER_MAY: dict[str, set[str]] = {
     "web": set(),
     "ship": {"web"},

@@ -1,4 +1,6 @@
-"""The lock files: hashes on everything, no address of anybody's index, and nothing of pyproject.toml forgotten."""
+"""The lock files: hashes on everything, no address of anybody's index, and nothing of pyproject.toml
+forgotten.
+"""
 
 import re
 import tomllib

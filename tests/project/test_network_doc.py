@@ -1,4 +1,6 @@
-"""The table of docs/network.md is held to the tests: each row names one, and each of those tests has a row."""
+"""The table of docs/network.md is held to the tests: each row names one, and each of those
+tests has a row.
+"""
 
 import ast
 import re

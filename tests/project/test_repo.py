@@ -25,7 +25,8 @@ PROMISED = (
     "docs/settings.md",
     "docs/ship-protocol.md",
 )
-# Folders of one machine and hosts of package registries; put together here so that this file does not name them itself.
+# Folders of one machine and hosts of package registries; put together here so that this file does not name
+# them itself.
 PRIVATE = re.compile(
     "|".join(
         [

@@ -1,4 +1,6 @@
-"""A route parses, calls one method of one service, and replies: read from the source of every module of routes."""
+"""A route parses, calls one method of one service, and replies: read from the source of every module of
+routes.
+"""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""Every test asserts something: by itself, in a function of the tests that it calls, or in a fixture that it takes."""
+"""Every test asserts something: by itself, in a function of the tests that it calls, or in a fixture that it
+takes.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -38,7 +40,9 @@ def name_of(call: ast.Call) -> str:
 
 
 def checks(node: ast.AST) -> bool:
-    """Whether the node itself is an assertion: also a helper's `raise AssertionError`, or of another error."""
+    """Whether the node itself is an assertion: also a helper's `raise AssertionError`, or of
+    another error.
+    """
     if isinstance(node, ast.Raise):
         return node.exc is not None
     return isinstance(node, ast.Assert) or (isinstance(node, ast.Call) and name_of(node) in CHECKS)

@@ -27,7 +27,8 @@ TOKEN = "a-token-of-the-tests"
 PATIENCE_S = 20.0
 SOURCE = Path(__file__).parents[2] / "src"
 
-# Login shells of root would run what this machine's root has in its profile, and be killed in the middle of it.
+# Login shells of root would run what this machine's root has in its profile, and be killed in the middle of
+# it.
 _WITHOUT_PROFILES = (
     "cd /root && for f in .profile .bash_profile .bash_login .bashrc; do"
     ' [ ! -e "$f" ] || mount --bind /dev/null "$f"; done; cd /; '

@@ -1,4 +1,6 @@
-"""Paths and patterns that nobody thought of: they lead where the kernel says, never out, and never for long."""
+"""Paths and patterns that nobody thought of: they lead where the kernel says, never out, and
+never for long.
+"""
 
 import itertools
 import os

@@ -1,4 +1,6 @@
-"""Groups that mark trees: which are given out again, and when. In a process of its own, whose children have them.
+"""Groups that mark trees: which are given out again, and when.
+
+In a process of its own, whose children have them.
 
 Not the groups that Ships have: those of other tests run beside this.
 """

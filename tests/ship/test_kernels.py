@@ -1,4 +1,6 @@
-"""Kernels of a real Ship: what a cell gives, in which order, and what happens when it must stop or its kernel dies."""
+"""Kernels of a real Ship: what a cell gives, in which order, and what happens when it must stop or its kernel
+dies.
+"""
 
 import base64
 import json

@@ -1,4 +1,6 @@
-"""`/tunnel`: bytes of a TCP connection both ways, the end of each direction, and what becomes of a break of either side."""
+"""`/tunnel`: bytes of a TCP connection both ways, the end of each direction, and what becomes of a break of
+either side.
+"""
 
 import json
 import os
@@ -106,7 +108,10 @@ def refused(ship: Ship, port: object, **headers: str) -> tuple[int, dict[str, An
 
 @contextmanager
 def app(serve: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Generator[int]:
-    """A program that serves one connection; its port. What it fails with is raised at the end of the block."""
+    """A program that serves one connection; its port.
+
+    What it fails with is raised at the end of the block.
+    """
 
     def run() -> None:
         client, _ = listening.accept()

@@ -1,4 +1,6 @@
-"""A Bay with real runc on a real pool for each file of tests, and nothing of it left on the host afterwards."""
+"""A Bay with real runc on a real pool for each file of tests, and nothing of it left on the
+host afterwards.
+"""
 
 import shutil
 import tempfile

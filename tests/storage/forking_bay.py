@@ -1,4 +1,6 @@
-"""A Bay in a process of its own that forks a sandbox, to be killed while the forks start. A program for `test_storage_killed`.
+"""A Bay in a process of its own that forks a sandbox, to be killed while the forks start.
+
+A program for `test_storage_killed`.
 
 It says on stdout which sandbox it made, when it asks for the forks, and which they are.
 """

@@ -1,4 +1,6 @@
-"""A Bay on a pool, as the tests of storage call it: through its API, and with a look at what lies on the host."""
+"""A Bay on a pool, as the tests of storage call it: through its API, and with a look at what lies on the
+host.
+"""
 
 import asyncio
 import json
@@ -138,7 +140,9 @@ class Pooled:
         return [*crash_host.unfinished(self.place), *sorted(crash_host.checkpoints(self.place))]
 
     async def attach(self, sandbox: str, exec_id: str, is_attached: asyncio.Event) -> Json:
-        """What a client that is attached to an exec is told at its end, with the code that it is left with."""
+        """What a client that is attached to an exec is told at its end, with the code that it
+        is left with.
+        """
         told: list[Json] = []
         connected = iter([{"type": "websocket.connect"}])
 

@@ -1,4 +1,6 @@
-"""Everything that a sandbox keeps comes back exactly: from a checkpoint, a stop, a fork, and out of an archive."""
+"""Everything that a sandbox keeps comes back exactly: from a checkpoint, a stop, a fork, and out of an
+archive.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""A pool that is full: new things are refused in words, what is there goes on, and deleting makes room again."""
+"""A pool that is full: new things are refused in words, what is there goes on, and deleting
+makes room again.
+"""
 
 import asyncio
 import os

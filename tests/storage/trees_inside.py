@@ -1,4 +1,5 @@
-"""Programs that run inside a sandbox: one makes every kind of file, one changes all of it, one says what is there.
+"""Programs that run inside a sandbox: one makes every kind of file, one changes all of it, one says what is
+there.
 
 They are text because the sandbox has none of our files; each is run as `python3 -c`.
 """

@@ -1,6 +1,8 @@
-"""A stand-in for the WebSocket side of Bay: real pseudo-terminals and pipes of this machine, and faults on demand.
+"""A stand-in for the WebSocket side of Bay: real pseudo-terminals and pipes of this machine, and faults on
+demand.
 
-It answers GET of one sandbox and its execs, `…/execs/{id}/attach` and `…/terminal`; `Faults` says what goes wrong.
+It answers GET of one sandbox and its execs, `…/execs/{id}/attach` and `…/terminal`; `Faults` says what goes
+wrong.
 """
 
 import fcntl
@@ -46,7 +48,9 @@ class Faults:
     closes: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """The next connections are closed so, at once after `attached`."""
     mutes: list[int] = field(default_factory=list[int])
-    """The next connections say nothing after `attached` but so many pings; with none, they stay so until the client hangs up."""
+    """The next connections say nothing after `attached` but so many pings; with none, they stay so until the
+    client hangs up.
+    """
     first: list[str | bytes] = field(default_factory=list[str | bytes])
     """What the next connections say in place of `attached`."""
     then: list[str | bytes] = field(default_factory=list[str | bytes])
@@ -265,7 +269,9 @@ def _mute(connection: ServerConnection, pings: int) -> bool:
 
 
 def _reset(connection: socket.socket) -> None:
-    """Close without a goodbye: what is unsent is dropped, and the other end gets an RST (see SO_LINGER in socket(7))."""
+    """Close without a goodbye: what is unsent is dropped, and the other end gets an RST (see SO_LINGER in
+    socket(7)).
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with suppress(OSError):  # the other end may be gone already
         connection.shutdown(socket.SHUT_RD)
@@ -300,7 +306,9 @@ def standing_in() -> Generator[tuple[str, World], None, None]:
 
 @contextmanager
 def resetting(apart_s: float) -> Generator[str, None, None]:
-    """A server that resets every connection, each `apart_s` later in its life than the last; gives its URL."""
+    """A server that resets every connection, each `apart_s` later in its life than the last;
+    gives its URL.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_reset_all, args=(listener, apart_s), daemon=True)
         thread.start()

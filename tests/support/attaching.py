@@ -96,7 +96,9 @@ async def refused(
 async def ask_in_process(
     app: Callable[..., Awaitable[None]], path: str, headers: Mapping[str, str]
 ) -> tuple[int, str, dict[str, str]]:
-    """Status, body and headers of a WebSocket that the application answers without a network; 101 when accepted."""
+    """Status, body and headers of a WebSocket that the application answers without a network; 101 when
+    accepted.
+    """
     path, _, query = path.partition("?")
     incoming: asyncio.Queue[Json] = asyncio.Queue()
     for message in ({"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1005}):

@@ -1,6 +1,7 @@
 """A Bay that is killed in the middle of a call: a program for `test_audit`, not a test.
 
-It serves one create over HTTP with a driver that stops at a step, says the sandbox's id once the step is reached, and waits for ever.
+It serves one create over HTTP with a driver that stops at a step, says the sandbox's id once the step is
+reached, and waits for ever.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""Numbered lines that every door carries, and a judge that says which of them were lost, doubled or reordered.
+"""Numbered lines that every door carries, and a judge that says which of them were lost, doubled or
+reordered.
 
-The lines are those of `seq 1 N`, cut after a number of bytes: the sandbox has the program, it is faster than any
-door, and a piece that is missing, comes twice or comes too early shows by its numbers.
+The lines are those of `seq 1 N`, cut after a number of bytes: the sandbox has the program, it is faster than
+any door, and a piece that is missing, comes twice or comes too early shows by its numbers.
 """
 
 import hashlib
@@ -50,7 +51,9 @@ class Judge:
         self.got += len(data)
 
     def verdict(self) -> str:
-        """`lost 0, doubled 0, reordered 0` when all came as it was sent; else the counts, and where it went wrong."""
+        """`lost 0, doubled 0, reordered 0` when all came as it was sent; else the counts, and where it went
+        wrong.
+        """
         if self._wrong_from is None and self.got == self.size:
             return PERFECT
         if self._wrong_from is None:

@@ -59,7 +59,10 @@ class Place:
         return f"BAY_CRASH_CASE={self.root}"
 
     def driver(self, **options: Any) -> OciDriver:
-        """The driver as this case has it. Its slots are as its id ranges: other cases may have the same, so nothing is sent."""
+        """The driver as this case has it.
+
+        Its slots are as its id ranges: other cases may have the same, so nothing is sent.
+        """
         return OciDriver(
             root=self.data_dir / "oci",
             run_dir=self.run_dir,
@@ -83,7 +86,9 @@ class Place:
 
 @dataclass(slots=True)
 class Facts:
-    """What the callers of a case know, kept outside of Bay: each line is on its way to the disk before the next call."""
+    """What the callers of a case know, kept outside of Bay: each line is on its way to the disk before the
+    next call.
+    """
 
     file: Path
 

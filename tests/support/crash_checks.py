@@ -297,7 +297,9 @@ class _Checks:
         return [*living, *(one for one in again if one not in living)]
 
     async def _appended(self, sandbox: str) -> None:
-        """The command ran at most once, also when the call is made again; exactly once when it is said to have ended well."""
+        """The command ran at most once, also when the call is made again; exactly once when it is said to
+        have ended well.
+        """
         if not self.known.of("asked to append", sandbox):
             return
         before = await self._lines(sandbox)

@@ -200,7 +200,8 @@ def _parents(place: Place) -> list[Path]:
 
 
 def _holders(place: Place) -> list[str]:
-    # An empty claim was being written when its Bay was killed: it holds nothing, and the next one takes the file.
+    # An empty claim was being written when its Bay was killed: it holds nothing, and the next one takes the
+    # file.
     claims = [place.ids_dir / name for name in _names(place.ids_dir) if name.isdecimal()]
     return [holder for claim in claims if (holder := _text(claim))]
 

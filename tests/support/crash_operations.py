@@ -30,7 +30,9 @@ async def nothing(_run: Run) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`prepare` is left alone; `act` is what is killed, in the same Bay or (`restarts`) from the first moment of another."""
+    """`prepare` is left alone; `act` is what is killed, in the same Bay or (`restarts`) from the first moment
+    of another.
+    """
 
     act: Callable[[Run], Awaitable[None]]
     prepare: Callable[[Run], Awaitable[None]] = nothing
@@ -176,7 +178,8 @@ async def fork(run: Run) -> None:
 
 
 async def disorder(run: Run) -> None:
-    """What a restart may find: one that runs, one that starts, one that is half removed, and remains of nobody.
+    """What a restart may find: one that runs, one that starts, one that is half removed, and remains of
+    nobody.
 
     Bay is killed at the end of it, like everywhere.
     """

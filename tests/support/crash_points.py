@@ -1,7 +1,8 @@
-"""The places at which a Bay may be killed, found by standing around its calls; nothing of this is in Bay itself.
+"""The places at which a Bay may be killed, found by standing around its calls; nothing of this is in Bay
+itself.
 
-Each place has a name made of what is called and by whom, and a number for how often it was passed before. So a
-new step, transaction or call is a new place by itself, and no list has to follow.
+Each place has a name made of what is called and by whom, and a number for how often it was passed before. So
+a new step, transaction or call is a new place by itself, and no list has to follow.
 """
 
 import asyncio
@@ -36,7 +37,10 @@ _CALLS: dict[str, tuple[str, ...]] = {
     ),
     "link": ("run",),
 }
-"""What is stood around. `driver.start`, `driver.list_owned` and the store's transactions have more than two sides."""
+"""What is stood around.
+
+`driver.start`, `driver.list_owned` and the store's transactions have more than two sides.
+"""
 
 
 def die() -> None:
@@ -48,7 +52,8 @@ def die() -> None:
 class Points:
     """The places passed, in order, once `armed`; at `kill_at` this process ends.
 
-    A place half-way through a call is `kill_after_s` seconds after its beginning, or its end when that is sooner.
+    A place half-way through a call is `kill_after_s` seconds after its beginning, or its end when that is
+    sooner.
     """
 
     armed: bool = False

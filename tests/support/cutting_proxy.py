@@ -1,4 +1,6 @@
-"""A TCP proxy whose address stays while what is behind it comes and goes, and whose connections can be cut at any byte."""
+"""A TCP proxy whose address stays while what is behind it comes and goes, and whose connections can be cut at
+any byte.
+"""
 
 import asyncio
 import contextlib

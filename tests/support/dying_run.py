@@ -1,4 +1,7 @@
-"""A `bay run` that is to be killed: a program for `test_remains`, not a test. It says when its sandbox runs."""
+"""A `bay run` that is to be killed: a program for `test_remains`, not a test.
+
+It says when its sandbox runs.
+"""
 
 import os
 import sys

@@ -1,7 +1,7 @@
 """An HTTP proxy before a real Bay that injects faults. The first part of the path names one:
 
     /html/…      an HTML page                     /redirect/…  a redirect elsewhere
-    /garbage/…   200 with text that is no JSON    /busy/…      503 the first time each request comes, then as usual
+    /garbage/…   200 with text that is no JSON    /busy/…      503 at the first of each request, then as usual
     /cut/…       output and downloads break off after their first piece, the first time, then as usual
     /mute/…      no answer at all                 /full/…      507 to what has a body, before its end
 
@@ -104,7 +104,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(answer.status, answer.read(), given)
 
     def _cut(self, answer: http.client.HTTPResponse, kind: str, headers: dict[str, str]) -> None:
-        """Output ends in the middle of its second line, an export one byte early as if it were whole, the rest half way."""
+        """Output ends in the middle of its second line, an export one byte early as if it were whole, the
+        rest half way.
+        """
         if kind == "application/zstd":
             return self._answer(answer.status, answer.read()[:-1], headers)
         data = (

@@ -1,7 +1,7 @@
 """The processes of the crash matrix: a Bay that is killed, and the next one, which is asked what is left.
 
-A program for `crash_matrix`, not a test. It reads one order a line, does it in a process forked for it (so that each
-Bay is one of its own without importing everything again), and says on stdout how that ended.
+A program for `crash_matrix`, not a test. It reads one order a line, does it in a process forked for it (so
+that each Bay is one of its own without importing everything again), and says on stdout how that ended.
 """
 
 import asyncio
@@ -92,7 +92,9 @@ def _child(order: Json) -> None:
 
 
 def _done(order: Json) -> int:
-    """How the process ended that was forked for the order: its exit code, or minus the signal that ended it."""
+    """How the process ended that was forked for the order: its exit code, or minus the signal
+    that ended it.
+    """
     if (pid := os.fork()) == 0:
         _child(order)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,7 +1,8 @@
 """Bays and clients in processes of their own, to be killed with -9 at any moment.
 
-A program for `test_exec_lines`, not a test. It has everything imported and forks one process for each order, so that
-the next Bay is there in a moment. An order is a line of JSON; the answer is the pid, and for a Bay its URL.
+A program for `test_exec_lines`, not a test. It has everything imported and forks one process for each order,
+so that the next Bay is there in a moment. An order is a line of JSON; the answer is the pid, and for a Bay
+its URL.
 """
 
 import json
@@ -29,7 +30,10 @@ def serve(order: Json, ready: int) -> None:
 
 
 def read(order: Json, ready: int) -> None:
-    """Be a client that adds the output of an exec to a file until it ends. The file's size is the offset to go on from."""
+    """Be a client that adds the output of an exec to a file until it ends.
+
+    The file's size is the offset to go on from.
+    """
     os.write(ready, b"reading")
     os.close(ready)
     with bay.Client(order["url"], order["key"], retry_s=60) as client, Path(order["file"]).open("ab") as out:

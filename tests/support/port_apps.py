@@ -1,4 +1,7 @@
-"""Apps for the tests of ports. A sandbox of the `fake` driver is on this host's network, so an app of its may run in the test."""
+"""Apps for the tests of ports.
+
+A sandbox of the `fake` driver is on this host's network, so an app of its may run in the test.
+"""
 
 import asyncio
 import base64

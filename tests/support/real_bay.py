@@ -1,4 +1,6 @@
-"""A real Bay in this process, with the `fake` driver: its URL, a key, and the driver, which can be told to fail."""
+"""A real Bay in this process, with the `fake` driver: its URL, a key, and the driver, which can be told to
+fail.
+"""
 
 from collections.abc import Generator
 from contextlib import contextmanager

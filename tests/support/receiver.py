@@ -21,7 +21,9 @@ class Got:
 
 @dataclass(slots=True)
 class Receiver:
-    """What came, and how the next requests are answered: a status, with a Location after a blank, or `HANG`."""
+    """What came, and how the next requests are answered: a status, with a Location after a
+    blank, or `HANG`.
+    """
 
     port: int = 0
     got: list[Got] = field(default_factory=list[Got])

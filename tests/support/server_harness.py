@@ -1,4 +1,6 @@
-"""What the tests of the server stand on: a real app on a real database, real Ships, and a clock that is told."""
+"""What the tests of the server stand on: a real app on a real database, real Ships, and a clock
+that is told.
+"""
 
 import asyncio
 import shutil
@@ -138,7 +140,8 @@ class World:
 def no_blocking() -> Generator[None]:
     """A call of the server that blocks the event loop fails the test. The driver has a suite of its own.
 
-    Allowed: start-up, before anybody is served; and a traceback on its way into the log, which reads its source.
+    Allowed: start-up, before anybody is served; and a traceback on its way into the log, which reads its
+    source.
     """
     with blockbuster_ctx(["bay.server", "bay.store", "bay.cargo"]) as watch:
         for function in watch.functions.values():
@@ -211,13 +214,17 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def turns(count: int = 50) -> None:
-    """Let the event loop do all that it can do without time: bytes on their way inside this process arrive."""
+    """Let the event loop do all that it can do without time: bytes on their way inside this
+    process arrive.
+    """
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def held_up(count: Callable[[], int], beside: Callable[[], Awaitable[object]]) -> int:
-    """A count of bytes once it stands still while twenty calls of `beside` go the same way: backpressure holds it."""
+    """A count of bytes once it stands still while twenty calls of `beside` go the same way: backpressure
+    holds it.
+    """
     async with asyncio.timeout(WAIT_S):
         while True:
             before = count()

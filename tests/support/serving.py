@@ -64,7 +64,9 @@ def run_to_its_end(root: Path, *arguments: str, **extra: str) -> subprocess.Comp
 
 @contextmanager
 def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: str) -> Generator[Server]:
-    """A `bay serve` below `root`, started by `through` where that is given; killed at the end when it still runs."""
+    """A `bay serve` below `root`, started by `through` where that is given; killed at the end when it still
+    runs.
+    """
     log = (root / "log").open("a")
     process = subprocess.Popen(
         [*through, *command(*arguments)],

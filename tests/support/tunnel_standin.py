@@ -1,6 +1,8 @@
-"""A stand-in for the tunnels of Bay: `WS …/tunnel?port=` to real TCP servers of this machine, and faults on demand.
+"""A stand-in for the tunnels of Bay: `WS …/tunnel?port=` to real TCP servers of this machine, and faults on
+demand.
 
-It answers GET of one sandbox too. A client that hangs up before its `eof` has reset its connection, and so it is reset for the program.
+It answers GET of one sandbox too. A client that hangs up before its `eof` has reset its connection, and so it
+is reset for the program.
 """
 
 import asyncio
@@ -217,7 +219,9 @@ def echo(client: socket.socket) -> None:
 
 
 def count(client: socket.socket) -> None:
-    """Reads to the end, and only then says how much that was: it works only where each direction ends by itself."""
+    """Reads to the end, and only then says how much that was: it works only where each direction ends by
+    itself.
+    """
     size = 0
     while data := client.recv(_PIECE):
         size += len(data)

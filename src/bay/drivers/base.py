@@ -55,14 +55,14 @@ from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resour
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a driver can do, asked before it is asked to."""
+    """The abilities of a driver, which the services read before they act."""
 
     isolation: tuple[str, ...]
     pause: bool
     images: tuple[str, ...]
     """Image names that need no download; other references are refused while this is all there is."""
     persist: tuple[Persist, ...] = ("workspace",)
-    """What can outlive a session; `machine` needs a driver that can be told where the writable layers are."""
+    """Files that can outlive a session; `machine` needs a driver that accepts a place for layers."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that this driver holds a session to."""
 
@@ -100,9 +100,9 @@ class SessionSpec:
     (`SHIP_KERNEL`).
     """
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """What that kernel finds when it starts with the session (`SHIP_KERNEL_ENV`)."""
+    """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
-    """What its network may reach, from its first packet on; its mode is one of the driver's."""
+    """The network policy, which holds from the first packet on; its mode is one of the driver's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handle:
-    """What a driver must know to find a session again. `data` is the driver's own, JSON scalars only."""
+    """The facts by which a driver finds a session again. `data` is the driver's own, JSON scalars only."""
 
     driver: str
     session_id: str
@@ -222,7 +222,7 @@ class Driver(Protocol):
         ...
 
     async def observe(self, handle: Handle) -> Observed:
-        """What is true of the session now.
+        """The state of the session now.
 
         Raises DriverUnavailable when that cannot be known: unknown is not gone.
         """
@@ -256,7 +256,7 @@ class Freezer(Protocol):
         """Freeze every process of the session, and return when all stand still; idempotent.
 
         Pausing or resuming what has ended or is gone changes nothing and is no error: `observe` and `wait`
-        tell of it. What was written before is kept. A frozen process that is killed may end only when it is
+        tell of it. Files written before are kept. A frozen process that is killed may end only when it is
         resumed or destroyed. Raises DriverUnavailable, with the session running, when it cannot be done.
         """
         ...
@@ -273,14 +273,14 @@ class NetworkControl(Protocol):
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
         """Hold the session to `policy` from now on, in one step: at no moment to neither; idempotent.
 
-        What is connected to what may no longer be reached is cut. Also called once for every session that a
-        restarted Bay takes over: then whatever is missing is made again. Gone is success. Raises
+        A connection to an address that the policy no longer allows is cut. Also called once for every session
+        that a restarted Bay takes over: then whatever is missing is made again. Gone is success. Raises
         DriverUnavailable.
         """
         ...
 
     async def network_state(self, handle: Handle) -> NetworkState:
-        """What the session's network is and did since it began. Raises DriverUnavailable."""
+        """The state and the counters of the session's network. Raises DriverUnavailable."""
         ...
 
 

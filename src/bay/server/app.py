@@ -89,7 +89,10 @@ def build_app(
     clock: Clock | None = None,
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
-    """The ASGI application. Its lifespan runs the control plane; `app.state.bay` is the `ControlPlane` behind it."""
+    """The ASGI application.
+
+    Its lifespan runs the control plane; `app.state.bay` is the `ControlPlane` behind it.
+    """
     bay = ControlPlane(settings, driver or make_driver(settings), clock or BootClock(), available_memory)
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ TOKEN = secrets.token_hex(16)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command said: both streams as text, and how it ended."""
+    """The result of a command: both streams as text, and its exit."""
 
     exit_code: int | None
     stdout: str
@@ -124,7 +124,7 @@ def endpoint_of(handle: Handle) -> Endpoint:
 
 
 def host_fingerprint(bench: DriverBench) -> dict[str, object]:
-    """What a driver could leave on the host: to be the same before a session and after it."""
+    """The traces that a driver could leave on the host: the same before a session and after it."""
     return {
         "mounts": [line for line in _lines("/proc/self/mountinfo") if _mentions(line, bench)],
         "processes": sorted(_processes(bench)),

@@ -1,4 +1,6 @@
-"""An exec's row is written before Ship is told: it can be asked for at once, and runs once whatever breaks."""
+"""An exec's row is written before Ship is told: it can be asked for at once, and runs once
+whatever breaks.
+"""
 
 import asyncio
 from contextlib import closing

@@ -1,4 +1,6 @@
-"""`…/files/search`, `…/files/archive` and `WS …/files/watch`, through Bay to a real Ship, and to one that lies."""
+"""`…/files/search`, `…/files/archive` and `WS …/files/watch`, through Bay to a real Ship, and to one that
+lies.
+"""
 
 import asyncio
 import io

@@ -1,4 +1,6 @@
-"""`…/kernels`: contexts with variables of their own, cells followed and come back to, and what ends with a session."""
+"""`…/kernels`: contexts with variables of their own, cells followed and come back to, and what ends with a
+session.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""`python/exec`: every answer is its own, whatever ran before it or at the same time; and the history keeps it."""
+"""`python/exec`: every answer is its own, whatever ran before it or at the same time; and the history keeps
+it.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping

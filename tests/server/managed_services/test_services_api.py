@@ -1,4 +1,6 @@
-"""Services of sandboxes through the API: rows that say what runs, sessions that run it, and what is told of it."""
+"""Services of sandboxes through the API: rows that say what runs, sessions that run it, and what is told of
+it.
+"""
 
 import asyncio
 import base64

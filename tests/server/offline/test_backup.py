@@ -163,7 +163,9 @@ async def test_restoring_needs_force_and_moves_what_was_there_aside(place: Path,
 
 
 async def test_without_files_in_the_backup_those_that_are_there_are_kept(place: Path) -> None:
-    """Also those of a sandbox that the backup does not know: Bay would remove them, so they are moved aside."""
+    """Also those of a sandbox that the backup does not know: Bay would remove them, so they are
+    moved aside.
+    """
     async with world(place) as bay:
         alice = await bay.client()
         await write(alice, "one", "kept", "before")

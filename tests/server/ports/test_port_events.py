@@ -1,4 +1,6 @@
-"""Events of ports: what begins and ends to listen in a sandbox is told once, also over a restart of Bay and a flood."""
+"""Events of ports: what begins and ends to listen in a sandbox is told once, also over a restart of Bay and a
+flood.
+"""
 
 import os
 import signal

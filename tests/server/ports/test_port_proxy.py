@@ -1,4 +1,6 @@
-"""What goes through to an app and comes back, over real connections: whole, as it comes, and in constant memory."""
+"""What goes through to an app and comes back, over real connections: whole, as it comes, and in constant
+memory.
+"""
 
 import asyncio
 import socket

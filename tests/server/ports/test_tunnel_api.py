@@ -37,7 +37,10 @@ async def box(client: httpx.AsyncClient) -> str:
 
 @asynccontextmanager
 async def app(serve: App) -> AsyncGenerator[int]:
-    """A program that serves one connection so; its port. The `fake` driver's sandboxes share the loopback device with the tests."""
+    """A program that serves one connection so; its port.
+
+    The `fake` driver's sandboxes share the loopback device with the tests.
+    """
     served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,6 @@
-"""A host that does not do what it is told: nothing waits for ever, the row says why, and it is made good by itself."""
+"""A host that does not do what it is told: nothing waits for ever, the row says why, and it is made good by
+itself.
+"""
 
 import asyncio
 from pathlib import Path

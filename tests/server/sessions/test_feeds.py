@@ -1,4 +1,6 @@
-"""The feed of a session: each kind of news reaches its listener, whatever becomes of the other and of the connection."""
+"""The feed of a session: each kind of news reaches its listener, whatever becomes of the other and of the
+connection.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""The tables of docs/lifecycle.md, tried cell by cell: what each call answers in each state, and what follows."""
+"""The tables of docs/lifecycle.md, tried cell by cell: what each call answers in each state, and what
+follows.
+"""
 
 import asyncio
 from dataclasses import dataclass

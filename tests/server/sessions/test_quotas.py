@@ -1,4 +1,6 @@
-"""Quotas: what a key and an owner may use at once, however many calls come at once, and after a restart too."""
+"""Quotas: what a key and an owner may use at once, however many calls come at once, and after a
+restart too.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,6 @@
-"""Freezing: by call and by idleness, woken by the next call, given back in the end or when memory is short."""
+"""Freezing: by call and by idleness, woken by the next call, given back in the end or when
+memory is short.
+"""
 
 import asyncio
 from dataclasses import replace

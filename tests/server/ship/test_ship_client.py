@@ -1,4 +1,6 @@
-"""A Ship that lies: whatever it sends, the call ends in time, small, with the right error, on a connection never used again."""
+"""A Ship that lies: whatever it sends, the call ends in time, small, with the right error, on a connection
+never used again.
+"""
 
 import asyncio
 import gzip

@@ -1,4 +1,6 @@
-"""A body costs the server about what its size says, whatever is in it: counted in processor time beside a small one."""
+"""A body costs the server about what its size says, whatever is in it: counted in processor time beside a
+small one.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""What a WebSocket passes before a route sees it: identity, scope, one Host header, the audit; and how it is refused."""
+"""What a WebSocket passes before a route sees it: identity, scope, one Host header, the audit; and how it is
+refused.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,6 @@
-"""Owners do not exist for each other. Generated from the OpenAPI document: a new route without a rule here fails.
+"""Owners do not exist for each other.
+
+Generated from the OpenAPI document: a new route without a rule here fails.
 
 What is another's must look exactly as what never was, by id and by name, on every route and in every place.
 """
@@ -129,7 +131,9 @@ SOCKETS = {
     "/v1/sandboxes/{sandbox_id}/terminal": "",
     "/v1/sandboxes/{sandbox_id}/tunnel": "?port=80",
 }
-"""WebSockets with the query they need, which no OpenAPI document tells of: they are read from the application."""
+"""WebSockets with the query they need, which no OpenAPI document tells of: they are read from the
+application.
+"""
 
 
 @pytest.fixture(scope="module")

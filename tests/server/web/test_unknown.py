@@ -1,4 +1,6 @@
-"""What a call does not know it refuses, whatever the call: made from the OpenAPI document and the routes, so a new one is in it."""
+"""What a call does not know it refuses, whatever the call: made from the OpenAPI document and the routes, so
+a new one is in it.
+"""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any, cast

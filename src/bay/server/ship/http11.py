@@ -1,6 +1,7 @@
 """HTTP/1.1 on a connection into a sandbox, to its Ship or to an app: h11 parses and frames for both.
 
-Rejected: httpx and httpcore, which bound no head and no whole call, and give no connection away after an upgrade.
+Rejected: httpx and httpcore, which bound no head and no whole call, and give no connection away after an
+upgrade.
 """
 
 import asyncio
@@ -24,7 +25,10 @@ class Http11Client:
         return [data for event in events if (data := self._h11.send(event))]
 
     async def next_event(self, read: Callable[[], Awaitable[bytes]]) -> object:
-        """The next event of the answer; `read` gives bytes, none at the end. Raises h11.RemoteProtocolError."""
+        """The next event of the answer; `read` gives bytes, none at the end.
+
+        Raises h11.RemoteProtocolError.
+        """
         while (event := self._h11.next_event()) is h11.NEED_DATA:
             data = await read()
             self.heard = self.heard or bool(data)
@@ -49,7 +53,7 @@ class Http11Client:
 
     @property
     def rest(self) -> bytes:
-        """What came behind the answer, as after an upgrade."""
+        """The bytes behind the answer, as after an upgrade."""
         return self._h11.trailing_data[0]
 
     def recycle(self) -> bool:
