@@ -3,6 +3,10 @@
 import ctypes
 import errno
 import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 _AT_FDCWD = -100
@@ -31,6 +35,25 @@ def exchange(one: Path, other: Path) -> bool:
             raise
         return False
     return True
+
+
+@contextmanager
+def built_beside(target: Path) -> Generator[Path]:
+    """A new directory beside `target`, which takes that name when the block ends; nothing stays on an error.
+
+    Safe against concurrent builds: the first of them keeps the name, and its copy is as good.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+    try:
+        yield building
+        try:
+            building.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -157,7 +157,7 @@ async def test_a_driver_that_says_it_is_gone_is_believed(bay: World, alice: http
     made = await create(alice, wait=WAIT_S)
     session = await bay.session(made["id"])
     bay.driver.lies[session.id] = Exited(137)
-    bay.bay.reconciler.suspect(made["id"])
+    bay.bay.reconciler.request_probe(made["id"])
     await bay.settled(made["id"], lambda r: r.session is None)
     assert (await get(alice, made["id"]))["error"]["code"] == "session_exited"
 

@@ -14,11 +14,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from bay.drivers.oci import kernel_bundle
+from bay.linux.renames import built_beside
 
 _SHOWN_AT = "/.ship/kernel"
 _UNNEEDED = frozenset(
@@ -49,24 +49,10 @@ def build(closures: Path) -> Path:
     """
     packages = [_package_directory(name) for name in _PACKAGES]
     target = closures / _fingerprint(packages)
-    if target.is_dir():
-        return target
-    closures.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=closures))
-    try:
-        _fill(building, packages)
-        _move_into_place(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    if not target.is_dir():
+        with built_beside(target) as building:
+            _fill(building, packages)
     return target
-
-
-def _move_into_place(building: Path, target: Path) -> None:
-    try:
-        building.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another Bay was faster, and its copy is as good
-            raise
 
 
 def _package_directory(name: str) -> Path:

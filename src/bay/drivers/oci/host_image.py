@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from bay.linux.renames import built_beside
 
 USR = Path("/usr")
 USER = "ship"
@@ -175,27 +176,13 @@ def build(
     sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG), (cache, "var/cache", _CACHES))
     written, links = _written(user), _links(root)
     target = images / f"host-{_fingerprint(sources, written, links)}"
-    if target.is_dir():
-        return target
-    images.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=images))
-    try:
-        _fill(building, sources, root, written)
-        for name, found in links.items():
-            _make_directory((building / name).parent)
-            (building / name).symlink_to(found)
-        _move_into_place(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    if not target.is_dir():
+        with built_beside(target) as building:
+            _fill(building, sources, root, written)
+            for name, found in links.items():
+                _make_directory((building / name).parent)
+                (building / name).symlink_to(found)
     return target
-
-
-def _move_into_place(building: Path, target: Path) -> None:
-    try:
-        building.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another Bay was faster, and its copy is as good
-            raise
 
 
 def _written(user: str) -> dict[str, str]:

@@ -55,7 +55,7 @@ class StorageSteps:
         self._cargo = cargo
         self._clock = clock
         self.discard = discard
-        self.suspect: Callable[[str], None] = _nobody
+        self.request_probe: Callable[[str], None] = _nobody
         """Called with the id of a sandbox that could not be thawed; the reconciler sees to it."""
         self._outcomes: dict[str, Outcome] = {}
         """By the id of a checkpoint, or of a sandbox that is restored: there is one of each at a time."""
@@ -211,7 +211,7 @@ class StorageSteps:
             await freezer(self._driver).resume(handle)
         except BayError as error:  # the copy is none the worse for it
             log.warning("sandbox.not_thawed", id=sandbox.id, code=error.code, error=error.message)
-            self.suspect(sandbox.id)
+            self.request_probe(sandbox.id)
 
     async def _made(
         self, db: AsyncConnection, sandbox: SandboxRecord, checkpoint_id: str, now: datetime

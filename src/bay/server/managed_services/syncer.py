@@ -40,14 +40,14 @@ class _Kept:
     """Ship's last report; None before the first one of a session that an earlier Bay has started."""
     trouble: str | None = None
     """Why the last sync failed."""
-    untold: asyncio.Event = field(default_factory=asyncio.Event)
+    dirty: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the rows may be newer than the definitions that Ship has."""
-    thawed: asyncio.Event = field(default_factory=asyncio.Event)
+    running: asyncio.Event = field(default_factory=asyncio.Event)
     """Clear before Ship is there and while it is frozen.
 
     Do not send to a frozen Ship: its socket backlog would fill with dead calls.
     """
-    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sync_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from the read of the rows until Ship has them: no older version comes after a newer one."""
     task: asyncio.Task[None] | None = None
     is_over: bool = False
@@ -84,7 +84,7 @@ class ServiceSyncer:
         await self.end(session_id)  # an attempt to start it may have come far before
         kept = self._kept[session_id] = _Kept(sandbox_id, None, {})
         if await self._has_services(sandbox_id):
-            kept.untold.set()
+            kept.dirty.set()
 
     async def begin(self, peer: Peer) -> None:
         """A session that was expected is there: start its services, if it has any by now.
@@ -93,16 +93,16 @@ class ServiceSyncer:
         """
         if (kept := self._kept.get(peer.session_id)) is not None:
             kept.peer = peer
-            kept.thawed.set()
-            if kept.untold.is_set():
+            kept.running.set()
+            if kept.dirty.is_set():
                 await self._try_to_tell(kept)
 
     def adopt(self, sandbox_id: str, peer: Peer, *, frozen: bool) -> None:
         """An earlier Bay has begun that session: sync it again, which changes nothing that is up to date."""
         kept = self._kept[peer.session_id] = _Kept(sandbox_id, peer, None)
-        kept.untold.set()
+        kept.dirty.set()
         if not frozen:
-            kept.thawed.set()
+            kept.running.set()
         self._to_keep.put_nowait(kept)
 
     async def end(self, session_id: str) -> None:
@@ -122,18 +122,18 @@ class ServiceSyncer:
     def tell_later(self, session_id: str) -> None:
         """The rows have changed: tell the session once it is able to hear it."""
         if (kept := self._kept.get(session_id)) is not None:
-            kept.untold.set()
+            kept.dirty.set()
             self._to_keep.put_nowait(kept)
 
     def froze(self, session_id: str) -> None:
         """The session hears nothing from now on."""
         if (kept := self._kept.get(session_id)) is not None:
-            kept.thawed.clear()
+            kept.running.clear()
 
     def thawed(self, session_id: str) -> None:
         """The session was thawed: do the syncs that waited for it."""
         if (kept := self._kept.get(session_id)) is not None:
-            kept.thawed.set()
+            kept.running.set()
 
     def seen(self, session_id: str) -> States:
         """The state of a session's services in Ship's last report."""
@@ -157,10 +157,10 @@ class ServiceSyncer:
         self._to_keep.put_nowait(kept)
 
     async def _tell(self, kept: _Kept) -> None:
-        async with kept.telling:
+        async with kept.sync_lock:
             if (peer := kept.peer) is None:
                 return
-            kept.untold.clear()
+            kept.dirty.clear()
             async with self._store.read() as db:
                 sandbox = await sandboxes.get(db, kept.sandbox_id)
                 specs = await services.all_of(db, kept.sandbox_id)
@@ -172,7 +172,7 @@ class ServiceSyncer:
                 kept.trouble = (
                     f"the sandbox's runtime could not be informed: {error.message}; Bay tries again"
                 )
-                kept.untold.set()
+                kept.dirty.set()
                 raise
             kept.trouble = None
 
@@ -180,9 +180,9 @@ class ServiceSyncer:
         """Retry until Ship has the rows' definitions. An adopted session without services needs none."""
         failures = 0
         if kept.seen is None and not await self._has_services(kept.sandbox_id):
-            kept.untold.clear()
-        while kept.untold.is_set():
-            await kept.thawed.wait()
+            kept.dirty.clear()
+        while kept.dirty.is_set():
+            await kept.running.wait()
             try:
                 await self._tell(kept)
             except BayError as error:
@@ -192,7 +192,7 @@ class ServiceSyncer:
                 await asyncio.sleep(wait_s)
             except Exception:
                 log.exception("services.keeping_failed", id=kept.sandbox_id)
-                kept.untold.set()
+                kept.dirty.set()
                 await asyncio.sleep(_BACKOFF.longest_s)
 
     def listener(self, _sandbox_id: str, session_id: str) -> "ServiceListener":

@@ -104,7 +104,7 @@ class Reconciler:
         self._driver = driver
         self._cargo = cargo
         self._storage_steps = storage_steps
-        storage_steps.suspect = self.suspect
+        storage_steps.request_probe = self.request_probe
         self.orphans = Orphans(store=store, driver=driver, cargo=cargo)
         self._starter = Starter(
             store=store, driver=driver, cargo=cargo, storage_steps=storage_steps, orphans=self.orphans,
@@ -143,24 +143,24 @@ class Reconciler:
         """The failure as the rows of such sandboxes report it."""
         self._hostnames: dict[str, str] = {}
         """The host name that each session was last given, as far as this Bay has given it."""
-        self._suspects: set[str] = set()
+        self._to_probe: set[str] = set()
         """Sandboxes of which a call failed: they are probed before any other step."""
         self._patience = _ProbePatience()
 
-    def suspect(self, sandbox_id: str) -> None:
+    def request_probe(self, sandbox_id: str) -> None:
         """A call to the sandbox failed or takes long: see whether it is still there."""
-        self._suspects.add(sandbox_id)
+        self._to_probe.add(sandbox_id)
         self.queue.put(sandbox_id)
 
-    async def settle_suspicion(self, sandbox_id: str) -> None:
+    async def settle_probe(self, sandbox_id: str) -> None:
         """The same, and return once it was probed, so that a retry of the call meets the true state.
 
         Bounded.
         """
-        self.suspect(sandbox_id)
+        self.request_probe(sandbox_id)
 
         async def is_settled() -> bool | None:
-            return None if sandbox_id in self._suspects else True
+            return None if sandbox_id in self._to_probe else True
 
         await self._changes.wait_for(sandbox_id, is_settled, _SUSPICIOUS_S)
 
@@ -169,12 +169,12 @@ class Reconciler:
         return self._starter.owned_waiting()
 
     async def look_after(self) -> None:
-        """Once a second: suspect what keeps calls waiting."""
+        """Once a second: request a probe of each session that keeps calls waiting."""
         for session_id in self._patience.worn_out(self._link.long_busy(_SUSPICIOUS_S)):
             async with self._store.read() as db:
                 sandbox_id = await sessions.sandbox_of(db, session_id)
             if sandbox_id is not None:
-                self.suspect(sandbox_id)
+                self.request_probe(sandbox_id)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -299,7 +299,7 @@ class Reconciler:
             sandbox = await self._read(sandbox_id)
             if sandbox is None:
                 return
-            if sandbox.id in self._suspects and await self._look_at(sandbox):
+            if sandbox.id in self._to_probe and await self._look_at(sandbox):
                 continue
             step = self._next_step(sandbox)
             if isinstance(step, Nothing):
@@ -311,7 +311,7 @@ class Reconciler:
             self._changes.announce(sandbox_id)
 
     async def _look_at(self, sandbox: SandboxRecord) -> bool:
-        """See what is true of a suspect, and mend it; whether its row has changed.
+        """Probe the session and correct its row; returns whether the row has changed.
 
         Only a Ship that cannot be reached at all is given up. One that is slow may be at work.
         """
@@ -321,7 +321,7 @@ class Reconciler:
                 return False
             return await self._mend(sandbox, session)
         finally:
-            self._suspects.discard(sandbox.id)
+            self._to_probe.discard(sandbox.id)
 
     async def _mend(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         handle = handle_of(session)
@@ -485,7 +485,7 @@ class Reconciler:
             self._feeds.froze(session.id)
         except BayError as error:
             log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
-            self._suspects.add(sandbox.id)
+            self._to_probe.add(sandbox.id)
             await self._unpause(sandbox, session)
             return
         async with self._store.write() as db:

@@ -131,7 +131,7 @@ class Sandboxes:
         pool: Pool,
         quotas: Quotas,
         link: ShipClient,
-        suspect: Callable[[str], None],
+        request_probe: Callable[[str], None],
         profiles: dict[str, Profile],
         driver: Driver,
         cargo: CargoStore,
@@ -146,7 +146,7 @@ class Sandboxes:
         self._pool = pool
         self._quotas = quotas
         self._link = link
-        self._suspect = suspect
+        self._request_probe = request_probe
         self._profiles = profiles
         self._driver = driver
         self._cargo = cargo
@@ -588,7 +588,7 @@ class Sandboxes:
         try:
             return await self._link.meta(peer) if peer else None
         except BayError:
-            self._suspect(record.id)
+            self._request_probe(record.id)
             return None
 
     async def _settle(self, before: SandboxRecord, done: Callable[[SandboxRecord], bool]) -> None:

@@ -63,7 +63,7 @@ class Waker:
         later: DeferredWrites,
         queue: WorkQueue,
         holds: Holds,
-        settle_suspicion: Callable[[str], Awaitable[None]],
+        settle_probe: Callable[[str], Awaitable[None]],
         changes: Notifier,
         quotas: Quotas,
         profiles: dict[str, Profile],
@@ -74,7 +74,7 @@ class Waker:
         self._later = later
         self._queue = queue
         self._holds = holds
-        self._settle_suspicion = settle_suspicion
+        self._settle_probe = settle_probe
         self._changes = changes
         self._quotas = quotas
         self._profiles = profiles
@@ -138,7 +138,7 @@ class Waker:
         try:
             yield ready, peer
         except (ShipError, Timeout):
-            await self._settle_suspicion(sandbox.id)
+            await self._settle_probe(sandbox.id)
             raise
         finally:
             self.touch(ready)
@@ -223,7 +223,7 @@ class Waker:
 
         Bounded.
         """
-        await self._settle_suspicion(sandbox_id)
+        await self._settle_probe(sandbox_id)
         async with self._store.read() as db:
             found = await sandboxes.get(db, sandbox_id)
         session = found.session if found else None
