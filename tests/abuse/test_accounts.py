@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bay.drivers.base import Handle
-from bay.drivers.oci import OciDriver
+from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.rlimits import RLIMITS
 from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import LIMITS

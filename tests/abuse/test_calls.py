@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bay.drivers.base import Handle
-from bay.drivers.oci import OciDriver, seccomp
+from bay.drivers.oci import seccomp
+from bay.drivers.oci.driver import OciDriver
 from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio

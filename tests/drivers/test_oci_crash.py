@@ -16,7 +16,8 @@ import structlog.testing
 from oci_bench import OciBench
 
 from bay.drivers.base import Gone, Running, SessionSpec
-from bay.drivers.oci import OciDriver, cgroups, driver, runc
+from bay.drivers.oci import cgroups, driver, runc
+from bay.drivers.oci.driver import OciDriver
 from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy
 from bay.network.manager import NetworkManager

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from bay.drivers.base import Handle
-from bay.drivers.oci import OciDriver, layers, seccomp
+from bay.drivers.oci import layers, seccomp
+from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.userns import LIMITS
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, mounts_of_the_host, run

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from crash_points import Points, watch
 
-from bay.drivers.oci import OciDriver
+from bay.drivers.oci.driver import OciDriver
 from bay.server.app import build_app
 from bay.server.backends import make_network
 from bay.server.control_plane import ControlPlane

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bay.drivers.base import SessionSpec
-from bay.drivers.oci import OciDriver
+from bay.drivers.oci.driver import OciDriver
 from bay.models import NetworkPolicy, Resources
 from bay.network.manager import NetworkManager
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 from blockbuster import blockbuster_ctx
 
-from bay.drivers.oci import OciDriver
+from bay.drivers.oci.driver import OciDriver
 from bay.network.manager import NetworkManager
 from bay.testing.driver_bench import DriverBench
 

@@ -1,5 +1,5 @@
-"""The `oci` driver runs sessions as containers of runc on this host, without a daemon."""
+"""The `oci` driver runs sessions as containers of runc on this host, without a daemon.
 
-from bay.drivers.oci.driver import OciDriver
-
-__all__ = ["OciDriver"]
+`driver` has the steps in order; the modules beside it have one chore each. The package exports nothing:
+`bay.server.backends` imports `driver`.
+"""
