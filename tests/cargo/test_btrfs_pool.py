@@ -122,7 +122,7 @@ async def test_the_pool_follows_the_room_on_the_host(tmp_path: Path) -> None:
         assert SMALLEST <= total_bytes(disk / "data/cargo") <= large - 300 * MIB
         assert (disk / "data/pool.img").stat().st_size == total_bytes(disk / "data/cargo")
         fallocate(disk / "more", os.statvfs(disk).f_bavail * 4096 - 30 * MIB)
-        with pytest.raises(StorageFull, match="kept for what is there"):
+        with pytest.raises(StorageFull, match="reserved for existing sandboxes"):
             await cargo.create(new_id("ws"))
         write(cargo.path(ws) / "goes on", MIB)
         for name in (reserve, disk / "more"):

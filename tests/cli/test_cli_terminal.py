@@ -185,7 +185,7 @@ def test_detach_keys_leave_it_running_and_attach_comes_back(terminal: Open, box:
     here = terminal("shell", "term")
     here.wait_raw()
     here.type(b"MARK=so-it-was; echo set\r")
-    here.until(rb"set\r\n")
+    here.until(rb"set\r\n[^\n]*[$#] ")  # with the next prompt, so that the cursor is in a line
     here.type(DETACH)
     exec_id = here.until(rb"\nbay: exec-\w+ still runs; reattach with: bay attach term (exec-[0-9a-f]{24})")[
         1

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 @asynccontextmanager
 async def forking(place: Place, key: str) -> AsyncGenerator[asyncio.StreamReader]:
     """What a Bay in a process of its own says, which is killed when this is left."""
-    paths = os.pathsep.join([str(HERE), str(HERE.parent / "crash"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE), str(HERE.parent / "support"), os.environ.get("PYTHONPATH", "")])
     marked = dict([place.mark.split("=", 1)])
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(HERE / "forking_bay.py"), str(place.root), str(place.cache), key,

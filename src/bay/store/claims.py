@@ -33,9 +33,13 @@ async def forget(db: AsyncConnection, before: datetime, most: int = 500) -> int:
     return found.rowcount
 
 
-async def forget_key(db: AsyncConnection, owner: str, key: str) -> None:
-    """Drop the claim of a call that came to nothing, so that it may be made again."""
-    await db.execute(delete(claims).where(claims.c.owner == owner, claims.c.key == key))
+async def forget_key(db: AsyncConnection, owner: str, key: str, request_hash: str) -> None:
+    """Drop the claim of a call that came to nothing, so that it may be made again.
+
+    A claim of another call under the same key stays.
+    """
+    named = (claims.c.owner == owner, claims.c.key == key)
+    await db.execute(delete(claims).where(*named, claims.c.request_hash == request_hash))
 
 
 async def forget_resource(db: AsyncConnection, owner: str, resource_id: str) -> None:

@@ -285,7 +285,9 @@ class Execs:
         planned = _planned(new, self._clock())
         own = request.hash if request and new.id else None
         async with self._store.write() as db:
-            if request and own is None and (claim := await request.earlier(db)) is not None:
+            # A key that equals the exec's id, as the SDK sends it, names this exec alone: it needs no look.
+            claim = await request.earlier(db) if request and request.key != new.id else None
+            if claim is not None and own is None:
                 found = await execs.get(db, sandbox_id, claim.resource_id)
                 return found[0] if found else replace(planned, id=claim.resource_id)
             if not await execs.add(db, sandbox_id, awake.peer.session_id, planned, note, own):

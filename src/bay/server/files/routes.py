@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from email.utils import formatdate
-from typing import Annotated, Any, Literal, Never, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Depends, Header, Query, Request, WebSocket
@@ -22,7 +22,7 @@ from bay.server.files.ship_trees import Unpacked
 from bay.server.files.trees import FileTrees
 from bay.server.files.watch_relay import relay
 from bay.server.web.bodies import Body, raw_body
-from bay.server.web.concurrency import first
+from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Writer, service
 from bay.server.web.replies import Ok, WireResponse
 from bay.server.web.websocket_close import accepted
@@ -229,7 +229,7 @@ async def move_file(
 ) -> WireResponse:
     """Rename a file or directory, also to another file system; returns the destination's facts."""
     moving = files.move(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
-    return WireResponse(await _while_here(request, moving))
+    return WireResponse(await while_connected(request, moving))
 
 
 @router.post("/copy", response_model=FileInfo)
@@ -238,7 +238,7 @@ async def copy_file(
 ) -> WireResponse:
     """Copy a file, or a directory with its contents; it appears at the destination when it is complete."""
     copying = files.copy(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
-    return WireResponse(await _while_here(request, copying))
+    return WireResponse(await while_connected(request, copying))
 
 
 @router.post("/mkdir", response_model=FileInfo)
@@ -256,7 +256,7 @@ async def change_mode(
 ) -> WireResponse:
     """Set the mode of a file, or of a directory and its contents."""
     changing = files.change_mode(caller, sandbox_id, body.path, body.mode, recursive=body.recursive)
-    return WireResponse(await _while_here(request, changing))
+    return WireResponse(await while_connected(request, changing))
 
 
 @router.post("/edit", response_model=Edited)
@@ -294,7 +294,7 @@ async def search_files(
     switches = {"regex": regex, "ignore_case": ignore_case, "hidden": hidden, "gitignore": gitignore}
     asked = {"query": query, "glob": glob} | {name: str(on).lower() for name, on in switches.items()}
     searching = trees.search(caller, sandbox_id, path, asked, limit)
-    return WireResponse(await _while_here(request, searching))
+    return WireResponse(await while_connected(request, searching))
 
 
 @router.get("/archive", response_class=StreamingResponse)
@@ -364,7 +364,7 @@ async def delete_file(
     recursive: Annotated[bool, Query(description="Also a directory with its contents")] = True,
 ) -> WireResponse:
     """Remove a file, a link (and not what it leads to), or a directory."""
-    await _while_here(request, files.delete(caller, sandbox_id, path, recursive=recursive))
+    await while_connected(request, files.delete(caller, sandbox_id, path, recursive=recursive))
     return WireResponse({"status": "ok"})
 
 
@@ -454,14 +454,3 @@ async def _gathered(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 def _json(item: FileInfo | ListEnd) -> bytes:
     value = item.model_dump() if isinstance(item, ListEnd) else {n: getattr(item, n) for n in _FIELDS}
     return _encode(value).encode()
-
-
-async def _while_here(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; cancelled, and the sandbox released, when the client disconnects."""
-    return await first(work, _gone(request))
-
-
-async def _gone(request: Request) -> Never:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-    raise BadRequest("the client disconnected")

@@ -7,6 +7,7 @@ from bay.errors import BadRequest, PayloadTooLarge
 from bay.models import FileEntry, FileInfo
 from bay.server.files.ship_client import FileClient, ListEnd, ShipDownload, Wanted
 from bay.server.sessions.waker import Waker
+from bay.server.ship.answers import collect
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
 from bay.server.web.upload_spool import Spool
@@ -37,7 +38,7 @@ class Files:
                     f"{path} has {size} bytes, and this call reads at most {self._max_text_bytes}; download "
                     "it"
                 )
-            data = b"".join([chunk async for chunk in chunks])
+            data = await collect(chunks, self._max_text_bytes)
         try:
             return data.decode()
         except UnicodeDecodeError as error:

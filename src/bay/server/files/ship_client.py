@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, FiniteFloat
@@ -155,8 +155,9 @@ class FileClient:
         A link is shown as its target.
         """
         query = _query(path, limit=_MAX_ENTRIES, beneath="true", follow="true", directories_first="true")
-        async with self._listed(peer, query, _MAX_ENTRIES) as items:
-            return await _first_of(items)
+        # One deadline for all of it: the caller has nothing until the list is whole.
+        async with self._link.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s) as (wire, _):
+            return await _first_of(_entries(wire.body(), _MAX_ENTRIES))
 
     @asynccontextmanager
     async def list(
@@ -222,7 +223,7 @@ async def _first_of(items: AsyncIterator[FileInfo | ListEnd]) -> list[FileInfo]:
     room = _MAX_LISTING_CHARS
     async for item in items:
         if isinstance(item, FileInfo) and (room := room - len(item.name) - len(item.path)) >= 0:
-            found.append(item)
+            found.append(replace(item, target=None))  # no list shows it, and it may be long
     return found
 
 

@@ -18,6 +18,7 @@ from bay.models import FileEntry
 from bay.server.files.service import Files
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
+from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import ERRORS, Reader, Writer, service
 from bay.server.web.known_parameters import refusal
 from bay.server.web.multipart import Form
@@ -73,9 +74,13 @@ class Uploaded(BaseModel):
 
 
 @router.get("/files", response_model=FileContent)
-async def read_file(caller: Reader, files: FilesDep, sandbox_id: str, path: FilePath) -> WireResponse:
+async def read_file(
+    caller: Reader, files: FilesDep, sandbox_id: str, request: Request, path: FilePath
+) -> WireResponse:
     """A UTF-8 text file."""
-    return WireResponse({"content": await files.read_text(caller, sandbox_id, path)})
+    return WireResponse(
+        {"content": await while_connected(request, files.read_text(caller, sandbox_id, path))}
+    )
 
 
 @router.put("/files", response_model=Ok)
@@ -86,18 +91,20 @@ async def write_file(caller: Writer, files: FilesDep, sandbox_id: str, body: Wri
 
 
 @router.delete("/files", response_model=Ok)
-async def delete_file(caller: Writer, files: FilesDep, sandbox_id: str, path: FilePath) -> WireResponse:
+async def delete_file(
+    caller: Writer, files: FilesDep, sandbox_id: str, request: Request, path: FilePath
+) -> WireResponse:
     """Remove a file, or a directory with its contents."""
-    await files.delete(caller, sandbox_id, path)
+    await while_connected(request, files.delete(caller, sandbox_id, path))
     return WireResponse({"status": "ok"})
 
 
 @router.get("/directories", response_model=Directory)
 async def list_directory(
-    caller: Reader, files: FilesDep, sandbox_id: str, path: FilePath = "."
+    caller: Reader, files: FilesDep, sandbox_id: str, request: Request, path: FilePath = "."
 ) -> WireResponse:
     """The entries of a directory."""
-    return WireResponse({"entries": await files.list(caller, sandbox_id, path)})
+    return WireResponse({"entries": await while_connected(request, files.list(caller, sandbox_id, path))})
 
 
 @router.post(

@@ -11,6 +11,7 @@ Key = tuple[str | None, str]
 """An owner and the id or name that the owner calls a sandbox by; without an owner a label of a host name."""
 
 _MAX_KEYS = 20_000
+_MAX_KEY_CHARS = 128  # more than any id, name or host label; a caller may ask for anything
 
 
 class SandboxRows:
@@ -47,7 +48,7 @@ class SandboxRows:
         if found is not None and found.id not in changed:
             self._keep(key, found)
             self._keep((key[0], found.id), found)
-        elif found is None and not changed:
+        elif found is None and not changed and len(key[1]) <= _MAX_KEY_CHARS:
             self._keep(key, None)
         return found
 

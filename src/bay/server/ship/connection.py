@@ -249,7 +249,8 @@ class Wire:
         if headers.get("content-encoding", "identity") != "identity":
             raise ShipError("the sandbox's runtime sent an encoding that was not requested")
         length = headers.get("content-length", "")
-        size = int(length) if length.isascii() and length.isdigit() else None
+        is_framed = "transfer-encoding" not in headers  # which beats the length: that bounds nothing then
+        size = int(length) if is_framed and length.isascii() and length.isdigit() else None
         return Head(event.status_code, size, headers.get(FILE_HEADER.lower(), ""))
 
     def _check_switch(self, event: h11.InformationalResponse, protocol: str) -> dict[str, str]:

@@ -2,7 +2,11 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Never, NoReturn, TypeVar
+
+from starlette.requests import Request
+
+from bay.errors import BadRequest
 
 T = TypeVar("T")
 
@@ -37,3 +41,17 @@ async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoR
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return result
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; cancelled, and the sandbox released, when the client disconnects.
+
+    For requests whose body has been read, or that have none.
+    """
+    return await first(work, _disconnected(request))
+
+
+async def _disconnected(request: Request) -> Never:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+    raise BadRequest("the client disconnected")

@@ -39,7 +39,7 @@ class Request:
 
     async def withdraw(self, db: AsyncConnection) -> None:
         """The call came to nothing: let it be made again."""
-        await claims.forget_key(db, self.caller.owner, self.key)
+        await claims.forget_key(db, self.caller.owner, self.key, self.fingerprint)
 
     async def claim(
         self, db: AsyncConnection, resource_id: str, answer: dict[str, Any] | None, now: datetime
