@@ -16,6 +16,8 @@ if os.geteuid() == 0:
     mounts.unshare(mounts.CLONE_NEWNET)
     netns.set_up_loopback()
 
+pytest.register_assert_rewrite("bay.testing")
+
 # A pool is a mount on the host: only the tests that are about pools make one.
 os.environ.setdefault("BAY_CARGO_BACKEND", "directory")
 

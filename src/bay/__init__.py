@@ -29,7 +29,7 @@ def __getattr__(name: str) -> object:
     """The export `name`, from the first module that has it; `__all__` loads all of them."""
     if name == "__all__":
         value: object = _all()
-    elif name[0].isupper() or name == "verify_webhook":
+    elif name[:1].isupper() or name == "verify_webhook":
         *others, client = _HOMES
         home = next((one for one in others if name in importlib.import_module(one).__all__), client)
         value = getattr(importlib.import_module(home), name)

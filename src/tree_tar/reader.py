@@ -72,6 +72,8 @@ class Rules(NamedTuple):
     """Whether sparse formats before 1.0 are taken."""
     any_time: bool = False
     """Whether a malformed time in a pax record is ignored; else it is an error."""
+    owners: bool = True
+    """Whether owners are read, and malformed ones refused; else they are 0."""
 
 
 class Member(NamedTuple):
@@ -220,8 +222,8 @@ class Reader:
             name=name,
             kind=kind,
             mode=self._field(block, 100, 8) & 0o7777,
-            uid=self._told(block, records, b"uid", 108, 8),
-            gid=self._told(block, records, b"gid", 116, 8),
+            uid=self._told(block, records, b"uid", 108, 8) if self._rules.owners else 0,
+            gid=self._told(block, records, b"gid", 116, 8) if self._rules.owners else 0,
             mtime_ns=self._time(block, records),
             size=real,
             link=_decoded(records.get(b"linkpath") or block[157:257].partition(b"\0")[0]),
@@ -244,7 +246,7 @@ class Reader:
         kind = FILE if flag == b"S" and self._rules.old_sparse else _KINDS.get(flag, OTHER)
         if self._is_extension(block):
             raise BadArchive(f"it has more than {self._rules.extensions} headers for one member")
-        if kind == OTHER and not self._rules.foreign:
+        if (kind == OTHER or flag == b"7") and not self._rules.foreign:
             raise BadArchive(f"{name[:200]!r} is of an unknown kind")
         return DIRECTORY if flag in b"0\0" and name.endswith("/") else kind
 
@@ -256,7 +258,7 @@ class Reader:
         return _number(records[key]) if key in records else self._field(block, at, size)
 
     def _time(self, block: bytes, records: Records) -> int:
-        told = records.get(b"mtime")
+        told = records.get(b"mtime") or None  # an empty record takes its key back
         mtime_ns = None if told is None else _time(told)
         if told is not None and mtime_ns is None and not self._rules.any_time:
             raise BadArchive(f"a header is damaged: {told[:40]!r} is no time")

@@ -1,5 +1,6 @@
 """Sandboxes through the SDK: made, found, listed, started, stopped, removed."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import fault_proxy
@@ -102,13 +103,17 @@ def test_a_sandbox_block_deletes_when_its_body_fails(client: bay.Client) -> None
         client.sandboxes.get("doomed")
 
 
-def test_a_sandbox_that_cannot_start_says_why_and_is_not_left(
-    client: bay.Client, real: real_bay.RealBay
-) -> None:
+@pytest.fixture
+def failing_starts(real: real_bay.RealBay) -> Iterator[None]:
     real.driver.fail_at = "launch"
+    yield
+    real.driver.fail_at = None
+
+
+@pytest.mark.usefixtures("failing_starts")
+def test_a_sandbox_that_cannot_start_says_why_and_is_not_left(client: bay.Client) -> None:
     with pytest.raises(bay.DriverUnavailable, match="launch"), client.sandbox(name="broken"):
         pytest.fail("the block must not be entered")
-    real.driver.fail_at = None
     with pytest.raises(bay.NotFound):
         client.sandboxes.get("broken")
 

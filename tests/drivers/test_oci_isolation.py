@@ -447,7 +447,7 @@ def _weaker(bench: DriverBench, root: Path, change: Callable[[dict[str, Any]], d
         ids_dir=ids,
         seccomp_profile=lambda machine: change(seccomp.profile(machine)),
     )
-    return _Weaker(driver, bench.workspaces, bench.kept, bench.instance)
+    return _Weaker(driver, bench.workspaces, bench.kept, bench.instance, 1000)
 
 
 class _Weaker(DriverBench):

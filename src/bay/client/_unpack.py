@@ -16,7 +16,9 @@ from tree_tar.extract import Extractor, Policy, parts_of
 from tree_tar.headers import DIRECTORY, FILE, LINK, NS, SYMLINK
 from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules
 
-RULES = Rules(extension_bytes=1 << 20, extensions=8, segments=1 << 16, old_sparse=False, any_time=True)
+RULES = Rules(
+    extension_bytes=1 << 20, extensions=8, segments=1 << 16, old_sparse=False, any_time=True, owners=False
+)
 MAX_NAME_BYTES = 4096
 _LATEST_NS = 10**11 * NS
 _IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ELOOP)

@@ -104,10 +104,10 @@ class FileRoutes:
             await self._threads.run(upload.open)
             async for block in _collected(request):
                 await self._threads.run(upload.write, block)
-            await self._threads.run(upload.commit)
+            written = await self._threads.run(upload.commit)
         finally:
             await self._threads.run(upload.close)
-        return json_answer(200, await self._look(space, upload.path))
+        return json_answer(200, written)
 
     async def _stat(self, request: Request) -> Answer:
         follow, space = flag(request, "follow", default=True), self._space_of(request)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from ship.errors import Conflict
+from ship.files.info import describe
 from ship.files.replacing import is_anothers, look_at_replaced, write_over
 from ship.files.temporaries import temporary
 from ship.files.workspace_paths import Workspace, need_regular, not_directory
@@ -131,33 +132,35 @@ class Upload:
                 left = left[os.write(self._fd, left) :]
         self.size += len(data)
 
-    def commit(self) -> None:
-        """Put the file in place.
+    def commit(self) -> dict[str, object]:
+        """Put the file in place; returns its FileInfo, also when another program has moved it by now.
 
         It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk.
         """
         with self._workspace.translated(self.path):
             if self._is_anothers:
-                self._write_over()
-                return
-            self._finish(self._fd)
-            os.rename(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
-        os.close(self._fd)
-        self._fd = -1
+                found = self._write_over()
+            else:
+                found = self._finish(self._fd)
+                os.rename(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+                os.close(self._fd)
+                self._fd = -1
+        return describe(self._workspace.absolute(self.path), found)
 
-    def _write_over(self) -> None:
+    def _write_over(self) -> os.stat_result:
         """As a program would that opens the file; `close` removes the temporary one."""
         target = write_over(self._fd, self._parent, self._name)
         try:
-            self._finish(target)
+            return self._finish(target)
         finally:
             os.close(target)
 
-    def _finish(self, descriptor: int) -> None:
+    def _finish(self, descriptor: int) -> os.stat_result:
         if self._mode is not None:
             os.fchmod(descriptor, self._mode)  # again: writing takes the set-user bits away
         if self._mtime is not None:
             os.utime(descriptor, ns=(time.time_ns(), _nanoseconds(self._mtime)))
+        return os.fstat(descriptor)
 
     def close(self) -> None:
         """Call in any case. Without a `commit` before, nothing has changed."""

@@ -20,7 +20,7 @@ from tree_tar.extract import Extractor, Policy, parts_of
 from tree_tar.headers import BLOCK_DEVICE, CHARACTER, DIRECTORY, NS, OTHER
 from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules
 
-RULES = Rules(extension_bytes=1 << 20, extensions=7, segments=99_999)
+RULES = Rules(extension_bytes=1 << 20, extensions=7, segments=99_999, any_time=True, owners=False)
 _MEMORY_BYTES = 512 << 20
 _CHUNK = 256 * 1024
 _MAX_MEMBERS = 1_000_000
@@ -138,8 +138,10 @@ def unpack(read: Callable[[int], bytes], top: int, most_bytes: int) -> tuple[int
                 raise BadArchive(f"it is too much: more than {most_bytes} bytes are not unpacked")
             extractor.take(event)
     finally:
-        extractor.finish()
-        extractor.close()
+        try:
+            extractor.finish()
+        finally:
+            extractor.close()
     return policy.files, written
 
 

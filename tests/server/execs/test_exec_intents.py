@@ -3,6 +3,7 @@ whatever breaks.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import closing
 from datetime import timedelta
 
@@ -187,3 +188,21 @@ async def test_an_exec_whose_id_the_client_chose_is_its_own_claim(
     bay.clock.advance(60)
     assert (await run(exec_id)).json()["exit_code"] == 0
     assert (await alice.get(f"/v1/sandboxes/{box}")).json()["compute"] == "cold"
+
+
+async def test_an_exec_with_its_own_id_leaves_the_claims_of_other_calls_alone(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    def create_once() -> Coroutine[None, None, httpx.Response]:
+        return alice.post("/v1/sandboxes", json={}, headers=KEY)
+
+    made = (await create_once()).json()["id"]
+    refused = await alice.post(
+        f"/v1/sandboxes/{box}/execs",
+        json={"argv": ["true"], "id": f"exec-{2:024x}"},
+        headers=KEY,
+        params={"wait": 15},
+    )
+    assert_error(refused, 409, "conflict")
+    assert (await create_once()).json()["id"] == made
+    assert await bay.sql("SELECT count(*) FROM execs") == [(0,)]

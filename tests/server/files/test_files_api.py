@@ -421,6 +421,9 @@ DOWNLOAD_LIES: dict[str, Script] = {
     "a time that is none": saying(head("200 OK", 4, 'X-Ship-File: {"mtime":NaN}'), b"data"),
     "a size beyond all": saying(file_head(size=2**70), b"data"),
     "short, then closed": saying(file_head(), b"da", close=True),
+    "a length that chunks overrule": saying(
+        head("200 OK", 4, f"X-Ship-File: {json.dumps(PART)}", "Transfer-Encoding: chunked"), b"4\r\ndata\r\n"
+    ),
 }
 
 
@@ -439,6 +442,26 @@ async def test_a_ship_that_stalls_does_not_hang_anybody(
     for script in (saying(), saying(file_head(4), b"da"), saying(head("200 OK", 10000), line(INFO))):
         with pytest.raises((Timeout, ShipError)):
             await within(call(file_link, await lie(script)))
+
+
+async def test_a_list_that_drips_signs_of_life_ends_all_the_same(lie: Lie, file_link: FileClient) -> None:
+    async def drip(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(head("200 OK", 1 << 20))
+        while True:
+            writer.write(b"\n")
+            await writer.drain()
+            await asyncio.sleep(DEADLINE_S / 5)
+
+    liar = await lie(drip)
+    with pytest.raises(Timeout):
+        await within(file_link.list_workspace(liar.peer(), "."))
+
+
+async def test_a_list_of_the_workspace_keeps_no_targets_of_links(lie: Lie, file_link: FileClient) -> None:
+    body = line({**INFO, "target": "x" * 60_000}) + line({"truncated": False})
+    [found] = await file_link.list_workspace((await lie(saying(whole(body)))).peer(), ".")
+    assert found.target is None
 
 
 async def test_a_client_that_reads_slowly_is_not_cut_off(lie: Lie, file_link: FileClient) -> None:
