@@ -1,4 +1,4 @@
 """Kernels: processes that run code cell by cell and keep its variables.
 
-Their history is written through `execs.history`.
+`cells` makes the rows of the history; `execs.history` reads them.
 """
