@@ -619,3 +619,10 @@ def held_of(top: Path) -> int:
         with suppress(FileNotFoundError):
             found += os.readlink(f"/proc/self/fd/{name}").startswith(str(top))
     return found
+
+
+def test_a_call_that_cannot_be_confined_to_the_workspace_is_not_taken_for_one(ship: Ship) -> None:
+    for what in ("move", "copy", "mkdir", "chmod", "edit"):
+        answer = ship.http.post(f"/fs/{what}", params={"beneath": "true"}, json={"path": "unconfined"})
+        assert code(answer) == (400, "validation_error")
+    assert "unconfined" not in listed(ship)[0]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote, unquote_to_bytes
 
-from tree_tar.reader import Records
+from tree_tar.reader import BadArchive, Records
 
 MAX_BYTES = 1 << 20
 _PREFIX = "SCHILY.xattr."
@@ -55,11 +55,14 @@ def to_records(xattrs: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def of_records(records: Records) -> Iterator[tuple[str, bytes]]:
-    """The attributes that pax records have."""
+    """The attributes that pax records have. Raises BadArchive for a name that no file can have."""
     prefix = _PREFIX.encode()
     for key, value in records.items():
         if key.startswith(prefix):
-            yield unquote_to_bytes(key.removeprefix(prefix)).decode("utf-8", "surrogateescape"), value
+            name = unquote_to_bytes(key.removeprefix(prefix)).decode("utf-8", "surrogateescape")
+            if "\0" in name:
+                raise BadArchive("a header is damaged: the name of an attribute has a NUL")
+            yield name, value
 
 
 def _is_kept(name: str, value: bytes, *, system: bool) -> bool:

@@ -56,6 +56,10 @@ class FileRoutes:
         handler = self._fixed.get((request.method, request.segments[1:]))
         if handler is None:
             raise NotFound("there is no such route")
+        if request.method == "POST" and "beneath" in request.query:  # else its paths would not be confined
+            raise InvalidArgument(
+                "this call takes any path of the sandbox; it has no beneath", field="beneath"
+            )
         return await handler(request)
 
     async def _read(self, request: Request) -> Answer:

@@ -263,6 +263,24 @@ async def test_one_that_answers_no_more_is_an_event(alice: httpx.AsyncClient, ba
     assert (await get(alice, box, "web"))["healthy"] is False
 
 
+async def test_a_service_whose_removal_a_bay_did_not_live_to_tell_is_ended_by_the_next(root: Path) -> None:
+    async with world(root) as bay:
+        alice = await bay.client()
+        box = await create(alice, wait=15)
+        pid = (await put(alice, box, "web"))["pid"]
+        async with bay.bay.store.write() as db:
+            await db.exec_driver_sql("DELETE FROM services")
+
+    async def ended() -> bool:
+        return not Path(f"/proc/{pid}").exists()
+
+    try:
+        async with world(root, clock=bay.clock):
+            await eventually(ended)
+    finally:
+        await clear(root)
+
+
 async def test_a_bay_that_begins_anew_finds_the_services_running(root: Path) -> None:
     async with world(root) as bay:
         alice = await bay.client()

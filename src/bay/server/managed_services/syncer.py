@@ -177,10 +177,10 @@ class ServiceSyncer:
             kept.trouble = None
 
     async def _keep(self, kept: _Kept) -> None:
-        """Retry until Ship has the rows' definitions. An adopted session without services needs none."""
+        """Retry until Ship has the rows' definitions, also that there are none: a Bay may have died before
+        it told a Ship of the last one's removal.
+        """
         failures = 0
-        if kept.seen is None and not await self._has_services(kept.sandbox_id):
-            kept.dirty.clear()
         while kept.dirty.is_set():
             await kept.running.wait()
             try:
