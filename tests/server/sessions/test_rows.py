@@ -94,3 +94,18 @@ async def test_a_result_that_a_write_overtook_is_not_kept(bay: World, alice: htt
     found = await find(bay, made)
     assert found is not None
     assert found.idle_timeout == 7
+
+
+async def test_a_miss_is_kept_only_under_a_name_that_a_sandbox_can_have(bay: World) -> None:
+    """A caller may ask for 60 kB of anything, twenty thousand times."""
+    reads = 0
+
+    async def nothing(_db: AsyncConnection) -> None:
+        nonlocal reads
+        reads += 1
+
+    for ref, read_once in (("gone", True), ("x" * 60_000, False)):
+        before = reads
+        for _ in range(2):
+            assert await bay.bay.rows.get(("alice", ref), nothing) is None
+        assert (reads - before == 1) is read_once
