@@ -399,6 +399,11 @@ def test_what_an_enemy_writes_is_refused_for_what_it_is_and_not_by_accident(into
     assert (into / "workspace/sparse").read_bytes() == b"\0\0xyz\0\0\0\0"
 
 
+def test_a_file_of_a_kind_that_no_export_has_is_refused(into: Path) -> None:
+    contiguous = {"type": tarfile.CONTTYPE}
+    assert importing(hostile(("workspace/file", contiguous, b"x")), into) is None
+
+
 def test_an_attribute_whose_name_no_file_can_have_is_refused(into: Path) -> None:
     named = {"pax_headers": {"SCHILY.xattr.user.a%00b": "y"}}
     assert importing(hostile(("workspace/file", named, b"x")), into) is None

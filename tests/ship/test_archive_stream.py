@@ -124,6 +124,16 @@ def test_what_tar_makes_is_taken(ship: Ship, top: Path, form: str) -> None:
     assert (top / "to/d" / ("n" * 90)).read_bytes() == (tree / "d" / ("n" * 90)).read_bytes()
 
 
+@pytest.mark.parametrize("record", [{"uid": "-2"}, {"gid": ""}, {"mtime": ""}, {"mtime": "1700000000000"}])
+def test_an_owner_or_a_time_that_is_not_used_refuses_no_archive(
+    ship: Ship, top: Path, record: dict[str, str]
+) -> None:
+    told = member("file")
+    told.pax_headers = record
+    assert put(ship, top, archive((told, b"x"))).status_code == 200
+    assert (top / "file").read_bytes() == b"x"
+
+
 def test_what_was_there_is_replaced_and_what_is_beside_stays(ship: Ship, top: Path) -> None:
     outside = top / "outside"
     outside.write_text("safe")
