@@ -1,36 +1,8 @@
-"""Bay's error classes, on both sides of the wire.
+"""Bay's error classes, on both sides of the wire; docs/errors.md lists them by code.
 
-    BayError
-    ├── CallerError                 the caller's: change the request
-    │   ├── Unauthorized            401 unauthorized
-    │   ├── Forbidden               403 forbidden
-    │   ├── NotFound                404 not_found
-    │   │   └── FileMissing         404 file_not_found
-    │   ├── InvalidArgument         422 validation_error
-    │   │   ├── BadRequest          400 validation_error, for values only Bay can judge
-    │   │   └── InvalidPath         400 invalid_path
-    │   ├── PayloadTooLarge         413 payload_too_large
-    │   ├── MethodNotAllowed        405 method_not_allowed
-    │   ├── CapabilityNotSupported  400 capability_not_supported
-    │   ├── Conflict                409 conflict
-    │   │   ├── SandboxExpired      409 sandbox_expired
-    │   │   └── SandboxTtlInfinite  409 sandbox_ttl_infinite
-    │   ├── OutputGone              410 output_gone
-    │   ├── RangeNotSatisfiable     416 range_not_satisfiable
-    │   ├── RequestTimeout          408 request_timeout
-    │   └── QuotaExceeded           429 quota_exceeded
-    ├── HostError                   Bay's or the host's: the request was valid
-    │   ├── SandboxNotReady         503 session_not_ready
-    │   ├── DriverUnavailable       503 driver_unavailable
-    │   ├── StorageFull             507 storage_full
-    │   ├── ShipError               502 ship_error
-    │   ├── PortClosed              502 port_closed
-    │   ├── Timeout                 504 timeout
-    │   └── InternalError           500 internal_error
-    └── ConnectionFailed            the SDK could not reach Bay; never sent over the wire
-
-The server turns an error into JSON in one place, and the SDK rebuilds the same class from `code` with
-`error_from_wire`. Messages name the thing, the fact and the way out.
+A CallerError is the caller's to mend, a HostError Bay's or the host's, and ConnectionFailed is the SDK's own,
+never sent over the wire. The server turns an error into JSON in one place, and the SDK rebuilds the same
+class from `code` with `error_from_wire`. Messages name the thing, the fact and the way out.
 """
 
 from typing import Any, ClassVar, cast
@@ -70,14 +42,27 @@ __all__ = [
 class BayError(Exception):
     """The base class of all errors that Bay raises on purpose.
 
-    `code` is its name on the wire, `status` the HTTP status, `retryable` whether the same call
-    may succeed later, `exit_code` the exit code of the CLI. `details` is JSON for programs.
+    `code` is its name on the wire, `status` the HTTP status, `retryable` whether the same call may succeed
+    later, `exit_code` the exit code of the CLI; a subclass names those it does not inherit as keywords.
+    `details` is JSON for programs.
     """
 
     code: ClassVar[str] = "error"
     status: int = 500
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
+
+    def __init_subclass__(
+        cls,
+        code: str | None = None,
+        status: int | None = None,
+        retryable: bool | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        named = {"code": code, "status": status, "retryable": retryable, "exit_code": exit_code}
+        for name, value in named.items():
+            if value is not None:
+                setattr(cls, name, value)
 
     def __init__(
         self, message: str, *, details: dict[str, Any] | None = None, request_id: str | None = None
@@ -88,193 +73,112 @@ class BayError(Exception):
         self.request_id = request_id
 
 
-class CallerError(BayError):
+class CallerError(BayError, status=400, exit_code=2):
     """The caller must change the request."""
 
-    status = 400
-    exit_code = 2
 
-
-class Unauthorized(CallerError):
+class Unauthorized(CallerError, code="unauthorized", status=401):
     """The request has no key, or an unknown, revoked or expired one. Send `Authorization: Bearer <key>`."""
 
-    code = "unauthorized"
-    status = 401
 
-
-class Forbidden(CallerError):
+class Forbidden(CallerError, code="forbidden", status=403):
     """The key is valid but lacks a permission. Use a key with the scope that the message names."""
 
-    code = "forbidden"
-    status = 403
 
-
-class NotFound(CallerError):
+class NotFound(CallerError, code="not_found", status=404):
     """You have nothing with that id or name; another owner's things answer the same."""
 
-    code = "not_found"
-    status = 404
 
-
-class FileMissing(NotFound):
+class FileMissing(NotFound, code="file_not_found"):
     """The sandbox has no such file or directory."""
 
-    code = "file_not_found"
 
-
-class InvalidArgument(CallerError):
+class InvalidArgument(CallerError, code="validation_error", status=422):
     """A field is missing, of the wrong type, or out of range; `details` names it."""
 
-    code = "validation_error"
-    status = 422
 
-
-class BadRequest(InvalidArgument):
+class BadRequest(InvalidArgument, status=400):
     """A value is well-formed but matches nothing, such as an unknown profile."""
 
-    status = 400
 
-
-class InvalidPath(InvalidArgument):
+class InvalidPath(InvalidArgument, code="invalid_path", status=400):
     """The path is empty, absolute, has a NUL, or leaves the workspace; `details.reason` names the rule."""
 
-    code = "invalid_path"
-    status = 400
 
-
-class PayloadTooLarge(CallerError):
+class PayloadTooLarge(CallerError, code="payload_too_large", status=413):
     """The body is larger than the limit in the message; send it in parts or as an upload."""
 
-    code = "payload_too_large"
-    status = 413
 
-
-class MethodNotAllowed(CallerError):
+class MethodNotAllowed(CallerError, code="method_not_allowed", status=405):
     """The path exists but does not take this method; see the API docs."""
 
-    code = "method_not_allowed"
-    status = 405
 
-
-class CapabilityNotSupported(CallerError):
+class CapabilityNotSupported(CallerError, code="capability_not_supported"):
     """The profile lacks a capability of the call; `details.available` lists the available ones."""
 
-    code = "capability_not_supported"
+
+class Conflict(CallerError, code="conflict", status=409):
+    """The request conflicts with the present state: a taken name, a used cargo, a reused idempotency key."""
 
 
-class Conflict(CallerError):
-    """The request conflicts with the present state: a taken name, a cargo in use, a reused
-    idempotency key.
-    """
-
-    code = "conflict"
-    status = 409
-
-
-class SandboxExpired(Conflict):
+class SandboxExpired(Conflict, code="sandbox_expired"):
     """The sandbox is past its `expires_at` and takes no work. Create a new one."""
 
-    code = "sandbox_expired"
 
-
-class SandboxTtlInfinite(Conflict):
+class SandboxTtlInfinite(Conflict, code="sandbox_ttl_infinite"):
     """The sandbox never expires, so there is nothing to extend."""
 
-    code = "sandbox_ttl_infinite"
 
-
-class OutputGone(CallerError):
+class OutputGone(CallerError, code="output_gone", status=410):
     """The output at that offset is no longer buffered. Continue from `details.first_offset`."""
 
-    code = "output_gone"
-    status = 410
 
-
-class RangeNotSatisfiable(CallerError):
+class RangeNotSatisfiable(CallerError, code="range_not_satisfiable", status=416):
     """The file has no byte in that `Range`. `details.size` is its size."""
 
-    code = "range_not_satisfiable"
-    status = 416
 
-
-class RequestTimeout(CallerError):
+class RequestTimeout(CallerError, code="request_timeout", status=408, retryable=True):
     """The request was slower than the limit in the message. Send it again, without pauses."""
 
-    code = "request_timeout"
-    status = 408
-    retryable = True
 
-
-class QuotaExceeded(CallerError):
+class QuotaExceeded(CallerError, code="quota_exceeded", status=429, retryable=True):
     """A limit of the key or the owner is reached; the message names it. Try again after `Retry-After`."""
 
-    code = "quota_exceeded"
-    status = 429
-    retryable = True
 
-
-class HostError(BayError):
+class HostError(BayError, retryable=True):
     """Bay or its host failed; the request was valid."""
 
-    retryable = True
 
-
-class SandboxNotReady(HostError):
+class SandboxNotReady(HostError, code="session_not_ready", status=503):
     """The sandbox's compute is not ready yet. Try again after `Retry-After`."""
 
-    code = "session_not_ready"
-    status = 503
 
-
-class DriverUnavailable(HostError):
+class DriverUnavailable(HostError, code="driver_unavailable", status=503):
     """The host cannot run containers as requested. `bay doctor` lists the missing parts."""
 
-    code = "driver_unavailable"
-    status = 503
 
-
-class StorageFull(HostError):
+class StorageFull(HostError, code="storage_full", status=507):
     """The disk, or the sandbox's share of it, is full. Free space and try again."""
 
-    code = "storage_full"
-    status = 507
 
-
-class ShipError(HostError):
+class ShipError(HostError, code="ship_error", status=502):
     """The runtime inside the sandbox failed or sent an invalid answer. Stop and start the sandbox."""
 
-    code = "ship_error"
-    status = 502
 
-
-class PortClosed(HostError):
+class PortClosed(HostError, code="port_closed", status=502):
     """Nothing in the sandbox listens on that port; `details.listening` lists the ports with a listener."""
 
-    code = "port_closed"
-    status = 502
 
-
-class Timeout(HostError):
+class Timeout(HostError, code="timeout", status=504):
     """The call took longer than allowed, and may or may not have taken effect."""
 
-    code = "timeout"
-    status = 504
 
-
-class InternalError(HostError):
+class InternalError(HostError, code="internal_error", status=500, retryable=False):
     """Bay has a defect. Report it with the request id."""
 
-    code = "internal_error"
-    status = 500
-    retryable = False
 
-
-class ConnectionFailed(BayError):
+class ConnectionFailed(BayError, code="connection_failed", status=0, retryable=True):
     """The SDK could not reach Bay, or the connection broke. Check the URL and that `bay serve` runs."""
-
-    code = "connection_failed"
-    status = 0
-    retryable = True
 
 
 def _descendants(cls: type[BayError]) -> list[type[BayError]]:

@@ -1,28 +1,19 @@
-"""Ship's errors and their form on the wire.
-
-ShipError
-├── InvalidArgument   400 validation_error
-├── InvalidPath       400 invalid_path       details.reason is the rule
-├── Forbidden         403 forbidden
-├── NotFound          404 not_found
-│   └── FileMissing   404 file_not_found
-├── Conflict          409 conflict
-├── OutputGone        410 output_gone        details.first_offset is where to go on
-├── PayloadTooLarge   413 payload_too_large
-├── RangeNotSatisfiable 416 range_not_satisfiable  details.size is the size in bytes
-├── InternalError     500 internal_error
-├── PortClosed        502 port_closed        details.listening has the listening ports
-└── StorageFull       507 storage_full
-"""
+"""Ship's errors and their form on the wire."""
 
 from typing import ClassVar
 
 
 class ShipError(Exception):
-    """An error that the peer gets. `details` is JSON for programs."""
+    """An error that the peer gets. `details` is JSON for programs.
+
+    A subclass names its `code` and `status` as keywords, unless it inherits them.
+    """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
+
+    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+        cls.code, cls.status = code or cls.code, status or cls.status
 
     def __init__(self, message: str, **details: object) -> None:
         super().__init__(message)
@@ -37,81 +28,49 @@ class ShipError(Exception):
         return {"error": error}
 
 
-class InvalidArgument(ShipError):
+class InvalidArgument(ShipError, code="validation_error", status=400):
     """A field or a query parameter is missing, of the wrong type, or out of range."""
 
-    code = "validation_error"
-    status = 400
+
+class InvalidPath(ShipError, code="invalid_path", status=400):
+    """A path that is empty, absolute, has a NUL, or leaves the workspace. `details.reason` is the rule."""
 
 
-class InvalidPath(ShipError):
-    """A path that is empty, absolute, has a NUL, or leaves the workspace."""
-
-    code = "invalid_path"
-    status = 400
-
-
-class Forbidden(ShipError):
+class Forbidden(ShipError, code="forbidden", status=403):
     """The caller, or the sandbox's user, may not do this."""
 
-    code = "forbidden"
-    status = 403
 
-
-class NotFound(ShipError):
+class NotFound(ShipError, code="not_found", status=404):
     """No such route or exec."""
 
-    code = "not_found"
-    status = 404
 
-
-class FileMissing(NotFound):
+class FileMissing(NotFound, code="file_not_found"):
     """No such file or directory."""
 
-    code = "file_not_found"
 
-
-class Conflict(ShipError):
+class Conflict(ShipError, code="conflict", status=409):
     """The request contradicts the present state, or a limit is reached."""
 
-    code = "conflict"
-    status = 409
+
+class OutputGone(ShipError, code="output_gone", status=410):
+    """The ring has overwritten that offset. `details.first_offset` is where to go on."""
 
 
-class OutputGone(ShipError):
-    """The ring has overwritten that offset."""
-
-    code = "output_gone"
-    status = 410
-
-
-class PayloadTooLarge(ShipError):
+class PayloadTooLarge(ShipError, code="payload_too_large", status=413):
     """A head or body above its bound."""
 
-    code = "payload_too_large"
-    status = 413
 
-
-class RangeNotSatisfiable(ShipError):
-    """The file has no such bytes."""
-
-    code = "range_not_satisfiable"
-    status = 416
+class RangeNotSatisfiable(ShipError, code="range_not_satisfiable", status=416):
+    """The file has no such bytes. `details.size` is its size in bytes."""
 
 
 class InternalError(ShipError):
     """A defect of Ship, or a kernel that lacks a needed feature."""
 
 
-class PortClosed(ShipError):
-    """Nothing listens on that port."""
-
-    code = "port_closed"
-    status = 502
+class PortClosed(ShipError, code="port_closed", status=502):
+    """Nothing listens on that port. `details.listening` has the listening ports."""
 
 
-class StorageFull(ShipError):
+class StorageFull(ShipError, code="storage_full", status=507):
     """The disk or the quota is full."""
-
-    code = "storage_full"
-    status = 507

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from bay.cell_output import TRUNCATED, Shown, traceback_of, why
 from bay.client._answers import model
@@ -111,11 +111,8 @@ class CellResult(Brief):
         return {kind: bundle[kind] for kind in bundle if kind in wanted - set(exclude or ())}
 
 
-class CellFailed(BayError):
+class CellFailed(BayError, code="cell_failed", status=0):
     """Code that was checked failed, or a part of its output is missing; `result` has the rest."""
-
-    code: ClassVar[str] = "cell_failed"
-    status = 0
 
     def __init__(self, result: CellResult) -> None:
         super().__init__(

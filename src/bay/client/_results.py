@@ -4,7 +4,7 @@ import shlex
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from bay.errors import BayError, InvalidArgument
 from bay.models import Exec, OutputChunk, Stream
@@ -129,11 +129,8 @@ class RunResult:
         return b"".join(chunk.data for chunk in self.chunks if chunk.stream in streams)
 
 
-class CommandFailed(BayError):
+class CommandFailed(BayError, code="command_failed", status=0):
     """A command with `check=True` did not exit with 0, or its output has a gap. `result` has all of it."""
-
-    code: ClassVar[str] = "command_failed"
-    status = 0
 
     def __init__(self, result: RunResult) -> None:
         last = result.stderr.strip().rpartition("\n")[2]
