@@ -126,7 +126,7 @@ def export(
     target: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, or - for stdout.")],
     as_json: JsonOption = False,
 ) -> int:
-    """the kernel bounds a user's pipe buffers, and a small one does as well"""
+    """Download a checkpoint as a file, a tar in zstd."""
     with connect(ctx) as client, Bar(printable(kept)) as bar:
         to = sys.stdout.buffer if target == "-" else target
         size = client.sandboxes.get(name).export_checkpoint(kept, to, progress=bar)
