@@ -20,9 +20,7 @@ def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[byte
     """The stream.
 
     Links that lead out of the tree are taken for the files they lead to; other kinds than files, directories
-    and links are left out.
-
-    Files that are linked to each other stay so.
+    and links are left out. Files that are linked to each other stay so.
     """
     gathered = bytearray()
     for piece in _pieces(root, _Packing(meter, left_out or _nobody)):

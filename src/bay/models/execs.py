@@ -128,10 +128,9 @@ class OutputChunk(Brief):
 class Screen:
     """The screen of a terminal.
 
-    Lines come without the blanks at their ends; rows and columns of the cursor count from 0.
-
-    `scrollback` are the lines that have left at the top, oldest first, `alternate` whether a program draws on
-    the second screen, as editors do, and `offset` the byte offset of the output that is not in it yet.
+    Lines come without the blanks at their ends; rows and columns of the cursor count from 0. `scrollback` are
+    the lines that have left at the top, oldest first, `alternate` whether a program draws on the second
+    screen, as editors do, and `offset` the byte offset of the output that is not in it yet.
     """
 
     rows: int

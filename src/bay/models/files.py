@@ -27,9 +27,8 @@ class FileEntry:
 class FileInfo:
     """The file at a path.
 
-    `path` is absolute inside the sandbox, `mode` four octal digits, `mtime` seconds since the epoch.
-
-    `size` is in bytes, of a regular file; `target` is what a symbolic link says.
+    `path` is absolute inside the sandbox, `mode` four octal digits, `mtime` seconds since the epoch. `size`
+    is in bytes, of a regular file; `target` is what a symbolic link says.
     """
 
     name: str
@@ -57,9 +56,8 @@ class FileInfo:
 class SearchMatch:
     """A place where a search found something.
 
-    `line` and `column` count from 1; null when names were searched.
-
-    `text` is the line, cut where it is long; `column` counts characters.
+    `line` and `column` count from 1; null when names were searched. `text` is the line, cut where it is long;
+    `column` counts characters.
     """
 
     path: str

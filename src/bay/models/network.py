@@ -49,11 +49,9 @@ class CurrentPolicy(NetworkPolicy):
 class NetworkCounter:
     """How often a rule decided since the session began.
 
-    `rule` is its place in the policy, or None when no rule did.
-
-    `reason` then says what did: `default` (the mode), `reserved` (never reachable addresses), `flood`,
-    `protocol`. Counted are connections (for UDP and ICMP their first packets), and for rules with a domain
-    the names asked for as well.
+    `rule` is its place in the policy, or None when no rule did. `reason` then says what did: `default` (the
+    mode), `reserved` (never reachable addresses), `flood`, `protocol`. Counted are connections (for UDP and
+    ICMP their first packets), and for rules with a domain the names asked for as well.
     """
 
     rule: int | None
@@ -84,10 +82,9 @@ class RefusedName:
 class NetworkState:
     """A sandbox's network and its traffic since the session began.
 
-    Counters and names are empty without a session.
-
-    `enforced` False: this host cannot hold a network back, and `mode` is what was asked for. Bytes count what
-    crossed the boundary of the sandbox, as seen from inside.
+    Counters and names are empty without a session. `enforced` False: this host cannot hold a network back,
+    and `mode` is what was asked for. Bytes count what crossed the boundary of the sandbox, as seen from
+    inside.
     """
 
     mode: NetworkMode

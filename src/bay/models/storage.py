@@ -22,11 +22,10 @@ class CheckpointPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cargo:
-    """Persistent files, mounted at /workspace.
+    """Persistent files, mounted at /workspace. Managed: lives and dies with its sandbox.
 
-    Managed: lives and dies with its sandbox. Sizes are bytes on disk.
-
-    `charged_bytes` is what counts against `size_limit_mb`, which holds only where `size_limit_enforced`.
+    Sizes are bytes on disk. `charged_bytes` is what counts against `size_limit_mb`, which holds only where
+    `size_limit_enforced`.
     """
 
     id: str
@@ -49,11 +48,9 @@ class Cargo:
 class Checkpoint:
     """The files of a sandbox as they were at `created_at`.
 
-    Sizes are bytes on disk, null until they are measured.
-
-    `exclusive_bytes` are held by nothing but this checkpoint. `parent_id` is the checkpoint that its files
-    grew from; `current` says that the present files grew from this one. `auto` ones are made, and removed
-    again, by the sandbox's policy.
+    Sizes are bytes on disk, null until they are measured. `exclusive_bytes` are held by nothing but this
+    checkpoint. `parent_id` is the checkpoint that its files grew from; `current` says that the present files
+    grew from this one. `auto` ones are made, and removed again, by the sandbox's policy.
     """
 
     id: str

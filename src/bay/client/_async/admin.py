@@ -25,11 +25,9 @@ class AsyncAdmin:
     async def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:
         """Collect now what Bay collects by itself, of every owner; all tasks unless some are named.
 
-        Answers when it is done.
-
-        ``idle_session`` gives back the compute of idle sandboxes, frozen ones included; ``expired_sandbox``
-        ends those whose time is over; ``orphan_cargo`` and ``orphan_container`` remove what is on the host
-        and belongs to no sandbox.
+        Answers when it is done. ``idle_session`` gives back the compute of idle sandboxes, frozen ones
+        included; ``expired_sandbox`` ends those whose time is over; ``orphan_cargo`` and ``orphan_container``
+        remove what is on the host and belongs to no sandbox.
         """
         body = given(tasks=None if tasks is None else list(tasks))
         call = Call(method="POST", path="/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)

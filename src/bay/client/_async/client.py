@@ -42,10 +42,9 @@ class AsyncSandboxes:
     async def create(self, **options: Unpack[CreateOptions]) -> AsyncBox:
         """A new sandbox.
 
-        With `wait` it answers when the sandbox is ready or has failed, or the seconds are over.
-
-        Sent again by itself when the connection fails, under one idempotency key: one call makes
-        one sandbox. Raises Conflict when the name is taken.
+        With `wait` it answers when the sandbox is ready or has failed, or the seconds are over. Sent again by
+        itself when the connection fails, under one idempotency key: one call makes one sandbox. Raises
+        Conflict when the name is taken.
         """
         known("create", options, CreateOptions)
         if options.get("exist_ok"):
@@ -56,10 +55,9 @@ class AsyncSandboxes:
     async def get_or_create(self, name: str, /, **options: Unpack[CreateOptions]) -> AsyncBox:
         """The sandbox of that name, or a new one that is as the options say.
 
-        One that was there is not changed.
-
-        Of several who ask at once one makes it. With `wait` either is ready, or has failed, or the seconds
-        are over. One that has expired is removed first, as Bay does a minute later.
+        One that was there is not changed. Of several who ask at once one makes it. With `wait` either is
+        ready, or has failed, or the seconds are over. One that has expired is removed first, as Bay does a
+        minute later.
         """
         known("get_or_create", options, CreateOptions)
         return await self._get_or_create(name, options)

@@ -313,9 +313,8 @@ class AsyncExecs:
     ) -> RunResult:
         """Start a command and wait for its end.
 
-        It takes one request when it ends within a wait slice, with little output.
-
-        When the caller gives up, the command is ended.
+        It takes one request when it ends within a wait slice, with little output. When the caller gives up,
+        the command is ended.
         """
         limit = options.get("timeout_s")
         limit_s = limit + GRACE_S if isinstance(limit, int | float) else None

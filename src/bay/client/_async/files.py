@@ -201,10 +201,8 @@ class AsyncFiles:
     async def write_archive(self, source: Source | bytes, path: str = ".", *, gzip: bool = False) -> int:
         """Unpack a tar (bytes, a local file or an open one) below a directory, which is made.
 
-        Returns the bytes of its files.
-
-        Other files there stay. Raises BadRequest for a damaged archive or one that leads out of `path`; files
-        that came before stay.
+        Returns the bytes of its files. Other files there stay. Raises BadRequest for a damaged archive or one
+        that leads out of `path`; files that came before stay.
         """
         call = self._call("PUT", "archive", path=path, format=_FORMATS[gzip])
         call = replace(call, repeatable=isinstance(source, str | bytes | PathLike))

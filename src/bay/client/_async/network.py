@@ -13,9 +13,8 @@ from bay.models import NetworkMode, NetworkPolicy, NetworkRule, NetworkState
 class AsyncNetwork:
     """The network of one sandbox.
 
-    A change of policy holds when the call returns, for connections that stand as well.
-
-    None of this starts compute.
+    A change of policy holds when the call returns, for connections that stand as well. None of this starts
+    compute.
     """
 
     def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
@@ -31,10 +30,8 @@ class AsyncNetwork:
     ) -> NetworkPolicy:
         """Have it reach what `policy` says: a whole one, or a mode with `rules`.
 
-        Gives it as the server understood it.
-
-        Raises InvalidArgument for a rule that cannot be; the message says which and why. Nothing is changed
-        then.
+        Gives it as the server understood it. Raises InvalidArgument for a rule that cannot be; the message
+        says which and why. Nothing is changed then.
         """
         wanted = policy if isinstance(policy, NetworkPolicy) else NetworkPolicy(mode=policy, rules=(*rules,))
         path = self._path("network-policy")

@@ -80,9 +80,7 @@ class AsyncPorts:
     async def link(self, port: int, expires_in: int | str = 3600, *, once: bool = False) -> PortLink:
         """A URL that opens the port to its bearer, for `expires_in` seconds (or ``"10m"``).
 
-        With `once` it opens once.
-
-        It ends with the key that made it. Nothing needs to listen there yet.
+        With `once` it opens once. It ends with the key that made it. Nothing needs to listen there yet.
         """
         body = {"expires_in": expires_in, "once": once}
         call = Call(method="POST", path=self._path(checked_port(port), "links"), body=body)

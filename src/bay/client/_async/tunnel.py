@@ -67,9 +67,8 @@ class AsyncTunnel:
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; waits while the other side takes nothing.
 
-        Raises Conflict when it has closed the connection.
-
-        Raises ConnectionFailed when the connection broke; some of `data` may have arrived.
+        Raises Conflict when it has closed the connection. Raises ConnectionFailed when the connection broke;
+        some of `data` may have arrived.
         """
         for frame in frames(data):
             await self._send(frame)

@@ -19,9 +19,8 @@ class AsyncWebhooks:
     async def create(self, url: str, types: Sequence[str] = ()) -> Webhook:
         """Have events of `types` (none = all) sent to `url`.
 
-        This answer alone has the `secret` they are signed with.
-
-        Raises InvalidArgument when the URL's host is not on a public address, QuotaExceeded beyond 20.
+        This answer alone has the `secret` they are signed with. Raises InvalidArgument when the URL's host is
+        not on a public address, QuotaExceeded beyond 20.
         """
         call = Call(
             method="POST",

@@ -41,11 +41,8 @@ class Box:
     """A sandbox.
 
     `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in
-    it.
-
-    `network` is what it reaches, `ports` where it is reached.
-
-    Any call that needs compute wakes the sandbox, under the same id.
+    it. `network` is what it reaches, `ports` where it is reached. Any call that needs compute wakes the
+    sandbox, under the same id.
     """
 
     def __init__(self, http: Http, info: Sandbox) -> None:
@@ -276,11 +273,9 @@ class Box:
     def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
         """Put the files back as they were; the present ones are gone unless a checkpoint has them.
 
-        Sets and returns `info`.
-
-        A checkpoint of another sandbox of yours will do as well, such as of a fork, but by its id. Commands
-        that run end. Raises Conflict while another restore is under way. One that fails leaves the present
-        files.
+        Sets and returns `info`. A checkpoint of another sandbox of yours will do as well, such as of a fork,
+        but by its id. Commands that run end. Raises Conflict while another restore is under way. One that
+        fails leaves the present files.
         """
         self.info = self._checkpoints.restore(checkpoint)
         return self.info

@@ -69,9 +69,8 @@ class Tunnel:
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; waits while the other side takes nothing.
 
-        Raises Conflict when it has closed the connection.
-
-        Raises ConnectionFailed when the connection broke; some of `data` may have arrived.
+        Raises Conflict when it has closed the connection. Raises ConnectionFailed when the connection broke;
+        some of `data` may have arrived.
         """
         for frame in frames(data):
             self._send(frame)
