@@ -2,18 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from fastapi import Query, Response
+from pydantic import Field
 
 from bay.models import Cargo
 from bay.server.cargos.service import Cargos
 from bay.server.web.bodies import Body
-from bay.server.web.dependencies import ERRORS, IdempotencyKey, Limit, Paging, Reader, Writer, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import IdempotencyKey, Limit, Paging, Reader, Writer, noun_router, service
+from bay.server.web.replies import PageOf, WireResponse
 
-router = APIRouter(
-    prefix="/v1/cargos", tags=["cargos"], responses=ERRORS, default_response_class=WireResponse
-)
+router = noun_router("cargos", "/v1/cargos")
 
 CargosDep = Annotated[Cargos, service(Cargos)]
 
@@ -43,12 +41,8 @@ class MoveCargo(Body):
     sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox to move it to")]
 
 
-class CargoList(BaseModel):
+class CargoList(PageOf[Cargo]):
     """A page of cargos, oldest first."""
-
-    items: list[Cargo]
-    has_more: bool
-    next_cursor: str | None
 
 
 @router.post("", status_code=201, response_model=Cargo)

@@ -1,26 +1,19 @@
 """The routes `…/checkpoints`: copies of a sandbox's files at one moment."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated
-from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import Query, Request, Response
+from pydantic import Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Checkpoint, Sandbox
 from bay.server.checkpoints.service import Checkpoints, NewCheckpoint
 from bay.server.web.bodies import Body, raw_body
-from bay.server.web.dependencies import ERRORS, IdempotencyKey, Limit, Paging, Reader, Writer, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import IdempotencyKey, Limit, Paging, Reader, Writer, noun_router, service
+from bay.server.web.replies import PageOf, WireResponse, download_headers, within
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}",
-    tags=["checkpoints"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("checkpoints", "/v1/sandboxes/{sandbox_id}")
 
 CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
 
@@ -35,12 +28,8 @@ class CreateCheckpoint(Body):
     comment: Comment = None
 
 
-class CheckpointList(BaseModel):
+class CheckpointList(PageOf[Checkpoint]):
     """A page of checkpoints, oldest first."""
-
-    items: list[Checkpoint]
-    has_more: bool
-    next_cursor: str | None
 
 
 @router.post("/checkpoints", status_code=201, response_model=Checkpoint)
@@ -123,15 +112,5 @@ async def export_checkpoint(
     stack = AsyncExitStack()
     export = checkpoints.export(caller, sandbox_id, checkpoint_id)
     found, chunks = await stack.enter_async_context(export)
-    name = quote(f"{found.name or found.id}.tar.zst", safe="")
-    headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        "X-Content-Type-Options": "nosniff",
-    }
-    return StreamingResponse(_body(stack, chunks), media_type="application/zstd", headers=headers)
-
-
-async def _body(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        async for chunk in chunks:
-            yield chunk
+    headers = download_headers(f"{found.name or found.id}.tar.zst")
+    return StreamingResponse(within(stack, chunks), media_type="application/zstd", headers=headers)

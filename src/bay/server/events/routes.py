@@ -5,20 +5,19 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
-from pydantic import BaseModel
+from fastapi import Header, Query
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from bay.models import Event, to_wire
 from bay.server.events.service import EventFollower, Events
 from bay.server.web.auth import Caller
-from bay.server.web.dependencies import ERRORS, Cursor, Limit, Reader, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import Accept, Cursor, Limit, Reader, noun_router, service
+from bay.server.web.replies import PageOf, WireResponse
 
 _SSE = "text/event-stream"
 
-router = APIRouter(tags=["events"], responses=ERRORS, default_response_class=WireResponse)
+router = noun_router("events")
 
 EventsDep = Annotated[Events, service(Events)]
 
@@ -26,16 +25,11 @@ Since = Annotated[
     str | None, Query(max_length=64, description="Continue after the event of this id; 0 = all")
 ]
 Follow = Annotated[bool, Query(description="Server-sent events, as with `Accept: text/event-stream`")]
-Accept = Annotated[str, Header(include_in_schema=False)]
 LastEventId = Annotated[str | None, Header(max_length=64, description="As `since`, which it overrides")]
 
 
-class EventList(BaseModel):
+class EventList(PageOf[Event]):
     """A page of events, oldest first."""
-
-    items: list[Event]
-    has_more: bool
-    next_cursor: str | None
 
 
 class EventStream(StreamingResponse):

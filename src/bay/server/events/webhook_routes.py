@@ -2,18 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from fastapi import Response
+from pydantic import Field
 
 from bay.models import Webhook
 from bay.server.events.webhooks import Webhooks
 from bay.server.web.bodies import Body, Most
-from bay.server.web.dependencies import ERRORS, IdempotencyKey, Reader, Writer, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import IdempotencyKey, Reader, Writer, noun_router, service
+from bay.server.web.replies import PageOf, WireResponse
 
-router = APIRouter(
-    prefix="/v1/webhooks", tags=["webhooks"], responses=ERRORS, default_response_class=WireResponse
-)
+router = noun_router("webhooks", "/v1/webhooks")
 
 WebhooksDep = Annotated[Webhooks, service(Webhooks)]
 
@@ -29,12 +27,8 @@ class CreateWebhook(Body):
     ] = Field(default_factory=list)
 
 
-class WebhookList(BaseModel):
+class WebhookList(PageOf[Webhook]):
     """All webhooks, oldest first: there are never so many that they need pages."""
-
-    items: list[Webhook]
-    has_more: bool
-    next_cursor: str | None
 
 
 @router.post("", status_code=201, response_model=Webhook)

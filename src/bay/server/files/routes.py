@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 from dataclasses import fields
 from email.utils import formatdate
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends, Header, Query, Request, WebSocket
+from fastapi import Depends, Header, Query, Request, WebSocket
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import StreamingResponse
@@ -23,17 +23,12 @@ from bay.server.files.trees import FileTrees
 from bay.server.files.watch_relay import relay
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import while_connected
-from bay.server.web.dependencies import ERRORS, Reader, SocketReader, Writer, service
-from bay.server.web.replies import Ok, WireResponse
+from bay.server.web.dependencies import Accept, Reader, SocketReader, Writer, noun_router, service
+from bay.server.web.replies import Ok, WireResponse, download_headers, within
 from bay.server.web.websocket_close import accepted
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}/files",
-    tags=["files"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("files", "/v1/sandboxes/{sandbox_id}/files")
 
 SandboxFilesDep = Annotated[SandboxFiles, service(SandboxFiles)]
 FileTreesDep = Annotated[FileTrees, service(FileTrees)]
@@ -147,7 +142,7 @@ async def read_content(
     opened = files.download(caller, sandbox_id, path, wanted)
     download = await stack.enter_async_context(opened)
     return StreamingResponse(
-        _within(stack, download.chunks),
+        within(stack, download.chunks),
         206 if download.partial else 200,
         _headers(path, download),
         "application/octet-stream",
@@ -208,7 +203,7 @@ async def list_files(
         str | None, Query(max_length=1024, description="Pattern for the path below `path`")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=LISTED_ENTRIES, description="Most entries to return")] = 10_000,
-    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    accept: Accept = "",
 ) -> StreamingResponse:
     """The entries below a directory, by name, a directory before its contents. Links are not followed.
 
@@ -219,8 +214,8 @@ async def list_files(
         files.list(caller, sandbox_id, path, depth=depth, glob=glob, limit=limit)
     )
     if NDJSON in accept:
-        return StreamingResponse(_within(stack, _gathered(_as_lines(items))), media_type=NDJSON)
-    return StreamingResponse(_within(stack, _gathered(_as_object(items))), media_type="application/json")
+        return StreamingResponse(within(stack, _gathered(_as_lines(items))), media_type=NDJSON)
+    return StreamingResponse(within(stack, _gathered(_as_object(items))), media_type="application/json")
 
 
 @router.post("/move", response_model=FileInfo)
@@ -311,12 +306,9 @@ async def read_archive(
     stack = AsyncExitStack()
     chunks = await stack.enter_async_context(trees.pack(caller, sandbox_id, path, format))
     name = _shown_name(path).strip(".") or "files"
-    headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}.{format}', safe='')}",
-        "X-Content-Type-Options": "nosniff",
-    }
     kind = "application/gzip" if format == "tar.gz" else "application/x-tar"
-    return StreamingResponse(_within(stack, chunks), headers=headers, media_type=kind)
+    headers = download_headers(f"{name}.{format}")
+    return StreamingResponse(within(stack, chunks), headers=headers, media_type=kind)
 
 
 @router.put(
@@ -388,15 +380,13 @@ def _bytes(digits: str) -> int:
 
 
 def _headers(path: str, download: ShipDownload) -> dict[str, str]:
-    name = _shown_name(path)
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         "Content-Length": str(download.length),
         "ETag": f'"{download.etag}"',
         "X-Bay-Mode": download.mode,
         "X-Bay-Mtime": repr(download.mtime),
-        "X-Content-Type-Options": "nosniff",
+        **download_headers(_shown_name(path)),
         **_last_modified(download.mtime),
     }
     if download.partial:
@@ -414,12 +404,6 @@ def _last_modified(mtime: float) -> dict[str, str]:
 
 def _shown_name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-async def _within(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        async for chunk in chunks:
-            yield chunk
 
 
 async def _as_lines(items: AsyncIterator[FileInfo | ListEnd]) -> AsyncGenerator[bytes, None]:

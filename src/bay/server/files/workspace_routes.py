@@ -1,12 +1,11 @@
 """The routes `…/filesystem/*`: the files of a workspace, by paths relative to it."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import PurePosixPath
 from typing import Annotated
-from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
@@ -19,17 +18,12 @@ from bay.server.files.service import Files
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
 from bay.server.web.concurrency import while_connected
-from bay.server.web.dependencies import ERRORS, Reader, Writer, service
+from bay.server.web.dependencies import Reader, Writer, noun_router, service
 from bay.server.web.known_parameters import refusal
 from bay.server.web.multipart import Form
-from bay.server.web.replies import Ok, WireResponse
+from bay.server.web.replies import Ok, WireResponse, download_headers, within
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}/filesystem",
-    tags=["filesystem"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("filesystem", "/v1/sandboxes/{sandbox_id}/filesystem")
 
 FilesDep = Annotated[Files, service(Files)]
 
@@ -182,16 +176,5 @@ async def download_file(
     """A file's bytes."""
     stack = AsyncExitStack()
     chunks, size = await stack.enter_async_context(files.download(caller, sandbox_id, path))
-    name = quote(PurePosixPath(path).name, safe="")
-    headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Length": str(size),
-    }
-    return StreamingResponse(_body(stack, chunks), media_type="application/octet-stream", headers=headers)
-
-
-async def _body(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        async for chunk in chunks:
-            yield chunk
+    headers = download_headers(PurePosixPath(path).name) | {"Content-Length": str(size)}
+    return StreamingResponse(within(stack, chunks), media_type="application/octet-stream", headers=headers)

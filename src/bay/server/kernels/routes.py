@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, Field, StringConstraints
+from fastapi import Path, Query, Response
+from pydantic import Field, StringConstraints
 from starlette.responses import StreamingResponse
 
 from bay.cell_output import event_to_wire
@@ -14,18 +14,12 @@ from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.kernels.service import Kernels, NewKernel
 from bay.server.web.bodies import DURATION, Body
-from bay.server.web.dependencies import ERRORS, Env, IdempotencyKey, Reader, Writer, service
+from bay.server.web.dependencies import Cwd, Env, IdempotencyKey, Reader, User, Writer, noun_router, service
 from bay.server.web.history_notes import Description, Tags
-from bay.server.web.replies import WireResponse
-from bay.server.web.user_names import MAX_USER
+from bay.server.web.replies import Items, WireResponse
 from bay.store.records import HistoryNote
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}",
-    tags=["kernels"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("kernels", "/v1/sandboxes/{sandbox_id}")
 
 KernelsDep = Annotated[Kernels, service(Kernels)]
 
@@ -50,13 +44,9 @@ class CreateKernel(Body):
     spec: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="One of `kernelspecs`")] = (
         "python3"
     )
-    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
-        None
-    )
+    cwd: Cwd = None
     env: Env = Field(default_factory=dict)
-    user: Annotated[
-        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
-    ] = None
+    user: User = None
 
 
 class RunCell(Body):
@@ -71,16 +61,12 @@ class RunCell(Body):
     )
 
 
-class KernelList(BaseModel):
+class KernelList(Items[Kernel]):
     """All kernels of a sandbox."""
 
-    items: list[Kernel]
 
-
-class KernelSpecList(BaseModel):
+class KernelSpecList(Items[KernelSpec]):
     """The kernel specs of an image."""
-
-    items: list[KernelSpec]
 
 
 @router.post("/python/exec", response_model=PythonResult)

@@ -2,29 +2,24 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from fastapi import Query
 
 from bay.models import AuditEntry
 from bay.server.keys.audit import Audits
 from bay.server.web.bodies import Moment
-from bay.server.web.dependencies import ERRORS, Limit, Paging, Reader, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import Limit, Paging, Reader, noun_router, service
+from bay.server.web.replies import PageOf, WireResponse
 from bay.store.records import AuditFilters
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=ERRORS, default_response_class=WireResponse)
+router = noun_router("audit", "/v1/audit")
 
 AuditsDep = Annotated[Audits, service(Audits)]
 
 Id = Annotated[str | None, Query(max_length=128)]
 
 
-class AuditList(BaseModel):
+class AuditList(PageOf[AuditEntry]):
     """A page of calls, oldest first."""
-
-    items: list[AuditEntry]
-    has_more: bool
-    next_cursor: str | None
 
 
 @router.get("", response_model=AuditList)

@@ -2,18 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from fastapi import Query, Response
+from pydantic import ConfigDict, Field, StringConstraints
 
 from bay.models import Key, KeyScope, NewKey
 from bay.server.keys.service import ApiKeys, KeyWish
 from bay.server.settings import QuotaSettings
 from bay.server.web.bodies import DURATION, Body, Moment
-from bay.server.web.dependencies import ERRORS, Admin, Cursor, IdempotencyKey, Limit, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import Admin, Cursor, IdempotencyKey, Limit, noun_router, service
+from bay.server.web.replies import PageOf, WireResponse
 from bay.server.web.sealing import Cursors
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERRORS, default_response_class=WireResponse)
+router = noun_router("keys", "/v1/keys")
 
 ApiKeysDep = Annotated[ApiKeys, service(ApiKeys)]
 
@@ -45,12 +45,8 @@ class CreateKey(Body):
     ] = None
 
 
-class KeyList(BaseModel):
+class KeyList(PageOf[Key]):
     """A page of keys, oldest first."""
-
-    items: list[Key]
-    has_more: bool
-    next_cursor: str | None
 
 
 @router.post("", status_code=201, response_model=NewKey)

@@ -3,8 +3,8 @@
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import BaseModel, Field
+from fastapi import Header, Path, Query, Response
+from pydantic import Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
@@ -12,16 +12,20 @@ from bay.server.execs.output import SSE, UNBUFFERED, output_events, output_lines
 from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.managed_services.service import SandboxServices
 from bay.server.web.bodies import DURATION, Body, Most
-from bay.server.web.dependencies import ERRORS, Env, Reader, Word, Writer, service
-from bay.server.web.replies import WireResponse
-from bay.server.web.user_names import MAX_USER
-
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}/services",
-    tags=["services"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
+from bay.server.web.dependencies import (
+    Accept,
+    Cwd,
+    Env,
+    Reader,
+    User,
+    Word,
+    Writer,
+    noun_router,
+    service,
 )
+from bay.server.web.replies import Items, WireResponse
+
+router = noun_router("services", "/v1/sandboxes/{sandbox_id}/services")
 
 SandboxServicesDep = Annotated[SandboxServices, service(SandboxServices)]
 
@@ -54,12 +58,8 @@ class ServiceBody(Body):
 
     argv: Annotated[tuple[Word, ...], Field(min_length=1), Most(4096)]
     env: Env = Field(default_factory=dict)
-    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
-        None
-    )
-    user: Annotated[
-        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
-    ] = None
+    cwd: Cwd = None
+    user: User = None
     needs: Annotated[
         tuple[Name, ...], Field(description="Services that start first"), Most(MAX_SERVICES)
     ] = ()
@@ -85,10 +85,8 @@ class NamedService(ServiceBody):
         return self.to_spec(self.name)
 
 
-class ServiceList(BaseModel):
+class ServiceList(Items[Service]):
     """The services of a sandbox, in the order in which they were made."""
-
-    items: list[Service]
 
 
 @router.get("", response_model=ServiceList)
@@ -163,7 +161,7 @@ async def service_logs(
     last_event_id: Annotated[
         int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")
     ] = None,
-    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    accept: Accept = "",
 ) -> StreamingResponse:
     """A service's output in this session, over all its runs, in the form of an exec's output."""
     stack = AsyncExitStack()

@@ -2,21 +2,15 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, NetworkState
 from bay.server.networks.service import Networks
 from bay.server.web.bodies import Body, Most
-from bay.server.web.dependencies import ERRORS, Reader, Writer, service
+from bay.server.web.dependencies import Reader, Writer, noun_router, service
 from bay.server.web.replies import WireResponse
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}",
-    tags=["network"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("network", "/v1/sandboxes/{sandbox_id}")
 
 NetworksDep = Annotated[Networks, service(Networks)]
 

@@ -1,19 +1,20 @@
-"""FastAPI dependencies that routes share: the service they call, the caller, and the pages of lists."""
+"""Parts that routes share: their router, the service they call, the caller, and the pages of lists."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request, Security
+from fastapi import APIRouter, Depends, Header, Query, Request, Security
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from bay.models import KeyScope
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, Most
-from bay.server.web.replies import ErrorBody
+from bay.server.web.replies import ErrorBody, WireResponse
 from bay.server.web.sealing import Cursors
+from bay.server.web.user_names import MAX_USER
 from bay.store.records import Page
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -26,6 +27,15 @@ EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,12
 EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Most(256)]
 Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
+Cwd = Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")]
+User = Annotated[
+    str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
+]
+
+
+def noun_router(tag: str, prefix: str = "") -> APIRouter:
+    """A router whose answers are written as Bay writes them, and that declares the one shape of errors."""
+    return APIRouter(prefix=prefix, tags=[tag], responses=ERRORS, default_response_class=WireResponse)
 
 
 # Dependencies are `async`, so that FastAPI calls them on the event loop and not through its thread pool.
@@ -79,6 +89,7 @@ Wait = Annotated[
     DURATION,
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items to return")]
+Accept = Annotated[str, Header(include_in_schema=False)]
 Cursor = Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before")]
 
 

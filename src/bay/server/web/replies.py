@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.exceptions import ValidationException
@@ -24,6 +26,8 @@ from bay.errors import (
 )
 from bay.models import to_wire
 
+T = TypeVar("T")
+
 _MAX_ERRORS = 20
 
 
@@ -31,6 +35,19 @@ class Ok(BaseModel):
     """The call is done."""
 
     status: str
+
+
+class Items(BaseModel, Generic[T]):
+    """A whole list."""
+
+    items: list[T]
+
+
+class PageOf(Items[T], Generic[T]):
+    """A part of a list, and how to get the next one."""
+
+    has_more: bool
+    next_cursor: str | None
 
 
 class ErrorDetail(BaseModel):
@@ -61,6 +78,19 @@ class WireResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(to_wire(content), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def download_headers(name: str) -> dict[str, str]:
+    """Headers of an answer that browsers save under `name`, and do not interpret."""
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
+
+
+async def within(stack: AsyncExitStack, parts: AsyncIterator[T]) -> AsyncGenerator[T]:
+    """The parts of an answer, and then the end of what they need, which `stack` holds."""
+    async with stack:
+        async for part in parts:
+            yield part
 
 
 def error_response(error: BayError, request_id: str, extra: dict[str, Any] | None = None) -> JSONResponse:
