@@ -64,10 +64,7 @@ class Answers(Protocol):
 
 
 class Door:
-    """Serves the connections of one listening socket.
-
-    Without a `token` it asks for none and signs nothing.
-    """
+    """Serves one listening socket's connections. Without a `token` it asks for none and signs nothing."""
 
     def __init__(
         self, routes: Answers, limit: int, token: str | None, welcome: Callable[[Connection], bool]

@@ -1,6 +1,4 @@
-"""The session feed: the host hears of listening ports and of services' states, at once and
-after each change.
-"""
+"""The session feed: the host hears of listening ports and services' states, at once and after each change."""
 
 import asyncio
 import time
@@ -22,9 +20,7 @@ class SessionFeed:
         self._services = services
 
     async def lines(self, gone: asyncio.Future[None]) -> AsyncGenerator[bytes]:
-        """A line of JSON with all items of a kind at once and after each change, until `gone`
-        or Ship's end.
-        """
+        """A line with all items of a kind, at once and after each change, until `gone` or Ship's end."""
         ports: object = None
         services: object = None
         seen, bell, changed_at = -1, self._services.changed, time.monotonic()

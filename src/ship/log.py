@@ -1,7 +1,4 @@
-"""Ship's log for people: a line on stderr, or nothing.
-
-The other end may not be read, so a line that does not fit now is dropped rather than waited for.
-"""
+"""Ship's log for people: a line on stderr, dropped when it does not fit: the other end may not be read."""
 
 import os
 import select
@@ -10,7 +7,6 @@ _ATOMIC = 4096  # PIPE_BUF: a writable pipe takes this much without blocking
 
 
 def note(event: str) -> None:
-    """Write one line."""
     line = f"ship: {event}\n".encode("utf-8", "replace")[:_ATOMIC]
     poll = select.poll()
     try:

@@ -31,10 +31,7 @@ class Settings:
 
 
 def take(environ: MutableMapping[str, str]) -> Settings:
-    """The settings in `environ` (normally `os.environ`), which loses them.
-
-    Raises ValueError or KeyError when they are unusable.
-    """
+    """The settings in `environ`, which loses them. Raises ValueError or KeyError when they are unusable."""
     syscalls.erase_variable("SHIP_TOKEN")
     told = {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
     for name in _INTERPRETER:

@@ -1,7 +1,7 @@
 """Cheap startup, in time and in memory; imported before everything else.
 
-asyncio and hashlib load OpenSSL when they find it (about 7 ms and 3 MB), and Ship speaks neither TLS nor
-needs more than SHA-256; both work without it. Collecting garbage while modules load finds none.
+asyncio and hashlib load OpenSSL when they find it (about 7 ms and 3 MB), and Ship needs neither TLS nor more
+than SHA-256; both work without it. Collecting garbage while modules load finds none.
 """
 
 import gc

@@ -5,10 +5,7 @@ from collections.abc import Iterable
 
 
 class Bell:
-    """Rings for everyone who is waiting now.
-
-    Nothing is remembered: look first, then wait, without an await between.
-    """
+    """Rings for those who wait now, and remembers nothing: look first, then wait, with no await between."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -16,7 +13,6 @@ class Bell:
         """How often it has rung, for a follower that looks at other things too."""
 
     def ring(self) -> None:
-        """Wake all."""
         self.rings += 1
         waiting, self._waiting = self._waiting, set()
         for future in waiting:

@@ -44,8 +44,7 @@ def main() -> None:
 def take_out_pythonpath() -> "list[str]":
     """The folders that the sandbox's user names, taken out of the path.
 
-    The kernel itself looks there last, since a `random.py` there must not stop it; the user's code looks
-    there first.
+    The kernel looks there last: a `random.py` there must not stop it. The user's code looks there first.
     """
     named = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     named = [path for path in named if path != os.path.dirname(os.__file__)]

@@ -27,12 +27,10 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class Channel:
-    """The channel, safe in threads.
+    """Safe in threads. In a forked child it is cut: output goes to the pipes, messages are dropped.
 
-    In a forked child it is cut: output goes to the pipes, messages are dropped.
-
-    A finalizer or a signal handler may print at any moment, also while the same thread sends. Such output
-    waits until the message is sent.
+    A finalizer or a signal handler may print at any moment, also while the same thread sends; it waits for
+    that.
     """
 
     def __init__(self, connection: socket.socket, interrupts: Interrupts) -> None:
@@ -101,7 +99,6 @@ class Channel:
         self._act(partial(self._gather, stream, cell, text))
 
     def flush(self) -> None:
-        """Send the gathered output."""
         self._act(self._flush)
 
     def _act(self, act: Callable[[], None]) -> None:

@@ -21,14 +21,12 @@ class InlineFigures(importlib.abc.MetaPathFinder):
     """Waits for the first `import matplotlib`."""
 
     def install(self) -> None:
-        """Begin to wait."""
         if importlib.util.find_spec("matplotlib_inline") is not None:
             sys.meta_path.insert(0, self)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Called by the import system."""
         if fullname != "matplotlib":
             return None
         sys.meta_path.remove(self)

@@ -7,10 +7,7 @@ import sys
 
 
 def take_up_users() -> None:
-    """Add the user's package folder to the path.
-
-    `site` leaves it out while it does not exist.
-    """
+    """Add the user's package folder to the path, which `site` leaves out while it does not exist."""
     if not site.ENABLE_USER_SITE:
         return
     folder = site.getusersitepackages()

@@ -23,8 +23,6 @@ from ship_kernel.shell import Shell
 
 
 class Kernel:
-    """See the module."""
-
     def __init__(self, channel: Channel, interrupts: Interrupts) -> None:
         self._channel = channel
         self._interrupts = interrupts

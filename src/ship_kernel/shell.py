@@ -35,7 +35,6 @@ class Results(DisplayHook):
         """Nothing: the event has its number."""
 
     def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
-        """Send the result."""
         fields = {"data": bundles.clean(format_dict), "metadata": bundles.clean(md_dict or {})}
         self.shell.publish("result", {**fields, "execution_count": self.shell.cell_count})
 
@@ -45,8 +44,6 @@ class Results(DisplayHook):
 
 
 class Displays(DisplayPublisher):
-    """display() and its callers."""
-
     def publish(
         self,
         data: Any,
@@ -57,7 +54,6 @@ class Displays(DisplayPublisher):
         update: bool = False,
         **_kwargs: Any,
     ) -> None:
-        """Send it."""
         fields: dict[str, Any] = {"data": bundles.clean(data), "metadata": bundles.clean(metadata or {})}
         if transient and transient.get("display_id"):
             fields["display_id"] = bundles.text(str(transient["display_id"]))
@@ -71,11 +67,7 @@ class Displays(DisplayPublisher):
 
 
 class Shell(InteractiveShell):
-    """The interpreter of a kernel.
-
-    `publish` and `settle` (see `Channel`) are set by its maker; `cell_count` is the number of the running
-    cell.
-    """
+    """The interpreter. Its maker sets `publish` and `settle`; `cell_count` is the running cell's number."""
 
     publish: Publish
     settle: Callable[[], None]
@@ -127,7 +119,6 @@ class Shell(InteractiveShell):
 
 
 def make(publish: Publish, settle: Callable[[], None]) -> Shell:
-    """The shell of this process."""
     config = Config()
     config.HistoryManager.enabled = False  # no database of the input
     config.InteractiveShell.colors = "nocolor"

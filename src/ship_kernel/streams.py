@@ -28,8 +28,7 @@ class NoInput(RuntimeError):
 
 
 class Attribution:
-    """The cell of the code that prints: that of its asyncio task, else of its thread, else the running
-    one."""
+    """The cell of the code that prints: that of its asyncio task, of its thread, or the running one."""
 
     def __init__(self) -> None:
         self._here: contextvars.ContextVar[str] = contextvars.ContextVar("cell")
@@ -89,12 +88,10 @@ class Printed(io.TextIOBase):
 
     @property
     def name(self) -> str:
-        """As of the stream it stands for."""
         return f"<{self._name}>"
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Always this."""
         return "utf-8"
 
     @property
@@ -103,7 +100,6 @@ class Printed(io.TextIOBase):
         return "replace"
 
     def writable(self) -> bool:
-        """It is."""
         return True
 
     def fileno(self) -> int:
@@ -111,7 +107,6 @@ class Printed(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str, /) -> int:
-        """Print."""
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if text:
@@ -120,7 +115,6 @@ class Printed(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Send the gathered text."""
         self._channel.flush()
 
 
@@ -132,22 +126,18 @@ class PrintedBytes(io.RawIOBase):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self) -> bool:
-        """It is."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """Print."""
         block = bytes(data)
         self._text.write(self._decoder.decode(block))
         return len(block)
 
     def flush(self) -> None:
-        """Send the gathered bytes."""
         self._text.flush()
 
 
 def install(channel: Channel, attribution: Attribution) -> None:
-    """Put them in place."""
     sys.stdout = Printed("stdout", 1, channel, attribution)
     sys.stderr = Printed("stderr", 2, channel, attribution)
     builtins.input = _refuse_input

@@ -1,5 +1,4 @@
-"""Ship and Bay share these constants of their protocol, which docs/ship-protocol.md explains; the SDK shares
-the close codes.
+"""Constants of the protocol of Ship and Bay (docs/ship-protocol.md); the SDK shares the close codes.
 
 A name that stands here is written nowhere else. Every Ship loads this module at its start: it imports the
 standard library only.
@@ -48,9 +47,7 @@ _FIRST_OFFSET = "first_offset="
 
 
 class CloseCode(IntEnum):
-    """Why a WebSocket was closed: RFC 6455, section 7.4, and from 4000 on Bay's own, after the
-    HTTP status.
-    """
+    """Why a WebSocket was closed: RFC 6455, section 7.4; from 4000 on Bay's own, after the HTTP status."""
 
     NORMAL = 1000
     GOING_AWAY = 1001

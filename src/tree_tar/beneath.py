@@ -1,6 +1,4 @@
-"""The functions here open files beneath a directory descriptor.
-
-The kernel follows no symbolic link on the way.
+"""Opens files beneath a directory descriptor; the kernel follows no symbolic link on the way.
 
 Each step opens one directory by its name in the one above it, so neither a hostile tree nor a rename that
 races leads out of the top, and a path may be longer than PATH_MAX.
@@ -54,7 +52,6 @@ def open_beneath(top: int, parts: Iterable[str], step: Callable[[int, str], int]
 
 @contextmanager
 def closing(descriptor: int) -> Generator[int]:
-    """Close the descriptor at the end of the block."""
     try:
         yield descriptor
     finally:

@@ -1,8 +1,7 @@
 """The extractor makes the members of a tar beneath a directory descriptor, and nowhere else.
 
-It never resolves a path as a whole, follows no symbolic link, and writes through none. A policy decides what
-differs between its users: which names and kinds are taken, and with which owners, modes and times they are
-made.
+It never resolves a path as a whole, follows no symbolic link, and writes through none. A policy decides which
+names and kinds are taken, and with which owners, modes and times they are made.
 """
 
 import errno
@@ -24,10 +23,7 @@ from tree_tar.reader import Event, Member, Piece
 
 
 class Policy(Protocol):
-    """The rules of one user of the extractor.
-
-    Its errors pass through as they are, but for OSError: see `blame`.
-    """
+    """The rules of one user of the extractor. Its errors pass as they are, but for OSError: see `blame`."""
 
     replaces = True
     """Members are made beside their place under a temporary name, renamed over what is there, and missing
@@ -205,9 +201,7 @@ class Extractor:
         return found
 
     def _leave(self, parts: Parts) -> None:
-        """Restore the directories that are not on the way to `parts`: what is made inside changes their
-        times.
-        """
+        """Restore directories not on the way to `parts`: what is made inside changes their times."""
         while self._directories and self._directories[-1][0] != parts[: len(self._directories[-1][0])]:
             done, member = self._directories.pop()
             try:

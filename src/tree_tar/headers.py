@@ -1,5 +1,4 @@
-"""The functions here write headers of the tar format: ustar, with pax records (POSIX.1-2001) where ustar has
-no room.
+"""Writes headers of the tar format: ustar, with pax records (POSIX.1-2001) where ustar has no room.
 
 The bytes are those that `tarfile` writes with PAX_FORMAT, without the time that it takes to be imported.
 """
@@ -66,9 +65,7 @@ def header_of(
     link: str = "",
     records: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The header of a member with the mode, the owner, the time and, unless it is given, the kind that stat
-    found.
-    """
+    """The header of a member with the mode, owner, time and, unless it is given, kind that stat found."""
     return header(
         name,
         kind or _KINDS[stat.S_IFMT(facts.st_mode)],

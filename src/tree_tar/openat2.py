@@ -1,6 +1,4 @@
-"""The kernel resolves a whole path beneath a directory descriptor, by ctypes: Python does not
-offer the call.
-"""
+"""openat2(2) by ctypes, which Python does not offer: the kernel resolves a whole path beneath a directory."""
 
 import ctypes
 import os
@@ -20,8 +18,8 @@ def openat2(root: int, path: bytes, flags: int, *, beneath: bool = True, links: 
     """A descriptor (close on exec) of `path`, resolved by the kernel; `beneath`: never outside the directory
     `root`.
 
-    Without `links` a symbolic link is an error. Source: openat2(2). Raises OSError; EXDEV when the path leads
-    out, ELOOP at a link that is not followed, EAGAIN when renames went on while it looked.
+    Without `links` a symbolic link is an error. Raises OSError; EXDEV when the path leads out, ELOOP at a
+    link that is not followed, EAGAIN when renames went on while it looked.
     """
     resolve = _RESOLVE_NO_MAGICLINKS | (_RESOLVE_BENEATH if beneath else 0)
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve | (0 if links else _RESOLVE_NO_SYMLINKS))

@@ -1,7 +1,8 @@
 """The reader parses a tar that comes piece by piece and that an attacker may have made.
 
 It reads ustar, pax (POSIX.1-2001), GNU's long names and large numbers, and sparse files: GNU's old format,
-and 0.1 and 1.0 of pax. `Rules` bound what it takes. Memory holds one header, its records and one sparse map.
+and 0.1 and 1.0 of pax. `Rules` bound what it takes. Memory holds one header, its records and one sparse
+map.
 """
 
 from array import array
@@ -142,9 +143,7 @@ class Reader:
             yield event
 
     def pull(self, read: Callable[[int], bytes]) -> Iterator[Event]:
-        """Parse all that `read` gives, up to as many bytes as it is asked for; no bytes mean that there are
-        no more.
-        """
+        """Parse what `read` gives, up to as many bytes as asked for; no bytes mean that no more come."""
         while not self.ended:
             if not (data := read(_CHUNK)):
                 raise BadArchive("it ends too early")
@@ -291,7 +290,8 @@ class Reader:
     def _map(self, real: int) -> Generator[None, None, Segments]:
         """The map of format 1.0: decimal numbers, a line each, the first of which counts the segments.
 
-        Each block is checked as it comes: a few bytes, compressed, may be millions of segments that are none.
+        Each block is checked as it comes: a few bytes, compressed, may be millions of segments that are
+        none.
         """
         found, wanted, rest = array("q"), None, b""
         while wanted is None or len(found) < wanted:

@@ -1,8 +1,4 @@
-"""The functions here lay out sparse files for a tar.
-
-Source: GNU tar's sparse format 1.0
-(https://www.gnu.org/software/tar/manual/html_section/Sparse-Formats.html).
-"""
+"""Lays out sparse files for a tar in GNU tar's sparse format 1.0 (its manual, "Storing Sparse Files")."""
 
 import os
 from array import array
@@ -27,10 +23,7 @@ def data_segments(descriptor: int, size: int, limit: int) -> Segments:
 
 
 def sparse_map(segments: Segments, size: int) -> bytes:
-    """The map that a sparse file's content begins with.
-
-    It ends with an empty segment at the end of the file.
-    """
+    """The map that a sparse file's content begins with; an empty segment at the file's end ends it."""
     end = array("q", (size, 0))
     listed = segments if segments[-2:] == end else segments + end
     return b"%d\n" % (len(listed) // 2) + b"".join([b"%d\n" % number for number in listed])

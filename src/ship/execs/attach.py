@@ -1,8 +1,8 @@
 """An attachment to an exec: its output as it comes and its input, on one WebSocket.
 
-An attachment is a cursor in the exec's ring and has no queue of its own. The program waits for the one that
-claims the output (see `claim`). For another that is about to lose its place it waits a little (see
-`patience`); one that is slower gets the ring's first offset and is disconnected.
+It is a cursor in the exec's ring and has no queue of its own. The program waits for the one that claims the
+output (see `claim`), and a little for another that is about to lose its place (see `patience`); one that is
+slower gets the ring's first offset and is disconnected.
 """
 
 import asyncio
@@ -38,12 +38,7 @@ _ENDING_S = 1.0
 
 
 class Attachment:
-    """One attachment, from its first message to its close.
-
-    Without `since` it begins at the oldest byte that is kept.
-
-    With `claims` it is the reader that the program waits for.
-    """
+    """Without `since` it begins at the oldest kept byte. The program waits for one that `claims`."""
 
     def __init__(self, socket: WebSocket, found: Exec, since: int | None, *, claims: bool) -> None:
         self._socket = socket
@@ -162,10 +157,7 @@ class Attachment:
 
 
 class _Input:
-    """Input on its way to the program, a little of it.
-
-    A signal behind it then comes through when the program does not read.
-    """
+    """A little input on its way: a signal behind it comes through when the program does not read."""
 
     def __init__(self, found: Exec) -> None:
         self._exec = found
@@ -185,10 +177,7 @@ class _Input:
             self._changed.notify_all()
 
     async def end(self) -> None:
-        """The end of input.
-
-        After it only a terminal takes more: there it is for the program that reads just then.
-        """
+        """The end of input. After it only a terminal takes more: for the program that reads just then."""
         if self._closed:
             return
         async with self._changed:
@@ -198,7 +187,6 @@ class _Input:
             self._changed.notify_all()
 
     async def wait_taken(self) -> None:
-        """Return when the program has taken all."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._waiting and not self._end_due)
 

@@ -1,11 +1,10 @@
 """The claiming reader: the program waits for it, and the ring keeps all that it has not received.
 
-A pipe between two programs loses nothing, since the writer waits when it is full. A reader that comes over
-the network comes later than its program and may break off; so a program that is started for a reader, or read
-by one that claims it, waits too: once a ring of output is due to that reader Ship reads no more, and the
-program blocks in its own write. While the reader is connected, there is no limit. While it is not, it has
-some time to come, or to come back; after that the program goes on without it. The wait for other readers is
-bounded (see `patience`).
+A reader that comes over the network comes later than its program and may break off. So a program that is
+started for a reader, or read by one that claims it, waits as for a full pipe: once a ring of output is due to
+that reader Ship reads no more, and the program blocks in its own write. While the reader is connected, there
+is no limit. While it is not, it has some time to come (back); after that the program goes on without it. The
+wait for other readers is bounded (see `patience`).
 """
 
 import asyncio
@@ -37,10 +36,7 @@ class OutputClaim:
         return self._held and self._reader is None
 
     def expect(self, within_s: float) -> None:
-        """Expect a reader of all output within `within_s`.
-
-        It has as long again whenever its connection breaks.
-        """
+        """Expect a reader of all output within `within_s`, and as long again after each break."""
         self._awaited_s = within_s
         self._ring.keep_from(0)
         self._await()
@@ -60,10 +56,7 @@ class OutputClaim:
 
     @contextmanager
     def reading(self, since: int) -> Generator["ClaimingReader"]:
-        """Within, this reader is the one that the program waits for, from offset `since` on.
-
-        A newer one takes its place.
-        """
+        """Within, the program waits for this reader, from offset `since` on. A newer one takes its place."""
         mine = self._reader = ClaimingReader(self, self._ring)
         self._stop_timer()
         try:
@@ -75,7 +68,6 @@ class OutputClaim:
                 self._await()
 
     def is_of(self, reader: "ClaimingReader") -> bool:
-        """Whether it is `reader` that the program waits for."""
         return self._reader is reader
 
     def _await(self) -> None:
@@ -116,7 +108,7 @@ class ClaimingReader:
         yield
 
     def earn(self, taken: int) -> None:
-        """Nothing has to be earned: see `Patience`, in whose place this may stand."""
+        """Nothing has to be earned: see `ReaderAllowance`, in whose place this may stand."""
 
     def renew(self) -> None:
         """The same."""

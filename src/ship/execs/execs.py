@@ -42,11 +42,9 @@ _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 
 class Exec:
-    """One exec.
+    """One exec, which prints to a `transcript` of its own unless there is one to go on with.
 
     `news` rings at output and at the end, `ended` at the end and when it begins to wait for its reader.
-
-    It prints to a `transcript` of its own unless there is one to go on with.
     """
 
     def __init__(
@@ -90,11 +88,9 @@ class Exec:
 
     @property
     def running(self) -> bool:
-        """Not ended yet."""
         return self.state == "running"
 
     def to_wire(self) -> dict[str, object]:
-        """The exec as the contract shows it."""
         return {
             "id": self.id,
             "argv": [_printable(word) for word in self.argv],
@@ -141,10 +137,7 @@ class Exec:
     async def start(
         self, order: ExecRequest, nursery: Nursery, directory: int, base: Mapping[str, str]
     ) -> None:
-        """Start the program.
-
-        One that cannot be run ends the exec with 126 or 127; Conflict when there is no room.
-        """
+        """Start it; one that cannot be run ends the exec with 126 or 127. Conflict when there is no room."""
         try:
             await self._start(order, nursery, directory, base)
         except OSError as error:
@@ -153,10 +146,7 @@ class Exec:
             self._started.set()
 
     async def wait_end(self, gone: asyncio.Future[None], timeout_s: float, *, or_stuck: bool = False) -> None:
-        """Return when it has ended, the peer is `gone`, or after `timeout_s`.
-
-        With `or_stuck` also when it waits for its reader.
-        """
+        """Return at its end, when `gone`, or after `timeout_s`; `or_stuck`: when it awaits its reader too."""
         until = time.monotonic() + timeout_s
         with self.watched():
             while self.running and not gone.done() and (left := until - time.monotonic()) > 0:
@@ -165,27 +155,20 @@ class Exec:
                 await self.ended.wait(gone, left)
 
     async def write_input(self, data: bytes, gone: asyncio.Future[None] | None = None) -> None:
-        """Return when the program's pipe or terminal has taken all of `data`.
+        """Return when the program's pipe or terminal has taken all of `data`, writers in the order of their
+        calls.
 
-        Writers are served in the order of their calls.
-
-        When the caller is cancelled, or `gone` is done, the rest is dropped. Raises Conflict when stdin is
-        not open, its reader has left, or the exec has ended.
+        The rest is dropped when the caller is cancelled or `gone` is done. Raises Conflict when stdin is not
+        open, its reader has left, or the exec has ended.
         """
         await self._living_stdio().write(data, gone)
 
     async def close_input(self, gone: asyncio.Future[None] | None = None) -> None:
-        """The end of input, after all that was written; for a terminal ctrl-D.
-
-        Raises Conflict as `write_input` does.
-        """
+        """The end of input, after all written; for a terminal ctrl-D. Raises Conflict as `write_input`."""
         await self._living_stdio().end(gone)
 
     def send_signal(self, number: int) -> None:
-        """To the first process's group, with a terminal to the group in front.
-
-        Raises Conflict when the exec has ended.
-        """
+        """To the first process's group, with a terminal to that in front. Raises Conflict after the end."""
         front = self._living_stdio().foreground()
         try:
             os.killpg(front or self._leader(), number)
@@ -206,8 +189,8 @@ class Exec:
     async def end(self, grace_s: float) -> None:
         """TERM to the whole tree now, KILL after `grace_s`, and return when the tree is empty.
 
-        Works on an ended exec too: its background processes are ended. Goes on when the caller is cancelled.
-        Raises InternalError when the kernel does not end a process.
+        It ends an ended exec's background processes too, and goes on when the caller is cancelled. Raises
+        InternalError when the kernel does not end a process.
         """
         await self._started.wait()
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
@@ -375,10 +358,7 @@ class Execs:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def create(self, order: ExecRequest) -> Exec:
-        """Start the program of `order`.
-
-        Raises Conflict for a known id or at the limit, and the errors of a bad cwd.
-        """
+        """Start its program. Raises Conflict for a known id or at the limit, and the errors of a bad cwd."""
         self._sweep_later()
         if order.id in self._all:
             raise Conflict(f"exec {order.id} exists already", id=order.id)
@@ -394,7 +374,7 @@ class Execs:
         return found
 
     def get(self, exec_id: str) -> Exec:
-        """The exec of that id. Raises NotFound."""
+        """Raises NotFound."""
         self._forget_old()
         found = self._all.get(exec_id)
         if found is None:

@@ -1,7 +1,8 @@
-"""Flow control of a program: bounds its waits for all its readers together.
+"""Flow control of a program: bounds its waits for all its readers together, which never slow it below 2 MiB a
+second.
 
-They never slow it below 2 MiB a second. Each reader's own allowance ends (see `patience`), but a client may
-come again and again, also one that may only read.
+Each reader's own allowance ends (see `patience`), but a client may come again and again, also a read-only
+one.
 """
 
 import time
@@ -28,7 +29,6 @@ class FlowControl:
         return max(0.0, self._spare_s - waited_s)
 
     def printed(self, size: int) -> None:
-        """The program printed that many bytes."""
         self._spare_s = min(LONGEST_S, self._spare_s + size / SLOWEST_BYTES_PER_S)
 
     @contextmanager

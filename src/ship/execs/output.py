@@ -21,9 +21,7 @@ class OutputSource(Protocol):
     """The source of output, such as an exec or a service."""
 
     @property
-    def transcript(self) -> Transcript:
-        """Its output."""
-        ...
+    def transcript(self) -> Transcript: ...
 
     @property
     def running(self) -> bool:
@@ -94,10 +92,7 @@ def claims(request: Request) -> bool:
 async def lines(
     request: Request, found: OutputSource, since: int, reader: ReadProgress, *, follow: bool
 ) -> AsyncGenerator[bytes]:
-    """The lines from offset `since` on, which must be there.
-
-    With `follow` until the end, or until the peer leaves.
-    """
+    """The lines from offset `since` on, which must be there; `follow`: until the end or the peer leaves."""
     gone = request.talk.wire.gone
     ring = found.transcript.ring
     while True:

@@ -2,8 +2,8 @@
 
 A program that only prints outruns every reader: the ring overwrites the bytes that the reader would get next.
 So a reader that is about to lose its place may keep Ship from reading more for half a second in all, and
-earns more only by taking 2 MiB a second. The program does not wait for a slower one, which gets the ring's
-first offset instead. All readers' waits together are bounded too (see `holds`).
+earns more only by taking 2 MiB a second. A slower one gets the ring's first offset. All readers' waits
+together are bounded too (see `holds`).
 """
 
 import asyncio
@@ -27,10 +27,7 @@ class ReaderAllowance:
 
     @contextmanager
     def while_giving(self, next_offset: int) -> Generator[None]:
-        """Within, bytes before `next_offset` are sent to the reader.
-
-        The program waits once the reader would lose its place.
-        """
+        """Within, bytes before `next_offset` are sent; the program waits once the reader is in danger."""
         self._next = next_offset
         self._transcript.readers.add(self)
         try:

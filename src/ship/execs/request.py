@@ -43,10 +43,7 @@ class ExecRequest:
 
 
 def read(body: object, accounts: Accounts) -> ExecRequest:
-    """The order in a decoded JSON `body`.
-
-    Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships.
-    """
+    """The order in a JSON `body`. Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships."""
     if not isinstance(body, dict):
         raise InvalidArgument("the body must be a JSON object")
     given = cast("dict[str, object]", body)
@@ -142,10 +139,7 @@ def _extent(value: object, field: str) -> int:
 
 
 def signal_number(value: object) -> int:
-    """The number of a signal given as "INT", "SIGINT" or 2.
-
-    Raises InvalidArgument for a signal that this platform does not have.
-    """
+    """The number of a signal given as "INT", "SIGINT" or 2. Raises InvalidArgument for an unknown one."""
     number = _SIGNALS.get(value.upper().removeprefix("SIG")) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int) or number not in signal.valid_signals():
         raise InvalidArgument("signal must be the name or number of a signal, such as TERM", field="signal")

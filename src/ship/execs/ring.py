@@ -1,8 +1,8 @@
 """The ring buffer of an exec's newest output, by byte offset.
 
 Offsets count the bytes of all streams together, from the start of the exec and in the order in which they
-were read. The ring keeps the newest `capacity` bytes and a bounded number of pieces, so that a program that
-writes single bytes by turns to both streams costs no more memory than one that writes blocks.
+were read. The ring keeps the newest `capacity` bytes in a bounded number of pieces, so that single bytes
+written by turns to both streams cost no more memory than blocks.
 
 Output due to a claiming reader is kept beyond that, and with it `capacity` bytes before it: they may be under
 way when its connection breaks. The claim bounds it, as it stops the program once the ring `is_full`.
@@ -39,8 +39,6 @@ class Piece:
 
 
 class Ring:
-    """See the module."""
-
     def __init__(self, capacity: int) -> None:
         self.first_offset = 0
         self.next_offset = 0
@@ -52,7 +50,6 @@ class Ring:
 
     @property
     def kept_bytes(self) -> int:
-        """How many bytes can still be read."""
         return self.next_offset - self.first_offset
 
     def endangers(self, offset: int) -> bool:
@@ -66,10 +63,7 @@ class Ring:
 
     @property
     def has_room(self) -> bool:
-        """Whether so little is due that more may come.
-
-        It is less than makes it full, so that output does not come byte by byte.
-        """
+        """Whether more may come: at half, not just below full, so that output comes not byte by byte."""
         return self._due_bytes <= self._capacity // 2 and not self.is_full
 
     def keep_from(self, offset: int | None) -> None:

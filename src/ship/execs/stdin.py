@@ -24,8 +24,7 @@ class _Given:
 
 
 class InputFeed:
-    """Writes to a non-blocking descriptor that stays the caller's; `stopped` is called at the end of
-    writing."""
+    """Writes to a non-blocking descriptor of the caller's; `stopped` is called at the end of writing."""
 
     def __init__(self, descriptor: int, stopped: Callable[[], None]) -> None:
         self._fd = descriptor
@@ -40,12 +39,8 @@ class InputFeed:
         self._put(data, last)
 
     async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
-        """Return when all of `data` is taken.
-
-        When the caller is cancelled or `gone` is done, the rest is dropped.
-
-        Raises Conflict after the end.
-        """
+        """Return when all of `data` is taken; the rest is dropped when the caller is cancelled or `gone` is
+        done. Raises Conflict after the end."""
         if self._refusal is not None:
             raise Conflict(self._refusal)
         given = self._put(data, last=False)

@@ -19,10 +19,7 @@ class TranscriptReader(Protocol):
 
 
 class Transcript:
-    """The output of a program, or of several that run one after another.
-
-    `news` rings when there is more of it.
-    """
+    """The output of one program, or of several one after another. `news` rings when there is more of it."""
 
     def __init__(self, ring_bytes: int) -> None:
         self.ring = Ring(ring_bytes)

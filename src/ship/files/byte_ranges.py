@@ -13,10 +13,8 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A range of bytes: from `first` to `last` (the end when None), or the last `suffix`; else all of them.
-
-    With `if_range` all of them too, unless that is still the file's state.
-    """
+    """Bytes `first` to `last` (the end when None), or the last `suffix`; else all, as when `if_range` is not
+    the file's state."""
 
     first: int | None = None
     last: int | None = None

@@ -20,10 +20,7 @@ _READ_BYTES = 1 << 20
 
 
 def make_directory(space: Workspace, path: str, *, mode: int, parents: bool) -> dict[str, object]:
-    """FileInfo of the directory that is there now.
-
-    One that was there before stays as it is. Raises ShipError.
-    """
+    """FileInfo of the directory that is there now; an old one stays as it is. Raises ShipError."""
     name = space.check(path)
     with space.translated(name):
         with suppress(FileNotFoundError):
@@ -46,10 +43,8 @@ def make_directory(space: Workspace, path: str, *, mode: int, parents: bool) -> 
 def change_mode(
     space: Workspace, path: str, mode: int, *, recursive: bool
 ) -> Generator[None, None, dict[str, object]]:
-    """FileInfo of what `path` leads to, its mode changed; `recursive`: with all that is in it but links.
-
-    Raises ShipError.
-    """
+    """FileInfo of what `path` leads to, its mode changed, `recursive` with all in it but links. Raises
+    ShipError."""
     name = space.check(path)
     with space.translated(name):
         descriptor = space.open(name, os.O_PATH)
@@ -64,10 +59,7 @@ def change_mode(
 
 
 def delete(space: Workspace, path: str, stopped: Callable[[], bool], *, recursive: bool) -> None:
-    """Remove what is at `path`, a link as such.
-
-    Raises Conflict for a directory that is not empty, unless `recursive`.
-    """
+    """Remove what `path` is, a link as such. Raises Conflict for a full directory, unless `recursive`."""
     with placed(space, path, "path") as place, space.translated(path):
         found = place.look()
         if not stat.S_ISDIR(found.st_mode):
@@ -86,10 +78,8 @@ def delete(space: Workspace, path: str, stopped: Callable[[], bool], *, recursiv
 
 
 def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -> int:
-    """Replace `old` by `new` in a UTF-8 file, atomically; how many times.
-
-    Raises ShipError, Conflict unless it is there (once).
-    """
+    """Replace `old` by `new` in a UTF-8 file, atomically; how often. Raises ShipError, Conflict if it is not
+    there once."""
     name = space.check_name(path)
     with space.translated(name):
         before, content = _read_text(space, name)
@@ -149,10 +139,7 @@ def _state_of(space: Workspace, path: str) -> str:
 
 
 def open_regular(space: Workspace, path: str) -> int:
-    """A descriptor to read a plain file with.
-
-    Anything else is not even opened, since that alone can have effects. Raises OSError.
-    """
+    """A descriptor to read a plain file; others are not even opened, for the effects. Raises OSError."""
     looked_at = space.open(path, os.O_PATH)
     try:
         need_regular(os.fstat(looked_at).st_mode, path)

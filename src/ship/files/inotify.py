@@ -37,12 +37,8 @@ class Inotify:
             raise _last_error()
 
     def add(self, directory: int) -> int:
-        """Watch an open directory; the number of the watch.
-
-        Raises OSError, ENOSPC when the user has too many.
-
-        The calling thread's identity decides.
-        """
+        """Watch an open directory, as the calling thread. Raises OSError: ENOSPC when the user has too
+        many."""
         path = ctypes.c_char_p(b"/proc/self/fd/%d" % directory)
         number: int = _libc.inotify_add_watch(
             ctypes.c_int(self.descriptor), path, ctypes.c_uint32(_ALL | _ONLYDIR | _EXCL_UNLINK)
@@ -52,7 +48,7 @@ class Inotify:
         return number
 
     def remove(self, watch: int) -> None:
-        """Remove the watch. Idempotent."""
+        """Idempotent."""
         _libc.inotify_rm_watch(ctypes.c_int(self.descriptor), ctypes.c_int(watch))
 
     def read(self) -> list[Event]:

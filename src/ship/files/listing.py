@@ -1,7 +1,7 @@
 """Lists a directory, or the tree below it, a piece at a time.
 
-Memory does not grow with the tree: the names of a directory are sorted, so they are held, but only as many as
-may still be answered, and never more than a bound for all directories together.
+Memory does not grow with the tree: the sorted names of a directory are held, but only as many as may still be
+answered, and never more than a bound for all directories together.
 """
 
 import errno
@@ -25,7 +25,7 @@ _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Listing:
-    """Ship lists the entries below `path` by name, a directory before what is in it.
+    """The entries below `path` by name, a directory before what is in it.
 
     With `follow` a link is described as its target, where `space` has one; no link is entered.
     """
@@ -67,10 +67,7 @@ class Listing:
             self._root = -1
 
     def entries(self) -> Generator[dict[str, object] | None]:
-        """FileInfo after FileInfo; None where time has passed without one.
-
-        Ends with the limit, then `truncated`.
-        """
+        """Each FileInfo, up to the limit, then `truncated`; None where time has passed without one."""
         return self._below(self._root, "", 1)
 
     def _below(self, directory: int, relative: str, depth: int) -> Generator[dict[str, object] | None]:

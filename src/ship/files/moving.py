@@ -1,8 +1,6 @@
-"""Moves and copies files.
+"""Moves and copies files by descriptors of directories, a step at a time (see `FileThreads.run_steps`).
 
 A copy is whole or absent: it is made under a temporary name beside its destination.
-
-Everything goes by descriptors of directories, and a step at a time (see `FileThreads.run_steps`).
 """
 
 import errno
@@ -95,10 +93,7 @@ def move(space: Workspace, source: str, destination: str, *, overwrite: bool) ->
 
 
 def copy(space: Workspace, source: str, destination: str, *, overwrite: bool) -> Steps:
-    """Copy a file, or a directory with all in it: hard links, modes, times, user xattrs and holes.
-
-    Raises ShipError.
-    """
+    """Copy a file or a whole directory: hard links, modes, times, user xattrs, holes. Raises ShipError."""
     with ExitStack() as stack:
         here = stack.enter_context(placed(space, source, "source"))
         there = stack.enter_context(placed(space, destination, "destination"))
@@ -186,10 +181,7 @@ class _Copier:
         """Where the first name of a file with several is, below the directory that `top` is in."""
 
     def copy(self, here: Place, there: Place, depth: int, where: str = "") -> Generator[None]:
-        """Make `there` what `here` is.
-
-        `where` is the path of the directory it goes to, below that of `top`.
-        """
+        """Make `there` what `here` is; `where` is the path of its directory, below that of `top`."""
         found = here.look()
         yield
         if stat.S_ISDIR(found.st_mode):

@@ -10,10 +10,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def look_at_replaced(parent: int, name: str, shown: str) -> os.stat_result | None:
-    """The file there, or None.
-
-    Raises Forbidden for a plain file that the calling thread's user may not write.
-    """
+    """The file there, or None. Raises Forbidden for a plain one that the thread's user may not write."""
     try:
         there = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
@@ -37,10 +34,7 @@ def is_anothers(replaced: os.stat_result, made: int) -> bool:
 
 
 def write_over(source: int, parent: int, name: str) -> int:
-    """A descriptor of the file `name`, which has the content of `source` now and is the one that it was.
-
-    Raises OSError.
-    """
+    """A descriptor of the same file `name`, its content now that of `source`. Raises OSError."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     target = os.open(name, flags, dir_fd=parent)
     try:

@@ -2,8 +2,8 @@
 
 Paths are absolute, or relative to the workspace; links are followed wherever they lead. Ship refuses two
 things that the kernel would allow: magic links (/proc/PID/root, /proc/PID/fd/N), and files of kernel file
-systems (procfs, sysfs and their like). Their content depends on the reader, and the reader here is Ship's
-process, not a program of the sandbox.
+systems (procfs, sysfs and their like), whose content depends on the reader: here Ship and no program of the
+sandbox.
 """
 
 import errno
@@ -55,10 +55,7 @@ class Everywhere(Workspace):
         return self.absolute(path)
 
     def absolute(self, path: str) -> str:
-        """`path` in full, without empty parts.
-
-        A `..` stays: the kernel resolves it, which knows the links.
-        """
+        """`path` in full, without empty parts. A `..` stays: the kernel resolves it and knows the links."""
         tidy = _NEEDLESS.sub("/", os.path.join(self.path, path))
         tidy = tidy[:-2] if tidy.endswith("/.") else tidy
         return tidy.rstrip("/") or "/"
@@ -75,10 +72,7 @@ class Everywhere(Workspace):
 
     @contextmanager
     def directory(self, path: str | None, identity: Identity) -> Generator[int]:
-        """A descriptor of a working directory that `identity` may enter, the workspace for None.
-
-        Raises ShipError.
-        """
+        """A directory's descriptor that `identity` may enter, the workspace's for None. Raises ShipError."""
         name = self.path if path is None else self.check(path)
         if name == self.path:
             yield self._root

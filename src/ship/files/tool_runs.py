@@ -26,16 +26,12 @@ _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ: fcntl(2); not in every Python that this r
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tool works: a directory to begin in, and a regular file as its stdin where it is about one.
-
-    Both are descriptors.
-    """
+    """Where a tool works: descriptors of the directory it begins in, and of a file that is its stdin."""
 
     directory: int
     file: int | None = None
 
     def close(self) -> None:
-        """Give them back."""
         os.close(self.directory)
         if self.file is not None:
             os.close(self.file)
@@ -71,7 +67,6 @@ class Output:
         return found
 
     def close(self) -> None:
-        """Stop reading."""
         os.close(self._fd)
 
     async def _readable(self) -> None:
@@ -85,8 +80,6 @@ class Output:
 
 
 class Tool:
-    """A tool that was started."""
-
     def __init__(self, output: Output, given: InputPipe | None) -> None:
         self.output = output
         self.given = given
@@ -132,8 +125,6 @@ class Tool:
 
 
 class ToolRuns:
-    """Starts tools."""
-
     def __init__(self, nursery: Nursery, identity: Identity, *, local: bool) -> None:
         self._nursery = nursery
         self._identity = identity
@@ -150,9 +141,8 @@ class ToolRuns:
         limit_s: float | None = None,
         fed: bool = False,
     ) -> AsyncGenerator[Tool]:
-        """A tool.
-
-        It is killed after `limit_s`, once `gone` is done unless it is `fed`, and at the end of the block.
+        """A tool, killed after `limit_s`, once `gone` is done unless it is `fed`, and at the end of the
+        block.
 
         Raises Forbidden when the user may not enter the directory, Conflict when there is no room for it.
         """

@@ -1,9 +1,9 @@
 """Watches a directory tree and sends its changes to a peer by WebSocket.
 
 inotify watches single directories. So each new one gets a watch, and is listed once it has it: an entry that
-appeared in between is reported as created. The kernel's events are taken one after another, and while a new
-directory is listed they wait in the kernel's queue; so no event is of an unknown directory. An entry that was
-both listed and reported is sent once.
+appeared in between is reported as created. Events are taken one after another, and wait in the kernel's queue
+while a new directory is listed; so none is of an unknown directory. An entry that was both listed and
+reported is sent once.
 
 Nothing here may wait for the peer: it has a queue of bounded length, and when that is full it gets `overflow`
 in place of its content. The same is sent when the kernel's queue was full, and when there are more
@@ -55,10 +55,7 @@ _CODES = {
 
 @dataclass(slots=True, eq=False)
 class _Directory:
-    """A directory with a watch.
-
-    `new` are the names that it was found to have and that an event may still tell of.
-    """
+    """A directory with a watch. `new` are the names found in it that an event may still tell of."""
 
     watch: int
     name: str
@@ -189,9 +186,8 @@ class Watchers:
 
 
 class _Top:
-    """The watched path: a directory, or one name (`only`) in it.
-
-    Blocks; raises ShipError when it does not exist.
+    """The watched path: a directory, or one name (`only`) in it. Blocks; raises ShipError when it does not
+    exist.
 
     It is opened anew each time, since the kernel does not tell of the end of a directory that anybody holds
     open. That it is the same one is known by its number, which no other gets as long as it is watched.
@@ -250,10 +246,7 @@ class _Watcher:
         self._outbox = _Outbox()
 
     async def run(self) -> None:
-        """Watch until the peer disconnects or closes, or the path is removed.
-
-        Raises Closing, PeerGone or ShipError.
-        """
+        """Watch until the peer leaves or the path is removed. Raises Closing, PeerGone or ShipError."""
         found = await self._threads.run(
             _look_through, self._events, self._top, (), self._room(), self._recursive
         )

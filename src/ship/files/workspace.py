@@ -1,8 +1,7 @@
 """Ship writes and removes files as the sandbox's user would.
 
-Everything here blocks and is called in the threads of `FileThreads`, which have that user's identity for
-files and no other. Every object that is opened is a descriptor that openat2 gave, so the kernel keeps it in
-the workspace.
+All of it blocks and runs in the threads of `FileThreads`, which have that user's identity for files and no
+other. Every descriptor comes from openat2, so the kernel keeps it in the workspace.
 """
 
 import asyncio
@@ -42,10 +41,7 @@ class FileThreads:
         self._pool: futures.ThreadPoolExecutor | None = None
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """`call`'s result, computed with the user's identity.
-
-        When cancelled it still waits for the call to be over.
-        """
+        """`call`'s result, with the user's identity. When cancelled it still waits for the call to end."""
         if self._pool is None:
             self._pool = futures.ThreadPoolExecutor(_THREADS, initializer=self._identity.become_for_files)
         loop = asyncio.get_running_loop()
@@ -83,10 +79,8 @@ def _advance(steps: Generator[None, None, R]) -> StopIteration | None:
 
 
 class Upload:
-    """A file being written: a temporary file beside it, renamed over it by `commit`.
-
-    Where the file that is there is another user's it is written over instead, so that it stays that user's.
-    """
+    """A file being written: a temporary one beside it, renamed over it by `commit`, or written over another
+    user's."""
 
     def __init__(
         self,
@@ -125,7 +119,6 @@ class Upload:
             os.fchmod(self._fd, kept if self._mode is None else self._mode)
 
     def write(self, data: bytes) -> None:
-        """Add `data`."""
         left = memoryview(data)
         with self._workspace.translated(self.path):
             while left:
@@ -135,7 +128,8 @@ class Upload:
     def commit(self) -> dict[str, object]:
         """Put the file in place; returns its FileInfo, also when another program has moved it by now.
 
-        It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk.
+        It is as durable as what a program of the sandbox writes: the kernel decides when it is on the
+        disk.
         """
         with self._workspace.translated(self.path):
             if self._is_anothers:
@@ -197,7 +191,6 @@ class Removal:
         self._moved_up = False
 
     def run(self, parent: int, name: str) -> None:
-        """Remove `name` in `parent`."""
         with _opened(_open_directory(parent, name)) as self._top:
             self._moved_up = True
             while self._moved_up:

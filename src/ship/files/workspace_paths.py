@@ -42,10 +42,7 @@ class Workspace:
         return check(path)
 
     def check_name(self, path: str) -> str:
-        """The same without slashes at its end, when its last part names something.
-
-        Raises InvalidPath or InvalidArgument.
-        """
+        """The same without final slashes; it must end in a name. Raises InvalidPath or InvalidArgument."""
         trimmed = self.check(path).rstrip("/")
         if os.path.basename(trimmed) in ("", ".", ".."):
             raise InvalidArgument("the path must end in a name", field="path")
@@ -60,10 +57,7 @@ class Workspace:
             raise self._translate(error, path) from error
 
     def open(self, path: str, flags: int) -> int:
-        """A descriptor of `path`, the calling thread's identity deciding. Raises OSError.
-
-        Never waits: a fifo or a file under a lease would make the calling thread hang otherwise.
-        """
+        """A descriptor, as the calling thread's identity; never waits for a fifo or lease. Raises OSError."""
         encoded = os.fsencode(path)
         if not flags & os.O_PATH:  # which opens nothing, and so neither waits nor takes these
             flags |= os.O_NONBLOCK | os.O_NOCTTY
@@ -75,10 +69,7 @@ class Workspace:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
     def open_parent(self, path: str, *, make: bool = False) -> int:
-        """A descriptor (O_PATH) of the parent directory of `path`, made with its parents when `make`.
-
-        Raises OSError.
-        """
+        """A descriptor (O_PATH) of the parent of `path`; `make`: with missing ones made. Raises OSError."""
         parent = os.path.dirname(path) or "."
         try:
             return self.open(parent, os.O_PATH | os.O_DIRECTORY)
@@ -144,10 +135,8 @@ class Workspace:
 
 
 def check(path: str) -> str:
-    """`path` when it may be asked for.
-
-    Raises InvalidPath with the rule it breaks; the kernel enforces the last one again.
-    """
+    """`path` if it may be asked for. Raises InvalidPath with the broken rule; the last is the kernel's
+    too."""
     if not path:
         raise InvalidPath("the path is empty", field="path", reason="empty_path")
     if "\0" in path:

@@ -20,10 +20,7 @@ class PeerGone(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """A connection and the task that serves it.
-
-    `gone` is done once the peer has closed, or stopped sending.
-    """
+    """A connection and its serving task. `gone` is done once the peer has closed, or stopped sending."""
 
     def __init__(self, serve: Callable[["Connection"], Coroutine[Any, Any, None]]) -> None:
         self._serve = serve
@@ -38,52 +35,44 @@ class Connection(asyncio.Protocol):
         self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_MAX_UNSENT)
         self._task = self._loop.create_task(self._serve(self))
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
         self._received += data
         if len(self._received) >= _MAX_RECEIVED:
             self._pause_reading()
         _wake(self._arrival)
 
     def eof_received(self) -> bool:
-        """Called by asyncio. The peer may still be reading, so our side stays open."""
+        """The peer may still be reading, so our side stays open."""
         _wake(self.gone)
         _wake(self._arrival)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio."""
         self._lost = True
         self._stop_looking()
         for future in (self.gone, self._arrival, self._room):
             _wake(future)
 
     def pause_writing(self) -> None:
-        """Called by asyncio."""
         self._room = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """Called by asyncio."""
         _wake(self._room)
         self._room = None
 
     @property
     def transport(self) -> asyncio.Transport:
-        """The transport of the connection."""
+        """Raises PeerGone before the connection is made."""
         if self._transport is None:
             raise PeerGone
         return self._transport
 
     async def receive(self, timeout_s: float | None) -> bytes:
-        """All received bytes, or else the next; empty at the end.
-
-        Raises TimeoutError after `timeout_s` of silence.
-        """
+        """All received bytes, or the next; empty at the end. TimeoutError after `timeout_s` of silence."""
         if not self._received and not self.gone.done():
             await self._wait_arrival(timeout_s)
         received = bytes(self._received)
@@ -119,7 +108,6 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
         self.transport.abort()
 
     async def wait_closed(self) -> None:

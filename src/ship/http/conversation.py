@@ -1,7 +1,5 @@
-"""HTTP/1.1 over a connection: requests in, answers out, each body streamed.
-
-h11 has the rules, this module the bounds.
-"""
+"""HTTP/1.1 over a connection: requests in, answers out, bodies streamed. h11 has the rules, this the
+bounds."""
 
 import json
 import re
@@ -35,10 +33,10 @@ class TruncatedAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and a body. `length` is given when a streamed body's size is known; else it goes in chunks.
+    """A status and a body. `length` is a streamed body's size when it is known; else it goes in chunks.
 
-    `close` frees the resources of a streamed body. It is called in the end also when not a byte could be
-    sent, and so the body has never begun; a body that frees them itself must bear the second time.
+    `close` frees a streamed body's resources. It is called in the end also when the body has never begun; a
+    body that frees them itself must bear the second time.
     """
 
     status: int
@@ -59,9 +57,7 @@ class WebSocketUpgrade:
 @dataclass(frozen=True, slots=True)
 class ProtocolSwitch:
     """Another protocol in place of an answer, and its server, which gets the bytes behind the request.
-
-    `close` is called in the end also when the protocol could not be changed.
-    """
+    `close` is called in the end also when the protocol could not be changed."""
 
     protocol: str
     serve: Callable[[Connection, bytes], Awaitable[None]]
@@ -90,10 +86,7 @@ class Request:
         return follows or feeds or "wait" in self.query or self.protocol is not None
 
     async def read_json(self, limit: int) -> object:
-        """The body, decoded.
-
-        Raises PayloadTooLarge above `limit` bytes, InvalidArgument when it is no JSON.
-        """
+        """The decoded body. Raises PayloadTooLarge above `limit` bytes, InvalidArgument for no JSON."""
         body = bytearray()
         async for data in self.talk.body():
             body += data
@@ -114,10 +107,7 @@ class Conversation:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
 
     async def next_request(self) -> Request | None:
-        """The next request; None when the peer is done.
-
-        Raises BadRequest, PayloadTooLarge, TimeoutError or PeerGone.
-        """
+        """The next request; None at the end. Raises BadRequest, PayloadTooLarge, TimeoutError or PeerGone."""
         event = await self._next_event()
         if isinstance(event, h11.Request):
             return _to_request(event, self)
@@ -129,7 +119,7 @@ class Conversation:
             yield bytes(event.data)
 
     async def answer(self, answer: Answer) -> None:
-        """Send `answer`. Raises PeerGone, or CutShort when a body does not fill its promised length."""
+        """Send it. Raises PeerGone, or TruncatedAnswer when a body does not fill its promised length."""
         try:
             await self._answer(answer)
         finally:
@@ -157,10 +147,7 @@ class Conversation:
         return WebSocket(self.wire, await self.switch("websocket", accept))
 
     async def switch(self, protocol: str, *headers: tuple[str, str]) -> bytes:
-        """Accept a request for another protocol; gives the bytes behind it.
-
-        Raises BadRequest when it has a body.
-        """
+        """Accept a switch of protocols; the bytes behind the request. Raises BadRequest if it has a body."""
         async for _ in self.body():
             raise BadRequest("an upgrade request may not have a body")
         named = [("Upgrade", protocol), ("Connection", "Upgrade"), *self._signature(), *headers]
@@ -227,7 +214,6 @@ class Conversation:
 
 
 def json_answer(status: int, value: object) -> Answer:
-    """`value` as JSON."""
     return Answer(status, json.dumps(value, separators=(",", ":")).encode())
 
 

@@ -1,7 +1,7 @@
-"""A WebSocket server (RFC 6455), as much of it as one attachment needs; no extensions.
+"""A WebSocket server (RFC 6455), as much of it as an attachment or a watch needs; no extensions.
 
-Not wsproto: its import takes 20 ms and 1.6 MB of every sandbox, also without attachments. Little is left out
-with it: Ship offers nothing, so there is nothing to negotiate, and a message in parts is put together here.
+Of its own, since every sandbox pays for a library's import, also without attachments. Ship offers nothing, so
+there is nothing to negotiate; a message in fragments is put together here.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class WebSocket:
                     parts, kind = [], _CONTINUATION
 
     async def send_text(self, text: str) -> None:
-        """Send a text message. Raises PeerGone."""
+        """Raises PeerGone."""
         await self._send(_TEXT, text.encode("utf-8", "replace"))
 
     def write_bytes(self, *parts: bytes) -> None:
@@ -74,10 +74,7 @@ class WebSocket:
         self.wire.write(_encode(_BINARY, parts))
 
     async def close(self, code: int, reason: str) -> None:
-        """Close; a peer that has not closed first has a little time to do so too.
-
-        It may have to read earlier messages first.
-        """
+        """Close; a peer that has not closed first has a little time to, and may have messages to read."""
         text = reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore")
         try:
             await self._send(_CLOSE, code.to_bytes(2, "big"), text.encode())

@@ -1,7 +1,4 @@
-"""Cells: pieces of code that a kernel runs, each with its events.
-
-They outlive the connection that asked for them.
-"""
+"""Cells: pieces of code that a kernel runs, each with its events. They outlive the connection that asked."""
 
 import json
 import time
@@ -52,16 +49,13 @@ class Cell:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
         return self.state == "ended"
 
     @property
     def next_seq(self) -> int:
-        """The number of the next event."""
         return len(self._events)
 
     def to_wire(self) -> dict[str, object]:
-        """The cell as the contract shows it."""
         return {
             "id": self.id,
             "kernel": self.kernel_id,

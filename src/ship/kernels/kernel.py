@@ -1,8 +1,8 @@
 """A kernel: its queue of cells, the one that runs, and its successive processes.
 
-A kernel outlives its process: when that dies, the cell that ran is lost with the reason, and the next process
-goes on with the queue. A cell that must stop is interrupted first; a process that ignores that is killed, and
-the answer says that the variables are lost.
+When its process dies, the cell that ran is lost with the reason, and the next process goes on with the queue.
+A cell that must stop is interrupted first; a process that ignores that is killed, and the answer says that
+the variables are lost.
 """
 
 import asyncio
@@ -62,8 +62,6 @@ class ProcessContext:
 
 
 class Kernel:
-    """One kernel."""
-
     def __init__(self, order: KernelRequest, context: ProcessContext) -> None:
         self.id = order.id
         self.language: str | None = None
@@ -96,7 +94,6 @@ class Kernel:
 
     @property
     def state(self) -> State:
-        """See the contract."""
         if self._current is not None:
             return "busy"
         if self._process is None:
@@ -105,11 +102,9 @@ class Kernel:
 
     @property
     def waiting(self) -> Sequence[Cell]:
-        """The cells that wait."""
         return self._queue
 
     def to_wire(self) -> dict[str, object]:
-        """The kernel as the contract shows it."""
         return {
             "id": self.id,
             "spec": self._order.spec,
@@ -266,10 +261,7 @@ class Kernel:
             self._arm(cell.timeout_s, lambda: self._stop("timeout"))
 
     def _changed_for(self, cell: Cell) -> dict[str, str]:
-        """The variables that are other ones than when the process began.
-
-        A kernel's own are not the sandbox's to change.
-        """
+        """The variables changed since the process began; a kernel's own are not the sandbox's to change."""
         own, begun = self._order.environment, self._launched_with
         return {
             name: value

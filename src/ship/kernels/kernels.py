@@ -20,8 +20,6 @@ _SWEEP_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellRequest:
-    """A cell to be."""
-
     id: str
     code: str
     timeout_s: float | None
@@ -38,10 +36,7 @@ class Kernels:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def create(self, order: KernelRequest) -> Kernel:
-        """A new kernel, its process started.
-
-        Raises Conflict for a known id or at the limit, and the errors of a bad cwd.
-        """
+        """A started kernel. Raises Conflict for a known id or at the limit, and the errors of a bad cwd."""
         if order.id in self._all:
             raise Conflict(f"kernel {order.id} exists already", id=order.id)
         kernel = self._add(order)
@@ -53,7 +48,7 @@ class Kernels:
         return kernel
 
     def get(self, kernel_id: str) -> Kernel:
-        """The kernel of that id. Raises NotFound."""
+        """Raises NotFound."""
         found = self._all.get(kernel_id)
         if found is None:
             raise NotFound(f"there is no kernel {_printable(kernel_id)}")
@@ -64,7 +59,7 @@ class Kernels:
         return list(self._all.values())
 
     async def delete(self, kernel_id: str) -> None:
-        """End a kernel. Raises NotFound."""
+        """Raises NotFound."""
         kernel = self.get(kernel_id)
         await kernel.close()
         # Another call may have deleted it too, and a third one made a new one.
@@ -72,12 +67,11 @@ class Kernels:
             del self._all[kernel_id]
 
     def run(self, kernel_id: str, order: CellRequest, default: KernelRequest) -> Cell:
-        """Queue a cell; the cell of that id when there is one.
+        """Queue a cell; the cell of that id when there is one. The kernel `default` is made when it is
+        missing.
 
-        The kernel `default` is made when it is missing.
-
-        Raises NotFound, or Conflict when too many wait, the kernel is being ended or the id is another
-        kernel's cell's.
+        Raises NotFound, or Conflict when too many wait, the kernel is ending, or the id is another kernel's
+        cell's.
         """
         self._sweep_later()
         known = self._cells.get(order.id)
@@ -104,7 +98,7 @@ class Kernels:
             kernel.stop()
 
     def cell(self, cell_id: str) -> Cell:
-        """The cell of that id. Raises NotFound."""
+        """Raises NotFound."""
         self._forget_old()
         found = self._cells.get(cell_id)
         if found is None:

@@ -1,7 +1,5 @@
-"""Parses a kernel process's messages, line by line.
-
-Hostile code may be speaking: every line is bounded and checked, and unknown ones are dropped.
-"""
+"""Parses a kernel's messages, maybe of hostile code: each line is bounded, checked, and dropped if
+unknown."""
 
 import json
 import math

@@ -31,10 +31,7 @@ Stream = Literal["stdout", "stderr"]
 
 @dataclass(frozen=True, slots=True)
 class ProcessListener:
-    """The listener of a process: its messages (`message`), other output (`printed`), and its death (`died`).
-
-    `died` has a wait status.
-    """
+    """Hears a process's messages, its other output, and its death (`died` gets a wait status)."""
 
     message: Callable[[Fields], None]
     printed: Callable[[Stream, str], None]
@@ -79,7 +76,7 @@ class KernelProcess(asyncio.Protocol):
 
     @property
     def reads(self) -> bool:
-        """It has taken all that it was sent."""
+        """Whether it has taken all that it was sent."""
         return self._transport is not None and self._transport.get_write_buffer_size() == 0
 
     async def start(self, nursery: Nursery, directory: int) -> None:
@@ -112,7 +109,6 @@ class KernelProcess(asyncio.Protocol):
         raise Conflict(f"the kernel cannot be started: {problem}")
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Send a message."""
         if self._transport is not None and not self.dead:
             self._transport.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
@@ -144,7 +140,7 @@ class KernelProcess(asyncio.Protocol):
         self._close()
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio. Output from before a message lies in the pipes by now, and comes first."""
+        """Output from before a message lies in the pipes by now, and comes first."""
         self.drain()
         for line in self._lines.feed(data):
             message = parse(line)
@@ -152,11 +148,10 @@ class KernelProcess(asyncio.Protocol):
                 self._listener.message(message)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio. A kernel that has closed its channel is useless."""
+        """A kernel that has closed its channel is useless."""
         if not self.dead:
             # Later, since one that dies of something else closes it as well, a little before that is known.
             why = "closed its connection to Ship, and was killed"

@@ -1,7 +1,4 @@
-"""The listening ports of the sandbox, each with address and program.
-
-Polled only for a request or a follower.
-"""
+"""The sandbox's listening ports, each with address and program; polled only for a request or a follower."""
 
 import asyncio
 import os
@@ -27,10 +24,7 @@ Holder = tuple[int, str]
 
 
 class Ports:
-    """The listeners.
-
-    `local`: Ship shares its network with others, and only its own programs' listeners count.
-    """
+    """The listeners. `local`: the network is shared with others, and only Ship's own programs' count."""
 
     def __init__(self, threads: FileThreads, *, local: bool) -> None:
         self._threads = threads
@@ -113,10 +107,7 @@ class Ports:
             return None
 
     async def _find_holders(self, found: list[Listener]) -> None:
-        """Find the holders of the new sockets.
-
-        Ship itself looks for those of users other than the sandbox's.
-        """
+        """Find the holders of the new sockets; Ship itself looks for those of other users."""
         inodes = {each.inode for each in found}
         self._holders = {inode: held for inode, held in self._holders.items() if inode in inodes}
         unknown = inodes - self._holders.keys()
@@ -130,10 +121,7 @@ class Ports:
 
 
 def _holders_of(inodes: Collection[int], local: bool) -> dict[int, Holder]:
-    """The oldest process that has each of the sockets open, as far as the calling thread may look.
-
-    Bounded.
-    """
+    """The oldest process that has each socket open, as far as the calling thread may look. Bounded."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, Holder] = {}
     until = time.monotonic() + _SEARCH_S

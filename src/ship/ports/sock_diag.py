@@ -1,9 +1,8 @@
 """Lists the kernel's listening TCP sockets in this network namespace.
 
 Netlink (sock_diag(7)) looks at those alone. Where a seccomp filter forbids that there is /proc/net/tcp, which
-goes through the table of all connections of the machine, 3 ms on a large one, also when there are none here.
-So it is read when the number of sockets in /proc/net/sockstat has changed, and else now and then: as many
-sockets may have closed as opened.
+goes through the table of all connections of the machine: 3 ms on a large one. So it is read when the number
+of sockets in /proc/net/sockstat has changed, and else now and then: as many may have closed as opened.
 """
 
 import errno
@@ -56,7 +55,6 @@ class Netlink:
         return [*self._dump(socket.AF_INET), *self._dump(socket.AF_INET6)][:_MAX_SOCKETS]
 
     def close(self) -> None:
-        """Close the socket."""
         self._socket.close()
 
     def _dump(self, family: int) -> Iterator[Listener]:
@@ -82,10 +80,7 @@ class Tables:
         """Those there were when it was read."""
 
     def is_old(self) -> bool:
-        """Whether the table may have changed. Quick.
-
-        A change that opened as many sockets as it closed counts after some seconds.
-        """
+        """Whether the table may have changed: quick, but blind for seconds when as many close as open."""
         counts = [_IN_USE.findall(read_file(path, _COUNTS_BYTES)) for path in _COUNTS]
         is_known = any(counts) and counts == self._counts
         self._counts = counts

@@ -64,12 +64,10 @@ class Tunnel:
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Close the program's connection."""
         self._app.close()
 
     async def serve(self, wire: Connection, received: bytes) -> None:
-        """Carry bytes until both directions have ended, or one side broke off; then the other is reset
-        too."""
+        """Carry bytes until both directions have ended, or one side broke off; then reset the other too."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 guard = tasks.create_task(self._guard(wire))
@@ -87,10 +85,7 @@ class Tunnel:
             await self._part(wire)
 
     async def _part(self, wire: Connection) -> None:
-        """Have the peer leave.
-
-        It may be in the middle of a message: closing would drop bytes that it has not read yet.
-        """
+        """Have the peer leave: closing in mid-message would drop bytes that it has not read yet."""
         wire.transport.write_eof()
         await first_of((wire.gone, self._ending), _LINGER_S)
 

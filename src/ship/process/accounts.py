@@ -16,8 +16,6 @@ _MAX_GROUPS = 256
 
 
 class User(NamedTuple):
-    """A line of /etc/passwd."""
-
     name: str
     uid: int
     gid: int
@@ -52,9 +50,8 @@ class _File:
 
 
 class Accounts:
-    """Finds the user that a caller names.
-
-    `own` is the sandbox's user, `root` None where the profile forbids it.
+    """Finds the user that a caller names. `own` is the sandbox's user, `root` None where the profile forbids
+    it.
 
     `listed`: the other users allowed where root is not; None for every user of /etc/passwd. Where root is
     allowed, all are: root can become any user.
@@ -73,9 +70,7 @@ class Accounts:
 
     def find(self, value: object) -> Identity:
         """The user of a `user` field: a name or a uid; with root's permission also `USER:GROUP` and any id.
-
-        Raises InvalidArgument or Forbidden.
-        """
+        Raises InvalidArgument or Forbidden."""
         if value is None or value == self.own.name:
             return self._with_groups(self.own)
         if not isinstance(value, str):

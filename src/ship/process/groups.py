@@ -1,7 +1,7 @@
 """Marker groups: a supplementary group for each tree of programs, by which the kernel knows its members.
 
-Programs that are not root cannot give up a supplementary group, and every child inherits it: a process that
-has it belongs to the tree, whatever became of its parents, its session and its environment.
+Only root can give one up, and every child inherits it: a process that has it belongs to the tree, whatever
+became of its parents, its session and its environment.
 """
 
 from collections.abc import Iterator
@@ -32,10 +32,7 @@ class Groups:
         return group
 
     def give_back(self, group: int | None) -> None:
-        """Release the group of a tree that will not be ended again.
-
-        A process that still runs keeps it allocated.
-        """
+        """Release the group of a tree that is not ended again; a process that still has it keeps it taken."""
         if group is not None:
             self._held.discard(group)
 

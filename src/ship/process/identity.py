@@ -13,11 +13,9 @@ _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user inside the sandbox.
+    """A user inside the sandbox; `groups` are supplementary ones, which programs have.
 
     With `switch` false (tests, the fake driver) everything runs as Ship itself does.
-
-    `groups` are supplementary ones, which programs have.
     """
 
     name: str

@@ -23,10 +23,11 @@ Ended = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program to start. `directory`, `stdin`, `stdout` and `stderr` are descriptors that stay the caller's.
+    """A program to start. `directory` and the three of stdio are descriptors that stay the caller's; no
+    `stdin` is an empty one.
 
-    No `stdin` is an empty one. `group` marks its tree (see `Nursery.groups`); with `tty`, stdin is a terminal
-    and becomes the session's controlling terminal.
+    `group` marks its tree (see `Nursery.groups`); with `tty`, stdin is a terminal and becomes the session's
+    controlling terminal.
     """
 
     argv: Sequence[bytes]
@@ -74,7 +75,7 @@ class Nursery:
     """Starts one program at a time, in a thread, and reaps on the loop.
 
     In a thread since a start waits until the child has become its program, and another program of the same
-    user may stop the child just before. One at a time so that no child is reaped before its number is known.
+    user may stop it just before. One at a time so that no child is reaped before its number is known.
     """
 
     def __init__(self) -> None:
@@ -87,14 +88,10 @@ class Nursery:
         self._oom = OomScore()
 
     def open(self, signals: Signals) -> None:
-        """Begin to reap."""
         signals.on(signal.SIGCHLD, self._reap)
 
     async def start(self, program: Program, ended: Ended) -> int:
-        """The pid of `program`, started; `ended` is called when it is dead.
-
-        Raises OSError when it cannot be.
-        """
+        """The pid of `program`; `ended` is called when it is dead. Raises OSError when it cannot start."""
         async with self._starting:
             try:
                 pid = await self._start_unstuck(program)

@@ -19,10 +19,7 @@ def own_interpreter(local: bool) -> list[str]:
 
 
 def tool_command(tool: str, local: bool) -> list[str]:
-    """How a module of `ship.tools` is run; its argument comes behind.
-
-    Nothing of the directory it runs in is ever imported.
-    """
+    """How a module of `ship.tools` is run, its argument behind. It imports nothing of its directory."""
     # Not `-m`, which loads as much again as a tool needs.
     code = f"import sys; sys.path.insert(0, {SOURCES!r}); from ship.tools.{tool} import main; main()"
     return [*own_interpreter(local), "-I", "-S", "-B", "-X", "utf8", "-c", code]

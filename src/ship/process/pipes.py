@@ -1,7 +1,4 @@
-"""The pipes between Ship and a program.
-
-A turn of the loop moves one slice, so a flood cannot starve others.
-"""
+"""The pipes between Ship and a program. A turn of the loop moves one slice: a flood cannot starve others."""
 
 import asyncio
 import fcntl
@@ -41,7 +38,6 @@ class OutputPipe:
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Read on."""
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._ready)
 
@@ -109,8 +105,7 @@ class InputPipe:
         self._feed = InputFeed(self._fd, self._close)
 
     def start(self) -> None:
-        """Call when the program has its end: sends the initial input, and then the end unless more may
-        come."""
+        """Call when the program has its end: sends the first input, then the end unless more may come."""
         os.close(self.reading_end)
         if self._first or not self._stays_open:
             self._feed.give(self._first, last=not self._stays_open)
@@ -122,14 +117,10 @@ class InputPipe:
         self._close()
 
     async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
-        """Return when the pipe has taken all of it.
-
-        Raises Conflict when its reader has left, or after the end.
-        """
+        """Return when the pipe has taken all. Raises Conflict when its reader has left, or after the end."""
         await self._feed.write(data, gone)
 
     async def end(self, gone: asyncio.Future[None] | None) -> None:
-        """Give the end after all that was written."""
         await self._feed.end(gone)
 
     def close(self) -> None:
@@ -143,10 +134,7 @@ class InputPipe:
 
 
 class Pipes:
-    """A program's stdin, stdout and stderr as pipes; no stdin (`given` None) is an empty one.
-
-    Raises OSError when there is no room.
-    """
+    """A program's stdio as pipes; no stdin (`given` None) is an empty one. Raises OSError without room."""
 
     tty = False
 
@@ -170,22 +158,18 @@ class Pipes:
         return stdin, self._stdout.writing_end, self._stderr.writing_end
 
     def start(self) -> None:
-        """Call when the program has its ends."""
         for pipe in self._all():
             pipe.start()
 
     def abandon(self) -> None:
-        """Call when no program was started."""
         for pipe in self._all():
             pipe.abandon()
 
     def pause(self) -> None:
-        """Read nothing until `resume`."""
         self._stdout.pause()
         self._stderr.pause()
 
     def resume(self) -> None:
-        """Read on."""
         self._stdout.resume()
         self._stderr.resume()
 

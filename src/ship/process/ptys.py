@@ -26,11 +26,11 @@ _HUNG_UP = "the terminal is closed: its program has ended"
 
 
 class Pty:
-    """A terminal whose slave side becomes a program's stdin, stdout, stderr and controlling terminal.
+    """A terminal whose slave side becomes a program's stdio and controlling terminal; `given` is typed at
+    first.
 
-    `given` is typed at first. Ship holds the slave side as well: a program that closes its three for a while
-    has not lost its terminal. When the session leader ends, the kernel hangs the terminal up for all its
-    users.
+    Ship holds the slave side too: a program that closes its three for a while has not lost its terminal. When
+    the session leader ends, the kernel hangs the terminal up for all its users.
     """
 
     tty = True
@@ -70,7 +70,6 @@ class Pty:
         self._stop_reading()
 
     def resume(self) -> None:
-        """Read on."""
         if self._master >= 0 and not self._reading:
             self._loop.add_reader(self._master, self._ready)
             self._reading = True
@@ -84,8 +83,7 @@ class Pty:
         self._master = self._slave = -1
 
     def finish(self) -> None:
-        """Read the output up to this moment, and hang up, also on programs that still have the terminal
-        open."""
+        """Read the output up to now, and hang up, also on programs that still have the terminal open."""
         if self._master < 0:
             return
         left = _LEFT_BYTES
@@ -103,7 +101,7 @@ class Pty:
     async def end(self, gone: asyncio.Future[None] | None) -> None:
         """Type the end of input: ctrl-D, or the program's own setting for it.
 
-        In the middle of a line that only hands over the line (POSIX.1-2017, 11.1.9, EOF), so it is then typed
+        In the middle of a line that only hands the line over (POSIX.1-2017, 11.1.9, EOF), so it is then typed
         twice.
         """
         mode = self._mode()

@@ -1,9 +1,8 @@
 """Signal handlers on the event loop, safe when thousands of signals come at once.
 
-asyncio's own way sends each signal as a byte through a socket: in a storm of dying children the socket fills,
-the interpreter prints a warning for each byte that does not fit, and a TERM among them would be lost. Here
-the bytes only wake the loop; the interpreter remembers pending signals, and each is handled once, however
-often it came.
+asyncio sends each signal as a byte through a socket: in a storm of dying children the socket fills, the
+interpreter warns of each byte that does not fit, and a TERM among them is lost. Here the bytes only wake the
+loop; the interpreter remembers pending signals, and each is handled once, however often it came.
 """
 
 import asyncio

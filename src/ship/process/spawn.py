@@ -88,12 +88,10 @@ class Spawner:
         *,
         tty: bool,
     ) -> int:
-        """The pid of a program in a session of its own, ruled by its stdin when that is a `tty`.
+        """The pid of a program in a session of its own, ruled by its stdin when that is a `tty`. Raises
+        OSError.
 
-        Raises OSError.
-
-        To be called by the thread that blocks signals, and only there, with ids of 0 and no supplementary
-        groups.
+        Only the thread that blocks signals may call it, with ids of 0 and no supplementary groups.
         """
         actions = _actions(directory, stdio, tty=tty)
         try:
@@ -153,10 +151,7 @@ def _set_groups(groups: Sequence[int]) -> None:
 
 
 def _candidates(name: bytes, environment: dict[bytes, bytes], directory: int) -> Sequence[bytes]:
-    """The paths to try: `name`, or those in the first folders of the program's own PATH.
-
-    As execvp(3) does it.
-    """
+    """The paths to try, as execvp(3) does: `name`, or it in the first folders of the program's PATH."""
     if b"/" in name:
         return (name,)
     # No other program starts during the search: a folder counts once, and their number is bounded.

@@ -15,10 +15,7 @@ _libc.getenv.argtypes = [ctypes.c_char_p]
 
 
 def filesystem_of(descriptor: int) -> int:
-    """The magic number of the file system that an open file is on.
-
-    Source: statfs(2), whose first field it is.
-    """
+    """The magic number of an open file's file system: the first field of statfs(2)."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.fstatfs(ctypes.c_int(descriptor), buffer) < 0:
         raise _last_error()
@@ -26,10 +23,7 @@ def filesystem_of(descriptor: int) -> int:
 
 
 def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False) -> None:
-    """Rename where nothing is yet; with `exchange` let two things change places.
-
-    Source: renameat2(2). Raises OSError.
-    """
+    """Rename where nothing is yet; `exchange` swaps the two: renameat2(2). Raises OSError."""
     flags = _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE
     names = ctypes.c_char_p(os.fsencode(name)), ctypes.c_char_p(os.fsencode(new))
     if _libc.renameat2(ctypes.c_int(parent), names[0], ctypes.c_int(to), names[1], ctypes.c_uint(flags)) < 0:
@@ -37,10 +31,7 @@ def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False)
 
 
 def set_fs_identity(uid: int, gid: int) -> None:
-    """From now on this thread, and it alone, uses files as `uid` and `gid`.
-
-    Raises PermissionError when refused.
-    """
+    """From now on this thread alone uses files as `uid` and `gid`. Raises PermissionError when refused."""
     # The calls return the value before and report no error, so ask once more (-1 changes nothing).
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)

@@ -18,10 +18,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process(NamedTuple):
-    """One line of /proc/PID/stat, the fields that are of use.
-
-    Times are in clock ticks, `started` since boot.
-    """
+    """The useful fields of /proc/PID/stat. Times are in clock ticks, `started` since boot."""
 
     pid: int
     name: str
@@ -76,10 +73,7 @@ def describe_all(owner: Callable[[Process], str | None]) -> list[dict[str, objec
 
 
 def signal_one(pid: int, number: int) -> None:
-    """Signal a process of the sandbox.
-
-    Raises Forbidden for Ship itself, NotFound for a process that does not descend from it.
-    """
+    """Raises Forbidden for Ship itself, NotFound for a process that does not descend from it."""
     if pid == os.getpid():
         raise Forbidden(f"process {pid} is Ship, which runs the sandbox; stop the sandbox instead")
     if pid not in table():
@@ -112,10 +106,7 @@ def read(pid: int) -> Process | None:
 
 
 def groups(pid: int) -> frozenset[int] | None:
-    """The supplementary groups of a process, None after its end.
-
-    Every user may read this of every process.
-    """
+    """A process's supplementary groups, None after its end. Every user may read this of every process."""
     status = read_file(f"/proc/{pid}/status", _STATUS_BYTES)
     if not status:
         return None

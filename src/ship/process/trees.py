@@ -5,8 +5,7 @@ a group (see `groups`) that its members inherit and cannot give up. Where there 
 outside a container no user is switched) three things are followed besides: the present children, the session
 (setsid) of a member, and `SHIP_EXEC_ID`, which every program inherits unless it drops it. A process that
 escapes all three between two looks is not found. Rejected: a subreaper per exec, since a first process that
-does not reap would be left with zombies; a control group per exec, since a sandbox has no control groups of
-its own to make.
+does not reap would be left with zombies; a control group per exec, since a sandbox cannot make any.
 
 Programs come and go while /proc is read. So each member is signalled the moment it is seen, and the tree
 counts as empty only after a look in which no process died before it could be identified: it may have left a
@@ -34,10 +33,9 @@ _PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Tree:
-    """The processes that descend from some roots, bear a mark, or have a group.
+    """The processes that descend from some roots, bear a mark, or have a group; never Ship.
 
-    `roots` gives the numbers of processes that belong to it as long as they are not reaped. Ship is never a
-    member.
+    `roots` gives the numbers of processes that belong to it as long as they are not reaped.
     """
 
     def __init__(
@@ -176,11 +174,7 @@ class Tree:
 
 
 def send(targets: Iterable[Process], number: int) -> None:
-    """Signal each; one that has ended is no error.
-
-    Hardly any time passes between the look and this, so a number is another's only where its parent reaped
-    and 32,768 processes came since.
-    """
+    """Signal each that is there still; its number is another's only after 32,768 new processes."""
     for process in targets:
         try:
             os.kill(process.pid, number)

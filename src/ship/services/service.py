@@ -1,9 +1,8 @@
 """A service: a program that is restarted when it ends, with one transcript for all its runs.
 
-It lives from when it is wanted until it is removed, or has ended for good. A life is a task that waits for
-the service's needs, runs the program, ends its left-over processes, and waits before it begins again. It is
-never cancelled, since a program must not be lost in the middle of its start: it is asked to leave, and comes
-to its end.
+A life is a task that waits for the service's needs, runs the program, ends its left-over processes, and waits
+before it begins again, until the service is removed or has ended for good. It is never cancelled, since a
+program must not be lost in the middle of its start: it is asked to leave, and comes to its end.
 """
 
 import asyncio
@@ -70,7 +69,6 @@ class Service:
         return self._state == "running" and (self.order.health is None or self._healthy is True)
 
     def to_wire(self) -> dict[str, object]:
-        """The service as the contract shows it."""
         ring = self.transcript.ring
         return {**self.state_to_wire(), "output_bytes": ring.next_offset, "first_offset": ring.first_offset}
 
@@ -111,10 +109,7 @@ class Service:
         self.begin()
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
-        """End it with all that it started: TERM, and KILL after `grace_s`.
-
-        Returns when nothing of it is left.
-        """
+        """End it and all that it started: TERM, KILL after `grace_s`. Returns when nothing is left."""
         life = self._life
         if life is not None:
             self._grace_s = grace_s

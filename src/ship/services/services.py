@@ -24,7 +24,7 @@ class Services:
         self._changing = asyncio.Lock()  # held while services are begun and ended at the host's word
 
     def get(self, name: str) -> Service:
-        """The service of that name. Raises NotFound."""
+        """Raises NotFound."""
         found = self._all.get(name)
         if found is None:
             raise NotFound(f"there is no service {name.encode('utf-8', 'replace').decode()[:100]}")
@@ -37,8 +37,9 @@ class Services:
     async def put(self, orders: tuple[ServiceSpec, ...]) -> None:
         """Set the services, each after all that it needs; others are removed.
 
-        An unchanged one runs on; a changed program or a removed service is ended first. Returns when that is
-        done and the new ones run, wait for others, or have failed to start; after some seconds in any case.
+        An unchanged one runs on; a changed program or a removed service is ended first. Returns when that
+        is done and the new ones run, wait for others, or have failed to start; after some seconds in any
+        case.
         """
         async with self._changing:
             self._check_open()
@@ -51,10 +52,7 @@ class Services:
             await _settled(begun)
 
     async def restart(self, name: str) -> Service:
-        """End a service and begin anew, also one that had ended for good.
-
-        Raises NotFound, and Conflict when it is not enabled.
-        """
+        """End it and begin anew, also after its end for good. Raises NotFound, Conflict when not enabled."""
         async with self._changing:
             self._check_open()
             service = self.get(name)
@@ -67,10 +65,7 @@ class Services:
             return service
 
     async def close(self, patience_s: float) -> None:
-        """End all services, those first that need others, in `patience_s` at most before KILL.
-
-        The sandbox ends: none is started again.
-        """
+        """The sandbox ends: end all, dependents first, within `patience_s` before KILL; none starts again."""
         self._closed = True
         await self._stop(self._all.values(), patience_s)
 
@@ -89,10 +84,7 @@ class Services:
         return True
 
     async def _stop(self, services: Iterable[Service], patience_s: float) -> None:
-        """End these, those that need others before those.
-
-        Each level has its share of the time that is left.
-        """
+        """End these, dependents first; each level has its share of the time that is left."""
         chosen = {service.order.name: service for service in services}
         names = [level & chosen.keys() for level in levels(s.order for s in self._all.values())]
         steps = [level for level in reversed(names) if level]

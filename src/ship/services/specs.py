@@ -48,10 +48,7 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """The end of a run, and its duration.
-
-    Without a code and a signal it could not be started: see `problem`.
-    """
+    """The end of a run. Without a code and a signal it could not be started: see `problem`."""
 
     exit_code: int | None
     signal: int | None
@@ -69,7 +66,6 @@ class RunEnd:
         return self.lasted_s < _STEADY_S
 
     def describe(self) -> str:
-        """In words."""
         if self.problem is not None:
             return f"could not be started: {self.problem}"
         if self.signal is not None:
@@ -78,10 +74,7 @@ class RunEnd:
 
 
 def after_end(restart: Restart, ended: RunEnd, quick: int) -> float | Literal["exited", "failed"]:
-    """The seconds until the restart, or the final state.
-
-    `quick` counts quick ends in a row, with this one.
-    """
+    """The seconds until the restart, or the final state. `quick` counts quick ends in a row, this one too."""
     if restart == "never" or (restart == "on-failure" and not ended.failed):
         return "exited"
     if quick >= _MAX_QUICK_ENDS:

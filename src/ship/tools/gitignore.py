@@ -62,10 +62,8 @@ class GitIgnore:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A .gitignore file seen from a walk's top.
-
-    Its paths are the walk's without `skip` characters, after `prefix`.
-    """
+    """A .gitignore seen from a walk's top: its paths are the walk's past `skip` characters, after
+    `prefix`."""
 
     rules: GitIgnore
     prefix: str

@@ -18,10 +18,7 @@ class BadGlob(ValueError):
 
 
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """A glob for whole paths below a directory: one without a slash is for names at any depth.
-
-    Raises BadGlob.
-    """
+    """A glob for whole paths; one without a slash is for names at any depth. Raises BadGlob."""
     anywhere = "/" not in glob.rstrip("/")
     return re.compile(("(?:.*/)?" if anywhere else "") + translate(glob.lstrip("/")), re.DOTALL)
 

@@ -4,6 +4,6 @@ import resource
 
 
 def settle(memory_bytes: int) -> None:
-    """Bounds the memory of this process; it leaves no core file."""
+    """Bound the memory of this process, which leaves no core file."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

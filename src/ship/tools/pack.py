@@ -1,6 +1,5 @@
-"""The tool packs the working directory, or the file that is stdin, as a tar.
-
-First it prints a line of JSON that says whether it can, then the archive.
+"""The tool packs the working directory, or the file that is stdin, as a tar, behind a line of JSON that says
+whether it can.
 
 Unreadable files are left out, as are sockets and devices, and files that vanish meanwhile. A file that
 shrinks while it is read is filled up with zeros, since its size has been sent by then. A tree that is too
@@ -37,14 +36,12 @@ class Plain:
         self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Add `data`."""
         self._waiting.append(data)
         self._size += len(data)
         if self._size >= _CHUNK:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits."""
         left = memoryview(b"".join(self._waiting))
         self._waiting.clear()
         self._size = 0
@@ -60,7 +57,6 @@ class Plain:
         return sent
 
     def end(self) -> None:
-        """Call after everything."""
         self.flush()
 
 
@@ -93,8 +89,6 @@ class _Level(NamedTuple):
 
 
 class Packer:
-    """One archive."""
-
     def __init__(self, out: Plain) -> None:
         self._out = out
         self._links: dict[tuple[int, int], str] = {}
@@ -131,7 +125,6 @@ class Packer:
         self._out.write(padding(size))
 
     def end(self) -> None:
-        """Call after everything."""
         self._out.write(END)
         self._out.end()
 

@@ -1,9 +1,8 @@
 """Matches a query against lines of bytes.
 
-A whole block is searched at once, which is many times faster than line by line. That is right only for
-expressions that cannot match a line's end and do not look around; for all others it goes line by line. Bytes
-are searched as bytes where that means the same: for plain text, and where a block is ASCII; else it is
-decoded.
+A whole block is searched at once, many times faster than line by line. That is right only for expressions
+that cannot match a line's end and do not look around; others go line by line. Bytes are searched as bytes
+where that means the same: for plain text, and where a block is ASCII; else they are decoded.
 """
 
 import re
@@ -60,7 +59,6 @@ class Query:
         return not block.isascii() or self._needed in block.lower()
 
     def lines(self, block: bytes) -> Iterator[Line]:
-        """The lines of `block` that match."""
         if self._needle is not None:
             return self._with_needle(block, self._needle)
         if b"\r" in block:

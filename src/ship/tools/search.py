@@ -1,7 +1,7 @@
 """The tool finds text in the files below the working directory, or in stdin; without a text, file names.
 
-Prints a JSON object a line: matches, its progress now and then, and at last the totals with `truncated`. It
-checks its time limit between two files; the caller kills it where one expression runs too long.
+It prints a JSON object a line: matches, its progress now and then, and at last the totals with `truncated`.
+It checks its time limit between two files; the caller kills it where one expression runs too long.
 """
 
 import json
@@ -33,10 +33,7 @@ _RULES = ".gitignore"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The request.
-
-    `base` is the working directory's name in answers, `floor` the top of the search for .gitignore files.
-    """
+    """`base` is the working directory's name in answers, `floor` the top in the search for .gitignore."""
 
     base: str
     floor: str
@@ -114,8 +111,6 @@ class _Level(NamedTuple):
 
 
 class Search:
-    """One search."""
-
     def __init__(self, order: Order, output: Output) -> None:
         self._order = order
         self._output = output

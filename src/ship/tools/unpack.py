@@ -1,7 +1,7 @@
 """The tool unpacks the tar that is stdin beneath the working directory, and reports its counts at the end.
 
-The archive, and the concurrent acts of other programs in the directory, may be an attacker's: see
-`tree_tar.extract`. A finished file replaces an old one by a rename. Files made before a refusal stay.
+The archive, and what other programs do meanwhile, may be an attacker's: see `tree_tar.extract`. A finished
+file replaces an old one by a rename. Files made before a refusal stay.
 """
 
 import errno
@@ -57,10 +57,7 @@ class Gzip:
 
 
 class UploadPolicy(Policy):
-    """The user owns what is made.
-
-    Set-id bits are dropped, and devices refused. `files` counts what is no directory.
-    """
+    """The user owns what is made; no set-id bits, no devices. `files` counts what is no directory."""
 
     def __init__(self) -> None:
         self.files = 0
@@ -102,10 +99,7 @@ class UploadPolicy(Policy):
         return source
 
     def check_replaced(self, parent: int, name: str) -> None:
-        """Another's file that this user may not write stays.
-
-        The user's own that is read-only is replaced, as tar does it.
-        """
+        """Another's file that this user may not write stays; the own read-only one goes, as with tar."""
         try:
             there = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -123,10 +117,7 @@ class UploadPolicy(Policy):
 
 
 def unpack(read: Callable[[int], bytes], top: int, most_bytes: int) -> tuple[int, int]:
-    """Make all that `read` gives beneath `top`; returns the files and their bytes.
-
-    Raises BadArchive or OSError.
-    """
+    """Make what `read` gives beneath `top`; the files and their bytes. Raises BadArchive or OSError."""
     policy = UploadPolicy()
     extractor = Extractor(top, policy)
     written = 0
