@@ -118,7 +118,7 @@ async def test_a_ship_whose_socket_is_gone_is_ended_and_the_next_call_starts_a_n
 ) -> None:
     session = await session_of(run, sandbox)
     socket_of(run, session).unlink()
-    run.bay.link.forget(session.id)  # else an open connection goes on working, and nothing is wrong
+    run.bay.ship.forget(session.id)  # else an open connection goes on working, and nothing is wrong
     await failed(run, sandbox, "session_unreachable")
     await works(run, sandbox)
     assert (await session_of(run, sandbox)).id != session.id
@@ -129,7 +129,7 @@ async def test_a_call_that_meets_a_missing_socket_says_so_or_is_served_and_the_n
 ) -> None:
     session = await session_of(run, sandbox)
     socket_of(run, session).unlink()
-    run.bay.link.forget(session.id)
+    run.bay.ship.forget(session.id)
     await served_or_told(run, sandbox)
     await works(run, sandbox)
 

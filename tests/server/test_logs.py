@@ -64,7 +64,7 @@ async def test_a_key_in_a_path_is_logged_by_nobody(
     made = await bay.key("alice")
     for secret in (chosen, made):
         assert (await alice.post(f"/v1/sandboxes/{secret}/stop")).status_code == 404
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     rows = str(await bay.sql("SELECT path FROM audit"))
     for secret in (chosen, made):
         assert secret not in console.getvalue()

@@ -29,7 +29,7 @@ async def main(root: Path) -> None:
         transport = httpx.ASGITransport(app)
         client = httpx.AsyncClient(transport=transport, base_url="http://bay", headers=headers, timeout=60)
         made = (await client.post("/v1/sandboxes", params={"wait": 20}, json={"name": "box"})).json()
-        await bay.later.flush()
+        await bay.deferred.flush()
         driver.hold_at = "destroy"
         group.create_task(client.delete("/v1/sandboxes/box", headers={"X-Request-Id": "cut-off"}))
         await driver.held.wait()

@@ -97,14 +97,14 @@ class ControlPlane:
         self.cargo: CargoBackend = backend_detection.make(
             settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
         )
-        self.link = ShipClient(ring_bytes=_largest_ring(settings))
-        self.kernels = KernelClient(self.link)
-        self.port_link = PortClient(self.link)
+        self.ship = ShipClient(ring_bytes=_largest_ring(settings))
+        self.kernels = KernelClient(self.ship)
+        self.port_client = PortClient(self.ship)
         self.changes = Notifier()
-        self.later = DeferredWrites(self.store)
+        self.deferred = DeferredWrites(self.store)
         self.holds = Holds()
-        self.stays = OpenConnections(self.keys)
-        self.keys.on_forget = self.stays.look
+        self.connections = OpenConnections(self.keys)
+        self.keys.on_forget = self.connections.look
         self.screens = Screens()
         self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
         self.quotas = Quotas(
@@ -120,23 +120,23 @@ class ControlPlane:
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
-        self.service_link = ServiceClient(self.link)
-        self.service_keeper = ServiceSyncer(
-            store=self.store, link=self.service_link, profiles=self.profiles, clock=clock
+        self.service_client = ServiceClient(self.ship)
+        self.service_syncer = ServiceSyncer(
+            store=self.store, ship=self.service_client, profiles=self.profiles, clock=clock
         )
-        port_listener = partial(PortListener, store=self.store, later=self.later, clock=clock)
+        port_listener = partial(PortListener, store=self.store, deferred=self.deferred, clock=clock)
         self.feeds = SessionFeeds(
-            link=self.link, listeners={"ports": port_listener, "services": self.service_keeper.listener}
+            ship=self.ship, listeners={"ports": port_listener, "services": self.service_syncer.listener}
         )
         self.reconciler = Reconciler(
             store=self.store,
-            later=self.later,
+            deferred=self.deferred,
             driver=driver,
             cargo=self.cargo,
             storage_steps=self.storage_steps,
-            link=self.link,
+            ship=self.ship,
             feeds=self.feeds,
-            keeper=self.service_keeper,
+            syncer=self.service_syncer,
             holds=self.holds,
             profiles=self.profiles,
             changes=self.changes,
@@ -165,11 +165,11 @@ class ControlPlane:
             available=available_memory,
         )
         self.outcomes = ExecResults(
-            store=self.store, later=self.later, link=self.link, kernels=self.kernels, clock=clock
+            store=self.store, deferred=self.deferred, ship=self.ship, kernels=self.kernels, clock=clock
         )
         self.housekeeping = Housekeeping(
             store=self.store,
-            later=self.later,
+            deferred=self.deferred,
             outcomes=self.outcomes,
             clock=clock,
             retention=_retention(settings),
@@ -178,7 +178,7 @@ class ControlPlane:
         self.waker = Waker(
             store=self.store,
             rows=self.rows,
-            later=self.later,
+            deferred=self.deferred,
             queue=self.reconciler.queue,
             holds=self.holds,
             settle_probe=self.reconciler.settle_probe,
@@ -190,9 +190,9 @@ class ControlPlane:
         )
         self.sweep = Sweep(
             store=self.store,
-            later=self.later,
+            deferred=self.deferred,
             queue=self.reconciler.queue,
-            link=self.link,
+            ship=self.ship,
             kernels=self.kernels,
             holds=self.holds,
             clock=clock,
@@ -209,8 +209,8 @@ class ControlPlane:
         self.port_sites = PortSites(self.store, self.rows, clock)
         self.port_proxy = PortProxy(
             waker=self.waker,
-            link=self.port_link,
-            stays=self.stays,
+            ship=self.port_client,
+            connections=self.connections,
             is_key=self.keys.is_chosen,
             wait_s=settings.port_wait,
         )
@@ -226,8 +226,8 @@ class ControlPlane:
         self.deliverer = Deliverer(
             store=self.store, feed=self.feed, ids=self.event_ids, poster=Poster(self.addresses), clock=clock
         )
-        self.auditor = Auditor(self.later, clock)
-        self.usage = Usage(store=self.store, later=self.later, cargo=self.cargo, clock=clock)
+        self.auditor = Auditor(self.deferred, clock)
+        self.usage = Usage(store=self.store, deferred=self.deferred, cargo=self.cargo, clock=clock)
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
 
@@ -243,12 +243,12 @@ class ControlPlane:
         )
         sandboxes = Sandboxes(
             store=self.store,
-            later=self.later,
+            deferred=self.deferred,
             waker=self.waker,
             snapshots=self.snapshots,
             pool=self.pool,
             quotas=self.quotas,
-            link=self.link,
+            ship=self.ship,
             request_probe=self.reconciler.request_probe,
             profiles=self.profiles,
             driver=self.driver,
@@ -257,28 +257,28 @@ class ControlPlane:
             private=self.settings.network_private,
             clock=self.clock,
         )
-        locator = ExecLocator(store=self.store, later=self.later, waker=self.waker)
+        locator = ExecLocator(store=self.store, deferred=self.deferred, waker=self.waker)
         execs = Execs(
             store=self.store,
-            later=self.later,
+            deferred=self.deferred,
             waker=self.waker,
             locator=locator,
-            link=self.link,
-            stays=self.stays,
+            ship=self.ship,
+            connections=self.connections,
             clock=self.clock,
         )
         attachments = Attachments(
             waker=self.waker,
             locator=locator,
             execs=execs,
-            link=self.link,
+            ship=self.ship,
             screens=self.screens,
-            stays=self.stays,
+            connections=self.connections,
         )
-        file_link = FileClient(self.link)
+        file_client = FileClient(self.ship)
         files = Files(
             waker=self.waker,
-            link=file_link,
+            ship=file_client,
             spool=self.spool,
             max_text_bytes=self.settings.max_file_mb * MIB,
         )
@@ -286,7 +286,7 @@ class ControlPlane:
             store=self.store,
             keys=self.keys,
             feed=self.feed,
-            stays=self.stays,
+            connections=self.connections,
             ids=self.event_ids,
             clock=self.clock,
         )
@@ -321,24 +321,24 @@ class ControlPlane:
             cargos,
             execs,
             attachments,
-            Processes(waker=self.waker, link=self.link),
+            Processes(waker=self.waker, ship=self.ship),
             Kernels(
                 store=self.store,
-                later=self.later,
+                deferred=self.deferred,
                 waker=self.waker,
-                link=self.kernels,
-                stays=self.stays,
+                ship=self.kernels,
+                connections=self.connections,
                 clock=self.clock,
             ),
             files,
-            FileTrees(waker=self.waker, link=TreeClient(self.link), stays=self.stays),
-            SandboxFiles(waker=self.waker, link=file_link),
+            FileTrees(waker=self.waker, ship=TreeClient(self.ship), connections=self.connections),
+            SandboxFiles(waker=self.waker, ship=file_client),
             networks,
-            Tunnels(waker=self.waker, link=self.port_link, stays=self.stays),
+            Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
             Ports(
                 store=self.store,
                 waker=self.waker,
-                link=self.port_link,
+                ship=self.port_client,
                 hosts=self.hosts,
                 tokens=self.port_tokens,
                 clock=self.clock,
@@ -346,14 +346,14 @@ class ControlPlane:
             SandboxServices(
                 store=self.store,
                 waker=self.waker,
-                link=self.service_link,
-                keeper=self.service_keeper,
-                stays=self.stays,
+                ship=self.service_client,
+                syncer=self.service_syncer,
+                connections=self.connections,
                 profiles=self.profiles,
             ),
-            History(store=self.store, later=self.later, waker=self.waker, outcomes=self.outcomes),
+            History(store=self.store, deferred=self.deferred, waker=self.waker, outcomes=self.outcomes),
             ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
-            Audits(store=self.store, later=self.later),
+            Audits(store=self.store, deferred=self.deferred),
             events,
             webhooks,
             Cursors(self.seals),
@@ -385,7 +385,7 @@ class ControlPlane:
             self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)
-            stack.callback(self.stays.close)
+            stack.callback(self.connections.close)
             stack.push_async_callback(self.screens.aclose)
             await self._ensure_key()
             await self.cargo.open()
@@ -393,19 +393,19 @@ class ControlPlane:
             await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
-            stack.callback(self.link.close)
+            stack.callback(self.ship.close)
             await self.discards.take_over()
             await self.reconciler.take_over()
-            stack.push_async_callback(self.later.flush)
+            stack.push_async_callback(self.deferred.flush)
             group = await stack.enter_async_context(asyncio.TaskGroup())
             parts = (
                 self.reconciler,
                 self.feeds,
-                self.service_keeper,
+                self.service_syncer,
                 self.sweep,
                 self.housekeeping,
                 self.pool,
-                self.later,
+                self.deferred,
                 self.usage,
                 self.cargo,
                 self.discards,

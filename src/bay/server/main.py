@@ -142,7 +142,7 @@ async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: Con
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
     await told.wait()
     bay.feed.close()  # the end would wait for followers of events otherwise
-    bay.stays.close()
+    bay.connections.close()
     server.should_exit = True
 
 

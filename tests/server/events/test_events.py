@@ -386,7 +386,7 @@ async def test_a_follower_that_waits_is_cut_off_when_its_key_is_revoked_and_not_
 ) -> None:
     secret = await live.bay.keys.add("alice", "leaked", "read")
     caller = live.bay.keys.authenticate(f"Bearer {secret}")
-    live.bay.feed._ping_s = live.bay.stays._look_s = 3600.0  # neither of which is waited for
+    live.bay.feed._ping_s = live.bay.connections._look_s = 3600.0  # neither of which is waited for
     async with client_of(live, secret) as leaked, following(leaked) as stream:
         await ApiKeys(store=live.bay.store, keys=live.bay.keys, clock=live.bay.clock).revoke(caller.key_id)
         assert await within(to_end(stream)) == []

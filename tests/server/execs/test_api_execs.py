@@ -672,7 +672,7 @@ async def test_several_followers_see_the_same_bytes_and_one_may_leave(live: Serv
         assert seen == {b"one\ntwo\n" + b"".join(b"%d\n" % n for n in range(1, 1001))}
         session = (await live.bay.waker.find(live.bay.keys.authenticate(f"Bearer {live.key}"), box)).session
         assert session is not None
-        await until(lambda: not live.bay.link.busy(session.id))
+        await until(lambda: not live.bay.ship.busy(session.id))
 
 
 async def test_a_follower_is_told_when_the_session_is_stopped(live: Served) -> None:

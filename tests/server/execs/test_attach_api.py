@@ -287,33 +287,33 @@ async def test_a_paused_sandbox_stays_attached_and_silent_and_input_wakes_it(
 async def test_nobody_stays_attached_with_a_key_that_was_revoked(
     live: Served, client: httpx.AsyncClient, box: str
 ) -> None:
-    live.bay.stays._look_s = 0.05
+    live.bay.connections._look_s = 0.05
     made = await start(client, box, "echo one; sleep 1000")
     async with attached(live, f"{box}/execs/{made}/attach") as one, asyncio.TaskGroup() as group:
         await one.until(b"one\n")
         begun = asyncio.Event()
         following = group.create_task(follow(client, box, made, begun))
         await within(begun.wait())
-        assert live.bay.stays._places["alice"] == 2
+        assert live.bay.connections._places["alice"] == 2
         live.bay.keys._by_hash.clear()
         await one.rest()
         lines = await within(following)
     assert one.closed[0] == 4403
     assert [line["data"] for line in lines] == ["b25lCg=="]
-    assert live.bay.stays._places == {}
+    assert live.bay.connections._places == {}
 
 
 async def test_stdin_is_fed_no_longer_than_its_key_is_good_and_counts_as_a_connection(
     live: Served, client: httpx.AsyncClient, box: str
 ) -> None:
-    live.bay.stays._look_s = 0.05
+    live.bay.connections._look_s = 0.05
     made = await start(client, box, "cat", stdin_open=True)
 
     async def endless() -> AsyncGenerator[bytes]:
         yield b"x"
-        await until(lambda: live.bay.stays._places["alice"] == 1)
+        await until(lambda: live.bay.connections._places["alice"] == 1)
         live.bay.keys._by_hash.clear()
-        await until(lambda: not live.bay.stays._places)
+        await until(lambda: not live.bay.connections._places)
 
     answer = await within(client.post(f"/v1/sandboxes/{box}/execs/{made}/stdin", content=endless()))
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
@@ -347,7 +347,7 @@ async def test_each_owner_has_so_many_connections(
     async with attached(live, path):
         status, error = await refused(live, path)
         assert (status, error["code"]) == (429, "quota_exceeded")
-    await until(lambda: not live.bay.stays._places)
+    await until(lambda: not live.bay.connections._places)
     async with attached(live, path):
         pass
 

@@ -50,9 +50,9 @@ async def box(alice: httpx.AsyncClient) -> str:
 def over(bay: World, link: ShipClient) -> Execs:
     """The service with another link."""
     it = bay.bay
-    locator = ExecLocator(store=it.store, later=it.later, waker=it.waker)
+    locator = ExecLocator(store=it.store, deferred=it.deferred, waker=it.waker)
     return Execs(
-        store=it.store, later=it.later, waker=it.waker, locator=locator, link=link, stays=it.stays, clock=bay.clock
+        store=it.store, deferred=it.deferred, waker=it.waker, locator=locator, ship=link, connections=it.connections, clock=bay.clock
     )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     bay.clock.advance(11)
     queue = bay.bay.reconciler.queue
     sweep = Sweep(
-        store=bay.bay.store, later=bay.bay.later, queue=queue, link=Unreachable(), kernels=bay.bay.kernels,
+        store=bay.bay.store, deferred=bay.bay.deferred, queue=queue, ship=Unreachable(), kernels=bay.bay.kernels,
         holds=bay.bay.holds, clock=bay.clock, can_freeze=True, retention=timedelta(0), chores=[],
     )  # fmt: skip
     await sweep.sweep()

@@ -235,9 +235,9 @@ class BreaksOff(ShipClient):
 async def break_off(bay: World, box: str, command: str, *, told: bool) -> None:
     link = BreaksOff(told=told)
     it = bay.bay
-    locator = ExecLocator(store=it.store, later=it.later, waker=it.waker)
+    locator = ExecLocator(store=it.store, deferred=it.deferred, waker=it.waker)
     execs = Execs(
-        store=it.store, later=it.later, waker=it.waker, locator=locator, link=link, stays=it.stays, clock=bay.clock
+        store=it.store, deferred=it.deferred, waker=it.waker, locator=locator, ship=link, connections=it.connections, clock=bay.clock
     )  # fmt: skip
     with pytest.raises(ShipError):
         await execs.shell(
@@ -262,7 +262,7 @@ async def test_what_ship_has_forgotten_is_told_as_far_as_it_is_known(
     await break_off(bay, box, "echo gone; exit 4", told=True)
     await ended(alice, box, "echo gone; exit 4")
     bay.clock.advance(2)
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     async with (
         bay.bay.store.write() as db
     ):  # as if it had been seen to end, and then its ten minutes had passed

@@ -301,4 +301,4 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_nothing_o
         caller = live.bay.keys.authenticate(f"Bearer {live.key}")
         session = (await live.bay.waker.find(caller, made["id"])).session
         assert session is not None
-        await until(lambda: not live.bay.link.busy(session.id))
+        await until(lambda: not live.bay.ship.busy(session.id))

@@ -345,14 +345,14 @@ async def test_a_client_that_leaves_leaves_the_old_file_and_nothing_under_way(li
         await within(began.wait())
         await until(lambda: len(os.listdir(where)) == 2)
         upload.cancel()
-        await until(lambda: os.listdir(where) == ["x"] and not live.bay.link.busy(session.id))
+        await until(lambda: os.listdir(where) == ["x"] and not live.bay.ship.busy(session.id))
         assert (where / "x").read_bytes() == b"old"
 
         with (where / "x").open("wb") as file:
             file.truncate(200 * MIB)
         async with client.stream("GET", f"{base}/content?path=x") as got:
             await anext(got.aiter_bytes(1024))
-        await until(lambda: not live.bay.link.busy(session.id))
+        await until(lambda: not live.bay.ship.busy(session.id))
 
         (where / "many").mkdir()
         for number in range(3000):
@@ -361,7 +361,7 @@ async def test_a_client_that_leaves_leaves_the_old_file_and_nothing_under_way(li
         copying = asyncio.create_task(client.post(f"{base}/copy", json=order))
         await until(lambda: len(os.listdir(where)) > 2)
         copying.cancel()
-        await until(lambda: sorted(os.listdir(where)) == ["many", "x"] and not live.bay.link.busy(session.id))
+        await until(lambda: sorted(os.listdir(where)) == ["many", "x"] and not live.bay.ship.busy(session.id))
 
 
 # A Ship that lies

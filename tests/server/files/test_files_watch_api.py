@@ -258,7 +258,7 @@ async def test_what_cannot_be_watched_is_refused_in_plain_http(
 
 
 async def test_nobody_watches_with_a_key_that_was_revoked(live: Served, client: httpx.AsyncClient) -> None:
-    live.bay.stays._look_s = 0.05
+    live.bay.connections._look_s = 0.05
     box = await create(client, wait=15)
     async with watching(live, box) as socket:
         await told(socket)

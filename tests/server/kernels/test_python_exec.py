@@ -217,11 +217,16 @@ class BreaksOff(KernelClient):
 
 
 async def break_off(bay: World, box: str, code: str, *, told: bool) -> None:
-    link = BreaksOff(bay.bay.link)
+    link = BreaksOff(bay.bay.ship)
     link.told = told
     it = bay.bay
     kernels = Kernels(
-        store=it.store, later=it.later, waker=it.waker, link=link, stays=it.stays, clock=bay.clock
+        store=it.store,
+        deferred=it.deferred,
+        waker=it.waker,
+        ship=link,
+        connections=it.connections,
+        clock=bay.clock,
     )
     with pytest.raises(ShipError):
         await kernels.python(ALICE, box, HistoryNote(exec_type="python", code=code), 10, include_code=False)

@@ -325,7 +325,7 @@ async def test_old_rows_and_those_beyond_the_most_are_forgotten(bay: World, alic
     for _ in range(6):
         await create(alice)
         bay.clock.advance(60)
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     async with bay.bay.store.write() as db:
         assert await audit.trim(db, bay.clock() - timedelta(seconds=240), 100) == 2
         assert await audit.trim(db, bay.clock() - timedelta(days=9), 3) == 1

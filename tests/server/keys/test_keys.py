@@ -57,7 +57,7 @@ async def test_a_new_key_shows_its_secret_once_and_works(bay: World, admin: http
 async def test_a_secret_is_nowhere_in_the_database(bay: World, admin: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "once"}
     key = (await admin.post("/v1/keys", json={"name": "k"}, headers=headers)).json()
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     await bay.bay.store.aclose()
     for path in (bay.root / "data").iterdir():
         if path.is_file():

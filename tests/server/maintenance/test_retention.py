@@ -106,7 +106,7 @@ async def test_a_command_that_runs_stays_however_old_it_is(
     bay: World, alice: httpx.AsyncClient, box: str
 ) -> None:
     await alice.post(f"/v1/sandboxes/{box}/execs", json={"argv": ["sleep", "1000"]})
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     async with bay.bay.store.write() as db:
         await db.exec_driver_sql("UPDATE execs SET code = 'r1', started_at = '2000-01-01 00:00:00'")
     assert await kept(bay) == ["r1"]
@@ -133,14 +133,14 @@ async def test_the_end_of_a_command_that_nobody_asked_for_is_found_out(
     ended = (await alice.post(f"/v1/sandboxes/{box}/execs", json={"command": "touch done; exit 3"})).json()
     await until((bay.workspace((await alice.get(f"/v1/sandboxes/{box}")).json()) / "done").exists)
     await alice.get(f"/v1/sandboxes/{box}/execs/{ended['id']}", params={"wait": 15})
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     async with bay.bay.store.write() as db:  # as if nobody had
         await db.exec_driver_sql("UPDATE execs SET state = 'running', exit_code = NULL")
     bay.clock.advance(60)
     await (
         bay.bay.outcomes.learn()
     )  # of which the rest would take them for years old: they began by Ship's clock
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     rows = dict(await bay.sql("SELECT id, state || coalesce(exit_code, '') FROM execs"))  # type: ignore[arg-type]
     assert rows == {stays["id"]: "running", ended["id"]: "exited3"}
 

@@ -193,7 +193,7 @@ async def test_a_frozen_sandbox_has_its_services_as_they_were(alice: httpx.Async
     web = await put(alice, box, "web")
 
     async def heard() -> bool:
-        return "web" in bay.bay.service_keeper.seen((await bay.session(box["id"])).id)
+        return "web" in bay.bay.service_syncer.seen((await bay.session(box["id"])).id)
 
     await eventually(heard)
     assert (await alice.post(f"/v1/sandboxes/{box['id']}/pause")).status_code == 200
@@ -303,7 +303,7 @@ async def test_a_bay_that_begins_anew_finds_the_services_running(root: Path) -> 
 
 async def test_what_ship_could_not_be_told_is_told_later(alice: httpx.AsyncClient, bay: World) -> None:
     box = await create(alice, wait=15)
-    link = bay.bay.service_keeper._link = Refusing(bay.bay.link)
+    link = bay.bay.service_syncer._ship = Refusing(bay.bay.ship)
     found = await put(alice, box, "web")
     assert found["state"] == "waiting"
     assert "could not be informed" in found["message"]

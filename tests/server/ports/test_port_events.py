@@ -120,12 +120,12 @@ async def test_a_flood_of_ports_is_told_in_parts(
     monkeypatch.setattr(rate, "EVENT_S", 0.001)
     box = (await create(alice, wait=15))["id"]
     part, session = bay.bay, await bay.session(box)
-    listener = PortListener(box, session.id, store=part.store, later=part.later, clock=part.clock)
+    listener = PortListener(box, session.id, store=part.store, deferred=part.deferred, clock=part.clock)
     told_open: dict[int, str | None] = {}
     many = tuple(Port(port=number, addresses=("::",)) for number in range(1000, 1120))
     assert [await listener._write(told_open, many) for _ in range(4)] == [False, False, True, True]
     assert len(told_open) == 120
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     assert len(await told(alice, box)) == 120
 
 

@@ -481,7 +481,7 @@ async def test_many_may_wait_until_something_listens_and_one_of_them_looks(
 ) -> None:
     async with app() as first:
         port = first.port
-    link, tries = place.live.bay.port_link, 0
+    link, tries = place.live.bay.port_client, 0
     opens = link.open
 
     def counted(peer: Peer, number: int) -> AbstractAsyncContextManager[PortStream]:
@@ -604,7 +604,7 @@ async def test_an_answer_ends_with_the_key_that_asked_for_it(place: Place) -> No
         await call.reader.read()
 
     place.app.act = act
-    place.live.bay.stays._look_s = 0.02
+    place.live.bay.connections._look_s = 0.02
     admin = await place.live.bay.keys.add("admin", "a", "admin")
     headers = {"Authorization": f"Bearer {admin}"}
     made = (await place.client.post("/v1/keys", json={"name": "k", "owner": "alice"}, headers=headers)).json()

@@ -288,7 +288,7 @@ async def test_nobody_comes_in_without_a_key(place: Place) -> None:
 
 
 async def test_one_that_is_open_keeps_the_sandbox_and_ends_with_its_key(place: Place) -> None:
-    place.live.bay.stays._look_s = 0.02
+    place.live.bay.connections._look_s = 0.02
     admin = {"Authorization": f"Bearer {await place.live.bay.keys.add('admin', 'a', 'admin')}"}
     made = (await place.client.post("/v1/keys", json={"name": "k", "owner": "alice"}, headers=admin)).json()
     key = {"Authorization": f"Bearer {made['secret']}"}
@@ -302,7 +302,7 @@ async def test_one_that_is_open_keeps_the_sandbox_and_ends_with_its_key(place: P
 
 
 async def test_strangers_leave_once_the_port_is_everybodys_no_more(place: Place) -> None:
-    place.live.bay.stays._look_s = 0.02
+    place.live.bay.connections._look_s = 0.02
     access = f"/v1/sandboxes/web/ports/{place.port}"
     await place.client.put(access, json={"access": "public"})
     async with place.connect(key=False) as stranger, place.connect() as owner:
@@ -318,7 +318,7 @@ async def test_strangers_leave_once_the_port_is_everybodys_no_more(place: Place)
 async def test_one_ends_with_bay(place: Place) -> None:
     await place.client.put(f"/v1/sandboxes/web/ports/{place.port}", json={"access": "public"})
     async with place.connect(key=False) as socket:
-        place.live.bay.stays.close()
+        place.live.bay.connections.close()
         assert (await closed(socket))[0] == 1012
     await until(lambda: bool(place.closed))
 

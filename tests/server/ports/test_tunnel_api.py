@@ -273,7 +273,7 @@ async def test_a_tunnel_starts_the_sandbox_and_keeps_it_in_use(
         await opened.send(EOF)
         assert await read(opened) == (b"", True)
     await until(lambda: not live.bay.holds.any(cold))
-    assert live.bay.stays._places == {}
+    assert live.bay.connections._places == {}
 
 
 async def test_a_paused_sandbox_keeps_its_tunnel_and_bytes_wake_it(
@@ -304,7 +304,7 @@ async def test_a_tunnel_ends_with_its_sandbox(
 
 
 async def test_a_tunnel_ends_with_its_key(live: Served, box: str) -> None:
-    live.bay.stays._look_s = 0.05
+    live.bay.connections._look_s = 0.05
     async with app(wait_reset) as port, tunnel(live, box, port) as opened:
         live.bay.keys._by_hash.clear()
         assert (await closed(opened))[0] == 4403

@@ -129,7 +129,7 @@ async def test_the_call_that_finds_its_sandbox_unreachable_fails_and_the_next_on
     assert session.handle is not None
     endpoint = Handle.from_json(session.handle).endpoint
     assert endpoint is not None
-    bay.bay.link.forget(session.id)
+    bay.bay.ship.forget(session.id)
     Path(endpoint.socket_path).unlink()
     answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
     assert_error(answer, 502, "ship_error")

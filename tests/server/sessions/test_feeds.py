@@ -66,7 +66,7 @@ def services() -> Listener:
 
 @pytest.fixture
 async def feeds(link: ShipClient, ports: Listener, services: Listener) -> AsyncGenerator[SessionFeeds]:
-    made = SessionFeeds(link=link, listeners={"ports": ports.made, "services": services.made})
+    made = SessionFeeds(ship=link, listeners={"ports": ports.made, "services": services.made})
     running = asyncio.create_task(made.run())
     yield made
     running.cancel()

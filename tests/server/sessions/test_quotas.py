@@ -307,7 +307,7 @@ async def test_a_clock_that_was_put_back_asks_for_a_minute_at_most(root: Path) -
 
 async def measured(bay: World, sandbox: Json) -> int | None:
     await bay.bay.usage.measure()
-    await bay.bay.later.flush()
+    await bay.bay.deferred.flush()
     async with bay.bay.store.read() as db:
         return (await cargos.get(db, sandbox["cargo_id"])).used_bytes
 
@@ -330,7 +330,7 @@ async def test_checkpoints_that_cannot_be_weighed_do_not_keep_others_from_it(
         monkeypatch.setattr(bay.bay.cargo, "weigh", weigh_most)
         for _ in range(2):
             await bay.bay.usage.measure()
-        await bay.bay.later.flush()
+        await bay.bay.deferred.flush()
         seen = {one["id"]: one["measured_at"] for one in (await alice.get(there)).json()["items"]}
         assert seen[light] is not None
         assert [seen[one] for one in heavy] == [None, None]

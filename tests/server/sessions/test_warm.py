@@ -406,7 +406,7 @@ async def test_a_sandbox_frozen_behind_bays_back_is_thawed_by_the_call_that_wait
     assert session.handle is not None
     await bay.driver.pause(Handle.from_json(session.handle))
     call = asyncio.create_task(shell(alice, box, "echo hi"))
-    await until(lambda: bay.bay.link.busy(session.id))
+    await until(lambda: bay.bay.ship.busy(session.id))
     bay.bay.reconciler.request_probe(box)
     assert (await within(call))["output"] == "hi\n"
 

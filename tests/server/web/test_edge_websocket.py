@@ -111,7 +111,7 @@ async def test_attaching_is_audited_once_when_it_begins_and_refusals_too(
     live: Served, client: httpx.AsyncClient, path: str
 ) -> None:
     async def rows() -> list[tuple[int | None, str | None, str | None]]:
-        await live.bay.later.flush()
+        await live.bay.deferred.flush()
         answer = await client.get("/v1/audit", params={"method": "WEBSOCKET"})
         return [(r["status"], r["code"], r["resource_id"]) for r in answer.json()["items"]]
 
@@ -131,7 +131,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
     live: Served, client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, left = asyncio.Event(), asyncio.Event()
-    attach, lost = live.bay.link.attach, BoundedWebSocket.connection_lost
+    attach, lost = live.bay.ship.attach, BoundedWebSocket.connection_lost
 
     def note(socket: BoundedWebSocket, exc: Exception | None) -> None:
         lost(socket, exc)
@@ -144,7 +144,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
             await left.wait()
             yield attachment
 
-    monkeypatch.setattr(live.bay.link, "attach", slow)
+    monkeypatch.setattr(live.bay.ship, "attach", slow)
     monkeypatch.setattr(BoundedWebSocket, "connection_lost", note)
     _, writer = await asyncio.open_connection("127.0.0.1", live.port)
     writer.write(
@@ -156,7 +156,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_no_defect(
     writer.transport.abort()
 
     async def is_noted() -> bool:
-        await live.bay.later.flush()
+        await live.bay.deferred.flush()
         rows = (await client.get("/v1/audit", params={"method": "WEBSOCKET"})).json()["items"]
         return [row["code"] for row in rows] == [None]
 

@@ -228,7 +228,7 @@ def nameless(answer: httpx.Response, ids: Mapping[str, str]) -> tuple[int, str, 
 
 async def facts(estate: Estate) -> list[Any]:
     """All of alice's rows and files: nothing bob does may change them."""
-    await estate.bay.bay.later.flush()
+    await estate.bay.bay.deferred.flush()
     hers = "(SELECT id FROM sandboxes WHERE owner = 'alice')"
     tables = (
         "SELECT * FROM sandboxes WHERE owner = 'alice'", f"SELECT * FROM sessions WHERE sandbox_id IN {hers}",  # noqa: S608

@@ -36,9 +36,9 @@ Its other figures never change.
 class Usage:
     """Keeps what is known of the weight of cargos and checkpoints near the truth."""
 
-    def __init__(self, *, store: Store, later: DeferredWrites, cargo: CargoStore, clock: Clock) -> None:
+    def __init__(self, *, store: Store, deferred: DeferredWrites, cargo: CargoStore, clock: Clock) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._disk = cargo if isinstance(cargo, DiskUsage) else None
         self._limits = cargo if isinstance(cargo, SizeLimits) else None
         self._clock = clock
@@ -60,7 +60,7 @@ class Usage:
         """Measure once what may have changed since, where the backend can."""
         if self._disk is None:
             return
-        await self._later.flush()
+        await self._deferred.flush()
         now = self._clock()
         self._put_off = {one: until for one, until in self._put_off.items() if until > now}
         most = _MAX_CHECKPOINTS + len(self._put_off)  # those that are put off take no other's place
@@ -92,7 +92,7 @@ class Usage:
                 "measured_at": now, "used_bytes": weight.used_bytes, "used_inodes": weight.used_inodes,
                 "charged_bytes": await self._charged(cargo_id),
             }  # fmt: skip
-            self._later.put(partial(cargos.change, cargo_id=cargo_id, **values))
+            self._deferred.put(partial(cargos.change, cargo_id=cargo_id, **values))
 
     async def _weigh_checkpoints(self, ids: list[str]) -> None:
         now = self._clock()
@@ -101,7 +101,7 @@ class Usage:
                 "measured_at": now, "size_bytes": weight.used_bytes, "exclusive_bytes": weight.exclusive_bytes,
                 "inodes": weight.used_inodes,
             }  # fmt: skip
-            self._later.put(partial(checkpoints.change, checkpoint_id=checkpoint_id, **values))
+            self._deferred.put(partial(checkpoints.change, checkpoint_id=checkpoint_id, **values))
 
     async def _weigh(self, ids: list[str], now: datetime) -> dict[str, Weight]:
         """The successful measurements.

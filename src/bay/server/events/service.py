@@ -25,14 +25,14 @@ class EventFollower:
         self,
         service: "Events",
         feed: EventNotifier,
-        stays: OpenConnections,
+        connections: OpenConnections,
         caller: Caller,
         sandbox: SandboxRecord | None,
         seq: int,
     ) -> None:
         self._service = service
         self._feed = feed
-        self._stays = stays
+        self._connections = connections
         self._caller = caller
         self._owner = caller.owner
         self._sandbox_id = sandbox.id if sandbox else None
@@ -58,7 +58,7 @@ class EventFollower:
         """
         async with (
             aclosing(self._feed.follow(self._read)) as all_batches,
-            aclosing(self._stays.allowed(self._caller, all_batches)) as batches,
+            aclosing(self._connections.allowed(self._caller, all_batches)) as batches,
         ):
             async for batch in batches:
                 if not self._service.may_go_on(self._caller):
@@ -86,14 +86,14 @@ class Events:
         store: Store,
         keys: Keys,
         feed: EventNotifier,
-        stays: OpenConnections,
+        connections: OpenConnections,
         ids: EventIds,
         clock: Clock,
     ) -> None:
         self._store = store
         self._keys = keys
         self._feed = feed
-        self._stays = stays
+        self._connections = connections
         self._ids = ids
         self._clock = clock
 
@@ -115,7 +115,7 @@ class Events:
         else:
             async with self._store.read() as db:
                 seq = await events.newest(db, caller.owner)
-        return EventFollower(self, self._feed, self._stays, caller, sandbox, seq)
+        return EventFollower(self, self._feed, self._connections, caller, sandbox, seq)
 
     def may_go_on(self, caller: Caller) -> bool:
         """Whether the key that asked is still valid."""

@@ -97,16 +97,16 @@ class Attachments:
         waker: Waker,
         locator: ExecLocator,
         execs: Execs,
-        link: ShipClient,
+        ship: ShipClient,
         screens: Screens,
-        stays: OpenConnections,
+        connections: OpenConnections,
     ) -> None:
         self._execs = execs
         self._waker = waker
         self._locator = locator
-        self._link = link
+        self._ship = ship
         self._screens = screens
-        self._stays = stays
+        self._connections = connections
 
     @asynccontextmanager
     async def attach(
@@ -126,13 +126,13 @@ class Attachments:
         again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest for the screen of what has
         none.
         """
-        with self._stays.place(caller.owner):
+        with self._connections.place(caller.owner):
             async with self._locator.locate(caller, ref, exec_id, thaw=True, follower=True) as found:
                 peer = found.live_peer
                 if size is not None:
                     with suppress(Conflict):  # it has ended, or has no terminal: reported below
-                        await self._link.resize_exec(peer, exec_id, *size)
-                attach = partial(self._link.attach, peer, exec_id, claims=claims)
+                        await self._ship.resize_exec(peer, exec_id, *size)
+                attach = partial(self._ship.attach, peer, exec_id, claims=claims)
                 opened = self._at_screen(peer, exec_id, attach) if repaint else self._at(attach, since)
                 async with opened as (attachment, redraw):
                     yield Attached(
@@ -140,7 +140,7 @@ class Attachments:
                         sandbox_id=found.sandbox_id,
                         session_id=peer.session_id,
                         waker=self._waker,
-                        stays=self._stays,
+                        connections=self._connections,
                         exec=replace(attachment.exec, keep_alive=found.item.keep_alive),
                         attachment=attachment,
                         repaint=redraw,
@@ -210,7 +210,7 @@ class Attachments:
         """
         attempt = 0
         while True:
-            item = await self._link.get_exec(peer, exec_id, None)
+            item = await self._ship.get_exec(peer, exec_id, None)
             if not item.tty:
                 raise BadRequest(f"exec {exec_id} has no terminal, so it has no screen; start it with tty")
             skipped = (item.output_bytes - item.first_offset) * attempt // _READS
@@ -223,7 +223,7 @@ class Attachments:
 
     async def _read_from(self, peer: Peer, exec_id: str, offset: int) -> tuple[bytes, int]:
         data = bytearray()
-        async with self._link.output(peer, exec_id, offset, follow=False) as chunks:
+        async with self._ship.output(peer, exec_id, offset, follow=False) as chunks:
             async for chunk in _chunks_of(chunks):
                 data += chunk.data
                 if len(data) > _MAX_OUTPUT:

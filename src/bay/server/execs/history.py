@@ -18,9 +18,11 @@ from bay.store.records import HistoryFilters, SandboxRecord
 class History:
     """The service behind `…/history`."""
 
-    def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker, outcomes: ExecResults) -> None:
+    def __init__(
+        self, *, store: Store, deferred: DeferredWrites, waker: Waker, outcomes: ExecResults
+    ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._waker = waker
         self._outcomes = outcomes
 
@@ -59,7 +61,7 @@ class History:
     async def _settled(self, caller: Caller, ref: str) -> SandboxRecord:
         """The sandbox, once all that is known of its executions is in their rows."""
         sandbox = await self._waker.find(caller, ref)
-        await self._later.flush()
+        await self._deferred.flush()
         await self._outcomes.learn_history(sandbox)
         return sandbox
 

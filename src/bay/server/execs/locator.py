@@ -41,9 +41,9 @@ class Located:
 class ExecLocator:
     """Finds execs for their owners. Never starts compute for one whose session is over."""
 
-    def __init__(self, *, store: Store, later: DeferredWrites, waker: Waker) -> None:
+    def __init__(self, *, store: Store, deferred: DeferredWrites, waker: Waker) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._waker = waker
 
     @asynccontextmanager
@@ -60,7 +60,7 @@ class ExecLocator:
                 yield Located(sandbox.id, item, peer)
 
     async def _row(self, sandbox: SandboxRecord, exec_id: str) -> tuple[Exec, str]:
-        await self._later.flush()
+        await self._deferred.flush()
         async with self._store.read() as db:
             found = await execs.get(db, sandbox.id, exec_id)
         if found is None:

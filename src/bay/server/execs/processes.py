@@ -10,9 +10,9 @@ from bay.server.web.auth import Caller
 class Processes:
     """The service behind `…/processes`. Thaws a frozen sandbox, and never starts a cold one."""
 
-    def __init__(self, *, waker: Waker, link: ShipClient) -> None:
+    def __init__(self, *, waker: Waker, ship: ShipClient) -> None:
         self._waker = waker
-        self._link = link
+        self._ship = ship
 
     async def list(self, caller: Caller, ref: str) -> list[Process]:
         """Every process, its parent by `ppid`; none without compute."""
@@ -20,7 +20,7 @@ class Processes:
             if not sandbox.has_compute:
                 return []
             async with self._waker.reach(sandbox) as (_, peer):
-                return await self._link.processes(peer)
+                return await self._ship.processes(peer)
 
     async def signal(self, caller: Caller, ref: str, pid: int, name: str) -> None:
         """Send a signal to one process.
@@ -31,4 +31,4 @@ class Processes:
             if not sandbox.has_compute:
                 raise NotFound(f"there is no process {pid} in this sandbox")
             async with self._waker.reach(sandbox) as (_, peer):
-                await self._link.signal_process(peer, pid, name)
+                await self._ship.signal_process(peer, pid, name)

@@ -39,11 +39,11 @@ class ExecResults:
     """Asks Ships what the rows do not say yet. Never wakes or thaws anything."""
 
     def __init__(
-        self, *, store: Store, later: DeferredWrites, link: ShipClient, kernels: KernelClient, clock: Clock
+        self, *, store: Store, deferred: DeferredWrites, ship: ShipClient, kernels: KernelClient, clock: Clock
     ) -> None:
         self._store = store
-        self._later = later
-        self._link = link
+        self._deferred = deferred
+        self._ship = ship
         self._kernels = kernels
         self._clock = clock
 
@@ -64,7 +64,7 @@ class ExecResults:
         async with self._store.read() as db:
             waiting = await execs.unfinished_history(db, session.id, _MAX_TO_READ)
         await self._ask(session, waiting)
-        await self._later.flush()
+        await self._deferred.flush()
 
     async def _ask(self, session: SessionRecord, waiting: list[Unfinished]) -> None:
         now = self._clock()
@@ -74,7 +74,7 @@ class ExecResults:
             return
         try:
             async with asyncio.timeout(_ASK_S):
-                known = {item.id: item for item in await self._link.list_execs(peer)}
+                known = {item.id: item for item in await self._ship.list_execs(peer)}
                 for one in old:
                     await self._note(peer, one, known)
         except (BayError, TimeoutError) as error:
@@ -90,7 +90,7 @@ class ExecResults:
         elif item.state != "running":
             if one.exec_type is not None:
                 await self._note_output(peer, one.id)
-            self._later.put(lambda db: execs.save(db, peer.session_id, item))
+            self._deferred.put(lambda db: execs.save(db, peer.session_id, item))
 
     async def _note_cell(self, peer: Peer, one: Unfinished) -> None:
         """The same for code in a kernel, which is a cell of the id of the execution."""
@@ -106,23 +106,23 @@ class ExecResults:
             found = await read_all(events, MAX_CELL_BYTES)
         outcome = history.outcome_of(python_result(one.id, found))
         ended = ended_row(_python_row(one), cell.status, cell.ended_at or self._clock())
-        self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
-        self._later.put(lambda db: execs.save(db, peer.session_id, ended))
+        self._deferred.put(lambda db: history.finish(db, peer.session_id, outcome))
+        self._deferred.put(lambda db: execs.save(db, peer.session_id, ended))
 
     def _note_forgotten(self, peer: Peer, one: Unfinished) -> None:
         now = self._clock()
         if one.has_ended:
-            self._later.put(lambda db: history.settle(db, peer.session_id, one.id))
+            self._deferred.put(lambda db: history.settle(db, peer.session_id, one.id))
         elif now - one.started_at >= TOLD_WITHIN:
-            self._later.put(lambda db: execs.lose(db, peer.session_id, one.id, now))
+            self._deferred.put(lambda db: execs.lose(db, peer.session_id, one.id, now))
 
     async def _note_output(self, peer: Peer, exec_id: str) -> None:
         try:
-            item = await self._link.get_exec(peer, exec_id, 0)
+            item = await self._ship.get_exec(peer, exec_id, 0)
         except NotFound:
             return  # forgotten just now
         outcome = history.outcome_of(shell_result(item))
-        self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
+        self._deferred.put(lambda db: history.finish(db, peer.session_id, outcome))
 
 
 def _python_row(one: Unfinished) -> Exec:

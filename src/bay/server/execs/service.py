@@ -74,19 +74,19 @@ class Execs:
         self,
         *,
         store: Store,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         waker: Waker,
         locator: ExecLocator,
-        link: ShipClient,
-        stays: OpenConnections,
+        ship: ShipClient,
+        connections: OpenConnections,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._waker = waker
         self._locator = locator
-        self._stays = stays
-        self._link = link
+        self._connections = connections
+        self._ship = ship
         self._clock = clock
 
     async def create(
@@ -148,7 +148,7 @@ class Execs:
             item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, None)
             result = shell_result(item)
             outcome = history.outcome_of(result)
-            self._later.put(lambda db: history.finish(db, awake.peer.session_id, outcome))
+            self._deferred.put(lambda db: history.finish(db, awake.peer.session_id, outcome))
         return replace(result, command=note.code if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
@@ -157,7 +157,7 @@ class Execs:
         Wakes nothing.
         """
         sandbox = await self._waker.find(caller, ref)
-        await self._later.flush()
+        await self._deferred.flush()
         async with self._store.read() as db:
             found = await execs.page(db, sandbox.id, after=after, limit=limit)
         items = tuple(as_it_is(item, session_id, sandbox) for item, session_id in found.items)
@@ -194,7 +194,7 @@ class Execs:
             item, peer = found.item, found.peer
             if peer is None or item.state != "running":
                 return item
-            ended = replace(await self._link.kill_exec(peer, exec_id), keep_alive=item.keep_alive)
+            ended = replace(await self._ship.kill_exec(peer, exec_id), keep_alive=item.keep_alive)
             self._save(peer, ended)
             return ended
 
@@ -210,10 +210,10 @@ class Execs:
         """
         with ExitStack() as held:
             if follow:
-                held.enter_context(self._stays.place(caller.owner))
+                held.enter_context(self._connections.place(caller.owner))
             async with (
                 self._locator.locate(caller, ref, exec_id, thaw=True, follower=follow) as found,
-                self._link.output(
+                self._ship.output(
                     found.live_peer, exec_id, since, follow, claims=claims and caller.may("write")
                 ) as chunks,
             ):
@@ -224,7 +224,7 @@ class Execs:
     ) -> AsyncGenerator[OutputChunk | OutputEnd]:
         """The chunks, and that the exec is lost when they break off because its session is over."""
         async with (
-            aclosing(self._stays.allowed(caller, chunks)) as allowed,
+            aclosing(self._connections.allowed(caller, chunks)) as allowed,
             aclosing(
                 self._waker.until_over(found.sandbox_id, found.live_peer.session_id, allowed, lambda: LOST)
             ) as items,
@@ -239,14 +239,14 @@ class Execs:
 
         Raises Conflict when its stdin is closed.
         """
-        with self._stays.place(caller.owner):
-            return await self._stays.during(caller, self._feed(caller, ref, exec_id, body, eof=eof))
+        with self._connections.place(caller.owner):
+            return await self._connections.during(caller, self._feed(caller, ref, exec_id, body, eof=eof))
 
     async def _feed(
         self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
     ) -> int:
         async with self._running(caller, ref, exec_id, follower=True) as (_, peer):
-            return await self._link.write_stdin(peer, exec_id, body, eof=eof)
+            return await self._ship.write_stdin(peer, exec_id, body, eof=eof)
 
     async def signal(self, caller: Caller, ref: str, exec_id: str, name: str) -> Exec:
         """Send a signal to its process group, on a terminal to the foreground.
@@ -254,13 +254,13 @@ class Execs:
         Raises Conflict once it has ended.
         """
         async with self._running(caller, ref, exec_id) as (item, peer):
-            told = await self._link.signal_exec(peer, exec_id, name)
+            told = await self._ship.signal_exec(peer, exec_id, name)
             return replace(told, keep_alive=item.keep_alive)
 
     async def resize(self, caller: Caller, ref: str, exec_id: str, rows: int, cols: int) -> Exec:
         """Change the size of its terminal. Raises Conflict when it has none, or has ended."""
         async with self._running(caller, ref, exec_id) as (item, peer):
-            told = await self._link.resize_exec(peer, exec_id, rows, cols)
+            told = await self._ship.resize_exec(peer, exec_id, rows, cols)
             return replace(told, keep_alive=item.keep_alive)
 
     @asynccontextmanager
@@ -316,7 +316,7 @@ class Execs:
         """Start it in Ship, or find the one of an earlier call with the same key; then write the outcome."""
         peer, exec_id = awake.peer, planned.id
         try:
-            item = await self._link.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s, chunks=chunks)
+            item = await self._ship.run(peer, exec_id, _ship_body(awake, exec_id, new), wait_s, chunks=chunks)
         except Conflict as conflict:
             item = await self._known(awake, exec_id, wait_s, request, conflict, chunks=chunks)
         except CallerError:
@@ -342,7 +342,7 @@ class Execs:
         """
         if request is not None:
             with suppress(NotFound):
-                return await self._link.get_exec(awake.peer, exec_id, wait_s, chunks=chunks)
+                return await self._ship.get_exec(awake.peer, exec_id, wait_s, chunks=chunks)
         await self._withdraw(awake, exec_id, request)
         raise conflict
 
@@ -355,7 +355,7 @@ class Execs:
 
     async def _refreshed(self, item: Exec, peer: Peer, wait_s: float | None, *, chunks: bool) -> Exec:
         try:
-            fresh = await self._link.get_exec(peer, item.id, wait_s, chunks=chunks)
+            fresh = await self._ship.get_exec(peer, item.id, wait_s, chunks=chunks)
         except NotFound:
             return self._unknown_to_ship(item, peer)
         return self._seen(peer, item, fresh)
@@ -378,7 +378,7 @@ class Execs:
             return items
         try:
             async with asyncio.timeout(_LIST_S):
-                known = {item.id: item for item in await self._link.list_execs(peer)}
+                known = {item.id: item for item in await self._ship.list_execs(peer)}
         except (BayError, TimeoutError):
             return items
         asked = {item.id for item in items if item.state == "running"} & known.keys()
@@ -397,7 +397,7 @@ class Execs:
         bare = replace(
             item, stdout=None, stderr=None, output=None
         )  # which may be large, and wait for long when the disk is full
-        self._later.put(lambda db: execs.save(db, peer.session_id, bare))
+        self._deferred.put(lambda db: execs.save(db, peer.session_id, bare))
 
 
 def _checked(new: NewExec) -> NewExec:

@@ -20,10 +20,10 @@ class Files:
     Ship confines each path, and every link on its way, to the workspace.
     """
 
-    def __init__(self, *, waker: Waker, link: FileClient, spool: Spool, max_text_bytes: int) -> None:
+    def __init__(self, *, waker: Waker, ship: FileClient, spool: Spool, max_text_bytes: int) -> None:
         self._waker = waker
         self.spool = spool
-        self._link = link
+        self._ship = ship
         self._max_text_bytes = max_text_bytes
 
     async def check(self, caller: Caller, ref: str) -> None:
@@ -49,18 +49,18 @@ class Files:
     ) -> tuple[str, int]:
         """Replace a file atomically, making its directories; returns its absolute path and size in bytes."""
         async with self._reach(caller, ref, path) as (normal, peer):
-            written = await self._link.upload(peer, normal, body, beneath=True)
+            written = await self._ship.upload(peer, normal, body, beneath=True)
         return written.path, written.size or 0
 
     async def delete(self, caller: Caller, ref: str, path: str) -> None:
         """Remove a file, or a directory with everything in it. Raises FileMissing."""
         async with self._reach(caller, ref, path) as (normal, peer):
-            await self._link.delete(peer, normal, beneath=True)
+            await self._ship.delete(peer, normal, beneath=True)
 
     async def list(self, caller: Caller, ref: str, path: str) -> list[FileEntry]:
         """The entries of a directory, directories first."""
         async with self._reach(caller, ref, path) as (normal, peer):
-            found = await self._link.list_workspace(peer, normal)
+            found = await self._ship.list_workspace(peer, normal)
         return sorted(map(_to_entry, found), key=lambda entry: not entry.is_dir)
 
     @asynccontextmanager
@@ -70,7 +70,7 @@ class Files:
         """A file's bytes as they come, and how many there will be. Raises FileMissing before the first."""
         async with (
             self._reach(caller, ref, path) as (normal, peer),
-            self._link.download(peer, normal, Wanted(), beneath=True) as opened,
+            self._ship.download(peer, normal, Wanted(), beneath=True) as opened,
         ):
             yield opened.chunks, opened.length
 
@@ -87,9 +87,9 @@ class SandboxFiles:
     Every call wakes the sandbox and counts as activity.
     """
 
-    def __init__(self, *, waker: Waker, link: FileClient) -> None:
+    def __init__(self, *, waker: Waker, ship: FileClient) -> None:
         self._waker = waker
-        self._link = link
+        self._ship = ship
 
     @asynccontextmanager
     async def download(
@@ -101,7 +101,7 @@ class SandboxFiles:
         """
         async with (
             self._reach(caller, ref, path=path) as peer,
-            self._link.download(peer, path, wanted) as opened,
+            self._ship.download(peer, path, wanted) as opened,
         ):
             yield opened
 
@@ -118,12 +118,12 @@ class SandboxFiles:
     ) -> FileInfo:
         """Replace a file atomically. When `body` raises, the old one stays."""
         async with self._reach(caller, ref, path=path) as peer:
-            return await self._link.upload(peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir)
+            return await self._ship.upload(peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir)
 
     async def stat(self, caller: Caller, ref: str, path: str, *, follow: bool) -> FileInfo:
         """The file at a path. Raises FileMissing."""
         async with self._reach(caller, ref, path=path) as peer:
-            return await self._link.stat(peer, path, follow=follow)
+            return await self._ship.stat(peer, path, follow=follow)
 
     @asynccontextmanager
     async def list(
@@ -135,7 +135,7 @@ class SandboxFiles:
         """
         async with (
             self._reach(caller, ref, path=path) as peer,
-            self._link.list(peer, path, depth=depth, glob=glob, limit=limit) as items,
+            self._ship.list(peer, path, depth=depth, glob=glob, limit=limit) as items,
         ):
             yield items
 
@@ -147,28 +147,28 @@ class SandboxFiles:
         Raises Conflict when there is something at `destination`, unless it is to be overwritten.
         """
         async with self._reach(caller, ref, source=source, destination=destination) as peer:
-            return await self._link.move(peer, source, destination, overwrite=overwrite)
+            return await self._ship.move(peer, source, destination, overwrite=overwrite)
 
     async def copy(
         self, caller: Caller, ref: str, source: str, destination: str, *, overwrite: bool
     ) -> FileInfo:
         """Copy, a directory with all in it. Raises as `move`."""
         async with self._reach(caller, ref, source=source, destination=destination) as peer:
-            return await self._link.copy(peer, source, destination, overwrite=overwrite)
+            return await self._ship.copy(peer, source, destination, overwrite=overwrite)
 
     async def make_directory(
         self, caller: Caller, ref: str, path: str, *, mode: str, parents: bool
     ) -> FileInfo:
         """A directory that is there afterwards."""
         async with self._reach(caller, ref, path=path) as peer:
-            return await self._link.make_directory(peer, path, mode=mode, parents=parents)
+            return await self._ship.make_directory(peer, path, mode=mode, parents=parents)
 
     async def change_mode(
         self, caller: Caller, ref: str, path: str, mode: str, *, recursive: bool
     ) -> FileInfo:
         """Another mode for a file, or for a directory and all in it."""
         async with self._reach(caller, ref, path=path) as peer:
-            return await self._link.change_mode(peer, path, mode, recursive=recursive)
+            return await self._ship.change_mode(peer, path, mode, recursive=recursive)
 
     async def edit(self, caller: Caller, ref: str, path: str, old: str, new: str, *, everywhere: bool) -> int:
         """Replace a text in a file atomically; how many times.
@@ -176,12 +176,12 @@ class SandboxFiles:
         Raises Conflict when it is not there, or more than once.
         """
         async with self._reach(caller, ref, path=path) as peer:
-            return await self._link.edit(peer, path, old, new, everywhere=everywhere)
+            return await self._ship.edit(peer, path, old, new, everywhere=everywhere)
 
     async def delete(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> None:
         """Remove a file, or a directory. Raises Conflict when that is not empty, unless `recursive`."""
         async with self._reach(caller, ref, path=path) as peer:
-            await self._link.delete(peer, path, recursive=recursive)
+            await self._ship.delete(peer, path, recursive=recursive)
 
     @asynccontextmanager
     async def _reach(self, caller: Caller, ref: str, **paths: str) -> AsyncGenerator[Peer, None]:

@@ -104,8 +104,8 @@ class FileClient:
     With `beneath` Ship confines a path, and every link on its way, to the workspace.
     """
 
-    def __init__(self, link: ShipClient, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
-        self._link = link
+    def __init__(self, ship: ShipClient, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
+        self._ship = ship
         self._silence_s = silence_s
         self._work_s = work_s
 
@@ -118,7 +118,7 @@ class FileClient:
             path, first=wanted.first, last=wanted.last, suffix=wanted.suffix, if_range=wanted.if_range,
             beneath=_flag(beneath),
         )  # fmt: skip
-        opened = self._link.open(peer, "GET", "/fs/content", query, deadline_s=self._silence_s)
+        opened = self._ship.open(peer, "GET", "/fs/content", query, deadline_s=self._silence_s)
         async with opened as (wire, head):
             part = parse(_Part, head.file.encode())
             if head.content_length != part.length or part.first + part.length > part.size:
@@ -138,7 +138,7 @@ class FileClient:
     ) -> FileInfo:
         """Replace a file atomically. When `body` raises, the old one stays."""
         query = _query(path, mode=mode, mtime=mtime, mkdir=_flag(mkdir), beneath=_flag(beneath))
-        async with self._link.open(
+        async with self._ship.open(
             peer, "PUT", "/fs/content", query, body, "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,
         ) as (wire, _):  # fmt: skip
@@ -147,7 +147,7 @@ class FileClient:
     async def stat(self, peer: Peer, path: str, *, follow: bool) -> FileInfo:
         """The file at a path."""
         query = _query(path, follow=_flag(follow))
-        return (await self._link.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
+        return (await self._ship.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
 
     async def list_workspace(self, peer: Peer, path: str) -> list[FileInfo]:
         """The first entries of a directory of the workspace, directories first.
@@ -156,7 +156,7 @@ class FileClient:
         """
         query = _query(path, limit=_MAX_ENTRIES, beneath="true", follow="true", directories_first="true")
         # One deadline for all of it: the caller has nothing until the list is whole.
-        async with self._link.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s) as (wire, _):
+        async with self._ship.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s) as (wire, _):
             return await _first_of(_entries(wire.body(), _MAX_ENTRIES))
 
     @asynccontextmanager
@@ -171,7 +171,7 @@ class FileClient:
     async def _listed(
         self, peer: Peer, query: Mapping[str, object], limit: int
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
-        opened = self._link.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s)
+        opened = self._ship.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s)
         async with opened as (wire, _):
             yield _entries(wire.body(self._silence_s), limit)
 
@@ -196,15 +196,15 @@ class FileClient:
     async def edit(self, peer: Peer, path: str, old: str, new: str, *, everywhere: bool) -> int:
         """Replace a text in a file; how many times. Raises Conflict with `details.matches`."""
         body = {"path": path, "old": old, "new": new, "all": everywhere}
-        return (await self._link.call(peer, _Replaced, "POST", "/fs/edit", None, body)).replaced
+        return (await self._ship.call(peer, _Replaced, "POST", "/fs/edit", None, body)).replaced
 
     async def delete(self, peer: Peer, path: str, *, recursive: bool = True, beneath: bool = False) -> None:
         """Remove a file, or a directory."""
         query = _query(path, recursive=_flag(recursive), beneath=_flag(beneath))
-        await self._link.call(peer, _Done, "DELETE", "/fs", query, deadline_s=self._work_s)
+        await self._ship.call(peer, _Done, "DELETE", "/fs", query, deadline_s=self._work_s)
 
     async def _work(self, peer: Peer, path: str, body: Mapping[str, Any]) -> FileInfo:
-        found = await self._link.call(peer, _Info, "POST", path, None, body, self._work_s)
+        found = await self._ship.call(peer, _Info, "POST", path, None, body, self._work_s)
         return found.to_info()
 
 

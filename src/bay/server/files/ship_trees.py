@@ -93,20 +93,20 @@ class TreeClient:
     `silence_s` bounds how long a Ship may keep still.
     """
 
-    def __init__(self, link: ShipClient, *, silence_s: float = _SILENCE_S) -> None:
-        self._link = link
+    def __init__(self, ship: ShipClient, *, silence_s: float = _SILENCE_S) -> None:
+        self._ship = ship
         self._silence_s = silence_s
 
     async def search(self, peer: Peer, path: str, asked: Mapping[str, object], limit: int) -> SearchResult:
         """The matches of a search. Raises BadRequest for an invalid expression or glob."""
         query = _query(path, **asked, limit=limit)
-        async with self._link.open(peer, "GET", "/fs/search", query, deadline_s=_SEARCH_S) as (wire, _):
+        async with self._ship.open(peer, "GET", "/fs/search", query, deadline_s=_SEARCH_S) as (wire, _):
             return await _result(wire.body(), limit)
 
     @asynccontextmanager
     async def pack(self, peer: Peer, path: str, kind: str) -> AsyncGenerator[AsyncIterator[bytes], None]:
         """A directory or file as an archive, as it comes."""
-        opened = self._link.open(
+        opened = self._ship.open(
             peer, "GET", "/fs/archive", _query(path, format=kind), deadline_s=self._silence_s
         )
         async with opened as (wire, _):
@@ -117,7 +117,7 @@ class TreeClient:
 
         Raises BadRequest for one that is refused, part of which may be made.
         """
-        async with self._link.open(
+        async with self._ship.open(
             peer, "PUT", "/fs/archive", _query(path, format=kind), body, "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,
         ) as (wire, _):  # fmt: skip
@@ -127,7 +127,7 @@ class TreeClient:
     async def watch(self, peer: Peer, path: str, *, recursive: bool) -> AsyncGenerator[Watching, None]:
         """Watch a directory or a file. Raises FileMissing, Forbidden, and Conflict when too many watch."""
         query = urlencode(_query(path, recursive="true" if recursive else "false"))
-        async with self._link.open_socket(peer, f"/fs/watch?{query}") as (wire, socket):
+        async with self._ship.open_socket(peer, f"/fs/watch?{query}") as (wire, socket):
             first = await socket.receive()
             if isinstance(first, Closed):
                 raise _REFUSALS.get(first.code, ShipError)(first.reason)

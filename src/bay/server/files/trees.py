@@ -39,10 +39,10 @@ class FileTrees:
     Every call wakes the sandbox.
     """
 
-    def __init__(self, *, waker: Waker, link: TreeClient, stays: OpenConnections) -> None:
+    def __init__(self, *, waker: Waker, ship: TreeClient, connections: OpenConnections) -> None:
         self._waker = waker
-        self._link = link
-        self._stays = stays
+        self._ship = ship
+        self._connections = connections
 
     async def search(
         self, caller: Caller, ref: str, path: str, asked: Mapping[str, object], limit: int
@@ -50,7 +50,7 @@ class FileTrees:
         """The matches of a search within 30 s. Raises FileMissing, and BadRequest for an invalid pattern."""
         sandbox_path(path)
         async with self._waker.awake(caller, ref, "filesystem") as awake:
-            return await self._link.search(awake.peer, path, asked, limit)
+            return await self._ship.search(awake.peer, path, asked, limit)
 
     @asynccontextmanager
     async def pack(
@@ -63,7 +63,7 @@ class FileTrees:
         sandbox_path(path)
         async with (
             self._waker.awake(caller, ref, "filesystem") as awake,
-            self._link.pack(awake.peer, path, kind) as chunks,
+            self._ship.pack(awake.peer, path, kind) as chunks,
         ):
             yield chunks
 
@@ -73,7 +73,7 @@ class FileTrees:
         """Unpack an archive below a directory. Files made before an error stay."""
         sandbox_path(path)
         async with self._waker.awake(caller, ref, "filesystem") as awake:
-            return await self._link.unpack(awake.peer, path, kind, body)
+            return await self._ship.unpack(awake.peer, path, kind, body)
 
     @asynccontextmanager
     async def watch(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> AsyncGenerator[Watch]:
@@ -82,17 +82,17 @@ class FileTrees:
         The sandbox may freeze meanwhile, and is silent then. Raises FileMissing and Conflict.
         """
         sandbox_path(path)
-        with self._stays.place(caller.owner):
+        with self._connections.place(caller.owner):
             async with (
                 self._waker.awake(caller, ref, "filesystem", follower=True) as awake,
-                self._link.watch(awake.peer, path, recursive=recursive) as watching,
+                self._ship.watch(awake.peer, path, recursive=recursive) as watching,
             ):
                 yield Watch(
                     caller=caller,
                     sandbox_id=awake.sandbox.id,
                     session_id=awake.peer.session_id,
                     waker=self._waker,
-                    stays=self._stays,
+                    connections=self._connections,
                     watching=watching,
                 )
 

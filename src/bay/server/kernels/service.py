@@ -57,17 +57,17 @@ class Kernels:
         self,
         *,
         store: Store,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         waker: Waker,
-        link: KernelClient,
-        stays: OpenConnections,
+        ship: KernelClient,
+        connections: OpenConnections,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._waker = waker
-        self._link = link
-        self._stays = stays
+        self._ship = ship
+        self._connections = connections
         self._clock = clock
 
     async def create(self, caller: Caller, ref: str, new: NewKernel, idempotency_key: str | None) -> Kernel:
@@ -80,7 +80,7 @@ class Kernels:
             check_allowed(new.user, root=awake.profile.root)
             kernel_id = await self._claim(request)
             try:
-                return await self._link.create(awake.peer, kernel_id, _kernel_body(awake, checked))
+                return await self._ship.create(awake.peer, kernel_id, _kernel_body(awake, checked))
             except Conflict:
                 if request is None:
                     raise
@@ -95,32 +95,32 @@ class Kernels:
             if not sandbox.has_compute:
                 return []
             async with self._waker.reach(sandbox) as (_, peer):
-                return await self._link.every(peer)
+                return await self._ship.every(peer)
 
     async def get(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
         """One kernel. Raises NotFound when it ended with its session."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self._link.get(peer, kernel_id)
+            return await self._ship.get(peer, kernel_id)
 
     async def delete(self, caller: Caller, ref: str, kernel_id: str) -> None:
         """End a kernel and everything it started."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            await self._link.delete(peer, kernel_id)
+            await self._ship.delete(peer, kernel_id)
 
     async def interrupt(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
         """Interrupt the cell that runs in it, which ends as `interrupted`; the next one goes on."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self._link.interrupt(peer, kernel_id)
+            return await self._ship.interrupt(peer, kernel_id)
 
     async def restart(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
         """Begin anew under the same id, without variables. The cell that runs is lost."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self._link.restart(peer, kernel_id)
+            return await self._ship.restart(peer, kernel_id)
 
     async def specs(self, caller: Caller, ref: str) -> list[KernelSpec]:
         """The kernel specs of the image; wakes the sandbox to look."""
         async with self._waker.awake(caller, ref, "python") as awake:
-            return await self._link.specs(awake.peer)
+            return await self._ship.specs(awake.peer)
 
     @asynccontextmanager
     async def run(
@@ -133,10 +133,10 @@ class Kernels:
         """
         if kernel_id != DEFAULT:
             await self._refuse_without_session(caller, ref, kernel_id)
-        with self._stays.place(caller.owner):
+        with self._connections.place(caller.owner):
             async with self._waker.awake(caller, ref, "python", follower=True) as awake:
                 body = {"id": cell_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
-                async with self._link.run(awake.peer, kernel_id, body) as events:
+                async with self._ship.run(awake.peer, kernel_id, body) as events:
                     yield self._followed(caller, awake.sandbox.id, awake.peer, events)
 
     @asynccontextmanager
@@ -147,10 +147,10 @@ class Kernels:
         sandbox = await self._waker.find(caller, ref)
         if _CELL_ID.fullmatch(cell_id) is None:
             raise NotFound(f"there is no cell {cell_id} in this kernel")
-        with self._stays.place(caller.owner) if follow else nullcontext():
+        with self._connections.place(caller.owner) if follow else nullcontext():
             async with (
                 self._locate(caller, ref, kernel_id, follower=follow) as peer,
-                self._link.events(peer, kernel_id, cell_id, since, follow=follow) as events,
+                self._ship.events(peer, kernel_id, cell_id, since, follow=follow) as events,
             ):
                 yield self._followed(caller, sandbox.id, peer, events) if follow else events
 
@@ -175,7 +175,7 @@ class Kernels:
         try:
             async with (
                 asyncio.timeout(timeout_s + _QUEUE_S),
-                self._link.run(awake.peer, DEFAULT, body) as events,
+                self._ship.run(awake.peer, DEFAULT, body) as events,
             ):
                 whole = self._until_lost(awake.sandbox.id, awake.peer, events)
                 found = await read_all(whole, MAX_CELL_BYTES)
@@ -205,14 +205,14 @@ class Kernels:
     def _finish(self, peer: Peer, planned: Exec, events: list[CellEvent], result: PythonResult) -> None:
         ended = ended_row(planned, events[-1].status, self._clock())
         outcome = history.outcome_of(result)
-        self._later.put(lambda db: history.finish(db, peer.session_id, outcome))
-        self._later.put(lambda db: execs.save(db, peer.session_id, ended))
+        self._deferred.put(lambda db: history.finish(db, peer.session_id, outcome))
+        self._deferred.put(lambda db: execs.save(db, peer.session_id, ended))
 
     async def _followed(
         self, caller: Caller, sandbox_id: str, peer: Peer, events: AsyncIterator[CellEvent]
     ) -> AsyncGenerator[CellEvent, None]:
         """The events, for as long as the caller may follow."""
-        async with aclosing(self._stays.allowed(caller, events)) as allowed:
+        async with aclosing(self._connections.allowed(caller, events)) as allowed:
             async for event in self._until_lost(sandbox_id, peer, allowed):
                 yield event
 
@@ -259,7 +259,7 @@ class Kernels:
     async def _found_or_withdrawn(self, peer: Peer, kernel_id: str, request: idempotency.Request) -> Kernel:
         """The kernel of an earlier call with the key; without one the claim is withdrawn. Raises Conflict."""
         try:
-            return await self._link.get(peer, kernel_id)
+            return await self._ship.get(peer, kernel_id)
         except NotFound:
             await self._withdraw(request)
             raise Conflict("this sandbox has reached its limit of kernels; delete one") from None

@@ -179,8 +179,8 @@ _LINE_OF: TypeAdapter[_Line] = TypeAdapter(_Line)
 class KernelClient:
     """Calls to the kernels behind `link`."""
 
-    def __init__(self, link: ShipClient) -> None:
-        self._link = link
+    def __init__(self, ship: ShipClient) -> None:
+        self._ship = ship
 
     async def create(self, peer: Peer, kernel_id: str, body: Mapping[str, Any]) -> Kernel:
         """Start a kernel. Raises Conflict when there is one of that id, or as many as there may be."""
@@ -188,7 +188,7 @@ class KernelClient:
 
     async def every(self, peer: Peer) -> list[Kernel]:
         """All kernels, dead ones too."""
-        found = await self._link.call(peer, _KernelsAnswer, "GET", "/kernels")
+        found = await self._ship.call(peer, _KernelsAnswer, "GET", "/kernels")
         return [item.to_kernel() for item in found.items]
 
     async def get(self, peer: Peer, kernel_id: str) -> Kernel:
@@ -197,7 +197,7 @@ class KernelClient:
 
     async def delete(self, peer: Peer, kernel_id: str) -> None:
         """End a kernel and everything it started."""
-        opened = self._link.open(peer, "DELETE", f"/kernels/{kernel_id}", deadline_s=_START_S)
+        opened = self._ship.open(peer, "DELETE", f"/kernels/{kernel_id}", deadline_s=_START_S)
         async with opened as (wire, _):
             await collect(wire.body(), _SMALL)
 
@@ -211,12 +211,12 @@ class KernelClient:
 
     async def specs(self, peer: Peer) -> list[KernelSpec]:
         """The kernel specs of the image."""
-        found = await self._link.call(peer, _Specs, "GET", "/kernelspecs", deadline_s=_START_S)
+        found = await self._ship.call(peer, _Specs, "GET", "/kernelspecs", deadline_s=_START_S)
         return [KernelSpec(**item.model_dump()) for item in found.items]
 
     async def cell(self, peer: Peer, cell_id: str) -> ShipCell:
         """How far a cell has come."""
-        found = await self._link.call(peer, ShipCell, "GET", f"/cells/{cell_id}")
+        found = await self._ship.call(peer, ShipCell, "GET", f"/cells/{cell_id}")
         if found.id != cell_id:
             raise ShipError("the sandbox's runtime answered for another cell")
         return found
@@ -227,7 +227,7 @@ class KernelClient:
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
         """Run a cell, or find it running, and follow what it does until its end."""
         path, data = f"/kernels/{kernel_id}/cells", json.dumps(body).encode()
-        opened = self._link.open(peer, "POST", path, {"follow": "true"}, data, deadline_s=_START_S)
+        opened = self._ship.open(peer, "POST", path, {"follow": "true"}, data, deadline_s=_START_S)
         async with opened as (wire, _):
             wire.set_deadline(None)  # it may be silent for days
             yield events_of(wire.body())
@@ -239,7 +239,7 @@ class KernelClient:
         """The events of a cell, from `since` on; with `follow` until its end."""
         path = f"/kernels/{kernel_id}/cells/{cell_id}/events"
         query = {"since": since, "follow": "true" if follow else "false"}
-        async with self._link.open(peer, "GET", path, query, deadline_s=_START_S) as (wire, _):
+        async with self._ship.open(peer, "GET", path, query, deadline_s=_START_S) as (wire, _):
             if follow:
                 wire.set_deadline(None)
             yield events_of(wire.body())
@@ -247,7 +247,7 @@ class KernelClient:
     async def _kernel(
         self, peer: Peer, kernel_id: str, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> Kernel:
-        found = await self._link.call(peer, _KernelAnswer, method, path, body=body, deadline_s=_START_S)
+        found = await self._ship.call(peer, _KernelAnswer, method, path, body=body, deadline_s=_START_S)
         if found.id != kernel_id:
             raise ShipError("the sandbox's runtime answered for another kernel")
         return found.to_kernel()

@@ -14,9 +14,9 @@ from bay.store.records import AuditFilters, Page
 class Audits:
     """The service behind `/v1/audit`."""
 
-    def __init__(self, *, store: Store, later: DeferredWrites) -> None:
+    def __init__(self, *, store: Store, deferred: DeferredWrites) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
 
     async def page(
         self, caller: Caller, filters: AuditFilters, *, after: int, limit: int
@@ -28,6 +28,6 @@ class Audits:
             if filters.owner not in (None, caller.owner):
                 raise Forbidden("only an admin key may read the audit of other owners; leave out owner")
             filters = replace(filters, owner=caller.owner)
-        await self._later.flush()
+        await self._deferred.flush()
         async with self._store.read() as db:
             return await audit.page(db, filters, after=after, limit=limit)

@@ -61,13 +61,13 @@ class Housekeeping:
         self,
         *,
         store: Store,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         outcomes: ExecResults,
         clock: Clock,
         retention: Retention,
     ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._outcomes = outcomes
         self._clock = clock
         self._keep = retention
@@ -123,7 +123,7 @@ class Housekeeping:
             log.exception("housekeeping.failed", part=getattr(part, "__name__", ""))
 
     async def _trim_execs(self) -> None:
-        await self._later.flush()
+        await self._deferred.flush()
         async with self._store.read() as db:
             newest = await history.newest(db)
             grown = await history.grown(db, self._trimmed_to)

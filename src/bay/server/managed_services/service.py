@@ -41,16 +41,16 @@ class SandboxServices:
         *,
         store: Store,
         waker: Waker,
-        link: ServiceClient,
-        keeper: ServiceSyncer,
-        stays: OpenConnections,
+        ship: ServiceClient,
+        syncer: ServiceSyncer,
+        connections: OpenConnections,
         profiles: Mapping[str, Profile],
     ) -> None:
         self._store = store
         self._waker = waker
-        self._link = link
-        self._keeper = keeper
-        self._stays = stays
+        self._ship = ship
+        self._syncer = syncer
+        self._connections = connections
         self._profiles = profiles
 
     async def list(self, caller: Caller, ref: str) -> Known:
@@ -131,7 +131,7 @@ class SandboxServices:
         """
         with ExitStack() as held:
             if follow:
-                held.enter_context(self._stays.place(caller.owner))
+                held.enter_context(self._connections.place(caller.owner))
             async with self._waker.holding(caller, ref, follower=follow) as sandbox:
                 _spec(await self._specs_of(sandbox), name)
                 session_id = sandbox.session.id if sandbox.session else ""
@@ -144,7 +144,7 @@ class SandboxServices:
                             )
                         yield _nothing()
                         return
-                    async with self._link.logs(peer, name, since, follow) as chunks:
+                    async with self._ship.logs(peer, name, since, follow) as chunks:
                         yield (
                             self._followed(caller, sandbox.id, peer.session_id, chunks) if follow else chunks
                         )
@@ -154,7 +154,7 @@ class SandboxServices:
     ) -> AsyncGenerator[OutputChunk | OutputEnd]:
         """The chunks, and that it is lost when they break off because the session is over."""
         async with (
-            aclosing(self._stays.allowed(caller, chunks)) as allowed,
+            aclosing(self._connections.allowed(caller, chunks)) as allowed,
             aclosing(self._waker.until_over(sandbox_id, session_id, allowed, lambda: LOST)) as items,
         ):
             async for chunk in items:
@@ -189,10 +189,10 @@ class SandboxServices:
             if session is None:
                 return
             if session.phase == "running":
-                await self._keeper.tell(session.id)
+                await self._syncer.tell(session.id)
                 self._waker.touch(sandbox)
             else:
-                self._keeper.tell_later(session.id)
+                self._syncer.tell_later(session.id)
 
     async def _told(self, caller: Caller, sandbox_id: str, name: str) -> Service:
         await self._tell(caller, sandbox_id)
@@ -204,8 +204,8 @@ class SandboxServices:
             if not sandbox.has_compute:
                 return ship_client.stopped(spec)
             async with self._waker.reach(sandbox) as (_, peer):
-                await self._keeper.tell(peer.session_id)
-                return (await self._link.restart(peer, name)).to_service(spec)
+                await self._syncer.tell(peer.session_id)
+                return (await self._ship.restart(peer, name)).to_service(spec)
 
     async def _specs(self, caller: Caller, ref: str) -> Specs:
         return await self._specs_of(await self._waker.find(caller, ref))
@@ -220,7 +220,7 @@ class SandboxServices:
             return [ship_client.stopped(spec) for spec in specs]
         if not specs:
             return []
-        states, trouble = await self._states(record), self._keeper.trouble(session.id)
+        states, trouble = await self._states(record), self._syncer.trouble(session.id)
         unknown = trouble or (_FROZEN if session.phase == "paused" else None)
         return [
             _joined(spec, states[spec.name], trouble)
@@ -234,11 +234,11 @@ class SandboxServices:
         session = record.session
         peer = peer_of(session) if session and session.phase == "running" else None
         if peer is None:
-            return self._keeper.seen(session.id) if session else {}
+            return self._syncer.seen(session.id) if session else {}
         try:
-            return await self._link.list(peer)
+            return await self._ship.list(peer)
         except BayError:
-            return self._keeper.seen(peer.session_id)
+            return self._syncer.seen(peer.session_id)
 
 
 def _joined(spec: ServiceSpec, status: ServiceStatus, trouble: str | None) -> Service:

@@ -68,31 +68,31 @@ def states_of(line: bytes) -> States:
 class ServiceClient:
     """Asks Ships about services, and tells them which to keep."""
 
-    def __init__(self, link: ShipClient) -> None:
-        self._link = link
+    def __init__(self, ship: ShipClient) -> None:
+        self._ship = ship
 
     async def put(self, peer: Peer, env: Mapping[str, str], specs: Sequence[ServiceSpec]) -> States:
         """Have these services and no others run; `env` is what each finds beside its own."""
         body = json.dumps({"env": dict(env), "services": [_body(spec) for spec in specs]}).encode()
-        opened = self._link.open(peer, "PUT", "/services", None, body, deadline_s=_CHANGE_S, awaited=False)
+        opened = self._ship.open(peer, "PUT", "/services", None, body, deadline_s=_CHANGE_S, awaited=False)
         async with opened as (wire, _):
             return parse(_Statuses, await collect(wire.body(), _ANSWER_BYTES)).by_name()
 
     async def list(self, peer: Peer) -> States:
         """Their state. A short deadline: a view of the services waits for it."""
-        found = await self._link.call(peer, _Statuses, "GET", "/services", deadline_s=_LIST_S)
+        found = await self._ship.call(peer, _Statuses, "GET", "/services", deadline_s=_LIST_S)
         return found.by_name()
 
     async def restart(self, peer: Peer, name: str) -> ServiceStatus:
         """End one and begin it anew."""
         path = f"/services/{name}/restart"
-        return await self._link.call(peer, ServiceStatus, "POST", path, deadline_s=_CHANGE_S)
+        return await self._ship.call(peer, ServiceStatus, "POST", path, deadline_s=_CHANGE_S)
 
     def logs(
         self, peer: Peer, name: str, since: int, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
         """The output of one from byte `since` on, as `ShipClient.output`."""
-        return self._link.output_at(peer, f"/services/{name}/logs", since, follow)
+        return self._ship.output_at(peer, f"/services/{name}/logs", since, follow)
 
 
 def stopped(spec: ServiceSpec) -> Service:

@@ -58,10 +58,10 @@ class ServiceSyncer:
     """See the module. `run` has to run for anything to be tried again and heard."""
 
     def __init__(
-        self, *, store: Store, link: ServiceClient, profiles: Mapping[str, Profile], clock: Clock
+        self, *, store: Store, ship: ServiceClient, profiles: Mapping[str, Profile], clock: Clock
     ) -> None:
         self._store = store
-        self._link = link
+        self._ship = ship
         self._profiles = profiles
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
@@ -167,7 +167,7 @@ class ServiceSyncer:
             profile = self._profiles.get(sandbox.profile) if sandbox else None
             env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
             try:
-                await self._link.put(peer, env, specs)
+                await self._ship.put(peer, env, specs)
             except BayError as error:
                 kept.trouble = (
                     f"the sandbox's runtime could not be informed: {error.message}; Bay tries again"
@@ -228,13 +228,13 @@ class ServiceSyncer:
 class ServiceListener:
     """The listener to the states of one session's services."""
 
-    def __init__(self, keeper: ServiceSyncer, session_id: str) -> None:
-        self._keeper = keeper
+    def __init__(self, syncer: ServiceSyncer, session_id: str) -> None:
+        self._syncer = syncer
         self._session_id = session_id
 
     def read(self, line: bytes) -> Take:
         """Check a line. Raises ShipError."""
-        return partial(self._keeper.hear, self._session_id, states_of(line))
+        return partial(self._syncer.hear, self._session_id, states_of(line))
 
 
 class News(NamedTuple):

@@ -162,8 +162,8 @@ class AppConnection:
 class AppConnections:
     """Makes connections, and keeps those that can serve another request for `IDLE_S`, while `run` runs."""
 
-    def __init__(self, link: PortClient) -> None:
-        self._link = link
+    def __init__(self, ship: PortClient) -> None:
+        self._ship = ship
         self._idle: defaultdict[tuple[str, int], list[AppConnection]] = defaultdict(list)
         self._looking: dict[tuple[str, int], asyncio.Future[bool]] = {}
         """The wait for a listener on each port: one caller looks, and all get the result."""
@@ -247,7 +247,7 @@ class AppConnections:
 
     async def _open(self, peer: Peer, port: int) -> Opened:
         stack = AsyncExitStack()
-        stream = await stack.enter_async_context(self._link.open(peer, port))
+        stream = await stack.enter_async_context(self._ship.open(peer, port))
         return Opened(port, stream, stack)
 
     async def _drop(self, before: float) -> None:

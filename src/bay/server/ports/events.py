@@ -22,12 +22,12 @@ class PortListener:
     """The listener to the ports of one session."""
 
     def __init__(
-        self, sandbox_id: str, session_id: str, *, store: Store, later: DeferredWrites, clock: Clock
+        self, sandbox_id: str, session_id: str, *, store: Store, deferred: DeferredWrites, clock: Clock
     ) -> None:
         self._sandbox_id = sandbox_id
         self._session_id = session_id
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._clock = clock
         self._open: dict[int, str | None] | None = None
         """The open ports with an event, and their programs; None before those of an earlier Bay are read."""
@@ -67,7 +67,7 @@ class PortListener:
 
     def _write_opened(self, sandbox: SandboxRecord, port: int, process: str | None) -> None:
         at, session_id = self._clock(), self._session_id
-        self._later.put(
+        self._deferred.put(
             lambda db: events.add(
                 db, sandbox, "port.opened", at, port=port, process=process, session_id=session_id
             ),
@@ -75,7 +75,7 @@ class PortListener:
 
     def _write_closed(self, sandbox: SandboxRecord, port: int, process: str | None) -> None:
         at, session_id = self._clock(), self._session_id
-        self._later.put(
+        self._deferred.put(
             lambda db: events.add(
                 db, sandbox, "port.closed", at, port=port, process=process, session_id=session_id
             ),

@@ -79,21 +79,21 @@ class PortProxy:
         self,
         *,
         waker: Waker,
-        link: PortClient,
-        stays: OpenConnections,
+        ship: PortClient,
+        connections: OpenConnections,
         is_key: Callable[[str], bool],
         wait_s: float,
     ) -> None:
         self._waker = waker
         self._is_key = is_key
-        self._stays = stays
+        self._connections = connections
         self._wait_s = wait_s
-        self._connections = AppConnections(link)
+        self._to_apps = AppConnections(ship)
         self._under_way: Counter[tuple[str, bool]] = Counter()
 
     async def run(self) -> None:
         """Look after the connections that wait for another request, until cancelled."""
-        await self._connections.run()
+        await self._to_apps.run()
 
     async def serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or relay a WebSocket to its end.
@@ -127,8 +127,8 @@ class PortProxy:
 
     async def _try(self, exchange: "_Exchange", peer: Peer, port: int) -> bool:
         """Whether it was answered; False when the connection turned out to be closed already."""
-        kept = await self._connections.take(peer, port) if exchange.request.is_repeatable else None
-        connection = kept or AppConnection(await self._connections.open(peer, port, self._wait_s))
+        kept = await self._to_apps.take(peer, port) if exchange.request.is_repeatable else None
+        connection = kept or AppConnection(await self._to_apps.open(peer, port, self._wait_s))
         is_whole = False
         try:
             await exchange.run(connection)
@@ -137,7 +137,7 @@ class PortProxy:
             return False
         finally:
             if is_whole:
-                await self._connections.give_back(peer, port, connection)
+                await self._to_apps.give_back(peer, port, connection)
             else:
                 await connection.aclose()
         return True
@@ -147,7 +147,7 @@ class PortProxy:
         # A WebSocket may be open for days; its owner may freeze the sandbox all the same, and time alone does
         # not.
         async with self._awake(visit, follower=True) as peer:
-            opened = await self._connections.open(peer, visit.port, self._wait_s)
+            opened = await self._to_apps.open(peer, visit.port, self._wait_s)
             try:
                 await self._shake_hands(opened, visit, scope, receive, send)
             finally:
@@ -202,8 +202,8 @@ class PortProxy:
 
     async def _end_of(self, visit: Visit) -> Closed:
         if visit.is_shut is not None:
-            return _LEAVING if await self._stays.over_when(visit.is_shut) == "leaving" else _SHUT
-        return _LEAVING if await self._stays.over_for(visit.key_id) == "leaving" else _REVOKED
+            return _LEAVING if await self._connections.over_when(visit.is_shut) == "leaving" else _SHUT
+        return _LEAVING if await self._connections.over_for(visit.key_id) == "leaving" else _REVOKED
 
 
 class _Exchange:

@@ -11,7 +11,7 @@ from bay.clock import Clock
 from bay.errors import BadRequest
 from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
 from bay.server.ports.links import Pass, PortTokens
-from bay.server.ports.ship_client import PortClient as Link
+from bay.server.ports.ship_client import PortClient
 from bay.server.sessions.handles import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
@@ -32,14 +32,14 @@ class Ports:
         *,
         store: Store,
         waker: Waker,
-        link: Link,
+        ship: PortClient,
         hosts: PortHosts,
         tokens: PortTokens,
         clock: Clock,
     ) -> None:
         self._store = store
         self._waker = waker
-        self._link = link
+        self._ship = ship
         self._hosts = hosts
         self._tokens = tokens
         self._clock = clock
@@ -49,7 +49,7 @@ class Ports:
         async with self._waker.holding(caller, ref, follower=True) as record:
             session = record.session
             peer = peer_of(session) if session is not None and session.phase == "running" else None
-            listening = await self._link.listening(peer) if peer is not None else ()
+            listening = await self._ship.listening(peer) if peer is not None else ()
         access = {setting.port: setting.access for setting in record.ports}
         label = record.host or record.id
         return tuple(

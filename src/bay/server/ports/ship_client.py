@@ -58,12 +58,12 @@ def ports_of(line: bytes) -> tuple[Port, ...]:
 class PortClient:
     """Calls to the ports behind `link`."""
 
-    def __init__(self, link: ShipClient) -> None:
-        self._link = link
+    def __init__(self, ship: ShipClient) -> None:
+        self._ship = ship
 
     async def listening(self, peer: Peer) -> tuple[Port, ...]:
         """Where something listens now, by number."""
-        opened = self._link.open(peer, "GET", "/ports", deadline_s=_ANSWER_S)
+        opened = self._ship.open(peer, "GET", "/ports", deadline_s=_ANSWER_S)
         async with opened as (wire, _):
             return parse(_PortsAnswer, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
 
@@ -77,7 +77,7 @@ class PortClient:
         """
         if not 1 <= port <= 65_535:
             raise BadRequest(f"{port} is not a port; give a number from 1 to 65535")
-        async with self._link.upgrade(peer, f"/tunnel?port={port}", "tcp") as wire:
+        async with self._ship.upgrade(peer, f"/tunnel?port={port}", "tcp") as wire:
             stream = PortStream()
             stream.begin(*await wire.hand_over(stream))
             yield stream

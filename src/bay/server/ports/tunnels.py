@@ -30,10 +30,10 @@ class Tunnel(SessionStream):
 class Tunnels:
     """The service behind `…/tunnel`."""
 
-    def __init__(self, *, waker: Waker, link: PortClient, stays: OpenConnections) -> None:
+    def __init__(self, *, waker: Waker, ship: PortClient, connections: OpenConnections) -> None:
         self._waker = waker
-        self._link = link
-        self._stays = stays
+        self._ship = ship
+        self._connections = connections
 
     @asynccontextmanager
     async def open(self, caller: Caller, ref: str, port: int) -> AsyncGenerator[Tunnel]:
@@ -42,18 +42,18 @@ class Tunnels:
         While it is open the sandbox is in use, but its owner may pause it. Leaving the block breaks off what
         has not ended. Raises PortClosed when nothing listens there, and what waking raises.
         """
-        with self._stays.place(caller.owner):
+        with self._connections.place(caller.owner):
             async with self._waker.holding(caller, ref, follower=True) as sandbox:
                 self._waker.refuse_expired(sandbox)
                 async with (
                     self._waker.reach(sandbox) as (ready, peer),
-                    self._link.open(peer, port) as stream,
+                    self._ship.open(peer, port) as stream,
                 ):
                     yield Tunnel(
                         caller=caller,
                         sandbox_id=ready.id,
                         session_id=peer.session_id,
                         waker=self._waker,
-                        stays=self._stays,
+                        connections=self._connections,
                         stream=stream,
                     )

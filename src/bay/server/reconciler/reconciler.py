@@ -81,13 +81,13 @@ class Reconciler:
         self,
         *,
         store: Store,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         driver: Driver,
         cargo: CargoBackend,
         storage_steps: StorageSteps,
-        link: ShipClient,
+        ship: ShipClient,
         feeds: SessionFeeds,
-        keeper: ServiceSyncer,
+        syncer: ServiceSyncer,
         holds: Holds,
         profiles: dict[str, Profile],
         changes: Notifier,
@@ -99,7 +99,7 @@ class Reconciler:
     ) -> None:
         self.queue = WorkQueue()
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._holds = holds
         self._driver = driver
         self._cargo = cargo
@@ -111,9 +111,9 @@ class Reconciler:
             queue=self.queue, profiles=profiles, clock=clock, at_once=start_concurrency, limit_s=start_limit_s,
         )  # fmt: skip
         self._profiles = profiles
-        self._link = link
+        self._ship = ship
         self._feeds = feeds
-        self._keeper = keeper
+        self._syncer = syncer
         self._changes = changes
         self._clock = clock
         # Ends wait for ends only: a delete never queues behind a hundred starts. Those that were tried in
@@ -170,7 +170,7 @@ class Reconciler:
 
     async def look_after(self) -> None:
         """Once a second: request a probe of each session that keeps calls waiting."""
-        for session_id in self._patience.worn_out(self._link.long_busy(_SUSPICIOUS_S)):
+        for session_id in self._patience.worn_out(self._ship.long_busy(_SUSPICIOUS_S)):
             async with self._store.read() as db:
                 sandbox_id = await sessions.sandbox_of(db, session_id)
             if sandbox_id is not None:
@@ -218,7 +218,7 @@ class Reconciler:
         self._adopted.append((sandbox.id, handle))
         if (peer := peer_of(session)) is not None:
             frozen = session.phase == "paused" if observed is None else isinstance(observed, Paused)
-            self._keeper.adopt(sandbox.id, peer, frozen=frozen)
+            self._syncer.adopt(sandbox.id, peer, frozen=frozen)
             self._feeds.follow(sandbox.id, peer, frozen=frozen)
         await self._forget_network(session)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another.
@@ -354,7 +354,7 @@ class Reconciler:
 
     def _is_reachable(self, session: SessionRecord) -> bool:
         peer = peer_of(session)
-        return peer is not None and self._link.can_connect(peer)
+        return peer is not None and self._ship.can_connect(peer)
 
     async def _read(self, sandbox_id: str) -> SandboxRecord | None:
         async with self._store.read() as db:
@@ -401,7 +401,7 @@ class Reconciler:
 
     async def _start(self, sandbox: SandboxRecord, session: SessionRecord, *, again: bool = False) -> None:
         """Start it, or go on with that `again`: then it is unknown how much of its network exists."""
-        await self._keeper.expect(sandbox.id, session.id)
+        await self._syncer.expect(sandbox.id, session.id)
         try:
             handle = await self._starter.start(sandbox, session)
         except BayError as error:
@@ -411,7 +411,7 @@ class Reconciler:
             return
         peer = peer_of(replace(session, handle=handle.to_json()))
         if peer is not None:
-            await self._keeper.begin(peer)
+            await self._syncer.begin(peer)
         async with self._store.write() as db:
             now = self._clock()
             held = {"network_version": None} if again else {}
@@ -481,7 +481,7 @@ class Reconciler:
         await self._learn_meta(session)
         try:
             await freezer(self._driver).pause(handle_of(session))
-            self._keeper.froze(session.id)
+            self._syncer.froze(session.id)
             self._feeds.froze(session.id)
         except BayError as error:
             log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
@@ -494,10 +494,10 @@ class Reconciler:
 
     async def _learn_meta(self, session: SessionRecord) -> None:
         """Ask Ship for its description, if it was not asked yet: a frozen one cannot answer."""
-        if (peer := peer_of(session)) is None or self._link.last_meta(session.id) is not None:
+        if (peer := peer_of(session)) is None or self._ship.last_meta(session.id) is not None:
             return
         try:
-            await self._link.meta(peer)
+            await self._ship.meta(peer)
         except BayError as error:
             log.info("session.silent", id=session.id, error=str(error))
 
@@ -517,7 +517,7 @@ class Reconciler:
             log.warning("session.not_resumed", id=session.id, code=error.code, error=error.message)
             await self._begin_to_end(sandbox, session, "unreachable")
             return
-        self._keeper.thawed(session.id)
+        self._syncer.thawed(session.id)
         async with self._store.write() as db:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._clock(), session_id=session.id)
@@ -536,12 +536,12 @@ class Reconciler:
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
     ) -> None:
         await self._unwatch(session.id)
-        await self._keeper.end(session.id)
+        await self._syncer.end(session.id)
         await self._begin_to_end(sandbox, session, reason)
         ending = self._ending_again if sandbox.id in self._attempts else self._ending
         async with ending.take(sandbox.owner):
             finals = await self._take_down(session, graceful=graceful)
-        await self._later.flush()  # collect the known ends of its execs, before the rest become lost
+        await self._deferred.flush()  # collect the known ends of its execs, before the rest become lost
         async with self._store.write() as db:
             for item in finals:
                 await execs.save(db, session.id, item)
@@ -609,7 +609,7 @@ class Reconciler:
             return []
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
-                return [item for item in await self._link.list_execs(peer) if item.state != "running"]
+                return [item for item in await self._ship.list_execs(peer) if item.state != "running"]
         except (BayError, TimeoutError) as error:
             log.info("session.silent", id=session.id, error=str(error))
             return []
@@ -618,7 +618,7 @@ class Reconciler:
         now = self._clock()
         await sessions.change(db, session.id, phase="ended", ended_at=now, end_reason=reason)
         await execs.lose_running(db, session.id, now)
-        self._link.forget(session.id)
+        self._ship.forget(session.id)
 
     async def _remove(self, sandbox: SandboxRecord) -> None:
         """Write first that its cargo goes, so that no sandbox gets it.

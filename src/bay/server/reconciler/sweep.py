@@ -38,9 +38,9 @@ class Sweep:
         self,
         *,
         store: Store,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         queue: WorkQueue,
-        link: ShipClient,
+        ship: ShipClient,
         kernels: KernelClient,
         holds: Holds,
         clock: Clock,
@@ -49,9 +49,9 @@ class Sweep:
         chores: list[Callable[[], Awaitable[None]]],
     ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._queue = queue
-        self._link = link
+        self._ship = ship
         self._kernels = kernels
         self._holds = holds
         self._clock = clock
@@ -77,7 +77,7 @@ class Sweep:
                 await chore()
             except Exception:
                 log.exception("sweep.chore_failed")  # it must not keep time limits from being kept
-        await self._later.flush()
+        await self._deferred.flush()
         now = self._clock()
         async with self._store.read() as db:
             due = await sandboxes.due(db, now, self._retention)
@@ -111,7 +111,7 @@ class Sweep:
             return
         frozen = self._can_freeze and sandbox.warm_timeout != 0 and lifecycle.phase_of(sandbox) == "running"
         new: Target = "paused" if frozen else "stopped"
-        await self._later.flush()  # a call that came and went meanwhile may have pushed the clock
+        await self._deferred.flush()  # a call that came and went meanwhile may have pushed the clock
         async with self._store.write() as db:
             if await sandboxes.idle_out(db, sandbox.id, now, new):
                 await events.add(db, sandbox, "sandbox.idle", now)
@@ -136,7 +136,7 @@ class Sweep:
         async with self._store.read() as db:
             if not await execs.any_active(db, peer.session_id):
                 return False
-        known = await self._link.list_execs(peer)
+        known = await self._ship.list_execs(peer)
         async with self._store.write() as db:
             for item in known:
                 await execs.save(db, peer.session_id, item)

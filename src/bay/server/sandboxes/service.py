@@ -125,12 +125,12 @@ class Sandboxes:
         self,
         *,
         store: Store,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         waker: Waker,
         snapshots: CheckpointRequests,
         pool: Pool,
         quotas: Quotas,
-        link: ShipClient,
+        ship: ShipClient,
         request_probe: Callable[[str], None],
         profiles: dict[str, Profile],
         driver: Driver,
@@ -140,12 +140,12 @@ class Sandboxes:
         clock: Clock,
     ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._waker = waker
         self._snapshots = snapshots
         self._pool = pool
         self._quotas = quotas
-        self._link = link
+        self._ship = ship
         self._request_probe = request_probe
         self._profiles = profiles
         self._driver = driver
@@ -212,7 +212,7 @@ class Sandboxes:
 
     async def get(self, caller: Caller, ref: str) -> Sandbox:
         """One sandbox, with its container when it has a live one."""
-        await self._later.flush()
+        await self._deferred.flush()
         record = await self._waker.find(caller, ref)
         return replace(self._view(record), containers=await self._containers(record))
 
@@ -568,7 +568,7 @@ class Sandboxes:
         if session is None or session.phase not in ("running", "paused") or not lifecycle.is_called(record):
             return None
         frozen = session.phase == "paused"
-        meta = self._link.last_meta(session.id) if frozen else await self._meta(record, session)
+        meta = self._ship.last_meta(session.id) if frozen else await self._meta(record, session)
         offered = (
             self._view(record).capabilities if frozen else ()
         )  # as far as it is known when Bay was restarted since
@@ -586,7 +586,7 @@ class Sandboxes:
     async def _meta(self, record: SandboxRecord, session: SessionRecord) -> ShipMeta | None:
         peer = peer_of(session)
         try:
-            return await self._link.meta(peer) if peer else None
+            return await self._ship.meta(peer) if peer else None
         except BayError:
             self._request_probe(record.id)
             return None

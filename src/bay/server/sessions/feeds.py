@@ -53,9 +53,9 @@ class SessionFeeds:
     """Follows the feeds of sessions until it is cancelled. `listeners` make those of a session, by kind."""
 
     def __init__(
-        self, *, link: ShipClient, listeners: Mapping[str, Callable[[str, str], FeedListener]]
+        self, *, ship: ShipClient, listeners: Mapping[str, Callable[[str, str], FeedListener]]
     ) -> None:
-        self._link = link
+        self._ship = ship
         self._listeners = listeners
         self._followed: dict[str, _Following] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -143,7 +143,7 @@ class SessionFeeds:
             await _pause(following, _BACKOFF.pause(failures))
 
     async def _listen(self, following: _Following) -> None:
-        async with aclosing(self._link.feed(following.peer)) as lines:
+        async with aclosing(self._ship.feed(following.peer)) as lines:
             async for kind, line in lines:
                 take, queue = following.listeners[kind].read(line), following.waiting[kind]
                 if queue.full():

@@ -23,7 +23,7 @@ class SessionStream:
     sandbox_id: str
     session_id: str
     waker: Waker
-    stays: OpenConnections
+    connections: OpenConnections
 
     async def thaw(self) -> bool:
         """Have the session take what is sent next, which counts as activity; False when it is over.
@@ -41,4 +41,4 @@ class SessionStream:
 
     async def must_leave(self) -> Reason:
         """Return once the connection has to end for Bay's sake, and why."""
-        return await self.stays.over(self.caller)
+        return await self.connections.over(self.caller)

@@ -60,7 +60,7 @@ class Waker:
         *,
         store: Store,
         rows: SandboxRows,
-        later: DeferredWrites,
+        deferred: DeferredWrites,
         queue: WorkQueue,
         holds: Holds,
         settle_probe: Callable[[str], Awaitable[None]],
@@ -71,7 +71,7 @@ class Waker:
         start_timeout_s: float,
     ) -> None:
         self._store = store
-        self._later = later
+        self._deferred = deferred
         self._queue = queue
         self._holds = holds
         self._settle_probe = settle_probe
@@ -283,7 +283,7 @@ class Waker:
         step = _TOUCH * sandbox.idle_timeout if sandbox.idle_timeout else _TOUCH_S
         before = sandbox.last_active_at
         if before is None or not 0 <= (now - before).total_seconds() < step:
-            self._later.put(lambda db: sandboxes.touch(db, sandbox.id, now))
+            self._deferred.put(lambda db: sandboxes.touch(db, sandbox.id, now))
 
     async def keep(self, sandbox: SandboxRecord) -> None:
         """Push the idle clock, or the warm one of a frozen sandbox, however little."""

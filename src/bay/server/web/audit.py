@@ -29,8 +29,8 @@ _MINUTE = timedelta(minutes=1)
 class Auditor:
     """Makes the calls that `bay.store.audit` writes down."""
 
-    def __init__(self, later: DeferredWrites, clock: Clock) -> None:
-        self._later = later
+    def __init__(self, deferred: DeferredWrites, clock: Clock) -> None:
+        self._deferred = deferred
         self._clock = clock
         self._nameless = _Ration("nobody", NAMELESS)
         self._refused: dict[str, _Ration] = {}
@@ -62,7 +62,7 @@ class Auditor:
             call.resource_id = next((p for p in params.values() if isinstance(p, str) and is_id(p)), None)
         has_done = call.owner is not None and status is not None and status < 400  # such as to write a file
         if call.seq is not None or has_done or self._ration_of(call).take(self._clock()):
-            self._later.put(lambda db: audit.finish(db, call))
+            self._deferred.put(lambda db: audit.finish(db, call))
 
     def _ration_of(self, call: AuditedCall) -> "_Ration":
         if call.key_id is None:
