@@ -15,14 +15,7 @@ from bay.linux.processes import closing_fd
 from tree_tar.openat2 import openat2
 
 # The same numbers on every architecture: all are newer than the common table of Linux 5.
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = (
-    428,
-    429,
-    430,
-    431,
-    432,
-    442,
-)
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = (428, 429, 430, 431, 432, 442)
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000

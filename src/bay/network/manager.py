@@ -464,11 +464,7 @@ class NetworkManager:
             script.add_debt(slot)
         self._reopen(script, state)
         script.switch(generation, self._contents)
-        kept = {
-            *slot_counters(slot),
-            debt_of(slot),
-            *(counter_of(slot, rule) for rule in state.policy.rules),
-        }
+        kept = {*slot_counters(slot), debt_of(slot), *(counter_of(slot, rule) for rule in state.policy.rules)}
         script.delete([name for name in there - script.added if _is_past(name, generation, kept)])
 
     def _reopen(self, script: NftScript, state: _SlotState) -> None:

@@ -155,12 +155,7 @@ Index(
     sqlite_where=text("deleted_at IS NULL"),
 )
 
-Index(
-    "uq_sandboxes_host",
-    sandboxes.c.host,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-)
+Index("uq_sandboxes_host", sandboxes.c.host, unique=True, sqlite_where=text("deleted_at IS NULL"))
 Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=text("deleted_at IS NULL"))
 
 checkpoints = Table(
@@ -221,12 +216,7 @@ sessions = Table(
 )
 Index("ix_sessions_sandbox_id", sessions.c.sandbox_id)
 # At most one live session for each sandbox, held by the database and not by care alone.
-Index(
-    "uq_sessions_live",
-    sessions.c.sandbox_id,
-    unique=True,
-    sqlite_where=text("ended_at IS NULL"),
-)
+Index("uq_sessions_live", sessions.c.sandbox_id, unique=True, sqlite_where=text("ended_at IS NULL"))
 
 execs = Table(
     "execs",
@@ -354,16 +344,10 @@ services = Table(
 
 # Links that open a port once, and were opened; kept until they would have expired.
 used_links = Table(
-    "used_links",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    _when("expires_at", nullable=False),
+    "used_links", metadata, Column("id", String(64), primary_key=True), _when("expires_at", nullable=False)
 )
 Index("ix_used_links_expires_at", used_links.c.expires_at)
 
 facts = Table(
-    "facts",
-    metadata,
-    Column("name", String(64), primary_key=True),
-    Column("value", JSON, nullable=False),
+    "facts", metadata, Column("name", String(64), primary_key=True), Column("value", JSON, nullable=False)
 )

@@ -54,16 +54,7 @@ _FROM_ETC = (
 
 # The packages installed in /usr, so that a package manager can go on from there in a sandbox that keeps its
 # machine. Not /etc/apt: its addresses and proxies may have passwords in them.
-_FROM_DPKG = (
-    "alternatives",
-    "arch",
-    "arch-native",
-    "cmethopt",
-    "diversions",
-    "info",
-    "status",
-    "triggers",
-)
+_FROM_DPKG = ("alternatives", "arch", "arch-native", "cmethopt", "diversions", "info", "status", "triggers")
 
 # Debian's own sets PATH anew, and a login shell would lose the sandbox's.
 _PROFILE = """\

@@ -171,8 +171,5 @@ def _attach_at(mount: int, path: str | Path) -> None:
 
 
 def _attach_beneath(mount: int, root: int, target: str) -> None:
-    with (
-        closing_fd(mount),
-        closing_fd(mounts.open_beneath(root, target.lstrip("/"))) as directory,
-    ):
+    with closing_fd(mount), closing_fd(mounts.open_beneath(root, target.lstrip("/"))) as directory:
         mounts.attach(mount, directory)

@@ -168,10 +168,7 @@ def _huge_pages() -> list[dict[str, Any]]:
             ("memfd_create", 1, _MFD_HUGETLB),
             ("shmget", 2, _SHM_HUGETLB),
         )
-        for line in (
-            _when(name, _masked(index, flag, 0)),
-            _answer(name, _ENOMEM, _masked(index, flag, flag)),
-        )
+        for line in (_when(name, _masked(index, flag, 0)), _answer(name, _ENOMEM, _masked(index, flag, flag)))
     ]
 
 
