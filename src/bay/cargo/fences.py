@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bay.cargo.base import Fence, StaleGeneration
+from bay.linux.renames import sync_directory
 
 _LARGEST = 4096
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -75,14 +76,7 @@ class Fences:
             new.rename(self.directory / _name(cargo_id, fence.sandbox_id))
         finally:
             new.unlink(missing_ok=True)
-        self._sync()
-
-    def _sync(self) -> None:
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.directory)
 
 
 def _name(cargo_id: str, sandbox_id: str) -> str:

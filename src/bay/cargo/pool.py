@@ -75,7 +75,7 @@ class BtrfsPool:
         """Whether the pool is mounted where it belongs. Raises DriverUnavailable when something else is."""
         if (device := device_at(self.mount)) is None:
             return False
-        if not loops.is_of(device, self.file):
+        if loops.device_of(self.file) != device:
             raise DriverUnavailable(
                 f"{device} is mounted at {self.mount} and is not the pool {self.file}; unmount it: umount {self.mount}"
             )
@@ -93,7 +93,7 @@ class BtrfsPool:
 
     def refit(self) -> bool:
         """Let the pool's size follow the room on the host, by one step; False when there is nothing to do."""
-        now, _ = btrfs.sizes(self.mount)
+        now = btrfs.size(self.mount)
         size = next_size(now, wanted(self.host(), self.max_bytes))
         if size > now:
             self._grow(size)

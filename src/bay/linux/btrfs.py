@@ -13,21 +13,18 @@ import fcntl
 import os
 import struct
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from bay.linux.processes import closing_fd
 
 # From linux/btrfs.h.
 _SUBVOL_CREATE, _SNAP_CREATE_V2, _SNAP_DESTROY = 0x5000_940E, 0x5000_9417, 0x5000_940F
 _GETFLAGS, _SETFLAGS, _INO_LOOKUP, _TREE_SEARCH = 0x8008_9419, 0x4008_941A, 0xD000_9412, 0xD000_9411
 _QUOTA_CTL, _QGROUP_ASSIGN, _QGROUP_CREATE, _QGROUP_LIMIT = 0xC010_9428, 0x4018_9429, 0x4010_942A, 0x8030_942B
-_RESIZE, _FS_INFO, _DEV_INFO, _START_SYNC, _WAIT_SYNC = (
-    0x5000_9403,
-    0x8400_941F,
-    0xD000_941E,
-    0x8008_9418,
-    0x4008_9416,
-)
-_DEV_STATS = 0xC408_9434
+_RESIZE, _DEV_INFO, _DEV_STATS = 0x5000_9403, 0xD000_941E, 0xC408_9434
+_START_SYNC, _WAIT_SYNC = 0x8008_9418, 0x4008_9416
 _READ_ONLY = 2
 _QUOTA_ENABLE, _QUOTA_ENABLE_SIMPLE = 1, 4
 _LIMIT_MAX_RFER = 1
@@ -99,9 +96,8 @@ def snapshot(source: Path, target: Path, *, read_only: bool = False) -> None:
     name = os.fsencode(target.name)
     with opened(source) as origin, opened(target.parent) as parent:
         flags = _READ_ONLY if read_only else 0
-        fcntl.ioctl(
-            parent, _SNAP_CREATE_V2, bytearray(struct.pack("=q2Q32s4040s", origin, 0, flags, b"", name))
-        )
+        order = struct.pack("=q2Q32s4040s", origin, 0, flags, b"", name)
+        fcntl.ioctl(parent, _SNAP_CREATE_V2, bytearray(order))
 
 
 def set_read_only(path: Path, read_only: bool) -> None:
@@ -205,12 +201,6 @@ def limit_group(path: Path, group: int, limit_bytes: int | None) -> None:
         _limit(fd, group, _LIMIT_MAX_RFER, _NO_LIMIT if limit_bytes is None else limit_bytes)
 
 
-def limit_subvolume(path: Path, limit_bytes: int) -> None:
-    """Limit the bytes of the subvolume itself; subvolumes inside it are not counted."""
-    with opened(path) as fd:
-        _limit(fd, _subvolume_id(fd), _LIMIT_MAX_RFER, limit_bytes)
-
-
 def groups_above(path: Path) -> list[int]:
     """The groups that the subvolume `path` is counted in."""
     with opened(path) as fd:
@@ -233,30 +223,19 @@ def remove_stale_groups(path: Path) -> int:
     with opened(path) as fd:
         alive = {item.objectid for item in _search(fd, _ROOT_TREE, (5, _ROOT_ITEM, 0), (_LAST, _ROOT_ITEM, _LAST))
                  if item.kind == _ROOT_ITEM}  # fmt: skip
-        groups = [
-            item.offset for item in _search(fd, _QUOTA_TREE, (0, _QGROUP_INFO, 0), (0, _QGROUP_INFO, _LAST))
-        ]
+        groups = [item.offset for item in _items(fd, _QUOTA_TREE, _QGROUP_INFO, 0)]
         # Those of level 0 first: a group of level 1 can only go when nothing is counted in it.
         stale = [group for group in groups if group % _LEVEL not in alive]
         return sum(_remove_group(fd, group) for group in sorted(stale))
 
 
-def sizes(path: Path) -> tuple[int, int]:
-    """The bytes of the file system's only device, and of its space allocated to data and metadata."""
+def size(path: Path) -> int:
+    """The bytes of the file system's only device."""
     with opened(path) as fd:
         facts = bytearray(4096)
         struct.pack_into("=Q", facts, 0, 1)
         fcntl.ioctl(fd, _DEV_INFO, facts)
-        used, total = struct.unpack_from("=2Q", facts, 24)
-        return total, used
-
-
-def device_count(path: Path) -> int:
-    """How many devices the file system has."""
-    with opened(path) as fd:
-        facts = bytearray(1024)
-        fcntl.ioctl(fd, _FS_INFO, facts)
-        return int(struct.unpack_from("=2Q", facts)[1])
+        return int(struct.unpack_from("=Q", facts, 32)[0])
 
 
 def device_errors(path: Path) -> dict[str, int]:
@@ -279,14 +258,9 @@ def resize(path: Path, size_bytes: int) -> None:
         fcntl.ioctl(fd, _RESIZE, _named(f"1:{size_bytes}"))
 
 
-@contextlib.contextmanager
-def opened(directory: Path) -> Generator[int]:
+def opened(directory: Path) -> AbstractContextManager[int]:
     """A descriptor of `directory`, closed at the end."""
-    fd = os.open(directory, _DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return closing_fd(os.open(directory, _DIRECTORY))
 
 
 def _named(name: str) -> bytearray:
@@ -331,9 +305,8 @@ def _assign(fd: int, assign: int, subvolume: int, group: int) -> None:
 
 def _groups_above(fd: int, subvolume: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError):  # there are no quotas
-        return [
-            i.offset for i in _items(fd, _QUOTA_TREE, _QGROUP_RELATION, subvolume) if i.offset > subvolume
-        ]
+        related = _items(fd, _QUOTA_TREE, _QGROUP_RELATION, subvolume)
+        return [item.offset for item in related if item.offset > subvolume]
     return []
 
 
@@ -404,17 +377,13 @@ def _destroy_nested(top: int, nested: Nested) -> None:
         fcntl.ioctl(directory, _SNAP_DESTROY, _named(nested.name))
 
 
-@contextlib.contextmanager
-def _by_number(anywhere: int, subvolume: int, inode: int) -> Generator[int]:
+def _by_number(anywhere: int, subvolume: int, inode: int) -> AbstractContextManager[int]:
     """A descriptor of the directory with that inode, however long its path is."""
     handle = struct.pack("=IiQQI", 20, _HANDLE_KIND, inode, subvolume, 0)
     fd = int(_libc.open_by_handle_at(anywhere, handle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     if fd < 0:
         raise _last_error(f"subvolume {subvolume}")
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return closing_fd(fd)
 
 
 def _last_error(what: object) -> OSError:

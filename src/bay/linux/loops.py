@@ -11,6 +11,8 @@ import struct
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from bay.linux.processes import closing_fd
+
 # From linux/loop.h.
 _GET_STATUS, _SET_CAPACITY, _CONFIGURE, _CTL_GET_FREE = 0x4C05, 0x4C07, 0x4C0A, 0x4C82
 _AUTOCLEAR, _DIRECT_IO = 4, 16
@@ -27,15 +29,10 @@ def attached(file: Path) -> Generator[Path]:
 
     It stays as long as the block lasts or something is mounted from it.
     """
-    fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with closing_fd(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
         device, held = _found(os.fstat(fd)) or _attach(fd, file)
-    finally:
-        os.close(fd)
-    try:
+    with closing_fd(held):
         yield device
-    finally:
-        os.close(held)
 
 
 def device_of(file: Path) -> Path | None:
@@ -46,19 +43,10 @@ def device_of(file: Path) -> Path | None:
     return None
 
 
-def is_of(device: Path, file: Path) -> bool:
-    """Whether that device is there and shows `file`."""
-    return device_of(file) == device
-
-
 def see_size(file: Path) -> None:
     """Have the device of `file` take over its size."""
-    with attached(file) as device:
-        fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(fd, _SET_CAPACITY)
-        finally:
-            os.close(fd)
+    with attached(file) as device, closing_fd(os.open(device, os.O_RDWR | os.O_CLOEXEC)) as fd:
+        fcntl.ioctl(fd, _SET_CAPACITY)
 
 
 def _found(facts: os.stat_result) -> tuple[Path, int] | None:
@@ -101,16 +89,12 @@ def _attach(file: int, path: Path) -> tuple[Path, int]:
 
 
 def _free() -> Path:
-    control = os.open(_DEVICES / "loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with closing_fd(os.open(_DEVICES / "loop-control", os.O_RDWR | os.O_CLOEXEC)) as control:
         return _DEVICES / f"loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
-    finally:
-        os.close(control)
 
 
 def _configure(held: int, file: int, path: Path) -> None:
     # Direct I/O, where the host's file system has it: the pool's page cache holds the same data already.
-    info = _INFO.pack(
-        0, 0, 0, 0, 0, 0, 0, 0, _AUTOCLEAR | _DIRECT_IO, os.fsencode(path)[-63:], b"", b"", 0, 0
-    )
+    flags = _AUTOCLEAR | _DIRECT_IO
+    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, os.fsencode(path)[-63:], b"", b"", 0, 0)
     fcntl.ioctl(held, _CONFIGURE, bytearray((struct.pack("=2L", file, 0) + info).ljust(_CONFIG_SIZE, b"\0")))

@@ -7,6 +7,7 @@ OSError with the call's name on failure.
 
 import ctypes
 import os
+import struct
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,15 +44,6 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _MountAttr(ctypes.Structure):
-    _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    )
-
-
 class _CapHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
@@ -73,17 +65,17 @@ def open_tree(path: str | Path) -> int:
 def set_attributes(mount: int, attributes: int, *, userns: int | None = None) -> None:
     """Set MOUNT_ATTR bits on `mount`, and id-map it through `userns`; it must not be attached yet."""
     idmap = _IDMAP if userns is not None else 0
-    _setattr(mount, b"", _AT_EMPTY_PATH, _MountAttr(attributes | idmap, 0, 0, userns or 0))
+    _set_attributes(mount, b"", _AT_EMPTY_PATH, added=attributes | idmap, userns=userns or 0)
 
 
 def make_read_only(path: str) -> None:
     """Turn the mount at `path`, as the calling thread sees it, read-only for everyone."""
-    _setattr(_AT_FDCWD, os.fsencode(path), 0, _MountAttr(RDONLY, 0, 0, 0))
+    _set_attributes(_AT_FDCWD, os.fsencode(path), 0, added=RDONLY)
 
 
 def make_all_private() -> None:
     """Cut every mount of the calling thread's mount namespace off from its peers."""
-    _setattr(_AT_FDCWD, b"/", _AT_RECURSIVE, _MountAttr(0, 0, _MS_PRIVATE, 0))
+    _set_attributes(_AT_FDCWD, b"/", _AT_RECURSIVE, propagation=_MS_PRIVATE)
 
 
 def new_mount(fstype: str, options: Iterable[tuple[str, str]], attributes: int = 0) -> int:
@@ -158,8 +150,11 @@ def _configure(context: int, key: str, value: str) -> None:
     _call(f"fsconfig {key}={value}", _FSCONFIG, context, command, key.encode(), text, 0)
 
 
-def _setattr(fd: int, path: bytes, flags: int, attr: _MountAttr) -> None:
-    _call("mount_setattr", _MOUNT_SETATTR, fd, path, flags, ctypes.byref(attr), ctypes.sizeof(attr))
+def _set_attributes(
+    fd: int, path: bytes, flags: int, *, added: int = 0, propagation: int = 0, userns: int = 0
+) -> None:
+    attributes = struct.pack("=4Q", added, 0, propagation, userns)  # struct mount_attr
+    _call("mount_setattr", _MOUNT_SETATTR, fd, path, flags, attributes, len(attributes))
 
 
 def _call(name: str, number: int, *arguments: object) -> int:

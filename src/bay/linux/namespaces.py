@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,44 +20,27 @@ def inside(netns_fd: int, function: Callable[[], T]) -> T:
     Sockets and /proc/sys/net belong to the namespace of the thread that opens them. No thread comes back from
     there: one that failed to would do the next sandbox's work in the wrong place.
     """
-
-    def work() -> T:
-        if _libc.setns(netns_fd, _CLONE_NEWNET) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"enter a sandbox's network: {os.strerror(number)}")
-        return function()
-
-    return _in_thread(work)
+    return _in_thread("enter a sandbox's network", lambda: _libc.setns(netns_fd, _CLONE_NEWNET), function)
 
 
 def inside_new(function: Callable[[], T]) -> T:
-    """The result of `function`, called in a thread with a namespace of its own, which ends with it.
-
-    Blocks.
-    """
-
-    def work() -> T:
-        if _libc.unshare(_CLONE_NEWNET) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"make a network namespace: {os.strerror(number)}")
-        return function()
-
-    return _in_thread(work)
+    """The result of `function`, called in a thread with a namespace that ends with it. Blocks."""
+    return _in_thread("make a network namespace", lambda: _libc.unshare(_CLONE_NEWNET), function)
 
 
-def _in_thread(work: Callable[[], T]) -> T:
-    results: list[T] = []
-    errors: list[BaseException] = []
+def _in_thread(what: str, enter: Callable[[], int], function: Callable[[], T]) -> T:
+    done: Future[T] = Future()
 
-    def carried() -> None:
+    def work() -> None:
         try:
-            results.append(work())
+            if enter() < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, f"{what}: {os.strerror(number)}")
+            done.set_result(function())
         except BaseException as error:  # noqa: BLE001 - carried to the caller, whatever it is
-            errors.append(error)
+            done.set_exception(error)
 
-    thread = threading.Thread(target=carried, name="bay-network-inside", daemon=True)
+    thread = threading.Thread(target=work, name="bay-network-inside", daemon=True)
     thread.start()
     thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return done.result()

@@ -8,15 +8,17 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 
 REQUEST, ACK = 0x1, 0x4
 DUMP = 0x300
 CREATE, EXCLUSIVE, REPLACE = 0x400, 0x200, 0x100
+EXISTS = (errno.EEXIST,)
+MISSING = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -103,37 +105,29 @@ class Netlink:
         refused: list[tuple[NetlinkRequest, int]] = []
         while waiting:
             for kind, number, body in self._receive():
-                if kind == _ERROR and (request := waiting.pop(number, None)):
-                    code = -struct.unpack_from("=i", body)[0]
-                    if code and code not in request.fine:
-                        refused.append((request, code))
+                request = waiting.pop(number, None) if kind == _ERROR else None
+                if request and (code := _code(body)) and code not in request.fine:
+                    refused.append((request, code))
         return refused
 
     def dump(self, request: NetlinkRequest) -> list[bytes]:
         """The bodies of all messages that answer `request`."""
-        self._sequence += 1
-        self._socket.send(_message(request, DUMP, self._sequence))
-        found: list[bytes] = []
-        while True:
-            for kind, number, body in self._receive():
-                if number != self._sequence:
-                    continue
-                if kind == _DONE:
-                    return found
-                if kind == _ERROR:
-                    _raise_first([(request, -struct.unpack_from("=i", body)[0])])
-                found.append(body)
+        answers = self._answers_to(request, DUMP)
+        return [body for _, body in takewhile(lambda answer: answer[0] != _DONE, answers)]
 
     def ask(self, request: NetlinkRequest) -> bytes:
         """The body of the one message that answers `request`."""
+        return next(self._answers_to(request, 0))[1]
+
+    def _answers_to(self, request: NetlinkRequest, flags: int) -> Iterator[tuple[int, bytes]]:
         self._sequence += 1
-        self._socket.send(_message(request, 0, self._sequence))
+        self._socket.send(_message(request, flags, self._sequence))
         while True:
             for kind, number, body in self._receive():
                 if number == self._sequence:
                     if kind == _ERROR:
-                        _raise_first([(request, -struct.unpack_from("=i", body)[0])])
-                    return body
+                        _raise_first([(request, _code(body))])
+                    yield kind, body
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
         return messages(self._socket.recv(_READ_BYTES))
@@ -154,21 +148,11 @@ def _message(request: NetlinkRequest, flags: int, number: int) -> bytes:
     return header + request.body + b"\0" * (-length % 4)
 
 
+def _code(body: bytes) -> int:
+    return -struct.unpack_from("=i", body)[0]
+
+
 def _raise_first(refused: Sequence[tuple[NetlinkRequest, int]]) -> None:
     if refused:
         request, code = refused[0]
         raise OSError(code, f"{request.what}: {os.strerror(code)}")
-
-
-@contextmanager
-def opened(family: int = NETLINK_ROUTE) -> Generator[Netlink]:
-    """A socket in the calling thread's namespace, closed at the end."""
-    netlink = Netlink(family)
-    try:
-        yield netlink
-    finally:
-        netlink.close()
-
-
-EXISTS = (errno.EEXIST,)
-MISSING = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)

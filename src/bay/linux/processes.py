@@ -1,12 +1,10 @@
-"""Processes identified by pid and start time, so that a reused pid is never mistaken for the first
-process."""
+"""Processes by pid and start time, so that a reused pid is never mistaken for the first process."""
 
 import contextlib
 import os
 import select
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -27,18 +25,12 @@ def start_time(pid: int) -> int | None:
 
 def open_process(pid: int, started: int) -> int | None:
     """A pidfd of the process `pid` that started at `started`, or None when it has ended."""
-    try:
+    with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as closed:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    try:
-        is_it = start_time(pid) == started
-    except OSError:
-        os.close(pidfd)
-        raise
-    if is_it:
-        return pidfd
-    os.close(pidfd)
+        closed.callback(os.close, pidfd)
+        if start_time(pid) == started:
+            closed.pop_all()
+            return pidfd
     return None
 
 
@@ -48,11 +40,8 @@ def has_ended(child: int, timeout_s: float) -> bool:
     `subprocess.Popen.wait` with a timeout looks again after 0.5, 1, 2, … ms: half of the time was spent
     waiting.
     """
-    pidfd = os.pidfd_open(child)
-    try:
+    with closing_fd(os.pidfd_open(child)) as pidfd:
         return ends_within(pidfd, timeout_s)
-    finally:
-        os.close(pidfd)
 
 
 def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
@@ -134,10 +123,8 @@ def _killed(pid: int) -> int | None:
 
 def send_signal(pidfd: int, number: signal.Signals) -> None:
     """Send a signal to the process behind `pidfd`; one that has ended is fine."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        return
 
 
 def ends_within(pidfd: int, timeout_s: float) -> bool:
@@ -155,7 +142,7 @@ def _stat(pid: int) -> list[str] | None:
     return text.rpartition(")")[2].split()
 
 
-@contextmanager
+@contextlib.contextmanager
 def closing_fd(fd: int) -> Generator[int]:
     """`fd`, closed at the end."""
     try:

@@ -9,6 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bay.linux.processes import closing_fd
+
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -26,8 +28,7 @@ def place(made: Path, target: Path) -> bool:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Give each of the two the other's name; False, with nothing done, when the file system cannot do
-    that."""
+    """Give each of the two the other's name; False, with nothing done, when the file system cannot."""
     try:
         _rename(one, other, _EXCHANGE)
     except OSError as error:
@@ -58,20 +59,14 @@ def built_beside(target: Path) -> Generator[Path]:
 
 def sync_directory(path: Path) -> None:
     """Have the names in the directory reach the disk."""
-    fd = os.open(path, _DIRECTORY)
-    try:
+    with closing_fd(os.open(path, _DIRECTORY)) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_file_system(path: Path) -> None:
     """Have everything that was written to the file system of `path` reach the disk."""
-    fd = os.open(path, _DIRECTORY)
-    try:
+    with closing_fd(os.open(path, _DIRECTORY)) as fd:
         sync_open_file_system(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_open_file_system(fd: int) -> None:

@@ -25,7 +25,7 @@ async def in_new_thread(function: Callable[[], T]) -> T:
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001 - carried to the caller, whatever it is
-            loop.call_soon_threadsafe(_fail, done, error)
+            loop.call_soon_threadsafe(done.set_exception, error)
         else:
             loop.call_soon_threadsafe(done.set_result, result)
 
@@ -35,7 +35,7 @@ async def in_new_thread(function: Callable[[], T]) -> T:
         raise DriverUnavailable(
             f"the host refuses more threads to Bay ({error}); raise its pids limit"
         ) from error
-    return await _uninterrupted(done)
+    return await uninterrupted(done)
 
 
 async def opened_in_thread(function: Callable[[], int | None]) -> int | None:
@@ -55,11 +55,8 @@ async def opened_in_thread(function: Callable[[], int | None]) -> int | None:
     return opened[0] if opened else None
 
 
-def _fail(done: asyncio.Future[T], error: BaseException) -> None:
-    done.set_exception(error)
-
-
-async def _uninterrupted(done: asyncio.Future[T]) -> T:
+async def uninterrupted(done: asyncio.Future[T]) -> T:
+    """The result of `done`; cancellation waits for its end, and then takes effect."""
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:

@@ -14,16 +14,17 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from bay.errors import DriverUnavailable
 from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
+from bay.linux.threads import uninterrupted
 from bay.models import NetworkCounter, NetworkPolicy, NetworkState
 from bay.network.conntrack import Conntrack, TrackedConnection
 from bay.network.dns.forwarder import Forwarder
@@ -294,23 +295,13 @@ class NetworkManager:
         await self._do(lambda: self._open(key, name, addresses, ttl_s))
 
     async def _do(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done in the one thread.
-
-        Cancelled, it waits for the end, which is never far.
-        """
-        done = asyncio.wrap_future(self._submit(work))
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            await asyncio.wait([done])
-            if not done.cancelled():
-                done.exception()  # seen, so that asyncio does not report it as lost
-            raise
+        """The result of `work`, done in the one thread. Cancelled, it waits for the end, never far."""
+        return await uninterrupted(asyncio.wrap_future(self._submit(work)))
 
     def _wait(self, work: Callable[[], T]) -> T:
         return self._submit(work).result()
 
-    def _submit(self, work: Callable[[], T]) -> Any:
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
         if self._worker is None:
             raise DriverUnavailable("the network manager is not open")
         return self._worker.submit(lambda: _told(work))

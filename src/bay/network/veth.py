@@ -14,6 +14,7 @@ with its device. The rules around those keep the rest of the host out of it (pri
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from bay.linux import namespaces, sysctls
@@ -28,7 +29,6 @@ from bay.linux.netlink import (
     attribute,
     attributes,
     nested,
-    opened,
 )
 from bay.network.reserved_ranges import Address
 from bay.network.slots import (
@@ -146,7 +146,7 @@ class VethLinks:
             [_new_veth(device, INSIDE_DEVICE, attribute(_IFLA_NET_NS_FD, netns_fd)), _no_link_local(device)]
         )
         index = socket.if_nametoindex(INSIDE_DEVICE)
-        with opened() as netlink:
+        with closing(Netlink()) as netlink:
             netlink.send([_no_link_local(INSIDE_DEVICE), _set_flags(INSIDE_DEVICE, _UP | _NOARP)])
             netlink.send(self._inside(index))
 
@@ -203,7 +203,7 @@ class VethLinks:
 
 def _is_up(device: str) -> bool:
     name = attribute(_IFLA_IFNAME, device)
-    with opened() as netlink:
+    with closing(Netlink()) as netlink:
         try:
             answer = netlink.ask(NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name))
         except OSError:
