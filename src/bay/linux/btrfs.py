@@ -1,9 +1,8 @@
 """The ioctls of btrfs: subvolumes, snapshots, their quotas and the size of the file system.
 
-A program for each call would take longer than the call. Everything here blocks and raises OSError; callers go
-through their own thread seam. Paths are Bay's own, and a link as the last part of one is never followed.
-Nested and read-only subvolumes, which a sandbox may have made at any depth, are found by number and opened by
-handle, so no path of theirs is ever resolved.
+A program for each call would take longer than the call. Everything blocks and raises OSError. Paths are
+Bay's own, and a link as the last part of one is never followed. Nested and read-only subvolumes, which a
+sandbox may make at any depth, are found by number and opened by handle: no path of theirs is resolved.
 """
 
 import contextlib
@@ -121,10 +120,7 @@ def subvolume_id(path: Path) -> int:
 
 
 def destroy(path: Path) -> None:
-    """Remove a subvolume with all that are nested in it, deepest first, read-only or not.
-
-    Its space comes back later.
-    """
+    """Remove a subvolume with all nested in it, deepest first. Its space comes back later."""
     with opened(path.parent) as parent:
         with opened(path) as top:
             _destroy_all_nested(parent, top)
@@ -132,10 +128,7 @@ def destroy(path: Path) -> None:
 
 
 def commit(path: Path) -> None:
-    """Have every change of the file system's shape so far reach the disk: names, subvolumes, quotas.
-
-    Not the files' content.
-    """
+    """Have every change of names, subvolumes and quotas so far reach the disk, not the files' content."""
     with opened(path) as fd:
         transaction = bytearray(8)
         fcntl.ioctl(fd, _START_SYNC, transaction)
@@ -143,19 +136,13 @@ def commit(path: Path) -> None:
 
 
 def begin_commit(path: Path) -> None:
-    """Start a commit without waiting for it.
-
-    Deleted subvolumes give their space back after it; without it, up to half a minute later.
-    """
+    """Start a commit, which gives back the space of deleted subvolumes; else that takes half a minute."""
     with opened(path) as fd:
         fcntl.ioctl(fd, _START_SYNC, bytearray(8))
 
 
 def enable_quotas(path: Path) -> None:
-    """Turn quotas on.
-
-    From Linux 6.7 they are simple quotas, which cost nothing when a snapshot is removed.
-    """
+    """Turn quotas on; from Linux 6.7 simple ones, which cost nothing when a snapshot is removed."""
     if are_quotas_on(path):
         return
     with opened(path) as fd:
@@ -193,10 +180,7 @@ def join_group(path: Path, group: int) -> None:
 
 
 def limit_group(path: Path, group: int, limit_bytes: int | None) -> None:
-    """Let the group hold that much; None is no limit.
-
-    `path` is on the file system, and in no subvolume with a limit.
-    """
+    """Let the group hold that much; None is no limit. `path` is in no subvolume with a limit."""
     with opened(path) as fd:
         _limit(fd, group, _LIMIT_MAX_RFER, _NO_LIMIT if limit_bytes is None else limit_bytes)
 
@@ -208,10 +192,7 @@ def groups_above(path: Path) -> list[int]:
 
 
 def usage_of_group(path: Path, group: int) -> int | None:
-    """Bytes that count against the group as of the last commit; None without such a group.
-
-    The last commit is half a minute ago at most.
-    """
+    """Bytes of the group as of the last commit, half a minute ago at most; None without such a group."""
     with opened(path) as fd:
         for item in _search(fd, _QUOTA_TREE, (0, _QGROUP_INFO, group), (0, _QGROUP_INFO, group)):
             return int(struct.unpack_from("=Q", item.data, 8)[0])
@@ -250,10 +231,7 @@ def device_errors(path: Path) -> dict[str, int]:
 
 
 def resize(path: Path, size_bytes: int) -> None:
-    """Resize the file system on its only device.
-
-    Shrinking moves data from behind the new end, and may take long.
-    """
+    """Resize the file system on its only device. Shrinking moves data, and may take long."""
     with opened(path) as fd:
         fcntl.ioctl(fd, _RESIZE, _named(f"1:{size_bytes}"))
 
@@ -333,11 +311,9 @@ def _destroy_all_nested(parent: int, top: int) -> None:
 
 @contextlib.contextmanager
 def _uncounted(fd: int, subvolumes: list[int]) -> Generator[None]:
-    """Take subvolumes out of their groups, because at its limit one is refused even a removal.
+    """Take subvolumes out of their groups, as at its limit one is refused even a removal.
 
-    The first comes back at the end.
-
-    `fd` is in none of them.
+    The first comes back at the end. `fd` is in none of them.
     """
     above = {number: _groups_above(fd, number) for number in subvolumes}
     for number, groups in above.items():
@@ -396,10 +372,7 @@ def _items(fd: int, tree: int, kind: int, objectid: int) -> Iterator[Item]:
 
 
 def _search(fd: int, tree: int, low: tuple[int, int, int], high: tuple[int, int, int]) -> Iterator[Item]:
-    """The items of a tree between two keys of object, kind and offset.
-
-    When the objects differ, items of every kind between are returned.
-    """
+    """The items between two keys of object, kind and offset; of every kind where the objects differ."""
     while low <= high:
         # The kernel compares the parts of a key one by one, so the bound of each part is the widest.
         # nr_items is 4096: as many as fit.

@@ -25,10 +25,7 @@ _DEVICES = Path("/dev")
 
 @contextlib.contextmanager
 def attached(file: Path) -> Generator[Path]:
-    """The loop device of `file`, made when there is none.
-
-    It stays as long as the block lasts or something is mounted from it.
-    """
+    """The loop device of `file`, made when there is none; it stays for the block and while mounted from."""
     with closing_fd(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
         device, held = _found(os.fstat(fd)) or _attach(fd, file)
     with closing_fd(held):

@@ -1,8 +1,7 @@
-"""The kernel's descriptor-based mount calls, by ctypes.
+"""The kernel's descriptor-based mount calls, by ctypes, as older `mount` cannot id-map (glibc: since 2.36).
 
-glibc wraps them only since 2.36, and older `mount` cannot id-map. Mounts are made as descriptors and attached
-to descriptors, so no path that a tenant could have prepared is ever resolved by name. Every call raises
-OSError with the call's name on failure.
+Mounts are made as descriptors and attached to descriptors, so no path that a tenant could have prepared is
+resolved by name. Every call raises OSError with the call's name.
 """
 
 import ctypes
@@ -79,10 +78,7 @@ def make_all_private() -> None:
 
 
 def new_mount(fstype: str, options: Iterable[tuple[str, str]], attributes: int = 0) -> int:
-    """A descriptor of a new detached mount.
-
-    An option with an empty value is a flag; values are at most 255 bytes.
-    """
+    """A descriptor of a new detached mount; an empty option is a flag, a value has at most 255 bytes."""
     with closing_fd(_call("fsopen", _FSOPEN, fstype.encode(), 1)) as context:
         for key, value in options:
             _configure(context, key, value)

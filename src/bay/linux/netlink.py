@@ -1,7 +1,6 @@
 """Netlink for links, routes, rules and conntrack: many messages go in one write, and errors come back.
 
-Rejected: pyroute2. It takes a third of a second to import, an event loop for each socket, and a round trip
-for every message, where setting up a sandbox takes a dozen of them.
+Rejected: pyroute2, a third of a second to import, an event loop a socket and a round trip a message.
 """
 
 import errno
@@ -67,10 +66,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Netlink:
-    """A netlink socket in the network namespace of the thread that made it, wherever it is used.
-
-    For one thread at a time.
-    """
+    """A netlink socket in the namespace of the thread that made it. For one thread at a time."""
 
     def __init__(self, family: int = NETLINK_ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
@@ -86,9 +82,7 @@ class Netlink:
         self._socket.close()
 
     def send(self, requests: Iterable[NetlinkRequest]) -> None:
-        """Make all of `requests` true, in their order.
-
-        Raises OSError naming the first that the kernel refused.
+        """Make all of `requests` true, in order. Raises OSError naming the first that the kernel refused.
 
         Those after it have been tried as well: a batch is fast, not atomic.
         """

@@ -37,8 +37,7 @@ def open_process(pid: int, started: int) -> int | None:
 def has_ended(child: int, timeout_s: float) -> bool:
     """Wait until a child of this process has ended, without reaping it; False after `timeout_s`. Blocks.
 
-    `subprocess.Popen.wait` with a timeout looks again after 0.5, 1, 2, … ms: half of the time was spent
-    waiting.
+    `Popen.wait` with a timeout looks again after 0.5, 1, 2, … ms: half of the time was spent waiting.
     """
     with closing_fd(os.pidfd_open(child)) as pidfd:
         return ends_within(pidfd, timeout_s)
@@ -55,12 +54,9 @@ def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
 
 
 def kill_tree(pid: int, timeout_s: float) -> bool:
-    """Kill `pid` with all that descends from it, and wait; False when some had not ended after `timeout_s`.
+    """Kill `pid` with all that descends from it, and wait; False when some outlive `timeout_s`. Blocks.
 
-    Blocks.
-
-    Before any is killed all are stopped and looked for again, so that none is forked and re-parented in
-    between.
+    First all are stopped and looked for again, so that none is forked and re-parented in between.
     """
     found: list[int] = []
     while (everyone := [pid, *descendants(pid)]) != found:
@@ -72,10 +68,7 @@ def kill_tree(pid: int, timeout_s: float) -> bool:
 
 
 def holders(file: Path) -> list[int]:
-    """The other processes that have `file` open.
-
-    Blocks for some milliseconds: it looks at every descriptor there is.
-    """
+    """The other processes that have `file` open. Blocks for some milliseconds: it reads all descriptors."""
     found = (int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid())
     return [pid for pid in found if _has_open(pid, str(file))]
 

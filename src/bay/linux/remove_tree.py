@@ -1,7 +1,6 @@
 """Removes directory trees that a sandbox filled: any depth, any modes, no link followed, no mount crossed.
 
-coreutils' rm walks by descriptors and does not recurse; rejected: shutil.rmtree, which fails at Python's
-recursion limit, a thousand directories down.
+By coreutils' rm; rejected: shutil.rmtree, which fails at Python's recursion limit, a thousand levels down.
 """
 
 import asyncio
@@ -31,10 +30,7 @@ async def remove(*trees: Path) -> None:
 
 
 def remove_now(tree: Path) -> None:
-    """Remove a tree, if it is there, in a thread that may wait.
-
-    Raises DriverUnavailable when something of it stays.
-    """
+    """Remove a tree, if it is there. Blocks; raises DriverUnavailable when something of it stays."""
     try:
         done = subprocess.run(
             [*_COMMAND, tree], stdin=subprocess.DEVNULL, capture_output=True, timeout=_REMOVE_S

@@ -42,7 +42,7 @@ def exchange(one: Path, other: Path) -> bool:
 def built_beside(target: Path) -> Generator[Path]:
     """A new directory beside `target`, which takes that name when the block ends; nothing stays on an error.
 
-    Safe against concurrent builds: the first of them keeps the name, and its copy is as good.
+    Of concurrent builds the first keeps the name, and its copy is as good.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))

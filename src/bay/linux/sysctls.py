@@ -39,8 +39,7 @@ def forwards(version: int) -> bool:
 def forward(version: int) -> None:
     """Let the host forward.
 
-    A router ignores router advertisements (RFC 4861, 6.2.2); devices configured by one are set to go on
-    accepting them.
+    A router ignores router advertisements (RFC 4861, 6.2.2): devices that follow them are set to go on.
     """
     if version == 6:
         for device in (_NET / "ipv6/conf").iterdir():
@@ -50,10 +49,7 @@ def forward(version: int) -> None:
 
 
 def reflect_marks(version: int) -> None:
-    """Let refusals (TCP resets, ICMP errors) carry the mark of the packet they answer.
-
-    The mark routes them back to their sandbox.
-    """
+    """Let refusals (TCP resets, ICMP errors) carry their packet's mark, which routes them to its sandbox."""
     write(_REFLECT[version], "1")
 
 

@@ -1,4 +1,4 @@
-"""Conntrack: lists one sandbox's entries in the kernel's connection table by mark, and deletes them.
+"""Lists one sandbox's entries in the kernel's connection table by mark, and deletes them.
 
 Formats: linux/netfilter/nfnetlink_conntrack.h.
 """
@@ -41,10 +41,7 @@ class TrackedConnection:
 
 
 class Conntrack:
-    """The table of the network namespace of the thread that makes this.
-
-    For one thread at a time. Raises OSError.
-    """
+    """The table in the namespace of the thread that makes this. For one thread at a time. Raises OSError."""
 
     def __init__(self) -> None:
         self._netlink = Netlink(NETLINK_NETFILTER)

@@ -21,7 +21,7 @@ def normal_pattern(text: str) -> str:
 
 
 def lookup_form(name: str) -> str | None:
-    """A queried name in the form that patterns are compared with; None when it is not a valid host name.
+    """A queried name as patterns are compared with it; None when it is not a valid host name.
 
     A label with an escaped dot (`a\\.b.example.com` has the label `a.b`) would be split in the wrong place.
     """

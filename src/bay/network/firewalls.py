@@ -13,10 +13,7 @@ FIX = (
 def dropping() -> list[str]:
     """The chains that drop forwarded packets by default, in tables of which no rule names a device of Bay.
 
-    Blocks.
-
-    Raises DriverUnavailable where nftables cannot be queried. Rules of the older iptables-legacy are not
-    seen.
+    Blocks; raises DriverUnavailable where nftables cannot be queried. Rules of iptables-legacy are not seen.
     """
     nft = Nft()
     try:

@@ -2,11 +2,10 @@
 
 The order is the guarantee. A sandbox's chains are in nftables before its device exists, and its device is
 removed before they are: a Bay that is killed at any line leaves a sandbox that reaches no more than its
-policy allows. A change of policy is one transaction, before which the old one holds and after which the new
-one.
+policy allows. A change of policy is one transaction, between the old one and the new one.
 
-All of it is done by one thread, made in the host's network namespace. Callers may be in any other: the
-threads that start a container have left the host's by then.
+One thread does it all, made in the host's network namespace. Callers may be in any other: the threads that
+start a container have left the host's by then.
 """
 
 import asyncio
@@ -84,9 +83,9 @@ class _SlotState:
 class NetworkManager:
     """Gives sandboxes a network and holds them to their policies. Every method raises DriverUnavailable.
 
-    `instance` are four hex digits that no other Bay on this host has. `private` are the networks that rules
-    may allow beside the public ones. `names` makes the DNS forwarder; without one no name is answered. `now`
-    is a clock in seconds.
+    `instance` are four hex digits that no other Bay on this host has; rules may allow the networks `private`
+    beside the public ones; `names` makes the DNS forwarder, without which no name is answered; `now` is a
+    clock in seconds.
     """
 
     def __init__(
@@ -112,10 +111,7 @@ class NetworkManager:
         self._contents = TableContents()
 
     def probe(self) -> list[str]:
-        """The reasons why this host cannot give sandboxes a network; empty where it can.
-
-        Blocks, about 50 ms.
-        """
+        """The reasons why this host cannot give sandboxes a network, if any. Blocks, about 50 ms."""
         if not nftables.is_installed():
             return [f"{nftables.LIBRARY} is missing; install libnftables1"]
         names = ", ".join(sysctls.unwritable(ipv6=self._ipv6))
@@ -138,17 +134,14 @@ class NetworkManager:
             trial._tear_down()
 
     def is_left(self) -> bool:
-        """Whether sandboxes of an earlier Bay of this instance have a device on this host.
-
-        Callable before `open`.
-        """
+        """Whether an earlier Bay of this instance left sandboxes with a device. Callable before `open`."""
         return any(number_of(self._instance, name) for name in sysctls.devices())
 
     async def open(self) -> None:
         """Make the shared tables and devices, and list sandboxes that an earlier Bay of this instance left.
 
-        Called in the host's network namespace. Where the host forwarded nothing before, it forwards from now
-        on what sandboxes began, and nothing else. Again is no error.
+        Called in the host's network namespace; again is no error. Where the host forwarded nothing before, it
+        forwards from now on what sandboxes began, and nothing else.
         """
         if self._worker is not None:
             return
@@ -160,9 +153,7 @@ class NetworkManager:
             await self._names.open()
 
     async def aclose(self) -> None:
-        """Close the netlink sockets.
-
-        Networks stand and are enforced; names are not answered until the next `open`.
+        """Close the netlink sockets; networks stand, enforced, but names get no answers until `open`.
 
         When no network is left, the shared tables and devices are removed too.
         """
@@ -180,23 +171,15 @@ class NetworkManager:
             self._worker = None
 
     def is_public(self, address: Address) -> bool:
-        """Whether an answer may name `address` whatever the rules are.
-
-        Private networks are for the policies that allow them.
-        """
+        """Whether an answer may name `address` under any rules; others are for policies that allow them."""
         return not is_reserved(address) and (address.version == 4 or self._ipv6)
 
     def admit(self, slot: NetworkSlot, policy: NetworkPolicy) -> None:
-        """Load the chains of `slot` and its policy into the kernel, before there is a device.
-
-        Blocks; callable from any thread.
-        """
+        """Load the chains of `slot` into the kernel, before it has a device. Blocks; from any thread."""
         self._wait(lambda: self._admit(slot, policy))
 
     def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
-        """Link the namespace behind `netns_fd`, whose loopback is up, to the host.
-
-        Blocks; callable from any thread.
+        """Link the namespace behind `netns_fd`, whose loopback is up, to the host. Blocks; from any thread.
 
         Call it after `admit`; with the mode `none` it does nothing. An existing link is replaced.
         """
@@ -204,10 +187,7 @@ class NetworkManager:
             self._wait(lambda: self._links.connect(slot, netns_fd))
 
     async def serve_names(self, slot: NetworkSlot, netns_fd: int) -> None:
-        """Serve DNS inside the namespace behind `netns_fd`.
-
-        Call it before the first program runs there, after `admit`.
-        """
+        """Serve DNS inside the namespace behind `netns_fd`, after `admit`, before a program runs there."""
         if (
             self._names is None
             or self._policies[slot.number].mode == "none"
@@ -334,7 +314,7 @@ class NetworkManager:
         return ("chain", generation.name) in self._contents.of(generation.slot.key)
 
     def _turn_on_forwarding(self, version: int) -> None:
-        """Turn forwarding on. A host that did not forward before Bay still forwards only for sandboxes.
+        """Turn forwarding on; a host that did not forward before Bay still forwards only for sandboxes.
 
         The note comes first: another program may flush the ruleset.
         """
@@ -380,10 +360,7 @@ class NetworkManager:
                 yield name, NetworkSlot(number, "").key
 
     def _transact(self, build: Callable[[NftScript], None]) -> None:
-        """Commit the commands of `build`.
-
-        When the table differs from the record of it, everything is made anew, once.
-        """
+        """Commit the commands of `build`; where the table is not as recorded, all is made anew, once."""
         try:
             self._run(build)
         except DriverUnavailable as error:
@@ -404,10 +381,7 @@ class NetworkManager:
             self._change(slot, policy, lives=False)
 
     def _change(self, slot: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
-        """Hold new connections of `slot` to `policy`.
-
-        Where it `lives`, note that its established connections are still to be judged.
-        """
+        """Hold new connections to `policy`; where `slot` `lives`, note that established ones are unjudged."""
         before = self._states.get(slot.number)
         if before is not None and before.policy == policy and self._stands(before.generation):
             return
@@ -531,7 +505,7 @@ class NetworkManager:
         state.open += len(state.names[name]) - len(known)
 
     def _make_room(self, state: _SlotState, now: float) -> None:
-        """Close expired addresses and the least recently answered ones, down to half the limit.
+        """Close expired addresses and the least recently answered, down to half the limit.
 
         It looks at all of them, so it has to be rare.
         """

@@ -11,17 +11,11 @@ SHARED = ("enter", "judge", "policies", "leave", "seats")
 
 
 Name = tuple[str, str]
-"""A kind (`chain`, `map`, `set`, `counter`) with a name.
-
-Or one of SHARED with the key of a slot, for its element there.
-"""
+"""A kind (`chain`, `map`, `set`, `counter`) with a name, or one of SHARED with the key of a slot."""
 
 
 class NftScript:
-    """Commands of one transaction on a Bay's table, with the names they add and delete.
-
-    The names go into `TableContents` afterwards.
-    """
+    """Commands of one transaction on a Bay's table, with the names they add and delete."""
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
@@ -134,10 +128,7 @@ class NftScript:
 
 
 class TableContents:
-    """The names in the table by the key of their slot.
-
-    Kept in memory, so that no change begins with a listing.
-    """
+    """The names in the table by the key of their slot, in memory, so that no change begins with a listing."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[Name]] = {}

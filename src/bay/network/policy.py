@@ -12,10 +12,9 @@ service:
 5. a deny of 0.0.0.0/0 or ::/0;
 6. the mode: `open` allows, `allowlist` refuses.
 
-A policy is compiled to a `CompiledPolicy`: services fall into a few classes that no rule divides, and for
-each class the cidrs are flattened to disjoint intervals with one deciding rule. The kernel looks that form up
-in one step, however many rules there are. `CompiledPolicy.decide` gives the same answer for one packet; a
-test compares the two.
+In a `CompiledPolicy` services fall into a few classes that no rule divides, and for each the cidrs are
+flattened to disjoint intervals with one deciding rule: the kernel looks that up in one step, however many
+rules there are. `CompiledPolicy.decide` gives the same answer for one packet; a test compares the two.
 """
 
 from bisect import bisect_right
@@ -71,18 +70,12 @@ class NameVerdict:
     rule: int | None
     opens: tuple[NameRule, ...]
     carried: str = ""
-    """The part of the name that the sandbox chose.
-
-    It is the part matched by `*` of the deciding rule, or all of the name where no rule decided.
-    """
+    """The part that the sandbox chose: matched by `*` of the deciding rule, or all where no rule decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyDecision:
-    """The verdict on a connection.
-
-    Without a deciding rule, `reason` is `default`, `reserved` or `protocol`.
-    """
+    """The verdict on a connection. Without a rule, `reason` is `default`, `reserved` or `protocol`."""
 
     allowed: bool
     rule: int | None = None
@@ -90,10 +83,7 @@ class PolicyDecision:
 
 
 def checked(policy: NetworkPolicy, private: Sequence[Network] = ()) -> NetworkPolicy:
-    """`policy` with its rules in one spelling.
-
-    Raises InvalidArgument naming the rule; `private` are the host's open networks.
-    """
+    """`policy` in one spelling, by the host's `private` networks. Raises InvalidArgument naming the rule."""
     if len(policy.rules) > MAX_RULES:
         raise InvalidArgument(f"the policy has {len(policy.rules)} rules; the limit is {MAX_RULES}")
     rules = tuple(_checked_rule(index, rule, private) for index, rule in enumerate(policy.rules))
@@ -279,10 +269,7 @@ class CompiledPolicy:
     def decide(
         self, address: Address, protocol: NetworkProtocol | str, port: int, names: Collection[str] = ()
     ) -> PolicyDecision:
-        """The verdict on a connection to `address`, to which `names` were resolved.
-
-        The host's own addresses are not known here.
-        """
+        """The verdict on `address`, resolved from `names`. The host's own addresses are not known here."""
         if protocol not in port_classes.PROTOCOLS:
             return PolicyDecision(False, reason="protocol")
         if self.mode == "none":
@@ -337,10 +324,7 @@ def _private_allows(cidrs: Iterable[_Cidr], private: Sequence[Network]) -> Itera
 
 
 def _fences(allowed: Iterable[Network], mask: int) -> Iterator[_Cidr]:
-    """A deny of each reserved network in which a part is allowed.
-
-    A rule for some ports then opens no others, nor a name.
-    """
+    """A deny of each reserved network with an allowed part: a rule for ports opens no others, nor a name."""
     around = {reserved_around(network) for network in allowed}
     for version in (4, 6):
         for network in reserved(version):
@@ -349,10 +333,7 @@ def _fences(allowed: Iterable[Network], mask: int) -> Iterator[_Cidr]:
 
 
 def _strongest(cidrs: Iterable[_Cidr], bit: int) -> Iterator[_Cidr]:
-    """Of those about the class `bit` the strongest for each network.
-
-    `cidrs` are sorted by network, then rank.
-    """
+    """Of those about the class `bit` the strongest for each network, from `cidrs` by network, then rank."""
     last: Network | None = None
     for one in cidrs:
         if one.mask & bit and one.network != last:

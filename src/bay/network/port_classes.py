@@ -73,10 +73,7 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def classes(combinations: Sequence[tuple[Span, ...]]) -> tuple[tuple[ServiceClass, ...], list[int]]:
-    """All services cut by `combinations`.
-
-    Returns the classes, and for each combination the bits of the classes it consists of.
-    """
+    """All services cut by `combinations`: the classes, and for each combination the bits of its classes."""
     pieces: dict[int, list[Span]] = defaultdict(list)
     for protocol in PROTOCOLS:
         for span, members in _cut(protocol, combinations):

@@ -62,10 +62,7 @@ def table_of(instance: str) -> str:
 
 
 def base(instance: str) -> str:
-    """The base that all sandboxes of a Bay share.
-
-    Repeating it changes nothing; it takes effect at once as a whole.
-    """
+    """The base that all sandboxes of a Bay share, as one change; repeating it changes nothing."""
     table, ours = table_of(instance), f'"{device_prefix(instance)}*"'
     return "\n".join(
         [
@@ -121,10 +118,7 @@ def _base_chain(table: str, name: str, hook: str, rules: Sequence[str]) -> Itera
 
 
 def guard(version: int) -> str:
-    """For a host that forwarded no packet of IP `version` before Bay.
-
-    It still forwards only what sandboxes began.
-    """
+    """For a host that forwarded no IP `version` before Bay: it still forwards only what sandboxes began."""
     chain, others = f"inet {GUARD} forward{version}", ", ".join(f'"{name}"' for name in _OTHERS)
     rules = [
         f"meta nfproto != ipv{version} accept",
@@ -327,10 +321,7 @@ class Generation:
         return f'{addresses} : "{self._counter(one.rule)}"'
 
     def counters(self) -> set[str]:
-        """The counters of the rules that its chains and elements use from the beginning.
-
-        Those of names come with their addresses.
-        """
+        """The counters that its chains and elements use from the beginning, without those of names."""
         found = {one.rule for version in (4, 6) for cut in self._plan.cidrs(version) for one in cut}
         return {counter_of(self.slot, self._policy.rules[rule]) for rule in found if rule is not None}
 

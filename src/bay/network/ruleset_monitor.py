@@ -1,7 +1,4 @@
-"""The ruleset monitor watches netlink for deleted nftables tables.
-
-A flush of the ruleset takes those of Bay with it.
-"""
+"""Watches netlink for deleted nftables tables: a flush of the ruleset takes those of Bay with it."""
 
 import socket
 from collections.abc import Collection, Iterator
@@ -17,10 +14,7 @@ _READ_BYTES = 64 << 10
 
 
 class RulesetMonitor:
-    """Watches over the tables of those `names`, in the network namespace of the thread that makes this.
-
-    Raises OSError.
-    """
+    """Watches the tables `names` in the namespace of the thread that makes this. Raises OSError."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(name.encode() for name in names)
@@ -39,10 +33,7 @@ class RulesetMonitor:
         self._socket.close()
 
     def hear(self) -> bool:
-        """Whether one of the tables was deleted since the last call, or messages were lost.
-
-        Does not block.
-        """
+        """Whether a table was deleted since the last call, or messages were lost. Does not block."""
         gone = False
         while True:
             try:

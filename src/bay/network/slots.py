@@ -23,10 +23,7 @@ NOWHERE_TABLE = _TABLES
 
 @dataclass(frozen=True, slots=True)
 class NetworkSlot:
-    """A session's place in the host's network.
-
-    `number` is its alone on this host, whichever Bay gave it: 1 to 4094.
-    """
+    """A session's place in the host's network. `number`, 1 to 4094, is its alone among all Bays here."""
 
     number: int
     session_id: str

@@ -83,10 +83,7 @@ class Traffic:
 
 
 class VethLinks:
-    """The links of one Bay.
-
-    Made in the host's network namespace and used by one thread, which stays in it. Raises OSError.
-    """
+    """The links of one Bay, made in the host's namespace for one thread that stays there. Raises OSError."""
 
     def __init__(self, instance: str, *, ipv6: bool) -> None:
         self._instance = instance

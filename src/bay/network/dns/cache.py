@@ -1,6 +1,6 @@
-"""The cache of one sandbox's DNS answers: an answer is repeated for its TTL, while its addresses stay open.
+"""One sandbox's DNS answers, repeated for their TTL, while their addresses stay open.
 
-Each sandbox has its own cache: a shared one would tell a sandbox by timing what another resolved.
+A shared cache would tell a sandbox by timing what another resolved.
 """
 
 from collections import OrderedDict
@@ -33,10 +33,7 @@ class CachedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """An answer that holds until `ends_at`.
-
-    Its addresses are open by the verdict of `plan` on its name, by its `rule`.
-    """
+    """An answer until `ends_at`; its addresses are open by the `rule` of `plan`'s verdict on its name."""
 
     text: str
     answer: CachedAnswer
@@ -95,8 +92,7 @@ class Cache:
 class Origins:
     """The names by which a sandbox resolved an address, for as long as it may have connections there.
 
-    The end of a connection is not reported here, so the number is bounded; the least recently seen makes
-    room.
+    No end of a connection is reported here, so the number is bounded; the least recently seen makes room.
     """
 
     def __init__(self, limits: DnsLimits) -> None:

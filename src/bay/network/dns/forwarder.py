@@ -3,8 +3,7 @@
 The socket identifies the sandbox: Bay opened it in the sandbox's own network namespace, where nothing else
 can send to it, and no query crosses the boundary as a packet. A name that the policy does not allow is
 REFUSED. An allowed one is resolved by Bay, its addresses are opened in the kernel for the answer's TTL, and
-only then is the answer sent. So a sandbox reaches by a name exactly the addresses in its answer, and a
-program with its own resolver, or with an address it knows, reaches nothing more.
+only then is the answer sent. So a sandbox reaches by a name exactly the addresses in its answer.
 
 Rejected: a packet filter that reads answers as they pass (TCP, fragments and compression make it a second,
 worse parser; and the answer is there before the opening is), and a proxy that reads names from TLS (which
@@ -37,12 +36,10 @@ class _Served:
 
 
 class Forwarder:
-    """The resolvers of all sandboxes.
-
-    `key` is a number that identifies a sandbox for as long as it is served.
+    """The resolvers of all sandboxes, all on the event loop; `key` identifies a sandbox while it is served.
 
     `now` is a clock in seconds that does not jump; `clock` is for displayed times. `ipv6` False: AAAA has no
-    records, so that programs do not try addresses that lead nowhere. Everything is called on the event loop.
+    records, so that programs do not try addresses that lead nowhere.
     """
 
     def __init__(
@@ -85,12 +82,7 @@ class Forwarder:
         sockets.open()
 
     def set_plan(self, key: int, plan: CompiledPolicy) -> None:
-        """Judge a sandbox's names by `plan` from now on; answers that it does not allow are dropped.
-
-        Raises KeyError.
-
-        A name that is being resolved is judged again before its answer is sent.
-        """
+        """Judge names by `plan`, those being resolved as well; drop answers it refuses. Raises KeyError."""
         self._served[key].resolver.set_plan(plan)
 
     async def stop(self, key: int) -> None:
@@ -101,10 +93,7 @@ class Forwarder:
             await served.resolver.aclose()
 
     def refused(self, key: int) -> tuple[RefusedName, ...]:
-        """The names that were not answered, the newest last; a bounded number.
-
-        Empty for a sandbox that is not served.
-        """
+        """The names that were not answered, newest last, bounded; empty for a sandbox that is not served."""
         return self._served[key].resolver.log.refused() if key in self._served else ()
 
     def counts(self, key: int) -> Counts:
@@ -112,8 +101,5 @@ class Forwarder:
         return self._served[key].resolver.log.counts() if key in self._served else {}
 
     def names_of(self, key: int) -> dict[Address, set[str]]:
-        """The names by which a sandbox knows each address.
-
-        Expired ones are included: connections outlive them.
-        """
+        """The names by which a sandbox knows each address, expired ones too: connections outlive them."""
         return self._served[key].resolver.names.origins.all() if key in self._served else {}

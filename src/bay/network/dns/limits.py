@@ -1,9 +1,8 @@
 """The limits of a sandbox's DNS, and its budget: queries a second, and bytes of names that it chooses.
 
-A name under a wildcard rule is a message to the domain's name server, so such names pay for the bytes they
-carry below the rule's own, at each upstream query. Names that people gave pay for their letters; long ones
-that look random pay eightfold. A tunnel through names cannot be closed while they are answered: the limit
-keeps it slow.
+A name under a wildcard rule is a message to the domain's name server, so it pays for the bytes below the
+rule's own at each upstream query: names that people gave by the letter, long ones that look random eightfold.
+A tunnel through names cannot be closed while they are answered: the limit keeps it slow.
 """
 
 from collections.abc import Callable
@@ -38,15 +37,9 @@ class DnsLimits:
     refusals_at_once: float = 200
     """Questions over the rate that are answered REFUSED at `questions_per_s`; further ones are dropped."""
     pause_s: float = 0.05
-    """How long a sandbox's socket is left unread once its questions are dropped.
-
-    A drop in the kernel costs less than one in Bay.
-    """
+    """How long a socket is left unread once its questions are dropped: the kernel drops for less than Bay."""
     received_per_question: int = 1024
-    """Bytes from upstream that cost as much as one question.
-
-    A long answer is then no cheap way to keep Bay busy.
-    """
+    """Bytes from upstream that cost one question, so that a long answer is no cheap way to keep Bay busy."""
 
     letters_per_s: float = 64
     letters_at_once: float = 8192
@@ -57,10 +50,7 @@ class DnsLimits:
     datagrams: int = 32
     """How many are read before others have their turn."""
     query_bytes: int = 4096
-    """No longer question is read.
-
-    RFC 1035 allows 65,535 over TCP, where one name and its options need no 400.
-    """
+    """No longer question is read: one name and its options need no 400, though RFC 1035 allows 65,535."""
     idle_s: float = 10
     """How long a connection may be silent, or take for one question or to accept an answer."""
 
@@ -76,10 +66,7 @@ class DnsLimits:
     failure_s: int = 1
     """How long a failure to resolve is cached (RFC 9520, section 3.2: at least a second)."""
     grace_s: int = 30
-    """An address stays open for so much longer than its TTL.
-
-    A program connects after it has resolved, not while.
-    """
+    """An address stays open for so much longer than its TTL: a program connects after it has resolved."""
 
     answer_s: float = 5
     tries_s: tuple[float, ...] = (1.0, 2.0)
@@ -128,10 +115,7 @@ def weight(carried: str) -> int:
 
 
 def looks_random(letters: str) -> bool:
-    """Whether `letters`, in lower case, are many and not those of words.
-
-    The labels of a name are judged as one.
-    """
+    """Whether `letters`, in lower case and of all labels, are many and not those of words."""
     if len(letters) < _RANDOM_BYTES:
         return False
     common = sum(letters[at : at + 2] in _COMMON for at in range(len(letters) - 1))

@@ -18,10 +18,9 @@ ADDRESSES = (wire.A, wire.AAAA)
 
 
 Opener = Callable[[int, str, Sequence[Address], int], Awaitable[None]]
-"""Makes a name's addresses reachable for `ttl_s` seconds, before the sandbox `key` has the answer.
+"""Makes reachable, before the sandbox `key` has the answer: `key`, `name`, `addresses`, `ttl_s` (seconds).
 
-The arguments are `key`, `name`, `addresses` and `ttl_s`. A policy may change meanwhile: the network manager
-judges the name again under the lock with which it changes policies. Raises HostError.
+The network manager judges the name again under its lock, as the policy may have changed. Raises HostError.
 """
 
 
@@ -62,9 +61,9 @@ class SandboxNames:
         self.origins = Origins(around.limits)
 
     def set_plan(self, plan: CompiledPolicy) -> None:
-        """Drop the answers that `plan` does not allow.
+        """Drop the answers that `plan` does not allow; others are opened again at the next question.
 
-        The others are opened again at the next question: `plan` may open other services under the same name.
+        `plan` may open other services under the same name.
         """
         self.plan = plan
         for key, pin in self._cache.live():
@@ -84,10 +83,7 @@ class SandboxNames:
         return max(0, ceil(pin.ends_at - self._around.now()))
 
     async def settle(self, asked: UpstreamQuestion) -> Pin:
-        """The answer to a question, cached, with its addresses open.
-
-        Raises NoAnswer, Loop, and the opener's errors.
-        """
+        """The answer, cached, with its addresses open. Raises NoAnswer, Loop, and the opener's errors."""
         pin = self._cache.get(asked.key) or await self._resolve(asked)
         while pin.answer.reason is None:
             plan = self.plan

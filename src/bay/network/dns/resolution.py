@@ -27,8 +27,7 @@ class Resolution:
 async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Resolution:
     """The records of `name`. Raises Loop, and the errors of `ask`.
 
-    Resolvers follow aliases themselves, so one answer mostly has them all; where it ends too early, the next
-    alias is queried.
+    Resolvers follow aliases themselves; where an answer ends too early, the next alias is queried.
     """
     aliases: list[Record] = []
     while True:

@@ -1,7 +1,6 @@
 """Reads upstream responses with dnspython's bounds-checked parser, record by record up to a limit.
 
-`dns.message.from_wire` reads a message whole, and 64 KiB of records would block the event loop for tens of
-milliseconds.
+`dns.message.from_wire` reads all: 64 KiB of records would block the event loop for tens of milliseconds.
 """
 
 import struct
@@ -59,10 +58,9 @@ class Response:
 
 
 def read_response(message: bytes, number: int, name: bytes, kind: int, most: int) -> Response | None:
-    """The response to the question with that id, name and type, at most `most` records of it.
+    """The response to the question with that id, name and type, at most `most` records; None for any other.
 
-    None for any other message. Raises MalformedResponse for a message that matches but is broken after its
-    question.
+    Raises MalformedResponse for a message that matches but is broken after its question.
     """
     parser = dns.wire.Parser(message)
     try:
@@ -111,10 +109,7 @@ def _records(parser: dns.wire.Parser, kind: int, count: int) -> Iterator[Record]
 
 
 def _data(parser: dns.wire.Parser, kind: int, length: int) -> bytes:
-    """The data of a record, with the names in it written out.
-
-    The name of an alias is in lower case, to be compared with owners.
-    """
+    """A record's data with names written out, an alias's in lower case, to be compared with owners."""
     if (size := _ADDRESS_BYTES.get(kind)) is not None:
         if length != size:
             raise dns.exception.FormError

@@ -1,7 +1,6 @@
 """The resolver of one sandbox: decides which questions go upstream, and answers them.
 
-A cached answer is sent within the call that brought the question. For others there is one task for each name
-and type, however many ask.
+A cached answer is sent within the call of the question; for others each name and type has one task.
 """
 
 import asyncio
@@ -64,10 +63,7 @@ class _Asker:
 
 
 class SandboxResolver:
-    """One sandbox's resolver.
-
-    Everything here runs on the event loop: code without an await is not interrupted.
-    """
+    """One sandbox's resolver, all on the event loop: code without an await is not interrupted."""
 
     def __init__(self, key: int, plan: CompiledPolicy, around: ForwarderContext) -> None:
         self._key, self._around = key, around
@@ -88,10 +84,7 @@ class SandboxResolver:
         self.log.rules_changed()
 
     def receive(self, message: bytes, *, stream: bool, deliver: Deliver) -> bool:
-        """Answer `message`, now or later, by one call of `deliver`.
-
-        Returns False when over the rate limit; the refusal is suppressed too.
-        """
+        """Answer `message`, now or later, by one call of `deliver`; False: over the rate, and not refused."""
         try:
             question = wire.read_question(message)
         except wire.MalformedQuery as error:
@@ -151,10 +144,7 @@ class SandboxResolver:
         return None if asked.type in _KINDS else "type"
 
     def _is_public(self, text: str) -> bool:
-        """Whether `text` is no reverse name, or one of a reachable address.
-
-        Other reverse names map the host's network.
-        """
+        """Whether `text` is no reverse name, or a reachable address's: others map the host's network."""
         if not f".{text}".endswith(_REVERSE):
             return True
         try:
@@ -166,8 +156,7 @@ class SandboxResolver:
     def _may_leave(self, asked: UpstreamQuestion, verdict: NameVerdict) -> bool:
         """Whether the budget has letters left for a name. A cached or pending name costs nothing again.
 
-        Where no rule decided, the mode is `open`: a program that may send to any address needs no names for
-        it.
+        Without a deciding rule the mode is `open`: a program that may send anywhere needs no names for it.
         """
         if verdict.rule is None or asked.key in self._asking or self.names.held(asked.key) is not None:
             return True

@@ -1,8 +1,7 @@
 """A sandbox's two DNS sockets, read and written from the host; they were made in its network namespace.
 
-Datagrams are read when the socket is readable, a few at a time, and not for a moment after a flood: the
-kernel then drops what comes, which costs Bay nothing. A connection has one question at a time and an idle
-timeout.
+Datagrams are read a few at a time, and not for a moment after a flood: then the kernel drops them, which
+costs Bay nothing. A connection has one question at a time and an idle timeout.
 """
 
 import asyncio

@@ -1,9 +1,8 @@
 """The client side of DNS: queries the host's resolvers, which may be slow, down or lying, until one answers.
 
-Each question has a connected socket of its own, and with it a port, so that the kernel drops what comes from
-elsewhere; a random id; and its name and type compared. That leaves an off-path attacker some 2^30 guesses
-within a second (RFC 5452). Messages that do not match are ignored. A truncated answer is asked for again over
-TCP.
+Each question has a connected socket, and so a port, of its own (the kernel drops what comes from elsewhere),
+a random id, and its name and type compared. That leaves an off-path attacker some 2^30 guesses within a
+second (RFC 5452). Messages that do not match are ignored; a truncated answer is asked for again over TCP.
 """
 
 import asyncio
@@ -94,10 +93,7 @@ class Upstream:
         self._exchanges = asyncio.Semaphore(limits.exchanges)
 
     async def ask(self, name: bytes, kind: int) -> Response:
-        """The resolvers' response to a question of class IN.
-
-        Raises NoAnswer; the caller bounds the whole time.
-        """
+        """The response to a question of class IN. Raises NoAnswer; the caller bounds the whole time."""
         unwilling: set[UpstreamResolver] = set()
         for try_s in self._limits.tries_s:
             for one in self._in_order():

@@ -1,9 +1,8 @@
 """Reads sandboxes' DNS questions and writes the replies: the parts of the wire format in use.
 
-dnspython reads upstream responses. Questions are read here, because one name without compression and one OPT
-record are all there is to read, and because a cached answer costs a fraction this way: it is the bytes of the
-question, and records whose TTL alone differs from the last time. A test compares this reader with
-dnspython's.
+dnspython reads upstream responses. Questions are read here: one name without compression and one OPT record
+are all there is to read, and a cached answer costs a fraction, as it is the question's bytes and records
+whose TTL alone differs from the last time. A test compares this reader with dnspython's.
 
 RFC 1035 section 4 (messages), RFC 6891 (EDNS), RFC 8914 (extended errors).
 """
@@ -52,10 +51,7 @@ class MalformedQuery(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question.
-
-    `name` is in lower case, `sent` the section as it came: a reply repeats it letter by letter.
-    """
+    """One question: `name` in lower case, `sent` the section as it came, for the reply to repeat."""
 
     id: int
     flags: int
@@ -78,7 +74,7 @@ class Question:
 
 
 def read_question(wire: bytes) -> Question:
-    """The question in `wire`. Raises Unreadable with the reply that is due."""
+    """The question in `wire`. Raises MalformedQuery with the reply that is due."""
     if len(wire) < HEADER.size:
         raise MalformedQuery(None)
     number, flags, questions, answers, authorities, additional = HEADER.unpack_from(wire)
@@ -97,10 +93,7 @@ def read_question(wire: bytes) -> Question:
 
 
 def _end_of_name(wire: bytes, at: int) -> int | None:
-    """Where the name at `at` ends.
-
-    None when it does not end, is too long, or is compressed, which a question's name cannot be.
-    """
+    """Where the name at `at` ends; None if it does not, is too long, or is compressed, as none may be."""
     last = min(len(wire), at + NAME_BYTES)
     while at < last:
         length = wire[at]
@@ -113,10 +106,7 @@ def _end_of_name(wire: bytes, at: int) -> int | None:
 
 
 def _read_opt(wire: bytes, at: int, number: int, flags: int) -> int | None:
-    """The datagram size in the OPT record at `at`.
-
-    None for a record of another type, such as a signature, which is ignored.
-    """
+    """The datagram size in the OPT record at `at`; None for an ignored record, such as a signature."""
     if len(wire) < at + _OPT.size:
         raise MalformedQuery(_bare(number, flags, FORMERR))
     root, kind, udp_bytes, _, version, _, length = _OPT.unpack_from(wire, at)
@@ -149,10 +139,9 @@ def reply(
     room: int = STREAM_BYTES,
     error: tuple[int, str] | None = None,
 ) -> bytes:
-    """The reply to `question`, in at most `room` bytes.
+    """The reply, in at most `room` bytes: a longer one has fewer of the records and the TC bit.
 
-    A longer one has fewer of the records and the TC bit. `error` is an extended error's code and text, sent
-    only when the question has an OPT record.
+    `error` is an extended error's code and text, sent only when the question has an OPT record.
     """
     tail = _opt(error) if question.udp_bytes is not None else b""
     section, count = _section(records, ttl, room - HEADER.size - len(question.sent) - len(tail))
@@ -187,10 +176,7 @@ def _opt(error: tuple[int, str] | None) -> bytes:
 def answer_records(
     name: bytes, aliases: tuple[bytes, ...], kind: int, data: tuple[bytes, ...]
 ) -> tuple[RecordParts, ...]:
-    """The records that answer a question for `name`.
-
-    They are a CNAME to each of `aliases` in turn, and `data` at the last.
-    """
+    """The answer to a question for `name`: a CNAME to each of `aliases` in turn, and `data` at the last."""
     owner, at = b"\xc0\x0c", HEADER.size + len(name) + _TYPE_AND_CLASS.size
     records: list[RecordParts] = []
     for alias in aliases:
@@ -216,8 +202,8 @@ def query(number: int, name: bytes, kind: int, *, edns: bool) -> bytes:
 def host_name(name: bytes) -> str | None:
     """A host name from the wire, without the final dot; None when it is not a valid host name.
 
-    A label with a dot in it would look like two labels and so like a name below another's: letters, digits,
-    ``-`` and ``_`` are all that may pass, which is also the alphabet of internationalised names on the wire.
+    A label with a dot in it would look like two: letters, digits, ``-`` and ``_`` are all that may pass,
+    which is also the alphabet of internationalised names on the wire.
     """
     parts = labels(name)
     if not parts or not _HOST_BYTES.issuperset(b"".join(parts)):
@@ -226,10 +212,7 @@ def host_name(name: bytes) -> str | None:
 
 
 def printable(name: bytes) -> str:
-    """A name for display.
-
-    Characters that do not print, or have a meaning, are escaped (RFC 1035, section 5.1).
-    """
+    """A name for display; characters that do not print, or mean something, are escaped (RFC 1035, 5.1)."""
     return ".".join("".join(map(_escaped, label)) for label in labels(name)) or "."
 
 
