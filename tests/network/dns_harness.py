@@ -167,7 +167,6 @@ async def world(
             ipv6=ipv6,
             limits=limits or DnsLimits(),
         )
-        await forwarder.open()
         stack.push_async_callback(forwarder.aclose)
         udp, tcp = sockets()
         place = udp.getsockname()

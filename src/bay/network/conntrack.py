@@ -65,9 +65,8 @@ class Conntrack:
 
     def flush(self, slot: NetworkSlot) -> None:
         """End every connection of the sandbox."""
-        self._netlink.send(
-            [NetlinkRequest("end connections", _DELETE, 0, _header() + _marked(slot), MISSING)]
-        )
+        body = _header() + _marked(slot)
+        self._netlink.send([NetlinkRequest("end connections", _DELETE, 0, body, MISSING)])
 
 
 def _header(family: int = 0) -> bytes:
@@ -75,9 +74,8 @@ def _header(family: int = 0) -> bytes:
 
 
 def _marked(slot: NetworkSlot) -> bytes:
-    return attribute(_MARK, struct.pack("!I", slot.mark)) + attribute(
-        _MARK_MASK, struct.pack("!I", MARK_MASK)
-    )
+    mark, mask = struct.pack("!I", slot.mark), struct.pack("!I", MARK_MASK)
+    return attribute(_MARK, mark) + attribute(_MARK_MASK, mask)
 
 
 def _read(body: bytes) -> TrackedConnection:

@@ -1,5 +1,6 @@
 """Detects host firewalls, such as Docker's and ufw's, that drop the packets forwarded for sandboxes."""
 
+from contextlib import closing
 from typing import Any
 
 from bay.linux.nftables import Nft
@@ -15,16 +16,13 @@ def dropping() -> list[str]:
 
     Blocks; raises DriverUnavailable where nftables cannot be queried. Rules of iptables-legacy are not seen.
     """
-    nft = Nft()
-    try:
+    with closing(Nft()) as nft:
         chains = [one["chain"] for one in nft.ask("list chains") if "chain" in one]
         return [
             f"the chain {chain['name']} of table {chain['family']} {chain['table']}"
             for chain in chains
             if _drops_forwarded(chain) and not _knows_bay(nft, chain)
         ]
-    finally:
-        nft.close()
 
 
 def _drops_forwarded(chain: dict[str, Any]) -> bool:

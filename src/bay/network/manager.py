@@ -53,6 +53,12 @@ T = TypeVar("T")
 
 log = structlog.get_logger("bay.network")
 
+_REASONS = {
+    "allow": "default",
+    "deny": "default",
+    **{same: same for same in ("reserved", "flood", "protocol")},
+}
+
 RESOLVER = "127.0.0.53"
 """Where programs in a sandbox ask for names: an address of its own loopback, at which Bay listens."""
 
@@ -64,6 +70,10 @@ MAX_OPEN_ADDRESSES = 8192
 
 Twice the forwarder's cache, so that the addresses of every cached answer are open.
 """
+
+
+_Counts = dict[tuple[int | None, str | None], tuple[int, int]]
+"""Connections allowed and refused, by rule, or without one by reason."""
 
 
 @dataclass(slots=True)
@@ -149,8 +159,6 @@ class NetworkManager:
         await self._do(self._set_up)
         self._keeping = asyncio.create_task(self._keep())
         asyncio.get_running_loop().add_reader(self._watch.fileno(), self._hear)
-        if self._names:
-            await self._names.open()
 
     async def aclose(self) -> None:
         """Close the netlink sockets; networks stand, enforced, but names get no answers until `open`.
@@ -215,9 +223,7 @@ class NetworkManager:
         It also takes over a sandbox that another Bay of this instance began. Connections that `policy` does
         not allow are ended when this returns. `netns_fd` is the sandbox's namespace.
         """
-        names = (
-            dict(self._names.names_of(slot.number)) if self._names and slot.number in self._listening else {}
-        )
+        names = self._names.names_of(slot.number) if self._names else {}
         if policy.mode == "none":
             await self._stop_names(slot)
         await self._do(lambda: self._set_policy(slot, policy, netns_fd, names))
@@ -229,14 +235,11 @@ class NetworkManager:
         """A sandbox's network with its traffic and counters; counters at zero are left out."""
         policy = self._policies.get(slot.number, NetworkPolicy(mode="none"))
         connections, traffic = await self._do(lambda: self._counted(slot))
-        listens = self._names is not None and slot.number in self._listening
         return NetworkState(
             mode=policy.mode,
             enforced=True,
-            counters=_counters(
-                connections, self._names.counts(slot.number) if self._names and listens else {}
-            ),
-            refused=self._names.refused(slot.number) if self._names and listens else (),
+            counters=_counters(connections, self._names.counts(slot.number) if self._names else {}),
+            refused=self._names.refused(slot.number) if self._names else (),
             received_bytes=traffic.received_bytes,
             sent_bytes=traffic.sent_bytes,
         )
@@ -541,16 +544,14 @@ class NetworkManager:
     def _owned(self) -> set[int]:
         return self._links.numbers() | {int(key[1:], 16) for key in self._contents.slots()}
 
-    def _counted(
-        self, slot: NetworkSlot
-    ) -> tuple[dict[tuple[int | None, str | None], tuple[int, int]], Traffic]:
+    def _counted(self, slot: NetworkSlot) -> tuple[_Counts, Traffic]:
         state = self._states.get(slot.number)
         if state is None:
             return {}, Traffic(0, 0)
-        rules = {
-            counter_of(slot, rule): index for index, rule in reversed(list(enumerate(state.policy.rules)))
-        }
-        found: dict[tuple[int | None, str | None], tuple[int, int]] = {}
+        # The first of equal rules comes last here, so it is the one with the counter.
+        indexed = reversed(list(enumerate(state.policy.rules)))
+        rules = {counter_of(slot, rule): index for index, rule in indexed}
+        found: _Counts = {}
         for name, packets in self._counter_values(slot):
             if name in rules:
                 allows = state.policy.rules[rules[name]].action == "allow"
@@ -567,36 +568,23 @@ class NetworkManager:
                 yield counter["name"], counter["packets"]
 
 
-_REASONS = {
-    "allow": "default",
-    "deny": "default",
-    "reserved": "reserved",
-    "flood": "flood",
-    "protocol": "protocol",
-}
-
-
 def _counters(
-    connections: Mapping[tuple[int | None, str | None], tuple[int, int]],
-    names: Mapping[int | None, tuple[int, int]],
+    connections: _Counts, names: Mapping[int | None, tuple[int, int]]
 ) -> tuple[NetworkCounter, ...]:
     named = {(rule, "default" if rule is None else None): counts for rule, counts in names.items()}
     keys = sorted({*connections, *named}, key=lambda key: (key[0] is None, key[0] or 0, key[1] or ""))
-    counters = (
-        NetworkCounter(
-            rule=key[0],
-            reason=key[1],
-            allowed_connections=connections.get(key, (0, 0))[0],
-            refused_connections=connections.get(key, (0, 0))[1],
-            allowed_names=named.get(key, (0, 0))[0],
-            refused_names=named.get(key, (0, 0))[1],
-        )
-        for key in keys
-    )
+    counts = ((key, connections.get(key, (0, 0)), named.get(key, (0, 0))) for key in keys)
     return tuple(
-        one
-        for one in counters
-        if one.allowed_connections or one.refused_connections or one.allowed_names or one.refused_names
+        NetworkCounter(
+            rule=rule,
+            reason=reason,
+            allowed_connections=to_addresses[0],
+            refused_connections=to_addresses[1],
+            allowed_names=of_names[0],
+            refused_names=of_names[1],
+        )
+        for (rule, reason), to_addresses, of_names in counts
+        if any((*to_addresses, *of_names))
     )
 
 

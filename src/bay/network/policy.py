@@ -231,20 +231,16 @@ class CompiledPolicy:
 
     def cidrs(self, version: int) -> tuple[tuple[Interval, ...], ...]:
         """The deciding intervals of IP `version` for each service class, disjoint and ascending."""
-        return self._v4 if version == 4 else self._v6
+        return self._intervals[version]
 
-    @cached_property
+    @property
     def size(self) -> int:
         """How many intervals there are in all."""
-        return sum(map(len, (*self._v4, *self._v6)))
+        return sum(map(len, (*self.cidrs(4), *self.cidrs(6))))
 
     @cached_property
-    def _v4(self) -> tuple[tuple[Interval, ...], ...]:
-        return self._flattened(4)
-
-    @cached_property
-    def _v6(self) -> tuple[tuple[Interval, ...], ...]:
-        return self._flattened(6)
+    def _intervals(self) -> dict[int, tuple[tuple[Interval, ...], ...]]:
+        return {version: self._flattened(version) for version in (4, 6)}
 
     def _flattened(self, version: int) -> tuple[tuple[Interval, ...], ...]:
         cidrs = [one for one in self._cidrs if one.network.version == version]

@@ -41,7 +41,7 @@ _ICMP = {"icmp": "{ icmp, ipv6-icmp }"}
 _IP = {4: "ip", 6: "ip6"}
 
 # Software that turns forwarding on for its own devices would have done so, had Bay not been first.
-_OTHERS = (
+_OTHERS = [
     "docker*",
     "br-*",
     "virbr*",
@@ -53,7 +53,7 @@ _OTHERS = (
     "lxc*",
     "lxdbr*",
     "incusbr*",
-)
+]
 
 
 def table_of(instance: str) -> str:
@@ -128,14 +128,13 @@ def guard(version: int) -> str:
         f"iifname {{ {others} }} accept",
         "drop",
     ]
-    return "\n".join(
-        [
-            f"add table inet {GUARD}",
-            f"add chain {chain} {{ type filter hook forward priority -160; policy accept; }}",
-            f"flush chain {chain}",
-            *(f"add rule {chain} {rule}" for rule in rules),
-        ]
-    )
+    lines = [
+        f"add table inet {GUARD}",
+        f"add chain {chain} {{ type filter hook forward priority -160; policy accept; }}",
+        f"flush chain {chain}",
+        *(f"add rule {chain} {rule}" for rule in rules),
+    ]
+    return "\n".join(lines)
 
 
 def slot_chains(slot: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
@@ -210,21 +209,19 @@ class Element:
     timeout_s: int
 
 
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One policy of one sandbox, as nftables has it: chains and maps whose names begin with `name`."""
 
-    def __init__(self, slot: NetworkSlot, policy: NetworkPolicy, plan: CompiledPolicy, name: str) -> None:
-        self.slot = slot
-        self.name = name
-        self._policy = policy
-        self._plan = plan
+    slot: NetworkSlot
+    policy: NetworkPolicy
+    plan: CompiledPolicy
+    name: str
 
     def chains(self) -> dict[str, list[str]]:
         """Its chains, those that others lead to first, with their rules; every one ends with a verdict."""
-        of_classes = {
-            self._chain(one.index): [*self._decisions(one.index), self._default()]
-            for one in self._plan.services
-        }
+        indexes = [one.index for one in self.plan.services]
+        of_classes = {self._chain(index): [*self._decisions(index), self._default()] for index in indexes}
         return {**of_classes, self.name: [*self._reserved(), *self._dispatch(), "drop"]}
 
     def _chain(self, index: int) -> str:
@@ -241,13 +238,13 @@ class Generation:
             yield f"{daddr} @reserved{version}{opened} {counted} goto {self.slot.key}_refuse"
 
     def _private(self, version: int) -> list[str]:
-        return [str(one) for one in self._plan.private if one.version == version]
+        return [str(one) for one in self.plan.private if one.version == version]
 
     def _dispatch(self) -> Iterator[str]:
         for protocol in PROTOCOLS:
             spans = [
                 (first, last, self._chain(one.index))
-                for one in self._plan.services
+                for one in self.plan.services
                 for kind, first, last in one.spans
                 if kind == protocol
             ]
@@ -260,32 +257,32 @@ class Generation:
 
     def _decisions(self, index: int) -> Iterator[str]:
         """The rules in order: denied cidrs, denied names, allowed names, allowed cidrs, all addresses."""
-        names = self._plan.opens_names(index)
+        names = self.plan.opens_names(index)
         for action, named in _ORDER:
             for version in (4, 6):
                 if action in names if named else self._elements(index, action, version):
                     found = f"{_IP[version]} daddr map @{self.map_of(index, action, version, named=named)}"
                     yield f"counter name {found} goto {self._end(action)}"
         for version in (4, 6):
-            everything = next((one for one in self._plan.cidrs(version)[index] if not one.prefix), None)
+            everything = next((one for one in self.plan.cidrs(version)[index] if not one.prefix), None)
             if everything is not None and everything.rule is not None:
                 counter = self._counter(everything.rule)
                 yield f'meta nfproto ipv{version} counter name "{counter}" goto {self._end(everything.action)}'
 
     def _default(self) -> str:
-        action: Action = "allow" if self._plan.mode == "open" else "deny"
+        action: Action = "allow" if self.plan.mode == "open" else "deny"
         return f'counter name "{self.slot.key}_{action}" goto {self._end(action)}'
 
     def _end(self, action: Action) -> str:
         return f"{self.slot.key}_{'pass' if action == 'allow' else 'refuse'}"
 
     def _elements(self, index: int, action: Action, version: int) -> list[Interval]:
-        return [one for one in self._plan.cidrs(version)[index] if one.prefix and one.action == action]
+        return [one for one in self.plan.cidrs(version)[index] if one.prefix and one.action == action]
 
     def _counter(self, rule: int | None) -> str:
         if rule is None:
             return f"{self.slot.key}_reserved"
-        return counter_of(self.slot, self._policy.rules[rule])
+        return counter_of(self.slot, self.policy.rules[rule])
 
     def maps(self) -> dict[str, tuple[str, list[str]]]:
         """Its maps and sets, each with its type and its elements."""
@@ -296,12 +293,12 @@ class Generation:
                     f"type ipv{version}_addr; flags interval; auto-merge;",
                     private,
                 )
-        for one in self._plan.services:
+        for one in self.plan.services:
             found.update(self._maps_of(one.index))
         return found
 
     def _maps_of(self, index: int) -> Iterator[tuple[str, tuple[str, list[str]]]]:
-        names = self._plan.opens_names(index)
+        names = self.plan.opens_names(index)
         for version in (4, 6):
             kind = f"type ipv{version}_addr : counter; flags"
             for action in ("deny", "allow"):
@@ -322,23 +319,20 @@ class Generation:
 
     def counters(self) -> set[str]:
         """The counters that its chains and elements use from the beginning, without those of names."""
-        found = {one.rule for version in (4, 6) for cut in self._plan.cidrs(version) for one in cut}
-        return {counter_of(self.slot, self._policy.rules[rule]) for rule in found if rule is not None}
+        found = {one.rule for version in (4, 6) for cut in self.plan.cidrs(version) for one in cut}
+        return {counter_of(self.slot, self.policy.rules[rule]) for rule in found if rule is not None}
 
     def elements_of(self, name: str, addresses: Iterable[Address], timeout_s: int) -> list[Element]:
         """The elements that open (or shut) `addresses` because `name` was resolved to them."""
-        verdict = self._plan.name(name)
+        verdict = self.plan.name(name)
         return [
             Element(
-                self.map_of(index, one.action, address.version, named=True),
-                address,
-                self._counter(one.rule),
-                timeout_s,
+                self.map_of(index, action, address.version, named=True), address, self._counter(one.rule), timeout_s
             )
             for address in addresses
             for index, one in enumerate(verdict.opens)
-            if verdict.answered and one.action is not None
-        ]
+            if verdict.answered and (action := one.action)
+        ]  # fmt: skip
 
 
 _ORDER: tuple[tuple[Action, bool], ...] = (("deny", False), ("deny", True), ("allow", True), ("allow", False))

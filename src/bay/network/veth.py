@@ -70,6 +70,7 @@ _TO_TABLE, _GOTO, _NOP, _BLACKHOLE = 1, 2, 3, 6
 _PROTOCOL = 0xB0
 """The protocol number of Bay's routes (`proto 176` in `ip route`); no other program has it."""
 
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FIRST_PRIORITY = 20_000
 _NOTE = 5
 
@@ -88,6 +89,7 @@ class VethLinks:
     def __init__(self, instance: str, *, ipv6: bool) -> None:
         self._instance = instance
         self._ipv6 = ipv6
+        self._quiet = {"disable_ipv6": "0" if ipv6 else "1", "accept_ra": "0"}
         self._host = Netlink()
 
     def close(self) -> None:
@@ -114,8 +116,8 @@ class VethLinks:
 
     def is_forwarding_noted(self, version: int) -> bool:
         """Whether that was noted, by whichever Bay, since the host's network began."""
-        family = socket.AF_INET if version == 4 else socket.AF_INET6
-        rules = self._host.dump(NetlinkRequest("list rules", _GETRULE, 0, struct.pack("=B11x", family)))
+        body = struct.pack("=B11x", _FAMILY[version])
+        rules = self._host.dump(NetlinkRequest("list rules", _GETRULE, 0, body))
         wanted = struct.pack("=I", _FIRST_PRIORITY + _NOTE)
         return any(dict(attributes(body[12:])).get(_FRA_PRIORITY) == wanted for body in rules)
 
@@ -131,17 +133,13 @@ class VethLinks:
         self._host.send([_delete_link(device)])
         namespaces.inside(netns_fd, lambda: self._connect_inside(device, netns_fd))
         sysctls.write_all(f"ipv4/conf/{device}", {"src_valid_mark": "1", "rp_filter": "1"})
-        sysctls.write_all(
-            f"ipv6/conf/{device}", {"disable_ipv6": "0" if self._ipv6 else "1", "accept_ra": "0"}
-        )
+        sysctls.write_all(f"ipv6/conf/{device}", self._quiet)
         self._host.send(self._host_side(slot, device))
 
     def _connect_inside(self, device: str, netns_fd: int) -> None:
-        quiet = {"disable_ipv6": "0" if self._ipv6 else "1", "accept_ra": "0", "autoconf": "0"}
-        sysctls.write_all("ipv6/conf/default", quiet)
-        self._host.send(
-            [_new_veth(device, INSIDE_DEVICE, attribute(_IFLA_NET_NS_FD, netns_fd)), _no_link_local(device)]
-        )
+        sysctls.write_all("ipv6/conf/default", {**self._quiet, "autoconf": "0"})
+        link = _new_veth(device, INSIDE_DEVICE, attribute(_IFLA_NET_NS_FD, netns_fd))
+        self._host.send([link, _no_link_local(device)])
         index = socket.if_nametoindex(INSIDE_DEVICE)
         with closing(Netlink()) as netlink:
             netlink.send([_no_link_local(INSIDE_DEVICE), _set_flags(INSIDE_DEVICE, _UP | _NOARP)])
@@ -237,7 +235,7 @@ def _delete_link(device: str) -> NetlinkRequest:
 
 
 def _family(address: Address) -> tuple[int, int]:
-    return (socket.AF_INET, 32) if address.version == 4 else (socket.AF_INET6, 128)
+    return _FAMILY[address.version], address.max_prefixlen
 
 
 def _new_address(index: int, address: Address) -> NetlinkRequest:
@@ -248,7 +246,7 @@ def _new_address(index: int, address: Address) -> NetlinkRequest:
 
 
 def _new_neighbour(index: int, address: Address, mac: bytes) -> NetlinkRequest:
-    body = struct.pack("=BxHiHBB", _family(address)[0], 0, index, _PERMANENT, 0, 0)
+    body = struct.pack("=BxHiHBB", _FAMILY[address.version], 0, index, _PERMANENT, 0, 0)
     body += attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
     return NetlinkRequest(f"make {address} a neighbour", _NEWNEIGH, CREATE | REPLACE, body)
 
@@ -261,9 +259,8 @@ def _route(index: int, inside: Address, gateway: Address, table: int, metric: in
 
 
 def _default_route(index: int, gateway: Address) -> NetlinkRequest:
-    body = struct.pack(
-        "=BBBBBBBBI", _family(gateway)[0], 0, 0, 0, 254, _PROTOCOL, _UNIVERSE, _UNICAST, _ONLINK
-    )
+    kind = (254, _PROTOCOL, _UNIVERSE, _UNICAST, _ONLINK)
+    body = struct.pack("=BBBBBBBBI", _FAMILY[gateway.version], 0, 0, 0, *kind)
     body += attribute(_RTA_GATEWAY, gateway.packed) + attribute(_RTA_OIF, index)
     return NetlinkRequest(f"make {gateway} the gateway", _NEWROUTE, CREATE | REPLACE, body)
 
@@ -276,19 +273,12 @@ def _shared(index: int, gateway: Address, inside: Address) -> list[NetlinkReques
 def _rule(
     kind: int, version: int, priority: int, action: int, *more: bytes, to: bytes = b"", by: bytes = b""
 ) -> NetlinkRequest:
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    body = struct.pack("=BBBBBBBBI", family, 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
+    body = struct.pack("=BBBBBBBBI", _FAMILY[version], 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
     body += attribute(_FRA_PRIORITY, _FIRST_PRIORITY + priority) + b"".join(more)
     body += attribute(_FRA_PROTOCOL, _BY_KERNEL) if kind == _NEWRULE else b""
     body += (attribute(_FRA_DST, to) if to else b"") + (attribute(_FRA_SRC, by) if by else b"")
-    fine = EXISTS if kind == _NEWRULE else MISSING
-    return NetlinkRequest(
-        f"rule {_FIRST_PRIORITY + priority} of IPv{version}",
-        kind,
-        CREATE | EXCLUSIVE if kind == _NEWRULE else 0,
-        body,
-        fine,
-    )
+    flags, fine = (CREATE | EXCLUSIVE, EXISTS) if kind == _NEWRULE else (0, MISSING)
+    return NetlinkRequest(f"rule {_FIRST_PRIORITY + priority} of IPv{version}", kind, flags, body, fine)
 
 
 def _base_rules(inside: Address, kind: int = _NEWRULE) -> Iterator[NetlinkRequest]:

@@ -6,13 +6,12 @@ A shared cache would tell a sandbox by timing what another resolved.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.wire import NOERROR, RecordParts
 from bay.network.policy import CompiledPolicy
+from bay.network.reserved_ranges import Address
 
-Address = IPv4Address | IPv6Address
 Key = tuple[bytes, int]
 
 

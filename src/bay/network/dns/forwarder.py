@@ -14,12 +14,9 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 
 from bay.clock import Clock, utc_now
 from bay.models import RefusedName
-from bay.network.dns.cache import Address
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.log import Counts
 from bay.network.dns.names import ForwarderContext, Opener
@@ -27,12 +24,7 @@ from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.dns.sockets import Sockets
 from bay.network.dns.upstream import Upstream, UpstreamResolver, resolver
 from bay.network.policy import CompiledPolicy
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    resolver: SandboxResolver
-    sockets: Sockets
+from bay.network.reserved_ranges import Address
 
 
 class Forwarder:
@@ -45,7 +37,7 @@ class Forwarder:
     def __init__(
         self,
         *,
-        resolvers: Sequence[str | IPv4Address | IPv6Address | UpstreamResolver],
+        resolvers: Sequence[str | Address | UpstreamResolver],
         opener: Opener,
         is_reachable: Callable[[Address], bool],
         now: Callable[[], float] = time.monotonic,
@@ -56,10 +48,7 @@ class Forwarder:
         limits = limits or DnsLimits()
         upstream = Upstream([resolver(one) for one in resolvers], limits, now)
         self._around = ForwarderContext(upstream, opener, is_reachable, ipv6, limits, now, clock)
-        self._served: dict[int, _Served] = {}
-
-    async def open(self) -> None:
-        """Nothing has to be there before the first sandbox."""
+        self._served: dict[int, Sockets] = {}
 
     async def aclose(self) -> None:
         """Stop serving everybody."""
@@ -74,12 +63,11 @@ class Forwarder:
         if before is None:
             resolver = SandboxResolver(key, plan, self._around)
         else:
-            await before.sockets.aclose()
+            await before.aclose()
             resolver = before.resolver
             resolver.set_plan(plan)
-        sockets = Sockets(resolver, udp, tcp, self._around.limits)
-        self._served[key] = _Served(resolver, sockets)
-        sockets.open()
+        self._served[key] = Sockets(resolver, udp, tcp, self._around.limits)
+        self._served[key].open()
 
     def set_plan(self, key: int, plan: CompiledPolicy) -> None:
         """Judge names by `plan`, those being resolved as well; drop answers it refuses. Raises KeyError."""
@@ -89,7 +77,7 @@ class Forwarder:
         """Stop serving a sandbox and drop its cache; a sandbox that is not served is ignored."""
         served = self._served.pop(key, None)
         if served is not None:
-            await served.sockets.aclose()
+            await served.aclose()
             await served.resolver.aclose()
 
     def refused(self, key: int) -> tuple[RefusedName, ...]:

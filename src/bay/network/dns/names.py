@@ -7,12 +7,13 @@ from math import ceil
 
 from bay.clock import Clock
 from bay.network.dns import wire
-from bay.network.dns.cache import Address, Cache, CachedAnswer, Key, Origins, Pin
+from bay.network.dns.cache import Cache, CachedAnswer, Key, Origins, Pin
 from bay.network.dns.limits import Budget, DnsLimits
 from bay.network.dns.resolution import Resolution, resolve
 from bay.network.dns.responses import Response
 from bay.network.dns.upstream import Upstream
 from bay.network.policy import CompiledPolicy
+from bay.network.reserved_ranges import Address
 
 ADDRESSES = (wire.A, wire.AAAA)
 

@@ -68,9 +68,8 @@ def read_response(message: bytes, number: int, name: bytes, kind: int, most: int
         rcode = flags & _RCODE
         if identity != number or not flags & wire.QR or flags & wire.OPCODE:
             return None
-        if (
-            questions == 0 and rcode != wire.NOERROR
-        ):  # some do not repeat a question that they cannot make sense of
+        # Some do not repeat a question that they cannot make sense of.
+        if questions == 0 and rcode != wire.NOERROR:
             return Response(rcode, False, (), len(message))
         if questions != 1 or not _is_question(parser, name, kind):
             return None

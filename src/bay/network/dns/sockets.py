@@ -21,7 +21,7 @@ class Sockets:
     def __init__(
         self, resolver: SandboxResolver, udp: socket.socket, tcp: socket.socket, limits: DnsLimits
     ) -> None:
-        self._resolver, self._udp, self._tcp, self._limits = resolver, udp, tcp, limits
+        self.resolver, self._udp, self._tcp, self._limits = resolver, udp, tcp, limits
         self._pause: asyncio.TimerHandle | None = None
         self._accepting, self._connections = Tasks(), Tasks()
 
@@ -54,7 +54,7 @@ class Sockets:
                 message, sender = self._udp.recvfrom(self._limits.query_bytes)
             except OSError:  # none left, or the ICMP error of an earlier answer
                 return
-            if not self._resolver.receive(message, stream=False, deliver=partial(self._send, sender)):
+            if not self.resolver.receive(message, stream=False, deliver=partial(self._send, sender)):
                 self._rest()
                 return
 
@@ -108,5 +108,5 @@ class Sockets:
             if not told.done():  # the connection may have ended meanwhile
                 told.set_result(reply)
 
-        self._resolver.receive(question, stream=True, deliver=deliver)
+        self.resolver.receive(question, stream=True, deliver=deliver)
         return await told

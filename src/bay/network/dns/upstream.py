@@ -11,11 +11,12 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 
 from bay.network.dns import wire
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.responses import MalformedResponse, Response, read_response
+from bay.network.reserved_ranges import Address
 
 _DATAGRAM_BYTES = 4096
 _FINAL = (wire.NOERROR, wire.NXDOMAIN)
@@ -30,7 +31,7 @@ class NoAnswer(Exception):
 class UpstreamResolver:
     """Where a resolver listens."""
 
-    address: IPv4Address | IPv6Address
+    address: Address
     port: int = 53
 
     @property
@@ -51,11 +52,9 @@ def _interface(scope: str) -> int:
     return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
-def resolver(place: "str | IPv4Address | IPv6Address | UpstreamResolver") -> UpstreamResolver:
+def resolver(place: str | Address | UpstreamResolver) -> UpstreamResolver:
     """The resolver that `place` names, on port 53 by default. Raises ValueError."""
-    if isinstance(place, UpstreamResolver):
-        return place
-    return UpstreamResolver(ip_address(place))
+    return place if isinstance(place, UpstreamResolver) else UpstreamResolver(ip_address(place))
 
 
 def resolvers_in(resolv_conf: str) -> tuple[UpstreamResolver, ...]:
