@@ -7,7 +7,6 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 from bay.cargo.base import Fence
 from bay.cargo.fences import Fences
@@ -20,7 +19,7 @@ SANDBOX_UID = 1000
 class CopyingCargo:
     """Keeps cargos in `root`, checkpoints in `.checkpoints`, and unfinished trees in `.making`."""
 
-    name: Literal["btrfs", "directory"] = "directory"
+    name = "copying"
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -52,7 +52,7 @@ InvalidArgument for text that is no id. Files are stored with the owner ids that
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from bay.errors import Conflict
 
@@ -88,7 +88,8 @@ class Weight:
 class CargoStore(Protocol):
     """The core of a backend: cargos are made, found and removed."""
 
-    name: Literal["btrfs", "directory"]
+    name: str
+    """Stored with each cargo, at most 32 characters."""
 
     async def open(self) -> None:
         """Make and mount what all cargos share, and discard what a crash left half-made."""

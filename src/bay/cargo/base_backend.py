@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -56,7 +56,7 @@ class Room:
 class BaseBackend(ABC):
     """The common half of the backends. Each adds how a tree is made, copied, counted and removed."""
 
-    name: Literal["btrfs", "directory"]
+    name: str
 
     def __init__(self, root: Path) -> None:
         self._root = root

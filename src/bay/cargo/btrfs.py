@@ -11,7 +11,6 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
@@ -29,7 +28,7 @@ log = structlog.get_logger("bay.cargo")
 class BtrfsCargo(BaseBackend):
     """Below `root`, which is on btrfs already, or where `pool` is mounted."""
 
-    name: Literal["btrfs", "directory"] = "btrfs"
+    name = "btrfs"
 
     def __init__(self, root: Path, pool: BtrfsPool | None = None) -> None:
         super().__init__(root)

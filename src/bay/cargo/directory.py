@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 from bay.cargo.base_backend import BaseBackend
 from bay.cargo.trash import make_private
@@ -21,7 +20,7 @@ _SAID = 4096
 class DirectoryCargo(BaseBackend):
     """One directory per cargo and checkpoint below `root`."""
 
-    name: Literal["btrfs", "directory"] = "directory"
+    name = "directory"
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
