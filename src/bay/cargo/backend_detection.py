@@ -50,8 +50,8 @@ def decide(setting: Setting, facts: DirectoryFacts) -> Kind:
     if there is not None:
         if setting != "auto" and (setting == "directory") != (there == "directory"):
             raise DriverUnavailable(
-                f"cargo_backend is {setting}, and this data directory's cargos are kept by the backend {there}; set it to auto, "
-                "or start with an empty data directory"
+                f"cargo_backend is {setting}, and this data directory's cargos are kept by the backend {there}; "
+                "set it to auto, or start with an empty data directory"
             )
         return there
     if setting == "directory":

@@ -138,9 +138,7 @@ class BaseBackend(ABC):
             async with self._made(cargo_id) as made:
                 await self._fill(made, origin)
                 await self._count(made, None, limit_bytes)
-                await asyncio.to_thread(
-                    renames.place, made, cargo
-                )  # when another was quicker, that one is it
+                await asyncio.to_thread(renames.place, made, cargo)  # if another was quicker, that one is it
                 await asyncio.to_thread(self._commit)
 
     def path(self, cargo_id: str) -> Path:
@@ -310,9 +308,8 @@ class BaseBackend(ABC):
             log.warning("cargo.full", path=str(self._root), free_mib=room.free_bytes // MIB)
             raise StorageFull(
                 f"the disk of all sandboxes has {room.free_bytes // MIB} MiB left, and the last "
-                f"{reserve // MIB} MiB are reserved for "
-                f"existing sandboxes, so {what} is refused; delete files, checkpoints or sandboxes, or "
-                "enlarge it",
+                f"{reserve // MIB} MiB are reserved for existing sandboxes, so {what} is refused; "
+                "delete files, checkpoints or sandboxes, or enlarge it",
                 details={"free_bytes": room.free_bytes, "total_bytes": room.total_bytes},
             )
 
@@ -373,7 +370,6 @@ def host_errors(path: Path, verb: str) -> Generator[None]:
     except OSError as error:
         log.warning("cargo.refused_by_host", verb=verb, path=str(path), error=str(error))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                f"no space left for {path.name}; delete files, checkpoints or sandboxes, or enlarge the disk"
-            ) from error
+            advice = "delete files, checkpoints or sandboxes, or enlarge the disk"
+            raise StorageFull(f"no space left for {path.name}; {advice}") from error
         raise DriverUnavailable(f"cannot {verb} {path.name}: {error.strerror or error}") from error

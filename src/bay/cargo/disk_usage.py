@@ -21,7 +21,7 @@ import structlog
 
 from bay.cargo.base import Weight
 from bay.cargo.tree_walk import Node, opened, unless_changed
-from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, closing
 
 _TOGETHER_S = 120.0
 _BATCH = 50
@@ -107,9 +107,9 @@ class _Scale:
             facts = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISDIR(facts.st_mode):
                 return True
-            if facts.st_nlink > 1 and facts.st_ino in self._seen:
-                return False
             if facts.st_nlink > 1:
+                if facts.st_ino in self._seen:
+                    return False
                 self._seen.add(facts.st_ino)
             self._add(facts, self._alone(directory, name, facts))
         return False
@@ -124,11 +124,8 @@ class _Scale:
         held = facts.st_blocks * _BLOCK
         if not stat.S_ISREG(facts.st_mode) or not held:
             return held
-        fd = os.open(name, OPEN_FILE, dir_fd=directory)
-        try:
+        with closing(os.open(name, OPEN_FILE, dir_fd=directory)) as fd:
             return max(0, held - sum(_shared(fd)))
-        finally:
-            os.close(fd)
 
 
 def _shared(fd: int) -> Iterator[int]:
@@ -158,11 +155,8 @@ def main(places: Sequence[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     for number, place in enumerate(places):
         with contextlib.suppress(OSError, MemoryError):
-            top = os.open(place, OPEN_DIRECTORY)
-            try:
+            with closing(os.open(place, OPEN_DIRECTORY)) as top:
                 weight = _Scale(top).weigh()
-            finally:
-                os.close(top)
             sys.stdout.write(f"{number} {weight.used_bytes} {weight.used_inodes} {weight.exclusive_bytes}\n")
             sys.stdout.flush()
 

@@ -36,7 +36,7 @@ from bay.cargo.manifest import LONGEST, Manifest
 from bay.cargo.tar_pack import MACHINE, Packer, Writable
 from bay.cargo.tar_unpack import RULES, CargoPolicy
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
-from tree_tar.beneath import Parts
+from tree_tar.beneath import Parts, closing
 from tree_tar.extract import Extractor
 from tree_tar.headers import DIRECTORY, FILE
 from tree_tar.reader import BadArchive, Event, Member, Piece, Reader
@@ -67,13 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.act == "import":
         resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     try:
-        said = (
-            _export(asked.directory) if asked.act == "export" else _import(asked.directory, asked.max_bytes)
-        )
+        is_export = asked.act == "export"
+        _say(_export(asked.directory) if is_export else _import(asked.directory, asked.max_bytes))
     except BayError as error:
         _say({"error": error.code, "message": error.message})
         return 1
-    _say(said)
     return 0
 
 
@@ -140,11 +138,8 @@ def _import(directory: Path, max_bytes: int | None) -> dict[str, object]:
 def _empty(directory: Path) -> Generator[int]:
     if os.listdir(directory):
         raise DriverUnavailable("the directory for the checkpoint is not empty")
-    top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as top:
         yield top
-    finally:
-        os.close(top)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -177,14 +172,12 @@ def _told() -> Generator[None]:
     except MemoryError as error:
         raise BadRequest("it has a directory or a file that needs more memory than allowed") from error
     except sqlite3.Error as error:  # where links are remembered
-        raise DriverUnavailable(
-            f"cannot transfer the checkpoint: no space for temporary files: {error}"
-        ) from error
+        why = f"no space for temporary files: {error}"
+        raise DriverUnavailable(f"cannot transfer the checkpoint: {why}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(
-                "no space left for the files of the checkpoint; free space or raise the limit"
-            ) from error
+            message = "no space left for the files of the checkpoint; free space or raise the limit"
+            raise StorageFull(message) from error
         raise DriverUnavailable(f"cannot transfer the checkpoint: {error.strerror or error}") from error
 
 
@@ -240,11 +233,10 @@ def _complete(top: int) -> None:
 
 
 def _has(directory: int, name: str) -> bool:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+        return True
+    return False
 
 
 @dataclass(slots=True)

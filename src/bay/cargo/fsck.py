@@ -72,9 +72,8 @@ def _pool(pool: BtrfsPool) -> Iterator[Finding]:
             way_out="put the file back where it was, or restore a backup with `bay admin restore`",
         )  # fmt: skip
         return
-    yield _ok(
-        "pool", f"{pool.file}, {pool.host().held // MIB} MiB on the disk of {pool.file.stat().st_size // MIB}"
-    )
+    held, size = pool.host().held // MIB, pool.file.stat().st_size // MIB
+    yield _ok("pool", f"{pool.file}, {held} MiB on the disk of {size}")
     device = device_at(pool.mount)
     attached = loops.device_of(pool.file)
     if device is None:
@@ -104,9 +103,7 @@ def _unmounted(pool: BtrfsPool, attached: Path | None) -> Iterator[Finding]:
 def _read_through(file: Path) -> Finding:
     command = ["btrfs", "check", "--readonly", str(file)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_CHECK_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_CHECK_S)
     except FileNotFoundError:
         return _unread("`btrfs` is not installed", "install btrfs-progs")
     except subprocess.TimeoutExpired:
@@ -146,11 +143,8 @@ def _room(mount: Path) -> Iterator[Finding]:
     with contextlib.suppress(FileNotFoundError):
         facts = os.statvfs(mount)
         free, total = facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
-        yield _free(
-            "room",
-            f"{free // MIB} MiB of {total // MIB} are free for cargos",
-            enough=free >= pool_reserve(total),
-        )
+        seen = f"{free // MIB} MiB of {total // MIB} are free for cargos"
+        yield _free("room", seen, enough=free >= pool_reserve(total))
 
 
 def _backing(pool: BtrfsPool) -> Iterator[Finding]:

@@ -56,12 +56,10 @@ class Manifest:
 
     @classmethod
     def _checked(cls, found: dict[str, Any]) -> "Manifest":
-        words: dict[str, Any] = {
-            key: found.get(key) for key in ("bay", "persist", "image", "name", "comment", "sandbox_id")
-        }
-        if not all(_is_text(word) for word in words.values()) or not is_id(
-            words["sandbox_id"] or f"ws-{'0' * 24}"
-        ):
+        names = ("bay", "persist", "image", "name", "comment", "sandbox_id")
+        words: dict[str, Any] = {name: found.get(name) for name in names}
+        sandbox_id = words["sandbox_id"]
+        if not all(map(_is_text, words.values())) or (sandbox_id and not is_id(sandbox_id)):
             raise BadRequest("its manifest is invalid; Bay did not export it")
         try:
             created = datetime.fromisoformat(found["created_at"])

@@ -132,14 +132,8 @@ class BtrfsPool:
 
     def _mount(self) -> None:
         with loops.attached(self.file) as device:
-            arguments = (
-                os.fsencode(device),
-                os.fsencode(self.mount),
-                b"btrfs",
-                _NOSUID | _NODEV | _NOATIME,
-                _OPTIONS,
-            )
-            if _libc.mount(*arguments):
+            source, target = os.fsencode(device), os.fsencode(self.mount)
+            if _libc.mount(source, target, b"btrfs", _NOSUID | _NODEV | _NOATIME, _OPTIONS):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number), str(self.mount))
 

@@ -25,17 +25,8 @@ RULES = Rules(extension_bytes=4 << 20, extensions=1, segments=MAX_PIECES + 1, fo
 _IDS = 65_536
 # An archive may ask for what this file system cannot have.
 _UNMAKEABLE = (
-    errno.EEXIST,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.EFBIG,
-    errno.EMLINK,
-    errno.EINVAL,
-    errno.E2BIG,
-    errno.ERANGE,
+    *(errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EFBIG, errno.EMLINK, errno.EINVAL, errno.E2BIG, errno.ERANGE),
 )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 
 from bay.errors import DriverUnavailable
-from bay.linux import remove_tree
 
 _AGAIN_S = 60.0
 
@@ -25,9 +24,7 @@ log = structlog.get_logger("bay.cargo")
 class Trash:
     """A directory on the file system of what is thrown into it. `remove` takes one thing off the disk."""
 
-    def __init__(
-        self, directory: Path, remove: Callable[[Path], Awaitable[None]] = remove_tree.remove
-    ) -> None:
+    def __init__(self, directory: Path, remove: Callable[[Path], Awaitable[None]]) -> None:
         self._directory = directory
         self._remove_now = remove
         self._filled = asyncio.Event()
@@ -36,14 +33,6 @@ class Trash:
         """Make the private directory; `run` removes the things that an earlier Bay left in it. Blocks."""
         make_private(self._directory)
         self._filled.set()
-
-    async def put(self, path: Path) -> None:
-        """Move the directory `path`, or the link or file in its place, here; nothing there is fine.
-
-        Raises OSError.
-        """
-        await asyncio.to_thread(self.move, path)
-        self.wake()
 
     def wake(self) -> None:
         """Have `run` look, after a `move`."""
@@ -59,7 +48,10 @@ class Trash:
                 asyncio.get_running_loop().call_later(_AGAIN_S, self._filled.set)
 
     def move(self, path: Path) -> None:
-        """`put` for a thread; it does not wake `run`."""
+        """Move the directory `path`, or the link or file in its place, here; nothing there is fine.
+
+        Blocks; raises OSError. It does not wake `run`, which is not for threads.
+        """
         try:
             # Never a name that is taken: the same cargo may be thrown away, made again by a restore, and
             # thrown away again.
@@ -80,10 +72,7 @@ class Trash:
     async def _remove(self, name: str) -> bool:
         try:
             await self._remove_now(self._directory / name)
-        except (
-            DriverUnavailable,
-            OSError,
-        ) as error:  # the host may have no process or descriptor left for it
+        except (DriverUnavailable, OSError) as error:  # the host may have no process left for it
             log.warning("trash.stays", name=name, error=str(error))
             return False
         return True

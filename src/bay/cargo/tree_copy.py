@@ -20,9 +20,8 @@ from collections.abc import Iterator
 
 from bay.cargo.tree_walk import Node, opened, unless_changed
 from bay.linux import renames
-from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
+from tree_tar.beneath import NEW_FILE, OPEN_DIRECTORY, OPEN_FILE, closing
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER = 1 << 20
 _MEMORY = 1 << 30
 _CLONE = 0x4004_9409
@@ -51,9 +50,8 @@ class _Copier:
             node = pending.pop()
             with unless_changed(), opened(self._source, node) as source:
                 facts = os.fstat(source)
-                if (
-                    facts.st_dev == self._device
-                ):  # else a mount, or a subvolume inside, which is not part of it
+                # Else it is a mount, or a subvolume inside, which is not part of the tree.
+                if facts.st_dev == self._device:
                     pending += self._directory(node, source, facts)
         # Last, because what is made inside changes their times.
         for node, facts in reversed(self._directories):
@@ -66,11 +64,8 @@ class _Copier:
             _copy_xattrs(source, target)
             self._directories.append((node, facts))
             with os.scandir(source) as entries:
-                return [
-                    Node(node, entry.name)
-                    for entry in entries
-                    if self._entry(node, source, target, entry.name)
-                ]
+                names = [one.name for one in entries if self._entry(node, source, target, one.name)]
+        return [Node(node, name) for name in names]
 
     def _entry(self, node: Node | None, source: int, target: int, name: str) -> bool:
         with unless_changed():
@@ -104,19 +99,13 @@ class _Copier:
         return _finish_by_name(source, target, name, facts)
 
     def _file(self, source: int, target: int, name: str) -> None:
-        old = os.open(name, OPEN_FILE, dir_fd=source)
-        try:
+        with closing(os.open(name, OPEN_FILE, dir_fd=source)) as old:
             facts = os.fstat(old)
             if not stat.S_ISREG(facts.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "the file no longer exists", name)
-            new = os.open(name, _NEW, 0o600, dir_fd=target)
-            try:
+            with closing(os.open(name, NEW_FILE, 0o600, dir_fd=target)) as new:
                 self._content(old, new, facts.st_size)
                 _finish(new, facts, xattrs_of=old)
-            finally:
-                os.close(new)
-        finally:
-            os.close(old)
 
     def _content(self, old: int, new: int, size: int) -> None:
         if self._may_clone:
@@ -161,7 +150,8 @@ def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
 
 def _finish(new: int, facts: os.stat_result, *, xattrs_of: int | None = None) -> None:
     """Owner, mode, marks and times, in this order: each but the last changes one of those before."""
-    _own(new, facts)
+    if os.geteuid() == 0:
+        os.fchown(new, facts.st_uid, facts.st_gid)
     os.fchmod(new, stat.S_IMODE(facts.st_mode))
     if xattrs_of is not None:
         _copy_xattrs(xattrs_of, new)
@@ -175,11 +165,6 @@ def _finish_by_name(source: int, target: int, name: str, facts: os.stat_result) 
         os.chmod(name, stat.S_IMODE(facts.st_mode), dir_fd=target)
     _copy_xattrs(f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}")
     os.utime(name, ns=(facts.st_atime_ns, facts.st_mtime_ns), dir_fd=target, follow_symlinks=False)
-
-
-def _own(new: int, facts: os.stat_result) -> None:
-    if os.geteuid() == 0:
-        os.fchown(new, facts.st_uid, facts.st_gid)
 
 
 def _copy_xattrs(old: int | str, new: int | str) -> None:
@@ -200,17 +185,11 @@ def copy(source: str, target: str) -> None:
 
     Raises OSError.
     """
-    old = os.open(source, OPEN_DIRECTORY)
-    try:
+    with closing(os.open(source, OPEN_DIRECTORY)) as old:
         os.mkdir(target, 0o700)
-        new = os.open(target, OPEN_DIRECTORY)
-        try:
+        with closing(os.open(target, OPEN_DIRECTORY)) as new:
             _Copier(old, new).run()
             renames.sync_open_file_system(new)
-        finally:
-            os.close(new)
-    finally:
-        os.close(old)
 
 
 def main(source: str, target: str, parent: str) -> int:
