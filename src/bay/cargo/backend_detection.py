@@ -1,7 +1,4 @@
-"""Detects the cargo backend of a data directory.
-
-Decided once, recorded in `cargo.json`, and the same from then on.
-"""
+"""Detects the cargo backend of a data directory, once: it is recorded in `cargo.json`, and stays the same."""
 
 import contextlib
 import json
@@ -42,10 +39,7 @@ class DirectoryFacts:
 
 
 def decide(setting: Setting, facts: DirectoryFacts) -> Kind:
-    """The backend of a data directory.
-
-    Raises DriverUnavailable when the setting asks for one that it cannot be.
-    """
+    """The backend of a data directory. Raises DriverUnavailable when it cannot be the one of the setting."""
     there = _already(facts)
     if there is not None:
         if setting != "auto" and (setting == "directory") != (there == "directory"):
@@ -102,7 +96,7 @@ def pool_of(data_dir: Path, max_bytes: int | None = None) -> BtrfsPool:
 
 @contextlib.contextmanager
 def files_of(data_dir: Path) -> Generator[Path]:
-    """The directory of all cargos, also when Bay is stopped. A pool is then mounted while the block lasts.
+    """The directory of all cargos, also when Bay is stopped: a pool is then mounted while the block lasts.
 
     Blocks; raises OSError or DriverUnavailable.
     """

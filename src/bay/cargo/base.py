@@ -67,10 +67,7 @@ class Fence:
 
 
 class StaleGeneration(Conflict):
-    """A newer session than the one that asks has had the cargo.
-
-    Take a generation above the fence's and ask again.
-    """
+    """A newer session has had the cargo. Take a generation above the fence's and ask again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +97,15 @@ class CargoStore(Protocol):
         ...
 
     async def run(self) -> None:
-        """Delete removed trees and maintain free space, until cancelled.
-
-        The next `run` continues an interrupted one.
-        """
+        """Delete removed trees and maintain free space, until cancelled; the next `run` continues."""
         ...
 
     async def create(
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
-        """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace belongs to uid 1000.
+        """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace is uid 1000's. Idempotent.
 
-        Idempotent.
-
-        Raises NotFound when the checkpoint is absent, and StorageFull while existing cargos still have a
-        reserve.
+        Raises NotFound when the checkpoint is absent, and StorageFull while present cargos have a reserve.
         """
         ...
 
@@ -127,10 +118,7 @@ class CargoStore(Protocol):
         ...
 
     async def remove(self, cargo_id: str) -> None:
-        """Remove a cargo and its fences; idempotent.
-
-        Its name is free at once, its space after `run` deleted it.
-        """
+        """Remove a cargo and its fences; idempotent. Its name is free at once, its space after `run`."""
         ...
 
     async def list_ids(self) -> set[str]:
@@ -162,10 +150,7 @@ class CheckpointStore(Protocol):
     """Checkpoints are taken from cargos, and cargos go back to them."""
 
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
-        """Copy the cargo, whose writers the caller has frozen.
-
-        Idempotent: a present checkpoint stays as it is.
-        """
+        """Copy the cargo, whose writers the caller has frozen. Idempotent: a present one stays as it is."""
         ...
 
     async def settle(self, cargo_id: str) -> None:
@@ -177,7 +162,10 @@ class CheckpointStore(Protocol):
         ...
 
     async def restore(self, cargo_id: str) -> None:
-        """Put the prepared files in place, while no session uses the cargo; the old ones go to the trash."""
+        """Put the prepared files in place, while no session uses the cargo; the old ones go to the trash.
+
+        Raises NotFound when nothing was prepared.
+        """
         ...
 
     async def remove_checkpoint(self, checkpoint_id: str) -> None:
@@ -201,10 +189,7 @@ class CheckpointImports(Protocol):
         ...
 
     async def keep_import(self, checkpoint_id: str) -> None:
-        """Make the import's directory the checkpoint, durably.
-
-        Repeatable. Raises NotFound when none was begun.
-        """
+        """Make the import the checkpoint, durably. Repeatable. Raises NotFound when none was begun."""
         ...
 
     async def drop_import(self, checkpoint_id: str) -> None:

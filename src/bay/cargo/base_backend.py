@@ -6,9 +6,8 @@
     .layers/                                 files of sessions outside of their workspaces, kept by the driver
     .fences/ .trash/
 
-All of it is on one file system, so that one rename puts a thing in place. The directory above is closed to
-every host user but root, because the files inside carry the sandbox's own ids: a set-uid root program that a
-sandbox makes must be out of a host user's reach.
+All of it is on one file system, so that one rename puts a thing in place. The directory above is root's
+alone, as the files inside carry the sandbox's own ids: no host user may reach a set-uid root program there.
 """
 
 import asyncio
@@ -54,7 +53,10 @@ class Room:
 
 
 class BaseBackend(ABC):
-    """The common half of the backends. Each adds how a tree is made, copied, counted and removed."""
+    """The common half of the backends. Each adds how a tree is made, copied, counted and removed.
+
+    The public methods are those of `CargoBackend` and `DiskUsage`.
+    """
 
     name: str
 
@@ -114,15 +116,13 @@ class BaseBackend(ABC):
         return False
 
     async def open(self) -> None:
-        """See `CargoBackend.open`. Does not wait for what an earlier Bay left in the trash."""
+        """Does not wait for what an earlier Bay left in the trash."""
         await self._blocking(self._open, self._root, "open")
 
     @abstractmethod
-    async def aclose(self) -> None:
-        """See `CargoBackend.aclose`."""
+    async def aclose(self) -> None: ...
 
     async def run(self) -> None:
-        """See `CargoBackend.run`: empties the trash and looks after the room."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._trash.run())
             tasks.create_task(self._look_after())
@@ -130,7 +130,6 @@ class BaseBackend(ABC):
     async def create(
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
-        """See `CargoBackend.create`."""
         cargo = self._checked(cargo_id)
         with host_errors(cargo, "make"):
             if await asyncio.to_thread(os.path.lexists, cargo):
@@ -148,7 +147,6 @@ class BaseBackend(ABC):
         return self._root / cargo_id / MACHINE
 
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
-        """See `CargoBackend.checkpoint`."""
         cargo, target = self._checked(cargo_id), self.checkpoint_path(checkpoint_id)
         with host_errors(target, "make"):
             if await self._urgently(lambda: os.path.lexists(target)):
@@ -158,7 +156,6 @@ class BaseBackend(ABC):
                 await self._preserve(cargo, target)
 
     async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
-        """See `CargoBackend.prepare_restore`."""
         cargo = self._checked(cargo_id)
         with host_errors(cargo, "prepare a restore of"):
             async with self._made(cargo_id) as made:
@@ -168,28 +165,24 @@ class BaseBackend(ABC):
                 await asyncio.to_thread(made.rename, self._prepared(cargo_id))
 
     async def restore(self, cargo_id: str) -> None:
-        """See `CargoBackend.restore`. Raises NotFound when nothing was prepared."""
         cargo, prepared = self._checked(cargo_id), self._prepared(cargo_id)
         with host_errors(cargo, "restore"), _missing(f"nothing is prepared to be put in place of {cargo_id}"):
             await asyncio.to_thread(self._swap, prepared, cargo)
             await self._drop(prepared)
 
     async def remove_checkpoint(self, checkpoint_id: str) -> None:
-        """See `CargoBackend.remove_checkpoint`."""
         target = self.checkpoint_path(checkpoint_id)
         with host_errors(target, "remove"):
             if await asyncio.to_thread(os.path.lexists, target):
                 await self._withdraw(target)
 
     async def list_checkpoints(self) -> set[str]:
-        """See `CargoBackend.list_checkpoints`."""
         return await self._blocking(lambda: _ids(self._checkpoints), self._checkpoints, "list")
 
     def checkpoint_path(self, checkpoint_id: str) -> Path:
         return self._checkpoints / self._named(checkpoint_id)
 
     async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
-        """See `CargoBackend.begin_import`."""
         target = self._imported(checkpoint_id)
         with host_errors(target, "make"):
             await self._refuse_if_full("an import")
@@ -201,7 +194,6 @@ class BaseBackend(ABC):
         return target
 
     async def keep_import(self, checkpoint_id: str) -> None:
-        """See `CargoBackend.keep_import`. Raises NotFound when there is nothing to keep."""
         made, target = self._imported(checkpoint_id), self.checkpoint_path(checkpoint_id)
         with host_errors(target, "make"), _missing(f"no import of {checkpoint_id} was begun"):
             if not await asyncio.to_thread(os.path.lexists, target):
@@ -209,36 +201,31 @@ class BaseBackend(ABC):
             await self._drop(made)
 
     async def drop_import(self, checkpoint_id: str) -> None:
-        """See `CargoBackend.drop_import`."""
         target = self._imported(checkpoint_id)
         with host_errors(target, "remove"):
             await self._drop(target)
 
     async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
-        """See `DiskUsage.weigh`."""
         places = {name: self._place(name) for name in ids}
         with host_errors(self._root, "weigh what is in"):
             found = await disk_usage.weigh(list(places.values()))
         return {name: found[place] for name, place in places.items() if place in found}
 
     async def check_room(self, what: str) -> None:
-        """See `CargoBackend.check_room`."""
         with host_errors(self._root, "look at"):
             await self._refuse_if_full(what)
 
     async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
-        """See `CargoBackend.fence`."""
         fence = Fence(sandbox_id=self._named(sandbox_id), generation=generation, session_id=session_id)
         cargo = self._checked(cargo_id)
         await self._blocking(lambda: self._fences.raise_to(cargo_id, fence), cargo, "fence")
 
     async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
-        """See `CargoBackend.fenced`."""
         cargo, sandbox = self._checked(cargo_id), self._named(sandbox_id)
         return await self._blocking(lambda: self._fences.read(cargo_id, sandbox), cargo, "read the fence of")
 
     async def remove(self, cargo_id: str) -> None:
-        """See `CargoBackend.remove`. The files go first: the parts that a crash leaves are harmless."""
+        """The files go first: the parts that a crash leaves are harmless."""
         cargo = self._checked(cargo_id)
         with host_errors(cargo, "remove"):
             await self._drop(cargo)
@@ -246,7 +233,6 @@ class BaseBackend(ABC):
             await asyncio.to_thread(self._fences.remove, cargo_id)
 
     async def list_ids(self) -> set[str]:
-        """See `CargoBackend.list_ids`."""
         return await self._blocking(lambda: _ids(self._root), self._root, "list")
 
     def _room(self) -> Room:
@@ -290,10 +276,7 @@ class BaseBackend(ABC):
         self._trash.move(path)
 
     def _swap(self, prepared: Path, cargo: Path) -> None:
-        """Put `prepared` in place of `cargo`, whose files are at `prepared` afterwards.
-
-        A crash leaves one or the other.
-        """
+        """Put `prepared` in the place of `cargo`, and that in its. A crash leaves one or the other."""
         prepared.lstat()
         self._loosen(cargo)
         if not (os.path.lexists(cargo) and renames.exchange(prepared, cargo)):

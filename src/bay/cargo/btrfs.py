@@ -26,7 +26,7 @@ log = structlog.get_logger("bay.cargo")
 
 
 class BtrfsCargo(BaseBackend):
-    """Below `root`, which is on btrfs already, or where `pool` is mounted."""
+    """Below `root`, which is on btrfs already, or where `pool` is mounted. Has `SizeLimits`."""
 
     name = "btrfs"
 
@@ -37,30 +37,25 @@ class BtrfsCargo(BaseBackend):
 
     @property
     def enforced(self) -> bool:
-        """See `SizeLimits.enforced`. On a file system that is not Bay's own, only when its quotas are on."""
+        """On a file system that is not Bay's own, only when its quotas are on."""
         return self._limits
 
     async def aclose(self) -> None:
-        """See `CargoBackend.aclose`: unmounts the pool, which goes on for sandboxes that run."""
+        """Unmounts the pool, which goes on for sandboxes that run."""
         if self._pool is not None:
             await asyncio.to_thread(self._pool.close)
 
     async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
-        """See `SizeLimits.set_limit`."""
         cargo = self._checked(cargo_id)
         if self._limits:
             await self._blocking(lambda: self._limit(cargo, limit_bytes), cargo, "limit")
 
     async def settle(self, cargo_id: str) -> None:
-        """See `CargoBackend.settle`.
-
-        A snapshot flushes its source and nothing else: one is made and dropped.
-        """
+        """A snapshot flushes its source and nothing else: one is made and dropped."""
         cargo = self._checked(cargo_id)
         await self._blocking(lambda: self._write_out(cargo), cargo, "write out")
 
     async def charged(self, cargo_id: str) -> int | None:
-        """See `SizeLimits.charged`."""
         cargo = self._checked(cargo_id)
         return await self._blocking(lambda: self._charged(cargo), cargo, "look at")
 

@@ -1,7 +1,6 @@
-"""The directory backend keeps cargos as plain directories, on any file system.
+"""The directory backend keeps cargos as plain directories, on any file system; a limit does not hold.
 
-A copy reads and writes every file, unless the file system shares blocks (xfs, btrfs), and a limit does not
-hold.
+A copy reads and writes every file, unless the file system shares blocks (xfs, btrfs).
 """
 
 import asyncio
@@ -27,13 +26,10 @@ class DirectoryCargo(BaseBackend):
         self._swapping = root / ".swapping"
 
     async def aclose(self) -> None:
-        """See `CargoBackend.aclose`: nothing was taken."""
+        """Nothing was taken."""
 
     async def settle(self, cargo_id: str) -> None:
-        """See `CargoBackend.settle`.
-
-        Has the whole file system written out: it cannot do that for one directory.
-        """
+        """Has the whole file system written out: that cannot be done for one directory."""
         cargo = self._checked(cargo_id)
         await self._blocking(lambda: renames.sync_file_system(cargo), cargo, "write out")
 
@@ -76,10 +72,7 @@ class DirectoryCargo(BaseBackend):
         renames.sync_directory(self._making)
 
     def _swap(self, prepared: Path, cargo: Path) -> None:
-        """See `BaseBackend._swap`.
-
-        Where two names cannot be exchanged, the old one waits in a place that `open` puts it back from.
-        """
+        """Where two names cannot be exchanged, the old one waits in a place that `open` puts it back from."""
         prepared.lstat()
         if not (os.path.lexists(cargo) and renames.exchange(prepared, cargo)):
             waiting = self._swapping / cargo.name

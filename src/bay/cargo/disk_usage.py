@@ -1,9 +1,8 @@
 """Measures the disk usage of trees in a process of the lowest priority, `python -m bay.cargo.disk_usage`.
 
 It walks by descriptors to any depth, follows no link and crosses no mount, and counts a file with several
-names once. Rejected: a thread of Bay's, which would take the interpreter from the calls it serves; `du`,
-which cannot count the blocks of one tree alone. Its resources are bounded, because a sandbox decides how
-large the walk is.
+names once. Its resources are bounded, because a sandbox decides how large the walk is. Rejected: a thread of
+Bay's, which takes the interpreter from calls; `du`, which cannot count the blocks of one tree alone.
 """
 
 import asyncio
@@ -38,10 +37,7 @@ log = structlog.get_logger("bay.cargo")
 
 
 async def weigh(places: Sequence[Path]) -> dict[Path, Weight]:
-    """The usage of each of `places`.
-
-    One that does not exist, or takes longer than `_TOGETHER_S` with those before it, is left out.
-    """
+    """The usage of each of `places` but absent ones, and those over `_TOGETHER_S` with earlier ones."""
     found: dict[Path, Weight] = {}
     for first in range(0, len(places), _BATCH):
         found |= await _weigh(places[first : first + _BATCH])

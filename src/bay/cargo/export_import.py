@@ -1,7 +1,6 @@
-"""Exports and imports checkpoints as streams of bytes, each in a process of its own: see `transfer`.
+"""Exports and imports checkpoints as streams of bytes, each in a process of its own: see `export_process`.
 
-Only a pipe buffers: the process waits for the reader of its bytes, and the sender of bytes waits for the
-process.
+Only a pipe buffers: the process waits for the reader of its bytes, and their sender for the process.
 """
 
 import asyncio
@@ -31,8 +30,8 @@ async def export_stream(path: Path, facts: Manifest) -> AsyncGenerator[bytes]:
     """The checkpoint in the directory `path`, in pieces of at most 64 KiB.
 
     Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was
-    given has no end, and no import takes it. Close the generator when it is not read to its end: the process
-    is killed.
+    given has no end, and no import takes it. Close the generator when it is not read to its end: that kills
+    the process.
     """
     async with _process("export", str(path)) as process:
         await _bring(process, facts.to_json().encode())

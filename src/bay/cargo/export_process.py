@@ -1,6 +1,4 @@
-"""Packs or unpacks a checkpoint as one portable stream, a tar compressed with zstd.
-
-Runs as a process, one for each.
+"""Packs or unpacks a checkpoint as one portable stream, a tar compressed with zstd, in a process for each.
 
     python -m bay.cargo.export_process export DIR < FACTS > STREAM
     python -m bay.cargo.export_process import DIR [--max-bytes N] < STREAM
@@ -11,8 +9,7 @@ the middle. zstd has a checksum of its own as well.
 
 The process reports its result in one line of JSON on stderr. An archive is untrusted input: the process has
 little memory and a low priority, and touches nothing but its empty directory. A failed import leaves parts in
-there, which the caller removes. Rejected: a thread of Bay's, which would take the interpreter from the calls
-it serves.
+there, which the caller removes. Rejected: a thread of Bay's, which would take the interpreter from calls.
 """
 
 import argparse
@@ -45,10 +42,7 @@ FACTS = "checkpoint.json"
 DIGEST = "sha256"
 WORKSPACE = "workspace"
 MEMORY_BYTES = 512 << 20
-"""Address space that the process may have.
-
-Files are never in it; names of one directory and holes of one file are.
-"""
+"""Address space of the process. Files are never in it; names of one directory and holes of one file are."""
 MAX_ENTRIES = 2_000_000
 _LEVEL = 3
 _LARGEST_WINDOW = 8 << 20
@@ -76,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pack(directory: Path, facts: Manifest, out: Writable) -> Packer:
-    """Write the checkpoint in `directory` to `out`.
-
-    Raises BadRequest, StorageFull or DriverUnavailable; blocks.
-    """
+    """Write the checkpoint in `directory`. Raises BadRequest, StorageFull or DriverUnavailable; blocks."""
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
     with (
         _told(),
@@ -97,10 +88,7 @@ def pack(directory: Path, facts: Manifest, out: Writable) -> Packer:
 
 
 def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None) -> "ImportedTree":
-    """Unpack what `read` gives, up to as many bytes as it is asked for, into the empty `directory`.
-
-    Raises the same; blocks.
-    """
+    """Unpack what `read` gives for a number of bytes, into the empty `directory`. Raises the same; blocks."""
     with _told(), _empty(directory) as top:
         source = _Unzipped(read)
         reader = Reader(RULES, hashlib.sha256())
@@ -275,10 +263,7 @@ class _Hashed:
 
 
 class _Unzipped:
-    """The bytes of `read`, decompressed a little at a time.
-
-    Two kilobytes can become sixty megabytes, and a pipe full two thousand.
-    """
+    """The bytes of `read`, decompressed a little at a time: two kilobytes can become sixty megabytes."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._source = read

@@ -1,8 +1,8 @@
 """A fence records which session owns a cargo, beside the cargos and not in the database.
 
-The database can be put back to an older state, by a restored backup or a lost disk. It would then count
-generations that the host has seen before, and an old session and a new one could both believe that the files
-are theirs. A fence is never older than the newest session that was let onto the files.
+A restored backup or a lost disk puts the database back: it would count generations that the host has seen
+before, and an old session and a new one could both believe that the files are theirs. A fence is never older
+than the newest session that was let onto the files.
 """
 
 import contextlib
@@ -22,18 +22,12 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Fences:
-    """One small file for each cargo and sandbox in `directory`.
-
-    Everything here blocks, and raises OSError.
-    """
+    """One small file for each cargo and sandbox in `directory`. All here blocks, and raises OSError."""
 
     directory: Path
 
     def raise_to(self, cargo_id: str, fence: Fence) -> None:
-        """Make `fence` the one of its sandbox on the cargo, unless a newer one is there.
-
-        Raises StaleGeneration.
-        """
+        """Make `fence` the one of its sandbox on the cargo. Raises StaleGeneration if that is newer."""
         before = self.read(cargo_id, fence.sandbox_id)
         if before == fence:
             return

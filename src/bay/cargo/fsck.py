@@ -1,9 +1,7 @@
-"""Checks the storage of cargos: the pool's file, its device, its mount and its file system.
+"""Checks the storage of cargos: the pool's file, its device, its mount and its file system. Changes nothing.
 
-Bay may run or not.
-
-Nothing is changed. A pool that is mounted cannot be read through as a whole while it is written to; then the
-file system's own counts of errors have to do.
+Bay may run or not. A mounted pool cannot be read through while it is written to; then the file system's own
+counts of errors have to do.
 """
 
 import contextlib
@@ -36,10 +34,7 @@ class Finding:
 
 
 def check(data_dir: Path) -> list[Finding]:
-    """Look at everything that keeps the cargos of a data directory.
-
-    Blocks, for minutes when a large pool is not mounted.
-    """
+    """Look at all that keeps a data directory's cargos. Blocks, for minutes if a large pool is unmounted."""
     return list(_findings(data_dir))
 
 

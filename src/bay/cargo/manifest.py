@@ -17,10 +17,7 @@ _WORDS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Of one checkpoint: with which Bay it was exported, and what was known of it there.
-
-    `image` is what its machine grew from.
-    """
+    """One exported checkpoint: by which Bay, and what was known of it. Its machine grew from `image`."""
 
     bay: str
     persist: Persist

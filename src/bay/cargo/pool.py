@@ -1,9 +1,8 @@
 """A pool is Bay's own btrfs in a sparse file, for data directories on other file systems.
 
-The file takes only its used blocks from the host's disk, and gives them back when files are removed. A pool
-larger than the host's free space would lose data: a write into it fails after it was accepted. So a pool is
-never larger than the host can back, and follows that up and down. Rejected: a file of full size from the
-start, which takes the disk from all others before it has any content.
+The file takes only its used blocks from the host's disk, and gives them back when files are removed. A write
+into a pool larger than the host's free space would fail after it was accepted, so a pool is never larger than
+the host can back, and follows that up and down. Rejected: a file of full size from the start.
 """
 
 import ctypes
@@ -34,20 +33,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class BtrfsPool:
-    """The pool in `file`, mounted at `mount`, never larger than `max_bytes`.
-
-    Everything here blocks, and raises OSError.
-    """
+    """The pool in `file`, mounted at `mount`, of at most `max_bytes`. All here blocks, and raises OSError."""
 
     file: Path
     mount: Path
     max_bytes: int | None = None
 
     def open(self) -> None:
-        """Make the pool if there is none, and mount it if it is not.
-
-        Raises StorageFull when the host has no room for one.
-        """
+        """Make and mount the pool where it is not. Raises StorageFull when the host has no room for one."""
         self._unmade.unlink(missing_ok=True)
         if not self.file.exists():
             self._make()
@@ -63,10 +56,7 @@ class BtrfsPool:
             pass
 
     def attach(self) -> None:
-        """Mount the pool, which is there, if it is not mounted.
-
-        Raises DriverUnavailable when something else is in its place.
-        """
+        """Mount the pool if it is not. Raises DriverUnavailable when something else is in its place."""
         if not self.is_mounted():
             make_private(self.mount)
             self._mount()

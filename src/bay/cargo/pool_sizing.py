@@ -31,10 +31,7 @@ def pool_reserve(total: int) -> int:
 
 
 def wanted(host: Host, max_bytes: int | None) -> int:
-    """How large a pool could be without ever taking the host's reserve, if it were full.
-
-    Less than `SMALLEST`: there can be none.
-    """
+    """How large a pool could be, full, without taking the host's reserve; below `SMALLEST` there is none."""
     backed = host.held + host.free - host_reserve(host.total)
     bounded = backed if max_bytes is None else min(backed, max_bytes)
     return max(0, bounded // _GRAIN * _GRAIN)

@@ -1,8 +1,8 @@
 """Trees of a sandbox are packed into a tar by directory descriptors: see `tree_tar`.
 
 The sandbox may be running: names change under the walk, links lead out of the tree, files shrink while they
-are read, and a sparse one claims to be larger than the disk. However much there is, memory holds one
-directory's names, one file's segments, and the way down to where the walk is.
+are read, and a sparse one claims to be larger than the disk. Memory holds one directory's names, one file's
+segments, and the way down to where the walk is, however much there is.
 """
 
 import contextlib
@@ -43,9 +43,7 @@ class Writable(Protocol):
 
 @dataclass(slots=True)
 class Packer:
-    """Puts files and trees into `out`.
-
-    Afterwards `digests` has the SHA-256 of each file, `left_out` what is not in it.
+    """Puts files and trees into `out`; `digests` then has each file's SHA-256, `left_out` what is not in it.
 
     Sockets are left out: they are nothing without who listens. So is what no archive can hold, unless it is
     `strict`: then that raises BadRequest.
@@ -191,7 +189,7 @@ class Packer:
 class _HardLinks:
     """The first name of each file that has several, as long as others of its names are to come.
 
-    On the disk, in a database that has no name and goes with its process: there may be millions.
+    There may be millions: they are on the disk, in a nameless database that goes with its process.
     """
 
     _made: sqlite3.Connection | None = None
@@ -225,10 +223,7 @@ class _HardLinks:
 
 
 def _chunks(fd: int, stored: Layout, digest: "hashlib._Hash | None") -> Iterator[bytes]:
-    """The content as it is stored.
-
-    A file that has become shorter is filled up with zeros: its size stands in the tar already.
-    """
+    """The content as stored; what a file has lost since is zeros, as its size stands in the tar already."""
     if stored.head:
         yield stored.head
     for offset, length in pairs(stored.segments):

@@ -1,7 +1,6 @@
-"""The trash removes large trees in the background: moved aside at once, removed one after the other.
+"""Large trees are moved aside at once, and removed in the background, one after the other.
 
-A million files take minutes to remove. The delete of a sandbox does not wait for that, nor a start, nor the
-start of Bay after a crash.
+A million files take minutes. Neither a delete waits for that, nor a start, nor that of Bay after a crash.
 """
 
 import asyncio
@@ -79,10 +78,7 @@ class Trash:
 
 
 def make_private(directory: Path) -> None:
-    """Make `directory`, open to its owner alone.
-
-    Raises NotADirectoryError when something else is in its place. Blocks.
-    """
+    """Make `directory`, open to its owner alone. Blocks; NotADirectoryError for anything else there."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not stat.S_ISDIR(directory.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "is a link, and must be a directory", str(directory))

@@ -181,10 +181,7 @@ def _copy_xattrs(old: int | str, new: int | str) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy the tree `source` to `target`, which is made; it is on the disk when this returns.
-
-    Raises OSError.
-    """
+    """Copy the tree `source` to the new `target`, on the disk when this returns. Raises OSError."""
     with closing(os.open(source, OPEN_DIRECTORY)) as old:
         os.mkdir(target, 0o700)
         with closing(os.open(target, OPEN_DIRECTORY)) as new:
@@ -193,10 +190,7 @@ def copy(source: str, target: str) -> None:
 
 
 def main(source: str, target: str, parent: str) -> int:
-    """`copy`, for a command line.
-
-    Ends with the process `parent` that started it, which alone would use the copy.
-    """
+    """`copy`, for a command line. Ends with the process `parent`, which alone would use the copy."""
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it ended before it could be asked for
         return 1

@@ -17,10 +17,7 @@ class Node(NamedTuple):
 
 @contextmanager
 def opened(top: int, node: Node | None) -> Generator[int]:
-    """A descriptor of the directory `node` beneath `top`, closed at the end.
-
-    A link on the way is an error.
-    """
+    """A descriptor of the directory `node` beneath `top`, closed at the end; no link on the way."""
     with closing(open_beneath(top, _names(node))) as descriptor:
         yield descriptor
 

@@ -1,8 +1,7 @@
 """Extended attributes of a sandbox's files are read, restored, and carried in pax records.
 
-A sandbox may carry the attributes that it can set itself. Capabilities of files are void inside, and
-`trusted` is not a sandbox's to set, but for overlayfs's mark that a directory hides the one below it: a
-redirect could lead anywhere.
+Those are kept that a sandbox can set itself. Capabilities of files are void inside, and `trusted` is not a
+sandbox's to set, but for overlayfs's mark that hides the directory below: a redirect could lead anywhere.
 """
 
 import errno
@@ -21,7 +20,7 @@ _OPAQUE_VALUES = (b"y", b"x")
 
 
 def read(file: int | str, *, system: bool) -> Iterator[tuple[str, bytes]]:
-    """The attributes of an open file, or of a path whose last part is not followed, that are kept.
+    """The kept attributes of an open file, or of a path, whose last part is not followed.
 
     `system` keeps overlayfs's mark as well.
     """
