@@ -55,11 +55,15 @@ from bay.server.ports.ship_client import PortClient
 from bay.server.ports.tunnels import Tunnels
 from bay.server.reconciler import boot_clock
 from bay.server.reconciler.boot_clock import BootClock
+from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.memory_pressure import Pressure
+from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.reconciler import Reconciler
+from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
+from bay.server.sessions.core import Core
 from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.holds import Holds
 from bay.server.sessions.notifier import Notifier
@@ -67,6 +71,7 @@ from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
 from bay.server.sessions.views import Views
 from bay.server.sessions.waker import Waker
+from bay.server.sessions.work_queue import WorkQueue
 from bay.server.settings import Settings
 from bay.server.ship.client import ShipClient
 from bay.server.web.audit import Auditor
@@ -107,6 +112,14 @@ class ControlPlane:
         self.keys.on_forget = self.connections.look
         self.screens = Screens()
         self.profiles = {name: p.to_profile(name) for name, p in settings.profiles.items()}
+        self.core = Core(
+            store=self.store,
+            deferred=self.deferred,
+            driver=driver,
+            cargo=self.cargo,
+            profiles=self.profiles,
+            clock=clock,
+        )
         self.quotas = Quotas(
             of_key=self.keys.quotas,
             each_owner=settings.quotas.over(None) if settings.quotas else Limits(),
@@ -128,21 +141,30 @@ class ControlPlane:
         self.feeds = SessionFeeds(
             ship=self.ship, listeners={"ports": port_listener, "services": self.service_syncer.listener}
         )
+        queue = WorkQueue()
+        orphans = Orphans(store=self.store, driver=driver, cargo=self.cargo)
+        live = LiveSessions(driver, queue, self.feeds, self.service_syncer)
+        self.starter = Starter(
+            self.core,
+            queue=queue,
+            live=live,
+            orphans=orphans,
+            storage_steps=self.storage_steps,
+            notifier=self.changes,
+            at_once=settings.start_concurrency,
+            limit_s=settings.start_limit,
+        )
         self.reconciler = Reconciler(
-            store=self.store,
-            deferred=self.deferred,
-            driver=driver,
-            cargo=self.cargo,
+            self.core,
+            queue=queue,
+            starter=self.starter,
+            live=live,
+            orphans=orphans,
             storage_steps=self.storage_steps,
             ship=self.ship,
-            feeds=self.feeds,
-            syncer=self.service_syncer,
             holds=self.holds,
-            profiles=self.profiles,
-            changes=self.changes,
-            clock=clock,
-            start_concurrency=settings.start_concurrency,
-            start_limit_s=settings.start_limit,
+            notifier=self.changes,
+            places=2 * settings.start_concurrency,
             stop_grace_s=settings.stop_grace,
             retention=timedelta(seconds=settings.expired_retention),
         )
@@ -153,7 +175,7 @@ class ControlPlane:
             cargo_backend=self.cargo.name,
             clock=clock,
             max_age=timedelta(seconds=settings.pool_max_age),
-            is_busy=lambda: self.reconciler.starts_waiting() > 0,
+            is_busy=lambda: self.starter.owned_waiting() > 0,
         )
         self.pressure = Pressure(
             store=self.store,

@@ -240,7 +240,7 @@ async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
         )  # it has the turn, and each of the others has come when it waits for one
         for number in range(1, 6):
             made.append((await create(alice, profile="eager"))["id"])
-            await until(lambda number=number: bay.bay.reconciler.starts_waiting() == number)
+            await until(lambda number=number: bay.bay.starter.owned_waiting() == number)
         driver.let_go.set()
         for sandbox in made:
             await bay.settled(sandbox, lambda r: r.session is not None and r.session.phase == "running")

@@ -819,9 +819,9 @@ async def test_a_session_that_could_not_be_seen_at_the_start_is_watched_all_the_
     session = await bay.session(made["id"])
     assert session.handle is not None
     bay.driver.fail_at = "observe"
-    await bay.bay.reconciler._unwatch(session.id)
+    await bay.bay.reconciler._live.end(session.id)
     await bay.bay.reconciler._adopt(await bay.record(made["id"]))
-    assert bay.bay.reconciler._adopted == [(made["id"], Handle.from_json(session.handle))]
+    assert bay.bay.reconciler._live._adopted == [(made["id"], Handle.from_json(session.handle))]
 
 
 @pytest.mark.parametrize("name", ["stdin", "upload", "files", "execs"])

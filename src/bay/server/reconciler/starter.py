@@ -1,6 +1,6 @@
-"""The starter starts a session: start slot, fence, the driver's steps, each saved as it appears.
+"""The starter starts a session, whole: start slot, fence, the driver's steps, and the row that it runs.
 
-It gives up when the target changes.
+Each handle is saved as it appears. It leaves a start when the target changes.
 """
 
 import asyncio
@@ -8,22 +8,28 @@ import json
 import secrets
 from collections.abc import Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 
-from bay.cargo.base import CargoBackend
-from bay.clock import Clock
-from bay.drivers.base import Driver, Handle, SessionSpec
-from bay.errors import Conflict, DriverUnavailable, Timeout
+import structlog
+
+from bay.drivers.base import Handle, SessionSpec
+from bay.errors import BayError, Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
-from bay.models import Profile
+from bay.models import Failure, Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
+from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import StartSlots
 from bay.server.sessions import lifecycle
+from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
+from bay.server.sessions.handles import peer_of
+from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
-from bay.store import events, sandboxes, sessions
-from bay.store.engine import Store
+from bay.store import cargos, events, sandboxes, sessions
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
+
+log = structlog.get_logger("bay.reconcile")
 
 _MAX_KERNEL_ENV = 96 << 10
 """Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
@@ -34,59 +40,91 @@ class Starter:
 
     def __init__(
         self,
+        core: Core,
         *,
-        store: Store,
-        driver: Driver,
-        cargo: CargoBackend,
-        storage_steps: StorageSteps,
-        orphans: Orphans,
         queue: WorkQueue,
-        profiles: dict[str, Profile],
-        clock: Clock,
+        live: LiveSessions,
+        orphans: Orphans,
+        storage_steps: StorageSteps,
+        notifier: Notifier,
         at_once: int,
         limit_s: float,
     ) -> None:
-        self._store = store
-        self._driver = driver
-        self._cargo = cargo
-        self._storage_steps = storage_steps
-        self._orphans = orphans
+        self._core = core
         self._queue = queue
-        self._profiles = profiles
-        self._clock = clock
-        self._turns = StartSlots(at_once)
+        self._live = live
+        self._orphans = orphans
+        self._storage_steps = storage_steps
+        self._notifier = notifier
+        self._slots = StartSlots(at_once)
         self._limit_s = limit_s
 
     def owned_waiting(self) -> int:
         """How many awaited starts are waiting for a start slot."""
-        return self._turns.urgent()
+        return self._slots.urgent()
 
-    async def new_session(self, sandbox: SandboxRecord) -> SessionRecord:
+    async def begin(self, sandbox: SandboxRecord) -> None:
+        """Start a new session; if the target changes on the way, what exists by then is left to be ended."""
+        session = await self._new_session(sandbox)
+        self._notifier.announce(sandbox.id)
+        await self._run(sandbox, session)
+
+    async def resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """Go on with an interrupted start, of whose network it is unknown how much exists."""
+        await self._run(sandbox, session, network_version=None)
+
+    async def give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
+        """The start failed: write why into the row, which ends all waits; its remains are ended next."""
+        failure = Failure(code=error.code, message=error.message, at=self._core.clock())
+        async with self._core.store.write() as db:
+            await sessions.change(db, session.id, phase="ending", end_reason="failed")
+            await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
+            await events.add(
+                db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
+            )
+        log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
+
+    async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""
-        fence = await self._cargo.fenced(sandbox.cargo_id, sandbox.id)
+        fence = await self._core.cargo.fenced(sandbox.cargo_id, sandbox.id)
         # A database from a backup may be behind what has been on this cargo since.
         seen = fence.generation if fence else 0
         session = SessionRecord(
-            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._driver.name,
-            phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._clock(),
+            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._core.driver.name,
+            phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._core.clock(),
             network_version=sandbox.network_version, started_at=None, ended_at=None,
         )  # fmt: skip
-        async with self._store.write() as db:
+        async with self._core.store.write() as db:
             if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
                 raise Conflict(
                     f"another sandbox is restoring a checkpoint into cargo {sandbox.cargo_id}; try again"
                 )
             await sessions.add(db, session)
             await sandboxes.change(db, sandbox.id, generation=session.generation)
-            await events.add(db, sandbox, "sandbox.starting", self._clock(), session_id=session.id)
+            await events.add(db, sandbox, "sandbox.starting", self._core.clock(), session_id=session.id)
         return session
 
-    async def start(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
-        """Start it, or go on with an interrupted start; None when the target changes on the way.
-
-        The caller must end the parts that exist by then. Raises the driver's errors, and Timeout.
-        """
-        return await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
+    async def _run(self, sandbox: SandboxRecord, session: SessionRecord, **held: None) -> None:
+        """Start it and write down that it runs, with `held` in the session's row."""
+        await self._live.syncer.expect(sandbox.id, session.id)
+        try:
+            handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
+        except BayError as error:
+            await self.give_up(sandbox, session, error)
+            return
+        if handle is None:
+            return
+        peer = peer_of(replace(session, handle=handle.to_json()))
+        if peer is not None:
+            await self._live.syncer.begin(peer)
+        async with self._core.store.write() as db:
+            now = self._core.clock()
+            await sessions.change(db, session.id, phase="running", started_at=now, **held)
+            await sandboxes.change(db, sandbox.id, error=None)
+            await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
+            await events.add(db, sandbox, "sandbox.ready", self._core.clock(), session_id=session.id)
+        log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._core.driver.name)
+        self._live.follow(sandbox, handle, peer)
 
     async def _unless_unwanted(
         self, sandbox_id: str, start: Coroutine[None, None, Handle | None]
@@ -105,12 +143,13 @@ class Starter:
     async def _wait_unwanted(self, sandbox_id: str) -> None:
         while True:
             await self._queue.put_again(sandbox_id)
-            sandbox = await self._read(sandbox_id)
+            async with self._core.store.read() as db:
+                sandbox = await sandboxes.get(db, sandbox_id)
             if (
                 sandbox is None
                 or sandbox.target not in HAVING
                 or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
-                or lifecycle.is_expired(sandbox, self._clock())
+                or lifecycle.is_expired(sandbox, self._core.clock())
             ):
                 return
 
@@ -120,7 +159,7 @@ class Starter:
         The files that it begins with come before: to copy them may take longer than any start.
         """
         await self._storage_steps.make_cargo(sandbox.cargo_id)
-        async with self._turns.take(urgent=sandbox.pool is None):
+        async with self._slots.take(urgent=sandbox.pool is None):
             try:
                 async with asyncio.timeout(self._limit_s):
                     return await self._step_through(sandbox, session)
@@ -129,47 +168,41 @@ class Starter:
 
     async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Save each handle as it appears; None when the target changed on the way and the start was left."""
-        await self._fence_off(sandbox, session)
+        # No older session of the sandbox writes to its cargo from here on: none is left, and none may begin.
+        await self._core.cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
+        await self._orphans.remove_of(sandbox.id)
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
         spec = await self._spec(sandbox, session)
-        async with aclosing(self._driver.start(spec, before)) as handles:
+        async with aclosing(self._core.driver.start(spec, before)) as handles:
             async for handle in handles:
                 last = handle
-                async with self._store.write() as db:
+                async with self._core.store.write() as db:
                     target = await sessions.save_handle(db, session.id, handle.to_json())
                 if target not in HAVING:
                     return None
         if last is None or last.endpoint is None:
-            raise DriverUnavailable(f"driver {self._driver.name} ended its start without an endpoint")
+            raise DriverUnavailable(f"driver {self._core.driver.name} ended its start without an endpoint")
         return last
 
-    async def _fence_off(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
-        """No older session of the sandbox writes to its cargo from here on.
-
-        None is left, and none may begin.
-        """
-        await self._cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
-        await self._orphans.remove_of(sandbox.id)
-
     async def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
-        profile = self._profiles.get(sandbox.profile)
+        profile = self._core.profiles.get(sandbox.profile)
         if profile is None:
             raise DriverUnavailable(
                 f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
             )
         # Read now, and so at least as new as the version in the session's row: a newer policy is applied once
         # it runs.
-        async with self._store.read() as db:
-            network = await policy_of(db, sandbox, profile, self._driver.capabilities.network)
+        async with self._core.store.read() as db:
+            network = await policy_of(db, sandbox, profile, self._core.driver.capabilities.network)
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
             image=sandbox.image,
             isolation=sandbox.isolation,
             resources=profile.resources,
-            workspace=self._cargo.path(sandbox.cargo_id),
-            machine=self._cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
+            workspace=self._core.cargo.path(sandbox.cargo_id),
+            machine=self._core.cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
             layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
             hostname=lifecycle.hostname_of(sandbox),
             token=session.token,
@@ -181,15 +214,8 @@ class Starter:
             network=network,
         )
 
-    async def _read(self, sandbox_id: str) -> SandboxRecord | None:
-        async with self._store.read() as db:
-            return await sandboxes.get(db, sandbox_id)
-
 
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
-    """The set-up of an eager kernel.
-
-    Without it, or when it exceeds one variable, the first cell brings it.
-    """
+    """The set-up of an eager kernel; none if it exceeds one variable: the first cell brings it then."""
     env = {**profile.env, **sandbox.env} if profile.kernel == "eager" else {}
     return env if len(json.dumps(env)) <= _MAX_KERNEL_ENV else {}

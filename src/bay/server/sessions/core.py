@@ -1,0 +1,22 @@
+"""The core: what the services and the reconciler stand on."""
+
+from dataclasses import dataclass
+
+from bay.cargo.base import CargoBackend
+from bay.clock import Clock
+from bay.drivers.base import Driver
+from bay.models import Profile
+from bay.store.deferred import DeferredWrites
+from bay.store.engine import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The database, the driver and the cargo backend of a Bay, with its profiles and its clock."""
+
+    store: Store
+    deferred: DeferredWrites
+    driver: Driver
+    cargo: CargoBackend
+    profiles: dict[str, Profile]
+    clock: Clock
