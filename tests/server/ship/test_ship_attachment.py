@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import pytest
 from lying_ship import (
+    DEADLINE_S,
     EXEC,
     EXEC_ID,
     TOKEN,
@@ -23,7 +24,7 @@ from lying_ship import (
     saying,
     whole,
 )
-from server_harness import Json, within
+from server_harness import Json, held_up, pass_time, turns, within
 
 from bay.errors import (
     BadRequest,
@@ -197,9 +198,10 @@ async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipClient)
     liar = await lie(script)
     async with link.attach(liar.peer(), EXEC_ID) as attachment:
         reading = asyncio.create_task(read_all(attachment))
-        await asyncio.wait({reading}, timeout=1.0)  # twice what any other call may take here
+        pass_time(2 * DEADLINE_S)  # twice what any other call may take here
+        await turns()
         assert not reading.done()
-        assert link.long_busy(0.5) == ["sess-1"]
+        assert (link.long_busy(0), link.long_busy(60)) == (["sess-1"], [])
         speak.set()
         assert (await within(reading))[1] is not None
 
@@ -215,16 +217,18 @@ async def test_a_ship_that_reads_nothing_holds_up_who_sends_and_bay_stays_small(
     liar = await lie(script)
     before = peak_kib()
     async with link.attach(liar.peer(), EXEC_ID) as attachment:
-        sending_task = asyncio.create_task(send_for_ever(attachment))
-        await asyncio.wait({sending_task}, timeout=0.5)
+        sent: list[int] = []
+        sending_task = asyncio.create_task(send_for_ever(attachment, sent))
+        assert await held_up(lambda: sum(sent), turns) < 16 << 20
         assert not sending_task.done()
         sending_task.cancel()
     assert peak_kib() - before < 32 * 1024
 
 
-async def send_for_ever(attachment: Attachment) -> None:
+async def send_for_ever(attachment: Attachment, sent: list[int]) -> None:
     while True:
         await attachment.send(bytes(65536))
+        sent.append(65536)
 
 
 # Lies
@@ -364,7 +368,8 @@ async def test_input_that_moves_has_no_deadline_and_one_that_does_not_has(lie: L
 
     async def slowly() -> AsyncIterator[bytes]:
         for _ in range(8):
-            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.1)
+            pass_time(0.9 * DEADLINE_S)
+            await turns()
             yield b"x"
 
     liar = await lie(script)
