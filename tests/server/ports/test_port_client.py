@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from lying_ship import DEADLINE_S, Liar, Lie, Script, for_ever, head, peak_kib, request, saying, whole
+from lying_ship import Liar, Lie, Script, for_ever, head, peak_kib, request, saying, whole
 from server_harness import Json, turns, until, within
 
 from bay.errors import BadRequest, PortClosed, ShipError, Timeout
 from bay.models import Port
-from bay.server.ports import ship_client
-from bay.server.ports.ship_client import PortClient, ports_of
+from bay.server.ports.ship_client import PortClient, PortStream, ports_of
 from bay.server.ship.client import ShipClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -121,14 +120,13 @@ async def test_nonsense_about_ports_is_refused(
 
 
 async def test_an_answer_and_a_line_without_end_are_given_up(
-    lie: Lie, link: ShipClient, ports: PortClient, monkeypatch: pytest.MonkeyPatch
+    lie: Lie, link: ShipClient, ports: PortClient
 ) -> None:
     liar = await lie(for_ever(head("200 OK", 1 << 40), b" " * 65536))
     with pytest.raises(ShipError, match="more than"):
         await within(ports.listening(liar.peer()))
     with pytest.raises(ShipError, match="line"):
         await within(anext(link.feed(liar.peer())))
-    monkeypatch.setattr(ship_client, "_ANSWER_S", DEADLINE_S)
     liar.script = saying()
     with pytest.raises(Timeout):
         await within(ports.listening(liar.peer()))
@@ -222,12 +220,12 @@ async def test_a_connection_that_closes_before_the_end_is_one_that_broke(
             await within(_write_for_ever(stream))
 
 
-async def _read_all(stream: ship_client.PortStream) -> None:
+async def _read_all(stream: PortStream) -> None:
     while await stream.read(100):
         continue
 
 
-async def _write_for_ever(stream: ship_client.PortStream) -> None:
+async def _write_for_ever(stream: PortStream) -> None:
     while True:
         await stream.write(b"x")
 

@@ -25,7 +25,6 @@ _PIECE_BYTES = 1 << 20
 _MAX_RECEIVED = 256 * 1024
 _MAX_UNSENT = 256 * 1024
 _ANSWER_BYTES = 1 << 20
-_ANSWER_S = 15.0
 _TURN = 64  # reads of what is here before others get a turn
 
 
@@ -63,8 +62,7 @@ class PortClient:
 
     async def listening(self, peer: Peer) -> tuple[Port, ...]:
         """Where something listens now, by number."""
-        opened = self._ship.open(peer, "GET", "/ports", deadline_s=_ANSWER_S)
-        async with opened as (wire, _):
+        async with self._ship.open(peer, "GET", "/ports") as (wire, _):
             return parse(_PortsAnswer, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
 
     @asynccontextmanager

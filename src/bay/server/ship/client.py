@@ -150,7 +150,7 @@ class ShipClient:
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd]]:
         """The same of whatever Ship keeps the output of, by the path of that."""
         query = {"since": since, "follow": _flag(follow), "wait_for_reader": _flag(claims)}
-        async with self.open(peer, "GET", path, query, deadline_s=self._deadline_s) as (wire, _):
+        async with self.open(peer, "GET", path, query) as (wire, _):
             if follow:
                 wire.set_deadline(None)  # a command may be silent for days
             yield _parse_output(wire.body(), since)
@@ -205,7 +205,7 @@ class ShipClient:
 
     async def feed(self, peer: Peer) -> AsyncGenerator[tuple[str, bytes]]:
         """The session feed: the kind of each line, and the line, until Ship ends or the connection breaks."""
-        opened = self.open(peer, "GET", "/feed", deadline_s=self._deadline_s, awaited=False)
+        opened = self.open(peer, "GET", "/feed", awaited=False)
         async with opened as (wire, _):
             wire.set_deadline(None)  # nothing may change for days
             async for line in paced(wire.body()):
@@ -247,7 +247,7 @@ class ShipClient:
         """Send a signal to one process. Raises NotFound, and Forbidden for Ship itself."""
         body = json.dumps({"signal": signal}).encode()
         path = f"/shell/processes/{pid}/signal"
-        async with self.open(peer, "POST", path, None, body, deadline_s=self._deadline_s) as (wire, _):
+        async with self.open(peer, "POST", path, None, body) as (wire, _):
             await collect(wire.body(), _SMALL)
 
     async def call(
@@ -264,8 +264,7 @@ class ShipClient:
     ) -> M:
         """One call whose answer is a `model` of at most `cap` bytes and `pieces` values."""
         data = None if body is None else json.dumps(body).encode()
-        deadline = self._deadline_s if deadline_s is None else deadline_s
-        async with self.open(peer, method, path, query, data, deadline_s=deadline) as (wire, _):
+        async with self.open(peer, method, path, query, data, deadline_s=deadline_s) as (wire, _):
             return parse(model, await collect(wire.body(), cap), pieces)
 
     async def _call_exec(
@@ -297,21 +296,22 @@ class ShipClient:
         body: bytes | AsyncIterator[bytes] | None = None,
         content_type: str = "application/json",
         *,
-        deadline_s: float,
+        deadline_s: float | None = None,
         while_moving: bool = False,
         awaited: bool = True,
     ) -> AsyncGenerator[tuple[Wire, Head], None]:
         """One call: send, check the status, hand out the body, and keep or drop the connection.
 
-        `while_moving` lets the deadline begin anew whenever a part of `body` has gone out. Raises what Ship
-        refuses the call with, ShipError when the connection breaks or nonsense comes, and Timeout. A call
-        that is not `awaited` by anybody does not count as one that is under way: it may be silent for as long
-        as it likes.
+        Without `deadline_s` the client's own holds; `while_moving` lets it begin anew whenever a part of
+        `body` has gone out. Raises what Ship refuses the call with, ShipError when the connection breaks or
+        nonsense comes, and Timeout. A call that is not `awaited` by anybody does not count as one that is
+        under way: it may be silent for as long as it likes.
 
         The deadline is the connection's own and not an `asyncio.timeout` around this block, since a
         streaming answer is read in another task than the one that opened it.
         """
         target = f"{path}?{urlencode(query)}" if query else path
+        deadline_s = self._deadline_s if deadline_s is None else deadline_s
         counted = self._counted(peer.session_id) if awaited else nullcontext()
         with counted, _translated(f"{method} {path}", deadline_s):
             wire = await self._connect(peer)
