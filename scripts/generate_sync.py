@@ -24,7 +24,7 @@ PACKAGE_DOCSTRING = {
 }
 
 FIXES = [
-    *("check", "--fix", "--unsafe-fixes", "--quiet", "--select", "I,UP028,C416,RUF022"),
+    *("check", "--fix", "--unsafe-fixes", "--quiet", "--select", "F401,I,UP028,C416,RUF022"),
     *("--config", "lint.isort.known-first-party=['bay']"),
 ]
 
@@ -45,6 +45,7 @@ WORDS = [
     (r"\b__aiter__\b", "__iter__"),
     (r"\b__aenter__\b", "__enter__"),
     (r"\b__aexit__\b", "__exit__"),
+    (r"\bAwaitable\[(\w+)\]", r"\1"),
     # AsyncGenerator has two parameters, Generator three.
     (r"\bGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
 ]

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
+
+from bay.ids import new_id
 
 Json = dict[str, Any]
 
 Params = Mapping[str, str | int | float | bool]
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 COPY_S = 600.0
 """How much longer than other calls one may take that copies files where a copy is not instant."""
@@ -16,15 +20,16 @@ COPY_S = 600.0
 _SLICE_S = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One request. `safe` says that sending it twice does no harm; `wait_s` that the server may take so long.
 
     `repeatable` is False when the body can be read only once.
     """
 
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+    method: Method
     path: str
+    _: KW_ONLY
     params: Params = field(default_factory=dict[str, str | int | float | bool])
     body: Json | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -32,12 +37,28 @@ class Call:
     repeatable: bool = True
     wait_s: float = 0.0
 
+    @classmethod
+    def get(cls, path: str, params: Params | None = None, wait_s: float = 0.0) -> Self:
+        """A call that changes nothing."""
+        return cls("GET", path, params=params or {}, safe=True, wait_s=wait_s)
+
+    @classmethod
+    def once(
+        cls,
+        path: str,
+        body: Json,
+        key: str | None = None,
+        *,
+        params: Params | None = None,
+        wait_s: float = 0.0,
+    ) -> Self:
+        """A POST that may be sent again: its idempotency key, a fresh one unless given, has it done once."""
+        headers = {"Idempotency-Key": key or new_id("key")}
+        return cls("POST", path, params=params or {}, body=body, headers=headers, safe=True, wait_s=wait_s)
+
     @property
     def address(self) -> str:
-        """The path with the query.
-
-        A path of a sandbox goes as the very bytes it has, which need not be UTF-8.
-        """
+        """The path with the query. A path of a sandbox goes as the bytes it has, which need not be UTF-8."""
         return f"{self.path}{query(self.params)}"
 
     @property

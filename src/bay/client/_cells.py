@@ -7,12 +7,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
+
 from bay.cell_output import TRUNCATED, Shown, traceback_of, why
 from bay.client._answers import model
-from bay.client._follow import Patience
+from bay.client._calls import Call
+from bay.client._follow import Followed, Patience
 from bay.client._lines import line_object
-from bay.errors import BayError
+from bay.errors import BayError, NotFound
+from bay.ids import new_id
 from bay.models import Brief, CellEvent, CellStatus
+
+START_S = 60.0
+"""How much longer than other calls a kernel may take to start."""
 
 _LOST = "its kernel no longer exists: the sandbox was stopped, or the cell ended too long ago"
 
@@ -161,15 +168,30 @@ def lost(seq: int) -> CellEvent:
     return CellEvent(seq=seq, type="end", status="lost", restarted=False, truncated=False, message=_LOST)
 
 
-class CellCursor:
-    """The position in the events of one cell."""
+class CellCursor(Followed[CellEvent]):
+    """The position in the events of one run of `code` in the kernel at `path`."""
 
-    def __init__(self, retry_s: float) -> None:
+    def __init__(self, path: str, code: str, timeout_s: float, retry_s: float) -> None:
+        self.id = new_id("cell")
+        self.early = f"the events of {self.id} ended before its end"
         self.next = 0
-        self.begun = False
-        """Whether the server is known to have the cell, so that it must not be sent a second time."""
         self.ended = False
+        self.lost = False
+        """Whether the server no longer knows the cell."""
+        self._path = path
+        self._body = {"id": self.id, "code": code, "timeout_s": timeout_s}
+        self._begun = False
+        """Whether the server is known to have the cell, so that it must not be sent a second time."""
         self._patience = Patience(retry_s)
+
+    def call(self) -> Call:
+        """The run; once the server has it, what came of it since. The id keeps it from running twice."""
+        if not self._begun:
+            return Call("POST", f"{self._path}/run", body=self._body, safe=True, wait_s=START_S)
+        return Call.get(f"{self._path}/cells/{self.id}/events", {"since": self.next, "follow": "true"})
+
+    def opened(self, response: httpx.Response) -> None:
+        self._begun = True
 
     def accept(self, line: bytes) -> CellEvent | None:
         """The event on `line`; None for one that was seen before."""
@@ -180,11 +202,8 @@ class CellCursor:
         self.next, self.ended = event.seq + 1, event.type == "end"
         return event
 
-    def lose(self) -> CellEvent:
-        """The server no longer knows the cell: its end."""
-        self.ended = True
-        return lost(self.next)
-
     def pause(self, error: BayError) -> float:
-        """How long to wait before connecting again; see `Patience`."""
+        if self._begun and isinstance(error, NotFound):
+            self.lost = self.ended = True
+            return 0.0
         return self._patience.pause(error)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import httpx
 
@@ -64,13 +65,7 @@ class Fetch:
         whole = self.next == 0 and self._length is None
         last = "" if self._length is None else self._start + self._length - 1
         headers = given(Range=None if whole else f"bytes={self.next}-{last}", **{"If-Range": self.etag})
-        return Call(
-            method="GET",
-            path=self._call.path,
-            params=self._call.params,
-            headers=headers if "Range" in headers else {},
-            safe=True,
-        )
+        return replace(self._call, headers=headers if "Range" in headers else {})
 
     def begin(self, response: httpx.Response) -> bool:
         """An answer came. True when it is of another file than what came before, which is to be forgotten."""

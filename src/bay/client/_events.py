@@ -4,8 +4,13 @@ import json
 import time
 from collections.abc import Mapping
 
+import httpx
+
 from bay.client._answers import model
-from bay.client._follow import Patience
+from bay.client._calls import Call, list_params
+from bay.client._config import Config
+from bay.client._follow import Followed, Patience
+from bay.client._lines import Lines
 from bay.errors import BayError, InvalidArgument
 from bay.models import Event
 from bay.webhook_signature import is_signed
@@ -16,18 +21,29 @@ TOLERANCE_S = 300.0
 """How far a webhook's timestamp may be from this machine's clock."""
 
 
-class EventPlace:
-    """The id to go on behind, and whether nothing more will come."""
+class EventPlace(Followed[Event]):
+    """The id to go on behind, and whether nothing more will come, in the events at `path` of the API."""
 
-    def __init__(self, since: str | None, retry_s: float, *, one_sandbox: bool) -> None:
+    def __init__(self, path: str, since: str | None, config: Config, *, one_sandbox: bool) -> None:
+        self.early = f"the events of {config.url} ended early"
         self.last_id = since
         self.ended = False
         self._one_sandbox = one_sandbox
-        self._patience = Patience(retry_s)
+        self._path = path
+        self._patience = Patience(config.retry_s)
 
-    def accept(self, block: bytes) -> Event | None:
+    def call(self) -> Call:
+        return Call.get(self._path, list_params({"follow": "true", "since": self.last_id}, None))
+
+    def lines(self) -> Lines:
+        return Lines(b"\n\n", "an event")
+
+    def opened(self, response: httpx.Response) -> None:
+        self.ended = response.status_code == 204  # the sandbox was deleted, and all its events were read
+
+    def accept(self, line: bytes) -> Event | None:
         """The event of a block of the stream; None for one with only a position, or a sign of life."""
-        fields = dict(_field(line) for line in block.decode("utf-8", "replace").splitlines())
+        fields = dict(_field(text) for text in line.decode("utf-8", "replace").splitlines())
         self.last_id = fields.get("id", self.last_id)
         if "data" not in fields:
             if "id" not in fields:
@@ -39,7 +55,6 @@ class EventPlace:
         return event
 
     def pause(self, error: BayError) -> float:
-        """How long to wait before connecting again; see `Patience`."""
         return self._patience.pause(error)
 
 

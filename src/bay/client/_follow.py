@@ -1,12 +1,16 @@
 """The position of a reader of an exec's output, decided without I/O, so that a reconnect loses nothing."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import httpx
 
 from bay.client._answers import model
-from bay.client._calls import Json
+from bay.client._calls import Call, Json
 from bay.client._failures import backoff
-from bay.client._lines import line_object
+from bay.client._lines import Lines, line_object
 from bay.errors import BayError, OutputGone, Timeout
 from bay.models import Exec, OutputChunk
 
@@ -15,6 +19,44 @@ STEADY_S = 5.0
 
 _EARLY_S = 0.001
 """A timer may end so much before its time."""
+
+Item = TypeVar("Item", covariant=True)
+
+
+class Reading(Protocol[Item]):
+    """A place in a stream of lines. `accept` gives the new item of one, or None; then `ended` may be true."""
+
+    ended: bool
+
+    def accept(self, line: bytes) -> Item | None: ...
+
+
+class Followed(Reading[Item], Protocol[Item]):
+    """A place in a stream that is followed over as many connections as it takes."""
+
+    early: str
+    """The message of the error when an answer ends before the stream does."""
+
+    def call(self) -> Call:
+        """The next request."""
+        ...
+
+    def lines(self) -> Lines:
+        """Cuts its answer."""
+        return Lines()
+
+    def silence_s(self) -> float | None:
+        """How long nothing may come, None: as long as in any call. Raises Timeout when its time is over."""
+
+    def opened(self, response: httpx.Response) -> None:
+        """An answer began."""
+
+    def closed(self) -> None:
+        """An answer came to its end."""
+
+    def pause(self, error: BayError) -> float:
+        """How long to wait before connecting again; raises `error` when that cannot help."""
+        ...
 
 
 class Patience:
@@ -35,9 +77,7 @@ class Patience:
         self._opened_at = time.monotonic()
 
     def pause(self, error: BayError) -> float:
-        """The delay before a reconnect; raises `error` after too long a failure, or when a
-        retry cannot help.
-        """
+        """The delay before a reconnect; raises `error` after too long a failure, or when none can help."""
         if not error.retryable:
             raise error
         now = time.monotonic()
@@ -96,13 +136,13 @@ class OutputPlace:
         self.next = since or 0
         self.ended = False
         self._exact = since is not None
-        self._patience = Patience(retry_s)
+        self.patience = Patience(retry_s)
 
     def take(self, chunk: OutputChunk) -> OutputChunk | None:
         """The new part of `chunk`, or None."""
         seen = max(0, self.next - chunk.offset)
         unseen = replace(chunk, offset=chunk.offset + seen, data=chunk.data[seen:]) if seen else chunk
-        self._patience.renew()
+        self.patience.renew()
         self.next = max(self.next, unseen.offset + len(unseen.data))
         return unseen if unseen.data else None
 
@@ -113,32 +153,56 @@ class OutputPlace:
             raise gone
         self.next = first
 
-    def opened(self) -> None:
-        """A connection stands; see `Patience`."""
-        self._patience.opened()
 
-    def pause(self, error: BayError) -> float:
-        """How long to wait before connecting again; see `Patience`."""
-        return self._patience.pause(error)
+class Lined(OutputPlace, Followed[OutputChunk]):
+    """A position in output that comes line by line, from what `call_from` asks for at an offset.
 
+    Without `follow` it ends with the present output. `limit` is the time for which it is read.
+    """
 
-class Lined(OutputPlace):
-    """A position in output that comes line by line; `what` names its program, `limit` the time it is read."""
-
-    def __init__(self, what: str, since: int | None, retry_s: float, limit: Limit | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        since: int | None,
+        retry_s: float,
+        call_from: Callable[[int], Call],
+        *,
+        follow: bool = True,
+        limit: Limit | None = None,
+    ) -> None:
         super().__init__(since, retry_s)
-        self.what = what
-        self.limit = limit or Limit(None, "")
+        self.early = f"the output of {what} ended before its end"
+        self._call_from = call_from
+        self._follow = follow
+        self._limit = limit or Limit(None, "")
+
+    def call(self) -> Call:
+        return self._call_from(self.next)
+
+    def silence_s(self) -> float | None:
+        return self._limit.left_s()
+
+    def opened(self, response: httpx.Response) -> None:
+        self.patience.opened()
 
     def accept(self, line: bytes) -> OutputChunk | None:
         """The new bytes on `line`; None for the last line, which tells how it ended. Raises Timeout."""
-        self.limit.came()
+        self._limit.came()
         data = line_object(line)
         if "data" in data:
             return self.take(model(OutputChunk, data))
         self.ended = True
         self._end(data)
         return None
+
+    def closed(self) -> None:
+        self.ended = self.ended or not self._follow
+
+    def pause(self, error: BayError) -> float:
+        if isinstance(error, OutputGone):
+            self.skip(error)
+            return 0.0
+        return self.patience.pause(error)
 
     def _end(self, data: Json) -> None:
         """Hear how it ended."""
@@ -147,8 +211,17 @@ class Lined(OutputPlace):
 class Cursor(Lined):
     """The position in the output of `info` of someone who reads it line by line."""
 
-    def __init__(self, info: Exec, since: int | None, retry_s: float, limit: Limit | None = None) -> None:
-        super().__init__(info.id, since, retry_s, limit)
+    def __init__(
+        self,
+        info: Exec,
+        since: int | None,
+        retry_s: float,
+        call_from: Callable[[int], Call],
+        *,
+        follow: bool = True,
+        limit: Limit,
+    ) -> None:
+        super().__init__(info.id, since, retry_s, call_from, follow=follow, limit=limit)
         self.info = info
 
     def _end(self, data: Json) -> None:

@@ -160,7 +160,7 @@ class Progress(OutputPlace):
         Raises OutputGone when bytes before it are missing that were wanted.
         """
         self.info = info
-        self.opened()
+        self.patience.opened()
         if offset > self.next:
             self.skip(
                 OutputGone(
@@ -195,7 +195,7 @@ class Progress(OutputPlace):
             return 0.0
         if self.info is not None and self.next:
             self.since = self.next
-        return self.pause(error)
+        return self.patience.pause(error)
 
     def _stream(self, marker: bytes) -> Stream:
         if marker == STDERR:

@@ -21,7 +21,6 @@ from bay.client._config import Config, http_options
 from bay.client._failures import http_errors
 from bay.client._paths import sandbox_path
 from bay.errors import BayError, CallerError
-from bay.ids import new_id
 
 LEASE_S = 600
 """How long a sandbox of a `with` block outlives its program, at most."""
@@ -108,12 +107,7 @@ class Leases:
             lease.due = _now() + RENEW_S
 
     def _extend(self, http: httpx.Client, sandbox_id: str, seconds: int) -> None:
-        call = Call(
-            method="POST",
-            path=sandbox_path(sandbox_id, "extend_ttl"),
-            body={"extend_by": seconds},
-            headers={"Idempotency-Key": new_id("key")},
-        )
+        call = Call.once(sandbox_path(sandbox_id, "extend_ttl"), {"extend_by": seconds})
         with http_errors(self._config.url):
             answer = http.post(call.address, content=call.json_content, headers=call.all_headers)
         check(answer, self._config.url)

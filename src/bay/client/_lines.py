@@ -10,36 +10,20 @@ MAX_LINE_BYTES = 16 << 20
 
 
 class Lines:
-    """Cuts a stream of bytes into its complete lines; bytes after the last newline are kept for later."""
+    """Cuts a stream of bytes at `end` into its complete lines; bytes behind the last are kept for later."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: bytes = b"\n", what: str = "an output line") -> None:
+        self._end, self._what = end, what
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        """The lines that `data` completes, without empty ones."""
+        *lines, self._rest = (self._rest + data).split(self._end)
         if len(self._rest) > MAX_LINE_BYTES:
             raise BayError(
-                f"the server sent an output line of more than {MAX_LINE_BYTES} bytes; is it a Bay of another "
-                "version?"
+                f"the server sent {self._what} of more than {MAX_LINE_BYTES} bytes; is it a Bay of another version?"
             )
         return [line for line in lines if line.strip()]
-
-
-class Blocks:
-    """Cuts a stream of server-sent events into its complete blocks, each the lines up to an empty one."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The blocks that `data` completes."""
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        if len(self._rest) > MAX_LINE_BYTES:
-            raise BayError(
-                f"the server sent an event of more than {MAX_LINE_BYTES} bytes; is it a Bay of another version?"
-            )
-        return blocks
 
 
 def line_object(line: bytes) -> Json:

@@ -98,8 +98,8 @@ def create_call(options: CreateOptions, key: str) -> Call:
     )
     wait = options.get("wait") or 0.0
     return Call(
-        method="POST",
-        path="/v1/sandboxes",
+        "POST",
+        "/v1/sandboxes",
         params={"wait": wait} if wait else {},
         body=body,
         headers={"Idempotency-Key": key},

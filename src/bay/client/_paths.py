@@ -46,21 +46,6 @@ def app_path(sandbox_id: str, port: str, path: str) -> str:
     return f"{sandbox_path(sandbox_id, 'ports', port)}/{way.lstrip('/')}{question}"
 
 
-def key_path(key_id: str) -> str:
-    """The path of an API key."""
-    return f"/v1/keys/{_segment(key_id)}"
-
-
-def webhook_path(webhook_id: str) -> str:
-    """The path of a webhook."""
-    return f"/v1/webhooks/{_segment(webhook_id)}"
-
-
-def files_path(sandbox_id: str, *what: str) -> str:
-    """The path of one of the file calls."""
-    return sandbox_path(sandbox_id, "files", *what)
-
-
-def cargo_path(cargo_id: str, *rest: str) -> str:
-    """The path of a cargo."""
-    return "/".join(("/v1/cargos", _segment(cargo_id), *rest))
+def noun_path(noun: str, thing: str, *rest: str) -> str:
+    """The path of one of the things of that noun, or below it."""
+    return "/".join(("/v1", noun, _segment(thing), *rest))

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from bay.client._answers import items, model
-from bay.client._async.http import AsyncHttp
+from bay.client._async.http import AsyncNoun
 from bay.client._calls import Call, given
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
 
@@ -11,16 +10,12 @@ COLLECT_S = 120.0
 """How long a collection may take before the client gives it up."""
 
 
-class AsyncAdmin:
+class AsyncAdmin(AsyncNoun):
     """The host behind the sandboxes."""
-
-    def __init__(self, http: AsyncHttp) -> None:
-        self._http = http
 
     async def pool(self) -> list[PoolState]:
         """How full the pool of each profile that has one is, and what keeps it from being full."""
-        page = await self._http.json(Call(method="GET", path="/v1/admin/pool", safe=True))
-        return [model(PoolState, item) for item in items(page)]
+        return await self._http.all(PoolState, Call.get("/v1/admin/pool"))
 
     async def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:
         """Collect now what Bay collects by itself, of every owner; all tasks unless some are named.
@@ -30,10 +25,9 @@ class AsyncAdmin:
         remove what is on the host and belongs to no sandbox.
         """
         body = given(tasks=None if tasks is None else list(tasks))
-        call = Call(method="POST", path="/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)
-        return model(GarbageRun, await self._http.json(call))
+        call = Call("POST", "/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)
+        return await self._http.one(GarbageRun, call)
 
     async def garbage_state(self) -> GarbageState:
         """Whether a collection is under way, and what the last one that was asked for did."""
-        call = Call(method="GET", path="/v1/admin/gc/status", safe=True)
-        return model(GarbageState, await self._http.json(call))
+        return await self._http.one(GarbageState, Call.get("/v1/admin/gc/status"))

@@ -1,7 +1,6 @@
 """An attachment to a command: live output and input, over one WebSocket that reconnects by itself."""
 
 from collections.abc import AsyncGenerator
-from types import TracebackType
 from typing import Self
 
 from bay.client._async.http import AsyncHttp
@@ -53,9 +52,7 @@ class AsyncAttachment:
         await self._mend(None, None)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -1,22 +1,17 @@
 """The audit: which key changed what, and the outcome."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
-from bay.client._answers import model
-from bay.client._async.http import AsyncHttp
-from bay.client._async.paging import paged
+from bay.client._async.http import AsyncNoun
 from bay.clock import to_rfc3339
 from bay.models import AuditEntry
 
 
-class AsyncAudit:
+class AsyncAudit(AsyncNoun):
     """The calls that were meant to change something: everybody's for an admin key, else your owner's."""
 
-    def __init__(self, http: AsyncHttp) -> None:
-        self._http = http
-
-    async def list(
+    def list(
         self,
         *,
         owner: str | None = None,
@@ -27,12 +22,12 @@ class AsyncAudit:
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[AuditEntry]:
+    ) -> AsyncGenerator[AuditEntry, None]:
         """All that match, oldest first, page by page as they are taken.
 
         `since` is included, `until` is not.
         """
-        filters: Mapping[str, object] = {
+        filters = {
             "owner": owner,
             "key_id": key_id,
             "method": method,
@@ -42,5 +37,4 @@ class AsyncAudit:
             "until": until and to_rfc3339(until),
             "limit": limit,
         }
-        async for item in paged(self._http, "/v1/audit", filters):
-            yield model(AuditEntry, item)
+        return self._http.paged(AuditEntry, "/v1/audit", filters)

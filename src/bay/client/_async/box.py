@@ -1,41 +1,35 @@
 """A sandbox object, which runs commands and keeps files."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import httpx
 
-from bay.client._answers import items, model
 from bay.client._async.attach import AsyncAttachment
-from bay.client._async.checkpoints import AsyncCheckpoints
-from bay.client._async.events import AsyncEvents
+from bay.client._async.checkpoints import AsyncCheckpoints, ref
+from bay.client._async.events import events
 from bay.client._async.execs import AsyncExecs, AsyncProc
 from bay.client._async.files import AsyncFiles
-from bay.client._async.history import AsyncHistory, HistoryOptions
+from bay.client._async.history import AsyncHistory
 from bay.client._async.http import AsyncHttp
 from bay.client._async.kernels import AsyncKernels, AsyncPython
 from bay.client._async.network import AsyncNetwork
-from bay.client._async.ports import AsyncPorts, Method
+from bay.client._async.ports import AsyncPorts
 from bay.client._async.services import AsyncServices
 from bay.client._async.tunnel import AsyncTunnel
-from bay.client._calls import Call, given
+from bay.client._calls import COPY_S, Call, Method, given
 from bay.client._frames import Door, Progress
-from bay.client._local import Progress as ProgressCall
-from bay.client._local import Source, Target
 from bay.client._options import SpawnOptions, UpdateOptions, update_body
-from bay.client._paths import sandbox_path
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import async_cleanup
 from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
-from bay.ids import new_id
-from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """The server's default wait for a resume."""
 
 
-class AsyncBox:
+class AsyncBox(AsyncCheckpoints, AsyncHistory):
     """A sandbox.
 
     `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in
@@ -44,7 +38,7 @@ class AsyncBox:
     """
 
     def __init__(self, http: AsyncHttp, info: Sandbox) -> None:
-        self._http = http
+        super().__init__(http, info.id)
         self.info = info
         self.files = AsyncFiles(http, info.id)
         self.execs = AsyncExecs(http, info.id)
@@ -53,8 +47,6 @@ class AsyncBox:
         self.services = AsyncServices(http, info.id)
         self.network = AsyncNetwork(http, info.id)
         self.ports = AsyncPorts(http, info.id)
-        self._history = AsyncHistory(http, info.id)
-        self._checkpoints = AsyncCheckpoints(http, info.id)
 
     @property
     def id(self) -> str:
@@ -72,16 +64,14 @@ class AsyncBox:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Delete it, whatever happened in the block."""
         with async_cleanup():
             await self.delete()
 
     async def refresh(self) -> Sandbox:
         """Ask the server how it is; sets and returns `info`."""
-        return await self._ask(Call(method="GET", path=self._path(), safe=True))
+        return await self._ask(Call.get(self._path()))
 
     async def run(
         self,
@@ -191,13 +181,12 @@ class AsyncBox:
 
     async def processes(self) -> list[Process]:
         """Its running processes. Never starts compute."""
-        page = await self._http.json(Call(method="GET", path=self._path("processes"), safe=True))
-        return [model(Process, item) for item in items(page)]
+        return await self._http.all(Process, Call.get(self._path("processes")))
 
     async def signal_process(self, pid: int, signal: str | int = "TERM") -> None:
         """Send a process a signal, by name or number. Raises NotFound when there is none of that `pid`."""
         path = self._path("processes", str(pid), "signal")
-        await self._http.json(Call(method="POST", path=path, body={"signal": signal}))
+        await self._http.json(Call("POST", path, body={"signal": signal}))
 
     async def shell(
         self,
@@ -215,15 +204,13 @@ class AsyncBox:
         """
         body = given(command=command, timeout=timeout_s, cwd=cwd, description=description, tags=tags)
         path = self._path("shell", "exec")
-        return model(
-            ShellResult, await self._http.json(Call(method="POST", path=path, body=body, wait_s=timeout_s))
-        )
+        return await self._http.one(ShellResult, Call("POST", path, body=body, wait_s=timeout_s))
 
     async def start(self, wait: float | None = None) -> Sandbox:
         """Ask for compute, and wait up to `wait` seconds until it is there. `info` says how far it is."""
         params = {"wait": wait} if wait else {}
         path = self._path("start")
-        return await self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait or 0.0))
+        return await self._ask(Call("POST", path, params=params, safe=True, wait_s=wait or 0.0))
 
     async def pause(self) -> Sandbox:
         """Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error.
@@ -231,14 +218,14 @@ class AsyncBox:
         Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to
         freeze, or while calls are under way in it.
         """
-        return await self._ask(Call(method="POST", path=self._path("pause"), safe=True))
+        return await self._ask(Call("POST", self._path("pause"), safe=True))
 
     async def resume(self, wait: float | None = None) -> Sandbox:
         """Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started."""
         params = {} if wait is None else {"wait": wait}
-        path = self._path("resume")
         wait_s = RESUME_S if wait is None else wait
-        return await self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
+        call = Call("POST", self._path("resume"), params=params, safe=True, wait_s=wait_s)
+        return await self._ask(call)
 
     async def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
         """Change its `name`, `labels` (all), timeouts, `checkpoint_policy`, `url` or `ports` (all).
@@ -246,27 +233,7 @@ class AsyncBox:
         Options left out stay. None takes a name, a policy or a URL away; of a timeout it means never. A
         changed timeout counts from now. Raises Conflict when the name is taken.
         """
-        return await self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))
-
-    async def checkpoint(self, name: str | None = None, comment: str | None = None) -> Checkpoint:
-        """Make a checkpoint of the present files. Programs go on; they are frozen only for that moment.
-
-        Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when
-        another checkpoint of this sandbox has the name, StorageFull when there is no room.
-        """
-        return await self._checkpoints.create(name, comment)
-
-    async def checkpoints(self, auto: bool | None = None) -> list[Checkpoint]:
-        """Its checkpoints, oldest first: all, or those made by its policy (`auto=True`), or by request."""
-        return await self._checkpoints.list(auto)
-
-    async def get_checkpoint(self, checkpoint: str) -> Checkpoint:
-        """The checkpoint of that id or name. Raises NotFound."""
-        return await self._checkpoints.get(checkpoint)
-
-    async def delete_checkpoint(self, checkpoint: str | Checkpoint) -> None:
-        """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. Forks of it stay."""
-        await self._checkpoints.delete(checkpoint)
+        return await self._ask(Call("PATCH", self._path(), body=update_body(options), safe=True))
 
     async def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
         """Put the files back as they were; the present ones are gone unless a checkpoint has them.
@@ -275,8 +242,7 @@ class AsyncBox:
         but by its id. Commands that run end. Raises Conflict while another restore is under way. One that
         fails leaves the present files.
         """
-        self.info = await self._checkpoints.restore(checkpoint)
-        return self.info
+        return await self._ask(Call("POST", self._of(checkpoint, "restore"), wait_s=COPY_S))
 
     async def fork(
         self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
@@ -286,99 +252,39 @@ class AsyncBox:
         With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is
         deleted; used with `with`, the list deletes them all at the end of the block.
         """
-        made = await self._checkpoints.fork(count, checkpoint, name)
+        fields = given(count=count, checkpoint=checkpoint and ref(checkpoint), name=name)
+        made = await self._http.all(Sandbox, Call.once(self._path("fork"), fields, wait_s=COPY_S))
         return AsyncBoxes(AsyncBox(self._http, info) for info in made)
-
-    async def export_checkpoint(
-        self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
-    ) -> int:
-        """Export a checkpoint to a local path or an open binary file, as a tar in zstd; returns its bytes.
-
-        Raises BayError for one that is not whole. Its checksums are looked at by `import_checkpoint`.
-        """
-        return await self._checkpoints.export(checkpoint, target, progress)
-
-    async def import_checkpoint(
-        self,
-        source: Source,
-        *,
-        name: str | None = None,
-        comment: str | None = None,
-        progress: ProgressCall | None = None,
-    ) -> Checkpoint:
-        """Make a checkpoint of what `export_checkpoint` gave, here or on another machine.
-
-        Raises BadRequest for what is damaged, and makes nothing of it then.
-        """
-        return await self._checkpoints.import_(source, name, comment, progress)
 
     async def stop(self) -> None:
         """Give the compute back; files stay, processes end. Again is no error."""
-        await self._http.json(Call(method="POST", path=self._path("stop"), safe=True))
+        await self._http.json(Call("POST", self._path("stop"), safe=True))
 
     async def delete(self) -> None:
         """Remove the sandbox and its own files for good. Again is no error."""
-        await self._http.json(Call(method="DELETE", path=self._path(), safe=True))
+        await self._http.json(Call("DELETE", self._path(), safe=True))
 
     async def extend_ttl(self, seconds: int | str) -> Sandbox:
         """Put `expires_at` off by `seconds` (or text such as ``"10m"``), counted from now if it has passed.
 
         Raises SandboxTtlInfinite without one.
         """
-        headers = {"Idempotency-Key": new_id("key")}
-        body = {"extend_by": seconds}
-        return await self._ask(
-            Call(method="POST", path=self._path("extend_ttl"), body=body, headers=headers, safe=True)
-        )
+        return await self._ask(Call.once(self._path("extend_ttl"), {"extend_by": seconds}))
 
     async def keepalive(self) -> None:
         """Count as activity: the idle timeout starts anew, or the warm one of a frozen sandbox.
 
         Starts and wakes nothing.
         """
-        await self._http.json(Call(method="POST", path=self._path("keepalive"), safe=True))
+        await self._http.json(Call("POST", self._path("keepalive"), safe=True))
 
     def events(self, since: str | None = None, *, follow: bool = True) -> AsyncGenerator[Event, None]:
         """The events of this sandbox, until it is deleted; see `AsyncClient.events`."""
-        events = AsyncEvents(self._http, self._path("events"), one_sandbox=True)
-        return events.follow(since) if follow else events.kept(since)
-
-    async def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
-        """The executions of `shell` here, newest first: up to `limit` (100, at most 500) after `offset`.
-
-        Filters: `exec_type`, `success_only`, `failed_only`, `tags`, `has_notes`, `has_description`. Never
-        starts compute.
-        """
-        return await self._history.list(**options)
-
-    async def history_entry(self, execution_id: str) -> HistoryEntry:
-        """One entry of the history. Raises NotFound when there is none, or when it has expired."""
-        return await self._history.get(execution_id)
-
-    async def last_execution(self, exec_type: ExecType | None = None) -> HistoryEntry:
-        """The newest entry of the history. Raises NotFound when there is none."""
-        return await self._history.last(exec_type)
-
-    async def annotate(
-        self,
-        execution_id: str,
-        *,
-        description: str | None = None,
-        tags: str | None = None,
-        notes: str | None = None,
-    ) -> HistoryEntry:
-        """Note something about an entry of the history.
-
-        None leaves a field as it is, an empty text takes it away.
-        """
-        return await self._history.annotate(execution_id, description=description, tags=tags, notes=notes)
+        return events(self._http, self._path("events"), since, follow=follow, one_sandbox=True)
 
     async def _ask(self, call: Call) -> Sandbox:
-        self.info = model(Sandbox, await self._http.json(call))
+        self.info = await self._http.one(Sandbox, call)
         return self.info
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self.id, *rest)
 
 
 class AsyncBoxes(list[AsyncBox]):
@@ -387,9 +293,7 @@ class AsyncBoxes(list[AsyncBox]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Delete each, also when another cannot be; the first such error is raised."""
         failed: list[BayError] = []
         for box in self:

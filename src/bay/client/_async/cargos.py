@@ -1,21 +1,15 @@
 """The cargos of an owner: files that outlive sandboxes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
-from bay.client._answers import model
-from bay.client._async.http import AsyncHttp
-from bay.client._async.paging import paged
+from bay.client._async.http import AsyncNoun
 from bay.client._calls import COPY_S, Call, given
-from bay.client._paths import cargo_path
-from bay.ids import new_id
+from bay.client._paths import noun_path
 from bay.models import Cargo, Checkpoint
 
 
-class AsyncCargos:
+class AsyncCargos(AsyncNoun):
     """The cargos of the key's owner: external ones, which you make, and managed ones of sandboxes."""
-
-    def __init__(self, http: AsyncHttp) -> None:
-        self._http = http
 
     async def create(
         self,
@@ -30,42 +24,33 @@ class AsyncCargos:
         the answer says `size_limit_enforced`.
         """
         origin = from_checkpoint.id if isinstance(from_checkpoint, Checkpoint) else from_checkpoint
-        call = Call(
-            method="POST",
-            path="/v1/cargos",
-            body=given(size_limit_mb=size_limit_mb, from_checkpoint=origin),
-            headers={"Idempotency-Key": idempotency_key or new_id("key")},
-            safe=True,
-            wait_s=COPY_S if origin else 0.0,
-        )
-        return model(Cargo, await self._http.json(call))
+        body = given(size_limit_mb=size_limit_mb, from_checkpoint=origin)
+        call = Call.once("/v1/cargos", body, idempotency_key, wait_s=COPY_S if origin else 0.0)
+        return await self._http.one(Cargo, call)
 
-    async def list(self, *, managed: bool | None = None, limit: int | None = None) -> AsyncIterator[Cargo]:
+    def list(self, *, managed: bool | None = None, limit: int | None = None) -> AsyncGenerator[Cargo, None]:
         """The external ones, or with `managed=True` those of sandboxes, page by page as they are taken.
 
         `limit` is the page size.
         """
         filters = {"managed": None if managed is None else str(managed).lower(), "limit": limit}
-        async for item in paged(self._http, "/v1/cargos", filters):
-            yield model(Cargo, item)
+        return self._http.paged(Cargo, "/v1/cargos", filters)
 
     async def get(self, cargo_id: str) -> Cargo:
         """The cargo of that id. Raises NotFound."""
-        return model(Cargo, await self._http.json(Call(method="GET", path=cargo_path(cargo_id), safe=True)))
+        return await self._http.one(Cargo, Call.get(noun_path("cargos", cargo_id)))
 
     async def update(self, cargo_id: str, *, size_limit_mb: int | None) -> Cargo:
         """Change how much it may hold, in MiB; None is no limit."""
-        call = Call(
-            method="PATCH", path=cargo_path(cargo_id), body={"size_limit_mb": size_limit_mb}, safe=True
-        )
-        return model(Cargo, await self._http.json(call))
+        body = {"size_limit_mb": size_limit_mb}
+        return await self._http.one(Cargo, Call("PATCH", noun_path("cargos", cargo_id), body=body, safe=True))
 
     async def delete(self, cargo_id: str) -> None:
         """Remove an external cargo and its files for good.
 
         Raises Conflict while a sandbox has it, and for a managed one.
         """
-        await self._http.json(Call(method="DELETE", path=cargo_path(cargo_id)))
+        await self._http.json(Call("DELETE", noun_path("cargos", cargo_id)))
 
     async def move(self, cargo_id: str, sandbox: str) -> Cargo:
         """Have a sandbox (id or name) use this cargo from now on, in place of its own.
@@ -74,5 +59,5 @@ class AsyncCargos:
         lost: the sandbox's old files become an external cargo, and the one whose managed cargo went away gets
         an empty one.
         """
-        call = Call(method="POST", path=cargo_path(cargo_id, "move"), body={"sandbox": sandbox})
-        return model(Cargo, await self._http.json(call))
+        call = Call("POST", noun_path("cargos", cargo_id, "move"), body={"sandbox": sandbox})
+        return await self._http.one(Cargo, call)

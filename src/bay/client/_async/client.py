@@ -1,22 +1,20 @@
 """The client of one Bay, the entry to its sandboxes."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext, suppress
-from types import TracebackType
 from typing import Self, Unpack
 
 import httpx
 
-from bay.client._answers import items, model, next_cursor
 from bay.client._async.admin import AsyncAdmin
 from bay.client._async.audit import AsyncAudit
 from bay.client._async.box import AsyncBox, ready
 from bay.client._async.cargos import AsyncCargos
-from bay.client._async.events import AsyncEvents
-from bay.client._async.http import AsyncHttp
+from bay.client._async.events import events
+from bay.client._async.http import AsyncHttp, AsyncNoun
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.webhooks import AsyncWebhooks
-from bay.client._calls import Call, list_params
+from bay.client._calls import Call
 from bay.client._config import resolve
 from bay.client._lease import LEASE_S, Leases
 from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
@@ -33,11 +31,8 @@ READY_S = 60.0
 """The default wait of `client.sandbox()` until the sandbox is ready."""
 
 
-class AsyncSandboxes:
+class AsyncSandboxes(AsyncNoun):
     """The sandboxes of the key's owner."""
-
-    def __init__(self, http: AsyncHttp) -> None:
-        self._http = http
 
     async def create(self, **options: Unpack[CreateOptions]) -> AsyncBox:
         """A new sandbox.
@@ -50,7 +45,7 @@ class AsyncSandboxes:
         if options.get("exist_ok"):
             return await self._get_or_create(named(options), options)
         key = options.get("idempotency_key") or new_id("key")
-        return AsyncBox(self._http, model(Sandbox, await self._http.json(create_call(options, key))))
+        return AsyncBox(self._http, await self._http.one(Sandbox, create_call(options, key)))
 
     async def get_or_create(self, name: str, /, **options: Unpack[CreateOptions]) -> AsyncBox:
         """The sandbox of that name, or a new one that is as the options say.
@@ -85,8 +80,7 @@ class AsyncSandboxes:
 
     async def get(self, id_or_name: str) -> AsyncBox:
         """The sandbox of that id or name. Raises NotFound."""
-        call = Call(method="GET", path=sandbox_path(id_or_name), safe=True)
-        return AsyncBox(self._http, model(Sandbox, await self._http.json(call)))
+        return AsyncBox(self._http, await self._http.one(Sandbox, Call.get(sandbox_path(id_or_name))))
 
     async def list(
         self,
@@ -97,12 +91,12 @@ class AsyncSandboxes:
         name_prefix: str | None = None,
         label: str | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[AsyncBox]:
+    ) -> AsyncGenerator[AsyncBox, None]:
         """All that match, oldest first, page by page as they are taken.
 
         `label` is ``key:value``, `limit` the page size.
         """
-        filters: Mapping[str, object] = {
+        filters = {
             "status": status,
             "compute": compute,
             "profile": profile,
@@ -110,15 +104,8 @@ class AsyncSandboxes:
             "label": label,
             "limit": limit,
         }
-        cursor: str | None = None
-        more = True
-        while more:
-            params = list_params(filters, cursor)
-            page = await self._http.json(Call(method="GET", path="/v1/sandboxes", params=params, safe=True))
-            for item in items(page):
-                yield AsyncBox(self._http, model(Sandbox, item))
-            cursor = next_cursor(page)
-            more = cursor is not None
+        async for info in self._http.paged(Sandbox, "/v1/sandboxes", filters):
+            yield AsyncBox(self._http, info)
 
 
 class AsyncClient:
@@ -157,9 +144,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -168,13 +153,12 @@ class AsyncClient:
 
     async def health(self) -> dict[str, str]:
         """``{"status": "ok", "version": …}``; needs no key."""
-        answer = await self._http.json(Call(method="GET", path="/health", safe=True))
+        answer = await self._http.json(Call.get("/health"))
         return {name: str(value) for name, value in answer.items()}
 
     async def profiles(self) -> list[Profile]:
         """The kinds of sandbox there are; needs no key."""
-        page = await self._http.json(Call(method="GET", path="/v1/profiles", safe=True))
-        return [model(Profile, item) for item in items(page)]
+        return await self._http.all(Profile, Call.get("/v1/profiles"))
 
     def events(
         self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True
@@ -188,8 +172,7 @@ class AsyncClient:
         its id.
         """
         path = sandbox_path(sandbox, "events") if sandbox else "/v1/events"
-        events = AsyncEvents(self._http, path, one_sandbox=sandbox is not None)
-        return events.follow(since) if follow else events.kept(since)
+        return events(self._http, path, since, follow=follow, one_sandbox=sandbox is not None)
 
     @asynccontextmanager
     async def sandbox(self, **options: Unpack[CreateOptions]) -> AsyncGenerator[AsyncBox, None]:

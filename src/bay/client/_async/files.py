@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from bay.client._answers import model
-from bay.client._async.http import AsyncHttp, accepted
+from bay.client._async.http import AsyncSandboxNoun, accepted
 from bay.client._async.open import AsyncFileReader, AsyncFileWriter
 from bay.client._async.transfer import body, fetched, opened, save, streamed
 from bay.client._async.watch import AsyncWatch
@@ -28,7 +28,6 @@ from bay.client._local import (
 )
 from bay.client._options import octal
 from bay.client._pack import packed, weight
-from bay.client._paths import files_path
 from bay.client._seam import async_cleanup, async_in_thread
 from bay.client._unpack import Unpacking
 from bay.errors import BayError, FileMissing, InvalidArgument, PayloadTooLarge
@@ -45,7 +44,7 @@ SEARCH_S = 60.0
 """How much longer than other calls a search may take; Bay gives it half of that."""
 
 
-class AsyncFiles:
+class AsyncFiles(AsyncSandboxNoun):
     """The files of one sandbox: whatever its user may touch.
 
     Raises FileMissing for what is not there, Forbidden for what its user may not do, StorageFull when there
@@ -53,9 +52,7 @@ class AsyncFiles:
     have gone, and with how many there are in all or None.
     """
 
-    def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    _noun = ("files",)
 
     # Content
 
@@ -214,7 +211,7 @@ class AsyncFiles:
     async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
         """The file at a path; of a symbolic link its target, unless `follow` is False."""
         call = self._call("GET", "stat", path=path, **flags(follow=follow))
-        return model(FileInfo, await self._http.json(call))
+        return await self._http.one(FileInfo, call)
 
     async def exists(self, path: str) -> bool:
         """Whether there is something at a path. A link that leads nowhere is nothing."""
@@ -276,13 +273,12 @@ class AsyncFiles:
         """
         options = flags(regex=regex, ignore_case=ignore_case, hidden=hidden, gitignore=gitignore)
         call = self._call("GET", "search", **given(path=path, query=query, glob=glob, limit=limit), **options)
-        return model(SearchResult, await self._http.json(replace(call, wait_s=SEARCH_S)))
+        return await self._http.one(SearchResult, replace(call, wait_s=SEARCH_S))
 
     def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncWatch:
         """Watch a file, or a directory and all below it; with `with`, and iterated for `bay.FileEvent`."""
-        return AsyncWatch(
-            self._http, files_path(self._sandbox_id, "watch"), {"path": path, **flags(recursive=recursive)}
-        )
+        params = {"path": path, **flags(recursive=recursive)}
+        return AsyncWatch(self._http, self._path("watch"), params)
 
     # Changes
 
@@ -319,10 +315,7 @@ class AsyncFiles:
         return model(FileInfo, await self._post(what, fields, safe=safe))
 
     async def _post(self, what: str, fields: Json, *, safe: bool = False) -> Json:
-        call = Call(
-            method="POST", path=files_path(self._sandbox_id, what), body=fields, safe=safe, wait_s=COPY_S
-        )
-        return await self._http.json(call)
+        return await self._http.json(Call("POST", self._path(what), body=fields, safe=safe, wait_s=COPY_S))
 
     async def _upload(
         self,
@@ -333,14 +326,14 @@ class AsyncFiles:
         progress: Progress | None,
     ) -> int:
         call = self._put(remote, about, mode, repeatable=isinstance(source, str | bytes | PathLike))
-        answer = await self._http.json(call, body(source, Meter(progress, about.size)))
-        return model(FileInfo, answer).size or 0
+        info = await self._http.one(FileInfo, call, body(source, Meter(progress, about.size)))
+        return info.size or 0
 
     def _put(self, path: str, about: LocalFacts, mode: int | str | None, *, repeatable: bool) -> Call:
         wanted = about.mode if mode is None else mode
         return Call(
-            method="PUT",
-            path=files_path(self._sandbox_id, "content"),
+            "PUT",
+            self._path("content"),
             params=given(path=path, mode=octal(wanted), mtime=about.mtime),
             headers={"Content-Type": "application/octet-stream"},
             safe=True,
@@ -357,9 +350,7 @@ class AsyncFiles:
         return Fetch(self._content(path), retry_s, start=start, length=length, rewind=rewind)
 
     def _call(self, method: Literal["GET", "PUT", "DELETE"], *what: str, **params: str | int) -> Call:
-        return Call(
-            method=method, path=files_path(self._sandbox_id, *what), params=params, safe=method != "DELETE"
-        )
+        return Call(method, self._path(*what), params=params, safe=method != "DELETE")
 
 
 class _Listing:

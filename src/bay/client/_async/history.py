@@ -3,10 +3,9 @@
 from typing import TypedDict, Unpack
 
 from bay.client._answers import listed, model
-from bay.client._async.http import AsyncHttp
-from bay.client._calls import Call, Json, given, list_params
+from bay.client._async.http import AsyncSandboxNoun
+from bay.client._calls import Call, given, list_params
 from bay.client._options import known
-from bay.client._paths import sandbox_path
 from bay.models import ExecType, HistoryEntry
 
 
@@ -23,36 +22,37 @@ class HistoryOptions(TypedDict, total=False):
     offset: int | None
 
 
-class AsyncHistory:
+class AsyncHistory(AsyncSandboxNoun):
     """The executions of `shell/exec` and `python/exec` in one sandbox, as far back as they are kept."""
 
-    def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    async def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
+        """The executions of `shell` here, newest first: up to `limit` (100, at most 500) after `offset`.
 
-    async def list(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
-        """Up to `limit` entries (100, at most 500) behind the first `offset`, newest first."""
+        Filters: `exec_type`, `success_only`, `failed_only`, `tags`, `has_notes`, `has_description`. Never
+        starts compute.
+        """
         known("history", options, HistoryOptions)
-        call = Call(method="GET", path=self._path(), params=list_params(options, None), safe=True)
-        found = listed(await self._http.json(call), "entries")
-        return [model(HistoryEntry, item) for item in found]
+        page = await self._http.json(Call.get(self._path("history"), list_params(options, None)))
+        return [model(HistoryEntry, item) for item in listed(page, "entries")]
 
-    async def last(self, exec_type: ExecType | None) -> HistoryEntry:
-        """The newest. Raises NotFound when there is none."""
-        params = list_params({"exec_type": exec_type}, None)
-        return await self._entry(Call(method="GET", path=self._path("last"), params=params, safe=True))
+    async def history_entry(self, execution_id: str) -> HistoryEntry:
+        """One entry of the history. Raises NotFound when there is none, or when it has expired."""
+        return await self._http.one(HistoryEntry, Call.get(self._path("history", execution_id)))
 
-    async def get(self, execution_id: str) -> HistoryEntry:
-        """One entry. Raises NotFound."""
-        return await self._entry(Call(method="GET", path=self._path(execution_id), safe=True))
+    async def last_execution(self, exec_type: ExecType | None = None) -> HistoryEntry:
+        """The newest entry of the history. Raises NotFound when there is none."""
+        call = Call.get(self._path("history", "last"), given(exec_type=exec_type))
+        return await self._http.one(HistoryEntry, call)
 
-    async def annotate(self, execution_id: str, **notes: str | None) -> HistoryEntry:
-        """Set `description`, `tags` or `notes`."""
-        body: Json = given(**notes)
-        return await self._entry(Call(method="PATCH", path=self._path(execution_id), body=body, safe=True))
-
-    async def _entry(self, call: Call) -> HistoryEntry:
-        return model(HistoryEntry, await self._http.json(call))
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, "history", *rest)
+    async def annotate(
+        self,
+        execution_id: str,
+        *,
+        description: str | None = None,
+        tags: str | None = None,
+        notes: str | None = None,
+    ) -> HistoryEntry:
+        """Note something about an entry. None leaves a field as it is, an empty text takes it away."""
+        body = given(description=description, tags=tags, notes=notes)
+        call = Call("PATCH", self._path("history", execution_id), body=body, safe=True)
+        return await self._http.one(HistoryEntry, call)

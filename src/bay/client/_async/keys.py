@@ -1,22 +1,17 @@
 """API keys, for holders of an admin key."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
-from bay.client._answers import model
-from bay.client._async.http import AsyncHttp
-from bay.client._async.paging import paged
+from bay.client._async.http import AsyncNoun
 from bay.client._calls import Call, given
-from bay.client._paths import key_path
+from bay.client._paths import noun_path
 from bay.clock import to_rfc3339
 from bay.models import Key, KeyScope, Limits, NewKey, to_wire
 
 
-class AsyncKeys:
+class AsyncKeys(AsyncNoun):
     """The keys of every owner."""
-
-    def __init__(self, http: AsyncHttp) -> None:
-        self._http = http
 
     async def create(
         self,
@@ -42,16 +37,15 @@ class AsyncKeys:
             expires_at=expires_at and to_rfc3339(expires_at),
             quotas=quotas and given(**to_wire(quotas)),
         )
-        return model(NewKey, await self._http.json(Call(method="POST", path="/v1/keys", body=body)))
+        return await self._http.one(NewKey, Call("POST", "/v1/keys", body=body))
 
-    async def list(self, *, owner: str | None = None, limit: int | None = None) -> AsyncIterator[Key]:
+    def list(self, *, owner: str | None = None, limit: int | None = None) -> AsyncGenerator[Key, None]:
         """All keys, or those of one owner, oldest first, revoked and expired ones too.
 
         `limit` is the page size.
         """
-        async for item in paged(self._http, "/v1/keys", {"owner": owner, "limit": limit}):
-            yield model(Key, item)
+        return self._http.paged(Key, "/v1/keys", {"owner": owner, "limit": limit})
 
     async def revoke(self, key_id: str) -> None:
         """Revoke a key from now on. Idempotent. Raises Conflict for the last admin key."""
-        await self._http.json(Call(method="DELETE", path=key_path(key_id), safe=True))
+        await self._http.json(Call("DELETE", noun_path("keys", key_id), safe=True))

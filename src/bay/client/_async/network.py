@@ -2,28 +2,22 @@
 
 from collections.abc import Sequence
 
-from bay.client._answers import model
-from bay.client._async.http import AsyncHttp
+from bay.client._async.http import AsyncSandboxNoun
 from bay.client._calls import Call
 from bay.client._options import bare
-from bay.client._paths import sandbox_path
 from bay.models import NetworkMode, NetworkPolicy, NetworkRule, NetworkState
 
 
-class AsyncNetwork:
+class AsyncNetwork(AsyncSandboxNoun):
     """The network of one sandbox.
 
     A change of policy holds when the call returns, for connections that stand as well. None of this starts
     compute.
     """
 
-    def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
-
     async def get(self) -> NetworkPolicy:
         """The policy: its own, or its profile's."""
-        return await self._policy(Call(method="GET", path=self._path("network-policy"), safe=True))
+        return await self._policy(Call.get(self._path("network-policy")))
 
     async def set(
         self, policy: NetworkPolicy | NetworkMode, rules: Sequence[NetworkRule] = ()
@@ -34,23 +28,18 @@ class AsyncNetwork:
         says which and why. Nothing is changed then.
         """
         wanted = policy if isinstance(policy, NetworkPolicy) else NetworkPolicy(mode=policy, rules=(*rules,))
-        path = self._path("network-policy")
-        return await self._policy(Call(method="PUT", path=path, body=bare(wanted), safe=True))
+        return await self._policy(Call("PUT", self._path("network-policy"), body=bare(wanted), safe=True))
 
     async def reset(self) -> NetworkPolicy:
         """Give its own policy up for its profile's, which is returned.
 
         Without one of its own this is no error.
         """
-        return await self._policy(Call(method="DELETE", path=self._path("network-policy"), safe=True))
+        return await self._policy(Call("DELETE", self._path("network-policy"), safe=True))
 
     async def state(self) -> NetworkState:
         """The allowed and refused traffic since its session began: counts by rule, names, bytes."""
-        call = Call(method="GET", path=self._path("network"), safe=True)
-        return model(NetworkState, await self._http.json(call))
+        return await self._http.one(NetworkState, Call.get(self._path("network")))
 
     async def _policy(self, call: Call) -> NetworkPolicy:
-        return model(NetworkPolicy, await self._http.json(call))
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, *rest)
+        return await self._http.one(NetworkPolicy, call)

@@ -2,12 +2,9 @@
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from functools import partial
 
-from bay.client._answers import items, model
-from bay.client._async.http import AsyncHttp
-from bay.client._async.output import read_output
+from bay.client._async.http import AsyncSandboxNoun
 from bay.client._async.ports import POLL_S, AsyncPorts
 from bay.client._calls import Call
 from bay.client._follow import Lined
@@ -20,24 +17,21 @@ from bay.models import OutputChunk, Service, ServiceSpec
 Known = list[Service]
 
 
-class AsyncServices:
+class AsyncServices(AsyncSandboxNoun):
     """The services of one sandbox, each called by its name.
 
     They are kept with it, and started with every session.
     """
 
-    def __init__(self, http: AsyncHttp, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    _noun = ("services",)
 
     async def list(self) -> Known:
         """All, and how they are."""
-        page = await self._http.json(Call(method="GET", path=self._path(), safe=True))
-        return [model(Service, item) for item in items(page)]
+        return await self._http.all(Service, Call.get(self._path()))
 
     async def get(self, name: str) -> Service:
         """One of them. Raises NotFound."""
-        return await self._ask(Call(method="GET", path=self._path(name), safe=True))
+        return await self._http.one(Service, Call.get(self._path(name)))
 
     async def put(self, spec: ServiceSpec, *, wait: float | None = None) -> Service:
         """Define a service as `spec`: a new one, or in place of one of that name, restarted if it differs.
@@ -45,8 +39,8 @@ class AsyncServices:
         With `wait` it answers once the service is ready, as `wait_ready` does within so many seconds. Raises
         InvalidArgument for what cannot be, such as services that need each other.
         """
-        body = service_body(spec)
-        made = await self._ask(Call(method="PUT", path=self._path(spec.name), body=body, safe=True))
+        call = Call("PUT", self._path(spec.name), body=service_body(spec), safe=True)
+        made = await self._http.one(Service, call)
         return await self.wait_ready(spec.name, wait) if wait else made
 
     async def wait_ready(self, name: str, timeout_s: float = 60.0) -> Service:
@@ -57,15 +51,8 @@ class AsyncServices:
         has failed or is stopped, with what it says, and Timeout after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
-        await self._http.json(
-            Call(
-                method="POST",
-                path=sandbox_path(self._sandbox_id, "start"),
-                params={"wait": timeout_s},
-                safe=True,
-                wait_s=timeout_s,
-            )
-        )
+        path = sandbox_path(self._sandbox_id, "start")
+        await self._http.json(Call("POST", path, params={"wait": timeout_s}, safe=True, wait_s=timeout_s))
         while not is_ready(service := await self.get(name)) or not await self._listens(service):
             if time.monotonic() > deadline:
                 raise Timeout(f"the service {name} is not ready after {timeout_s:g} s: {said_of(service)}")
@@ -82,42 +69,36 @@ class AsyncServices:
 
         Raises NotFound, and Conflict while another service needs it.
         """
-        await self._http.json(Call(method="DELETE", path=self._path(name)))
+        await self._http.json(Call("DELETE", self._path(name)))
 
     async def start(self, name: str) -> Service:
         """Have it run, now and with every session to come. Again is no error."""
-        return await self._ask(Call(method="POST", path=self._path(name, "start"), safe=True))
+        return await self._post(name, "start", safe=True)
 
     async def stop(self, name: str) -> Service:
         """End it, and leave it ended until `start`. Again is no error."""
-        return await self._ask(Call(method="POST", path=self._path(name, "stop"), safe=True))
+        return await self._post(name, "stop", safe=True)
 
     async def restart(self, name: str) -> Service:
         """End it and start it anew."""
-        return await self._ask(Call(method="POST", path=self._path(name, "restart")))
+        return await self._post(name, "restart", safe=False)
 
-    async def logs(
+    def logs(
         self, name: str, since: int | None = None, *, follow: bool = False
     ) -> AsyncGenerator[OutputChunk, None]:
         """Its output, as far back as it is kept, and with `follow` also the future.
 
         Offsets go on over its restarts. `since` and dropped connections are as for `AsyncProc.output`.
         """
-        place = Lined(f"the service {name}", since, self._http.config.retry_s)
         call_from = partial(self._logs_call, name, follow)
-        async with aclosing(read_output(self._http, place, call_from, follow=follow)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        retry_s = self._http.config.retry_s
+        return self._http.followed(Lined(f"the service {name}", since, retry_s, call_from, follow=follow))
 
     def _logs_call(self, name: str, follow: bool, since: int) -> Call:
-        params: dict[str, str | int] = {"since": since, "follow": "true" if follow else "false"}
-        return Call(method="GET", path=self._path(name, "logs"), params=params, safe=True)
+        return Call.get(self._path(name, "logs"), {"since": since, "follow": follow})
 
-    async def _ask(self, call: Call) -> Service:
-        return model(Service, await self._http.json(call))
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, "services", *rest)
+    async def _post(self, name: str, what: str, *, safe: bool) -> Service:
+        return await self._http.one(Service, Call("POST", self._path(name, what), safe=safe))
 
 
 def is_ready(service: Service) -> bool:

@@ -5,10 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import httpx
 
-from bay.client._async.http import AsyncHttp, Body
+from bay.client._async.http import AsyncHttp, Body, tried
 from bay.client._calls import Call
 from bay.client._content import Fetch
-from bay.client._failures import Attempts
 from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
 from bay.client._seam import async_cleanup, async_in_thread, async_sleep
 from bay.errors import BayError
@@ -35,15 +34,8 @@ async def opened(http: AsyncHttp, call: Call) -> AsyncGenerator[httpx.Response, 
 
     It is read once.
     """
-    attempts = Attempts(call, http.config.retry_s)
     async with AsyncExitStack() as stack:
-        response: httpx.Response | None = None
-        while response is None:
-            try:
-                response = await stack.enter_async_context(http.stream(call))
-            except BayError as error:
-                await async_sleep(attempts.pause(error))
-        yield response
+        yield await tried(call, http.config.retry_s, lambda: stack.enter_async_context(http.stream(call)))
 
 
 def body(source: Source | bytes, meter: Meter) -> Body:

@@ -1,14 +1,12 @@
 """A tunnel: a TCP connection to a port of a sandbox, through Bay."""
 
 from contextlib import suppress
-from types import TracebackType
+from functools import partial
 from typing import Self
 
-from bay.client._async.http import AsyncHttp
+from bay.client._async.http import AsyncHttp, tried
 from bay.client._calls import Call
-from bay.client._failures import Attempts
 from bay.client._paths import sandbox_path
-from bay.client._seam import async_sleep
 from bay.client._socket import AsyncSocket
 from bay.client._tunneling import EOF_FRAME, checked_port, frames, is_end, is_eof, meaning
 from bay.errors import BayError, Conflict
@@ -33,9 +31,7 @@ class AsyncTunnel:
         self._socket = await self._connect()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -91,14 +87,9 @@ class AsyncTunnel:
     async def _connect(self) -> AsyncSocket:
         """A new connection. Nothing was sent over it yet, so that it may be tried again."""
         config = self._http.config
-        attempts = Attempts(Call(method="GET", path=self._path, safe=True), config.retry_s)
-        while True:
-            try:
-                # As long as any other answer: the sandbox may have to be started.
-                return await AsyncSocket.open(config, self._path, self._params, config.timeout_s)
-            except BayError as error:
-                pause = attempts.pause(error)
-            await async_sleep(pause)
+        # As long as any other answer: the sandbox may have to be started.
+        opening = partial(AsyncSocket.open, config, self._path, self._params, config.timeout_s)
+        return await tried(Call.get(self._path), config.retry_s, opening)
 
     def _open_socket(self) -> AsyncSocket:
         if self._socket is None:

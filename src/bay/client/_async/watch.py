@@ -1,7 +1,6 @@
 """A watch reports changes of files live."""
 
 from collections.abc import AsyncGenerator
-from types import TracebackType
 from typing import Self
 
 from bay.client._async.http import AsyncHttp
@@ -34,9 +33,7 @@ class AsyncWatch:
         await self._connect()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -4,25 +4,20 @@
 
 from collections.abc import Sequence
 
-from bay.client._answers import items, model
 from bay.client._calls import Call, given
-from bay.client._sync.http import Http
+from bay.client._sync.http import Noun
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
 
 COLLECT_S = 120.0
 """How long a collection may take before the client gives it up."""
 
 
-class Admin:
+class Admin(Noun):
     """The host behind the sandboxes."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
 
     def pool(self) -> list[PoolState]:
         """How full the pool of each profile that has one is, and what keeps it from being full."""
-        page = self._http.json(Call(method="GET", path="/v1/admin/pool", safe=True))
-        return [model(PoolState, item) for item in items(page)]
+        return self._http.all(PoolState, Call.get("/v1/admin/pool"))
 
     def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:
         """Collect now what Bay collects by itself, of every owner; all tasks unless some are named.
@@ -32,10 +27,9 @@ class Admin:
         remove what is on the host and belongs to no sandbox.
         """
         body = given(tasks=None if tasks is None else list(tasks))
-        call = Call(method="POST", path="/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)
-        return model(GarbageRun, self._http.json(call))
+        call = Call("POST", "/v1/admin/gc/run", body=body, safe=True, wait_s=COLLECT_S)
+        return self._http.one(GarbageRun, call)
 
     def garbage_state(self) -> GarbageState:
         """Whether a collection is under way, and what the last one that was asked for did."""
-        call = Call(method="GET", path="/v1/admin/gc/status", safe=True)
-        return model(GarbageState, self._http.json(call))
+        return self._http.one(GarbageState, Call.get("/v1/admin/gc/status"))

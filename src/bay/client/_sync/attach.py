@@ -3,7 +3,6 @@
 """An attachment to a command: live output and input, over one WebSocket that reconnects by itself."""
 
 from collections.abc import Generator
-from types import TracebackType
 from typing import Self
 
 from bay.client._follow import Limit
@@ -55,9 +54,7 @@ class Attachment:
         self._mend(None, None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -2,21 +2,16 @@
 
 """The audit: which key changed what, and the outcome."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator
 from datetime import datetime
 
-from bay.client._answers import model
-from bay.client._sync.http import Http
-from bay.client._sync.paging import paged
+from bay.client._sync.http import Noun
 from bay.clock import to_rfc3339
 from bay.models import AuditEntry
 
 
-class Audit:
+class Audit(Noun):
     """The calls that were meant to change something: everybody's for an admin key, else your owner's."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
 
     def list(
         self,
@@ -29,12 +24,12 @@ class Audit:
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
-    ) -> Iterator[AuditEntry]:
+    ) -> Generator[AuditEntry, None, None]:
         """All that match, oldest first, page by page as they are taken.
 
         `since` is included, `until` is not.
         """
-        filters: Mapping[str, object] = {
+        filters = {
             "owner": owner,
             "key_id": key_id,
             "method": method,
@@ -44,5 +39,4 @@ class Audit:
             "until": until and to_rfc3339(until),
             "limit": limit,
         }
-        for item in paged(self._http, "/v1/audit", filters):
-            yield model(AuditEntry, item)
+        return self._http.paged(AuditEntry, "/v1/audit", filters)

@@ -3,41 +3,35 @@
 """A sandbox object, which runs commands and keeps files."""
 
 from collections.abc import Generator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import httpx
 
-from bay.client._answers import items, model
-from bay.client._calls import Call, given
+from bay.client._calls import COPY_S, Call, Method, given
 from bay.client._frames import Door, Progress
-from bay.client._local import Progress as ProgressCall
-from bay.client._local import Source, Target
 from bay.client._options import SpawnOptions, UpdateOptions, update_body
-from bay.client._paths import sandbox_path
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import cleanup
 from bay.client._sync.attach import Attachment
-from bay.client._sync.checkpoints import Checkpoints
-from bay.client._sync.events import Events
+from bay.client._sync.checkpoints import Checkpoints, ref
+from bay.client._sync.events import events
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
-from bay.client._sync.history import History, HistoryOptions
+from bay.client._sync.history import History
 from bay.client._sync.http import Http
 from bay.client._sync.kernels import Kernels, Python
 from bay.client._sync.network import Network
-from bay.client._sync.ports import Method, Ports
+from bay.client._sync.ports import Ports
 from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
 from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
-from bay.ids import new_id
-from bay.models import Checkpoint, Event, ExecType, HistoryEntry, Port, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
 
 RESUME_S = 60.0
 """The server's default wait for a resume."""
 
 
-class Box:
+class Box(Checkpoints, History):
     """A sandbox.
 
     `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in
@@ -46,7 +40,7 @@ class Box:
     """
 
     def __init__(self, http: Http, info: Sandbox) -> None:
-        self._http = http
+        super().__init__(http, info.id)
         self.info = info
         self.files = Files(http, info.id)
         self.execs = Execs(http, info.id)
@@ -55,8 +49,6 @@ class Box:
         self.services = Services(http, info.id)
         self.network = Network(http, info.id)
         self.ports = Ports(http, info.id)
-        self._history = History(http, info.id)
-        self._checkpoints = Checkpoints(http, info.id)
 
     @property
     def id(self) -> str:
@@ -74,16 +66,14 @@ class Box:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Delete it, whatever happened in the block."""
         with cleanup():
             self.delete()
 
     def refresh(self) -> Sandbox:
         """Ask the server how it is; sets and returns `info`."""
-        return self._ask(Call(method="GET", path=self._path(), safe=True))
+        return self._ask(Call.get(self._path()))
 
     def run(
         self,
@@ -193,13 +183,12 @@ class Box:
 
     def processes(self) -> list[Process]:
         """Its running processes. Never starts compute."""
-        page = self._http.json(Call(method="GET", path=self._path("processes"), safe=True))
-        return [model(Process, item) for item in items(page)]
+        return self._http.all(Process, Call.get(self._path("processes")))
 
     def signal_process(self, pid: int, signal: str | int = "TERM") -> None:
         """Send a process a signal, by name or number. Raises NotFound when there is none of that `pid`."""
         path = self._path("processes", str(pid), "signal")
-        self._http.json(Call(method="POST", path=path, body={"signal": signal}))
+        self._http.json(Call("POST", path, body={"signal": signal}))
 
     def shell(
         self,
@@ -217,15 +206,13 @@ class Box:
         """
         body = given(command=command, timeout=timeout_s, cwd=cwd, description=description, tags=tags)
         path = self._path("shell", "exec")
-        return model(
-            ShellResult, self._http.json(Call(method="POST", path=path, body=body, wait_s=timeout_s))
-        )
+        return self._http.one(ShellResult, Call("POST", path, body=body, wait_s=timeout_s))
 
     def start(self, wait: float | None = None) -> Sandbox:
         """Ask for compute, and wait up to `wait` seconds until it is there. `info` says how far it is."""
         params = {"wait": wait} if wait else {}
         path = self._path("start")
-        return self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait or 0.0))
+        return self._ask(Call("POST", path, params=params, safe=True, wait_s=wait or 0.0))
 
     def pause(self) -> Sandbox:
         """Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error.
@@ -233,14 +220,14 @@ class Box:
         Any call that needs compute wakes it, in milliseconds. Raises Conflict when it has no compute to
         freeze, or while calls are under way in it.
         """
-        return self._ask(Call(method="POST", path=self._path("pause"), safe=True))
+        return self._ask(Call("POST", self._path("pause"), safe=True))
 
     def resume(self, wait: float | None = None) -> Sandbox:
         """Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started."""
         params = {} if wait is None else {"wait": wait}
-        path = self._path("resume")
         wait_s = RESUME_S if wait is None else wait
-        return self._ask(Call(method="POST", path=path, params=params, safe=True, wait_s=wait_s))
+        call = Call("POST", self._path("resume"), params=params, safe=True, wait_s=wait_s)
+        return self._ask(call)
 
     def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
         """Change its `name`, `labels` (all), timeouts, `checkpoint_policy`, `url` or `ports` (all).
@@ -248,27 +235,7 @@ class Box:
         Options left out stay. None takes a name, a policy or a URL away; of a timeout it means never. A
         changed timeout counts from now. Raises Conflict when the name is taken.
         """
-        return self._ask(Call(method="PATCH", path=self._path(), body=update_body(options), safe=True))
-
-    def checkpoint(self, name: str | None = None, comment: str | None = None) -> Checkpoint:
-        """Make a checkpoint of the present files. Programs go on; they are frozen only for that moment.
-
-        Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when
-        another checkpoint of this sandbox has the name, StorageFull when there is no room.
-        """
-        return self._checkpoints.create(name, comment)
-
-    def checkpoints(self, auto: bool | None = None) -> list[Checkpoint]:
-        """Its checkpoints, oldest first: all, or those made by its policy (`auto=True`), or by request."""
-        return self._checkpoints.list(auto)
-
-    def get_checkpoint(self, checkpoint: str) -> Checkpoint:
-        """The checkpoint of that id or name. Raises NotFound."""
-        return self._checkpoints.get(checkpoint)
-
-    def delete_checkpoint(self, checkpoint: str | Checkpoint) -> None:
-        """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. Forks of it stay."""
-        self._checkpoints.delete(checkpoint)
+        return self._ask(Call("PATCH", self._path(), body=update_body(options), safe=True))
 
     def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
         """Put the files back as they were; the present ones are gone unless a checkpoint has them.
@@ -277,8 +244,7 @@ class Box:
         but by its id. Commands that run end. Raises Conflict while another restore is under way. One that
         fails leaves the present files.
         """
-        self.info = self._checkpoints.restore(checkpoint)
-        return self.info
+        return self._ask(Call("POST", self._of(checkpoint, "restore"), wait_s=COPY_S))
 
     def fork(
         self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
@@ -288,99 +254,39 @@ class Box:
         With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is
         deleted; used with `with`, the list deletes them all at the end of the block.
         """
-        made = self._checkpoints.fork(count, checkpoint, name)
+        fields = given(count=count, checkpoint=checkpoint and ref(checkpoint), name=name)
+        made = self._http.all(Sandbox, Call.once(self._path("fork"), fields, wait_s=COPY_S))
         return Boxes(Box(self._http, info) for info in made)
-
-    def export_checkpoint(
-        self, checkpoint: str | Checkpoint, target: Target, *, progress: ProgressCall | None = None
-    ) -> int:
-        """Export a checkpoint to a local path or an open binary file, as a tar in zstd; returns its bytes.
-
-        Raises BayError for one that is not whole. Its checksums are looked at by `import_checkpoint`.
-        """
-        return self._checkpoints.export(checkpoint, target, progress)
-
-    def import_checkpoint(
-        self,
-        source: Source,
-        *,
-        name: str | None = None,
-        comment: str | None = None,
-        progress: ProgressCall | None = None,
-    ) -> Checkpoint:
-        """Make a checkpoint of what `export_checkpoint` gave, here or on another machine.
-
-        Raises BadRequest for what is damaged, and makes nothing of it then.
-        """
-        return self._checkpoints.import_(source, name, comment, progress)
 
     def stop(self) -> None:
         """Give the compute back; files stay, processes end. Again is no error."""
-        self._http.json(Call(method="POST", path=self._path("stop"), safe=True))
+        self._http.json(Call("POST", self._path("stop"), safe=True))
 
     def delete(self) -> None:
         """Remove the sandbox and its own files for good. Again is no error."""
-        self._http.json(Call(method="DELETE", path=self._path(), safe=True))
+        self._http.json(Call("DELETE", self._path(), safe=True))
 
     def extend_ttl(self, seconds: int | str) -> Sandbox:
         """Put `expires_at` off by `seconds` (or text such as ``"10m"``), counted from now if it has passed.
 
         Raises SandboxTtlInfinite without one.
         """
-        headers = {"Idempotency-Key": new_id("key")}
-        body = {"extend_by": seconds}
-        return self._ask(
-            Call(method="POST", path=self._path("extend_ttl"), body=body, headers=headers, safe=True)
-        )
+        return self._ask(Call.once(self._path("extend_ttl"), {"extend_by": seconds}))
 
     def keepalive(self) -> None:
         """Count as activity: the idle timeout starts anew, or the warm one of a frozen sandbox.
 
         Starts and wakes nothing.
         """
-        self._http.json(Call(method="POST", path=self._path("keepalive"), safe=True))
+        self._http.json(Call("POST", self._path("keepalive"), safe=True))
 
     def events(self, since: str | None = None, *, follow: bool = True) -> Generator[Event, None, None]:
         """The events of this sandbox, until it is deleted; see `Client.events`."""
-        events = Events(self._http, self._path("events"), one_sandbox=True)
-        return events.follow(since) if follow else events.kept(since)
-
-    def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
-        """The executions of `shell` here, newest first: up to `limit` (100, at most 500) after `offset`.
-
-        Filters: `exec_type`, `success_only`, `failed_only`, `tags`, `has_notes`, `has_description`. Never
-        starts compute.
-        """
-        return self._history.list(**options)
-
-    def history_entry(self, execution_id: str) -> HistoryEntry:
-        """One entry of the history. Raises NotFound when there is none, or when it has expired."""
-        return self._history.get(execution_id)
-
-    def last_execution(self, exec_type: ExecType | None = None) -> HistoryEntry:
-        """The newest entry of the history. Raises NotFound when there is none."""
-        return self._history.last(exec_type)
-
-    def annotate(
-        self,
-        execution_id: str,
-        *,
-        description: str | None = None,
-        tags: str | None = None,
-        notes: str | None = None,
-    ) -> HistoryEntry:
-        """Note something about an entry of the history.
-
-        None leaves a field as it is, an empty text takes it away.
-        """
-        return self._history.annotate(execution_id, description=description, tags=tags, notes=notes)
+        return events(self._http, self._path("events"), since, follow=follow, one_sandbox=True)
 
     def _ask(self, call: Call) -> Sandbox:
-        self.info = model(Sandbox, self._http.json(call))
+        self.info = self._http.one(Sandbox, call)
         return self.info
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self.id, *rest)
 
 
 class Boxes(list[Box]):
@@ -389,9 +295,7 @@ class Boxes(list[Box]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Delete each, also when another cannot be; the first such error is raised."""
         failed: list[BayError] = []
         for box in self:

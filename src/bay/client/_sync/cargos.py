@@ -2,22 +2,16 @@
 
 """The cargos of an owner: files that outlive sandboxes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
-from bay.client._answers import model
 from bay.client._calls import COPY_S, Call, given
-from bay.client._paths import cargo_path
-from bay.client._sync.http import Http
-from bay.client._sync.paging import paged
-from bay.ids import new_id
+from bay.client._paths import noun_path
+from bay.client._sync.http import Noun
 from bay.models import Cargo, Checkpoint
 
 
-class Cargos:
+class Cargos(Noun):
     """The cargos of the key's owner: external ones, which you make, and managed ones of sandboxes."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
 
     def create(
         self,
@@ -32,42 +26,33 @@ class Cargos:
         the answer says `size_limit_enforced`.
         """
         origin = from_checkpoint.id if isinstance(from_checkpoint, Checkpoint) else from_checkpoint
-        call = Call(
-            method="POST",
-            path="/v1/cargos",
-            body=given(size_limit_mb=size_limit_mb, from_checkpoint=origin),
-            headers={"Idempotency-Key": idempotency_key or new_id("key")},
-            safe=True,
-            wait_s=COPY_S if origin else 0.0,
-        )
-        return model(Cargo, self._http.json(call))
+        body = given(size_limit_mb=size_limit_mb, from_checkpoint=origin)
+        call = Call.once("/v1/cargos", body, idempotency_key, wait_s=COPY_S if origin else 0.0)
+        return self._http.one(Cargo, call)
 
-    def list(self, *, managed: bool | None = None, limit: int | None = None) -> Iterator[Cargo]:
+    def list(self, *, managed: bool | None = None, limit: int | None = None) -> Generator[Cargo, None, None]:
         """The external ones, or with `managed=True` those of sandboxes, page by page as they are taken.
 
         `limit` is the page size.
         """
         filters = {"managed": None if managed is None else str(managed).lower(), "limit": limit}
-        for item in paged(self._http, "/v1/cargos", filters):
-            yield model(Cargo, item)
+        return self._http.paged(Cargo, "/v1/cargos", filters)
 
     def get(self, cargo_id: str) -> Cargo:
         """The cargo of that id. Raises NotFound."""
-        return model(Cargo, self._http.json(Call(method="GET", path=cargo_path(cargo_id), safe=True)))
+        return self._http.one(Cargo, Call.get(noun_path("cargos", cargo_id)))
 
     def update(self, cargo_id: str, *, size_limit_mb: int | None) -> Cargo:
         """Change how much it may hold, in MiB; None is no limit."""
-        call = Call(
-            method="PATCH", path=cargo_path(cargo_id), body={"size_limit_mb": size_limit_mb}, safe=True
-        )
-        return model(Cargo, self._http.json(call))
+        body = {"size_limit_mb": size_limit_mb}
+        return self._http.one(Cargo, Call("PATCH", noun_path("cargos", cargo_id), body=body, safe=True))
 
     def delete(self, cargo_id: str) -> None:
         """Remove an external cargo and its files for good.
 
         Raises Conflict while a sandbox has it, and for a managed one.
         """
-        self._http.json(Call(method="DELETE", path=cargo_path(cargo_id)))
+        self._http.json(Call("DELETE", noun_path("cargos", cargo_id)))
 
     def move(self, cargo_id: str, sandbox: str) -> Cargo:
         """Have a sandbox (id or name) use this cargo from now on, in place of its own.
@@ -76,5 +61,5 @@ class Cargos:
         lost: the sandbox's old files become an external cargo, and the one whose managed cargo went away gets
         an empty one.
         """
-        call = Call(method="POST", path=cargo_path(cargo_id, "move"), body={"sandbox": sandbox})
-        return model(Cargo, self._http.json(call))
+        call = Call("POST", noun_path("cargos", cargo_id, "move"), body={"sandbox": sandbox})
+        return self._http.one(Cargo, call)

@@ -2,15 +2,13 @@
 
 """The client of one Bay, the entry to its sandboxes."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, suppress
-from types import TracebackType
 from typing import Self, Unpack
 
 import httpx
 
-from bay.client._answers import items, model, next_cursor
-from bay.client._calls import Call, list_params
+from bay.client._calls import Call
 from bay.client._config import resolve
 from bay.client._lease import LEASE_S, Leases
 from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
@@ -20,8 +18,8 @@ from bay.client._sync.admin import Admin
 from bay.client._sync.audit import Audit
 from bay.client._sync.box import Box, ready
 from bay.client._sync.cargos import Cargos
-from bay.client._sync.events import Events
-from bay.client._sync.http import Http
+from bay.client._sync.events import events
+from bay.client._sync.http import Http, Noun
 from bay.client._sync.keys import Keys
 from bay.client._sync.webhooks import Webhooks
 from bay.errors import BayError, CallerError, Conflict, NotFound
@@ -35,11 +33,8 @@ READY_S = 60.0
 """The default wait of `client.sandbox()` until the sandbox is ready."""
 
 
-class Sandboxes:
+class Sandboxes(Noun):
     """The sandboxes of the key's owner."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
 
     def create(self, **options: Unpack[CreateOptions]) -> Box:
         """A new sandbox.
@@ -52,7 +47,7 @@ class Sandboxes:
         if options.get("exist_ok"):
             return self._get_or_create(named(options), options)
         key = options.get("idempotency_key") or new_id("key")
-        return Box(self._http, model(Sandbox, self._http.json(create_call(options, key))))
+        return Box(self._http, self._http.one(Sandbox, create_call(options, key)))
 
     def get_or_create(self, name: str, /, **options: Unpack[CreateOptions]) -> Box:
         """The sandbox of that name, or a new one that is as the options say.
@@ -87,8 +82,7 @@ class Sandboxes:
 
     def get(self, id_or_name: str) -> Box:
         """The sandbox of that id or name. Raises NotFound."""
-        call = Call(method="GET", path=sandbox_path(id_or_name), safe=True)
-        return Box(self._http, model(Sandbox, self._http.json(call)))
+        return Box(self._http, self._http.one(Sandbox, Call.get(sandbox_path(id_or_name))))
 
     def list(
         self,
@@ -99,12 +93,12 @@ class Sandboxes:
         name_prefix: str | None = None,
         label: str | None = None,
         limit: int | None = None,
-    ) -> Iterator[Box]:
+    ) -> Generator[Box, None, None]:
         """All that match, oldest first, page by page as they are taken.
 
         `label` is ``key:value``, `limit` the page size.
         """
-        filters: Mapping[str, object] = {
+        filters = {
             "status": status,
             "compute": compute,
             "profile": profile,
@@ -112,15 +106,8 @@ class Sandboxes:
             "label": label,
             "limit": limit,
         }
-        cursor: str | None = None
-        more = True
-        while more:
-            params = list_params(filters, cursor)
-            page = self._http.json(Call(method="GET", path="/v1/sandboxes", params=params, safe=True))
-            for item in items(page):
-                yield Box(self._http, model(Sandbox, item))
-            cursor = next_cursor(page)
-            more = cursor is not None
+        for info in self._http.paged(Sandbox, "/v1/sandboxes", filters):
+            yield Box(self._http, info)
 
 
 class Client:
@@ -159,9 +146,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -170,13 +155,12 @@ class Client:
 
     def health(self) -> dict[str, str]:
         """``{"status": "ok", "version": …}``; needs no key."""
-        answer = self._http.json(Call(method="GET", path="/health", safe=True))
+        answer = self._http.json(Call.get("/health"))
         return {name: str(value) for name, value in answer.items()}
 
     def profiles(self) -> list[Profile]:
         """The kinds of sandbox there are; needs no key."""
-        page = self._http.json(Call(method="GET", path="/v1/profiles", safe=True))
-        return [model(Profile, item) for item in items(page)]
+        return self._http.all(Profile, Call.get("/v1/profiles"))
 
     def events(
         self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True
@@ -190,8 +174,7 @@ class Client:
         its id.
         """
         path = sandbox_path(sandbox, "events") if sandbox else "/v1/events"
-        events = Events(self._http, path, one_sandbox=sandbox is not None)
-        return events.follow(since) if follow else events.kept(since)
+        return events(self._http, path, since, follow=follow, one_sandbox=sandbox is not None)
 
     @contextmanager
     def sandbox(self, **options: Unpack[CreateOptions]) -> Generator[Box, None, None]:

@@ -12,17 +12,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, Unpack
 
-from bay.client._answers import items, model, next_cursor
-from bay.client._calls import Call, Json, Params, list_params, wait_slice
+from bay.client._calls import Call, Json, Params, wait_slice
 from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._options import SpawnOptions, exec_body, spawn_body
-from bay.client._paths import sandbox_path
 from bay.client._results import Collected, RunResult, chunks_of
 from bay.client._seam import beside, cleanup, sleep
 from bay.client._sync.attach import Attachment
-from bay.client._sync.http import Body, Http
-from bay.client._sync.output import read_output
+from bay.client._sync.http import Body, Http, SandboxNoun
 from bay.errors import BayError, Conflict, NotFound, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
@@ -44,7 +41,7 @@ ENDING_S = 5.0
 """How long the end of a command that was given up is tried for, which may not have begun yet."""
 
 
-class Proc:
+class Proc(SandboxNoun):
     """A command that was started in a sandbox. `info` is what was last heard of it.
 
     Unless it was started with `wait_for_reader=False` it waits for what reads its output: its first `output`,
@@ -52,8 +49,7 @@ class Proc:
     """
 
     def __init__(self, http: Http, sandbox_id: str, info: Exec, collected: Collected | None = None) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+        super().__init__(http, sandbox_id)
         self.info = info
         self._collected = collected if info.wait_for_reader else None
         """The output that `wait` has read so far; None where another reader has it."""
@@ -76,9 +72,7 @@ class Proc:
 
         Answers once it has ended; again is no error.
         """
-        call = Call(method="DELETE", path=self._path(), safe=True, wait_s=GRACE_S)
-        self.info = model(Exec, self._http.json(call))
-        return self.info
+        return self._ask(Call("DELETE", self._path(), safe=True, wait_s=GRACE_S))
 
     def wait(self, timeout_s: float | None = None) -> RunResult:
         """Wait until it has ended, for ever without a `timeout_s` (seconds), and give what it printed.
@@ -117,10 +111,9 @@ class Proc:
         may only read cannot have it wait. After the end `info` says how the command ended.
         """
         limit = Limit(timeout_s, f"{self.id} has printed nothing for {timeout_s} s", renewed=True)
-        cursor = Cursor(self.info, self._begin(since), self._http.config.retry_s, limit)
         claims = self.info.wait_for_reader if wait_for_reader is None else wait_for_reader
-        call_from = partial(self._output_call, follow, claims)
-        with closing(read_output(self._http, cursor, call_from, follow=follow)) as chunks:
+        cursor = self._cursor(self._begin(since), limit, follow=follow, claims=claims)
+        with closing(self._http.followed(cursor)) as chunks:
             yield from chunks
         self.info = cursor.info
 
@@ -175,9 +168,7 @@ class Proc:
 
         InvalidArgument without a terminal.
         """
-        params = {"scrollback": scrollback}
-        call = Call(method="GET", path=self._path("screen"), params=params, safe=True)
-        return model(Screen, self._http.json(call))
+        return self._http.one(Screen, Call.get(self._path("screen"), {"scrollback": scrollback}))
 
     def _begin(self, since: int | None) -> int | None:
         """Where a reader begins that asks for `since`."""
@@ -188,10 +179,9 @@ class Proc:
     def _collect(self, collected: Collected, timeout_s: float | None) -> RunResult:
         """Read its output into `collected` until it ends."""
         limit = Limit(timeout_s, str(still_running(self.id, timeout_s)))
-        cursor = Cursor(self.info, None, self._http.config.retry_s, limit)
+        cursor = self._cursor(None, limit, follow=True, claims=True)
         cursor.next = collected.next_offset
-        call_from = partial(self._output_call, True, True)
-        with closing(read_output(self._http, cursor, call_from, follow=True)) as chunks:
+        with closing(self._http.followed(cursor)) as chunks:
             for chunk in chunks:
                 collected.add((chunk,))
         self.info = cursor.info
@@ -206,28 +196,31 @@ class Proc:
 
     def _post(self, what: Literal["signal", "resize"], **body: object) -> Exec:
         # A size sent twice is the same size; a signal sent twice is two signals.
-        call = Call(method="POST", path=self._path(what), body=body, safe=what == "resize")
-        self.info = model(Exec, self._http.json(call))
-        return self.info
+        return self._ask(Call("POST", self._path(what), body=body, safe=what == "resize"))
 
     def _stdin_call(self, *, eof: bool) -> Call:
         params = {"eof": "true"} if eof else {}
         headers = {"Content-Type": "application/octet-stream"}
-        path = self._path("stdin")
-        return Call(method="POST", path=path, params=params, headers=headers, wait_s=TAKING_S)
+        return Call("POST", self._path("stdin"), params=params, headers=headers, wait_s=TAKING_S)
+
+    def _cursor(self, since: int | None, limit: Limit, *, follow: bool, claims: bool) -> Cursor:
+        call_from = partial(self._output_call, follow, claims)
+        return Cursor(self.info, since, self._http.config.retry_s, call_from, follow=follow, limit=limit)
 
     def _output_call(self, follow: bool, claims: bool, since: int) -> Call:
-        params: Params = {"since": since, "follow": follow, "wait_for_reader": claims}
-        return Call(method="GET", path=self._path("output"), params=params, safe=True)
+        params = {"since": since, "follow": follow, "wait_for_reader": claims}
+        return Call.get(self._path("output"), params)
 
     def _get(self, wait_s: float | None) -> Exec:
         params: Params = {} if wait_s is None else {"wait": wait_s, "chunks": True}
-        call = Call(method="GET", path=self._path(), params=params, safe=True, wait_s=wait_s or 0.0)
-        self.info = model(Exec, self._http.json(call))
+        return self._ask(Call.get(self._path(), params, wait_s or 0.0))
+
+    def _ask(self, call: Call) -> Exec:
+        self.info = self._http.one(Exec, call)
         return self.info
 
     def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, "execs", self.id, *rest)
+        return super()._path("execs", self.id, *rest)
 
 
 def still_running(exec_id: str, timeout_s: float | None) -> Timeout:
@@ -264,31 +257,19 @@ def _pieces(data: bytes) -> Body:
     return pieces
 
 
-class Execs:
+class Execs(SandboxNoun):
     """The commands of one sandbox."""
 
-    def __init__(self, http: Http, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    _noun = ("execs",)
 
     def get(self, exec_id: str) -> Proc:
         """The command with that id. Raises NotFound 10 minutes after its end."""
-        path = sandbox_path(self._sandbox_id, "execs", exec_id)
-        info = model(Exec, self._http.json(Call(method="GET", path=path, safe=True)))
-        return Proc(self._http, self._sandbox_id, info)
+        return self._proc(self._http.one(Exec, Call.get(self._path(exec_id))))
 
     def list(self) -> Iterator[Proc]:
         """All of them, page by page as they are taken."""
-        cursor: str | None = None
-        more = True
-        while more:
-            params = list_params({}, cursor)
-            call = Call(method="GET", path=sandbox_path(self._sandbox_id, "execs"), params=params, safe=True)
-            page = self._http.json(call)
-            for item in items(page):
-                yield Proc(self._http, self._sandbox_id, model(Exec, item))
-            cursor = next_cursor(page)
-            more = cursor is not None
+        for info in self._http.paged(Exec, self._path(), {}):
+            yield self._proc(info)
 
     def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> Proc:
         """Start a command and return at once; see `SpawnOptions`, and `Box.run` for the rest.
@@ -301,7 +282,7 @@ class Execs:
         except BaseException as error:
             self._end_unless_failed(exec_id, error)
             raise
-        return Proc(self._http, self._sandbox_id, info, Collected())
+        return self._proc(info, Collected())
 
     def run(
         self,
@@ -326,7 +307,7 @@ class Execs:
             if info.state != "running":
                 collected.add(chunks_of(info))
                 return collected.result(info)
-            return Proc(self._http, self._sandbox_id, info, collected).wait(limit_s)
+            return self._proc(info, collected).wait(limit_s)
         except BaseException as error:
             self._end_unless_failed(exec_id, error)
             raise
@@ -344,9 +325,9 @@ class Execs:
         body = exec_body(command, None, wait_for_reader=True, stdin_open=True, **options)
         try:
             info = self._start(body, exec_id, None)
-            feeding = _Feeding(Proc(self._http, self._sandbox_id, info), stdin)
+            feeding = _Feeding(self._proc(info), stdin)
             with beside(feeding.run):
-                result = Proc(self._http, self._sandbox_id, info, collected).wait(limit_s)
+                result = self._proc(info, collected).wait(limit_s)
         except BaseException as error:
             self._end_unless_failed(exec_id, error)
             raise
@@ -362,7 +343,7 @@ class Execs:
 
     def _end(self, exec_id: str) -> None:
         """End an abandoned command, which may be starting just now."""
-        call = Call(method="DELETE", path=sandbox_path(self._sandbox_id, "execs", exec_id), safe=True)
+        call = Call("DELETE", self._path(exec_id), safe=True)
         until = time.monotonic() + ENDING_S
         while time.monotonic() < until:
             try:
@@ -376,17 +357,11 @@ class Execs:
     def _start(self, body: Json, exec_id: str, wait_s: float | None) -> Exec:
         # The id is ours and is the idempotency key too, so sending the start twice cannot run the command
         # twice.
-        call = Call(
-            method="POST",
-            path=sandbox_path(self._sandbox_id, "execs"),
-            params={} if wait_s is None else {"wait": wait_s, "chunks": True},
-            body={**body, "id": exec_id},
-            headers={"Idempotency-Key": exec_id},
-            safe=True,
-            wait_s=wait_s or 0.0,
-        )
+        params = {} if wait_s is None else {"wait": wait_s, "chunks": True}
+        body = {**body, "id": exec_id}
+        call = Call.once(self._path(), body, exec_id, params=params, wait_s=wait_s or 0.0)
         try:
-            return model(Exec, self._http.json(call))
+            return self._http.one(Exec, call)
         except Conflict as conflict:
             return self._already_started(exec_id, conflict)
 
@@ -396,3 +371,6 @@ class Execs:
             return (self.get(exec_id)).info
         except NotFound:
             raise conflict from None
+
+    def _proc(self, info: Exec, collected: Collected | None = None) -> Proc:
+        return Proc(self._http, self._sandbox_id, info, collected)

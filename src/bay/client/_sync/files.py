@@ -26,9 +26,8 @@ from bay.client._local import (
 )
 from bay.client._options import octal
 from bay.client._pack import packed, weight
-from bay.client._paths import files_path
 from bay.client._seam import cleanup, in_thread
-from bay.client._sync.http import Http, accepted
+from bay.client._sync.http import SandboxNoun, accepted
 from bay.client._sync.open import FileReader, FileWriter
 from bay.client._sync.transfer import body, fetched, opened, save, streamed
 from bay.client._sync.watch import Watch
@@ -47,7 +46,7 @@ SEARCH_S = 60.0
 """How much longer than other calls a search may take; Bay gives it half of that."""
 
 
-class Files:
+class Files(SandboxNoun):
     """The files of one sandbox: whatever its user may touch.
 
     Raises FileMissing for what is not there, Forbidden for what its user may not do, StorageFull when there
@@ -55,9 +54,7 @@ class Files:
     have gone, and with how many there are in all or None.
     """
 
-    def __init__(self, http: Http, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    _noun = ("files",)
 
     # Content
 
@@ -214,7 +211,7 @@ class Files:
     def stat(self, path: str, *, follow: bool = True) -> FileInfo:
         """The file at a path; of a symbolic link its target, unless `follow` is False."""
         call = self._call("GET", "stat", path=path, **flags(follow=follow))
-        return model(FileInfo, self._http.json(call))
+        return self._http.one(FileInfo, call)
 
     def exists(self, path: str) -> bool:
         """Whether there is something at a path. A link that leads nowhere is nothing."""
@@ -275,13 +272,12 @@ class Files:
         """
         options = flags(regex=regex, ignore_case=ignore_case, hidden=hidden, gitignore=gitignore)
         call = self._call("GET", "search", **given(path=path, query=query, glob=glob, limit=limit), **options)
-        return model(SearchResult, self._http.json(replace(call, wait_s=SEARCH_S)))
+        return self._http.one(SearchResult, replace(call, wait_s=SEARCH_S))
 
     def watch(self, path: str = ".", *, recursive: bool = True) -> Watch:
         """Watch a file, or a directory and all below it; with `with`, and iterated for `bay.FileEvent`."""
-        return Watch(
-            self._http, files_path(self._sandbox_id, "watch"), {"path": path, **flags(recursive=recursive)}
-        )
+        params = {"path": path, **flags(recursive=recursive)}
+        return Watch(self._http, self._path("watch"), params)
 
     # Changes
 
@@ -318,10 +314,7 @@ class Files:
         return model(FileInfo, self._post(what, fields, safe=safe))
 
     def _post(self, what: str, fields: Json, *, safe: bool = False) -> Json:
-        call = Call(
-            method="POST", path=files_path(self._sandbox_id, what), body=fields, safe=safe, wait_s=COPY_S
-        )
-        return self._http.json(call)
+        return self._http.json(Call("POST", self._path(what), body=fields, safe=safe, wait_s=COPY_S))
 
     def _upload(
         self,
@@ -332,14 +325,14 @@ class Files:
         progress: Progress | None,
     ) -> int:
         call = self._put(remote, about, mode, repeatable=isinstance(source, str | bytes | PathLike))
-        answer = self._http.json(call, body(source, Meter(progress, about.size)))
-        return model(FileInfo, answer).size or 0
+        info = self._http.one(FileInfo, call, body(source, Meter(progress, about.size)))
+        return info.size or 0
 
     def _put(self, path: str, about: LocalFacts, mode: int | str | None, *, repeatable: bool) -> Call:
         wanted = about.mode if mode is None else mode
         return Call(
-            method="PUT",
-            path=files_path(self._sandbox_id, "content"),
+            "PUT",
+            self._path("content"),
             params=given(path=path, mode=octal(wanted), mtime=about.mtime),
             headers={"Content-Type": "application/octet-stream"},
             safe=True,
@@ -356,9 +349,7 @@ class Files:
         return Fetch(self._content(path), retry_s, start=start, length=length, rewind=rewind)
 
     def _call(self, method: Literal["GET", "PUT", "DELETE"], *what: str, **params: str | int) -> Call:
-        return Call(
-            method=method, path=files_path(self._sandbox_id, *what), params=params, safe=method != "DELETE"
-        )
+        return Call(method, self._path(*what), params=params, safe=method != "DELETE")
 
 
 class _Listing:

@@ -5,39 +5,44 @@
 It retries calls where that is safe, and raises Bay's errors.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import httpx
 
-from bay.client._answers import check, check_own, decode
-from bay.client._calls import Call, Json
+from bay.client._answers import check, check_own, decode, items, model, next_cursor
+from bay.client._calls import Call, Json, list_params
 from bay.client._config import CONNECT_S, Config, http_options
 from bay.client._failures import Attempts, http_errors
+from bay.client._follow import Followed, Reading
 from bay.client._lines import Lines
+from bay.client._paths import sandbox_path
 from bay.client._seam import sleep
-from bay.errors import BayError
+from bay.errors import BayError, ConnectionFailed, HostError, NotFound, OutputGone, Timeout
 
 Body = Callable[[], Iterator[bytes]]
+Check = Callable[[httpx.Response, str], None]
 T = TypeVar("T")
-Item = TypeVar("Item", covariant=True)
 
 
-class Reading(Protocol[Item]):
-    """A place in a stream of lines.
+def tried(call: Call, retry_s: float, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`, which makes `call`, made again for as long as `Attempts` has it."""
+    attempts = Attempts(call, retry_s)
+    while True:
+        try:
+            return attempt()
+        except BayError as error:
+            pause = attempts.pause(error)
+        sleep(pause)
 
-    `accept` gives what is new on one, None where nothing is; then `ended` may be true.
-    """
 
-    ended: bool
-
-    def accept(self, line: bytes) -> Item | None: ...
-
-
-def accepted(response: httpx.Response, reading: Reading[T]) -> Generator[T, None, None]:
+def accepted(
+    response: httpx.Response, reading: Reading[T], lines: Lines | None = None
+) -> Generator[T, None, None]:
     """The new lines of a streamed answer, until the reader or the answer has ended."""
-    lines = Lines()
+    lines = lines or Lines()
     for data in response.iter_bytes():
         for line in lines.feed(data):
             item = reading.accept(line)
@@ -60,47 +65,76 @@ class Http:
 
     def json(self, call: Call, content: Body | None = None) -> Json:
         """The JSON object that `call` answers. `content` makes the body anew for each attempt."""
-        return decode(self._answer(call, content), self.config.url)
+        once = partial(self._once, call, content, self._timeout(call), check)
+        return decode(tried(call, self.config.retry_s, once), self.config.url)
 
-    def _answer(self, call: Call, content: Body | None) -> httpx.Response:
-        attempts = Attempts(call, self.config.retry_s)
-        while True:
-            try:
-                return self._once(call, content)
-            except BayError as error:
-                pause = attempts.pause(error)
-            sleep(pause)
+    def one(self, kind: type[T], call: Call, content: Body | None = None) -> T:
+        """The `kind` that `call` answers."""
+        return model(kind, self.json(call, content))
 
-    def _once(self, call: Call, content: Body | None) -> httpx.Response:
+    def all(self, kind: type[T], call: Call) -> list[T]:
+        """The items of a list that is one page."""
+        return [model(kind, item) for item in items(self.json(call))]
+
+    def paged(
+        self, kind: type[T], path: str, filters: Mapping[str, object], cursor: str | None = None
+    ) -> Generator[T, None, None]:
+        """The items of the list at `path` that match; each page is asked for after the one before."""
+        more = True
+        while more:
+            page = self.json(Call.get(path, list_params(filters, cursor)))
+            for item in items(page):
+                yield model(kind, item)
+            cursor = next_cursor(page)
+            more = cursor is not None
+
+    def fetch(self, call: Call, content: bytes | None, timeout_s: float) -> httpx.Response:
+        """The answer of an app in a sandbox, whatever its status. Bay's own error in its place is raised."""
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
+        return tried(call, self.config.retry_s, partial(self._once, call, content, timeout, check_own))
+
+    def _once(
+        self, call: Call, content: Body | bytes | None, timeout: httpx.Timeout, checked: Check
+    ) -> httpx.Response:
         with http_errors(self.config.url):
             response = self._client.request(
                 call.method,
                 call.address,
-                content=content() if content else call.json_content,
+                content=content() if callable(content) else call.json_content if content is None else content,
                 headers=call.all_headers,
-                timeout=self._timeout(call),
+                timeout=timeout,
             )
-        check(response, self.config.url)
+        checked(response, self.config.url)
         return response
 
-    def fetch(self, call: Call, content: bytes | None, timeout_s: float) -> httpx.Response:
-        """The answer of an app in a sandbox, whatever its status. Bay's own error in its place is raised."""
-        attempts = Attempts(call, self.config.retry_s)
-        while True:
-            try:
-                with http_errors(self.config.url):
-                    response = self._client.request(
-                        call.method,
-                        call.address,
-                        content=call.json_content if content is None else content,
-                        headers=call.all_headers,
-                        timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
-                    )
-                check_own(response, self.config.url)
-                return response
-            except BayError as error:
-                pause = attempts.pause(error)
-            sleep(pause)
+    def followed(self, place: Followed[T]) -> Generator[T, None, None]:
+        """The items from `place` on, over as many connections as it takes, until it has ended."""
+        while not place.ended:
+            with closing(self._connection(place)) as found:
+                yield from found
+
+    def _connection(self, place: Followed[T]) -> Generator[T, None, None]:
+        """The items of one connection; returns when a new one should be made."""
+        connected = False
+        error: BayError
+        try:
+            with self.stream(place.call(), place.silence_s()) as response:
+                connected = True
+                place.opened(response)
+                with closing(accepted(response, place, place.lines())) as found:
+                    yield from found
+            place.closed()
+            if place.ended:
+                return
+            error = ConnectionFailed(place.early)
+        except (NotFound, OutputGone, HostError, ConnectionFailed) as failed:
+            # A stream that is silent for a while looks like a timeout: ask again, it costs nothing.
+            if isinstance(failed, Timeout):
+                place.silence_s()
+                if connected:
+                    return
+            error = failed
+        sleep(place.pause(error))
 
     @contextmanager
     def stream(self, call: Call, silence_s: float | None = None) -> Generator[httpx.Response, None]:
@@ -127,3 +161,23 @@ class Http:
         longer_s = timeout_s + call.wait_s
         read_s = longer_s if silence_s is None else min(longer_s, silence_s)
         return httpx.Timeout(timeout_s, read=read_s, write=longer_s, connect=min(timeout_s, CONNECT_S))
+
+
+class Noun:
+    """The calls about one kind of thing."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+
+class SandboxNoun(Noun):
+    """The calls about one kind of thing of one sandbox, below the path `_noun` of it."""
+
+    _noun: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, http: Http, sandbox_id: str) -> None:
+        super().__init__(http)
+        self._sandbox_id = sandbox_id
+
+    def _path(self, *rest: str) -> str:
+        return sandbox_path(self._sandbox_id, *self._noun, *rest)

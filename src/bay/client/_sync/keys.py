@@ -2,23 +2,18 @@
 
 """API keys, for holders of an admin key."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import datetime
 
-from bay.client._answers import model
 from bay.client._calls import Call, given
-from bay.client._paths import key_path
-from bay.client._sync.http import Http
-from bay.client._sync.paging import paged
+from bay.client._paths import noun_path
+from bay.client._sync.http import Noun
 from bay.clock import to_rfc3339
 from bay.models import Key, KeyScope, Limits, NewKey, to_wire
 
 
-class Keys:
+class Keys(Noun):
     """The keys of every owner."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
 
     def create(
         self,
@@ -44,16 +39,15 @@ class Keys:
             expires_at=expires_at and to_rfc3339(expires_at),
             quotas=quotas and given(**to_wire(quotas)),
         )
-        return model(NewKey, self._http.json(Call(method="POST", path="/v1/keys", body=body)))
+        return self._http.one(NewKey, Call("POST", "/v1/keys", body=body))
 
-    def list(self, *, owner: str | None = None, limit: int | None = None) -> Iterator[Key]:
+    def list(self, *, owner: str | None = None, limit: int | None = None) -> Generator[Key, None, None]:
         """All keys, or those of one owner, oldest first, revoked and expired ones too.
 
         `limit` is the page size.
         """
-        for item in paged(self._http, "/v1/keys", {"owner": owner, "limit": limit}):
-            yield model(Key, item)
+        return self._http.paged(Key, "/v1/keys", {"owner": owner, "limit": limit})
 
     def revoke(self, key_id: str) -> None:
         """Revoke a key from now on. Idempotent. Raises Conflict for the last admin key."""
-        self._http.json(Call(method="DELETE", path=key_path(key_id), safe=True))
+        self._http.json(Call("DELETE", noun_path("keys", key_id), safe=True))

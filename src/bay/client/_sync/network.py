@@ -4,28 +4,22 @@
 
 from collections.abc import Sequence
 
-from bay.client._answers import model
 from bay.client._calls import Call
 from bay.client._options import bare
-from bay.client._paths import sandbox_path
-from bay.client._sync.http import Http
+from bay.client._sync.http import SandboxNoun
 from bay.models import NetworkMode, NetworkPolicy, NetworkRule, NetworkState
 
 
-class Network:
+class Network(SandboxNoun):
     """The network of one sandbox.
 
     A change of policy holds when the call returns, for connections that stand as well. None of this starts
     compute.
     """
 
-    def __init__(self, http: Http, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
-
     def get(self) -> NetworkPolicy:
         """The policy: its own, or its profile's."""
-        return self._policy(Call(method="GET", path=self._path("network-policy"), safe=True))
+        return self._policy(Call.get(self._path("network-policy")))
 
     def set(self, policy: NetworkPolicy | NetworkMode, rules: Sequence[NetworkRule] = ()) -> NetworkPolicy:
         """Have it reach what `policy` says: a whole one, or a mode with `rules`.
@@ -34,23 +28,18 @@ class Network:
         says which and why. Nothing is changed then.
         """
         wanted = policy if isinstance(policy, NetworkPolicy) else NetworkPolicy(mode=policy, rules=(*rules,))
-        path = self._path("network-policy")
-        return self._policy(Call(method="PUT", path=path, body=bare(wanted), safe=True))
+        return self._policy(Call("PUT", self._path("network-policy"), body=bare(wanted), safe=True))
 
     def reset(self) -> NetworkPolicy:
         """Give its own policy up for its profile's, which is returned.
 
         Without one of its own this is no error.
         """
-        return self._policy(Call(method="DELETE", path=self._path("network-policy"), safe=True))
+        return self._policy(Call("DELETE", self._path("network-policy"), safe=True))
 
     def state(self) -> NetworkState:
         """The allowed and refused traffic since its session began: counts by rule, names, bytes."""
-        call = Call(method="GET", path=self._path("network"), safe=True)
-        return model(NetworkState, self._http.json(call))
+        return self._http.one(NetworkState, Call.get(self._path("network")))
 
     def _policy(self, call: Call) -> NetworkPolicy:
-        return model(NetworkPolicy, self._http.json(call))
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, *rest)
+        return self._http.one(NetworkPolicy, call)

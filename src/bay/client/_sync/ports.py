@@ -5,37 +5,32 @@
 import time
 from collections.abc import Mapping
 from json import dumps
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
-from bay.client._answers import items, model
-from bay.client._calls import Call
-from bay.client._paths import app_path, refuse_authorization, sandbox_path
+from bay.client._calls import Call, Method
+from bay.client._paths import app_path, refuse_authorization
 from bay.client._seam import sleep
-from bay.client._sync.http import Http
+from bay.client._sync.http import SandboxNoun
 from bay.client._tunneling import checked_port
 from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 
 Listening = list[Port]
-Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 POLL_S = 0.2
 """How long to wait before it is asked again what listens, or how a service is."""
 
 
-class Ports:
+class Ports(SandboxNoun):
     """The ports of one sandbox. None of this starts compute."""
 
-    def __init__(self, http: Http, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    _noun = ("ports",)
 
     def list(self) -> Listening:
         """Where something listens now, with a URL that leads there; empty for a sandbox that does not run."""
-        page = self._http.json(Call(method="GET", path=self._path(), safe=True))
-        return [model(Port, item) for item in items(page)]
+        return self._http.all(Port, Call.get(self._path()))
 
     def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
         """The listener on a port, once there is one; asks about five times a second. Wakes nothing.
@@ -72,8 +67,8 @@ class Ports:
             body = dumps(json).encode()
             extra = {"Content-Type": "application/json", **extra}
         call = Call(
-            method=method,
-            path=app_path(self._sandbox_id, checked_port(port), path),
+            method,
+            app_path(self._sandbox_id, checked_port(port), path),
             headers=extra,
             safe=method in ("GET", "HEAD", "OPTIONS"),
         )
@@ -85,20 +80,16 @@ class Ports:
         With `once` it opens once. It ends with the key that made it. Nothing needs to listen there yet.
         """
         body = {"expires_in": expires_in, "once": once}
-        call = Call(method="POST", path=self._path(checked_port(port), "links"), body=body)
-        return model(PortLink, self._http.json(call))
+        return self._http.one(PortLink, Call("POST", self._path(checked_port(port), "links"), body=body))
 
     def set_access(self, port: int, access: PortAccess) -> PortSettings:
         """Say who may reach it: its ``"owner"``, or everybody (``"public"``)."""
-        call = Call(method="PUT", path=self._path(checked_port(port)), body={"access": access}, safe=True)
-        return model(PortSettings, self._http.json(call))
+        call = Call("PUT", self._path(checked_port(port)), body={"access": access}, safe=True)
+        return self._http.one(PortSettings, call)
 
     def forget(self, port: int) -> None:
         """Take back what was set for it: it is its owner's, and is listed only while something listens.
 
         Again is no error.
         """
-        self._http.json(Call(method="DELETE", path=self._path(checked_port(port)), safe=True))
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, "ports", *rest)
+        self._http.json(Call("DELETE", self._path(checked_port(port)), safe=True))

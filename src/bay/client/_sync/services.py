@@ -4,17 +4,14 @@
 
 import time
 from collections.abc import Generator
-from contextlib import closing
 from functools import partial
 
-from bay.client._answers import items, model
 from bay.client._calls import Call
 from bay.client._follow import Lined
 from bay.client._options import service_body
 from bay.client._paths import sandbox_path
 from bay.client._seam import sleep
-from bay.client._sync.http import Http
-from bay.client._sync.output import read_output
+from bay.client._sync.http import SandboxNoun
 from bay.client._sync.ports import POLL_S, Ports
 from bay.errors import Conflict, Timeout
 from bay.models import OutputChunk, Service, ServiceSpec
@@ -22,24 +19,21 @@ from bay.models import OutputChunk, Service, ServiceSpec
 Known = list[Service]
 
 
-class Services:
+class Services(SandboxNoun):
     """The services of one sandbox, each called by its name.
 
     They are kept with it, and started with every session.
     """
 
-    def __init__(self, http: Http, sandbox_id: str) -> None:
-        self._http = http
-        self._sandbox_id = sandbox_id
+    _noun = ("services",)
 
     def list(self) -> Known:
         """All, and how they are."""
-        page = self._http.json(Call(method="GET", path=self._path(), safe=True))
-        return [model(Service, item) for item in items(page)]
+        return self._http.all(Service, Call.get(self._path()))
 
     def get(self, name: str) -> Service:
         """One of them. Raises NotFound."""
-        return self._ask(Call(method="GET", path=self._path(name), safe=True))
+        return self._http.one(Service, Call.get(self._path(name)))
 
     def put(self, spec: ServiceSpec, *, wait: float | None = None) -> Service:
         """Define a service as `spec`: a new one, or in place of one of that name, restarted if it differs.
@@ -47,8 +41,8 @@ class Services:
         With `wait` it answers once the service is ready, as `wait_ready` does within so many seconds. Raises
         InvalidArgument for what cannot be, such as services that need each other.
         """
-        body = service_body(spec)
-        made = self._ask(Call(method="PUT", path=self._path(spec.name), body=body, safe=True))
+        call = Call("PUT", self._path(spec.name), body=service_body(spec), safe=True)
+        made = self._http.one(Service, call)
         return self.wait_ready(spec.name, wait) if wait else made
 
     def wait_ready(self, name: str, timeout_s: float = 60.0) -> Service:
@@ -59,15 +53,8 @@ class Services:
         has failed or is stopped, with what it says, and Timeout after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
-        self._http.json(
-            Call(
-                method="POST",
-                path=sandbox_path(self._sandbox_id, "start"),
-                params={"wait": timeout_s},
-                safe=True,
-                wait_s=timeout_s,
-            )
-        )
+        path = sandbox_path(self._sandbox_id, "start")
+        self._http.json(Call("POST", path, params={"wait": timeout_s}, safe=True, wait_s=timeout_s))
         while not is_ready(service := self.get(name)) or not self._listens(service):
             if time.monotonic() > deadline:
                 raise Timeout(f"the service {name} is not ready after {timeout_s:g} s: {said_of(service)}")
@@ -84,19 +71,19 @@ class Services:
 
         Raises NotFound, and Conflict while another service needs it.
         """
-        self._http.json(Call(method="DELETE", path=self._path(name)))
+        self._http.json(Call("DELETE", self._path(name)))
 
     def start(self, name: str) -> Service:
         """Have it run, now and with every session to come. Again is no error."""
-        return self._ask(Call(method="POST", path=self._path(name, "start"), safe=True))
+        return self._post(name, "start", safe=True)
 
     def stop(self, name: str) -> Service:
         """End it, and leave it ended until `start`. Again is no error."""
-        return self._ask(Call(method="POST", path=self._path(name, "stop"), safe=True))
+        return self._post(name, "stop", safe=True)
 
     def restart(self, name: str) -> Service:
         """End it and start it anew."""
-        return self._ask(Call(method="POST", path=self._path(name, "restart")))
+        return self._post(name, "restart", safe=False)
 
     def logs(
         self, name: str, since: int | None = None, *, follow: bool = False
@@ -105,20 +92,15 @@ class Services:
 
         Offsets go on over its restarts. `since` and dropped connections are as for `Proc.output`.
         """
-        place = Lined(f"the service {name}", since, self._http.config.retry_s)
         call_from = partial(self._logs_call, name, follow)
-        with closing(read_output(self._http, place, call_from, follow=follow)) as chunks:
-            yield from chunks
+        retry_s = self._http.config.retry_s
+        return self._http.followed(Lined(f"the service {name}", since, retry_s, call_from, follow=follow))
 
     def _logs_call(self, name: str, follow: bool, since: int) -> Call:
-        params: dict[str, str | int] = {"since": since, "follow": "true" if follow else "false"}
-        return Call(method="GET", path=self._path(name, "logs"), params=params, safe=True)
+        return Call.get(self._path(name, "logs"), {"since": since, "follow": follow})
 
-    def _ask(self, call: Call) -> Service:
-        return model(Service, self._http.json(call))
-
-    def _path(self, *rest: str) -> str:
-        return sandbox_path(self._sandbox_id, "services", *rest)
+    def _post(self, name: str, what: str, *, safe: bool) -> Service:
+        return self._http.one(Service, Call("POST", self._path(name, what), safe=safe))
 
 
 def is_ready(service: Service) -> bool:

@@ -9,10 +9,9 @@ import httpx
 
 from bay.client._calls import Call
 from bay.client._content import Fetch
-from bay.client._failures import Attempts
 from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
 from bay.client._seam import cleanup, in_thread, sleep
-from bay.client._sync.http import Body, Http
+from bay.client._sync.http import Body, Http, tried
 from bay.errors import BayError
 
 
@@ -37,15 +36,8 @@ def opened(http: Http, call: Call) -> Generator[httpx.Response, None]:
 
     It is read once.
     """
-    attempts = Attempts(call, http.config.retry_s)
     with ExitStack() as stack:
-        response: httpx.Response | None = None
-        while response is None:
-            try:
-                response = stack.enter_context(http.stream(call))
-            except BayError as error:
-                sleep(attempts.pause(error))
-        yield response
+        yield tried(call, http.config.retry_s, lambda: stack.enter_context(http.stream(call)))
 
 
 def body(source: Source | bytes, meter: Meter) -> Body:

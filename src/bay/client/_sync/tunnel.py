@@ -3,15 +3,13 @@
 """A tunnel: a TCP connection to a port of a sandbox, through Bay."""
 
 from contextlib import suppress
-from types import TracebackType
+from functools import partial
 from typing import Self
 
 from bay.client._calls import Call
-from bay.client._failures import Attempts
 from bay.client._paths import sandbox_path
-from bay.client._seam import sleep
 from bay.client._socket import Socket
-from bay.client._sync.http import Http
+from bay.client._sync.http import Http, tried
 from bay.client._tunneling import EOF_FRAME, checked_port, frames, is_end, is_eof, meaning
 from bay.errors import BayError, Conflict
 
@@ -35,9 +33,7 @@ class Tunnel:
         self._socket = self._connect()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -93,14 +89,9 @@ class Tunnel:
     def _connect(self) -> Socket:
         """A new connection. Nothing was sent over it yet, so that it may be tried again."""
         config = self._http.config
-        attempts = Attempts(Call(method="GET", path=self._path, safe=True), config.retry_s)
-        while True:
-            try:
-                # As long as any other answer: the sandbox may have to be started.
-                return Socket.open(config, self._path, self._params, config.timeout_s)
-            except BayError as error:
-                pause = attempts.pause(error)
-            sleep(pause)
+        # As long as any other answer: the sandbox may have to be started.
+        opening = partial(Socket.open, config, self._path, self._params, config.timeout_s)
+        return tried(Call.get(self._path), config.retry_s, opening)
 
     def _open_socket(self) -> Socket:
         if self._socket is None:

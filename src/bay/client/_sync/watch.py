@@ -3,7 +3,6 @@
 """A watch reports changes of files live."""
 
 from collections.abc import Generator
-from types import TracebackType
 from typing import Self
 
 from bay.client._calls import Params
@@ -36,9 +35,7 @@ class Watch:
         self._connect()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

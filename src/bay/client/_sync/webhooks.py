@@ -4,19 +4,14 @@
 
 from collections.abc import Sequence
 
-from bay.client._answers import items, model
 from bay.client._calls import Call
-from bay.client._paths import webhook_path
-from bay.client._sync.http import Http
-from bay.ids import new_id
+from bay.client._paths import noun_path
+from bay.client._sync.http import Noun
 from bay.models import Webhook
 
 
-class Webhooks:
+class Webhooks(Noun):
     """The webhooks of the key's owner."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
 
     def create(self, url: str, types: Sequence[str] = ()) -> Webhook:
         """Have events of `types` (none = all) sent to `url`.
@@ -24,25 +19,17 @@ class Webhooks:
         This answer alone has the `secret` they are signed with. Raises InvalidArgument when the URL's host is
         not on a public address, QuotaExceeded beyond 20.
         """
-        call = Call(
-            method="POST",
-            path="/v1/webhooks",
-            body={"url": url, "types": list(types)},
-            headers={"Idempotency-Key": new_id("key")},
-            safe=True,
-        )
-        return model(Webhook, self._http.json(call))
+        body = {"url": url, "types": list(types)}
+        return self._http.one(Webhook, Call.once("/v1/webhooks", body))
 
     def list(self) -> list[Webhook]:
         """All of them, oldest first."""
-        page = self._http.json(Call(method="GET", path="/v1/webhooks", safe=True))
-        return [model(Webhook, item) for item in items(page)]
+        return self._http.all(Webhook, Call.get("/v1/webhooks"))
 
     def get(self, webhook_id: str) -> Webhook:
         """One, with how its deliveries go. Raises NotFound."""
-        call = Call(method="GET", path=webhook_path(webhook_id), safe=True)
-        return model(Webhook, self._http.json(call))
+        return self._http.one(Webhook, Call.get(noun_path("webhooks", webhook_id)))
 
     def delete(self, webhook_id: str) -> None:
         """Remove webhooks. Raises NotFound, also the second time."""
-        self._http.json(Call(method="DELETE", path=webhook_path(webhook_id), safe=True))
+        self._http.json(Call("DELETE", noun_path("webhooks", webhook_id), safe=True))
