@@ -14,7 +14,7 @@ import pytest
 from bay.drivers.base import Handle
 from bay.errors import FileMissing, Forbidden, InvalidArgument
 from bay.models import FileEvent
-from bay.server.files.ship_trees import TreeClient
+from bay.server.files.ship_client import FileClient
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, endpoint_of, run
@@ -25,12 +25,12 @@ _ROOT = "/root"
 
 
 @asynccontextmanager
-async def trees(handle: Handle) -> AsyncGenerator[tuple[TreeClient, Peer]]:
+async def trees(handle: Handle) -> AsyncGenerator[tuple[FileClient, Peer]]:
     """Bay's way to a session."""
     link = ShipClient()
     try:
         peer = Peer(session_id=secrets.token_hex(4), endpoint=endpoint_of(handle), token=TOKEN)
-        yield TreeClient(link), peer
+        yield FileClient(link), peer
     finally:
         link.close()
 
@@ -115,7 +115,7 @@ async def test_a_watch_sees_what_programs_of_the_sandbox_do(oci: DriverBench) ->
         assert {event.type for event in await watched} >= {"created"}
 
 
-async def events(link: TreeClient, peer: Peer, path: str, last: str) -> list[FileEvent]:
+async def events(link: FileClient, peer: Peer, path: str, last: str) -> list[FileEvent]:
     found: list[FileEvent] = []
     async with asyncio.timeout(30), link.watch(peer, path, recursive=True) as watching:
         async for event in watching.events():

@@ -34,8 +34,6 @@ from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
 from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.ship_client import FileClient
-from bay.server.files.ship_trees import TreeClient
-from bay.server.files.trees import FileTrees
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelClient
 from bay.server.keys.audit import Audits
@@ -353,8 +351,7 @@ class ControlPlane:
                 clock=self.clock,
             ),
             files,
-            FileTrees(waker=self.waker, ship=TreeClient(self.ship), connections=self.connections),
-            SandboxFiles(waker=self.waker, ship=file_client),
+            SandboxFiles(waker=self.waker, ship=file_client, connections=self.connections),
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
             Ports(

@@ -22,7 +22,7 @@ from websockets.utils import accept_key
 
 from bay.errors import BadRequest, Conflict, ShipError
 from bay.models import FileEvent
-from bay.server.files.ship_trees import TreeClient
+from bay.server.files.ship_client import FileClient
 from bay.server.ship.client import ShipClient
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,7 @@ async def test_a_ship_that_lies_about_what_it_found_is_not_believed(lie: Lie, li
     liar = await lie(saying(whole(body)))
     link = ShipClient(deadline_s=DEADLINE_S)
     with pytest.raises(ShipError):
-        await within(TreeClient(link).search(liar.peer(), "/", {}, 10))
+        await within(FileClient(link).search(liar.peer(), "/", {}, 10))
     link.close()
 
 
@@ -137,14 +137,14 @@ async def test_what_lies_as_deep_as_ship_goes_is_found_and_watched(lie: Lie) -> 
     found = {**MATCH, "path": deep(400, "\x01"), "text": "\x01" * 4096}
     body = b"".join(json.dumps(line).encode() + b"\n" for line in (found, COUNTS))
     link = ShipClient(deadline_s=DEADLINE_S)
-    result = await within(TreeClient(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
+    result = await within(FileClient(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
     assert [match.path for match in result.matches] == [found["path"]]
     moved: Json = {"type": "moved", "path": deep(257, "x"), "to": deep(257, "y"), "is_dir": False}
     text = json.dumps(moved).encode()
     liar = await lie(
         switching(WATCHING + b"\x81\x7f" + len(text).to_bytes(8) + text + frame(b"\x03\xe8", 0x88))
     )
-    assert await within(watched(TreeClient(link), liar)) == [FileEvent(**moved)]
+    assert await within(watched(FileClient(link), liar)) == [FileEvent(**moved)]
     link.close()
 
 
@@ -190,11 +190,11 @@ async def test_an_archive_that_breaks_off_in_ship_breaks_off_for_the_client(lie:
     liar = await lie(saying(head("200 OK", None, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n", close=True))
     link = ShipClient(deadline_s=DEADLINE_S)
     with pytest.raises(ShipError):
-        await packed(TreeClient(link), liar)
+        await packed(FileClient(link), liar)
     link.close()
 
 
-async def packed(link: TreeClient, liar: Liar) -> bytes:
+async def packed(link: FileClient, liar: Liar) -> bytes:
     async with link.pack(liar.peer(), "/", "tar") as chunks:
         return b"".join([chunk async for chunk in chunks])
 
@@ -309,10 +309,10 @@ async def test_a_ship_that_lies_about_what_happens_is_not_believed(
     liar = await lie(switching(sent))
     link = ShipClient(deadline_s=DEADLINE_S)
     with pytest.raises(error):
-        await watched(TreeClient(link), liar)
+        await watched(FileClient(link), liar)
     link.close()
 
 
-async def watched(link: TreeClient, liar: Liar) -> list[FileEvent]:
+async def watched(link: FileClient, liar: Liar) -> list[FileEvent]:
     async with link.watch(liar.peer(), "/x", recursive=True) as found:
         return [event async for event in found.events()]

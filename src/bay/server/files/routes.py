@@ -15,23 +15,19 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
-from bay.models import FileInfo, SearchResult
-from bay.server.files.service import SandboxFiles
-from bay.server.files.ship_client import ListEnd, ShipDownload, Wanted
-from bay.server.files.ship_trees import Unpacked
-from bay.server.files.trees import FileTrees
-from bay.server.files.watch_relay import relay
+from bay.models import FileInfo, SearchResult, to_wire
+from bay.server.files.service import SandboxFiles, Watch
+from bay.server.files.ship_client import ListEnd, ShipDownload, Unpacked, Wanted
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import Accept, Reader, SocketReader, Writer, noun_router, service
 from bay.server.web.replies import Ok, WireResponse, download_headers, within
-from bay.server.web.websocket_close import accepted
-from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
+from bay.server.web.websocket_close import Goodbye, accepted, pump, send_json
+from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES, CloseCode
 
 router = noun_router("files", "/v1/sandboxes/{sandbox_id}/files")
 
 SandboxFilesDep = Annotated[SandboxFiles, service(SandboxFiles)]
-FileTreesDep = Annotated[FileTrees, service(FileTrees)]
 
 NDJSON = "application/x-ndjson"
 _PIECE = 64 << 10
@@ -223,7 +219,7 @@ async def move_file(
     caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: Carry
 ) -> WireResponse:
     """Rename a file or directory, also to another file system; returns the destination's facts."""
-    moving = files.move(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
+    moving = files.carry(caller, sandbox_id, "move", body.source, body.destination, overwrite=body.overwrite)
     return WireResponse(await while_connected(request, moving))
 
 
@@ -232,7 +228,7 @@ async def copy_file(
     caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: Carry
 ) -> WireResponse:
     """Copy a file, or a directory with its contents; it appears at the destination when it is complete."""
-    copying = files.copy(caller, sandbox_id, body.source, body.destination, overwrite=body.overwrite)
+    copying = files.carry(caller, sandbox_id, "copy", body.source, body.destination, overwrite=body.overwrite)
     return WireResponse(await while_connected(request, copying))
 
 
@@ -266,7 +262,7 @@ async def edit_file(caller: Writer, files: SandboxFilesDep, sandbox_id: str, bod
 @router.get("/search", response_model=SearchResult)
 async def search_files(
     caller: Reader,
-    trees: FileTreesDep,
+    files: SandboxFilesDep,
     sandbox_id: str,
     request: Request,
     path: FolderPath,
@@ -288,14 +284,14 @@ async def search_files(
     """Find lines of text, or files by their names. Links are not followed; a search ends after 30 s."""
     switches = {"regex": regex, "ignore_case": ignore_case, "hidden": hidden, "gitignore": gitignore}
     asked = {"query": query, "glob": glob} | {name: str(on).lower() for name, on in switches.items()}
-    searching = trees.search(caller, sandbox_id, path, asked, limit)
+    searching = files.search(caller, sandbox_id, path, asked, limit)
     return WireResponse(await while_connected(request, searching))
 
 
 @router.get("/archive", response_class=StreamingResponse)
 async def read_archive(
     caller: Reader,
-    trees: FileTreesDep,
+    files: SandboxFilesDep,
     sandbox_id: str,
     path: FolderPath,
     format: ArchiveFormat = "tar",  # noqa: A002
@@ -304,7 +300,7 @@ async def read_archive(
     cannot read.
     """
     stack = AsyncExitStack()
-    chunks = await stack.enter_async_context(trees.pack(caller, sandbox_id, path, format))
+    chunks = await stack.enter_async_context(files.pack(caller, sandbox_id, path, format))
     name = _shown_name(path).strip(".") or "files"
     kind = "application/gzip" if format == "tar.gz" else "application/x-tar"
     headers = download_headers(f"{name}.{format}")
@@ -316,7 +312,7 @@ async def read_archive(
 )
 async def write_archive(
     caller: Writer,
-    trees: FileTreesDep,
+    files: SandboxFilesDep,
     sandbox_id: str,
     request: Request,
     path: FolderPath,
@@ -324,7 +320,7 @@ async def write_archive(
 ) -> WireResponse:
     """Unpack the body below a directory, which is created. Files unpacked before an error stay."""
     try:
-        made = await trees.unpack(caller, sandbox_id, path, format, request.stream())
+        made = await files.unpack(caller, sandbox_id, path, format, request.stream())
     except ClientDisconnect as error:
         raise BadRequest("the request body ended early; files already unpacked stay") from error
     return WireResponse(made.model_dump())
@@ -334,16 +330,16 @@ async def write_archive(
 async def watch_files(
     socket: WebSocket,
     caller: SocketReader,
-    trees: FileTreesDep,
+    files: SandboxFilesDep,
     sandbox_id: str,
     path: Annotated[str, Query(max_length=8192, description="Absolute, or relative to /workspace")] = ".",
     recursive: Annotated[bool, Query(description="Also all directories in it")] = True,
 ) -> None:
     """Watch a file or a directory: live file events."""
-    watching = trees.watch(caller, sandbox_id, raw_path(socket, path), recursive=recursive)
+    watching = files.watch(caller, sandbox_id, raw_path(socket, path), recursive=recursive)
     async with watching as watch:
         if await accepted(socket):
-            await relay(socket, watch)
+            await pump(socket, _down(socket, watch), _up(socket), watch.must_leave())
 
 
 @router.delete("", response_model=Ok)
@@ -358,6 +354,22 @@ async def delete_file(
     """Remove a file, a link (and not what it leads to), or a directory."""
     await while_connected(request, files.delete(caller, sandbox_id, path, recursive=recursive))
     return WireResponse({"status": "ok"})
+
+
+async def _down(socket: WebSocket, watch: Watch) -> Goodbye:
+    """Events to the client."""
+    await send_json(socket, {"type": "watching", "path": watch.path})
+    async for event in watch.events():
+        told = to_wire(event)
+        await send_json(socket, {name: value for name, value in told.items() if value is not None})
+    return Goodbye(CloseCode.NORMAL, "the watched path was deleted")
+
+
+async def _up(socket: WebSocket) -> Goodbye | None:
+    """None when the client has left; a watch takes no messages."""
+    if (await socket.receive())["type"] == "websocket.disconnect":
+        return None
+    return Goodbye(CloseCode.BAD_MESSAGE, "a watch accepts no messages")
 
 
 def _wanted(range_: str, if_range: str) -> Wanted:

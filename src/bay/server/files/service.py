@@ -1,23 +1,34 @@
 """The file service works through Ship, which opens files as the sandbox's own user."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from bay.errors import BadRequest, PayloadTooLarge
-from bay.models import FileEntry, FileInfo
-from bay.server.files.ship_client import FileClient, ListEnd, ShipDownload, Wanted
+from bay.errors import BadRequest, OutputGone, PayloadTooLarge
+from bay.models import FileEntry, FileEvent, FileInfo, SearchResult
+from bay.server.files.ship_client import (
+    Carrying,
+    FileClient,
+    ListEnd,
+    ShipDownload,
+    Unpacked,
+    Wanted,
+    Watching,
+)  # fmt: skip
+from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import collect
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
+from bay.server.web.open_connections import OpenConnections
 from bay.server.web.upload_spool import Spool
 from bay.server.web.workspace_paths import sandbox_path, workspace_path
 
 
 class Files:
-    """The service behind `…/filesystem/*`. Every call wakes the sandbox and counts as activity.
+    """The service behind `…/filesystem/*`, of whose paths none leaves the workspace, nor a link on its way.
 
-    Ship confines each path, and every link on its way, to the workspace.
+    Every call wakes the sandbox and counts as activity.
     """
 
     def __init__(self, *, waker: Waker, ship: FileClient, spool: Spool, max_text_bytes: int) -> None:
@@ -35,8 +46,7 @@ class Files:
         async with self.download(caller, ref, path) as (chunks, size):
             if size > self._max_text_bytes:
                 raise PayloadTooLarge(
-                    f"{path} has {size} bytes, and this call reads at most {self._max_text_bytes}; download "
-                    "it"
+                    f"{path} has {size} bytes, and this call reads at most {self._max_text_bytes}; download it"
                 )
             data = await collect(chunks, self._max_text_bytes)
         try:
@@ -81,24 +91,38 @@ class Files:
             yield normal, awake.peer
 
 
+@dataclass(kw_only=True)
+class Watch(SessionStream):
+    """A client's watch of files."""
+
+    watching: Watching
+
+    @property
+    def path(self) -> str:
+        """The watched path, in full."""
+        return self.watching.path
+
+    def events(self) -> AsyncGenerator[FileEvent]:
+        """Changes until the path is removed. Raises OutputGone or, while the session lives, ShipError."""
+        return self.until_over(self.watching.events(), _stopped)
+
+
 class SandboxFiles:
     """The service behind `…/files/*`: any path that the sandbox's user may touch.
 
     Every call wakes the sandbox and counts as activity.
     """
 
-    def __init__(self, *, waker: Waker, ship: FileClient) -> None:
+    def __init__(self, *, waker: Waker, ship: FileClient, connections: OpenConnections) -> None:
         self._waker = waker
         self._ship = ship
+        self._connections = connections
 
     @asynccontextmanager
     async def download(
         self, caller: Caller, ref: str, path: str, wanted: Wanted
     ) -> AsyncGenerator[ShipDownload, None]:
-        """A file's bytes, or some of them, as they come.
-
-        Raises FileMissing and RangeNotSatisfiable before the first.
-        """
+        """The wanted bytes of a file. Raises FileMissing and RangeNotSatisfiable before the first."""
         async with (
             self._reach(caller, ref, path=path) as peer,
             self._ship.download(peer, path, wanted) as opened,
@@ -129,32 +153,22 @@ class SandboxFiles:
     async def list(
         self, caller: Caller, ref: str, path: str, *, depth: int, glob: str | None, limit: int
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
-        """The entries below a directory, as a stream; the last item is a ListEnd.
-
-        Raises FileMissing before the first.
-        """
+        """The entries below a directory, then a ListEnd. Raises FileMissing before the first."""
         async with (
             self._reach(caller, ref, path=path) as peer,
             self._ship.list(peer, path, depth=depth, glob=glob, limit=limit) as items,
         ):
             yield items
 
-    async def move(
-        self, caller: Caller, ref: str, source: str, destination: str, *, overwrite: bool
+    async def carry(
+        self, caller: Caller, ref: str, how: Carrying, source: str, destination: str, *, overwrite: bool
     ) -> FileInfo:
-        """Rename.
+        """Rename or copy, a directory with all in it.
 
         Raises Conflict when there is something at `destination`, unless it is to be overwritten.
         """
         async with self._reach(caller, ref, source=source, destination=destination) as peer:
-            return await self._ship.move(peer, source, destination, overwrite=overwrite)
-
-    async def copy(
-        self, caller: Caller, ref: str, source: str, destination: str, *, overwrite: bool
-    ) -> FileInfo:
-        """Copy, a directory with all in it. Raises as `move`."""
-        async with self._reach(caller, ref, source=source, destination=destination) as peer:
-            return await self._ship.copy(peer, source, destination, overwrite=overwrite)
+            return await self._ship.carry(peer, how, source, destination, overwrite=overwrite)
 
     async def make_directory(
         self, caller: Caller, ref: str, path: str, *, mode: str, parents: bool
@@ -171,10 +185,7 @@ class SandboxFiles:
             return await self._ship.change_mode(peer, path, mode, recursive=recursive)
 
     async def edit(self, caller: Caller, ref: str, path: str, old: str, new: str, *, everywhere: bool) -> int:
-        """Replace a text in a file atomically; how many times.
-
-        Raises Conflict when it is not there, or more than once.
-        """
+        """How often a text was replaced in a file, atomically. Raises Conflict unless it is there once."""
         async with self._reach(caller, ref, path=path) as peer:
             return await self._ship.edit(peer, path, old, new, everywhere=everywhere)
 
@@ -182,6 +193,45 @@ class SandboxFiles:
         """Remove a file, or a directory. Raises Conflict when that is not empty, unless `recursive`."""
         async with self._reach(caller, ref, path=path) as peer:
             await self._ship.delete(peer, path, recursive=recursive)
+
+    async def search(
+        self, caller: Caller, ref: str, path: str, asked: Mapping[str, object], limit: int
+    ) -> SearchResult:
+        """The matches of a search within 30 s. Raises FileMissing, and BadRequest for an invalid pattern."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._ship.search(peer, path, asked, limit)
+
+    @asynccontextmanager
+    async def pack(
+        self, caller: Caller, ref: str, path: str, kind: str
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """A directory or file as an archive. Raises FileMissing and Forbidden before the first byte."""
+        async with (
+            self._reach(caller, ref, path=path) as peer,
+            self._ship.pack(peer, path, kind) as chunks,
+        ):
+            yield chunks
+
+    async def unpack(
+        self, caller: Caller, ref: str, path: str, kind: str, body: AsyncIterator[bytes]
+    ) -> Unpacked:
+        """Unpack an archive below a directory. Files made before an error stay."""
+        async with self._reach(caller, ref, path=path) as peer:
+            return await self._ship.unpack(peer, path, kind, body)
+
+    @asynccontextmanager
+    async def watch(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> AsyncGenerator[Watch]:
+        """Watch files. The sandbox may freeze meanwhile, and is silent then. Raises FileMissing, Conflict."""
+        sandbox_path(path)
+        with self._connections.place(caller.owner):
+            async with (
+                self._waker.awake(caller, ref, "filesystem", follower=True) as awake,
+                self._ship.watch(awake.peer, path, recursive=recursive) as watching,
+            ):
+                yield Watch(
+                    caller=caller, sandbox_id=awake.sandbox.id, session_id=awake.peer.session_id,
+                    waker=self._waker, connections=self._connections, watching=watching,
+                )  # fmt: skip
 
     @asynccontextmanager
     async def _reach(self, caller: Caller, ref: str, **paths: str) -> AsyncGenerator[Peer, None]:
@@ -192,12 +242,11 @@ class SandboxFiles:
 
 
 def _to_entry(found: FileInfo) -> FileEntry:
-    is_file, is_dir = found.type == "file", found.type == "directory"
     return FileEntry(
-        name=found.name,
-        path=found.path,
-        is_file=is_file,
-        is_dir=is_dir,
-        size=found.size,
+        name=found.name, path=found.path, is_file=found.is_file, is_dir=found.is_dir, size=found.size,
         modified_time=found.mtime,
-    )
+    )  # fmt: skip
+
+
+def _stopped() -> FileEvent:
+    raise OutputGone("the sandbox was stopped; start it and watch again")

@@ -1,33 +1,50 @@
-"""The client of a Ship's file routes, for any path. Answers are checked and bounded here."""
+"""The client of a Ship's file routes. Answers are checked and bounded here."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, Field, FiniteFloat
 
-from bay.errors import ShipError
-from bay.models import FileInfo, FileType
+from bay.errors import BadRequest, BayError, Conflict, FileMissing, Forbidden, ShipError
+from bay.models import FileEvent, FileEventType, FileInfo, FileType, SearchMatch, SearchResult
 from bay.server.ship.answers import Count, Text, collect, parse
 from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
+from bay.server.ship.websocket import Closed, ShipWebSocket
+from ship_protocol import CloseCode
 
 _SILENCE_S = 120.0
 """For a Ship that neither gives nor takes. Longer than a disk takes to come back."""
 _WORK_S = 3600.0
 """For what says nothing until it is done, such as a copy."""
+_SEARCH_S = 75.0
+"""Ship searches for 30 s at most, after it has waited for its turn as long."""
 _SMALL = 1 << 20
 _LINE = 256 << 10
 _MAX_ENTRIES = 10_000
 _MAX_LISTING_CHARS = 8 << 20
 _SIGNS = 16
 """Signs of life that a list may have, besides one for each second that it takes."""
+_MATCH_LINE = 1 << 20
+"""Six bytes for each of a path's characters, and for those of a text."""
+_MATCHES_BYTES = 16 << 20
 
 Mode = Annotated[str, Field(pattern=r"^[0-7]{4}$")]
 Owner = Annotated[int, Field(ge=0, lt=2**32)]
 LongText = Annotated[str, Field(max_length=65536)]
+DeepPath = Annotated[str, Field(max_length=1 << 17)]
+"""Ship descends 400 directories, each with a name of up to 255 characters, below the start."""
+Carrying = Literal["move", "copy"]
+_REFUSALS: dict[int, type[BayError]] = {
+    CloseCode.BAD_MESSAGE: BadRequest,
+    CloseCode.FORBIDDEN: Forbidden,
+    CloseCode.NOT_FOUND: FileMissing,
+    CloseCode.CONFLICT: Conflict,
+}
 
 
 class _Info(BaseModel):
@@ -71,10 +88,7 @@ class _Done(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which bytes of a file: `first` to `last` (None: the end), or the last `suffix`.
-
-    Of `if_range`'s state, else all.
-    """
+    """Bytes `first` to `last` (None: the end), or the last `suffix`; all, unless it has tag `if_range`."""
 
     first: int | None = None
     last: int | None = None
@@ -96,12 +110,59 @@ class ShipDownload:
     chunks: AsyncIterator[bytes]
 
 
+class _Match(BaseModel):
+    path: DeepPath
+    line: Count | None
+    column: Count | None
+    text: Annotated[str, Field(max_length=4096)] | None
+
+
+class _Counts(BaseModel):
+    files_searched: Count
+    files_skipped: Count
+    truncated: bool
+
+
+class _WatchReply(BaseModel):
+    type: Literal["watching"]
+    path: DeepPath
+
+
+class _WatchEvent(BaseModel):
+    type: FileEventType
+    path: DeepPath | None = None
+    to: DeepPath | None = None
+    is_dir: bool | None = None
+
+
+class Unpacked(BaseModel):
+    """The counts of an unpacked archive: everything but directories, and the bytes of files."""
+
+    files: Count
+    bytes: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Files that are watched; `path` is what is, in full."""
+
+    socket: ShipWebSocket
+    path: str
+
+    async def events(self) -> AsyncGenerator[FileEvent, None]:
+        """Changes, until the watched path is removed. Raises what Ship ends it with, and ShipError."""
+        while not isinstance(message := await self.socket.receive(), Closed):
+            yield _event(message)
+        if message.code != CloseCode.NORMAL:
+            refusal = _REFUSALS.get(message.code, ShipError)
+            raise refusal(message.reason or "the sandbox's runtime ended the watch")
+
+
 class FileClient:
-    """Bay's file calls to every session's Ship, over the connections of `link`.
+    """Bay's file calls to every session's Ship, over the connections of `ship`.
 
-    `silence_s` bounds a Ship's silence.
-
-    With `beneath` Ship confines a path, and every link on its way, to the workspace.
+    `silence_s` bounds a Ship's silence, `work_s` that of one that works. With `beneath` Ship confines a path,
+    and every link on its way, to the workspace.
     """
 
     def __init__(self, ship: ShipClient, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
@@ -150,10 +211,7 @@ class FileClient:
         return (await self._ship.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
 
     async def list_workspace(self, peer: Peer, path: str) -> list[FileInfo]:
-        """The first entries of a directory of the workspace, directories first.
-
-        A link is shown as its target.
-        """
+        """The first entries of a directory of the workspace, directories first, a link as its target."""
         query = _query(path, limit=_MAX_ENTRIES, beneath="true", follow="true", directories_first="true")
         # One deadline for all of it: the caller has nothing until the list is whole.
         async with self._ship.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s) as (wire, _):
@@ -164,26 +222,17 @@ class FileClient:
         self, peer: Peer, path: str, *, depth: int, glob: str | None, limit: int
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
         """The entries below a directory, as a stream; the last item is a ListEnd."""
-        async with self._listed(peer, _query(path, depth=depth, glob=glob, limit=limit), limit) as items:
-            yield items
-
-    @asynccontextmanager
-    async def _listed(
-        self, peer: Peer, query: Mapping[str, object], limit: int
-    ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
+        query = _query(path, depth=depth, glob=glob, limit=limit)
         opened = self._ship.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s)
         async with opened as (wire, _):
             yield _entries(wire.body(self._silence_s), limit)
 
-    async def move(self, peer: Peer, source: str, destination: str, *, overwrite: bool) -> FileInfo:
-        """Rename, also to another file system."""
+    async def carry(
+        self, peer: Peer, how: Carrying, source: str, destination: str, *, overwrite: bool
+    ) -> FileInfo:
+        """Rename, also to another file system, or copy; a directory with all in it."""
         body = {"source": source, "destination": destination, "overwrite": overwrite}
-        return await self._work(peer, "/fs/move", body)
-
-    async def copy(self, peer: Peer, source: str, destination: str, *, overwrite: bool) -> FileInfo:
-        """Copy a file, or a directory with all in it."""
-        body = {"source": source, "destination": destination, "overwrite": overwrite}
-        return await self._work(peer, "/fs/copy", body)
+        return await self._work(peer, f"/fs/{how}", body)
 
     async def make_directory(self, peer: Peer, path: str, *, mode: str, parents: bool) -> FileInfo:
         """A directory that is there afterwards."""
@@ -202,6 +251,42 @@ class FileClient:
         """Remove a file, or a directory."""
         query = _query(path, recursive=_flag(recursive), beneath=_flag(beneath))
         await self._ship.call(peer, _Done, "DELETE", "/fs", query, deadline_s=self._work_s)
+
+    async def search(self, peer: Peer, path: str, asked: Mapping[str, object], limit: int) -> SearchResult:
+        """The matches of a search. Raises BadRequest for an invalid expression or glob."""
+        query = _query(path, **asked, limit=limit)
+        async with self._ship.open(peer, "GET", "/fs/search", query, deadline_s=_SEARCH_S) as (wire, _):
+            return await _result(wire.body(), limit)
+
+    @asynccontextmanager
+    async def pack(self, peer: Peer, path: str, kind: str) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """A directory or file as an archive, as it comes."""
+        query = _query(path, format=kind)
+        opened = self._ship.open(peer, "GET", "/fs/archive", query, deadline_s=self._silence_s)
+        async with opened as (wire, _):
+            yield wire.body(self._silence_s)
+
+    async def unpack(self, peer: Peer, path: str, kind: str, body: AsyncIterator[bytes]) -> Unpacked:
+        """Unpack an archive below a directory. Raises BadRequest for a bad one, part of which may be made."""
+        async with self._ship.open(
+            peer, "PUT", "/fs/archive", _query(path, format=kind), body, "application/octet-stream",
+            deadline_s=self._silence_s, while_moving=True,
+        ) as (wire, _):  # fmt: skip
+            return parse(Unpacked, await collect(wire.body(), _SMALL))
+
+    @asynccontextmanager
+    async def watch(self, peer: Peer, path: str, *, recursive: bool) -> AsyncGenerator[Watching, None]:
+        """Watch a directory or a file. Raises FileMissing, Forbidden, and Conflict when too many watch."""
+        query = urlencode(_query(path, recursive=_flag(recursive)))
+        async with self._ship.open_socket(peer, f"/fs/watch?{query}") as (wire, socket):
+            first = await socket.receive()
+            if isinstance(first, Closed):
+                raise _REFUSALS.get(first.code, ShipError)(first.reason)
+            if not isinstance(first, str):
+                raise ShipError("the sandbox's runtime did not name what it watches")
+            watching = parse(_WatchReply, first.encode())
+            wire.set_deadline(None)  # nothing may happen for days
+            yield Watching(socket, watching.path)
 
     async def _work(self, peer: Peer, path: str, body: Mapping[str, Any]) -> FileInfo:
         found = await self._ship.call(peer, _Info, "POST", path, None, body, self._work_s)
@@ -245,3 +330,25 @@ async def _entries(
             raise ShipError("the sandbox's runtime listed more than requested")
         yield parse(_Info, line).to_info()
     raise ShipError("the sandbox's runtime ended a list early")
+
+
+def _event(message: str | bytes) -> FileEvent:
+    if isinstance(message, bytes):
+        raise ShipError("the sandbox's runtime sent a file event in a binary message")
+    found = parse(_WatchEvent, message.encode("utf-8", "replace"))
+    if found.type != "overflow" and found.path is None:
+        raise ShipError("the sandbox's runtime sent an event without a file")
+    return FileEvent(**dict(found))
+
+
+async def _result(chunks: AsyncGenerator[bytes, None], limit: int) -> SearchResult:
+    matches: list[SearchMatch] = []
+    room = _MATCHES_BYTES
+    async for line in lines(chunks, _MATCH_LINE):
+        room -= len(line)
+        if room < 0 or len(matches) > limit:
+            raise ShipError("the sandbox's runtime sent more matches than requested")
+        if not line.startswith(b'{"path"'):
+            return SearchResult(matches=tuple(matches), **dict(parse(_Counts, line)))
+        matches.append(SearchMatch(**dict(parse(_Match, line))))
+    raise ShipError("the sandbox's runtime ended a search early")
