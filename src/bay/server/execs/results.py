@@ -10,11 +10,10 @@ from datetime import timedelta
 
 import structlog
 
-from bay.cell_output import python_result
 from bay.clock import Clock
 from bay.errors import BayError, NotFound
 from bay.models import Exec, ShellResult
-from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
+from bay.server.kernels.cells import begun_row, write_end
 from bay.server.kernels.ship_client import KernelClient, ShipCell, read_all
 from bay.server.sessions.handles import peer_of
 from bay.server.ship.client import ShipClient
@@ -103,11 +102,9 @@ class ExecResults:
 
     async def _note_shown(self, peer: Peer, one: Unfinished, cell: ShipCell) -> None:
         async with self._kernels.events(peer, cell.kernel, cell.id, 0, follow=False) as events:
-            found = await read_all(events, MAX_CELL_BYTES)
-        outcome = history.outcome_of(python_result(one.id, found))
-        ended = ended_row(_python_row(one), cell.status, cell.ended_at or self._clock())
-        self._deferred.put(lambda db: history.finish(db, peer.session_id, outcome))
-        self._deferred.put(lambda db: execs.save(db, peer.session_id, ended))
+            found = await read_all(events)
+        row, at = begun_row(one.id, one.started_at), cell.ended_at or self._clock()
+        write_end(self._deferred, peer.session_id, row, found, cell.status, at)
 
     def _note_forgotten(self, peer: Peer, one: Unfinished) -> None:
         now = self._clock()
@@ -123,13 +120,6 @@ class ExecResults:
             return  # forgotten just now
         outcome = history.outcome_of(shell_result(item))
         self._deferred.put(lambda db: history.finish(db, peer.session_id, outcome))
-
-
-def _python_row(one: Unfinished) -> Exec:
-    return Exec(
-        id=one.id, argv=("python",), pid=None, tty=False, state="running", exit_code=None, signal=None,
-        started_at=one.started_at, ended_at=None, output_bytes=0, first_offset=0,
-    )  # fmt: skip
 
 
 def shell_result(item: Exec) -> ShellResult:

@@ -1,4 +1,1 @@
-"""Kernels: processes that run code cell by cell and keep its variables.
-
-`cells` makes the rows of the history; `execs.history` reads them.
-"""
+"""Kernels: processes that run code cell by cell. `cells` makes rows of the history, which `execs` reads."""

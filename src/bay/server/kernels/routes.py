@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Path, Query, Response
 from pydantic import Field, StringConstraints
@@ -23,6 +23,7 @@ router = noun_router("kernels", "/v1/sandboxes/{sandbox_id}")
 
 KernelsDep = Annotated[Kernels, service(Kernels)]
 
+NDJSON = "application/x-ndjson"
 Code = Annotated[str, StringConstraints(max_length=1 << 20)]
 KernelId = Annotated[str, Path(max_length=64, description="`default`, or an id of a create")]
 CellId = Annotated[str, Path(max_length=64, description="The id from the call or the answer of `run`")]
@@ -144,7 +145,7 @@ async def run_cell(
     cell_id = body.id or new_id("cell")
     opened = kernels.run(caller, sandbox_id, kernel_id, cell_id, body.code, body.timeout_s)
     events = await stack.enter_async_context(opened)
-    return _streamed(stack, events, {"Bay-Cell-Id": cell_id})
+    return StreamingResponse(_lines(stack, events), media_type=NDJSON, headers={"Bay-Cell-Id": cell_id})
 
 
 @router.get("/kernels/{kernel_id}/cells/{cell_id}/events", response_class=StreamingResponse)
@@ -160,17 +161,11 @@ async def cell_events(
     """A cell's events as lines of JSON, until ten minutes after its end."""
     stack = AsyncExitStack()
     opened = kernels.events(caller, sandbox_id, kernel_id, cell_id, since, follow=follow)
-    return _streamed(stack, await stack.enter_async_context(opened), {})
-
-
-def _streamed(
-    stack: AsyncExitStack, events: AsyncIterator[CellEvent], headers: dict[str, str]
-) -> StreamingResponse:
-    return StreamingResponse(_lines(stack, events), media_type="application/x-ndjson", headers=headers)
+    events = await stack.enter_async_context(opened)
+    return StreamingResponse(_lines(stack, events), media_type=NDJSON)
 
 
 async def _lines(stack: AsyncExitStack, events: AsyncIterator[CellEvent]) -> AsyncGenerator[bytes, None]:
     async with stack:
         async for event in events:
-            line: dict[str, Any] = event_to_wire(event)
-            yield json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+            yield json.dumps(event_to_wire(event), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,9 +1,4 @@
-"""The kernel service: processes that run code cell by cell and keep its variables.
-
-They end with their session.
-
-Only `python/exec` writes rows, for the history. All else about kernels is asked of Ship.
-"""
+"""The kernel service. Only `python/exec` writes rows, for the history; all else is asked of Ship."""
 
 import asyncio
 import re
@@ -12,12 +7,11 @@ from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bay.cell_output import python_result
 from bay.clock import Clock
 from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
-from bay.server.kernels.cells import MAX_CELL_BYTES, ended_row
+from bay.server.kernels.cells import begun_row, write_end
 from bay.server.kernels.ship_client import KernelClient, read_all
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer
@@ -26,7 +20,7 @@ from bay.server.web.auth import Caller
 from bay.server.web.open_connections import OpenConnections
 from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
-from bay.store import execs, history
+from bay.store import execs
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, SandboxRecord
@@ -126,13 +120,13 @@ class Kernels:
     async def run(
         self, caller: Caller, ref: str, kernel_id: str, cell_id: str, code: str, timeout_s: float
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
-        """Run code and follow what it does; the same id again follows the same cell from its beginning.
+        """Run code, which goes on without a follower; the same id again follows it from its beginning.
 
-        The cell goes on without a follower. When its session ends, its last event says that it is lost;
-        without an end the events break off when the key is revoked or the server shuts down.
+        When its session ends, the last event says that it is lost. The events break off without an end when
+        the key is revoked or the server shuts down.
         """
         if kernel_id != DEFAULT:
-            await self._refuse_without_session(caller, ref, kernel_id)
+            _refuse_gone(await self._waker.find(caller, ref), kernel_id)
         with self._connections.place(caller.owner):
             async with self._waker.awake(caller, ref, "python", follower=True) as awake:
                 body = {"id": cell_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
@@ -157,15 +151,12 @@ class Kernels:
     async def python(
         self, caller: Caller, ref: str, note: HistoryNote, timeout_s: float, *, include_code: bool
     ) -> PythonResult:
-        """Run `note.code` in the default kernel to its end, or to `timeout_s`.
-
-        The history keeps the result.
-        """
+        """Run `note.code` in the default kernel to its end or to `timeout_s`, and keep the result."""
         async with self._waker.awake(caller, ref, "python") as awake:
             planned = await self._plan(awake, note)
             events = await self._run_to_end(awake, planned.id, note.code, timeout_s)
-            result = python_result(planned.id, events)
-            self._finish(awake.peer, planned, events, result)
+            session_id, now = awake.peer.session_id, self._clock()
+            result = write_end(self._deferred, session_id, planned, events, events[-1].status, now)
         return replace(result, code=note.code if include_code else None)
 
     async def _run_to_end(
@@ -178,7 +169,7 @@ class Kernels:
                 self._ship.run(awake.peer, DEFAULT, body) as events,
             ):
                 whole = self._until_lost(awake.sandbox.id, awake.peer, events)
-                found = await read_all(whole, MAX_CELL_BYTES)
+                found = await read_all(whole)
         except TimeoutError as error:
             raise Timeout(
                 f"the code waited {_QUEUE_S:g} s in this kernel's queue; interrupt the running code, or use "
@@ -194,19 +185,10 @@ class Kernels:
 
     async def _plan(self, awake: Awake, note: HistoryNote) -> Exec:
         """Write down what is about to run, before it does."""
-        planned = Exec(
-            id=new_id("exec"), argv=("python",), pid=None, tty=False, state="running", exit_code=None, signal=None,
-            started_at=self._clock(), ended_at=None, output_bytes=0, first_offset=0,
-        )  # fmt: skip
+        planned = begun_row(new_id("exec"), self._clock())
         async with self._store.write() as db:
             await execs.add(db, awake.sandbox.id, awake.peer.session_id, planned, note)
         return planned
-
-    def _finish(self, peer: Peer, planned: Exec, events: list[CellEvent], result: PythonResult) -> None:
-        ended = ended_row(planned, events[-1].status, self._clock())
-        outcome = history.outcome_of(result)
-        self._deferred.put(lambda db: history.finish(db, peer.session_id, outcome))
-        self._deferred.put(lambda db: execs.save(db, peer.session_id, ended))
 
     async def _followed(
         self, caller: Caller, sandbox_id: str, peer: Peer, events: AsyncIterator[CellEvent]
@@ -235,15 +217,9 @@ class Kernels:
     ) -> AsyncGenerator[Peer, None]:
         """The Ship that may know the kernel. Nothing is started for it: a kernel ends with its session."""
         async with self._waker.holding(caller, ref, follower=follower) as sandbox:
-            _check_id(kernel_id)
             _refuse_gone(sandbox, kernel_id)
             async with self._waker.reach(sandbox) as (_, peer):
                 yield peer
-
-    async def _refuse_without_session(self, caller: Caller, ref: str, kernel_id: str) -> None:
-        sandbox = await self._waker.find(caller, ref)
-        _check_id(kernel_id)
-        _refuse_gone(sandbox, kernel_id)
 
     async def _claim(self, request: idempotency.Request | None) -> str:
         """The id of the kernel to make, written down first when the call may come again."""
@@ -277,13 +253,10 @@ def _lost(seq: int) -> CellEvent:
     )  # fmt: skip
 
 
-def _check_id(kernel_id: str) -> None:
-    """Nothing else becomes part of a path in Ship."""
+def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
+    """Raises NotFound for what names no kernel, so that nothing else becomes part of a path in Ship."""
     if kernel_id != DEFAULT and _KERNEL_ID.fullmatch(kernel_id) is None:
         raise NotFound(f"there is no kernel {kernel_id} in this sandbox")
-
-
-def _refuse_gone(sandbox: SandboxRecord, kernel_id: str) -> None:
     if not sandbox.has_compute:
         raise NotFound(
             f"there is no kernel {kernel_id} in this sandbox: the sandbox is cold, and kernels end with "
@@ -298,14 +271,7 @@ def _checked(new: NewKernel) -> NewKernel:
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
-    # `env` is what code in it finds; `own_env` alone is the kernel's own, which its later cells cannot
-    # change.
-    env = {**awake.env, **(new.env or {})}
-    body: dict[str, Any] = {
-        "spec": new.spec,
-        "cwd": new.cwd,
-        "env": env,
-        "own_env": new.env or {},
-        "user": new.user,
-    }
+    # `env` is what code in it finds; `own_env` alone is the kernel's own, which later cells cannot change.
+    own = new.env or {}
+    body = {"spec": new.spec, "cwd": new.cwd, "env": awake.env | own, "own_env": own, "user": new.user}
     return {name: value for name, value in body.items() if value is not None}

@@ -9,15 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
 
 from bay.errors import ShipError
 from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
@@ -30,13 +22,12 @@ _START_S = 60.0
 """For what waits for a kernel's process; its first start in a cold image reads many files."""
 _LINE = CELL_BYTES + 4096
 _SMALL = 1 << 20
+_MAX_CELL_BYTES = 48 << 20
+"""Most that is read of one cell which is wanted as a whole: three times as much as Ship keeps of one."""
 _AT_ONCE = 64 << 10
 """Bytes of the longest line that is parsed where it comes; longer ones are in a thread, beside all else."""
 _MAX_PARTS = 1 << 18
-"""Commas and opening brackets in a line, or strings.
-
-Each costs many times its bytes to parse: a few megabytes of `[]` seconds, and a gigabyte.
-"""
+"""Commas and opening brackets in a line, or strings: a few megabytes of `[]` cost seconds and a gigabyte."""
 _ERROR_LINE = re.compile(rb'^\{"error"')
 _SHOWN = re.compile(rb'^\{"seq": ?(\d{1,18}), ?"type": ?"(display|result)"')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -110,51 +101,49 @@ class ShipCell(BaseModel):
     ended_at: Moment | None = None
 
 
-class _Start(BaseModel):
+class _Event(BaseModel):
     seq: Count
+
+
+class _Start(_Event):
     type: Literal["start"]
     execution_count: Count | None = None
 
 
-class _CellText(BaseModel):
-    seq: Count
+class _CellText(_Event):
     type: Literal["stdout", "stderr"]
     text: Words
 
 
-class _Display(BaseModel):
-    seq: Count
-    type: Literal["display"]
+class _Bundles(_Event):
     data: Bundle
     metadata: Bundle = Field(default_factory=dict[Name, Finite])
+
+
+class _Display(_Bundles):
+    type: Literal["display"]
     display_id: Name | None = None
     update: bool = False
 
 
-class _Clear(BaseModel):
-    seq: Count
+class _Clear(_Event):
     type: Literal["clear"]
     wait: bool = False
 
 
-class _Result(BaseModel):
-    seq: Count
+class _Result(_Bundles):
     type: Literal["result"]
-    data: Bundle
-    metadata: Bundle = Field(default_factory=dict[Name, Finite])
     execution_count: Count | None = None
 
 
-class _Error(BaseModel):
-    seq: Count
+class _Error(_Event):
     type: Literal["error"]
     ename: Words
     evalue: Words
     traceback: Annotated[list[Words], Field(max_length=100_000, fail_fast=True)]
 
 
-class _CellEnd(BaseModel):
-    seq: Count
+class _CellEnd(_Event):
     type: Literal["end"]
     status: CellStatus
     execution_count: Count | None = None
@@ -164,8 +153,7 @@ class _CellEnd(BaseModel):
     truncated: bool = False
 
 
-class _Unshowable(BaseModel):
-    seq: Count
+class _Unshowable(_Event):
     type: Literal["display", "result"]
     data: dict[str, Any]
 
@@ -177,7 +165,7 @@ _LINE_OF: TypeAdapter[_Line] = TypeAdapter(_Line)
 
 
 class KernelClient:
-    """Calls to the kernels behind `link`."""
+    """Calls to the kernels behind `ship`."""
 
     def __init__(self, ship: ShipClient) -> None:
         self._ship = ship
@@ -304,9 +292,8 @@ def _in_place_of_many(line: bytes) -> _Display | _Result:
 
 
 def _in_its_place(line: bytes) -> _Display | _Result:
-    """A note for a display or a result of a form that is not passed on, such as JSON a thousand levels deep.
-
-    The program in the sandbox chose it, so that it must not cost anybody the rest of the cell.
+    """A note for a display or a result of a form that is not passed on, such as JSON a thousand levels deep:
+    a program in the sandbox chose it, and it must not cost anybody the rest of the cell.
     """
     try:
         shown = _Unshowable.model_validate(json.loads(line))
@@ -332,11 +319,10 @@ def _without_surrogates(line: bytes) -> bytes:
         raise ShipError("the sandbox's runtime sent a line that is not JSON") from error
 
 
-async def read_all(events: AsyncIterator[CellEvent], most_bytes: int) -> list[CellEvent]:
-    """Every event, for those who want the cell as a whole. Raises ShipError beyond `most_bytes`.
+async def read_all(events: AsyncIterator[CellEvent], most_bytes: int = _MAX_CELL_BYTES) -> list[CellEvent]:
+    """Every event of a cell. Raises ShipError beyond `most_bytes`.
 
-    All events of a cell together have at most as many parts as one line may have, and a note in the place of
-    more.
+    Together they have as many parts as one line may have, and a note in the place of more.
     """
     found: list[CellEvent] = []
     size = parts = 0
