@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,9 +27,10 @@ from bay.models import KeyScope
 from bay.server import main
 from bay.server.app import build_app
 from bay.server.control_plane import ControlPlane
-from bay.server.data_dir import instance_of
+from bay.server.data_dir import DATABASE, instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
+from bay.store.engine import migrate
 from bay.store.records import SandboxRecord, SessionRecord
 from bay.store.schema import events
 
@@ -61,9 +63,20 @@ def short_dir() -> Generator[Path]:
         shutil.rmtree(path)
 
 
+@cache
+def empty_database() -> bytes:
+    """A database as the migrations make it, which takes as long as the rest of a start."""
+    with short_dir() as directory:
+        migrate(directory / DATABASE)
+        return (directory / DATABASE).read_bytes()
+
+
 def settings_in(root: Path, **given: Any) -> Settings:
-    """Settings for a Bay below `root` with the `fake` driver."""
+    """Settings for a Bay below `root` with the `fake` driver. Its database is migrated already."""
     (root / "data").mkdir(exist_ok=True)
+    database = root / "data" / DATABASE
+    if not database.exists():
+        database.write_bytes(empty_database())
     values: Json = {
         "data_dir": root / "data", "run_dir": root / "run", "driver": "fake", "stop_grace": 1,
         "start_timeout": WAIT_S, "profiles": PROFILES,
