@@ -17,7 +17,6 @@ from bay.drivers.oci.driver import OciDriver
 from bay.server.app import build_app
 from bay.server.backends import make_network
 from bay.server.control_plane import ControlPlane
-from bay.server.sessions.lifecycle import is_expired
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
 from bay.store.records import SandboxRecord
@@ -148,7 +147,7 @@ class Run:
         if row.restore_id is not None or row.checkpoint_due is not None:
             return False
         phase = row.session.phase if row.session else None
-        if is_expired(row, self.bay.clock()):
+        if row.is_expired(self.bay.clock()):
             return phase is None
         return phase in _FOR_LIVE.get(row.target, ())
 

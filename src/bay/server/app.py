@@ -39,8 +39,8 @@ from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.settings import Settings
 from bay.server.web import page_routes as pages_api
+from bay.server.web.dependencies import only_known
 from bay.server.web.edge import Edge
-from bay.server.web.known_parameters import only_known
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.units import MIB
 

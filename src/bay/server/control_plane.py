@@ -45,6 +45,7 @@ from bay.server.managed_services.ship_client import ServiceClient
 from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.networks.service import Networks
 from bay.server.ports.events import PortListener
+from bay.server.ports.gate import PortHosts
 from bay.server.ports.host_index import PortSites
 from bay.server.ports.links import PortTokens
 from bay.server.ports.proxy import PortProxy
@@ -61,21 +62,19 @@ from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
+from bay.server.sandboxes.views import Views
 from bay.server.sessions.core import Core
 from bay.server.sessions.feeds import SessionFeeds
-from bay.server.sessions.holds import Holds
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
-from bay.server.sessions.views import Views
-from bay.server.sessions.waker import Waker
+from bay.server.sessions.waker import Holds, Waker
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.settings import Settings
 from bay.server.ship.client import ShipClient
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys
 from bay.server.web.open_connections import OpenConnections
-from bay.server.web.port_hosts import PortHosts
 from bay.server.web.public_addresses import Addresses
 from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
@@ -126,7 +125,7 @@ class ControlPlane:
             clock=clock,
         )
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
-        self.views = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock)
+        self.view = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock).of
         self.discards = CheckpointGarbage(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
@@ -273,7 +272,7 @@ class ControlPlane:
             profiles=self.profiles,
             driver=self.driver,
             cargo=self.cargo,
-            views=self.views,
+            view=self.view,
             private=self.settings.network_private,
             clock=self.clock,
         )
@@ -321,7 +320,7 @@ class ControlPlane:
             holds=self.holds,
             quotas=self.quotas,
             discard=self.discards.poke,
-            views=self.views,
+            view=self.view,
             clock=self.clock,
         )
         cargos = Cargos(

@@ -32,7 +32,7 @@ from bay.models import (
     Resources,
 )
 from bay.server.web.auth import MIN_CHOSEN
-from bay.server.web.known_fields import KnownFields
+from bay.server.web.bodies import KnownFields
 from bay.server.web.public_addresses import ports_in
 from bay.units import MIB
 from ship_protocol import RING_BYTES

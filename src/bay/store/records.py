@@ -108,6 +108,20 @@ class SandboxRecord:
     deleted_at: datetime | None
     session: SessionRecord | None
 
+    def is_expired(self, now: datetime) -> bool:
+        """Whether it is past its `expires_at`."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase of the live session, None without one."""
+        return self.session.phase if self.session else None
+
+    @property
+    def is_called(self) -> bool:
+        """Whether its owner has used it yet: a lazy one from the pool still rests until the first call."""
+        return self.last_active_at is not None
+
     @property
     def has_compute(self) -> bool:
         """Whether its session runs or is frozen, and the owner wants to keep it."""

@@ -3,7 +3,7 @@
 import pytest
 
 from bay.errors import InvalidArgument
-from bay.server.web.port_hosts import PortHost, PortHosts, host_of
+from bay.server.ports.gate import PortHost, PortHosts, host_of
 
 pytestmark = pytest.mark.pure
 

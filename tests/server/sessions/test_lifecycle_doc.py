@@ -12,8 +12,6 @@ import httpx
 import pytest
 from server_harness import World, create, eventually, until, within
 
-from bay.server.sessions import lifecycle
-
 pytestmark = pytest.mark.anyio
 
 TEXT = (Path(__file__).parents[3] / "docs/lifecycle.md").read_text(encoding="utf-8")
@@ -109,7 +107,7 @@ class Case:
         record = await self.bay.record(self.sandbox)
         if record.deleted_at is not None:
             return "deleted"
-        ending = lifecycle.phase_of(record) == "ending"
+        ending = record.phase == "ending"
         shown = (await self.client.get(f"/v1/sandboxes/{self.sandbox}")).json()
         pair = (shown["status"], shown["compute"])
         found = [state for state, words in SHOWN.items() if words == pair and (state == "stopping") == ending]

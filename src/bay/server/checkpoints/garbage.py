@@ -7,7 +7,7 @@ import structlog
 from bay.cargo.base import CheckpointStore
 from bay.clock import Clock
 from bay.errors import BayError
-from bay.server.sessions.holds import Holds
+from bay.server.sessions.waker import Holds
 from bay.store import checkpoints
 from bay.store.engine import Store
 

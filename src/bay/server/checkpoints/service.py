@@ -18,10 +18,8 @@ from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
-from bay.server.sessions.holds import Holds
 from bay.server.sessions.quotas import Quotas
-from bay.server.sessions.views import Views
-from bay.server.sessions.waker import Waker
+from bay.server.sessions.waker import Holds, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, checkpoints, events, sandboxes
@@ -55,7 +53,7 @@ class Checkpoints:
         holds: Holds,
         quotas: Quotas,
         discard: Callable[[], None],
-        views: Views,
+        view: Callable[[SandboxRecord], Sandbox],
         clock: Clock,
     ) -> None:
         self._store = store
@@ -66,7 +64,7 @@ class Checkpoints:
         self._quotas = quotas
         self._transfers = _Transfers()
         self._discard = discard
-        self._views = views
+        self._view = view
         self._clock = clock
 
     async def create(
@@ -127,7 +125,7 @@ class Checkpoints:
         found = await self._snapshots.restorable(sandbox, checkpoint)
         await self._snapshots.restore(sandbox, found)
         after = await self._waker.find(caller, sandbox.id)
-        return self._views.of(after)
+        return self._view(after)
 
     @asynccontextmanager
     async def export(

@@ -17,7 +17,7 @@ from bay.cargo.base import CargoBackend, SizeLimits
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, NotFound, SandboxExpired
-from bay.server.sessions.handles import handle_of
+from bay.server.sessions.rows import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, CheckpointRecord, SandboxRecord

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bay.errors import BadRequest
-from bay.server.web.signals import SignalName
+from bay.server.web.bodies import SignalName
 from ship_protocol import END_OF_STDIN, STDIN, TERMINAL_EXTENT
 
 Rows = Annotated[int, Field(ge=1, le=TERMINAL_EXTENT)]

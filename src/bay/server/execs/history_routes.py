@@ -7,9 +7,8 @@ from pydantic import BaseModel, Field
 
 from bay.models import ExecType, HistoryEntry
 from bay.server.execs.history import History
-from bay.server.web.bodies import Body
+from bay.server.web.bodies import Body, Description, normal_tags, split_tags
 from bay.server.web.dependencies import ERRORS, Reader, Writer, service
-from bay.server.web.history_notes import Description, normal_tags, split_tags
 from bay.server.web.replies import WireResponse
 from bay.store.records import HistoryFilters
 

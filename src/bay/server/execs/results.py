@@ -15,7 +15,7 @@ from bay.errors import BayError, NotFound
 from bay.models import Exec, ShellResult
 from bay.server.kernels.cells import begun_row, write_end
 from bay.server.kernels.ship_client import KernelClient, ShipCell, read_all
-from bay.server.sessions.handles import peer_of
+from bay.server.sessions.rows import peer_of
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.store import execs, history

@@ -14,7 +14,7 @@ from bay.models import Exec, ShellResult
 from bay.server.execs.attach_frames import Rows
 from bay.server.execs.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
 from bay.server.execs.service import Execs, NewExec
-from bay.server.web.bodies import DURATION, Body, Most, raw_body
+from bay.server.web.bodies import DURATION, MAX_USER, Body, Description, Most, SignalName, Tags, raw_body
 from bay.server.web.dependencies import (
     ERRORS,
     IdempotencyKey,
@@ -26,10 +26,7 @@ from bay.server.web.dependencies import (
     Writer,
     service,
 )
-from bay.server.web.history_notes import Description, Tags
 from bay.server.web.replies import WireResponse
-from bay.server.web.signals import SignalName
-from bay.server.web.user_names import MAX_USER
 from bay.store.records import HistoryNote
 from ship_protocol import TERMINAL_EXTENT
 

@@ -21,14 +21,14 @@ from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
 from bay.server.execs.locator import LOST, ExecLocator, Located, as_it_is
 from bay.server.execs.results import TOLD_WITHIN, shell_result
-from bay.server.sessions.handles import peer_of
+from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.client import OutputEnd, ShipClient, encode_stdin
 from bay.server.ship.connection import Peer
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
+from bay.server.web.bodies import check_allowed, check_user
 from bay.server.web.open_connections import OpenConnections
-from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
 from bay.store.deferred import DeferredWrites
@@ -105,11 +105,13 @@ class Execs:
         """
         checked = _checked(new)
         sandbox = await self._waker.find(caller, ref)
-        call = f"POST /v1/sandboxes/{sandbox.id}/execs"
-        request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        if request and (earlier := await self._earlier(request, sandbox, new.id)) is not None:
-            # No longer in doubt: Ship may have forgotten it, and must not run it again.
-            return await self.get(caller, sandbox.id, earlier.id, wait_s, chunks=chunks)
+        request = None
+        if idempotency_key is not None:
+            call = f"POST /v1/sandboxes/{sandbox.id}/execs"
+            request = idempotency.request(caller, idempotency_key, call, to_wire(new))
+            if request and (earlier := await self._earlier(request, sandbox, new.id)) is not None:
+                # No longer in doubt: Ship may have forgotten it, and must not run it again.
+                return await self.get(caller, sandbox.id, earlier.id, wait_s, chunks=chunks)
         async with self._waker.awake(caller, sandbox.id, "exec") as awake:
             check_allowed(new.user, root=awake.profile.root)
             planned = await self._plan(awake, checked, request)

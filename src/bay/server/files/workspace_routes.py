@@ -18,8 +18,7 @@ from bay.server.files.service import Files
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import Body
 from bay.server.web.concurrency import while_connected
-from bay.server.web.dependencies import Reader, Writer, noun_router, service
-from bay.server.web.known_parameters import refusal
+from bay.server.web.dependencies import Reader, Writer, noun_router, refusal, service
 from bay.server.web.multipart import Form
 from bay.server.web.replies import Ok, WireResponse, download_headers, within
 

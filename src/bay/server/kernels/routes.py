@@ -13,9 +13,8 @@ from bay.cell_output import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.kernels.service import Kernels, NewKernel
-from bay.server.web.bodies import DURATION, Body
+from bay.server.web.bodies import DURATION, Body, Description, Tags
 from bay.server.web.dependencies import Cwd, Env, IdempotencyKey, Reader, User, Writer, noun_router, service
-from bay.server.web.history_notes import Description, Tags
 from bay.server.web.replies import Items, WireResponse
 from bay.store.records import HistoryNote
 

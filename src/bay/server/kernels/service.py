@@ -17,8 +17,8 @@ from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
+from bay.server.web.bodies import check_allowed, check_user
 from bay.server.web.open_connections import OpenConnections
-from bay.server.web.user_names import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs
 from bay.store.deferred import DeferredWrites

@@ -14,7 +14,6 @@ from bay.errors import BayError
 from bay.models import GarbageRun, GarbageState, GarbageTask, GarbageTaskResult
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.sweep import PERIOD_S, Sweep
-from bay.server.sessions import lifecycle
 from bay.server.sessions.waker import Waker
 from bay.store import events, sandboxes
 from bay.store.engine import Store
@@ -112,7 +111,7 @@ class Garbage:
         now = self._clock()
         async with self._store.read() as db:
             due = await sandboxes.due(db, now, self._retention)
-        expired = [sandbox for sandbox in due if lifecycle.is_expired(sandbox, now)]
+        expired = [sandbox for sandbox in due if sandbox.is_expired(now)]
         ended = await self._all_settled(expired, lambda s: s.session is None and not self._is_left(s, now))
         return _result("expired_sandbox", *_counted(ended))
 

@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from bay.errors import InvalidArgument
 from bay.models import ServiceSpec
-from bay.server.web.user_names import check_allowed, check_user
+from bay.server.web.bodies import check_allowed, check_user
 from bay.server.web.workspace_paths import working_directory
 
 MAX_SERVICES = 32

@@ -13,7 +13,7 @@ from bay.server.execs.locator import LOST
 from bay.server.managed_services import rules, ship_client
 from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States
 from bay.server.managed_services.syncer import ServiceSyncer
-from bay.server.sessions.handles import peer_of
+from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import OutputEnd
 from bay.server.web.auth import Caller

@@ -16,7 +16,7 @@ from bay.errors import Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.server.networks.rules import checked_policy
 from bay.server.sessions.effective_policy import mode_of
-from bay.server.sessions.handles import handle_of
+from bay.server.sessions.rows import handle_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, networks, sandboxes

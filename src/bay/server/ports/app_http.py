@@ -19,8 +19,7 @@ import h11
 from bay.errors import BadRequest, PortClosed
 from bay.server.ports.headers import Headers
 from bay.server.ports.ship_client import PortClient, PortStream
-from bay.server.ship.connection import Peer
-from bay.server.ship.http11 import Http11Client
+from bay.server.ship.connection import Http11Client, Peer
 
 IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""

@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import BadRequest
 from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
+from bay.server.ports.gate import PortHosts
 from bay.server.ports.links import Pass, PortTokens
 from bay.server.ports.ship_client import PortClient
-from bay.server.sessions.handles import peer_of
+from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.port_hosts import PortHosts
 from bay.store import events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord

@@ -8,7 +8,7 @@ import structlog
 
 from bay.clock import Clock
 from bay.server.sandboxes.pool import Pool
-from bay.server.sessions.holds import Holds
+from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import events, sandboxes
 from bay.store.engine import Store

@@ -26,8 +26,6 @@ from bay.server.reconciler.starter import Starter
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
-from bay.server.sessions.handles import handle_of, peer_of
-from bay.server.sessions.holds import Holds
 from bay.server.sessions.lifecycle import (
     AbandonStorage,
     ApplyNetworkPolicy,
@@ -43,6 +41,8 @@ from bay.server.sessions.lifecycle import (
     TakeCheckpoint,
 )
 from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.rows import handle_of, peer_of
+from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
@@ -160,7 +160,7 @@ class Reconciler:
             await self._adopt(sandbox)
             self.queue.put(sandbox.id)
         orphans = await self.orphans.remove_all()
-        phases = [lifecycle.phase_of(sandbox) for sandbox in found]
+        phases = [sandbox.phase for sandbox in found]
         log.info(
             "bay.took_over", sandboxes=len(found), adopted=self._live.adopted(), starts_to_finish=phases.count("starting"),
             ends_to_finish=phases.count("ending"), orphans_removed=orphans, orphans_left=len(self.orphans),

@@ -23,8 +23,8 @@ from bay.server.reconciler.start_slots import StartSlots
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
-from bay.server.sessions.handles import peer_of
 from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.rows import peer_of
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, events, sandboxes, sessions
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
@@ -149,7 +149,7 @@ class Starter:
                 sandbox is None
                 or sandbox.target not in HAVING
                 or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
-                or lifecycle.is_expired(sandbox, self._core.clock())
+                or sandbox.is_expired(self._core.clock())
             ):
                 return
 

@@ -9,9 +9,8 @@ import structlog
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.server.kernels.ship_client import KernelClient
-from bay.server.sessions import lifecycle
-from bay.server.sessions.handles import peer_of
-from bay.server.sessions.holds import Holds
+from bay.server.sessions.rows import peer_of
+from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
@@ -81,9 +80,9 @@ class Sweep:
         now = self._clock()
         async with self._store.read() as db:
             due = await sandboxes.due(db, now, self._retention)
-        waiting = [s for s in due if not lifecycle.is_expired(s, now)]
+        waiting = [s for s in due if not s.is_expired(now)]
         for sandbox in due:
-            if lifecycle.is_expired(sandbox, now):
+            if sandbox.is_expired(now):
                 self._queue.put(sandbox.id)
         async with asyncio.TaskGroup() as group:
             for sandbox in waiting:
@@ -109,7 +108,7 @@ class Sweep:
                 later = now + timedelta(seconds=sandbox.idle_timeout or 0)
                 await sandboxes.change(db, sandbox.id, idle_expires_at=later)
             return
-        frozen = self._can_freeze and sandbox.warm_timeout != 0 and lifecycle.phase_of(sandbox) == "running"
+        frozen = self._can_freeze and sandbox.warm_timeout != 0 and sandbox.phase == "running"
         new: Target = "paused" if frozen else "stopped"
         await self._deferred.flush()  # a call that came and went meanwhile may have pushed the clock
         async with self._store.write() as db:

@@ -20,7 +20,6 @@ from bay.backoff import Backoff
 from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
-from bay.server.sessions import lifecycle
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, sandboxes
 from bay.store.engine import Store
@@ -137,7 +136,7 @@ class Pool:
 
     def _state(self, name: str, records: list[SandboxRecord]) -> PoolState:
         tally = self._tallies[name]
-        phases = [lifecycle.phase_of(r) for r in records]
+        phases = [r.phase for r in records]
         return PoolState(
             profile=name,
             size=self._profiles[name].pool_size,
@@ -160,7 +159,7 @@ class Pool:
         if len(good) > size:
             return failed + good[size:]
         old = [r for r in good[:1] if r.created_at + self._max_age <= self._clock()]
-        return failed + (old if all(lifecycle.phase_of(r) == "running" for r in good) else [])
+        return failed + (old if all(r.phase == "running" for r in good) else [])
 
     def _count(self, name: str, failed: list[SandboxRecord], records: list[SandboxRecord]) -> None:
         """Failed starts delay the next refill with a doubling backoff; one that works resets it."""
@@ -208,7 +207,7 @@ class Pool:
         due = self._tallies[profile.id].refill_at
         if due is None:
             return missing
-        is_trying = any(lifecycle.phase_of(r) != "running" for r in present)
+        is_trying = any(r.phase != "running" for r in present)
         return 0 if is_trying or due > self._clock() else min(missing, 1)
 
     async def _insert(self, db: AsyncConnection, record: SandboxRecord) -> None:

@@ -41,17 +41,15 @@ from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.managed_services import rules
 from bay.server.networks.rules import checked_policy
+from bay.server.ports.gate import host_of
 from bay.server.sandboxes.pool import Pool
-from bay.server.sessions import lifecycle
-from bay.server.sessions.handles import peer_of
 from bay.server.sessions.quotas import Quotas
-from bay.server.sessions.views import Views
+from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipClient
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.server.web.port_hosts import host_of
 from bay.store import audit, cargos, events, networks, sandboxes, services
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -135,7 +133,7 @@ class Sandboxes:
         profiles: dict[str, Profile],
         driver: Driver,
         cargo: CargoStore,
-        views: Views,
+        view: Callable[[SandboxRecord], Sandbox],
         private: Sequence[IPv4Network | IPv6Network],
         clock: Clock,
     ) -> None:
@@ -150,7 +148,7 @@ class Sandboxes:
         self._profiles = profiles
         self._driver = driver
         self._cargo = cargo
-        self._views = views
+        self._view = view
         self._private = private
         self._clock = clock
 
@@ -393,7 +391,7 @@ class Sandboxes:
         now, clocks = self._clock(), dict[str, datetime | None]()
         if "idle_timeout" in changed and present.target == "running":
             clocks["idle_expires_at"] = expiry(now, changed["idle_timeout"])
-        if "warm_timeout" in changed and lifecycle.phase_of(present) == "paused":
+        if "warm_timeout" in changed and present.phase == "paused":
             clocks["warm_expires_at"] = expiry(now, changed["warm_timeout"])
         if "checkpoint_policy" in changed:
             clocks["checkpoint_at"] = policy.next_at(changed["checkpoint_policy"], now)
@@ -547,9 +545,6 @@ class Sandboxes:
             raise InvalidArgument("a sandbox may live for ten years at most from now")
         return later
 
-    def _view(self, record: SandboxRecord) -> Sandbox:
-        return self._views.of(record)
-
     async def _settled(self, sandbox: Sandbox, wait_s: float) -> Sandbox:
         """The sandbox once its start has ended, or as it is when the seconds are over."""
         record = await self._waker.settled(sandbox.id, wait_s)
@@ -565,7 +560,7 @@ class Sandboxes:
         Of a frozen one it is what Ship said last.
         """
         session = record.session
-        if session is None or session.phase not in ("running", "paused") or not lifecycle.is_called(record):
+        if session is None or session.phase not in ("running", "paused") or not record.is_called:
             return None
         frozen = session.phase == "paused"
         meta = self._ship.last_meta(session.id) if frozen else await self._meta(record, session)

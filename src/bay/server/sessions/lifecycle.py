@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bay.models import Compute, NetworkMode, Sandbox, Status
-from bay.store.records import HAVING, Phase, SandboxRecord, SessionRecord
+from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,6 @@ Step = (
 )
 
 
-def is_expired(sandbox: SandboxRecord, now: datetime) -> bool:
-    """Whether the sandbox is past its `expires_at`."""
-    return sandbox.expires_at is not None and sandbox.expires_at <= now
-
-
 def is_idled(sandbox: SandboxRecord, now: datetime) -> bool:
     """Whether its compute is being taken for want of activity, and not because its owner said so."""
     clock = sandbox.idle_expires_at
@@ -115,34 +110,21 @@ def hostname_of(sandbox: SandboxRecord) -> str:
     return sandbox.name or "sandbox"
 
 
-def phase_of(sandbox: SandboxRecord) -> Phase | None:
-    """The phase of the live session, None without one."""
-    return sandbox.session.phase if sandbox.session else None
-
-
-def is_called(sandbox: SandboxRecord) -> bool:
-    """Whether its owner has used it yet.
-
-    A lazy one may come from the pool, and still rests until the first call.
-    """
-    return sandbox.last_active_at is not None
-
-
 def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
     """The public status of the sandbox."""
-    phase = phase_of(sandbox)
-    if is_expired(sandbox, now):
+    phase = sandbox.phase
+    if sandbox.is_expired(now):
         return "expired"
     if phase is None or sandbox.target not in HAVING:
         return "failed" if sandbox.error else "idle"
     if phase in ("starting", "ending"):
         return "starting"
-    return "ready" if is_called(sandbox) else "idle"
+    return "ready" if sandbox.is_called else "idle"
 
 
 def compute_of(sandbox: SandboxRecord) -> Compute:
     """The cost of the next call."""
-    match phase_of(sandbox):
+    match sandbox.phase:
         case "starting":
             return "warming"
         case "paused":
@@ -183,7 +165,7 @@ def _step_of_files(sandbox: SandboxRecord) -> Step | None:
     after a start.
     """
     if sandbox.checkpoint_due is not None:
-        return None if phase_of(sandbox) == "starting" else TakeCheckpoint(sandbox.checkpoint_due)
+        return None if sandbox.phase == "starting" else TakeCheckpoint(sandbox.checkpoint_due)
     return None if sandbox.restore_id is None else Restore(sandbox.restore_id)
 
 
@@ -194,7 +176,7 @@ def _step_with_session(
         return End(session, session.end_reason or "stopped", graceful=False)
     if sandbox.target == "deleted":
         return End(session, "deleted", graceful=False)
-    if is_expired(sandbox, now):
+    if sandbox.is_expired(now):
         return End(session, "expired", graceful=False)
     if exited:
         return End(session, "exited", graceful=False)
@@ -216,7 +198,7 @@ def _step_with_session(
 
 
 def _counts_idleness(sandbox: SandboxRecord, now: datetime) -> bool:
-    return sandbox.target == "running" and not is_expired(sandbox, now)
+    return sandbox.target == "running" and not sandbox.is_expired(now)
 
 
 def view(
@@ -239,7 +221,7 @@ def view(
         idle_timeout=sandbox.idle_timeout,
         idle_expires_at=sandbox.idle_expires_at if _counts_idleness(sandbox, now) else None,
         warm_timeout=sandbox.warm_timeout,
-        warm_expires_at=sandbox.warm_expires_at if phase_of(sandbox) == "paused" else None,
+        warm_expires_at=sandbox.warm_expires_at if sandbox.phase == "paused" else None,
         error=sandbox.error,
         persist=sandbox.persist,
         checkpoint_id=sandbox.checkpoint_id,

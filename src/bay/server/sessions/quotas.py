@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bay.clock import Clock
 from bay.errors import QuotaExceeded
 from bay.models import Limits, Profile, Resources
-from bay.server.sessions import lifecycle
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
@@ -195,4 +194,4 @@ def _plain(number: float) -> str:
 
 def _is_counted(sandbox: SandboxRecord) -> bool:
     """Whether it counts as running already."""
-    return sandbox.target == "running" or lifecycle.phase_of(sandbox) in ("starting", "running", "ending")
+    return sandbox.target == "running" or sandbox.phase in ("starting", "running", "ending")

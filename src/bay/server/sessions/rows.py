@@ -1,11 +1,13 @@
-"""Caches the rows of sandboxes, each until the database reports that it has changed."""
+"""Caches the rows of sandboxes, and resolves the row of a session to its container and its Ship."""
 
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bay.drivers.base import Handle
+from bay.server.ship.connection import Peer
 from bay.store.engine import Store
-from bay.store.records import SandboxRecord
+from bay.store.records import SandboxRecord, SessionRecord
 
 Key = tuple[str | None, str]
 """An owner and the id or name that the owner calls a sandbox by; without an owner a label of a host name."""
@@ -15,10 +17,7 @@ _MAX_KEY_CHARS = 128  # more than any id, name or host label; a caller may ask f
 
 
 class SandboxRows:
-    """A read-through cache of sandboxes.
-
-    A query has no other result until the row that it found has changed.
-    """
+    """A read-through cache of sandboxes, each until the database reports that its row has changed."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -65,3 +64,16 @@ class SandboxRows:
                 self._found.pop(key, None)
         for during in self._reads.values():
             during |= changed
+
+
+def peer_of(session: SessionRecord) -> Peer | None:
+    """How to reach the session's Ship, None while it has none."""
+    endpoint = Handle.from_json(session.handle).endpoint if session.handle else None
+    return Peer(session_id=session.id, endpoint=endpoint, token=session.token) if endpoint else None
+
+
+def handle_of(session: SessionRecord) -> Handle:
+    """The saved handle, or the bare one that every driver understands."""
+    if session.handle is not None:
+        return Handle.from_json(session.handle)
+    return Handle(driver=session.driver, session_id=session.id)

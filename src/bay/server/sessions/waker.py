@@ -1,7 +1,8 @@
 """The waker resolves a caller's reference to a sandbox that answers now, and starts it if it must."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -17,12 +18,9 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import Capability, Profile
-from bay.server.sessions import lifecycle
-from bay.server.sessions.handles import peer_of
-from bay.server.sessions.holds import Holds
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
-from bay.server.sessions.rows import SandboxRows
+from bay.server.sessions.rows import SandboxRows, peer_of
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
@@ -50,6 +48,39 @@ class Awake:
     def env(self) -> dict[str, str]:
         """The environment of every command, from the profile and the create."""
         return {**self.profile.env, **self.sandbox.env}
+
+
+class Holds:
+    """Counts of calls under way, by the id of the sandbox or checkpoint that they hold.
+
+    docs/garbage-collection.md has them among the reasons for which something is kept. A call takes its hold
+    first and reads the row after that; a collector writes the row first and looks for holds after that. Both
+    run on the event loop, so one of the two sees the other. A follower's hold (output, a watch, a tunnel)
+    keeps a sandbox from idling, and yields to its owner's pause.
+    """
+
+    def __init__(self) -> None:
+        self._callers: Counter[str] = Counter()
+        self._followers: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, held_id: str, *, follower: bool = False) -> Generator[None]:
+        """Keep what has that id from being collected until the block is left."""
+        counts = self._followers if follower else self._callers
+        counts[held_id] += 1
+        try:
+            yield
+        finally:
+            counts[held_id] -= 1
+            if not counts[held_id]:
+                del counts[held_id]
+
+    def any(self, held_id: str, *, followers: bool = True) -> bool:
+        """Whether a call holds that id.
+
+        Without `followers` only those count that an owner's pause waits for.
+        """
+        return held_id in self._callers or (followers and held_id in self._followers)
 
 
 class Waker:
@@ -118,8 +149,7 @@ class Waker:
         """
         found = await self.find(caller, ref)
         with self._holds.hold(found.id, follower=follower):
-            # Read again now that it is held (see `holds`); from memory, unless something was written
-            # meanwhile.
+            # Read again now that it is held (see `Holds`); from memory, unless it was written meanwhile.
             yield await self.find(caller, found.id)
 
     @asynccontextmanager
@@ -133,7 +163,7 @@ class Waker:
         peer = ready.session and peer_of(ready.session)
         if peer is None:
             raise _not_ready(ready, "is starting")
-        if not lifecycle.is_called(ready):
+        if not ready.is_called:
             self.touch(ready)
         try:
             yield ready, peer
@@ -294,7 +324,7 @@ class Waker:
 
     def refuse_expired(self, sandbox: SandboxRecord) -> None:
         """Raises SandboxExpired once `expires_at` has passed, whether or not the sweep came by."""
-        if lifecycle.is_expired(sandbox, self._clock()):
+        if sandbox.is_expired(self._clock()):
             raise SandboxExpired(f"sandbox {sandbox.id} expired at {sandbox.expires_at}; create a new one")
 
     def _idle_after(self, sandbox: SandboxRecord) -> datetime | None:
@@ -313,7 +343,7 @@ class Waker:
         return profile
 
     def _is_on_its_way(self, sandbox: SandboxRecord) -> bool:
-        if sandbox.deleted_at is not None or lifecycle.is_expired(sandbox, self._clock()):
+        if sandbox.deleted_at is not None or sandbox.is_expired(self._clock()):
             return False
         if sandbox.session is None and sandbox.error is not None:
             return False  # the host would not even let it begin
@@ -321,12 +351,12 @@ class Waker:
 
 
 def _is_running(sandbox: SandboxRecord) -> bool:
-    return sandbox.target == "running" and lifecycle.phase_of(sandbox) == "running"
+    return sandbox.target == "running" and sandbox.phase == "running"
 
 
 def is_frozen(sandbox: SandboxRecord) -> bool:
     """Whether it waits frozen in memory, as it should."""
-    return sandbox.target == "paused" and lifecycle.phase_of(sandbox) == "paused"
+    return sandbox.target == "paused" and sandbox.phase == "paused"
 
 
 def _not_ready(sandbox: SandboxRecord, what: str) -> SandboxNotReady:

@@ -1,4 +1,4 @@
-"""Models and parsers that the bodies of requests share.
+"""Models and fields that the bodies of requests share.
 
 An unknown field is refused, since a misspelt one would mean something else than was written. A number is a
 number, not a text or a boolean that could pass for one. The length of a list or an object is compared before
@@ -6,23 +6,65 @@ its items are looked at, and a list is looked at up to its first wrong item: a b
 65,000 errors.
 """
 
-from collections.abc import Sized
+import re
+import signal
+from collections.abc import Collection, Sized
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from pydantic_core import (
+    CoreSchema,
+    InitErrorDetails,
+    PydanticCustomError,
+    PydanticKnownError,
+    core_schema,
+)
 
 from bay import durations
 from bay.clock import from_rfc3339
-from bay.server.web.known_fields import KnownFields
+from bay.errors import BadRequest, Forbidden
+from bay.hints import shown, unknown
+
+MAX_USER = 65
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
+_USER = re.compile(rf"{_NAME}(?::{_NAME})?")
+
+
+class KnownFields(BaseModel):
+    """The base of user input, requests and settings alike: it refuses an unknown field by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    noun: ClassVar[str] = "field"
+    """The noun for its fields in an error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, given: Any) -> Any:
+        # Before pydantic would, which makes an error for each of them and does not say what there is.
+        known = cls.model_fields
+        if isinstance(given, dict) and not given.keys() <= known.keys():
+            fields = cast("dict[str, object]", given)
+            raise _unknown(cls.noun, next(name for name in fields if name not in known), known)
+        return cast("object", given)
+
+
+def _unknown(noun: str, name: str, known: Collection[str]) -> ValidationError:
+    error = PydanticCustomError("extra_forbidden", "{words}", {"words": unknown(noun, name, known)})
+    place = InitErrorDetails(type=error, loc=(shown(name),), input=None)
+    return ValidationError.from_exception_data("fields", [place])
 
 
 class Body(KnownFields):
@@ -93,3 +135,55 @@ def _moment(given: object) -> object:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 """A time in RFC 3339 and nothing else: a number would be taken for seconds since 1970."""
+
+
+def _signal_name(value: object) -> object:
+    """`INT` for every way to say it. Raises ValueError for what is no signal of this platform."""
+    try:
+        if isinstance(value, str):
+            return signal.Signals[f"SIG{value.removeprefix('SIG')}"].name.removeprefix("SIG")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return signal.Signals(value).name.removeprefix("SIG")
+    except (KeyError, ValueError) as error:
+        raise ValueError("is not a signal; give a name such as INT, or its number") from error
+    return value
+
+
+SignalName = Annotated[
+    str,
+    BeforeValidator(_signal_name, json_schema_input_type=str | int),
+    Field(description="`INT`, `SIGINT` or 2"),
+]
+
+
+def split_tags(text: str) -> tuple[str, ...]:
+    """The tags in a text of tags with commas between: sorted, each once."""
+    return tuple(sorted({tag.strip() for tag in text.split(",")} - {""}))
+
+
+def normal_tags(text: str | None) -> str | None:
+    """The tags sorted, each once; None for an empty list."""
+    return ",".join(split_tags(text or "")) or None
+
+
+Description = Annotated[str | None, Field(max_length=4096)]
+Tags = Annotated[
+    str | None, Field(max_length=1024, description="Separated by commas"), AfterValidator(normal_tags)
+]
+
+
+def check_user(user: str | None) -> None:
+    """Raises BadRequest for what names no user."""
+    if user is not None and _USER.fullmatch(user) is None:
+        raise BadRequest(
+            "user must be a name or a uid of the sandbox's /etc/passwd, or USER:GROUP",
+            details={"field": "user"},
+        )
+
+
+def check_allowed(user: str | None, *, root: bool) -> None:
+    """Raises Forbidden for root, and for a chosen group, where the profile does not allow `root`."""
+    if user is not None and not root and (user in ("root", "0") or ":" in user):
+        raise Forbidden(
+            f"the sandbox's profile does not allow root, which user {user} needs", details={"field": "user"}
+        )

@@ -5,9 +5,9 @@ from dataclasses import replace
 from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.models import Profile, Sandbox, SandboxUrl
+from bay.server.ports.gate import PortHosts
 from bay.server.sessions import lifecycle
 from bay.server.sessions.effective_policy import mode_of
-from bay.server.web.port_hosts import PortHosts
 from bay.store.records import SandboxRecord
 
 
