@@ -626,3 +626,63 @@ def test_a_call_that_cannot_be_confined_to_the_workspace_is_not_taken_for_one(sh
         answer = ship.http.post(f"/fs/{what}", params={"beneath": "true"}, json={"path": "unconfined"})
         assert code(answer) == (400, "validation_error")
     assert "unconfined" not in listed(ship)[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "field"),
+    [
+        ("GET", "content?path=x&first=1e3", "first"),
+        ("GET", "content?path=x&last=-1", "last"),
+        ("GET", "content?path=x&suffix=" + "9" * 19, "suffix"),
+        ("PUT", "content?path=x&mtime=nan", "mtime"),
+        ("PUT", "content?path=x&mtime=then", "mtime"),
+        ("PUT", "content?path=x&mtime=1e300", "mtime"),
+        ("GET", "archive?path=.&format=zip", "format"),
+        ("GET", "search?path=.&query=" + "x" * 4097, None),
+        ("GET", "search?path=.&query=x&glob=%00", None),
+        ("GET", "watch?path=.", None),
+    ],
+)
+def test_a_query_that_is_none_is_refused_and_names_its_field(
+    ship: Ship, method: str, call: str, field: str | None
+) -> None:
+    answer = ship.http.request(method, f"/fs/{call}", content=b"x")
+    assert code(answer) == (400, "validation_error")
+    assert answer.json()["error"].get("details", {}).get("field") == field
+    assert not (ship.workspace / "x").exists()
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b'{"path": "\\ud800"}', b'{"path": ["x"]}', b'{"path": 1}'])
+def test_a_body_that_is_none_makes_nothing(ship: Ship, body: bytes) -> None:
+    assert code(ship.http.post("/fs/mkdir", content=body)) == (400, "validation_error")
+    assert listed(ship) == ([], False)
+
+
+@pytest.mark.parametrize("path", ["/fs/nonsense", "/services/a/b/c", "/ports/1", "/kernels/a/b/c/d"])
+def test_a_route_that_is_not_there_is_404(ship: Ship, path: str) -> None:
+    assert code(ship.http.get(path)) == (404, "not_found")
+
+
+def test_a_file_of_another_users_is_written_over_and_stays_theirs(boxed: Ship) -> None:
+    theirs = boxed.workspace / "theirs"
+    theirs.write_bytes(b"a longer content")
+    theirs.chmod(0o666)
+    before = theirs.stat()
+    answer = put(boxed, "theirs", b"new").json()
+    assert (answer["uid"], answer["size"], theirs.read_bytes()) == (os.getuid(), 3, b"new")
+    assert (theirs.stat().st_ino, theirs.stat().st_uid) == (before.st_ino, before.st_uid)
+    assert [name for name in os.listdir(boxed.workspace) if name.startswith(".ship")] == []
+
+
+def test_a_tree_that_is_too_deep_is_neither_copied_nor_changed(ship: Ship) -> None:
+    path = ship.workspace / "deep"
+    for _ in range(202):
+        path /= "d"
+    path.mkdir(parents=True)
+    for answer in (
+        post(ship, "copy", source="deep", destination="other"),
+        post(ship, "chmod", path="deep", mode="0700", recursive=True),
+    ):
+        assert code(answer) == (400, "validation_error")
+        assert "more than 200 deep" in answer.json()["error"]["message"]
+    assert os.listdir(ship.workspace) == ["deep"]
