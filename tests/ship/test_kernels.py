@@ -665,7 +665,7 @@ for lie in (b'[]', b'nonsense', b'{"type": 7}', b'\\xff', b'{"type":"result","ce
 
 def test_what_a_lie_has_of_use_is_bounded_and_whole_text(kernel: Kernel) -> None:
     """A count that is none is left out, half characters are replaced, and a traceback has an end."""
-    lies = (
+    lies: tuple[Event, ...] = (
         {"type": "result", "cell": "me", "data": {"a\ud800": ["\udfff", {"b": 1}]}, "metadata": {},
          "execution_count": True},
         {"type": "error", "cell": "me", "ename": "E", "evalue": "", "traceback": ["x" * 200_000, "y" * 200_000, "z"]},

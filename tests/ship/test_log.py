@@ -22,16 +22,15 @@ except ValueError as error:
 """
 
 
-def run(fill: str, **given: int) -> subprocess.CompletedProcess[bytes]:
+def run(fill: str, stderr: int = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", TRY.format(fill=fill)]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    return subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_S, check=True, **given
-    )
+    given = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    out = subprocess.PIPE
+    return subprocess.run(command, env=given, stdout=out, stderr=stderr, timeout=PATIENCE_S, check=True)
 
 
 def test_a_note_is_one_line_that_a_pipe_takes_whole() -> None:
-    said = run("", stderr=subprocess.PIPE).stderr
+    said = run("").stderr
     assert said.startswith(b"ship: ?xxx")
     assert len(said) == 4096
 
@@ -47,5 +46,5 @@ def test_a_log_that_nobody_reads_holds_nothing_up() -> None:
 
 
 def test_a_log_that_is_closed_is_no_error_and_an_error_is_told_without_its_text() -> None:
-    said = run("import os\nos.close(2)", stderr=subprocess.PIPE).stdout
+    said = run("import os\nos.close(2)").stdout
     assert re.fullmatch(rb"ValueError at <module>:\d+\n", said)
