@@ -52,16 +52,8 @@ _READY_S = 15.0
 _END_S = 5.0
 
 STEPS = (
-    "claim",
-    "launch",
-    "ready",
-    "observe",
-    "pause",
-    "resume",
-    "stop",
-    "destroy",
-    "set_network",
-    "list_owned",
+    *("claim", "launch", "ready"),
+    *("observe", "pause", "resume", "stop", "destroy", "set_network", "list_owned"),
 )
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
@@ -84,9 +76,8 @@ class FakeDriver:
         refuse: bool = False,
         network: tuple[NetworkMode, ...] = ("none", "allowlist", "open"),
     ) -> None:
-        self.capabilities = Capabilities(
-            isolation=("container",), pause=True, images=("host",), network=network
-        )
+        kinds = ("container",)
+        self.capabilities = Capabilities(isolation=kinds, pause=True, images=("host",), network=network)
         self._run_dir = run_dir
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.fail_at = fail_at
@@ -241,18 +232,13 @@ class FakeDriver:
             [sys.executable, "-m", "ship"],
             env=self._environment(spec),
             cwd=self._directory(spec.session_id),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
             start_new_session=True,
-        )
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
         self._children[child.pid] = child
         threading.Thread(target=child.wait, name="bay-fake-reaper", daemon=True).start()
-        process: dict[str, str | int] = {
-            "step": "launched",
-            "pid": child.pid,
-            "started": start_time(child.pid) or 0,
-        }
+        started = start_time(child.pid) or 0
+        process: dict[str, str | int] = {"step": "launched", "pid": child.pid, "started": started}
         self._save(spec.session_id, {"sandbox_id": spec.sandbox_id, **process})
         return process
 

@@ -19,27 +19,20 @@ async def check_health(endpoint: Endpoint, token: str, timeout_s: float = 5.0) -
         async with asyncio.timeout(timeout_s):
             await _ask(endpoint, token)
     except (OSError, ShipError) as error:  # TimeoutError is an OSError
-        raise SandboxNotReady(
-            f"Ship does not answer at {endpoint.socket_path}: {error or 'timed out'}"
-        ) from error
+        why = error or "timed out"
+        raise SandboxNotReady(f"Ship does not answer at {endpoint.socket_path}: {why}") from error
 
 
 async def _ask(endpoint: Endpoint, token: str) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connect(endpoint), limit=_LIMIT)
     try:
-        writer.write(_request(token))
+        head = f"GET /healthz HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode("ascii"))
         _check_answer(await reader.readuntil(b"\r\n\r\n"), token)
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         raise SandboxNotReady(f"Ship ended its answer early at {endpoint.socket_path}") from error
     finally:
         writer.close()
-
-
-def _request(token: str) -> bytes:
-    head = (
-        f"GET /healthz HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode("ascii")
 
 
 def _check_answer(head: bytes, token: str) -> None:

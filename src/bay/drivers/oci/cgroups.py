@@ -36,9 +36,8 @@ def huge_page_sizes(mount: Path = MOUNT, pages: Path = Path("/sys/kernel/mm/huge
     limits = "hugetlb" in unified.split() if unified is not None else (mount / "hugetlb").is_dir()
     if not (limits and pages.is_dir()):
         return ()
-    return tuple(
-        _in_units(int(path.name[len("hugepages-") : -len("kB")])) for path in sorted(pages.iterdir())
-    )
+    sizes = (path.name.removeprefix("hugepages-").removesuffix("kB") for path in sorted(pages.iterdir()))
+    return tuple(_in_units(int(size)) for size in sizes)
 
 
 def _in_units(kib: int) -> str:
@@ -50,10 +49,8 @@ def _in_units(kib: int) -> str:
 
 def is_frozen(cgroup: str, mount: Path = MOUNT) -> bool:
     """Whether the processes of `cgroup` are frozen by their own group (not by one above)."""
-    for directory in directories(cgroup, mount):
-        if _read(directory / "freezer.self_freezing") == "1" or _read(directory / "cgroup.freeze") == "1":
-            return True
-    return False
+    files = ("freezer.self_freezing", "cgroup.freeze")
+    return any(_read(place / name) == "1" for place in directories(cgroup, mount) for name in files)
 
 
 def freeze(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> None:
@@ -67,9 +64,8 @@ def freeze(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> Non
         with _unless_gone():
             _freeze(cgroup, time.monotonic() + timeout_s, mount)
     except OSError:
-        thaw(
-            cgroup, mount
-        )  # half frozen is the worst state: nothing answers, and the session does not read as paused
+        # Half frozen is the worst state: nothing answers, and the session does not read as paused.
+        thaw(cgroup, mount)
         raise
 
 
@@ -114,9 +110,8 @@ def remove_if_empty(cgroup: str) -> None:
 
 def children(cgroup: str) -> set[str]:
     """The names of the groups directly below `cgroup`, in any hierarchy."""
-    return {
-        child.name for directory in directories(cgroup) for child in directory.iterdir() if child.is_dir()
-    }
+    groups = (child for directory in directories(cgroup) for child in directory.iterdir())
+    return {group.name for group in groups if group.is_dir()}
 
 
 def _rmdir(directory: str) -> None:

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib.util import find_spec
 from pathlib import Path
 
 from bay.drivers.oci import kernel_bundle
@@ -47,19 +46,12 @@ def build(closures: Path) -> Path:
     Safe against concurrent builds. Blocks (about 5 s when it has to be made); raises OSError, ImportError or
     subprocess.SubprocessError.
     """
-    packages = [_package_directory(name) for name in _PACKAGES]
+    packages = [kernel_bundle.location(name) for name in _PACKAGES]
     target = closures / _fingerprint(packages)
     if not target.is_dir():
         with built_beside(target) as building:
             _fill(building, packages)
     return target
-
-
-def _package_directory(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ImportError(f"the package {name} is not installed beside Bay")
-    return Path(spec.origin).parent
 
 
 def _interpreter() -> Path:
@@ -95,17 +87,11 @@ def _fill(closure: Path, packages: list[Path]) -> None:
 def _ignored(directory: str, names: list[str]) -> set[str]:
     if Path(directory).name == "lib-dynload":
         return {name for name in names if _UNNEEDED_EXTENSIONS.match(name)}
-    return {
-        name for name in names if name in _UNNEEDED or not (_is_code(name) or _is_directory(directory, name))
-    }
+    return {name for name in names if name in _UNNEEDED or not _is_code(directory, name)}
 
 
-def _is_code(name: str) -> bool:
-    return name.endswith((".py", ".so"))
-
-
-def _is_directory(directory: str, name: str) -> bool:
-    return os.path.isdir(os.path.join(directory, name))
+def _is_code(directory: str, name: str) -> bool:
+    return name.endswith((".py", ".so")) or os.path.isdir(os.path.join(directory, name))
 
 
 def _replace_sources(python: Path) -> None:

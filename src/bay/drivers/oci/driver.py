@@ -4,7 +4,8 @@ import asyncio
 import os
 import platform
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,19 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroups, closure, host_image, layers, seccomp
+from bay.drivers.oci import cgroups, closure, host_image, layers, netns, seccomp
 from bay.drivers.oci import hostname as oci_hostname
 from bay.drivers.oci.idrange import IdRanges
 from bay.drivers.oci.launch import (
     Launched,
     LaunchRequest,
+    NetworkAttachment,
     host_errors,
     launch,
     seal_socket_dir,
     wait_unlocked,
 )
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
-from bay.drivers.oci.network_attachment import NetworkAttachment, namespace_of
 from bay.drivers.oci.probe import requirements
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
@@ -146,9 +147,8 @@ class OciDriver:
         if await in_new_thread(places.exist):
             await self.destroy(Handle(driver=self.name, session_id=spec.session_id))
         id_base = await in_new_thread(lambda: self._claim(spec, places))
-        claimed = Handle(
-            driver=self.name, session_id=spec.session_id, data={"step": "claimed", "id_base": id_base}
-        )
+        data = {"step": "claimed", "id_base": id_base}
+        claimed = Handle(driver=self.name, session_id=spec.session_id, data=data)
         yield claimed
         if spec.user != host_image.USER:
             skeleton = await in_new_thread(lambda: self._skeleton(spec.user))
@@ -156,13 +156,8 @@ class OciDriver:
         order = self._order(spec, places, shared, id_base)
         with StartOutput() as output:
             launched = await self._launch(order, output)
-            started = {
-                "step": "launched",
-                "pid": launched.pid,
-                "started": launched.started,
-                "boot": shared.boot,
-            }
-            yield replace(claimed, data={**claimed.data, **started})
+            started = {"pid": launched.pid, "started": launched.started, "boot": shared.boot}
+            yield replace(claimed, data={**claimed.data, **started, "step": "launched"})
             if order.line is not None:
                 await self._serve_names(order.line, launched)
             await output.wait_ready(spec.session_id, _READY_S)
@@ -188,11 +183,13 @@ class OciDriver:
 
         Raises DriverUnavailable, with the session running, when some process cannot be frozen.
         """
-        await in_new_thread(lambda: self._freeze(handle.session_id))
+        with _told(f"session {handle.session_id} cannot be paused"):
+            await in_new_thread(lambda: cgroups.freeze(self._cgroup_of(handle.session_id)))
 
     async def resume(self, handle: Handle) -> None:
         """See `Driver.resume`."""
-        await in_new_thread(lambda: self._thaw(handle.session_id))
+        with _told(f"session {handle.session_id} cannot be resumed"):
+            await in_new_thread(lambda: cgroups.thaw(self._cgroup_of(handle.session_id)))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """See `Driver.stop`. A paused session is resumed, so that it receives the signal."""
@@ -221,7 +218,8 @@ class OciDriver:
         cgroup = self._cgroup_of(handle.session_id)
         await in_new_thread(lambda: self._end_processes(handle, places, cgroup))
         await self._unplug(handle)  # before the id range is free, whose number is that of the slot
-        await in_new_thread(lambda: _destroy_layers(places))
+        with _told(f"the layers of session {handle.session_id} cannot be removed"):
+            await in_new_thread(lambda: layers.destroy(places.data))
         await remove_tree.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
         await in_new_thread(lambda: self._ids.release(places.run))
 
@@ -238,8 +236,7 @@ class OciDriver:
             if slot is None:
                 raise DriverUnavailable(
                     f"session {handle.session_id} has lost its claim on an id range, which identifies its "
-                    "network; "
-                    "stop the sandbox and start it again"
+                    "network; stop the sandbox and start it again"
                 )
             await self._network.set_policy(slot, policy, namespace)
 
@@ -248,13 +245,8 @@ class OciDriver:
         id_base = handle.data.get("id_base")
         if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is None or id_base is None:
             return
-        with closing_fd(pidfd):
-            try:
-                await in_new_thread(lambda: oci_hostname.rename(pidfd, hostname, int(id_base)))
-            except OSError as error:
-                raise DriverUnavailable(
-                    f"session {handle.session_id} cannot be given its name: {error}"
-                ) from error
+        with closing_fd(pidfd), _told(f"session {handle.session_id} cannot be given its name"):
+            await in_new_thread(lambda: oci_hostname.rename(pidfd, hostname, int(id_base)))
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """See `Driver.network_state`."""
@@ -296,8 +288,7 @@ class OciDriver:
         if self._network is not None and await in_new_thread(self._network.is_left):
             raise DriverUnavailable(
                 "earlier sandboxes have networks that keep their last rules and cannot be managed any more: "
-                f"{'; '.join(problems)}. "
-                "Fix that, or end their processes first"
+                f"{'; '.join(problems)}. Fix that, or end their processes first"
             )
         log.warning("network.unavailable", problems=problems)
         self._network = None
@@ -308,15 +299,15 @@ class OciDriver:
                 await self._network.remove(slot)
 
     async def _serve_names(self, line: NetworkAttachment, launched: Launched) -> None:
-        namespace = await opened_in_thread(lambda: namespace_of(launched.pid, launched.started))
+        namespace = await opened_in_thread(lambda: netns.descriptor_of(launched.pid, launched.started))
         if namespace is None:
             raise SandboxNotReady("Ship ended before it was ready")
         with closing_fd(namespace):
-            await line.serve_names(namespace)
+            await line.network.serve_names(line.slot, namespace)
 
     def _open_namespace(self, handle: Handle) -> int | None:
         init = self._init(handle)
-        return None if init is None else namespace_of(*init)
+        return None if init is None else netns.descriptor_of(*init)
 
     def _slot(self, handle: Handle) -> NetworkSlot | None:
         """The session's network slot: the number of its id range, unique among this host's live sessions."""
@@ -330,15 +321,14 @@ class OciDriver:
             return []
         if (slot := self._slot(handle)) is not None:
             return [slot]
-        owned = (
-            self._network.owned()
-        )  # before the claims: the owner of anything listed here has its claim by now
-        live = {
-            n + 1
-            for n, path in self._ids.holders().items()
-            if path.parent == self._layout.run_dir / "sessions"
-        }
+        owned = self._network.owned()  # before the claims: whoever has one of these has its claim by now
+        live = {number + 1 for number in self._claims()}
         return [NetworkSlot(number, handle.session_id) for number in sorted(owned - live)]
+
+    def _claims(self) -> dict[int, str]:
+        """The id ranges of this Bay's sessions, each with its session's id."""
+        own = self._layout.run_dir / "sessions"
+        return {number: path.name for number, path in self._ids.holders().items() if path.parent == own}
 
     def _tidy(self) -> None:
         cgroups.remove_if_empty(self._cgroup)
@@ -365,14 +355,10 @@ class OciDriver:
 
     def _check(self, spec: SessionSpec) -> _Shared:
         offered = self.capabilities
-        if spec.image not in offered.images:
-            raise CapabilityNotSupported(
-                f"there is no image {spec.image!r}", details={"available": offered.images}
-            )
-        if spec.isolation not in offered.isolation:
-            raise CapabilityNotSupported(
-                f"there is no isolation {spec.isolation!r}", details={"available": offered.isolation}
-            )
+        wanted = (("image", spec.image, offered.images), ("isolation", spec.isolation, offered.isolation))
+        for kind, name, available in wanted:
+            if name not in available:
+                raise CapabilityNotSupported(f"there is no {kind} {name!r}", details={"available": available})
         if self._shared is None:
             raise DriverUnavailable("the oci driver is not open")
         return self._shared
@@ -428,28 +414,14 @@ class OciDriver:
         with closing_fd(pidfd):
             await in_new_thread(lambda: _settle_inside(pidfd, hostname, id_base))
 
-    def _freeze(self, session_id: str) -> None:
-        try:
-            cgroups.freeze(self._cgroup_of(session_id))
-        except OSError as error:
-            raise DriverUnavailable(f"session {session_id} cannot be paused: {error}") from error
-
-    def _thaw(self, session_id: str) -> None:
-        try:
-            cgroups.thaw(self._cgroup_of(session_id))
-        except OSError as error:
-            raise DriverUnavailable(f"session {session_id} cannot be resumed: {error}") from error
-
     def _end_processes(self, handle: Handle, places: SessionPlaces, cgroup: str) -> None:
         """Kill all processes and remove the control groups; a first process outside of them is killed too."""
         if places.lock.exists():
             wait_unlocked(places.lock, self._runc.timeout_s + _UNLOCK_MARGIN_S)
         if not (cgroups.kill(cgroup) and self._kill_init(handle)):
             raise DriverUnavailable(f"processes of session {places.session_id} in {cgroup} survive SIGKILL")
-        try:
+        with _told(f"the control group {cgroup} cannot be removed"):
             cgroups.remove(cgroup)
-        except OSError as error:
-            raise DriverUnavailable(f"the control group {cgroup} cannot be removed: {error}") from error
 
     def _kill_init(self, handle: Handle) -> bool:
         if (pidfd := self._open_init(handle)) is None:
@@ -467,9 +439,8 @@ class OciDriver:
             return Exited(None) if places.run.exists() else Gone()
         os.close(pidfd)
         endpoint = handle.endpoint or Endpoint(socket_path=str(places.socket), peer_pid=init[0])
-        return (
-            Paused(endpoint) if cgroups.is_frozen(self._cgroup_of(handle.session_id)) else Running(endpoint)
-        )
+        is_frozen = cgroups.is_frozen(self._cgroup_of(handle.session_id))
+        return Paused(endpoint) if is_frozen else Running(endpoint)
 
     def _open_init(self, handle: Handle) -> int | None:
         init = self._init(handle)
@@ -485,12 +456,7 @@ class OciDriver:
         return f"{self._cgroup}/{session_id}"
 
     def _owned(self) -> list[tuple[str, str | None]]:
-        claimed = {
-            path.name
-            for path in self._ids.holders().values()
-            if path.parent == self._layout.run_dir / "sessions"
-        }
-        found = self._layout.session_ids() | cgroups.children(self._cgroup) | claimed
+        found = {*self._layout.session_ids(), *cgroups.children(self._cgroup), *self._claims().values()}
         sessions = sorted(filter(is_session_id, found))
         return [(session_id, self._layout.session(session_id).sandbox_id()) for session_id in sessions]
 
@@ -524,13 +490,12 @@ def _settle_inside(pidfd: int, hostname: str, id_base: int) -> None:
     oci_hostname.write_down(hostname, id_base)
 
 
-def _destroy_layers(places: SessionPlaces) -> None:
+@contextmanager
+def _told(what: str) -> Generator[None]:
     try:
-        layers.destroy(places.data)
+        yield
     except OSError as error:
-        raise DriverUnavailable(
-            f"the layers of session {places.session_id} cannot be removed: {error}"
-        ) from error
+        raise DriverUnavailable(f"{what}: {error}") from error
 
 
 def _prepare_and_launch(order: LaunchRequest, output: StartOutput) -> Launched:

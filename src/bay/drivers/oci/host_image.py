@@ -25,31 +25,10 @@ Without, the first program that draws text reads every font; the cache is good w
 _ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group")
 
 _FROM_ETC = (
-    "alternatives",
-    "bash.bashrc",
-    "ca-certificates.conf",
-    "debian_version",
-    "dpkg",
-    "fonts",
-    "inputrc",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "magic",
-    "matplotlibrc",
-    "mime.types",
-    "os-release",
-    "protocols",
-    "python3",
-    "python3.11",
-    "python3.12",
-    "python3.13",
-    "python3.14",
-    "services",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "timezone",
+    *("alternatives", "bash.bashrc", "ca-certificates.conf", "debian_version", "dpkg", "fonts", "inputrc"),
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "magic", "matplotlibrc", "mime.types"),
+    *("os-release", "protocols", "python3", "python3.11", "python3.12", "python3.13", "python3.14"),
+    *("services", "ssl/certs", "ssl/openssl.cnf", "timezone"),
 )
 
 # The packages installed in /usr, so that a package manager can go on from there in a sandbox that keeps its

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bay.drivers.oci.userns import IDS
 from bay.errors import DriverUnavailable
+from bay.linux.processes import closing_fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,8 @@ class IdRanges:
     @contextmanager
     def _locked(self) -> Generator[None]:
         # Guards the directory against every other Bay; held for a few file operations only.
-        fd = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with closing_fd(
+            os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        ) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(fd)

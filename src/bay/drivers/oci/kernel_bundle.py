@@ -46,7 +46,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     for name, version in sorted(_versions()):
         digest.update(f"\0{name} {version}".encode())
-    for source in sorted(_location("ship_kernel").rglob("*.py")):
+    for source in sorted(location("ship_kernel").rglob("*.py")):
         digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
     if HOST_PYTHON.exists():
         info = HOST_PYTHON.stat()
@@ -61,7 +61,7 @@ def fill(target: Path, shown_at: str) -> None:
     """
     target.mkdir()
     for name in _PACKAGES:
-        _copy(_location(name), target)
+        _copy(location(name), target)
     for name in _DISTRIBUTIONS:
         _copy_metadata(name, target)
     _compile(target, shown_at)
@@ -74,9 +74,9 @@ def fill_bridge(target: Path) -> list[Path]:
     target.mkdir()
     for name in _BRIDGE:
         if find_spec(name) is not None:
-            _copy(_location(name), target)
+            _copy(location(name), target)
     _copy_metadata("jupyter-client", target)  # it finds its own way of starting kernels by an entry point
-    libraries = _location("zmq").parent / _BRIDGE_LIBRARIES
+    libraries = location("zmq").parent / _BRIDGE_LIBRARIES
     if libraries.is_dir():
         shutil.copytree(libraries, target / _BRIDGE_LIBRARIES)
     return sorted(target.rglob("*.so*"))
@@ -90,7 +90,8 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _location(name: str) -> Path:
+def location(name: str) -> Path:
+    """The directory of a package, or the file of a module. Raises ImportError."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ImportError(f"the package {name} is not installed beside Bay")
@@ -114,17 +115,13 @@ def _copy_metadata(name: str, target: Path) -> None:
 
 
 def _compile(target: Path, shown_at: str) -> None:
-    interpreters = [Path(sys.executable), HOST_PYTHON]
     # Never compared with the source: the folder is read-only. Where this fails the kernel compiles in memory.
     command = ["-m", "compileall", "-q", "-x", _NOT_COMPILED, "--invalidation-mode", "unchecked-hash"]
+    command += ["-s", str(target), "-p", shown_at, str(target)]
+    null = subprocess.DEVNULL
     running = [
-        subprocess.Popen(
-            [str(python), "-I", *command, "-s", str(target), "-p", shown_at, str(target)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for python in interpreters
+        subprocess.Popen([str(python), "-I", *command], stdin=null, stdout=null, stderr=null)
+        for python in (Path(sys.executable), HOST_PYTHON)
         if python.exists()
     ]
     for process in running:

@@ -23,7 +23,6 @@ import structlog
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci import cgroups, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
-from bay.drivers.oci.network_attachment import NetworkAttachment
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import SOCKET_DIR, RuntimePlacement, build
 from bay.drivers.oci.userns import user_namespace
@@ -31,8 +30,24 @@ from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
 from bay.linux import mounts
 from bay.linux.processes import closing_fd, holders, kill_tree, start_time
+from bay.models import NetworkPolicy
+from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 
 log = structlog.get_logger("bay.drivers.oci")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAttachment:
+    """The slot of a session that begins, and the policy that it begins with.
+
+    The policy is in place before the device, the device before the first process, and DNS before the first
+    command.
+    """
+
+    network: NetworkManager
+    slot: NetworkSlot
+    policy: NetworkPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +82,13 @@ def launch(order: LaunchRequest, output: StartOutput) -> Launched:
     Raises DriverUnavailable, StorageFull or SandboxNotReady.
     """
     with host_errors(), locked(order.places.lock) as lock, user_namespace(order.id_base) as userns:
-        if order.line is not None:
-            order.line.admit()
+        if (line := order.line) is not None:
+            line.network.admit(line.slot, line.policy)
         mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_NEWNET | mounts.CLONE_FS)
         netns.set_up_loopback()
-        if order.line is not None:
-            order.line.connect()
+        if line is not None:
+            with closing_fd(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+                line.network.connect(line.slot, namespace)
         root = rootfs.assemble(order.rootfs, order.stage, userns, order.id_base)
         _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}")
         log = order.places.run / "runc.log"
@@ -99,12 +115,9 @@ def locked(file: Path) -> Generator[int]:
 
     A process that inherits the descriptor holds it as well, until it ends or runs a program.
     """
-    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with closing_fd(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def wait_unlocked(file: Path, timeout_s: float, patience_s: float = 2.0) -> None:

@@ -8,9 +8,12 @@ inherits it.
 """
 
 import fcntl
+import os
 import socket
 import struct
 from pathlib import Path
+
+from bay.linux.processes import closing_fd, ends_within, open_process
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
@@ -26,3 +29,19 @@ def set_up_loopback() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
     for name, value in _SYSCTLS.items():
         (Path("/proc/sys/net") / name).write_text(value)
+
+
+def descriptor_of(pid: int, started: int) -> int | None:
+    """A descriptor of the network namespace of that process; None if it has ended. Blocks."""
+    if (pidfd := open_process(pid, started)) is None:
+        return None
+    with closing_fd(pidfd):
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it has ended, and is not reaped yet
+            return None
+        # The number may have gone to another process since it was looked at.
+        if not ends_within(pidfd, 0):
+            return namespace
+    os.close(namespace)
+    return None

@@ -39,15 +39,11 @@ def mend_root(upper: Path) -> None:
 
 def _is_unreadable(path: Path) -> bool:
     """Whether a read could block, or be too large; a whiteout, which is a deleted file, is neither."""
-    found = _mode(path)
-    if found is None or _is_whiteout(path):
+    if not os.path.lexists(path):
         return False
-    return not stat.S_ISREG(found) or path.lstat().st_size > _LARGEST
-
-
-def _is_whiteout(path: Path) -> bool:
     facts = path.lstat()
-    return stat.S_ISCHR(facts.st_mode) and facts.st_rdev == os.makedev(0, 0)
+    is_whiteout = stat.S_ISCHR(facts.st_mode) and facts.st_rdev == os.makedev(0, 0)
+    return not is_whiteout and not (stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST)
 
 
 def _mode(path: Path) -> int | None:

@@ -104,24 +104,19 @@ def _kernel() -> list[HostCheck]:
     seccomp = _text("/proc/sys/kernel/seccomp/actions_avail")
     helpers = {name: shutil.which(name) for name in ("prlimit", "setpriv", "unshare")}
     missing = [name for name, path in helpers.items() if path is None]
+    found = f"not on PATH: {', '.join(missing)}" if missing else str(helpers["unshare"])
+    more_users, filters = (
+        "sysctl -w user.max_user_namespaces=65536",
+        "use a kernel with CONFIG_SECCOMP_FILTER",
+    )
+    merged = Path("/bin").is_symlink()
+    kind = f"/bin is {'a link' if merged else 'a directory of its own'}"
     return [
-        HostCheck(
-            "util-linux",
-            not missing,
-            True,
-            f"not on PATH: {', '.join(missing)}" if missing else str(helpers["unshare"]),
-            "install util-linux 2.36 or newer",
-        ),
-        HostCheck(
-            "user-namespaces", users > 0, True, f"at most {users}", "sysctl -w user.max_user_namespaces=65536"
-        ),
-        HostCheck(
-            "seccomp", "errno" in seccomp, True, seccomp or "none", "use a kernel with CONFIG_SECCOMP_FILTER"
-        ),
+        HostCheck("util-linux", not missing, True, found, "install util-linux 2.36 or newer"),
+        HostCheck("user-namespaces", users > 0, True, f"at most {users}", more_users),
+        HostCheck("seccomp", "errno" in seccomp, True, seccomp or "none", filters),
         _tried("openat2", _try_openat2, "use Linux 5.6 or newer"),
-        HostCheck(
-            "merged-usr", Path("/bin").is_symlink(), True, f"/bin is {_kind('/bin')}", "merge /usr (usrmerge)"
-        ),
+        HostCheck("merged-usr", merged, True, kind, "merge /usr (usrmerge)"),
     ]
 
 
@@ -133,23 +128,16 @@ def _cgroups() -> HostCheck:
         found, version = {path.name for path in MOUNT.iterdir()} if MOUNT.is_dir() else set[str](), "1"
     missing = [name for name in _CONTROLLERS if name not in found]
     text = f"version {version}" + (f" without {', '.join(missing)}" if missing else "")
-    return HostCheck(
-        "cgroups", not missing, True, text, "boot with cgroup v2 and the cpu, memory and pids controllers"
-    )
+    fix = "boot with cgroup v2 and the cpu, memory and pids controllers"
+    return HostCheck("cgroups", not missing, True, text, fix)
 
 
 def _trials(scratch: Path | None, id_base: int) -> list[HostCheck]:
+    mapped = "use Linux 5.19 or newer, data on ext4, xfs or btrfs"
+    overlaid = "use Linux 5.19 or newer with overlayfs, data on ext4, xfs or btrfs"
     return [
-        _tried(
-            "id-mapped-mounts",
-            lambda: _try_idmap(scratch, id_base),
-            "use Linux 5.19 or newer, data on ext4, xfs or btrfs",
-        ),
-        _tried(
-            "overlay-on-id-mapped",
-            lambda: _try_overlay(scratch, id_base),
-            "use Linux 5.19 or newer with overlayfs, data on ext4, xfs or btrfs",
-        ),
+        _tried("id-mapped-mounts", lambda: _try_idmap(scratch, id_base), mapped),
+        _tried("overlay-on-id-mapped", lambda: _try_overlay(scratch, id_base), overlaid),
         _tried("network-namespaces", _try_network, "use a kernel with CONFIG_NET_NS"),
     ]
 
@@ -158,24 +146,15 @@ def _limits() -> list[HostCheck]:
     instances = _number("/proc/sys/fs/inotify/max_user_instances")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     terminals = _number("/proc/sys/kernel/pty/max") - _number("/proc/sys/kernel/pty/reserve")
+    watched = f"{instances} instances for each sandbox, and for Bay"
+    more_watched = "sysctl -w fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=1048576"
+    shared = f"{terminals} for all sandboxes together, of which one takes up to {TERMINALS}"
+    more_terminals = f"sysctl -w kernel.pty.max={16 * _ENOUGH_TERMINALS}"
+    more_files = "raise LimitNOFILE (ulimit -n) to 65536"
     return [
-        HostCheck(
-            "inotify",
-            instances >= _ENOUGH_INOTIFY_INSTANCES,
-            False,
-            f"{instances} instances for each sandbox, and for Bay",
-            "sysctl -w fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=1048576",
-        ),
-        HostCheck(
-            "terminals",
-            terminals >= _ENOUGH_TERMINALS,
-            False,
-            f"{terminals} for all sandboxes together, of which one takes up to {TERMINALS}",
-            f"sysctl -w kernel.pty.max={16 * _ENOUGH_TERMINALS}",
-        ),
-        HostCheck(
-            "open-files", files >= _ENOUGH_FILES, False, f"{files}", "raise LimitNOFILE (ulimit -n) to 65536"
-        ),
+        HostCheck("inotify", instances >= _ENOUGH_INOTIFY_INSTANCES, False, watched, more_watched),
+        HostCheck("terminals", terminals >= _ENOUGH_TERMINALS, False, shared, more_terminals),
+        HostCheck("open-files", files >= _ENOUGH_FILES, False, f"{files}", more_files),
         _core_dumps(_text("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[1]),
         _closed_files(),
     ]
@@ -196,24 +175,17 @@ def _core_dumps(pattern: str, hard: int) -> HostCheck:
 def _extras(scratch: Path | None) -> list[HostCheck]:
     lacking = _lacking_for_limits(scratch or Path(tempfile.gettempdir()))
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    found = (
+        f"one sandbox can fill this machine's disk: {'; '.join(lacking)}" if lacking else "btrfs can be used"
+    )
+    fix = (
+        "apt install btrfs-progs; modprobe btrfs loop; then use a new data directory. Until then give Bay's a "
+        "file system of its own"
+    )
+    virtual = "enable virtualisation, for isolation by virtual machines"
     return [
-        HostCheck(
-            "disk-limits",
-            not lacking,
-            False,
-            f"one sandbox can fill this machine's disk: {'; '.join(lacking)}"
-            if lacking
-            else "btrfs can be used",
-            "apt install btrfs-progs; modprobe btrfs loop; then use a new data directory. Until then give Bay's a file system of its own",
-            risk=True,
-        ),
-        HostCheck(
-            "kvm",
-            kvm,
-            False,
-            "usable" if kvm else "none",
-            "enable virtualisation, for isolation by virtual machines",
-        ),
+        HostCheck("disk-limits", not lacking, False, found, fix, risk=True),
+        HostCheck("kvm", kvm, False, "usable" if kvm else "none", virtual),
     ]
 
 
@@ -224,10 +196,9 @@ def _closed_files() -> HostCheck:
     """
     found = sorted(_closed_below(USR))
     more = f" and {len(found) - _EXAMPLES} more" if len(found) > _EXAMPLES else ""
+    text = (", ".join(found[:_EXAMPLES]) or "none") + more
     fix = "move it out of /usr: root inside a sandbox of the image `host` reads it, whatever its mode"
-    return HostCheck(
-        "closed-files", not found, False, (", ".join(found[:_EXAMPLES]) or "none") + more, fix, risk=True
-    )
+    return HostCheck("closed-files", not found, False, text, fix, risk=True)
 
 
 def _closed_below(top: Path) -> Iterator[str]:
@@ -250,17 +221,14 @@ def _lacking_for_limits(scratch: Path) -> list[str]:
     """Why files of sandboxes would have no limit: Bay makes a btrfs of its own where it can."""
     if layers.is_bounded(scratch):
         return []
-    known = "btrfs" in _text("/proc/filesystems").split() or _is_module("btrfs")
+    modules = _text(f"/lib/modules/{os.uname().release}/modules.dep")
+    known = "btrfs" in _text("/proc/filesystems").split() or "/btrfs.ko" in modules
     needs = {
         "mkfs.btrfs is not installed": shutil.which("mkfs.btrfs") is not None,
         "the kernel has no btrfs": known,
         "there is no /dev/loop-control": Path("/dev/loop-control").exists(),
     }
     return [problem for problem, is_met in needs.items() if not is_met]
-
-
-def _is_module(name: str) -> bool:
-    return f"/{name}.ko" in _text(f"/lib/modules/{os.uname().release}/modules.dep")
 
 
 def _network() -> list[HostCheck]:
@@ -322,10 +290,6 @@ def _tried(name: str, trial: Callable[[], None], fix: str) -> HostCheck:
     thread.start()
     thread.join()
     return HostCheck(name, not failures, True, str(failures[0]) if failures else "works", fix)
-
-
-def _kind(path: str) -> str:
-    return "a link" if Path(path).is_symlink() else "a directory of its own"
 
 
 def _text(path: str) -> str:

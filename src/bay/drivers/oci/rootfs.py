@@ -155,10 +155,7 @@ def _bound(bind: Bind, userns: int) -> int:
 
 
 def _with_own_inodes(bind: Bind, userns: int) -> int:
-    name, empty = (
-        f"bound{bind.target.replace('/', '-')}",
-        "empty",
-    )  # an overlay without an upper layer needs two
+    name, empty = f"bound{bind.target.replace('/', '-')}", "empty"  # without an upper layer two are needed
     for directory in (name, empty):
         Path(directory).mkdir(exist_ok=True)
     _attach_at(_bound(bind, userns), name)

@@ -39,9 +39,8 @@ class Runc:
         DriverUnavailable.
         """
         pid_file = bundle / "pid"
-        arguments = self._arguments(
-            log, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container
-        )
+        arguments = ["--root", str(self.root), "--log", str(log), "--log-format", "json", "run", "--detach"]
+        arguments += ["--bundle", str(bundle), "--pid-file", str(pid_file), container]
         self._wait(arguments, log, output, lock)
         try:
             return int(pid_file.read_text())
@@ -59,9 +58,8 @@ class Runc:
                 f"{self.binary} did not start a container within {self.timeout_s:g} s{output.said()}"
             )
         if process.wait():
-            raise DriverUnavailable(
-                f"{self.binary} could not start the container: {_last_error(log) or _silence(output)}"
-            )
+            why = _last_error(log) or f"it logged no error{output.said()}"
+            raise DriverUnavailable(f"{self.binary} could not start the container: {why}")
 
     def _spawn(self, arguments: list[str], output: int, lock: int) -> subprocess.Popen[bytes]:
         try:
@@ -70,7 +68,9 @@ class Runc:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock], cwd="/"
             )
         except OSError as error:
-            raise self._missing(error) from error
+            remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
+            message = f"{self.binary} cannot be run: {error.strerror}; {remedy}"
+            raise DriverUnavailable(message) from error
 
     def init_process(self, container: str) -> tuple[int, int] | None:
         """Pid and start time of the container's first process, from runc's state; None without one."""
@@ -83,13 +83,6 @@ class Runc:
     def state(self, container: str) -> Path:
         """The directory of runc's state of `container`."""
         return self.root / container
-
-    def _arguments(self, log: Path, *arguments: str) -> list[str]:
-        return ["--root", str(self.root), "--log", str(log), "--log-format", "json", *arguments]
-
-    def _missing(self, error: OSError) -> DriverUnavailable:
-        remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
-        return DriverUnavailable(f"{self.binary} cannot be run: {error.strerror}; {remedy}")
 
 
 def runc_version(binary: str) -> tuple[int, int, int] | None:
@@ -109,12 +102,9 @@ def is_patched(binary: str) -> bool:
 def _asked_for_version(binary: str) -> str:
     try:
         with subprocess.Popen(
-            [binary, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            errors="replace",
-        ) as process:
+            [binary, "--version"], errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
             return _answer(process)
     except OSError:
         return ""
@@ -144,7 +134,3 @@ def _last_error(log: Path) -> str | None:
         return None
     errors = [line for line in lines if '"level":"error"' in line or '"level":"fatal"' in line]
     return json.loads(errors[-1])["msg"] if errors else None
-
-
-def _silence(output: StartOutput) -> str:
-    return f"it logged no error{output.said()}"

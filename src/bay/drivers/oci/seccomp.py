@@ -80,7 +80,7 @@ FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x4004_9409, 0x4020_940D, 0xC018_9436
 
 _F_LINUX_SPECIFIC = 0x400
 
-_ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY = 0x004_0000, 0xFFFF_FFFF
+_PERSONALITIES = (0, 0x004_0000, 0xFFFF_FFFF)  # plain, ADDR_NO_RANDOMIZE, and a question for the present one
 
 
 def profile(machine: str) -> dict[str, Any]:
@@ -98,10 +98,7 @@ def profile(machine: str) -> dict[str, Any]:
             *_namespaces(),
             *_ioctls(),
             *_fcntls(),
-            *(
-                _when("personality", _equal(0, value))
-                for value in (0, _ADDR_NO_RANDOMIZE, _QUERY_PERSONALITY)
-            ),
+            *(_when("personality", _equal(0, value)) for value in _PERSONALITIES),
         ],
     }
 
@@ -188,10 +185,7 @@ def _ioctls() -> list[dict[str, Any]]:
     bits = [1 << bit for bit in range(8, 16)]
     return [
         *(_when("ioctl", _masked(1, bit, ~(_BTRFS_IOCTL << 8) & bit)) for bit in bits),
-        *(
-            _when("ioctl", _masked(1, 0xFFFF_FFFF, request))
-            for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE)
-        ),
+        *(_when("ioctl", _equal(1, request)) for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE)),
     ]
 
 

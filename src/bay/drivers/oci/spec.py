@@ -101,18 +101,8 @@ def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
 def ship_command(machine: str) -> list[str]:
     """How Ship is started from its closure: nothing of the image is needed, not even a loader."""
     loader = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}[machine]
-    lib = f"{CLOSURE}/lib"
-    return [
-        f"{lib}/{loader}",
-        "--library-path",
-        lib,
-        f"{CLOSURE}/bin/python3",
-        "-I",
-        "-S",
-        "-B",
-        "-m",
-        "ship",
-    ]
+    lib, python = f"{CLOSURE}/lib", f"{CLOSURE}/bin/python3"
+    return [f"{lib}/{loader}", "--library-path", lib, python, "-I", "-S", "-B", "-m", "ship"]
 
 
 def _process(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
@@ -159,20 +149,11 @@ def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
 
 def _mounts(resources: Resources) -> list[dict[str, Any]]:
     half = resources.memory // 2  # data in a tmpfs is charged to the session's memory as well
+    terminals = ("newinstance", f"max={TERMINALS}", "ptmxmode=0666", "mode=0620", "gid=5")
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"),
-        _mount(
-            "/dev/pts",
-            "devpts",
-            "nosuid",
-            "noexec",
-            "newinstance",
-            f"max={TERMINALS}",
-            "ptmxmode=0666",
-            "mode=0620",
-            "gid=5",
-        ),
+        _mount("/dev/pts", "devpts", "nosuid", "noexec", *terminals),
         _mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={half}"),  # noqa: S108 - inside
         _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         _mount("/tmp", "tmpfs", "nosuid", "nodev", "mode=1777", f"size={half}"),  # noqa: S108 - inside
