@@ -79,13 +79,9 @@ class SessionSpec:
     workspace: Path
     """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
     machine: Path | None = None
-    """Host directory for the writable layers of the root file system, where they outlive the session; else
-    they go with it.
-    """
+    """Host directory for the root's writable layers where they outlive the session; None: they go with it."""
     layer_bytes: int | None = None
-    """Most that it may write outside of its workspace, where that goes with it and the host can hold to it;
-    None is no limit.
-    """
+    """Most bytes outside of the workspace, where they go with it and the host can limit them; None: any."""
     token: str = field(repr=False)
     """Shared secret of Bay and this session's Ship, at least 128 bits."""
     hostname: str = "sandbox"
@@ -96,9 +92,7 @@ class SessionSpec:
     allow_root: bool = True
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
     kernel: Literal["eager", "lazy"] = "lazy"
-    """Whether the default kernel starts with the session, or with the first code that is run in it
-    (`SHIP_KERNEL`).
-    """
+    """Whether the default kernel starts with the session, or with the first code in it (`SHIP_KERNEL`)."""
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
@@ -201,10 +195,7 @@ class Driver(Protocol):
     capabilities: Capabilities
 
     async def open(self) -> None:
-        """Check the host and make what all sessions share.
-
-        Raises DriverUnavailable with the way to mend it.
-        """
+        """Check the host and make what all sessions share. Raises DriverUnavailable with the way out."""
         ...
 
     async def aclose(self) -> None:
@@ -222,10 +213,7 @@ class Driver(Protocol):
         ...
 
     async def observe(self, handle: Handle) -> Observed:
-        """The state of the session now.
-
-        Raises DriverUnavailable when that cannot be known: unknown is not gone.
-        """
+        """The state now. Raises DriverUnavailable when that cannot be known: unknown is not gone."""
         ...
 
     async def wait(self, handle: Handle) -> Exited | Gone:
@@ -289,9 +277,7 @@ class Hostnames(Protocol):
     """Optional: a driver renames sessions that run."""
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
-        """Give a session, running or paused, that host name; idempotent. Gone is success. Raises
-        DriverUnavailable.
-        """
+        """Name a session, running or paused; idempotent. Gone is success. Raises DriverUnavailable."""
         ...
 
 

@@ -100,17 +100,13 @@ class FakeDriver:
         """The host name that each session was last given."""
 
     async def open(self) -> None:
-        """Make the directory."""
         await in_new_thread(lambda: self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700))
 
     async def aclose(self) -> None:
         """Sessions keep running."""
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
-        """See `Driver.start`.
-
-        The steps are `claim`, `launch` and `ready`; each is reached before it is done.
-        """
+        """The steps are `claim`, `launch` and `ready`; each is reached before it is done."""
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
             return
@@ -133,35 +129,32 @@ class FakeDriver:
         yield replace(launched, data={**launched.data, "step": "ready"}, endpoint=endpoint)
 
     async def observe(self, handle: Handle) -> Observed:
-        """See `Driver.observe`; `lies` come first."""
+        """`lies` come first."""
         await self._reach("observe")
         return self.lies.get(handle.session_id) or await in_new_thread(lambda: self._observe(handle))
 
     async def wait(self, handle: Handle) -> Exited | Gone:
-        """See `Driver.wait`."""
         if (pidfd := await opened_in_thread(lambda: self._open(handle))) is not None:
             with closing_fd(pidfd):
                 await wait_readable(pidfd)
         return await in_new_thread(lambda: self._ended(handle))
 
     async def pause(self, handle: Handle) -> None:
-        """See `Driver.pause`: SIGSTOP to every process."""
+        """By SIGSTOP to every process."""
         await self._reach("pause")
         await in_new_thread(lambda: self._signal_all(handle, signal.SIGSTOP))
 
     async def resume(self, handle: Handle) -> None:
-        """See `Driver.resume`: SIGCONT to every process."""
+        """By SIGCONT to every process."""
         await self._reach("resume")
         await in_new_thread(lambda: self._signal_all(handle, signal.SIGCONT))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
-        """See `Driver.stop`."""
         await self._reach("stop")
         await self._wait_if_hung(handle.session_id)
         await self._end(handle, grace_s)
 
     async def destroy(self, handle: Handle) -> None:
-        """See `Driver.destroy`."""
         await self._reach("destroy")
         await self._wait_if_hung(handle.session_id)
         await self._remove(handle.session_id)
@@ -183,7 +176,6 @@ class FakeDriver:
         )
 
     async def list_owned(self) -> AsyncIterator[Owned]:
-        """See `Driver.list_owned`."""
         await self._reach("list_owned")
         for session_id, sandbox_id in await in_new_thread(self._owned):
             yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))

@@ -18,7 +18,7 @@ _PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid; see unix(7)
 def connect(endpoint: Endpoint) -> socket.socket:
     """A connected, non-blocking socket. Raises OSError when nothing listens and ShipError for another peer.
 
-    Connecting to a Unix socket does not wait for the peer, so this does not block.
+    Does not block: connecting to a Unix socket does not wait for the peer.
     """
     path = os.open(endpoint.socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

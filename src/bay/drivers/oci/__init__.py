@@ -1,5 +1,4 @@
 """The `oci` driver runs sessions as containers of runc on this host, without a daemon.
 
-`driver` has the steps in order; the modules beside it have one chore each. The package exports nothing:
-`bay.server.backends` imports `driver`.
+`driver` has the steps in order; the modules beside it have one chore each.
 """

@@ -1,8 +1,7 @@
 """The control groups of a session: runc makes them; Bay freezes, thaws, kills and removes them.
 
-It works on the file system alone, for version 2 and for every hierarchy of version 1: after a crash there may
-be a group with processes in it and no container that runc knows, and starting runc would cost twenty
-milliseconds where a write costs a tenth of one.
+By the file system alone, for version 2 and every hierarchy of version 1: after a crash a group may have
+processes and no container that runc knows, and starting runc takes twenty milliseconds, a write a tenth.
 """
 
 import contextlib
@@ -54,9 +53,7 @@ def is_frozen(cgroup: str, mount: Path = MOUNT) -> bool:
 
 
 def freeze(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> None:
-    """Freeze every process of `cgroup` and return when all stand still; a group that is not there is fine.
-
-    Blocks.
+    """Freeze every process of `cgroup` and return when all stand still; no group is fine. Blocks.
 
     Raises TimeoutError, with the group thawed again, when some process could not be frozen in time.
     """
@@ -80,10 +77,7 @@ def thaw(cgroup: str, mount: Path = MOUNT) -> None:
 
 
 def kill(cgroup: str, timeout_s: float = 10.0) -> bool:
-    """Kill every process in `cgroup`, frozen or not, and wait; False when some would not end in time.
-
-    Blocks.
-    """
+    """Kill every process in `cgroup`, frozen or not, and wait; False when some outlive the time. Blocks."""
     deadline = time.monotonic() + timeout_s
     thaw(cgroup)  # version 1 delivers no signal to a frozen process, not even this one
     for directory in directories(cgroup):

@@ -2,8 +2,7 @@
 
 It is the interpreter that runs Bay with its standard library, the shared libraries that both are linked
 against, the loader, h11, Ship, its protocol and its reader of tar. Python files are compiled and their
-sources left out: starting writes nothing, and opens half as many files. Beside them lies the bundle of
-kernels (see `kernel_bundle`).
+sources left out: starting writes nothing, and opens half as many files. Beside them lies `kernel_bundle`'s.
 """
 
 import compileall

@@ -76,13 +76,12 @@ class _Shared:
 
 
 class OciDriver:
-    """Runs sessions as containers of runc on this host. Needs root, and no daemon.
+    """Runs sessions as containers of runc on this host. Needs root, and no daemon. See `Driver`.
 
-    `root` has the data that survives a reboot, `run_dir` the rest; both belong to this Bay alone, as does
-    `layers` (in `root` unless given), which has the sessions' layers outside of their workspaces: on btrfs
-    with quotas each has a limit. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by
-    every Bay on the host. `runc_timeout_s` is how long runc may take to start a container before it is
-    killed.
+    `root` has the data that survives a reboot, `run_dir` the rest, and `layers` (in `root` unless given) the
+    sessions' layers outside of their workspaces: on btrfs with quotas each has a limit. They belong to this
+    Bay alone. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by every Bay on the host.
+    `runc_timeout_s` is how long runc may take to start a container before it is killed.
     """
 
     name = "oci"
@@ -120,25 +119,19 @@ class OciDriver:
         self._shared: _Shared | None = None
 
     async def open(self) -> None:
-        """Check the host (see `probe`) and make the parts that all sessions share.
-
-        They are directories, the `host` image and Ship's closure (about 2 s the first time).
-        """
+        """Check the host (see `probe`) and make what all sessions share (about 2 s the first time)."""
         self._shared = await in_new_thread(self._make_shared)
         await self._open_network()
 
     async def aclose(self) -> None:
-        """Remove the empty control groups and directories that sessions leave behind.
-
-        Sessions keep running, held as they are.
-        """
+        """Remove empty control groups and directories of sessions, which keep running, held as they are."""
         if self._network is not None:
             await self._network.aclose()
         await in_new_thread(self._tidy)
         self._runc.copy.close()
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
-        """See `Driver.start`. The steps are `claimed`, `launched` and `ready`."""
+        """The steps are `claimed`, `launched` and `ready`."""
         shared = self._check(spec)
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
@@ -167,11 +160,11 @@ class OciDriver:
         yield replace(claimed, data={**claimed.data, **started, "step": "ready"}, endpoint=endpoint)
 
     async def observe(self, handle: Handle) -> Observed:
-        """See `Driver.observe`. Read from /proc and the control group; nothing is run."""
+        """Read from /proc and the control group; nothing is run."""
         return await in_new_thread(lambda: self._observe(handle))
 
     async def wait(self, handle: Handle) -> Exited | Gone:
-        """See `Driver.wait`. The exit code is not known: the process is no child of Bay's."""
+        """The exit code is not known: the process is no child of Bay's."""
         if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is not None:
             with closing_fd(pidfd):
                 await wait_readable(pidfd)
@@ -179,20 +172,15 @@ class OciDriver:
         return seen if isinstance(seen, Gone) else Exited(None)
 
     async def pause(self, handle: Handle) -> None:
-        """See `Driver.pause`.
-
-        Raises DriverUnavailable, with the session running, when some process cannot be frozen.
-        """
         with _told(f"session {handle.session_id} cannot be paused"):
             await in_new_thread(lambda: cgroups.freeze(self._cgroup_of(handle.session_id)))
 
     async def resume(self, handle: Handle) -> None:
-        """See `Driver.resume`."""
         with _told(f"session {handle.session_id} cannot be resumed"):
             await in_new_thread(lambda: cgroups.thaw(self._cgroup_of(handle.session_id)))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
-        """See `Driver.stop`. A paused session is resumed, so that it receives the signal."""
+        """A paused session is resumed, so that it receives the signal."""
         if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is None:
             return
         with closing_fd(pidfd):
@@ -206,13 +194,12 @@ class OciDriver:
                 await _wait_killed(pidfd, handle.session_id)
 
     async def destroy(self, handle: Handle) -> None:
-        """See `Driver.destroy`. Waits for a start of the same session that a killed Bay left under way.
+        """Waits for a start of the same session that a killed Bay left under way.
 
         runc is not asked, so a session can be removed where runc is broken, hangs or is no longer there.
-        `runc delete` would do three things: kill by control group and remove the groups, which is done here;
-        remove its directory of state, which holds nothing that outlives the container (`state.json`, and the
-        fifo of one that was half made); and run the hooks of the specification, of which Bay's has none. Its
-        mounts were in the container's namespace and went with its last process.
+        `runc delete` would kill by control group and remove the groups, as is done here; remove its directory
+        of state, which holds nothing that outlives the container; and run hooks, of which Bay's specification
+        has none. Its mounts were in the container's namespace and went with its last process.
         """
         places = self._layout.session(handle.session_id)
         cgroup = self._cgroup_of(handle.session_id)
@@ -224,7 +211,6 @@ class OciDriver:
         await in_new_thread(lambda: self._ids.release(places.run))
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
-        """See `Driver.set_network`."""
         if self._network is None:
             if policy.mode != "none":
                 raise DriverUnavailable(f"this host cannot enforce network mode {policy.mode}")
@@ -241,7 +227,6 @@ class OciDriver:
             await self._network.set_policy(slot, policy, namespace)
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
-        """See `Driver.set_hostname`."""
         id_base = handle.data.get("id_base")
         if (pidfd := await opened_in_thread(lambda: self._open_init(handle))) is None or id_base is None:
             return
@@ -249,18 +234,14 @@ class OciDriver:
             await in_new_thread(lambda: oci_hostname.rename(pidfd, hostname, int(id_base)))
 
     async def network_state(self, handle: Handle) -> NetworkState:
-        """See `Driver.network_state`."""
         slot = await in_new_thread(lambda: self._slot(handle)) if self._network else None
         return await self._network.state(slot) if self._network and slot else _NO_NETWORK
 
     async def list_owned(self) -> AsyncIterator[Owned]:
-        """See `Driver.list_owned`.
+        """By directories, runc's state, control groups and id claims: any one of them is enough.
 
-        Directories, runc's state, control groups and id claims: any one of them is enough.
-
-        There is nothing else to look for: sockets are in the directories, mounts only ever in namespaces that
-        ended with their processes, and the helper that makes a user namespace ends when the pipe from its Bay
-        breaks.
+        There is nothing else: sockets are in the directories, mounts in namespaces that ended with their
+        processes, and the helper of a user namespace ends when the pipe from its Bay breaks.
         """
         for session_id, sandbox_id in await in_new_thread(self._owned):
             yield Owned(session_id, sandbox_id, Handle(driver=self.name, session_id=session_id))
@@ -281,10 +262,7 @@ class OciDriver:
             self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
 
     async def _do_without(self, problems: list[str]) -> None:
-        """Go on without networks.
-
-        Raises DriverUnavailable where sessions have one, which could not be reported or changed.
-        """
+        """Go on without networks. Raises DriverUnavailable where sessions have one, out of control."""
         if self._network is not None and await in_new_thread(self._network.is_left):
             raise DriverUnavailable(
                 "earlier sandboxes have networks that keep their last rules and cannot be managed any more: "

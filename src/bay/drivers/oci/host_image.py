@@ -18,10 +18,7 @@ USR = Path("/usr")
 USER = "ship"
 """The name of uid 1000, where a profile does not give it another."""
 _CACHES = ("fontconfig",)
-"""Of /var/cache.
-
-Without, the first program that draws text reads every font; the cache is good while /usr/share/fonts is.
-"""
+"""Of /var/cache. Without it a program that draws text first reads every font in /usr/share/fonts."""
 _ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group")
 
 _FROM_ETC = (

@@ -1,8 +1,7 @@
 """The hostname of a session: the name of its UTS namespace, and two files in its /etc.
 
-The files are the sandbox's own, so they are opened without following a link, and only small regular files are
-written. Everything here blocks, raises OSError, and leaves the calling thread in the namespaces of the
-session, so the thread must end.
+The files are the sandbox's own: they are opened without following a link, and only small regular ones are
+written. All here blocks, raises OSError, and leaves the thread in the session's namespaces: it must end.
 """
 
 import contextlib
@@ -31,10 +30,7 @@ def rename(pidfd: int, name: str, id_base: int) -> None:
 
 
 def write_down(name: str, id_base: int) -> None:
-    """Write `name` to the files in /etc; the calling thread is in the session's mount namespace.
-
-    A full layer stays as it is.
-    """
+    """Write `name` to the files in /etc of the session, where the thread is; a full layer stays as it is."""
     with (
         contextlib.suppress(OSError),
         mounts.acting_as(id_base, id_base),

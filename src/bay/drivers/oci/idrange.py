@@ -2,8 +2,7 @@
 
 Two sessions in one range would share the kernel's per-user accounts (a pipe's buffer shrinks when the other
 has many) and could signal one another if a namespace ever leaked. A claim is a file named after the range's
-number, holding the path of its directory; without that directory the claim is free again, so nothing leaks
-when a Bay is killed or removed.
+number, holding the path of its directory; it is free without that directory, so no killed Bay leaks one.
 """
 
 import fcntl
@@ -20,20 +19,16 @@ from bay.linux.processes import closing_fd
 
 @dataclass(frozen=True, slots=True)
 class IdRanges:
-    """The claims in `directory`, which every Bay on the host shares.
-
-    Range n begins at `start + n * 65536`.
-    """
+    """The claims in `directory`, which all Bays here share. Range n begins at `start + n * 65536`."""
 
     directory: Path
     start: int
     count: int
 
     def claim(self, holder: Path) -> int:
-        """Claim a range for `holder`, an existing directory, and return its first id.
+        """Claim a range for `holder`, an existing directory, and return its first id; again gives the same.
 
-        A second claim gives the same range. Raises DriverUnavailable when all ranges are taken by directories
-        that exist.
+        Raises DriverUnavailable when all ranges are taken by directories that exist.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         with self._locked():

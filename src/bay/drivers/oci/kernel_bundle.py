@@ -1,9 +1,8 @@
 """The kernel bundle: our own small package, IPython, and IPython's dependencies.
 
-All of it is Python without compiled parts, so that the image's interpreter can run it as well as the
-closure's. Sources are kept: tracebacks show them, and an interpreter for which there is no byte code here
-compiles them in memory. The bridge to other kernels has compiled parts. It lies in a folder of its own,
-visible to the closure's interpreter only.
+All of it is Python without compiled parts, for the image's interpreter as well as the closure's. Sources are
+kept: tracebacks show them, and an interpreter without byte code here compiles them in memory. The bridge to
+other kernels has compiled parts: it lies in a folder of its own, for the closure's interpreter only.
 """
 
 import hashlib

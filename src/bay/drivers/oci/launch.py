@@ -41,8 +41,7 @@ log = structlog.get_logger("bay.drivers.oci")
 class NetworkAttachment:
     """The slot of a session that begins, and the policy that it begins with.
 
-    The policy is in place before the device, the device before the first process, and DNS before the first
-    command.
+    The policy is in place before the device, that before the first process, and DNS before the first command.
     """
 
     network: NetworkManager
@@ -100,8 +99,8 @@ def launch(order: LaunchRequest, output: StartOutput) -> Launched:
 def seal_socket_dir(pidfd: int) -> None:
     """Make the directory of Ship's socket read-only inside, now that the socket is there.
 
-    It is on the host's /run; root inside could fill that up, or put another socket in Ship's place.
-    Blocks. The calling thread is in other namespaces afterwards and must end.
+    Root inside could fill the host's /run there, or put another socket in Ship's place. Blocks; the calling
+    thread is in other namespaces afterwards and must end.
     """
     with host_errors():
         mounts.unshare(mounts.CLONE_FS)
@@ -111,10 +110,7 @@ def seal_socket_dir(pidfd: int) -> None:
 
 @contextmanager
 def locked(file: Path) -> Generator[int]:
-    """Hold the lock of a session.
-
-    A process that inherits the descriptor holds it as well, until it ends or runs a program.
-    """
+    """Hold a session's lock, as does each process that inherits it, until it ends or runs a program."""
     with closing_fd(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
@@ -123,8 +119,8 @@ def locked(file: Path) -> Generator[int]:
 def wait_unlocked(file: Path, timeout_s: float, patience_s: float = 2.0) -> None:
     """Return once the lock is free. Blocks. Raises DriverUnavailable after `timeout_s`.
 
-    A start that a killed Bay left behind has `patience_s` to finish, which takes a runc some hundredths of a
-    second. After that the processes that hold the lock count as hung, and are killed.
+    A start that a killed Bay left has `patience_s` to finish, which takes a runc some hundredths of a second.
+    Processes that hold the lock after that count as hung, and are killed.
     """
     began = time.monotonic()
     with closing_fd(os.open(file, os.O_RDWR | os.O_CLOEXEC)) as fd:
@@ -149,10 +145,7 @@ def _try_lock(fd: int) -> bool:
 
 @contextmanager
 def host_errors() -> Generator[None]:
-    """Translate the kernel's errors: the disk is full, or this host cannot.
-
-    Owners read the text: it has no path.
-    """
+    """The kernel's errors as Bay's: a full disk, or a host that cannot. Owners read the text: no paths."""
     try:
         yield
     except OSError as error:

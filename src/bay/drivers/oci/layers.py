@@ -1,8 +1,7 @@
 """The directory of a session's writable layers, with a size limit where the file system has one.
 
-On btrfs it is a subvolume in a group of its own with a limit, as a cargo is, so a flood of `/` or `/usr`
-stops there, and removing it takes no time whatever its size. Elsewhere it is a plain directory and the host's
-disk is the only bound; the operator is warned.
+On btrfs it is a subvolume in a limited group of its own, as a cargo is: a flood of `/` or `/usr` stops there,
+and removing it takes no time. Elsewhere the host's disk is the only bound; the operator is warned.
 """
 
 import contextlib

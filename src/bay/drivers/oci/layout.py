@@ -44,10 +44,7 @@ class SessionPlaces:
         return self.run / "lock"
 
     def make(self, sandbox_id: str, layer_bytes: int | None) -> None:
-        """Make both directories, each labelled with its sandbox first.
-
-        `data` holds at most `layer_bytes`, where the file system can limit it.
-        """
+        """Make both directories, labelled with their sandbox; `data` holds `layer_bytes`, where limited."""
         layers.make(self.data, layer_bytes)
         self.run.mkdir(mode=0o700)
         for directory in (self.data, self.run):
@@ -81,8 +78,7 @@ class Layout:
 
     @property
     def stage(self) -> Path:
-        """The empty directory on which a launching thread mounts the root, each in its own mount
-        namespace."""
+        """The empty directory on which launching threads mount the root, each in its own mount namespace."""
         return self.run_dir / "stage"
 
     @property

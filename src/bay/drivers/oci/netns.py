@@ -3,8 +3,7 @@
 The user namespace that creates a network namespace owns it. Made by runc inside the user namespace, root
 inside could flush any egress policy; made here, by a thread in the host's user namespace, the same root has
 no power over nftables, raw sockets or interfaces. runc cannot join it by path together with a user namespace
-(it enters the user namespace first and then lacks the right), so the launching thread is in it and runc
-inherits it.
+(it enters that first and then lacks the right), so the launching thread is in it and runc inherits it.
 """
 
 import fcntl

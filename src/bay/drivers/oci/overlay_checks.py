@@ -1,6 +1,6 @@
 """Checks overlay layers that outlive their session: a tenant or an imported checkpoint may have set traps.
 
-A layer has no user while it is checked: its session has not begun. So one check of each fixed name is enough.
+No session uses a layer while it is checked, so one check of each fixed name is enough.
 """
 
 import errno
@@ -16,10 +16,7 @@ _LARGEST = 1 << 20
 
 
 def check(writable: Path) -> None:
-    """Refuse a layer that has a link or a file in place of one of its directories.
-
-    A link would show the host's files. Raises NotADirectoryError.
-    """
+    """Raise NotADirectoryError for a link or file where a directory of a layer should be."""
     for directory in (writable.parent, writable, writable / "upper"):
         found = _mode(directory)
         if found is not None and not stat.S_ISDIR(found):

@@ -40,11 +40,9 @@ _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
 @dataclass(frozen=True, slots=True)
 class HostCheck:
-    """One requirement of the host.
+    """One requirement of the host: the driver does not open without a `required` one.
 
-    `required`: the driver does not open without it. `fix`: an operator's way out.
-
-    `risk`: without it one sandbox can harm the others or the host.
+    `fix` is an operator's way out. `risk`: without it one sandbox can harm the others or the host.
     """
 
     name: str
@@ -161,10 +159,7 @@ def _limits() -> list[HostCheck]:
 
 
 def _core_dumps(pattern: str, hard: int) -> HostCheck:
-    """Whether a crash inside reaches a program of the host.
-
-    RLIMIT_CORE 1 (see `rlimits`) stops no connection.
-    """
+    """Whether a crash inside reaches a host's program; RLIMIT_CORE 1 (`rlimits`) stops no connection."""
     connects, starts = pattern.startswith("@"), pattern.startswith("|")
     ok = not connects and (hard != 0 or not starts)
     limit = "any size" if hard < 0 else str(hard)
@@ -192,7 +187,7 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
 def _closed_files() -> HostCheck:
     """Files that the image `host` shows and the host's own users may not read: root inside may, by its ids.
 
-    Programs are left out: packages close those that have special rights, and nothing in them is secret.
+    Not programs: packages close those that have special rights, and nothing in them is secret.
     """
     found = sorted(_closed_below(USR))
     more = f" and {len(found) - _EXAMPLES} more" if len(found) > _EXAMPLES else ""

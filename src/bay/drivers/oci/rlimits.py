@@ -1,7 +1,7 @@
 """The resource limits of a session's processes: those of the runc that starts it, which they inherit.
 
-runc could not set them. Root did not make the session's user namespace, and so the limits of a process there
-are set by CAP_SYS_RESOURCE on the host alone, which Bay may lack.
+runc could not set them: root did not make the session's user namespace, so limits there are set by
+CAP_SYS_RESOURCE on the host alone, which Bay may lack.
 """
 
 import resource

@@ -1,9 +1,9 @@
 """The root file system of a session, assembled in a mount namespace of the launching thread.
 
 The mounts never exist in the host's own mount namespace: the container copies them when it starts, and when
-the launching thread ends, or Bay is killed, the kernel drops the rest. There is nothing to unmount. Every
-layer is mounted id-mapped, so that files on disk are owned by inside ids (0, 1000, …) and no image has to be
-chowned for a session. The directories that hold such files must be closed to the host's users.
+the launching thread ends, or Bay is killed, the kernel drops the rest. Every layer is mounted id-mapped, so
+files on disk are owned by inside ids (0, 1000, …) and no image has to be chowned for a session. Directories
+that hold such files must be closed to the host's users.
 """
 
 import errno
@@ -66,8 +66,8 @@ class Rootfs:
 def prepare_writable(layer: Layer) -> None:
     """Make a layer's `writable` directories: `work` empty, and `upper` unless a lasting one is there.
 
-    A lasting one was written by a tenant, or imported as a checkpoint: see `overlay_checks`. Blocks; raises
-    OSError, DriverUnavailable.
+    A lasting one was written by a tenant or imported: see `overlay_checks`. Blocks; raises OSError,
+    DriverUnavailable.
     """
     upper, work = layer.writable / "upper", layer.writable / "work"
     if layer.lasting:
@@ -83,9 +83,7 @@ def prepare_writable(layer: Layer) -> None:
 
 
 def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
-    """Mount `rootfs` and return where.
-
-    The calling thread must be alone in its mount namespace and its fs attributes.
+    """Mount `rootfs` and return where; the thread is alone in its mount namespace and fs attributes.
 
     `stage` is an empty directory that the session's root may pass through. Blocks; raises OSError.
     """

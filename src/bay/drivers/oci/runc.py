@@ -21,8 +21,7 @@ _END_S = 5.0
 class Runc:
     """runc as `binary`, run from `copy`, keeping its state in `root`, given `timeout_s` to start a container.
 
-    It is needed to start one and for nothing else: `cgroups` freezes it, and the driver's `destroy` removes
-    it.
+    That is all it is needed for: `cgroups` freezes the container, and the driver's `destroy` removes it.
     """
 
     binary: str
@@ -92,10 +91,7 @@ def runc_version(binary: str) -> tuple[int, int, int] | None:
 
 
 def is_patched(binary: str) -> bool:
-    """Whether `binary` is of a security update of Debian, which mends an older version and keeps its number.
-
-    Blocks.
-    """
+    """Whether `binary` is of a security update of Debian, which mends but keeps the version. Blocks."""
     return re.search(r"^commit: \S*\+deb\d+u\d+", _asked_for_version(binary), re.MULTILINE) is not None
 
 
@@ -119,10 +115,7 @@ def _answer(process: subprocess.Popen[str]) -> str:
 
 
 def reads_mappings(version: tuple[int, int, int] | None) -> bool:
-    """Whether this runc reads the id mapping of a user namespace that it joins.
-
-    Older ones need it in the spec, and newer ones refuse it there.
-    """
+    """Whether it reads a user namespace's id mapping: older ones need it in the spec, newer refuse it."""
     return version is None or version >= (1, 1, 10)
 
 

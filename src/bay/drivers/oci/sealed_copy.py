@@ -1,8 +1,7 @@
 """Runs a program from a sealed copy in memory, which is made once.
 
-A container could come by a descriptor of runc's file and write to it (CVE-2019-5736). So runc copies itself
-into memory and seals that, for each container again: a quarter of the processor time that it needs to start
-one. It leaves that out where it finds itself sealed.
+A container could come by a descriptor of runc's file and write to it (CVE-2019-5736), so runc runs from a
+sealed copy of itself. It makes one for each container, a quarter of its processor time, unless it is sealed.
 """
 
 import errno
@@ -18,10 +17,7 @@ _ELF = b"\x7fELF"
 
 
 class SealedCopy:
-    """The copy of `program`, a name on PATH or a path.
-
-    Threads may share it; a change of the file makes a new one.
-    """
+    """The copy of `program` (on PATH, or a path), for any thread; a change of the file makes a new one."""
 
     def __init__(self, program: str) -> None:
         self._program = program

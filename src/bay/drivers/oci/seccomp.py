@@ -1,9 +1,8 @@
-"""The seccomp profile: an allow list of the system calls that a sandbox may make.
+"""The seccomp profile: an allow list of the system calls that a sandbox may make; others get EPERM.
 
 It is the only layer against io_uring, keyrings, vsock, userfaultfd and the crypto sockets, and the first of
 two against new namespaces. One architecture only: a second one (32-bit calls) brings a second set of numbers,
-`socketcall` among them, whose arguments a filter cannot see. A call that is on no list is refused with EPERM,
-so that programs with a fallback take it.
+`socketcall` among them, whose arguments a filter cannot see.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The OCI runtime specification of a session: a pure function of its spec and the places of its parts.
 
-runc does as little as possible: the root file system with everything below it is assembled before (see
-`launch`), the network namespace is the one runc runs in, and nothing here names a path that a caller chose.
+runc does as little as possible: all of the root file system is assembled before (see `launch`), the network
+namespace is the one runc runs in, and nothing here names a path that a caller chose.
 """
 
 import json

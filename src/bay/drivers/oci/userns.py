@@ -2,9 +2,9 @@
 
 A thread cannot leave its process's user namespace, so a helper process (`unshare`) holds the new one while it
 is set up. The kernel charges pending signals, message queues, locked memory and inotify instances of a
-namespace to its creator as well. So the helper runs as the session's own first id, and not as root: otherwise
-one sandbox could use up the accounts of every other and of the host's root. The helper has all capabilities
-in the namespace, and sets the namespace's own limits before a program of the sandbox runs there.
+namespace to its creator as well, so the helper runs as the session's own first id and not as root: else one
+sandbox could use up the accounts of every other and of the host's root. The helper has all capabilities in
+the namespace, and sets its limits before a program of the sandbox runs there.
 """
 
 import os
