@@ -83,8 +83,7 @@ class BtrfsCargo(BaseBackend):
         await asyncio.to_thread(_preserve, made, checkpoint)
 
     async def _withdraw(self, checkpoint: Path) -> None:
-        # At once, and not by way of the trash: a read-only subvolume cannot be moved, and must not become
-        # writable.
+        # At once, not by the trash: a read-only subvolume cannot be moved, and must not become writable.
         await asyncio.to_thread(self._destroy, checkpoint)
 
     async def _discard(self, path: Path) -> None:

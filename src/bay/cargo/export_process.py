@@ -212,8 +212,7 @@ def _check_end(reader: Reader, events: Iterator[Event], source: "_Unzipped") -> 
 
 def _complete(top: int) -> None:
     """A checkpoint has a directory for each part, also for one that was not carried."""
-    # Not by a list: btrfs lists through a descriptor what was there when that was opened, and it was empty
-    # then.
+    # Not by a list: btrfs lists what was there when the descriptor was opened, which was nothing.
     if not _has(top, WORKSPACE):
         raise BadRequest(f"it has no {WORKSPACE}; it is not a checkpoint that Bay exported")
     if not _has(top, MACHINE):

@@ -163,8 +163,7 @@ class Packer:
         self._add(
             header_of(name, facts, records=self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}"))
         )
-        # One inode stands for all whiteouts of an overlay, up to more links than another file system can
-        # have.
+        # One inode stands for all whiteouts of an overlay, with more links than other file systems can have.
         if not _is_whiteout(facts):
             self._links.remember(facts, name)
 

@@ -52,8 +52,7 @@ class Trash:
         Blocks; raises OSError. It does not wake `run`, which is not for threads.
         """
         try:
-            # Never a name that is taken: the same cargo may be thrown away, made again by a restore, and
-            # thrown away again.
+            # Never a name that is taken: a cargo may be thrown away, restored, and thrown away again.
             path.rename(self._directory / f"{path.name}.{secrets.token_hex(6)}")
         except FileNotFoundError:
             if os.path.lexists(path):  # then it is the trash that is lost

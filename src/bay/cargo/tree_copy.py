@@ -194,8 +194,7 @@ def main(source: str, target: str, parent: str) -> int:
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it ended before it could be asked for
         return 1
-    # It remembers directories and files with several names until the end, and a sandbox decides how many
-    # there are.
+    # It remembers directories and files with several names, and a sandbox decides how many there are.
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     try:
         copy(source, target)

@@ -224,9 +224,11 @@ class FakeDriver:
             [sys.executable, "-m", "ship"],
             env=self._environment(spec),
             cwd=self._directory(spec.session_id),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
+        )
         self._children[child.pid] = child
         threading.Thread(target=child.wait, name="bay-fake-reaper", daemon=True).start()
         started = start_time(child.pid) or 0
@@ -339,8 +341,7 @@ class FakeDriver:
 
 
 def _wait_stopped(pid: int) -> None:
-    # A stop takes effect when the process next runs, and the kernel tells only its parent, which a second
-    # driver is not.
+    # A stop takes effect when the process next runs, and the kernel tells its parent alone.
     deadline = time.monotonic() + _END_S
     while not is_stopped(pid) and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -273,8 +273,7 @@ class NetworkManager:
             await self._names.stop(slot.number)
 
     async def _open_name(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
-        # The policy may have changed since: `_open` judges the name again, in the thread that changes
-        # policies.
+        # The policy may have changed since: `_open` judges the name again, in the thread that changes it.
         await self._do(lambda: self._open(key, name, addresses, ttl_s))
 
     async def _do(self, work: Callable[[], T]) -> T:

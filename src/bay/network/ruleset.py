@@ -86,8 +86,7 @@ def base(instance: str) -> str:
                 f"iifname {ours} ct status dnat drop",
                 "oifname vmap @leave",
                 f"oifname {ours} drop",
-                # An answer that another program's routing rules divert, by its mark, would go to the host's
-                # gateway.
+                # An answer that another's routing rules divert, by its mark, would go to the host's gateway.
                 f'ip daddr {INSIDE_V4} oifname != "bay*" drop',
                 f'ip6 daddr {INSIDE_V6} oifname != "bay*" drop',
             ]),
@@ -325,14 +324,17 @@ class Generation:
     def elements_of(self, name: str, addresses: Iterable[Address], timeout_s: int) -> list[Element]:
         """The elements that open (or shut) `addresses` because `name` was resolved to them."""
         verdict = self.plan.name(name)
-        return [
-            Element(
-                self.map_of(index, action, address.version, named=True), address, self._counter(one.rule), timeout_s
-            )
-            for address in addresses
+        opens = [
+            (index, one.action, self._counter(one.rule))
             for index, one in enumerate(verdict.opens)
-            if verdict.answered and (action := one.action)
-        ]  # fmt: skip
+            if one.action
+        ]
+        return [
+            Element(self.map_of(index, action, address.version, named=True), address, counter, timeout_s)
+            for address in addresses
+            for index, action, counter in opens
+            if verdict.answered
+        ]
 
 
 _ORDER: tuple[tuple[Action, bool], ...] = (("deny", False), ("deny", True), ("allow", True), ("allow", False))

@@ -98,8 +98,7 @@ class VethLinks:
 
     def open(self) -> None:
         """Make the parts that all links share: the dummy device with the gateway's address, and rules."""
-        # A link whose other end is never up. A `dummy` would be plainer; not every kernel has one, and every
-        # host needs veth.
+        # A link whose other end is never up, as not every kernel has the plainer `dummy`.
         nowhere, stub = device_of(self._instance, 0), device_of(self._instance, STUB)
         self._host.send([_new_veth(nowhere, stub, fine=EXISTS), *_base_rules(INSIDE_V4)])
         if not self._ipv6:
@@ -190,8 +189,7 @@ class VethLinks:
             found = dict(attributes(self._host.ask(request)[16:]))
         except OSError:
             return Traffic(0, 0)
-        # rtnl_link_stats64: packets received and sent, then bytes; the host's end receives what the sandbox
-        # sends.
+        # rtnl_link_stats64: packets received and sent, then bytes. The host receives what the sandbox sends.
         _, _, received, sent = struct.unpack_from("=4Q", found[_IFLA_STATS64])
         return Traffic(received_bytes=sent, sent_bytes=received)
 

@@ -114,8 +114,7 @@ sandboxes = Table(
     Column("restore_id", String(64)),
     Column("checkpoint_policy", JSON(none_as_null=True)),
     _when("checkpoint_at"),
-    # Which network policy it has: 0 is its profile's, else the one in `network_policies`; grows with each
-    # change.
+    # Which network policy it has: 0 is its profile's, else that in `network_policies`; each change adds 1.
     Column("network_version", Integer, nullable=False, server_default="0"),
     Column("network_mode", String(16)),
     Column("url", JSON(none_as_null=True)),
@@ -205,8 +204,7 @@ sessions = Table(
     Column("phase", String(16), nullable=False),
     Column("token", String(128), nullable=False),
     Column("handle", JSON(none_as_null=True)),
-    # The version of the policy that holds for its network; null: a Bay took the session over and has yet to
-    # see to it.
+    # The policy version of its network; null: a Bay took the session over and has yet to see to it.
     Column("network_version", Integer),
     Column("end_reason", Text),
     _when("created_at", nullable=False),

@@ -144,8 +144,7 @@ def mounts_of_the_host() -> list[str]:
 
 def cgroups_of(bench: DriverBench) -> list[Path]:
     """The control groups of sessions of the bench, in every hierarchy."""
-    # Version 2 and each hierarchy of version 1; not by `**`, which would walk through groups that other Bays
-    # remove meanwhile.
+    # Version 2 and each hierarchy of version 1; not by `**`, as other Bays remove groups meanwhile.
     root = Path("/sys/fs/cgroup")
     return [path for prefix in ("", "*/") for path in root.glob(f"{prefix}bay/{bench.instance}/*/")]
 

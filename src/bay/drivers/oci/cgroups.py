@@ -116,8 +116,7 @@ def _rmdir(directory: str) -> None:
         except FileNotFoundError:
             return None
         except OSError:
-            # The kernel removes a dead process from its group a moment after reporting its death, without an
-            # event.
+            # The kernel removes a dead process from its group a moment after its death, without an event.
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.002)
@@ -143,9 +142,8 @@ def _freeze(cgroup: str, deadline: float, mount: Path) -> None:
 
 
 def _freeze_1(directory: Path, deadline: float) -> None:
-    # A fork that slips in leaves the group at FREEZING for good. Writing again helps with some, a short thaw
-    # with the others (runc does the same, libcontainer/cgroups/fs/freezer.go); the kernel sends no event to
-    # wait for.
+    # A fork that slips in leaves the group at FREEZING for good, without an event. Writing again helps with
+    # some, a short thaw with the others (runc does the same, libcontainer/cgroups/fs/freezer.go).
     state = directory / "freezer.state"
     rounds = 0
     while True:
@@ -166,8 +164,7 @@ def _freeze_2(directory: Path, deadline: float) -> None:
         (directory / "cgroup.freeze").write_text("1")
         while b"frozen 1" not in os.pread(events.fileno(), 4096, 0):
             _check_time(directory, deadline)
-            # The kernel holds an event back for up to 10 ms after the last one, so it is not all there is to
-            # go by.
+            # Not by the event alone: the kernel holds it back for up to 10 ms after the last one.
             changed.poll(_LOOK_AGAIN_S * 1000)
 
 

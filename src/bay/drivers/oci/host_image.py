@@ -67,8 +67,7 @@ password required pam_unix.so
 session required pam_unix.so
 """
 
-# A sandbox is the environment of its own that Debian asks for (PEP 668): pip may install, for the user into
-# ~/.local.
+# A sandbox is the environment that Debian asks for (PEP 668): pip may install, for the user into ~/.local.
 _PIP = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n"
 _UV = "[pip]\nbreak-system-packages = true\n"
 
@@ -96,8 +95,7 @@ users:x:100:
 ship:x:1000:
 nogroup:x:65534:
 """
-    # The groups that separate the programs of one exec from another's (see ship/process/groups.py): `groups`
-    # complains of one without a name.
+    # The groups of execs (see ship/process/groups.py): `groups` complains of one without a name.
     + "".join(f"exec-{gid}:x:{gid}:\n" for gid in range(60_000, 61_000)),
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/hostname": "sandbox\n",

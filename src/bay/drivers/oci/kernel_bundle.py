@@ -31,8 +31,7 @@ _BRIDGE_LIBRARIES = "pyzmq.libs"  # beside zmq, where its wheel has them
 _UNNEEDED = shutil.ignore_patterns(
     "__pycache__", "tests", "test", "*.pyi", "*.dist-info", "py.typed", "*.a", "*.h"
 )
-# Hardly ever used, and compiled in memory then: highlighting of languages other than Python, and terminal
-# code.
+# Hardly ever used, and compiled in memory then: highlighting of languages but Python, and terminal code.
 _NOT_COMPILED = (
     r"/pygments/(lexers/(?!__init__|_mapping|python|special)|formatters/(?!__init__|_mapping|terminal|html)|styles/)"
     r"|/IPython/(terminal|sphinxext|external)/"

@@ -98,8 +98,7 @@ class Layout:
 
     def make(self) -> None:
         """Make the directories that all sessions share."""
-        # Files made inside carry inside ids on disk; a set-uid one would be root's, so no user of the host
-        # may get near.
+        # Files made inside carry inside ids: a set-uid one would be root's, so no host user may get near.
         _make(self.root, 0o700)
         _make(self.layers, 0o700)
         # The session's own root passes through here to reach its mounts, and may do nothing else.

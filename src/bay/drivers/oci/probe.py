@@ -33,8 +33,7 @@ _ENOUGH_FILES = 8192
 _ENOUGH_TERMINALS = 8192
 _EXAMPLES = 3
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
-# CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: writes through masked paths, /dev/console and redirected
-# /proc.
+# CVE-2025-31133, -52565 and -52881: writes through masked paths, /dev/console and redirected /proc.
 _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 
 

@@ -97,10 +97,10 @@ def is_patched(binary: str) -> bool:
 
 def _asked_for_version(binary: str) -> str:
     try:
+        command, null = [binary, "--version"], subprocess.DEVNULL
         with subprocess.Popen(
-            [binary, "--version"], errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        ) as process:  # fmt: skip
+            command, stdin=null, stdout=subprocess.PIPE, stderr=null, errors="replace"
+        ) as process:
             return _answer(process)
     except OSError:
         return ""

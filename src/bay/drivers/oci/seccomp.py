@@ -72,8 +72,7 @@ _MAP_HUGETLB, _MFD_HUGETLB, _SHM_HUGETLB = 0x4_0000, 0x4, 0o4000
 NEW_NAMESPACES = 0x7E02_0000
 _CLONE_NEWTIME = 0x80
 
-# The type byte of all btrfs ioctls. Unprivileged, they make subvolumes, escape quotas and lock a workspace
-# against deletion.
+# The type byte of btrfs ioctls: unprivileged, they escape quotas and lock a workspace against deletion.
 _BTRFS_IOCTL = 0x94
 FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x4004_9409, 0x4020_940D, 0xC018_9436
 
@@ -103,8 +102,7 @@ def profile(machine: str) -> dict[str, Any]:
 
 
 def _sockets() -> list[dict[str, Any]]:
-    # An allow list of families: AF_VSOCK reaches the hypervisor, AF_ALG the page cache of shared files,
-    # others old code.
+    # Listed families only: AF_VSOCK reaches the hypervisor, AF_ALG the page cache of shared files.
     return [
         _when("socket", _equal(0, _AF_UNIX)),
         *_internet(_AF_INET),
@@ -117,9 +115,8 @@ def _sockets() -> list[dict[str, Any]]:
 
 
 def _internet(family: int) -> list[dict[str, Any]]:
-    # Type and protocol are an allow list too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely
-    # used code, which the kernel loads for everybody. SCTP and DCCP can also be asked for by their type
-    # alone.
+    # Type and protocol are listed too: SCTP, DCCP, L2TP, SMC, UDP-Lite and MPTCP are large, rarely used
+    # code, which the kernel loads for everybody. SCTP and DCCP can be asked for by their type alone.
     allowed = {_SOCK_STREAM: (0, _TCP), _SOCK_DGRAM: (0, _UDP, _ICMP, _ICMP6)}
     return [
         _when("socket", _equal(0, family), _masked(1, _SOCK_TYPES, kind), _equal(2, protocol))
@@ -139,8 +136,7 @@ def _socket_options() -> list[dict[str, Any]]:
 
 def _limits() -> list[dict[str, Any]]:
     # RLIMIT_CORE stays at 1: at any other value a crash can start the host's core_pattern program, as its
-    # root. Setting it succeeds without effect: ssh-agent and gpg fail otherwise, and at 1 nothing is dumped
-    # either.
+    # root. Setting it succeeds without effect, else ssh-agent and gpg fail; at 1 nothing is dumped either.
     return [
         *(_when("setrlimit", other) for other in _other_than_core(0)),
         *(_when("prlimit64", other) for other in _other_than_core(1)),
@@ -179,8 +175,7 @@ def _namespaces() -> list[dict[str, Any]]:
 
 
 def _ioctls() -> list[dict[str, Any]]:
-    # "Type byte is not 0x94" is "one of its eight bits differs"; only the low half of the argument counts for
-    # the kernel.
+    # "Type byte is not 0x94" is "one of its eight bits differs". The kernel reads the argument's low half.
     bits = [1 << bit for bit in range(8, 16)]
     return [
         *(_when("ioctl", _masked(1, bit, ~(_BTRFS_IOCTL << 8) & bit)) for bit in bits),

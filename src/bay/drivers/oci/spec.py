@@ -137,8 +137,7 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
 
 
 def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
-    # No "network": see netns. A user namespace that is joined has its mapping already; an old runc needs it
-    # again.
+    # No "network": see netns. A joined user namespace has its mapping; an old runc needs it again.
     new = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
     joined = {"namespaces": [*new, {"type": "user", "path": place.userns}]}
     if place.told_id_base is None:
