@@ -90,15 +90,12 @@ class CargoStore(Protocol):
 
     async def open(self) -> None:
         """Make and mount what all cargos share, and discard what a crash left half-made."""
-        ...
 
     async def aclose(self) -> None:
         """Release what `open` took. Running sandboxes keep their files."""
-        ...
 
     async def run(self) -> None:
         """Delete removed trees and maintain free space, until cancelled; the next `run` continues."""
-        ...
 
     async def create(
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
@@ -107,7 +104,6 @@ class CargoStore(Protocol):
 
         Raises NotFound when the checkpoint is absent, and StorageFull while present cargos have a reserve.
         """
-        ...
 
     def path(self, cargo_id: str) -> Path:
         """The directory that becomes /workspace."""
@@ -119,7 +115,6 @@ class CargoStore(Protocol):
 
     async def remove(self, cargo_id: str) -> None:
         """Remove a cargo and its fences; idempotent. Its name is free at once, its space after `run`."""
-        ...
 
     async def list_ids(self) -> set[str]:
         """Ids of every cargo that has something on the host."""
@@ -127,7 +122,6 @@ class CargoStore(Protocol):
 
     async def check_room(self, what: str) -> None:
         """Raise StorageFull if `create` would, with `what` in the message as the thing that cannot begin."""
-        ...
 
 
 class CargoFences(Protocol):
@@ -139,7 +133,6 @@ class CargoFences(Protocol):
         Raises StaleGeneration when the host has a newer generation of this sandbox, or another session of the
         same one: the database is older than the host. Sandboxes that share a cargo have a fence each.
         """
-        ...
 
     async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
         """The sandbox's last fence on the cargo; None when there is none, or it cannot be read."""
@@ -151,26 +144,21 @@ class CheckpointStore(Protocol):
 
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
         """Copy the cargo, whose writers the caller has frozen. Idempotent: a present one stays as it is."""
-        ...
 
     async def settle(self, cargo_id: str) -> None:
         """Write the cargo's dirty pages to the disk, so that a `checkpoint` right after this is quick."""
-        ...
 
     async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
         """Make beside the cargo what `restore` puts in place. Repeatable. Raises NotFound."""
-        ...
 
     async def restore(self, cargo_id: str) -> None:
         """Put the prepared files in place, while no session uses the cargo; the old ones go to the trash.
 
         Raises NotFound when nothing was prepared.
         """
-        ...
 
     async def remove_checkpoint(self, checkpoint_id: str) -> None:
         """Remove a checkpoint; idempotent. Cargos that were made from it keep their files."""
-        ...
 
     async def list_checkpoints(self) -> set[str]:
         """Ids of every whole checkpoint."""
@@ -190,11 +178,9 @@ class CheckpointImports(Protocol):
 
     async def keep_import(self, checkpoint_id: str) -> None:
         """Make the import the checkpoint, durably. Repeatable. Raises NotFound when none was begun."""
-        ...
 
     async def drop_import(self, checkpoint_id: str) -> None:
         """Discard an import; idempotent."""
-        ...
 
 
 class CargoBackend(CargoStore, CargoFences, CheckpointStore, CheckpointImports, Protocol):
@@ -212,7 +198,6 @@ class SizeLimits(Protocol):
 
     async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
         """Change the cargo's limit; None is no limit. Does nothing where limits are not enforced."""
-        ...
 
     async def charged(self, cargo_id: str) -> int | None:
         """Bytes that count against the limit, without a measurement; None where limits are not enforced."""

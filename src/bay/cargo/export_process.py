@@ -93,22 +93,13 @@ def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None)
         source = _Unzipped(read)
         reader = Reader(RULES, hashlib.sha256())
         events = reader.pull(source.read)
-        bounds = _ImportBounds(_facts(events), max_bytes)
-        policy = CargoPolicy(bounds.admits, own=os.geteuid() == 0, depth=0, what="checkpoint")
+        tree = ImportedTree(_facts(events), max_bytes)
+        policy = CargoPolicy(tree.admits, own=os.geteuid() == 0, depth=0, what="checkpoint")
         with contextlib.closing(Extractor(top, policy)) as extractor:
             _unpack(reader, events, extractor)
         _check_end(reader, events, source)
         _complete(top)
-    return ImportedTree(bounds.facts, bounds.entries, bounds.bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedTree:
-    """The counts of its content: `bytes` are those of files, without their holes."""
-
-    facts: Manifest
-    entries: int
-    bytes: int
+    return tree
 
 
 def _export(directory: Path) -> dict[str, object]:
@@ -227,8 +218,8 @@ def _has(directory: int, name: str) -> bool:
 
 
 @dataclass(slots=True)
-class _ImportBounds:
-    """Limits on the content of a checkpoint."""
+class ImportedTree:
+    """Counts the content of a checkpoint and holds it to limits; `bytes` are of files, without holes."""
 
     facts: Manifest
     max_bytes: int | None

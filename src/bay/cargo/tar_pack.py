@@ -128,9 +128,8 @@ class Packer:
         here = "/".join((name, *parts))
         with closing(open_beneath(top, parts)) as fd:
             self._add(header_of(here, os.fstat(fd), records=self._read_xattrs(here, fd)))
-            return [
-                (*parts, entry) for entry in sorted(os.listdir(fd)) if self._is_tree(here, fd, entry, parts)
-            ]
+            entries = sorted(os.listdir(fd))
+            return [(*parts, entry) for entry in entries if self._is_tree(here, fd, entry, parts)]
 
     def _is_tree(self, here: str, directory: int, entry: str, parts: Parts) -> bool:
         """Add `entry`, unless it is a directory, whose turn comes later."""
@@ -160,9 +159,8 @@ class Packer:
         self._links.remember(facts, name)
 
     def _add_special(self, name: str, directory: int, entry: str, facts: os.stat_result) -> None:
-        self._add(
-            header_of(name, facts, records=self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}"))
-        )
+        records = self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}")
+        self._add(header_of(name, facts, records=records))
         # One inode stands for all whiteouts of an overlay, with more links than other file systems can have.
         if not _is_whiteout(facts):
             self._links.remember(facts, name)

@@ -111,9 +111,8 @@ class CargoPolicy(Policy):
     def _parts(self, name: str) -> Parts:
         parts = tuple(name.split("/"))
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise BadRequest(
-                f"the {self.what} has a member {shown(name)}, which is no name for one; it is not Bay's"
-            )
+            why = "which is no name for one; it is not Bay's"
+            raise BadRequest(f"the {self.what} has a member {shown(name)}, {why}")
         return parts
 
     def _refused(self, member: Member, why: str) -> BadRequest:

@@ -45,7 +45,7 @@ Call sequences
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -123,18 +123,12 @@ class Handle:
 
     def to_json(self) -> dict[str, Any]:
         """This handle as JSON-ready data."""
-        endpoint = self.endpoint
         return {
             "driver": self.driver,
             "session_id": self.session_id,
             "version": self.version,
             "data": dict(self.data),
-            "endpoint": endpoint
-            and {
-                "socket_path": endpoint.socket_path,
-                "peer_uid": endpoint.peer_uid,
-                "peer_pid": endpoint.peer_pid,
-            },
+            "endpoint": asdict(self.endpoint) if self.endpoint else None,
         }
 
     @classmethod
@@ -196,11 +190,9 @@ class Driver(Protocol):
 
     async def open(self) -> None:
         """Check the host and make what all sessions share. Raises DriverUnavailable with the way out."""
-        ...
 
     async def aclose(self) -> None:
         """Let go of what `open` took. Sessions keep running."""
-        ...
 
     def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
         """Start `spec`, yielding a handle after each step that leaves something behind.
@@ -222,14 +214,12 @@ class Driver(Protocol):
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """Ask Ship to end (TERM), after `grace_s` seconds kill it; returns when it ended. Gone is success."""
-        ...
 
     async def destroy(self, handle: Handle) -> None:
         """Remove the container and all that was made for it, running or not, also half of it.
 
         Idempotent; a handle with nothing but the session id is enough.
         """
-        ...
 
     def list_owned(self) -> AsyncIterator[Owned]:
         """Everything on the host that carries this Bay's label, also remains of starts that died half-way."""
@@ -247,11 +237,9 @@ class Freezer(Protocol):
         tell of it. Files written before are kept. A frozen process that is killed may end only when it is
         resumed or destroyed. Raises DriverUnavailable, with the session running, when it cannot be done.
         """
-        ...
 
     async def resume(self, handle: Handle) -> None:
         """Undo `pause`, within a few milliseconds; idempotent."""
-        ...
 
 
 @runtime_checkable
@@ -265,7 +253,6 @@ class NetworkControl(Protocol):
         that a restarted Bay takes over: then whatever is missing is made again. Gone is success. Raises
         DriverUnavailable.
         """
-        ...
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """The state and the counters of the session's network. Raises DriverUnavailable."""
@@ -278,7 +265,6 @@ class Hostnames(Protocol):
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
         """Name a session, running or paused; idempotent. Gone is success. Raises DriverUnavailable."""
-        ...
 
 
 def freezer(driver: Driver) -> Freezer:

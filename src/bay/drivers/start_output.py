@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from types import TracebackType
 
 from bay.errors import SandboxNotReady
 from bay.linux.readiness import wait_readable
@@ -45,16 +44,13 @@ class StartOutput:
                         raise SandboxNotReady(f"Ship ended while session {session_id} started{_quoted(said)}")
                     said = (said + more)[-_KEPT:]
         except TimeoutError:
-            raise SandboxNotReady(
-                f"Ship was not ready within {timeout_s:g} s in session {session_id}{_quoted(said)}"
-            ) from None
+            late = f"Ship was not ready within {timeout_s:g} s in session {session_id}{_quoted(said)}"
+            raise SandboxNotReady(late) from None
 
     def __enter__(self) -> "StartOutput":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close_writer()
         os.close(self.reader)
 

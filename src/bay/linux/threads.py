@@ -31,9 +31,8 @@ async def in_new_thread(function: Callable[[], T]) -> T:
     try:
         threading.Thread(target=work, name="bay-oci", daemon=True).start()
     except RuntimeError as error:
-        raise DriverUnavailable(
-            f"the host refuses more threads to Bay ({error}); raise its pids limit"
-        ) from error
+        refused = f"the host refuses more threads to Bay ({error}); raise its pids limit"
+        raise DriverUnavailable(refused) from error
     return await uninterrupted(done)
 
 

@@ -29,7 +29,7 @@ from bay.network.conntrack import Conntrack, TrackedConnection
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
 from bay.network.nft_script import SHARED, Name, NftScript, TableContents
-from bay.network.policy import CompiledPolicy, compile_policy
+from bay.network.policy import compile_policy
 from bay.network.port_classes import PROTOCOLS, class_of
 from bay.network.reserved_ranges import Address, is_reserved
 from bay.network.reserved_ranges import Network as Addresses
@@ -80,9 +80,7 @@ _Counts = dict[tuple[int | None, str | None], tuple[int, int]]
 class _SlotState:
     """The manager's record of a sandbox with a network, which the one thread writes."""
 
-    policy: NetworkPolicy
     generation: Generation
-    plan: CompiledPolicy
     elements: dict[tuple[str, Address], Element] = field(default_factory=dict[tuple[str, Address], Element])
     names: dict[str, dict[Address, float]] = field(default_factory=dict[str, dict[Address, float]])
     """Until when each address of a name is open; the most recently answered name is the last."""
@@ -204,7 +202,7 @@ class NetworkManager:
             return
         udp, tcp = await self._name_sockets_in(netns_fd)
         self._listening.add(slot.number)
-        await self._names.listen(slot.number, udp, tcp, self._states[slot.number].plan)
+        await self._names.listen(slot.number, udp, tcp, self._states[slot.number].generation.plan)
 
     async def _name_sockets_in(self, netns_fd: int) -> tuple[socket.socket, socket.socket]:
         made: list[socket.socket] = []
@@ -228,7 +226,7 @@ class NetworkManager:
             await self._stop_names(slot)
         await self._do(lambda: self._set_policy(slot, policy, netns_fd, names))
         if self._names and slot.number in self._listening:
-            self._names.set_plan(slot.number, self._states[slot.number].plan)
+            self._names.set_plan(slot.number, self._states[slot.number].generation.plan)
         await self.serve_names(slot, netns_fd)
 
     async def state(self, slot: NetworkSlot) -> NetworkState:
@@ -385,7 +383,7 @@ class NetworkManager:
     def _change(self, slot: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
         """Hold new connections to `policy`; where `slot` `lives`, note that established ones are unjudged."""
         before = self._states.get(slot.number)
-        if before is not None and before.policy == policy and self._stands(before.generation):
+        if before is not None and before.generation.policy == policy and self._stands(before.generation):
             return
         state = self._new_state(slot, policy)
         again = self._is_in_table(state.generation)
@@ -408,7 +406,7 @@ class NetworkManager:
     def _new_state(self, slot: NetworkSlot, policy: NetworkPolicy) -> _SlotState:
         plan = compile_policy(policy, self._private)
         name = generation_of(slot, policy, ipv6=self._ipv6, private=self._private)
-        return _SlotState(policy, Generation(slot, policy, plan, name), plan)
+        return _SlotState(Generation(slot, policy, plan, name))
 
     def _carry_over(self, before: _SlotState, after: _SlotState, *, again: bool) -> None:
         """Keep the addresses of names open that `after` answers as well, for the rest of their time."""
@@ -417,7 +415,7 @@ class NetworkManager:
             after.elements = before.elements
         for name, addresses in before.names.items():
             left = {one: until for one, until in addresses.items() if until > now}
-            if left and after.plan.name(name).answered:
+            if left and after.generation.plan.name(name).answered:
                 after.names[name] = left
                 after.open += len(left)
 
@@ -431,7 +429,11 @@ class NetworkManager:
             script.add_debt(slot)
         self._reopen(script, state)
         script.switch(generation, self._contents)
-        kept = {*slot_counters(slot), debt_of(slot), *(counter_of(slot, rule) for rule in state.policy.rules)}
+        kept = {
+            *slot_counters(slot),
+            debt_of(slot),
+            *(counter_of(slot, rule) for rule in state.generation.policy.rules),
+        }
         script.delete([name for name in there - script.added if _is_past(name, generation, kept)])
 
     def _reopen(self, script: NftScript, state: _SlotState) -> None:
@@ -483,7 +485,9 @@ class NetworkManager:
         state = self._states[slot.number]
 
         def may_live(one: TrackedConnection) -> bool:
-            decision = state.plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
+            decision = state.generation.plan.decide(
+                one.address, one.protocol, one.port, names.get(one.address, ())
+            )
             allowed = decision.allowed or (decision.reason == "default" and _is_open(state, one))
             return allowed and (self._ipv6 or one.address.version == 4)
 
@@ -492,7 +496,7 @@ class NetworkManager:
 
     def _open(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:
         state = self._states.get(key)
-        if state is None or not state.plan.name(name).answered:
+        if state is None or not state.generation.plan.name(name).answered:
             raise DriverUnavailable(f"{name} is not answered: the policy has changed")
         public = [one for one in addresses if not is_reserved(one)]
         now = self._now()
@@ -548,12 +552,12 @@ class NetworkManager:
         if state is None:
             return {}, Traffic(0, 0)
         # The first of equal rules comes last here, so it is the one with the counter.
-        indexed = reversed(list(enumerate(state.policy.rules)))
+        indexed = reversed(list(enumerate(state.generation.policy.rules)))
         rules = {counter_of(slot, rule): index for index, rule in indexed}
         found: _Counts = {}
         for name, packets in self._counter_values(slot):
             if name in rules:
-                allows = state.policy.rules[rules[name]].action == "allow"
+                allows = state.generation.policy.rules[rules[name]].action == "allow"
                 found[rules[name], None] = (packets, 0) if allows else (0, packets)
             elif (reason := name.removeprefix(f"{slot.key}_")) in _REASONS:
                 allowed, refused = found.get((None, _REASONS[reason]), (0, 0))
@@ -601,7 +605,7 @@ def _is_open(state: _SlotState, one: TrackedConnection) -> bool:
     """Whether a name has opened the connection's destination, though the name itself may be forgotten."""
     if one.protocol not in PROTOCOLS:
         return False
-    index = class_of(state.plan.services, one.protocol, one.port).index
+    index = class_of(state.generation.plan.services, one.protocol, one.port).index
     opened = state.generation.map_of(index, "allow", one.address.version, named=True)
     return (opened, one.address) in state.elements
 
@@ -627,7 +631,6 @@ def _told(work: Callable[[], T]) -> T:
         return work()
     except OSError as error:
         if error.errno == errno.EPERM:
-            raise DriverUnavailable(
-                f"Bay may not change this host's network ({error}); run it as root"
-            ) from error
+            refused = f"Bay may not change this host's network ({error}); run it as root"
+            raise DriverUnavailable(refused) from error
         raise DriverUnavailable(f"the host refused a step of a sandbox's network: {error}") from error

@@ -324,16 +324,14 @@ class Generation:
     def elements_of(self, name: str, addresses: Iterable[Address], timeout_s: int) -> list[Element]:
         """The elements that open (or shut) `addresses` because `name` was resolved to them."""
         verdict = self.plan.name(name)
-        opens = [
-            (index, one.action, self._counter(one.rule))
-            for index, one in enumerate(verdict.opens)
-            if one.action
-        ]
+        opens: list[tuple[int, Action, str]] = []
+        for index, one in enumerate(verdict.opens if verdict.answered else ()):
+            if one.action is not None:
+                opens.append((index, one.action, self._counter(one.rule)))
         return [
             Element(self.map_of(index, action, address.version, named=True), address, counter, timeout_s)
             for address in addresses
             for index, action, counter in opens
-            if verdict.answered
         ]
 
 

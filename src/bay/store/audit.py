@@ -2,8 +2,8 @@
 
 The row is written by the first transaction that such a call commits, together with the call's changes, and
 its result is added when the answer is known. So no call changes anything without a row, and a row without a
-result means that Bay ended during the call. Rejected: a row after the call, which a crash would lose together
-with the one fact that matters then; and a transaction of its own before it, which costs as much as the call.
+result means that Bay ended during the call. Rejected: a row after the call, which a crash would lose when it
+matters; and a transaction of its own before it, which costs as much as the call.
 
 A context variable carries the call, not an argument, so that a new service cannot forget it.
 """
@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import AuditEntry
 from bay.store.records import AuditFilters, Page
+from bay.store.rows import page_of, values_of, without_seq
 from bay.store.schema import audit
 
-_COLUMNS = [c for c in audit.c if c.name != "seq"]
 # Made once, since they run for every call that changes something.
 _ADD = insert(audit)
 _FINISH = update(audit).where(audit.c.seq == bindparam("of_seq"))
@@ -48,7 +48,7 @@ class AuditedCall:
 
     def row(self) -> dict[str, Any]:
         """The values of its row."""
-        return {c.name: getattr(self, c.name) for c in _COLUMNS}
+        return values_of(audit, self)
 
 
 _call: ContextVar[AuditedCall | None] = ContextVar("bay_audited_call", default=None)
@@ -56,8 +56,7 @@ _call: ContextVar[AuditedCall | None] = ContextVar("bay_audited_call", default=N
 
 @contextmanager
 def during(call: AuditedCall | None) -> Generator[None]:
-    """Attribute every transaction in the block, and in its callees, to `call` (None: a call that only
-    reads)."""
+    """Attribute every transaction in the block to `call` (None: a call that only reads)."""
     token = _call.set(call)
     try:
         yield
@@ -68,23 +67,17 @@ def during(call: AuditedCall | None) -> Generator[None]:
 
 
 def about(resource_id: str) -> None:
-    """Set the subject of the present call: a sandbox, key or other id.
-
-    Best before its first transaction ends.
-    """
+    """Set the subject of the present call, best before its first transaction ends: an id of any kind."""
     call = _call.get()
     if call is not None:
         call.resource_id = resource_id
 
 
 async def note(db: AsyncConnection) -> Callable[[], None]:
-    """Add the present call's row to this transaction, unless it has one.
-
-    Returns the hook to call after the commit.
-    """
+    """Add the present call's row to this transaction, unless it has one; what to call after the commit."""
     call = _call.get()
     if call is None or call.over or call.seq is not None:
-        return _nothing
+        return lambda: None
     seq = await _insert(db, call)
 
     def committed() -> None:
@@ -106,8 +99,7 @@ async def page(db: AsyncConnection, filters: AuditFilters, *, after: int, limit:
     """Up to `limit` rows with `seq` > `after`, oldest first."""
     query = select(audit).where(audit.c.seq > after, *_conditions(filters)).order_by(audit.c.seq)
     rows = (await db.execute(query.limit(limit + 1))).all()
-    found = tuple(AuditEntry(**{c.name: row._mapping[c.name] for c in _COLUMNS}) for row in rows[:limit])
-    return Page(items=found, next_cursor=rows[limit - 1].seq if len(rows) > limit else None)
+    return page_of(rows, limit, lambda row: AuditEntry(**without_seq(row)))
 
 
 async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
@@ -132,7 +124,3 @@ def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
     if filters.until is not None:
         wanted.append(audit.c.at < filters.until)
     return wanted
-
-
-def _nothing() -> None:
-    pass

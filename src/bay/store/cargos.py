@@ -6,9 +6,10 @@ from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import CargoRecord, Page
+from bay.store.rows import columns_of, page_of, without_seq
 from bay.store.schema import cargos, sandboxes
 
-_COLUMNS = [c for c in cargos.c if c.name != "seq"]
+_COLUMNS = columns_of(cargos)
 
 
 async def add(db: AsyncConnection, values: dict[str, Any]) -> None:
@@ -23,11 +24,8 @@ async def change(db: AsyncConnection, cargo_id: str, **values: Any) -> None:
 
 async def find(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | None:
     """The owner's cargo, unless it is deleted."""
-    query = select(*_COLUMNS).where(
-        cargos.c.id == cargo_id, cargos.c.owner == owner, cargos.c.deleted_at.is_(None)
-    )
-    row = (await db.execute(query)).first()
-    return CargoRecord(**row._mapping) if row else None
+    record = await find_any(db, owner, cargo_id)
+    return record if record and record.deleted_at is None else None
 
 
 async def find_any(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | None:
@@ -54,14 +52,10 @@ async def page(
     """Up to `limit` of the owner's cargos with `seq` > `after`, oldest first."""
     own = cargos.c.managed_by_sandbox_id
     kind: ColumnElement[bool] = own.is_not(None) if managed else own.is_(None)
-    query = select(cargos.c.seq, *_COLUMNS).where(
-        cargos.c.owner == owner, cargos.c.deleted_at.is_(None), kind, cargos.c.seq > after
-    )
+    own_ones = cargos.c.owner == owner, cargos.c.deleted_at.is_(None), kind
+    query = select(cargos.c.seq, *_COLUMNS).where(*own_ones, cargos.c.seq > after)
     rows = (await db.execute(query.order_by(cargos.c.seq).limit(limit + 1))).all()
-    records = tuple(
-        CargoRecord(**{k: v for k, v in row._mapping.items() if k != "seq"}) for row in rows[:limit]
-    )
-    return Page(items=records, next_cursor=rows[limit - 1].seq if len(rows) > limit else None)
+    return page_of(rows, limit, lambda row: CargoRecord(**without_seq(row)))
 
 
 async def users(db: AsyncConnection, cargo_ids: list[str]) -> dict[str, tuple[str, ...]]:

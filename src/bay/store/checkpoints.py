@@ -1,25 +1,23 @@
-"""Database queries on checkpoints.
-
-A deleted one (`deleted_at`) is invisible; its files go once nothing is based on them.
-"""
+"""Database queries on checkpoints. A deleted one is invisible; its files go once nothing is based on them."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import CheckpointRecord, Page
+from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import cargos, checkpoints, sandboxes
 
 _C = checkpoints.c
-_COLUMNS = [c for c in _C if c.name != "seq"]
+_COLUMNS = columns_of(checkpoints)
+_IS_SHOWN = (_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
 
 
 async def add(db: AsyncConnection, record: CheckpointRecord) -> None:
     """Insert one checkpoint. Raises IntegrityError when its sandbox has one by that name."""
-    values = {c.name: getattr(record, c.name) for c in _COLUMNS}
-    await db.execute(insert(checkpoints).values(values))
+    await db.execute(insert(checkpoints).values(values_of(checkpoints, record)))
 
 
 async def change(db: AsyncConnection, checkpoint_id: str, **values: Any) -> None:
@@ -29,19 +27,18 @@ async def change(db: AsyncConnection, checkpoint_id: str, **values: Any) -> None
 
 async def get(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord | None:
     """The checkpoint, of any owner, deleted or not."""
-    return _record((await db.execute(select(*_COLUMNS).where(_C.id == checkpoint_id))).first())
+    return await _first(db, select(*_COLUMNS).where(_C.id == checkpoint_id))
 
 
 async def find(db: AsyncConnection, sandbox_id: str, ref: str) -> CheckpointRecord | None:
     """The sandbox's checkpoint whose id or name is `ref`, if it is whole and not deleted."""
-    query = _shown().where(_C.sandbox_id == sandbox_id, or_(_C.id == ref, _C.name == ref))
-    return _record((await db.execute(query)).first())
+    named = or_(_C.id == ref, _C.name == ref)
+    return await _first(db, _shown().where(_C.sandbox_id == sandbox_id, named))
 
 
 async def find_owned(db: AsyncConnection, owner: str, checkpoint_id: str) -> CheckpointRecord | None:
     """The owner's checkpoint, of whichever sandbox, if it is whole and not deleted."""
-    query = _shown().where(_C.owner == owner, _C.id == checkpoint_id)
-    return _record((await db.execute(query)).first())
+    return await _first(db, _shown().where(_C.owner == owner, _C.id == checkpoint_id))
 
 
 async def page(
@@ -52,8 +49,7 @@ async def page(
     if auto is not None:
         query = query.where(_C.auto == auto)
     rows = (await db.execute(query.order_by(_C.seq).limit(limit + 1))).all()
-    records = tuple(record for row in rows[:limit] if (record := _record(row)))
-    return Page(items=records, next_cursor=rows[limit - 1].seq if len(rows) > limit else None)
+    return page_of(rows, limit, lambda row: CheckpointRecord(**without_seq(row)))
 
 
 async def count(db: AsyncConnection, sandbox_id: str) -> int:
@@ -64,17 +60,14 @@ async def count(db: AsyncConnection, sandbox_id: str) -> int:
 
 async def newest_at(db: AsyncConnection, sandbox_id: str) -> datetime | None:
     """When the newest of the sandbox's checkpoints was made."""
-    query = select(func.max(_C.created_at)).where(
-        _C.sandbox_id == sandbox_id, _C.hidden.is_(False), _C.state == "ready", _C.deleted_at.is_(None)
-    )
+    query = select(func.max(_C.created_at)).where(_C.sandbox_id == sandbox_id, *_IS_SHOWN)
     return (await db.execute(query)).scalar()
 
 
 async def surplus(db: AsyncConnection, sandbox_id: str, keep: int) -> list[str]:
     """The automatic checkpoints of the sandbox beyond the newest `keep`."""
     query = _shown().where(_C.sandbox_id == sandbox_id, _C.auto.is_(True)).order_by(_C.seq.desc())
-    rows = (await db.execute(query.offset(keep))).all()
-    return [row.id for row in rows]
+    return [row.id for row in await db.execute(query.offset(keep))]
 
 
 async def hide(db: AsyncConnection, checkpoint_ids: list[str], now: datetime) -> None:
@@ -106,13 +99,10 @@ async def hide_all(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
 async def removable(db: AsyncConnection) -> list[str]:
     """Deleted checkpoints that nothing is based on, whose files may be removed."""
     needed = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
-    restored = select(sandboxes.c.restore_id).where(
-        sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
-    )
-    query = select(_C.id).where(
-        _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(needed), _C.id.not_in(restored)
-    )
-    return list((await db.execute(query)).scalars())
+    restoring = sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
+    restored = select(sandboxes.c.restore_id).where(*restoring)
+    query = select(_C.id).where(_C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(needed))
+    return list((await db.execute(query.where(_C.id.not_in(restored)))).scalars())
 
 
 async def hide_forgotten(db: AsyncConnection, now: datetime) -> None:
@@ -133,25 +123,19 @@ async def forget(db: AsyncConnection, before: datetime, limit: int) -> int:
 
 
 async def unmeasured(db: AsyncConnection, stale: datetime, limit: int) -> list[str]:
-    """Ids of whole checkpoints to measure.
-
-    They were never measured, or were measured before `stale` with their sandbox active since.
-    """
-    active = select(sandboxes.c.id).where(
-        sandboxes.c.id == _C.sandbox_id, sandboxes.c.last_active_at >= _C.measured_at
-    )
-    due = or_(_C.measured_at.is_(None), and_(_C.measured_at < stale, active.exists()))
+    """Ids of whole checkpoints never measured, or before `stale` with their sandbox active since."""
+    used = sandboxes.c.id == _C.sandbox_id, sandboxes.c.last_active_at >= _C.measured_at
+    active = select(sandboxes.c.id).where(*used).exists()
+    due = or_(_C.measured_at.is_(None), and_(_C.measured_at < stale, active))
     query = select(_C.id).where(_C.state == "ready", _C.deleted_at.is_(None), due)
-    return list(
-        (await db.execute(query.order_by(_C.measured_at.nulls_first(), _C.seq).limit(limit))).scalars()
-    )
+    longest_ago = query.order_by(_C.measured_at.nulls_first(), _C.seq).limit(limit)
+    return list((await db.execute(longest_ago)).scalars())
 
 
 def _shown(*more: Any) -> Any:
-    return select(*more, *_COLUMNS).where(_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
+    return select(*more, *_COLUMNS).where(*_IS_SHOWN)
 
 
-def _record(row: Row[Any] | None) -> CheckpointRecord | None:
-    if row is None:
-        return None
-    return CheckpointRecord(**{name: value for name, value in row._mapping.items() if name != "seq"})
+async def _first(db: AsyncConnection, query: Any) -> CheckpointRecord | None:
+    row = (await db.execute(query)).first()
+    return CheckpointRecord(**row._mapping) if row else None

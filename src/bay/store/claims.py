@@ -6,6 +6,7 @@ from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import Claim
+from bay.store.rows import values_of
 from bay.store.schema import claims
 
 
@@ -17,27 +18,19 @@ async def find(db: AsyncConnection, owner: str, key: str) -> Claim | None:
 
 async def add(db: AsyncConnection, claim: Claim) -> None:
     """Insert one claim."""
-    await db.execute(
-        insert(claims).values(
-            owner=claim.owner, key=claim.key, request_hash=claim.request_hash,
-            resource_id=claim.resource_id, answer=claim.answer, created_at=claim.created_at,
-        )
-    )  # fmt: skip
+    await db.execute(insert(claims).values(values_of(claims, claim)))
 
 
 async def forget(db: AsyncConnection, before: datetime, most: int = 500) -> int:
     """Drop up to `most` claims made before `before`; how many that were."""
     old = select(claims.c.owner, claims.c.key).where(claims.c.created_at < before)
     oldest = old.order_by(claims.c.created_at).limit(most)
-    found = await db.execute(delete(claims).where(tuple_(claims.c.owner, claims.c.key).in_(oldest)))
-    return found.rowcount
+    gone = tuple_(claims.c.owner, claims.c.key).in_(oldest)
+    return (await db.execute(delete(claims).where(gone))).rowcount
 
 
 async def forget_key(db: AsyncConnection, owner: str, key: str, request_hash: str) -> None:
-    """Drop the claim of a call that came to nothing, so that it may be made again.
-
-    A claim of another call under the same key stays.
-    """
+    """Drop the claim of a call that came to nothing, and may be made again; another call's stays."""
     named = (claims.c.owner == owner, claims.c.key == key)
     await db.execute(delete(claims).where(*named, claims.c.request_hash == request_hash))
 

@@ -65,10 +65,8 @@ class DeferredWrites:
                 log.warning("store.full", error=error.message)
                 await asyncio.sleep(_RETRY_S)
                 self._some.set()
-            except Exception:
-                log.exception(
-                    "store.write_failed"
-                )  # for example, the database is damaged, which every call reports as well
+            except Exception:  # such as a damaged database, which every call reports as well
+                log.exception("store.write_failed")
 
     async def _write_batch(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]

@@ -29,26 +29,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _DAMAGE = ("malformed", "not a database", "corrupt")
 _FIX = "stop Bay and put back a backup with `bay admin restore`"
 
-_CHANGES = (
-    ("sandboxes", "id"),
-    ("sessions", "sandbox_id"),
-    ("checkpoints", "sandbox_id"),
-    ("services", "sandbox_id"),
-)
+_CHANGES = {"sandboxes": "id", **dict.fromkeys(("sessions", "checkpoints", "services"), "sandbox_id")}
 _ROW_OF = {"INSERT": "NEW", "UPDATE": "NEW", "DELETE": "OLD"}
 _TRIGGERS = (
     *(
         f"CREATE TEMP TRIGGER {table}_{change} AFTER {change} ON main.{table} "
         f"BEGIN SELECT bay_changed({row}.{column}); END"
-        for table, column in _CHANGES
+        for table, column in _CHANGES.items()
         for change, row in _ROW_OF.items()
     ),
     "CREATE TEMP TRIGGER event AFTER INSERT ON main.events BEGIN SELECT bay_changed(NEW.sandbox_id); END",
 )
-"""They report each row that a statement changes, under any condition.
-
-They are the connection's, not the database's.
-"""
+"""They report each row that a statement changes, under any condition. They are the connection's own."""
 
 log = structlog.get_logger("bay.store")
 
@@ -69,8 +61,7 @@ class Store:
         self._changed = set[str]()
         """Sandboxes whose rows the transaction under way has changed, as the database itself reports them."""
         self.on_change: list[Callable[[set[str]], None]] = []
-        """Called after each transaction with the ids of the changed sandboxes, or of those with new
-        events."""
+        """Called after each transaction with the ids of sandboxes that were changed or have new events."""
 
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the file is not a sound database."""
@@ -127,10 +118,7 @@ class Store:
             self._changed.add(sandbox_id)
 
     def _tell_changes(self, *, again: bool) -> None:
-        """Call the listeners.
-
-        An interrupted transaction may be committed yet: it is reported with the next one, too.
-        """
+        """Call the listeners; `again`: an interrupted transaction, reported with the next one too."""
         changed = self._changed.copy()
         self._changed = changed.copy() if again else set[str]()
         if changed:
@@ -138,8 +126,7 @@ class Store:
                 listener(changed)
 
     def _raise_if_damaged(self, error: DatabaseError) -> None:
-        """Report the damage to the caller, and its path to the log only, as host paths are not the
-        tenant's."""
+        """Report the damage to the caller, and its path to the log only: host paths are no tenant's."""
         if _is_damage(error):
             log.error("store.damaged", database=str(self._path), error=str(error.orig), fix=_FIX)
             raise InternalError("Bay's database is damaged; the operator has to restore a backup") from error
@@ -174,9 +161,8 @@ def migrate(path: Path) -> None:
             raise DriverUnavailable(f"the database {path} is damaged ({error.orig}); {_FIX}") from error
         raise DriverUnavailable(f"cannot use the database {path}: {error.orig}") from error
     except CommandError as error:
-        raise DriverUnavailable(
-            f"the database {path} was made by a newer Bay ({error}); run that one"
-        ) from error
+        message = f"the database {path} was made by a newer Bay ({error}); run that one"
+        raise DriverUnavailable(message) from error
     finally:
         engine.dispose()
 

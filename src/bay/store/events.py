@@ -13,7 +13,7 @@ from bay.store.schema import events, facts, sandboxes
 
 
 async def add(db: AsyncConnection, sandbox: SandboxRecord, kind: str, at: datetime, **data: Any) -> None:
-    """Record the event `kind` (such as ``sandbox.started``) of `sandbox` for its present owner.
+    """Record the event `kind` (such as ``sandbox.started``) for the sandbox's present owner.
 
     `sandbox` may have been read before a create took it from the pool.
     """
@@ -88,8 +88,7 @@ async def open_ports(db: AsyncConnection, sandbox_id: str, session_id: str) -> d
 
 
 async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
-    """Delete up to `most` events from before `before`, and note each owner's oldest place; returns the
-    count."""
+    """Delete up to `most` events from before `before`, noting each owner's oldest place; their number."""
     oldest = select(events.c.seq, events.c.owner).where(events.c.at < before)
     old = oldest.order_by(events.c.at, events.c.seq).limit(most).subquery()
     lasts = (await db.execute(select(old.c.owner, func.max(old.c.seq)).group_by(old.c.owner))).all()

@@ -9,17 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Exec
 from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
+from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
 
-_HISTORY = frozenset(
-    ("exec_type", "code", "success", "execution_time_ms", "output", "error", "description", "tags", "notes")
-)
 _NOTED = ("exec_type", "code", "description", "tags")
+_HISTORY = frozenset((*_NOTED, "success", "execution_time_ms", "output", "error", "notes"))
 _OWN = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id", "request_hash"} | _HISTORY]
 _END = select(sessions.c.end_reason).where(sessions.c.id == execs.c.session_id).scalar_subquery()
 # Why its session ended, of an exec that was lost with it.
 _COLUMNS = [*_OWN, case((execs.c.state == "lost", _END)).label("reason")]
-_SESSION = [c for c in sessions.c if c.name != "seq"]
+_SESSION = columns_of(sessions)
 _IS_PROCESS = execs.c.exec_type.is_distinct_from("python")
 """Runs of `python/exec` have a row for the history's sake, but are cells of a kernel."""
 
@@ -41,10 +40,7 @@ async def add(
     note: HistoryNote | None = None,
     request_hash: str | None = None,
 ) -> bool:
-    """Insert one exec, with a `note` as an entry of the history.
-
-    False when the sandbox has an exec, or code that ran, by that id.
-    """
+    """Insert one exec, with a `note` as an entry of the history; False: its sandbox has that id already."""
     kept: dict[str, Any] = {} if note is None else {name: getattr(note, name) for name in _NOTED}
     row: dict[str, Any] = {
         "id": item.id, "sandbox_id": sandbox_id, "session_id": session_id, "argv": list(item.argv), "tty": item.tty,
@@ -88,13 +84,10 @@ async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec,
 
 async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) -> Page[tuple[Exec, str]]:
     """Up to `limit` execs of a sandbox with `seq` > `after`, oldest first, each with its session's id."""
-    query = select(execs.c.seq, execs.c.session_id, *_COLUMNS).where(
-        execs.c.sandbox_id == sandbox_id, execs.c.seq > after, _IS_PROCESS
-    )
+    query = select(execs.c.seq, execs.c.session_id, *_COLUMNS)
+    query = query.where(execs.c.sandbox_id == sandbox_id, execs.c.seq > after, _IS_PROCESS)
     rows = (await db.execute(query.order_by(execs.c.seq).limit(limit + 1))).all()
-    more = len(rows) > limit
-    items = tuple((_exec(row), row.session_id) for row in rows[:limit])
-    return Page(items=items, next_cursor=rows[limit - 1].seq if more else None)
+    return page_of(rows, limit, lambda row: (_exec(row), row.session_id))
 
 
 async def any_active(db: AsyncConnection, session_id: str) -> bool:
@@ -102,10 +95,9 @@ async def any_active(db: AsyncConnection, session_id: str) -> bool:
 
     Code in kernels does not count here: the kernels are asked, since most of it has no row.
     """
-    query = select(execs.c.seq).where(
-        execs.c.session_id == session_id, execs.c.state == "running", execs.c.keep_alive, _IS_PROCESS
-    )
-    return (await db.execute(query.limit(1))).first() is not None
+    runs = execs.c.session_id == session_id, execs.c.state == "running", execs.c.keep_alive
+    query = select(execs.c.seq).where(*runs, _IS_PROCESS).limit(1)
+    return (await db.execute(query)).first() is not None
 
 
 async def lose_running(db: AsyncConnection, session_id: str, at: datetime) -> None:
@@ -135,13 +127,10 @@ async def unfinished_history(db: AsyncConnection, session_id: str, limit: int) -
 
 
 async def _unfinished(db: AsyncConnection, *conditions: ColumnElement[bool], limit: int) -> list[Unfinished]:
-    query = select(execs.c.id, execs.c.exec_type, execs.c.state, execs.c.started_at).where(*conditions)
-    return [
-        Unfinished(
-            id=row.id, exec_type=row.exec_type, has_ended=row.state != "running", started_at=row.started_at
-        )
-        for row in await db.execute(query.order_by(execs.c.seq).limit(limit))
-    ]  # fmt: skip
+    has_ended = (execs.c.state != "running").label("has_ended")
+    query = select(execs.c.id, execs.c.exec_type, has_ended, execs.c.started_at).where(*conditions)
+    found = await db.execute(query.order_by(execs.c.seq).limit(limit))
+    return [Unfinished(**row._mapping) for row in found]
 
 
 async def lose(db: AsyncConnection, session_id: str, exec_id: str, at: datetime) -> None:

@@ -13,10 +13,12 @@ from sqlalchemy import (
     LargeBinary,
     Row,
     Select,
+    Update,
     and_,
     case,
     cast,
     delete,
+    false,
     func,
     literal,
     or_,
@@ -72,20 +74,13 @@ def outcome_of(result: ShellResult | PythonResult) -> ExecutionOutcome:
 
 async def finish(db: AsyncConnection, session_id: str, outcome: ExecutionOutcome) -> None:
     """Write down how an execution of the session ended, unless that is written already."""
-    own = and_(_E.session_id == session_id, _E.id == outcome.id, _E.exec_type.is_not(None))
-    query = update(execs).where(own, _E.success.is_(None))
-    await db.execute(
-        query.values(
-            success=outcome.success, execution_time_ms=outcome.execution_time_ms,
-            output=outcome.output, error=outcome.error,
-        )
-    )  # fmt: skip
+    values = {name: getattr(outcome, name) for name in ("success", "execution_time_ms", "output", "error")}
+    await db.execute(_unknown(session_id, outcome.id).values(values))
 
 
 async def settle(db: AsyncConnection, session_id: str, execution_id: str) -> None:
     """End an execution of the session by its state alone, as its output will never be known."""
-    own = and_(_E.session_id == session_id, _E.id == execution_id, _E.exec_type.is_not(None))
-    await db.execute(update(execs).where(own, _E.success.is_(None)).values(success=_SUCCEEDED))
+    await db.execute(_unknown(session_id, execution_id).values(success=_SUCCEEDED))
 
 
 async def page(
@@ -97,10 +92,7 @@ async def page(
     limit: int,
     offset: int,
 ) -> tuple[list[HistoryEntry], int]:
-    """Some of a sandbox's entries, newest first, and how many there are.
-
-    `live` is the id of its live session.
-    """
+    """Some of a sandbox's entries, newest first, and their number; `live` is its live session's id."""
     wanted = _conditions(sandbox_id, live, filters)
     total = (await db.execute(select(func.count()).select_from(execs).where(*wanted))).scalar_one()
     query = _entries().where(*wanted).order_by(_E.seq.desc()).limit(limit).offset(offset)
@@ -159,7 +151,7 @@ async def surplus(db: AsyncConnection, sandbox_id: str, kind: Kind, keep: Keep) 
 
 
 async def aged(db: AsyncConnection, after: int, before: datetime, limit: int) -> tuple[list[int], int | None]:
-    """Of the next rows behind `after` that began before `before`: those that expire by age, and the last one.
+    """Of the next rows behind `after` begun before `before`: those that expire by age, and the last one.
 
     Entries of failed executions never expire by age.
     """
@@ -175,6 +167,11 @@ async def drop(db: AsyncConnection, seqs: list[int]) -> None:
     await db.execute(delete(execs).where(_E.seq.in_(seqs)))
 
 
+def _unknown(session_id: str, execution_id: str) -> Update:
+    own = (_E.session_id == session_id, _E.id == execution_id, _E.exec_type.is_not(None))
+    return update(execs).where(*own, _E.success.is_(None))
+
+
 def _of_kind(kind: Kind) -> ColumnElement[bool]:
     match kind:
         case "plain":
@@ -188,10 +185,7 @@ def _of_kind(kind: Kind) -> ColumnElement[bool]:
 
 
 def _over() -> ColumnElement[bool]:
-    """Done, or of a session that has ended.
-
-    The second is looked up for the few rows only of which the first is false.
-    """
+    """Done, or of an ended session, which is looked up for the few rows only that are not done."""
     ended = select(sessions.c.seq).where(sessions.c.id == _E.session_id, sessions.c.ended_at.is_not(None))
     return or_(_DONE, ended.exists())
 
@@ -216,17 +210,14 @@ def _conditions(sandbox_id: str, live: str | None, filters: HistoryFilters) -> l
     wanted.append(_E.exec_type == filters.exec_type if filters.exec_type else _E.exec_type.is_not(None))
     # A row of an ended session is "running" only until it is marked as lost.
     wanted.append(or_(_DONE, _E.session_id != live) if live else true())
-    if filters.success_only:
-        wanted.append(_SUCCEEDED.is_(True))
-    if filters.failed_only:
-        wanted.append(_SUCCEEDED.is_(False))
-    if filters.has_notes:
-        wanted.append(_E.notes != "")
-    if filters.has_description:
-        wanted.append(_E.description != "")
-    if filters.tags:
-        wanted.append(or_(*map(_has_tag, filters.tags)))
-    return wanted
+    asked = (
+        (filters.success_only, _SUCCEEDED.is_(True)),
+        (filters.failed_only, _SUCCEEDED.is_(False)),
+        (filters.has_notes, _E.notes != ""),
+        (filters.has_description, _E.description != ""),
+        (filters.tags, or_(false(), *map(_has_tag, filters.tags))),
+    )
+    return [*wanted, *(condition for is_asked, condition in asked if is_asked)]
 
 
 def _has_tag(tag: str) -> ColumnElement[bool]:
@@ -263,10 +254,7 @@ def _reason(row: Row[Any]) -> str | None:
 
 
 def _bounded(text: str, *, lacks_head: bool) -> str:
-    """`text`, without its middle if it is long.
-
-    A stranger's text: it may have characters outside of UTF-8.
-    """
+    """`text`, without its middle if it is long. A stranger's: it may have characters outside of UTF-8."""
     data = text.encode("utf-8", "replace")
     text = data.decode("utf-8")
     if len(data) > MAX_TEXT_BYTES:

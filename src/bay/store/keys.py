@@ -2,22 +2,19 @@
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import ApiKey
+from bay.store.rows import values_of
 from bay.store.schema import keys
 
 
 async def add(db: AsyncConnection, key: ApiKey) -> None:
     """Insert one key. Raises IntegrityError when the secret is known already."""
-    await db.execute(
-        insert(keys).values(
-            id=key.id, owner=key.owner, name=key.name, hash=key.hash, scope=key.scope, quotas=key.quotas,
-            created_at=key.created_at, expires_at=key.expires_at, revoked_at=key.revoked_at,
-        )
-    )  # fmt: skip
+    await db.execute(insert(keys).values(values_of(keys, key)))
 
 
 async def get(db: AsyncConnection, key_id: str) -> ApiKey | None:
@@ -53,14 +50,12 @@ async def hashes_named(db: AsyncConnection, names: Collection[str]) -> set[str]:
 
 async def all_valid(db: AsyncConnection, now: datetime) -> list[ApiKey]:
     """Every key that is neither revoked nor expired."""
-    return [ApiKey(**row._mapping) for row in await db.execute(select(keys).where(_valid(now)))]
+    return await _all(db, select(keys).where(_valid(now)))
 
 
 async def with_quotas(db: AsyncConnection) -> list[ApiKey]:
     """Every key that has quotas, valid or not."""
-    return [
-        ApiKey(**row._mapping) for row in await db.execute(select(keys).where(keys.c.quotas.is_not(None)))
-    ]
+    return await _all(db, select(keys).where(keys.c.quotas.is_not(None)))
 
 
 async def page(
@@ -77,8 +72,8 @@ async def page(
         made_at, key_id = after
         same_time = and_(keys.c.created_at == made_at, keys.c.id > key_id)
         query = query.where(or_(keys.c.created_at > made_at, same_time))
-    found = tuple(ApiKey(**row._mapping) for row in await db.execute(query))
-    return found[:limit], len(found) > limit
+    found = await _all(db, query)
+    return tuple(found[:limit]), len(found) > limit
 
 
 async def other_admin(db: AsyncConnection, key_id: str, now: datetime) -> bool:
@@ -99,3 +94,7 @@ def _valid(now: datetime) -> ColumnElement[bool]:
 async def _one(db: AsyncConnection, condition: ColumnElement[bool]) -> ApiKey | None:
     row = (await db.execute(select(keys).where(condition))).first()
     return ApiKey(**row._mapping) if row else None
+
+
+async def _all(db: AsyncConnection, query: Select[Any]) -> list[ApiKey]:
+    return [ApiKey(**row._mapping) for row in await db.execute(query)]

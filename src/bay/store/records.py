@@ -28,18 +28,12 @@ HAVING: tuple[Target, ...] = ("running", "paused")
 """Targets that keep a session: it answers, or it waits frozen in memory."""
 
 Phase = Literal["starting", "running", "paused", "ending", "ended"]
-"""How far a session has come.
-
-From `ending` there is no way back: a sandbox that is wanted again gets a new one.
-"""
+"""How far a session has come. From `ending` there is no way back: a wanted sandbox gets a new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """One incarnation of compute.
-
-    `generation` grows with each session of a sandbox and fences off older ones.
-    """
+    """One incarnation of compute. `generation` grows with each of a sandbox and fences off older ones."""
 
     id: str
     sandbox_id: str
@@ -182,10 +176,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """An API key's row.
-
-    Only the SHA-256 of the secret is stored: it has 256 random bits, so no slow hash is needed.
-    """
+    """An API key's row, with the SHA-256 of its secret: 256 random bits need no slow hash."""
 
     id: str
     owner: str
@@ -224,10 +215,7 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookRecord:
-    """A webhook's row.
-
-    `after_seq` is the last event that was delivered or given up, `attempts` failures since.
-    """
+    """A webhook's row: `after_seq` is the last event delivered or given up, `attempts` failures since."""
 
     id: str
     owner: str

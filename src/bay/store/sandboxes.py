@@ -3,12 +3,13 @@
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
+from bay.store.rows import page_of
 from bay.store.schema import checkpoints, sandboxes, sessions
 
 _S = sandboxes.c
@@ -34,25 +35,19 @@ async def add(db: AsyncConnection, record: SandboxRecord) -> None:
 
 async def get(db: AsyncConnection, sandbox_id: str) -> SandboxRecord | None:
     """The sandbox with its live session, deleted or not, of any owner: for the reconciler."""
-    row = (await db.execute(_JOINED.where(_S.id == sandbox_id))).first()
-    return _record(row) if row else None
+    return await _first(db, _JOINED.where(_S.id == sandbox_id))
 
 
 async def find(db: AsyncConnection, owner: str, ref: str) -> SandboxRecord | None:
     """The owner's sandbox whose id is `ref` (deleted or not) or whose name is (not deleted)."""
     by_ref = or_(_S.id == ref, and_(_S.name == ref, _S.deleted_at.is_(None)))
-    row = (await db.execute(_JOINED.where(_S.owner == owner, by_ref))).first()
-    return _record(row) if row else None
+    return await _first(db, _JOINED.where(_S.owner == owner, by_ref))
 
 
 async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
-    """The sandbox with the label `host` in host names, its id or its `host`, of any owner; not a removed
-    one."""
-    query = _JOINED.where(
-        or_(_S.id == host, _S.host == host), _S.deleted_at.is_(None), _S.target != "deleted"
-    )
-    row = (await db.execute(query)).first()
-    return _record(row) if row else None
+    """The sandbox whose label in host names (id or `host`) is `host`, of any owner; not a removed one."""
+    named = or_(_S.id == host, _S.host == host)
+    return await _first(db, _JOINED.where(named, _S.deleted_at.is_(None), _S.target != "deleted"))
 
 
 async def free_host(db: AsyncConnection, wanted: str | None, sandbox_id: str) -> str | None:
@@ -67,9 +62,7 @@ async def page(
     """Up to `limit` of the owner's sandboxes with `seq` > `after`, oldest first."""
     query = _JOINED.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted", _S.seq > after)
     query = query.where(*_conditions(filters, now)).order_by(_S.seq).limit(limit + 1)
-    records = tuple(_record(row) for row in await db.execute(query))
-    more = len(records) > limit
-    return Page(items=records[:limit], next_cursor=records[limit - 1].seq if more else None)
+    return page_of((await db.execute(query)).all(), limit, _record)
 
 
 async def change(db: AsyncConnection, sandbox_id: str, **values: Any) -> None:
@@ -117,8 +110,7 @@ async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
 
 
 async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
-    """Clear the idle and warm clocks of a sandbox whose compute has ended, unless it is wanted again
-    already."""
+    """Clear the clocks of a sandbox whose compute has ended, unless it is wanted again already."""
     own = and_(_S.id == sandbox_id, _S.target.not_in(HAVING))
     await db.execute(update(sandboxes).where(own).values(idle_expires_at=None, warm_expires_at=None))
 
@@ -145,56 +137,53 @@ async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Tar
 
 
 async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
-    """Sandboxes past `expires_at`, `idle_expires_at` or `warm_expires_at` that have work left.
+    """Sandboxes past one of their time limits that have work left; not those that are ending already.
 
-    An expired one is shown for `retention`. One that is ending already is left out.
+    An expired one is shown for `retention`.
     """
     idle = and_(_S.idle_expires_at <= now, _S.target == "running")
     warm = and_(_S.warm_expires_at <= now, _S.target == "paused")
     has_compute = and_(_S.expires_at <= now, sessions.c.phase != "ending")
     is_shown_no_more = and_(_S.expires_at <= now - retention, sessions.c.id.is_(None))
     query = _JOINED.where(_S.deleted_at.is_(None), or_(has_compute, is_shown_no_more, idle, warm))
-    return [_record(row) for row in await db.execute(query)]
+    return await _all(db, query)
 
 
 async def idle(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
     """The owned sandboxes with an idle session: frozen, or past their idle clock. Oldest first."""
     unused = or_(_S.target == "paused", and_(_S.target == "running", _S.idle_expires_at <= now))
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.id.is_not(None), unused)
-    return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
+    return await _all(db, query.order_by(_S.seq))
 
 
 async def longest_idle(db: AsyncConnection, phase: Phase) -> SandboxRecord | None:
     """The owned sandbox with a session in `phase` that was idle for longest."""
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.phase == phase)
     query = query.where(_S.target == ("paused" if phase == "paused" else "running"))
-    row = (await db.execute(query.order_by(_S.last_active_at, _S.seq).limit(1))).first()
-    return _record(row) if row else None
+    return await _first(db, query.order_by(_S.last_active_at, _S.seq).limit(1))
 
 
 async def sharing(db: AsyncConnection, cargo_id: str) -> list[SandboxRecord]:
     """Every sandbox that has the cargo as its workspace, oldest first; not those that are removed."""
     query = _JOINED.where(_S.cargo_id == cargo_id, _S.deleted_at.is_(None))
-    return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
+    return await _all(db, query.order_by(_S.seq))
 
 
 async def is_restored_elsewhere(db: AsyncConnection, cargo_id: str, sandbox_id: str) -> bool:
     """Whether another sandbox than `sandbox_id` is having a checkpoint put back into the cargo."""
-    query = select(_S.id).where(
-        _S.cargo_id == cargo_id, _S.id != sandbox_id, _S.restore_id.is_not(None), _S.deleted_at.is_(None)
-    )
+    others = _S.cargo_id == cargo_id, _S.id != sandbox_id, _S.deleted_at.is_(None)
+    query = select(_S.id).where(*others, _S.restore_id.is_not(None))
     return (await db.execute(query.limit(1))).first() is not None
 
 
 async def due_checkpoints(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
     """Sandboxes of whose policy a checkpoint is due."""
     query = _JOINED.where(_S.checkpoint_at <= now, _S.deleted_at.is_(None), _S.target != "deleted")
-    return [_record(row) for row in await db.execute(query)]
+    return await _all(db, query)
 
 
 async def shift_times(db: AsyncConnection, by: timedelta) -> int:
-    """Move every live time limit, and the times of last activity, by `by`; returns the number of
-    sandboxes."""
+    """Move every live time limit, and the times of last activity; returns the number of sandboxes."""
     limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at, _S.checkpoint_at)
     query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
     moved = [
@@ -213,20 +202,14 @@ async def shift_times(db: AsyncConnection, by: timedelta) -> int:
 async def pooled(db: AsyncConnection) -> list[SandboxRecord]:
     """Everything that waits in the pool or is on its way there, oldest first."""
     query = _JOINED.where(_S.pool.is_not(None), _S.deleted_at.is_(None), _S.target != "deleted")
-    return [_record(row) for row in await db.execute(query.order_by(_S.seq))]
+    return await _all(db, query.order_by(_S.seq))
 
 
 async def first_pooled(db: AsyncConnection, fingerprint: str) -> SandboxRecord | None:
     """The oldest sandbox of that fingerprint that runs and waits in the pool."""
-    query = _JOINED.where(
-        _S.pool == fingerprint,
-        _S.owner == NOBODY,
-        _S.target == "running",
-        _S.deleted_at.is_(None),
-        sessions.c.phase == "running",
-    )
-    row = (await db.execute(query.order_by(_S.seq).limit(1))).first()
-    return _record(row) if row else None
+    waits = _S.pool == fingerprint, _S.owner == NOBODY, _S.target == "running", _S.deleted_at.is_(None)
+    query = _JOINED.where(*waits, sessions.c.phase == "running")
+    return await _first(db, query.order_by(_S.seq).limit(1))
 
 
 async def drop_pooled(db: AsyncConnection, sandbox_id: str) -> None:
@@ -236,10 +219,9 @@ async def drop_pooled(db: AsyncConnection, sandbox_id: str) -> None:
 
 
 async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
-    """Turn a pooled sandbox into `record`.
+    """Turn a pooled sandbox into `record`. Raises IntegrityError when its owner has the name in use.
 
-    It moves to the end of the lists, so that a client that pages through them meets it as a new one. Raises
-    IntegrityError when its owner has the name in use.
+    It moves to the end of the lists, so that a client that pages through them meets it as a new one.
     """
     values = _values(record, besides=("seq", "id", "cargo_id", "generation", "error"))
     last = select(func.max(_S.seq) + 1).scalar_subquery()
@@ -247,21 +229,15 @@ async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
 
 
 async def unsettled(db: AsyncConnection) -> list[SandboxRecord]:
-    """Sandboxes that a restarted Bay must look at.
-
-    They have a live session, or want one, or are being deleted, checkpointed or restored.
-    """
+    """Sandboxes with a live session, or that want one, or are being deleted, checkpointed or restored."""
     files = or_(_S.restore_id.is_not(None), _DUE.is_not(None))
     wanting = or_(sessions.c.id.is_not(None), _S.target != "stopped", files)
     query = _JOINED.where(_S.deleted_at.is_(None), wanting)
-    return [_record(row) for row in await db.execute(query)]
+    return await _all(db, query)
 
 
 def status_expression(now: datetime) -> ColumnElement[str]:
-    """The public status in SQL.
-
-    A test holds that it agrees with `lifecycle.status_of` on every combination.
-    """
+    """The public status in SQL; a test holds that it agrees with `lifecycle.status_of` in every case."""
     live = sessions.c.phase
     return case(
         (_S.expires_at <= now, "expired"),
@@ -297,6 +273,15 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
         wanted.append(_S.name.startswith(filters.name_prefix, autoescape=True))
     wanted += [_S.labels[key].as_string() == value for key, value in filters.labels]
     return wanted
+
+
+async def _first(db: AsyncConnection, query: Select[Any]) -> SandboxRecord | None:
+    row = (await db.execute(query)).first()
+    return _record(row) if row else None
+
+
+async def _all(db: AsyncConnection, query: Select[Any]) -> list[SandboxRecord]:
+    return [_record(row) for row in await db.execute(query)]
 
 
 def _record(row: Row[Any]) -> SandboxRecord:

@@ -1,8 +1,7 @@
 """The schema of the database. Migrations build it; a test compares their sum with these tables.
 
 Every row that belongs to someone has an `owner`. Lists page by `seq`, which only grows. Times are UTC. A
-deleted row is kept with `deleted_at`, so that a second delete of the same id can be told from the delete of
-an id that never was.
+deleted row is kept with `deleted_at`, so that a second delete can be told from one of an id that never was.
 """
 
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 metadata = MetaData(naming_convention=NAMING)
+_ALIVE = text("deleted_at IS NULL")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -139,23 +139,16 @@ sandboxes = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_sandboxes_owner_seq", sandboxes.c.owner, sandboxes.c.seq)
-Index("ix_sandboxes_expires_at", sandboxes.c.expires_at, sqlite_where=text("deleted_at IS NULL"))
-Index("ix_sandboxes_idle_expires_at", sandboxes.c.idle_expires_at, sqlite_where=text("deleted_at IS NULL"))
-Index("ix_sandboxes_warm_expires_at", sandboxes.c.warm_expires_at, sqlite_where=text("deleted_at IS NULL"))
+Index("ix_sandboxes_expires_at", sandboxes.c.expires_at, sqlite_where=_ALIVE)
+Index("ix_sandboxes_idle_expires_at", sandboxes.c.idle_expires_at, sqlite_where=_ALIVE)
+Index("ix_sandboxes_warm_expires_at", sandboxes.c.warm_expires_at, sqlite_where=_ALIVE)
 Index("ix_sandboxes_pool", sandboxes.c.pool, sqlite_where=text("pool IS NOT NULL"))
 Index("ix_sandboxes_owner_created_at", sandboxes.c.owner, sandboxes.c.created_at)
 Index("ix_sandboxes_deleted_at", sandboxes.c.deleted_at)
 Index("ix_sandboxes_cargo_id", sandboxes.c.cargo_id)
-Index(
-    "uq_sandboxes_owner_name",
-    sandboxes.c.owner,
-    sandboxes.c.name,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-)
-
-Index("uq_sandboxes_host", sandboxes.c.host, unique=True, sqlite_where=text("deleted_at IS NULL"))
-Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=text("deleted_at IS NULL"))
+Index("uq_sandboxes_owner_name", sandboxes.c.owner, sandboxes.c.name, unique=True, sqlite_where=_ALIVE)
+Index("uq_sandboxes_host", sandboxes.c.host, unique=True, sqlite_where=_ALIVE)
+Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=_ALIVE)
 
 checkpoints = Table(
     "checkpoints",
@@ -185,13 +178,8 @@ checkpoints = Table(
 Index("ix_checkpoints_sandbox_id_seq", checkpoints.c.sandbox_id, checkpoints.c.seq)
 Index("ix_checkpoints_owner", checkpoints.c.owner)
 Index("ix_checkpoints_state", checkpoints.c.state)
-Index(
-    "uq_checkpoints_sandbox_id_name",
-    checkpoints.c.sandbox_id,
-    checkpoints.c.name,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-)
+_named = checkpoints.c.sandbox_id, checkpoints.c.name
+Index("uq_checkpoints_sandbox_id_name", *_named, unique=True, sqlite_where=_ALIVE)
 
 sessions = Table(
     "sessions",

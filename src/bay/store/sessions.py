@@ -7,13 +7,13 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import SessionRecord
+from bay.store.rows import values_of
 from bay.store.schema import sandboxes, sessions
 
 
 async def add(db: AsyncConnection, session: SessionRecord) -> None:
     """Insert one session. Raises IntegrityError when its sandbox has a live one."""
-    values = {column.name: getattr(session, column.name) for column in sessions.c if column.name != "seq"}
-    await db.execute(insert(sessions).values(values))
+    await db.execute(insert(sessions).values(values_of(sessions, session)))
 
 
 async def change(db: AsyncConnection, session_id: str, **values: Any) -> None:
@@ -24,12 +24,8 @@ async def change(db: AsyncConnection, session_id: str, **values: Any) -> None:
 async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, Any]) -> str:
     """Save the driver's handle. Returns the sandbox's present target, which may have changed meanwhile."""
     await change(db, session_id, handle=handle)
-    query = (
-        select(sandboxes.c.target)
-        .join(sessions, sessions.c.sandbox_id == sandboxes.c.id)
-        .where(sessions.c.id == session_id)
-    )
-    return (await db.execute(query)).scalar_one()
+    query = select(sandboxes.c.target).join(sessions, sessions.c.sandbox_id == sandboxes.c.id)
+    return (await db.execute(query.where(sessions.c.id == session_id))).scalar_one()
 
 
 async def live_ids(db: AsyncConnection) -> set[str]:

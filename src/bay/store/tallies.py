@@ -52,17 +52,13 @@ async def by_profile(
 
 
 async def disk_bytes(db: AsyncConnection, whose: UsageScope) -> int:
-    """Bytes of the cargos, and of files that only their checkpoints hold, as last measured.
-
-    For a key: those of its sandboxes.
-    """
+    """Bytes of the cargos (a key's: of its sandboxes) and of what only checkpoints hold, as measured."""
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
     copies = select(func.coalesce(func.sum(checkpoints.c.exclusive_bytes), 0))
     # The figure of a cargo with an enforced limit includes its checkpoints.
-    counted = (
-        select(_S.id).join(cargos, cargos.c.id == _S.cargo_id).where(cargos.c.charged_bytes.is_not(None))
-    )
+    counted = select(_S.id).join(cargos, cargos.c.id == _S.cargo_id)
+    counted = counted.where(cargos.c.charged_bytes.is_not(None))
     copies = copies.where(checkpoints.c.deleted_at.is_(None), checkpoints.c.sandbox_id.not_in(counted))
     if whose.key_id is None:
         files = files.where(cargos.c.owner == whose.owner)
@@ -76,10 +72,8 @@ async def disk_bytes(db: AsyncConnection, whose: UsageScope) -> int:
 
 async def external_cargos(db: AsyncConnection, owner: str) -> int:
     """Cargos of the owner that belong to no sandbox."""
-    query = select(func.count()).where(
-        cargos.c.owner == owner, cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.is_(None)
-    )
-    return (await db.execute(query)).scalar_one()
+    external = cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.is_(None)
+    return (await db.execute(select(func.count()).where(cargos.c.owner == owner, *external))).scalar_one()
 
 
 async def created_since(db: AsyncConnection, whose: UsageScope, since: datetime) -> int:
@@ -96,8 +90,7 @@ async def nth_newest(db: AsyncConnection, whose: UsageScope, n: int) -> datetime
 async def unmeasured(db: AsyncConnection, stale: datetime) -> list[str]:
     """Ids of the cargos that may have changed since they were measured, the longest ago first.
 
-    Those of sandboxes that were active or lost their session since, and those that run and were measured
-    before `stale`.
+    Their sandboxes were active or lost their session since, or run and were measured before `stale`.
     """
     at = cargos.c.measured_at
     changed = or_(

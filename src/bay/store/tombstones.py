@@ -39,15 +39,12 @@ async def forget_cargos(db: AsyncConnection, ids: list[str]) -> None:
 
 
 async def newest_session(db: AsyncConnection) -> int:
-    """Drop the counts and rules: the numbers mean other rules now."""
+    """The last row of all sessions; 0 without any."""
     return (await db.execute(select(func.max(sessions.c.seq)))).scalar() or 0
 
 
 async def old_sessions(db: AsyncConnection, since: int, keep: int) -> list[int]:
-    """Of sandboxes with sessions behind row `since`: the ended ones to forget.
-
-    They are beyond the newest `keep`, and no exec refers to them.
-    """
+    """Of sandboxes with sessions behind row `since`: ended ones beyond the newest `keep`, without an exec."""
     changed = select(sessions.c.sandbox_id).where(sessions.c.seq > since)
     place = func.row_number().over(partition_by=sessions.c.sandbox_id, order_by=sessions.c.seq.desc())
     ended = (

@@ -12,10 +12,7 @@ _L = used_links.c
 
 
 async def use(db: AsyncConnection, link_id: str, expires_at: datetime, now: datetime) -> bool:
-    """Take the link, which opens nothing from now on; False when it was taken before.
-
-    Forgets those that have expired by `now`.
-    """
+    """Take the link, which opens nothing from now on; False when it was taken. Forgets those that expired."""
     await db.execute(delete(used_links).where(_L.expires_at <= now))
     taken = insert(used_links).values(id=link_id, expires_at=expires_at).on_conflict_do_nothing()
     return (await db.execute(taken)).rowcount == 1

@@ -6,15 +6,16 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import WebhookRecord
+from bay.store.rows import columns_of, values_of
 from bay.store.schema import webhooks
 
 _W = webhooks.c
-_COLUMNS = [c for c in _W if c.name != "seq"]
+_COLUMNS = columns_of(webhooks)
 
 
 async def add(db: AsyncConnection, record: WebhookRecord) -> None:
     """Insert one webhook."""
-    values = {c.name: getattr(record, c.name) for c in _COLUMNS}
+    values = values_of(webhooks, record)
     await db.execute(insert(webhooks).values({**values, "types": list(record.types)}))
 
 
@@ -61,6 +62,5 @@ async def remove(db: AsyncConnection, owner: str, webhook_id: str) -> bool:
 
 
 def _record(row: Row[Any]) -> WebhookRecord:
-    values = dict(row._mapping)
-    types = tuple(values.pop("types"))
-    return WebhookRecord(types=types, **values)
+    values: dict[str, Any] = {**row._mapping, "types": tuple(row.types)}
+    return WebhookRecord(**values)

@@ -1,6 +1,4 @@
-"""Suites for backends and drivers of your own: `bay.testing.cargo` and `bay.testing.drivers`. They need
-pytest and anyio.
-"""
+"""Suites for backends and drivers of your own, `cargo` and `drivers`, which need pytest and anyio."""
 
 import pytest
 

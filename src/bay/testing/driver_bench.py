@@ -1,6 +1,4 @@
-"""A bench for the tests of one driver: it starts sessions, runs commands in them, and lists what the host has
-of them.
-"""
+"""A bench for the tests of one driver: starts sessions, runs commands in them, lists their traces here."""
 
 import asyncio
 import base64
@@ -40,9 +38,7 @@ class DriverBench:
     instance: str
     """A name that is in the mounts and control groups of this driver's sessions alone."""
     workspace_owner: int | None = None
-    """The uid and gid of workspaces, for a driver that maps the ids of its sandboxes; None leaves them to the
-    caller.
-    """
+    """Owner and group of workspaces, for a driver that maps ids; None leaves them to the caller."""
     started: list[str] = field(default_factory=list[str])
 
     def spec(self, **changes: Any) -> SessionSpec:

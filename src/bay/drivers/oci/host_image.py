@@ -104,20 +104,16 @@ nogroup:x:65534:
     "var/lib/dpkg/statoverride": "",  # the host's names users that are not in this image
 }
 
+_OPEN_DIRECTORIES = """
+    .ship dev etc home mnt opt proc run srv sys usr workspace run/lock var var/cache var/lib var/log var/spool
+    var/cache/apt var/cache/apt/archives var/cache/apt/archives/partial var/lib/apt var/lib/apt/lists
+    var/lib/apt/lists/partial var/log/apt var/lib/dpkg var/lib/dpkg/parts var/lib/dpkg/updates etc/apt etc/pam.d
+    etc/uv etc/apt/apt.conf.d etc/apt/preferences.d etc/apt/sources.list.d
+"""
 _DIRECTORIES = {
-    **dict.fromkeys((".ship", "dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys", "usr"), 0o755),
-    **dict.fromkeys(("workspace", "run/lock", "var", "var/cache", "var/lib", "var/log", "var/spool"), 0o755),
-    **dict.fromkeys(("var/cache/apt", "var/cache/apt/archives", "var/cache/apt/archives/partial"), 0o755),
-    **dict.fromkeys(("var/lib/apt", "var/lib/apt/lists", "var/lib/apt/lists/partial", "var/log/apt"), 0o755),
-    **dict.fromkeys(
-        ("var/lib/dpkg", "var/lib/dpkg/parts", "var/lib/dpkg/updates", "etc/apt", "etc/pam.d", "etc/uv"),
-        0o755,
-    ),
-    **dict.fromkeys((f"etc/apt/{name}.d" for name in ("apt.conf", "preferences", "sources.list")), 0o755),
-    "root": 0o700,
-    ".ship-run": 0o700,
-    "tmp": 0o1777,
-    "var/tmp": 0o1777,
+    **dict.fromkeys(_OPEN_DIRECTORIES.split(), 0o755),
+    **dict.fromkeys(("root", ".ship-run"), 0o700),
+    **dict.fromkeys(("tmp", "var/tmp"), 0o1777),
 }
 _USR_LINKS = ("bin", "lib", "lib64", "sbin")
 

@@ -65,9 +65,8 @@ class IdRanges:
             return free
         stale = next((n for n, path in claims.items() if not path.exists()), None)
         if stale is None:
-            raise DriverUnavailable(
-                f"all {self.count} id ranges of this host are in use; stop some sandboxes"
-            )
+            taken = f"all {self.count} id ranges of this host are in use"
+            raise DriverUnavailable(f"{taken}; stop some sandboxes")
         return stale
 
     def _claims(self) -> dict[int, Path]:
@@ -82,8 +81,7 @@ class IdRanges:
     @contextmanager
     def _locked(self) -> Generator[None]:
         # Guards the directory against every other Bay; held for a few file operations only.
-        with closing_fd(
-            os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        ) as fd:
+        file = self.directory / ".lock"
+        with closing_fd(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield

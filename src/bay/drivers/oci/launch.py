@@ -155,9 +155,8 @@ def host_errors() -> Generator[None]:
                 f"the disk of all sandboxes is full: {error.strerror}; delete files, checkpoints or "
                 "sandboxes, or enlarge it"
             ) from error
-        raise DriverUnavailable(
-            f"the host refused a step of the start: {error.strerror or error}; see `bay doctor`"
-        ) from error
+        why = error.strerror or error
+        raise DriverUnavailable(f"the host refused a step of the start: {why}; see `bay doctor`") from error
 
 
 def _write_bundle(order: LaunchRequest, root: Path, userns: str) -> None:

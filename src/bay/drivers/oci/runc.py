@@ -97,10 +97,8 @@ def is_patched(binary: str) -> bool:
 
 def _asked_for_version(binary: str) -> str:
     try:
-        command, null = [binary, "--version"], subprocess.DEVNULL
-        with subprocess.Popen(
-            command, stdin=null, stdout=subprocess.PIPE, stderr=null, errors="replace"
-        ) as process:
+        command, null, pipe = [binary, "--version"], subprocess.DEVNULL, subprocess.PIPE
+        with subprocess.Popen(command, stdin=null, stdout=pipe, stderr=null, errors="replace") as process:
             return _answer(process)
     except OSError:
         return ""

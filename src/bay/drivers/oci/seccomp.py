@@ -153,15 +153,9 @@ def _other_than_core(index: int) -> list[dict[str, Any]]:
 
 def _huge_pages() -> list[dict[str, Any]]:
     # They are no memory of the control group, and there are only as many as the operator reserved.
-    return [
-        line
-        for name, index, flag in (
-            ("mmap", 3, _MAP_HUGETLB),
-            ("memfd_create", 1, _MFD_HUGETLB),
-            ("shmget", 2, _SHM_HUGETLB),
-        )
-        for line in (_when(name, _masked(index, flag, 0)), _answer(name, _ENOMEM, _masked(index, flag, flag)))
-    ]
+    calls = (("mmap", 3, _MAP_HUGETLB), ("memfd_create", 1, _MFD_HUGETLB), ("shmget", 2, _SHM_HUGETLB))
+    without = [_when(name, _masked(index, flag, 0)) for name, index, flag in calls]
+    return without + [_answer(name, _ENOMEM, _masked(index, flag, flag)) for name, index, flag in calls]
 
 
 def _namespaces() -> list[dict[str, Any]]:

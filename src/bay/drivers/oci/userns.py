@@ -19,18 +19,13 @@ from bay.linux.processes import closing_fd
 IDS = 65_536
 
 LIMITS = {
-    "max_cgroup_namespaces": 1,  # the container's own, and none after it; likewise the other ones
     "max_fanotify_groups": 0,
     "max_fanotify_marks": 0,
     "max_inotify_instances": 64,
     "max_inotify_watches": 32_768,
-    "max_ipc_namespaces": 1,
-    "max_mnt_namespaces": 1,
-    "max_net_namespaces": 0,
-    "max_pid_namespaces": 1,
-    "max_time_namespaces": 0,
-    "max_user_namespaces": 0,
-    "max_uts_namespaces": 1,
+    # The container's own, and none after it.
+    **dict.fromkeys((f"max_{kind}_namespaces" for kind in ("cgroup", "ipc", "mnt", "pid", "uts")), 1),
+    **dict.fromkeys((f"max_{kind}_namespaces" for kind in ("net", "time", "user")), 0),
 }
 
 _SETTINGS = "; ".join(f"[ ! -e {name} ] || echo {value} > {name}" for name, value in LIMITS.items())
