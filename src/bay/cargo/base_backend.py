@@ -14,11 +14,11 @@ import asyncio
 import errno
 import os
 import secrets
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,14 +42,6 @@ _URGENT = 4
 """Threads for what is quick and waited for."""
 
 log = structlog.get_logger("bay.cargo")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """The size of the file system of all cargos and its free space, in bytes."""
-
-    total_bytes: int
-    free_bytes: int
 
 
 class BaseBackend(ABC):
@@ -235,10 +227,6 @@ class BaseBackend(ABC):
     async def list_ids(self) -> set[str]:
         return await self._blocking(lambda: _ids(self._root), self._root, "list")
 
-    def _room(self) -> Room:
-        facts = os.statvfs(self._root)
-        return Room(total_bytes=facts.f_blocks * facts.f_frsize, free_bytes=facts.f_bavail * facts.f_frsize)
-
     def _open(self) -> None:
         self._prepare()
         for directory in (self._root, self._fences.directory, self._checkpoints, self._making):
@@ -285,15 +273,15 @@ class BaseBackend(ABC):
         self._commit()
 
     async def _refuse_if_full(self, what: str) -> None:
-        room, lacks_backing = await self._urgently(lambda: (self._room(), self._lacks_backing()))
-        reserve = pool_reserve(room.total_bytes)
-        if room.free_bytes < reserve or lacks_backing:
-            log.warning("cargo.full", path=str(self._root), free_mib=room.free_bytes // MIB)
+        room, lacks = await self._urgently(lambda: (shutil.disk_usage(self._root), self._lacks_backing()))
+        reserve = pool_reserve(room.total)
+        if room.free < reserve or lacks:
+            log.warning("cargo.full", path=str(self._root), free_mib=room.free // MIB)
             raise StorageFull(
-                f"the disk of all sandboxes has {room.free_bytes // MIB} MiB left, and the last "
+                f"the disk of all sandboxes has {room.free // MIB} MiB left, and the last "
                 f"{reserve // MIB} MiB are reserved for existing sandboxes, so {what} is refused; "
                 "delete files, checkpoints or sandboxes, or enlarge it",
-                details={"free_bytes": room.free_bytes, "total_bytes": room.total_bytes},
+                details={"free_bytes": room.free, "total_bytes": room.total},
             )
 
     async def _urgently(self, work: Callable[[], T]) -> T:

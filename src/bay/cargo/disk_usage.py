@@ -51,7 +51,11 @@ async def _weigh(places: Sequence[Path]) -> dict[Path, Weight]:
     found: dict[Path, Weight] = {}
     try:
         async with asyncio.timeout(_TOGETHER_S):
-            await _read(process, places, found)
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            while line := await process.stdout.readline():
+                number, used, inodes, alone = map(int, line.split())
+                found[places[number]] = Weight(used_bytes=used, used_inodes=inodes, exclusive_bytes=alone)
+            await process.wait()
     except TimeoutError:
         log.warning("cargo.too_slow_to_weigh", after=len(found), seconds=_TOGETHER_S)
     finally:
@@ -59,16 +63,6 @@ async def _weigh(places: Sequence[Path]) -> dict[Path, Weight]:
             process.kill()
             await process.wait()
     return found
-
-
-async def _read(
-    process: asyncio.subprocess.Process, places: Sequence[Path], found: dict[Path, Weight]
-) -> None:
-    assert process.stdout is not None  # noqa: S101 - it was asked for
-    while line := await process.stdout.readline():
-        number, used, inodes, exclusive = map(int, line.split())
-        found[places[number]] = Weight(used_bytes=used, used_inodes=inodes, exclusive_bytes=exclusive)
-    await process.wait()
 
 
 class _Scale:

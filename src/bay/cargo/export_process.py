@@ -57,7 +57,9 @@ _CPU_S = 4 * 3600
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; gives 0 when all went well."""
     asked = _arguments().parse_args(argv)
-    _be_modest()
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if asked.act == "import":
         resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     try:
@@ -129,12 +131,6 @@ def _arguments() -> argparse.ArgumentParser:
     into.add_argument("directory", type=Path)
     into.add_argument("--max-bytes", type=int, default=None)
     return parser
-
-
-def _be_modest() -> None:
-    os.nice(_NICE)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _say(words: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ counts of errors have to do.
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,10 +137,9 @@ def _mounted(pool: BtrfsPool, device: Path) -> Iterator[Finding]:
 
 def _room(mount: Path) -> Iterator[Finding]:
     with contextlib.suppress(FileNotFoundError):
-        facts = os.statvfs(mount)
-        free, total = facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
-        seen = f"{free // MIB} MiB of {total // MIB} are free for cargos"
-        yield _free("room", seen, enough=free >= pool_reserve(total))
+        disk = shutil.disk_usage(mount)
+        seen = f"{disk.free // MIB} MiB of {disk.total // MIB} are free for cargos"
+        yield _free("room", seen, enough=disk.free >= pool_reserve(disk.total))
 
 
 def _backing(pool: BtrfsPool) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ the host can back, and follows that up and down. Rejected: a file of full size f
 
 import ctypes
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -93,9 +94,9 @@ class BtrfsPool:
 
     def host(self) -> Host:
         """The host's file system."""
-        facts = os.statvfs(self.file.parent)
+        disk = shutil.disk_usage(self.file.parent)
         held = self.file.stat().st_blocks * _BLOCK if self.file.exists() else 0
-        return Host(total=facts.f_blocks * facts.f_frsize, free=facts.f_bavail * facts.f_frsize, held=held)
+        return Host(total=disk.total, free=disk.free, held=held)
 
     def lacks_backing(self) -> bool:
         """Whether something else fills the host's disk, faster than the pool could become smaller."""

@@ -377,9 +377,8 @@ def _search(fd: int, tree: int, low: tuple[int, int, int], high: tuple[int, int,
         # The kernel compares the parts of a key one by one, so the bound of each part is the widest.
         # nr_items is 4096: as many as fit.
         same = low[0] == high[0]
-        key = _SEARCH.pack(
-            tree, low[0], high[0], low[2], high[2], 0, _LAST, low[1], high[1], 4096, 0, 0, 0, 0, 0
-        )
+        bounds = (low[0], high[0], low[2], high[2], 0, _LAST, low[1], high[1])
+        key = _SEARCH.pack(tree, *bounds, 4096, 0, 0, 0, 0, 0)
         found = bytearray(key.ljust(_SEARCH_SIZE, b"\0"))
         fcntl.ioctl(fd, _TREE_SEARCH, found)
         items = list(_parsed(found))
