@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from bay.drivers.base import Handle
-from bay.drivers.oci import layers, seccomp
+from bay.drivers.oci import seccomp
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.userns import LIMITS
+from bay.linux.btrfs import are_quotas_on
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
 
@@ -397,7 +398,7 @@ async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(
     driver = OciDriver(root=btrfs, run_dir=run_dir, ids_dir=ids)
     await driver.open()
     bench = DriverBench(driver, oci.workspaces, (btrfs, run_dir, ids), oci.instance, 1000)
-    assert layers.is_bounded(btrfs)
+    assert are_quotas_on(btrfs)
     async with bench.session(layer_bytes=64 * MIB) as handle:
         flood = (
             "dd if=/dev/zero of=/usr/flood bs=1M count=10240; dd if=/dev/zero of=/opt/flood bs=1M count=10240"

@@ -19,20 +19,9 @@ from bay.drivers.oci import kernel_bundle
 from bay.linux.renames import built_beside
 
 _SHOWN_AT = "/.ship/kernel"
-_UNNEEDED = frozenset(
-    (
-        *(
-            "__pycache__",
-            "dbm",
-            "distutils",
-            "ensurepip",
-            "idlelib",
-            "lib2to3",
-            "pydoc_data",
-            "site-packages",
-        ),
-        *("sqlite3", "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref"),
-    )
+_UNNEEDED = (
+    *("__pycache__", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data"),
+    *("site-packages", "sqlite3", "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref"),
 )
 _UNNEEDED_EXTENSIONS = re.compile(r"_?(test|xx|ctypes_test|tkinter|sqlite3|dbm|gdbm|curses|readline|nis)")
 _PACKAGES = ("h11", "ship", "ship_protocol", "tree_tar")

@@ -315,7 +315,7 @@ class OciDriver:
     def _make_shared(self) -> _Shared:
         place = self._layout.layers
         nearest = next(path for path in (place, *place.parents) if path.is_dir())
-        unmet = [one for one in requirements(self._runc.binary, scratch=nearest) if not one.ok]
+        unmet = [one for one in requirements(self._runc.binary, nearest) if not one.ok]
         for one in unmet:
             if one.risk:
                 log.warning("host.risk", check=one.name, found=one.found, fix=one.fix)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bay.linux.renames import built_beside
 
-USR = Path("/usr")
+USR, _DPKG, _CACHE = Path("/usr"), Path("/var/lib/dpkg"), Path("/var/cache")
 USER = "ship"
 """The name of uid 1000, where a profile does not give it another."""
 _CACHES = ("fontconfig",)
@@ -121,25 +121,17 @@ Sources = tuple[tuple[Path, str, tuple[str, ...]], ...]
 """Directories of the host, where each goes in the image, and the names of it that do."""
 
 
-def build(
-    images: Path,
-    *,
-    etc: Path = Path("/etc"),
-    root: Path = Path("/"),
-    dpkg: Path = Path("/var/lib/dpkg"),
-    cache: Path = Path("/var/cache"),
-    user: str = USER,
-) -> Path:
+def build(images: Path, *, etc: Path = Path("/etc"), user: str = USER) -> Path:
     """The skeleton's directory below `images`, rebuilt when the host's files have changed.
 
     `user` is the name of uid 1000. Safe against concurrent builds. Blocks; raises OSError.
     """
-    sources = ((etc, "etc", _FROM_ETC), (dpkg, "var/lib/dpkg", _FROM_DPKG), (cache, "var/cache", _CACHES))
-    written, links = _written(user), _links(root)
+    sources = ((etc, "etc", _FROM_ETC), (_DPKG, "var/lib/dpkg", _FROM_DPKG), (_CACHE, "var/cache", _CACHES))
+    written, links = _written(user), _links()
     target = images / f"host-{_fingerprint(sources, written, links)}"
     if not target.is_dir():
         with built_beside(target) as building:
-            _fill(building, sources, root, written)
+            _fill(building, sources, written)
             for name, found in links.items():
                 _make_directory((building / name).parent)
                 (building / name).symlink_to(found)
@@ -151,19 +143,19 @@ def _written(user: str) -> dict[str, str]:
     return {**_WRITTEN, **named}
 
 
-def _links(root: Path) -> dict[str, str]:
+def _links() -> dict[str, str]:
     """The links added to the host's /usr: the names by which programs and people call Python."""
-    has = {name: os.path.lexists(root / "usr/bin" / name) for name in ("python", "python3")}
+    has = {name: os.path.lexists(USR / "bin" / name) for name in ("python", "python3")}
     return {"usr/bin/python": "python3"} if has["python3"] and not has["python"] else {}
 
 
-def _fill(skeleton: Path, sources: Sources, root: Path, written: Mapping[str, str]) -> None:
+def _fill(skeleton: Path, sources: Sources, written: Mapping[str, str]) -> None:
     skeleton.chmod(0o755)
     for name, mode in _DIRECTORIES.items():
         (skeleton / name).mkdir(exist_ok=True)
         (skeleton / name).chmod(mode)
     for name in _USR_LINKS:
-        _copy_link_or_make_directory(root / name, skeleton / name)
+        _copy_link(Path("/", name), skeleton / name)
     (skeleton / "etc/mtab").symlink_to("../proc/self/mounts")
     (skeleton / "var/run").symlink_to("../run")
     for above, place, names in sources:
@@ -174,7 +166,7 @@ def _fill(skeleton: Path, sources: Sources, root: Path, written: Mapping[str, st
         (skeleton / name).chmod(0o640 if name == "etc/shadow" else 0o644)
 
 
-def _copy_link_or_make_directory(source: Path, target: Path) -> None:
+def _copy_link(source: Path, target: Path) -> None:
     if source.is_symlink():
         target.symlink_to(os.readlink(source))
     elif source.is_dir():

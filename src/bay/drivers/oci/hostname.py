@@ -42,8 +42,7 @@ def write_down(name: str, id_base: int) -> None:
 
 
 def _line_of(name: str) -> str:
-    names = ("localhost", DEFAULT) if name == DEFAULT else ("localhost", DEFAULT, name)
-    return " ".join(("127.0.0.1", *names))
+    return f"127.0.0.1 localhost {DEFAULT}" + ("" if name == DEFAULT else f" {name}")
 
 
 def _change(etc: int, file: str, change: Callable[[str], str]) -> None:

@@ -31,11 +31,6 @@ def destroy(directory: Path) -> None:
             btrfs.destroy(directory)
 
 
-def is_bounded(directory: Path) -> bool:
-    """Whether layers below `directory` would have their limit: whether quotas are on there. Blocks."""
-    return btrfs.are_quotas_on(directory)
-
-
 def _limit(directory: Path, limit_bytes: int | None) -> None:
     group = btrfs.group_of(btrfs.subvolume_id(directory))
     btrfs.join_group(directory, group)

@@ -10,28 +10,28 @@ import resource
 import shutil
 import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bay.drivers.oci import layers, netns
+from bay.drivers.oci import netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.host_image import USR
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.runc import is_patched, runc_version
 from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import LIMITS, user_namespace
-from bay.linux import mounts
+from bay.linux import btrfs, mounts
 from bay.linux.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
 from bay.network.manager import NetworkManager
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]
-_ENOUGH_FILES = 8192
-_ENOUGH_TERMINALS = 8192
+_ENOUGH_FILES = _ENOUGH_TERMINALS = 8192
 _EXAMPLES = 3
+_ID_BASE = 1_879_048_192
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
 # CVE-2025-31133, -52565 and -52881: writes through masked paths, /dev/console and redirected /proc.
 _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
@@ -52,9 +52,7 @@ class HostCheck:
     risk: bool = False
 
 
-def checks(
-    runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
-) -> list[HostCheck]:
+def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = _ID_BASE) -> list[HostCheck]:
     """All checks, in the order in which to mend them. Blocks for about a second and leaves nothing behind.
 
     `scratch` is where the sessions' layers will be, or will be made (default: the system's directory).
@@ -64,12 +62,10 @@ def checks(
         return [_root()]
     if scratch is not None:
         scratch = next(path for path in (scratch, *scratch.absolute().parents) if path.is_dir())
-    return [*requirements(runc, scratch=scratch, id_base=id_base), *_limits(), *_extras(scratch), *_network()]
+    return [*requirements(runc, scratch, id_base), *_limits(), *_extras(scratch), *_network()]
 
 
-def requirements(
-    runc: str = "runc", *, scratch: Path | None = None, id_base: int = 1_879_048_192
-) -> list[HostCheck]:
+def requirements(runc: str, scratch: Path | None, id_base: int = _ID_BASE) -> list[HostCheck]:
     """Those of `checks` that are about whether the driver opens."""
     return [_root(), *_runc(runc), *_kernel(), _cgroups(), *_trials(scratch, id_base)]
 
@@ -213,7 +209,7 @@ def _is_closed(path: str) -> bool:
 
 def _lacking_for_limits(scratch: Path) -> list[str]:
     """Why files of sandboxes would have no limit: Bay makes a btrfs of its own where it can."""
-    if layers.is_bounded(scratch):
+    if btrfs.are_quotas_on(scratch):
         return []
     modules = _text(f"/lib/modules/{os.uname().release}/modules.dep")
     known = "btrfs" in _text("/proc/filesystems").split() or "/btrfs.ko" in modules
@@ -271,19 +267,13 @@ def _try_network() -> None:
 
 
 def _tried(name: str, trial: Callable[[], None], fix: str) -> HostCheck:
-    """Whether `trial` works, in a thread that may go into other namespaces."""
-    failures: list[OSError] = []
-
-    def work() -> None:
-        try:
-            trial()
-        except OSError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work, name=f"bay-probe-{name}")
-    thread.start()
-    thread.join()
-    return HostCheck(name, not failures, True, str(failures[0]) if failures else "works", fix)
+    """Whether `trial` works, in a thread that may go into other namespaces, and ends."""
+    try:
+        with ThreadPoolExecutor(1, f"bay-probe-{name}") as thread:
+            thread.submit(trial).result()
+    except OSError as error:
+        return HostCheck(name, False, True, str(error), fix)
+    return HostCheck(name, True, True, "works", fix)
 
 
 def _text(path: str) -> str:
