@@ -194,15 +194,12 @@ class NetworkManager:
 
     async def serve_names(self, slot: NetworkSlot, netns_fd: int) -> None:
         """Serve DNS inside the namespace behind `netns_fd`, after `admit`, before a program runs there."""
-        if (
-            self._names is None
-            or self._policies[slot.number].mode == "none"
-            or slot.number in self._listening
-        ):
+        names, number = self._names, slot.number
+        if names is None or self._policies[number].mode == "none" or number in self._listening:
             return
         udp, tcp = await self._name_sockets_in(netns_fd)
-        self._listening.add(slot.number)
-        await self._names.listen(slot.number, udp, tcp, self._states[slot.number].generation.plan)
+        self._listening.add(number)
+        await names.listen(number, udp, tcp, self._states[number].generation.plan)
 
     async def _name_sockets_in(self, netns_fd: int) -> tuple[socket.socket, socket.socket]:
         made: list[socket.socket] = []

@@ -341,19 +341,17 @@ def _flatten(cidrs: Iterable[_Cidr]) -> Iterator[Interval]:
     """Nested networks, the outer before the inner, as disjoint intervals of the innermost."""
     around: list[_Cidr] = []
     at = 0
-    for one in cidrs:
-        while around and around[-1].last < one.first:
+    for one in (*cidrs, None):
+        while around and (one is None or around[-1].last < one.first):
             ended = around.pop()
             yield from _piece(ended, at, ended.last)
             at = max(at, ended.last + 1)
+        if one is None:
+            return
         if around:
             yield from _piece(around[-1], at, one.first - 1)
         around.append(one)
         at = one.first
-    while around:
-        ended = around.pop()
-        yield from _piece(ended, at, ended.last)
-        at = max(at, ended.last + 1)
 
 
 def _piece(of: _Cidr, first: int, last: int) -> Iterator[Interval]:

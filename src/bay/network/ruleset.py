@@ -64,37 +64,36 @@ def table_of(instance: str) -> str:
 def base(instance: str) -> str:
     """The base that all sandboxes of a Bay share, as one change; repeating it changes nothing."""
     table, ours = table_of(instance), f'"{device_prefix(instance)}*"'
-    return "\n".join(
-        [
-            f"add table {table}",
-            f"add set {table} seats {{ type mark; }}",
-            *(f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS),
-            *_reserved_sets(table),
-            *_base_chain(table, "enter", "filter hook prerouting priority -450", [
-                "iifname vmap @enter",
-                f"iifname {ours} drop",
-            ]),
-            *_base_chain(table, "judge", "filter hook prerouting priority -150", [
-                f"ct direction reply ct mark and {MARK_MASK:#x} @seats meta mark set ct mark and {MARK_MASK:#x}",
-                "iifname vmap @judge",
-                f"iifname {ours} drop",
-            ]),
-            *_base_chain(table, "local", "filter hook input priority -150", [f"iifname {ours} drop"]),
-            *_base_chain(table, "forward", "filter hook forward priority -150", [
-                f"iifname {ours} oifname {ours} drop",
-                # Another table's DNAT sent it to an address that no policy judged.
-                f"iifname {ours} ct status dnat drop",
-                "oifname vmap @leave",
-                f"oifname {ours} drop",
-                # An answer that another's routing rules divert, by its mark, would go to the host's gateway.
-                f'ip daddr {INSIDE_V4} oifname != "bay*" drop',
-                f'ip6 daddr {INSIDE_V6} oifname != "bay*" drop',
-            ]),
-            *_base_chain(table, "source", "nat hook postrouting priority 100", [
-                f"iifname {ours} oifname != {ours} masquerade",
-            ]),
-        ]
-    )  # fmt: skip
+    lines = [
+        f"add table {table}",
+        f"add set {table} seats {{ type mark; }}",
+        *(f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS),
+        *_reserved_sets(table),
+        *_base_chain(table, "enter", "filter hook prerouting priority -450", [
+            "iifname vmap @enter",
+            f"iifname {ours} drop",
+        ]),
+        *_base_chain(table, "judge", "filter hook prerouting priority -150", [
+            f"ct direction reply ct mark and {MARK_MASK:#x} @seats meta mark set ct mark and {MARK_MASK:#x}",
+            "iifname vmap @judge",
+            f"iifname {ours} drop",
+        ]),
+        *_base_chain(table, "local", "filter hook input priority -150", [f"iifname {ours} drop"]),
+        *_base_chain(table, "forward", "filter hook forward priority -150", [
+            f"iifname {ours} oifname {ours} drop",
+            # Another table's DNAT sent it to an address that no policy judged.
+            f"iifname {ours} ct status dnat drop",
+            "oifname vmap @leave",
+            f"oifname {ours} drop",
+            # An answer that another's routing rules divert, by its mark, would go to the host's gateway.
+            f'ip daddr {INSIDE_V4} oifname != "bay*" drop',
+            f'ip6 daddr {INSIDE_V6} oifname != "bay*" drop',
+        ]),
+        *_base_chain(table, "source", "nat hook postrouting priority 100", [
+            f"iifname {ours} oifname != {ours} masquerade",
+        ]),
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def clearing(instance: str) -> str:

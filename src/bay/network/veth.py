@@ -14,7 +14,7 @@ with its device. The rules around those keep the rest of the host out of it (pri
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from bay.linux import namespaces, sysctls
@@ -183,25 +183,25 @@ class VethLinks:
 
     def traffic(self, slot: NetworkSlot) -> Traffic:
         """The traffic that crossed the link since it was made; zeros without a link."""
-        name = attribute(_IFLA_IFNAME, device_of(self._instance, slot.number))
-        request = NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name)
-        try:
-            found = dict(attributes(self._host.ask(request)[16:]))
-        except OSError:
+        if (link := _looked_at(self._host, device_of(self._instance, slot.number))) is None:
             return Traffic(0, 0)
+        found = dict(attributes(link[16:]))
         # rtnl_link_stats64: packets received and sent, then bytes. The host receives what the sandbox sends.
         _, _, received, sent = struct.unpack_from("=4Q", found[_IFLA_STATS64])
         return Traffic(received_bytes=sent, sent_bytes=received)
 
 
 def _is_up(device: str) -> bool:
-    name = attribute(_IFLA_IFNAME, device)
     with closing(Netlink()) as netlink:
-        try:
-            answer = netlink.ask(NetlinkRequest("look at a link", _GETLINK, 0, _link_header() + name))
-        except OSError:
-            return False
-    return bool(struct.unpack_from("=I", answer, 8)[0] & _UP)
+        link = _looked_at(netlink, device)
+    return link is not None and bool(struct.unpack_from("=I", link, 8)[0] & _UP)
+
+
+def _looked_at(netlink: Netlink, device: str) -> bytes | None:
+    body = _link_header() + attribute(_IFLA_IFNAME, device)
+    with suppress(OSError):
+        return netlink.ask(NetlinkRequest("look at a link", _GETLINK, 0, body))
+    return None
 
 
 def _link_header(flags: int = 0, change: int = 0) -> bytes:

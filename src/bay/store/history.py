@@ -197,12 +197,9 @@ def _size() -> ColumnElement[int]:
 
 
 def _entries() -> Select[Any]:
-    columns = [_E[name] for name in _KEPT]
-    facts = (
-        _E.success, _E.execution_time_ms, _E.output, _E.error, _E.state, _E.exit_code, _E.signal,
-        _E.timed_out, _E.started_at, _E.ended_at,
-    )  # fmt: skip
-    return select(*columns, *facts, _SUCCEEDED.label("succeeded"))
+    end = ("state", "exit_code", "signal", "timed_out", "started_at", "ended_at")
+    names = (*_KEPT, "success", "execution_time_ms", "output", "error", *end)
+    return select(*(_E[name] for name in names), _SUCCEEDED.label("succeeded"))
 
 
 def _conditions(sandbox_id: str, live: str | None, filters: HistoryFilters) -> list[ColumnElement[bool]]:

@@ -187,10 +187,7 @@ async def shift_times(db: AsyncConnection, by: timedelta) -> int:
     limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at, _S.checkpoint_at)
     query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
     moved = [
-        {
-            "row_id" if name == "id" else name: at + by if isinstance(at, datetime) else at
-            for name, at in row._mapping.items()
-        }
+        {"row_id": row.id, **{limit.name: at and at + by for limit, at in zip(limits, row[1:], strict=True)}}
         for row in await db.execute(query)
     ]
     if moved:
