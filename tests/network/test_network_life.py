@@ -31,6 +31,8 @@ import raw
 from bay.network.conntrack import Conntrack
 from bay.network.slots import NetworkSlot
 
+pytestmark = pytest.mark.long
+
 TO_SITE = allowlist(allow(cidr=SITE), allow(cidr=SITE6))
 PROFILES: Json = {
     "python-default": {"start": "eager", "idle_timeout": None, "memory_mb": 256},

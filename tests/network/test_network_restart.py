@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 from lab import Box, allow, allowlist, eventually, host_network, lab, of_sandboxes, open_but, ways
 from world import (
     HOST_LAN,
@@ -27,6 +28,8 @@ from world import (
 )
 
 import raw
+
+pytestmark = pytest.mark.long
 
 GOOD = "good.example"
 POLICY = allowlist(allow(cidr=SITE6), allow(domain=GOOD))

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from server_harness import World, create, eventually, until, within
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 TEXT = (Path(__file__).parents[3] / "docs/lifecycle.md").read_text(encoding="utf-8")
 WORDS = {
