@@ -4,10 +4,10 @@ demand.
 It answers GET of one sandbox and its execs, `…/execs/{id}/attach` and `…/terminal`; `Faults` says what goes
 wrong.
 
-It stays beside the tests of a real Bay (`test_sdk_real.py`, `test_sdk_output_real.py`, and `test_exec_lines.py`
-through a proxy that cuts connections), since it does on demand what Bay never does: a first frame that is
-none, frames of a newer server, a close with any code, a reset within the upgrade, a line that is silent but
-for pings.
+It stays beside the tests of a real Bay (`test_sdk_real.py`, `test_sdk_output_real.py`, `test_exec_lines.py`
+with a proxy that cuts connections), since it does on demand what Bay never does: a first frame that is none,
+frames of a newer server, a close with any code, a reset within the upgrade, a line that is silent but for
+pings.
 """
 
 import fcntl

@@ -4,9 +4,9 @@ demand.
 It answers GET of one sandbox too. A client that hangs up before its `eof` has reset its connection, and so it
 is reset for the program.
 
-It stays beside the tests of a real Bay (`test_sdk_tunnel_real.py`, `test_cli_proxy_real.py`), since it does on
-demand what Bay does rarely or never: a close with any code, frames of a newer server, garbage, a cut without a
-word, refusals in a row. Its programs behind the ports serve both kinds of tests.
+It stays beside the tests of a real Bay (`test_sdk_tunnel_real.py`, `test_cli_proxy_real.py`), since it does
+on demand what Bay does rarely or never: a close with any code, frames of a newer server, garbage, a cut
+without a word, refusals in a row. Its programs behind the ports serve both kinds of tests.
 """
 
 import asyncio
