@@ -101,21 +101,21 @@ class ShipCell(BaseModel):
     ended_at: Moment | None = None
 
 
-class _Event(BaseModel):
+class _Numbered(BaseModel):
     seq: Count
 
 
-class _Start(_Event):
+class _Start(_Numbered):
     type: Literal["start"]
     execution_count: Count | None = None
 
 
-class _CellText(_Event):
+class _CellText(_Numbered):
     type: Literal["stdout", "stderr"]
     text: Words
 
 
-class _Bundles(_Event):
+class _Bundles(_Numbered):
     data: Bundle
     metadata: Bundle = Field(default_factory=dict[Name, Finite])
 
@@ -126,7 +126,7 @@ class _Display(_Bundles):
     update: bool = False
 
 
-class _Clear(_Event):
+class _Clear(_Numbered):
     type: Literal["clear"]
     wait: bool = False
 
@@ -136,14 +136,14 @@ class _Result(_Bundles):
     execution_count: Count | None = None
 
 
-class _Error(_Event):
+class _Error(_Numbered):
     type: Literal["error"]
     ename: Words
     evalue: Words
     traceback: Annotated[list[Words], Field(max_length=100_000, fail_fast=True)]
 
 
-class _CellEnd(_Event):
+class _CellEnd(_Numbered):
     type: Literal["end"]
     status: CellStatus
     execution_count: Count | None = None
@@ -153,7 +153,7 @@ class _CellEnd(_Event):
     truncated: bool = False
 
 
-class _Unshowable(_Event):
+class _Unshowable(_Numbered):
     type: Literal["display", "result"]
     data: dict[str, Any]
 
