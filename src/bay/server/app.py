@@ -71,11 +71,7 @@ _APIS = (
 
 @cache
 def _all_apis() -> APIRouter:
-    """The routes of every API.
-
-    FastAPI prepares included routes at the first request that looks at them, which takes a tenth of a second.
-    All apps of a process share them, so the tests, with a Bay each, pay for it once.
-    """
+    """The routes of every API, made once in a process: FastAPI takes a tenth of a second to prepare them."""
     router = APIRouter()
     for api in _APIS:
         router.include_router(api.router, dependencies=[Depends(only_known)])
@@ -89,10 +85,7 @@ def build_app(
     clock: Clock | None = None,
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
-    """The ASGI application.
-
-    Its lifespan runs the control plane; `app.state.bay` is the `ControlPlane` behind it.
-    """
+    """The ASGI application; its lifespan runs the `ControlPlane`, which is `app.state.bay`."""
     bay = ControlPlane(settings, driver or make_driver(settings), clock or BootClock(), available_memory)
 
     @asynccontextmanager

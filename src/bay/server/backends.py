@@ -42,10 +42,7 @@ def layers_of(settings: Settings) -> Path | None:
 
 
 def make_network(settings: Settings) -> NetworkManager:
-    """The networks of the settings' sandboxes.
-
-    Their names on the host carry a mark of this data directory.
-    """
+    """The networks of the settings' sandboxes; their host names carry a mark of this data directory."""
     resolvers = settings.dns_servers or _host_resolvers()
 
     def names(opener: Opener, is_reachable: Callable[[Address], bool]) -> Forwarder:
@@ -70,10 +67,7 @@ def _host_resolvers() -> tuple[UpstreamResolver, ...]:
 
 
 def choose_cargo(settings: Settings) -> backend_detection.Kind:
-    """Who keeps the cargos of the settings' data directory.
-
-    The `fake` driver isolates nothing, and limits nothing by itself.
-    """
+    """Who keeps the cargos of the data directory; the `fake` driver limits nothing by itself."""
     if settings.driver == "fake" and settings.cargo_backend != "btrfs":
         return "directory"
     return backend_detection.decide(settings.cargo_backend, backend_detection.look(settings.data_dir))

@@ -44,6 +44,7 @@ from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceClient
 from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.networks.service import Networks
+from bay.server.ports.app_http import AppConnections
 from bay.server.ports.events import PortListener
 from bay.server.ports.gate import PortHosts
 from bay.server.ports.host_index import PortSites
@@ -58,6 +59,7 @@ from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.memory_pressure import Pressure
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.reconciler import Reconciler
+from bay.server.reconciler.start_slots import StartSlots
 from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
@@ -134,21 +136,21 @@ class ControlPlane:
         self.service_syncer = ServiceSyncer(
             store=self.store, ship=self.service_client, profiles=self.profiles, clock=clock
         )
-        port_listener = partial(PortListener, store=self.store, deferred=self.deferred, clock=clock)
+        port_listener = partial(PortListener, self.core)
         self.feeds = SessionFeeds(
             ship=self.ship, listeners={"ports": port_listener, "services": self.service_syncer.listener}
         )
         queue = WorkQueue()
-        orphans = Orphans(store=self.store, driver=driver, cargo=self.cargo)
+        orphans = Orphans(core=self.core)
         live = LiveSessions(driver, queue, self.feeds, self.service_syncer)
         self.starter = Starter(
-            self.core,
+            core=self.core,
             queue=queue,
             live=live,
             orphans=orphans,
             storage_steps=self.storage_steps,
             notifier=self.changes,
-            at_once=settings.start_concurrency,
+            slots=StartSlots(settings.start_concurrency),
             limit_s=settings.start_limit,
         )
         self.reconciler = Reconciler(
@@ -166,33 +168,23 @@ class ControlPlane:
             retention=timedelta(seconds=settings.expired_retention),
         )
         self.pool = Pool(
-            store=self.store,
-            queue=self.reconciler.queue,
-            profiles=self.profiles,
-            cargo_backend=self.cargo.name,
-            clock=clock,
+            self.core,
+            queue,
             max_age=timedelta(seconds=settings.pool_max_age),
-            is_busy=lambda: self.starter.owned_waiting() > 0,
+            is_busy=lambda: self.starter.slots.urgent() > 0,
         )
         self.pressure = Pressure(
-            store=self.store,
-            queue=self.reconciler.queue,
+            core=self.core,
+            queue=queue,
             pool=self.pool,
             holds=self.holds,
-            clock=clock,
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
         )
         self.outcomes = ExecResults(
             store=self.store, deferred=self.deferred, ship=self.ship, kernels=self.kernels, clock=clock
         )
-        self.housekeeping = Housekeeping(
-            store=self.store,
-            deferred=self.deferred,
-            outcomes=self.outcomes,
-            clock=clock,
-            retention=_retention(settings),
-        )
+        self.housekeeping = Housekeeping(self.core, self.outcomes, _retention(settings))
         self.rows = SandboxRows(self.store)
         self.waker = Waker(
             store=self.store,
@@ -208,14 +200,11 @@ class ControlPlane:
             start_timeout_s=settings.start_timeout,
         )
         self.sweep = Sweep(
-            store=self.store,
-            deferred=self.deferred,
-            queue=self.reconciler.queue,
+            core=self.core,
+            queue=queue,
             ship=self.ship,
             kernels=self.kernels,
             holds=self.holds,
-            clock=clock,
-            can_freeze=driver.capabilities.pause,
             retention=timedelta(seconds=settings.expired_retention),
             chores=[
                 partial(boot_clock.settle, clock, self.store),
@@ -225,10 +214,10 @@ class ControlPlane:
             ],
         )
         self.port_tokens = PortTokens(clock)
-        self.port_sites = PortSites(self.store, self.rows, clock)
+        self.port_sites = PortSites(core=self.core, rows=self.rows)
         self.port_proxy = PortProxy(
             waker=self.waker,
-            ship=self.port_client,
+            to_apps=AppConnections(self.port_client),
             connections=self.connections,
             is_key=self.keys.is_chosen,
             wait_s=settings.port_wait,
@@ -261,20 +250,15 @@ class ControlPlane:
             clock=self.clock,
         )
         sandboxes = Sandboxes(
-            store=self.store,
-            deferred=self.deferred,
+            core=self.core,
             waker=self.waker,
             snapshots=self.snapshots,
             pool=self.pool,
             quotas=self.quotas,
             ship=self.ship,
             request_probe=self.reconciler.request_probe,
-            profiles=self.profiles,
-            driver=self.driver,
-            cargo=self.cargo,
             view=self.view,
             private=self.settings.network_private,
-            clock=self.clock,
         )
         locator = ExecLocator(store=self.store, deferred=self.deferred, waker=self.waker)
         execs = Execs(
@@ -354,12 +338,11 @@ class ControlPlane:
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
             Ports(
-                store=self.store,
+                core=self.core,
                 waker=self.waker,
                 ship=self.port_client,
                 hosts=self.hosts,
                 tokens=self.port_tokens,
-                clock=self.clock,
             ),
             SandboxServices(
                 store=self.store,
@@ -376,14 +359,7 @@ class ControlPlane:
             webhooks,
             Cursors(self.seals),
             self.pool,
-            Garbage(
-                store=self.store,
-                waker=self.waker,
-                sweep=self.sweep,
-                orphans=self.reconciler.orphans,
-                clock=self.clock,
-                retention=timedelta(seconds=self.settings.expired_retention),
-            ),
+            Garbage(core=self.core, waker=self.waker, sweep=self.sweep, orphans=self.reconciler.orphans),
         )
         return {type(one): one for one in made}
 

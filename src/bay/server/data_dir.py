@@ -1,10 +1,10 @@
 """The files of a data directory, and the check before a start: its database must belong to its files.
 
-A Bay removes every workspace that no row knows. On a database that was lost and made anew, or one that is
-half restored, that would be all of them.
+A Bay removes every workspace that no row knows: with a lost or half restored database, all of them.
 """
 
 import hashlib
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +13,7 @@ from urllib.parse import quote
 from bay.cargo import backend_detection
 from bay.errors import DriverUnavailable
 from bay.ids import is_id
+from bay.server.settings import Settings
 
 UNFINISHED = "restore.unfinished"
 """Stands in the data directory while a restore puts things in place."""
@@ -21,6 +22,14 @@ DATABASE = "bay.db"
 KEY_FILE = "admin.key"
 PORTS_KEY_FILE = "ports.key"
 SPOOL = "spool"
+
+
+def configured(given: Path | None) -> Path:
+    """The data directory: `given`, BAY_DATA_DIR or the default.
+
+    No other setting is read: one such as BAY_API_KEY may be meant for a client.
+    """
+    return given or Path(os.environ.get("BAY_DATA_DIR") or Settings.model_fields["data_dir"].default)
 
 
 def check(data_dir: Path, database: Path) -> None:

@@ -1,7 +1,4 @@
-"""The embedded Bay of `bay run`, inside the calling process.
-
-Its port, key and directory are its own and end with it.
-"""
+"""The embedded Bay of `bay run`, inside the calling process; its port, key and directory end with it."""
 
 import asyncio
 import secrets

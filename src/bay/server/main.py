@@ -56,8 +56,7 @@ def run(
 ) -> None:
     """Serve until a signal, or `stop`. `on_ready` gets the URL once requests are answered.
 
-    Raises BayError when the port is taken, the directory is in use or not writable, or the host lacks
-    what the driver needs. Nothing is left half made then.
+    Raises BayError when port, directory or host do not serve; nothing is left half made then.
     """
     if loaded.driver == "oci" and os.geteuid() != 0:
         raise DriverUnavailable("Bay needs root to create containers; start it as root or with sudo")
@@ -111,10 +110,7 @@ async def _serve(
         address = listener.getsockname()
         bay.hosts.port = address[1]
         server.on_started = lambda: on_ready(_url(address), bay)
-        beside = [
-            group.create_task(_end_when_told(server, stop, bay)),
-            group.create_task(connections.run()),
-        ]
+        beside = [group.create_task(_end_when_told(server, stop, bay)), group.create_task(connections.run())]
         await server.serve(sockets=[listener])
         for task in beside:
             task.cancel()
@@ -207,11 +203,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _notice_the_vanished(listener: socket.socket) -> None:
-    """Have the kernel ask silent clients whether they are there; connections inherit it.
-
-    One that follows a silent exec sends nothing and is sent nothing, and would be there for ever, with what
-    it holds.
-    """
+    """Have the kernel look for vanished clients: one that follows a silent exec would be there for ever."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_S)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_EVERY_S)

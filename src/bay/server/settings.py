@@ -37,26 +37,8 @@ from bay.server.web.public_addresses import ports_in
 from bay.units import MIB
 from ship_protocol import RING_BYTES
 
-_TAKEN_NAMES = frozenset(
-    [
-        "root",
-        "daemon",
-        "bin",
-        "sys",
-        "adm",
-        "tty",
-        "disk",
-        "mail",
-        "man",
-        "www-data",
-        "shadow",
-        "utmp",
-        "staff",
-        "users",
-        "_apt",
-        "nobody",
-        "nogroup",
-    ]
+_TAKEN_NAMES = re.compile(
+    "root|daemon|bin|sys|adm|tty|disk|mail|man|www-data|shadow|utmp|staff|users|_apt|nobody|nogroup"
 )
 
 
@@ -100,15 +82,13 @@ class ProfileSettings(SettingFields):
     capabilities: tuple[Capability, ...] = Field(ALL_CAPABILITIES, description="calls this profile serves")
     env: dict[str, str] = Field(default_factory=dict[str, str], description="environment of every command")
     idle_timeout: int | None = Field(
-        1800, ge=1, description="seconds without activity before compute is frozen"
+        1800, ge=1, description="seconds without activity before compute freezes"
     )
     warm_timeout: int | None = Field(
         3600, ge=0, description="seconds frozen in memory before compute stops; 0 = never frozen"
     )
     pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that are kept ready for a create")
-    output_buffer_mb: int = Field(
-        1, ge=1, le=RING_BYTES >> 20, description="size of each exec's output buffer, MiB"
-    )
+    output_buffer_mb: int = Field(1, ge=1, le=RING_BYTES >> 20, description="each exec's output buffer, MiB")
     ttl: int | None = Field(None, ge=1, description="lifetime in seconds of a sandbox without its own `ttl`")
     persist: Persist = Field(
         "workspace",
@@ -140,7 +120,7 @@ class ProfileSettings(SettingFields):
     @field_validator("user")
     @classmethod
     def _nobody_elses_name(cls, value: str) -> str:
-        if value in _TAKEN_NAMES:
+        if _TAKEN_NAMES.fullmatch(value):
             raise ValueError(f"{value} is the name of another user or group of the image; choose a new name")
         return value
 
@@ -205,17 +185,13 @@ class Settings(SettingFields, BaseSettings):
     )
 
     data_dir: Path = Field(Path("/var/lib/bay"), description="directory of Bay's database and all files")
-    run_dir: Path = Field(
-        Path("/run/bay"), description="directory of the sockets and mount points of live sessions"
-    )
+    run_dir: Path = Field(Path("/run/bay"), description="directory of sockets and mounts of live sessions")
     cache_dir: Path = Field(
         Path("/var/cache/bay"),
         description="directory of rebuildable files: Ship's runtime and image skeletons",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        8700, description="port to listen on; 0 picks a free one"
-    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8700, description="port to listen on; 0 = a free one")
     api_key: SecretStr | None = Field(
         None,
         description="admin key, for automation, 16 characters or more; when unset Bay creates one and shows it once",
@@ -227,9 +203,7 @@ class Settings(SettingFields, BaseSettings):
     runc_timeout: float = Field(
         20, gt=0, description="seconds the OCI runtime may take to start a container before it is killed"
     )
-    id_range_start: int = Field(
-        1_879_048_192, ge=65536, description="first host uid of the ranges given to sandboxes"
-    )
+    id_range_start: int = Field(1_879_048_192, ge=65536, description="first host uid of sandboxes' ranges")
     network: Literal["auto", "off"] = Field(
         "auto",
         description="`off`: sandboxes have loopback only; `auto`: a network where the host can enforce policies",
@@ -242,56 +216,38 @@ class Settings(SettingFields, BaseSettings):
         (), description="private networks that rules may allow; all others stay unreachable"
     )
     dns_servers: tuple[IPv4Address | IPv6Address, ...] = Field(
-        (),
-        description="resolvers for sandboxes' names; empty = the host's, from /etc/resolv.conf",
+        (), description="resolvers for sandboxes' names; empty = the host's, from /etc/resolv.conf"
     )
     public_url: str | None = Field(
         None,
         description="public URL of Bay, such as `https://bay.example.com`; ports are at {port}-{name}.bay.example.com",
     )
-    port_wait: float = Field(
-        30,
-        gt=0,
-        le=600,
-        description="seconds a request waits for a listener on its port",
-    )
+    port_wait: float = Field(30, gt=0, le=600, description="seconds a request waits for its port's listener")
     cargo_backend: Literal["auto", "btrfs", "directory"] = Field(
         "auto",
         description="storage backend of the files; `auto` is btrfs where possible, and keeps a data directory's first choice",
     )
     pool_max_gb: int | None = Field(
-        None,
-        ge=1,
-        description="largest size of Bay's btrfs pool, GiB; unset = the host's disk",
+        None, ge=1, description="largest btrfs pool, GiB; unset = the host's disk"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="lowest level that is logged"
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest logged level")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto` is console on a terminal, else JSON"
     )
-    start_timeout: float = Field(
-        60, gt=0, description="seconds a call waits for compute before it answers 503"
-    )
+    start_timeout: float = Field(60, gt=0, description="seconds a call waits for compute before it gets 503")
     start_limit: float = Field(120, gt=0, description="seconds after which Bay aborts a start")
     stop_grace: float = Field(5, ge=0, description="seconds between TERM and KILL for processes on stop")
     start_concurrency: int = Field(4, ge=1, le=64, description="sessions started at once; more are queued")
     pool_max_age: int = Field(3600, ge=1, description="seconds after which a pooled sandbox is replaced")
-    memory_reserve_mb: int = Field(
-        512, ge=0, description="available memory, MiB, below which Bay stops frozen sandboxes"
-    )
-    expired_retention: int = Field(
-        60, ge=0, description="seconds an expired sandbox is still shown before it is removed"
-    )
+    memory_reserve_mb: int = Field(512, ge=0, description="available MiB below which frozen sandboxes stop")
+    expired_retention: int = Field(60, ge=0, description="seconds an expired sandbox is shown until removed")
     max_connections: int = Field(
         10_000,
         ge=16,
         description="client connections at once, at most a third of the descriptors that Bay may open",
     )
     max_connections_per_address: int = Field(
-        256,
-        ge=4,
-        description="connections of one address without a key; unlimited where `public_url` is set",
+        256, ge=4, description="connections of one address without a key; unlimited where `public_url` is set"
     )
     head_timeout: float = Field(10, gt=0, description="seconds until the head of a request must be complete")
     body_timeout: float = Field(60, gt=0, description="seconds that a request's body may pause")
@@ -315,9 +271,7 @@ class Settings(SettingFields, BaseSettings):
     webhook_ports: tuple[str, ...] = Field(
         ("80", "443", "1024-65535"), description="ports that webhooks may be sent to, and ranges of them"
     )
-    history_max_age: int = Field(
-        30, ge=1, le=36500, description="days that the history keeps successful executions"
-    )
+    history_max_age: int = Field(30, ge=1, le=36500, description="days that successful executions are kept")
     history_max_count: int = Field(
         1000, ge=1, le=100_000, description="successful executions that the history of a sandbox keeps"
     )
@@ -328,9 +282,7 @@ class Settings(SettingFields, BaseSettings):
         description="space for the history of a sandbox, MiB; ten times as much for failures",
     )
     event_retention: int = Field(7, ge=1, le=36500, description="days that events are kept")
-    event_max_count: int = Field(
-        1_000_000, ge=1000, description="events that are kept, for all owners together"
-    )
+    event_max_count: int = Field(1_000_000, ge=1000, description="events kept for all owners together")
     audit_retention: int = Field(90, ge=1, le=36500, description="days that the audit is kept")
     audit_max_count: int = Field(1_000_000, ge=1000, description="calls that the audit keeps")
     deleted_retention: int = Field(

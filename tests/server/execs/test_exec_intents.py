@@ -147,8 +147,8 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     bay.clock.advance(11)
     queue = bay.bay.reconciler.queue
     sweep = Sweep(
-        store=bay.bay.store, deferred=bay.bay.deferred, queue=queue, ship=Unreachable(), kernels=bay.bay.kernels,
-        holds=bay.bay.holds, clock=bay.clock, can_freeze=True, retention=timedelta(0), chores=[],
+        core=bay.bay.core, queue=queue, ship=Unreachable(), kernels=bay.bay.kernels, holds=bay.bay.holds,
+        retention=timedelta(0), chores=[],
     )  # fmt: skip
     await sweep.sweep()
     assert (await bay.record(made["id"])).target == "running"

@@ -248,7 +248,7 @@ async def test_a_link_that_opens_once_opens_once(place: Place) -> None:
 
 
 async def test_whoever_has_a_link_is_not_told_what_else_listens(place: Place) -> None:
-    place.bay.bay.port_proxy._wait_s = 0.05
+    place.bay.bay.port_proxy.wait_s = 0.05
     await place.get(place.alice)
     made = (await place.alice.post("/v1/sandboxes/web/ports/9/links")).json()["url"]
     link = urlsplit(str(made))

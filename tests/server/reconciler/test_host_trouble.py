@@ -240,7 +240,7 @@ async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
         )  # it has the turn, and each of the others has come when it waits for one
         for number in range(1, 6):
             made.append((await create(alice, profile="eager"))["id"])
-            await until(lambda number=number: bay.bay.starter.owned_waiting() == number)
+            await until(lambda number=number: bay.bay.starter.slots.urgent() == number)
         driver.let_go.set()
         for sandbox in made:
             await bay.settled(sandbox, lambda r: r.session is not None and r.session.phase == "running")
@@ -291,7 +291,7 @@ async def test_a_chore_that_fails_keeps_no_time_limit_from_being_kept(
     async def fail() -> None:
         raise OSError("no descriptor is left")
 
-    monkeypatch.setattr(bay.bay.sweep, "_chores", [fail])
+    monkeypatch.setattr(bay.bay.sweep, "chores", [fail])
     made = await create(alice, ttl=10, wait=WAIT_S)
     bay.clock.advance(11)
     await bay.bay.sweep.sweep()

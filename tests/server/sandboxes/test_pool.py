@@ -244,7 +244,7 @@ async def test_owned_starts_come_before_the_pool(root: Path) -> None:
         alice = await bay.client()
         made = [await create(alice, profile="eager") for _ in range(3)]
         await within(driver.held.wait())
-        await until(lambda: bay.bay.starter.owned_waiting() > 0)
+        await until(lambda: bay.bay.starter.slots.urgent() > 0)
         bay.bay.pool._profiles["pooled"] = bay.bay.profiles["pooled"]
         await bay.bay.pool.tend()
         assert await waiting(bay) == []

@@ -1,50 +1,39 @@
-"""Collects garbage when an operator asks; by itself Bay does all of this anyway.
+"""Collects garbage when an operator asks: idle and frozen compute, expired sandboxes, orphans on the host.
 
-Idle sandboxes give back their compute, frozen ones included, expired ones end, and what is on the host
-without a row goes.
+By itself Bay does all of this anyway.
 """
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from time import monotonic
 
-from bay.clock import Clock
 from bay.errors import BayError
 from bay.models import GarbageRun, GarbageState, GarbageTask, GarbageTaskResult
 from bay.server.reconciler.orphans import Orphans
-from bay.server.reconciler.sweep import PERIOD_S, Sweep
+from bay.server.reconciler.sweep import PERIOD_S, Sweep, cool
+from bay.server.sessions.core import Core
 from bay.server.sessions.waker import Waker
 from bay.store import events, sandboxes
-from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
 TASKS: tuple[GarbageTask, ...] = ("idle_session", "expired_sandbox", "orphan_cargo", "orphan_container")
 _SETTLE_S = 60.0
+_NEVER = GarbageRun(results=(), total_cleaned=0, total_errors=0, duration_ms=0)
 
 
+@dataclass(kw_only=True, eq=False)
 class Garbage:
     """The service behind `/v1/admin/gc`. One run at a time; a second waits for the first."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        waker: Waker,
-        sweep: Sweep,
-        orphans: Orphans,
-        clock: Clock,
-        retention: timedelta,
-    ) -> None:
-        self._store = store
-        self._waker = waker
-        self._sweep = sweep
-        self._orphans = orphans
-        self._clock = clock
-        self._retention = retention
-        self._running = asyncio.Lock()  # held for a run; nothing else is held with it
-        self._last = GarbageRun(results=(), total_cleaned=0, total_errors=0, duration_ms=0)
-        self._ran_at: datetime | None = None
+    core: Core
+    waker: Waker
+    sweep: Sweep
+    orphans: Orphans
+    _running: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)  # nothing else is held with it
+    _last: GarbageRun = field(init=False, default=_NEVER)
+    _ran_at: datetime | None = field(init=False, default=None)
 
     def state(self) -> GarbageState:
         """Whether a run is under way, and what the last one found."""
@@ -65,7 +54,7 @@ class Garbage:
                 total_errors=sum(len(result.errors) for result in results),
                 duration_ms=round(1000 * (monotonic() - begun)),
             )
-            self._ran_at = self._clock()
+            self._ran_at = self.core.clock()
             return self._last
 
     async def _do(self, task: GarbageTask) -> GarbageTaskResult:
@@ -76,53 +65,49 @@ class Garbage:
                 case "expired_sandbox":
                     return await self._expired_sandboxes()
                 case "orphan_cargo":
-                    return _result(task, await self._orphans.remove_cargos())
+                    return _result(task, await self.orphans.remove_cargos())
                 case "orphan_container":
                     return await self._orphan_containers()
         except (BayError, OSError) as error:
             return _result(task, 0, errors=[str(error)])
 
     async def _idle_sessions(self) -> GarbageTaskResult:
-        async with self._store.read() as db:
-            found = await sandboxes.idle(db, self._clock())
+        async with self.core.store.read() as db:
+            found = await sandboxes.idle(db, self.core.clock())
         taken = await asyncio.gather(*map(self._cool, found))
         ended = await self._all_settled([s for s, cold in zip(found, taken, strict=True) if cold], _is_cold)
         return _result("idle_session", *_counted(ended), skipped=taken.count(False))
 
     async def _cool(self, sandbox: SandboxRecord) -> bool:
-        """Want it cold, unless it is at work; whether it is wanted so.
-
-        One whose idle clock passed counts as the sweep counts it.
-        """
+        """Want it cold, unless it is at work as the sweep counts it; whether it is wanted so."""
         frozen = sandbox.target == "paused"
-        if sandbox.session is None or (not frozen and await self._sweep.is_active(sandbox, sandbox.session)):
+        if sandbox.session is None or (not frozen and await self.sweep.is_active(sandbox, sandbox.session)):
             return False
-        now = self._clock()
-        async with self._store.write() as db:
-            if frozen and await sandboxes.change_target(db, sandbox.id, old=("paused",), new="stopped"):
-                await events.add(db, sandbox, "sandbox.cooled", now, reason="an operator asked")
-                return True
-            if not frozen and await sandboxes.idle_out(db, sandbox.id, now, "stopped"):
-                await events.add(db, sandbox, "sandbox.idle", now)
-                return True
-        return False
+        if frozen:
+            return await cool(self.core, sandbox, "an operator asked")
+        now = self.core.clock()
+        async with self.core.store.write() as db:
+            if not await sandboxes.idle_out(db, sandbox.id, now, "stopped"):
+                return False
+            await events.add(db, sandbox, "sandbox.idle", now)
+            return True
 
     async def _expired_sandboxes(self) -> GarbageTaskResult:
-        now = self._clock()
-        async with self._store.read() as db:
-            due = await sandboxes.due(db, now, self._retention)
+        now = self.core.clock()
+        async with self.core.store.read() as db:
+            due = await sandboxes.due(db, now, self.sweep.retention)
         expired = [sandbox for sandbox in due if sandbox.is_expired(now)]
         ended = await self._all_settled(expired, lambda s: s.session is None and not self._is_left(s, now))
         return _result("expired_sandbox", *_counted(ended))
 
     def _is_left(self, sandbox: SandboxRecord, now: datetime) -> bool:
         """Whether it is hidden and still there."""
-        goes = sandbox.expires_at is not None and sandbox.expires_at + self._retention <= now
+        goes = sandbox.expires_at is not None and sandbox.expires_at + self.sweep.retention <= now
         return goes and sandbox.deleted_at is None
 
     async def _orphan_containers(self) -> GarbageTaskResult:
-        removed = await self._orphans.remove_sessions()
-        errors = [f"session {session_id} cannot be removed now" for session_id in self._orphans.left()]
+        removed = await self.orphans.remove_sessions()
+        errors = [f"session {session_id} cannot be removed now" for session_id in self.orphans.left()]
         return _result("orphan_container", removed, errors=errors)
 
     async def _all_settled(
@@ -131,8 +116,8 @@ class Garbage:
         """Poke the reconciler for each, and wait: None for one of which `done` holds, else the problem."""
 
         async def settle(sandbox: SandboxRecord) -> str | None:
-            self._waker.poke(sandbox.id)
-            if await self._waker.wait_until(sandbox.id, done, _SETTLE_S) is not None:
+            self.waker.poke(sandbox.id)
+            if await self.waker.wait_until(sandbox.id, done, _SETTLE_S) is not None:
                 return None
             return f"sandbox {sandbox.id} takes longer than {_SETTLE_S:g} s; it goes on by itself"
 

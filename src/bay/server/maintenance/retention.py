@@ -14,11 +14,9 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.clock import Clock
 from bay.server.execs.results import ExecResults
+from bay.server.sessions.core import Core
 from bay.store import audit, checkpoints, claims, events, history, tombstones
-from bay.store.deferred import DeferredWrites
-from bay.store.engine import Store
 from bay.store.history import Kind
 from bay.store.records import Keep
 
@@ -57,23 +55,13 @@ class Retention:
 class Housekeeping:
     """Keeps the database from growing for ever. Touches rows only: files are the reconciler's."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        deferred: DeferredWrites,
-        outcomes: ExecResults,
-        clock: Clock,
-        retention: Retention,
-    ) -> None:
-        self._store = store
-        self._deferred = deferred
-        self._outcomes = outcomes
-        self._clock = clock
-        self._keep = retention
+    def __init__(self, core: Core, results: ExecResults, keep: Retention) -> None:
+        self._core = core
+        self._results = results
+        self._keep = keep
         self._limits: dict[Kind, Keep] = {
-            "successful": retention.history,
-            "failed": _times(_MANY, retention.history),
+            "successful": keep.history,
+            "failed": _times(_MANY, keep.history),
             "plain": _KEEP_PLAIN,
             "running": _times(_MANY, _KEEP_PLAIN),
         }
@@ -96,7 +84,7 @@ class Housekeeping:
     async def housekeep(self) -> None:
         """Forget once what is too old or too much. Each part does its work whatever becomes of the others."""
         for part in (
-            self._outcomes.learn,
+            self._results.learn,
             self._trim_execs,
             self._trim_by_age,
             self._forget_claims,
@@ -110,10 +98,10 @@ class Housekeeping:
 
     async def look(self) -> None:
         """See whether many commands have come since the last round, which are then not left to the next."""
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             newest = await history.newest(db)
         if newest - self._trimmed_to >= _RUSH:
-            await self._outcomes.learn()
+            await self._results.learn()
             await self._trim_execs()
 
     async def _safely(self, part: Callable[[], Awaitable[None]]) -> None:
@@ -123,24 +111,21 @@ class Housekeeping:
             log.exception("housekeeping.failed", part=getattr(part, "__name__", ""))
 
     async def _trim_execs(self) -> None:
-        await self._deferred.flush()
-        async with self._store.read() as db:
+        await self._core.deferred.flush()
+        async with self._core.store.read() as db:
             newest = await history.newest(db)
             grown = await history.grown(db, self._trimmed_to)
         for sandbox_id in grown:
             for kind, keep in self._limits.items():
-                await self._trim_kind(sandbox_id, kind, keep)
+                async with self._core.store.read() as db:
+                    surplus = await history.surplus(db, sandbox_id, kind, keep)
+                await self._drop(surplus)
         self._trimmed_to = newest
 
-    async def _trim_kind(self, sandbox_id: str, kind: Kind, keep: Keep) -> None:
-        async with self._store.read() as db:
-            surplus = await history.surplus(db, sandbox_id, kind, keep)
-        await self._drop(surplus)
-
     async def _trim_by_age(self) -> None:
-        before = self._clock() - self._keep.history_age
+        before = self._core.clock() - self._keep.history_age
         while True:
-            async with self._store.read() as db:
+            async with self._core.store.read() as db:
                 old, last = await history.aged(db, self._aged_to, before, _BATCH)
             await self._drop(old)
             if last is None:
@@ -149,59 +134,59 @@ class Housekeeping:
 
     async def _drop(self, seqs: list[int]) -> None:
         for some in _batches(seqs, _BATCH):
-            async with self._store.write() as db:
+            async with self._core.store.write() as db:
                 await history.drop(db, some)
 
     async def _forget_claims(self) -> None:
-        before = self._clock() - CLAIM_LIFE
+        before = self._core.clock() - CLAIM_LIFE
         await self._until_few(lambda db: claims.forget(db, before, _BATCH))
 
     async def _trim_events(self) -> None:
-        before = self._clock() - self._keep.event_age
-        async with self._store.read() as db:
+        before = self._core.clock() - self._keep.event_age
+        async with self._core.store.read() as db:
             too_many = await events.time_of(db, await events.last(db) - self._keep.events)
         oldest = max(before, too_many) if too_many else before
         await self._until_few(lambda db: events.trim(db, oldest, _BATCH))
 
     async def _trim_audit(self) -> None:
-        before = self._clock() - self._keep.audit_age
-        async with self._store.write() as db:
+        before = self._core.clock() - self._keep.audit_age
+        async with self._core.store.write() as db:
             await audit.trim(db, before, self._keep.audit)
 
     async def _until_few(self, forget: Callable[[AsyncConnection], Awaitable[int]]) -> None:
         """Do it until it finds fewer than a batch, each time in a transaction of its own."""
         found = _BATCH
         while found >= _BATCH:
-            async with self._store.write() as db:
+            async with self._core.store.write() as db:
                 found = await forget(db)
 
     async def _bury(self) -> None:
         """Delete the rows of sandboxes that were removed long ago, and of cargos without a reference."""
-        now = self._clock()
+        now = self._core.clock()
         old = (now - self._keep.deleted_age, now - _POOLED_LIFE)
         while True:
-            async with self._store.read() as db:
+            async with self._core.store.read() as db:
                 dead = await tombstones.dead_sandboxes(db, *old, _SMALL_BATCH)
             if not dead:
                 break
-            async with self._store.write() as db:
+            async with self._core.store.write() as db:
                 await tombstones.forget_sandboxes(db, dead)
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             cargos = await tombstones.dead_cargos(db, *old, _BATCH)
         for some in _batches(cargos, _SMALL_BATCH):
-            async with self._store.write() as db:
+            async with self._core.store.write() as db:
                 await tombstones.forget_cargos(db, some)
 
     async def _forget_checkpoints(self) -> None:
-        before = self._clock() - self._keep.deleted_age
+        before = self._core.clock() - self._keep.deleted_age
         await self._until_few(lambda db: checkpoints.forget(db, before, _BATCH))
 
     async def _forget_sessions(self) -> None:
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             newest = await tombstones.newest_session(db)
             old = await tombstones.old_sessions(db, self._sessions_to, _KEEP_SESSIONS)
         for some in _batches(old, _SMALL_BATCH):
-            async with self._store.write() as db:
+            async with self._core.store.write() as db:
                 await tombstones.forget_sessions(db, some)
         self._sessions_to = newest
 

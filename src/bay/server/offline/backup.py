@@ -31,9 +31,8 @@ from bay.cargo.tar_unpack import RULES, CargoPolicy, Digests, MakeDirectory
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
-from bay.server.data_dir import DATABASE, KEY_FILE, UNFINISHED
+from bay.server.data_dir import DATABASE, KEY_FILE, UNFINISHED, configured
 from bay.server.main import lock_data_dir
-from bay.server.settings import Settings
 from bay.store.engine import MIGRATIONS
 from tree_tar.beneath import Parts
 from tree_tar.extract import Extractor
@@ -86,10 +85,9 @@ class Restored:
 def backup(out: Path, data_dir: Path | None, *, with_files: bool) -> Made:
     """Back `data_dir` (None: BAY_DATA_DIR or the default) up to `out`, a .tar, .tar.gz or .tgz. Bay may run.
 
-    Blocks. Raises Conflict when `out` exists, DriverUnavailable when the database cannot be read or is
-    damaged.
+    Blocks. Raises Conflict when `out` exists, DriverUnavailable for a database that is damaged or unreadable.
     """
-    source = _data_dir(data_dir)
+    source = configured(data_dir)
     compressed = _is_compressed(out)
     if out.exists():
         raise Conflict(f"{out} exists; choose another name")
@@ -112,7 +110,7 @@ def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
     Bay would remove them. Blocks. Raises Conflict, BadRequest for a backup that is not sound, or
     DriverUnavailable.
     """
-    target = _data_dir(data_dir)
+    target = configured(data_dir)
     with _host_errors(target), _locked(target):
         if (there := sorted(set(os.listdir(target)) - {_LOCK})) and not force:
             raise Conflict(
@@ -127,11 +125,6 @@ def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
             with _unknown_aside(target, known, with_files=with_files) as aside:
                 _put_in_place(apart, target, aside, kind if with_files else None)
     return Restored(str(manifest["created_at"]), sandboxes, target, aside if aside.exists() else None)
-
-
-def _data_dir(given: Path | None) -> Path:
-    """Only this one setting is read: others, such as BAY_API_KEY, may be meant for a client."""
-    return given or Path(os.environ.get("BAY_DATA_DIR") or Settings.model_fields["data_dir"].default)
 
 
 def _kind(target: Path) -> backend_detection.Kind:
@@ -190,13 +183,10 @@ def _write(out: Path, source: Path, apart: Path, *, compressed: bool, with_files
     return Made(out, workspaces, tuple(packer.left_out))
 
 
-@contextlib.contextmanager
-def _stream(file: IO[bytes], *, compressed: bool) -> Generator[IO[bytes]]:
+def _stream(file: IO[bytes], *, compressed: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
     if not compressed:
-        yield file
-        return
-    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6) as packed:
-        yield cast("IO[bytes]", packed)
+        return contextlib.nullcontext(file)
+    return cast("Any", gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6))
 
 
 def _copy_database(live: Path, copy: Path) -> str:
@@ -219,10 +209,7 @@ def _copy_database(live: Path, copy: Path) -> str:
 
 def _pack_own(packer: Packer, source: Path, apart: Path) -> None:
     for name, place in ((DATABASE, apart), (KEY_FILE, source)):
-        with (
-            _directory(place) as directory,
-            contextlib.suppress(FileNotFoundError),
-        ):  # no key: it came from the settings
+        with _directory(place) as directory, contextlib.suppress(FileNotFoundError):  # no key of its own
             packer.add_file(name, directory, name)
 
 
@@ -287,21 +274,14 @@ def _unpack_all(source: Path, apart: Path, new_directory: MakeDirectory) -> dict
 @contextlib.contextmanager
 def _opened(source: Path) -> Generator[IO[bytes]]:
     with source.open("rb") as file:
-        if file.read(len(_COMPRESSED)) != _COMPRESSED:
-            file.seek(0)
-            yield file
-            return
+        compressed = file.read(len(_COMPRESSED)) == _COMPRESSED
         file.seek(0)
-        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-            yield cast("IO[bytes]", unpacked)
+        yield cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")) if compressed else file
 
 
 @contextlib.contextmanager
 def _place_for_cargos(apart: Path, kind: backend_detection.Kind) -> Generator[MakeDirectory]:
-    """How to make directories so that `apart` has cargos as the backend keeps them.
-
-    On btrfs: subvolumes, in a new pool.
-    """
+    """How to make directories as the backend keeps its cargos: on btrfs subvolumes, in a new pool."""
     pool = backend_detection.pool_of(apart)
 
     def make(parent: int, parts: Parts) -> None:
@@ -330,13 +310,9 @@ def _make_subvolume(path: Path) -> None:
 
 
 def _belongs(parts: Parts, member: Member) -> bool:
-    if len(parts) == 1:
-        return (
-            member.kind == DIRECTORY
-            if parts[0] == _CARGO
-            else member.kind == FILE and parts[0] in (DATABASE, KEY_FILE, MANIFEST)
-        )
-    if parts[0] != _CARGO or not is_id(parts[1]):
+    if parts[0] != _CARGO:
+        return len(parts) == 1 and member.kind == FILE and parts[0] in (DATABASE, KEY_FILE, MANIFEST)
+    if len(parts) > 1 and not is_id(parts[1]):
         return False
     return len(parts) > 2 or member.kind == DIRECTORY
 
@@ -355,15 +331,12 @@ def _manifest(source: Path, file: Path) -> dict[str, Any]:
             "with_files": bool(),
             "created_at": str(),
         }:
-            if version != FORMAT or not list((MIGRATIONS / "versions").glob(f"{_plain(schema)}_*.py")):
+            name = schema if schema.isalnum() else "-"
+            if version != FORMAT or not list((MIGRATIONS / "versions").glob(f"{name}_*.py")):
                 raise BadRequest(f"{source} was made by another version of Bay; restore it with that one")
             return cast("dict[str, Any]", found)
         case _:
             raise BadRequest(f"{source} is not a Bay backup: its {MANIFEST} is invalid")
-
-
-def _plain(text: str) -> str:
-    return text if text.isalnum() else "-"
 
 
 def _difference(found: dict[str, str], expected: dict[str, str]) -> str:
@@ -379,10 +352,11 @@ def _prepare_database(database: Path, *, with_files: bool) -> tuple[int, set[str
             _check_sound(db)
             db.executescript(f"BEGIN; {_STOP_EVERYTHING} COMMIT;")
             (sandboxes,) = db.execute("SELECT count(*) FROM sandboxes WHERE deleted_at IS NULL").fetchone()
-            if with_files:
-                _forget_checkpoints(db)
             known = {str(row[0]) for row in db.execute("SELECT id FROM cargos WHERE deleted_at IS NULL")}
-            known |= _checkpoints(db)
+            if _has_checkpoints(db):
+                if with_files:  # theirs are not in a backup, and those that are there are moved aside
+                    db.executescript(f"BEGIN; {_CHECKPOINTS_GONE} COMMIT;")
+                known |= {str(row[0]) for row in db.execute(_CHECKPOINTS_THERE)}
     except sqlite3.DatabaseError as error:
         raise BadRequest(f"the database in the backup is damaged: {error}; restore another backup") from error
     database.chmod(0o600)
@@ -397,30 +371,15 @@ def _check_sound(db: sqlite3.Connection) -> None:
 
 def _has_checkpoints(db: sqlite3.Connection) -> bool:
     """Whether the schema is one with checkpoints; an older one is brought up when Bay starts."""
-    return (
-        db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'checkpoints'").fetchone()
-        is not None
-    )
-
-
-def _forget_checkpoints(db: sqlite3.Connection) -> None:
-    """Their files are not in a backup, and those that are there are moved aside."""
-    if _has_checkpoints(db):
-        db.executescript(f"BEGIN; {_CHECKPOINTS_GONE} COMMIT;")
-
-
-def _checkpoints(db: sqlite3.Connection) -> set[str]:
-    if not _has_checkpoints(db):
-        return set()
-    return {str(row[0]) for row in db.execute(_CHECKPOINTS_THERE)}
+    there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'checkpoints'"
+    return db.execute(there).fetchone() is not None
 
 
 def _put_in_place(apart: Path, target: Path, aside: Path, kind: backend_detection.Kind | None) -> None:
-    """Move what was there aside and what is new in.
-
-    Interrupted, it leaves a mark that keeps Bay from starting.
-    """
-    _move_aside(target, aside, _replaced(target, with_files=kind is not None))
+    """Move the old aside and the new in. Interrupted, it leaves a mark that keeps Bay from starting."""
+    for path in _replaced(target, with_files=kind is not None):
+        aside.mkdir(mode=0o700, exist_ok=True)
+        path.rename(aside / path.name)
     for name in (backend_detection.POOL_FILE, KEY_FILE, DATABASE):
         if (apart / name).exists():
             (apart / name).rename(target / name)
@@ -435,10 +394,7 @@ def _put_in_place(apart: Path, target: Path, aside: Path, kind: backend_detectio
 
 @contextlib.contextmanager
 def _unknown_aside(target: Path, known: set[str], *, with_files: bool) -> Generator[Path]:
-    """Where what was there goes.
-
-    Cargos that stay, and that the database does not know, are moved there first: Bay would remove them.
-    """
+    """Where the replaced files go, and first the cargos that stay and have no row: Bay would remove them."""
     mark = target / UNFINISHED
     mark.touch(mode=0o600)
     os.sync()  # the unpacked files are on the disk before anything is moved for them
@@ -460,13 +416,8 @@ def _unmount(target: Path) -> None:
     """Unmount the pool. Running sandboxes keep it, until the next Bay ends them."""
     while _is_pool(target) and backend_detection.pool_of(target).is_mounted():
         try:
-            subprocess.run(
-                ["umount", "--lazy", str(target / _CARGO)],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            )
+            umount = ["umount", "--lazy", str(target / _CARGO)]
+            subprocess.run(umount, capture_output=True, text=True, check=True, timeout=60)
         except (OSError, subprocess.SubprocessError) as error:
             raise DriverUnavailable(f"{target / _CARGO} cannot be unmounted: {error}") from error
 
@@ -489,24 +440,12 @@ def _move(path: Path, place: Path) -> None:
         btrfs.set_read_only(place, True)
 
 
-def _move_aside(target: Path, aside: Path, paths: list[Path]) -> None:
-    for path in paths:
-        place = aside / path.relative_to(target)
-        _make_private(aside, place.parent)
-        path.rename(place)
-
-
 def _replaced(target: Path, *, with_files: bool) -> list[Path]:
     """The files to replace: the database with its companions, the key, and cargos if the backup has some."""
     names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", KEY_FILE]
     if with_files:
         names += [_CARGO, backend_detection.RECORD, backend_detection.POOL_FILE]
     return [target / name for name in names if os.path.lexists(target / name)]
-
-
-def _make_private(*directories: Path) -> None:
-    for directory in directories:
-        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """The check `bay admin cargo check`: whether the storage of the files on this machine is sound."""
 
-import os
 from pathlib import Path
 
 from bay.cargo import fsck
 from bay.cargo.fsck import Finding
 from bay.errors import DriverUnavailable
-from bay.server.settings import Settings
+from bay.server.data_dir import configured
 
 
 def check(data_dir: Path | None) -> list[Finding]:
@@ -14,8 +13,7 @@ def check(data_dir: Path | None) -> list[Finding]:
 
     Raises DriverUnavailable when it is not there or the host refuses.
     """
-    given = os.environ.get("BAY_DATA_DIR")
-    there = data_dir or (Path(given) if given else Settings.model_fields["data_dir"].default)
+    there = configured(data_dir)
     if not there.is_dir():
         raise DriverUnavailable(f"there is no data directory {there}; name it with --data-dir")
     try:

@@ -25,10 +25,7 @@ _KEPT = {"driver", "run_dir", "cache_dir", "runc", "id_range_start"}
 
 
 def home() -> Path:
-    """The directory that has the runs of this user; no other user may write to it.
-
-    Raises DriverUnavailable when another user made it.
-    """
+    """The directory of this user's runs. Raises DriverUnavailable when another user may write to it."""
     path = Path(tempfile.gettempdir()) / f"bay-runs-{os.geteuid()}"
     path.mkdir(mode=0o711, exist_ok=True)
     seen = path.lstat()
@@ -44,10 +41,7 @@ def sign(settings: Settings) -> None:
 
 
 def clear(above: Path) -> None:
-    """Remove the remains of killed runs below `above`; those that cannot be removed stay for the next time.
-
-    Blocks.
-    """
+    """Remove the remains of killed runs below `above`, but for those that cannot be removed now. Blocks."""
     for data_dir in above.iterdir():
         with contextlib.suppress(BayError, OSError, ValueError):
             if time.time() - data_dir.stat().st_mtime > _YOUNG_S:

@@ -1,9 +1,8 @@
 """The HTTP/1.1 client of an app in a sandbox. h11 parses and frames; the app's bytes are hostile.
 
-A connection may serve one request after another, which is where requests get smuggled and answers mixed up.
-So it is kept only when both sides have said all they had to say in a way that h11 agrees with and nothing
-came behind it, only for a few seconds, and only for requests that can be sent again: the app may have closed
-it meanwhile.
+A connection that serves several requests is where requests get smuggled and answers mixed up. So it is kept
+only when h11 agrees that both sides have said all and nothing came behind it, for a few seconds, and for
+requests that can be sent again: the app may have closed it meanwhile.
 """
 
 import asyncio
@@ -77,10 +76,7 @@ class AppConnection:
         """When it began to wait for another request; None in its first."""
 
     async def ask(self, request: AppRequest) -> None:
-        """Send the head, and the end if there is no body.
-
-        Raises BadRequest for what is no HTTP, ConnectionError.
-        """
+        """Send the head, and the end if there is no body. Raises BadRequest, and ConnectionError."""
         try:
             head = h11.Request(method=request.method, target=request.target, headers=request.headers)
             parts = self._http.encode(*([head] if request.has_body else [head, h11.EndOfMessage()]))
@@ -97,10 +93,7 @@ class AppConnection:
         await self._send(h11.EndOfMessage())
 
     async def answer(self) -> h11.Response:
-        """The head of the answer.
-
-        Raises PortClosed when none comes, and Stale where another connection may do better.
-        """
+        """The head of the answer. Raises PortClosed, or Stale where another connection may do better."""
         try:
             while True:
                 event = await self._next()
@@ -178,10 +171,7 @@ class AppConnections:
         return None
 
     async def open(self, peer: Peer, port: int, wait_s: float) -> Opened:
-        """A new one, tried until something listens, or raises PortClosed after `wait_s` seconds.
-
-        Also ShipError and Timeout.
-        """
+        """A new one, tried for `wait_s` seconds. Raises PortClosed, ShipError and Timeout."""
         began = asyncio.get_running_loop().time()
         while True:
             try:
@@ -209,10 +199,7 @@ class AppConnections:
             await self._drop(float("inf"))
 
     async def _listens(self, peer: Peer, port: int, until: float) -> bool:
-        """Return True once it may be that something listens, False when the time is over.
-
-        However many wait, one of them looks.
-        """
+        """Wait until it may be that something listens; False when time is up. One looks for all who wait."""
         key, loop = (peer.session_id, port), asyncio.get_running_loop()
         while (left_s := until - loop.time()) > 0:
             if (looking := self._looking.get(key)) is not None:

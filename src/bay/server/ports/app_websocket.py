@@ -65,10 +65,7 @@ class AppSocket(ClientWebSocket):
         return self._opened()
 
     async def receive(self) -> bytes | str | Closed:
-        """The next message, or how the app closed; ABNORMAL when its connection broke.
-
-        Nothing comes after that.
-        """
+        """The next message, or last how the app closed; ABNORMAL when its connection broke."""
         try:
             return await super().receive()
         except ConnectionError:

@@ -1,8 +1,7 @@
 """Filters the headers of a request for an app in a sandbox, and those of its answer for a browser. Pure.
 
-Toward the app: everything but what belongs to the connection, what says who asks (which Bay says itself), and
-Bay's own secrets. Toward the browser: everything but what belongs to the connection, and what acts on more
-than the app's own host.
+Both ways: without those of the connection. The app gets none that say who asks, which Bay says itself, and
+none of Bay's secrets; the browser none that act on more than the app's own host.
 """
 
 import base64
@@ -17,10 +16,7 @@ COOKIE, SECURE_COOKIE = b"bay-port", b"__Host-bay-port"
 """Bay's own, on http and on https."""
 
 SANDBOXED = b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
-"""For an app's pages at Bay's own host.
-
-Without `allow-same-origin` they have no origin, and cannot act as Bay's.
-"""
+"""For an app's pages at Bay's own host: without `allow-same-origin` they cannot act as Bay's."""
 
 _HOP_BY_HOP = frozenset(
     (
@@ -75,8 +71,7 @@ def toward_app(
 ) -> Headers:
     """The request's headers for the app, without those that frame its body and without any key of Bay.
 
-    `with_authorization`: it is not Bay's. `is_key`: whether a word is, or was, a key, for those that do not
-    look like one.
+    `with_authorization`: it is not Bay's. `is_key`: whether a word that looks like none is or was a key.
     """
     headers = list(given)
     dropped = _HOP_BY_HOP | _SAID_BY_BAY | _named_by_connection(headers)
@@ -101,10 +96,7 @@ def toward_app(
 
 
 def framing(given: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers that frame the request's body, in one way; none for one without a body.
-
-    They were checked before.
-    """
+    """The checked headers that frame the request's body, in one way; none for one without a body."""
     of = {name.lower(): value for name, value in given}
     if b"transfer-encoding" in of:
         return [(b"Transfer-Encoding", b"chunked")]
@@ -114,10 +106,7 @@ def framing(given: Iterable[tuple[bytes, bytes]]) -> Headers:
 def toward_browser(
     given: Iterable[tuple[bytes, bytes]], status: int, seen: Seen, *, is_page: bool = True
 ) -> Headers:
-    """The answer's headers for the browser.
-
-    At Bay's own host they are made to act below the app's path only.
-    """
+    """The answer's headers for the browser; at Bay's own host they act below the app's path only."""
     headers = list(given)
     dropped = (
         _HOP_BY_HOP | _WIDER | {b"date"} | _named_by_connection(headers)
@@ -206,10 +195,7 @@ def _is_own(pair: bytes) -> bool:
 
 
 def _own_cookie(value: bytes, prefix: str) -> bytes | None:
-    """A cookie for the app's own host, or path, alone: one with a Domain would reach the apps of others.
-
-    None for Bay's own.
-    """
+    """A cookie without Domain, which would reach the apps of others; None for Bay's own."""
     pair, *attributes = value.split(b";")
     if _is_own(pair):
         return None

@@ -2,45 +2,40 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.clock import Clock
 from bay.models import PortSettings, ServiceSpec
 from bay.server.ports.links import Pass
+from bay.server.sessions.core import Core
 from bay.server.sessions.rows import SandboxRows
 from bay.store import sandboxes, services, used_links
-from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 
 
+@dataclass(kw_only=True, eq=False)
 class PortSites:
     """Sandboxes by what host names call them. It also uses up links that open once."""
 
-    def __init__(self, store: Store, rows: SandboxRows, clock: Clock) -> None:
-        self._store = store
-        self._rows = rows
-        self._clock = clock
+    core: Core
+    rows: SandboxRows
 
     async def at(self, host: str) -> SandboxRecord | None:
-        """The sandbox of any owner with that id or host.
-
-        Without a URL of its own it has that of a service.
-        """
-        return await self._rows.get((None, host), lambda db: _at_host(db, host))
+        """The sandbox of any owner with that id or host; its URL is that of a service if it has no other."""
+        return await self.rows.get((None, host), lambda db: _at_host(db, host))
 
     async def use_link(self, given: Pass) -> bool:
         """Open by a link; False for one that opens once, and has."""
         if given.once is None:
             return True
-        async with self._store.write() as db:
-            return await used_links.use(db, given.once, given.expires_at, self._clock())
+        async with self.core.store.write() as db:
+            return await used_links.use(db, given.once, given.expires_at, self.core.clock())
 
     def seconds_until(self, at: datetime) -> int:
         """How long it is until then, in whole seconds."""
-        return max(0, math.ceil((at - self._clock()).total_seconds()))
+        return max(0, math.ceil((at - self.core.clock()).total_seconds()))
 
 
 async def _at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:

@@ -1,9 +1,8 @@
 """Links and cookies open a port without a key. Both are sealed tokens, and Bay stores neither.
 
-Each names one sandbox, one port and the key that made it, and is good until it expires, as long as that key
-is. A link is no cookie and a cookie no link, since each is sealed for its use. The sealing key is a file in
-the data directory, not in the database: a backup must not give access. Removing the file ends every link and
-cookie.
+Each names one sandbox, one port and the key that made it, is sealed for its one use, and is good until it or
+that key expires. The sealing key is a file in the data directory, since a backup of the database must not
+give access. Removing the file ends every link and cookie.
 """
 
 import binascii
@@ -24,10 +23,7 @@ _LONGEST = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One port of one sandbox, until `expires_at` (whole seconds).
-
-    `once` is the number of a link that opens once.
-    """
+    """One port of one sandbox, until `expires_at` (whole seconds); `once` numbers a link that opens once."""
 
     sandbox_id: str
     port: int
@@ -49,13 +45,7 @@ class PortTokens:
 
     def seal(self, kind: Kind, given: Pass) -> str:
         """The token, of characters that need no quoting in a URL or a cookie."""
-        content = [
-            given.sandbox_id,
-            given.port,
-            given.key_id,
-            int(given.expires_at.timestamp()),
-            given.once,
-        ]
+        content = [given.sandbox_id, given.port, given.key_id, int(given.expires_at.timestamp()), given.once]
         text = json.dumps(content, separators=(",", ":")).encode()
         return _encode(self._seals.seal(_use(kind), b"", text))
 

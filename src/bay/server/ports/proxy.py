@@ -1,16 +1,15 @@
 """The proxy carries requests and WebSockets to the app on a port of a sandbox, once the gate let them in.
 
-A request wakes the sandbox, waits until a program listens on the port, and keeps the sandbox awake until it
-is answered. Each direction is one loop that takes the next piece once the last one is sent, so nothing piles
-up here however large it is. A broken transfer on one side is aborted on the other, so that neither takes a
-part for the whole.
+A request wakes the sandbox, waits until a program listens, and keeps the sandbox awake until it is answered.
+Each direction is one loop that takes the next piece once the last one is sent, so nothing piles up. A broken
+transfer on one side is aborted on the other, so that neither takes a part for the whole.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from websockets.http11 import Response
@@ -19,7 +18,6 @@ from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
 from bay.server.ports.app_http import AppConnection, AppConnections, AppRequest, Opened, Stale
 from bay.server.ports.app_websocket import AppSocket
 from bay.server.ports.headers import Headers, Seen, app_protocols, framing, toward_app, toward_browser
-from bay.server.ports.ship_client import PortClient
 from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
 from bay.server.ship.websocket import Closed
@@ -72,34 +70,23 @@ class Visit:
     """Whether the Authorization that came with it is for the app."""
 
 
+@dataclass(kw_only=True, eq=False)
 class PortProxy:
     """Serves visits. `wait_s` is how long one waits until something listens."""
 
-    def __init__(
-        self,
-        *,
-        waker: Waker,
-        ship: PortClient,
-        connections: OpenConnections,
-        is_key: Callable[[str], bool],
-        wait_s: float,
-    ) -> None:
-        self._waker = waker
-        self._is_key = is_key
-        self._connections = connections
-        self._wait_s = wait_s
-        self._to_apps = AppConnections(ship)
-        self._under_way: Counter[tuple[str, bool]] = Counter()
+    waker: Waker
+    is_key: Callable[[str], bool]
+    connections: OpenConnections
+    wait_s: float
+    to_apps: AppConnections
+    _under_way: Counter[tuple[str, bool]] = field(init=False, default_factory=Counter[tuple[str, bool]])
 
     async def run(self) -> None:
         """Look after the connections that wait for another request, until cancelled."""
-        await self._to_apps.run()
+        await self.to_apps.run()
 
     async def serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or relay a WebSocket to its end.
-
-        Raises BayError; after an answer has begun it has to be cut then.
-        """
+        """Answer a request, or relay a WebSocket to its end. On BayError a begun answer must be cut."""
         with self._place(visit), suppress(ClientLeft):
             if scope["type"] == "websocket":
                 await self._relay(visit, scope, receive, send)
@@ -123,12 +110,12 @@ class PortProxy:
         return AppRequest(method=method, target=visit.target, headers=headers, has_body=bool(length))
 
     def _toward_app(self, visit: Visit, given: Headers) -> Headers:
-        return toward_app(given, visit.seen, with_authorization=visit.with_authorization, is_key=self._is_key)
+        return toward_app(given, visit.seen, with_authorization=visit.with_authorization, is_key=self.is_key)
 
     async def _try(self, exchange: "_Exchange", peer: Peer, port: int) -> bool:
         """Whether it was answered; False when the connection turned out to be closed already."""
-        kept = await self._to_apps.take(peer, port) if exchange.request.is_repeatable else None
-        connection = kept or AppConnection(await self._to_apps.open(peer, port, self._wait_s))
+        kept = await self.to_apps.take(peer, port) if exchange.request.is_repeatable else None
+        connection = kept or AppConnection(await self.to_apps.open(peer, port, self.wait_s))
         is_whole = False
         try:
             await exchange.run(connection)
@@ -137,7 +124,7 @@ class PortProxy:
             return False
         finally:
             if is_whole:
-                await self._to_apps.give_back(peer, port, connection)
+                await self.to_apps.give_back(peer, port, connection)
             else:
                 await connection.aclose()
         return True
@@ -147,7 +134,7 @@ class PortProxy:
         # A WebSocket may be open for days; its owner may freeze the sandbox all the same, and time alone does
         # not.
         async with self._awake(visit, follower=True) as peer:
-            opened = await self._to_apps.open(peer, visit.port, self._wait_s)
+            opened = await self.to_apps.open(peer, visit.port, self.wait_s)
             try:
                 await self._shake_hands(opened, visit, scope, receive, send)
             finally:
@@ -174,9 +161,9 @@ class PortProxy:
     async def _awake(self, visit: Visit, *, follower: bool = False) -> AsyncGenerator[Peer]:
         """The sandbox's Ship, kept awake, in the name of the owner, who has let this client in."""
         owner = Caller(visit.owner, "write", visit.key_id or "")
-        async with self._waker.holding(owner, visit.sandbox_id, follower=follower) as sandbox:
-            self._waker.refuse_expired(sandbox)
-            async with self._waker.reach(sandbox) as (_, peer):
+        async with self.waker.holding(owner, visit.sandbox_id, follower=follower) as sandbox:
+            self.waker.refuse_expired(sandbox)
+            async with self.waker.reach(sandbox) as (_, peer):
                 yield peer
 
     @contextmanager
@@ -202,20 +189,20 @@ class PortProxy:
 
     async def _end_of(self, visit: Visit) -> Closed:
         if visit.is_shut is not None:
-            return _LEAVING if await self._connections.over_when(visit.is_shut) == "leaving" else _SHUT
-        return _LEAVING if await self._connections.over_for(visit.key_id) == "leaving" else _REVOKED
+            return _LEAVING if await self.connections.over_when(visit.is_shut) == "leaving" else _SHUT
+        return _LEAVING if await self.connections.over_for(visit.key_id) == "leaving" else _REVOKED
 
 
+@dataclass(eq=False)
 class _Exchange:
     """One request and its answer, over one connection or, if that was closed already, over another."""
 
-    def __init__(self, request: AppRequest, seen: Seen, receive: Receive, send: Send) -> None:
-        self.request = request
-        self._seen = seen
-        self._receive = receive
-        self._send = send
-        self._limit: asyncio.Timeout | None = None
-        self._is_answered = False
+    request: AppRequest
+    seen: Seen
+    receive: Receive
+    send: Send
+    _limit: asyncio.Timeout | None = field(init=False, default=None)
+    _is_answered: bool = field(init=False, default=False)
 
     async def run(self, connection: AppConnection) -> None:
         """Send and answer. Raises Stale when nothing came of it, PortClosed, Timeout, and ClientLeft."""
@@ -228,11 +215,11 @@ class _Exchange:
         self._is_answered = True
         if self._limit is not None:
             self._limit.reschedule(None)
-        headers = toward_browser(head.headers, head.status_code, self._seen)
-        await self._send({"type": "http.response.start", "status": head.status_code, "headers": headers})
+        headers = toward_browser(head.headers, head.status_code, self.seen)
+        await self.send({"type": "http.response.start", "status": head.status_code, "headers": headers})
         async for data in connection.body():
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self.send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _up(self, connection: AppConnection) -> NoReturn:
         """The body, and then a look whether the client is still there. Never returns."""
@@ -256,7 +243,7 @@ class _Exchange:
         await _within(ANSWER_S, connection.end())
 
     async def _next(self) -> Message:
-        message = await self._receive()
+        message = await self.receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         return message

@@ -1,7 +1,4 @@
-"""The routes `…/ports`: listeners of a sandbox, their access, and links.
-
-Paths below a port are the app's, see `port_gate`.
-"""
+"""The routes `…/ports`: listeners, their access, and links. Paths below a port are the app's, see `gate`."""
 
 from typing import Annotated
 

@@ -1,8 +1,7 @@
 """The client of a Ship's port routes: the listeners, and connections to them.
 
-Ship carries a connection in frames, as docs/ship-protocol.md says, so that an end differs from a broken
-connection. A program's bytes are hostile; the buffer here is bounded, and a sandbox that sends faster than it
-is read has to wait.
+Ship carries a connection in frames (docs/ship-protocol.md), so that an end differs from a break. A program's
+bytes are hostile: the buffer is bounded, and a sandbox that sends faster than it is read has to wait.
 """
 
 import asyncio
@@ -67,9 +66,7 @@ class PortClient:
 
     @asynccontextmanager
     async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:
-        """A connection to whatever listens on that port.
-
-        Leaving the block before both directions have ended resets it.
+        """A connection to what listens there; leaving the block before both directions have ended resets it.
 
         Raises PortClosed when nothing listens there, ShipError and Timeout.
         """
@@ -130,9 +127,7 @@ class PortStream(asyncio.Protocol):
         return b""
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of `data`; waits while the program takes nothing.
-
-        Raises ConnectionError when it stops reading.
+        """Send all of `data`, as fast as the program takes it. Raises ConnectionError when it stops reading.
 
         To cancel it is to have sent all, or of more than a mebibyte a part.
         """
@@ -171,10 +166,7 @@ class PortStream(asyncio.Protocol):
         self._wake()
 
     async def aclose(self) -> None:
-        """Close it.
-
-        Unsent bytes may still go out after `write_eof`, else the program's connection is reset.
-        """
+        """Close it: after `write_eof` unsent bytes may still go out, else the connection is reset."""
         if not self._said_end:
             self.abort()
             return

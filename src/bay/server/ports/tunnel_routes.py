@@ -1,12 +1,12 @@
 """The routes `…/tunnel`: the bytes of a TCP connection to a port of a sandbox, by WebSocket.
 
-Each direction is one loop that takes the next piece when the last one is out of its hands, so nothing piles
-up here. Once both have ended in good order the socket closes with 1000; a connection that broke closes it
-with another code, since what came may not be all.
+Each direction is one loop that takes the next piece when the last one is gone, so nothing piles up. Once both
+have ended the socket closes with 1000, and with another code when the connection broke.
 """
 
 import asyncio
 import json
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket
@@ -52,36 +52,36 @@ async def tunnel(
             await _Relay(socket, opened).run()
 
 
+@dataclass(eq=False)
 class _Relay:
     """One tunnel between its client and the program."""
 
-    def __init__(self, socket: WebSocket, tunnel: Tunnel) -> None:
-        self._socket = socket
-        self._tunnel = tunnel
-        self._sent_all = asyncio.Event()
-        """The client has ended its direction."""
-        self._given_all = asyncio.Event()
-        """The program has."""
+    socket: WebSocket
+    tunnel: Tunnel
+    _sent_all: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """The client has ended its direction."""
+    _given_all: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """The program has."""
 
     async def run(self) -> None:
         """Serve the tunnel until both directions have ended, one side broke off, or Bay has to."""
-        await pump(self._socket, self._down(), self._up(), self._tunnel.must_leave(), _FAREWELLS)
+        await pump(self.socket, self._down(), self._up(), self.tunnel.must_leave(), _FAREWELLS)
 
     async def _down(self) -> Goodbye:
-        stream = self._tunnel.stream
+        stream = self.tunnel.stream
         try:
             while data := await stream.read(_READ_BYTES):
-                await self._socket.send_bytes(data)
-            await self._socket.send_text(_EOF)
+                await self.socket.send_bytes(data)
+            await self.socket.send_text(_EOF)
         except ConnectionError:
-            return goodbye_for(await self._tunnel.why_broken())
+            return goodbye_for(await self.tunnel.why_broken())
         self._given_all.set()
         await first(_until(self._sent_all), stream.wait_closed())
         return _DONE
 
     async def _up(self) -> Goodbye | None:
         try:
-            while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            while (message := await self.socket.receive())["type"] != "websocket.disconnect":
                 await self._take(message.get("bytes"), message.get("text") or "")
         except ConnectionError:
             # The other direction tells whether that was the end of it or a break; it may have more to give
@@ -93,7 +93,7 @@ class _Relay:
     async def _take(self, data: bytes | None, text: str) -> None:
         if data is None:
             _check_eof(text)
-            await self._tunnel.stream.write_eof()
+            await self.tunnel.stream.write_eof()
             self._sent_all.set()
         elif self._sent_all.is_set():
             raise BadRequest("no bytes may follow eof")
@@ -102,19 +102,19 @@ class _Relay:
 
     async def _give(self, data: bytes) -> None:
         """To the program, however long that takes; it checks now and then that the client is still there."""
-        await self._tunnel.thaw()
+        await self.tunnel.thaw()
         try:
             async with asyncio.timeout(_LOOK_S):
-                await self._tunnel.stream.write(data)  # one piece: it is cancelled only once it is on its way
+                await self.tunnel.stream.write(data)  # one piece: it is cancelled only once it is on its way
         except TimeoutError:
             await self._wait_taken()
 
     async def _wait_taken(self) -> None:
         while True:
-            await self._socket.send_bytes(b"")
+            await self.socket.send_bytes(b"")
             try:
                 async with asyncio.timeout(_LOOK_S):
-                    return await self._tunnel.stream.drain()
+                    return await self.tunnel.stream.drain()
             except TimeoutError:
                 continue
 

@@ -27,13 +27,13 @@ class Tunnel(SessionStream):
         return ShipError("the program reset the connection")
 
 
+@dataclass(kw_only=True, eq=False)
 class Tunnels:
     """The service behind `…/tunnel`."""
 
-    def __init__(self, *, waker: Waker, ship: PortClient, connections: OpenConnections) -> None:
-        self._waker = waker
-        self._ship = ship
-        self._connections = connections
+    waker: Waker
+    ship: PortClient
+    connections: OpenConnections
 
     @asynccontextmanager
     async def open(self, caller: Caller, ref: str, port: int) -> AsyncGenerator[Tunnel]:
@@ -42,18 +42,15 @@ class Tunnels:
         While it is open the sandbox is in use, but its owner may pause it. Leaving the block breaks off what
         has not ended. Raises PortClosed when nothing listens there, and what waking raises.
         """
-        with self._connections.place(caller.owner):
-            async with self._waker.holding(caller, ref, follower=True) as sandbox:
-                self._waker.refuse_expired(sandbox)
-                async with (
-                    self._waker.reach(sandbox) as (ready, peer),
-                    self._ship.open(peer, port) as stream,
-                ):
+        with self.connections.place(caller.owner):
+            async with self.waker.holding(caller, ref, follower=True) as sandbox:
+                self.waker.refuse_expired(sandbox)
+                async with self.waker.reach(sandbox) as (ready, peer), self.ship.open(peer, port) as stream:
                     yield Tunnel(
                         caller=caller,
                         sandbox_id=ready.id,
                         session_id=peer.session_id,
-                        waker=self._waker,
-                        connections=self._connections,
+                        waker=self.waker,
+                        connections=self.connections,
                         stream=stream,
                     )

@@ -1,10 +1,9 @@
 """A clock that counts elapsed time, so that a corrected wall clock ends no sandbox.
 
-The wall clock of a host is set right by hours when a virtual machine was suspended, or when its time server
-answers late. Time limits are lengths of time: they were promised in seconds. So Bay's present goes on
-with the kernel's boot clock, which never jumps, and when the wall clock parts from it, the limits that still
-count are moved along with the present, in one transaction. The same is done at the start of Bay for a
-jump that came while it was down, on the same boot of the host.
+Time limits are lengths of time, and a wall clock is set right by hours after a suspend. So Bay's present goes
+on with the kernel's boot clock, which never jumps. When the wall clock parts from it, the present and all
+limits that still count are moved in one transaction; so they are at the start of Bay, for a jump that came
+while it was down on the same boot of the host.
 """
 
 import time

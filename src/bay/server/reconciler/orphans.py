@@ -1,14 +1,14 @@
 """Removes orphans, things on the host without a row: when Bay starts, or when an operator asks."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 import structlog
 
-from bay.cargo.base import CargoStore
-from bay.drivers.base import Driver, Owned
+from bay.drivers.base import Owned
 from bay.errors import BayError, DriverUnavailable
+from bay.server.sessions.core import Core
 from bay.store import cargos, sessions
-from bay.store.engine import Store
 
 log = structlog.get_logger("bay.orphans")
 
@@ -16,15 +16,13 @@ _AT_ONCE = 8
 _AGAIN_S = 5.0
 
 
+@dataclass(kw_only=True, eq=False)
 class Orphans:
     """Orphaned sessions and cargos. A removal that fails is tried again."""
 
-    def __init__(self, *, store: Store, driver: Driver, cargo: CargoStore) -> None:
-        self._store = store
-        self._driver = driver
-        self._cargo = cargo
-        self._left: dict[str, Owned] = {}
-        """Sessions that could not be removed yet."""
+    core: Core
+    _left: dict[str, Owned] = field(init=False, default_factory=dict[str, Owned])
+    """Sessions that could not be removed yet."""
 
     def __len__(self) -> int:
         return len(self._left)
@@ -34,10 +32,7 @@ class Orphans:
         return list(self._left)
 
     async def remove_all(self) -> int:
-        """Find and remove them; how many that were.
-
-        Raises DriverUnavailable when what the driver owns cannot be known.
-        """
+        """Find, remove and count them. Raises DriverUnavailable when what the driver owns cannot be known."""
         return await self.remove_sessions() + await self.remove_cargos()
 
     async def remove_sessions(self) -> int:
@@ -46,19 +41,19 @@ class Orphans:
         The host is listed first: a session's row is written before anything of it exists, so a thing without
         a row is an orphan, also while sandboxes start.
         """
-        found = [owned async for owned in self._driver.list_owned()]
-        async with self._store.read() as db:
+        found = [owned async for owned in self.core.driver.list_owned()]
+        async with self.core.store.read() as db:
             known = await sessions.live_ids(db)
         self._left |= {owned.session_id: owned for owned in found if owned.session_id not in known}
         return await self._remove_together(list(self._left.values()))
 
     async def remove_cargos(self) -> int:
         """Remove the orphaned cargos and count them. The host is listed first, as for sessions."""
-        found = await self._cargo.list_ids()
-        async with self._store.read() as db:
+        found = await self.core.cargo.list_ids()
+        async with self.core.store.read() as db:
             strays = found - await cargos.live_ids(db)
         for cargo_id in strays:
-            await self._cargo.remove(cargo_id)
+            await self.core.cargo.remove(cargo_id)
         return len(strays)
 
     async def run(self) -> None:
@@ -92,7 +87,7 @@ class Orphans:
 
     async def _remove(self, owned: Owned) -> bool:
         try:
-            await self._driver.destroy(owned.handle)
+            await self.core.driver.destroy(owned.handle)
         except (BayError, OSError) as error:
             log.warning("session.orphan_stays", id=owned.session_id, error=str(error))
             self._left[owned.session_id] = self._left.pop(owned.session_id, owned)  # behind the others

@@ -8,7 +8,7 @@ import json
 import secrets
 from collections.abc import Coroutine
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -35,38 +35,23 @@ _MAX_KERNEL_ENV = 96 << 10
 """Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Starter:
-    """Starts sessions, `at_once` at a time; each is given up after `limit_s` seconds of its own."""
+    """Starts sessions, each when a slot is free; each is given up after `limit_s` seconds of its own."""
 
-    def __init__(
-        self,
-        core: Core,
-        *,
-        queue: WorkQueue,
-        live: LiveSessions,
-        orphans: Orphans,
-        storage_steps: StorageSteps,
-        notifier: Notifier,
-        at_once: int,
-        limit_s: float,
-    ) -> None:
-        self._core = core
-        self._queue = queue
-        self._live = live
-        self._orphans = orphans
-        self._storage_steps = storage_steps
-        self._notifier = notifier
-        self._slots = StartSlots(at_once)
-        self._limit_s = limit_s
-
-    def owned_waiting(self) -> int:
-        """How many awaited starts are waiting for a start slot."""
-        return self._slots.urgent()
+    core: Core
+    queue: WorkQueue
+    live: LiveSessions
+    orphans: Orphans
+    storage_steps: StorageSteps
+    notifier: Notifier
+    slots: StartSlots
+    limit_s: float
 
     async def begin(self, sandbox: SandboxRecord) -> None:
         """Start a new session; if the target changes on the way, what exists by then is left to be ended."""
         session = await self._new_session(sandbox)
-        self._notifier.announce(sandbox.id)
+        self.notifier.announce(sandbox.id)
         await self._run(sandbox, session)
 
     async def resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
@@ -75,8 +60,8 @@ class Starter:
 
     async def give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
         """The start failed: write why into the row, which ends all waits; its remains are ended next."""
-        failure = Failure(code=error.code, message=error.message, at=self._core.clock())
-        async with self._core.store.write() as db:
+        failure = Failure(code=error.code, message=error.message, at=self.core.clock())
+        async with self.core.store.write() as db:
             await sessions.change(db, session.id, phase="ending", end_reason="failed")
             await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
             await events.add(
@@ -86,27 +71,27 @@ class Starter:
 
     async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""
-        fence = await self._core.cargo.fenced(sandbox.cargo_id, sandbox.id)
+        fence = await self.core.cargo.fenced(sandbox.cargo_id, sandbox.id)
         # A database from a backup may be behind what has been on this cargo since.
         seen = fence.generation if fence else 0
         session = SessionRecord(
-            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self._core.driver.name,
-            phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self._core.clock(),
+            id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self.core.driver.name,
+            phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self.core.clock(),
             network_version=sandbox.network_version, started_at=None, ended_at=None,
         )  # fmt: skip
-        async with self._core.store.write() as db:
+        async with self.core.store.write() as db:
             if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
                 raise Conflict(
                     f"another sandbox is restoring a checkpoint into cargo {sandbox.cargo_id}; try again"
                 )
             await sessions.add(db, session)
             await sandboxes.change(db, sandbox.id, generation=session.generation)
-            await events.add(db, sandbox, "sandbox.starting", self._core.clock(), session_id=session.id)
+            await events.add(db, sandbox, "sandbox.starting", self.core.clock(), session_id=session.id)
         return session
 
     async def _run(self, sandbox: SandboxRecord, session: SessionRecord, **held: None) -> None:
         """Start it and write down that it runs, with `held` in the session's row."""
-        await self._live.syncer.expect(sandbox.id, session.id)
+        await self.live.syncer.expect(sandbox.id, session.id)
         try:
             handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
         except BayError as error:
@@ -116,15 +101,15 @@ class Starter:
             return
         peer = peer_of(replace(session, handle=handle.to_json()))
         if peer is not None:
-            await self._live.syncer.begin(peer)
-        async with self._core.store.write() as db:
-            now = self._core.clock()
+            await self.live.syncer.begin(peer)
+        async with self.core.store.write() as db:
+            now = self.core.clock()
             await sessions.change(db, session.id, phase="running", started_at=now, **held)
             await sandboxes.change(db, sandbox.id, error=None)
             await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
-            await events.add(db, sandbox, "sandbox.ready", self._core.clock(), session_id=session.id)
-        log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self._core.driver.name)
-        self._live.follow(sandbox, handle, peer)
+            await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
+        log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self.core.driver.name)
+        self.live.follow(sandbox, handle, peer)
 
     async def _unless_unwanted(
         self, sandbox_id: str, start: Coroutine[None, None, Handle | None]
@@ -142,14 +127,14 @@ class Starter:
 
     async def _wait_unwanted(self, sandbox_id: str) -> None:
         while True:
-            await self._queue.put_again(sandbox_id)
-            async with self._core.store.read() as db:
+            await self.queue.put_again(sandbox_id)
+            async with self.core.store.read() as db:
                 sandbox = await sandboxes.get(db, sandbox_id)
             if (
                 sandbox is None
                 or sandbox.target not in HAVING
                 or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
-                or sandbox.is_expired(self._core.clock())
+                or sandbox.is_expired(self.core.clock())
             ):
                 return
 
@@ -158,51 +143,51 @@ class Starter:
 
         The files that it begins with come before: to copy them may take longer than any start.
         """
-        await self._storage_steps.make_cargo(sandbox.cargo_id)
-        async with self._slots.take(urgent=sandbox.pool is None):
+        await self.storage_steps.make_cargo(sandbox.cargo_id)
+        async with self.slots.take(urgent=sandbox.pool is None):
             try:
-                async with asyncio.timeout(self._limit_s):
+                async with asyncio.timeout(self.limit_s):
                     return await self._step_through(sandbox, session)
             except TimeoutError as error:
-                raise Timeout(f"the start did not end within {self._limit_s:g} s") from error
+                raise Timeout(f"the start did not end within {self.limit_s:g} s") from error
 
     async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Save each handle as it appears; None when the target changed on the way and the start was left."""
         # No older session of the sandbox writes to its cargo from here on: none is left, and none may begin.
-        await self._core.cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
-        await self._orphans.remove_of(sandbox.id)
+        await self.core.cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
+        await self.orphans.remove_of(sandbox.id)
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
         spec = await self._spec(sandbox, session)
-        async with aclosing(self._core.driver.start(spec, before)) as handles:
+        async with aclosing(self.core.driver.start(spec, before)) as handles:
             async for handle in handles:
                 last = handle
-                async with self._core.store.write() as db:
+                async with self.core.store.write() as db:
                     target = await sessions.save_handle(db, session.id, handle.to_json())
                 if target not in HAVING:
                     return None
         if last is None or last.endpoint is None:
-            raise DriverUnavailable(f"driver {self._core.driver.name} ended its start without an endpoint")
+            raise DriverUnavailable(f"driver {self.core.driver.name} ended its start without an endpoint")
         return last
 
     async def _spec(self, sandbox: SandboxRecord, session: SessionRecord) -> SessionSpec:
-        profile = self._core.profiles.get(sandbox.profile)
+        profile = self.core.profiles.get(sandbox.profile)
         if profile is None:
             raise DriverUnavailable(
                 f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
             )
         # Read now, and so at least as new as the version in the session's row: a newer policy is applied once
         # it runs.
-        async with self._core.store.read() as db:
-            network = await policy_of(db, sandbox, profile, self._core.driver.capabilities.network)
+        async with self.core.store.read() as db:
+            network = await policy_of(db, sandbox, profile, self.core.driver.capabilities.network)
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
             image=sandbox.image,
             isolation=sandbox.isolation,
             resources=profile.resources,
-            workspace=self._core.cargo.path(sandbox.cargo_id),
-            machine=self._core.cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
+            workspace=self.core.cargo.path(sandbox.cargo_id),
+            machine=self.core.cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
             layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
             hostname=lifecycle.hostname_of(sandbox),
             token=session.token,

@@ -1,15 +1,14 @@
 """The pool keeps started sandboxes for future creates: ordinary rows without an owner.
 
-A create claims one in its own transaction and answers at once; without one here it starts its own. A row is
-claimed only by a create with the very session it was started for, by a fingerprint of the profile; rows that
-no profile fits and old ones are replaced.
+A create claims one in its own transaction; without one here it starts its own. A fingerprint of the profile
+tells that the session is the one it would have started. Old rows, and those that no profile fits, go.
 """
 
 import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,12 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay import __version__
 from bay.backoff import Backoff
-from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
+from bay.server.sessions.core import Core
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, sandboxes
-from bay.store.engine import Store
 from bay.store.records import NOBODY, SandboxRecord
 
 log = structlog.get_logger("bay.pool")
@@ -50,22 +48,12 @@ class Pool:
     """Keeps every profile's pool at its size."""
 
     def __init__(
-        self,
-        *,
-        store: Store,
-        queue: WorkQueue,
-        profiles: dict[str, Profile],
-        cargo_backend: str,
-        clock: Clock,
-        max_age: timedelta,
-        is_busy: Callable[[], bool],
+        self, core: Core, queue: WorkQueue, *, max_age: timedelta, is_busy: Callable[[], bool]
     ) -> None:
-        self._store = store
+        self._core = core
         self._queue = queue
-        self._profiles = {name: p for name, p in profiles.items() if p.pool_size}
+        self._profiles = {name: p for name, p in core.profiles.items() if p.pool_size}
         self._fingerprints = {name: fingerprint_of(p) for name, p in self._profiles.items()}
-        self._cargo_backend = cargo_backend
-        self._clock = clock
         self._max_age = max_age
         self._is_busy = is_busy
         """Whether owned sandboxes wait for their start: those come first."""
@@ -104,7 +92,7 @@ class Pool:
 
     async def tend(self) -> None:
         """Remove what should not be there, and begin what is missing."""
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
         by_profile = {
             name: [r for r in found if r.pool == print_] for name, print_ in self._fingerprints.items()
@@ -120,14 +108,14 @@ class Pool:
 
     async def shrink(self) -> bool:
         """Give back the memory of one that waits; whether there was one."""
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
         await self._drop(found[:1])
         return bool(found)
 
     async def state(self) -> list[PoolState]:
         """How full each pool is."""
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
         return [
             self._state(name, [r for r in found if r.pool == self._fingerprints[name]])
@@ -158,7 +146,7 @@ class Pool:
         size = self._profiles[name].pool_size
         if len(good) > size:
             return failed + good[size:]
-        old = [r for r in good[:1] if r.created_at + self._max_age <= self._clock()]
+        old = [r for r in good[:1] if r.created_at + self._max_age <= self._core.clock()]
         return failed + (old if all(r.phase == "running" for r in good) else [])
 
     def _count(self, name: str, failed: list[SandboxRecord], records: list[SandboxRecord]) -> None:
@@ -172,7 +160,7 @@ class Pool:
             tally.failures, tally.failed_at, tally.refill_at = 0, None, None
 
     def _put_off(self, name: str, tally: _Tally, why: str) -> None:
-        now = self._clock()
+        now = self._core.clock()
         tally.last_error, tally.failed_at = why, now
         if tally.refill_at is not None and now < tally.refill_at:
             return  # one of several that were begun together
@@ -184,7 +172,7 @@ class Pool:
     async def _drop(self, records: list[SandboxRecord]) -> None:
         if not records:
             return
-        async with self._store.write() as db:
+        async with self._core.store.write() as db:
             for record in records:
                 await sandboxes.drop_pooled(db, record.id)
         for record in records:
@@ -194,10 +182,12 @@ class Pool:
         missing = self._to_begin(profile, present)
         if missing <= 0:
             return
-        records = [self._record(profile) for _ in range(missing)]
-        async with self._store.write() as db:
+        fresh = [fresh_record(profile, NOBODY, new_id("ws"), self._core.clock()) for _ in range(missing)]
+        records = [replace(record, pool=self._fingerprints[profile.id]) for record in fresh]
+        async with self._core.store.write() as db:
             for record in records:
-                await self._insert(db, record)
+                await add_cargo(db, record, self._core.cargo.name, profile)
+                await sandboxes.add(db, record)
         for record in records:
             self._queue.put(record.id)
 
@@ -208,23 +198,29 @@ class Pool:
         if due is None:
             return missing
         is_trying = any(r.phase != "running" for r in present)
-        return 0 if is_trying or due > self._clock() else min(missing, 1)
+        return 0 if is_trying or due > self._core.clock() else min(missing, 1)
 
-    async def _insert(self, db: AsyncConnection, record: SandboxRecord) -> None:
-        await cargos.add(
-            db,
-            {"id": record.cargo_id, "owner": NOBODY, "managed_by_sandbox_id": record.id, "backend": self._cargo_backend,
-             "size_limit_mb": self._profiles[record.profile].disk_mb, "created_at": record.created_at, "last_accessed_at": record.created_at},
-        )  # fmt: skip
-        await sandboxes.add(db, record)
 
-    def _record(self, profile: Profile) -> SandboxRecord:
-        return SandboxRecord(
-            seq=0, id=new_id("sandbox"), owner=NOBODY, name=None, profile=profile.id, image=profile.image,
-            isolation=profile.isolation, cargo_id=new_id("ws"), persist=profile.persist, env={}, labels={}, target="running", generation=0,
-            error=None, pool=self._fingerprints[profile.id], idle_timeout=None, idle_expires_at=None, expires_at=None,
-            created_at=self._clock(), deleted_at=None, session=None,
-        )  # fmt: skip
+async def add_cargo(
+    db: AsyncConnection, sandbox: SandboxRecord, backend: str, profile: Profile, origin_id: str | None = None
+) -> None:
+    """Insert the managed cargo of a new sandbox. `origin_id`: the checkpoint that it is copied from."""
+    await cargos.add(
+        db,
+        {"id": sandbox.cargo_id, "owner": sandbox.owner, "managed_by_sandbox_id": sandbox.id, "backend": backend,
+         "size_limit_mb": profile.disk_mb, "origin_id": origin_id, "created_at": sandbox.created_at,
+         "last_accessed_at": sandbox.created_at},
+    )  # fmt: skip
+
+
+def fresh_record(profile: Profile, owner: str, cargo_id: str, now: datetime) -> SandboxRecord:
+    """The row of a new sandbox of that profile, wanted running, with no name and no limit in time."""
+    return SandboxRecord(
+        seq=0, id=new_id("sandbox"), owner=owner, name=None, profile=profile.id, image=profile.image,
+        isolation=profile.isolation, cargo_id=cargo_id, persist=profile.persist, env={}, labels={}, target="running",
+        generation=0, error=None, idle_timeout=None, idle_expires_at=None, expires_at=None, created_at=now,
+        deleted_at=None, session=None,
+    )  # fmt: skip
 
 
 def _started_after(record: SandboxRecord, moment: datetime) -> bool:
@@ -233,10 +229,7 @@ def _started_after(record: SandboxRecord, moment: datetime) -> bool:
 
 
 def fingerprint_of(profile: Profile) -> str:
-    """Hash of a session's inputs, 32 hex characters.
-
-    Two profiles with one fingerprint start the same thing.
-    """
+    """Hash of a session's inputs, 32 hex characters: equal ones start the same thing."""
     session = (
         profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,
         profile.disk_mb, profile.network_policy, profile.user, profile.users,

@@ -297,7 +297,7 @@ async def resume_sandbox(
     caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, wait: Wait = None
 ) -> WireResponse:
     """Thaw it, or start a cold one, and answer when it runs."""
-    return WireResponse(await sandboxes.resume(caller, sandbox_id, RESUME_S if wait is None else wait))
+    return WireResponse(await sandboxes.start(caller, sandbox_id, RESUME_S if wait is None else wait))
 
 
 @router.post("/{sandbox_id}/stop", response_model=Ok)

@@ -12,9 +12,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bay.cargo.base import CargoStore
-from bay.clock import Clock, expiry
-from bay.drivers.base import Driver
+from bay.clock import expiry
 from bay.errors import (
     BadRequest,
     BayError,
@@ -42,7 +40,8 @@ from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.managed_services import rules
 from bay.server.networks.rules import checked_policy
 from bay.server.ports.gate import host_of
-from bay.server.sandboxes.pool import Pool
+from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
+from bay.server.sessions.core import Core
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Waker, is_frozen
@@ -51,8 +50,6 @@ from bay.server.ship.client import ShipClient
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, services
-from bay.store.deferred import DeferredWrites
-from bay.store.engine import Store
 from bay.store.records import (
     HAVING,
     CheckpointRecord,
@@ -61,7 +58,6 @@ from bay.store.records import (
     Page,
     SandboxRecord,
     SessionRecord,
-    Target,
 )
 from bay.store.sandboxes import KEEP
 
@@ -116,84 +112,57 @@ class SandboxChanges:
     ports: tuple[PortSettings, ...] = ()
 
 
+@dataclass(kw_only=True, eq=False)
 class Sandboxes:
     """The service behind `/v1/sandboxes`."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        deferred: DeferredWrites,
-        waker: Waker,
-        snapshots: CheckpointRequests,
-        pool: Pool,
-        quotas: Quotas,
-        ship: ShipClient,
-        request_probe: Callable[[str], None],
-        profiles: dict[str, Profile],
-        driver: Driver,
-        cargo: CargoStore,
-        view: Callable[[SandboxRecord], Sandbox],
-        private: Sequence[IPv4Network | IPv6Network],
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._deferred = deferred
-        self._waker = waker
-        self._snapshots = snapshots
-        self._pool = pool
-        self._quotas = quotas
-        self._ship = ship
-        self._request_probe = request_probe
-        self._profiles = profiles
-        self._driver = driver
-        self._cargo = cargo
-        self._view = view
-        self._private = private
-        self._clock = clock
+    core: Core
+    waker: Waker
+    snapshots: CheckpointRequests
+    pool: Pool
+    quotas: Quotas
+    ship: ShipClient
+    request_probe: Callable[[str], None]
+    view: Callable[[SandboxRecord], Sandbox]
+    private: Sequence[IPv4Network | IPv6Network]
 
     async def create(
         self, caller: Caller, new: NewSandbox, idempotency_key: str | None, wait_s: float
     ) -> Sandbox:
-        """Make a sandbox; with `wait_s` answer when it is ready or failed, or the seconds are over.
-
-        Raises StorageFull.
-        """
+        """Make a sandbox; answers once it is ready or failed, or after `wait_s`. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         profile = self._profile(new)
         new = replace(new, services=rules.checked(new.services, root=profile.root))
         if new.network_policy is not None:
             wanted = await checked_policy(
-                new.network_policy, self._driver.capabilities.network, self._private
+                new.network_policy, self.core.driver.capabilities.network, self.private
             )
             new = replace(new, network_policy=wanted)
         if new.cargo_id is None and await self._claim_of(request) is None:
-            await self._cargo.check_room("a sandbox")  # else it would be there, and never start
+            await self.core.cargo.check_room("a sandbox")  # else it would be there, and never start
         try:
-            async with self._store.write() as db:
+            async with self.core.store.write() as db:
                 earlier = await self._earlier(db, request)
                 sandbox = earlier or await self._insert(db, caller, new, profile, waits=wait_s > 0)
                 audit.about(sandbox.id)
                 if request and earlier is None:
-                    await request.claim(db, sandbox.id, to_wire(sandbox), self._clock())
+                    await request.claim(db, sandbox.id, to_wire(sandbox), self.core.clock())
         except IntegrityError as error:
             raise _taken(new.name) from error
-        self._waker.poke(sandbox.id)
-        self._pool.poke()
+        self.waker.poke(sandbox.id)
+        self.pool.poke()
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
         return sandbox if is_ready or not wait_s else await self._settled(sandbox, wait_s)
 
     async def fork(
         self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
     ) -> list[Sandbox]:
-        """New sandboxes like that one, each with a copy of a checkpoint's files or the present ones.
-
-        All are starting.
+        """New sandboxes like that one, all starting, each with a copy of a checkpoint or the present files.
 
         The copies are made as each starts; changes of the source after the answer are in none of them.
         """
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
         call = f"POST /v1/sandboxes/{record.id}/fork"
         request = idempotency.request(caller, idempotency_key, call, to_wire(forks))
         names = _fork_names(forks)
@@ -201,40 +170,40 @@ class Sandboxes:
             _check_name(name)
         if (claim := await self._claim_of(request)) is not None:
             return _forks_of(claim)
-        await self._cargo.check_room("a fork")
-        async with self._snapshots.origin(record, forks.checkpoint) as origin:
+        await self.core.cargo.check_room("a fork")
+        async with self.snapshots.origin(record, forks.checkpoint) as origin:
             made = await self._fork_from(caller, record, origin, names, request)
         for sandbox in made:
-            self._waker.poke(sandbox.id)
+            self.waker.poke(sandbox.id)
         return made
 
     async def get(self, caller: Caller, ref: str) -> Sandbox:
         """One sandbox, with its container when it has a live one."""
-        await self._deferred.flush()
-        record = await self._waker.find(caller, ref)
-        return replace(self._view(record), containers=await self._containers(record))
+        await self.core.deferred.flush()
+        record = await self.waker.find(caller, ref)
+        return replace(self.view(record), containers=await self._containers(record))
 
     async def page(self, caller: Caller, filters: Filters, *, after: int, limit: int) -> Page[Sandbox]:
         """Part of the caller's sandboxes, oldest first."""
-        async with self._store.read() as db:
+        async with self.core.store.read() as db:
             found = await sandboxes.page(
-                db, caller.owner, filters, now=self._clock(), after=after, limit=limit
+                db, caller.owner, filters, now=self.core.clock(), after=after, limit=limit
             )
-        return Page(items=tuple(self._view(r) for r in found.items), next_cursor=found.next_cursor)
+        return Page(items=tuple(self.view(r) for r in found.items), next_cursor=found.next_cursor)
 
     async def start(self, caller: Caller, ref: str, wait_s: float) -> Sandbox:
         """Ask for compute; with `wait_s` answer when it is there. Raises SandboxExpired."""
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
-        await self._waker.want_running(record)
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
+        await self.waker.want_running(record)
         if wait_s:
-            await self._waker.settled(record.id, wait_s)
-        return self._view(await self._waker.find(caller, record.id))
+            await self.waker.settled(record.id, wait_s)
+        return self.view(await self.waker.find(caller, record.id))
 
     async def stop(self, caller: Caller, ref: str) -> None:
         """Give compute back and keep everything else; returns when it is given back. Idempotent."""
-        record = await self._waker.find(caller, ref)
-        async with self._store.write() as db:
+        record = await self.waker.find(caller, ref)
+        async with self.core.store.write() as db:
             await sandboxes.change_target(
                 db, record.id, old=HAVING, new="stopped", error=KEEP, idle_expires_at=None
             )
@@ -243,40 +212,29 @@ class Sandboxes:
     async def pause(self, caller: Caller, ref: str) -> Sandbox:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
 
-        Followers of output wait until it is resumed. Raises Conflict when there is no compute to freeze, or
-        while other calls are under way.
+        Followers of output wait. Raises Conflict without compute to freeze, or while calls are under way.
         """
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
         self._check_can_pause(record)
-        async with self._store.write() as db:
+        async with self.core.store.write() as db:
             await sandboxes.change_target(
                 db, record.id, old=("running",), new="paused", error=KEEP, idle_expires_at=None
             )
         await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
-        present = await self._waker.find(caller, record.id)
-        if not is_frozen(present) and self._waker.is_called(record.id):
+        present = await self.waker.find(caller, record.id)
+        if not is_frozen(present) and self.waker.is_called(record.id):
             raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
-        return self._view(present)
-
-    async def resume(self, caller: Caller, ref: str, wait_s: float) -> Sandbox:
-        """Let it run again; returns when it does, or when the seconds are over.
-
-        One that is cold is started.
-        """
-        return await self.start(caller, ref, wait_s)
+        return self.view(present)
 
     async def update(self, caller: Caller, ref: str, new: SandboxChanges) -> Sandbox:
-        """Change its name, labels or timeouts; a timeout counts from now.
-
-        Raises Conflict when the name is taken.
-        """
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
+        """Change its name, labels or timeouts, which count from now. Raises Conflict for a taken name."""
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
         _check_name(new.name)
         changed = {name: getattr(new, name) for name in new.given}
         try:
-            async with self._store.write() as db:
+            async with self.core.store.write() as db:
                 if changed:
                     present = await sandboxes.get(db, record.id) or record
                     values = {**changed, **self._clocks(present, changed)}
@@ -285,23 +243,23 @@ class Sandboxes:
                     if "name" in changed:
                         values["host"] = await sandboxes.free_host(db, host_of(new.name), record.id)
                     await sandboxes.change(db, record.id, **values)
-                    await events.add(db, record, "sandbox.updated", self._clock(), fields=sorted(changed))
+                    await events.add(db, record, "sandbox.updated", self.core.clock(), fields=sorted(changed))
         except IntegrityError as error:
             raise _taken(new.name) from error
         if "name" in changed:
-            self._waker.poke(record.id)
-        return self._view(await self._waker.find(caller, record.id))
+            self.waker.poke(record.id)
+        return self.view(await self.waker.find(caller, record.id))
 
     async def delete(self, caller: Caller, ref: str) -> None:
         """Remove a sandbox and its managed cargo; returns when it is removed. Idempotent."""
-        async with self._store.read() as db:
+        async with self.core.store.read() as db:
             record = await sandboxes.find(db, caller.owner, ref)
         if record is None:
             raise NotFound(f"there is no sandbox {ref}")
         audit.about(record.id)
         if record.deleted_at is not None:
             return
-        async with self._store.write() as db:
+        async with self.core.store.write() as db:
             await sandboxes.change(db, record.id, target="deleted")
         await self._settle(record, lambda r: r.deleted_at is not None)
 
@@ -309,28 +267,25 @@ class Sandboxes:
         self, caller: Caller, ref: str, extend_by: int, idempotency_key: str | None
     ) -> Sandbox:
         """Push `expires_at` to `max(old, now) + extend_by` seconds."""
-        record = await self._waker.find(caller, ref)
+        record = await self.waker.find(caller, ref)
         call = f"POST /v1/sandboxes/{record.id}/extend_ttl"
         request = idempotency.request(caller, idempotency_key, call, extend_by)
-        async with self._store.write() as db:
+        async with self.core.store.write() as db:
             if (earlier := await self._earlier(db, request)) is not None:
                 return earlier
             present = await sandboxes.get(db, record.id) or record
             later = self._extended(present, extend_by)
             await sandboxes.change(db, record.id, expires_at=later)
-            sandbox = self._view(replace(present, expires_at=later))
+            sandbox = self.view(replace(present, expires_at=later))
             if request:
-                await request.claim(db, sandbox.id, to_wire(sandbox), self._clock())
+                await request.claim(db, sandbox.id, to_wire(sandbox), self.core.clock())
         return sandbox
 
     async def keepalive(self, caller: Caller, ref: str) -> None:
-        """Push the clock that runs now: the idle one, or of a frozen sandbox the warm one.
-
-        Never starts compute.
-        """
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
-        await self._waker.keep(record)
+        """Push the clock that runs now: the idle one, or of a frozen sandbox the warm one. Starts nothing."""
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
+        await self.waker.keep(record)
 
     async def _fork_from(
         self,
@@ -342,7 +297,7 @@ class Sandboxes:
     ) -> list[Sandbox]:
         profile = self._profile(_like(source, None, None, None, ()))
         try:
-            async with self._store.write() as db:
+            async with self.core.store.write() as db:
                 if request is not None and (claim := await request.earlier(db)) is not None:
                     return _forks_of(claim)
                 network = await networks.get(db, source.id)
@@ -351,7 +306,7 @@ class Sandboxes:
                 made = [await self._insert(db, caller, like, profile, waits=True) for like in likes]
                 if request is not None:
                     answer = {"items": to_wire(made)}
-                    await request.claim(db, source.id, answer, self._clock())
+                    await request.claim(db, source.id, answer, self.core.clock())
                 return made
         except IntegrityError as error:
             raise Conflict(
@@ -360,25 +315,24 @@ class Sandboxes:
 
     def _profile(self, new: NewSandbox) -> Profile:
         """The profile, once everything that only Bay can judge about the request is found good."""
-        profile = self._profiles.get(new.profile)
+        profile = self.core.profiles.get(new.profile)
         if profile is None:
-            there = sorted(self._profiles)
+            there = sorted(self.core.profiles)
             raise BadRequest(
                 f"there is no profile {new.profile}; there is {' or '.join(there)}",
                 details={"available": there},
             )
-        self._check_offered("image", new.image or profile.image, self._driver.capabilities.images)
-        self._check_offered(
-            "isolation", new.isolation or profile.isolation, self._driver.capabilities.isolation
-        )
-        self._check_offered("persist", profile.persist, self._driver.capabilities.persist)
+        here = self.core.driver.capabilities
+        _check_offered("image", new.image or profile.image, here.images)
+        _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
+        _check_offered("persist", profile.persist, here.persist)
         _check_name(new.name)
         if new.from_checkpoint is not None and new.cargo_id is not None:
             raise BadRequest("give cargo_id or from_checkpoint, not both: a fork gets a new cargo")
         return profile
 
     def _check_can_pause(self, record: SandboxRecord) -> None:
-        if not self._driver.capabilities.pause:
+        if not self.core.driver.capabilities.pause:
             raise CapabilityNotSupported(
                 "the driver cannot pause sandboxes; stop it instead",
                 details={"capability": "pause", "available": []},
@@ -388,7 +342,7 @@ class Sandboxes:
 
     def _clocks(self, present: SandboxRecord, changed: dict[str, Any]) -> dict[str, datetime | None]:
         """Where the clocks of changed timeouts stand now."""
-        now, clocks = self._clock(), dict[str, datetime | None]()
+        now, clocks = self.core.clock(), dict[str, datetime | None]()
         if "idle_timeout" in changed and present.target == "running":
             clocks["idle_expires_at"] = expiry(now, changed["idle_timeout"])
         if "warm_timeout" in changed and present.phase == "paused":
@@ -397,18 +351,11 @@ class Sandboxes:
             clocks["checkpoint_at"] = policy.next_at(changed["checkpoint_policy"], now)
         return clocks
 
-    def _check_offered(self, what: str, wanted: str, offered: tuple[str, ...]) -> None:
-        if wanted not in offered:
-            raise BadRequest(
-                f"{what} {wanted} is not available here; there is {' or '.join(offered)}",
-                details={"available": list(offered)},
-            )
-
     async def _claim_of(self, request: idempotency.Request | None) -> Claim | None:
         """The result of an earlier call with the same key."""
         if request is None:
             return None
-        async with self._store.read() as db:
+        async with self.core.store.read() as db:
             return await request.earlier(db)
 
     async def _earlier(self, db: AsyncConnection, request: idempotency.Request | None) -> Sandbox | None:
@@ -418,73 +365,58 @@ class Sandboxes:
     async def _insert(
         self, db: AsyncConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
     ) -> Sandbox:
-        now = self._clock()
+        now = self.core.clock()
         # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
         # later step.
         starts = waits or profile.start == "eager"
-        pooled = await self._pool.claim(db, profile) if _fits_pool(new, profile) else None
-        await self._quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
+        pooled = await self.pool.claim(db, profile) if _fits_pool(new, profile) else None
+        await self.quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
         if pooled is not None:
-            host = await sandboxes.free_host(db, host_of(new.name), pooled.id)
-            claimed = replace(self._claimed(caller, new, profile, pooled, now), host=host)
-            if not starts:  # as one that is not there yet would show it
-                claimed = replace(claimed, last_active_at=None)
-            return await self._claim(db, caller, claimed)
-        sandbox_id = new_id("sandbox")
-        cargo_id = new.cargo_id or new_id("ws")
-        origin = new.from_checkpoint and await self._snapshots.usable(db, caller, new.from_checkpoint)
+            return await self._claim(db, self._record(caller, new, profile, now), pooled, starts=starts)
+        origin = new.from_checkpoint and await self.snapshots.usable(db, caller, new.from_checkpoint)
         if origin and new.network_policy is None:  # the fork's network may reach no more than its source's
             new = replace(new, network_policy=await networks.get(db, origin.sandbox_id))
+        record = self._record(caller, new, profile, now)
         if new.cargo_id is None:
-            await self._insert_cargo(db, caller, new, profile, cargo_id, sandbox_id, now)
+            await add_cargo(db, record, self.core.cargo.name, profile, new.from_checkpoint)
         else:
-            await self._check_cargo(db, caller, cargo_id)
-        record = self._record(caller, new, profile, sandbox_id, cargo_id, now)
-        host = await sandboxes.free_host(db, host_of(new.name), sandbox_id)
+            await self._check_cargo(db, caller, new.cargo_id)
+        host = await sandboxes.free_host(db, host_of(new.name), record.id)
         record = replace(record, host=host, target="running" if starts else "stopped")
         if origin:  # one that was made for a fork of the present is hidden
             record = replace(record, checkpoint_id=origin.parent_id if origin.hidden else origin.id)
         await sandboxes.add(db, record)
         if new.network_policy is not None:
-            await networks.put(db, sandbox_id, new.network_policy)
+            await networks.put(db, record.id, new.network_policy)
         for spec in new.services:
-            await services.put(db, sandbox_id, spec)
+            await services.put(db, record.id, spec)
         await events.add(db, record, "sandbox.created", now)
-        return self._view(record)
+        return self.view(record)
 
-    async def _claim(self, db: AsyncConnection, caller: Caller, record: SandboxRecord) -> Sandbox:
+    async def _claim(
+        self, db: AsyncConnection, made: SandboxRecord, pooled: SandboxRecord, *, starts: bool
+    ) -> Sandbox:
+        """Give the sandbox that the create would have made the pool's row, files and session."""
+        record = replace(
+            made,
+            id=pooled.id,
+            cargo_id=pooled.cargo_id,
+            generation=pooled.generation,
+            session=pooled.session,
+            # It waited under its profile's policy; one that says the same has no row of its own.
+            network_version=0,
+            network_mode=None,
+            host=await sandboxes.free_host(db, host_of(made.name), pooled.id),
+            last_active_at=made.last_active_at
+            if starts
+            else None,  # as one that is not there yet would show it
+        )
         await sandboxes.claim(db, record)
-        await cargos.change(db, record.cargo_id, owner=caller.owner, created_at=record.created_at)
+        await cargos.change(db, record.cargo_id, owner=record.owner, created_at=record.created_at)
         session_id = record.session.id if record.session else None
         await events.add(db, record, "sandbox.created", record.created_at)
         await events.add(db, record, "sandbox.ready", record.created_at, session_id=session_id, pooled=True)
-        return self._view(record)
-
-    def _claimed(
-        self, caller: Caller, new: NewSandbox, profile: Profile, pooled: SandboxRecord, now: datetime
-    ) -> SandboxRecord:
-        """The sandbox that the create would have made, with the session that exists already."""
-        # It waited under its profile's policy; one that says the same has no row of its own.
-        new = replace(new, network_policy=None)
-        made = self._record(caller, new, profile, pooled.id, pooled.cargo_id, now)
-        return replace(made, generation=pooled.generation, session=pooled.session, target="running")
-
-    async def _insert_cargo(
-        self,
-        db: AsyncConnection,
-        caller: Caller,
-        new: NewSandbox,
-        profile: Profile,
-        cargo_id: str,
-        sandbox_id: str,
-        now: datetime,
-    ) -> None:
-        await cargos.add(
-            db,
-            {"id": cargo_id, "owner": caller.owner, "managed_by_sandbox_id": sandbox_id,
-             "backend": self._cargo.name, "size_limit_mb": profile.disk_mb, "origin_id": new.from_checkpoint,
-             "created_at": now, "last_accessed_at": now},
-        )  # fmt: skip
+        return self.view(record)
 
     async def _check_cargo(self, db: AsyncConnection, caller: Caller, cargo_id: str) -> None:
         cargo = await cargos.find(db, caller.owner, cargo_id)
@@ -496,24 +428,16 @@ class Sandboxes:
                 "id of an external cargo"
             )
 
-    def _record(
-        self, caller: Caller, new: NewSandbox, profile: Profile, sandbox_id: str, cargo_id: str, now: datetime
-    ) -> SandboxRecord:
+    def _record(self, caller: Caller, new: NewSandbox, profile: Profile, now: datetime) -> SandboxRecord:
         ttl = profile.ttl if new.ttl is None else new.ttl
         idle_timeout = new.idle_timeout if new.idle_timeout is not None else profile.idle_timeout
         warm_timeout = new.warm_timeout if new.warm_timeout is not None else profile.warm_timeout
-        target: Target = "running" if profile.start == "eager" else "stopped"
-        return SandboxRecord(
-            seq=0,
-            id=sandbox_id,
-            owner=caller.owner,
+        return replace(
+            fresh_record(profile, caller.owner, new.cargo_id or new_id("ws"), now),
             key_id=caller.key_id,
             name=new.name,
-            profile=profile.id,
             image=new.image or profile.image,
             isolation=new.isolation or profile.isolation,
-            cargo_id=cargo_id,
-            persist=profile.persist,
             checkpoint_policy=new.checkpoint_policy,
             checkpoint_at=policy.next_at(new.checkpoint_policy, now),
             network_version=0 if new.network_policy is None else 1,
@@ -522,24 +446,18 @@ class Sandboxes:
             ports=new.ports,
             env=new.env,
             labels=new.labels,
-            target=target,
-            generation=0,
-            error=None,
             idle_timeout=idle_timeout,
             idle_expires_at=expiry(now, idle_timeout),
             warm_timeout=warm_timeout,
             last_active_at=now,
-            expires_at=now + timedelta(seconds=ttl) if ttl else None,
-            created_at=now,
-            deleted_at=None,
-            session=None,
+            expires_at=expiry(now, ttl or None),
         )
 
     def _extended(self, record: SandboxRecord, extend_by: int) -> datetime:
-        self._waker.refuse_expired(record)
+        self.waker.refuse_expired(record)
         if record.expires_at is None:
             raise SandboxTtlInfinite(f"sandbox {record.id} never expires, so there is nothing to extend")
-        now = self._clock()
+        now = self.core.clock()
         later = max(record.expires_at, now) + timedelta(seconds=extend_by)
         if later - now > timedelta(seconds=_MAX_TTL):
             raise InvalidArgument("a sandbox may live for ten years at most from now")
@@ -547,25 +465,22 @@ class Sandboxes:
 
     async def _settled(self, sandbox: Sandbox, wait_s: float) -> Sandbox:
         """The sandbox once its start has ended, or as it is when the seconds are over."""
-        record = await self._waker.settled(sandbox.id, wait_s)
+        record = await self.waker.settled(sandbox.id, wait_s)
         if record is None:
-            async with self._store.read() as db:
+            async with self.core.store.read() as db:
                 record = await sandboxes.get(db, sandbox.id)
         is_there = record is not None and record.deleted_at is None and record.target != "deleted"
-        return self._view(record) if record and is_there else sandbox
+        return self.view(record) if record and is_there else sandbox
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
-        """The live session's container, once in use. It is unhealthy when its Ship does not answer.
-
-        Of a frozen one it is what Ship said last.
-        """
+        """The live session's container, once in use, unhealthy if it is silent; a frozen one as it was."""
         session = record.session
         if session is None or session.phase not in ("running", "paused") or not record.is_called:
             return None
         frozen = session.phase == "paused"
-        meta = self._ship.last_meta(session.id) if frozen else await self._meta(record, session)
+        meta = self.ship.last_meta(session.id) if frozen else await self._meta(record, session)
         offered = (
-            self._view(record).capabilities if frozen else ()
+            self.view(record).capabilities if frozen else ()
         )  # as far as it is known when Bay was restarted since
         return (
             Container(
@@ -581,23 +496,28 @@ class Sandboxes:
     async def _meta(self, record: SandboxRecord, session: SessionRecord) -> ShipMeta | None:
         peer = peer_of(session)
         try:
-            return await self._ship.meta(peer) if peer else None
+            return await self.ship.meta(peer) if peer else None
         except BayError:
-            self._request_probe(record.id)
+            self.request_probe(record.id)
             return None
 
     async def _settle(self, before: SandboxRecord, done: Callable[[SandboxRecord], bool]) -> None:
-        """Poke the reconciler and wait until `done`.
+        """Poke the reconciler and wait until `done`; `before` is the row before something else was wanted.
 
-        `before` is the row as it was before something else was wanted.
-
-        Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on all the
-        same.
+        Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on.
         """
         late = Timeout(
             f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background"
         )
-        await self._waker.settle(before, done, lambda r: _is_refused(r, before), late, _SETTLE_S)
+        await self.waker.settle(before, done, lambda r: _is_refused(r, before), late, _SETTLE_S)
+
+
+def _check_offered(what: str, wanted: str, offered: tuple[str, ...]) -> None:
+    if wanted not in offered:
+        raise BadRequest(
+            f"{what} {wanted} is not available here; there is {' or '.join(offered)}",
+            details={"available": list(offered)},
+        )
 
 
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
@@ -614,10 +534,7 @@ def _like(
     network: NetworkPolicy | None,
     kept: tuple[ServiceSpec, ...],
 ) -> NewSandbox:
-    """A sandbox like `source`, with its create's parameters.
-
-    Public ports are not inherited unless the owner says so.
-    """
+    """The create of a sandbox like `source`, of which public ports are not inherited."""
     url = source.url and replace(source.url, access="owner")
     ports = tuple(replace(port, access="owner") for port in source.ports)
     return NewSandbox(
