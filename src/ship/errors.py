@@ -1,13 +1,10 @@
-"""Ship's errors and their form on the wire."""
+"""Ship's errors and their form on the wire: a class names its code and HTTP status in its first line."""
 
 from typing import ClassVar
 
 
 class ShipError(Exception):
-    """An error that the peer gets. `details` is JSON for programs.
-
-    A subclass names its `code` and `status` as keywords, unless it inherits them.
-    """
+    """An error that the peer gets. `details` is JSON for programs."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -33,7 +30,7 @@ class InvalidArgument(ShipError, code="validation_error", status=400):
 
 
 class InvalidPath(ShipError, code="invalid_path", status=400):
-    """A path that is empty, absolute, has a NUL, or leaves the workspace. `details.reason` is the rule."""
+    """A path that is empty, absolute, has a NUL, or leaves the workspace: `details.reason` is the rule."""
 
 
 class Forbidden(ShipError, code="forbidden", status=403):
@@ -53,7 +50,7 @@ class Conflict(ShipError, code="conflict", status=409):
 
 
 class OutputGone(ShipError, code="output_gone", status=410):
-    """The ring has overwritten that offset. `details.first_offset` is where to go on."""
+    """The ring has overwritten that offset; `details.first_offset` is where to go on."""
 
 
 class PayloadTooLarge(ShipError, code="payload_too_large", status=413):
@@ -61,7 +58,7 @@ class PayloadTooLarge(ShipError, code="payload_too_large", status=413):
 
 
 class RangeNotSatisfiable(ShipError, code="range_not_satisfiable", status=416):
-    """The file has no such bytes. `details.size` is its size in bytes."""
+    """The file has no such bytes; `details.size` is its size in bytes."""
 
 
 class InternalError(ShipError):
@@ -69,7 +66,7 @@ class InternalError(ShipError):
 
 
 class PortClosed(ShipError, code="port_closed", status=502):
-    """Nothing listens on that port. `details.listening` has the listening ports."""
+    """Nothing listens on that port; `details.listening` has the ports with a listener."""
 
 
 class StorageFull(ShipError, code="storage_full", status=507):
