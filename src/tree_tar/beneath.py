@@ -51,6 +51,16 @@ def open_beneath(top: int, parts: Iterable[str], step: Callable[[int, str], int]
 
 
 @contextmanager
+def closing_on_error(descriptor: int) -> Generator[int]:
+    """Close the descriptor when the block fails; else it is the caller's."""
+    try:
+        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+@contextmanager
 def closing(descriptor: int) -> Generator[int]:
     try:
         yield descriptor

@@ -68,10 +68,8 @@ class Reading:
             chosen = self._wanted.of(found.st_size, etag)
             first, self._left = chosen or (0, found.st_size)
             os.lseek(self._fd, first, os.SEEK_SET)
-            part = Part(
-                size=found.st_size, first=first, length=self._left, partial=chosen is not None,
-                etag=etag, mode=mode_of(found), mtime=found.st_mtime,
-            )  # fmt: skip
+            partial, mode = chosen is not None, mode_of(found)
+            part = Part(found.st_size, first, self._left, partial, etag, mode, found.st_mtime)
             return part, self.read()
 
     def read(self) -> bytes:

@@ -13,6 +13,7 @@ from ship.files.moving import DEEPEST, Place, placed
 from ship.files.sandbox_paths import refuse_made_up
 from ship.files.workspace import Removal, Upload
 from ship.files.workspace_paths import Workspace, need_regular
+from tree_tar.beneath import closing, closing_on_error
 
 MAX_EDITED_BYTES = 16 << 20
 
@@ -28,15 +29,11 @@ def make_directory(space: Workspace, path: str, *, mode: int, parents: bool) -> 
             if there["type"] != "directory":
                 raise Conflict("the path exists and is not a directory", field="path")
             return there
-        parent = space.open_parent(space.check_name(path), make=parents)
-        try:
-            with suppress(
-                FileExistsError
-            ):  # made by another at the same time, or a link to nowhere: the look tells
-                os.mkdir(os.path.basename(name), 0o700, dir_fd=parent)
-                os.chmod(os.path.basename(name), mode, dir_fd=parent)
-        finally:
-            os.close(parent)
+        above = space.open_parent(space.check_name(path), make=parents)
+        # Else made by another at the same time, or a link to nowhere: the look tells.
+        with closing(above) as parent, suppress(FileExistsError):
+            os.mkdir(os.path.basename(name), 0o700, dir_fd=parent)
+            os.chmod(os.path.basename(name), mode, dir_fd=parent)
         return look(space, name, follow=True)
 
 
@@ -47,14 +44,11 @@ def change_mode(
     ShipError."""
     name = space.check(path)
     with space.translated(name):
-        descriptor = space.open(name, os.O_PATH)
-        try:
+        with closing(space.open(name, os.O_PATH)) as descriptor:
             if recursive and stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 yield from _change_all(Place(descriptor, "."), mode, 1)
             else:
                 _change(descriptor, mode)
-        finally:
-            os.close(descriptor)
         return look(space, name, follow=True)
 
 
@@ -103,22 +97,16 @@ def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -
 def _unlike(matches: int) -> Conflict:
     if matches == 0:
         return Conflict("the text to replace is not in the file", field="old", matches=0)
-    return Conflict(
-        f"the text to replace occurs {matches} times; give more of its context, or all=true",
-        field="old",
-        matches=matches,
-    )
+    problem = f"the text to replace occurs {matches} times; give more of its context, or all=true"
+    return Conflict(problem, field="old", matches=matches)
 
 
 def _read_text(space: Workspace, path: str) -> tuple[str, bytes]:
-    descriptor = open_regular(space, path)
-    try:
+    with closing(open_regular(space, path)) as descriptor:
         found = os.fstat(descriptor)
         content = bytearray()
         while len(content) <= MAX_EDITED_BYTES and (data := os.read(descriptor, _READ_BYTES)):
             content += data
-    finally:
-        os.close(descriptor)
     if len(content) > MAX_EDITED_BYTES:
         raise PayloadTooLarge(
             f"the file has more than {MAX_EDITED_BYTES} bytes, the limit of edits; use a command"
@@ -131,26 +119,16 @@ def _read_text(space: Workspace, path: str) -> tuple[str, bytes]:
 
 
 def _state_of(space: Workspace, path: str) -> str:
-    descriptor = space.open(path, os.O_PATH)
-    try:
+    with closing(space.open(path, os.O_PATH)) as descriptor:
         return etag_of(os.fstat(descriptor))
-    finally:
-        os.close(descriptor)
 
 
 def open_regular(space: Workspace, path: str) -> int:
     """A descriptor to read a plain file; others are not even opened, for the effects. Raises OSError."""
-    looked_at = space.open(path, os.O_PATH)
-    try:
+    with closing(space.open(path, os.O_PATH)) as looked_at:
         need_regular(os.fstat(looked_at).st_mode, path)
-    finally:
-        os.close(looked_at)
-    descriptor = space.open(path, os.O_RDONLY)
-    try:
+    with closing_on_error(space.open(path, os.O_RDONLY)) as descriptor:
         need_regular(os.fstat(descriptor).st_mode, path)  # it may be another thing by now
-    except BaseException:
-        os.close(descriptor)
-        raise
     return descriptor
 
 
@@ -158,11 +136,8 @@ def _check_may_go(space: Workspace, place: Place, found: os.stat_result) -> None
     if os.path.samestat(found, os.stat(space.path)):
         raise InvalidArgument("the workspace itself cannot be deleted; delete its contents", field="path")
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(place.name, flags, dir_fd=place.directory)
-    try:
+    with closing(os.open(place.name, flags, dir_fd=place.directory)) as descriptor:
         refuse_made_up(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _change(descriptor: int, mode: int) -> None:
@@ -175,8 +150,7 @@ def _change_all(place: Place, mode: int, depth: int) -> Generator[None]:
         raise InvalidArgument(
             f"directories are more than {DEEPEST} deep; change them with a command", field="path"
         )
-    directory = _opened_for_change(place, mode)
-    try:
+    with closing(_opened_for_change(place, mode)) as directory:
         with os.scandir(directory) as scan:
             for entry in scan:
                 yield
@@ -186,8 +160,6 @@ def _change_all(place: Place, mode: int, depth: int) -> Generator[None]:
                     elif not entry.is_symlink():
                         _change_one(directory, entry.name, mode)
         os.fchmod(directory, mode)
-    finally:
-        os.close(directory)
 
 
 def _opened_for_change(place: Place, mode: int) -> int:
@@ -199,10 +171,7 @@ def _opened_for_change(place: Place, mode: int) -> int:
 
 
 def _change_one(directory: int, name: str, mode: int) -> None:
-    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
+    with closing(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as descriptor:
         refuse_made_up(descriptor)
         if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
             _change(descriptor, mode)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ import os
 import stat
 
 from ship.files.workspace_paths import Workspace
+from tree_tar.beneath import closing
 
 _TYPES = {
     stat.S_IFREG: "file",
@@ -32,13 +33,10 @@ def describe(path: str, found: os.stat_result, target: str | None = None) -> dic
 
 def look(space: Workspace, path: str, *, follow: bool) -> dict[str, object]:
     """FileInfo of what is at `path` now; without `follow` a link is shown as such. Raises OSError."""
-    descriptor = space.open(path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
-    try:
+    with closing(space.open(path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))) as descriptor:
         found = os.fstat(descriptor)
         target = os.readlink("", dir_fd=descriptor) if stat.S_ISLNK(found.st_mode) else None
         return describe(space.absolute(path), found, target)
-    finally:
-        os.close(descriptor)
 
 
 def etag_of(found: os.stat_result) -> str:

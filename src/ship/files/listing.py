@@ -10,12 +10,14 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 
 from ship.errors import ShipError
 from ship.files.globs import Glob
 from ship.files.info import describe, look
 from ship.files.sandbox_paths import MadeUp, refuse_made_up
 from ship.files.workspace_paths import Workspace, not_directory
+from tree_tar.beneath import closing, closing_on_error
 
 _MAX_NAMES = 400_000
 _AT_ONCE = 1000
@@ -47,7 +49,7 @@ class Listing:
         self._glob = glob
         self._left = limit
         self._follow = follow
-        self._sort_key = _directories_first if directories_first else _by_name
+        self._sort_key = _directories_first if directories_first else attrgetter("name")
         self._held = 0
         self._root = -1
         self.truncated = False
@@ -135,33 +137,21 @@ def opened_below(directory: int, name: str) -> Generator[int | None]:
     """A directory in `directory`; None when it cannot be read, was removed, or is of a kernel file system."""
     try:
         found = open_below(directory, name)
-    except MadeUp:
-        yield None
-        return
-    except OSError as error:
-        if error.errno not in _UNREADABLE:
+    except (MadeUp, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _UNREADABLE:
             raise
         yield None
         return
-    try:
+    with closing(found):
         yield found
-    finally:
-        os.close(found)
 
 
 def open_below(directory: int, name: str) -> int:
     """A descriptor of a directory in `directory`, and of no link. Raises OSError and MadeUp."""
-    found = os.open(name, _READ_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    try:
+    flags = _READ_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with closing_on_error(os.open(name, flags, dir_fd=directory)) as found:
         refuse_made_up(found)
-    except BaseException:
-        os.close(found)
-        raise
     return found
-
-
-def _by_name(entry: os.DirEntry[str]) -> str:
-    return entry.name
 
 
 def _directories_first(entry: os.DirEntry[str]) -> str:

@@ -20,6 +20,7 @@ from ship.files.temporaries import temporary
 from ship.files.workspace import Removal
 from ship.files.workspace_paths import Workspace
 from ship.process import syscalls
+from tree_tar.beneath import closing
 
 DEEPEST = 200
 """Directories; each costs two descriptors while it is copied."""
@@ -27,14 +28,8 @@ DEEPEST = 200
 _BLOCK_BYTES = 8 << 20
 _PLAIN_BYTES = 1 << 20
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
-_NO_CLONE = (
-    errno.EXDEV,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-    errno.ENOTTY,
-    errno.ENOSYS,
-    errno.EPERM,
-    errno.EISDIR,
+_NO_CLONE = frozenset(
+    (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EISDIR)
 )
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -61,10 +56,8 @@ def placed(space: Workspace, path: str, field: str) -> Generator[Place]:
     name = space.check_name(path)
     with space.translated(name):
         directory = space.open_parent(name)
-    try:
+    with closing(directory):
         yield Place(directory, os.path.basename(name))
-    finally:
-        os.close(directory)
 
 
 def move(space: Workspace, source: str, destination: str, *, overwrite: bool) -> Steps:
@@ -209,14 +202,9 @@ class _Copier:
         first = self._links.setdefault(key, f"{where}{there.name}")
         if first == f"{where}{there.name}":
             return False
+        top = self._top.directory
         try:
-            os.link(
-                first,
-                there.name,
-                src_dir_fd=self._top.directory,
-                dst_dir_fd=there.directory,
-                follow_symlinks=False,
-            )
+            os.link(first, there.name, src_dir_fd=top, dst_dir_fd=there.directory, follow_symlinks=False)
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.EMLINK, errno.ENOENT, errno.EPERM):
                 return False
@@ -229,32 +217,32 @@ class _Copier:
                 f"directories are more than {DEEPEST} deep; copy with a command", field="source"
             )
         with ExitStack() as stack:
-            source = _kept(stack, open_below(here.directory, here.name))
+            source = stack.enter_context(closing(open_below(here.directory, here.name)))
             found = os.fstat(source)
             if (found.st_dev, found.st_ino) == self._top_inode:
                 raise InvalidArgument("a directory cannot be copied into itself", field="destination")
             os.mkdir(there.name, 0o700, dir_fd=there.directory)
-            target = _kept(stack, open_below(there.directory, there.name))
+            target = stack.enter_context(closing(open_below(there.directory, there.name)))
             if self._top_inode is None:
-                made = os.fstat(target)
-                self._top_inode = made.st_dev, made.st_ino
-            for name in stack.enter_context(_names(source)):
+                top = os.fstat(target)
+                self._top_inode = top.st_dev, top.st_ino
+            for entry in stack.enter_context(os.scandir(source)):
+                inner, made = Place(source, entry.name), Place(target, entry.name)
                 with suppress(FileNotFoundError):  # gone since
-                    yield from self.copy(Place(source, name), Place(target, name), depth + 1, where)
+                    yield from self.copy(inner, made, depth + 1, where)
             _keep_rest(source, target, found)
 
 
 def _copy_file(here: Place, there: Place) -> Generator[None]:
-    with ExitStack() as stack:
-        source = _kept(stack, os.open(here.name, _READ, dir_fd=here.directory))
+    with closing(os.open(here.name, _READ, dir_fd=here.directory)) as source:
         refuse_made_up(source)
         found = os.fstat(source)
         if not stat.S_ISREG(found.st_mode):
             raise Conflict(f"{as_utf8(here.name)!a} was changed by another program at the same time")
-        target = _kept(stack, os.open(there.name, _MAKE, 0o600, dir_fd=there.directory))
-        if not _clone(source, target):
-            yield from _copy_data(source, target, found.st_size)
-        _keep_rest(source, target, found)
+        with closing(os.open(there.name, _MAKE, 0o600, dir_fd=there.directory)) as target:
+            if not _clone(source, target):
+                yield from _copy_data(source, target, found.st_size)
+            _keep_rest(source, target, found)
 
 
 def _clone(source: int, target: int) -> bool:
@@ -320,20 +308,8 @@ def _xattrs(descriptor: int) -> list[str]:
 
 
 def _keep_times(place: Place, found: os.stat_result) -> None:
-    os.utime(
-        place.name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=place.directory, follow_symlinks=False
-    )
-
-
-@contextmanager
-def _names(directory: int) -> Generator[Iterator[str]]:
-    with os.scandir(directory) as scan:
-        yield (entry.name for entry in scan)
-
-
-def _kept(stack: ExitStack, descriptor: int) -> int:
-    stack.callback(os.close, descriptor)
-    return descriptor
+    times = found.st_atime_ns, found.st_mtime_ns
+    os.utime(place.name, ns=times, dir_fd=place.directory, follow_symlinks=False)
 
 
 def _is_there(place: Place) -> bool:

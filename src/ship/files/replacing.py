@@ -5,6 +5,7 @@ import stat
 
 from ship.errors import Forbidden
 from ship.files.workspace_paths import shown_path
+from tree_tar.beneath import closing_on_error
 
 _PIECE_BYTES = 1 << 20
 
@@ -15,16 +16,13 @@ def look_at_replaced(parent: int, name: str, shown: str) -> os.stat_result | Non
         there = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    if stat.S_ISREG(there.st_mode) and not _may_write(parent, name):
+    # With effective ids, which for files are those of the thread; root's real ones may everything.
+    may_write = os.access(name, os.W_OK, dir_fd=parent, effective_ids=True, follow_symlinks=False)
+    if stat.S_ISREG(there.st_mode) and not may_write:
         raise Forbidden(
             f"the sandbox's user may not write {shown_path(shown)}; change its mode, or delete it first"
         )
     return there
-
-
-def _may_write(parent: int, name: str) -> bool:
-    # With effective ids, which for files are those of the thread; root's real ones may everything.
-    return os.access(name, os.W_OK, dir_fd=parent, effective_ids=True, follow_symlinks=False)
 
 
 def is_anothers(replaced: os.stat_result, made: int) -> bool:
@@ -36,13 +34,9 @@ def is_anothers(replaced: os.stat_result, made: int) -> bool:
 def write_over(source: int, parent: int, name: str) -> int:
     """A descriptor of the same file `name`, its content now that of `source`. Raises OSError."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    target = os.open(name, flags, dir_fd=parent)
-    try:
+    with closing_on_error(os.open(name, flags, dir_fd=parent)) as target:
         os.ftruncate(target, 0)
         at = 0
         while data := os.pread(source, _PIECE_BYTES, at):
             at += os.write(target, data)
-    except BaseException:
-        os.close(target)
-        raise
     return target

@@ -17,6 +17,7 @@ from ship.files.info import as_utf8
 from ship.files.workspace_paths import Workspace, translate
 from ship.process import syscalls
 from ship.process.identity import Identity
+from tree_tar.beneath import closing, closing_on_error
 from tree_tar.openat2 import openat2
 
 # Source: linux/magic.h.
@@ -62,12 +63,8 @@ class Everywhere(Workspace):
 
     def open(self, path: str, flags: int) -> int:
         """As for a workspace. Raises MadeUp for what the kernel makes up."""
-        descriptor = super().open(path, flags)
-        try:
+        with closing_on_error(super().open(path, flags)) as descriptor:
             refuse_made_up(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
         return descriptor
 
     @contextmanager
@@ -77,11 +74,8 @@ class Everywhere(Workspace):
         if name == self.path:
             yield self._root
             return
-        found = self._enter(name, identity)
-        try:
+        with closing(self._enter(name, identity)) as found:
             yield found
-        finally:
-            os.close(found)
 
     def _enter(self, name: str, identity: Identity) -> int:
         shown = as_utf8(name)
@@ -103,7 +97,8 @@ class Everywhere(Workspace):
     def _behind_link(self, path: str, target: str) -> str:
         return self.check(os.path.join(os.path.dirname(path), target))
 
-    def _beginning(self, _path: str) -> str:
+    @property
+    def _beginning(self) -> str:
         return "/"
 
     def _resolve(self, path: bytes, flags: int) -> int:
@@ -125,7 +120,8 @@ class Confined(Everywhere):
             raise _outside()
         return found
 
-    def _beginning(self, _path: str) -> str:
+    @property
+    def _beginning(self) -> str:
         return self.path
 
     def _resolve(self, path: bytes, flags: int) -> int:

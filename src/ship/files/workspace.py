@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Generator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from ship.errors import Conflict
@@ -21,6 +21,7 @@ from ship.files.replacing import is_anothers, look_at_replaced, write_over
 from ship.files.temporaries import temporary
 from ship.files.workspace_paths import Workspace, need_regular, not_directory
 from ship.process.identity import Identity
+from tree_tar.beneath import closing
 
 _DEEPEST = 64
 _RESCANS = 16
@@ -143,11 +144,8 @@ class Upload:
 
     def _write_over(self) -> os.stat_result:
         """As a program would that opens the file; `close` removes the temporary one."""
-        target = write_over(self._fd, self._parent, self._name)
-        try:
+        with closing(write_over(self._fd, self._parent, self._name)) as target:
             return self._finish(target)
-        finally:
-            os.close(target)
 
     def _finish(self, descriptor: int) -> os.stat_result:
         if self._mode is not None:
@@ -161,7 +159,8 @@ class Upload:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            _unlink_quietly(self._temporary, self._parent)
+            with suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._parent)
         if self._parent >= 0:
             os.close(self._parent)
             self._parent = -1
@@ -191,7 +190,7 @@ class Removal:
         self._moved_up = False
 
     def run(self, parent: int, name: str) -> None:
-        with _opened(_open_directory(parent, name)) as self._top:
+        with closing(_open_directory(parent, name)) as self._top:
             self._moved_up = True
             while self._moved_up:
                 self._moved_up = False
@@ -202,7 +201,7 @@ class Removal:
         for _ in range(_RESCANS):
             if _remove_if_empty(parent, name):
                 return
-            with _opened(_open_directory(parent, name)) as directory:
+            with closing(_open_directory(parent, name)) as directory:
                 self._empty(directory, depth)
         raise Conflict("another program keeps writing into the directory; stop it and try again")
 
@@ -215,7 +214,7 @@ class Removal:
 
     def _remove_entry(self, directory: int, entry: os.DirEntry[str], depth: int) -> None:
         try:
-            if not _is_directory(entry):
+            if not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.name, dir_fd=directory)
             elif depth < _DEEPEST:
                 self._remove(directory, entry.name, depth + 1)
@@ -244,22 +243,3 @@ def _remove_if_empty(parent: int, name: str) -> bool:
             return False
         raise
     return True
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
-
-
-def _unlink_quietly(name: str, directory: int) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except OSError:
-        return
-
-
-@contextmanager
-def _opened(descriptor: int) -> Generator[int]:
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

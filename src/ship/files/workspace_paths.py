@@ -16,6 +16,7 @@ from ship.errors import (
     ShipError,
     StorageFull,
 )
+from tree_tar.beneath import closing, make_directory
 from tree_tar.openat2 import openat2
 
 _MAX_LINKS = 8
@@ -38,8 +39,20 @@ class Workspace:
         return os.path.normpath(os.path.join(self.path, path))
 
     def check(self, path: str) -> str:
-        """`path` as this tree takes it. Raises InvalidPath."""
-        return check(path)
+        """`path` as this tree takes it, if it may be asked for. Raises InvalidPath with the broken rule.
+
+        The kernel enforces the last rule again.
+        """
+        if not path:
+            raise InvalidPath("the path is empty", field="path", reason="empty_path")
+        if "\0" in path:
+            raise InvalidPath("the path has a NUL", field="path", reason="null_byte")
+        if path.startswith("/"):
+            problem = "the path must be relative to the workspace"
+            raise InvalidPath(problem, field="path", reason="absolute_path")
+        if os.path.normpath(path).split("/", 1)[0] == "..":
+            raise _leads_out()
+        return path
 
     def check_name(self, path: str) -> str:
         """The same without final slashes; it must end in a name. Raises InvalidPath or InvalidArgument."""
@@ -93,9 +106,10 @@ class Workspace:
     def _behind_link(self, path: str, target: str) -> str:
         if target.startswith("/"):
             raise _leads_out()
-        return check(os.path.join(os.path.dirname(path), target))
+        return self.check(os.path.join(os.path.dirname(path), target))
 
-    def _beginning(self, _path: str) -> str:
+    @property
+    def _beginning(self) -> str:
         """The part of a path that always exists; directories are made below it."""
         return ""
 
@@ -110,80 +124,47 @@ class Workspace:
             parent = self.open_parent(path)
         except (FileNotFoundError, NotADirectoryError):
             return None  # the later open reports it
-        try:
-            return os.readlink(os.path.basename(path), dir_fd=parent)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOENT):  # no link; nothing there
-                return None
-            raise
-        finally:
-            os.close(parent)
+        with closing(parent):
+            try:
+                return os.readlink(os.path.basename(path), dir_fd=parent)
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.ENOENT):  # no link; nothing there
+                    return None
+                raise
 
     def _make_directories(self, path: str) -> int:
-        start = self._beginning(path)
+        start = self._beginning
         parts = [part for part in path[len(start) :].split("/") if part]
         here = self.open(start or ".", os.O_PATH | os.O_DIRECTORY)
         for count, part in enumerate(parts, 1):
-            try:
-                _make_directory(here, part)
+            with closing(here):
+                if part not in (".", ".."):
+                    make_directory(here, part)
                 # From the root each time: a part may be a link, which only the whole path explains.
-                following = self.open(os.path.join(start, *parts[:count]), os.O_PATH | os.O_DIRECTORY)
-            finally:
-                os.close(here)
-            here = following
+                here = self.open(os.path.join(start, *parts[:count]), os.O_PATH | os.O_DIRECTORY)
         return here
-
-
-def check(path: str) -> str:
-    """`path` if it may be asked for. Raises InvalidPath with the broken rule; the last is the kernel's
-    too."""
-    if not path:
-        raise InvalidPath("the path is empty", field="path", reason="empty_path")
-    if "\0" in path:
-        raise InvalidPath("the path has a NUL", field="path", reason="null_byte")
-    if path.startswith("/"):
-        raise InvalidPath("the path must be relative to the workspace", field="path", reason="absolute_path")
-    if os.path.normpath(path).split("/", 1)[0] == "..":
-        raise _leads_out()
-    return path
 
 
 def need_regular(mode: int, path: str, wanted: str = "read") -> None:
     """Raises InvalidArgument unless it is a plain file; `details.reason` names its kind."""
     shown = shown_path(path)
     if stat.S_ISDIR(mode):
-        raise InvalidArgument(
-            f"{shown} is a directory; only regular files can be {wanted}", field="path", reason="is_directory"
-        )
+        problem = f"{shown} is a directory; only regular files can be {wanted}"
+        raise InvalidArgument(problem, field="path", reason="is_directory")
     if not stat.S_ISREG(mode):
-        raise InvalidArgument(
-            f"{shown} is not a regular file; only those can be {wanted}",
-            field="path",
-            reason="not_regular_file",
-        )
+        problem = f"{shown} is not a regular file; only those can be {wanted}"
+        raise InvalidArgument(problem, field="path", reason="not_regular_file")
 
 
 def not_directory(path: str) -> InvalidArgument:
     """The refusal of a path of which some part, the last or one before, is no directory."""
-    return InvalidArgument(
-        f"{shown_path(path)} is not a directory, or has a parent that is not",
-        field="path",
-        reason="not_directory",
-    )
+    problem = f"{shown_path(path)} is not a directory, or has a parent that is not"
+    return InvalidArgument(problem, field="path", reason="not_directory")
 
 
 def shown_path(path: str) -> str:
     """A path as a message has it."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _make_directory(parent: int, name: str) -> None:
-    if name in (".", ".."):
-        return
-    try:
-        os.mkdir(name, 0o755, dir_fd=parent)
-    except FileExistsError:
-        return
 
 
 def _leads_out() -> InvalidPath:
