@@ -4,3 +4,11 @@ Their work may take for ever or a lot of memory, and the kernel decides which fi
 one JSON object as their argument and never leave the directory that they begin in. They import this package,
 `tree_tar` and the standard library.
 """
+
+import resource
+
+
+def settle(memory_bytes: int) -> None:
+    """Bound the memory of this process, which leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

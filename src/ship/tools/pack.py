@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ship.tools import limits, walk
-from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, closing
+from ship.tools import settle, walk
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, closing, closing_on_error
 from tree_tar.headers import END, LINK, Segments, header_of, padding, pairs
 from tree_tar.sparse import data_segments, layout
 
@@ -146,11 +146,8 @@ class Packer:
         if len(self._levels) > walk.DEEPEST:
             raise SystemExit(f"directories are more than {walk.DEEPEST} deep")
         directory = walk.enter(level.directory, entry, self._made_up)
-        try:
+        with closing_on_error(directory):
             entries = walk.entries(directory)
-        except OSError:
-            os.close(directory)
-            raise
         self._out.write(header_of(name, os.fstat(directory)))
         self._levels.append(_Level(directory, name + "/", iter(entries)))
 
@@ -193,7 +190,7 @@ def _say(answer: dict[str, object]) -> None:
 
 def main() -> None:
     """Run. A reader who goes away ends it."""
-    limits.settle(_MEMORY_BYTES)
+    settle(_MEMORY_BYTES)
     order = json.loads(sys.argv[1])
     packer = Packer(Gzip() if order["format"] == "tar.gz" else Plain())
     try:

@@ -64,41 +64,28 @@ class Query:
         if b"\r" in block:
             block = (block + b"\n" if block.endswith(b"\r") else block).replace(b"\r\n", b"\n")
         if self._bytes is not None and block.isascii():
-            return self._in_bytes(block, self._bytes)
-        return self._in_text(block.decode("utf-8", "replace"))
+            return self._with_pattern(block, self._bytes, b"\n", _line)
+        return self._with_pattern(block.decode("utf-8", "replace"), self._text, "\n", _shown)
 
     def _with_needle(self, block: bytes, needle: bytes) -> Iterator[Line]:
         for number, start, at, end in _hits(block, lambda position: block.find(needle, position), b"\n"):
             yield _line(number, block[start:end], at - start)
 
-    def _in_bytes(self, block: bytes, pattern: re.Pattern[bytes]) -> Iterator[Line]:
+    def _with_pattern(
+        self, block: T, pattern: re.Pattern[T], newline: T, show: Callable[[int, T, int], Line]
+    ) -> Iterator[Line]:
         if not self._at_once:
-            for number, line in enumerate(_split(block, b"\n")):
+            for number, line in enumerate(_split(block, newline)):
                 if match := pattern.search(line):
-                    yield _line(number, line, match.start())
+                    yield show(number, line, match.start())
             return
 
         def find(position: int) -> int:
             match = pattern.search(block, position)
             return -1 if match is None else match.start()
 
-        for number, start, at, end in _hits(block, find, b"\n"):
-            yield _line(number, block[start:end], at - start)
-
-    def _in_text(self, block: str) -> Iterator[Line]:
-        pattern = self._text
-        if not self._at_once:
-            for number, line in enumerate(_split(block, "\n")):
-                if match := pattern.search(line):
-                    yield _shown(number, line, match.start())
-            return
-
-        def find(position: int) -> int:
-            match = pattern.search(block, position)
-            return -1 if match is None else match.start()
-
-        for number, start, at, end in _hits(block, find, "\n"):
-            yield _shown(number, block[start:end], at - start)
+        for number, start, at, end in _hits(block, find, newline):
+            yield show(number, block[start:end], at - start)
 
 
 def _needed(text: str, *, regex: bool) -> str:

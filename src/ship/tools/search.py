@@ -11,14 +11,15 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ship.tools import limits, walk
+from ship.tools import settle, walk
 from ship.tools.gitignore import MAX_BYTES, GitIgnore, Layer, is_ignored
 from ship.tools.globs import BadGlob, compile_glob
 from ship.tools.query import BadQuery, Query
-from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE
+from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, closing
 
 _MEMORY_BYTES = 320 << 20
 _BLOCK = 64 * 1024  # the C library gives more back to the kernel each time, which costs more than reading
@@ -180,10 +181,8 @@ class Search:
         except OSError:
             self._output.skipped += 1
             return
-        try:
+        with closing(descriptor):
             self._search(descriptor, self._base + path)
-        finally:
-            os.close(descriptor)
 
     def _search(self, descriptor: int, path: str) -> None:
         query = self._order.query
@@ -256,17 +255,9 @@ def _with_own(
 
 
 def _read_rules(directory: int) -> GitIgnore | None:
-    try:
-        descriptor = os.open(_RULES, OPEN_FILE, dir_fd=directory)
-    except OSError:
-        return None
-    try:
+    with suppress(OSError), closing(os.open(_RULES, OPEN_FILE, dir_fd=directory)) as descriptor:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return GitIgnore(os.read(descriptor, MAX_BYTES))
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
     return None
 
 
@@ -290,14 +281,9 @@ def _layers_above(floor: str) -> tuple[Layer, ...]:
 
 
 def _rules_in(path: str) -> GitIgnore | None:
-    try:
-        directory = os.open(path, OPEN_DIRECTORY)
-    except OSError:
-        return None
-    try:
+    with suppress(OSError), closing(os.open(path, OPEN_DIRECTORY)) as directory:
         return _read_rules(directory)
-    finally:
-        os.close(directory)
+    return None
 
 
 def _as_utf8(text: str) -> str:
@@ -306,7 +292,7 @@ def _as_utf8(text: str) -> str:
 
 def main() -> None:
     """Run. A reader who goes away ends it."""
-    limits.settle(_MEMORY_BYTES)
+    settle(_MEMORY_BYTES)
     try:
         order = Order.read(json.loads(sys.argv[1]))
     except (BadGlob, BadQuery) as error:

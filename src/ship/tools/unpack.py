@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ship.files.temporaries import temporary
-from ship.tools import limits
+from ship.tools import settle
 from tree_tar.beneath import OPEN_DIRECTORY, Parts
 from tree_tar.extract import Extractor, Policy, parts_of
 from tree_tar.headers import BLOCK_DEVICE, CHARACTER, DIRECTORY, NS, OTHER
@@ -175,7 +175,7 @@ def _say(answer: dict[str, object]) -> None:
 
 def main() -> None:
     """Run. Trailing data after the archive's end is read and dropped, so that its sender can finish."""
-    limits.settle(_MEMORY_BYTES)
+    settle(_MEMORY_BYTES)
     os.umask(0)
     order = json.loads(sys.argv[1])
     read = Gzip(0).read if order["format"] == "tar.gz" else partial(os.read, 0)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from operator import attrgetter
 
 from tree_tar.beneath import OPEN_FILE, closing, open_directory
 
@@ -37,11 +38,7 @@ def enter(parent: int, name: str, refused: frozenset[int]) -> int:
 def entries(directory: int) -> list[os.DirEntry[str]]:
     """The entries of a directory, by name."""
     with os.scandir(directory) as scan:
-        return sorted(scan, key=_name_of)
-
-
-def _name_of(entry: os.DirEntry[str]) -> str:
-    return entry.name
+        return sorted(scan, key=attrgetter("name"))
 
 
 def _read(descriptor: int) -> bytes:
