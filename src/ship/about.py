@@ -1,10 +1,10 @@
 """Ship's report on itself and on the image around it."""
 
-import os
 import sys
 
 from ship import __version__
 from ship.process.identity import find_shell
+from ship.process.table import read_file
 from ship.settings import Settings
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
@@ -28,22 +28,9 @@ def describe(settings: Settings) -> dict[str, object]:
 
 
 def _pretty_name() -> str | None:
-    for line in next((text for path in _OS_RELEASE if (text := _read(path))), "").splitlines():
+    found = next((data for path in _OS_RELEASE if (data := read_file(path, _MAX_BYTES))), b"")
+    for line in found.decode("utf-8", "replace").splitlines():
         name, _, value = line.partition("=")
         if name == "PRETTY_NAME":
             return value.strip("\"'")[:256]
     return None
-
-
-def _read(path: str) -> str:
-    # The sandbox's root may have put anything there: a fifo must not make us wait.
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(descriptor, _MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(descriptor)

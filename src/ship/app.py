@@ -9,12 +9,13 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from ship import log
 from ship import settings as settings_module
 from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
-from ship.execs.execs import Execs
+from ship.execs.execs import Execs, ProcessContext
 from ship.feed import SessionFeed
 from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Confined, Everywhere
@@ -24,15 +25,14 @@ from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import Workspace
 from ship.http.connection import Connection, PeerGone
 from ship.http.conversation import (
-    Answer,
     BadRequest,
     Conversation,
+    Handler,
     ProtocolSwitch,
     Request,
     TruncatedAnswer,
     WebSocketUpgrade,
 )
-from ship.kernels.kernel import ProcessContext
 from ship.kernels.kernels import Kernels, default_order
 from ship.kernels.routes import KernelRoutes
 from ship.ports.ports import Ports
@@ -40,7 +40,7 @@ from ship.ports.routes import PortRoutes
 from ship.process import syscalls
 from ship.process.init import Nursery
 from ship.process.signals import Signals
-from ship.routes import InsideRoutes, Routes
+from ship.routes import Routes, answer_inside
 from ship.services.routes import ServiceRoutes
 from ship.services.services import Services
 from ship.settings import Settings
@@ -57,19 +57,13 @@ _BACKLOG = 1024
 _PEERCRED = struct.Struct("3i")
 
 
-class Answers(Protocol):
-    """The routes behind a door."""
-
-    async def answer(self, request: Request) -> Answer | ProtocolSwitch | WebSocketUpgrade: ...
-
-
 class Door:
     """Serves one listening socket's connections. Without a `token` it asks for none and signs nothing."""
 
     def __init__(
-        self, routes: Answers, limit: int, token: str | None, welcome: Callable[[Connection], bool]
+        self, answer: Handler, limit: int, token: str | None, welcome: Callable[[Connection], bool]
     ) -> None:
-        self._routes = routes
+        self._answer = answer
         self._limit = limit
         self._bearer = None if token is None else f"Bearer {token}".encode()
         self._session = None if token is None else session_proof(token)
@@ -134,7 +128,7 @@ class Door:
             return False
         try:
             self._check_room(request)
-            answer = await self._routes.answer(request)
+            answer = await self._answer(request)
             if isinstance(answer, WebSocketUpgrade):
                 await answer.serve(await talk.upgrade(request.websocket_key or b""))
                 return False
@@ -192,25 +186,25 @@ async def _run(settings: Settings) -> None:
         syscalls.hide_from_debuggers()
     nursery.open(signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
-    execs = Execs(nursery, space, identities, settings.environment)
     context = ProcessContext(
         nursery, space, identities, settings.environment, settings.accounts, settings.local
     )
-    kernels = Kernels(context)
-    services = Services(context)
-    kernel_routes = KernelRoutes(settings, kernels)
+    execs, kernels, services = Execs(context), Kernels(context), Services(context)
     threads = FileThreads(settings.user)
-    file_routes = FileRoutes(space, Workspace(settings.workspace), threads)
     tools = ToolRuns(nursery, settings.user, local=settings.local)
-    tree_routes = TreeRoutes(space, threads, tools, local=settings.local)
+    trees = TreeRoutes(space, threads, tools, local=settings.local)
+    files = FileRoutes(space, Workspace(settings.workspace), threads, trees.handlers)
     ports = Ports(threads, local=settings.local)
-    port_routes, service_routes = PortRoutes(ports), ServiceRoutes(settings, services)
-    feed = SessionFeed(ports, services)
-    routes = Routes(
-        settings, execs, kernel_routes, file_routes, tree_routes, port_routes, service_routes, feed
-    )
-    outside = Door(routes, _MAX_CONNECTIONS, settings.token, _anyone if settings.local else _is_outside)
-    inside = Door(InsideRoutes(settings), _MAX_INSIDE_CONNECTIONS, None, _anyone)
+    others: dict[str, Handler] = {
+        "fs": files.answer,
+        "services": ServiceRoutes(services).answer,
+        **dict.fromkeys(("kernels", "kernelspecs", "cells"), KernelRoutes(settings, kernels).answer),
+        **dict.fromkeys(("ports", "tunnel"), PortRoutes(ports).answer),
+    }
+    routes = Routes(settings, execs, SessionFeed(ports, services), others)
+    welcome = _anyone if settings.local else _is_outside
+    outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, welcome)
+    inside = Door(partial(answer_inside, settings), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:
         await _open_inside(inside, ports)

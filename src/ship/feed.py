@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 
-from ship.execs.output import line
 from ship.ports.ports import Ports
 from ship.services.services import Services
+from ship.wire import line
 
 _QUICK_S, _SLOW_S = 0.25, 1.0
 _QUIET_S = 60.0

@@ -1,7 +1,8 @@
-"""Waits for an event, or for a disconnect, or for a timeout."""
+"""Waits for an event, a disconnect or a timeout, and timers."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 
 
 class Bell:
@@ -16,8 +17,7 @@ class Bell:
         self.rings += 1
         waiting, self._waiting = self._waiting, set()
         for future in waiting:
-            if not future.done():
-                future.set_result(None)
+            wake(future)
 
     async def wait(
         self,
@@ -33,6 +33,73 @@ class Bell:
             await first_of((future, gone, *([ending] if ending else ())), timeout_s)
         finally:
             self._waiting.discard(future)
+
+
+class Timer:
+    """Makes one call, some time after it was last set."""
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, delay_s: float, call: Callable[..., object], *args: object) -> None:
+        """Call after `delay_s`, and not as set before."""
+        self.cancel()
+        self._handle = asyncio.get_running_loop().call_later(delay_s, call, *args)
+
+    def cancel(self) -> None:
+        """Idempotent, also after the call."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class DisconnectTimer:
+    """Calls `nobody_came` once no client was connected for `limit_s`; never without a limit."""
+
+    def __init__(self, limit_s: float | None, nobody_came: Callable[[], None]) -> None:
+        self._limit_s = limit_s
+        self._nobody_came = nobody_came
+        self._watchers = 0
+        self._timer = Timer()
+        self._over = False
+
+    @contextmanager
+    def watching(self) -> Generator[None]:
+        """Within, a client is connected."""
+        self._watchers += 1
+        self._timer.cancel()
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+            self.arm()
+
+    def arm(self) -> None:
+        """Start the time, if no client is connected."""
+        if self._limit_s is not None and not self._watchers and not self._over:
+            self._timer.set(self._limit_s, self._nobody_came)
+
+    def stop(self) -> None:
+        """Cancel the timer for good."""
+        self._over = True
+        self._timer.cancel()
+
+
+def wake(future: asyncio.Future[None] | None) -> None:
+    """Have it done, if it is there and not done yet."""
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+async def readable(descriptor: int, timeout_s: float | None = None) -> None:
+    """Return when `descriptor` can be read, or after `timeout_s`."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, wake, ready)
+    try:
+        await (ready if timeout_s is None else first_of((ready,), timeout_s))
+    finally:
+        loop.remove_reader(descriptor)
 
 
 async def first_of(waited: Iterable[asyncio.Future[None]], timeout_s: float | None) -> None:

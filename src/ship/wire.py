@@ -1,6 +1,9 @@
-"""Formats times for the wire."""
+"""Formats times, texts and JSON for the wire."""
 
+import json
 import time
+
+_encoder = json.JSONEncoder(separators=(",", ":"))  # made once: a list has a hundred thousand lines
 
 
 def rfc3339(seconds: float) -> str:
@@ -8,3 +11,18 @@ def rfc3339(seconds: float) -> str:
     micros = round(seconds * 1_000_000)
     whole, fraction = divmod(micros, 1_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{fraction:06d}Z"
+
+
+def printable(text: str) -> str:
+    """`text` with its lone surrogates replaced, which no other program would take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def encode(value: object) -> bytes:
+    """`value` as JSON."""
+    return _encoder.encode(value).encode()
+
+
+def line(value: object) -> bytes:
+    """`value` as a line of JSON."""
+    return encode(value) + b"\n"

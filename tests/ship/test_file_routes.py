@@ -602,6 +602,7 @@ def test_the_answers_of_files_hold_nothing_once_they_are_closed(tmp_path: Path, 
         top = str(tmp_path)
         routes = FileRoutes(Everywhere(top), Workspace(top), FileThreads(cast("Identity", Anyone())))
         answer = await routes.answer(request)
+        assert isinstance(answer, Answer)
         assert answer.close is not None
         before = held_of(tmp_path)
         await answer.close()

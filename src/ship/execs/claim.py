@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from ship.execs.ring import Ring
+from ship.waiting import Timer
 
 _AWAITED_S = 30.0
 _LATE_S = 1.0
@@ -26,7 +27,7 @@ class OutputClaim:
         self._hold = hold
         self._awaited_s = _AWAITED_S
         self._reader: ClaimingReader | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer()
         self._held = False
         self._is_over = False
 
@@ -51,14 +52,14 @@ class OutputClaim:
     def over(self) -> None:
         """The program has ended: the unread output stays for as long as ended execs do."""
         self._is_over = True
-        self._stop_timer()
+        self._timer.cancel()
         self._keep(False)
 
     @contextmanager
     def reading(self, since: int) -> Generator["ClaimingReader"]:
         """Within, the program waits for this reader, from offset `since` on. A newer one takes its place."""
         mine = self._reader = ClaimingReader(self, self._ring)
-        self._stop_timer()
+        self._timer.cancel()
         try:
             mine.gave(since)
             yield mine
@@ -72,9 +73,8 @@ class OutputClaim:
 
     def _await(self) -> None:
         if not self._is_over:
-            loop = asyncio.get_running_loop()
-            due = loop.time() + self._awaited_s
-            self._timer = loop.call_at(due, self._nobody_came, due)
+            due = asyncio.get_running_loop().time() + self._awaited_s
+            self._timer.set(self._awaited_s, self._nobody_came, due)
 
     def _nobody_came(self, due: float) -> None:
         if asyncio.get_running_loop().time() - due > _LATE_S:
@@ -82,11 +82,6 @@ class OutputClaim:
             return
         self._ring.keep_from(None)
         self.look()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _keep(self, held: bool) -> None:
         if held != self._held:

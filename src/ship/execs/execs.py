@@ -8,21 +8,22 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Literal
 
-from ship.clock import rfc3339
-from ship.disconnect_timer import DisconnectTimer
 from ship.errors import Conflict, Forbidden, InternalError, NotFound
 from ship.execs.request import ExecRequest
 from ship.execs.ring import Piece, Stream
 from ship.execs.transcript import Transcript
 from ship.files.sandbox_paths import Everywhere
 from ship.process import trees
+from ship.process.accounts import Accounts
 from ship.process.identity import Identity
 from ship.process.init import Nursery, Program
 from ship.process.pipes import Pipes
 from ship.process.ptys import Pty
-from ship.waiting import Bell
+from ship.waiting import Bell, DisconnectTimer, Timer
+from ship.wire import printable, rfc3339
 
 State = Literal["running", "exited", "killed"]
 
@@ -39,6 +40,18 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as in shells: POSIX.1-2017, Shell & Ut
 
 # Errors for which the sandbox, not the program, is the reason.
 _NO_ROOM = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessContext:
+    """The context that all programs of a sandbox share."""
+
+    nursery: Nursery
+    space: Everywhere
+    identities: tuple[Identity, ...]
+    environment: Mapping[str, str]
+    accounts: Accounts
+    local: bool
 
 
 class Exec:
@@ -70,7 +83,7 @@ class Exec:
             self.transcript.claim.expect(order.wait_for_reader_s)
         self.group: int | None = None
         self._size = (order.rows, order.cols)
-        self._tty = order.tty
+        self.tty = order.tty
         self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._nobody_came)
         self._identities = tuple(dict.fromkeys((*identities, order.identity)))
         self._started = asyncio.Event()
@@ -78,13 +91,8 @@ class Exec:
         self._leader_status: int | None = None
         self._ending: asyncio.Task[bool] | None = None
         self._kill_at = float("inf")
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer()
         self._stdio: Pipes | Pty | None = None
-
-    @property
-    def tty(self) -> bool:
-        """Whether it has, or had, a terminal."""
-        return self._tty
 
     @property
     def running(self) -> bool:
@@ -93,11 +101,11 @@ class Exec:
     def to_wire(self) -> dict[str, object]:
         return {
             "id": self.id,
-            "argv": [_printable(word) for word in self.argv],
+            "argv": [printable(word) for word in self.argv],
             "pid": self.pid,
-            "tty": self._tty,
-            "rows": self._size[0] if self._tty else None,
-            "cols": self._size[1] if self._tty else None,
+            "tty": self.tty,
+            "rows": self._size[0] if self.tty else None,
+            "cols": self._size[1] if self.tty else None,
             "state": self.state,
             "exit_code": self.exit_code,
             "signal": self.signal,
@@ -111,7 +119,7 @@ class Exec:
 
     def output_to_wire(self) -> dict[str, object]:
         """The output in the ring, by stream; that of a terminal counts as stdout."""
-        stdout = self.ring.collect("tty" if self._tty else "stdout")
+        stdout = self.ring.collect("tty" if self.tty else "stdout")
         return {
             "stdout": base64.b64encode(stdout).decode("ascii"),
             "stderr": base64.b64encode(self.ring.collect("stderr")).decode("ascii"),
@@ -211,24 +219,16 @@ class Exec:
             raise
         stdio.start()
         self._stdio = stdio
-        self._arm(order.timeout_s)
+        if order.timeout_s is not None and self.running:
+            self._timer.set(order.timeout_s, self._time_out)
         self._watch.arm()
 
     def _program(
         self, order: ExecRequest, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]
     ) -> Program:
-        stdin, stdout, stderr = stdio.descriptors
-        return Program(
-            argv=[os.fsencode(word) for word in order.argv],
-            environment=_encode(self._environment(order, base)),
-            identity=order.identity,
-            directory=directory,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            group=self.group,
-            tty=stdio.tty,
-        )
+        environment = self._environment(order, base)
+        group, tty = self.group, stdio.tty
+        return Program(order.argv, environment, order.identity, directory, *stdio.descriptors, group, tty)
 
     def _environment(self, order: ExecRequest, base: Mapping[str, str]) -> dict[str, str]:
         # The marker leads, so that it is found however much follows.
@@ -253,7 +253,7 @@ class Exec:
         missing = isinstance(error, FileNotFoundError)
         reason = "command not found" if missing else error.strerror
         stream, line_end = ("tty", "\r\n") if order.tty else ("stderr", "\n")
-        self.transcript.take(stream, f"ship: {_printable(order.argv[0])}: {reason}{line_end}".encode())
+        self.transcript.take(stream, f"ship: {printable(order.argv[0])}: {reason}{line_end}".encode())
         self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
 
     def _hold(self, held: bool) -> None:
@@ -264,10 +264,6 @@ class Exec:
             self.ended.ring()
         else:
             self._stdio.resume()
-
-    def _arm(self, timeout_s: float | None) -> None:
-        if timeout_s is not None and self.running:
-            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out)
 
     def _time_out(self) -> None:
         if self._leader_status is None:
@@ -291,7 +287,7 @@ class Exec:
             self._finish_if_dead()
 
     async def _end_members(self, tree: trees.Tree) -> bool:
-        if not self._tty:
+        if not self.tty:
             return await tree.end(lambda: self._kill_at)
         # A shell at a terminal does not heed TERM, but HUP. One that comes just when bash has prompted it
         # notices only when something else interrupts its waiting.
@@ -317,8 +313,7 @@ class Exec:
         self._leader_status = status
         self._dead.set()
         self.ended_at = time.time()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         self._watch.stop()
         if self._ending is None:  # else the tree is being ended, and the exec ends with it
             self._finish_if_dead()
@@ -343,19 +338,10 @@ class Exec:
 class Execs:
     """The execs of this sandbox: all that run, and the last that ended."""
 
-    def __init__(
-        self,
-        nursery: Nursery,
-        space: Everywhere,
-        identities: tuple[Identity, ...],
-        environment: Mapping[str, str],
-    ) -> None:
-        self._nursery = nursery
-        self._space = space
-        self._identities = identities
-        self._environment = environment
+    def __init__(self, context: ProcessContext) -> None:
+        self._context = context
         self._all: dict[str, Exec] = {}
-        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep = Timer()
 
     async def create(self, order: ExecRequest) -> Exec:
         """Start its program. Raises Conflict for a known id or at the limit, and the errors of a bad cwd."""
@@ -364,10 +350,10 @@ class Execs:
             raise Conflict(f"exec {order.id} exists already", id=order.id)
         if sum(item.running for item in self._all.values()) >= _MAX_RUNNING:
             raise Conflict(f"{_MAX_RUNNING} execs are running; end one first", limit=_MAX_RUNNING)
-        with self._space.directory(order.cwd, order.identity) as directory:
-            found = self._all[order.id] = Exec(order, self._identities)
+        with self._context.space.directory(order.cwd, order.identity) as directory:
+            found = self._all[order.id] = Exec(order, self._context.identities)
             try:
-                await found.start(order, self._nursery, directory, self._environment)
+                await found.start(order, self._context.nursery, directory, self._context.environment)
             except BaseException:
                 self._forget(order.id)
                 raise
@@ -378,7 +364,7 @@ class Execs:
         self._forget_old()
         found = self._all.get(exec_id)
         if found is None:
-            raise NotFound(f"there is no exec {_printable(exec_id)}, or it ended long ago")
+            raise NotFound(f"there is no exec {printable(exec_id)}, or it ended long ago")
         return found
 
     def list(self) -> list[Exec]:
@@ -389,22 +375,19 @@ class Execs:
     async def end_all(self, grace_s: float) -> None:
         """TERM to everything that descends from Ship, KILL after `grace_s`."""
         kill_at = time.monotonic() + grace_s
-        await trees.all_below_ship(self._identities).end(lambda: kill_at)
+        await trees.all_below_ship(self._context.identities).end(lambda: kill_at)
 
     def _sweep_later(self) -> None:
         # A timer only while there is something to forget: an idle sandbox stays asleep.
         self._forget_old()
-        if self._sweep is not None:
-            self._sweep.cancel()
-        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._swept)
+        self._sweep.set(_SWEEP_S, self._swept)
 
     def _swept(self) -> None:
-        self._sweep = None
         if self._all:
             self._sweep_later()
 
     def _forget(self, exec_id: str) -> None:
-        self._nursery.groups.give_back(self._all.pop(exec_id).group)
+        self._context.nursery.groups.give_back(self._all.pop(exec_id).group)
 
     def _forget_old(self) -> None:
         ended = sorted((e for e in self._all.values() if not e.running), key=lambda e: -e.ended_monotonic)
@@ -428,10 +411,6 @@ def _open_stdio(order: ExecRequest, take: Callable[[Stream, bytes], None]) -> Pi
     return Pipes(take, order.stdin, stays_open=order.stdin_open)
 
 
-def _encode(environment: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
-
-
 def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
     """The first words of the command line: two megabytes of each of hundreds would be too much to keep."""
     room = _SHOWN_CHARS
@@ -442,7 +421,3 @@ def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
         room -= len(word) + 1
         kept.append(word)
     return argv
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")

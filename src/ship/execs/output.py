@@ -1,52 +1,35 @@
 """Streams output as lines of JSON with byte offsets, as it comes for followers."""
 
 import base64
-import json
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
-from ship.clock import rfc3339
 from ship.errors import InvalidArgument, OutputGone
+from ship.execs.claim import ClaimingReader
 from ship.execs.patience import ReaderAllowance
 from ship.execs.ring import Piece
 from ship.execs.transcript import Transcript
 from ship.http.conversation import Request
+from ship.wire import line, rfc3339
 
 _LINE_BYTES = 32 * 1024  # of output; its line is then below the 64 KiB that line readers commonly take
 _READ_BYTES = 256 * 1024
 
 
+ReadProgress = ReaderAllowance | ClaimingReader
+"""The progress of a reader of a transcript."""
+
+
 class OutputSource(Protocol):
-    """The source of output, such as an exec or a service."""
+    """The source of output: an exec or a service. `end_to_wire` is the last line, after its end."""
+
+    transcript: Transcript
 
     @property
-    def transcript(self) -> Transcript: ...
+    def running(self) -> bool: ...
 
-    @property
-    def running(self) -> bool:
-        """Whether it may print more."""
-        ...
-
-    def end_to_wire(self) -> dict[str, object]:
-        """The last line, after its end."""
-        ...
-
-
-class ReadProgress(Protocol):
-    """The progress of a reader of a transcript."""
-
-    def while_giving(self, next_offset: int) -> AbstractContextManager[None]:
-        """Within, bytes before `next_offset` are sent to the reader."""
-        ...
-
-    def earn(self, taken: int) -> None:
-        """The reader took that many bytes."""
-        ...
-
-    def renew(self) -> None:
-        """The reader has all there is."""
-        ...
+    def end_to_wire(self) -> dict[str, object]: ...
 
 
 @contextmanager
@@ -73,27 +56,18 @@ def check_offset(transcript: Transcript, since: int) -> None:
 
 def offset(request: Request) -> int:
     """Where the reader begins. Raises InvalidArgument."""
-    text = request.query.get("since", "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidArgument("since must be a byte offset", field="since")
-    return int(text)
-
-
-def follows(request: Request) -> bool:
-    """Whether the reader follows later output."""
-    return request.query.get("follow", "false") in ("true", "1")
+    return request.offset("since", "a byte offset") or 0
 
 
 def claims(request: Request) -> bool:
     """Whether the program is to wait for this reader."""
-    return request.query.get("wait_for_reader", "false") in ("true", "1")
+    return request.flag("wait_for_reader")
 
 
 async def lines(
-    request: Request, found: OutputSource, since: int, reader: ReadProgress, *, follow: bool
+    request: Request, found: OutputSource, since: int, reader: ReadProgress
 ) -> AsyncGenerator[bytes]:
-    """The lines from offset `since` on, which must be there; `follow`: until the end or the peer leaves."""
-    gone = request.talk.wire.gone
+    """The lines from offset `since` on, which must be there; with `follow` until the end, or it leaves."""
     ring = found.transcript.ring
     while True:
         # In this order: output that comes between the two lines belongs before the last line.
@@ -106,20 +80,15 @@ async def lines(
             reader.earn(pieces[-1].end - since)
             since = pieces[-1].end
             with reader.while_giving(since):
-                yield b"".join(line for piece in pieces for line in _lines(piece))
+                yield b"".join(each for piece in pieces for each in _lines(piece))
         elif ended:
             yield line(found.end_to_wire())
             return
-        elif not follow or gone.done():
+        elif not request.flag("follow") or request.gone.done():
             return
         else:
             reader.renew()
-            await found.transcript.news.wait(gone)
-
-
-def line(value: object) -> bytes:
-    """`value` as one line."""
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+            await found.transcript.news.wait(request.gone)
 
 
 def _lines(piece: Piece) -> list[bytes]:

@@ -29,12 +29,12 @@ class ReaderAllowance:
     def while_giving(self, next_offset: int) -> Generator[None]:
         """Within, bytes before `next_offset` are sent; the program waits once the reader is in danger."""
         self._next = next_offset
-        self._transcript.readers.add(self)
+        self._transcript.lookers.add(self.look)
         try:
             self.look()
             yield
         finally:
-            self._transcript.readers.discard(self)
+            self._transcript.lookers.discard(self.look)
             self._let_go()
 
     def look(self) -> None:

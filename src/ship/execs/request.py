@@ -31,15 +31,15 @@ class ExecRequest:
     cwd: str | None
     environment: dict[str, str]
     identity: Identity
-    stdin: bytes | None
-    stdin_open: bool
-    tty: bool
-    rows: int
-    cols: int
-    timeout_s: float | None
-    max_run_after_disconnect_s: float | None
-    ring_bytes: int
-    wait_for_reader_s: float | None
+    stdin: bytes | None = None
+    stdin_open: bool = False
+    tty: bool = False
+    rows: int = DEFAULT_ROWS
+    cols: int = DEFAULT_COLS
+    timeout_s: float | None = None
+    max_run_after_disconnect_s: float | None = None
+    ring_bytes: int = DEFAULT_RING_BYTES
+    wait_for_reader_s: float | None = None
 
 
 def read(body: object, accounts: Accounts) -> ExecRequest:

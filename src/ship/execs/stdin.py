@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ship.errors import Conflict
-from ship.waiting import first_of
+from ship.waiting import first_of, wake
 
 SLICE_BYTES = 64 * 1024
 
@@ -60,7 +60,7 @@ class InputFeed:
         self._refusal = self._refusal or reason
         self._listen()
         for given in waiting:
-            _wake(given)
+            wake(given.taken)
         self._stopped()
 
     def _put(self, data: bytes, last: bool) -> _Given:
@@ -98,7 +98,7 @@ class InputFeed:
             given.left = given.left[os.write(self._fd, given.left[:SLICE_BYTES]) :]
         if not given.left:
             self._waiting.popleft()
-            _wake(given)
+            wake(given.taken)
         if given.last and not given.left:
             self.stop()
         else:
@@ -111,8 +111,3 @@ class InputFeed:
         elif self._listening and not wanted:
             self._loop.remove_writer(self._fd)
         self._listening = wanted
-
-
-def _wake(given: _Given) -> None:
-    if not given.taken.done():
-        given.taken.set_result(None)

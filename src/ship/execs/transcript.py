@@ -2,20 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
 
 from ship.execs.claim import OutputClaim
 from ship.execs.holds import FlowControl
 from ship.execs.ring import Ring, Stream
 from ship.waiting import Bell
-
-
-class TranscriptReader(Protocol):
-    """A reader of a transcript."""
-
-    def look(self) -> None:
-        """Called when there is more."""
-        ...
 
 
 class Transcript:
@@ -24,12 +16,12 @@ class Transcript:
     def __init__(self, ring_bytes: int) -> None:
         self.ring = Ring(ring_bytes)
         self.news = Bell()
-        self.holds = FlowControl(self._hold_for_readers)
-        self.claim = OutputClaim(self.ring, self._hold_for_claim)
-        self.readers: set[TranscriptReader] = set()
-        """Those that are being given output just now."""
+        self.holds = FlowControl(partial(self._hold, "readers"))
+        self.claim = OutputClaim(self.ring, partial(self._hold, "claim"))
+        self.lookers: set[Callable[[], None]] = set()
+        """Called when there is more: the readers that are being given output just now."""
         self._hold_program: Callable[[bool], None] | None = None
-        self._for_readers = self._for_claim = False
+        self._held_for: set[str] = set()
 
     def is_from(self, hold: Callable[[bool], None]) -> None:
         """Another program prints from now on, which `hold` keeps waiting and lets go on."""
@@ -40,18 +32,14 @@ class Transcript:
         self.ring.append(stream, data, time.time())
         self.holds.printed(len(data))
         self.claim.look()
-        for reader in self.readers:
-            reader.look()
+        for look in self.lookers:
+            look()
         self.news.ring()
 
-    def _hold_for_readers(self, held: bool) -> None:
-        self._hold(held, self._for_claim)
-        self._for_readers = held
-
-    def _hold_for_claim(self, held: bool) -> None:
-        self._hold(held, self._for_readers)
-        self._for_claim = held
-
-    def _hold(self, held: bool, otherwise: bool) -> None:
-        if self._hold_program is not None and not otherwise:
+    def _hold(self, reason: str, held: bool) -> None:
+        if self._hold_program is not None and not self._held_for - {reason}:
             self._hold_program(held)
+        if held:
+            self._held_for.add(reason)
+        else:
+            self._held_for.discard(reason)

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ship.process.syscalls import last_error
+
 MODIFY, ATTRIB = 0x2, 0x4
 MOVED_FROM, MOVED_TO = 0x40, 0x80
 CREATE, DELETE, DELETE_SELF, MOVE_SELF = 0x100, 0x200, 0x400, 0x800
@@ -34,7 +36,7 @@ class Inotify:
     def __init__(self) -> None:
         self.descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.descriptor < 0:
-            raise _last_error()
+            raise last_error()
 
     def add(self, directory: int) -> int:
         """Watch an open directory, as the calling thread. Raises OSError: ENOSPC when the user has too
@@ -44,7 +46,7 @@ class Inotify:
             ctypes.c_int(self.descriptor), path, ctypes.c_uint32(_ALL | _ONLYDIR | _EXCL_UNLINK)
         )
         if number < 0:
-            raise _last_error()
+            raise last_error()
         return number
 
     def remove(self, watch: int) -> None:
@@ -72,8 +74,3 @@ def _events(data: bytes) -> Iterator[Event]:
         name = data[at : at + size].split(b"\0", 1)[0]
         yield Event(watch, mask, cookie, os.fsdecode(name))
         at += size
-
-
-def _last_error() -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from typing import cast
+from functools import partial
 
 from ship.errors import InvalidArgument, NotFound
 from ship.files import edits, info, moving
@@ -15,10 +15,10 @@ from ship.files.listing import Listing
 from ship.files.sandbox_paths import Everywhere
 from ship.files.workspace import FileThreads, Upload
 from ship.files.workspace_paths import Workspace
-from ship.http.conversation import Answer, Request, json_answer
+from ship.http.conversation import Answer, Handler, Reply, Request, json_answer
+from ship.wire import line
 from ship_protocol import FILE_HEADER, LISTED_DEPTH, LISTED_ENTRIES
 
-_SMALL_BODY_BYTES = 1 << 20
 _EDIT_BODY_BYTES = 2 * edits.MAX_EDITED_BYTES + (1 << 20)
 _BLOCK_BYTES = 1 << 20
 _LIST_BYTES = 64 << 10
@@ -26,15 +26,17 @@ _LIST_S = 0.05
 _BEAT_S = 5.0
 _TIME_LIMIT = 1 << 33  # seconds since the epoch; file systems can express little more
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: a list has a hundred thousand lines
-
-Handler = Callable[[Request], Awaitable[Answer]]
-
 
 class FileRoutes:
     """Serves `/fs/…` to the host: any path, opened as the sandbox's user; `beneath`: the workspace's."""
 
-    def __init__(self, space: Everywhere, workspace: Workspace, threads: FileThreads) -> None:
+    def __init__(
+        self,
+        space: Everywhere,
+        workspace: Workspace,
+        threads: FileThreads,
+        trees: Mapping[tuple[str, tuple[str, ...]], Handler] | None = None,
+    ) -> None:
         self._space = space
         self._workspace = workspace
         self._threads = threads
@@ -43,16 +45,17 @@ class FileRoutes:
             ("PUT", ("content",)): self._write,
             ("GET", ("stat",)): self._stat,
             ("GET", ("list",)): self._list,
-            ("POST", ("move",)): self._move,
-            ("POST", ("copy",)): self._copy,
+            ("POST", ("move",)): partial(self._carry, moving.move),
+            ("POST", ("copy",)): partial(self._carry, moving.copy),
             ("POST", ("mkdir",)): self._make_directory,
             ("POST", ("chmod",)): self._change_mode,
             ("POST", ("edit",)): self._edit,
             ("DELETE", ()): self._delete,
+            **(trees or {}),
         }
 
-    async def answer(self, request: Request) -> Answer:
-        """The answer to `request`. Raises ShipError."""
+    async def answer(self, request: Request) -> Reply:
+        """Raises ShipError."""
         handler = self._fixed.get((request.method, request.segments[1:]))
         if handler is None:
             raise NotFound("there is no such route")
@@ -73,14 +76,8 @@ class FileRoutes:
         if len(data) == part.length:
             reading.close()
             return Answer(200, data, "application/octet-stream", headers=headers)
-        return Answer(
-            200,
-            self._blocks(reading, data),
-            "application/octet-stream",
-            part.length,
-            headers,
-            closed(reading),
-        )
+        blocks = self._blocks(reading, data)
+        return Answer(200, blocks, "application/octet-stream", part.length, headers, closed(reading))
 
     async def _blocks(self, reading: Reading, data: bytes) -> AsyncGenerator[bytes]:
         try:
@@ -102,7 +99,7 @@ class FileRoutes:
             path_of(request),
             mode=_mode(request.query["mode"]) if "mode" in request.query else None,
             mtime=_moment(request.query["mtime"]) if "mtime" in request.query else None,
-            make=flag(request, "mkdir", default=True),
+            make=request.flag("mkdir", default=True),
         )
         try:
             await self._threads.run(upload.open)
@@ -114,15 +111,14 @@ class FileRoutes:
         return json_answer(200, written)
 
     async def _stat(self, request: Request) -> Answer:
-        follow, space = flag(request, "follow", default=True), self._space_of(request)
-        return json_answer(200, await self._look(space, space.check(path_of(request)), follow=follow))
+        follow, space = request.flag("follow", default=True), self._space_of(request)
+        path = space.check(path_of(request))
 
-    async def _look(self, space: Workspace, path: str, *, follow: bool = True) -> dict[str, object]:
         def look() -> dict[str, object]:
             with space.translated(path):
                 return info.look(space, path, follow=follow)
 
-        return await self._threads.run(look)
+        return json_answer(200, await self._threads.run(look))
 
     async def _list(self, request: Request) -> Answer:
         glob = request.query.get("glob")
@@ -132,8 +128,8 @@ class FileRoutes:
             depth=number(request, "depth", 1, LISTED_DEPTH),
             glob=Glob(glob) if glob is not None else None,
             limit=number(request, "limit", 10_000, LISTED_ENTRIES),
-            follow=flag(request, "follow", default=False),
-            directories_first=flag(request, "directories_first", default=False),
+            follow=request.flag("follow"),
+            directories_first=request.flag("directories_first"),
         )
         try:
             await self._threads.run(listing.open)
@@ -150,49 +146,38 @@ class FileRoutes:
                 if data or time.monotonic() > said + _BEAT_S:
                     said = time.monotonic()
                     yield data or b"\n"  # a sign of life: the host waits for no silent peer
-            yield _line({"truncated": listing.truncated})
+            yield line({"truncated": listing.truncated})
         finally:
             await self._threads.run(entries.close)
             listing.close()
 
-    async def _move(self, request: Request) -> Answer:
-        return await self._carry(request, moving.move)
-
-    async def _copy(self, request: Request) -> Answer:
-        return await self._carry(request, moving.copy)
-
-    async def _carry(self, request: Request, how: Callable[..., moving.Steps]) -> Answer:
-        given = await read_object(request)
+    async def _carry(self, how: Callable[..., moving.Steps], request: Request) -> Answer:
+        given = await request.read_object()
         source, destination = text(given, "source"), text(given, "destination")
         steps = how(self._space, source, destination, overwrite=boolean(given, "overwrite", default=False))
-        return json_answer(200, await self._threads.run_steps(steps, request.talk.wire.gone))
+        return json_answer(200, await self._threads.run_steps(steps, request.gone))
 
     async def _make_directory(self, request: Request) -> Answer:
-        given = await read_object(request)
+        given = await request.read_object()
         mode, parents = _mode(text(given, "mode", "0755")), boolean(given, "parents", default=True)
-        made = await self._threads.run(
-            edits.make_directory, self._space, text(given, "path"), mode=mode, parents=parents
-        )
+        path = text(given, "path")
+        made = await self._threads.run(edits.make_directory, self._space, path, mode=mode, parents=parents)
         return json_answer(200, made)
 
     async def _change_mode(self, request: Request) -> Answer:
-        given = await read_object(request)
-        recursive = boolean(given, "recursive", default=False)
-        steps = edits.change_mode(
-            self._space, text(given, "path"), _mode(text(given, "mode")), recursive=recursive
-        )
-        return json_answer(200, await self._threads.run_steps(steps, request.talk.wire.gone))
+        given = await request.read_object()
+        recursive, path = boolean(given, "recursive", default=False), text(given, "path")
+        steps = edits.change_mode(self._space, path, _mode(text(given, "mode")), recursive=recursive)
+        return json_answer(200, await self._threads.run_steps(steps, request.gone))
 
     async def _delete(self, request: Request) -> Answer:
-        gone = request.talk.wire.gone
-        recursive = flag(request, "recursive", default=True)
-        await self._threads.run(
-            edits.delete, self._space_of(request), path_of(request), gone.done, recursive=recursive
-        )
+        space, gone = self._space_of(request), request.gone
+        recursive = request.flag("recursive", default=True)
+        await self._threads.run(edits.delete, space, path_of(request), gone.done, recursive=recursive)
         return json_answer(200, {"status": "ok"})
 
     async def _edit(self, request: Request) -> Answer:
-        given = await read_object(request, _EDIT_BODY_BYTES)
+        given = await request.read_object(_EDIT_BODY_BYTES)
         old = text(given, "old")
         if not old:
             raise InvalidArgument("old is empty; say what to replace", field="old")
@@ -203,7 +188,7 @@ class FileRoutes:
         return json_answer(200, {"replaced": replaced})
 
     def _space_of(self, request: Request) -> Workspace:
-        return self._workspace if flag(request, "beneath", default=False) else self._space
+        return self._workspace if request.flag("beneath") else self._space
 
 
 def closed(what: Reading | Listing) -> Callable[[], Awaitable[None]]:
@@ -220,26 +205,12 @@ def path_of(request: Request, default: str = "") -> str:
     return request.query.get("path", default)
 
 
-def flag(request: Request, name: str, *, default: bool) -> bool:
-    """A yes or no of the query."""
-    given = request.query.get(name)
-    return default if given is None else given in ("true", "1")
-
-
 def number(request: Request, name: str, default: int, most: int) -> int:
     """A whole number of the query, from 1 to `most`. Raises InvalidArgument."""
     given = request.query.get(name, str(default))
     if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= most:
         raise InvalidArgument(f"{name} must be a number from 1 to {most}", field=name)
     return int(given)
-
-
-async def read_object(request: Request, limit: int = _SMALL_BODY_BYTES) -> Mapping[str, object]:
-    """The body, which must be an object of JSON. Raises InvalidArgument and PayloadTooLarge."""
-    body = await request.read_json(limit)
-    if not isinstance(body, dict):
-        raise InvalidArgument("the body must be a JSON object")
-    return cast("dict[str, object]", body)
 
 
 def text(given: Mapping[str, object], name: str, default: str | None = None) -> str:
@@ -265,20 +236,11 @@ def boolean(given: Mapping[str, object], name: str, *, default: bool) -> bool:
 def _wanted(request: Request) -> Wanted:
     """The requested range: `first` and `last`, or the last `suffix` bytes; `if_range` is the file's state."""
     return Wanted(
-        first=_offset(request, "first"),
-        last=_offset(request, "last"),
-        suffix=_offset(request, "suffix"),
+        first=request.offset("first", "a number of bytes"),
+        last=request.offset("last", "a number of bytes"),
+        suffix=request.offset("suffix", "a number of bytes"),
         if_range=request.query.get("if_range"),
     )
-
-
-def _offset(request: Request, name: str) -> int | None:
-    given = request.query.get(name)
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdigit() or len(given) > 18:
-        raise InvalidArgument(f"{name} must be a number of bytes", field=name)
-    return int(given)
 
 
 def _mode(given: str) -> int:
@@ -322,10 +284,6 @@ def _next_lines(entries: Generator[dict[str, object] | None]) -> bytes | None:
         except StopIteration:
             return b"".join(lines) or None
         if entry is not None:
-            lines.append(_line(entry))
+            lines.append(line(entry))
             size += len(lines[-1])
     return b"".join(lines)
-
-
-def _line(value: object) -> bytes:
-    return _encode(value).encode() + b"\n"

@@ -15,6 +15,7 @@ from ship.process.identity import Identity
 from ship.process.init import Nursery, Program
 from ship.process.interpreter import tool_command
 from ship.process.pipes import InputPipe
+from ship.waiting import readable
 
 _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 1 << 20
@@ -56,7 +57,7 @@ class Output:
             try:
                 return os.read(self._fd, _READ_BYTES)
             except BlockingIOError:
-                await self._readable()
+                await readable(self._fd)
 
     async def line(self) -> bytes:
         """The next line, without its newline; a part when the output ends before, or the line is too long."""
@@ -69,29 +70,15 @@ class Output:
     def close(self) -> None:
         os.close(self._fd)
 
-    async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._fd, _wake, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(self._fd)
-
 
 class Tool:
     def __init__(self, output: Output, given: InputPipe | None) -> None:
         self.output = output
         self.given = given
         """Its stdin, when it is fed."""
-        self.killed = False
-        self._pid: int | None = None
+        self.pid: int | None = None
         self._status: int | None = None
         self._ended = asyncio.Event()
-
-    def started(self, pid: int) -> None:
-        """It runs."""
-        self._pid = pid
 
     def ended(self, status: int) -> None:
         """It is dead, with that wait status."""
@@ -100,10 +87,9 @@ class Tool:
 
     def kill(self) -> None:
         """At once; its output can still be read."""
-        if self._pid is not None and not self._ended.is_set():
-            self.killed = True
+        if self.pid is not None and not self._ended.is_set():
             with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     async def succeeded(self) -> bool:
         """Whether it came to its end, which is waited for."""
@@ -113,7 +99,7 @@ class Tool:
     async def end(self) -> None:
         """Make it end. A tool with a body gets the end of its input, and a moment to clean up."""
         if self.given is not None:
-            self.given.close()
+            self.given.feed.stop()
             await self._wait_ended(_GRACE_S)
         self.kill()
         await self._wait_ended(_DYING_S)
@@ -173,17 +159,10 @@ class ToolRuns:
                 undo.callback(given.abandon)
             running = Tool(output, given)
             stdin = place.file if given is None else given.reading_end
-            program = Program(
-                argv=[os.fsencode(word) for word in (*tool_command(tool, self._local), json.dumps(order))],
-                environment={},
-                identity=self._identity,
-                directory=place.directory,
-                stdin=stdin,
-                stdout=output.writing_end,
-                stderr=silence,
-            )
+            argv, stdio = [*tool_command(tool, self._local), json.dumps(order)], (output.writing_end, silence)
+            program = Program(argv, {}, self._identity, place.directory, stdin, *stdio)
             try:
-                running.started(await self._nursery.start(program, running.ended))
+                running.pid = await self._nursery.start(program, running.ended)
             except OSError as error:
                 raise _refusal(error) from error
             finally:
@@ -199,8 +178,3 @@ def _refusal(error: OSError) -> Conflict | Forbidden:
     if error.errno in (errno.EACCES, errno.EPERM):
         return Forbidden("the sandbox's user may not enter that directory")
     return Conflict(f"the sandbox has no room for another program now: {error.strerror}")
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -5,17 +5,18 @@ import json
 import os
 import stat
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import cast
 
-from ship.errors import Conflict, InvalidArgument, NotFound, ShipError
-from ship.files.routes import flag, number, path_of
+from ship.errors import Conflict, InvalidArgument, ShipError
+from ship.files.routes import number, path_of
 from ship.files.sandbox_paths import Everywhere
 from ship.files.tool_runs import Output, Place, Tool, ToolRuns
 from ship.files.watching import Watchers
 from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import translate
-from ship.http.conversation import Answer, Request, TruncatedAnswer, WebSocketUpgrade, json_answer
+from ship.http.conversation import Answer, Handler, Request, TruncatedAnswer, WebSocketUpgrade, json_answer
+from tree_tar.beneath import closing
 
 _SEARCHES = 3
 _SEARCH_S = 30.0
@@ -38,24 +39,16 @@ class TreeRoutes:
         self._watchers = Watchers(space, threads)
         self._searching = asyncio.Semaphore(_SEARCHES)
         self._archives = 0
-
-    async def answer(self, request: Request) -> Answer | WebSocketUpgrade:
-        """The answer to `request`. Raises ShipError."""
-        match request.method, request.segments[1:]:
-            case "GET", ("search",):
-                return await self._search(request)
-            case "GET", ("watch",):
-                return await self._watch(request)
-            case "GET", ("archive",):
-                return await self._pack(request)
-            case "PUT", ("archive",):
-                return await self._unpack(request)
-            case _:
-                raise NotFound("there is no such route")
+        self.handlers: dict[tuple[str, tuple[str, ...]], Handler] = {
+            ("GET", ("search",)): self._search,
+            ("GET", ("watch",)): self._watch,
+            ("GET", ("archive",)): self._pack,
+            ("PUT", ("archive",)): self._unpack,
+        }
 
     async def _watch(self, request: Request) -> WebSocketUpgrade:
         path = self._space.check(path_of(request, "."))
-        recursive = flag(request, "recursive", default=True)
+        recursive = request.flag("recursive", default=True)
         if request.websocket_key is None:
             raise InvalidArgument("watching needs a WebSocket upgrade (RFC 6455)")
         await self._watchers.check(path)
@@ -66,7 +59,7 @@ class TreeRoutes:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._turn())
             place = await stack.enter_async_context(self._place(path_of(request, ".")))
-            gone = request.talk.wire.gone
+            gone = request.gone
             tool = await stack.enter_async_context(
                 self._tools.run("search", order, place, gone, limit_s=_SEARCH_S)
             )
@@ -88,10 +81,10 @@ class TreeRoutes:
             "floor": self._floor,
             "glob": glob,
             "query": query,
-            "regex": flag(request, "regex", default=False),
-            "ignore_case": flag(request, "ignore_case", default=False),
-            "hidden": flag(request, "hidden", default=False),
-            "gitignore": flag(request, "gitignore", default=True),
+            "regex": request.flag("regex"),
+            "ignore_case": request.flag("ignore_case"),
+            "hidden": request.flag("hidden"),
+            "gitignore": request.flag("gitignore", default=True),
             "limit": number(request, "limit", 1000, _MAX_FOUND),
             "seconds": _SOFT_SEARCH_S,
         }
@@ -102,9 +95,7 @@ class TreeRoutes:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._room_for_archive())
             place = await stack.enter_async_context(self._place(path))
-            tool = await stack.enter_async_context(
-                self._tools.run("pack", order, place, request.talk.wire.gone)
-            )
+            tool = await stack.enter_async_context(self._tools.run("pack", order, place, request.gone))
             _check_said(await tool.output.line(), path)
             kind = "application/gzip" if order["format"] == "tar.gz" else "application/x-tar"
             held = stack.pop_all()
@@ -114,7 +105,7 @@ class TreeRoutes:
     async def _unpack(self, request: Request) -> Answer:
         path = self._space.check(path_of(request, "."))
         order = {"format": _format(request), "most_bytes": _MAX_UNPACKED}
-        gone = request.talk.wire.gone
+        gone = request.gone
         with self._room_for_archive():
             async with (
                 self._place(path, make=True) as place,
@@ -162,11 +153,8 @@ def _open_place(space: Everywhere, path: str, *, make: bool) -> Place:
     with space.translated(path):
         if make:
             os.close(space.open_parent(path + "/.", make=True))
-        found = space.open(path, os.O_PATH)
-        try:
+        with closing(space.open(path, os.O_PATH)) as found:
             mode = os.fstat(found).st_mode
-        finally:
-            os.close(found)
         if stat.S_ISDIR(mode):
             # The dot makes the kernel ask for the right to search the directory itself.
             return Place(space.open(path + "/.", os.O_PATH | os.O_DIRECTORY))
@@ -179,11 +167,8 @@ def _open_file_place(space: Everywhere, path: str) -> Place:
     file = space.open(path, os.O_RDONLY)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise InvalidArgument(
-            "the file was replaced and is not a regular file any more; try again",
-            field="path",
-            reason="not_regular_file",
-        )
+        problem = "the file was replaced and is not a regular file any more; try again"
+        raise InvalidArgument(problem, field="path", reason="not_regular_file")
     return Place(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), file)
 
 
@@ -235,15 +220,12 @@ async def _packed(stack: AsyncExitStack, tool: Tool) -> AsyncGenerator[bytes]:
 
 
 async def _feed(request: Request, tool: Tool, gone: asyncio.Future[None]) -> None:
-    given = tool.given
-    if given is None:
+    if tool.given is None:
         return
-    try:
+    with suppress(Conflict):  # it has refused what it got, and says why
         async for data in request.talk.body():
-            await given.write(data, gone)
-        await given.end(gone)
-    except Conflict:
-        return  # it has refused what it got, and says why
+            await tool.given.feed.write(data, gone)
+        await tool.given.feed.end(gone)
 
 
 async def _line_unless(gone: asyncio.Future[None], output: Output) -> bytes:

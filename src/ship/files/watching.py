@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from ship.errors import Conflict, ShipError
 from ship.files import inotify
+from ship.files.info import as_utf8
 from ship.files.inotify import Event, Inotify
 from ship.files.listing import open_below
 from ship.files.sandbox_paths import Everywhere, MadeUp
@@ -29,7 +30,7 @@ from ship.files.temporaries import is_temporary
 from ship.files.workspace import FileThreads
 from ship.http.connection import PeerGone
 from ship.http.websocket import Closing, WebSocket
-from ship.waiting import first_of
+from ship.waiting import readable
 from ship_protocol import CloseCode
 from tree_tar.beneath import closing, open_beneath
 
@@ -143,17 +144,17 @@ class Watchers:
 
     async def serve(self, socket: WebSocket, path: str, *, recursive: bool) -> None:
         """Tell the peer until one of the two has had enough."""
-        closing = Closing(CloseCode.NORMAL, "")
+        end = Closing(CloseCode.NORMAL, "")
         try:
             with self._place():
                 await self._serve(socket, path, recursive=recursive)
         except Closing as found:
-            closing = found
+            end = found
         except PeerGone:
             return
         except ShipError as error:
-            closing = Closing(_CODES.get(error.status, CloseCode.SHIP_FAILED), error.message)
-        await socket.close(closing.code, closing.reason)
+            end = Closing(_CODES.get(error.status, CloseCode.SHIP_FAILED), error.message)
+        await socket.close(end.code, end.reason)
 
     async def _serve(self, socket: WebSocket, path: str, *, recursive: bool) -> None:
         top = await self._threads.run(_Top, self._space, path)
@@ -253,7 +254,7 @@ class _Watcher:
         if not found.watches:
             raise Conflict("the sandbox has no inotify watch left (fs.inotify.max_user_watches)")
         self._take_in(None, "", found, tell=False)
-        await self._socket.send_text(json.dumps({"type": "watching", "path": _as_utf8(self._path)}))
+        await self._socket.send_text(json.dumps({"type": "watching", "path": as_utf8(self._path)}))
         if found.incomplete:
             self._outbox.put(_OVERFLOW)
         tasks = [asyncio.ensure_future(part) for part in (self._follow(), self._send(), self._listen())]
@@ -295,7 +296,9 @@ class _Watcher:
             self._give_up_moves(time.monotonic())
             if not events:
                 self._settle()
-                await self._wait()
+                until = min((half.until for half in self._leaving.values()), default=None)
+                left_s = None if until is None else max(0.0, until - time.monotonic())
+                await readable(self._events.descriptor, left_s)
             else:
                 await asyncio.sleep(0)  # others have their turn
 
@@ -304,16 +307,6 @@ class _Watcher:
         for directory in self._fresh:
             directory.new.clear()
         self._fresh.clear()
-
-    async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._events.descriptor, _wake, ready)
-        until = min((half.until for half in self._leaving.values()), default=None)
-        try:
-            await first_of((ready,), None if until is None else max(0.0, until - time.monotonic()))
-        finally:
-            loop.remove_reader(self._events.descriptor)
 
     async def _take(self, event: Event) -> None:
         if event.mask & inotify.Q_OVERFLOW:
@@ -329,10 +322,10 @@ class _Watcher:
 
     def _take_of_root(self, event: Event) -> None:
         if event.mask & (inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.UNMOUNT | inotify.IGNORED):
-            self._outbox.put({"type": "deleted", "path": _as_utf8(self._path), "is_dir": self._only is None})
+            self._outbox.put({"type": "deleted", "path": as_utf8(self._path), "is_dir": self._only is None})
             raise _Gone
         if event.mask & inotify.ATTRIB and self._only is None:
-            self._outbox.put({"type": "attributes", "path": _as_utf8(self._path), "is_dir": True})
+            self._outbox.put({"type": "attributes", "path": as_utf8(self._path), "is_dir": True})
 
     async def _take_of_entry(self, directory: _Directory, event: Event) -> None:
         mask, is_directory = event.mask, bool(event.mask & inotify.ISDIR)
@@ -474,7 +467,7 @@ class _Watcher:
         self._outbox.put({"type": kind, "path": self._shown(directory, name), "is_dir": is_directory})
 
     def _shown(self, directory: _Directory, name: str) -> str:
-        return _as_utf8(self._base + "/".join((*directory.parts(), name)))
+        return as_utf8(self._base + "/".join((*directory.parts(), name)))
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
@@ -490,10 +483,8 @@ def _look_through(events: Inotify, top: _Top, way: tuple[str, ...], room: int, r
             directory = open_beneath(found_top, way, open_below)
     except (OSError, ShipError):
         return found  # it was removed or replaced by now, which is the next event
-    try:
+    with closing(directory):
         _Look(events, found, room, recursive).run(directory, (), len(way))
-    finally:
-        os.close(directory)
     return found
 
 
@@ -531,10 +522,8 @@ class _Look:
             directory = open_below(above, way[-1])
         except (OSError, MadeUp):
             return  # gone, not for this user to read, or made up by the kernel
-        try:
+        with closing(directory):
             self.run(directory, way, depth)
-        finally:
-            os.close(directory)
 
     def _watch(self, directory: int, way: tuple[str, ...]) -> bool:
         try:
@@ -543,12 +532,3 @@ class _Look:
             self._found.incomplete = self._found.incomplete or error.errno == errno.ENOSPC
             return False
         return True
-
-
-def _as_utf8(text: str) -> str:
-    return os.fsencode(text).decode("utf-8", "replace")
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+from ship.waiting import Timer, wake
+
 _MAX_RECEIVED = 256 * 1024
 _MAX_UNSENT = 256 * 1024
 _LOOK_S = 1.0
@@ -32,7 +34,7 @@ class Connection(asyncio.Protocol):
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._lost = False
-        self._look: asyncio.TimerHandle | None = None
+        self._look = Timer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -42,26 +44,27 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         if len(self._received) >= _MAX_RECEIVED:
-            self._pause_reading()
-        _wake(self._arrival)
+            self.transport.pause_reading()
+            self._look_later()
+        wake(self._arrival)
 
     def eof_received(self) -> bool:
         """The peer may still be reading, so our side stays open."""
-        _wake(self.gone)
-        _wake(self._arrival)
+        wake(self.gone)
+        wake(self._arrival)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
-        self._stop_looking()
+        self._look.cancel()
         for future in (self.gone, self._arrival, self._room):
-            _wake(future)
+            wake(future)
 
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        _wake(self._room)
+        wake(self._room)
         self._room = None
 
     @property
@@ -77,7 +80,7 @@ class Connection(asyncio.Protocol):
             await self._wait_arrival(timeout_s)
         received = bytes(self._received)
         self._received.clear()
-        self._stop_looking()
+        self._look.cancel()
         if not self._lost:
             self.transport.resume_reading()
         return received
@@ -98,9 +101,8 @@ class Connection(asyncio.Protocol):
         """Send; returns once little enough is unsent. Raises PeerGone."""
         self.write(data)
         if self._room is not None:
-            await asyncio.wait(
-                {self._room}
-            )  # several may wait for it; one that is cancelled leaves it to the others
+            # Several may wait for it; one that is cancelled leaves it to the others.
+            await asyncio.wait({self._room})
             self._check_not_lost()
 
     def close(self) -> None:
@@ -115,29 +117,18 @@ class Connection(asyncio.Protocol):
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    def _pause_reading(self) -> None:
-        self.transport.pause_reading()
-        self._look_later()
-
     def _look_later(self) -> None:
         # Without a read the peer's disconnect is not seen.
-        self._stop_looking()
-        self._look = self._loop.call_later(_LOOK_S, self._look_for_peer)
+        self._look.set(_LOOK_S, self._look_for_peer)
 
     def _look_for_peer(self) -> None:
+        peer: socket.socket = self.transport.get_extra_info("socket")
         asked = select.poll()
-        asked.register(
-            cast("socket.socket", self.transport.get_extra_info("socket")).fileno(), select.POLLRDHUP
-        )
+        asked.register(peer.fileno(), select.POLLRDHUP)
         if asked.poll(0):
-            _wake(self.gone)
+            wake(self.gone)
         else:
             self._look_later()
-
-    def _stop_looking(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
 
     async def _wait_arrival(self, timeout_s: float | None) -> None:
         self._arrival = self._loop.create_future()
@@ -150,8 +141,3 @@ class Connection(asyncio.Protocol):
     def _check_not_lost(self) -> None:
         if self._lost:
             raise PeerGone
-
-
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)

@@ -1,23 +1,27 @@
 """HTTP/1.1 over a connection: requests in, answers out, bodies streamed. h11 has the rules, this the
 bounds."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import cast
 
 import h11
 
 from ship.errors import InvalidArgument, PayloadTooLarge, ShipError
 from ship.http.connection import Connection
 from ship.http.websocket import WebSocket, accept_of
+from ship.wire import encode
 from ship_protocol import SESSION_HEADER
 
 HEAD_BYTES = 32 * 1024
 IDLE_S = 600.0
 _LINGER_S = 2.0
 _LINGER_BYTES = 1 << 20
+_OBJECT_BYTES = 1 << 20
 
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -81,9 +85,32 @@ class Request:
     @property
     def stays(self) -> bool:
         """Whether the request may take as long as its client likes."""
-        follows = self.query.get("follow", "false") in ("true", "1")
         feeds = self.segments[-1:] in (("stdin",), ("feed",))
-        return follows or feeds or "wait" in self.query or self.protocol is not None
+        return self.flag("follow") or feeds or "wait" in self.query or self.protocol is not None
+
+    @property
+    def gone(self) -> asyncio.Future[None]:
+        """Done once the client has closed, or stopped sending."""
+        return self.talk.wire.gone
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """A yes or no of the query."""
+        given = self.query.get(name)
+        return default if given is None else given in ("true", "1")
+
+    def offset(self, name: str, meaning: str) -> int | None:
+        """A whole number of the query, None when it is missing. Raises InvalidArgument with its `meaning`."""
+        given = self.query.get(name)
+        if given is not None and not (given.isascii() and given.isdigit() and len(given) <= 18):
+            raise InvalidArgument(f"{name} must be {meaning}", field=name)
+        return None if given is None else int(given)
+
+    async def read_object(self, limit: int = _OBJECT_BYTES) -> dict[str, object]:
+        """As `read_json`, which must be an object. Raises InvalidArgument else."""
+        body = await self.read_json(limit)
+        if not isinstance(body, dict):
+            raise InvalidArgument("the body must be a JSON object")
+        return cast("dict[str, object]", body)
 
     async def read_json(self, limit: int) -> object:
         """The decoded body. Raises PayloadTooLarge above `limit` bytes, InvalidArgument for no JSON."""
@@ -213,8 +240,12 @@ class Conversation:
         return [] if self._session is None else [(SESSION_HEADER, self._session)]
 
 
+Reply = Answer | ProtocolSwitch | WebSocketUpgrade
+Handler = Callable[[Request], Awaitable[Reply]]
+
+
 def json_answer(status: int, value: object) -> Answer:
-    return Answer(status, json.dumps(value, separators=(",", ":")).encode())
+    return Answer(status, encode(value))
 
 
 def _to_request(event: h11.Request, talk: Conversation) -> Request:

@@ -1,12 +1,11 @@
 """Cells: pieces of code that a kernel runs, each with its events. They outlive the connection that asked."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from ship.clock import rfc3339
 from ship.waiting import Bell
+from ship.wire import line, rfc3339
 from ship_protocol import CELL_BYTES
 
 State = Literal["queued", "running", "ended"]
@@ -86,15 +85,13 @@ class Cell:
         """Add one event; events over the cell's limit are left out."""
         if self.ended:
             return
-        line = (
-            json.dumps({"seq": self.next_seq, "type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
-        )
-        cost = len(line) + _EVENT_OVERHEAD
+        added = line({"seq": self.next_seq, "type": kind, **fields})
+        cost = len(added) + _EVENT_OVERHEAD
         room = CELL_BYTES + (_ERROR_BYTES if kind == "error" else 0)
         if kind != "end" and self.kept_bytes + cost > room:
             self.truncated = True
             return
-        self._events.append(line)
+        self._events.append(added)
         self.kept_bytes += cost
         self.news.ring()
 

@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ship.clock import rfc3339
 from ship.errors import Conflict, ShipError
-from ship.files.sandbox_paths import Everywhere
+from ship.execs.execs import ProcessContext
 from ship.kernels import messages
 from ship.kernels.cells import Cell, Status
 from ship.kernels.messages import Fields
 from ship.kernels.process import KernelCommand, KernelProcess, ProcessListener, Stream
 from ship.process import trees
-from ship.process.accounts import Accounts
 from ship.process.identity import Identity
-from ship.process.init import Nursery
+from ship.waiting import Timer
+from ship.wire import rfc3339
 
 State = Literal["starting", "idle", "busy", "dead"]
 
@@ -47,18 +46,6 @@ class KernelRequest:
     environment: Mapping[str, str]
     shared: Mapping[str, str]
     identity: Identity
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessContext:
-    """The context that all kernels of a sandbox share."""
-
-    nursery: Nursery
-    space: Everywhere
-    identities: tuple[Identity, ...]
-    environment: Mapping[str, str]
-    accounts: Accounts
-    local: bool
 
 
 class Kernel:
@@ -84,13 +71,11 @@ class Kernel:
         self._unused = True  # the process has run no cell
         self._early: list[
             tuple[Stream, str]
-        ] = []  # the output of the current cell before its start was reported
+        ] = []  # printed by the current cell before its start was reported
         self._incarnation = object()  # changes with the process, so that an old one's events are ignored
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changing = (
-            asyncio.Lock()
-        )  # held while a process is started or ended; cells are not touched under it
+        self._changing = asyncio.Lock()  # held while a process starts or ends; no cell is touched under it
 
     @property
     def state(self) -> State:
@@ -180,7 +165,9 @@ class Kernel:
         self.message = None
         self.execution_count = 0
         self.started_at = time.time()
-        self._arm(_READY_S, lambda: process.kill(f"was not ready within {_READY_S:g} s, and was killed"))
+        self._timer.set(
+            _READY_S, lambda: process.kill(f"was not ready within {_READY_S:g} s, and was killed")
+        )
 
     @contextmanager
     def _or_lose_all(self) -> Generator[None]:
@@ -197,7 +184,7 @@ class Kernel:
 
     async def _end(self, message: str) -> None:
         process, self._process = self._process, None
-        self._disarm()
+        self._timer.cancel()
         self._lose_all(message)
         if process is not None:
             await process.end_tree()
@@ -242,7 +229,7 @@ class Kernel:
             process = self._process
             if process is not None and self._current is None and self._is_outdated() and not self._closed:
                 self._process, self._incarnation = None, object()
-                self._disarm()
+                self._timer.cancel()
                 with suppress(ShipError), self._or_lose_all():
                     await process.end_tree()
                     await self._launch()
@@ -258,7 +245,7 @@ class Kernel:
         cell.begin()
         self._tell(message)
         if cell.timeout_s is not None:
-            self._arm(cell.timeout_s, lambda: self._stop("timeout"))
+            self._timer.set(cell.timeout_s, lambda: self._stop("timeout"))
 
     def _changed_for(self, cell: Cell) -> dict[str, str]:
         """The variables changed since the process began; a kernel's own are not the sandbox's to change."""
@@ -296,7 +283,7 @@ class Kernel:
     def _become_ready(self, message: Fields) -> None:
         if self._ready:
             return
-        self._disarm()
+        self._timer.cancel()
         self._ready = True
         self.language = _short(message.get("language"))
         self.version = _short(message.get("python") or message.get("version"))
@@ -318,10 +305,8 @@ class Kernel:
         status = _STATUSES.get(str(message.get("status")), "error")
         text: str | None = None
         if self._stopping == "timeout":
-            status, text = (
-                "timeout",
-                f"{_ran_too_long(cell)} and was interrupted; the kernel's variables are kept",
-            )
+            status = "timeout"
+            text = f"{_ran_too_long(cell)} and was interrupted; the kernel's variables are kept"
         self._finish(cell, status, text)
         self._pump()
 
@@ -329,7 +314,7 @@ class Kernel:
         if self._lost_before is not None:
             message = "; ".join(filter(None, (self._lost_before, message)))
             restarted, self._lost_before = True, None
-        self._disarm()
+        self._timer.cancel()
         if self._current is cell:
             self._current = None
         self.last_active_at = time.time()
@@ -348,13 +333,13 @@ class Kernel:
             return
         if self._stopping is None:
             self._stopping = why
-            self._arm(_STOP_S, partial(self._process.kill, "did not stop, and was killed"))
+            self._timer.set(_STOP_S, partial(self._process.kill, "did not stop, and was killed"))
         self._process.interrupt()
 
     def _died(self, status: int) -> None:
         process, self._process = self._process, None
         was_ready, self._ready = self._ready, False
-        self._disarm()
+        self._timer.cancel()
         if process is None:
             return
         how = process.why_killed or _how_it_died(status, process.last_words if not was_ready else "")
@@ -390,7 +375,7 @@ class Kernel:
             self._finish_keeping_timer(cell, status, f"{message}; {_VARIABLES_GONE}")
 
     def _finish_keeping_timer(self, cell: Cell, status: Status, message: str) -> None:
-        timer, self._timer = self._timer, None  # the new process has its own time to become ready
+        timer, self._timer = self._timer, Timer()  # the new process has its own time to become ready
         self._finish(cell, status, message, restarted=not self._closed)
         self._timer = timer
 
@@ -405,15 +390,6 @@ class Kernel:
         self._queue.clear()
         for cell in lost:
             cell.end("lost", message)
-
-    def _arm(self, seconds: float, call: Any) -> None:
-        self._disarm()
-        self._timer = asyncio.get_running_loop().call_later(seconds, call)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

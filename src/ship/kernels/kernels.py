@@ -1,14 +1,16 @@
 """The kernels of a sandbox and their cells; ended ones can be found by id for a while."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ship.errors import Conflict, NotFound
+from ship.execs.execs import ProcessContext
 from ship.kernels.cells import Cell, expired
-from ship.kernels.kernel import Kernel, KernelRequest, ProcessContext
+from ship.kernels.kernel import Kernel, KernelRequest
 from ship.kernels.process import PYTHON
 from ship.process.identity import Identity
+from ship.waiting import Timer
+from ship.wire import printable
 
 DEFAULT = "default"
 
@@ -33,7 +35,7 @@ class Kernels:
         self._context = context
         self._all: dict[str, Kernel] = {}
         self._cells: dict[str, Cell] = {}
-        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep = Timer()
 
     async def create(self, order: KernelRequest) -> Kernel:
         """A started kernel. Raises Conflict for a known id or at the limit, and the errors of a bad cwd."""
@@ -51,7 +53,7 @@ class Kernels:
         """Raises NotFound."""
         found = self._all.get(kernel_id)
         if found is None:
-            raise NotFound(f"there is no kernel {_printable(kernel_id)}")
+            raise NotFound(f"there is no kernel {printable(kernel_id)}")
         return found
 
     def list(self) -> list[Kernel]:
@@ -102,7 +104,7 @@ class Kernels:
         self._forget_old()
         found = self._cells.get(cell_id)
         if found is None:
-            raise NotFound(f"there is no cell {_printable(cell_id)}, or it ended long ago")
+            raise NotFound(f"there is no cell {printable(cell_id)}, or it ended long ago")
         return found
 
     def _check_room(self, order: CellRequest) -> None:
@@ -127,12 +129,9 @@ class Kernels:
     def _sweep_later(self) -> None:
         # A timer only while there is something to forget: an idle sandbox stays asleep.
         self._forget_old()
-        if self._sweep is not None:
-            self._sweep.cancel()
-        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._swept)
+        self._sweep.set(_SWEEP_S, self._swept)
 
     def _swept(self) -> None:
-        self._sweep = None
         self._forget_old()
         if self._cells:
             self._sweep_later()
@@ -145,7 +144,3 @@ class Kernels:
 def default_order(user: Identity, shared: Mapping[str, str]) -> KernelRequest:
     """The kernel `default`, which is made by its first cell."""
     return KernelRequest(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, shared=shared, identity=user)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")

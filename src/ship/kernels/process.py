@@ -2,7 +2,6 @@
 
 import asyncio
 import codecs
-import json
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from ship.process.identity import Identity
 from ship.process.init import Nursery, Program
 from ship.process.interpreter import CLOSURE, SOURCES, own_interpreter
 from ship.process.pipes import OutputPipe
+from ship.wire import line
 
 PYTHON = "python3"
 
@@ -110,7 +110,7 @@ class KernelProcess(asyncio.Protocol):
 
     def send(self, message: Mapping[str, object]) -> None:
         if self._transport is not None and not self.dead:
-            self._transport.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            self._transport.write(line(message))
 
     def drain(self) -> None:
         """Pass on the bytes in the pipes at this moment."""
@@ -142,8 +142,8 @@ class KernelProcess(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Output from before a message lies in the pipes by now, and comes first."""
         self.drain()
-        for line in self._lines.feed(data):
-            message = parse(line)
+        for each in self._lines.feed(data):
+            message = parse(each)
             if message is not None and not self.dead:
                 self._listener.message(message)
 
@@ -161,8 +161,8 @@ class KernelProcess(asyncio.Protocol):
         self, command: Sequence[str], directory: int, line: int, stdout: OutputPipe, stderr: OutputPipe
     ) -> Program:
         return Program(
-            argv=[os.fsencode(word) for word in command],
-            environment={os.fsencode(n): os.fsencode(v) for n, v in self._command.environment.items()},
+            argv=command,
+            environment=self._command.environment,
             identity=self._command.identity,
             directory=directory,
             stdin=line,

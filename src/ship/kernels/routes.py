@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import cast
 
 from ship.errors import InvalidArgument, NotFound
 from ship.execs import request as exec_request
@@ -13,6 +12,7 @@ from ship.kernels.kernel import KernelRequest
 from ship.kernels.kernels import CellRequest, Kernels, default_order
 from ship.kernels.process import PYTHON
 from ship.settings import Settings
+from ship.wire import printable
 
 _CODE_BODY_BYTES = 16 << 20
 _READ_BYTES = 256 * 1024
@@ -26,7 +26,7 @@ class KernelRoutes:
         self._kernels = kernels
 
     async def answer(self, request: Request) -> Answer:
-        """The answer to `request`. Raises ShipError."""
+        """Raises ShipError."""
         match request.method, request.segments:
             case "GET", ("kernelspecs",):
                 return await self._specs()
@@ -36,31 +36,19 @@ class KernelRoutes:
                 return json_answer(200, {"items": [item.to_wire() for item in self._kernels.list()]})
             case "POST", ("kernels",):
                 return await self._create(request)
-            case method, ("kernels", kernel_id):
-                return await self._one(method, kernel_id)
-            case method, ("kernels", kernel_id, *rest):
-                return await self._of_one(request, method, kernel_id, tuple(rest))
-            case _:
-                raise NotFound("there is no such route")
-
-    async def _one(self, method: str, kernel_id: str) -> Answer:
-        if method == "GET":
-            return json_answer(200, self._kernels.get(kernel_id).to_wire())
-        if method == "DELETE":
-            await self._kernels.delete(kernel_id)
-            return json_answer(200, {"status": "ok"})
-        raise NotFound("there is no such route")
-
-    async def _of_one(self, request: Request, method: str, kernel_id: str, rest: tuple[str, ...]) -> Answer:
-        match method, rest:
-            case "POST", ("interrupt",):
-                self._kernels.get(kernel_id).interrupt()
-            case "POST", ("restart",):
-                await self._kernels.get(kernel_id).restart()
-            case "POST", ("cells",):
+            case "GET", ("kernels", kernel_id):
+                return json_answer(200, self._kernels.get(kernel_id).to_wire())
+            case "DELETE", ("kernels", kernel_id):
+                await self._kernels.delete(kernel_id)
+                return json_answer(200, {"status": "ok"})
+            case "POST", ("kernels", kernel_id, "cells"):
                 return await self._run(request, kernel_id)
-            case "GET", ("cells", cell_id, "events"):
+            case "GET", ("kernels", kernel_id, "cells", cell_id, "events"):
                 return self._events(request, kernel_id, cell_id)
+            case "POST", ("kernels", kernel_id, "interrupt"):
+                self._kernels.get(kernel_id).interrupt()
+            case "POST", ("kernels", kernel_id, "restart"):
+                await self._kernels.get(kernel_id).restart()
             case _:
                 raise NotFound("there is no such route")
         return json_answer(200, self._kernels.get(kernel_id).to_wire())
@@ -71,7 +59,7 @@ class KernelRoutes:
         return json_answer(200, {"items": found})
 
     async def _create(self, request: Request) -> Answer:
-        wanted = self._kernel_order(_object(await request.read_json(1 << 20)))
+        wanted = self._kernel_order(await request.read_object())
         if wanted.spec != PYTHON:
             await self._check_spec(wanted)
         return json_answer(201, (await self._kernels.create(wanted)).to_wire())
@@ -85,22 +73,21 @@ class KernelRoutes:
             )
 
     async def _run(self, request: Request, kernel_id: str) -> Answer:
-        wanted = _cell_order(_object(await request.read_json(_CODE_BODY_BYTES)))
+        wanted = _cell_order(await request.read_object(_CODE_BODY_BYTES))
         default = default_order(self._settings.user, wanted.environment)
         cell = self._kernels.run(kernel_id, wanted, default)
-        if _follows(request):
-            return Answer(200, _stream_events(request, cell, 0, follow=True), "application/x-ndjson")
+        if request.flag("follow"):
+            return Answer(200, _stream_events(request, cell, 0), "application/x-ndjson")
         return json_answer(201, cell.to_wire())
 
     def _events(self, request: Request, kernel_id: str, cell_id: str) -> Answer:
         cell = self._kernels.cell(cell_id)
         if cell.kernel_id != kernel_id:
             raise NotFound(f"kernel {kernel_id} has no such cell")
-        since = _sequence(request)
+        since = request.offset("since", "the number of an event") or 0
         if since > cell.next_seq:
             raise InvalidArgument(f"since is beyond the cell's {cell.next_seq} events", field="since")
-        follow = _follows(request)
-        return Answer(200, _stream_events(request, cell, since, follow=follow), "application/x-ndjson")
+        return Answer(200, _stream_events(request, cell, since), "application/x-ndjson")
 
     def _kernel_order(self, given: dict[str, object]) -> KernelRequest:
         shared = exec_request.environment(given.get("env"))
@@ -116,8 +103,7 @@ class KernelRoutes:
         )
 
 
-async def _stream_events(request: Request, cell: Cell, since: int, *, follow: bool) -> AsyncGenerator[bytes]:
-    gone = request.talk.wire.gone
+async def _stream_events(request: Request, cell: Cell, since: int) -> AsyncGenerator[bytes]:
     while True:
         # In this order: an event that comes between the two lines belongs before the end.
         ended = cell.ended
@@ -125,10 +111,10 @@ async def _stream_events(request: Request, cell: Cell, since: int, *, follow: bo
         if lines:
             since += len(lines)
             yield b"".join(lines)
-        elif ended or not follow or gone.done():
+        elif ended or not request.flag("follow") or request.gone.done():
             return
         else:
-            await cell.news.wait(gone)
+            await cell.news.wait(request.gone)
 
 
 def _cell_order(given: dict[str, object]) -> CellRequest:
@@ -137,24 +123,7 @@ def _cell_order(given: dict[str, object]) -> CellRequest:
         raise InvalidArgument("code must be text", field="code")
     return CellRequest(
         id=exec_request.identifier(given.get("id")),
-        code=code.encode("utf-8", "replace").decode(),
+        code=printable(code),
         timeout_s=None if timeout_s is None else exec_request.seconds(timeout_s, "timeout_s", positive=True),
         environment=exec_request.environment(given.get("env")),
     )
-
-
-def _object(body: object) -> dict[str, object]:
-    if not isinstance(body, dict):
-        raise InvalidArgument("the body must be a JSON object")
-    return cast("dict[str, object]", body)
-
-
-def _follows(request: Request) -> bool:
-    return request.query.get("follow", "false") in ("true", "1")
-
-
-def _sequence(request: Request) -> int:
-    text = request.query.get("since", "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidArgument("since must be the number of an event", field="since")
-    return int(text)

@@ -7,6 +7,8 @@ from typing import cast
 
 from ship.kernels.process import PYTHON
 from ship.process.identity import Identity
+from ship.process.table import read_file
+from ship.wire import printable
 
 _FOLDERS = ("/usr/share/jupyter/kernels", "/usr/local/share/jupyter/kernels")
 _MAX_BYTES = 64 * 1024
@@ -39,27 +41,16 @@ def _in_folder(folder: str) -> Iterator[Spec]:
 
 
 def _read(path: str) -> dict[str, object] | None:
-    # Programs of the sandbox write these: a fifo must not make us wait.
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        found = json.loads(read_file(path, _MAX_BYTES))
+    except (ValueError, RecursionError):
         return None
-    try:
-        found = json.loads(os.read(descriptor, _MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    finally:
-        os.close(descriptor)
     return cast("dict[str, object]", found) if isinstance(found, dict) else None
 
 
 def _describe(name: str, display_name: str, language: str) -> Spec:
-    return {"name": _printable(name), "display_name": display_name, "language": language}
+    return {"name": printable(name), "display_name": display_name, "language": language}
 
 
 def _text(value: object, default: str) -> str:
-    return _printable(value if isinstance(value, str) else default)[:256]
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    return printable(value if isinstance(value, str) else default)[:256]

@@ -15,7 +15,7 @@ class PortRoutes:
         self._ports = ports
 
     async def answer(self, request: Request) -> Answer | ProtocolSwitch:
-        """The answer to `request`. Raises ShipError."""
+        """Raises ShipError."""
         match request.method, request.segments:
             case "GET", ("ports",):
                 return json_answer(200, {"items": await self._ports.items()})

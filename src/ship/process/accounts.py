@@ -1,7 +1,6 @@
 """The users and groups that programs may run as, from the sandbox's /etc/passwd and /etc/group."""
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from ship.errors import Forbidden, InvalidArgument
 from ship.process.groups import NUMBERS
 from ship.process.identity import Identity
+from ship.process.table import read_file
 
 _MAX_BYTES = 1 << 20
 _MAX_ID = 65_535  # ids of a sandbox's user namespace
@@ -43,7 +43,7 @@ class _File:
         return self._lines
 
     def _read(self) -> Iterator[list[str]]:
-        for line in _regular(self._path).splitlines():
+        for line in read_file(self._path, _MAX_BYTES).decode("utf-8", "replace").splitlines():
             fields = line.split(":")
             if len(fields) == self._width and _number(fields[2]) <= _MAX_ID:
                 yield fields
@@ -163,19 +163,3 @@ def _identity(user: User) -> Identity:
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else _MAX_ID + 1
-
-
-def _regular(path: str) -> str:
-    # The sandbox's root may have put anything there: a fifo must not make us wait.
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ""
-        return os.read(descriptor, _MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(descriptor)

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent import futures
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ship.process import table, trees
@@ -30,8 +31,8 @@ class Program:
     controlling terminal.
     """
 
-    argv: Sequence[bytes]
-    environment: dict[bytes, bytes]
+    argv: Sequence[str]
+    environment: Mapping[str, str]
     identity: Identity
     directory: int
     stdin: int | None
@@ -54,21 +55,19 @@ class OomScore:
             self._own = os.pread(self._file, 16, 0).strip()
         self._child = str(max(_CHILD_OOM_SCORE, int(self._own))).encode()
 
-    def raise_for_child(self) -> None:
-        """Raise the score for the next fork, whose child inherits it."""
+    @contextmanager
+    def raised(self) -> Generator[None]:
+        """Within, children inherit a higher score. Going back down to where we were takes no capability."""
         self._set(self._child)
-
-    def restore(self) -> None:
-        """Ship's own score again. Going back down to where we were takes no capability."""
-        self._set(self._own)
+        try:
+            yield
+        finally:
+            self._set(self._own)
 
     def _set(self, score: bytes) -> None:
-        if self._file is None:
-            return
-        try:
-            os.pwrite(self._file, score, 0)
-        except OSError:
-            return
+        if self._file is not None:
+            with suppress(OSError):
+                os.pwrite(self._file, score, 0)
 
 
 class Nursery:
@@ -108,19 +107,12 @@ class Nursery:
         return attempt.result()
 
     def _spawn(self, program: Program) -> int:
+        argv = [os.fsencode(word) for word in program.argv]
+        variables = {os.fsencode(name): os.fsencode(value) for name, value in program.environment.items()}
         stdin = self._empty if program.stdin is None else program.stdin
-        self._oom.raise_for_child()
-        try:
-            return self._spawner.start(
-                program.argv,
-                program.environment,
-                program.directory,
-                (stdin, program.stdout, program.stderr),
-                _ids(program),
-                tty=program.tty,
-            )
-        finally:
-            self._oom.restore()
+        stdio, ids = (stdin, program.stdout, program.stderr), _ids(program)
+        with self._oom.raised():
+            return self._spawner.start(argv, variables, program.directory, stdio, ids, tty=program.tty)
 
     def _reap(self) -> None:
         for _ in range(_REAPED_AT_ONCE):

@@ -102,30 +102,19 @@ class InputPipe:
         os.set_blocking(self._fd, False)
         self._first = data
         self._stays_open = stays_open
-        self._feed = InputFeed(self._fd, self._close)
+        self.feed = InputFeed(self._fd, self._close)
 
     def start(self) -> None:
         """Call when the program has its end: sends the first input, then the end unless more may come."""
         os.close(self.reading_end)
         if self._first or not self._stays_open:
-            self._feed.give(self._first, last=not self._stays_open)
+            self.feed.give(self._first, last=not self._stays_open)
         self._first = b""
 
     def abandon(self) -> None:
         """Call when no program was started."""
         os.close(self.reading_end)
         self._close()
-
-    async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
-        """Return when the pipe has taken all. Raises Conflict when its reader has left, or after the end."""
-        await self._feed.write(data, gone)
-
-    async def end(self, gone: asyncio.Future[None] | None) -> None:
-        await self._feed.end(gone)
-
-    def close(self) -> None:
-        """Send no more, and drop the unsent rest."""
-        self._feed.stop()
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -178,15 +167,15 @@ class Pipes:
         self._stdout.finish()
         self._stderr.finish()
         if self._stdin is not None:
-            self._stdin.close()
+            self._stdin.feed.stop()
 
     async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
         """Write to stdin. Raises Conflict when it is not open."""
-        await self._open_stdin().write(data, gone)
+        await self._open_stdin().feed.write(data, gone)
 
     async def end(self, gone: asyncio.Future[None] | None) -> None:
         """End stdin. Raises Conflict when it was never open."""
-        await self._open_stdin().end(gone)
+        await self._open_stdin().feed.end(gone)
 
     def resize(self, rows: int, cols: int) -> None:
         """Raises Conflict."""

@@ -46,7 +46,7 @@ class Pty:
         self._take = take
         self._given = given
         self._loop = asyncio.get_running_loop()
-        self._feed = InputFeed(self._master, _nothing)
+        self._feed = InputFeed(self._master, lambda: None)
         self._line_begun = False
         self._reading = False
         _make_utf8(self._slave)
@@ -67,7 +67,9 @@ class Pty:
 
     def pause(self) -> None:
         """Read nothing until `resume`, so that the program waits when the terminal is full."""
-        self._stop_reading()
+        if self._reading:
+            self._loop.remove_reader(self._master)
+            self._reading = False
 
     def resume(self) -> None:
         if self._master >= 0 and not self._reading:
@@ -76,7 +78,7 @@ class Pty:
 
     def abandon(self) -> None:
         """Call when no program was started, and at the end."""
-        self._stop_reading()
+        self.pause()
         for descriptor in (self._master, self._slave):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -150,13 +152,8 @@ class Pty:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            self._stop_reading()  # hung up; the end of the leader is about to be reported
+            self.pause()  # hung up; the end of the leader is about to be reported
         return bytes(found)
-
-    def _stop_reading(self) -> None:
-        if self._reading:
-            self._loop.remove_reader(self._master)
-            self._reading = False
 
 
 def _open(identity: Identity) -> tuple[int, int]:
@@ -181,7 +178,3 @@ def _make_utf8(descriptor: int) -> None:
     mode = termios.tcgetattr(descriptor)
     mode[_IFLAG] |= _IUTF8
     termios.tcsetattr(descriptor, termios.TCSANOW, mode)
-
-
-def _nothing() -> None:
-    return

@@ -17,7 +17,7 @@ class Signals:
         self._loop = asyncio.get_running_loop()
         self._waiting: set[int] = set()
         # The only public way to have asyncio set the descriptor up.
-        self._loop.add_signal_handler(signal.SIGTERM, _nothing)
+        self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
     def on(self, number: int, call: Callable[[], None]) -> None:
@@ -34,7 +34,3 @@ class Signals:
     def _hand_on(self, number: int, call: Callable[[], None]) -> None:
         self._waiting.discard(number)
         call()
-
-
-def _nothing() -> None:
-    return

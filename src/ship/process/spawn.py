@@ -36,6 +36,8 @@ from ctypes import byref, c_char_p, c_int, c_long, c_short, c_uint
 from itertools import islice
 from typing import NamedTuple
 
+from ship.process.syscalls import last_error
+
 _SETGROUPS, _SETRESUID, _SETRESGID, _SIGPROCMASK = {
     "x86_64": (116, 117, 119, 14),
     "aarch64": (159, 147, 149, 135),
@@ -201,8 +203,7 @@ def _strings(words: Iterable[bytes]) -> object:
 
 def _check(result: int) -> None:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise last_error()
 
 
 def _check_number(number: int) -> None:

@@ -18,7 +18,7 @@ def filesystem_of(descriptor: int) -> int:
     """The magic number of an open file's file system: the first field of statfs(2)."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.fstatfs(ctypes.c_int(descriptor), buffer) < 0:
-        raise _last_error()
+        raise last_error()
     return ctypes.c_long.from_buffer(buffer).value & 0xFFFF_FFFF
 
 
@@ -27,7 +27,7 @@ def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False)
     flags = _RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE
     names = ctypes.c_char_p(os.fsencode(name)), ctypes.c_char_p(os.fsencode(new))
     if _libc.renameat2(ctypes.c_int(parent), names[0], ctypes.c_int(to), names[1], ctypes.c_uint(flags)) < 0:
-        raise _last_error()
+        raise last_error()
 
 
 def set_fs_identity(uid: int, gid: int) -> None:
@@ -56,6 +56,7 @@ def erase_variable(name: str) -> None:
         ctypes.memset(address, ord("x"), len(ctypes.string_at(address)))
 
 
-def _last_error() -> OSError:
+def last_error() -> OSError:
+    """The error that a failed call by ctypes has left."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))

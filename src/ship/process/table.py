@@ -1,12 +1,13 @@
 """The process table of the sandbox, read from /proc."""
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ship.clock import rfc3339
 from ship.errors import Forbidden, NotFound
+from ship.wire import rfc3339
 
 _COMMAND_BYTES = 4096
 _MAX_LISTED = 10_000
@@ -115,13 +116,16 @@ def groups(pid: int) -> frozenset[int] | None:
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The first `limit` bytes of a file in /proc; empty when it is not to be had."""
+    """The first `limit` bytes of a regular file, also of one in /proc; empty when it is not to be had.
+
+    The sandbox's programs may have put anything there, and a fifo does not make it wait.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return _read_all(descriptor, limit)
+        return _read_all(descriptor, limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except OSError:
         return b""
     finally:

@@ -7,21 +7,18 @@ from ship.http.conversation import Answer, Request, json_answer
 from ship.services import specs
 from ship.services.service import Service
 from ship.services.services import Services
-from ship.settings import Settings
 
 _BODY_BYTES = 64 << 20
-_NDJSON = "application/x-ndjson"
 
 
 class ServiceRoutes:
     """The host's requests on services."""
 
-    def __init__(self, settings: Settings, services: Services) -> None:
-        self._settings = settings
+    def __init__(self, services: Services) -> None:
         self._services = services
 
     async def answer(self, request: Request) -> Answer:
-        """The answer to `request`. Raises ShipError."""
+        """Raises ShipError."""
         match request.method, request.segments:
             case "GET", ("services",):
                 return json_answer(200, self._all())
@@ -37,8 +34,7 @@ class ServiceRoutes:
                 raise NotFound("there is no such route")
 
     async def _put(self, request: Request) -> Answer:
-        body = await request.read_json(_BODY_BYTES)
-        await self._services.put(specs.read(body))
+        await self._services.put(specs.read(await request.read_json(_BODY_BYTES)))
         return json_answer(200, self._all())
 
     def _all(self) -> dict[str, object]:
@@ -49,4 +45,4 @@ def _logs(request: Request, service: Service) -> Answer:
     since = output.offset(request)
     output.check_offset(service.transcript, since)
     reader = ReaderAllowance(service.transcript)
-    return Answer(200, output.lines(request, service, since, reader, follow=output.follows(request)), _NDJSON)
+    return Answer(200, output.lines(request, service, since, reader), "application/x-ndjson")

@@ -12,15 +12,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
-from ship.clock import rfc3339
 from ship.errors import InternalError, ShipError
-from ship.execs.execs import Exec
-from ship.execs.request import DEFAULT_COLS, DEFAULT_RING_BYTES, DEFAULT_ROWS, ExecRequest
+from ship.execs.execs import Exec, ProcessContext
+from ship.execs.request import DEFAULT_RING_BYTES, ExecRequest
 from ship.execs.transcript import Transcript
-from ship.kernels.kernel import ProcessContext
 from ship.services.health import watch
 from ship.services.specs import RunEnd, ServiceSpec, after_end
 from ship.waiting import Bell, first_of
+from ship.wire import rfc3339
 
 State = Literal["stopped", "waiting", "running", "backoff", "failed", "exited"]
 
@@ -160,7 +159,9 @@ class Service:
             self._say("running")
             await self._wait_end(run, leaving)
             lasted_s = time.monotonic() - began
-            await self._end_tree(run)
+            # Its left-over processes would be in the way of the next: they may hold the port.
+            with suppress(InternalError):  # a process that does not die ends with the sandbox
+                await run.end(self._grace_s)
             return RunEnd(run.exit_code, run.signal, lasted_s)
         except (ShipError, OSError) as error:
             problem = error.message if isinstance(error, ShipError) else error.strerror
@@ -174,11 +175,6 @@ class Service:
         context = self._context
         with context.space.directory(order.cwd, order.identity) as directory:
             await run.start(order, context.nursery, directory, context.environment)
-
-    async def _end_tree(self, run: Exec) -> None:
-        """End a run's left-over processes, which would be in the way of the next: they may hold the port."""
-        with suppress(InternalError):  # a process that does not die ends with the sandbox
-            await run.end(self._grace_s)
 
     async def _wait_end(self, run: Exec, leaving: asyncio.Future[None]) -> None:
         """Return when the first process has ended, or the service is removed."""
@@ -231,15 +227,6 @@ class Service:
             cwd=order.cwd,
             environment=dict(order.environment),
             identity=self._context.accounts.find(order.user),
-            stdin=None,
-            stdin_open=False,
-            tty=False,
-            rows=DEFAULT_ROWS,
-            cols=DEFAULT_COLS,
-            timeout_s=None,
-            max_run_after_disconnect_s=None,
-            ring_bytes=DEFAULT_RING_BYTES,
-            wait_for_reader_s=None,
         )
 
 

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterable
 
 from ship.errors import Conflict, NotFound
-from ship.kernels.kernel import ProcessContext
+from ship.execs.execs import ProcessContext
 from ship.services.service import GRACE_S, Service, is_same_program
 from ship.services.specs import ServiceSpec, levels
 from ship.waiting import Bell
+from ship.wire import printable
 
 _SETTLE_S = 5.0
 
@@ -27,7 +28,7 @@ class Services:
         """Raises NotFound."""
         found = self._all.get(name)
         if found is None:
-            raise NotFound(f"there is no service {name.encode('utf-8', 'replace').decode()[:100]}")
+            raise NotFound(f"there is no service {printable(name)[:100]}")
         return found
 
     def list(self) -> list[Service]:
