@@ -656,3 +656,33 @@ async def test_a_persistent_machine_is_refused_where_the_driver_has_none(root: A
         assert_error(answer, 400, "validation_error")
         assert answer.json()["error"]["details"] == {"available": ["workspace"]}
     assert settings_in(root).profiles["eager"].persist == "workspace"
+
+
+async def test_a_sandbox_has_a_thousand_checkpoints_at_most(bay: World, alice: httpx.AsyncClient) -> None:
+    box = (await create(alice))["id"]
+    made = (await checkpoint(alice, box))["id"]
+    async with bay.bay.store.write() as db:
+        await db.exec_driver_sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998) INSERT INTO checkpoints"
+            " (id, owner, sandbox_id, kind, auto, hidden, persist, image, state, created_at)"
+            " SELECT printf('ckpt-%024x', i), owner, sandbox_id, kind, auto, hidden, persist, image, state, created_at"
+            " FROM checkpoints, n WHERE id = ?", (made,),
+        )  # fmt: skip
+    last = (await checkpoint(alice, box))["id"]
+    full = await alice.post(f"/v1/sandboxes/{box}/checkpoints", json={})
+    assert "1000 checkpoints, the limit" in assert_error(full, 409, "conflict")["message"]
+    assert (await alice.delete(f"/v1/sandboxes/{box}/checkpoints/{last}")).status_code == 204
+    await checkpoint(alice, box)
+
+
+@pytest.mark.parametrize(("given", "code"), [({"comment": "a\0b"}, 400), ({"name": "No Name"}, 422)])
+async def test_an_import_is_refused_for_its_words_before_its_body_is_read(
+    alice: httpx.AsyncClient, given: dict[str, str], code: int
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield pytest.fail("it is not read")
+
+    box = (await create(alice))["id"]
+    call = f"/v1/sandboxes/{box}/checkpoints/import"
+    assert_error(await alice.post(call, params=given, content=body()), code, "validation_error")
+    assert await listed(alice, box) == []

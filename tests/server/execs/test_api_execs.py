@@ -5,13 +5,14 @@ import base64
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, Served, World, assert_error, create, eventually, shell, until, within
+from server_harness import Json, Served, World, assert_error, create, eventually, shell, ships, until, within
 
 pytestmark = pytest.mark.anyio
 
@@ -690,6 +691,23 @@ async def test_a_follower_is_told_when_the_session_is_stopped(live: Served) -> N
             except httpx.RemoteProtocolError:
                 pass  # cut: nobody takes it for whole
             assert (await within(stopping)).status_code == 200
+
+
+async def test_a_reader_of_events_is_told_that_the_exec_died_with_its_sandbox(live: Served) -> None:
+    async with httpx.AsyncClient(base_url=live.url, headers=live.headers, timeout=20) as client:
+        box = await open_box(live, client)
+        made = await start(client, box, command="echo one; exec sleep 1000")
+        path, headers = f"/v1/sandboxes/{box}/execs/{made['id']}/output", {"Accept": "text/event-stream"}
+        async with client.stream("GET", path, params={"follow": "true"}, headers=headers) as answer:
+            items = answer.aiter_lines()
+            assert await within(anext(items)) == "id: 4"
+            (ship,) = ships(live.root)
+            os.kill(ship, signal.SIGKILL)
+            *_, event, told, _ = [line async for line in items]
+        assert event == "event: end"
+        assert json.loads(told.removeprefix("data: ")) == {
+            "exit_code": None, "signal": None, "state": "lost", "timed_out": False,
+        }  # fmt: skip
 
 
 async def test_a_list_tells_of_an_end_that_nobody_waited_for(alice: httpx.AsyncClient, box: str) -> None:
