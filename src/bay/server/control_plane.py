@@ -64,7 +64,7 @@ from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
-from bay.server.sandboxes.views import Views
+from bay.server.sandboxes.views import view_of
 from bay.server.sessions.core import Core
 from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.notifier import Notifier
@@ -127,7 +127,7 @@ class ControlPlane:
             clock=clock,
         )
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
-        self.view = Views(profiles=self.profiles, driver=driver, hosts=self.hosts, clock=clock).of
+        self.view = partial(view_of, self.core, self.hosts)
         self.discards = CheckpointGarbage(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
@@ -404,9 +404,9 @@ class ControlPlane:
                 self.cargo,
                 self.discards,
                 self.port_proxy,
+                self.deliverer,
             )
             tasks = [group.create_task(part.run()) for part in parts]
-            tasks.append(group.create_task(self.deliverer.run()))
             try:
                 yield
             finally:
