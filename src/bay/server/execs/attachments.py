@@ -69,17 +69,13 @@ class Attached(SessionStream):
 
     def frames(self) -> AsyncGenerator[bytes | OutputEnd]:
         """Output after its stream's mark, and at last how the exec ended: `lost` if its session did first.
-
         Raises OutputGone when the buffer has let go of what comes next, and ShipError when the sandbox cannot
         be heard.
         """
         return self.until_over(self.attachment.frames(), lambda: LOST)
 
     async def send(self, message: bytes | Resize | Signal) -> None:
-        """Pass input on, as fast as it is taken; wakes a frozen sandbox.
-
-        Once its session is over it goes nowhere.
-        """
+        """Pass input on, as fast as it is taken; wakes a frozen sandbox. Dropped once its session is over."""
         if not await self.thaw():
             return
         if isinstance(message, bytes):
@@ -121,7 +117,6 @@ class Attachments:
         claims: bool = False,
     ) -> AsyncGenerator[Attached]:
         """Attach to an exec from byte `since` on, or from its last screen, resized to `size` (rows, columns).
-
         With `claims` this is the reader that the exec waits for. Thaws a frozen sandbox once; it may freeze
         again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest for the screen of what has
         none.
@@ -150,9 +145,8 @@ class Attachments:
     async def terminal(
         self, caller: Caller, ref: str, exec_id: str | None, rows: int | None, cols: int | None
     ) -> AsyncGenerator[Attached]:
-        """Attach to an exec's last screen; without `exec_id` to a new login shell.
-
-        That ends unless its client is accepted.
+        """Attach to an exec's last screen; without `exec_id` to a new login shell. That ends unless its
+        client is accepted.
         """
         async with AsyncExitStack() as undo:
             if exec_id is None:
@@ -204,9 +198,8 @@ class Attachments:
         return replace(screen, offset=offset), redraw
 
     async def _read(self, peer: Peer, exec_id: str) -> tuple[Exec, bytes, int]:
-        """An exec on a terminal, what Ship still has of its output, and the offset behind that.
-
-        From an exec that prints faster than it is read less is taken with each try.
+        """An exec on a terminal, what Ship still has of its output, and the offset behind that. From an exec
+        that prints faster than it is read less is taken with each try.
         """
         attempt = 0
         while True:

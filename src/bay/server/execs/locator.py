@@ -50,10 +50,7 @@ class ExecLocator:
     async def locate(
         self, caller: Caller, ref: str, exec_id: str, *, thaw: bool, follower: bool = False
     ) -> AsyncGenerator[Located]:
-        """The exec, not idled away while the block lasts; a frozen sandbox is asked with `thaw` only.
-
-        Raises NotFound.
-        """
+        """The exec, kept awake in the block; a frozen sandbox is asked with `thaw` only. Raises NotFound."""
         async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             item, session_id = await self._row(sandbox, exec_id)
             async with self._waker.reach_session(sandbox, session_id, thaw=thaw) as peer:
@@ -70,9 +67,8 @@ class ExecLocator:
 
 
 def as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
-    """The exec, lost if its row says it runs in a session that is over.
-
-    A session's end marks the rows; one that is written just after that is marked here.
+    """The exec, lost if its row says it runs in a session that is over. A session's end marks the rows; one
+    that is written just after that is marked here.
     """
     over = sandbox.session is None or sandbox.session.id != session_id
     return replace(item, state="lost") if over and item.state == "running" else item

@@ -23,9 +23,8 @@ Output = AsyncIterator[OutputChunk | OutputEnd]
 
 
 async def output_lines(stack: AsyncExitStack, chunks: Output) -> AsyncGenerator[bytes]:
-    """A line for each chunk; how the exec ended is the last one.
-
-    `stack` is what the chunks need, closed at the end.
+    """A line for each chunk; how the exec ended is the last one. `stack` is what the chunks need, closed at
+    the end.
     """
     async with stack:
         async for item in chunks:

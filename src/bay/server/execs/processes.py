@@ -23,10 +23,7 @@ class Processes:
                 return await self._ship.processes(peer)
 
     async def signal(self, caller: Caller, ref: str, pid: int, name: str) -> None:
-        """Send a signal to one process.
-
-        Raises NotFound when there is none of that id, Forbidden for the first one.
-        """
+        """Send a signal to one process. Raises NotFound, and Forbidden for the first one."""
         async with self._waker.holding(caller, ref) as sandbox:
             if not sandbox.has_compute:
                 raise NotFound(f"there is no process {pid} in this sandbox")

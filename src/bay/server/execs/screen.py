@@ -49,7 +49,6 @@ class Screens:
         self, data: bytes, rows: int, cols: int, scrollback: int = 0, *, offset: int = 0
     ) -> tuple[Screen, bytes]:
         """The screen after `data`, and the bytes that draw it on a fresh terminal. See `bay.terminal`.
-
         `offset` is put into the screen. Raises Timeout when it takes too long, also when that is because of
         others.
         """

@@ -99,9 +99,8 @@ class Execs:
         *,
         chunks: bool = False,
     ) -> Exec:
-        """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over.
-
-        One that waits for a reader is answered once it stands still for want of that, too.
+        """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over. One
+        that waits for a reader is answered once it stands still for want of that, too.
         """
         checked = _checked(new)
         sandbox = await self._waker.find(caller, ref)
@@ -140,10 +139,7 @@ class Execs:
         *,
         include_code: bool,
     ) -> ShellResult:
-        """Run `note.code` to its end, or to `timeout_s`, and return its output.
-
-        The history keeps that too.
-        """
+        """Run `note.code` to its end, or to `timeout_s`; its output is returned, and kept in the history."""
         new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
         async with self._waker.awake(caller, ref, "shell") as awake:
             planned = await self._plan(awake, new, None, note)
@@ -154,10 +150,7 @@ class Execs:
         return replace(result, command=note.code if include_code else None)
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
-        """A page of a sandbox's execs, oldest first, as last seen where Ship does not answer in time.
-
-        Wakes nothing.
-        """
+        """A page of execs, oldest first, as last seen where Ship does not answer in time. Wakes nothing."""
         sandbox = await self._waker.find(caller, ref)
         await self._deferred.flush()
         async with self._store.read() as db:
@@ -168,10 +161,7 @@ class Execs:
     async def get(
         self, caller: Caller, ref: str, exec_id: str, wait_s: float | None, *, chunks: bool = False
     ) -> Exec:
-        """One exec as it stands.
-
-        Never starts compute; to wait for its end thaws the sandbox it is frozen in.
-        """
+        """One exec as it stands. Never starts compute; to wait for its end thaws a frozen sandbox."""
         async with self._locator.locate(caller, ref, exec_id, thaw=wait_s is not None) as found:
             if found.peer is None:
                 return found.item
@@ -204,9 +194,8 @@ class Execs:
     async def output(
         self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool, claims: bool = False
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
-        """The output from byte `since` on. Raises OutputGone when it is not yet, or no longer, buffered.
-
-        With `claims` this is the reader that the exec waits for, if the caller may write: a reader with a
+        """The output from byte `since` on. Raises OutputGone when it is not yet, or no longer, buffered. With
+        `claims` this is the reader that the exec waits for, if the caller may write: a reader with a
         read-only key delays no program. Followed, it ends with how the exec ended; without that when the key
         is revoked or the server shuts down.
         """
@@ -237,10 +226,7 @@ class Execs:
     async def write_stdin(
         self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
     ) -> int:
-        """Feed a running exec as fast as it reads; returns how many bytes it took.
-
-        Raises Conflict when its stdin is closed.
-        """
+        """Feed a running exec as it reads; returns the bytes it took. Raises Conflict on a closed stdin."""
         with self._connections.place(caller.owner):
             return await self._connections.during(caller, self._feed(caller, ref, exec_id, body, eof=eof))
 
@@ -251,10 +237,7 @@ class Execs:
             return await self._ship.write_stdin(peer, exec_id, body, eof=eof)
 
     async def signal(self, caller: Caller, ref: str, exec_id: str, name: str) -> Exec:
-        """Send a signal to its process group, on a terminal to the foreground.
-
-        Raises Conflict once it has ended.
-        """
+        """Signal its process group, on a terminal the foreground one. Raises Conflict once it has ended."""
         async with self._running(caller, ref, exec_id) as (item, peer):
             told = await self._ship.signal_exec(peer, exec_id, name)
             return replace(told, keep_alive=item.keep_alive)
@@ -279,9 +262,8 @@ class Execs:
         self, awake: Awake, new: NewExec, request: idempotency.Request | None, note: HistoryNote | None = None
     ) -> Exec:
         """Write down what is about to run, before it does, or find what an earlier call with this key wrote.
-
-        From here on the exec can be asked for, whatever becomes of this call and of Bay. Raises Conflict
-        when the client's id is taken in this sandbox.
+        From here on the exec can be asked for, whatever becomes of this call and of Bay. Raises Conflict when
+        the client's id is taken in this sandbox.
         """
         sandbox_id = awake.sandbox.id
         planned = _planned(new, self._clock())
@@ -338,9 +320,8 @@ class Execs:
         *,
         chunks: bool,
     ) -> Exec:
-        """The exec of an earlier call with the key.
-
-        Raises `conflict` when it is of another kind, and nothing runs.
+        """The exec of an earlier call with the key. Raises `conflict` when it is of another kind, and nothing
+        runs.
         """
         if request is not None:
             with suppress(NotFound):
@@ -370,10 +351,7 @@ class Execs:
         return fresh
 
     async def _asked(self, sandbox: SandboxRecord, items: tuple[Exec, ...]) -> tuple[Exec, ...]:
-        """The same, with Ship's view of those that count as running.
-
-        An end that no call waited for is in no row yet.
-        """
+        """The same, with Ship's view of those that count as running: an end may be in no row yet."""
         session = sandbox.session
         peer = peer_of(session) if session and session.phase == "running" else None
         if peer is None or not any(item.state == "running" for item in items):
@@ -426,10 +404,7 @@ def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
 async def _claimed(
     db: AsyncConnection, request: idempotency.Request, sandbox_id: str, exec_id: str | None
 ) -> str | None:
-    """The id of the exec that an earlier call with this key made.
-
-    The row of one whose id the call chose is the claim.
-    """
+    """The exec that an earlier call with this key made; the row of one with a chosen id is the claim."""
     if exec_id is not None:
         return exec_id if await execs.request_hash(db, sandbox_id, exec_id) == request.hash else None
     claim = await request.earlier(db)

@@ -85,7 +85,6 @@ LOCAL = "localhost"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortHost:
     """The place of a host: a sandbox, by its id or host, and a port; None is that of its `url` setting.
-
     `host` is the whole Host as it was sent, in lower case, and `scheme` what the browser speaks there.
     """
 
@@ -140,20 +139,14 @@ class PortHosts:
         return "bay" if self._is_own(name) else None
 
     def url(self, sandbox: str, port: int | None) -> str:
-        """Where a browser reaches a port of a sandbox; without one that of its `url` setting.
-
-        Ends with a slash.
-        """
+        """The URL of a sandbox's port, with a slash at the end; without one that of its `url` setting."""
         label = sandbox if port is None else f"{port}-{sandbox}"
         if self._public in self._domains and self._public != LOCAL:
             return f"{self._public_scheme}://{label}.{self._public}{self._public_port}/"
         return f"http://{label}.{LOCAL}:{self.port}/"
 
     def is_beside(self, other: PortHost, place: PortHost) -> bool:
-        """Whether `other` is served where `place` is.
-
-        Another port of the same host name may be a foreign server.
-        """
+        """Whether both have one server: another port of the same host name may be a foreign server."""
         return other.address_port in (place.address_port, self._port_of_public(place))
 
     def _port_of_public(self, place: PortHost) -> str | None:
@@ -312,10 +305,7 @@ class PortGate:
         raise NotFound(_STRANGER) if caller is not None else Unauthorized(_STRANGER)
 
     def _caller(self, headers: RequestHeaders, scope: Scope) -> Caller | None:
-        """Whose key came with it.
-
-        None for no key, and for an Authorization that is not Bay's but the app's.
-        """
+        """The key's caller; None without a key, or for an Authorization that is the app's and not Bay's."""
         given = headers.one("authorization") or bearer_of(scope)
         try:
             return self._keys.authenticate(given) if given else None
@@ -379,10 +369,7 @@ class PortGate:
         )
 
     async def _is_shut(self, place: PortHost, target: _Target) -> bool:
-        """Whether a public port has been closed to strangers.
-
-        By the sandbox's id: its name may have changed.
-        """
+        """Whether a public port was closed to strangers. By the sandbox's id: its name may have changed."""
         now = await self._target(replace(place, sandbox=target.record.id))
         return now is None or not now.is_public or now.port != target.port
 
@@ -491,9 +478,8 @@ def _may(caller: Caller, scope: Scope) -> bool:
 
 
 def _is_click(headers: RequestHeaders, scope: Scope) -> bool:
-    """Whether it is a user's click on a link.
-
-    Its answer becomes a page of its own, which no other page can read.
+    """Whether it is a user's click on a link. Its answer becomes a page of its own, which no other page can
+    read.
     """
     is_page = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
     return is_page and scope["method"] in ("GET", "HEAD")

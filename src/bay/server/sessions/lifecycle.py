@@ -138,10 +138,8 @@ def compute_of(sandbox: SandboxRecord) -> Compute:
 def next_step(
     sandbox: SandboxRecord, now: datetime, *, exited: bool = False, retention: timedelta = timedelta(0)
 ) -> Step:
-    """The step that brings `sandbox` nearer to its target.
-
-    `exited`: its container is known to have ended. `retention`: how long an expired sandbox is still
-    shown, with its cargo, before it is removed.
+    """The step that brings `sandbox` nearer to its target. `exited`: its container is known to have ended.
+    `retention`: how long an expired sandbox is still shown, with its cargo, before it is removed.
     """
     if sandbox.deleted_at is not None:
         return Nothing()
@@ -159,10 +157,8 @@ def next_step(
 
 
 def _step_of_files(sandbox: SandboxRecord) -> Step | None:
-    """The step that its files need before any other.
-
-    A checkpoint that was asked for comes before a restore, which would take away what it is to keep; and
-    after a start.
+    """The step that its files need before any other. A checkpoint that was asked for comes before a restore,
+    which would take away what it is to keep; and after a start.
     """
     if sandbox.checkpoint_due is not None:
         return None if sandbox.phase == "starting" else TakeCheckpoint(sandbox.checkpoint_due)

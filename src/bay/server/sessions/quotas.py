@@ -78,10 +78,7 @@ class _Bound:
 
 
 class Quotas:
-    """Says whether there is room.
-
-    Each question is asked with the connection of the transaction that would take it.
-    """
+    """Says whether there is room, by the connection of the transaction that would take it."""
 
     def __init__(
         self,
@@ -122,9 +119,8 @@ class Quotas:
             await self._check_disk(db, bound)
 
     async def admit_running(self, db: AsyncConnection, sandbox: SandboxRecord) -> None:
-        """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded.
-
-        Its files are no reason to refuse: an owner over the limit must get at them to remove some.
+        """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded. Its
+        files are no reason to refuse: an owner over the limit must get at them to remove some.
         """
         for bound in self._bounds(sandbox.owner, sandbox.key_id):
             present = await sandboxes.get(db, sandbox.id)

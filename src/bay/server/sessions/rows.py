@@ -31,10 +31,7 @@ class SandboxRows:
     async def get(
         self, key: Key, read: Callable[[AsyncConnection], Awaitable[SandboxRecord | None]]
     ) -> SandboxRecord | None:
-        """The cached result of `read`.
-
-        The transaction that changes the row ends the cached one before it returns.
-        """
+        """The cached result of `read`, until the transaction that changes the row returns."""
         if key in self._found:
             return self._found[key]
         changed = set[str]()

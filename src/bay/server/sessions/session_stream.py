@@ -14,10 +14,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class SessionStream:
-    """A caller's connection into a session.
-
-    It does not keep the sandbox from being frozen, and ends with the session.
-    """
+    """A caller's connection into a session. It lets the sandbox be frozen, and ends with the session."""
 
     caller: Caller
     sandbox_id: str
@@ -26,9 +23,8 @@ class SessionStream:
     connections: OpenConnections
 
     async def thaw(self) -> bool:
-        """Have the session take what is sent next, which counts as activity; False when it is over.
-
-        Raises SandboxNotReady when a frozen sandbox cannot wake.
+        """Have the session take what is sent next, which counts as activity; False when it is over. Raises
+        SandboxNotReady when a frozen sandbox cannot wake.
         """
         try:
             return await self.waker.thaw(self.caller, self.sandbox_id, self.session_id)

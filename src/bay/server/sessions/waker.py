@@ -52,7 +52,6 @@ class Awake:
 
 class Holds:
     """Counts of calls under way, by the id of the sandbox or checkpoint that they hold.
-
     docs/garbage-collection.md has them among the reasons for which something is kept. A call takes its hold
     first and reads the row after that; a collector writes the row first and looks for holds after that. Both
     run on the event loop, so one of the two sees the other. A follower's hold (output, a watch, a tunnel)
@@ -76,10 +75,7 @@ class Holds:
                 del counts[held_id]
 
     def any(self, held_id: str, *, followers: bool = True) -> bool:
-        """Whether a call holds that id.
-
-        Without `followers` only those count that an owner's pause waits for.
-        """
+        """Whether a call holds that id; without `followers` only those that an owner's pause waits for."""
         return held_id in self._callers or (followers and held_id in self._followers)
 
 
@@ -114,9 +110,8 @@ class Waker:
         self._rows = rows
 
     async def find(self, caller: Caller, ref: str) -> SandboxRecord:
-        """The caller's sandbox with that id or name, named in the audit.
-
-        Raises NotFound, also for another owner's.
+        """The caller's sandbox with that id or name, named in the audit. Raises NotFound, also for another
+        owner's.
         """
         owner = caller.owner
         sandbox = await self._rows.get((owner, ref), lambda db: sandboxes.find(db, owner, ref))
@@ -130,7 +125,6 @@ class Waker:
         self, caller: Caller, ref: str, capability: Capability, *, follower: bool = False
     ) -> AsyncGenerator[Awake, None]:
         """The sandbox, running, and not idled away while the block lasts; started within the start timeout.
-
         `follower` as in `Holds.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything
         starts, and SandboxNotReady when the start failed or takes longer.
         """
@@ -143,10 +137,7 @@ class Waker:
     async def holding(
         self, caller: Caller, ref: str, *, follower: bool = False
     ) -> AsyncGenerator[SandboxRecord, None]:
-        """The caller's sandbox as it is, not idled away while the block lasts.
-
-        `follower` as in `Holds.hold`.
-        """
+        """The caller's sandbox as it is, not idled away in the block. `follower` as in `Holds.hold`."""
         found = await self.find(caller, ref)
         with self._holds.hold(found.id, follower=follower):
             # Read again now that it is held (see `Holds`); from memory, unless it was written meanwhile.
@@ -154,10 +145,8 @@ class Waker:
 
     @asynccontextmanager
     async def reach(self, sandbox: SandboxRecord) -> AsyncGenerator[tuple[SandboxRecord, Peer], None]:
-        """A held sandbox's Ship, woken or started if it must be; leaving the block counts as activity.
-
-        Raises as `start` does. A call that fails in the block is a probe: the reconciler looks what became of
-        it.
+        """A held sandbox's Ship, woken or started if it must be; leaving the block counts as activity. Raises
+        as `start` does. A call that fails in the block is a probe: the reconciler looks what became of it.
         """
         ready = sandbox if _is_running(sandbox) else await self.start(sandbox, self._start_timeout_s)
         peer = ready.session and peer_of(ready.session)
@@ -177,10 +166,7 @@ class Waker:
     async def reach_session(
         self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
     ) -> AsyncGenerator[Peer | None]:
-        """The Ship of that session of a held sandbox.
-
-        None when it is over, or frozen and not to be thawed.
-        """
+        """The Ship of that session of a held sandbox; None when over, or frozen and not to be thawed."""
         session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
         if session is None or session.phase not in ("running", "paused"):
             yield None
@@ -221,9 +207,8 @@ class Waker:
         late: Timeout,
         within_s: float,
     ) -> None:
-        """Poke the reconciler and wait until `done`; it goes on whatever is raised.
-
-        Raises DriverUnavailable when the host would not do it, and `late`.
+        """Poke the reconciler and wait until `done`; it goes on whatever is raised. Raises DriverUnavailable
+        when the host would not do it, and `late`.
         """
         self.poke(before.id)
         settled = await self.wait_until(before.id, lambda r: done(r) or is_refused(r), within_s)
@@ -249,10 +234,7 @@ class Waker:
             yield lost()
 
     async def is_over(self, sandbox_id: str, session_id: str) -> bool:
-        """Whether a session to which the connection broke is known to have ended; it is looked at first.
-
-        Bounded.
-        """
+        """Whether a session to which the connection broke is known to have ended, after a bounded probe."""
         await self._settle_probe(sandbox_id)
         async with self._store.read() as db:
             found = await sandboxes.get(db, sandbox_id)

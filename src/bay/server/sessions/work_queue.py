@@ -40,10 +40,7 @@ class WorkQueue:
                 self.put(key)
 
     async def put_again(self, key: str) -> None:
-        """Return when `key`, which the caller works on, is put again.
-
-        The caller must look at it after that.
-        """
+        """Return when `key`, which the caller works on, is put again: the caller must look at it again."""
         await self._working[key].wait()
         self._working[key].clear()
 

@@ -50,10 +50,9 @@ _TRANSFER_DEADLINE_S = 3600.0
 
 
 class ShipClient:
-    """Connections to the Ships of all sessions, kept open between calls.
-
-    `deadline_s` bounds a call beyond the time it is asked to wait, `transfer_s` the silence of an exec that
-    is given stdin. `ring_bytes` is the most output that a Ship keeps of an exec.
+    """Connections to the Ships of all sessions, kept open between calls. `deadline_s` bounds a call beyond
+    the time it is asked to wait, `transfer_s` the silence of an exec that is given stdin. `ring_bytes` is the
+    most output that a Ship keeps of an exec.
     """
 
     def __init__(
@@ -116,9 +115,8 @@ class ShipClient:
     async def run(
         self, peer: Peer, exec_id: str, body: Mapping[str, Any], wait_s: float | None, *, chunks: bool = False
     ) -> Exec:
-        """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output.
-
-        One that waits for a reader is returned, too, once it stands still for want of that.
+        """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output. One
+        that waits for a reader is returned, too, once it stands still for want of that.
         """
         return await self._call_exec(peer, exec_id, "POST", "/execs", body, wait_s, chunks=chunks)
 
@@ -138,9 +136,8 @@ class ShipClient:
     def output(
         self, peer: Peer, exec_id: str, since: int, follow: bool, *, claims: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
-        """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended.
-
-        With `claims` this is the reader that the exec waits for.
+        """An exec's output from byte `since` on; the last item is an OutputEnd once the exec has ended. With
+        `claims` this is the reader that the exec waits for.
         """
         return self.output_at(peer, f"/execs/{exec_id}/output", since, follow, claims=claims)
 
@@ -159,10 +156,9 @@ class ShipClient:
     async def attach(
         self, peer: Peer, exec_id: str, since: int | None = None, *, claims: bool = False
     ) -> AsyncGenerator[Attachment, None]:
-        """An exec's live output from byte `since` on (None: the oldest that is kept), and its input.
-
-        With `claims` this is the reader that the exec waits for. Raises OutputGone or BadRequest for an
-        offset that is not there, NotFound for an unknown exec.
+        """An exec's live output from byte `since` on (None: the oldest that is kept), and its input. With
+        `claims` this is the reader that the exec waits for. Raises OutputGone or BadRequest for an offset
+        that is not there, NotFound for an unknown exec.
         """
         query = ({} if since is None else {"since": since}) | ({"wait_for_reader": "true"} if claims else {})
         path = f"/execs/{exec_id}/attach" + (f"?{urlencode(query)}" if query else "")

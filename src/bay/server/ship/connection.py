@@ -50,7 +50,6 @@ class Head:
 
 class Http11Client:
     """HTTP/1.1 into a sandbox, to its Ship or an app, request after request. Its caller bounds the time.
-
     Rejected: httpx and httpcore, which bound no head and no whole call, and give no connection away after an
     upgrade.
     """
@@ -65,10 +64,7 @@ class Http11Client:
         return [data for event in events if (data := self._h11.send(event))]
 
     async def next_event(self, read: Callable[[], Awaitable[bytes]]) -> object:
-        """The next event of the answer; `read` gives bytes, none at the end.
-
-        Raises h11.RemoteProtocolError.
-        """
+        """The answer's next event; `read` gives bytes, none at the end. Raises h11.RemoteProtocolError."""
         while (event := self._h11.next_event()) is h11.NEED_DATA:
             data = await read()
             self.heard = self.heard or bool(data)
@@ -131,7 +127,6 @@ class Wire:
 
     def set_deadline(self, seconds: float | None, *, while_moving: bool = False) -> None:
         """Everything up to the last byte of the next answer must happen within `seconds`, else TimeoutError.
-
         With `while_moving` they begin anew whenever a part of the request's body has gone out.
         """
         self._deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
@@ -140,10 +135,9 @@ class Wire:
     async def send(
         self, method: str, target: str, body: bytes | AsyncIterator[bytes] | None, content_type: str
     ) -> Head:
-        """Send one request and read the head of the answer.
-
-        Raises ShipError on anything that is not HTTP from this session's Ship, and ConnectionError
-        when the connection was closed before the first byte of an answer.
+        """Send one request and read the head of the answer. Raises ShipError on anything that is not HTTP
+        from this session's Ship, and ConnectionError when the connection was closed before the first byte of
+        an answer.
         """
         head = h11.Request(method=method, target=target, headers=self._headers(body, content_type))
         if body is not None and not isinstance(body, bytes):
@@ -183,10 +177,7 @@ class Wire:
         return self._http.rest
 
     async def receive(self) -> bytes:
-        """The next bytes of an upgraded connection.
-
-        Raises ConnectionResetError at its end, and TimeoutError.
-        """
+        """The next bytes of an upgraded connection. Raises ConnectionResetError at its end; TimeoutError."""
         async with asyncio.timeout_at(self._deadline):
             data = await self._reader.read(_READ_BYTES)
         if not data:
@@ -208,10 +199,7 @@ class Wire:
         asyncio.get_running_loop().call_later(_FINISH_S, transport.abort)
 
     def body(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
-        """The rest of the answer, chunk by chunk.
-
-        With `silence_s` the deadline begins anew whenever a chunk is waited for.
-        """
+        """The rest of the answer in chunks; with `silence_s` the deadline begins anew with each of them."""
 
         async def next_event() -> object:
             if silence_s is not None:

@@ -43,7 +43,6 @@ class Closed:
 
 class ClientWebSocket(ABC):
     """A client sends and receives messages over a connection. One task may receive; any number may send.
-
     `read` returns the next bytes, none at the end; `write` returns once there is room for more.
     """
 
@@ -153,18 +152,12 @@ class ShipWebSocket(ClientWebSocket):
         self._pings = TokenBucket(_MAX_PINGS_PER_S, _MAX_PINGS_PER_S)
 
     async def receive(self) -> bytes | str | Closed:
-        """The next message, or how Ship closed.
-
-        Raises ShipError when Ship broke the connection or a bound.
-        """
+        """The next message, or how Ship closed. Raises ShipError when Ship broke off, or broke a bound."""
         with _broken():
             return await super().receive()
 
     async def send(self, message: bytes | str) -> None:
-        """Send one message; returns when there is room for more.
-
-        Raises ShipError when the connection broke.
-        """
+        """Send one message; returns when there is room for more. Raises ShipError when Ship broke off."""
         with _broken():
             await super().send(message)
 
@@ -182,10 +175,7 @@ class ShipWebSocket(ClientWebSocket):
 
 
 class Attachment:
-    """Bay's attachment to an exec: its output and its input.
-
-    `next_offset` is that of the first byte of `frames`.
-    """
+    """Bay's attachment to an exec, its output and its input. `frames` begin at byte `next_offset`."""
 
     def __init__(self, socket: ShipWebSocket, attached: AttachReply) -> None:
         self.exec = attached.exec.to_exec()
@@ -204,11 +194,10 @@ class Attachment:
         return cls(socket, attached)
 
     async def frames(self) -> AsyncGenerator[bytes | OutputEnd, None]:
-        """Binary frames as they come, marker included, and an OutputEnd at last. One task may read.
-
-        A frozen sandbox is silent. Raises ShipError when the sandbox's side broke, OutputGone when this
-        reader fell behind the ring, and for input: Conflict when stdin is closed, BadRequest, PayloadTooLarge
-        or QuotaExceeded when Ship refused it. The process lives on.
+        """Binary frames as they come, marker included, and an OutputEnd at last. One task may read. A frozen
+        sandbox is silent. Raises ShipError when the sandbox's side broke, OutputGone when this reader fell
+        behind the ring, and for input: Conflict when stdin is closed, BadRequest, PayloadTooLarge or
+        QuotaExceeded when Ship refused it. The process lives on.
         """
         while isinstance(message := await self._socket.receive(), bytes):
             if message[:1] not in (STDOUT, STDERR):

@@ -34,15 +34,11 @@ class Auditor:
         self._clock = clock
         self._nameless = _Ration("nobody", NAMELESS)
         self._refused: dict[str, _Ration] = {}
-        """Audit rows of each key for calls that changed nothing.
-
-        Without a bound one key could push out all others' rows.
-        """
+        """Rows of each key for calls that changed nothing: one key must not push out all others' rows."""
 
     def begin(self, method: str, path: str, request_id: str) -> AuditedCall | None:
-        """A call that starts now; `path` has no key in it.
-
-        None for one that only reads, which is not audited.
+        """A call that starts now; `path` has no key in it. None for one that only reads, which is not
+        audited.
         """
         if method in READING:
             return None
@@ -53,10 +49,7 @@ class Auditor:
     def end(
         self, call: AuditedCall, status: int | None, code: str | None, params: Mapping[str, object]
     ) -> None:
-        """Write soon what came of it.
-
-        `params` are those of its route, None of `status` that it was cut off.
-        """
+        """Write its result soon; `params` are those of its route, and no `status` means that it was cut."""
         call.status, call.code = status, code
         if call.resource_id is None:
             call.resource_id = next((p for p in params.values() if isinstance(p, str) and is_id(p)), None)
@@ -77,10 +70,7 @@ def name_caller(call: AuditedCall | None, caller: Caller) -> None:
 
 
 class _Ration:
-    """A rate limit for each minute.
-
-    Rows above it are counted, and reported in one line once the minute is over.
-    """
+    """A rate limit for each minute. Rows above it are counted, and reported in one line after the minute."""
 
     def __init__(self, whose: str, most: int) -> None:
         self._whose = whose

@@ -25,9 +25,8 @@ GIVEN = "BAY_API_KEY"
 """The name of the key that the setting gives; no other key may have it."""
 
 FORMER = f"{GIVEN}, changed"
-"""The name that such a key has once the setting gives another.
-
-Kept, so that it is known for a key where it is still sent.
+"""The name that such a key has once the setting gives another. Kept, so that it is known for a key where it
+is still sent.
 """
 
 MIN_CHOSEN = 16
@@ -68,10 +67,7 @@ class Keys:
         self._clock = clock
         self._by_hash: dict[str, ApiKey] = {}
         self._chosen: set[str] = set()
-        """Hashes of the keys that operators chose, valid or not.
-
-        Those that Bay makes are known by their form.
-        """
+        """Hashes of keys that operators chose, valid or not. Those that Bay makes are known by their form."""
         self.on_forget: Callable[[], None] = lambda: None
         self._limits: dict[str, Limits] = {}
         """Also of revoked keys, which still bind the things made with them."""
@@ -85,7 +81,6 @@ class Keys:
 
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
         """See to it that there is an admin key: `given`, else a new one, also written to `key_file` (0600).
-
         Returns the secret when it was made now, to be shown once. A new one is also made when the ones there
         were have expired, so that a restart is the way back in. Raises InvalidArgument when `given` is a key
         that was revoked, that has expired, or that is no admin key.

@@ -12,9 +12,8 @@ T = TypeVar("T")
 
 
 async def first(*parts: Coroutine[Any, Any, T]) -> T:
-    """The result (or error) of the part that ends first, of several the one named first.
-
-    The others are cancelled and awaited.
+    """The result (or error) of the part that ends first, of several the one named first. The others are
+    cancelled and awaited.
     """
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
@@ -28,9 +27,8 @@ async def first(*parts: Coroutine[Any, Any, T]) -> T:
 
 
 async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoReturn]) -> T:
-    """The result or error of `work`, unless a guard raises before; of several errors the first.
-
-    Costs a task for each guard.
+    """The result or error of `work`, unless a guard raises before; of several errors the first. Costs a task
+    for each guard.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -44,9 +42,8 @@ async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoR
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; cancelled, and the sandbox released, when the client disconnects.
-
-    For requests whose body has been read, or that have none.
+    """The result of `work`; cancelled, and the sandbox released, when the client disconnects. For requests
+    whose body has been read, or that have none.
     """
     return await first(work, _disconnected(request))
 

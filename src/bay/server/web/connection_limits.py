@@ -81,10 +81,7 @@ class ClientConnection:
         self.crowd.visit(self)
 
     def belongs_to(self, owner: str) -> None:
-        """The request under way is one of that owner's.
-
-        Raises QuotaExceeded when owners have all of their room.
-        """
+        """The request under way is that owner's. Raises QuotaExceeded when owners have all of their room."""
         self.crowd.own(self, owner)
 
     def answered(self) -> None:
@@ -144,9 +141,8 @@ class Connections:
         self._move(connection, self._visiting)
 
     def own(self, connection: ClientConnection, owner: str) -> None:
-        """A request of `owner` is under way.
-
-        Raises QuotaExceeded when `owner` has most, and owners have all that they may have.
+        """A request of `owner` is under way. Raises QuotaExceeded when `owner` has most, and owners have all
+        that they may have.
         """
         if connection.is_gone:
             return
@@ -215,9 +211,8 @@ class Connections:
             )
 
     def _trim(self, beside: Group, surplus: int, now: float) -> None:
-        """Have so many of an address go.
-
-        Who came just now has time to show a key: a client may open hundreds at once.
+        """Have so many of an address go. Who came just now has time to show a key: a client may open hundreds
+        at once.
         """
         if surplus > 0:
             old = (one for one in beside if one not in self._visiting and now - one.since >= _LOOK_S)

@@ -124,16 +124,14 @@ Paging = Annotated[ListPage, Depends(_list_page)]
 Route = APIRoute | APIWebSocketRoute
 
 _EMPTY_BYTES = 64
-"""An empty object is shorter, with any space around it.
-
-More is not read: where files are sent a body may have gigabytes.
+"""An empty object is shorter, with any space around it. More is not read: where files are sent a body may
+have gigabytes.
 """
 
 
 async def only_known(connection: HTTPConnection) -> None:
-    """Raises RequestValidationError for a query parameter or a body that the route does not take.
-
-    It is a dependency of every route, WebSockets included; the names come from the route's own signature.
+    """Raises RequestValidationError for a query parameter or a body that the route does not take. It is a
+    dependency of every route, WebSockets included; the names come from the route's own signature.
     """
     route: Route = connection.scope["route"]
     if query := connection.scope["query_string"]:

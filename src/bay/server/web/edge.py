@@ -144,10 +144,7 @@ class Edge:
         return self._large_bodies.of(scope["state"]["caller"].owner, limited)
 
     def _limit_of(self, scope: Scope) -> int:
-        """Bytes the body may have.
-
-        JSON costs a multiple of its size to parse, so only what carries files is large.
-        """
+        """Bytes the body may have: JSON costs a multiple to parse, so only what carries files is large."""
         # By the whole path: the last part of another may be a name that a user chose.
         path: str = scope["path"]
         if _PORT.fullmatch(path):
@@ -219,7 +216,6 @@ def bearer_of(scope: Scope) -> str | None:
 
 def check_framing(scope: Scope, headers: RequestHeaders) -> None:
     """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends.
-
     Raises BadRequest.
     """
     host = headers.one("host")

@@ -57,10 +57,7 @@ class LargeBodies:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def _turn(self, owner: str) -> None:
-        """Wait for the owner's turn.
-
-        It is over when the event loop goes on, which is after the body was parsed.
-        """
+        """Wait for the owner's turn, which is over when the loop goes on: the body is parsed by then."""
         lock = self._turns.setdefault(owner, asyncio.Lock())
         await lock.acquire()
         asyncio.get_running_loop().call_soon(lock.release)

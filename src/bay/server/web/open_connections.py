@@ -82,10 +82,7 @@ class OpenConnections:
         return "leaving"
 
     async def allowed(self, caller: Caller, items: AsyncIterator[T]) -> AsyncGenerator[T]:
-        """The items, for as long as a connection of `caller` may go on.
-
-        Then they end, with none to say so.
-        """
+        """The items while a connection of `caller` may go on; then they end, with none to say so."""
         over = asyncio.create_task(self.over(caller))
         try:
             while not over.done() and (item := await first(_next(items), _none_after(over))) is not None:
@@ -94,9 +91,8 @@ class OpenConnections:
             over.cancel()
 
     async def during(self, caller: Caller, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`.
-
-        Cancels it and raises Unauthorized or Timeout when a connection of `caller` must end.
+        """The result of `work`. Cancels it and raises Unauthorized or Timeout when a connection of `caller`
+        must end.
         """
         return await first(work, self._refused(caller))
 

@@ -42,9 +42,7 @@ _NEVER: tuple[Network, ...] = (
 NOT_THE_WEBS = frozenset(
     (1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080)
 )  # fmt: skip
-"""Above 1023.
-
-Servers of other protocols below could take a request for commands (WHATWG Fetch, section 2.9).
+"""Above 1023. Servers of other protocols below could take a request for commands (WHATWG Fetch, section 2.9).
 """
 
 
@@ -101,10 +99,7 @@ class Addresses:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def public(self, url: httpx.URL) -> list[str]:
-        """The addresses of the URL's host.
-
-        Raises InvalidArgument unless every one of them, and the port, may be called.
-        """
+        """The host's addresses. Raises InvalidArgument unless each of them, and the port, may be called."""
         self._check_port(port_of(url))
         found: list[str] = []
         with suppress(TimeoutError):

@@ -67,10 +67,7 @@ class ErrorBody(BaseModel):
 
 
 class AnswerCut(ConnectionAbortedError):
-    """An answer that has begun cannot be finished.
-
-    The connection is aborted, so that no client takes it for whole.
-    """
+    """An answer that has begun cannot be finished: it is aborted, so that no client takes it for whole."""
 
 
 class WireResponse(JSONResponse):
@@ -137,9 +134,8 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """A malformed body or parameter.
-
-    The answer keeps the first 20 entries of FastAPI's `detail` list beside the error.
+    """A malformed body or parameter. The answer keeps the first 20 entries of FastAPI's `detail` list beside
+    the error.
     """
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
     detail = [

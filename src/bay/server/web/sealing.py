@@ -37,10 +37,7 @@ class Seals:
             self._key = bytes.fromhex(await events.id_key(db, self._key.hex()))
 
     def open_file(self, path: Path) -> None:
-        """Use the key in `path`, which is made (0600) if there is none, or a write of one was cut off.
-
-        Blocks.
-        """
+        """Use the key in `path`, made (0600) if there is none or a write of one was cut off. Blocks."""
         self._key = _read_key(path) or _write_key(path, self._key)
 
     def seal(self, use: bytes, owner: bytes, place: bytes) -> bytes:
@@ -89,10 +86,7 @@ class EventIds:
 
 
 class Cursors:
-    """Cursors of lists: where the next page begins, as text.
-
-    All of a kind are equally long, whatever the place.
-    """
+    """Cursors of lists: where the next page begins, as text. All of a kind are equally long."""
 
     def __init__(self, seals: Seals) -> None:
         self._seals = seals
@@ -102,10 +96,7 @@ class Cursors:
         return None if after is None else self._seals.seal(b"row", _context(owner), after.to_bytes(8)).hex()
 
     def row(self, owner: str, cursor: str | None) -> int:
-        """The row to go on after; 0 without a cursor.
-
-        Raises InvalidArgument for one that Bay did not give this owner.
-        """
+        """The row to go on after; 0 without a cursor. Raises InvalidArgument for one not of this owner."""
         return int.from_bytes(self._open(b"row", owner, cursor)) if cursor else 0
 
     def of_id(self, owner: str, after: str | None) -> str | None:

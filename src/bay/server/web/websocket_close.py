@@ -56,9 +56,8 @@ BY_REASON: dict[Reason, Goodbye] = {
 }
 
 Direction = Coroutine[Any, Any, Goodbye | None]
-"""One loop, which takes the next piece when the last one is out of its hands, so that nothing piles up.
-
-It returns None when the client has left, and may raise WebSocketDisconnect or BayError.
+"""One loop, which takes the next piece when the last one is out of its hands, so that nothing piles up. It
+returns None when the client has left, and may raise WebSocketDisconnect or BayError.
 """
 
 

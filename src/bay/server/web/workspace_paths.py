@@ -27,10 +27,7 @@ def workspace_path(text: str, field: str = "path") -> str:
 
 
 def sandbox_path(text: str, field: str = "path") -> str:
-    """`text` as it is, when any path of a sandbox can look so: the kernel inside says where it leads.
-
-    Raises InvalidPath.
-    """
+    """`text`, if any path of a sandbox can look so: the kernel says where it leads. Raises InvalidPath."""
     if not text:
         raise _invalid(field, "empty_path", "is empty")
     if "\0" in text:
