@@ -6,7 +6,7 @@ import httpx
 import pytest
 from server_harness import World, assert_error
 
-from bay.server.web.pages import FILES
+from bay.server.web.page_routes import FILES
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 

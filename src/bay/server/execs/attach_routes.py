@@ -3,20 +3,18 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
-from fastapi import APIRouter, Query, WebSocket
+from fastapi import Query, WebSocket
 
 from bay.models import Screen
 from bay.server.execs.attachments import Attached, Attachments
 from bay.server.execs.output import WaitForReader
 from bay.server.execs.relay import relay
-from bay.server.web.dependencies import ERRORS, Reader, SocketWriter, service
+from bay.server.web.dependencies import Reader, SocketWriter, noun_router, service
 from bay.server.web.replies import WireResponse
 from bay.server.web.websocket_close import accepted
 from ship_protocol import TERMINAL_EXTENT
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
-)
+router = noun_router("execs", "/v1/sandboxes/{sandbox_id}")
 
 AttachmentsDep = Annotated[Attachments, service(Attachments)]
 

@@ -9,16 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Annotated, Literal
 
-from bay.errors import (
-    BadRequest,
-    BayError,
-    Conflict,
-    OutputGone,
-    ShipError,
-)
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from bay.errors import BadRequest, BayError, Conflict, OutputGone, ShipError
 from bay.models import Exec, OutputChunk, Screen
-from bay.server.execs.attach_frames import Resize, Signal
 from bay.server.execs.locator import LOST, ExecLocator
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs, NewExec
@@ -27,7 +23,9 @@ from bay.server.sessions.waker import Waker
 from bay.server.ship.client import Attachment, OutputEnd, ShipClient
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
+from bay.server.web.bodies import SignalName
 from bay.server.web.open_connections import OpenConnections
+from ship_protocol import END_OF_STDIN, STDIN, TERMINAL_EXTENT
 
 _SHELL = ("sh", "-c", 'exec "$(command -v bash || echo sh)" -l')
 """A login shell: bash where the image has it."""
@@ -45,6 +43,49 @@ _READS = 5
 
 _MAX_OUTPUT = 17 << 20
 """Bytes, just above the largest buffer that Ship has."""
+
+
+Rows = Annotated[int, Field(ge=1, le=TERMINAL_EXTENT)]
+
+MAX_CONTROL = 1024
+
+
+class Resize(BaseModel):
+    """The client's window has another size now."""
+
+    type: Literal["resize"]
+    rows: Rows
+    cols: Rows
+
+
+class Signal(BaseModel):
+    """To the process, or to what runs in the foreground of its terminal."""
+
+    type: Literal["signal"]
+    signal: SignalName
+
+
+_control: TypeAdapter[Resize | Signal] = TypeAdapter(Annotated[Resize | Signal, Field(discriminator="type")])
+
+
+def check_input(frame: bytes) -> None:
+    """Raises BadRequest unless `frame` is stdin, or its end."""
+    if frame[:1] != STDIN and frame != END_OF_STDIN:
+        raise BadRequest("a binary frame must be byte 0 and data for stdin, or byte 4 alone to end stdin")
+
+
+def parse_control(text: str) -> Resize | Signal:
+    """A text frame. Raises BadRequest when it is neither a resize nor a signal."""
+    if len(text) > MAX_CONTROL:
+        raise BadRequest(
+            f"a text frame may have at most {MAX_CONTROL} characters; send stdin in binary frames"
+        )
+    try:
+        return _control.validate_json(text)
+    except ValidationError as error:
+        raise BadRequest(
+            "a text frame must be JSON of type resize or signal; send stdin in binary frames"
+        ) from error
 
 
 @dataclass(kw_only=True)

@@ -2,22 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from bay.models import ExecType, HistoryEntry
 from bay.server.execs.history import History
 from bay.server.web.bodies import Body, Description, normal_tags, split_tags
-from bay.server.web.dependencies import ERRORS, Reader, Writer, service
+from bay.server.web.dependencies import Reader, Writer, noun_router, service
 from bay.server.web.replies import WireResponse
 from bay.store.records import HistoryFilters
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}/history",
-    tags=["history"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("history", "/v1/sandboxes/{sandbox_id}/history")
 
 HistoryDep = Annotated[History, service(History)]
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -22,24 +21,20 @@ WaitForReader = Annotated[
 Output = AsyncIterator[OutputChunk | OutputEnd]
 
 
-async def output_lines(stack: AsyncExitStack, chunks: Output) -> AsyncGenerator[bytes]:
-    """A line for each chunk; how the exec ended is the last one. `stack` is what the chunks need, closed at
-    the end.
-    """
-    async with stack:
-        async for item in chunks:
-            yield _json(_wire(item)) + b"\n"
+async def output_lines(chunks: Output) -> AsyncGenerator[bytes]:
+    """A line for each chunk; how the exec ended is the last one."""
+    async for item in chunks:
+        yield _json(_wire(item)) + b"\n"
 
 
-async def output_events(stack: AsyncExitStack, chunks: Output) -> AsyncGenerator[bytes]:
+async def output_events(chunks: Output) -> AsyncGenerator[bytes]:
     """Events `output`, then `end` with how the exec ended, or `error`. The id is the offset to go on from."""
-    async with stack:
-        try:
-            async for item in chunks:
-                yield _event(item)
-        except BayError as error:
-            wire = {"code": error.code, "message": error.message, "details": error.details}
-            yield b"event: error\ndata: " + _json(wire) + b"\n\n"
+    try:
+        async for item in chunks:
+            yield _event(item)
+    except BayError as error:
+        wire = {"code": error.code, "message": error.message, "details": error.details}
+        yield b"event: error\ndata: " + _json(wire) + b"\n\n"
 
 
 def _event(item: OutputChunk | OutputEnd) -> bytes:

@@ -2,30 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter
 from fastapi import Path as PathParameter
-from pydantic import BaseModel
 
 from bay.models import Process
 from bay.server.execs.processes import Processes
 from bay.server.execs.routes import SendSignal
-from bay.server.web.dependencies import ERRORS, Reader, Writer, service
-from bay.server.web.replies import Ok, WireResponse
+from bay.server.web.dependencies import Reader, Writer, noun_router, service
+from bay.server.web.replies import Items, Ok, WireResponse
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}",
-    tags=["processes"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("processes", "/v1/sandboxes/{sandbox_id}")
 
 ProcessesDep = Annotated[Processes, service(Processes)]
 
 
-class ProcessList(BaseModel):
+class ProcessList(Items[Process]):
     """Every process of a sandbox."""
-
-    items: list[Process]
 
 
 @router.get("/processes", response_model=ProcessList)

@@ -9,8 +9,7 @@ from starlette.websockets import WebSocket
 
 from bay.errors import QuotaExceeded, ShipError, Timeout
 from bay.models import to_wire
-from bay.server.execs.attach_frames import check_input, parse_control
-from bay.server.execs.attachments import Attached
+from bay.server.execs.attachments import Attached, check_input, parse_control
 from bay.server.ship.client import OutputEnd
 from bay.server.web.websocket_close import Goodbye, pump, send_json
 from bay.token_bucket import TokenBucket

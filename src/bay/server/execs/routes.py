@@ -4,35 +4,36 @@ import os
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
-from bay.server.execs.attach_frames import Rows
+from bay.server.execs.attachments import Rows
 from bay.server.execs.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
 from bay.server.execs.service import Execs, NewExec
-from bay.server.web.bodies import DURATION, MAX_USER, Body, Description, Most, SignalName, Tags, raw_body
+from bay.server.web.bodies import DURATION, Body, Description, Most, SignalName, Tags, raw_body
 from bay.server.web.dependencies import (
-    ERRORS,
+    Accept,
+    Cwd,
     IdempotencyKey,
     Limit,
     Paging,
     Reader,
+    User,
     Wait,
     Word,
     Writer,
+    noun_router,
     service,
 )
-from bay.server.web.replies import WireResponse
+from bay.server.web.replies import PageOf, WireResponse, within
 from bay.store.records import HistoryNote
 from ship_protocol import TERMINAL_EXTENT
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}", tags=["execs"], responses=ERRORS, default_response_class=WireResponse
-)
+router = noun_router("execs", "/v1/sandboxes/{sandbox_id}")
 
 ExecsDep = Annotated[Execs, service(Execs)]
 
@@ -74,15 +75,11 @@ class CreateExec(Body):
 
     command: Command | None = None
     argv: Annotated[list[Word], Field(min_length=1), Most(65_536)] | None = None
-    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
-        None
-    )
+    cwd: Cwd = None
     env: Annotated[dict[Word, Annotated[str, Field(max_length=32768)]], Most(256)] = Field(
         default_factory=dict[str, str]
     )
-    user: Annotated[
-        str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
-    ] = None
+    user: User = None
     stdin: Annotated[
         str | None, Field(max_length=1 << 30, description="Text for its stdin, then end of file")
     ] = None
@@ -161,20 +158,14 @@ class RunShell(Body):
 
     command: Command
     timeout: Annotated[int, Field(ge=1, le=300, description="Seconds"), DURATION] = 30
-    cwd: Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")] = (
-        None
-    )
+    cwd: Cwd = None
     include_code: Annotated[bool, Field(description="Echo the command in the answer")] = False
     description: Description = None
     tags: Tags = None
 
 
-class ExecList(BaseModel):
+class ExecList(PageOf[Exec]):
     """A page of execs, oldest first."""
-
-    items: list[Exec]
-    has_more: bool
-    next_cursor: str | None
 
 
 @router.post("/shell/exec", response_model=ShellResult)
@@ -281,7 +272,7 @@ async def exec_output(
     last_event_id: Annotated[
         int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")
     ] = None,
-    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    accept: Accept = "",
 ) -> StreamingResponse:
     """The exec's output as lines of JSON with byte offsets; 410 when an offset is no longer buffered.
 
@@ -292,5 +283,5 @@ async def exec_output(
     opened = execs.output(caller, sandbox_id, exec_id, since, follow=follow, claims=wait_for_reader)
     chunks = await stack.enter_async_context(opened)
     if SSE in accept:
-        return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)
-    return StreamingResponse(output_lines(stack, chunks), media_type="application/x-ndjson")
+        return StreamingResponse(within(stack, output_events(chunks)), media_type=SSE, headers=UNBUFFERED)
+    return StreamingResponse(within(stack, output_lines(chunks)), media_type="application/x-ndjson")

@@ -23,7 +23,7 @@ from bay.server.web.dependencies import (
     noun_router,
     service,
 )
-from bay.server.web.replies import Items, WireResponse
+from bay.server.web.replies import Items, WireResponse, within
 
 router = noun_router("services", "/v1/sandboxes/{sandbox_id}/services")
 
@@ -169,5 +169,5 @@ async def service_logs(
     opened = services.logs(caller, sandbox_id, service_name, since, follow=follow)
     chunks = await stack.enter_async_context(opened)
     if SSE in accept:
-        return StreamingResponse(output_events(stack, chunks), media_type=SSE, headers=UNBUFFERED)
-    return StreamingResponse(output_lines(stack, chunks), media_type="application/x-ndjson")
+        return StreamingResponse(within(stack, output_events(chunks)), media_type=SSE, headers=UNBUFFERED)
+    return StreamingResponse(within(stack, output_lines(chunks)), media_type="application/x-ndjson")

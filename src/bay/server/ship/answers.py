@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, 
 
 from bay.errors import BY_CODE, BayError, ShipError
 from bay.models import Exec, ExecState, OutputChunk, Stream
-from bay.server.web.json_pieces import has_more_pieces
+from bay.server.web.large_bodies import has_more_pieces
 from ship_protocol import TERMINAL_EXTENT
 
 # Errors that Ship may raise in a caller's name; everything else it says is Ship's own failure.

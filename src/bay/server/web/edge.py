@@ -21,7 +21,7 @@ from bay.server.web.audit import READING, Auditor, name_caller
 from bay.server.web.auth import Keys
 from bay.server.web.connection_limits import ClientConnection
 from bay.server.web.large_bodies import LARGE, LargeBodies
-from bay.server.web.pages import PATHS, is_for_browser
+from bay.server.web.page_routes import PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, error_response
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
 from bay.store.audit import AuditedCall, during
