@@ -56,7 +56,9 @@ log = structlog.get_logger("bay.network")
 _REASONS = {
     "allow": "default",
     "deny": "default",
-    **{same: same for same in ("reserved", "flood", "protocol")},
+    "reserved": "reserved",
+    "flood": "flood",
+    "protocol": "protocol",
 }
 
 RESOLVER = "127.0.0.53"
@@ -107,6 +109,7 @@ class NetworkManager:
     ) -> None:
         self._instance = instance
         self._ipv6 = ipv6
+        self._versions = (4, 6) if ipv6 else (4,)
         self._private = tuple(private)
         self._now = now
         self._names = names(self._open_name, self.is_public) if names else None
@@ -289,7 +292,7 @@ class NetworkManager:
         self._nft, self._conntrack = Nft(), Conntrack()
         self._links = VethLinks(self._instance, ipv6=self._ipv6)
         self._read_table()
-        for version in self._versions():
+        for version in self._versions:
             sysctls.reflect_marks(version)
             self._turn_on_forwarding(version)
         self._links.open()
@@ -297,7 +300,7 @@ class NetworkManager:
 
     def _restore(self) -> None:
         """Make the missing parts again, and leave the others as they are."""
-        for version in self._versions():
+        for version in self._versions:
             self._turn_on_forwarding(version)
         self._read_table()
         gone = [one for one in self._states.values() if not self._is_in_table(one.generation)]
@@ -329,9 +332,6 @@ class NetworkManager:
         self._nft.close()
         self._conntrack.close()
         self._links.close()
-
-    def _versions(self) -> tuple[int, ...]:
-        return (4, 6) if self._ipv6 else (4,)
 
     def _read_table(self) -> None:
         script = NftScript(self._instance)
@@ -480,11 +480,10 @@ class NetworkManager:
 
     def _cut(self, slot: NetworkSlot, names: Mapping[Address, Collection[str]]) -> None:
         state = self._states[slot.number]
+        plan = state.generation.plan
 
         def may_live(one: TrackedConnection) -> bool:
-            decision = state.generation.plan.decide(
-                one.address, one.protocol, one.port, names.get(one.address, ())
-            )
+            decision = plan.decide(one.address, one.protocol, one.port, names.get(one.address, ()))
             allowed = decision.allowed or (decision.reason == "default" and _is_open(state, one))
             return allowed and (self._ipv6 or one.address.version == 4)
 

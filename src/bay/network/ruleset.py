@@ -41,19 +41,10 @@ _ICMP = {"icmp": "{ icmp, ipv6-icmp }"}
 _IP = {4: "ip", 6: "ip6"}
 
 # Software that turns forwarding on for its own devices would have done so, had Bay not been first.
-_OTHERS = [
-    "docker*",
-    "br-*",
-    "virbr*",
-    "vnet*",
-    "podman*",
-    "cni*",
-    "flannel*",
-    "cali*",
-    "lxc*",
-    "lxdbr*",
-    "incusbr*",
-]
+_OTHERS = (
+    *("docker*", "br-*", "virbr*", "vnet*", "podman*", "cni*"),
+    *("flannel*", "cali*", "lxc*", "lxdbr*", "incusbr*"),
+)
 
 
 def table_of(instance: str) -> str:

@@ -93,7 +93,9 @@ async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
     old = oldest.order_by(events.c.at, events.c.seq).limit(most).subquery()
     lasts = (await db.execute(select(old.c.owner, func.max(old.c.seq)).group_by(old.c.owner))).all()
     for owner, last in lasts:
-        await _set_gone(db, owner, max(last, await gone(db, owner)))
+        place = max(last, await gone(db, owner))
+        row = upsert(facts).values(name=_gone_name(owner), value=place)
+        await db.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": place}))
     return (await db.execute(delete(events).where(events.c.seq.in_(select(old.c.seq))))).rowcount
 
 
@@ -101,11 +103,6 @@ async def gone(db: AsyncConnection, owner: str) -> int:
     """The last of the owner's events that are no longer kept; 0 when all are."""
     query = select(facts.c.value).where(facts.c.name == _gone_name(owner))
     return (await db.execute(query)).scalar() or 0
-
-
-async def _set_gone(db: AsyncConnection, owner: str, seq: int) -> None:
-    row = upsert(facts).values(name=_gone_name(owner), value=seq)
-    await db.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": seq}))
 
 
 def _gone_name(owner: str) -> str:

@@ -15,6 +15,7 @@ from bay.store.schema import checkpoints, sandboxes, sessions
 _S = sandboxes.c
 KEEP: Literal["keep"] = "keep"
 _LIVE = [c.label(f"session_{c.name}") for c in sessions.c]
+_LIVE_NAMES = frozenset(column.name for column in _LIVE)
 _DUE = (
     select(func.min(checkpoints.c.seq))
     .where(checkpoints.c.sandbox_id == _S.id, checkpoints.c.state == "making")
@@ -301,6 +302,3 @@ def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
     values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
     encoded = ("checkpoint_policy", "url", "ports")
     return {**values, **{name: to_wire(values[name]) for name in encoded}}
-
-
-_LIVE_NAMES = frozenset(f"session_{c.name}" for c in sessions.c)
