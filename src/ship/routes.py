@@ -12,7 +12,7 @@ from ship.execs.execs import Exec, Execs
 from ship.feed import SessionFeed
 from ship.http.conversation import Answer, Handler, Reply, Request, WebSocketUpgrade, json_answer
 from ship.process import table
-from ship.process.owners import Owners
+from ship.process.trees import Owners
 from ship.settings import Settings
 
 _EXEC_BODY_BYTES = 64 << 20

@@ -3,7 +3,7 @@
 A program that only prints outruns every reader: the ring overwrites the bytes that the reader would get next.
 So a reader that is about to lose its place may keep Ship from reading more for half a second in all, and
 earns more only by taking 2 MiB a second. A slower one gets the ring's first offset. All readers' waits
-together are bounded too (see `holds`).
+together are bounded too (see `FlowControl`).
 """
 
 import asyncio
@@ -11,8 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-from ship.execs.holds import LONGEST_S, SLOWEST_BYTES_PER_S
-from ship.execs.transcript import Transcript
+from ship.execs.transcript import LONGEST_S, SLOWEST_BYTES_PER_S, Transcript
 
 
 class ReaderAllowance:

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 Stream = Literal["stdout", "stderr", "tty"]
@@ -84,8 +85,9 @@ class Ring:
 
     def read(self, since: int, limit: int) -> Iterator[Piece]:
         """Copies of the bytes from offset `since` on, `limit` at most. `since` must be in the ring."""
-        index = max(self._dropped, bisect_right(self._pieces, since, lo=self._dropped, key=_offset) - 1)
-        for piece in self._from(index):
+        after = bisect_right(self._pieces, since, lo=self._dropped, key=lambda piece: piece.offset)
+        for index in range(max(self._dropped, after - 1), len(self._pieces)):
+            piece = self._pieces[index]
             start = max(0, since - piece.offset)
             whole = start == 0 and len(piece.data) <= limit  # then bytes need no copy
             data = bytes(piece.data if whole else memoryview(piece.data)[start : start + limit])
@@ -97,14 +99,13 @@ class Ring:
 
     def collect(self, stream: Stream) -> bytes:
         """All that is kept of one stream."""
-        return b"".join(
-            piece.data for piece in self.read(self.first_offset, self.kept_bytes) if piece.stream == stream
-        )
+        kept = self.read(self.first_offset, self.kept_bytes)
+        return b"".join(piece.data for piece in kept if piece.stream == stream)
 
     def runs(self) -> Iterator[Piece]:
         """All kept bytes; adjacent ones of a stream are one piece."""
         kept = self.read(self.first_offset, self.kept_bytes)
-        for stream, group in groupby(kept, key=_stream):
+        for stream, group in groupby(kept, key=attrgetter("stream")):
             pieces = list(group)
             yield Piece(pieces[0].offset, stream, b"".join(p.data for p in pieces), pieces[0].t)
 
@@ -113,9 +114,6 @@ class Ring:
         self._pieces.clear()
         self._dropped = 0
         self.first_offset = self.next_offset
-
-    def _from(self, index: int) -> Iterator[Piece]:
-        return (self._pieces[i] for i in range(index, len(self._pieces)))
 
     def _grow_last(self, stream: Stream, data: bytes, t: float) -> bool:
         last = self._pieces[-1] if len(self._pieces) > self._dropped else None
@@ -154,11 +152,3 @@ class Ring:
         self.first_offset = max(self.first_offset, piece.end)
         piece.data = b""
         self._dropped += 1
-
-
-def _offset(piece: Piece) -> int:
-    return piece.offset
-
-
-def _stream(piece: Piece) -> Stream:
-    return piece.stream

@@ -187,7 +187,23 @@ def all_below_ship(identities: Iterable[Identity]) -> Tree:
     return Tree(lambda: {os.getpid()}, None, identities)
 
 
-def marked_with(pid: int) -> str | None:
+class Owners:
+    """Finds the exec to which a process belongs, among execs given as an id and the group of its tree."""
+
+    def __init__(self, execs: Iterable[tuple[str, int | None]]) -> None:
+        self._groups = dict(execs)
+        self._by_group = {group: exec_id for exec_id, group in self._groups.items() if group is not None}
+
+    def of(self, process: Process) -> str | None:
+        """The exec's id, None when it is no exec's."""
+        for group in table.groups(process.pid) or ():
+            if group in self._by_group:
+                return self._by_group[group]
+        marked = _marked_with(process.pid)
+        return marked if marked in self._groups else None
+
+
+def _marked_with(pid: int) -> str | None:
     """The exec in a process's environment, as far as the calling thread may read it."""
     _, found, rest = _environ(pid).partition(f"\0{MARKER}=".encode())
     return os.fsdecode(rest.partition(b"\0")[0]) if found else None
