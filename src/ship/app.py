@@ -150,9 +150,8 @@ class Door:
         # Else long requests could take all connections, and none would be left to end their execs.
         most = self._limit - self._limit // 8
         if request.stays and len(self._open) > most:
-            raise Conflict(
-                f"more than {most} connections are open; close one that follows, waits or is attached"
-            )
+            problem = f"more than {most} connections are open; close one that follows, waits or is attached"
+            raise Conflict(problem)
 
     def _may_ask(self, request: Request) -> bool:
         if self._bearer is None:
@@ -186,15 +185,14 @@ async def _run(settings: Settings) -> None:
         syscalls.hide_from_debuggers()
     nursery.open(signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
-    context = ProcessContext(
-        nursery, space, identities, settings.environment, settings.accounts, settings.local
-    )
+    accounts, local = settings.accounts, settings.local
+    context = ProcessContext(nursery, space, identities, settings.environment, accounts, local)
     execs, kernels, services = Execs(context), Kernels(context), Services(context)
     threads = FileThreads(settings.user)
-    tools = ToolRuns(nursery, settings.user, local=settings.local)
-    trees = TreeRoutes(space, threads, tools, local=settings.local)
+    tools = ToolRuns(nursery, settings.user, local=local)
+    trees = TreeRoutes(space, threads, tools, local=local)
     files = FileRoutes(space, Workspace(settings.workspace), threads, trees.handlers)
-    ports = Ports(threads, local=settings.local)
+    ports = Ports(threads, local=local)
     others: dict[str, Handler] = {
         "fs": files.answer,
         "services": ServiceRoutes(services).answer,
@@ -202,8 +200,7 @@ async def _run(settings: Settings) -> None:
         **dict.fromkeys(("ports", "tunnel"), PortRoutes(ports).answer),
     }
     routes = Routes(settings, execs, SessionFeed(ports, services), others)
-    welcome = _anyone if settings.local else _is_outside
-    outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, welcome)
+    outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, _anyone if local else _is_outside)
     inside = Door(partial(answer_inside, settings), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:

@@ -67,6 +67,5 @@ def _user(told: dict[str, str], workspace: str, local: bool) -> Identity:
 
 
 def _root(local: bool) -> Identity:
-    return Identity(
-        "root", os.geteuid() if local else 0, os.getegid() if local else 0, "/root", switch=not local
-    )
+    uid, gid = (os.geteuid(), os.getegid()) if local else (0, 0)
+    return Identity("root", uid, gid, "/root", switch=not local)

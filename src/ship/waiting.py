@@ -65,7 +65,6 @@ class DisconnectTimer:
 
     @contextmanager
     def watching(self) -> Generator[None]:
-        """Within, a client is connected."""
         self._watchers += 1
         self._timer.cancel()
         try:
@@ -80,7 +79,6 @@ class DisconnectTimer:
             self._timer.set(self._limit_s, self._nobody_came)
 
     def stop(self) -> None:
-        """Cancel the timer for good."""
         self._over = True
         self._timer.cancel()
 

@@ -19,10 +19,8 @@ def printable(text: str) -> str:
 
 
 def encode(value: object) -> bytes:
-    """`value` as JSON."""
     return _encoder.encode(value).encode()
 
 
 def line(value: object) -> bytes:
-    """`value` as a line of JSON."""
     return encode(value) + b"\n"

@@ -88,8 +88,7 @@ class Channel:
 
     def send(self, message: dict[str, Any]) -> None:
         """Send one message, after the output before it."""
-        line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        self._act(partial(self._send_line, line))
+        self._act(partial(self._send_line, _line(message)))
 
     def write(self, stream: str, cell: str, text: str) -> None:
         """Send output of a stream, now or very soon."""
@@ -192,10 +191,11 @@ def take_connection() -> socket.socket:
 def _text_lines(stream: str, cell: str, texts: list[str]) -> bytes:
     text = "".join(texts)
     parts = [text[i : i + _GATHER_CHARS] for i in range(0, len(text), _GATHER_CHARS)]
-    return b"".join(
-        json.dumps({"type": stream, "cell": cell, "text": part}, separators=(",", ":")).encode() + b"\n"
-        for part in parts
-    )
+    return b"".join(_line({"type": stream, "cell": cell, "text": part}) for part in parts)
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

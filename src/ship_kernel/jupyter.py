@@ -131,11 +131,9 @@ class Bridge:
         self._send(running, "result", {**_bundle(content), "execution_count": count})
 
     def _raised(self, running: Running, content: Message) -> None:
-        self._send(
-            running,
-            "error",
-            {name: content.get(name) or "" for name in ("ename", "evalue")} | _trace(content),
-        )
+        fields: Message = {name: content.get(name) or "" for name in ("ename", "evalue")}
+        fields["traceback"] = [str(line) for line in content.get("traceback") or []]
+        self._send(running, "error", fields)
 
     def _cleared(self, running: Running, content: Message) -> None:
         self._send(running, "clear", {"wait": bool(content.get("wait"))})
@@ -156,9 +154,8 @@ def main(kind: str) -> None:
     name = kind.partition(":")[2]
     # A spec's plain `python` means the image's, not the one that Ship brought.
     sys.executable = shutil.which("python3") or sys.executable
-    folder = tempfile.mkdtemp(
-        prefix="kernel-"
-    )  # of this user only: access to the sockets is access to the kernel
+    # Of this user only: access to the sockets is access to the kernel.
+    folder = tempfile.mkdtemp(prefix="kernel-")
     try:
         manager = _manager(name, folder)
         client = _start(manager)
@@ -231,11 +228,4 @@ def _describe(client: BlockingKernelClient) -> Message:
 
 
 def _bundle(content: Message) -> Message:
-    return {
-        "data": bundles.clean(content.get("data") or {}),
-        "metadata": bundles.clean(content.get("metadata") or {}),
-    }
-
-
-def _trace(content: Message) -> Message:
-    return {"traceback": [str(line) for line in content.get("traceback") or []]}
+    return {name: bundles.clean(content.get(name) or {}) for name in ("data", "metadata")}

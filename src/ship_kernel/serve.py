@@ -32,7 +32,6 @@ class Kernel:
         streams.install(channel, self._attribution)
 
     def run(self, cell: str, code: str, environment: Mapping[str, str]) -> None:
-        """Run one cell, and send its result to Ship."""
         packages.look_again()
         self._attribution.enter(cell)
         count = self._shell.cell_count = self._shell.execution_count

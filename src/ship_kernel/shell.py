@@ -62,7 +62,6 @@ class Displays(DisplayPublisher):
         self.shell.publish("display", fields)
 
     def clear_output(self, wait: bool = False) -> None:
-        """Ask the client to remove the output so far."""
         self.shell.publish("clear", {"wait": bool(wait)})
 
 
@@ -109,13 +108,8 @@ class Shell(InteractiveShell):
         if self._failed_in == self.cell_count:
             return  # IPython's second try at an exception that cannot be printed
         self._failed_in = self.cell_count
-        lines = [bundles.text(line) for line in stb]
-        fields = {
-            "ename": bundles.text(etype.__name__),
-            "evalue": _message(evalue),
-            "traceback": _bounded(lines),
-        }
-        self.publish("error", fields)
+        lines, name = _bounded([bundles.text(line) for line in stb]), bundles.text(etype.__name__)
+        self.publish("error", {"ename": name, "evalue": _message(evalue), "traceback": lines})
 
 
 def make(publish: Publish, settle: Callable[[], None]) -> Shell:

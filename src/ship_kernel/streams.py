@@ -35,12 +35,10 @@ class Attribution:
         self._running = ""
 
     def enter(self, cell: str) -> None:
-        """`cell` runs from now on."""
         self._running = cell
         self._here.set(cell)
 
     def current(self) -> str:
-        """The cell of the caller."""
         found = self._here.get("") or getattr(threading.current_thread(), "_ship_cell", "")
         return found or self._running
 

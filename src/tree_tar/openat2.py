@@ -24,12 +24,8 @@ def openat2(root: int, path: bytes, flags: int, *, beneath: bool = True, links: 
     resolve = _RESOLVE_NO_MAGICLINKS | (_RESOLVE_BENEATH if beneath else 0)
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve | (0 if links else _RESOLVE_NO_SYMLINKS))
     # Variadic: an int would travel as 32 bits with an undefined upper half.
-    arguments = (
-        ctypes.c_long(root),
-        ctypes.c_char_p(path),
-        ctypes.byref(how),
-        ctypes.c_size_t(ctypes.sizeof(how)),
-    )
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    arguments = ctypes.c_long(root), ctypes.c_char_p(path), ctypes.byref(how), size
     descriptor: int = _libc.syscall(ctypes.c_long(_NUMBER), *arguments)
     if descriptor < 0:
         number = ctypes.get_errno()

@@ -49,8 +49,6 @@ class BadArchive(ValueError):
 
 
 class Hash(Protocol):
-    """A hash of `hashlib`."""
-
     def update(self, data: memoryview, /) -> None: ...
     def copy(self) -> "Hash": ...
     def hexdigest(self) -> str: ...
@@ -194,9 +192,8 @@ class Reader:
         self._check(block)
         size = self._field(block, 124, 12)
         if not 0 <= size <= self._rules.extension_bytes:
-            raise BadArchive(
-                f"it has a header of {size} bytes; {self._rules.extension_bytes} are taken at most"
-            )
+            most = self._rules.extension_bytes
+            raise BadArchive(f"it has a header of {size} bytes; {most} are taken at most")
         data = yield from self._exactly(size)
         yield from self._skip(-size % BLOCK)
         kind = _EXTENSIONS[block[156:157]]

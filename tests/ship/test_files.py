@@ -421,30 +421,6 @@ def test_a_link_put_in_place_of_a_directory_again_and_again_never_leads_out(
     assert (outside / "secret").read_text() == SECRET
 
 
-REPLACER = """
-import os, sys, time
-os.chdir(sys.argv[1])
-end = time.monotonic() + 20
-print('up', flush=True)
-while time.monotonic() < end:
-    open('other', 'w').close()
-    os.rename('other', 'file')
-"""
-
-
-def test_an_upload_answers_with_its_own_file_while_a_program_puts_another_there(ship: Ship) -> None:
-    command = [sys.executable, "-c", REPLACER, str(ship.workspace)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as replacer:
-        try:
-            assert replacer.stdout
-            assert replacer.stdout.readline() == b"up\n"
-            for size in range(1, 300):
-                answer = ship.put("file", bytes(size)).json()
-                assert (answer["type"], answer["size"]) == ("file", size)
-        finally:
-            replacer.kill()
-
-
 DELETE_SWAPPER = """
 import os, sys, time
 os.chdir(sys.argv[1])

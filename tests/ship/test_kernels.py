@@ -663,33 +663,6 @@ for lie in (b'[]', b'nonsense', b'{"type": 7}', b'\\xff', b'{"type":"result","ce
     assert kernel.run("1").result == {"text/plain": "1"}
 
 
-def test_what_a_lie_has_of_use_is_bounded_and_whole_text(kernel: Kernel) -> None:
-    """A count that is none is left out, half characters are replaced, and a traceback has an end."""
-    lies: tuple[Event, ...] = (
-        {"type": "result", "cell": "me", "data": {"a\ud800": ["\udfff", {"b": 1}]}, "metadata": {},
-         "execution_count": True},
-        {"type": "error", "cell": "me", "ename": "E", "evalue": "", "traceback": ["x" * 200_000, "y" * 200_000, "z"]},
-        {"type": "error", "cell": "me", "ename": "F", "evalue": "", "traceback": ["x", 7, "z"]},
-        {"type": "error", "cell": "me", "ename": "G", "evalue": "", "traceback": "x"},
-        {"type": "display", "cell": "me", "data": [], "metadata": {}},
-    )  # fmt: skip
-    ran = kernel.run(SPEAK + f"for lie in {lies!r}: speak(lie)", id="me")
-    (result,) = ran.of("result")
-    assert (result["data"], result["execution_count"]) == ({"a?": ["?", {"b": 1}]}, None)
-    long, short = ran.of("error")
-    assert ([len(line) for line in long["traceback"]], short["traceback"]) == ([200_000, 62_143], ["x"])
-    assert ran.of("display") == []
-
-
-@pytest.mark.parametrize("since", ["x", "-1", "1.5", "9" * 19])
-def test_events_are_asked_for_by_number_and_by_their_own_kernel(calm: Kernel, since: str) -> None:
-    cell = calm.queue("1")
-    calm.events(cell)
-    path = f"/cells/{cell}/events"
-    assert calm.ship.http.get(f"/kernels/{calm.id}{path}", params={"since": since}).status_code == 400
-    assert calm.ship.http.get(f"/kernels/other{path}").status_code == 404
-
-
 @pytest.mark.parametrize(
     "lie",
     [

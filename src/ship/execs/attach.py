@@ -19,15 +19,7 @@ from ship.execs.ring import Piece
 from ship.http.connection import PeerGone
 from ship.http.websocket import Closing, WebSocket
 from ship.waiting import first_of
-from ship_protocol import (
-    CONTROLS_PER_S,
-    END_OF_STDIN,
-    STDERR,
-    STDIN,
-    STDOUT,
-    CloseCode,
-    first_offset_reason,
-)
+from ship_protocol import CONTROLS_PER_S, END_OF_STDIN, STDERR, STDIN, STDOUT, CloseCode, first_offset_reason
 
 _OUTPUT_MARKERS = {"stdout": STDOUT, "tty": STDOUT, "stderr": STDERR}
 _FRAME_BYTES = 256 * 1024
@@ -125,10 +117,8 @@ class Attachment:
         if frame == END_OF_STDIN:
             await self._input.end()
         elif frame != STDIN:
-            raise Closing(
-                CloseCode.BAD_MESSAGE,
-                "a binary message must be byte 0 and data for stdin, or byte 4 alone to end stdin",
-            )
+            problem = "a binary message must be byte 0 and data for stdin, or byte 4 alone to end stdin"
+            raise Closing(CloseCode.BAD_MESSAGE, problem)
 
     def _count_control(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -145,9 +135,8 @@ class Attachment:
                 case "signal":
                     self._exec.send_signal(request.signal_number(message.get("signal")))
                 case _:
-                    raise Closing(
-                        CloseCode.BAD_MESSAGE, "the type of a text message must be resize or signal"
-                    )
+                    problem = "the type of a text message must be resize or signal"
+                    raise Closing(CloseCode.BAD_MESSAGE, problem)
         except Conflict as error:
             if message["type"] == "resize" and not self._exec.tty:
                 raise Closing(CloseCode.BAD_MESSAGE, error.message) from error

@@ -84,7 +84,7 @@ class Exec:
         self.group: int | None = None
         self._size = (order.rows, order.cols)
         self.tty = order.tty
-        self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._nobody_came)
+        self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._end_soon)
         self._identities = tuple(dict.fromkeys((*identities, order.identity)))
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
@@ -128,10 +128,8 @@ class Exec:
 
     def chunks_to_wire(self) -> dict[str, object]:
         """The output in the ring as it came, with the order of the streams or a terminal's own bytes."""
-        return {
-            "output": [_chunk_to_wire(piece) for piece in self.ring.runs()],
-            "truncated": self.ring.first_offset > 0,
-        }
+        chunks = [_chunk_to_wire(piece) for piece in self.ring.runs()]
+        return {"output": chunks, "truncated": self.ring.first_offset > 0}
 
     def end_to_wire(self) -> dict[str, object]:
         """The last line of the output."""
@@ -142,12 +140,10 @@ class Exec:
             "timed_out": self.timed_out,
         }
 
-    async def start(
-        self, order: ExecRequest, nursery: Nursery, directory: int, base: Mapping[str, str]
-    ) -> None:
+    async def start(self, order: ExecRequest, context: ProcessContext, directory: int) -> None:
         """Start it; one that cannot be run ends the exec with 126 or 127. Conflict when there is no room."""
         try:
-            await self._start(order, nursery, directory, base)
+            await self._start(order, context, directory)
         except OSError as error:
             self._cannot_start(order, error)
         finally:
@@ -201,19 +197,15 @@ class Exec:
         InternalError when the kernel does not end a process.
         """
         await self._started.wait()
-        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
-        if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._end_tree())
-        if not await asyncio.shield(self._ending):
+        if not await asyncio.shield(self._end_within(grace_s)):
             raise InternalError(f"processes of {self.id} survive SIGKILL; stop the sandbox")
 
-    async def _start(
-        self, order: ExecRequest, nursery: Nursery, directory: int, base: Mapping[str, str]
-    ) -> None:
-        self.group = nursery.groups.take(order.identity)
+    async def _start(self, order: ExecRequest, context: ProcessContext, directory: int) -> None:
+        self.group = context.nursery.groups.take(order.identity)
         stdio = _open_stdio(order, self.transcript.take)
         try:
-            self.pid = await nursery.start(self._program(order, stdio, directory, base), self._leader_ended)
+            program = self._program(order, stdio, directory, context.environment)
+            self.pid = await context.nursery.start(program, self._leader_ended)
         except BaseException:
             stdio.abandon()
             raise
@@ -226,16 +218,13 @@ class Exec:
     def _program(
         self, order: ExecRequest, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]
     ) -> Program:
-        environment = self._environment(order, base)
-        group, tty = self.group, stdio.tty
-        return Program(order.argv, environment, order.identity, directory, *stdio.descriptors, group, tty)
-
-    def _environment(self, order: ExecRequest, base: Mapping[str, str]) -> dict[str, str]:
-        # The marker leads, so that it is found however much follows.
         own = order.identity.environment(base)
         if order.tty:
             own["TERM"] = _TERM
-        return {trees.MARKER: "", **own, **order.environment, trees.MARKER: self.id}
+        # The marker leads, so that it is found however much follows.
+        variables = {trees.MARKER: "", **own, **order.environment, trees.MARKER: self.id}
+        group, tty = self.group, stdio.tty
+        return Program(order.argv, variables, order.identity, directory, *stdio.descriptors, group, tty)
 
     def _living_stdio(self) -> Pipes | Pty:
         if not self.running or self._stdio is None:
@@ -266,21 +255,23 @@ class Exec:
             self._stdio.resume()
 
     def _time_out(self) -> None:
-        if self._leader_status is None:
-            self.timed_out = True
-            self._end_soon()
-
-    def _nobody_came(self) -> None:
-        if self._leader_status is None:
-            self._end_soon()
+        self.timed_out = self.timed_out or self._leader_status is None
+        self._end_soon()
 
     def _end_soon(self) -> None:
-        self._kill_at = min(self._kill_at, time.monotonic() + _TIMEOUT_GRACE_S)
-        self._ending = self._ending or asyncio.get_running_loop().create_task(self._end_tree())
+        if self._leader_status is None:
+            self._end_within(_TIMEOUT_GRACE_S)
+
+    def _end_within(self, grace_s: float) -> asyncio.Task[bool]:
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_tree())
+        return self._ending
 
     async def _end_tree(self) -> bool:
+        tree = trees.Tree(self._roots, self.id, self._identities, self.group)
         try:
-            return await self._end_members(self._tree()) and await self._leader_reaped()
+            return await self._end_members(tree) and await self._leader_reaped()
         finally:
             self._ending = None
             self._kill_at = float("inf")
@@ -302,9 +293,6 @@ class Exec:
         except TimeoutError:
             return False
         return True
-
-    def _tree(self) -> trees.Tree:
-        return trees.Tree(self._roots, self.id, self._identities, self.group)
 
     def _roots(self) -> set[int]:
         return set() if self.pid is None or self._leader_status is not None else {self.pid}
@@ -353,7 +341,7 @@ class Execs:
         with self._context.space.directory(order.cwd, order.identity) as directory:
             found = self._all[order.id] = Exec(order, self._context.identities)
             try:
-                await found.start(order, self._context.nursery, directory, self._context.environment)
+                await found.start(order, self._context, directory)
             except BaseException:
                 self._forget(order.id)
                 raise

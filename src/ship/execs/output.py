@@ -46,10 +46,8 @@ def check_offset(transcript: Transcript, since: int) -> None:
     """Raises OutputGone or InvalidArgument when `since` is not in the ring."""
     ring = transcript.ring
     if since < ring.first_offset:
-        raise OutputGone(
-            "the output at this offset is no longer kept; continue from first_offset",
-            first_offset=ring.first_offset,
-        )
+        problem = "the output at this offset is no longer kept; continue from first_offset"
+        raise OutputGone(problem, first_offset=ring.first_offset)
     if since > ring.next_offset:
         raise InvalidArgument(f"since is beyond the {ring.next_offset} bytes written so far", field="since")
 

@@ -44,11 +44,10 @@ class ExecRequest:
 
 def read(body: object, accounts: Accounts) -> ExecRequest:
     """The order in a JSON `body`. Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships."""
-    if not isinstance(body, dict):
-        raise InvalidArgument("the body must be a JSON object")
-    given = cast("dict[str, object]", body)
+    given = json_object(body, "the body")
     tty = _flag(given, "tty")
     rows, cols = size(given.get("rows", DEFAULT_ROWS), given.get("cols", DEFAULT_COLS))
+    ring_bytes = given.get("ring_bytes")
     return ExecRequest(
         id=identifier(given.get("id")),
         argv=_argv(given.get("command"), given.get("argv")),
@@ -62,9 +61,16 @@ def read(body: object, accounts: Accounts) -> ExecRequest:
         cols=cols,
         timeout_s=_limit(given, "timeout_s"),
         max_run_after_disconnect_s=_limit(given, "max_run_after_disconnect_s"),
-        ring_bytes=_ring_bytes(given.get("ring_bytes")),
+        ring_bytes=DEFAULT_RING_BYTES if ring_bytes is None else whole(ring_bytes, "ring_bytes", RING_BYTES),
         wait_for_reader_s=_limit(given, "wait_for_reader_s"),
     )
+
+
+def json_object(value: object, what: str) -> dict[str, object]:
+    """`value`, which `what` names, as an object. Raises InvalidArgument."""
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{what} must be a JSON object")
+    return cast("dict[str, object]", value)
 
 
 def identifier(value: object) -> str:
@@ -98,9 +104,8 @@ def environment(value: object) -> dict[str, str]:
         return {}
     if not isinstance(value, dict):
         raise InvalidArgument("env must be an object of strings", field="env")
-    found = {
-        _text(name, "env"): _text(text, "env") for name, text in cast("dict[object, object]", value).items()
-    }
+    pairs = cast("dict[object, object]", value).items()
+    found = {_text(name, "env"): _text(text, "env") for name, text in pairs}
     if any(not name or "=" in name for name in found):
         raise InvalidArgument("names in env may not be empty or contain =", field="env")
     return found
@@ -129,12 +134,13 @@ def _flag(given: Mapping[str, object], field: str) -> bool:
 
 def size(rows: object, cols: object) -> tuple[int, int]:
     """A terminal's size in characters. Raises InvalidArgument."""
-    return _extent(rows, "rows"), _extent(cols, "cols")
+    return whole(rows, "rows", TERMINAL_EXTENT), whole(cols, "cols", TERMINAL_EXTENT)
 
 
-def _extent(value: object, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= TERMINAL_EXTENT:
-        raise InvalidArgument(f"{field} must be between 1 and {TERMINAL_EXTENT}", field=field)
+def whole(value: object, name: str, most: int, field: str | None = None) -> int:
+    """`value`, a whole number from 1 to `most`. Raises InvalidArgument, of `name` if not of its `field`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InvalidArgument(f"{name} must be between 1 and {most}", field=field or name)
     return value
 
 
@@ -151,18 +157,9 @@ def seconds(value: object, field: str, *, positive: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidArgument(f"{field} must be a number of seconds", field=field)
     if value < 0 or value > _LONGEST_S or (positive and value == 0):
-        raise InvalidArgument(
-            f"{field} must be {'above 0' if positive else '0'} and at most a year", field=field
-        )
+        least = "above 0" if positive else "0"
+        raise InvalidArgument(f"{field} must be {least} and at most a year", field=field)
     return float(value)
-
-
-def _ring_bytes(value: object) -> int:
-    if value is None:
-        return DEFAULT_RING_BYTES
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= RING_BYTES:
-        raise InvalidArgument(f"ring_bytes must be between 1 and {RING_BYTES}", field="ring_bytes")
-    return value
 
 
 def optional_text(given: Mapping[str, object], field: str) -> str | None:

@@ -108,9 +108,8 @@ def _read_text(space: Workspace, path: str) -> tuple[str, bytes]:
         while len(content) <= MAX_EDITED_BYTES and (data := os.read(descriptor, _READ_BYTES)):
             content += data
     if len(content) > MAX_EDITED_BYTES:
-        raise PayloadTooLarge(
-            f"the file has more than {MAX_EDITED_BYTES} bytes, the limit of edits; use a command"
-        )
+        problem = f"the file has more than {MAX_EDITED_BYTES} bytes, the limit of edits; use a command"
+        raise PayloadTooLarge(problem)
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -147,9 +146,8 @@ def _change(descriptor: int, mode: int) -> None:
 
 def _change_all(place: Place, mode: int, depth: int) -> Generator[None]:
     if depth > DEEPEST:
-        raise InvalidArgument(
-            f"directories are more than {DEEPEST} deep; change them with a command", field="path"
-        )
+        problem = f"directories are more than {DEEPEST} deep; change them with a command"
+        raise InvalidArgument(problem, field="path")
     with closing(_opened_for_change(place, mode)) as directory:
         with os.scandir(directory) as scan:
             for entry in scan:

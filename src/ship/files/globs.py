@@ -19,13 +19,11 @@ class Glob:
     def __init__(self, pattern: str) -> None:
         parts = [part for part in pattern.split("/") if part not in ("", ".")]
         if not parts or len(pattern) > _MAX_CHARACTERS or len(parts) > _MAX_PARTS or "\0" in pattern:
-            raise InvalidArgument(
-                f"a glob must have 1 to {_MAX_CHARACTERS} characters, no NUL, and at most {_MAX_PARTS} parts",
-                field="glob",
-            )
+            size = f"1 to {_MAX_CHARACTERS} characters, no NUL, and at most {_MAX_PARTS} parts"
+            raise InvalidArgument(f"a glob must have {size}", field="glob")
         if ".." in parts:
             raise InvalidArgument("a glob may not contain ..", field="glob")
-        self._parts = [None if part == "**" else _compile(part) for part in parts]
+        self._parts = [None if part == "**" else re.compile(fnmatch.translate(part)) for part in parts]
         self.depth = None if None in self._parts else len(parts)
         """How deep what matches lies at most; None: anywhere."""
 
@@ -53,7 +51,3 @@ class Glob:
                 count += 1
                 found.add(count)
         return found
-
-
-def _compile(part: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(part))

@@ -54,7 +54,6 @@ class Inotify:
         _libc.inotify_rm_watch(ctypes.c_int(self.descriptor), ctypes.c_int(watch))
 
     def read(self) -> list[Event]:
-        """The pending events, possibly none."""
         try:
             data = os.read(self.descriptor, _READ_BYTES)
         except BlockingIOError:

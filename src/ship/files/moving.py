@@ -75,9 +75,8 @@ def move(space: Workspace, source: str, destination: str, *, overwrite: bool) ->
             _put(here, there, overwrite=overwrite)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise InvalidArgument(
-                    "a directory cannot be moved into itself", field="destination"
-                ) from error
+                problem = "a directory cannot be moved into itself"
+                raise InvalidArgument(problem, field="destination") from error
             if error.errno != errno.EXDEV:
                 raise
             yield from _copy(here, there, overwrite=overwrite)
@@ -192,9 +191,8 @@ class _Copier:
                 os.mknod(there.name, found.st_mode, dir_fd=there.directory)
                 _keep_times(there, found)
             case _:
-                raise InvalidArgument(
-                    f"{as_utf8(here.name)!a} is a device, which cannot be copied", field="source"
-                )
+                problem = f"{as_utf8(here.name)!a} is a device, which cannot be copied"
+                raise InvalidArgument(problem, field="source")
 
     def _link(self, found: os.stat_result, there: Place, where: str) -> bool:
         """Whether it could be made another name of a file that is copied already."""
@@ -213,9 +211,8 @@ class _Copier:
 
     def _copy_directory(self, here: Place, there: Place, depth: int, where: str) -> Generator[None]:
         if depth > DEEPEST:
-            raise InvalidArgument(
-                f"directories are more than {DEEPEST} deep; copy with a command", field="source"
-            )
+            problem = f"directories are more than {DEEPEST} deep; copy with a command"
+            raise InvalidArgument(problem, field="source")
         with ExitStack() as stack:
             source = stack.enter_context(closing(open_below(here.directory, here.name)))
             found = os.fstat(source)

@@ -19,9 +19,8 @@ def look_at_replaced(parent: int, name: str, shown: str) -> os.stat_result | Non
     # With effective ids, which for files are those of the thread; root's real ones may everything.
     may_write = os.access(name, os.W_OK, dir_fd=parent, effective_ids=True, follow_symlinks=False)
     if stat.S_ISREG(there.st_mode) and not may_write:
-        raise Forbidden(
-            f"the sandbox's user may not write {shown_path(shown)}; change its mode, or delete it first"
-        )
+        advice = "change its mode, or delete it first"
+        raise Forbidden(f"the sandbox's user may not write {shown_path(shown)}; {advice}")
     return there
 
 

@@ -60,13 +60,12 @@ class FileRoutes:
         if handler is None:
             raise NotFound("there is no such route")
         if request.method == "POST" and "beneath" in request.query:  # else its paths would not be confined
-            raise InvalidArgument(
-                "this call takes any path of the sandbox; it has no beneath", field="beneath"
-            )
+            problem = "this call takes any path of the sandbox; it has no beneath"
+            raise InvalidArgument(problem, field="beneath")
         return await handler(request)
 
     async def _read(self, request: Request) -> Answer:
-        reading = Reading(self._space_of(request), path_of(request), _wanted(request))
+        reading = Reading(self._space_of(request), request.query.get("path", ""), _wanted(request))
         try:
             part, data = await self._threads.run(reading.open)
         except BaseException:
@@ -96,7 +95,7 @@ class FileRoutes:
         space = self._space_of(request)
         upload = Upload(
             space,
-            path_of(request),
+            request.query.get("path", ""),
             mode=_mode(request.query["mode"]) if "mode" in request.query else None,
             mtime=_moment(request.query["mtime"]) if "mtime" in request.query else None,
             make=request.flag("mkdir", default=True),
@@ -112,7 +111,7 @@ class FileRoutes:
 
     async def _stat(self, request: Request) -> Answer:
         follow, space = request.flag("follow", default=True), self._space_of(request)
-        path = space.check(path_of(request))
+        path = space.check(request.query.get("path", ""))
 
         def look() -> dict[str, object]:
             with space.translated(path):
@@ -124,7 +123,7 @@ class FileRoutes:
         glob = request.query.get("glob")
         listing = Listing(
             self._space_of(request),
-            path_of(request, "."),
+            request.query.get("path", "."),
             depth=number(request, "depth", 1, LISTED_DEPTH),
             glob=Glob(glob) if glob is not None else None,
             limit=number(request, "limit", 10_000, LISTED_ENTRIES),
@@ -173,7 +172,9 @@ class FileRoutes:
     async def _delete(self, request: Request) -> Answer:
         space, gone = self._space_of(request), request.gone
         recursive = request.flag("recursive", default=True)
-        await self._threads.run(edits.delete, space, path_of(request), gone.done, recursive=recursive)
+        await self._threads.run(
+            edits.delete, space, request.query.get("path", ""), gone.done, recursive=recursive
+        )
         return json_answer(200, {"status": "ok"})
 
     async def _edit(self, request: Request) -> Answer:
@@ -198,11 +199,6 @@ def closed(what: Reading | Listing) -> Callable[[], Awaitable[None]]:
         what.close()
 
     return close
-
-
-def path_of(request: Request, default: str = "") -> str:
-    """The query's `path`."""
-    return request.query.get("path", default)
 
 
 def number(request: Request, name: str, default: int, most: int) -> int:

@@ -84,9 +84,8 @@ class Everywhere(Workspace):
                 # The dot makes the kernel ask for the right to search the directory itself.
                 return self.open(name + "/.", os.O_PATH | os.O_DIRECTORY)
         except MadeUp as error:
-            raise InvalidArgument(
-                f"{shown} may not be the cwd; start elsewhere and use cd", field="cwd"
-            ) from error
+            problem = f"{shown} may not be the cwd; start elsewhere and use cd"
+            raise InvalidArgument(problem, field="cwd") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileMissing(f"there is no directory {shown} in the sandbox") from error
         except PermissionError as error:
@@ -139,9 +138,8 @@ class Confined(Everywhere):
 def refuse_made_up(descriptor: int) -> None:
     """Raises MadeUp when an open file is one that the kernel makes up."""
     if syscalls.filesystem_of(descriptor) in _MADE_UP:
-        raise MadeUp(
-            "files of /proc, /sys and other pseudo file systems can only be read with a command", field="path"
-        )
+        problem = "files of /proc, /sys and other pseudo file systems can only be read with a command"
+        raise MadeUp(problem, field="path")
 
 
 def _outside() -> Forbidden:

@@ -13,5 +13,4 @@ def temporary(kind: str) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `name` is such a name."""
     return _NAME.fullmatch(name) is not None

@@ -81,7 +81,6 @@ class Tool:
         self._ended = asyncio.Event()
 
     def ended(self, status: int) -> None:
-        """It is dead, with that wait status."""
         self._status = status
         self._ended.set()
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from typing import cast
 
 from ship.errors import Conflict, InvalidArgument, ShipError
-from ship.files.routes import number, path_of
+from ship.files.routes import number
 from ship.files.sandbox_paths import Everywhere
 from ship.files.tool_runs import Output, Place, Tool, ToolRuns
 from ship.files.watching import Watchers
@@ -47,7 +47,7 @@ class TreeRoutes:
         }
 
     async def _watch(self, request: Request) -> WebSocketUpgrade:
-        path = self._space.check(path_of(request, "."))
+        path = self._space.check(request.query.get("path", "."))
         recursive = request.flag("recursive", default=True)
         if request.websocket_key is None:
             raise InvalidArgument("watching needs a WebSocket upgrade (RFC 6455)")
@@ -58,11 +58,9 @@ class TreeRoutes:
         order = self._search_order(request)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._turn())
-            place = await stack.enter_async_context(self._place(path_of(request, ".")))
-            gone = request.gone
-            tool = await stack.enter_async_context(
-                self._tools.run("search", order, place, gone, limit_s=_SEARCH_S)
-            )
+            place = await stack.enter_async_context(self._place(request.query.get("path", ".")))
+            run = self._tools.run("search", order, place, request.gone, limit_s=_SEARCH_S)
+            tool = await stack.enter_async_context(run)
             first = await tool.output.line()
             if first.startswith(b'{"error"'):
                 raise _bad_search(first)
@@ -77,7 +75,7 @@ class TreeRoutes:
         if "\n" in query:
             raise InvalidArgument("query may not contain a newline", field="query")
         return {
-            "base": self._space.check(path_of(request, ".")),
+            "base": self._space.check(request.query.get("path", ".")),
             "floor": self._floor,
             "glob": glob,
             "query": query,
@@ -90,7 +88,7 @@ class TreeRoutes:
         }
 
     async def _pack(self, request: Request) -> Answer:
-        path = self._space.check(path_of(request, "."))
+        path = self._space.check(request.query.get("path", "."))
         order = {"format": _format(request), "name": os.path.basename(path)}
         async with AsyncExitStack() as stack:
             stack.enter_context(self._room_for_archive())
@@ -103,7 +101,7 @@ class TreeRoutes:
         raise AssertionError("unreachable")
 
     async def _unpack(self, request: Request) -> Answer:
-        path = self._space.check(path_of(request, "."))
+        path = self._space.check(request.query.get("path", "."))
         order = {"format": _format(request), "most_bytes": _MAX_UNPACKED}
         gone = request.gone
         with self._room_for_archive():
@@ -139,9 +137,8 @@ class TreeRoutes:
     @contextmanager
     def _room_for_archive(self) -> Generator[None]:
         if self._archives == _ARCHIVES:
-            raise Conflict(
-                f"{_ARCHIVES} archives are in progress, the limit; try again later", limit=_ARCHIVES
-            )
+            problem = f"{_ARCHIVES} archives are in progress, the limit; try again later"
+            raise Conflict(problem, limit=_ARCHIVES)
         self._archives += 1
         try:
             yield

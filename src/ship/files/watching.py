@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -111,18 +111,15 @@ class _Outbox:
         self._waiting.append(told)
         self._changed.set()
 
-    async def take(self) -> list[Told]:
-        """The next few; waits for the first."""
+    async def wait(self) -> None:
+        """Return when there is one."""
         while not self._waiting:
             self._changed.clear()
             await self._changed.wait()
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), _SENT_AT_ONCE))]
 
-    def take_rest(self) -> list[Told]:
-        """All that is left."""
-        rest = list(self._waiting)
-        self._waiting.clear()
-        return rest
+    def take(self, most: int) -> list[Told]:
+        """The next few, or all that is left."""
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
 
 
 class _Gone(Exception):
@@ -130,8 +127,6 @@ class _Gone(Exception):
 
 
 class Watchers:
-    """All that watch."""
-
     def __init__(self, space: Everywhere, threads: FileThreads) -> None:
         self._space = space
         self._threads = threads
@@ -161,9 +156,8 @@ class Watchers:
         try:
             events = Inotify()
         except OSError as error:
-            raise Conflict(
-                "the sandbox has no inotify instance left (fs.inotify.max_user_instances)"
-            ) from error
+            problem = "the sandbox has no inotify instance left (fs.inotify.max_user_instances)"
+            raise Conflict(problem) from error
         try:
             await _Watcher(socket, path, top, events, self._threads, recursive).run()
         finally:
@@ -181,9 +175,8 @@ class Watchers:
 
     def _check_room(self) -> None:
         if self._count >= _MAX_WATCHERS:
-            raise Conflict(
-                f"{_MAX_WATCHERS} watches are open, the limit; close one first", limit=_MAX_WATCHERS
-            )
+            problem = f"{_MAX_WATCHERS} watches are open, the limit; close one first"
+            raise Conflict(problem, limit=_MAX_WATCHERS)
 
 
 class _Top:
@@ -222,13 +215,7 @@ class _Watcher:
     """One that watches a directory, or one name in it."""
 
     def __init__(
-        self,
-        socket: WebSocket,
-        path: str,
-        top: _Top,
-        events: Inotify,
-        threads: FileThreads,
-        recursive: bool,
+        self, socket: WebSocket, path: str, top: _Top, events: Inotify, threads: FileThreads, recursive: bool
     ) -> None:
         self._socket = socket
         self._path = path
@@ -265,7 +252,7 @@ class _Watcher:
                     task.result()
         except _Gone:
             await self._stop(tasks)
-            await self._send_messages(self._outbox.take_rest())
+            await self._send_some(_MAX_QUEUED + 1)
         finally:
             await self._stop(tasks)
 
@@ -281,10 +268,11 @@ class _Watcher:
 
     async def _send(self) -> None:
         while True:
-            await self._send_messages(await self._outbox.take())
+            await self._outbox.wait()
+            await self._send_some()
 
-    async def _send_messages(self, messages: list[Told]) -> None:
-        for told in messages:
+    async def _send_some(self, most: int = _SENT_AT_ONCE) -> None:
+        for told in self._outbox.take(most):
             await self._socket.send_text(json.dumps(told))
 
     async def _follow(self) -> None:
@@ -293,20 +281,17 @@ class _Watcher:
             events = self._events.read()
             for event in events:
                 await self._take(event)
-            self._give_up_moves(time.monotonic())
+            self._give_up_moves(self._is_over)
             if not events:
-                self._settle()
+                # Nothing is waiting that could tell of them again.
+                for directory in self._fresh:
+                    directory.new.clear()
+                self._fresh.clear()
                 until = min((half.until for half in self._leaving.values()), default=None)
                 left_s = None if until is None else max(0.0, until - time.monotonic())
                 await readable(self._events.descriptor, left_s)
             else:
                 await asyncio.sleep(0)  # others have their turn
-
-    def _settle(self) -> None:
-        # Nothing is waiting that could tell of them again.
-        for directory in self._fresh:
-            directory.new.clear()
-        self._fresh.clear()
 
     async def _take(self, event: Event) -> None:
         if event.mask & inotify.Q_OVERFLOW:
@@ -332,7 +317,7 @@ class _Watcher:
         if mask & inotify.MOVED_TO and (half := self._leaving.pop(event.cookie, None)):
             await self._took_place(half, directory, event)
             return
-        self._give_up_moves_of(directory, event.name)
+        self._give_up_moves(lambda half: half.directory is directory and half.event.name == event.name)
         if is_temporary(event.name) and not mask & inotify.MOVED_FROM:
             return
         if mask & inotify.MOVED_FROM:
@@ -420,14 +405,12 @@ class _Watcher:
         elif is_directory and self._recursive:
             await self._look_into(directory, event.name)
 
-    def _give_up_moves(self, now: float) -> None:
-        for cookie, half in list(self._leaving.items()):
-            if half.until <= now or len(self._leaving) > _MAX_MOVES:
-                self._left(self._leaving.pop(cookie))
+    def _is_over(self, half: _Leaving) -> bool:
+        return half.until <= time.monotonic() or len(self._leaving) > _MAX_MOVES
 
-    def _give_up_moves_of(self, directory: _Directory, name: str) -> None:
+    def _give_up_moves(self, is_over: Callable[[_Leaving], bool]) -> None:
         for cookie, half in list(self._leaving.items()):
-            if half.directory is directory and half.event.name == name:
+            if is_over(half):
                 self._left(self._leaving.pop(cookie))
 
     def _left(self, half: _Leaving) -> None:

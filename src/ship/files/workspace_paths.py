@@ -31,7 +31,6 @@ class Workspace:
         self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Give the descriptor back."""
         os.close(self._root)
 
     def absolute(self, path: str) -> str:

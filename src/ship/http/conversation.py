@@ -286,10 +286,8 @@ def _only_header(event: h11.Request, name: bytes) -> bytes | None:
 
 
 def _parse_query(query: bytes) -> dict[str, str]:
-    pairs = [pair.partition(b"=") for pair in query.split(b"&") if pair]
-    return {
-        _unescape(name.replace(b"+", b" ")): _unescape(value.replace(b"+", b" ")) for name, _, value in pairs
-    }
+    pairs = [pair.partition(b"=") for pair in query.replace(b"+", b" ").split(b"&") if pair]
+    return {_unescape(name): _unescape(value) for name, _, value in pairs}
 
 
 def _unescape(text: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from ship.waiting import Bell
@@ -18,22 +19,23 @@ _EVENT_OVERHEAD = 160
 _ERROR_BYTES = 4 << 20  # kept free for the error that ends a cell, which may have 320 Ki characters
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRequest:
+    id: str
+    code: str
+    timeout_s: float | None
+    environment: Mapping[str, str]
+
+
 class Cell:
     """One cell. `news` rings at every event."""
 
-    def __init__(
-        self,
-        cell_id: str,
-        kernel_id: str,
-        code: str,
-        timeout_s: float | None,
-        environment: Mapping[str, str],
-    ) -> None:
-        self.id = cell_id
+    def __init__(self, order: CellRequest, kernel_id: str) -> None:
+        self.id = order.id
         self.kernel_id = kernel_id
-        self.code = code
-        self.timeout_s = timeout_s
-        self.environment = environment
+        self.code = order.code
+        self.timeout_s = order.timeout_s
+        self.environment = order.environment
         self.state: State = "queued"
         self.status: Status | None = None
         self.execution_count: int | None = None
@@ -75,7 +77,6 @@ class Cell:
         return found
 
     def begin(self) -> None:
-        """The kernel has been given it."""
         self.state = "running"
         self.started_at = time.time()
         self._started_monotonic = time.monotonic()

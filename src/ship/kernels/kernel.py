@@ -217,7 +217,7 @@ class Kernel:
         elif self._ready and self._is_outdated():
             self._spawn(self._renew())
         elif self._ready:
-            self._give(self._queue.popleft())
+            self._give(self._process, self._queue.popleft())
 
     def _is_outdated(self) -> bool:
         """Whether the process began without present variables, some of which count only at a start."""
@@ -235,30 +235,22 @@ class Kernel:
                     await self._launch()
         self._pump()
 
-    def _give(self, cell: Cell) -> None:
-        if self._process is not None:
-            self._process.drain()  # output in the pipes now belongs to no cell
+    def _give(self, process: KernelProcess, cell: Cell) -> None:
+        process.drain()  # output in the pipes now belongs to no cell
         self._current, self._stopping, self._early = cell, None, []
         self._unused = False
         self.last_active_at = time.time()
         message = {"type": "run", "cell": cell.id, "code": cell.code, "env": self._changed_for(cell)}
         cell.begin()
-        self._tell(message)
+        process.send(message)
         if cell.timeout_s is not None:
             self._timer.set(cell.timeout_s, lambda: self._stop("timeout"))
 
     def _changed_for(self, cell: Cell) -> dict[str, str]:
         """The variables changed since the process began; a kernel's own are not the sandbox's to change."""
         own, begun = self._order.environment, self._launched_with
-        return {
-            name: value
-            for name, value in cell.environment.items()
-            if name not in own and begun.get(name) != value
-        }
-
-    def _tell(self, message: Mapping[str, object]) -> None:
-        if self._process is not None:
-            self._process.send(message)
+        pairs = cell.environment.items()
+        return {name: value for name, value in pairs if name not in own and begun.get(name) != value}
 
     def _hear(self, message: Fields) -> None:
         kind = message.get("type")
@@ -372,12 +364,9 @@ class Kernel:
             self._finish(cell, status, f"{self.message}; {_VARIABLES_GONE}")
             self._lose_all(self.message)
         else:
-            self._finish_keeping_timer(cell, status, f"{message}; {_VARIABLES_GONE}")
-
-    def _finish_keeping_timer(self, cell: Cell, status: Status, message: str) -> None:
-        timer, self._timer = self._timer, Timer()  # the new process has its own time to become ready
-        self._finish(cell, status, message, restarted=not self._closed)
-        self._timer = timer
+            timer, self._timer = self._timer, Timer()  # the new process has its own time to become ready
+            self._finish(cell, status, f"{message}; {_VARIABLES_GONE}", restarted=not self._closed)
+            self._timer = timer
 
     async def _revive(self) -> None:
         with suppress(ShipError):  # which its cells have as their error

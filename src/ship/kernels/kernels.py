@@ -1,11 +1,10 @@
 """The kernels of a sandbox and their cells; ended ones can be found by id for a while."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ship.errors import Conflict, NotFound
 from ship.execs.execs import ProcessContext
-from ship.kernels.cells import Cell, expired
+from ship.kernels.cells import Cell, CellRequest, expired
 from ship.kernels.kernel import Kernel, KernelRequest
 from ship.kernels.process import PYTHON
 from ship.process.identity import Identity
@@ -18,14 +17,6 @@ _MAX_KERNELS = 16
 _MAX_QUEUED = 1000
 _MAX_QUEUED_CHARS = 16 << 20
 _SWEEP_S = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellRequest:
-    id: str
-    code: str
-    timeout_s: float | None
-    environment: Mapping[str, str]
 
 
 class Kernels:
@@ -85,7 +76,7 @@ class Kernels:
         kernel = self._add(default) if missing else self.get(kernel_id)
         kernel.check_open()
         self._check_room(order)
-        cell = Cell(order.id, kernel_id, order.code, order.timeout_s, order.environment)
+        cell = Cell(order, kernel_id)
         self._cells[cell.id] = cell
         kernel.run(cell)
         return cell
@@ -110,19 +101,16 @@ class Kernels:
     def _check_room(self, order: CellRequest) -> None:
         waiting = [cell for kernel in self._all.values() for cell in kernel.waiting]
         if len(waiting) >= _MAX_QUEUED:
-            raise Conflict(
-                f"{_MAX_QUEUED} cells are queued, the limit; wait for some to end", limit=_MAX_QUEUED
-            )
+            problem = f"{_MAX_QUEUED} cells are queued, the limit; wait for some to end"
+            raise Conflict(problem, limit=_MAX_QUEUED)
         if sum(len(cell.code) for cell in waiting) + len(order.code) > _MAX_QUEUED_CHARS:
-            raise Conflict(
-                "the queued code has reached its limit; wait for some cells to end", limit=_MAX_QUEUED_CHARS
-            )
+            problem = "the queued code has reached its limit; wait for some cells to end"
+            raise Conflict(problem, limit=_MAX_QUEUED_CHARS)
 
     def _add(self, order: KernelRequest) -> Kernel:
         if len(self._all) >= _MAX_KERNELS:
-            raise Conflict(
-                f"the sandbox has {_MAX_KERNELS} kernels, the limit; delete one first", limit=_MAX_KERNELS
-            )
+            problem = f"the sandbox has {_MAX_KERNELS} kernels, the limit; delete one first"
+            raise Conflict(problem, limit=_MAX_KERNELS)
         kernel = self._all[order.id] = Kernel(order, self._context)
         return kernel
 

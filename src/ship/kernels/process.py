@@ -135,9 +135,12 @@ class KernelProcess(asyncio.Protocol):
         kill_at = time.monotonic()
         # The whole tree is found before the first kill: an orphan with a cleared environment could not be
         # told from others.
-        if await self._tree().end(lambda: kill_at, polite=()):
+        tree = trees.Tree(self._roots, self._command.mark, self._identities, self._group)
+        if await tree.end(lambda: kill_at, polite=()):
             self._give_group_back()
-        self._close()
+        self.dead = True
+        if self._transport is not None:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Output from before a message lies in the pipes by now, and comes first."""
@@ -199,16 +202,8 @@ class KernelProcess(asyncio.Protocol):
         self.dead = True
         self._listener.died(status)
 
-    def _tree(self) -> trees.Tree:
-        return trees.Tree(self._roots, self._command.mark, self._identities, self._group)
-
     def _roots(self) -> set[int]:
         return set() if self.pid is None or self._reaped.is_set() else {self.pid}
-
-    def _close(self) -> None:
-        self.dead = True
-        if self._transport is not None:
-            self._transport.abort()
 
 
 def _commands(command: KernelCommand) -> list[list[str]]:

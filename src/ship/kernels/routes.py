@@ -7,9 +7,9 @@ from ship.errors import InvalidArgument, NotFound
 from ship.execs import request as exec_request
 from ship.http.conversation import Answer, Request, json_answer
 from ship.kernels import specs
-from ship.kernels.cells import Cell
+from ship.kernels.cells import Cell, CellRequest
 from ship.kernels.kernel import KernelRequest
-from ship.kernels.kernels import CellRequest, Kernels, default_order
+from ship.kernels.kernels import Kernels, default_order
 from ship.kernels.process import PYTHON
 from ship.settings import Settings
 from ship.wire import printable
@@ -19,8 +19,6 @@ _READ_BYTES = 256 * 1024
 
 
 class KernelRoutes:
-    """The host's requests on kernels."""
-
     def __init__(self, settings: Settings, kernels: Kernels) -> None:
         self._settings = settings
         self._kernels = kernels
@@ -68,9 +66,8 @@ class KernelRoutes:
         found = await asyncio.get_running_loop().run_in_executor(None, specs.find, wanted.identity)
         names = [spec["name"] for spec in found]
         if wanted.spec not in names:
-            raise InvalidArgument(
-                f"the image has no kernel spec {wanted.spec}; it has {', '.join(names)}", field="spec"
-            )
+            problem = f"the image has no kernel spec {wanted.spec}; it has {', '.join(names)}"
+            raise InvalidArgument(problem, field="spec")
 
     async def _run(self, request: Request, kernel_id: str) -> Answer:
         wanted = _cell_order(await request.read_object(_CODE_BODY_BYTES))

@@ -42,7 +42,6 @@ class Ports:
         self._own_ports.add(listening.getsockname()[1])
 
     def is_own(self, port: int) -> bool:
-        """Whether Ship itself listens there."""
         return port in self._own_ports
 
     def stop(self) -> None:
@@ -63,7 +62,6 @@ class Ports:
         return await self.known()
 
     async def numbers(self) -> list[int]:
-        """The ports alone."""
         return sorted({found.port for found in await self._look()})[:_MAX_PORTS]
 
     async def known(self) -> list[Item]:

@@ -9,8 +9,6 @@ _LAST_PORT = 65_535
 
 
 class PortRoutes:
-    """The host's requests on `/ports` and `/tunnel`."""
-
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
 
@@ -30,10 +28,8 @@ class PortRoutes:
             raise InvalidArgument("a tunnel needs an upgrade; send Connection: upgrade and Upgrade: tcp")
         app = None if self._ports.is_own(port) else await tunnel.connect(port)
         if app is None:
-            raise PortClosed(
-                f"nothing in the sandbox listens on port {port} of the loopback device",
-                listening=await self._ports.numbers(),
-            )
+            problem = f"nothing in the sandbox listens on port {port} of the loopback device"
+            raise PortClosed(problem, listening=await self._ports.numbers())
         opened = tunnel.Tunnel(app, self._ports.ending)
         return ProtocolSwitch("tcp", opened.serve, opened.close)
 

@@ -78,9 +78,8 @@ class Accounts:
         if value == "root":
             return self._allowed_root()
         if not self.own.switch:
-            raise InvalidArgument(
-                f"this sandbox is not a container: its programs run as {self.own.name}", field="user"
-            )
+            problem = f"this sandbox is not a container: its programs run as {self.own.name}"
+            raise InvalidArgument(problem, field="user")
         name, colon, group = value.partition(":")
         found = self._user(name)
         return self._with_group(found, group) if colon else self._checked(found)
@@ -92,31 +91,27 @@ class Accounts:
         if name == "0":
             return self._allowed_root()
         if _number(name) > _MAX_ID:
-            raise InvalidArgument(
-                f"there is no user {name[:64]!a} in the sandbox's /etc/passwd", field="user"
-            )
+            problem = f"there is no user {name[:64]!a} in the sandbox's /etc/passwd"
+            raise InvalidArgument(problem, field="user")
         if self._root is None:
-            raise Forbidden(
-                f"user {name} is not in /etc/passwd, and the profile does not allow root", field="user"
-            )
+            problem = f"user {name} is not in /etc/passwd, and the profile does not allow root"
+            raise Forbidden(problem, field="user")
         return _identity(User(name, int(name), int(name), "/"))
 
     def _checked(self, found: Identity) -> Identity:
         if found.uid == 0:
             self._allowed_root()
         if found.gid in NUMBERS or max(found.uid, found.gid) > _MAX_ID:
-            raise InvalidArgument(
-                f"user {found.name} has a uid or gid that no process may have", field="user"
-            )
+            problem = f"user {found.name} has a uid or gid that no process may have"
+            raise InvalidArgument(problem, field="user")
         if self._root is None:
             self._check_listed(found)
         return self._with_groups(found)
 
     def _check_listed(self, found: Identity) -> None:
         if found.gid == 0:
-            raise Forbidden(
-                f"user {found.name} is in root's group, and the profile does not allow root", field="user"
-            )
+            problem = f"user {found.name} is in root's group, and the profile does not allow root"
+            raise Forbidden(problem, field="user")
         if self._listed is not None and found.name not in self._listed:
             names = ", ".join([self.own.name, *sorted(self._listed)])
             raise Forbidden(f"the profile does not allow user {found.name}; it allows {names}", field="user")

@@ -142,7 +142,6 @@ class Pipes:
 
     @property
     def descriptors(self) -> tuple[int | None, int, int]:
-        """The program's ends."""
         stdin = None if self._stdin is None else self._stdin.reading_end
         return stdin, self._stdout.writing_end, self._stderr.writing_end
 

@@ -54,7 +54,6 @@ class Pty:
 
     @property
     def descriptors(self) -> tuple[int, int, int]:
-        """The program's end."""
         return self._slave, self._slave, self._slave
 
     def start(self) -> None:
@@ -162,9 +161,8 @@ def _open(identity: Identity) -> tuple[int, int]:
         with identity.using_files():  # so that the slave is the user's
             master = os.open("/dev/ptmx", flags | os.O_NONBLOCK)
     except OSError as error:
-        raise Conflict(
-            f"the sandbox has no free terminal ({error.strerror}); end an exec with a tty"
-        ) from error
+        problem = f"the sandbox has no free terminal ({error.strerror}); end an exec with a tty"
+        raise Conflict(problem) from error
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         # By the master and not by a name: root inside may have put anything at /dev/pts.

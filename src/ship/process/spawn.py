@@ -161,9 +161,8 @@ def _candidates(name: bytes, environment: dict[bytes, bytes], directory: int) ->
     paths = [os.path.join(folder, name) for folder in islice(folders, _MAX_FOLDERS)]
     # A try costs a child. Where none may be run, one is tried to learn why.
     runnable = [path for path in paths if os.access(path, os.X_OK, dir_fd=directory)]
-    return runnable or [
-        next((path for path in paths if os.access(path, os.F_OK, dir_fd=directory)), paths[0])
-    ]
+    there = (path for path in paths if os.access(path, os.F_OK, dir_fd=directory))
+    return runnable or [next(there, paths[0])]
 
 
 def _attributes() -> object:

@@ -24,7 +24,6 @@ class HealthTracker:
         self._failing_since = 0.0
 
     def hear(self, works: bool, now: float) -> None:
-        """One answer, at monotonic `now`."""
         if works:
             self.healthy, self._failures = True, 0
             return

@@ -12,8 +12,6 @@ _BODY_BYTES = 64 << 20
 
 
 class ServiceRoutes:
-    """The host's requests on services."""
-
     def __init__(self, services: Services) -> None:
         self._services = services
 

@@ -154,7 +154,8 @@ class Service:
         try:
             order = self._exec_order()
             run = Exec(order, self._context.identities, self.transcript)
-            await self._start(run, order)
+            with self._context.space.directory(order.cwd, order.identity) as directory:
+                await run.start(order, self._context, directory)
             self._run, self._started_at = run, run.started_at
             self._say("running")
             await self._wait_end(run, leaving)
@@ -170,11 +171,6 @@ class Service:
             self._run = None
             if run is not None:
                 self._context.nursery.groups.give_back(run.group)
-
-    async def _start(self, run: Exec, order: ExecRequest) -> None:
-        context = self._context
-        with context.space.directory(order.cwd, order.identity) as directory:
-            await run.start(order, context.nursery, directory, context.environment)
 
     async def _wait_end(self, run: Exec, leaving: asyncio.Future[None]) -> None:
         """Return when the first process has ended, or the service is removed."""
@@ -196,10 +192,8 @@ class Service:
             self._say("exited", ended.describe() if ended.failed else None)
             return False
         if next_step == "failed":
-            self._say(
-                "failed",
-                f"ended {self._quick_ends} times soon after its start; the last time it {ended.describe()}",
-            )
+            often = f"ended {self._quick_ends} times soon after its start"
+            self._say("failed", f"{often}; the last time it {ended.describe()}")
             return False
         self._next_start_at = time.time() + next_step
         self._say("backoff", ended.describe())
@@ -209,9 +203,8 @@ class Service:
 
     def _hear(self, healthy: bool | None, problem: str | None) -> None:
         if self._state == "running":
-            self._say(
-                "running", f"is not healthy: {problem}" if healthy is False and problem else None, healthy
-            )
+            is_sick = healthy is False and problem
+            self._say("running", f"is not healthy: {problem}" if is_sick else None, healthy)
 
     def _say(self, state: State, message: str | None = None, healthy: bool | None = None) -> None:
         before = (self._state, self._message, self._healthy)

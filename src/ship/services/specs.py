@@ -33,8 +33,6 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """One service to be."""
-
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -84,7 +82,7 @@ def after_end(restart: Restart, ended: RunEnd, quick: int) -> float | Literal["e
 
 def read(body: object) -> tuple[ServiceSpec, ...]:
     """The services in a decoded JSON `body`, each after all that it needs. Raises InvalidArgument."""
-    given = _object(body, "the body")
+    given = request.json_object(body, "the body")
     listed, shared = given.get("services"), request.environment(given.get("env"))
     if not isinstance(listed, list):
         raise InvalidArgument("services must be a list", field="services")
@@ -109,9 +107,8 @@ def levels(orders: Iterable[ServiceSpec]) -> list[set[str]]:
 def _sorted(found: Mapping[str, ServiceSpec]) -> list[str]:
     for one in found.values():
         if missing := [name for name in one.needs if name not in found]:
-            raise InvalidArgument(
-                f"service {one.name} needs {missing[0]}, which does not exist", field="needs"
-            )
+            problem = f"service {one.name} needs {missing[0]}, which does not exist"
+            raise InvalidArgument(problem, field="needs")
     try:
         return list(TopologicalSorter({one.name: one.needs for one in found.values()}).static_order())
     except CycleError as error:
@@ -120,12 +117,11 @@ def _sorted(found: Mapping[str, ServiceSpec]) -> list[str]:
 
 
 def _service(value: object, shared: Mapping[str, str]) -> ServiceSpec:
-    given = _object(value, "a service")
+    given = request.json_object(value, "a service")
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidArgument(
-            "a service's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens", field="name"
-        )
+        problem = "a service's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens"
+        raise InvalidArgument(problem, field="name")
     restart = given.get("restart", "always")
     if restart not in _RESTARTS:
         raise InvalidArgument(f"restart must be one of {', '.join(_RESTARTS)}", field="restart")
@@ -143,37 +139,23 @@ def _service(value: object, shared: Mapping[str, str]) -> ServiceSpec:
 
 
 def _needs(value: object) -> tuple[str, ...]:
-    names = cast("list[object]", value) if isinstance(value, list) else []
-    if (value is not None and not isinstance(value, list)) or not all(
-        isinstance(name, str) for name in names
-    ):
+    names = cast("object", [] if value is None else value)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[object]", names)):
         raise InvalidArgument("needs must be a list of names", field="needs")
     return tuple(cast("list[str]", names))
 
 
 def _health(value: object) -> Health:
-    given = _object(value, "health")
+    given = request.json_object(value, "health")
     path = request.optional_text(given, "path")
     if path is not None and (
         not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path
     ):
         raise InvalidArgument("health.path must begin with / and be printable ASCII", field="health")
     return Health(
-        port=_whole(given.get("port"), "health.port", 65_535),
+        port=request.whole(given.get("port"), "health.port", 65_535, "health"),
         path=path,
         interval_s=request.seconds(given.get("interval_s", 5.0), "health.interval_s", positive=True),
         timeout_s=request.seconds(given.get("timeout_s", 2.0), "health.timeout_s", positive=True),
-        retries=_whole(given.get("retries", 3), "health.retries", 1000),
+        retries=request.whole(given.get("retries", 3), "health.retries", 1000, "health"),
     )
-
-
-def _whole(value: object, field: str, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidArgument(f"{field} must be between 1 and {most}", field="health")
-    return value
-
-
-def _object(value: object, what: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise InvalidArgument(f"{what} must be a JSON object")
-    return cast("dict[str, object]", value)

@@ -61,8 +61,6 @@ class Plain:
 
 
 class Gzip(Plain):
-    """The same, packed."""
-
     def __init__(self) -> None:
         super().__init__()
         self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
@@ -96,7 +94,6 @@ class Packer:
         self._levels: list[_Level] = []
 
     def add_tree(self, top: int, entries: list[os.DirEntry[str]]) -> None:
-        """All that is in the directory `top`."""
         self._levels.append(_Level(top, "", iter(entries)))
         while self._levels:
             level = self._levels[-1]

@@ -99,7 +99,6 @@ class Output:
                 raise Full
 
     def counts(self, *, truncated: bool) -> None:
-        """Print the totals."""
         counts = {"files_searched": self.searched, "files_skipped": self.skipped, "truncated": truncated}
         print(json.dumps(counts))  # noqa: T201 - that is its answer
 
