@@ -35,7 +35,7 @@ _CALLS: dict[str, tuple[str, ...]] = {
         "restore",
         "remove_checkpoint",
     ),
-    "link": ("run",),
+    "ship": ("run",),
 }
 """What is stood around.
 

@@ -52,8 +52,7 @@ async def act(place: Place, name: str, points: Points) -> None:
 
 async def _written(run: Run) -> None:
     """Writes that nobody waits for are places too."""
-    if later := getattr(run.bay, "later", None):
-        await later.flush()
+    await run.bay.deferred.flush()
 
 
 async def _judge(place: Place, name: str) -> None:
