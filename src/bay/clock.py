@@ -22,6 +22,11 @@ def to_rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def to_seconds(moment: datetime) -> str:
+    """The same in whole seconds, for people."""
+    return f"{to_rfc3339(moment)[:19]}Z"
+
+
 def from_rfc3339(text: str) -> datetime:
     """The aware UTC datetime that `text` (RFC 3339) names. Raises ValueError when it names none."""
     moment = datetime.fromisoformat(text)

@@ -4,11 +4,13 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from bay.errors import BayError
+
+T = TypeVar("T")
 
 
 def print_json(value: object) -> None:
@@ -30,6 +32,37 @@ def print_columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print_line("  ".join(cells).rstrip())
+
+
+def print_list(
+    found: Iterable[T],
+    as_json: bool,
+    heads: Sequence[str],
+    row: Callable[[T], Sequence[str]],
+    *,
+    quiet: Callable[[T], str] | None = None,
+) -> None:
+    """What was found: a table, or JSON, or with `quiet` only what that gives of each, a line each."""
+    if as_json or quiet:
+        for one in found:
+            print_line(quiet(one)) if quiet and not as_json else print_json(one)
+    else:
+        print_columns(heads, map(row, found))
+
+
+def act_on_each(
+    names: Iterable[str], act: Callable[[str], object], as_json: bool, key: str, done: str
+) -> None:
+    """Apply `act` to each of the names, and say so in JSON where that is wanted."""
+    for name in names:
+        act(name)
+        if as_json:
+            print_json({key: name, done: True})
+
+
+def dash(value: object) -> str:
+    """A cell of a table: ``-`` for None."""
+    return "-" if value is None else str(value)
 
 
 def print_fields(fields: Mapping[str, str]) -> None:

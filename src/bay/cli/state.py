@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,7 +21,7 @@ from bay.cli.output import note
 from bay.errors import BayError, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from bay.client import Client
+    from bay.client import Box, Client
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, one value a line; errors too, on stderr.")
@@ -73,6 +73,13 @@ def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> Generator["Client",
             yield client
         except NotFound as error:
             raise with_nearest(client, error) from error
+
+
+@contextmanager
+def connect_box(ctx: typer.Context, name: str, retry_s: float = RETRY_S) -> Generator["Box", None, None]:
+    """The sandbox of that name or id, with a client for as long as the block lasts."""
+    with connect(ctx, retry_s) as client:
+        yield client.sandboxes.get(name)
 
 
 def with_nearest(client: "Client", error: BayError) -> BayError:
@@ -166,6 +173,11 @@ def whole_seconds(text: str | float) -> int:
     if not found.is_integer():
         raise ValueError(f"it takes whole seconds or a time such as 10m or 1h30m, not {text!r}")
     return int(found)
+
+
+def duration_option(help: str, parser: Callable[[str], float] = whole_seconds) -> Any:  # noqa: A002 — Typer's word
+    """An option that takes a time such as 10m, in whole seconds unless the parser is `seconds`."""
+    return typer.Option(parser=parser, metavar="DURATION", help=help)
 
 
 def duration(option: str, text: str) -> int:

@@ -15,7 +15,7 @@ def help_(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND", help="The command; default: all of them.")
     ] = None,
-) -> int:
+) -> None:
     """Show the help of a command."""
     found: Any = ctx.find_root()
     for word in words or ():
@@ -24,10 +24,8 @@ def help_(
             raise InvalidArgument(f"there is no command {' '.join(words or ())!r}; see `bay --help`")
         found = type(found)(command, info_name=command.name, parent=found, **command.context_settings)
     print_line(found.get_help())
-    return 0
 
 
-def version(as_json: JsonOption = False) -> int:
+def version(as_json: JsonOption = False) -> None:
     """Print the version."""
     print_json({"version": bay.__version__}) if as_json else print_line(f"bay {bay.__version__}")
-    return 0

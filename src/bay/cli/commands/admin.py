@@ -1,18 +1,17 @@
 """The command group `admin`, for the operator of Bay: its audit, backups, collections, pools and storage."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import typer
 
 from bay import durations
-from bay.cli.output import note, print_columns, print_json, print_line, printable
+from bay.cli.output import note, print_columns, print_json, print_line, print_list, printable
 from bay.cli.state import JsonOption, connect, load
 from bay.cli.tree import Tree
-from bay.clock import from_rfc3339, to_rfc3339, utc_now
+from bay.clock import from_rfc3339, to_seconds, utc_now
 from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def audit(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Calls before a time.")] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List the calls that may have changed something, oldest first."""
     with connect(ctx) as client:
         found = client.audit.list(
@@ -58,7 +57,6 @@ def audit(
         )
         for entry in found:
             print_json(entry) if as_json else print_line(_audit_line(entry))
-    return 0
 
 
 def _moment(option: str, text: str | None) -> datetime | None:
@@ -75,37 +73,29 @@ def _moment(option: str, text: str | None) -> datetime | None:
 
 def _audit_line(entry: "AuditEntry") -> str:
     """One call. A result of `?` is one that is under way, or in which Bay ended."""
-    at = to_rfc3339(entry.at)[:19] + "Z"
     result = "?" if entry.status is None else str(entry.status)
     who = f"{entry.owner or '-'} {entry.key_id or '-'}"
     what = f"{entry.method:<6} {entry.path}"
     return printable(
-        f"{at}  {result:<3}  {who}  {what}  {entry.resource_id or '-'}  {entry.code or ''}"
+        f"{to_seconds(entry.at)}  {result:<3}  {who}  {what}  {entry.resource_id or '-'}  {entry.code or ''}"
     ).rstrip()
 
 
 class BackupReport(Protocol):
     """The contents of a backup."""
 
-    @property
-    def path(self) -> Path: ...
-    @property
-    def workspaces(self) -> int: ...
-    @property
-    def left_out(self) -> Sequence[str]: ...
+    path: Path
+    workspaces: int
+    left_out: Sequence[str]
 
 
 class RestoreReport(Protocol):
     """The result of a restore, and where the replaced data is now."""
 
-    @property
-    def created_at(self) -> str: ...
-    @property
-    def sandboxes(self) -> int: ...
-    @property
-    def data_dir(self) -> Path: ...
-    @property
-    def aside(self) -> Path | None: ...
+    created_at: str
+    sandboxes: int
+    data_dir: Path
+    aside: Path | None
 
 
 @admin.command()
@@ -143,14 +133,8 @@ def restore(
     done = cast("RestoreReport", load("bay.server.offline.backup", "restore")(source, data_dir, force=force))
     if as_json:
         aside = None if done.aside is None else str(done.aside)
-        print_json(
-            {
-                "sandboxes": done.sandboxes,
-                "created_at": done.created_at,
-                "data_dir": str(done.data_dir),
-                "aside": aside,
-            }
-        )
+        facts = {"sandboxes": done.sandboxes, "created_at": done.created_at}
+        print_json({**facts, "data_dir": str(done.data_dir), "aside": aside})
         return
     print_line(f"restored {done.sandboxes} sandboxes, as of {done.created_at}, into {done.data_dir}")
     if done.aside is not None:
@@ -191,22 +175,16 @@ def _known_tasks(given: list[str]) -> "list[GarbageTask]":
 
 
 @admin.command()
-def pool(ctx: typer.Context, as_json: JsonOption = False) -> int:
+def pool(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the pool of each profile; the counts are since the server started."""
     with connect(ctx) as client:
         found = client.admin.pool()
-    if as_json:
-        for state in found:
-            print_json(state)
-        return 0
     heads = ("PROFILE", "SIZE", "READY", "STARTING", "HITS", "MISSES", "FAILURES")
-    print_columns(heads, (_pool_row(state) for state in found))
+    print_list(found, as_json, heads, _pool_row)
     for state in found:
-        if state.refill_at is not None:
-            note(
-                f"{state.profile} is not filled up before {state.refill_at:%H:%M:%S} UTC: {state.last_error}"
-            )
-    return 0
+        if state.refill_at is not None and not as_json:
+            at = f"{state.refill_at:%H:%M:%S} UTC"
+            note(f"{state.profile} is not filled up before {at}: {state.last_error}")
 
 
 def _pool_row(state: "PoolState") -> tuple[str, ...]:
@@ -217,25 +195,17 @@ def _pool_row(state: "PoolState") -> tuple[str, ...]:
 class CargoFinding(Protocol):
     """One thing that was looked at."""
 
-    @property
-    def level(self) -> str: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def seen(self) -> str: ...
-    @property
-    def way_out(self) -> str: ...
+    level: str
+    what: str
+    seen: str
+    way_out: str
 
 
 @cargo.command("check")
 def check(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
     """Check the pool, its mount, its file system and the free space of the local Bay; exits 1 on an error."""
     found = cast("Sequence[CargoFinding]", load("bay.server.offline.cargo_check", "check")(data_dir))
-    if as_json:
-        for finding in found:
-            print_json(asdict(cast("Any", finding)))
-    else:
-        print_columns(("LEVEL", "WHAT", "SEEN"), (_finding_row(finding) for finding in found))
+    print_list(found, as_json, ("LEVEL", "WHAT", "SEEN"), _finding_row)
     return 1 if any(finding.level == "error" for finding in found) else 0
 
 

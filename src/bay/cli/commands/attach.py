@@ -9,7 +9,7 @@ import typer
 from bay.cli.commands.exec import PATIENCE_S, CwdOption, DetachKeysOption, StdinOption, UserOption
 from bay.cli.complete import NameArgument
 from bay.cli.follow import exit_code, follow, pump, say_end, unless_lost
-from bay.cli.state import EnvOption, JsonOption, connect, pairs
+from bay.cli.state import EnvOption, JsonOption, connect_box, pairs
 from bay.cli.terminal.detach_keys import DEFAULT_KEYS, parse_keys
 from bay.cli.terminal.raw import is_terminal, window_size
 from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal, say_how_to_come_back
@@ -17,6 +17,9 @@ from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal, 
 if TYPE_CHECKING:
     from bay.client import SpawnOptions
 
+SinceOption = Annotated[
+    int | None, typer.Option(metavar="OFFSET", min=0, help="Only output after this byte offset.")
+]
 ExecArgument = Annotated[str, typer.Argument(metavar="EXEC", help="The id of the command, exec-….")]
 
 
@@ -46,9 +49,9 @@ def shell(
         "user": user,
         "keep_alive": False,
     }
-    with connect(ctx, PATIENCE_S) as client:
+    with connect_box(ctx, name, PATIENCE_S) as box:
         # Not `box.terminal`, which begins with drawing a screen, that is with clearing this one.
-        proc = client.sandboxes.get(name).spawn(_SHELL, **options)
+        proc = box.spawn(_SHELL, **options)
         with left_running(name, proc.id):
             return on_terminal(name, proc.attach(0, repaint=True), keys)
 
@@ -63,8 +66,7 @@ def attach(
 ) -> int:
     """Reattach to a command: to its terminal if it has one, else to its output."""
     keys = parse_keys(detach_keys)
-    with connect(ctx, PATIENCE_S) as client:
-        box = client.sandboxes.get(name)
+    with connect_box(ctx, name, PATIENCE_S) as box:
         proc = box.execs.get(exec_id)
         if proc.info.tty and proc.info.state == "running" and is_terminal(STDIN) and is_terminal(STDOUT):
             rows, cols = window_size(STDOUT)
@@ -94,12 +96,9 @@ def logs(
     to_end: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow until the command ends, or until interrupted.")
     ] = False,
-    since: Annotated[
-        int | None, typer.Option(metavar="OFFSET", min=0, help="Only output after this byte offset.")
-    ] = None,
+    since: SinceOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Show the kept output of a command."""
-    with connect(ctx) as client:
-        proc = client.sandboxes.get(name).execs.get(exec_id)
-        return unless_lost(0, follow(proc, as_json, since, until_end=to_end))
+    with connect_box(ctx, name) as box:
+        return unless_lost(0, follow(box.execs.get(exec_id), as_json, since, until_end=to_end))

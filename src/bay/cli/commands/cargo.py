@@ -1,11 +1,13 @@
 """The commands `cargo`: files that outlive sandboxes."""
 
 from datetime import datetime
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cli.output import age, amount, print_columns, print_json, print_line
+from bay.cli.output import act_on_each, age, amount, dash, print_json, print_line, print_list
 from bay.cli.state import JsonOption, connect
 from bay.cli.tree import Tree
 from bay.clock import utc_now
@@ -22,18 +24,13 @@ def ls(
     managed: Annotated[bool, typer.Option("--managed", help="List those that belong to a sandbox.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List cargos with their sizes: yours, or with --managed those of sandboxes."""
     now = utc_now()
     with connect(ctx) as client:
         found = client.cargos.list(managed=True if managed else None)
-        if as_json or quiet:
-            for one in found:
-                print_json(one) if as_json else print_line(one.id)
-        else:
-            heads = ("ID", "USED", "FILES", "CHARGED", "LIMIT", "MEASURED", "BACKEND", "SANDBOXES")
-            print_columns(heads, [_row(one, now) for one in found])
-    return 0
+        heads = ("ID", "USED", "FILES", "CHARGED", "LIMIT", "MEASURED", "BACKEND", "SANDBOXES")
+        print_list(found, as_json, heads, partial(_row, now), quiet=attrgetter("id") if quiet else None)
 
 
 @cargo.command("create")
@@ -44,12 +41,11 @@ def create(
         str | None, typer.Option(metavar="ID", help="Id of the checkpoint to start from.")
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Make a cargo and print its id."""
     with connect(ctx) as client:
         made = client.cargos.create(size_limit_mb=size_limit_mb, from_checkpoint=from_checkpoint)
     print_json(made) if as_json else print_line(made.id)
-    return 0
 
 
 @cargo.command("rm")
@@ -57,14 +53,10 @@ def rm(
     ctx: typer.Context,
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of cargos.")],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Remove cargos and their files permanently."""
     with connect(ctx) as client:
-        for cargo_id in ids:
-            client.cargos.delete(cargo_id)
-            if as_json:
-                print_json({"id": cargo_id, "deleted": True})
-    return 0
+        act_on_each(ids, client.cargos.delete, as_json, "id", "deleted")
 
 
 @cargo.command("move")
@@ -73,21 +65,20 @@ def move(
     cargo_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the cargo.")],
     sandbox: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox to move it to.")],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Move a cargo to a sandbox, in place of its own. All sandboxes concerned must be stopped."""
     with connect(ctx) as client:
         moved = client.cargos.move(cargo_id, sandbox)
     if as_json:
         print_json(moved)
-    return 0
 
 
-def _row(one: "Cargo", now: datetime) -> tuple[str, ...]:
+def _row(now: datetime, one: "Cargo") -> tuple[str, ...]:
     limit = "-" if one.size_limit_mb is None else amount(one.size_limit_mb << 20)
     return (
         one.id,
         amount(one.used_bytes),
-        "-" if one.used_inodes is None else str(one.used_inodes),
+        dash(one.used_inodes),
         amount(one.charged_bytes),
         limit if one.size_limit_enforced or one.size_limit_mb is None else f"({limit})",
         "-" if one.measured_at is None else age(one.measured_at, now),

@@ -2,14 +2,16 @@
 
 import sys
 from datetime import datetime
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bay.cli.complete import NameArgument
-from bay.cli.output import age, amount, print_columns, print_json, print_line, printable
+from bay.cli.output import act_on_each, age, amount, print_json, print_line, print_list, printable
 from bay.cli.progress import Bar
-from bay.cli.state import JsonOption, connect, whole_seconds
+from bay.cli.state import JsonOption, connect_box, duration_option
 from bay.cli.tree import Tree
 from bay.clock import utc_now
 from bay.models import CheckpointPolicy
@@ -31,42 +33,32 @@ def create(
     label: LabelOption = None,
     comment: CommentOption = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Make a checkpoint of a sandbox's files and print its id. Processes continue."""
-    with connect(ctx) as client:
-        made = client.sandboxes.get(name).checkpoint(label, comment)
+    with connect_box(ctx, name) as box:
+        made = box.checkpoint(label, comment)
     print_json(made) if as_json else print_line(made.id)
-    return 0
 
 
 @checkpoint.command("policy")
 def policy(
     ctx: typer.Context,
     name: NameArgument,
-    every: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_seconds,
-            metavar="DURATION",
-            help="Interval, such as 1h, while there is activity.",
-        ),
-    ] = None,
+    every: Annotated[int | None, duration_option("Interval, such as 1h, while there is activity.")] = None,
     before_stop: Annotated[
         bool, typer.Option("--before-stop", help="Make one whenever compute has stopped.")
     ] = False,
     keep_last: Annotated[int, typer.Option(help="Number of automatic checkpoints to keep.")] = 10,
     off: Annotated[bool, typer.Option("--off", help="Turn automatic checkpoints off.")] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Set the policy of automatic checkpoints of a sandbox; without options, show it."""
     wanted = CheckpointPolicy(every=every, keep_last=keep_last, before_stop=before_stop)
-    with connect(ctx) as client:
-        box = client.sandboxes.get(name)
+    with connect_box(ctx, name) as box:
         if off or every is not None or before_stop:
             box.update(checkpoint_policy=None if off else wanted)
     found = box.info.checkpoint_policy
     print_json(found) if as_json else print_line(_policy_words(found))
-    return 0
 
 
 @checkpoint.command("ls")
@@ -75,30 +67,24 @@ def ls(
     name: NameArgument,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List the checkpoints of a sandbox, oldest first, and mark the ancestors of its present files."""
-    with connect(ctx) as client:
-        found = client.sandboxes.get(name).checkpoints()
-    if as_json or quiet:
-        for kept in found:
-            print_json(kept) if as_json else print_line(kept.id)
-        return 0
-    line, now = _line(found), utc_now()
+    with connect_box(ctx, name) as box:
+        found = box.checkpoints()
+    row = partial(_row, found, _line(found), utc_now())
     heads = ("NOW", "ID", "NAME", "AGE", "SIZE", "EXCLUSIVE", "AUTO", "FROM", "COMMENT")
-    print_columns(heads, [_row(kept, found, line, now) for kept in found])
-    return 0
+    print_list(found, as_json, heads, row, quiet=attrgetter("id") if quiet else None)
 
 
 @checkpoint.command("restore")
 def restore(
     ctx: typer.Context, name: NameArgument, kept: CheckpointArgument, as_json: JsonOption = False
-) -> int:
+) -> None:
     """Restore the files of a checkpoint, also of another sandbox's. All processes end."""
-    with connect(ctx) as client:
-        info = client.sandboxes.get(name).restore(kept)
+    with connect_box(ctx, name) as box:
+        info = box.restore(kept)
     if as_json:
         print_json(info)
-    return 0
 
 
 @checkpoint.command("rm")
@@ -107,15 +93,10 @@ def rm(
     name: NameArgument,
     kept: Annotated[list[str], typer.Argument(metavar="CHECKPOINT", help="Names or ids.")],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Remove checkpoints permanently."""
-    with connect(ctx) as client:
-        box = client.sandboxes.get(name)
-        for one in kept:
-            box.delete_checkpoint(one)
-            if as_json:
-                print_json({"checkpoint": one, "deleted": True})
-    return 0
+    with connect_box(ctx, name) as box:
+        act_on_each(kept, box.delete_checkpoint, as_json, "checkpoint", "deleted")
 
 
 @checkpoint.command("export")
@@ -125,14 +106,12 @@ def export(
     kept: CheckpointArgument,
     target: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, or - for stdout.")],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Download a checkpoint as a file, a tar in zstd."""
-    with connect(ctx) as client, Bar(printable(kept)) as bar:
-        to = sys.stdout.buffer if target == "-" else target
-        size = client.sandboxes.get(name).export_checkpoint(kept, to, progress=bar)
+    with connect_box(ctx, name) as box, Bar(printable(kept)) as bar:
+        size = box.export_checkpoint(kept, sys.stdout.buffer if target == "-" else target, progress=bar)
     if as_json and target != "-":
         print_json({"checkpoint": kept, "target": target, "bytes": size})
-    return 0
 
 
 @checkpoint.command("import")
@@ -143,14 +122,12 @@ def import_(
     label: LabelOption = None,
     comment: CommentOption = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Import an exported checkpoint and print its id."""
-    with connect(ctx) as client, Bar(printable(source)) as bar:
+    with connect_box(ctx, name) as box, Bar(printable(source)) as bar:
         given = sys.stdin.buffer if source == "-" else source
-        box = client.sandboxes.get(name)
         made = box.import_checkpoint(given, name=label, comment=comment, progress=bar)
     print_json(made) if as_json else print_line(made.id)
-    return 0
 
 
 def fork(
@@ -167,13 +144,12 @@ def fork(
         str | None, typer.Option("--name", help="Its name; several get NAME-1, NAME-2 and so on.")
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Make new sandboxes with copies of another's files and print their ids."""
-    with connect(ctx) as client:
-        made = client.sandboxes.get(name).fork(count, kept, new_name)
-    for box in made:
-        print_json(box.info) if as_json else print_line(box.id)
-    return 0
+    with connect_box(ctx, name) as box:
+        made = box.fork(count, kept, new_name)
+    for fork_ in made:
+        print_json(fork_.info) if as_json else print_line(fork_.id)
 
 
 def _line(found: "list[Checkpoint]") -> set[str]:
@@ -186,7 +162,7 @@ def _line(found: "list[Checkpoint]") -> set[str]:
     return line
 
 
-def _row(kept: "Checkpoint", found: "list[Checkpoint]", line: set[str], now: datetime) -> tuple[str, ...]:
+def _row(found: "list[Checkpoint]", line: set[str], now: datetime, kept: "Checkpoint") -> tuple[str, ...]:
     names = {other.id: other.name or other.id for other in found}
     return (
         "*" if kept.current else "|" if kept.id in line else "-",

@@ -37,7 +37,7 @@ def cp(
         ),
     ],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Copy a file or a directory into a sandbox, or out of one.
 
     A local path with a colon is written ./a:b.
@@ -52,7 +52,6 @@ def cp(
             raise InvalidArgument("exactly one of SRC and DST must be in a sandbox, written NAME:PATH")
     if as_json and target != "-":
         print_json({"source": source, "target": target, "bytes": size})
-    return 0
 
 
 def put(box: "Box", source: str, remote: str) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cli.output import print_columns, print_fields, print_json, print_line, printable
+from bay.cli.output import act_on_each, print_fields, print_json, print_line, print_list, printable
 from bay.cli.state import JsonOption, connect
 from bay.cli.tree import Tree
 from bay.clock import to_rfc3339
@@ -30,12 +30,11 @@ def events(
         str | None, typer.Option(metavar="ID", help="Only events after this id; 0 is all.")
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Show the events of sandboxes, oldest first."""
     with connect(ctx) as client:
         for event in client.events(since, sandbox=name, follow=follow):
             print_json(event) if as_json else print_line(_line(event))
-    return 0
 
 
 @webhooks.command("create")
@@ -46,36 +45,26 @@ def create(
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only events of this type. Repeatable.")
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Send events to a URL, and show the secret of their signatures, once."""
     with connect(ctx) as client:
         made = client.webhooks.create(url, kind or ())
     print_json(made) if as_json else print_fields({"id": made.id, "secret": made.secret or ""})
-    return 0
 
 
 @webhooks.command("ls")
-def ls(ctx: typer.Context, as_json: JsonOption = False) -> int:
+def ls(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List webhooks with the state of their deliveries."""
     with connect(ctx) as client:
         found = client.webhooks.list()
-    if as_json:
-        for webhook in found:
-            print_json(webhook)
-    else:
-        print_columns(("ID", "URL", "TYPES", "FAILED", "LAST ERROR"), map(_row, found))
-    return 0
+    print_list(found, as_json, ("ID", "URL", "TYPES", "FAILED", "LAST ERROR"), _row)
 
 
 @webhooks.command("rm")
-def rm(ctx: typer.Context, ids: WebhookIds, as_json: JsonOption = False) -> int:
+def rm(ctx: typer.Context, ids: WebhookIds, as_json: JsonOption = False) -> None:
     """Remove webhooks."""
     with connect(ctx) as client:
-        for webhook_id in ids:
-            client.webhooks.delete(webhook_id)
-            if as_json:
-                print_json({"id": webhook_id, "deleted": True})
-    return 0
+        act_on_each(ids, client.webhooks.delete, as_json, "id", "deleted")
 
 
 def _line(event: "Event") -> str:

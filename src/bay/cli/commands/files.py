@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli.complete import NameArgument
-from bay.cli.output import note, print_columns, print_fields, print_json, print_line, printable
-from bay.cli.state import JsonOption, connect
+from bay.cli.output import dash, note, print_fields, print_json, print_line, print_list, printable
+from bay.cli.state import JsonOption, connect_box
 from bay.cli.tree import Tree
-from bay.clock import to_rfc3339
+from bay.clock import to_seconds
 
 if TYPE_CHECKING:
     from bay.models import FileEvent, FileInfo, SearchMatch
@@ -29,25 +29,19 @@ def ls(
     path: PathArgument = ".",
     depth: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Depth of the listing.")] = 1,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List a directory."""
-    with connect(ctx) as client:
-        found = client.sandboxes.get(name).files.walk(path, depth)
-        if as_json:
-            for info in found:
-                print_json(info)
-        else:
-            print_columns(("MODE", "OWNER", "SIZE", "MODIFIED", "PATH"), map(_row, found))
-    return 0
+    with connect_box(ctx, name) as box:
+        found = box.files.walk(path, depth)
+        print_list(found, as_json, ("MODE", "OWNER", "SIZE", "MODIFIED", "PATH"), _row)
 
 
 @files.command("stat")
-def stat(ctx: typer.Context, name: NameArgument, path: PathArgument, as_json: JsonOption = False) -> int:
+def stat(ctx: typer.Context, name: NameArgument, path: PathArgument, as_json: JsonOption = False) -> None:
     """Show the facts of a file."""
-    with connect(ctx) as client:
-        info = client.sandboxes.get(name).files.stat(path, follow=False)
+    with connect_box(ctx, name) as box:
+        info = box.files.stat(path, follow=False)
     print_json(info) if as_json else print_fields(_fields(info))
-    return 0
 
 
 @files.command("find")
@@ -57,12 +51,11 @@ def find(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Such as '*.py' or '**/*.py'.")],
     path: Annotated[str, typer.Option(metavar="PATH", help="Directory to search.")] = ".",
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Find files by their names."""
-    with connect(ctx) as client:
-        for info in client.sandboxes.get(name).files.walk(path, glob=pattern):
+    with connect_box(ctx, name) as box:
+        for info in box.files.walk(path, glob=pattern):
             print_json(info) if as_json else print_line(printable(info.path))
-    return 0
 
 
 @files.command("search")
@@ -82,8 +75,8 @@ def search(
     as_json: JsonOption = False,
 ) -> int:
     """Find lines in text files; exit code 1 without a match."""
-    with connect(ctx) as client:
-        found = client.sandboxes.get(name).files.search(
+    with connect_box(ctx, name) as box:
+        found = box.files.search(
             query,
             path,
             glob=glob,
@@ -107,19 +100,18 @@ def watch(
     path: PathArgument = ".",
     flat: Annotated[bool, typer.Option("--flat", help="Without directories below.")] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Print file events until interrupted."""
-    with connect(ctx) as client, client.sandboxes.get(name).files.watch(path, recursive=not flat) as seen:
+    with connect_box(ctx, name) as box, box.files.watch(path, recursive=not flat) as seen:
         for event in seen:
             print_json(event) if as_json else print_line(_event(event))
-    return 0
 
 
 def _row(info: "FileInfo") -> tuple[str, ...]:
     return (
         f"{info.type[0] if info.type != 'file' else '-'}{info.mode}",
         f"{info.uid}:{info.gid}",
-        "-" if info.size is None else str(info.size),
+        dash(info.size),
         _time(info.mtime),
         info.path if info.target is None else f"{info.path} -> {info.target}",
     )
@@ -152,6 +144,6 @@ def _event(event: "FileEvent") -> str:
 def _time(mtime: float) -> str:
     """A time from the sandbox, which may be outside of the calendar."""
     try:
-        return to_rfc3339(datetime.fromtimestamp(mtime, UTC))[:19] + "Z"
+        return to_seconds(datetime.fromtimestamp(mtime, UTC))
     except (OverflowError, ValueError, OSError):
         return "-"

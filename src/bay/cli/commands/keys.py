@@ -1,15 +1,16 @@
 """The commands `keys`: the API keys."""
 
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 import bay
-from bay.cli.output import note, print_columns, print_json, print_line
-from bay.cli.state import JsonOption, connect, pairs, whole_seconds
+from bay.cli.output import act_on_each, note, print_json, print_line, print_list
+from bay.cli.state import JsonOption, connect, duration_option, pairs
 from bay.cli.tree import Tree
-from bay.clock import to_rfc3339, utc_now
+from bay.clock import to_seconds, utc_now
 from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -26,16 +27,13 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name for people.")],
     owner: Annotated[str | None, typer.Option(help="Its owner; default: yours.")] = None,
     scope: Annotated[str, typer.Option(help="Its scope: read, write or admin.")] = "write",
-    expires_in: Annotated[
-        int | None,
-        typer.Option(parser=whole_seconds, metavar="DURATION", help="Its lifetime, such as 7d."),
-    ] = None,
+    expires_in: Annotated[int | None, duration_option("Its lifetime, such as 7d.")] = None,
     quota: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="A quota, such as running=5. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Create a key and print its secret, which is shown only once."""
     with connect(ctx) as client:
         made = client.keys.create(
@@ -50,7 +48,6 @@ def create(
     else:
         note(f"{made.id} of {made.owner} may {made.scope}; the key is shown this once")
         print_line(made.secret or "")
-    return 0
 
 
 @keys.command("ls")
@@ -58,29 +55,19 @@ def ls(
     ctx: typer.Context,
     owner: Annotated[str | None, typer.Option(help="Only of this owner.")] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List keys, oldest first, never with their secrets."""
     now = utc_now()
     with connect(ctx) as client:
-        found = client.keys.list(owner=owner)
-        if as_json:
-            for key in found:
-                print_json(key)
-        else:
-            heads = ("ID", "NAME", "OWNER", "SCOPE", "STATE", "CREATED", "EXPIRES")
-            print_columns(heads, (_row(key, now) for key in found))
-    return 0
+        heads = ("ID", "NAME", "OWNER", "SCOPE", "STATE", "CREATED", "EXPIRES")
+        print_list(client.keys.list(owner=owner), as_json, heads, partial(_row, now))
 
 
 @keys.command("revoke")
-def revoke(ctx: typer.Context, ids: KeyIds, as_json: JsonOption = False) -> int:
+def revoke(ctx: typer.Context, ids: KeyIds, as_json: JsonOption = False) -> None:
     """Revoke keys, at once."""
     with connect(ctx) as client:
-        for key_id in ids:
-            client.keys.revoke(key_id)
-            if as_json:
-                print_json({"id": key_id, "revoked": True})
-    return 0
+        act_on_each(ids, client.keys.revoke, as_json, "id", "revoked")
 
 
 def _limits(given: dict[str, str]) -> "Limits | None":
@@ -99,12 +86,8 @@ def _number(name: str, text: str) -> float:
         raise InvalidArgument(f"--quota {name} takes a number, not {text!r}") from error
 
 
-def _row(key: "Key", now: datetime) -> tuple[str, ...]:
+def _row(now: datetime, key: "Key") -> tuple[str, ...]:
     expired = key.expires_at is not None and key.expires_at <= now
     state = "revoked" if key.revoked_at else "expired" if expired else "valid"
-    expires = "never" if key.expires_at is None else _short(key.expires_at)
-    return (key.id, key.name, key.owner, key.scope, state, _short(key.created_at), expires)
-
-
-def _short(moment: datetime) -> str:
-    return to_rfc3339(moment)[:19] + "Z"
+    expires = "never" if key.expires_at is None else to_seconds(key.expires_at)
+    return (key.id, key.name, key.owner, key.scope, state, to_seconds(key.created_at), expires)

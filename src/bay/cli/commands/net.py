@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from bay.cli.complete import NameArgument
-from bay.cli.output import amount, note, print_columns, print_fields, print_json
-from bay.cli.state import JsonOption, connect
+from bay.cli.output import amount, dash, note, print_columns, print_fields, print_json, print_list
+from bay.cli.state import JsonOption, connect_box
 from bay.cli.tree import Tree
-from bay.clock import to_rfc3339
+from bay.clock import to_seconds
 from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, from_wire
 
@@ -46,19 +46,17 @@ _POINTLESS = {
 
 
 @net.command("show")
-def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """Show the policy of a sandbox, the counters of each rule since its session began, and refused names."""
-    with connect(ctx) as client:
-        network = client.sandboxes.get(name).network
-        policy, state = network.get(), network.state()
+    with connect_box(ctx, name) as box:
+        policy, state = box.network.get(), box.network.state()
     if as_json:
         print_json({"policy": policy, "state": state})
-        return 0
+        return
     print_fields(_fields(policy, state))
     print_columns(_HEADS, _rows(policy, state.counters))
     if state.refused:
-        _print_refused(state.refused)
-    return 0
+        _print_refused(state.refused, as_json)
 
 
 @net.command("mode")
@@ -67,12 +65,11 @@ def mode(
     name: NameArgument,
     wanted: Annotated[str, typer.Argument(metavar="MODE", help="none, allowlist or open.")],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Set the mode: none, allowlist (only what rules allow), or open (all public addresses not denied)."""
     checked = as_mode(wanted)
-    with connect(ctx) as client:
-        network = client.sandboxes.get(name).network
-        return _said(network.set(replace(network.get(), mode=checked)), as_json)
+    with connect_box(ctx, name) as box:
+        _said(box.network.set(replace(box.network.get(), mode=checked)), as_json)
 
 
 @net.command("allow")
@@ -83,14 +80,14 @@ def allow(
     port: PortsOption = None,
     protocol: ProtocolOption = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Add allow rules at the end of a sandbox's policy."""
     rules = _rules("allow", targets, port, protocol)
-    with connect(ctx) as client:
-        policy = _added(client.sandboxes.get(name), rules)
+    with connect_box(ctx, name) as box:
+        policy = _added(box, rules)
     if policy.mode in _POINTLESS:
         note(_POINTLESS[policy.mode].format(name))
-    return _said(policy, as_json)
+    _said(policy, as_json)
 
 
 @net.command("deny")
@@ -101,11 +98,11 @@ def deny(
     port: PortsOption = None,
     protocol: ProtocolOption = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Add deny rules at the end of a sandbox's policy."""
     rules = _rules("deny", targets, port, protocol)
-    with connect(ctx) as client:
-        return _said(_added(client.sandboxes.get(name), rules), as_json)
+    with connect_box(ctx, name) as box:
+        _said(_added(box, rules), as_json)
 
 
 @net.command("remove")
@@ -116,16 +113,15 @@ def remove(
         list[int], typer.Argument(metavar="RULE", help="Rules by their number in `bay net show`.")
     ],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Remove rules from a sandbox's policy. The numbers of later rules decrease."""
-    with connect(ctx) as client:
-        network = client.sandboxes.get(name).network
-        policy = network.get()
+    with connect_box(ctx, name) as box:
+        policy = box.network.get()
         for place in places:
             if not 0 <= place < len(policy.rules):
                 raise InvalidArgument(f"there is no rule {place}; `bay net show {name}` numbers them from 0")
         kept = tuple(rule for place, rule in enumerate(policy.rules) if place not in places)
-        return _said(network.set(replace(policy, rules=kept)), as_json)
+        _said(box.network.set(replace(policy, rules=kept)), as_json)
 
 
 @net.command("set")
@@ -134,38 +130,31 @@ def set_(
     name: NameArgument,
     source: Annotated[str, typer.Argument(metavar="FILE", help="JSON with mode and rules, or - for stdin.")],
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Replace a sandbox's policy by a file's."""
     text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     policy = _parsed(text, source)
-    with connect(ctx) as client:
-        return _said(client.sandboxes.get(name).network.set(policy), as_json)
+    with connect_box(ctx, name) as box:
+        _said(box.network.set(policy), as_json)
 
 
 @net.command("reset")
-def reset(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def reset(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """Reset a sandbox's policy to its profile's."""
-    with connect(ctx) as client:
-        return _said(client.sandboxes.get(name).network.reset(), as_json)
+    with connect_box(ctx, name) as box:
+        _said(box.network.reset(), as_json)
 
 
 @net.command("log")
-def log(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def log(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """Show the refused names of a sandbox, newest last."""
-    with connect(ctx) as client:
-        refused = client.sandboxes.get(name).network.state().refused
-    if as_json:
-        for one in refused:
-            print_json(one)
-    else:
-        _print_refused(refused)
-    return 0
+    with connect_box(ctx, name) as box:
+        _print_refused(box.network.state().refused, as_json)
 
 
-def _said(policy: NetworkPolicy, as_json: bool) -> int:
+def _said(policy: NetworkPolicy, as_json: bool) -> None:
     if as_json:
         print_json(policy)
-    return 0
 
 
 def _added(box: "Box", rules: tuple[NetworkRule, ...]) -> NetworkPolicy:
@@ -270,11 +259,9 @@ def _counts(counter: "NetworkCounter | None") -> tuple[str, ...]:
     return tuple(map(str, (*connections, counter.allowed_names, counter.refused_names)))
 
 
-def _print_refused(refused: "Iterable[RefusedName]") -> None:
-    print_columns(("LAST", "COUNT", "TYPE", "NAME", "REASON", "RULE"), map(_refused_row, refused))
+def _print_refused(refused: "Iterable[RefusedName]", as_json: bool) -> None:
+    print_list(refused, as_json, ("LAST", "COUNT", "TYPE", "NAME", "REASON", "RULE"), _refused_row)
 
 
 def _refused_row(one: "RefusedName") -> tuple[str, ...]:
-    last = to_rfc3339(one.last_at)[:19] + "Z"
-    rule = "-" if one.rule is None else str(one.rule)
-    return (last, str(one.count), one.type, one.name, one.reason, rule)
+    return (to_seconds(one.last_at), str(one.count), one.type, one.name, one.reason, dash(one.rule))

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli.complete import NameArgument
-from bay.cli.output import note, print_columns, print_json, print_line
-from bay.cli.state import JsonOption, connect, duration
-from bay.clock import to_rfc3339
+from bay.cli.output import dash, note, print_columns, print_json, print_line
+from bay.cli.state import JsonOption, connect_box, duration
+from bay.clock import to_seconds
 from bay.errors import InvalidArgument, NotFound
 from bay.models import PortSettings
 
@@ -29,10 +29,9 @@ def ports(
         typer.Option(metavar="PORT", help="Make this port private to its owner. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List the listening ports of a sandbox and their access."""
-    with connect(ctx) as client:
-        box = client.sandboxes.get(name)
+    with connect_box(ctx, name) as box:
         for port in private or ():
             _set_access(box, port, "owner")
         for port in public or ():
@@ -44,7 +43,6 @@ def ports(
             print_json(port)
     else:
         print_columns(("PORT", "ADDRESSES", "PID", "PROCESS", "ACCESS", "URL"), rows)
-    return 0
 
 
 def url(
@@ -64,26 +62,24 @@ def url(
         typer.Option(metavar="TIME", help="Make a link with this lifetime: 90s, 10m, 2h, 7d."),
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Print the URL of a sandbox for a browser; with --once or --expires a link without a key."""
     if public and private:
         raise InvalidArgument("give --public or --private, not both")
     expires_in = DEFAULT_EXPIRY_S if expires is None else duration("--expires", expires)
-    with connect(ctx) as client:
-        box = client.sandboxes.get(name)
+    with connect_box(ctx, name) as box:
         if public or private:
             _set_access(box, port or _own_port(box), "public" if public else "owner")
         if not (once or expires):
             found = _address(box, port)
             print_json({"url": found}) if as_json else print_line(found)
-            return 0
+            return
         link = box.ports.link(port or _own_port(box), expires_in, once=once)
     if as_json:
         print_json(link)
     else:
-        note(f"good {'once, ' if once else ''}until {to_rfc3339(link.expires_at)[:19]}Z")
+        note(f"good {'once, ' if once else ''}until {to_seconds(link.expires_at)}")
         print_line(link.url)
-    return 0
 
 
 def _set_access(box: "Box", port: int, access: "PortAccess") -> None:
@@ -130,7 +126,7 @@ def _row(port: "Port") -> tuple[str, ...]:
     return (
         str(port.port),
         " ".join(port.addresses),
-        "-" if port.pid is None else str(port.pid),
+        dash(port.pid),
         port.process or "-",
         port.access,
         port.url or "-",

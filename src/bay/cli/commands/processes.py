@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli.complete import NameArgument
-from bay.cli.output import note, print_columns, print_json
-from bay.cli.state import JsonOption, connect
-from bay.clock import to_rfc3339
+from bay.cli.output import dash, note, print_json, print_list
+from bay.cli.state import JsonOption, connect_box
+from bay.clock import to_seconds
 from bay.errors import InvalidArgument
 from bay.ids import is_id
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from bay.client import Box
     from bay.models import Exec, HistoryEntry, Process
 
@@ -22,30 +20,20 @@ _LONGEST = 80
 _LONGEST_CODE = 60
 
 
-def execs(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def execs(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """List the commands of a sandbox that run, or ended in the last ten minutes."""
-    with connect(ctx) as client:
-        found = client.sandboxes.get(name).execs.list()
-        if as_json:
-            for proc in found:
-                print_json(proc.info)
-        else:
-            rows = [_exec_row(proc.info) for proc in found]
-            print_columns(("ID", "STATE", "EXIT", "PID", "TTY", "STARTED", "OUTPUT", "COMMAND"), rows)
-    return 0
+    with connect_box(ctx, name) as box:
+        found = (proc.info for proc in box.execs.list())
+        heads = ("ID", "STATE", "EXIT", "PID", "TTY", "STARTED", "OUTPUT", "COMMAND")
+        print_list(found, as_json, heads, _exec_row)
 
 
-def ps(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def ps(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """List the processes of a sandbox."""
-    with connect(ctx) as client:
-        found = client.sandboxes.get(name).processes()
-    if as_json:
-        for process in found:
-            print_json(process)
-    else:
-        heads = ("PID", "PPID", "UID", "STATE", "CPU", "MEMORY", "STARTED", "EXEC", "COMMAND")
-        print_columns(heads, map(_process_row, found))
-    return 0
+    with connect_box(ctx, name) as box:
+        found = box.processes()
+    heads = ("PID", "PPID", "UID", "STATE", "CPU", "MEMORY", "STARTED", "EXEC", "COMMAND")
+    print_list(found, as_json, heads, _process_row)
 
 
 def kill(
@@ -58,17 +46,15 @@ def kill(
         str, typer.Option("--signal", "-s", metavar="SIGNAL", help="The signal's name or number.")
     ] = "TERM",
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Send a signal to processes of a sandbox."""
     wanted = int(signal) if signal.isascii() and signal.isdigit() else signal
     checked = [_checked(target) for target in targets]
-    with connect(ctx) as client:
-        box = client.sandboxes.get(name)
+    with connect_box(ctx, name) as box:
         for target in checked:
             _send(box, target, wanted)
             if as_json:
                 print_json({"target": target, "signal": wanted})
-    return 0
 
 
 def _checked(target: str) -> str:
@@ -91,10 +77,10 @@ def _exec_row(info: "Exec") -> tuple[str, ...]:
     return (
         info.id,
         info.state,
-        "-" if end is None else str(end),
-        "-" if info.pid is None else str(info.pid),
+        dash(end),
+        dash(info.pid),
         "yes" if info.tty else "no",
-        _time(info.started_at),
+        to_seconds(info.started_at),
         str(info.output_bytes),
         _cut(shlex.join(info.argv)),
     )
@@ -104,18 +90,14 @@ def _process_row(process: "Process") -> tuple[str, ...]:
     return (
         str(process.pid),
         str(process.ppid),
-        "-" if process.uid is None else str(process.uid),
+        dash(process.uid),
         process.state,
         f"{process.cpu_s:.1f}s",
         f"{process.rss_bytes / (1 << 20):.1f}M",
-        _time(process.started_at),
+        to_seconds(process.started_at),
         process.exec_id or "-",
         _cut(process.command),
     )
-
-
-def _time(at: "datetime") -> str:
-    return to_rfc3339(at)[:19] + "Z"
 
 
 def _cut(command: str) -> str:
@@ -133,28 +115,23 @@ def history(
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="The newest N.")] = 100,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List the calls of `shell/exec` and `python/exec` in a sandbox, newest first.
 
     For commands of `bay exec` see `bay execs`.
     """
-    with connect(ctx) as client:
-        entries = client.sandboxes.get(name).history(failed_only=failed or None, tags=tags, limit=limit)
-    if as_json:
-        for entry in entries:
-            print_json(entry)
-        return 0
-    if not entries and not failed and tags is None:
+    with connect_box(ctx, name) as box:
+        entries = box.history(failed_only=failed or None, tags=tags, limit=limit)
+    if not (entries or failed or as_json) and tags is None:
         note(
             "nothing ran by shell/exec or python/exec; for commands of `bay exec` and `bay run` see: bay execs"
         )
     else:
-        print_columns(("ID", "CREATED", "OK", "MS", "TAGS", "CODE"), map(_history_row, entries))
-    return 0
+        print_list(entries, as_json, ("ID", "CREATED", "OK", "MS", "TAGS", "CODE"), _history_row)
 
 
 def _history_row(entry: "HistoryEntry") -> tuple[str, ...]:
-    created = to_rfc3339(entry.created_at)[:19] + "Z"
+    created = to_seconds(entry.created_at)
     code = entry.code if len(entry.code) <= _LONGEST_CODE else entry.code[: _LONGEST_CODE - 3] + "..."
     ok = "yes" if entry.success else "no"
     return (entry.id, created, ok, str(entry.execution_time_ms), entry.tags or "-", code)

@@ -11,7 +11,7 @@ from bay.cell_output import TRUNCATED, event_to_wire, text_of, traceback_of
 from bay.cli.complete import NameArgument
 from bay.cli.figures import is_figure, save_figure
 from bay.cli.output import note, print_json
-from bay.cli.state import JsonOption, connect, seconds
+from bay.cli.state import JsonOption, connect_box, duration_option, seconds
 from bay.errors import BayError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ def python(
     code: Annotated[str | None, typer.Option("-c", metavar="CODE", help="The code itself.")] = None,
     kernel: Annotated[str, typer.Option(metavar="ID", help="The kernel to run it in.")] = "default",
     timeout: Annotated[
-        float,
-        typer.Option(
-            parser=seconds,
-            metavar="DURATION",
-            help="Time limit of the code, such as 90s or 10m; then it is interrupted.",
-        ),
+        float, duration_option("Time limit of the code, such as 90s or 10m; then it is interrupted.", seconds)
     ] = 300,
     save: Annotated[
         Path | None,
@@ -46,8 +41,7 @@ def python(
     Exits with 1 when it fails.
     """
     text = _code(code, file)
-    with connect(ctx) as client:
-        box = client.sandboxes.get(name)
+    with connect_box(ctx, name) as box:
         events = (_kernel(box, kernel) or box.python).stream(text, timeout)
         printer = _Printer(as_json, save)
         try:

@@ -1,24 +1,26 @@
 """The commands `create ls get update start pause resume stop rm`: the life of sandboxes."""
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bay.cli.commands.net import as_mode
 from bay.cli.complete import NameArgument, NamesArgument, complete_names, complete_profiles
-from bay.cli.output import print_columns, print_error, print_fields, print_json, print_line
+from bay.cli.output import print_error, print_fields, print_json, print_line, print_list
 from bay.cli.state import (
     EnvOption,
     JsonOption,
     connect,
+    connect_box,
     duration,
+    duration_option,
     pairs,
     seconds,
     state_of,
-    whole_seconds,
     with_nearest,
 )
-from bay.clock import to_rfc3339
+from bay.clock import to_rfc3339, to_seconds
 from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
 from bay.models import NetworkPolicy
 
@@ -64,23 +66,15 @@ def create(
     ] = None,
     ttl: Annotated[
         int | None,
-        typer.Option(
-            parser=whole_seconds, metavar="DURATION", help="Its lifetime, such as 10m; 0 is no limit."
-        ),
+        duration_option("Its lifetime, such as 10m; 0 is no limit."),
     ] = None,
     idle_timeout: Annotated[
         int | None,
-        typer.Option(
-            parser=whole_seconds, metavar="DURATION", help="Time without activity until it is frozen."
-        ),
+        duration_option("Time without activity until it is frozen."),
     ] = None,
     warm_timeout: Annotated[
         int | None,
-        typer.Option(
-            parser=whole_seconds,
-            metavar="DURATION",
-            help="Time frozen until compute stops; 0 is at once.",
-        ),
+        duration_option("Time frozen until compute stops; 0 is at once."),
     ] = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
     from_checkpoint: Annotated[
@@ -92,7 +86,7 @@ def create(
     url_port: Annotated[int | None, typer.Option(metavar="PORT", help="The port of its URL.")] = None,
     wait: Annotated[
         float | None,
-        typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until it is ready."),
+        duration_option("How long to wait until it is ready.", seconds),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -135,7 +129,7 @@ def ls(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """List sandboxes, oldest first."""
     wanted = pairs([label] if label else None, "--label", "=")
     with connect(ctx) as client:
@@ -146,22 +140,16 @@ def ls(
             name_prefix=name_prefix,
             label=next((f"{key}:{value}" for key, value in wanted.items()), None),
         )
-        if as_json or quiet:
-            for box in found:
-                print_json(box.info) if as_json else print_line(box.id)
-        else:
-            print_columns(
-                ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED"), (_row(box.info) for box in found)
-            )
-    return 0
+        heads = ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED")
+        infos = (box.info for box in found)
+        print_list(infos, as_json, heads, _row, quiet=attrgetter("id") if quiet else None)
 
 
-def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """Show one sandbox."""
-    with connect(ctx) as client:
-        info = client.sandboxes.get(name).info
+    with connect_box(ctx, name) as box:
+        info = box.info
     print_json(info) if as_json else print_fields(_fields(info))
-    return 0
 
 
 def update(
@@ -185,7 +173,7 @@ def update(
         str | None, typer.Option(metavar="PORT", help="The port of its URL, or none.")
     ] = None,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Change a sandbox's name, labels, timeouts or URL."""
     changes: UpdateOptions = {}
     if new_name is not None:
@@ -203,19 +191,16 @@ def update(
             "name a setting to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or "
             "--url-port"
         )
-    with connect(ctx) as client:
-        info = client.sandboxes.get(name).update(**changes)
+    with connect_box(ctx, name) as box:
+        info = box.update(**changes)
     if as_json:
         print_json(info)
-    return 0
 
 
 def start(
     ctx: typer.Context,
     names: NamesArgument,
-    wait: Annotated[
-        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until they are ready.")
-    ] = 60.0,
+    wait: Annotated[float, duration_option("How long to wait until they are ready.", seconds)] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
     """Start the compute of sandboxes; they keep name and files."""
@@ -237,9 +222,7 @@ def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False)
 def resume(
     ctx: typer.Context,
     names: NamesArgument,
-    wait: Annotated[
-        float, typer.Option(parser=seconds, metavar="DURATION", help="How long to wait until they run.")
-    ] = 60.0,
+    wait: Annotated[float, duration_option("How long to wait until they run.", seconds)] = 60.0,
     as_json: JsonOption = False,
 ) -> int:
     """Thaw frozen sandboxes, and start cold ones."""
@@ -331,7 +314,7 @@ def _number(option: str, text: str, what: str) -> int:
 
 
 def _row(info: "Sandbox") -> tuple[str, ...]:
-    created = to_rfc3339(info.created_at)[:19] + "Z"
+    created = to_seconds(info.created_at)
     return (info.id, info.name or "-", info.status, info.compute, info.profile, created)
 
 

@@ -13,18 +13,12 @@ from bay.cli.state import JsonOption, load
 class ServeCheck(Protocol):
     """One thing the host needs, as the driver's probe found it."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def required(self) -> bool: ...
-    @property
-    def risk(self) -> bool: ...
-    @property
-    def found(self) -> str: ...
-    @property
-    def fix(self) -> str: ...
+    name: str
+    ok: bool
+    required: bool
+    risk: bool
+    found: str
+    fix: str
 
 
 def serve(

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from bay.cli.commands.attach import SinceOption
 from bay.cli.commands.exec import CwdOption, UserOption
 from bay.cli.complete import NameArgument
 from bay.cli.follow import Passing, unless_lost
-from bay.cli.output import print_columns, print_json
-from bay.cli.state import EnvOption, JsonOption, connect, pairs
+from bay.cli.output import act_on_each, dash, print_json, print_list
+from bay.cli.state import EnvOption, JsonOption, connect_box, pairs
 from bay.cli.tree import COMMAND, Tree
 from bay.errors import InvalidArgument
 from bay.models import ServiceHealth, ServiceSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bay.models import Service
 
 services = Tree(help="Define commands that start with a sandbox and are restarted.")
@@ -28,17 +31,12 @@ _LONGEST = 60
 
 
 @services.command("ls")
-def ls(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> int:
+def ls(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """List the services of a sandbox with their states."""
-    with connect(ctx) as client:
-        found = client.sandboxes.get(name).services.list()
-    if as_json:
-        for service in found:
-            print_json(service)
-    else:
-        heads = ("NAME", "STATE", "HEALTHY", "PID", "RESTARTS", "NEEDS", "HTTP", "COMMAND", "MESSAGE")
-        print_columns(heads, map(_row, found))
-    return 0
+    with connect_box(ctx, name) as box:
+        found = box.services.list()
+    heads = ("NAME", "STATE", "HEALTHY", "PID", "RESTARTS", "NEEDS", "HTTP", "COMMAND", "MESSAGE")
+    print_list(found, as_json, heads, _row)
 
 
 @services.command("put")
@@ -66,7 +64,7 @@ def put(
     ] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Do not start it before `start`.")] = False,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Define or replace a service, and start it."""
     spec = ServiceSpec(
         name=service,
@@ -80,51 +78,44 @@ def put(
         health=None if health is None else _health(health),
         enabled=not disabled,
     )
-    with connect(ctx) as client:
-        made = client.sandboxes.get(name).services.put(spec)
+    with connect_box(ctx, name) as box:
+        made = box.services.put(spec)
     if as_json:
         print_json(made)
-    return 0
 
 
 @services.command("rm")
-def rm(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False) -> int:
+def rm(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False) -> None:
     """End and delete services."""
-    with connect(ctx) as client:
-        known = client.sandboxes.get(name).services
-        for one in names:
-            known.delete(one)
-            if as_json:
-                print_json({"service": one, "deleted": True})
-    return 0
+    with connect_box(ctx, name) as box:
+        act_on_each(names, box.services.delete, as_json, "service", "deleted")
 
 
 @services.command("start")
 def start(
     ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False
-) -> int:
+) -> None:
     """Start services, now and with every start of the sandbox."""
-    with connect(ctx) as client:
-        known = client.sandboxes.get(name).services
-        return _said([known.start(one) for one in names], as_json)
+    with connect_box(ctx, name) as box:
+        _said(map(box.services.start, names), as_json)
 
 
 @services.command("stop")
-def stop(ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False) -> int:
+def stop(
+    ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False
+) -> None:
     """End services until the next start."""
-    with connect(ctx) as client:
-        known = client.sandboxes.get(name).services
-        return _said([known.stop(one) for one in names], as_json)
+    with connect_box(ctx, name) as box:
+        _said(map(box.services.stop, names), as_json)
 
 
 @services.command("restart")
 def restart(
     ctx: typer.Context, name: NameArgument, names: ServicesArgument, as_json: JsonOption = False
-) -> int:
+) -> None:
     """End services and start them again."""
-    with connect(ctx) as client:
-        known = client.sandboxes.get(name).services
-        return _said([known.restart(one) for one in names], as_json)
+    with connect_box(ctx, name) as box:
+        _said(map(box.services.restart, names), as_json)
 
 
 @services.command("logs")
@@ -135,23 +126,20 @@ def logs(
     to_end: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow until it has ended and will not be restarted.")
     ] = False,
-    since: Annotated[
-        int | None, typer.Option(metavar="OFFSET", min=0, help="Only output after this byte offset.")
-    ] = None,
+    since: SinceOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Show the kept output of a service."""
-    with connect(ctx) as client:
+    with connect_box(ctx, name) as box:
         passing = Passing(as_json, since)
-        passing.all_of(client.sandboxes.get(name).services.logs(service, since, follow=to_end))
+        passing.all_of(box.services.logs(service, since, follow=to_end))
     return unless_lost(0, passing.lost)
 
 
-def _said(changed: "list[Service]", as_json: bool) -> int:
-    if as_json:
-        for service in changed:
+def _said(changed: "Iterable[Service]", as_json: bool) -> None:
+    for service in list(changed):
+        if as_json:
             print_json(service)
-    return 0
 
 
 def _health(text: str) -> ServiceHealth:
@@ -168,10 +156,10 @@ def _row(service: "Service") -> tuple[str, ...]:
         service.name,
         service.state if service.enabled else f"{service.state} (off)",
         healthy,
-        "-" if service.pid is None else str(service.pid),
+        dash(service.pid),
         str(service.restarts),
         " ".join(service.needs) or "-",
-        "-" if service.http_port is None else str(service.http_port),
+        dash(service.http_port),
         command if len(command) <= _LONGEST else f"{command[: _LONGEST - 1]}…",
         service.message or "",
     )

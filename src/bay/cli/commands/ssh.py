@@ -31,13 +31,12 @@ PortOption = Annotated[
 
 def ssh_proxy(
     ctx: typer.Context, name: NameArgument, port: PortOption = SSH_PORT, as_json: JsonOption = False
-) -> int:
+) -> None:
     """Connect stdin and stdout to a port of a sandbox: a ProxyCommand for ssh, and a netcat."""
     with connect(ctx) as client, client.sandboxes.get(name).tunnel(port) as tunnel:
         threading.Thread(target=_send, args=(tunnel,), daemon=True).start()
         while data := tunnel.receive():
             write_all(STDOUT, data)
-    return 0
 
 
 def ssh_config(
@@ -48,7 +47,7 @@ def ssh_config(
     user: Annotated[str, typer.Option(metavar="USER", help="Login user.")] = "ship",
     port: PortOption = SSH_PORT,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Print lines for ~/.ssh/config, so that `ssh bay-NAME` leads into a sandbox."""
     with connect(ctx) as client:
         boxes = [client.sandboxes.get(name)] if name else list(client.sandboxes.list())
@@ -59,7 +58,6 @@ def ssh_config(
             print_json({"sandbox": box.id, "host": lines[0].split()[1], "config": "\n".join(lines)})
         else:
             print_line("\n".join(lines))
-    return 0
 
 
 def _send(tunnel: "Tunnel") -> None:
@@ -71,16 +69,11 @@ def _send(tunnel: "Tunnel") -> None:
 
 
 def _block(box: "Box", url: str | None, user: str, port: int) -> list[str]:
-    command = [
-        _executable(),
-        *(("--url", url) if url else ()),
-        "ssh-proxy",
-        "--port",
-        str(port),
-        box.name or box.id,
-    ]
+    name = box.name or box.id
+    named_url = ("--url", url) if url else ()
+    command = [_executable(), *named_url, "ssh-proxy", "--port", str(port), name]
     return [
-        f"Host bay-{box.name or box.id}",
+        f"Host bay-{name}",
         f"    User {_quoted('--user', user)}",
         f"    ProxyCommand {command_line(command)}",
         # Of the sandbox and not of its name, which another may have tomorrow: its host keys are others then.
