@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from cli_runner import Cli, Done
 
-from bay.cli.app import COMMANDS
+from bay.cli.app import PANELS
 
+COMMANDS = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
 BIN = Path(sys.executable).parent / "bay"
 
 

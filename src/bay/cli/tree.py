@@ -67,8 +67,7 @@ def _is_flag(param: Any) -> bool:
 
 
 def _takes_the_next(word: str, valued: set[str]) -> bool:
-    """Whether the next word is this option's value: of `--env`, `-e` and `-ie`, not of `--env=A` and
-    `-eA`."""
+    """Whether the next word is this option's value: of `--env`, `-e`, `-ie`, not of `--env=A` and `-eA`."""
     if word.startswith("--"):
         return word in valued
     letters = [f"-{letter}" in valued for letter in word[1:]]
@@ -150,20 +149,19 @@ class Group(TyperGroup):
 
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
-    """Where a command of the root is written.
+    """A command of the root: in which module it is written, and its line in the list of all.
 
-    `summary` is its line in the list of all, for which nothing is loaded.
+    `function` is its name in the module where that is not the command's. Nothing is loaded for the list.
     """
 
     module: str
-    function: str
     summary: str
-    panel: str
     examples: str = ""
+    function: str = ""
 
     def load(self, name: str) -> Any:
         """The command itself."""
-        found: Any = lazily(f"bay.cli.commands.{self.module}", self.function)
+        found: Any = lazily(f"bay.cli.commands.{self.module}", self.function or name.replace("-", "_"))
         if not isinstance(found, typer.Typer):
             tree = Tree()
             tree.command(name, epilog=self.examples)(found)
@@ -202,20 +200,20 @@ class CommandTable(MutableMapping[str, Any]):
 
 
 class Root(Group):
-    """`bay` itself, with the commands of `entries`."""
+    """`bay` itself, with the commands of `panels`, which are the headings of its help."""
 
-    entries: ClassVar[dict[str, CommandEntry]]
+    panels: ClassVar[dict[str, dict[str, CommandEntry]]]
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = CommandTable(self.entries)
+        entries = {name: entry for panel in self.panels.values() for name, entry in panel.items()}
+        self.commands = CommandTable(entries)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         cli_help.write_parameters(self.get_params(ctx), formatter)
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for name, entry in self.entries.items():
-            panels.setdefault(entry.panel, []).append((name, entry.summary))
-        cli_help.write_commands(panels, formatter)
+        panels = self.panels.items()
+        rows = {head: [(name, entry.summary) for name, entry in panel.items()] for head, panel in panels}
+        cli_help.write_commands(rows, formatter)
 
 
 class Tree(typer.Typer):
