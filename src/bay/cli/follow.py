@@ -144,10 +144,7 @@ class _Pump:
         os.close(self._stop_write)
 
     def _burst(self, data: bytes) -> Iterator[bytes]:
-        """`data` and the input that follows without a pause: one request carries that.
-
-        Proxies may hold a request back to its end.
-        """
+        """`data` and what follows without a pause, in one request: proxies may hold one back to its end."""
         yield data
         while self._is_ready(_PAUSE_MS):
             data = os.read(self._source, _READ_BYTES)
@@ -179,15 +176,8 @@ def _pass_on(chunk: "OutputChunk") -> None:
 
 def say_end(info: "Exec") -> None:
     """How it ended, as one line of JSON."""
-    print_json(
-        {
-            "exec_id": info.id,
-            "state": info.state,
-            "exit_code": info.exit_code,
-            "signal": info.signal,
-            "timed_out": info.timed_out,
-        }
-    )
+    facts = {name: getattr(info, name) for name in ("state", "exit_code", "signal", "timed_out")}
+    print_json({"exec_id": info.id, **facts})
 
 
 def exit_code(info: "Exec") -> int:

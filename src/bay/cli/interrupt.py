@@ -3,8 +3,9 @@
 import copy
 import signal
 import threading
-from contextlib import suppress
-from types import FrameType, TracebackType
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Self
 
 from bay.errors import BayError
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 3.0
 """How long a command may take to end after INT, before it gets TERM and at last KILL."""
+
+
+Handler = Callable[[int, FrameType | None], object]
+
+
+@contextmanager
+def signal_handlers(handlers: Mapping[signal.Signals, Handler]) -> Generator[None, None, None]:
+    """Handle these signals so within the block, and as before behind it."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupt:
@@ -35,9 +50,7 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         signal.signal(signal.SIGINT, self._before)
 

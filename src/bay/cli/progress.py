@@ -3,7 +3,6 @@
 import importlib
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 AFTER_S = 1.0
@@ -11,10 +10,7 @@ AFTER_S = 1.0
 
 
 class Bar:
-    """A `progress` callback for transfers, inside a `with` block.
-
-    Shows nothing where stderr is no terminal.
-    """
+    """A `progress` callback for transfers, in a `with` block. Silent where stderr is no terminal."""
 
     def __init__(self, label: str, after_s: float = AFTER_S, stream: TextIO | None = None) -> None:
         self._label = label
@@ -27,9 +23,7 @@ class Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._drawing is not None:
             self._drawing.stop()
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,9 +14,18 @@ from bay.cli.commands.cp import put
 from bay.cli.commands.sandbox import ImageOption, IsolationOption, ProfileOption
 from bay.cli.complete import NameArgument
 from bay.cli.follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
-from bay.cli.interrupt import Interrupt
+from bay.cli.interrupt import Interrupt, signal_handlers
 from bay.cli.output import note, print_json, print_line
-from bay.cli.state import RETRY_S, EnvOption, JsonOption, connect, connect_or_embed, pairs, seconds
+from bay.cli.state import (
+    RETRY_S,
+    EnvOption,
+    JsonOption,
+    connect_box,
+    connect_or_embed,
+    duration_option,
+    pairs,
+    seconds,
+)
 from bay.cli.terminal.detach_keys import DEFAULT_KEYS, parse_keys
 from bay.cli.terminal.raw import has_pipe_with_data, window_size
 from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal
@@ -37,11 +46,7 @@ CommandArgument = Annotated[
 ]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option(
-        parser=seconds,
-        metavar="DURATION",
-        help="Time limit of the command, such as 90s or 10m; exit code 124 at its end.",
-    ),
+    duration_option("Time limit of the command, such as 90s or 10m; exit code 124 at its end.", seconds),
 ]
 StdinOption = Annotated[bool, typer.Option("--stdin", "-i", help="Forward stdin to the command, live.")]
 CwdOption = Annotated[
@@ -141,8 +146,7 @@ def exec_(
         "user": user,
         **_how(tty=tty, stdin=stdin, here=not detach),
     }
-    with _signals_end_it(), connect(ctx, PATIENCE_S if tty else RETRY_S) as client:
-        box = client.sandboxes.get(name)
+    with _signals_end_it(), connect_box(ctx, name, PATIENCE_S if tty else RETRY_S) as box:
         proc = box.spawn(command, **how)
         if detach:
             print_json(proc.info) if as_json else print_line(proc.id)
@@ -179,8 +183,7 @@ def _follow(proc: "Proc", stdin: bool, as_json: bool) -> int:
 
 
 def _say_when_stdin_is_left() -> None:
-    """For a person only: in a script the pipe may be meant for another, `while read x; do bay exec …;
-    done`."""
+    """For a person only: in a script the pipe may be for another, as in `while read x; do bay exec …`."""
     if sys.stderr.isatty() and has_pipe_with_data(STDIN):
         note("stdin is not forwarded to the command; use -i")
 
@@ -207,15 +210,9 @@ def _copy_pair(text: str) -> tuple[str, str]:
     return source, target
 
 
-@contextmanager
-def _signals_end_it() -> Generator[None, None, None]:
+def _signals_end_it() -> AbstractContextManager[None]:
     """TERM and HUP unwind like Ctrl-C does, so that temporary resources are removed."""
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signal_handlers(dict.fromkeys((signal.SIGTERM, signal.SIGHUP), _leave))
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

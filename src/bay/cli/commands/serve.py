@@ -47,9 +47,7 @@ def doctor(
     )
     if as_json:
         for check in found:
-            print_json(
-                {name: getattr(check, name) for name in ("name", "ok", "required", "risk", "found", "fix")}
-            )
+            print_json({name: getattr(check, name) for name in ServeCheck.__annotations__})
     else:
         print_columns(("CHECK", "STATE", "FOUND", "FIX"), map(_row, found))
     return 1 if any(check.required and not check.ok for check in found) else 0

@@ -14,8 +14,7 @@ _CTRL = {f"ctrl-{chr(code + 96)}": code for code in range(1, 27)} | {
 
 
 def parse_keys(text: str) -> bytes:
-    """The bytes of such keys: ``ctrl-p,ctrl-q``, ``ctrl-a,d``; empty for an empty text, which turns them
-    off."""
+    """The bytes of keys: ``ctrl-p,ctrl-q``, ``ctrl-a,d``; empty for an empty text, which means none."""
     return bytes(_key(key.strip()) for key in text.split(",")) if text.strip() else b""
 
 

@@ -7,7 +7,6 @@ import stat
 import termios
 import tty
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 _MODES = re.compile(rb"\x1b\[\?([0-9;]{1,64})([hl])|\x1b([=>])")
@@ -35,9 +34,7 @@ class RawTerminal:
         self.take()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.give_back()
 
     def take(self) -> None:
@@ -54,10 +51,7 @@ class RawTerminal:
 
 
 class OutputModes:
-    """The modes that a program has switched on and should not leave behind.
-
-    They are DEC private modes, as in xterm's ctlseqs.
-    """
+    """The DEC private modes (xterm's ctlseqs) that a program has switched on and should not leave behind."""
 
     def __init__(self) -> None:
         self._on: set[int] = set()

@@ -10,13 +10,14 @@ import queue
 import select
 import signal
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from bay.cli.follow import exit_code
+from bay.cli.interrupt import Handler, signal_handlers
 from bay.cli.output import note
 from bay.cli.terminal.detach_keys import DetachKeys
 from bay.cli.terminal.raw import OutputModes, RawTerminal, is_terminal, window_size, write_all
@@ -115,10 +116,7 @@ class TerminalSession:
                 self._tell(partial(self._attachment.write, typed))
 
     def _tell(self, act: Callable[[], None]) -> None:
-        """Send something.
-
-        Keys that were under way when the connection broke are lost, as on a line that drops.
-        """
+        """Send something. Keys that were under way when the connection broke are lost, as on any line."""
         with suppress(ConnectionFailed, Conflict):
             act()
 
@@ -163,8 +161,7 @@ class TerminalSession:
         self._resized = True
         self._typed.put(b"")
 
-    @contextmanager
-    def _signals(self, terminal: RawTerminal) -> Generator[None, None, None]:
+    def _signals(self, terminal: RawTerminal) -> AbstractContextManager[None]:
         def stop(number: int, frame: FrameType | None) -> None:
             terminal.give_back()
             # To this thread, so that it stops here and not a moment later. The SIGCONT may come to another
@@ -176,17 +173,12 @@ class TerminalSession:
             terminal.take()
             self._resize(number, frame)
 
-        handlers = dict.fromkeys(ENDING, _leave) | {
+        handlers: Mapping[signal.Signals, Handler] = dict.fromkeys(ENDING, _leave) | {
             signal.SIGWINCH: self._resize,
             signal.SIGTSTP: stop,
             signal.SIGCONT: go_on,
         }
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return signal_handlers(handlers)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
