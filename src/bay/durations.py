@@ -11,10 +11,7 @@ _SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse(text: str) -> int | float | None:
-    """The seconds that a text with units names.
-
-    None when it names none; a number without a unit is none either.
-    """
+    """The seconds that a text with units names; None for any other, a number without a unit too."""
     if not text or _WHOLE.fullmatch(text) is None:
         return None
     total = sum(_number(number) * _SECONDS[unit] for number, unit in _PART.findall(text))

@@ -27,10 +27,7 @@ def webhook_signature(secret: str, message_id: str, timestamp: str, body: bytes)
 
 
 def is_signed(secret: str, message_id: str, timestamp: str, body: bytes, signatures: str) -> bool:
-    """Whether one of the signatures in a `webhook-signature` header is that of `secret`.
-
-    Raises ValueError as above.
-    """
+    """Whether one signature in `webhook-signature` is that of `secret`. Raises ValueError as above."""
     expected = webhook_signature(secret, message_id, timestamp, body).encode()
     return any(hmac.compare_digest(expected, given.encode()) for given in signatures.split(" "))
 

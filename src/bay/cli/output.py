@@ -42,7 +42,7 @@ def print_list(
     *,
     quiet: Callable[[T], str] | None = None,
 ) -> None:
-    """What was found: a table, or JSON, or with `quiet` only what that gives of each, a line each."""
+    """Print a table of what was found, or a line each: JSON, or what `quiet` gives of it."""
     if as_json or quiet:
         for one in found:
             print_line(quiet(one)) if quiet and not as_json else print_json(one)

@@ -102,10 +102,7 @@ class _Carrying:
         self._broken = False
 
     async def run(self, accepted: socket.socket) -> None:
-        """Carry both directions to their ends.
-
-        Raises the error of the tunnel; the connection here is reset then.
-        """
+        """Carry both directions to their ends. Raises the tunnel's error, and resets the connection here."""
         self._reader, self._writer = await asyncio.open_connection(sock=accepted, limit=PIECE_BYTES)
         try:
             async with anyio.create_task_group() as both:

@@ -29,10 +29,7 @@ _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml"
 
 
 class Image(bytes):
-    """An image that code showed: its bytes, of the kind that `media_type` says.
-
-    In a notebook it shows itself.
-    """
+    """An image's bytes, of the kind that `media_type` says. In a notebook it shows itself."""
 
     media_type: str
 

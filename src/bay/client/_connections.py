@@ -16,10 +16,7 @@ from websockets.sync.client import ClientConnection
 
 
 class Refused(WebSocketException):
-    """A plain answer in place of the upgrade.
-
-    The library's own exception for it would have a redirect followed.
-    """
+    """A plain answer instead of the upgrade; the library's own exception would follow a redirect."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(f"HTTP {response.status_code}")
@@ -27,10 +24,7 @@ class Refused(WebSocketException):
 
 
 class AsyncConnection(AsyncClientConnection):
-    """For event loops.
-
-    `heard_at` (`time.monotonic`) counts every frame, also the pings, which the library hides.
-    """
+    """For event loops. `heard_at` (`time.monotonic`) counts every frame, also the library's hidden pings."""
 
     heard_at = 0.0
 

@@ -23,10 +23,7 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failur
 
 @contextmanager
 def http_errors(url: str) -> Generator[None, None, None]:
-    """The one place where what httpx raises becomes Bay's.
-
-    `details.sent` is False when nothing reached the server.
-    """
+    """Exceptions of httpx become Bay's, here alone; `details.sent` False: nothing reached the server."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:

@@ -93,10 +93,7 @@ class Patience:
 
 
 class Limit:
-    """How long may be read, or, when it is `renewed` by all that comes, how long nothing may come.
-
-    Without `limit_s` for ever.
-    """
+    """How long may be read, or if `renewed` by all that comes, how long nothing may come. None: for ever."""
 
     def __init__(self, limit_s: float | None, message: str, *, renewed: bool = False) -> None:
         self._limit_s = limit_s

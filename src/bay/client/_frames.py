@@ -155,10 +155,7 @@ class Progress(OutputPlace):
         self._repaint = repaint
 
     def begin(self, info: Exec, offset: int) -> FrameReading:
-        """A connection that said `attached`.
-
-        Raises OutputGone when bytes before it are missing that were wanted.
-        """
+        """A connection said `attached`. Raises OutputGone when wanted bytes before it are missing."""
         self.info = info
         self.patience.opened()
         if offset > self.next:

@@ -121,10 +121,7 @@ def _on_wire(name: str, value: object) -> object:
 
 
 def bare(value: object) -> Any:
-    """`value` (a model, or data made of models) as JSON-ready data.
-
-    Fields of models that are None are left out.
-    """
+    """`value` (a model, or data made of models) as JSON-ready data, without the fields that are None."""
     if is_dataclass(value):
         return given(**{f.name: bare(getattr(value, f.name)) for f in fields(value)})
     if isinstance(value, list | tuple):

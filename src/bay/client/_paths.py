@@ -8,10 +8,7 @@ from bay.ids import is_id, is_name
 
 
 def sandbox_path(id_or_name: str, *rest: str) -> str:
-    """The path of a sandbox.
-
-    A text that is neither id nor name is refused here, before it can mean another path.
-    """
+    """The path of a sandbox. Raises InvalidArgument for a text that could mean another path."""
     if not (is_id(id_or_name) or is_name(id_or_name)):
         raise InvalidArgument(
             f"{id_or_name!r} is neither the id nor the name of a sandbox; a name has a-z, 0-9 and '-'"
@@ -35,10 +32,7 @@ def refuse_authorization(headers: Mapping[str, str]) -> None:
 
 
 def app_path(sandbox_id: str, port: str, path: str) -> str:
-    """The path by which an app on a port of a sandbox is reached, with its query.
-
-    None leads out of the app.
-    """
+    """The path, with its query, of an app on a port of a sandbox. None leads out of the app."""
     way, _, query = path.partition("?")
     if any(unquote(step) in (".", "..") for step in way.split("/")):
         raise InvalidArgument(f"the path {path!r} has a . or .. segment; give the app's path from its root")

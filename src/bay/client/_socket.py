@@ -104,10 +104,7 @@ class AsyncSocket:
 
 
 class Socket:
-    """One connection, to send and receive frames: text as str, binary as bytes.
-
-    One thread may send while another receives.
-    """
+    """One connection for frames, str or bytes. One thread may send while another receives."""
 
     def __init__(self, manager: Any, connection: "Connection", url: str) -> None:
         self._manager = manager
@@ -193,10 +190,7 @@ def _address(config: Config, path: str, params: Params) -> str:
 
 
 def _options(config: Config, patience_s: float) -> dict[str, Any]:
-    """As the HTTP client is made.
-
-    Frames are not compressed: compressible output is cheap to send as it is.
-    """
+    """As the HTTP client is made. Frames are not compressed: output is cheap to send as it is."""
     http = http_options(config)
     headers = {name: value for name, value in http["headers"].items() if name == "Authorization"}
     secure = urlsplit(config.url).scheme == "https"

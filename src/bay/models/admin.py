@@ -30,10 +30,7 @@ GarbageTask = Literal["idle_session", "expired_sandbox", "orphan_cargo", "orphan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageTaskResult:
-    """The result of one task of a collection.
-
-    A sandbox that is idle by its clock but at work counts as skipped.
-    """
+    """The result of one task of a collection. An idle sandbox that is at work counts as skipped."""
 
     task_name: GarbageTask
     cleaned_count: int

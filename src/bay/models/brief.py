@@ -10,10 +10,7 @@ _BRIEF.maxtuple = _BRIEF.maxlist = _BRIEF.maxdict = 20
 
 
 class Brief:
-    """A model that may carry megabytes of output or of images.
-
-    Its `repr`, which a REPL prints, shows their ends alone.
-    """
+    """A model that may carry megabytes of output or images; its `repr` shows their ends alone."""
 
     __slots__ = ()
 

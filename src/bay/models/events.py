@@ -7,10 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened.
-
-    `id` is the place in the stream to go on from; it has a meaning only to its owner.
-    """
+    """Something that happened. `id` is the place in the stream to go on from, for its owner alone."""
 
     id: str
     type: str

@@ -14,10 +14,7 @@ Stream = Literal["stdout", "stderr", "tty"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Exec(Brief):
-    """A process started through Bay.
-
-    Offsets count bytes of output from the start of the exec, both streams together.
-    """
+    """A process started through Bay. Offsets count bytes of output from its start, both streams together."""
 
     id: str
     argv: tuple[str, ...]
@@ -68,10 +65,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ShellResult(Brief):
-    """The answer of `shell/exec`.
-
-    `exit_code` is -1 after a timeout; `output` then holds what was printed so far.
-    """
+    """The answer of `shell/exec`. `exit_code` is -1 after a timeout; `output` is what came until then."""
 
     success: bool
     output: str

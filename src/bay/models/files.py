@@ -10,10 +10,7 @@ FileEventType = Literal["created", "modified", "deleted", "moved", "attributes",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One name in a directory listing.
-
-    `path` is absolute inside the sandbox, `modified_time` seconds since the epoch.
-    """
+    """A name in a directory. `path` is absolute in the sandbox, `modified_time` seconds since the epoch."""
 
     name: str
     path: str

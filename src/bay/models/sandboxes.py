@@ -85,10 +85,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The template of a create.
-
-    `start`: eager = compute begins with the create, lazy = with the first call.
-    """
+    """The template of a create. `start`: compute begins with the create (eager) or the first call (lazy)."""
 
     id: str
     image: str = "host"

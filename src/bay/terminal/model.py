@@ -255,10 +255,7 @@ class Terminal:
             self.x = 0
 
     def scroll_up(self, count: int) -> None:
-        """Scroll the lines between the margins up.
-
-        Lines that leave the main screen at the top go to the scrollback.
-        """
+        """Scroll the lines between the margins up, from the main screen's top into the scrollback."""
         left = self.page.grid.scroll_up(self.top, self.bottom, count, background_of(self.style))
         if self.page is self.main and self.top == 0:
             self.history.extend(left)

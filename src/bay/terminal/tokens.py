@@ -1,7 +1,4 @@
-"""The tokenizer cuts a program's output into text, controls and sequences.
-
-ECMA-48 section 5, with xterm's treatment of bad ones.
-"""
+"""Cuts a program's output into text, controls and sequences: ECMA-48 section 5, the bad ones as xterm."""
 
 import re
 from collections.abc import Iterator
@@ -25,10 +22,7 @@ _LONGEST_REST = 4096
 
 
 def tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Kind and content of each piece: text, csi, osc, escape or control.
-
-    An incomplete sequence comes last, as `rest`.
-    """
+    """Kind and content of each piece: text, csi, osc, escape or control; `rest` is cut off by the end."""
     for match in _TOKEN.finditer(text):
         kind = str(match.lastgroup)
         yield kind, match[kind]

@@ -176,10 +176,7 @@ def _rules(
 
 
 def _target(text: str) -> dict[str, str]:
-    """The target of a rule: `domain` or `cidr`.
-
-    Bay refuses a network with host bits and names the meant one.
-    """
+    """A rule's `domain` or `cidr`. Bay refuses a network with host bits and names the one meant."""
     try:
         network = ip_network(text, strict=False)
     except ValueError:

@@ -82,10 +82,7 @@ class AsyncAttachment:
         return self._chunks()
 
     async def read(self, timeout_s: float | None = None) -> OutputChunk | None:
-        """The next output; None once it has ended.
-
-        Raises Timeout when nothing comes for `timeout_s` seconds.
-        """
+        """The next output, None after its end. Raises Timeout when nothing comes for `timeout_s` seconds."""
         limit = Limit(timeout_s, f"{self.info.id} has printed nothing for {timeout_s} s")
         while not (self._progress.ended or self._closed):
             chunk = await self._next(self._open_line(), limit)

@@ -23,10 +23,7 @@ class AsyncAudit(AsyncNoun):
         until: datetime | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[AuditEntry, None]:
-        """All that match, oldest first, page by page as they are taken.
-
-        `since` is included, `until` is not.
-        """
+        """All that match, oldest first, as they are taken; with `since` included and `until` not."""
         filters = {
             "owner": owner,
             "key_id": key_id,

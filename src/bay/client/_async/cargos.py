@@ -29,10 +29,7 @@ class AsyncCargos(AsyncNoun):
         return await self._http.one(Cargo, call)
 
     def list(self, *, managed: bool | None = None, limit: int | None = None) -> AsyncGenerator[Cargo, None]:
-        """The external ones, or with `managed=True` those of sandboxes, page by page as they are taken.
-
-        `limit` is the page size.
-        """
+        """The external ones, or with `managed=True` those of sandboxes; `limit` is the size of a page."""
         filters = {"managed": None if managed is None else str(managed).lower(), "limit": limit}
         return self._http.paged(Cargo, "/v1/cargos", filters)
 
@@ -46,10 +43,7 @@ class AsyncCargos(AsyncNoun):
         return await self._http.one(Cargo, Call("PATCH", noun_path("cargos", cargo_id), body=body, safe=True))
 
     async def delete(self, cargo_id: str) -> None:
-        """Remove an external cargo and its files for good.
-
-        Raises Conflict while a sandbox has it, and for a managed one.
-        """
+        """Remove an external cargo and its files for good. Raises Conflict for a managed or used one."""
         await self._http.json(Call("DELETE", noun_path("cargos", cargo_id)))
 
     async def move(self, cargo_id: str, sandbox: str) -> Cargo:

@@ -1,7 +1,4 @@
-"""Commands in a sandbox.
-
-An exec outlives the connection that started it, so a reader can leave and come back.
-"""
+"""Commands in a sandbox. An exec outlives the connection that started it: a reader can leave and return."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
@@ -68,10 +65,7 @@ class AsyncProc(AsyncSandboxNoun):
         return await self._get(wait_s=None)
 
     async def kill(self) -> Exec:
-        """End it and everything it started: terminate, then kill.
-
-        Answers once it has ended; again is no error.
-        """
+        """End it and all it started: terminate, then kill. Answers after its end; again is no error."""
         return await self._ask(Call("DELETE", self._path(), safe=True, wait_s=GRACE_S))
 
     async def wait(self, timeout_s: float | None = None) -> RunResult:
@@ -154,10 +148,7 @@ class AsyncProc(AsyncSandboxNoun):
         await self._http.json(self._stdin_call(eof=True))
 
     async def signal(self, signal: str | int) -> Exec:
-        """Send it a signal, by name (``"INT"``) or number: to its process group, or its terminal's.
-
-        Raises Conflict when it has ended.
-        """
+        """Send its process group, or its terminal's, a signal: ``"INT"`` or a number. Conflict once over."""
         return await self._post("signal", signal=signal)
 
     async def resize(self, rows: int, cols: int) -> Exec:
@@ -165,10 +156,7 @@ class AsyncProc(AsyncSandboxNoun):
         return await self._post("resize", rows=rows, cols=cols)
 
     async def screen(self, scrollback: int = 0) -> Screen:
-        """The present screen of its terminal, below up to `scrollback` lines that scrolled off.
-
-        InvalidArgument without a terminal.
-        """
+        """Its terminal's screen, and up to `scrollback` lines above. InvalidArgument without a terminal."""
         return await self._http.one(Screen, Call.get(self._path("screen"), {"scrollback": scrollback}))
 
     def _begin(self, since: int | None) -> int | None:

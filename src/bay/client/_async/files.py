@@ -283,17 +283,11 @@ class AsyncFiles(AsyncSandboxNoun):
     # Changes
 
     async def move(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
-        """Give a file or a directory another path.
-
-        Raises Conflict when something is there, unless `overwrite`.
-        """
+        """Give it another path. Raises Conflict when something is there, unless `overwrite`."""
         return await self._changed("move", source=source, destination=destination, overwrite=overwrite)
 
     async def copy(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
-        """Copy a file, or a directory with everything in it.
-
-        Raises Conflict when something is there, unless `overwrite`.
-        """
+        """Copy a file, or a directory with everything in it. Raises Conflict as `move` does."""
         return await self._changed("copy", source=source, destination=destination, overwrite=overwrite)
 
     async def mkdir(self, path: str, mode: int | str = 0o755, parents: bool = True) -> FileInfo:
@@ -305,10 +299,7 @@ class AsyncFiles(AsyncSandboxNoun):
         return await self._changed("chmod", safe=True, path=path, mode=octal(mode), recursive=recursive)
 
     async def delete(self, path: str, recursive: bool = True) -> None:
-        """Remove a file, or a directory with all its content.
-
-        Without `recursive` only an empty one, else Conflict.
-        """
+        """Remove a file, or a directory with its content; Conflict if not empty and not `recursive`."""
         await self._http.json(self._call("DELETE", path=path, **flags(recursive=recursive)))
 
     async def _changed(self, what: str, *, safe: bool = False, **fields: object) -> FileInfo:

@@ -1,7 +1,4 @@
-"""The HTTP client of one Bay has a pool of connections.
-
-It retries calls where that is safe, and raises Bay's errors.
-"""
+"""The HTTP client of one Bay: a pool of connections, retries where they are safe, and Bay's errors."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager

@@ -78,10 +78,7 @@ class AsyncRepl(AsyncKernelRuns):
         return f"<{type(self).__name__} {self.id} {self.info.spec} {self.info.state}>"
 
     async def refresh(self) -> Kernel:
-        """Ask the server how it is; sets and returns `info`.
-
-        Raises NotFound when it ended with its session.
-        """
+        """Ask the server how it is; sets and returns `info`. Raises NotFound after its session's end."""
         return await self._ask(Call.get(self._kernel_path, wait_s=START_S))
 
     async def interrupt(self) -> Kernel:

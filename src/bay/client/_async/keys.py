@@ -40,10 +40,7 @@ class AsyncKeys(AsyncNoun):
         return await self._http.one(NewKey, Call("POST", "/v1/keys", body=body))
 
     def list(self, *, owner: str | None = None, limit: int | None = None) -> AsyncGenerator[Key, None]:
-        """All keys, or those of one owner, oldest first, revoked and expired ones too.
-
-        `limit` is the page size.
-        """
+        """All keys, or one owner's, oldest first, with the revoked and expired; `limit` is a page's size."""
         return self._http.paged(Key, "/v1/keys", {"owner": owner, "limit": limit})
 
     async def revoke(self, key_id: str) -> None:

@@ -31,10 +31,7 @@ class AsyncNetwork(AsyncSandboxNoun):
         return await self._policy(Call("PUT", self._path("network-policy"), body=bare(wanted), safe=True))
 
     async def reset(self) -> NetworkPolicy:
-        """Give its own policy up for its profile's, which is returned.
-
-        Without one of its own this is no error.
-        """
+        """Give its own policy up for its profile's, which is returned. Again is no error."""
         return await self._policy(Call("DELETE", self._path("network-policy"), safe=True))
 
     async def state(self) -> NetworkState:

@@ -18,10 +18,7 @@ Known = list[Service]
 
 
 class AsyncServices(AsyncSandboxNoun):
-    """The services of one sandbox, each called by its name.
-
-    They are kept with it, and started with every session.
-    """
+    """The services of one sandbox, by name. They are kept with it, and started with every session."""
 
     _noun = ("services",)
 
@@ -65,10 +62,7 @@ class AsyncServices(AsyncSandboxNoun):
         return done or any(port.port == service.http_port for port in await ports.list())
 
     async def delete(self, name: str) -> None:
-        """End it and forget it, with its output.
-
-        Raises NotFound, and Conflict while another service needs it.
-        """
+        """End it and forget it, with its output. Raises NotFound, and Conflict while another needs it."""
         await self._http.json(Call("DELETE", self._path(name)))
 
     async def start(self, name: str) -> Service:

@@ -30,10 +30,7 @@ async def fetched(http: AsyncHttp, fetch: Fetch) -> AsyncGenerator[bytes, None]:
 
 @asynccontextmanager
 async def opened(http: AsyncHttp, call: Call) -> AsyncGenerator[httpx.Response, None]:
-    """The answer to `call` while it arrives, asked for again for as long as it does not begin.
-
-    It is read once.
-    """
+    """The answer to `call` while it arrives, asked for again until it begins. It is read once."""
     async with AsyncExitStack() as stack:
         yield await tried(call, http.config.retry_s, lambda: stack.enter_async_context(http.stream(call)))
 
@@ -44,10 +41,7 @@ def body(source: Source | bytes, meter: Meter) -> Body:
 
 
 def streamed(begin: Callable[[], Generator[bytes, None, None]], meter: Meter, *, counted: bool) -> Body:
-    """A body of the pieces of `begin`, each made off the event loop.
-
-    Set `counted` where each piece counts whole.
-    """
+    """A body of the pieces of `begin`, made off the event loop. `counted`: each piece counts whole."""
 
     async def parts() -> AsyncIterator[bytes]:
         meter.done = 0
@@ -79,10 +73,7 @@ async def save_once(
     progress: Progress | None,
     check: Callable[[bytes], None],
 ) -> int:
-    """Bring what `call` streams to its local place, in one attempt.
-
-    `check` sees each piece, and an empty one at the end.
-    """
+    """Bring what `call` streams to its place, in one attempt; `check` sees each piece, b"" at the end."""
     local, meter = Download(target, name), Meter(progress, None)
     try:
         async with opened(http, call) as response:

@@ -70,10 +70,7 @@ class AsyncTunnel:
             await self._send(frame)
 
     async def send_eof(self) -> None:
-        """End this direction; the other can still be received.
-
-        After the connection was closed it is no error.
-        """
+        """End this direction; the other can still be received. No error once the connection was closed."""
         with suppress(Conflict):
             await self._send(EOF_FRAME)
 

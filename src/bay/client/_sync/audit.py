@@ -25,10 +25,7 @@ class Audit(Noun):
         until: datetime | None = None,
         limit: int | None = None,
     ) -> Generator[AuditEntry, None, None]:
-        """All that match, oldest first, page by page as they are taken.
-
-        `since` is included, `until` is not.
-        """
+        """All that match, oldest first, as they are taken; with `since` included and `until` not."""
         filters = {
             "owner": owner,
             "key_id": key_id,

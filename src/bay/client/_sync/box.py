@@ -154,10 +154,7 @@ class Box(Checkpoints, History):
         return href
 
     def wait_for(self, port: int, timeout_s: float = 60.0) -> Port:
-        """The listener on a port of it, once there is one.
-
-        Raises Timeout when there is none within `timeout_s` seconds.
-        """
+        """The listener on a port, once there is one. Raises Timeout after `timeout_s` seconds without."""
         return self.ports.wait_for(port, timeout_s)
 
     def fetch(
@@ -274,10 +271,7 @@ class Box(Checkpoints, History):
         return self._ask(Call.once(self._path("extend_ttl"), {"extend_by": seconds}))
 
     def keepalive(self) -> None:
-        """Count as activity: the idle timeout starts anew, or the warm one of a frozen sandbox.
-
-        Starts and wakes nothing.
-        """
+        """Count as activity: its idle timeout, or a frozen one's warm timeout, starts anew. Wakes nothing."""
         self._http.json(Call("POST", self._path("keepalive"), safe=True))
 
     def events(self, since: str | None = None, *, follow: bool = True) -> Generator[Event, None, None]:

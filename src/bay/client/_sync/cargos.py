@@ -31,10 +31,7 @@ class Cargos(Noun):
         return self._http.one(Cargo, call)
 
     def list(self, *, managed: bool | None = None, limit: int | None = None) -> Generator[Cargo, None, None]:
-        """The external ones, or with `managed=True` those of sandboxes, page by page as they are taken.
-
-        `limit` is the page size.
-        """
+        """The external ones, or with `managed=True` those of sandboxes; `limit` is the size of a page."""
         filters = {"managed": None if managed is None else str(managed).lower(), "limit": limit}
         return self._http.paged(Cargo, "/v1/cargos", filters)
 
@@ -48,10 +45,7 @@ class Cargos(Noun):
         return self._http.one(Cargo, Call("PATCH", noun_path("cargos", cargo_id), body=body, safe=True))
 
     def delete(self, cargo_id: str) -> None:
-        """Remove an external cargo and its files for good.
-
-        Raises Conflict while a sandbox has it, and for a managed one.
-        """
+        """Remove an external cargo and its files for good. Raises Conflict for a managed or used one."""
         self._http.json(Call("DELETE", noun_path("cargos", cargo_id)))
 
     def move(self, cargo_id: str, sandbox: str) -> Cargo:

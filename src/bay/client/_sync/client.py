@@ -94,10 +94,7 @@ class Sandboxes(Noun):
         label: str | None = None,
         limit: int | None = None,
     ) -> Generator[Box, None, None]:
-        """All that match, oldest first, page by page as they are taken.
-
-        `label` is ``key:value``, `limit` the page size.
-        """
+        """All that match, oldest first. `label` is ``key:value``, `limit` how many one request asks for."""
         filters = {
             "status": status,
             "compute": compute,

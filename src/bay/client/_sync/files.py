@@ -282,17 +282,11 @@ class Files(SandboxNoun):
     # Changes
 
     def move(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
-        """Give a file or a directory another path.
-
-        Raises Conflict when something is there, unless `overwrite`.
-        """
+        """Give it another path. Raises Conflict when something is there, unless `overwrite`."""
         return self._changed("move", source=source, destination=destination, overwrite=overwrite)
 
     def copy(self, source: str, destination: str, overwrite: bool = False) -> FileInfo:
-        """Copy a file, or a directory with everything in it.
-
-        Raises Conflict when something is there, unless `overwrite`.
-        """
+        """Copy a file, or a directory with everything in it. Raises Conflict as `move` does."""
         return self._changed("copy", source=source, destination=destination, overwrite=overwrite)
 
     def mkdir(self, path: str, mode: int | str = 0o755, parents: bool = True) -> FileInfo:
@@ -304,10 +298,7 @@ class Files(SandboxNoun):
         return self._changed("chmod", safe=True, path=path, mode=octal(mode), recursive=recursive)
 
     def delete(self, path: str, recursive: bool = True) -> None:
-        """Remove a file, or a directory with all its content.
-
-        Without `recursive` only an empty one, else Conflict.
-        """
+        """Remove a file, or a directory with its content; Conflict if not empty and not `recursive`."""
         self._http.json(self._call("DELETE", path=path, **flags(recursive=recursive)))
 
     def _changed(self, what: str, *, safe: bool = False, **fields: object) -> FileInfo:

@@ -79,10 +79,7 @@ class Repl(KernelRuns):
         return f"<{type(self).__name__} {self.id} {self.info.spec} {self.info.state}>"
 
     def refresh(self) -> Kernel:
-        """Ask the server how it is; sets and returns `info`.
-
-        Raises NotFound when it ended with its session.
-        """
+        """Ask the server how it is; sets and returns `info`. Raises NotFound after its session's end."""
         return self._ask(Call.get(self._kernel_path, wait_s=START_S))
 
     def interrupt(self) -> Kernel:

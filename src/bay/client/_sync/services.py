@@ -20,10 +20,7 @@ Known = list[Service]
 
 
 class Services(SandboxNoun):
-    """The services of one sandbox, each called by its name.
-
-    They are kept with it, and started with every session.
-    """
+    """The services of one sandbox, by name. They are kept with it, and started with every session."""
 
     _noun = ("services",)
 
@@ -67,10 +64,7 @@ class Services(SandboxNoun):
         return done or any(port.port == service.http_port for port in ports.list())
 
     def delete(self, name: str) -> None:
-        """End it and forget it, with its output.
-
-        Raises NotFound, and Conflict while another service needs it.
-        """
+        """End it and forget it, with its output. Raises NotFound, and Conflict while another needs it."""
         self._http.json(Call("DELETE", self._path(name)))
 
     def start(self, name: str) -> Service:

@@ -32,10 +32,7 @@ def fetched(http: Http, fetch: Fetch) -> Generator[bytes, None, None]:
 
 @contextmanager
 def opened(http: Http, call: Call) -> Generator[httpx.Response, None]:
-    """The answer to `call` while it arrives, asked for again for as long as it does not begin.
-
-    It is read once.
-    """
+    """The answer to `call` while it arrives, asked for again until it begins. It is read once."""
     with ExitStack() as stack:
         yield tried(call, http.config.retry_s, lambda: stack.enter_context(http.stream(call)))
 
@@ -46,10 +43,7 @@ def body(source: Source | bytes, meter: Meter) -> Body:
 
 
 def streamed(begin: Callable[[], Generator[bytes, None, None]], meter: Meter, *, counted: bool) -> Body:
-    """A body of the pieces of `begin`, each made off the event loop.
-
-    Set `counted` where each piece counts whole.
-    """
+    """A body of the pieces of `begin`, made off the event loop. `counted`: each piece counts whole."""
 
     def parts() -> Iterator[bytes]:
         meter.done = 0
@@ -81,10 +75,7 @@ def save_once(
     progress: Progress | None,
     check: Callable[[bytes], None],
 ) -> int:
-    """Bring what `call` streams to its local place, in one attempt.
-
-    `check` sees each piece, and an empty one at the end.
-    """
+    """Bring what `call` streams to its place, in one attempt; `check` sees each piece, b"" at the end."""
     local, meter = Download(target, name), Meter(progress, None)
     try:
         with opened(http, call) as response:

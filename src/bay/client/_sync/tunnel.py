@@ -72,10 +72,7 @@ class Tunnel:
             self._send(frame)
 
     def send_eof(self) -> None:
-        """End this direction; the other can still be received.
-
-        After the connection was closed it is no error.
-        """
+        """End this direction; the other can still be received. No error once the connection was closed."""
         with suppress(Conflict):
             self._send(EOF_FRAME)
 
