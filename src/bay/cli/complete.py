@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bay.cli.state import State, make_client
+import bay
+from bay.cli.state import State
 from bay.errors import BayError
 
 _BASH = "complete_bash"
@@ -44,7 +45,7 @@ def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
     root: Any = ctx.find_root()
     try:
         url, api_key = State(root.params.get("url"), root.params.get("api_key")).reach()
-        with make_client(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
+        with bay.Client(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
             return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
     except BayError:
         return []

@@ -68,7 +68,7 @@ RETRY_S = 10.0
 @contextmanager
 def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> Generator["Client", None, None]:
     """A client of the Bay that the options or the environment name, else of the one on this machine."""
-    with make_client(*state_of(ctx).reach(), retry_s) as client:
+    with bay.Client(*state_of(ctx).reach(), retry_s=retry_s) as client:
         try:
             yield client
         except NotFound as error:
@@ -95,13 +95,6 @@ def with_nearest(client: "Client", error: BayError) -> BayError:
     )
 
 
-def make_client(
-    url: str | None, api_key: str | None, retry_s: float = RETRY_S, timeout_s: float = 60.0
-) -> "Client":
-    """A client for threads."""
-    return bay.Client(url, api_key, retry_s=retry_s, timeout_s=timeout_s)
-
-
 @contextmanager
 def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
     """A client of the Bay that there is, else of one that runs in this process until the end of the block."""
@@ -116,7 +109,7 @@ def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
             start = load("bay.server.embedded", "start")
             server = cast("AbstractContextManager[tuple[str, str]]", start())
             url, api_key = stack.enter_context(server)
-        yield stack.enter_context(make_client(url, api_key))
+        yield stack.enter_context(bay.Client(url, api_key, retry_s=RETRY_S))
 
 
 @contextmanager

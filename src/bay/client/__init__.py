@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
         value: object = _all()
     elif name[0].isupper() or name == "verify_webhook":
         home = importlib.import_module(_HOMES[not name.startswith("Async")])
-        if name not in home.__all__:
+        if name not in vars(home):
             raise AttributeError(f"module 'bay' has no attribute {name!r}")
         value = getattr(home, name)
     else:  # a submodule, which the import system looks for here first
@@ -36,4 +36,5 @@ def __dir__() -> list[str]:
 
 
 def _all() -> list[str]:
-    return sorted({one for home in _HOMES for one in importlib.import_module(home).__all__})
+    names = {name for home in _HOMES for name in vars(importlib.import_module(home))}
+    return sorted(name for name in names if not name.startswith("_"))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import httpx
 
+from bay.backoff import Backoff
 from bay.client._calls import Call
 from bay.errors import BayError, ConnectionFailed, InvalidArgument, SandboxNotReady, Timeout
 
@@ -13,6 +14,7 @@ QUICK_ATTEMPTS = 2
 """How often a server that cannot be reached is tried again."""
 
 MAX_PAUSE_S = 2.0
+_BACKOFF = Backoff(0.1, MAX_PAUSE_S)
 
 MIN_DELAY_S = 0.05
 """So that `Retry-After: 0` is not a busy loop."""
@@ -93,8 +95,8 @@ class Attempts:
 
 
 def backoff(failures: int) -> float:
-    """The backoff after so many failures in a row: none at first, then growing to `MAX_PAUSE_S`."""
-    return min(MAX_PAUSE_S, 0.1 * 2 ** (failures - 1)) if failures else 0.0
+    """The pause after so many failures in a row: none at first, then growing to `MAX_PAUSE_S`."""
+    return _BACKOFF.pause(failures) if failures else 0.0
 
 
 def _server_delay(retry_after_ms: object) -> float | None:

@@ -18,10 +18,7 @@ NOT_OPEN = "this is not open: use it as a context manager"
 
 
 class AsyncFeed:
-    """Sends what `put` is given.
-
-    Only `finish` completes the request; without it the body breaks off, and nothing comes of it.
-    """
+    """Sends what `put` is given. Without `finish` the body breaks off, and nothing comes of it."""
 
     def __init__(self, send: Callable[[Callable[[], AsyncIterator[bytes]]], Awaitable[Json]]) -> None:
         self._send = send
@@ -91,10 +88,7 @@ class _BrokenOff(Exception):
 
 
 class Feed:
-    """Sends what `put` is given.
-
-    Only `finish` completes the request; without it the body breaks off, and nothing comes of it.
-    """
+    """Sends what `put` is given. Without `finish` the body breaks off, and nothing comes of it."""
 
     def __init__(self, send: Callable[[Callable[[], Iterator[bytes]]], Json]) -> None:
         self._send = send

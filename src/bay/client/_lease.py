@@ -31,7 +31,8 @@ _TIMEOUT_S = 20.0
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # a machine that slept must make good for it
 
 
-def _now() -> float:
+def lease_now() -> float:
+    """The time on the clock that counts for leases."""
     return time.clock_gettime(_CLOCK)
 
 
@@ -51,11 +52,6 @@ class Leases:
         self._changed = threading.Condition()
         self._held: dict[str, _Lease] = {}  # guarded by _changed, as is _thread
         self._thread: threading.Thread | None = None
-
-    @staticmethod
-    def now() -> float:
-        """The time on the clock that counts for leases."""
-        return _now()
 
     @contextmanager
     def holding(self, sandbox_id: str, since: float) -> Generator[None, None, None]:
@@ -83,7 +79,7 @@ class Leases:
         """Those to renew, once there are some; None when none is held, and the thread ends."""
         with self._changed:
             while self._held:
-                now = _now()
+                now = lease_now()
                 if due := [one for one, lease in self._held.items() if lease.due <= now]:
                     return due
                 pause = min(lease.due for lease in self._held.values()) - now
@@ -95,16 +91,16 @@ class Leases:
         lease = self._held.get(sandbox_id)
         if lease is None:
             return
-        seconds = max(1, round(_now() - lease.paid_to))
+        seconds = max(1, round(lease_now() - lease.paid_to))
         try:
             self._extend(http, sandbox_id, seconds)
         except BayError as error:
             # It may be deleted, or not ours: the next call of the program reports it.
             is_over = isinstance(error, CallerError) and not error.retryable
-            lease.due = math.inf if is_over else _now() + _AGAIN_S
+            lease.due = math.inf if is_over else lease_now() + _AGAIN_S
         else:
             lease.paid_to += seconds
-            lease.due = _now() + RENEW_S
+            lease.due = lease_now() + RENEW_S
 
     def _extend(self, http: httpx.Client, sandbox_id: str, seconds: int) -> None:
         call = Call.once(sandbox_path(sandbox_id, "extend_ttl"), {"extend_by": seconds})

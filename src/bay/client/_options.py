@@ -97,15 +97,9 @@ def create_call(options: CreateOptions, key: str) -> Call:
         **{k: _on_wire(k, v) for k, v in options.items() if k not in ("wait", "exist_ok", "idempotency_key")}
     )
     wait = options.get("wait") or 0.0
-    return Call(
-        "POST",
-        "/v1/sandboxes",
-        params={"wait": wait} if wait else {},
-        body=body,
-        headers={"Idempotency-Key": key},
-        safe=True,
-        wait_s=max(wait, COPY_S if options.get("from_checkpoint") else 0.0),
-    )
+    longest_s = max(wait, COPY_S if options.get("from_checkpoint") else 0.0)
+    params = {"wait": wait} if wait else {}
+    return Call.once("/v1/sandboxes", body, key, params=params, wait_s=longest_s)
 
 
 def update_body(options: UpdateOptions) -> Json:

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -48,22 +48,31 @@ _LOCAL_REFUSALS = (
 )
 
 
-class AsyncSocket:
-    """One connection, to send and receive frames: text as str, binary as bytes."""
+Connected = TypeVar("Connected", bound="AsyncConnection | Connection")
 
-    def __init__(self, manager: Any, connection: "AsyncConnection", url: str) -> None:
-        self._manager = manager
+
+class _Joined(Generic[Connected]):
+    """A connection of the websockets library, and the manager that ends it."""
+
+    def __init__(self, manager: Any, connection: Connected, url: str) -> None:
+        self._manager: Any = manager
         self._connection = connection
         self._url = url
+
+    @property
+    def broken(self) -> bool:
+        """Whether sending is known to be impossible."""
+        return self._connection.state.name != "OPEN"
+
+
+class AsyncSocket(_Joined["AsyncConnection"]):
+    """One connection, to send and receive frames: text as str, binary as bytes."""
 
     @classmethod
     async def open(
         cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S
     ) -> "AsyncSocket":
-        """Connect, for up to `patience_s`.
-
-        Raises what a refusal stands for, ConnectionFailed when the server cannot be reached.
-        """
+        """Connect within `patience_s`. Raises what a refusal means, ConnectionFailed without a server."""
         _need_asyncio()
         with _opening(config):
             manager = _load("websockets.asyncio.client").connect(
@@ -75,10 +84,7 @@ class AsyncSocket:
         return cls(manager, connection, config.url)
 
     async def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """The next frame.
-
-        Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence.
-        """
+        """The next frame. Raises why the server hung up, Timeout after `timeout_s` or a long silence."""
         silence = _Silence()
         with _using(self._url), anyio.fail_after(timeout_s):
             while True:
@@ -90,11 +96,6 @@ class AsyncSocket:
         with _using(self._url):
             await self._connection.send(frame)
 
-    @property
-    def broken(self) -> bool:
-        """Whether sending is known to be impossible."""
-        return self._connection.state.name != "OPEN"
-
     async def aclose(self) -> None:
         """Hang up. Again is no error."""
         manager, self._manager = self._manager, None
@@ -103,20 +104,12 @@ class AsyncSocket:
                 await manager.__aexit__(None, None, None)
 
 
-class Socket:
+class Socket(_Joined["Connection"]):
     """One connection for frames, str or bytes. One thread may send while another receives."""
-
-    def __init__(self, manager: Any, connection: "Connection", url: str) -> None:
-        self._manager = manager
-        self._connection = connection
-        self._url = url
 
     @classmethod
     def open(cls, config: Config, path: str, params: Params, patience_s: float = CONNECT_S) -> "Socket":
-        """Connect, for up to `patience_s`.
-
-        Raises what a refusal stands for, ConnectionFailed when the server cannot be reached.
-        """
+        """Connect within `patience_s`. Raises what a refusal means, ConnectionFailed without a server."""
         with _opening(config):
             manager = _load("websockets.sync.client").connect(
                 _address(config, path, params),
@@ -127,10 +120,7 @@ class Socket:
         return cls(manager, connection, config.url)
 
     def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """The next frame.
-
-        Raises what the server closed the socket for, Timeout after `timeout_s` or a long silence.
-        """
+        """The next frame. Raises why the server hung up, Timeout after `timeout_s` or a long silence."""
         silence = _Silence()
         with _using(self._url):
             if timeout_s is not None:
@@ -151,11 +141,6 @@ class Socket:
         # it need not.
         while not (self.broken or _has_room(self._connection.socket)):
             pass
-
-    @property
-    def broken(self) -> bool:
-        """Whether sending is known to be impossible."""
-        return self._connection.state.name != "OPEN"
 
     def close(self) -> None:
         """Hang up. Again is no error."""

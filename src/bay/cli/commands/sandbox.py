@@ -209,14 +209,7 @@ def start(
 
 def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
     """Freeze sandboxes in memory; the next call wakes them."""
-
-    def act(box: "Box") -> bool:
-        info = box.pause()
-        if as_json:
-            print_json(info)
-        return True
-
-    return _each(ctx, names, act)
+    return _each(ctx, names, lambda box: _done(box.pause(), as_json))
 
 
 def resume(
@@ -234,9 +227,7 @@ def stop(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) 
 
     def act(box: "Box") -> bool:
         box.stop()
-        if as_json:
-            print_json(box.refresh())
-        return True
+        return _done(box.refresh() if as_json else None, as_json)
 
     return _each(ctx, names, act)
 
@@ -259,9 +250,7 @@ def rm(
 
     def act(box: "Box") -> bool:
         box.delete()
-        if as_json:
-            print_json({"id": box.id, "deleted": True})
-        return True
+        return _done({"id": box.id, "deleted": True}, as_json)
 
     return _each(ctx, names, act, missing_is_fine=force or everything)
 
@@ -287,6 +276,13 @@ def _each(
                 good = False
                 print_error(with_nearest(client, error), as_json=state_of(ctx).as_json)
     return 0 if good else 1
+
+
+def _done(outcome: object, as_json: bool) -> bool:
+    """Print the outcome where JSON is wanted; True."""
+    if as_json:
+        print_json(outcome)
+    return True
 
 
 def _shown(info: "Sandbox", as_json: bool) -> bool:

@@ -16,7 +16,7 @@ from bay.client._async.keys import AsyncKeys
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._calls import Call
 from bay.client._config import resolve
-from bay.client._lease import LEASE_S, Leases
+from bay.client._lease import LEASE_S, Leases, lease_now
 from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
 from bay.client._paths import sandbox_path
 from bay.client._seam import async_cleanup
@@ -187,7 +187,7 @@ class AsyncClient:
         wanted: CreateOptions = {**options, "wait": wait_s}
         if leases is not None:
             wanted["ttl"] = LEASE_S
-        begun = Leases.now()
+        begun = lease_now()
         box = await self._create_or_nothing(wanted)
         try:
             ready(box.info, wait_s)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Literal, Unpack
@@ -266,11 +266,8 @@ class AsyncExecs(AsyncSandboxNoun):
         When the call is cancelled the command is ended, since it has no other owner.
         """
         exec_id = new_id("exec")
-        try:
+        async with self._ended_when_given_up(exec_id):
             info = await self._start(spawn_body(command, options), exec_id, None)
-        except BaseException as error:
-            await self._end_unless_failed(exec_id, error)
-            raise
         return self._proc(info, Collected())
 
     async def run(
@@ -291,15 +288,12 @@ class AsyncExecs(AsyncSandboxNoun):
         if stdin is not None and len(stdin) > STDIN_BYTES:
             return await self._run_fed(command, stdin, collected, limit_s, exec_id, options)
         body = exec_body(command, stdin, wait_for_reader=True, **options)
-        try:
+        async with self._ended_when_given_up(exec_id):
             info = await self._start(body, exec_id, wait_slice(limit_s))
             if info.state != "running":
                 collected.add(chunks_of(info))
                 return collected.result(info)
             return await self._proc(info, collected).wait(limit_s)
-        except BaseException as error:
-            await self._end_unless_failed(exec_id, error)
-            raise
 
     async def _run_fed(
         self,
@@ -312,23 +306,26 @@ class AsyncExecs(AsyncSandboxNoun):
     ) -> RunResult:
         """The same with more input than a start carries: it is fed while the output is read."""
         body = exec_body(command, None, wait_for_reader=True, stdin_open=True, **options)
-        try:
+        async with self._ended_when_given_up(exec_id):
             info = await self._start(body, exec_id, None)
             feeding = _Feeding(self._proc(info), stdin)
             async with async_beside(feeding.run):
                 result = await self._proc(info, collected).wait(limit_s)
-        except BaseException as error:
-            await self._end_unless_failed(exec_id, error)
-            raise
         if feeding.failure is not None:
             raise feeding.failure
         return result
 
-    async def _end_unless_failed(self, exec_id: str, error: BaseException) -> None:
-        """End the command of a caller who was cancelled or interrupted."""
-        if not isinstance(error, Exception):
+    @asynccontextmanager
+    async def _ended_when_given_up(self, exec_id: str) -> AsyncGenerator[None, None]:
+        """End the command of a caller who is cancelled or interrupted within."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
             with async_cleanup():
                 await self._end(exec_id)
+            raise
 
     async def _end(self, exec_id: str) -> None:
         """End an abandoned command, which may be starting just now."""

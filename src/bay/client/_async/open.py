@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from bay.client._answers import model
 from bay.client._async.http import AsyncHttp
@@ -18,19 +18,46 @@ from bay.models import FileInfo
 Bytes = AsyncGenerator[bytes, None]
 
 
-class AsyncFileReader:
+class _AsyncOpenFile:
+    """An open file has a place, and is for reading or for writing."""
+
+    _reads: ClassVar[bool]
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self._buffer: bytearray = bytearray()
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Whether it was opened for reading."""
+        return self._reads
+
+    def seekable(self) -> bool:
+        """Whether there is a choice of what comes next: in a file that is read."""
+        return self._reads
+
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return not self._reads
+
+    def tell(self) -> int:
+        """The offset of the next byte."""
+        return self._at
+
+
+class AsyncFileReader(_AsyncOpenFile):
     """A file that is open for reading bytes; use it as a context manager, or close it.
 
     Sequential reads share one request; `seek` begins another where it leads elsewhere. All of it is of one
     and the same file: raises Conflict when that was changed meanwhile.
     """
 
+    _reads = True
+
     def __init__(self, http: AsyncHttp, call: Call, path: str) -> None:
-        self.name = path
+        super().__init__(path)
         self._http = http
         self._call = call
-        self._buffer = bytearray()
-        self._at = 0
         self._fetch: Fetch | None = None
         self._pieces: Bytes | None = None
         self._closed = False
@@ -51,22 +78,6 @@ class AsyncFileReader:
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._closed
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def writable(self) -> bool:
-        """No."""
-        return False
-
-    def tell(self) -> int:
-        """The offset of the next byte."""
-        return self._at
 
     async def read(self, size: int | None = -1) -> bytes:
         """The next `size` bytes, fewer only at the end; all that are left without a size."""
@@ -145,20 +156,20 @@ class AsyncFileReader:
             await pieces.aclose()
 
 
-class AsyncFileWriter:
+class AsyncFileWriter(_AsyncOpenFile):
     """A file that is open for writing bytes, from the front; use it as a context manager.
 
     Bytes written are sent at once, and replace the file when this is closed. When the block is left by an
     exception, the file stays as it was.
     """
 
+    _reads = False
+
     def __init__(self, http: AsyncHttp, call: Call, path: str) -> None:
-        self.name = path
+        super().__init__(path)
         self.info: FileInfo | None = None
         """The file as it became; None before it is closed."""
         self._feed = AsyncFeed(lambda body: http.json(call, body))
-        self._buffer = bytearray()
-        self._at = 0
 
     async def __aenter__(self) -> Self:
         await self._feed.start()
@@ -183,22 +194,6 @@ class AsyncFileWriter:
     def closed(self) -> bool:
         """Whether it was closed."""
         return self.info is not None
-
-    def readable(self) -> bool:
-        """No."""
-        return False
-
-    def seekable(self) -> bool:
-        """No."""
-        return False
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """How much was written."""
-        return self._at
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
         """Add bytes; waits while the way to the server is full. Gives how many."""

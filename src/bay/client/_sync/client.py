@@ -10,7 +10,7 @@ import httpx
 
 from bay.client._calls import Call
 from bay.client._config import resolve
-from bay.client._lease import LEASE_S, Leases
+from bay.client._lease import LEASE_S, Leases, lease_now
 from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
 from bay.client._paths import sandbox_path
 from bay.client._seam import cleanup
@@ -189,7 +189,7 @@ class Client:
         wanted: CreateOptions = {**options, "wait": wait_s}
         if leases is not None:
             wanted["ttl"] = LEASE_S
-        begun = Leases.now()
+        begun = lease_now()
         box = self._create_or_nothing(wanted)
         try:
             ready(box.info, wait_s)

@@ -4,7 +4,7 @@
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Literal, Unpack
@@ -265,11 +265,8 @@ class Execs(SandboxNoun):
         When the call is cancelled the command is ended, since it has no other owner.
         """
         exec_id = new_id("exec")
-        try:
+        with self._ended_when_given_up(exec_id):
             info = self._start(spawn_body(command, options), exec_id, None)
-        except BaseException as error:
-            self._end_unless_failed(exec_id, error)
-            raise
         return self._proc(info, Collected())
 
     def run(
@@ -290,15 +287,12 @@ class Execs(SandboxNoun):
         if stdin is not None and len(stdin) > STDIN_BYTES:
             return self._run_fed(command, stdin, collected, limit_s, exec_id, options)
         body = exec_body(command, stdin, wait_for_reader=True, **options)
-        try:
+        with self._ended_when_given_up(exec_id):
             info = self._start(body, exec_id, wait_slice(limit_s))
             if info.state != "running":
                 collected.add(chunks_of(info))
                 return collected.result(info)
             return self._proc(info, collected).wait(limit_s)
-        except BaseException as error:
-            self._end_unless_failed(exec_id, error)
-            raise
 
     def _run_fed(
         self,
@@ -311,23 +305,26 @@ class Execs(SandboxNoun):
     ) -> RunResult:
         """The same with more input than a start carries: it is fed while the output is read."""
         body = exec_body(command, None, wait_for_reader=True, stdin_open=True, **options)
-        try:
+        with self._ended_when_given_up(exec_id):
             info = self._start(body, exec_id, None)
             feeding = _Feeding(self._proc(info), stdin)
             with beside(feeding.run):
                 result = self._proc(info, collected).wait(limit_s)
-        except BaseException as error:
-            self._end_unless_failed(exec_id, error)
-            raise
         if feeding.failure is not None:
             raise feeding.failure
         return result
 
-    def _end_unless_failed(self, exec_id: str, error: BaseException) -> None:
-        """End the command of a caller who was cancelled or interrupted."""
-        if not isinstance(error, Exception):
+    @contextmanager
+    def _ended_when_given_up(self, exec_id: str) -> Generator[None, None, None]:
+        """End the command of a caller who is cancelled or interrupted within."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
             with cleanup():
                 self._end(exec_id)
+            raise
 
     def _end(self, exec_id: str) -> None:
         """End an abandoned command, which may be starting just now."""

@@ -2,63 +2,40 @@
 
 """The exports of `bay` from this client, under their public names."""
 
-from bay.client._cells import CellFailed, CellResult, Image
-from bay.client._events import verify_webhook
-from bay.client._options import CreateOptions, SpawnOptions, UpdateOptions
-from bay.client._results import CommandFailed, RunResult
-from bay.client._sync.admin import Admin
-from bay.client._sync.attach import Attachment
-from bay.client._sync.audit import Audit
-from bay.client._sync.box import Box, Boxes
-from bay.client._sync.cargos import Cargos
-from bay.client._sync.client import Client, Sandboxes
-from bay.client._sync.execs import Execs, Proc
-from bay.client._sync.files import Files
-from bay.client._sync.kernels import Kernels, Python, Repl
-from bay.client._sync.keys import Keys
-from bay.client._sync.network import Network
-from bay.client._sync.open import FileReader, FileWriter
-from bay.client._sync.ports import Ports
-from bay.client._sync.services import Services
-from bay.client._sync.tunnel import Tunnel
-from bay.client._sync.watch import Watch
-from bay.client._sync.webhooks import Webhooks
-
-__all__ = [
-    "Admin",
-    "Attachment",
-    "Audit",
-    "Box",
-    "Boxes",
-    "Cargos",
-    "CellFailed",
-    "CellResult",
-    "Client",
-    "CommandFailed",
-    "CreateOptions",
-    "Execs",
-    "FileReader",
-    "FileWriter",
-    "Files",
-    "Image",
-    "Kernels",
-    "Keys",
-    "Network",
-    "Ports",
-    "Proc",
-    "Python",
-    "Repl",
-    "RunResult",
-    "Sandboxes",
-    "Services",
-    "SpawnOptions",
-    "Tunnel",
-    "UpdateOptions",
-    "Watch",
-    "Webhooks",
-    "verify_webhook",
-]
+from bay.client._cells import CellFailed as CellFailed
+from bay.client._cells import CellResult as CellResult
+from bay.client._cells import Image as Image
+from bay.client._events import verify_webhook as verify_webhook
+from bay.client._options import CreateOptions as CreateOptions
+from bay.client._options import SpawnOptions as SpawnOptions
+from bay.client._options import UpdateOptions as UpdateOptions
+from bay.client._results import CommandFailed as CommandFailed
+from bay.client._results import RunResult as RunResult
+from bay.client._sync.admin import Admin as Admin
+from bay.client._sync.attach import Attachment as Attachment
+from bay.client._sync.audit import Audit as Audit
+from bay.client._sync.box import Box as Box
+from bay.client._sync.box import Boxes as Boxes
+from bay.client._sync.cargos import Cargos as Cargos
+from bay.client._sync.client import Client as Client
+from bay.client._sync.client import Sandboxes as Sandboxes
+from bay.client._sync.execs import Execs as Execs
+from bay.client._sync.execs import Proc as Proc
+from bay.client._sync.files import Files as Files
+from bay.client._sync.kernels import Kernels as Kernels
+from bay.client._sync.kernels import Python as Python
+from bay.client._sync.kernels import Repl as Repl
+from bay.client._sync.keys import Keys as Keys
+from bay.client._sync.network import Network as Network
+from bay.client._sync.open import FileReader as FileReader
+from bay.client._sync.open import FileWriter as FileWriter
+from bay.client._sync.ports import Ports as Ports
+from bay.client._sync.services import Services as Services
+from bay.client._sync.tunnel import Tunnel as Tunnel
+from bay.client._sync.watch import Watch as Watch
+from bay.client._sync.webhooks import Webhooks as Webhooks
 
 # Users see `bay.Box` in tracebacks and reprs, not where it happens to be written.
-for _exported in [globals()[name] for name in __all__]:
-    _exported.__module__ = "bay"
+for _name, _exported in list(globals().items()):
+    if not _name.startswith("_"):
+        _exported.__module__ = "bay"
