@@ -8,7 +8,8 @@ Typer brings the parser. It differs from Typer in these:
 - A command is imported on demand: loading all of them takes longer than most of them run.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections import UserDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -171,32 +172,14 @@ class CommandEntry:
         return command
 
 
-class CommandTable(MutableMapping[str, Any]):
+class CommandTable(UserDict[str, Any]):
     """The commands of the root by name, each loaded when it is looked up."""
 
-    def __init__(self, entries: dict[str, CommandEntry]) -> None:
-        self._entries = entries
-        self._loaded: dict[str, Any] = {}
-
     def __getitem__(self, name: str) -> Any:
-        if name not in self._loaded:
-            self._loaded[name] = self._entries[name].load(name)
-        return self._loaded[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._loaded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        command = self.data[name]
+        if isinstance(command, CommandEntry):
+            command = self.data[name] = command.load(name)
+        return command
 
 
 class Root(Group):

@@ -14,12 +14,10 @@ from bay.client._answers import model
 from bay.client._calls import Call
 from bay.client._follow import Followed, Patience
 from bay.client._lines import line_object
+from bay.client._waits import START_S
 from bay.errors import BayError, NotFound
 from bay.ids import new_id
 from bay.models import Brief, CellEvent, CellStatus
-
-START_S = 60.0
-"""How much longer than other calls a kernel may take to start."""
 
 _LOST = "its kernel no longer exists: the sandbox was stopped, or the cell ended too long ago"
 

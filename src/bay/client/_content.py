@@ -121,14 +121,19 @@ class Fetch:
 def _place(response: httpx.Response) -> tuple[int, int | None]:
     """The offset of the first byte of an answer, and the size of the whole file where that is said."""
     if response.status_code != _PARTIAL:
-        length = response.headers.get("content-length", "")
-        return 0, int(length) if length.isdecimal() else None
+        return 0, said_length(response)
     found = _RANGE.fullmatch(response.headers.get("content-range", ""))
     if found is None:
         raise BayError(
             "the server did not name the part of the file that it sent; is it a Bay of another version?"
         )
     return int(found[1]), int(found[2])
+
+
+def said_length(response: httpx.Response) -> int | None:
+    """How long the body is, where that is said."""
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else None
 
 
 def changed(path: str) -> Conflict:

@@ -70,6 +70,11 @@ def close_error(code: int, reason: str, url: str) -> BayError:
     return kind(f"the server closed the connection with code {code}{said}", details=details)
 
 
+def is_end(error: BayError) -> bool:
+    """Whether the server closed the socket in good order: there is nothing left to say."""
+    return error.details.get("close_code") == CloseCode.NORMAL
+
+
 def input_frames(data: str | bytes) -> Iterator[bytes]:
     """The frames that carry `data` to the process."""
     whole = memoryview(data.encode() if isinstance(data, str) else data)
@@ -169,7 +174,7 @@ class Progress(OutputPlace):
     def accept(self, reading: FrameReading, frame: str | bytes) -> OutputChunk | None:
         """The new output in a frame; None for a frame without output."""
         if isinstance(frame, str):
-            return self._text(line_object(frame.encode()))
+            return self._text(line_object(frame))
         marker = frame[:1]
         if marker == REPAINT:
             # Not output but what redraws it: it has no place of its own in the count.
@@ -208,7 +213,7 @@ class Progress(OutputPlace):
 
 def attached(frame: str | bytes) -> tuple[Exec, int]:
     """The first frame of a connection: the exec, and the offset of the first byte that follows."""
-    data = line_object(frame if isinstance(frame, bytes) else frame.encode())
+    data = line_object(frame)
     offset = data.get("next_offset")
     if (
         data.get("type") != "attached"

@@ -26,7 +26,7 @@ class Lines:
         return [line for line in lines if line.strip()]
 
 
-def line_object(line: bytes) -> Json:
+def line_object(line: str | bytes) -> Json:
     """The JSON object on one line of output."""
     try:
         found: object = json.loads(line)

@@ -11,6 +11,7 @@ from bay.errors import InvalidArgument
 from bay.models import (
     Checkpoint,
     CheckpointPolicy,
+    ExecType,
     NetworkMode,
     NetworkPolicy,
     PortSettings,
@@ -65,6 +66,19 @@ class UpdateOptions(TypedDict, total=False):
     checkpoint_policy: CheckpointPolicy | None
     url: PortSettings | int | None
     ports: Sequence[PortSettings]
+
+
+class HistoryOptions(TypedDict, total=False):
+    """The options of `box.history`. `tags`, with commas between, finds entries with any of them."""
+
+    exec_type: ExecType | None
+    success_only: bool | None
+    failed_only: bool | None
+    tags: str | None
+    has_notes: bool | None
+    has_description: bool | None
+    limit: int | None
+    offset: int | None
 
 
 def known(call: str, options: Mapping[str, object], shape: type[object]) -> None:
@@ -131,6 +145,10 @@ def service_body(spec: ServiceSpec) -> Json:
 def octal(mode: int | str | None) -> str | None:
     """Permissions as the wire has them: ``"0644"`` for 0o644, a text as it is."""
     return f"{mode:04o}" if isinstance(mode, int) else mode
+
+
+STDIN_BYTES = 4 << 20
+"""How much input a start carries; more is fed while the command runs."""
 
 
 def exec_body(command: str | Sequence[str], stdin: str | bytes | None, **options: object) -> Json:

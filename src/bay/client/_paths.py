@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
+from bay.client._calls import Call, Method
 from bay.errors import InvalidArgument
 from bay.ids import is_id, is_name
+from bay.models import Checkpoint
+
+_LAST_PORT = 65_535
 
 
 def sandbox_path(id_or_name: str, *rest: str) -> str:
@@ -22,22 +26,34 @@ def _segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def refuse_authorization(headers: Mapping[str, str]) -> None:
-    """Raises InvalidArgument for a header that would take the place of the client's key."""
+def checked_port(port: int) -> str:
+    """A port as a path or a query has it. Raises InvalidArgument for a number that is none."""
+    if not 1 <= port <= _LAST_PORT:
+        raise InvalidArgument(f"{port} is not a port; give a number from 1 to {_LAST_PORT}")
+    return str(port)
+
+
+def app_call(method: Method, sandbox_id: str, port: int, path: str, headers: Mapping[str, str]) -> Call:
+    """A call to an app on a port of a sandbox. Raises InvalidArgument for one that leads out of the app.
+
+    Also for a header that would take the place of the client's key.
+    """
     if any(name.lower() == "authorization" for name in headers):
         raise InvalidArgument(
             "fetch sends this client's key as Authorization, which the app does not see; for an app with "
             "a key of its own, make a URL with ports.link() and request that"
         )
-
-
-def app_path(sandbox_id: str, port: str, path: str) -> str:
-    """The path, with its query, of an app on a port of a sandbox. None leads out of the app."""
     way, _, query = path.partition("?")
+    app = sandbox_path(sandbox_id, "ports", checked_port(port))
     if any(unquote(step) in (".", "..") for step in way.split("/")):
         raise InvalidArgument(f"the path {path!r} has a . or .. segment; give the app's path from its root")
-    question = f"?{query}" if query else ""
-    return f"{sandbox_path(sandbox_id, 'ports', port)}/{way.lstrip('/')}{question}"
+    address = f"{app}/{way.lstrip('/')}{f'?{query}' if query else ''}"
+    return Call(method, address, headers=headers, safe=method in ("GET", "HEAD", "OPTIONS"))
+
+
+def ref(checkpoint: str | Checkpoint) -> str:
+    """The id or name for a path."""
+    return checkpoint if isinstance(checkpoint, str) else checkpoint.id
 
 
 def noun_path(noun: str, thing: str, *rest: str) -> str:

@@ -7,21 +7,12 @@ one direction.
 import json
 from collections.abc import Iterator
 
-from bay.client._frames import INPUT_BYTES
+from bay.client._frames import INPUT_BYTES, is_end
 from bay.client._lines import line_object
-from bay.errors import BayError, Conflict, ConnectionFailed, InvalidArgument, PortClosed
+from bay.errors import BayError, Conflict, ConnectionFailed, PortClosed
 from ship_protocol import CloseCode
 
 EOF_FRAME = json.dumps({"type": "eof"})
-
-_LAST_PORT = 65_535
-
-
-def checked_port(port: int) -> str:
-    """A port as a path or a query has it. Raises InvalidArgument for a number that is none."""
-    if not 1 <= port <= _LAST_PORT:
-        raise InvalidArgument(f"{port} is not a port; give a number from 1 to {_LAST_PORT}")
-    return str(port)
 
 
 def frames(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
@@ -33,12 +24,7 @@ def frames(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
 
 def is_eof(frame: str) -> bool:
     """Whether a text frame says that the bytes have ended. A kind that a newer server adds does not."""
-    return line_object(frame.encode()).get("type") == "eof"
-
-
-def is_end(error: BayError) -> bool:
-    """Whether the server closed the socket because the program behind the port has closed its connection."""
-    return error.details.get("close_code") == CloseCode.NORMAL
+    return line_object(frame).get("type") == "eof"
 
 
 def meaning(error: BayError, port: int) -> BayError:

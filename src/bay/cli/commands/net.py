@@ -19,7 +19,6 @@ from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, from_wire
 
 if TYPE_CHECKING:
-    from bay.client import Box
     from bay.models import NetworkCounter, NetworkState, RefusedName
 
 net = Tree(help="Set a sandbox's network policy, and show refused traffic.")
@@ -82,9 +81,7 @@ def allow(
     as_json: JsonOption = False,
 ) -> None:
     """Add allow rules at the end of a sandbox's policy."""
-    rules = _rules("allow", targets, port, protocol)
-    with connect_box(ctx, name) as box:
-        policy = _added(box, rules)
+    policy = _added(ctx, name, _rules("allow", targets, port, protocol))
     if policy.mode in _POINTLESS:
         note(_POINTLESS[policy.mode].format(name))
     _said(policy, as_json)
@@ -100,9 +97,7 @@ def deny(
     as_json: JsonOption = False,
 ) -> None:
     """Add deny rules at the end of a sandbox's policy."""
-    rules = _rules("deny", targets, port, protocol)
-    with connect_box(ctx, name) as box:
-        _said(_added(box, rules), as_json)
+    _said(_added(ctx, name, _rules("deny", targets, port, protocol)), as_json)
 
 
 @net.command("remove")
@@ -157,9 +152,10 @@ def _said(policy: NetworkPolicy, as_json: bool) -> None:
         print_json(policy)
 
 
-def _added(box: "Box", rules: tuple[NetworkRule, ...]) -> NetworkPolicy:
-    policy = box.network.get()
-    return box.network.set(replace(policy, rules=(*policy.rules, *rules)))
+def _added(ctx: typer.Context, name: str, rules: tuple[NetworkRule, ...]) -> NetworkPolicy:
+    with connect_box(ctx, name) as box:
+        policy = box.network.get()
+        return box.network.set(replace(policy, rules=(*policy.rules, *rules)))
 
 
 # Arguments

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from bay.client._async.http import AsyncNoun
 from bay.client._calls import Call, given
+from bay.client._waits import COLLECT_S
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
-
-COLLECT_S = 120.0
-"""How long a collection may take before the client gives it up."""
 
 
 class AsyncAdmin(AsyncNoun):

@@ -6,7 +6,7 @@ from typing import Any, Self, Unpack
 import httpx
 
 from bay.client._async.attach import AsyncAttachment
-from bay.client._async.checkpoints import AsyncCheckpoints, ref
+from bay.client._async.checkpoints import AsyncCheckpoints
 from bay.client._async.events import events
 from bay.client._async.execs import AsyncExecs, AsyncProc
 from bay.client._async.files import AsyncFiles
@@ -20,13 +20,12 @@ from bay.client._async.tunnel import AsyncTunnel
 from bay.client._calls import COPY_S, Call, Method, given
 from bay.client._frames import Door, Progress
 from bay.client._options import SpawnOptions, UpdateOptions, update_body
+from bay.client._paths import ref
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import async_cleanup
-from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
+from bay.client._waits import RESUME_S
+from bay.errors import BayError, NotFound
 from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
-
-RESUME_S = 60.0
-"""The server's default wait for a resume."""
 
 
 class AsyncBox(AsyncCheckpoints, AsyncHistory):
@@ -298,19 +297,3 @@ class AsyncBoxes(list[AsyncBox]):
                 failed.append(problem)
         if failed:
             raise failed[0]
-
-
-def ready(info: Sandbox, wait_s: float) -> Sandbox:
-    """`info` if that sandbox is ready; raises what it says it failed with, or SandboxNotReady."""
-    name = info.name or info.id
-    if info.status == "ready":
-        return info
-    if info.error is not None:
-        raise DriverUnavailable(
-            f"{name} could not start: {info.error.message}", details={"code": info.error.code}
-        )
-    if info.status == "failed":
-        raise BayError(f"{name} failed to start without a reason; see the server's log")
-    raise SandboxNotReady(
-        f"{name} is still {info.status} after {wait_s:g} s; raise `wait` if it needs longer"
-    )

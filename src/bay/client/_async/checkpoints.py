@@ -6,14 +6,10 @@ from bay.client._async.http import AsyncSandboxNoun
 from bay.client._async.transfer import body, save_once
 from bay.client._calls import COPY_S, Call, flags, given
 from bay.client._local import Meter, Progress, Source, Target, facts
+from bay.client._paths import ref
 from bay.client._seam import async_in_thread
 from bay.client._zstd import Frames
 from bay.models import Checkpoint
-
-
-def ref(checkpoint: str | Checkpoint) -> str:
-    """The id or name for a path."""
-    return checkpoint if isinstance(checkpoint, str) else checkpoint.id
 
 
 class AsyncCheckpoints(AsyncSandboxNoun):

@@ -8,7 +8,7 @@ import httpx
 
 from bay.client._async.admin import AsyncAdmin
 from bay.client._async.audit import AsyncAudit
-from bay.client._async.box import AsyncBox, ready
+from bay.client._async.box import AsyncBox
 from bay.client._async.cargos import AsyncCargos
 from bay.client._async.events import events
 from bay.client._async.http import AsyncHttp, AsyncNoun
@@ -20,15 +20,13 @@ from bay.client._lease import LEASE_S, Leases, lease_now
 from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
 from bay.client._paths import sandbox_path
 from bay.client._seam import async_cleanup
+from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox
 
 ATTEMPTS = 3
 """How often `get_or_create` looks, while others make and delete the sandbox of that name."""
-
-READY_S = 60.0
-"""The default wait of `client.sandbox()` until the sandbox is ready."""
 
 
 class AsyncSandboxes(AsyncNoun):

@@ -13,7 +13,7 @@ from bay.client._async.transfer import body, fetched, opened, save, streamed
 from bay.client._async.watch import AsyncWatch
 from bay.client._calls import COPY_S, Call, Json, flags, given
 from bay.client._content import Fetch
-from bay.client._lines import line_object
+from bay.client._file_parts import Listing
 from bay.client._local import (
     CHUNK_BYTES,
     Download,
@@ -30,6 +30,7 @@ from bay.client._options import octal
 from bay.client._pack import packed, weight
 from bay.client._seam import async_cleanup, async_in_thread
 from bay.client._unpack import Unpacking
+from bay.client._waits import SEARCH_S
 from bay.errors import BayError, FileMissing, InvalidArgument, PayloadTooLarge
 from bay.models import FileInfo, SearchResult
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
@@ -39,9 +40,6 @@ Found = AsyncGenerator[FileInfo, None]
 
 
 _FORMATS = {False: "tar", True: "tar.gz"}
-
-SEARCH_S = 60.0
-"""How much longer than other calls a search may take; Bay gives it half of that."""
 
 
 class AsyncFiles(AsyncSandboxNoun):
@@ -238,7 +236,7 @@ class AsyncFiles(AsyncSandboxNoun):
         """As `list`, but everything below, one after the other as it comes, in constant memory."""
         params = given(path=path, depth=depth, glob=glob, limit=limit or LISTED_ENTRIES)
         call = replace(self._call("GET", "list", **params), headers={"Accept": "application/x-ndjson"})
-        reading = _Listing()
+        reading = Listing()
         async with opened(self._http, call) as response:
             async for info in accepted(response, reading):
                 yield info
@@ -342,18 +340,3 @@ class AsyncFiles(AsyncSandboxNoun):
 
     def _call(self, method: Literal["GET", "PUT", "DELETE"], *what: str, **params: str | int) -> Call:
         return Call(method, self._path(*what), params=params, safe=method != "DELETE")
-
-
-class _Listing:
-    """A listing, line by line; the last line says whether there is more."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.truncated = False
-
-    def accept(self, line: bytes) -> FileInfo | None:
-        data = line_object(line)
-        if "truncated" in data and "name" not in data:
-            self.ended, self.truncated = True, bool(data["truncated"])
-            return None
-        return model(FileInfo, data)

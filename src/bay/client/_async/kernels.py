@@ -6,8 +6,9 @@ from contextlib import aclosing
 from bay.cell_output import Shown
 from bay.client._async.http import AsyncHttp, AsyncSandboxNoun
 from bay.client._calls import Call, given
-from bay.client._cells import START_S, CellCursor, CellResult, cell_result, lost
+from bay.client._cells import CellCursor, CellResult, cell_result, lost
 from bay.client._paths import sandbox_path
+from bay.client._waits import START_S
 from bay.models import CellEvent, Kernel, KernelSpec
 
 DEFAULT_KERNEL = "default"

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 from bay.client._answers import model
 from bay.client._async.http import AsyncHttp
@@ -11,6 +11,7 @@ from bay.client._async.transfer import fetched
 from bay.client._calls import Call
 from bay.client._content import Fetch, changed
 from bay.client._feed import AsyncFeed
+from bay.client._file_parts import OpenFile
 from bay.client._local import CHUNK_BYTES
 from bay.errors import BayError, InvalidArgument
 from bay.models import FileInfo
@@ -18,34 +19,7 @@ from bay.models import FileInfo
 Bytes = AsyncGenerator[bytes, None]
 
 
-class _AsyncOpenFile:
-    """An open file has a place, and is for reading or for writing."""
-
-    _reads: ClassVar[bool]
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        self._buffer: bytearray = bytearray()
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Whether it was opened for reading."""
-        return self._reads
-
-    def seekable(self) -> bool:
-        """Whether there is a choice of what comes next: in a file that is read."""
-        return self._reads
-
-    def writable(self) -> bool:
-        """Whether it was opened for writing."""
-        return not self._reads
-
-    def tell(self) -> int:
-        """The offset of the next byte."""
-        return self._at
-
-
-class AsyncFileReader(_AsyncOpenFile):
+class AsyncFileReader(OpenFile):
     """A file that is open for reading bytes; use it as a context manager, or close it.
 
     Sequential reads share one request; `seek` begins another where it leads elsewhere. All of it is of one
@@ -156,7 +130,7 @@ class AsyncFileReader(_AsyncOpenFile):
             await pieces.aclose()
 
 
-class AsyncFileWriter(_AsyncOpenFile):
+class AsyncFileWriter(OpenFile):
     """A file that is open for writing bytes, from the front; use it as a context manager.
 
     Bytes written are sent at once, and replace the file when this is closed. When the block is left by an

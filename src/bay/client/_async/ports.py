@@ -9,16 +9,13 @@ import httpx
 
 from bay.client._async.http import AsyncSandboxNoun
 from bay.client._calls import Call, Method
-from bay.client._paths import app_path, refuse_authorization
+from bay.client._paths import app_call, checked_port
 from bay.client._seam import async_sleep
-from bay.client._tunneling import checked_port
+from bay.client._waits import POLL_S
 from bay.errors import Timeout
 from bay.models import Port, PortAccess, PortLink, PortSettings
 
 Listening = list[Port]
-
-POLL_S = 0.2
-"""How long to wait before it is asked again what listens, or how a service is."""
 
 
 class AsyncPorts(AsyncSandboxNoun):
@@ -59,17 +56,10 @@ class AsyncPorts(AsyncSandboxNoun):
     ) -> httpx.Response:
         """Ask an app inside by HTTP; see `AsyncBox.fetch`."""
         body = content.encode() if isinstance(content, str) else content
-        extra = dict(headers or {})
-        refuse_authorization(extra)
         if json is not None:
             body = dumps(json).encode()
-            extra = {"Content-Type": "application/json", **extra}
-        call = Call(
-            method,
-            app_path(self._sandbox_id, checked_port(port), path),
-            headers=extra,
-            safe=method in ("GET", "HEAD", "OPTIONS"),
-        )
+            headers = {"Content-Type": "application/json", **(headers or {})}
+        call = app_call(method, self._sandbox_id, port, path, headers or {})
         return await self._http.fetch(call, body, timeout_s)
 
     async def link(self, port: int, expires_in: int | str = 3600, *, once: bool = False) -> PortLink:

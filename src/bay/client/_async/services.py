@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from bay.client._async.http import AsyncSandboxNoun
-from bay.client._async.ports import POLL_S, AsyncPorts
+from bay.client._async.ports import AsyncPorts
 from bay.client._calls import Call
 from bay.client._follow import Lined
 from bay.client._options import service_body
 from bay.client._paths import sandbox_path
 from bay.client._seam import async_sleep
-from bay.errors import Conflict, Timeout
+from bay.client._waits import POLL_S, is_ready, said_of
+from bay.errors import Timeout
 from bay.models import OutputChunk, Service, ServiceSpec
 
 Known = list[Service]
@@ -93,18 +94,3 @@ class AsyncServices(AsyncSandboxNoun):
 
     async def _post(self, name: str, what: str, *, safe: bool) -> Service:
         return await self._http.one(Service, Call("POST", self._path(name, what), safe=safe))
-
-
-def is_ready(service: Service) -> bool:
-    """Whether it runs, and well. Raises Conflict when it will not by itself."""
-    if service.state == "exited" and service.exit_code == 0:
-        return True
-    if service.state in ("failed", "exited") or not service.enabled:
-        raise Conflict(f"the service {service.name} does not run: {said_of(service)}; see services.logs")
-    return service.state == "running" and (service.health is None or service.healthy is True)
-
-
-def said_of(service: Service) -> str:
-    """How it is, in words."""
-    health = "" if service.healthy is None else " and healthy" if service.healthy else " and not healthy"
-    return f"it is {service.state}{health}" + (f", {service.message}" if service.message else "")

@@ -7,7 +7,7 @@ import httpx
 
 from bay.client._async.http import AsyncHttp, Body, tried
 from bay.client._calls import Call
-from bay.client._content import Fetch
+from bay.client._content import Fetch, said_length
 from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
 from bay.client._seam import async_cleanup, async_in_thread, async_sleep
 from bay.errors import BayError
@@ -89,9 +89,3 @@ async def save_once(
         with async_cleanup():
             await async_in_thread(local.discard)
     return meter.done
-
-
-def said_length(response: httpx.Response) -> int | None:
-    """How long the body is, where that is said."""
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else None

@@ -5,10 +5,11 @@ from typing import Self
 
 from bay.client._async.http import AsyncHttp
 from bay.client._calls import Params
+from bay.client._file_parts import OVERFLOW, event, watching
 from bay.client._follow import Patience
+from bay.client._frames import is_end
 from bay.client._seam import async_sleep
 from bay.client._socket import AsyncSocket
-from bay.client._watching import OVERFLOW, event, is_end, watching
 from bay.errors import BayError, ConnectionFailed, HostError
 from bay.models import FileEvent
 

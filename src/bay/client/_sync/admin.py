@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from bay.client._calls import Call, given
 from bay.client._sync.http import Noun
+from bay.client._waits import COLLECT_S
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
-
-COLLECT_S = 120.0
-"""How long a collection may take before the client gives it up."""
 
 
 class Admin(Noun):

@@ -10,10 +10,11 @@ import httpx
 from bay.client._calls import COPY_S, Call, Method, given
 from bay.client._frames import Door, Progress
 from bay.client._options import SpawnOptions, UpdateOptions, update_body
+from bay.client._paths import ref
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import cleanup
 from bay.client._sync.attach import Attachment
-from bay.client._sync.checkpoints import Checkpoints, ref
+from bay.client._sync.checkpoints import Checkpoints
 from bay.client._sync.events import events
 from bay.client._sync.execs import Execs, Proc
 from bay.client._sync.files import Files
@@ -24,11 +25,9 @@ from bay.client._sync.network import Network
 from bay.client._sync.ports import Ports
 from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
-from bay.errors import BayError, DriverUnavailable, NotFound, SandboxNotReady
+from bay.client._waits import RESUME_S
+from bay.errors import BayError, NotFound
 from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
-
-RESUME_S = 60.0
-"""The server's default wait for a resume."""
 
 
 class Box(Checkpoints, History):
@@ -300,19 +299,3 @@ class Boxes(list[Box]):
                 failed.append(problem)
         if failed:
             raise failed[0]
-
-
-def ready(info: Sandbox, wait_s: float) -> Sandbox:
-    """`info` if that sandbox is ready; raises what it says it failed with, or SandboxNotReady."""
-    name = info.name or info.id
-    if info.status == "ready":
-        return info
-    if info.error is not None:
-        raise DriverUnavailable(
-            f"{name} could not start: {info.error.message}", details={"code": info.error.code}
-        )
-    if info.status == "failed":
-        raise BayError(f"{name} failed to start without a reason; see the server's log")
-    raise SandboxNotReady(
-        f"{name} is still {info.status} after {wait_s:g} s; raise `wait` if it needs longer"
-    )

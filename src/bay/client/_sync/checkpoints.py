@@ -6,16 +6,12 @@ from os import PathLike
 
 from bay.client._calls import COPY_S, Call, flags, given
 from bay.client._local import Meter, Progress, Source, Target, facts
+from bay.client._paths import ref
 from bay.client._seam import in_thread
 from bay.client._sync.http import SandboxNoun
 from bay.client._sync.transfer import body, save_once
 from bay.client._zstd import Frames
 from bay.models import Checkpoint
-
-
-def ref(checkpoint: str | Checkpoint) -> str:
-    """The id or name for a path."""
-    return checkpoint if isinstance(checkpoint, str) else checkpoint.id
 
 
 class Checkpoints(SandboxNoun):

@@ -16,21 +16,19 @@ from bay.client._paths import sandbox_path
 from bay.client._seam import cleanup
 from bay.client._sync.admin import Admin
 from bay.client._sync.audit import Audit
-from bay.client._sync.box import Box, ready
+from bay.client._sync.box import Box
 from bay.client._sync.cargos import Cargos
 from bay.client._sync.events import events
 from bay.client._sync.http import Http, Noun
 from bay.client._sync.keys import Keys
 from bay.client._sync.webhooks import Webhooks
+from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox
 
 ATTEMPTS = 3
 """How often `get_or_create` looks, while others make and delete the sandbox of that name."""
-
-READY_S = 60.0
-"""The default wait of `client.sandbox()` until the sandbox is ready."""
 
 
 class Sandboxes(Noun):

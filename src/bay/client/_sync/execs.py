@@ -12,30 +12,15 @@ from typing import Literal, Unpack
 from bay.client._calls import Call, Json, Params, wait_slice
 from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
-from bay.client._options import SpawnOptions, exec_body, spawn_body
+from bay.client._options import STDIN_BYTES, SpawnOptions, exec_body, spawn_body
 from bay.client._results import Collected, RunResult, chunks_of
 from bay.client._seam import beside, cleanup, sleep
 from bay.client._sync.attach import Attachment
 from bay.client._sync.http import Body, Http, SandboxNoun
-from bay.errors import BayError, Conflict, NotFound, Timeout
+from bay.client._waits import BETWEEN_S, ENDING_S, GRACE_S, TAKING_S, still_running
+from bay.errors import BayError, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
-
-BETWEEN_S = 0.02
-"""Between two waits, so that a server that does not wait is not asked in a busy loop."""
-
-GRACE_S = 30.0
-"""How much later than its own limit a command may be reported as ended before the SDK gives up."""
-
-TAKING_S = 86_400.0
-"""How long a command may leave what is written to it unread."""
-
-
-STDIN_BYTES = 4 << 20
-"""How much input a start carries; more is fed while the command runs."""
-
-ENDING_S = 5.0
-"""How long the end of a command that was given up is tried for, which may not have begun yet."""
 
 
 class Proc(SandboxNoun):
@@ -209,11 +194,6 @@ class Proc(SandboxNoun):
 
     def _path(self, *rest: str) -> str:
         return super()._path("execs", self.id, *rest)
-
-
-def still_running(exec_id: str, timeout_s: float | None) -> Timeout:
-    """The error of one who waited in vain."""
-    return Timeout(f"{exec_id} still runs after {timeout_s} s; wait longer, or kill it")
 
 
 class _Feeding:

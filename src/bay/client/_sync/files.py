@@ -11,7 +11,7 @@ from typing import Literal, overload
 from bay.client._answers import model
 from bay.client._calls import COPY_S, Call, Json, flags, given
 from bay.client._content import Fetch
-from bay.client._lines import line_object
+from bay.client._file_parts import Listing
 from bay.client._local import (
     CHUNK_BYTES,
     Download,
@@ -32,6 +32,7 @@ from bay.client._sync.open import FileReader, FileWriter
 from bay.client._sync.transfer import body, fetched, opened, save, streamed
 from bay.client._sync.watch import Watch
 from bay.client._unpack import Unpacking
+from bay.client._waits import SEARCH_S
 from bay.errors import BayError, FileMissing, InvalidArgument, PayloadTooLarge
 from bay.models import FileInfo, SearchResult
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES
@@ -41,9 +42,6 @@ Found = Generator[FileInfo, None, None]
 
 
 _FORMATS = {False: "tar", True: "tar.gz"}
-
-SEARCH_S = 60.0
-"""How much longer than other calls a search may take; Bay gives it half of that."""
 
 
 class Files(SandboxNoun):
@@ -238,7 +236,7 @@ class Files(SandboxNoun):
         """As `list`, but everything below, one after the other as it comes, in constant memory."""
         params = given(path=path, depth=depth, glob=glob, limit=limit or LISTED_ENTRIES)
         call = replace(self._call("GET", "list", **params), headers={"Accept": "application/x-ndjson"})
-        reading = _Listing()
+        reading = Listing()
         with opened(self._http, call) as response:
             yield from accepted(response, reading)
         if not reading.ended:
@@ -341,18 +339,3 @@ class Files(SandboxNoun):
 
     def _call(self, method: Literal["GET", "PUT", "DELETE"], *what: str, **params: str | int) -> Call:
         return Call(method, self._path(*what), params=params, safe=method != "DELETE")
-
-
-class _Listing:
-    """A listing, line by line; the last line says whether there is more."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.truncated = False
-
-    def accept(self, line: bytes) -> FileInfo | None:
-        data = line_object(line)
-        if "truncated" in data and "name" not in data:
-            self.ended, self.truncated = True, bool(data["truncated"])
-            return None
-        return model(FileInfo, data)

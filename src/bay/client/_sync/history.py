@@ -2,26 +2,13 @@
 
 """The history of one sandbox: executions, and notes on them."""
 
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from bay.client._answers import listed, model
 from bay.client._calls import Call, given, list_params
-from bay.client._options import known
+from bay.client._options import HistoryOptions, known
 from bay.client._sync.http import SandboxNoun
 from bay.models import ExecType, HistoryEntry
-
-
-class HistoryOptions(TypedDict, total=False):
-    """The options of `box.history`. `tags`, with commas between, finds entries with any of them."""
-
-    exec_type: ExecType | None
-    success_only: bool | None
-    failed_only: bool | None
-    tags: str | None
-    has_notes: bool | None
-    has_description: bool | None
-    limit: int | None
-    offset: int | None
 
 
 class History(SandboxNoun):

@@ -5,12 +5,13 @@
 import os
 from collections.abc import Generator
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 from bay.client._answers import model
 from bay.client._calls import Call
 from bay.client._content import Fetch, changed
 from bay.client._feed import Feed
+from bay.client._file_parts import OpenFile
 from bay.client._local import CHUNK_BYTES
 from bay.client._sync.http import Http
 from bay.client._sync.transfer import fetched
@@ -20,34 +21,7 @@ from bay.models import FileInfo
 Bytes = Generator[bytes, None, None]
 
 
-class _OpenFile:
-    """An open file has a place, and is for reading or for writing."""
-
-    _reads: ClassVar[bool]
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        self._buffer: bytearray = bytearray()
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Whether it was opened for reading."""
-        return self._reads
-
-    def seekable(self) -> bool:
-        """Whether there is a choice of what comes next: in a file that is read."""
-        return self._reads
-
-    def writable(self) -> bool:
-        """Whether it was opened for writing."""
-        return not self._reads
-
-    def tell(self) -> int:
-        """The offset of the next byte."""
-        return self._at
-
-
-class FileReader(_OpenFile):
+class FileReader(OpenFile):
     """A file that is open for reading bytes; use it as a context manager, or close it.
 
     Sequential reads share one request; `seek` begins another where it leads elsewhere. All of it is of one
@@ -158,7 +132,7 @@ class FileReader(_OpenFile):
             pieces.close()
 
 
-class FileWriter(_OpenFile):
+class FileWriter(OpenFile):
     """A file that is open for writing bytes, from the front; use it as a context manager.
 
     Bytes written are sent at once, and replace the file when this is closed. When the block is left by an

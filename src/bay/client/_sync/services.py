@@ -12,8 +12,9 @@ from bay.client._options import service_body
 from bay.client._paths import sandbox_path
 from bay.client._seam import sleep
 from bay.client._sync.http import SandboxNoun
-from bay.client._sync.ports import POLL_S, Ports
-from bay.errors import Conflict, Timeout
+from bay.client._sync.ports import Ports
+from bay.client._waits import POLL_S, is_ready, said_of
+from bay.errors import Timeout
 from bay.models import OutputChunk, Service, ServiceSpec
 
 Known = list[Service]
@@ -95,18 +96,3 @@ class Services(SandboxNoun):
 
     def _post(self, name: str, what: str, *, safe: bool) -> Service:
         return self._http.one(Service, Call("POST", self._path(name, what), safe=safe))
-
-
-def is_ready(service: Service) -> bool:
-    """Whether it runs, and well. Raises Conflict when it will not by itself."""
-    if service.state == "exited" and service.exit_code == 0:
-        return True
-    if service.state in ("failed", "exited") or not service.enabled:
-        raise Conflict(f"the service {service.name} does not run: {said_of(service)}; see services.logs")
-    return service.state == "running" and (service.health is None or service.healthy is True)
-
-
-def said_of(service: Service) -> str:
-    """How it is, in words."""
-    health = "" if service.healthy is None else " and healthy" if service.healthy else " and not healthy"
-    return f"it is {service.state}{health}" + (f", {service.message}" if service.message else "")

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 import httpx
 
 from bay.client._calls import Call
-from bay.client._content import Fetch
+from bay.client._content import Fetch, said_length
 from bay.client._local import CHUNK_BYTES, Download, Meter, Progress, Source, Target, pieces
 from bay.client._seam import cleanup, in_thread, sleep
 from bay.client._sync.http import Body, Http, tried
@@ -91,9 +91,3 @@ def save_once(
         with cleanup():
             in_thread(local.discard)
     return meter.done
-
-
-def said_length(response: httpx.Response) -> int | None:
-    """How long the body is, where that is said."""
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else None

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Self
 
 from bay.client._calls import Call
-from bay.client._paths import sandbox_path
+from bay.client._frames import is_end
+from bay.client._paths import checked_port, sandbox_path
 from bay.client._socket import Socket
 from bay.client._sync.http import Http, tried
-from bay.client._tunneling import EOF_FRAME, checked_port, frames, is_end, is_eof, meaning
+from bay.client._tunneling import EOF_FRAME, frames, is_eof, meaning
 from bay.errors import BayError, Conflict
 
 

@@ -6,11 +6,12 @@ from collections.abc import Generator
 from typing import Self
 
 from bay.client._calls import Params
+from bay.client._file_parts import OVERFLOW, event, watching
 from bay.client._follow import Patience
+from bay.client._frames import is_end
 from bay.client._seam import sleep
 from bay.client._socket import Socket
 from bay.client._sync.http import Http
-from bay.client._watching import OVERFLOW, event, is_end, watching
 from bay.errors import BayError, ConnectionFailed, HostError
 from bay.models import FileEvent
 
