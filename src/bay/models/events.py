@@ -49,10 +49,7 @@ EVENT_TYPES: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where events are sent.
-
-    `types` empty means all; `secret` signs, and is there only in the answer of the create.
-    """
+    """Where events are sent. No `types` means all; `secret` signs, and only the create answers it."""
 
     id: str
     url: str

@@ -45,10 +45,7 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service(ServiceSpec):
-    """A service and how it is; without a session it is `stopped`.
-
-    `healthy` None: not known, or nothing says how to find out.
-    """
+    """A service and how it is, `stopped` without a session. `healthy` None: unknown, or nothing to ask by."""
 
     state: ServiceState = "stopped"
     pid: int | None = None

@@ -38,10 +38,7 @@ class RawTerminal:
         self.give_back()
 
     def take(self) -> None:
-        """Raw from here on.
-
-        At once: to wait until output has gone out could be for ever on a terminal that is stopped.
-        """
+        """Raw from here on, and at once: a stopped terminal would have us wait for its output for ever."""
         tty.setraw(self._fd, termios.TCSANOW)
 
     def give_back(self) -> None:

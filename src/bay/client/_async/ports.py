@@ -78,8 +78,5 @@ class AsyncPorts(AsyncSandboxNoun):
         return await self._http.one(PortSettings, call)
 
     async def forget(self, port: int) -> None:
-        """Take back what was set for it: it is its owner's, and is listed only while something listens.
-
-        Again is no error.
-        """
+        """Undo its settings: it is its owner's, listed only while something listens. Again is no error."""
         await self._http.json(Call("DELETE", self._path(checked_port(port)), safe=True))

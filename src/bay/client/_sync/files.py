@@ -57,10 +57,7 @@ class Files(SandboxNoun):
     # Content
 
     def read(self, path: str, offset: int | None = None, length: int | None = None) -> bytes:
-        """The bytes of a file, in memory: all, or `length` from `offset` on, fewer where it ends.
-
-        `download` is for large ones.
-        """
+        """A file's bytes in memory, or `length` from `offset`, fewer at its end. Large ones: `download`."""
         if (offset or 0) < 0 or (length or 0) < 0:
             raise InvalidArgument("offset and length are numbers of bytes and may not be negative")
         data = bytearray()

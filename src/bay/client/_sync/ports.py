@@ -78,8 +78,5 @@ class Ports(SandboxNoun):
         return self._http.one(PortSettings, call)
 
     def forget(self, port: int) -> None:
-        """Take back what was set for it: it is its owner's, and is listed only while something listens.
-
-        Again is no error.
-        """
+        """Undo its settings: it is its owner's, listed only while something listens. Again is no error."""
         self._http.json(Call("DELETE", self._path(checked_port(port)), safe=True))
