@@ -149,7 +149,7 @@ class Terminal:
         width = _width(self.last) if self.last else 0
         if width == 1:
             self._write([(self.last, self.style)] * min(count, self.cols))
-        elif width == 2:
+        elif width == 2 and self.cols > 1:
             self.draw(self.last * min(count, self.cols // 2))
 
     def _write(self, cells: list[Cell]) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bay.errors import InternalError, Timeout
@@ -274,6 +274,7 @@ _PIECES = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_PIECES, max_size=25).map("".join), st.integers(1, 6), st.integers(1, 12))
+@example("〰\x1b[b", 1, 1)  # a wide character again, where not even one fits
 def test_a_repaint_gives_the_same_terminal(text: str, rows: int, cols: int) -> None:
     text = text.encode(errors="replace").decode()
     first = fed(text, rows, cols)
