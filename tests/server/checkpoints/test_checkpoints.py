@@ -617,7 +617,7 @@ async def test_an_owner_has_four_exports_and_imports_at_once(
     call = f"/v1/sandboxes/{box}/checkpoints/import"
     calls = [asyncio.create_task(alice.post(call, content=slow())) for _ in range(4)]
     transfers = bay.app.state.services[Checkpoints]._transfers
-    await until(lambda: transfers._places["alice"] == 4)
+    await until(lambda: transfers["alice"] == 4)
     assert_error(await alice.get(f"/v1/sandboxes/{box}/checkpoints/out/export"), 429, "quota_exceeded")
     theirs = await bob.post(f"/v1/sandboxes/{other}/checkpoints/import", content=b"x")
     assert_error(theirs, 400, "validation_error")

@@ -1,6 +1,7 @@
 """The collector removes files of deleted checkpoints once no fork, restore or export needs them."""
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
@@ -51,11 +52,9 @@ class CheckpointGarbage:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S):
                     await self._poked.wait()
-            except TimeoutError:
-                pass
             self._poked.clear()
             try:
                 await self.discard()

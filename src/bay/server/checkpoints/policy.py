@@ -1,14 +1,13 @@
 """The checkpoint policy of a sandbox: which checkpoints are due, and the rows that ask for them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.ids import new_id
-from bay.models import CheckpointPolicy, Persist
+from bay.models import CheckpointPolicy
 from bay.store import checkpoints, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
@@ -30,16 +29,6 @@ def asked(
     )  # fmt: skip
 
 
-def imported(
-    wanted: CheckpointRecord, persist: Persist, image: str, comment: str | None, created_at: datetime
-) -> CheckpointRecord:
-    """The row of an imported checkpoint, whose files date from `created_at`: it has no ancestor here."""
-    return replace(
-        wanted, persist=persist, image=image, comment=wanted.comment or comment, parent_id=None, state="ready",
-        created_at=created_at,
-    )  # fmt: skip
-
-
 async def before_stop(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
     """Ask for a checkpoint of a sandbox that has just stopped, if its policy says so."""
     sandbox = await sandboxes.get(db, sandbox_id)
@@ -48,35 +37,24 @@ async def before_stop(db: AsyncConnection, sandbox_id: str, now: datetime) -> No
 
 
 async def ask(store: Store, clock: Clock, poke: Callable[[str], None]) -> None:
-    """Ask for the checkpoints that are due, and have the reconciler make them."""
+    """Have the reconciler make the checkpoints that are due, but none of a sandbox unused since its last."""
     async with store.read() as db:
         if not await sandboxes.due_checkpoints(db, clock()):
             return
     async with store.write() as db:
-        sandbox_ids = await ask_for_due(db, clock())
-    for sandbox_id in sandbox_ids:
-        poke(sandbox_id)
-
-
-async def ask_for_due(db: AsyncConnection, now: datetime) -> list[str]:
-    """Ask for every checkpoint that is due; ids of their sandboxes.
-
-    A sandbox that was not used since its last is passed over.
-    """
-    found = await sandboxes.due_checkpoints(db, now)
-    asking = [sandbox for sandbox in found if _is_free(sandbox) and await _may_have_changed(db, sandbox)]
-    for sandbox in found:
-        await sandboxes.change(db, sandbox.id, checkpoint_at=next_at(sandbox.checkpoint_policy, now))
+        now = clock()
+        found = await sandboxes.due_checkpoints(db, now)
+        asking = [sandbox for sandbox in found if _is_free(sandbox) and await _may_have_changed(db, sandbox)]
+        for sandbox in found:
+            await sandboxes.change(db, sandbox.id, checkpoint_at=next_at(sandbox.checkpoint_policy, now))
+        for sandbox in asking:
+            await checkpoints.add(db, asked(sandbox, now, auto=True))
     for sandbox in asking:
-        await checkpoints.add(db, asked(sandbox, now, auto=True))
-    return [sandbox.id for sandbox in asking]
+        poke(sandbox.id)
 
 
 def _is_free(sandbox: SandboxRecord) -> bool:
-    """Whether its files are at rest.
-
-    A checkpoint that takes longer than `every` is not asked for again meanwhile.
-    """
+    """Whether its files are at rest: a checkpoint that takes longer than `every` is not asked for twice."""
     return sandbox.checkpoint_due is None and sandbox.restore_id is None
 
 

@@ -35,10 +35,7 @@ class CheckpointRequests:
     async def make(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None = None
     ) -> CheckpointRecord:
-        """Ask for `wanted` and return it once it is made; a repeated `request` returns the first one's.
-
-        Raises what it failed with, Conflict, or Timeout.
-        """
+        """Have `wanted`, or what an earlier `request` wanted, made. Raises its failure, Conflict, Timeout."""
         checkpoint_id, outcome = await self._ask(sandbox, wanted, request)
         made = await self._made(sandbox.id, checkpoint_id)
         if outcome is not None and outcome.error is not None:
@@ -79,10 +76,7 @@ class CheckpointRequests:
 
     @asynccontextmanager
     async def origin(self, sandbox: SandboxRecord, ref: str | None) -> AsyncGenerator[CheckpointRecord, None]:
-        """A checkpoint of `sandbox` by id or name; for None a temporary one of now, kept while in use.
-
-        Raises NotFound, or as `make` does.
-        """
+        """A checkpoint of `sandbox`; for None a temporary one, of now. Raises as `find` and `make` do."""
         if ref is not None:
             yield await self.find(sandbox, ref)
             return
@@ -103,10 +97,9 @@ class CheckpointRequests:
         return found
 
     async def restorable(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
-        """The checkpoint to restore into the sandbox: one of its own by id or name, or of its owner by id.
+        """The checkpoint to restore: one of the sandbox by id or name, or of its owner by id.
 
-        Raises NotFound, and Conflict for one without the root file system that the sandbox has and would
-        lose.
+        Raises NotFound, and Conflict for one without the root file system that the sandbox would lose.
         """
         async with self._store.read() as db:
             found = await checkpoints.find(db, sandbox.id, ref)
@@ -118,20 +111,14 @@ class CheckpointRequests:
         if sandbox.persist == "machine" and found.persist == "workspace":
             raise Conflict(
                 f"checkpoint {found.id} has only /workspace, and sandbox {sandbox.id} would lose its other "
-                "files; "
-                "create a sandbox from it instead (from_checkpoint)"
+                "files; create a sandbox from it instead (from_checkpoint)"
             )
         return found
 
     async def usable(self, db: AsyncConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:
         """The checkpoint, if something of the caller's may be made of it. Raises NotFound."""
-        found = await checkpoints.get(db, checkpoint_id)
-        if (
-            found is None
-            or found.owner != caller.owner
-            or found.deleted_at is not None
-            or found.state != "ready"
-        ):
+        found = await checkpoints.get(db, checkpoint_id)  # also a hidden one, which a fork begins from
+        if found is None or (found.owner, found.deleted_at, found.state) != (caller.owner, None, "ready"):
             raise NotFound(f"there is no checkpoint {checkpoint_id}")
         return found
 
@@ -154,8 +141,8 @@ class CheckpointRequests:
     async def restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> None:
         """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some.
 
-        Raises what it failed with; the files and what runs are then as they were. Raises Conflict while
-        another restore of the sandbox or of its cargo is under way.
+        Raises what it failed with, after which all is as before, and Conflict while the sandbox or its cargo
+        is being restored.
         """
         outcome = await self._ask_restore(sandbox, checkpoint)
         self._waker.poke(sandbox.id)

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import IntegrityError
 
@@ -13,7 +13,7 @@ from bay.cargo.base import CargoBackend
 from bay.cargo.export_import import export_stream, import_stream
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
-from bay.errors import BadRequest, Conflict, InvalidArgument, QuotaExceeded
+from bay.errors import BadRequest, Conflict, InvalidArgument
 from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server.checkpoints import policy
@@ -22,6 +22,7 @@ from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.waker import Holds, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
+from bay.server.web.open_connections import one_place
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, Page, SandboxRecord
@@ -29,7 +30,7 @@ from bay.units import MIB
 
 _MAX_COMMENT = 4096
 _MAX_TRANSFERS = 4
-"""Exports and imports of one owner at once."""
+"""Exports and imports of one owner at once: each is a process and a file system's work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class Checkpoints:
         self._cargo = cargo
         self._holds = holds
         self._quotas = quotas
-        self._transfers = _Transfers()
+        self._transfers: Counter[str] = Counter()
         self._discard = discard
         self._view = view
         self._clock = clock
@@ -95,14 +96,12 @@ class Checkpoints:
         return _view(await self._snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
 
     async def delete(self, caller: Caller, ref: str, checkpoint: str) -> None:
-        """Remove a checkpoint; idempotent.
-
-        Forks of it stay. Raises NotFound, and Conflict during a restore.
-        """
+        """Remove a checkpoint; idempotent. Forks of it stay. Raises NotFound, Conflict during a restore."""
         sandbox = await self._waker.find(caller, ref)
         async with self._store.write() as db:
             found = await checkpoints.find(db, sandbox.id, checkpoint)
-            if found is None and await self._is_deleted(sandbox, checkpoint):
+            known = found or await checkpoints.get(db, checkpoint)
+            if known is not None and known.sandbox_id == sandbox.id and known.deleted_at is not None:
                 return
             found = found or await self._snapshots.find(sandbox, checkpoint)
             present = await sandboxes.get(db, sandbox.id)
@@ -114,30 +113,23 @@ class Checkpoints:
         self._discard()
 
     async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
-        """Restore one of the caller's checkpoints.
-
-        Running programs end, and compute that was there starts again with its files.
+        """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again.
 
         When it fails the files and what runs are as before. Raises Conflict while another restore is under
         way, and when the cargo is in use in another sandbox.
         """
         sandbox = await self._find(caller, ref)
-        found = await self._snapshots.restorable(sandbox, checkpoint)
-        await self._snapshots.restore(sandbox, found)
-        after = await self._waker.find(caller, sandbox.id)
-        return self._view(after)
+        await self._snapshots.restore(sandbox, await self._snapshots.restorable(sandbox, checkpoint))
+        return self._view(await self._waker.find(caller, sandbox.id))
 
     @asynccontextmanager
     async def export(
         self, caller: Caller, ref: str, checkpoint: str
     ) -> AsyncGenerator[tuple[Checkpoint, AsyncIterator[bytes]], None]:
-        """The checkpoint and a stream of its compressed archive; it is not removed while it is read.
-
-        Raises QuotaExceeded while too many exports and imports of the owner are under way.
-        """
+        """The checkpoint, kept while it is read, and a stream of its archive. Raises QuotaExceeded."""
         sandbox = await self._waker.find(caller, ref)
         record = await self._snapshots.find(sandbox, checkpoint)
-        with self._transfers.place(caller.owner), self._holds.hold(record.id):
+        with self._transferring(caller.owner), self._holds.hold(record.id):
             try:
                 record = await self._snapshots.find(sandbox, record.id)  # held from here on
                 facts = Manifest(
@@ -154,10 +146,9 @@ class Checkpoints:
     async def import_(
         self, caller: Caller, ref: str, new: NewCheckpoint, body: AsyncIterator[bytes]
     ) -> Checkpoint:
-        """A checkpoint of this sandbox from an archive that an export made, here or elsewhere.
+        """A checkpoint from an export, also of another Bay's.
 
-        Raises BadRequest, StorageFull, Conflict when there is no room or name for it, and QuotaExceeded as
-        `export` does.
+        Raises BadRequest, StorageFull, QuotaExceeded, and Conflict when there is no room or name for it.
         """
         sandbox = await self._find(caller, ref)
         _check(new)
@@ -166,7 +157,7 @@ class Checkpoints:
             await self._quotas.admit_files(db, caller)
             await self._snapshots.admit(db, sandbox, new.name)
             limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb
-        with self._transfers.place(caller.owner):
+        with self._transferring(caller.owner):
             made = await self._import(sandbox, wanted, body, None if limit_mb is None else limit_mb * MIB)
         return _view(made, sandbox.checkpoint_id)
 
@@ -189,7 +180,10 @@ class Checkpoints:
     async def _imported(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Manifest
     ) -> CheckpointRecord:
-        made = policy.imported(wanted, facts.persist, facts.image, facts.comment, facts.created_at)
+        made = replace(
+            wanted, persist=facts.persist, image=facts.image, comment=wanted.comment or facts.comment,
+            parent_id=None, state="ready", created_at=facts.created_at,
+        )  # fmt: skip
         try:
             async with self._store.write() as db:
                 await self._snapshots.admit(db, sandbox, made.name)
@@ -204,15 +198,14 @@ class Checkpoints:
         audit.about(made.id)
         return made
 
+    def _transferring(self, owner: str) -> AbstractContextManager[None]:
+        doing = "exports and imports of this owner are in progress, the limit; wait for one to end"
+        return one_place(self._transfers, owner, _MAX_TRANSFERS, doing)
+
     async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
         sandbox = await self._waker.find(caller, ref)
         self._waker.refuse_expired(sandbox)
         return sandbox
-
-    async def _is_deleted(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
-        async with self._store.read() as db:
-            found = await checkpoints.get(db, checkpoint_id)
-        return found is not None and found.sandbox_id == sandbox.id and found.deleted_at is not None
 
 
 def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
@@ -222,27 +215,6 @@ def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
         current=record.id == current, persist=record.persist, size_bytes=record.size_bytes,
         exclusive_bytes=record.exclusive_bytes, inodes=record.inodes, measured_at=record.measured_at,
     )  # fmt: skip
-
-
-class _Transfers:
-    """Exports and imports under way, by owner: each is a process and a file system's work."""
-
-    def __init__(self) -> None:
-        self._places: Counter[str] = Counter()
-
-    @contextmanager
-    def place(self, owner: str) -> Generator[None]:
-        """Room for one more of `owner`. Raises QuotaExceeded when there is none."""
-        if self._places[owner] >= _MAX_TRANSFERS:
-            raise QuotaExceeded(
-                f"{_MAX_TRANSFERS} exports and imports of this owner are in progress, the limit; wait for "
-                "one to end and try again"
-            )
-        self._places[owner] += 1
-        try:
-            yield
-        finally:
-            self._places[owner] -= 1
 
 
 async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

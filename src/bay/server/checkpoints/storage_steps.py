@@ -1,7 +1,6 @@
-"""The reconciler's steps on files: it makes cargos, copies them into checkpoints, and restores checkpoints.
+"""The reconciler's steps on files, with the sandbox's key held, so that no two happen at once to one sandbox.
 
-Everything here is called with the sandbox's key held, so it never happens twice at once to one sandbox. Each
-step may be repeated after a crash: the row says what is wanted until it is done.
+Each may be repeated after a crash: the row says what is wanted until it is done.
 """
 
 import asyncio
@@ -36,10 +35,7 @@ class Outcome:
 
 
 class StorageSteps:
-    """Makes and restores checkpoints as their rows ask.
-
-    Calls `discard` when files may have become garbage.
-    """
+    """Makes cargos, makes and restores checkpoints; calls `discard` when files may have become garbage."""
 
     def __init__(
         self,
@@ -55,12 +51,11 @@ class StorageSteps:
         self._cargo = cargo
         self._clock = clock
         self.discard = discard
-        self.request_probe: Callable[[str], None] = _nobody
+        self.request_probe: Callable[[str], None] = lambda _sandbox_id: None
         """Called with the id of a sandbox that could not be thawed; the reconciler sees to it."""
         self._outcomes: dict[str, Outcome] = {}
         """By the id of a checkpoint, or of a sandbox that is restored: there is one of each at a time."""
-        # Without btrfs a copy takes disk and processor: more at once only makes each slower. Nothing else is
-        # awaited with it.
+        # Without btrfs a copy takes disk and processor: more at once only makes each slower.
         self._copying = asyncio.Semaphore(_COPIES)
         # Held for one write of a limit, so that the row that was read is still the newest.
         self._limiting = asyncio.Lock()
@@ -79,20 +74,15 @@ class StorageSteps:
             outcome.error = error
 
     async def make_cargo(self, cargo_id: str) -> None:
-        """See to it that the cargo is there, with the files it begins with, and its limit holds.
-
-        Raises StorageFull, NotFound or DriverUnavailable.
-        """
+        """Have the cargo there, with its files and limit. Raises StorageFull, NotFound, DriverUnavailable."""
         cargo = await self._present(cargo_id)
+        limit = _bytes(cargo.size_limit_mb)
         async with self._copying:
-            await self._cargo.create(
-                cargo_id, limit_bytes=_bytes(cargo.size_limit_mb), origin=cargo.origin_id
-            )
+            await self._cargo.create(cargo_id, limit_bytes=limit, origin=cargo.origin_id)
         try:
             async with self._limiting:
                 cargo = await self._present(cargo_id)
-                # Also of one that was there: its limit was changed, or it came from a backup and has none
-                # yet.
+                # Also of one that was there: its limit was changed, or a backup has brought it without one.
                 if isinstance(self._cargo, SizeLimits):
                     await self._cargo.set_limit(cargo_id, _bytes(cargo.size_limit_mb))
         except NotFound:
@@ -127,10 +117,7 @@ class StorageSteps:
         log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
 
     async def prepare_restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
-        """Make the files to restore, while the sandbox goes on.
-
-        False when that fails, which is then reported.
-        """
+        """Make the files to restore, while the sandbox goes on. False when that fails, which is reported."""
         try:
             await self._check_alone(sandbox)
             await self.make_cargo(sandbox.cargo_id)
@@ -248,10 +235,6 @@ async def _known(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord:
     if record is None:
         raise NotFound(f"there is no checkpoint {checkpoint_id}")
     return record
-
-
-def _nobody(_sandbox_id: str) -> None:
-    pass
 
 
 def _bytes(mebibytes: int | None) -> int | None:

@@ -1,16 +1,15 @@
-"""Wakes followers of events. Holds no events: the rows are the truth, and each follower reads on by itself.
+"""Wakes followers of events. Each reads the rows behind its place, and waits here when there are none.
 
-A follower asks the database for what is behind its place, and waits here when there is nothing. Nothing is
-queued for it, so one that reads slowly or not at all costs no memory.
+Nothing is queued for it, so one that reads slowly or not at all costs no memory.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
-from bay.errors import QuotaExceeded
+from bay.server.web.open_connections import one_place
 
 T = TypeVar("T")
 
@@ -49,20 +48,10 @@ class EventNotifier:
         finally:
             self._listeners.discard(listener)
 
-    @contextmanager
-    def place(self, owner: str) -> Generator[None, None, None]:
+    def place(self, owner: str) -> AbstractContextManager[None]:
         """Room for one more follower of `owner`. Raises QuotaExceeded when all is taken."""
-        if self._followers[owner] >= MAX_FOLLOWERS:
-            raise QuotaExceeded(
-                f"{MAX_FOLLOWERS} connections of this owner follow events, the limit; close one and try again"
-            )
-        self._followers[owner] += 1
-        try:
-            yield
-        finally:
-            self._followers[owner] -= 1
-            if not self._followers[owner]:
-                del self._followers[owner]
+        doing = "connections of this owner follow events, the limit; close one"
+        return one_place(self._followers, owner, MAX_FOLLOWERS, doing)
 
     async def follow(self, read: Callable[[], Awaitable[Sequence[T]]]) -> AsyncGenerator[Sequence[T], None]:
         """The batches of each `read`, in order, while the feed is open; an empty batch is a sign of life."""
@@ -75,8 +64,7 @@ class EventNotifier:
 
     async def _waited(self, woken: asyncio.Event) -> bool:
         """Whether something was committed within the time after which a sign of life is due."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._ping_s):
                 return await woken.wait()
-        except TimeoutError:
-            return False
+        return False

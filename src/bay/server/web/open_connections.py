@@ -7,7 +7,7 @@ it is looked after here, and counted, since each costs Bay a descriptor and some
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NoReturn, TypeVar
 
 from bay.errors import QuotaExceeded, Timeout, Unauthorized
@@ -44,20 +44,10 @@ class OpenConnections:
         self._nudged.set()
         self._nudged = asyncio.Event()
 
-    @contextmanager
-    def place(self, owner: str) -> Generator[None]:
+    def place(self, owner: str) -> AbstractContextManager[None]:
         """Room for one more connection of `owner`. Raises QuotaExceeded when all is taken."""
-        if self._places[owner] >= LIMIT:
-            raise QuotaExceeded(
-                f"{LIMIT} connections of this owner follow or are attached, the limit; close one and try again"
-            )
-        self._places[owner] += 1
-        try:
-            yield
-        finally:
-            self._places[owner] -= 1
-            if not self._places[owner]:
-                del self._places[owner]
+        doing = "connections of this owner follow or are attached, the limit; close one"
+        return one_place(self._places, owner, LIMIT, doing)
 
     async def over(self, caller: Caller) -> Reason:
         """Return once a connection of `caller` has to end, and why."""
@@ -107,6 +97,20 @@ class OpenConnections:
                 await self._nudged.wait()
         except TimeoutError:
             return
+
+
+@contextmanager
+def one_place(taken: Counter[str], owner: str, most: int, doing: str) -> Generator[None]:
+    """One of the `most` places that `owner` may take at once. Raises QuotaExceeded when all are `taken`."""
+    if taken[owner] >= most:
+        raise QuotaExceeded(f"{most} {doing} and try again")
+    taken[owner] += 1
+    try:
+        yield
+    finally:
+        taken[owner] -= 1
+        if not taken[owner]:
+            del taken[owner]
 
 
 async def _next(items: AsyncIterator[T]) -> T | None:
