@@ -1,4 +1,1 @@
-"""Cargos: the files of sandboxes as resources of their own, with quotas and disk usage.
-
-How files lie on the host is `bay.cargo`, not here.
-"""
+"""Cargos as resources of their own, with quotas and disk usage. How files lie on the host is `bay.cargo`."""

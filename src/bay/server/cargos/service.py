@@ -1,6 +1,5 @@
 """The cargo service: the files of sandboxes, and cargos that callers keep apart from any."""
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoStore, SizeLimits
@@ -8,6 +7,7 @@ from bay.clock import Clock
 from bay.errors import BayError, Conflict, InvalidArgument, NotFound
 from bay.ids import new_id
 from bay.models import Cargo, Profile, from_wire, to_wire
+from bay.server.cargos.usage import charged
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.sessions.quotas import Quotas
@@ -17,8 +17,6 @@ from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, Page, SandboxRecord
-
-log = structlog.get_logger("bay.cargos")
 
 
 class Cargos:
@@ -55,9 +53,7 @@ class Cargos:
         from_checkpoint: str | None,
         idempotency_key: str | None,
     ) -> Cargo:
-        """An external cargo, empty or with the files of a checkpoint.
-
-        Without a limit it has the most that one may have.
+        """An external cargo, empty or with the files of a checkpoint; no limit stands for the most there is.
 
         Raises StorageFull, NotFound, InvalidArgument or QuotaExceeded.
         """
@@ -69,7 +65,8 @@ class Cargos:
             await self._quotas.admit_cargo(db, caller)
             if from_checkpoint is not None:
                 await self._snapshots.usable(db, caller, from_checkpoint)
-            record = self._record(caller, _within(size_limit_mb, self._most_mb), from_checkpoint)
+            limit = _within(size_limit_mb, self._most_mb)
+            record = self._record(caller.owner, limit, origin_id=from_checkpoint)
             await cargos.add(db, _row(record))
             if request is not None:
                 answer = to_wire(self._view(record, (), None))
@@ -83,17 +80,14 @@ class Cargos:
                 if request is not None:
                     await request.withdraw(db)
             raise
-        return self._view(record, (), await self._charged(record))
+        return await self._shown(record, ())
 
     async def page(self, caller: Caller, *, managed: bool, after: int, limit: int) -> Page[Cargo]:
         """Part of the caller's cargos, oldest first."""
         async with self._store.read() as db:
             found = await cargos.page(db, caller.owner, managed=managed, after=after, limit=limit)
             users = await cargos.users(db, [record.id for record in found.items])
-        items = [
-            self._view(record, users.get(record.id, ()), await self._charged(record))
-            for record in found.items
-        ]
+        items = [await self._shown(record, users.get(record.id, ())) for record in found.items]
         return Page(items=tuple(items), next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, cargo_id: str) -> Cargo:
@@ -101,14 +95,12 @@ class Cargos:
         async with self._store.read() as db:
             record = await self._find(db, caller, cargo_id)
             users = await cargos.users(db, [record.id])
-        return self._view(record, users.get(record.id, ()), await self._charged(record))
+        return await self._shown(record, users.get(record.id, ()))
 
     async def update(self, caller: Caller, cargo_id: str, size_limit_mb: int | None) -> Cargo:
-        """Change how much it may hold; None is the most.
+        """Change how much it may hold; None is the most by its sandbox's profile or setting `max_cargo_mb`.
 
         Below what it holds, nothing more can be written until enough is deleted.
-
-        The most is what the profile of its sandbox says, of an external one the setting `max_cargo_mb`.
         """
         async with self._store.write() as db:
             record = await self._find(db, caller, cargo_id)
@@ -139,10 +131,9 @@ class Cargos:
         await self._cargo.remove(record.id)
 
     async def move(self, caller: Caller, cargo_id: str, ref: str) -> Cargo:
-        """Have the sandbox `ref` use this cargo in place of its own. Nothing is lost on the way.
+        """Have the sandbox `ref` use this cargo in place of its own, which becomes an external one.
 
-        A managed cargo that is replaced becomes an external one; a sandbox whose managed cargo is taken gets
-        a new one. Raises Conflict while a sandbox that gives or takes has compute.
+        A sandbox whose managed cargo is taken gets a new one. Raises Conflict while either has compute.
         """
         target = await self._waker.find(caller, ref)
         self._waker.refuse_expired(target)
@@ -168,10 +159,7 @@ class Cargos:
         if giver is None:
             return
         await cargos.change(db, record.id, managed_by_sandbox_id=target.id)
-        fresh = CargoRecord(
-            id=new_id("ws"), owner=record.owner, managed_by_sandbox_id=giver.id, backend=self._cargo.name,
-            size_limit_mb=record.size_limit_mb, created_at=self._clock(), last_accessed_at=self._clock(), deleted_at=None,
-        )  # fmt: skip
+        fresh = self._record(record.owner, record.size_limit_mb, giver_id=giver.id)
         await cargos.add(db, _row(fresh))
         await sandboxes.change(db, giver.id, cargo_id=fresh.id, checkpoint_id=None)
         await events.add(db, giver, "sandbox.updated", self._clock(), fields=["cargo_id"])
@@ -182,17 +170,21 @@ class Cargos:
             raise NotFound(f"there is no cargo {cargo_id}")
         return record
 
-    async def _charged(self, record: CargoRecord) -> int | None:
-        try:
-            return await self._limits.charged(record.id) if self._limits else None
-        except BayError as error:  # a list must not fail because one cargo is not there yet
-            log.info("cargo.unweighed", id=record.id, error=error.message)
-            return None
+    async def _shown(self, record: CargoRecord, sandbox_ids: tuple[str, ...]) -> Cargo:
+        # A list must not fail because one cargo is not there yet.
+        return self._view(record, sandbox_ids, await charged(self._limits, record.id))
 
-    def _record(self, caller: Caller, size_limit_mb: int | None, origin_id: str | None) -> CargoRecord:
+    def _record(
+        self,
+        owner: str,
+        size_limit_mb: int | None,
+        *,
+        giver_id: str | None = None,
+        origin_id: str | None = None,
+    ) -> CargoRecord:
         now = self._clock()
         return CargoRecord(
-            id=new_id("ws"), owner=caller.owner, managed_by_sandbox_id=None, backend=self._cargo.name,
+            id=new_id("ws"), owner=owner, managed_by_sandbox_id=giver_id, backend=self._cargo.name,
             size_limit_mb=size_limit_mb, origin_id=origin_id, created_at=now, last_accessed_at=now, deleted_at=None,
         )  # fmt: skip
 
@@ -224,18 +216,15 @@ def _check_cold(found: list[SandboxRecord]) -> None:
     if busy:
         raise Conflict(
             f"{', '.join(busy)} is running, or its files are being copied; a cargo can move only between "
-            "cold sandboxes: "
-            "stop it and try again",
+            "cold sandboxes: stop it and try again",
             details={"active_sandbox_ids": busy},
         )
 
 
 def _is_cold(sandbox: SandboxRecord) -> bool:
     """Whether nothing is, or is about to be, done with its files."""
-    wanted = (
-        sandbox.target != "stopped" or sandbox.restore_id is not None or sandbox.checkpoint_due is not None
-    )
-    return sandbox.session is None and not wanted
+    wanted = (sandbox.restore_id, sandbox.checkpoint_due, sandbox.session)
+    return sandbox.target == "stopped" and wanted == (None, None, None)
 
 
 async def _check_free(db: AsyncConnection, record: CargoRecord) -> None:

@@ -1,7 +1,7 @@
 """Measures the disk usage of cargos and checkpoints that may have changed since, a few at a time.
 
-The backend walks through them in a process that gives way to everything else, so a figure is a minute old at
-times, and what it bounds is what is begun, not what is written: `size_limit_mb` is for that.
+A process that gives way to all others walks through them, so a figure may be a minute old. It bounds what is
+begun, not what is written: `size_limit_mb` is for that.
 """
 
 import asyncio
@@ -27,10 +27,7 @@ _MAX_CHECKPOINTS = 200
 _STALE = timedelta(minutes=10)
 """Maximum age of the figure of a running sandbox without calls: its programs may write all the same."""
 _CHECKPOINT_STALE = timedelta(hours=1)
-"""Maximum age of a checkpoint's exclusive bytes while its sandbox is active.
-
-Its other figures never change.
-"""
+"""Maximum age of a checkpoint's exclusive bytes while its sandbox is active; the others never change."""
 
 
 class Usage:
@@ -78,19 +75,17 @@ class Usage:
 
     def _batches(self, ids: list[str]) -> Iterator[list[str]]:
         """One that could not be weighed the last time is tried alone: it must not keep others from it."""
-        alone = [one for one in ids if one in self._failed]
         together = [one for one in ids if one not in self._failed]
         for first in range(0, len(together), _BATCH):
             yield together[first : first + _BATCH]
-        for one in alone:
-            yield [one]
+        yield from ([one] for one in ids if one in self._failed)
 
     async def _weigh_cargos(self, ids: list[str]) -> None:
         now = self._clock()  # before: a write meanwhile asks for another measurement
         for cargo_id, weight in (await self._weigh(ids, now)).items():
             values = {
                 "measured_at": now, "used_bytes": weight.used_bytes, "used_inodes": weight.used_inodes,
-                "charged_bytes": await self._charged(cargo_id),
+                "charged_bytes": await charged(self._limits, cargo_id),
             }  # fmt: skip
             self._deferred.put(partial(cargos.change, cargo_id=cargo_id, **values))
 
@@ -104,10 +99,7 @@ class Usage:
             self._deferred.put(partial(checkpoints.change, checkpoint_id=checkpoint_id, **values))
 
     async def _weigh(self, ids: list[str], now: datetime) -> dict[str, Weight]:
-        """The successful measurements.
-
-        The rest does not exist yet, or is too much for one turn, and is left for later.
-        """
+        """The successful measurements; the rest, not there yet or too much for a turn, is put off."""
         found = await self._disk.weigh(ids) if self._disk else {}
         self._failed -= found.keys()
         for one in set(ids) - found.keys():
@@ -115,9 +107,11 @@ class Usage:
             self._put_off[one] = now + _STALE
         return found
 
-    async def _charged(self, cargo_id: str) -> int | None:
-        try:
-            return await self._limits.charged(cargo_id) if self._limits else None
-        except BayError as error:  # it went meanwhile
-            log.info("usage.uncharged", id=cargo_id, error=error.message)
-            return None
+
+async def charged(limits: SizeLimits | None, cargo_id: str) -> int | None:
+    """The bytes that count against a cargo's limit; None without limits, and while it is not there."""
+    try:
+        return await limits.charged(cargo_id) if limits else None
+    except BayError as error:
+        log.info("usage.uncharged", id=cargo_id, error=error.message)
+        return None

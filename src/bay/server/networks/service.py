@@ -1,9 +1,6 @@
-"""The network service: a sandbox's network policy, and its traffic.
+"""The network service writes a policy as a wish with a version; the reconciler holds the session to it."""
 
-A policy is written into the row as a wish with a version; the reconciler has the driver hold the session to
-it.
-"""
-
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
@@ -12,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.drivers.base import Driver, NetworkControl
-from bay.errors import Timeout
+from bay.errors import BadRequest, CapabilityNotSupported, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
-from bay.server.networks.rules import checked_policy
+from bay.network.policy import checked
 from bay.server.sessions.effective_policy import mode_of
 from bay.server.sessions.rows import handle_of
 from bay.server.sessions.waker import Waker
@@ -27,10 +24,7 @@ _SETTLE_S = 30.0
 
 
 class Networks:
-    """The service behind `…/network-policy` and `…/network`.
-
-    `private`: destinations that rules may open although they are not public.
-    """
+    """The service behind `…/network-policy` and `…/network`. Rules may open `private` destinations."""
 
     def __init__(
         self,
@@ -58,15 +52,12 @@ class Networks:
     async def put(self, caller: Caller, ref: str, policy: NetworkPolicy | None) -> CurrentPolicy:
         """Give a sandbox that policy, or with None its profile's again; returns when it holds.
 
-        Raises DriverUnavailable when the host would not do it, and Timeout; Bay tries again by itself.
+        Raises DriverUnavailable when the host refuses, and Timeout; Bay tries again by itself.
         """
         record = await self._waker.find(caller, ref)
         self._waker.refuse_expired(record)
-        wanted = (
-            None
-            if policy is None
-            else await checked_policy(policy, self._driver.capabilities.network, self._private)
-        )
+        offered = self._driver.capabilities.network
+        wanted = policy and await checked_policy(policy, offered, self._private)
         async with self._store.write() as db:
             present = await sandboxes.get(db, record.id) or record
             version = present.network_version + 1
@@ -111,13 +102,27 @@ class Networks:
         )
 
 
+async def checked_policy(
+    policy: NetworkPolicy, offered: Sequence[NetworkMode], private: Sequence[IPv4Network | IPv6Network]
+) -> NetworkPolicy:
+    """The policy as the store keeps it, whose rules open no network that is neither public nor `private`.
+
+    Raises InvalidArgument, and CapabilityNotSupported for a mode that the driver does not enforce.
+    """
+    if policy.mode not in offered:
+        raise CapabilityNotSupported(
+            f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
+            details={"capability": policy.mode, "available": list(offered)},
+        )
+    if policy.mode == "none" and policy.rules:
+        raise BadRequest("mode none takes no rules, because it blocks all traffic; use allowlist or open")
+    return await asyncio.to_thread(checked, policy, private)  # thousands of rules take a moment
+
+
 async def write_policy(
     db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy | None, version: int
 ) -> NetworkMode | None:
-    """Write what a sandbox's policy is from version `version` on; None is its profile's.
-
-    Gives the mode of its own.
-    """
+    """Write a sandbox's policy from that version on, None for its profile's; and return its own mode."""
     if policy is None:
         await networks.remove(db, sandbox_id)
     else:
@@ -128,10 +133,7 @@ async def write_policy(
 
 
 def _holds(record: SandboxRecord, version: int) -> bool:
-    """Whether no session of the sandbox runs by an older policy.
-
-    A starting one may have read it, and an ending one has it.
-    """
+    """Whether no session runs by an older policy: a starting one may have read it, an ending one has it."""
     session = record.session
     return session is None or session.network_version == version or record.network_version != version
 

@@ -38,7 +38,7 @@ from bay.models import (
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.managed_services import rules
-from bay.server.networks.rules import checked_policy
+from bay.server.networks.service import checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
 from bay.server.sessions.core import Core
