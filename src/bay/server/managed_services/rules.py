@@ -17,10 +17,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def checked(specs: Sequence[ServiceSpec], *, root: bool) -> tuple[ServiceSpec, ...]:
-    """The services as they are stored. `root`: whether the profile allows root.
-
-    Raises InvalidArgument, InvalidPath, and Forbidden for a service as root that may not be.
-    """
+    """The services as they are stored. Raises InvalidArgument, InvalidPath, and Forbidden without `root`."""
     if len(specs) > MAX_SERVICES:
         raise InvalidArgument(f"a sandbox may have at most {MAX_SERVICES} services; delete one first")
     if len({spec.name for spec in specs}) < len(specs):

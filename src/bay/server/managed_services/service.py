@@ -1,11 +1,9 @@
-"""The service of managed services: commands that start with every session and are kept running.
-
-Their definitions are rows, which each call changes; a running session gets them before the call is answered.
-"""
+"""The service of managed services. Calls change rows, and return when a running session has them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
 from bay.errors import BayError, Conflict, NotFound, OutputGone
 from bay.models import OutputChunk, Profile, Service, ServiceSpec
@@ -27,14 +25,12 @@ Known = list[Service]
 Specs = list[ServiceSpec]
 _FROZEN = "not known until the sandbox is thawed"
 
+S = TypeVar("S", Service, ServiceSpec)
 Change = Callable[[Specs], Sequence[ServiceSpec]]
 
 
 class SandboxServices:
-    """The service behind `…/services`.
-
-    Changes and looks never start compute: a cold sandbox has its services with its next start.
-    """
+    """The service behind `…/services`. It starts no compute: a cold sandbox has them with its next start."""
 
     def __init__(
         self,
@@ -56,9 +52,7 @@ class SandboxServices:
     async def list(self, caller: Caller, ref: str) -> Known:
         """All, in the order in which they were made; of a frozen sandbox as they were last seen.
 
-        Wakes nothing.
-
-        A key that may only read is shown the names of variables without their values, which may be secrets.
+        A key that may only read is shown no values of variables, which may be secrets.
         """
         record = await self._waker.find(caller, ref)
         present = await self._present(record)
@@ -66,13 +60,10 @@ class SandboxServices:
 
     async def get(self, caller: Caller, ref: str, name: str) -> Service:
         """One of them. Raises NotFound."""
-        return _named(await self.list(caller, ref), name)
+        return _of_name(await self.list(caller, ref), name)
 
     async def put(self, caller: Caller, ref: str, spec: ServiceSpec) -> tuple[Service, bool]:
-        """Make the service, or have the one of that name be what `spec` says; and whether it is new.
-
-        Raises InvalidArgument or Forbidden for what cannot be.
-        """
+        """The service made or replaced, and whether it is new. Raises InvalidArgument and Forbidden."""
         known: list[str] = []
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
@@ -84,13 +75,10 @@ class SandboxServices:
         return await self._told(caller, record.id, spec.name), spec.name not in known
 
     async def delete(self, caller: Caller, ref: str, name: str) -> None:
-        """End it and forget it, with its output.
-
-        Raises NotFound, and Conflict while another service needs it.
-        """
+        """End and forget it, with its output. Raises NotFound, Conflict while another service needs it."""
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
-            _spec(specs, name)
+            _of_name(specs, name)
             if needing := rules.needing(specs, name):
                 raise Conflict(f"service {needing[0]} needs {name}; change or delete {needing[0]} first")
             return [one for one in specs if one.name != name]
@@ -112,11 +100,8 @@ class SandboxServices:
         return await self._told(caller, record.id, name)
 
     async def restart(self, caller: Caller, ref: str, name: str) -> Service:
-        """End it and start it anew, thawing a frozen sandbox; one that is off is turned on.
-
-        Without compute there is nothing to end.
-        """
-        was_enabled = _spec(await self._specs(caller, ref), name).enabled
+        """End it, if it runs, and start it anew, thawing a frozen sandbox; turns on one that is off."""
+        was_enabled = _of_name(await self._specs_of(await self._waker.find(caller, ref)), name).enabled
         record = await self._enable(caller, ref, name, enabled=True)
         return await (self._restarted if was_enabled else self._told)(caller, record.id, name)
 
@@ -126,14 +111,12 @@ class SandboxServices:
     ) -> AsyncGenerator[Output]:
         """Its output in this session from byte `since` on. Raises OutputGone when that is no longer buffered.
 
-        Followed, it ends once the service has ended and is not to be started again, or its session is over.
-        Thaws a frozen sandbox, and starts no cold one: that has no output.
+        Followed, it ends once the service has ended for good or its session is over. Thaws a frozen sandbox;
+        a cold one has no output.
         """
-        with ExitStack() as held:
-            if follow:
-                held.enter_context(self._connections.place(caller.owner))
+        with self._connections.place(caller.owner) if follow else nullcontext():
             async with self._waker.holding(caller, ref, follower=follow) as sandbox:
-                _spec(await self._specs_of(sandbox), name)
+                _of_name(await self._specs_of(sandbox), name)
                 session_id = sandbox.session.id if sandbox.session else ""
                 async with self._waker.reach_session(sandbox, session_id, thaw=True) as peer:
                     if peer is None:
@@ -177,7 +160,7 @@ class SandboxServices:
 
     async def _enable(self, caller: Caller, ref: str, name: str, *, enabled: bool) -> SandboxRecord:
         def change(specs: Specs) -> Sequence[ServiceSpec]:
-            _spec(specs, name)
+            _of_name(specs, name)
             return [replace(one, enabled=enabled) if one.name == name else one for one in specs]
 
         return await self._change(caller, ref, change)
@@ -200,15 +183,12 @@ class SandboxServices:
 
     async def _restarted(self, caller: Caller, sandbox_id: str, name: str) -> Service:
         async with self._waker.holding(caller, sandbox_id) as sandbox:
-            spec = _spec(await self._specs_of(sandbox), name)
+            spec = _of_name(await self._specs_of(sandbox), name)
             if not sandbox.has_compute:
                 return ship_client.stopped(spec)
             async with self._waker.reach(sandbox) as (_, peer):
                 await self._syncer.tell(peer.session_id)
                 return (await self._ship.restart(peer, name)).to_service(spec)
-
-    async def _specs(self, caller: Caller, ref: str) -> Specs:
-        return await self._specs_of(await self._waker.find(caller, ref))
 
     async def _specs_of(self, record: SandboxRecord) -> Specs:
         async with self._store.read() as db:
@@ -222,12 +202,7 @@ class SandboxServices:
             return []
         states, trouble = await self._states(record), self._syncer.trouble(session.id)
         unknown = trouble or (_FROZEN if session.phase == "paused" else None)
-        return [
-            _joined(spec, states[spec.name], trouble)
-            if spec.name in states
-            else ship_client.waiting(spec, unknown)
-            for spec in specs
-        ]
+        return [_joined(spec, states.get(spec.name), trouble, unknown) for spec in specs]
 
     async def _states(self, record: SandboxRecord) -> States:
         """Ship's report; of a frozen or silent one its last report."""
@@ -241,27 +216,20 @@ class SandboxServices:
             return self._syncer.seen(peer.session_id)
 
 
-def _joined(spec: ServiceSpec, status: ServiceStatus, trouble: str | None) -> Service:
+def _joined(
+    spec: ServiceSpec, status: ServiceStatus | None, trouble: str | None, unknown: str | None
+) -> Service:
+    if status is None:
+        return ship_client.waiting(spec, unknown)
     service = status.to_service(spec)
     return service if trouble is None else replace(service, message=trouble)
 
 
-def _named(found: Sequence[Service], name: str) -> Service:
-    for service in found:
-        if service.name == name:
-            return service
-    raise _missing(name)
-
-
-def _spec(specs: Sequence[ServiceSpec], name: str) -> ServiceSpec:
-    for spec in specs:
-        if spec.name == name:
-            return spec
-    raise _missing(name)
-
-
-def _missing(name: str) -> NotFound:
-    return NotFound(f"there is no service {name}")
+def _of_name(found: Sequence[S], name: str) -> S:
+    for one in found:
+        if one.name == name:
+            return one
+    raise NotFound(f"there is no service {name}")
 
 
 async def _nothing() -> AsyncGenerator[OutputChunk | OutputEnd]:

@@ -1,7 +1,7 @@
 """The syncer has the Ship of each running session keep the services of the rows, and follows their state.
 
-A session's Ship gets the definitions when it starts, when the rows change, and when Bay adopts it; a failed
-sync is retried. Then Ship reports each change by itself, over the session's feed.
+A Ship gets them when it starts, when the rows change, and when Bay adopts it; a failed sync is retried. Then
+it reports each change by itself, over the session's feed.
 """
 
 import asyncio
@@ -43,10 +43,7 @@ class _Kept:
     dirty: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the rows may be newer than the definitions that Ship has."""
     running: asyncio.Event = field(default_factory=asyncio.Event)
-    """Clear before Ship is there and while it is frozen.
-
-    Do not send to a frozen Ship: its socket backlog would fill with dead calls.
-    """
+    """Clear before Ship is there and while it is frozen: its socket's backlog would fill with dead calls."""
     sync_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from the read of the rows until Ship has them: no older version comes after a newer one."""
     task: asyncio.Task[None] | None = None
@@ -77,20 +74,15 @@ class ServiceSyncer:
                     kept.task = group.create_task(self._keep(kept))
 
     async def expect(self, sandbox_id: str, session_id: str) -> None:
-        """A session is about to start.
-
-        Looked at now, so that one without services is not kept from being ready.
-        """
+        """A session is about to start. Looked at now: one without services is not kept from being ready."""
         await self.end(session_id)  # an attempt to start it may have come far before
         kept = self._kept[session_id] = _Kept(sandbox_id, None, {})
-        if await self._has_services(sandbox_id):
-            kept.dirty.set()
+        async with self._store.read() as db:
+            if await services.all_of(db, sandbox_id):
+                kept.dirty.set()
 
     async def begin(self, peer: Peer) -> None:
-        """A session that was expected is there: start its services, if it has any by now.
-
-        A failed sync is retried later; nothing is raised for it.
-        """
+        """Start the services of a session that was expected. A failed sync is retried, and nothing raised."""
         if (kept := self._kept.get(peer.session_id)) is not None:
             kept.peer = peer
             kept.running.set()
@@ -145,10 +137,6 @@ class ServiceSyncer:
         kept = self._kept.get(session_id)
         return kept and kept.trouble
 
-    async def _has_services(self, sandbox_id: str) -> bool:
-        async with self._store.read() as db:
-            return bool(await services.all_of(db, sandbox_id))
-
     async def _try_to_tell(self, kept: _Kept) -> None:
         try:
             await self._tell(kept)
@@ -177,9 +165,7 @@ class ServiceSyncer:
             kept.trouble = None
 
     async def _keep(self, kept: _Kept) -> None:
-        """Retry until Ship has the rows' definitions, also that there are none: a Bay may have died before
-        it told a Ship of the last one's removal.
-        """
+        """Retry until Ship has what the rows say, also if that is nothing: Bay may have died before that."""
         failures = 0
         while kept.dirty.is_set():
             await kept.running.wait()
