@@ -1,5 +1,7 @@
 """The cargo service: the files of sandboxes, and cargos that callers keep apart from any."""
 
+from dataclasses import dataclass
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoStore, SizeLimits
@@ -19,32 +21,19 @@ from bay.store.engine import Store
 from bay.store.records import CargoRecord, Page, SandboxRecord
 
 
+@dataclass(eq=False, kw_only=True)
 class Cargos:
     """The service behind `/v1/cargos`."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        waker: Waker,
-        cargo: CargoStore,
-        storage_steps: StorageSteps,
-        snapshots: CheckpointRequests,
-        quotas: Quotas,
-        profiles: dict[str, Profile],
-        most_mb: int,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._waker = waker
-        self._cargo = cargo
-        self._limits = cargo if isinstance(cargo, SizeLimits) else None
-        self._storage_steps = storage_steps
-        self._snapshots = snapshots
-        self._quotas = quotas
-        self._profiles = profiles
-        self._most_mb = most_mb
-        self._clock = clock
+    store: Store
+    waker: Waker
+    cargo: CargoStore
+    storage_steps: StorageSteps
+    snapshots: CheckpointRequests
+    quotas: Quotas
+    profiles: dict[str, Profile]
+    most_mb: int
+    clock: Clock
 
     async def create(
         self,
@@ -59,24 +48,24 @@ class Cargos:
         """
         body = {"size_limit_mb": size_limit_mb, "from_checkpoint": from_checkpoint}
         request = idempotency.request(caller, idempotency_key, "POST /v1/cargos", body)
-        async with self._store.write() as db:
+        async with self.store.write() as db:
             if request is not None and (claim := await request.earlier(db)) is not None:
                 return from_wire(Cargo, claim.answer)
-            await self._quotas.admit_cargo(db, caller)
+            await self.quotas.admit_cargo(db, caller)
             if from_checkpoint is not None:
-                await self._snapshots.usable(db, caller, from_checkpoint)
-            limit = _within(size_limit_mb, self._most_mb)
+                await self.snapshots.usable(db, caller, from_checkpoint)
+            limit = _within(size_limit_mb, self.most_mb)
             record = self._record(caller.owner, limit, origin_id=from_checkpoint)
             await cargos.add(db, _row(record))
             if request is not None:
                 answer = to_wire(self._view(record, (), None))
-                await request.claim(db, record.id, answer, self._clock())
+                await request.claim(db, record.id, answer, self.clock())
         audit.about(record.id)
         try:
-            await self._storage_steps.make_cargo(record.id)
+            await self.storage_steps.make_cargo(record.id)
         except BayError:
-            async with self._store.write() as db:
-                await cargos.change(db, record.id, deleted_at=self._clock())
+            async with self.store.write() as db:
+                await cargos.change(db, record.id, deleted_at=self.clock())
                 if request is not None:
                     await request.withdraw(db)
             raise
@@ -84,7 +73,7 @@ class Cargos:
 
     async def page(self, caller: Caller, *, managed: bool, after: int, limit: int) -> Page[Cargo]:
         """Part of the caller's cargos, oldest first."""
-        async with self._store.read() as db:
+        async with self.store.read() as db:
             found = await cargos.page(db, caller.owner, managed=managed, after=after, limit=limit)
             users = await cargos.users(db, [record.id for record in found.items])
         items = [await self._shown(record, users.get(record.id, ())) for record in found.items]
@@ -92,7 +81,7 @@ class Cargos:
 
     async def get(self, caller: Caller, cargo_id: str) -> Cargo:
         """One cargo."""
-        async with self._store.read() as db:
+        async with self.store.read() as db:
             record = await self._find(db, caller, cargo_id)
             users = await cargos.users(db, [record.id])
         return await self._shown(record, users.get(record.id, ()))
@@ -102,42 +91,42 @@ class Cargos:
 
         Below what it holds, nothing more can be written until enough is deleted.
         """
-        async with self._store.write() as db:
+        async with self.store.write() as db:
             record = await self._find(db, caller, cargo_id)
             wanted = _within(size_limit_mb, await self._most_of(db, record))
             await cargos.change(db, record.id, size_limit_mb=wanted)
-        await self._storage_steps.make_cargo(record.id)
+        await self.storage_steps.make_cargo(record.id)
         return await self.get(caller, cargo_id)
 
     async def _most_of(self, db: AsyncConnection, record: CargoRecord) -> int | None:
         if record.managed_by_sandbox_id is None:
-            return self._most_mb
+            return self.most_mb
         sandbox = await sandboxes.get(db, record.managed_by_sandbox_id)
-        profile = self._profiles.get(sandbox.profile) if sandbox else None
+        profile = self.profiles.get(sandbox.profile) if sandbox else None
         return profile.disk_mb if profile else record.size_limit_mb
 
     async def delete(self, caller: Caller, cargo_id: str) -> None:
         """Remove an external cargo; also when it already is. Raises Conflict while a sandbox has it."""
-        async with self._store.write() as db:
+        async with self.store.write() as db:
             record = await cargos.find_any(db, caller.owner, cargo_id)
             if record is None:
                 raise NotFound(f"there is no cargo {cargo_id}")
             if record.deleted_at is not None:
                 return
             await _check_free(db, record)
-            await cargos.change(db, record.id, deleted_at=self._clock())
+            await cargos.change(db, record.id, deleted_at=self.clock())
         audit.about(record.id)
-        self._storage_steps.discard()  # the checkpoint that it was to be made of may be free now
-        await self._cargo.remove(record.id)
+        self.storage_steps.discard()  # the checkpoint that it was to be made of may be free now
+        await self.cargo.remove(record.id)
 
     async def move(self, caller: Caller, cargo_id: str, ref: str) -> Cargo:
         """Have the sandbox `ref` use this cargo in place of its own, which becomes an external one.
 
         A sandbox whose managed cargo is taken gets a new one. Raises Conflict while either has compute.
         """
-        target = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(target)
-        async with self._store.write() as db:
+        target = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(target)
+        async with self.store.write() as db:
             record = await self._find(db, caller, cargo_id)
             target = await sandboxes.get(db, target.id) or target
             if target.cargo_id != record.id:
@@ -153,7 +142,7 @@ class Cargos:
         _check_cold([target] if giver is None else [giver, target])
         replaced = await cargos.get(db, target.cargo_id)
         await sandboxes.change(db, target.id, cargo_id=record.id, checkpoint_id=None)
-        await events.add(db, target, "sandbox.updated", self._clock(), fields=["cargo_id"])
+        await events.add(db, target, "sandbox.updated", self.clock(), fields=["cargo_id"])
         if replaced.managed_by_sandbox_id == target.id:
             await cargos.change(db, replaced.id, managed_by_sandbox_id=None)
         if giver is None:
@@ -162,7 +151,7 @@ class Cargos:
         fresh = self._record(record.owner, record.size_limit_mb, giver_id=giver.id)
         await cargos.add(db, _row(fresh))
         await sandboxes.change(db, giver.id, cargo_id=fresh.id, checkpoint_id=None)
-        await events.add(db, giver, "sandbox.updated", self._clock(), fields=["cargo_id"])
+        await events.add(db, giver, "sandbox.updated", self.clock(), fields=["cargo_id"])
 
     async def _find(self, db: AsyncConnection, caller: Caller, cargo_id: str) -> CargoRecord:
         record = await cargos.find(db, caller.owner, cargo_id)
@@ -172,7 +161,7 @@ class Cargos:
 
     async def _shown(self, record: CargoRecord, sandbox_ids: tuple[str, ...]) -> Cargo:
         # A list must not fail because one cargo is not there yet.
-        return self._view(record, sandbox_ids, await charged(self._limits, record.id))
+        return self._view(record, sandbox_ids, await charged(self.cargo, record.id))
 
     def _record(
         self,
@@ -182,18 +171,19 @@ class Cargos:
         giver_id: str | None = None,
         origin_id: str | None = None,
     ) -> CargoRecord:
-        now = self._clock()
+        now = self.clock()
         return CargoRecord(
-            id=new_id("ws"), owner=owner, managed_by_sandbox_id=giver_id, backend=self._cargo.name,
+            id=new_id("ws"), owner=owner, managed_by_sandbox_id=giver_id, backend=self.cargo.name,
             size_limit_mb=size_limit_mb, origin_id=origin_id, created_at=now, last_accessed_at=now, deleted_at=None,
         )  # fmt: skip
 
     def _view(self, record: CargoRecord, sandbox_ids: tuple[str, ...], charged: int | None) -> Cargo:
         owner = record.managed_by_sandbox_id
+        enforced = isinstance(self.cargo, SizeLimits) and self.cargo.enforced
         return Cargo(
             id=record.id, managed=owner is not None, managed_by_sandbox_id=owner, backend=record.backend,
             size_limit_mb=record.size_limit_mb, created_at=record.created_at, last_accessed_at=record.last_accessed_at,
-            size_limit_enforced=self._limits is not None and self._limits.enforced, used_bytes=record.used_bytes, used_inodes=record.used_inodes,
+            size_limit_enforced=enforced, used_bytes=record.used_bytes, used_inodes=record.used_inodes,
             charged_bytes=charged, measured_at=record.measured_at, sandbox_ids=sandbox_ids,
         )  # fmt: skip
 

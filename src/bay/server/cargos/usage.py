@@ -37,7 +37,7 @@ class Usage:
         self._store = store
         self._deferred = deferred
         self._disk = cargo if isinstance(cargo, DiskUsage) else None
-        self._limits = cargo if isinstance(cargo, SizeLimits) else None
+        self._cargo = cargo
         self._clock = clock
         self._failed: set[str] = set()
         """Those whose last measurement failed."""
@@ -85,7 +85,7 @@ class Usage:
         for cargo_id, weight in (await self._weigh(ids, now)).items():
             values = {
                 "measured_at": now, "used_bytes": weight.used_bytes, "used_inodes": weight.used_inodes,
-                "charged_bytes": await charged(self._limits, cargo_id),
+                "charged_bytes": await charged(self._cargo, cargo_id),
             }  # fmt: skip
             self._deferred.put(partial(cargos.change, cargo_id=cargo_id, **values))
 
@@ -108,10 +108,10 @@ class Usage:
         return found
 
 
-async def charged(limits: SizeLimits | None, cargo_id: str) -> int | None:
+async def charged(store: CargoStore, cargo_id: str) -> int | None:
     """The bytes that count against a cargo's limit; None without limits, and while it is not there."""
     try:
-        return await limits.charged(cargo_id) if limits else None
+        return await store.charged(cargo_id) if isinstance(store, SizeLimits) else None
     except BayError as error:
         log.info("usage.uncharged", id=cargo_id, error=error.message)
         return None

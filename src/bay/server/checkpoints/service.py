@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import IntegrityError
 
@@ -41,32 +41,20 @@ class NewCheckpoint:
     comment: str | None = None
 
 
+@dataclass(eq=False, kw_only=True)
 class Checkpoints:
     """The service behind `…/checkpoints`. None of it needs compute, and only a restore changes what runs."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        waker: Waker,
-        snapshots: CheckpointRequests,
-        cargo: CargoBackend,
-        holds: Holds,
-        quotas: Quotas,
-        discard: Callable[[], None],
-        view: Callable[[SandboxRecord], Sandbox],
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._waker = waker
-        self._snapshots = snapshots
-        self._cargo = cargo
-        self._holds = holds
-        self._quotas = quotas
-        self._transfers: Counter[str] = Counter()
-        self._discard = discard
-        self._view = view
-        self._clock = clock
+    store: Store
+    waker: Waker
+    snapshots: CheckpointRequests
+    cargo: CargoBackend
+    holds: Holds
+    quotas: Quotas
+    discard: Callable[[], None]
+    view: Callable[[SandboxRecord], Sandbox]
+    clock: Clock
+    _transfers: Counter[str] = field(init=False, default_factory=Counter[str])
 
     async def create(
         self, caller: Caller, ref: str, new: NewCheckpoint, idempotency_key: str | None
@@ -76,41 +64,41 @@ class Checkpoints:
         _check(new)
         call = f"POST /v1/sandboxes/{sandbox.id}/checkpoints"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        wanted = policy.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
-        made = await self._snapshots.make(sandbox, wanted, request)
-        return _view(made, (await self._waker.find(caller, sandbox.id)).checkpoint_id)
+        wanted = policy.asked(sandbox, self.clock(), name=new.name, comment=new.comment)
+        made = await self.snapshots.make(sandbox, wanted, request)
+        return _view(made, (await self.waker.find(caller, sandbox.id)).checkpoint_id)
 
     async def page(
         self, caller: Caller, ref: str, *, auto: bool | None, after: int, limit: int
     ) -> Page[Checkpoint]:
         """Part of the sandbox's checkpoints, oldest first."""
-        sandbox = await self._waker.find(caller, ref)
-        async with self._store.read() as db:
+        sandbox = await self.waker.find(caller, ref)
+        async with self.store.read() as db:
             found = await checkpoints.page(db, sandbox.id, auto=auto, after=after, limit=limit)
         items = tuple(_view(record, sandbox.checkpoint_id) for record in found.items)
         return Page(items=items, next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, checkpoint: str) -> Checkpoint:
         """One checkpoint, by id or name."""
-        sandbox = await self._waker.find(caller, ref)
-        return _view(await self._snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
+        sandbox = await self.waker.find(caller, ref)
+        return _view(await self.snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
 
     async def delete(self, caller: Caller, ref: str, checkpoint: str) -> None:
         """Remove a checkpoint; idempotent. Forks of it stay. Raises NotFound, Conflict during a restore."""
-        sandbox = await self._waker.find(caller, ref)
-        async with self._store.write() as db:
+        sandbox = await self.waker.find(caller, ref)
+        async with self.store.write() as db:
             found = await checkpoints.find(db, sandbox.id, checkpoint)
             known = found or await checkpoints.get(db, checkpoint)
             if known is not None and known.sandbox_id == sandbox.id and known.deleted_at is not None:
                 return
-            found = found or await self._snapshots.find(sandbox, checkpoint)
+            found = found or await self.snapshots.find(sandbox, checkpoint)
             present = await sandboxes.get(db, sandbox.id)
             if present is not None and present.restore_id == found.id:
                 raise Conflict(f"checkpoint {checkpoint} is being restored; delete it after the restore")
-            await checkpoints.hide(db, [found.id], self._clock())
-            await events.add(db, sandbox, "sandbox.checkpoint_deleted", self._clock(), checkpoint_id=found.id)
+            await checkpoints.hide(db, [found.id], self.clock())
+            await events.add(db, sandbox, "sandbox.checkpoint_deleted", self.clock(), checkpoint_id=found.id)
         audit.about(found.id)
-        self._discard()
+        self.discard()
 
     async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
         """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again.
@@ -119,29 +107,29 @@ class Checkpoints:
         way, and when the cargo is in use in another sandbox.
         """
         sandbox = await self._find(caller, ref)
-        await self._snapshots.restore(sandbox, await self._snapshots.restorable(sandbox, checkpoint))
-        return self._view(await self._waker.find(caller, sandbox.id))
+        await self.snapshots.restore(sandbox, await self.snapshots.restorable(sandbox, checkpoint))
+        return self.view(await self.waker.find(caller, sandbox.id))
 
     @asynccontextmanager
     async def export(
         self, caller: Caller, ref: str, checkpoint: str
     ) -> AsyncGenerator[tuple[Checkpoint, AsyncIterator[bytes]], None]:
         """The checkpoint, kept while it is read, and a stream of its archive. Raises QuotaExceeded."""
-        sandbox = await self._waker.find(caller, ref)
-        record = await self._snapshots.find(sandbox, checkpoint)
-        with self._transferring(caller.owner), self._holds.hold(record.id):
+        sandbox = await self.waker.find(caller, ref)
+        record = await self.snapshots.find(sandbox, checkpoint)
+        with self._transferring(caller.owner), self.holds.hold(record.id):
             try:
-                record = await self._snapshots.find(sandbox, record.id)  # held from here on
+                record = await self.snapshots.find(sandbox, record.id)  # held from here on
                 facts = Manifest(
                     bay=__version__, persist=record.persist, image=record.image, created_at=record.created_at,
                     name=record.name, comment=record.comment, sandbox_id=sandbox.id,
                 )  # fmt: skip
-                path = self._cargo.checkpoint_path(record.id)
+                path = self.cargo.checkpoint_path(record.id)
                 async with aclosing(export_stream(path, facts)) as chunks:
                     first = await anext(chunks, b"")  # so that what fails at once is no answer that is cut
                     yield _view(record, sandbox.checkpoint_id), _behind(first, chunks)
             finally:
-                self._discard()
+                self.discard()
 
     async def import_(
         self, caller: Caller, ref: str, new: NewCheckpoint, body: AsyncIterator[bytes]
@@ -152,10 +140,10 @@ class Checkpoints:
         """
         sandbox = await self._find(caller, ref)
         _check(new)
-        wanted = policy.asked(sandbox, self._clock(), name=new.name, comment=new.comment)
-        async with self._store.write() as db:
-            await self._quotas.admit_files(db, caller)
-            await self._snapshots.admit(db, sandbox, new.name)
+        wanted = policy.asked(sandbox, self.clock(), name=new.name, comment=new.comment)
+        async with self.store.write() as db:
+            await self.quotas.admit_files(db, caller)
+            await self.snapshots.admit(db, sandbox, new.name)
             limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb
         with self._transferring(caller.owner):
             made = await self._import(sandbox, wanted, body, None if limit_mb is None else limit_mb * MIB)
@@ -164,18 +152,18 @@ class Checkpoints:
     async def _import(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, body: AsyncIterator[bytes], limit: int | None
     ) -> CheckpointRecord:
-        path = await self._cargo.begin_import(wanted.id, limit_bytes=limit)
+        path = await self.cargo.begin_import(wanted.id, limit_bytes=limit)
         try:
             facts = await import_stream(body, path, limit)
-            await self._cargo.keep_import(wanted.id)
+            await self.cargo.keep_import(wanted.id)
             return await self._imported(sandbox, wanted, facts)
         except BaseException:
             await asyncio.shield(self._drop(wanted.id))
             raise
 
     async def _drop(self, checkpoint_id: str) -> None:
-        await self._cargo.drop_import(checkpoint_id)
-        await self._cargo.remove_checkpoint(checkpoint_id)
+        await self.cargo.drop_import(checkpoint_id)
+        await self.cargo.remove_checkpoint(checkpoint_id)
 
     async def _imported(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Manifest
@@ -185,11 +173,11 @@ class Checkpoints:
             parent_id=None, state="ready", created_at=facts.created_at,
         )  # fmt: skip
         try:
-            async with self._store.write() as db:
-                await self._snapshots.admit(db, sandbox, made.name)
+            async with self.store.write() as db:
+                await self.snapshots.admit(db, sandbox, made.name)
                 await checkpoints.add(db, made)
                 await events.add(
-                    db, sandbox, "sandbox.checkpointed", self._clock(), checkpoint_id=made.id, auto=False
+                    db, sandbox, "sandbox.checkpointed", self.clock(), checkpoint_id=made.id, auto=False
                 )
         except IntegrityError as error:
             raise Conflict(
@@ -203,8 +191,8 @@ class Checkpoints:
         return one_place(self._transfers, owner, _MAX_TRANSFERS, doing)
 
     async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
-        sandbox = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(sandbox)
+        sandbox = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(sandbox)
         return sandbox
 
 

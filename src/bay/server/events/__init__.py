@@ -1,4 +1,1 @@
-"""Events: lists, live streams and webhooks.
-
-Every event is written by the transaction that changes the state; nothing here makes one up.
-"""
+"""Events: lists, live streams and webhooks. The transaction that changes a state has written its event."""

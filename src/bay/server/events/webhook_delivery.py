@@ -1,8 +1,7 @@
 """The deliverer sends events to webhooks: in order for each, at least once, for at most 24 hours.
 
-Requests follow Standard Webhooks (https://www.standardwebhooks.com). A webhook's row holds the last delivered
-event, so a restart continues there. A 2xx answer is a delivery; if Bay ends before the row is written, the
-event is sent again under the same `webhook-id`.
+Requests follow Standard Webhooks (https://www.standardwebhooks.com). A row holds the last event that was
+answered with 2xx; if Bay ends before that is written, it is sent again under the same `webhook-id`.
 """
 
 import asyncio
@@ -10,7 +9,7 @@ import hashlib
 import json
 import ssl
 from collections.abc import AsyncGenerator, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
 
@@ -22,8 +21,9 @@ from bay import __version__
 from bay.backoff import Backoff
 from bay.clock import Clock
 from bay.errors import InvalidArgument
-from bay.models import Event, to_wire
+from bay.models import to_wire
 from bay.server.events.follow import EventNotifier
+from bay.server.events.service import event_of
 from bay.server.web.public_addresses import Addresses, checked_url
 from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
@@ -72,10 +72,8 @@ class Poster:
         *others, last = (await self._addresses.public(url))[:_MAX_ADDRESSES]
         async with await self._client(self._deadline_s / (len(others) + 1)) as client:
             for address in others:
-                try:
+                with suppress(httpx.ConnectError, httpx.ConnectTimeout):
                     return await _send_to(client, address, url, headers, body)
-                except (httpx.ConnectError, httpx.ConnectTimeout):
-                    continue
             return await _send_to(client, last, url, headers, body)
 
     async def _client(self, connect_s: float) -> httpx.AsyncClient:
@@ -92,12 +90,9 @@ async def _send_to(
     """POST to exactly `address`; the Host header, the TLS server name and the certificate are the name's."""
     name = url.raw_host.decode("ascii")
     request = client.build_request(
-        "POST",
-        url.copy_with(host=address),
-        headers={**headers, "Host": url.netloc.decode("ascii")},
-        content=body,
+        "POST", url.copy_with(host=address), headers={**headers, "Host": url.netloc.decode("ascii")}, content=body,
         extensions={"sni_hostname": name},
-    )
+    )  # fmt: skip
     response = await client.send(request, stream=True)
     try:
         await _read_some(response)
@@ -229,10 +224,9 @@ class Deliverer:
             yield
 
     async def _post(self, hook: WebhookRecord, event: EventRecord) -> str | None:
-        event_id = self._ids.id_of(event.owner, event.seq)
-        told = Event(id=event_id, type=event.type, sandbox_id=event.sandbox_id, at=event.at, data=event.data)
+        told = event_of(self._ids, event)
         body = json.dumps(to_wire(told), separators=(",", ":")).encode()
-        message_id = hashlib.sha256(f"{hook.id}:{event_id}".encode()).hexdigest()[:32]
+        message_id = hashlib.sha256(f"{hook.id}:{told.id}".encode()).hexdigest()[:32]
         timestamp = str(int(self._clock().timestamp()))
         headers = {
             "Content-Type": "application/json",
@@ -268,8 +262,6 @@ class Deliverer:
 
 async def _poked(poke: asyncio.Event, pause_s: float | None) -> None:
     """Return when it is poked, or after `pause_s`."""
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(pause_s):
             await poke.wait()
-    except TimeoutError:
-        pass

@@ -1,7 +1,4 @@
-"""The webhook service keeps the receivers of an owner's events.
-
-`bay.server.events.webhook_delivery` sends them.
-"""
+"""The webhook service keeps the receivers of an owner's events, which `webhook_delivery` sends."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,10 +31,7 @@ class Webhooks:
     async def create(
         self, caller: Caller, url: str, types: Sequence[str], idempotency_key: str | None
     ) -> Webhook:
-        """Send the events that come from now on to `url`.
-
-        The answer alone has the secret they are signed with.
-        """
+        """Send future events to `url`. The answer alone has the secret that they are signed with."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/webhooks", [url, list(types)])
         _check_types(types)
         await self._addresses.public(checked_url(url))
@@ -97,12 +91,6 @@ def _found(record: WebhookRecord | None, webhook_id: str) -> WebhookRecord:
 
 def _view(record: WebhookRecord, *, show: bool = False) -> Webhook:
     return Webhook(
-        id=record.id,
-        url=record.url,
-        types=record.types,
-        created_at=record.created_at,
-        attempts=record.attempts,
-        next_attempt_at=record.next_attempt_at,
-        last_error=record.last_error,
-        secret=record.secret if show else None,
-    )
+        id=record.id, url=record.url, types=record.types, created_at=record.created_at, attempts=record.attempts,
+        next_attempt_at=record.next_attempt_at, last_error=record.last_error, secret=record.secret if show else None,
+    )  # fmt: skip

@@ -44,37 +44,28 @@ class NewKernel:
     user: str | None = None
 
 
+@dataclass(eq=False, kw_only=True)
 class Kernels:
     """The service behind `…/kernels`, `…/kernelspecs` and `…/python/exec`."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        deferred: DeferredWrites,
-        waker: Waker,
-        ship: KernelClient,
-        connections: OpenConnections,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._deferred = deferred
-        self._waker = waker
-        self._ship = ship
-        self._connections = connections
-        self._clock = clock
+    store: Store
+    deferred: DeferredWrites
+    waker: Waker
+    ship: KernelClient
+    connections: OpenConnections
+    clock: Clock
 
     async def create(self, caller: Caller, ref: str, new: NewKernel, idempotency_key: str | None) -> Kernel:
         """Make a kernel, waking the sandbox. Under one key a repeated call finds the kernel of the first."""
         checked = _checked(new)
-        sandbox = await self._waker.find(caller, ref)
+        sandbox = await self.waker.find(caller, ref)
         call = f"POST /v1/sandboxes/{sandbox.id}/kernels"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        async with self._waker.awake(caller, sandbox.id, "python") as awake:
+        async with self.waker.awake(caller, sandbox.id, "python") as awake:
             check_allowed(new.user, root=awake.profile.root)
             kernel_id = await self._claim(request)
             try:
-                return await self._ship.create(awake.peer, kernel_id, _kernel_body(awake, checked))
+                return await self.ship.create(awake.peer, kernel_id, _kernel_body(awake, checked))
             except Conflict:
                 if request is None:
                     raise
@@ -85,36 +76,36 @@ class Kernels:
 
     async def every(self, caller: Caller, ref: str) -> list[Kernel]:
         """The kernels there are: none in a sandbox without compute, which is not started for that."""
-        async with self._waker.holding(caller, ref) as sandbox:
+        async with self.waker.holding(caller, ref) as sandbox:
             if not sandbox.has_compute:
                 return []
-            async with self._waker.reach(sandbox) as (_, peer):
-                return await self._ship.every(peer)
+            async with self.waker.reach(sandbox) as (_, peer):
+                return await self.ship.every(peer)
 
     async def get(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
         """One kernel. Raises NotFound when it ended with its session."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self._ship.get(peer, kernel_id)
+            return await self.ship.get(peer, kernel_id)
 
     async def delete(self, caller: Caller, ref: str, kernel_id: str) -> None:
         """End a kernel and everything it started."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            await self._ship.delete(peer, kernel_id)
+            await self.ship.delete(peer, kernel_id)
 
     async def interrupt(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
         """Interrupt the cell that runs in it, which ends as `interrupted`; the next one goes on."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self._ship.interrupt(peer, kernel_id)
+            return await self.ship.interrupt(peer, kernel_id)
 
     async def restart(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
         """Begin anew under the same id, without variables. The cell that runs is lost."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self._ship.restart(peer, kernel_id)
+            return await self.ship.restart(peer, kernel_id)
 
     async def specs(self, caller: Caller, ref: str) -> list[KernelSpec]:
         """The kernel specs of the image; wakes the sandbox to look."""
-        async with self._waker.awake(caller, ref, "python") as awake:
-            return await self._ship.specs(awake.peer)
+        async with self.waker.awake(caller, ref, "python") as awake:
+            return await self.ship.specs(awake.peer)
 
     @asynccontextmanager
     async def run(
@@ -126,11 +117,11 @@ class Kernels:
         the key is revoked or the server shuts down.
         """
         if kernel_id != DEFAULT:
-            _refuse_gone(await self._waker.find(caller, ref), kernel_id)
-        with self._connections.place(caller.owner):
-            async with self._waker.awake(caller, ref, "python", follower=True) as awake:
+            _refuse_gone(await self.waker.find(caller, ref), kernel_id)
+        with self.connections.place(caller.owner):
+            async with self.waker.awake(caller, ref, "python", follower=True) as awake:
                 body = {"id": cell_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
-                async with self._ship.run(awake.peer, kernel_id, body) as events:
+                async with self.ship.run(awake.peer, kernel_id, body) as events:
                     yield self._followed(caller, awake.sandbox.id, awake.peer, events)
 
     @asynccontextmanager
@@ -138,13 +129,13 @@ class Kernels:
         self, caller: Caller, ref: str, kernel_id: str, cell_id: str, since: int, *, follow: bool
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
         """The events of a cell, from event `since` on. Raises NotFound when it is no longer known."""
-        sandbox = await self._waker.find(caller, ref)
+        sandbox = await self.waker.find(caller, ref)
         if _CELL_ID.fullmatch(cell_id) is None:
             raise NotFound(f"there is no cell {cell_id} in this kernel")
-        with self._connections.place(caller.owner) if follow else nullcontext():
+        with self.connections.place(caller.owner) if follow else nullcontext():
             async with (
                 self._locate(caller, ref, kernel_id, follower=follow) as peer,
-                self._ship.events(peer, kernel_id, cell_id, since, follow=follow) as events,
+                self.ship.events(peer, kernel_id, cell_id, since, follow=follow) as events,
             ):
                 yield self._followed(caller, sandbox.id, peer, events) if follow else events
 
@@ -152,11 +143,11 @@ class Kernels:
         self, caller: Caller, ref: str, note: HistoryNote, timeout_s: float, *, include_code: bool
     ) -> PythonResult:
         """Run `note.code` in the default kernel to its end or to `timeout_s`, and keep the result."""
-        async with self._waker.awake(caller, ref, "python") as awake:
+        async with self.waker.awake(caller, ref, "python") as awake:
             planned = await self._plan(awake, note)
             events = await self._run_to_end(awake, planned.id, note.code, timeout_s)
-            session_id, now = awake.peer.session_id, self._clock()
-            result = write_end(self._deferred, session_id, planned, events, events[-1].status, now)
+            session_id, now = awake.peer.session_id, self.clock()
+            result = write_end(self.deferred, session_id, planned, events, events[-1].status, now)
         return replace(result, code=note.code if include_code else None)
 
     async def _run_to_end(
@@ -166,7 +157,7 @@ class Kernels:
         try:
             async with (
                 asyncio.timeout(timeout_s + _QUEUE_S),
-                self._ship.run(awake.peer, DEFAULT, body) as events,
+                self.ship.run(awake.peer, DEFAULT, body) as events,
             ):
                 whole = self._until_lost(awake.sandbox.id, awake.peer, events)
                 found = await read_all(whole)
@@ -176,7 +167,7 @@ class Kernels:
                 "another kernel"
             ) from error
         except CallerError:
-            async with self._store.write() as db:
+            async with self.store.write() as db:
                 await execs.remove(db, awake.sandbox.id, execution_id)  # refused: it never was
             raise
         if not found or found[-1].type != "end":
@@ -185,8 +176,8 @@ class Kernels:
 
     async def _plan(self, awake: Awake, note: HistoryNote) -> Exec:
         """Write down what is about to run, before it does."""
-        planned = begun_row(new_id("exec"), self._clock())
-        async with self._store.write() as db:
+        planned = begun_row(new_id("exec"), self.clock())
+        async with self.store.write() as db:
             await execs.add(db, awake.sandbox.id, awake.peer.session_id, planned, note)
         return planned
 
@@ -194,7 +185,7 @@ class Kernels:
         self, caller: Caller, sandbox_id: str, peer: Peer, events: AsyncIterator[CellEvent]
     ) -> AsyncGenerator[CellEvent, None]:
         """The events, for as long as the caller may follow."""
-        async with aclosing(self._connections.allowed(caller, events)) as allowed:
+        async with aclosing(self.connections.allowed(caller, events)) as allowed:
             async for event in self._until_lost(sandbox_id, peer, allowed):
                 yield event
 
@@ -203,7 +194,7 @@ class Kernels:
     ) -> AsyncGenerator[CellEvent, None]:
         """The events, with an end of Bay's own when the session ended before the cell did."""
         last = -1
-        whole = self._waker.until_over(sandbox_id, peer.session_id, events, lambda: _lost(last + 1))
+        whole = self.waker.until_over(sandbox_id, peer.session_id, events, lambda: _lost(last + 1))
         async with aclosing(whole):
             async for event in whole:
                 last = event.seq
@@ -216,9 +207,9 @@ class Kernels:
         self, caller: Caller, ref: str, kernel_id: str, *, follower: bool = False
     ) -> AsyncGenerator[Peer, None]:
         """The Ship that may know the kernel. Nothing is started for it: a kernel ends with its session."""
-        async with self._waker.holding(caller, ref, follower=follower) as sandbox:
+        async with self.waker.holding(caller, ref, follower=follower) as sandbox:
             _refuse_gone(sandbox, kernel_id)
-            async with self._waker.reach(sandbox) as (_, peer):
+            async with self.waker.reach(sandbox) as (_, peer):
                 yield peer
 
     async def _claim(self, request: idempotency.Request | None) -> str:
@@ -226,23 +217,23 @@ class Kernels:
         kernel_id = new_id("kern")
         if request is None:
             return kernel_id
-        async with self._store.write() as db:
+        async with self.store.write() as db:
             if (claim := await request.earlier(db)) is not None:
                 return claim.resource_id
-            await request.claim(db, kernel_id, None, self._clock())
+            await request.claim(db, kernel_id, None, self.clock())
         return kernel_id
 
     async def _found_or_withdrawn(self, peer: Peer, kernel_id: str, request: idempotency.Request) -> Kernel:
         """The kernel of an earlier call with the key; without one the claim is withdrawn. Raises Conflict."""
         try:
-            return await self._ship.get(peer, kernel_id)
+            return await self.ship.get(peer, kernel_id)
         except NotFound:
             await self._withdraw(request)
             raise Conflict("this sandbox has reached its limit of kernels; delete one") from None
 
     async def _withdraw(self, request: idempotency.Request | None) -> None:
         if request is not None:
-            async with self._store.write() as db:
+            async with self.store.write() as db:
                 await request.withdraw(db)
 
 

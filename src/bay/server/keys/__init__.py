@@ -1,4 +1,1 @@
-"""API keys and the audit, as their callers see them.
-
-Authentication of a request lives in `web.auth`.
-"""
+"""API keys and the audit as callers see them. `web.auth` authenticates requests."""

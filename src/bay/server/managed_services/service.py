@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bay.errors import BayError, Conflict, NotFound, OutputGone
@@ -29,32 +29,23 @@ S = TypeVar("S", Service, ServiceSpec)
 Change = Callable[[Specs], Sequence[ServiceSpec]]
 
 
+@dataclass(eq=False, kw_only=True)
 class SandboxServices:
     """The service behind `…/services`. It starts no compute: a cold sandbox has them with its next start."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        waker: Waker,
-        ship: ServiceClient,
-        syncer: ServiceSyncer,
-        connections: OpenConnections,
-        profiles: Mapping[str, Profile],
-    ) -> None:
-        self._store = store
-        self._waker = waker
-        self._ship = ship
-        self._syncer = syncer
-        self._connections = connections
-        self._profiles = profiles
+    store: Store
+    waker: Waker
+    ship: ServiceClient
+    syncer: ServiceSyncer
+    connections: OpenConnections
+    profiles: Mapping[str, Profile]
 
     async def list(self, caller: Caller, ref: str) -> Known:
         """All, in the order in which they were made; of a frozen sandbox as they were last seen.
 
         A key that may only read is shown no values of variables, which may be secrets.
         """
-        record = await self._waker.find(caller, ref)
+        record = await self.waker.find(caller, ref)
         present = await self._present(record)
         return present if caller.may("write") else [_without_values(one) for one in present]
 
@@ -101,7 +92,7 @@ class SandboxServices:
 
     async def restart(self, caller: Caller, ref: str, name: str) -> Service:
         """End it, if it runs, and start it anew, thawing a frozen sandbox; turns on one that is off."""
-        was_enabled = _of_name(await self._specs_of(await self._waker.find(caller, ref)), name).enabled
+        was_enabled = _of_name(await self._specs_of(await self.waker.find(caller, ref)), name).enabled
         record = await self._enable(caller, ref, name, enabled=True)
         return await (self._restarted if was_enabled else self._told)(caller, record.id, name)
 
@@ -114,11 +105,11 @@ class SandboxServices:
         Followed, it ends once the service has ended for good or its session is over. Thaws a frozen sandbox;
         a cold one has no output.
         """
-        with self._connections.place(caller.owner) if follow else nullcontext():
-            async with self._waker.holding(caller, ref, follower=follow) as sandbox:
+        with self.connections.place(caller.owner) if follow else nullcontext():
+            async with self.waker.holding(caller, ref, follower=follow) as sandbox:
                 _of_name(await self._specs_of(sandbox), name)
                 session_id = sandbox.session.id if sandbox.session else ""
-                async with self._waker.reach_session(sandbox, session_id, thaw=True) as peer:
+                async with self.waker.reach_session(sandbox, session_id, thaw=True) as peer:
                     if peer is None:
                         if since > 0:
                             raise OutputGone(
@@ -127,7 +118,7 @@ class SandboxServices:
                             )
                         yield _nothing()
                         return
-                    async with self._ship.logs(peer, name, since, follow) as chunks:
+                    async with self.ship.logs(peer, name, since, follow) as chunks:
                         yield (
                             self._followed(caller, sandbox.id, peer.session_id, chunks) if follow else chunks
                         )
@@ -137,18 +128,18 @@ class SandboxServices:
     ) -> AsyncGenerator[OutputChunk | OutputEnd]:
         """The chunks, and that it is lost when they break off because the session is over."""
         async with (
-            aclosing(self._connections.allowed(caller, chunks)) as allowed,
-            aclosing(self._waker.until_over(sandbox_id, session_id, allowed, lambda: LOST)) as items,
+            aclosing(self.connections.allowed(caller, chunks)) as allowed,
+            aclosing(self.waker.until_over(sandbox_id, session_id, allowed, lambda: LOST)) as items,
         ):
             async for chunk in items:
                 yield chunk
 
     async def _change(self, caller: Caller, ref: str, change: Change) -> SandboxRecord:
         """Write what `change` makes of the services. Raises what it and the rules raise."""
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
-        profile = self._profiles.get(record.profile)
-        async with self._store.write() as db:
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
+        profile = self.profiles.get(record.profile)
+        async with self.store.write() as db:
             before = await services.all_of(db, record.id)
             after = rules.checked(change(before), root=profile is None or profile.root)
             for spec in after:
@@ -167,31 +158,31 @@ class SandboxServices:
 
     async def _tell(self, caller: Caller, sandbox_id: str) -> None:
         """Sync the session, if there is one. A failed sync is retried, and so nothing is raised."""
-        async with self._waker.holding(caller, sandbox_id) as sandbox:
+        async with self.waker.holding(caller, sandbox_id) as sandbox:
             session = sandbox.session
             if session is None:
                 return
             if session.phase == "running":
-                await self._syncer.tell(session.id)
-                self._waker.touch(sandbox)
+                await self.syncer.tell(session.id)
+                self.waker.touch(sandbox)
             else:
-                self._syncer.tell_later(session.id)
+                self.syncer.tell_later(session.id)
 
     async def _told(self, caller: Caller, sandbox_id: str, name: str) -> Service:
         await self._tell(caller, sandbox_id)
         return await self.get(caller, sandbox_id, name)
 
     async def _restarted(self, caller: Caller, sandbox_id: str, name: str) -> Service:
-        async with self._waker.holding(caller, sandbox_id) as sandbox:
+        async with self.waker.holding(caller, sandbox_id) as sandbox:
             spec = _of_name(await self._specs_of(sandbox), name)
             if not sandbox.has_compute:
                 return ship_client.stopped(spec)
-            async with self._waker.reach(sandbox) as (_, peer):
-                await self._syncer.tell(peer.session_id)
-                return (await self._ship.restart(peer, name)).to_service(spec)
+            async with self.waker.reach(sandbox) as (_, peer):
+                await self.syncer.tell(peer.session_id)
+                return (await self.ship.restart(peer, name)).to_service(spec)
 
     async def _specs_of(self, record: SandboxRecord) -> Specs:
-        async with self._store.read() as db:
+        async with self.store.read() as db:
             return await services.all_of(db, record.id)
 
     async def _present(self, record: SandboxRecord) -> Known:
@@ -200,7 +191,7 @@ class SandboxServices:
             return [ship_client.stopped(spec) for spec in specs]
         if not specs:
             return []
-        states, trouble = await self._states(record), self._syncer.trouble(session.id)
+        states, trouble = await self._states(record), self.syncer.trouble(session.id)
         unknown = trouble or (_FROZEN if session.phase == "paused" else None)
         return [_joined(spec, states.get(spec.name), trouble, unknown) for spec in specs]
 
@@ -209,11 +200,11 @@ class SandboxServices:
         session = record.session
         peer = peer_of(session) if session and session.phase == "running" else None
         if peer is None:
-            return self._syncer.seen(session.id) if session else {}
+            return self.syncer.seen(session.id) if session else {}
         try:
-            return await self._ship.list(peer)
+            return await self.ship.list(peer)
         except BayError:
-            return self._syncer.seen(peer.session_id)
+            return self.syncer.seen(peer.session_id)
 
 
 def _joined(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,30 +23,21 @@ from bay.store.records import SandboxRecord
 _SETTLE_S = 30.0
 
 
+@dataclass(eq=False, kw_only=True)
 class Networks:
     """The service behind `…/network-policy` and `…/network`. Rules may open `private` destinations."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        waker: Waker,
-        driver: Driver,
-        profiles: dict[str, Profile],
-        private: Sequence[IPv4Network | IPv6Network],
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._waker = waker
-        self._driver = driver
-        self._profiles = profiles
-        self._private = private
-        self._clock = clock
+    store: Store
+    waker: Waker
+    driver: Driver
+    profiles: dict[str, Profile]
+    private: Sequence[IPv4Network | IPv6Network]
+    clock: Clock
 
     async def get(self, caller: Caller, ref: str) -> CurrentPolicy:
         """The policy that a sandbox has."""
-        record = await self._waker.find(caller, ref)
-        async with self._store.read() as db:
+        record = await self.waker.find(caller, ref)
+        async with self.store.read() as db:
             return await self._current(db, record)
 
     async def put(self, caller: Caller, ref: str, policy: NetworkPolicy | None) -> CurrentPolicy:
@@ -54,16 +45,16 @@ class Networks:
 
         Raises DriverUnavailable when the host refuses, and Timeout; Bay tries again by itself.
         """
-        record = await self._waker.find(caller, ref)
-        self._waker.refuse_expired(record)
-        offered = self._driver.capabilities.network
-        wanted = policy and await checked_policy(policy, offered, self._private)
-        async with self._store.write() as db:
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
+        offered = self.driver.capabilities.network
+        wanted = policy and await checked_policy(policy, offered, self.private)
+        async with self.store.write() as db:
             present = await sandboxes.get(db, record.id) or record
             version = present.network_version + 1
             mode = await write_policy(db, present.id, wanted, version)
             await events.add(
-                db, present, "network.changed", self._clock(),
+                db, present, "network.changed", self.clock(),
                 mode=mode or self._mode_of(replace(present, network_mode=None)),
                 source="sandbox" if wanted else "profile", version=version,
             )  # fmt: skip
@@ -72,10 +63,10 @@ class Networks:
 
     async def state(self, caller: Caller, ref: str) -> NetworkState:
         """A sandbox's traffic since its session began. Wakes nothing."""
-        record = await self._waker.find(caller, ref)
+        record = await self.waker.find(caller, ref)
         running = record.session is not None and record.session.phase in ("running", "paused")
-        if record.session is not None and running and isinstance(self._driver, NetworkControl):
-            return await self._driver.network_state(handle_of(record.session))
+        if record.session is not None and running and isinstance(self.driver, NetworkControl):
+            return await self.driver.network_state(handle_of(record.session))
         return NetworkState(
             mode=self._mode_of(record), enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
         )
@@ -83,21 +74,21 @@ class Networks:
     async def _current(self, db: AsyncConnection, record: SandboxRecord) -> CurrentPolicy:
         present = await sandboxes.get(db, record.id) or record
         own = await networks.get(db, record.id)
-        profile = self._profiles.get(present.profile)
+        profile = self.profiles.get(present.profile)
         policy = own or (profile.network_policy if profile else NetworkPolicy(mode="none"))
         return CurrentPolicy(
             mode=policy.mode, rules=policy.rules, version=present.network_version,
-            source="sandbox" if own else "profile", enforced=policy.mode in self._driver.capabilities.network,
+            source="sandbox" if own else "profile", enforced=policy.mode in self.driver.capabilities.network,
         )  # fmt: skip
 
     def _mode_of(self, record: SandboxRecord) -> NetworkMode:
-        return mode_of(record, self._profiles.get(record.profile), self._driver.capabilities.network)
+        return mode_of(record, self.profiles.get(record.profile), self.driver.capabilities.network)
 
     async def _settle(self, before: SandboxRecord, version: int) -> None:
         late = Timeout(
             f"the policy of {before.id} was not applied within {_SETTLE_S:g} s; Bay continues in the background"
         )
-        await self._waker.settle(
+        await self.waker.settle(
             before, lambda r: _holds(r, version), lambda r: _is_refused(r, before), late, _SETTLE_S
         )
 
