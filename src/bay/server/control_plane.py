@@ -36,8 +36,7 @@ from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.ship_client import FileClient
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelClient
-from bay.server.keys.audit import Audits
-from bay.server.keys.service import ApiKeys
+from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services.service import SandboxServices

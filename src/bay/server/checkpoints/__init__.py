@@ -1,4 +1,1 @@
-"""Checkpoints: copies of a sandbox's files, their policy, restore, export, and garbage collection.
-
-The reconciler calls `storage_steps`; services only write requests. Forks live in `sandboxes`.
-"""
+"""Checkpoints: services write requests, the reconciler calls `storage_steps`. Forks live in `sandboxes`."""

@@ -1,6 +1,7 @@
 """The webhook service keeps the receivers of an owner's events, which `webhook_delivery` sends."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bay.clock import Clock
 from bay.errors import InvalidArgument, NotFound, QuotaExceeded
@@ -17,16 +18,14 @@ from bay.webhook_signature import new_webhook_secret
 MAX_WEBHOOKS = 20
 
 
+@dataclass(eq=False, kw_only=True)
 class Webhooks:
     """The service behind `/v1/webhooks`."""
 
-    def __init__(
-        self, *, store: Store, addresses: Addresses, on_change: Callable[[], None], clock: Clock
-    ) -> None:
-        self._store = store
-        self._on_change = on_change
-        self._addresses = addresses
-        self._clock = clock
+    store: Store
+    addresses: Addresses
+    on_change: Callable[[], None]
+    clock: Clock
 
     async def create(
         self, caller: Caller, url: str, types: Sequence[str], idempotency_key: str | None
@@ -34,8 +33,8 @@ class Webhooks:
         """Send future events to `url`. The answer alone has the secret that they are signed with."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/webhooks", [url, list(types)])
         _check_types(types)
-        await self._addresses.public(checked_url(url))
-        async with self._store.write() as db:
+        await self.addresses.public(checked_url(url))
+        async with self.store.write() as db:
             if request and (claim := await request.earlier(db)) is not None:
                 made = claim.resource_id
                 return _view(_found(await webhooks.find(db, caller.owner, made), made), show=True)
@@ -45,32 +44,32 @@ class Webhooks:
             await webhooks.add(db, record)
             audit.about(record.id)
             if request:
-                await request.claim(db, record.id, None, self._clock())
-        self._on_change()
+                await request.claim(db, record.id, None, self.clock())
+        self.on_change()
         return _view(record, show=True)
 
     async def all(self, caller: Caller) -> list[Webhook]:
         """The caller's webhooks, oldest first."""
-        async with self._store.read() as db:
+        async with self.store.read() as db:
             return [_view(record) for record in await webhooks.of_owner(db, caller.owner)]
 
     async def get(self, caller: Caller, webhook_id: str) -> Webhook:
         """One webhook and how its deliveries go."""
-        async with self._store.read() as db:
+        async with self.store.read() as db:
             return _view(_found(await webhooks.find(db, caller.owner, webhook_id), webhook_id))
 
     async def delete(self, caller: Caller, webhook_id: str) -> None:
         """Send it nothing more; a delivery under way is aborted."""
-        async with self._store.write() as db:
+        async with self.store.write() as db:
             if not await webhooks.remove(db, caller.owner, webhook_id):
                 raise NotFound(f"there is no webhook {webhook_id}")
-        self._on_change()
+        self.on_change()
 
     def _record(self, owner: str, url: str, types: Sequence[str], after_seq: int) -> WebhookRecord:
         return WebhookRecord(
             id=new_id("hook"), owner=owner, url=url, secret=new_webhook_secret(),
             types=tuple(sorted(set(types))), after_seq=after_seq, attempts=0, last_error=None, next_attempt_at=None,
-            created_at=self._clock(),
+            created_at=self.clock(),
         )  # fmt: skip
 
 

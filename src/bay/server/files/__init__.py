@@ -1,4 +1,1 @@
-"""Files of a sandbox: read, write, list, search, watch and archive them through Ship.
-
-Checkpoints and cargos, which are whole file systems, live in folders of their own.
-"""
+"""Files of a sandbox, through Ship. Whole file systems, checkpoints and cargos, have folders of their own."""

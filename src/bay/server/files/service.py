@@ -1,4 +1,7 @@
-"""The file service works through Ship, which opens files as the sandbox's own user."""
+"""The file services work through Ship, which opens files as the sandbox's own user.
+
+Every call wakes the sandbox and counts as activity.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,10 +29,7 @@ from bay.server.web.workspace_paths import sandbox_path, workspace_path
 
 
 class Files:
-    """The service behind `…/filesystem/*`, of whose paths none leaves the workspace, nor a link on its way.
-
-    Every call wakes the sandbox and counts as activity.
-    """
+    """The service behind `…/filesystem/*`: paths, and links on their way, stay in the workspace."""
 
     def __init__(self, *, waker: Waker, ship: FileClient, spool: Spool, max_text_bytes: int) -> None:
         self._waker = waker
@@ -108,10 +108,7 @@ class Watch(SessionStream):
 
 
 class SandboxFiles:
-    """The service behind `…/files/*`: any path that the sandbox's user may touch.
-
-    Every call wakes the sandbox and counts as activity.
-    """
+    """The service behind `…/files/*`: any path that the sandbox's user may touch."""
 
     def __init__(self, *, waker: Waker, ship: FileClient, connections: OpenConnections) -> None:
         self._waker = waker
@@ -163,10 +160,7 @@ class SandboxFiles:
     async def carry(
         self, caller: Caller, ref: str, how: Carrying, source: str, destination: str, *, overwrite: bool
     ) -> FileInfo:
-        """Rename or copy, a directory with all in it.
-
-        Raises Conflict when there is something at `destination`, unless it is to be overwritten.
-        """
+        """Rename or copy, a directory with all in it. Raises Conflict instead of overwriting unasked."""
         async with self._reach(caller, ref, source=source, destination=destination) as peer:
             return await self._ship.carry(peer, how, source, destination, overwrite=overwrite)
 

@@ -134,10 +134,7 @@ async def _upload(files: Files, caller: Caller, sandbox_id: str, form: Form) -> 
 
 
 async def _to_the_end(form: Form) -> AsyncGenerator[bytes]:
-    """The bytes of the part, which has to be the last.
-
-    An error here keeps the file from being put in place.
-    """
+    """The bytes of the part, which has to be the last: an error keeps the file from being put in place."""
     async for piece in form.data():
         yield piece
     await _check_end(form)

@@ -124,7 +124,7 @@ async def interrupt_kernel(
     caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
 ) -> WireResponse:
     """Interrupt the running cell, if any; queued ones continue."""
-    return WireResponse(await kernels.interrupt(caller, sandbox_id, kernel_id))
+    return WireResponse(await kernels.act(caller, sandbox_id, kernel_id, "interrupt"))
 
 
 @router.post("/kernels/{kernel_id}/restart", response_model=Kernel)
@@ -132,7 +132,7 @@ async def restart_kernel(
     caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId
 ) -> WireResponse:
     """Restart the kernel under the same id, without variables."""
-    return WireResponse(await kernels.restart(caller, sandbox_id, kernel_id))
+    return WireResponse(await kernels.act(caller, sandbox_id, kernel_id, "restart"))
 
 
 @router.post("/kernels/{kernel_id}/run", response_class=StreamingResponse)

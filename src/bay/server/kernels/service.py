@@ -12,7 +12,7 @@ from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
 from bay.server.kernels.cells import begun_row, write_end
-from bay.server.kernels.ship_client import KernelClient, read_all
+from bay.server.kernels.ship_client import Action, KernelClient, read_all
 from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.connection import Peer
 from bay.server.web import idempotency
@@ -92,15 +92,10 @@ class Kernels:
         async with self._locate(caller, ref, kernel_id) as peer:
             await self.ship.delete(peer, kernel_id)
 
-    async def interrupt(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
-        """Interrupt the cell that runs in it, which ends as `interrupted`; the next one goes on."""
+    async def act(self, caller: Caller, ref: str, kernel_id: str, action: Action) -> Kernel:
+        """Interrupt the cell that runs, or restart the kernel without variables, which loses that cell."""
         async with self._locate(caller, ref, kernel_id) as peer:
-            return await self.ship.interrupt(peer, kernel_id)
-
-    async def restart(self, caller: Caller, ref: str, kernel_id: str) -> Kernel:
-        """Begin anew under the same id, without variables. The cell that runs is lost."""
-        async with self._locate(caller, ref, kernel_id) as peer:
-            return await self.ship.restart(peer, kernel_id)
+            return await self.ship.act(peer, kernel_id, action)
 
     async def specs(self, caller: Caller, ref: str) -> list[KernelSpec]:
         """The kernel specs of the image; wakes the sandbox to look."""
@@ -113,8 +108,7 @@ class Kernels:
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
         """Run code, which goes on without a follower; the same id again follows it from its beginning.
 
-        When its session ends, the last event says that it is lost. The events break off without an end when
-        the key is revoked or the server shuts down.
+        The last event says if it is lost with its session; none comes when the key is revoked or Bay ends.
         """
         if kernel_id != DEFAULT:
             _refuse_gone(await self.waker.find(caller, ref), kernel_id)

@@ -34,6 +34,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _NOTE = "[not shown: it is nested too deeply, has too many parts, or numbers that JSON has not]"
 
+Action = Literal["interrupt", "restart"]
 Name = Annotated[str, Field(max_length=256)]
 Words = Annotated[str, Field(max_length=_LINE)]
 """A program's output, as long as a line may be."""
@@ -189,13 +190,9 @@ class KernelClient:
         async with opened as (wire, _):
             await collect(wire.body(), _SMALL)
 
-    async def interrupt(self, peer: Peer, kernel_id: str) -> Kernel:
-        """Interrupt the cell that runs."""
-        return await self._kernel(peer, kernel_id, "POST", f"/kernels/{kernel_id}/interrupt", {})
-
-    async def restart(self, peer: Peer, kernel_id: str) -> Kernel:
-        """Begin anew, without variables."""
-        return await self._kernel(peer, kernel_id, "POST", f"/kernels/{kernel_id}/restart", {})
+    async def act(self, peer: Peer, kernel_id: str, action: Action) -> Kernel:
+        """Interrupt the cell that runs, or begin anew, without variables."""
+        return await self._kernel(peer, kernel_id, "POST", f"/kernels/{kernel_id}/{action}", {})
 
     async def specs(self, peer: Peer) -> list[KernelSpec]:
         """The kernel specs of the image."""

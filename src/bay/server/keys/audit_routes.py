@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from bay.models import AuditEntry
-from bay.server.keys.audit import Audits
+from bay.server.keys.service import Audits
 from bay.server.web.bodies import Moment
 from bay.server.web.dependencies import Limit, Paging, Reader, noun_router, service
 from bay.server.web.replies import PageOf, WireResponse

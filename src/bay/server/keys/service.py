@@ -1,18 +1,19 @@
-"""The key service makes, lists and revokes API keys. Only admin keys come this far."""
+"""The services of API keys, to which only admin keys come this far, and of the audit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock, from_rfc3339, to_rfc3339
-from bay.errors import Conflict, InvalidArgument, NotFound
-from bay.models import Key, KeyScope, Limits, NewKey, from_wire, to_wire
+from bay.errors import Conflict, Forbidden, InvalidArgument, NotFound
+from bay.models import AuditEntry, Key, KeyScope, Limits, NewKey, from_wire, to_wire
 from bay.server.web import idempotency
 from bay.server.web.auth import FORMER, GIVEN, Caller, Keys, limits_of, new_key
 from bay.store import audit, keys
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
-from bay.store.records import ApiKey
+from bay.store.records import ApiKey, AuditFilters, Page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,26 @@ class ApiKeys:
         expires_at = _expiry(wish, now)
         owner = caller.owner if wish.owner is None else wish.owner
         return new_key(owner, wish.name, wish.scope, now, quotas=wish.quotas, expires_at=expires_at)
+
+
+class Audits:
+    """The service behind `/v1/audit`."""
+
+    def __init__(self, *, store: Store, deferred: DeferredWrites) -> None:
+        self._store = store
+        self._deferred = deferred
+
+    async def page(
+        self, caller: Caller, filters: AuditFilters, *, after: int, limit: int
+    ) -> Page[AuditEntry]:
+        """Part of the audit, oldest first: an admin key sees everybody's calls, others their owner's."""
+        if caller.scope != "admin":
+            if filters.owner not in (None, caller.owner):
+                raise Forbidden("only an admin key may read the audit of other owners; leave out owner")
+            filters = replace(filters, owner=caller.owner)
+        await self._deferred.flush()
+        async with self._store.read() as db:
+            return await audit.page(db, filters, after=after, limit=limit)
 
 
 def _expiry(wish: KeyWish, now: datetime) -> datetime | None:
