@@ -75,10 +75,11 @@ class Usage:
 
     def _batches(self, ids: list[str]) -> Iterator[list[str]]:
         """One that could not be weighed the last time is tried alone: it must not keep others from it."""
+        alone = [one for one in ids if one in self._failed]  # now: a batch that fails puts more there
         together = [one for one in ids if one not in self._failed]
         for first in range(0, len(together), _BATCH):
             yield together[first : first + _BATCH]
-        yield from ([one] for one in ids if one in self._failed)
+        yield from ([one] for one in alone)
 
     async def _weigh_cargos(self, ids: list[str]) -> None:
         now = self._clock()  # before: a write meanwhile asks for another measurement

@@ -76,7 +76,10 @@ class CheckpointRequests:
 
     @asynccontextmanager
     async def origin(self, sandbox: SandboxRecord, ref: str | None) -> AsyncGenerator[CheckpointRecord, None]:
-        """A checkpoint of `sandbox`; for None a temporary one, of now. Raises as `find` and `make` do."""
+        """A checkpoint of `sandbox` by id or name; for None a temporary one of now, kept while in use.
+
+        Raises NotFound, or as `make` does.
+        """
         if ref is not None:
             yield await self.find(sandbox, ref)
             return
