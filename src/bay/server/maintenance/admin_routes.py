@@ -2,17 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter
-from pydantic import BaseModel
-
 from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
 from bay.server.maintenance.garbage_collection import TASKS, Garbage
 from bay.server.sandboxes.pool import Pool
 from bay.server.web.bodies import Body, Most
-from bay.server.web.dependencies import ERRORS, Admin, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import Admin, noun_router, service
+from bay.server.web.replies import Items, WireResponse
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERRORS, default_response_class=WireResponse)
+router = noun_router("admin", "/v1/admin")
 
 PoolDep = Annotated[Pool, service(Pool)]
 GarbageDep = Annotated[Garbage, service(Garbage)]
@@ -24,10 +21,8 @@ class Collect(Body):
     tasks: Annotated[tuple[GarbageTask, ...], Most(len(TASKS))] | None = None
 
 
-class PoolList(BaseModel):
+class PoolList(Items[PoolState]):
     """Every profile that has a pool."""
-
-    items: list[PoolState]
 
 
 @router.get("/pool", response_model=PoolList)

@@ -2,21 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, Field
+from fastapi import Path, Response
+from pydantic import Field
 
 from bay.models import Port, PortAccess, PortLink, PortSettings
 from bay.server.ports.service import Ports
 from bay.server.web.bodies import DURATION, Body
-from bay.server.web.dependencies import ERRORS, Reader, Writer, service
-from bay.server.web.replies import WireResponse
+from bay.server.web.dependencies import Reader, Writer, noun_router, service
+from bay.server.web.replies import Items, WireResponse
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}/ports",
-    tags=["ports"],
-    responses=ERRORS,
-    default_response_class=WireResponse,
-)
+router = noun_router("ports", "/v1/sandboxes/{sandbox_id}/ports")
 
 PortsDep = Annotated[Ports, service(Ports)]
 
@@ -24,10 +19,8 @@ PortNumber = Annotated[int, Path(ge=1, le=65535)]
 _DAY_S = 86400
 
 
-class PortList(BaseModel):
+class PortList(Items[Port]):
     """The listening ports of a sandbox."""
-
-    items: list[Port]
 
 
 class Access(Body):

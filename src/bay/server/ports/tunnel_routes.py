@@ -9,20 +9,17 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import APIRouter, Query, WebSocket
+from fastapi import Query, WebSocket
 
 from bay.errors import BadRequest
 from bay.server.ports.tunnels import Tunnel, Tunnels
 from bay.server.web.concurrency import first
-from bay.server.web.dependencies import ERRORS, SocketWriter, service
+from bay.server.web.dependencies import SocketWriter, noun_router, service
 from bay.server.web.open_connections import Reason
-from bay.server.web.replies import WireResponse
 from bay.server.web.websocket_close import BY_REASON, Goodbye, accepted, goodbye_for, pump
 from ship_protocol import CloseCode
 
-router = APIRouter(
-    prefix="/v1/sandboxes/{sandbox_id}", tags=["ports"], responses=ERRORS, default_response_class=WireResponse
-)
+router = noun_router("ports", "/v1/sandboxes/{sandbox_id}")
 
 TunnelsDep = Annotated[Tunnels, service(Tunnels)]
 

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
+from fastapi import Query, Response
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from bay.errors import InvalidArgument
 from bay.models import (
@@ -25,7 +25,6 @@ from bay.server.ports.service import MAX_PORTS
 from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
-    ERRORS,
     MAX_WAIT_S,
     Env,
     IdempotencyKey,
@@ -34,14 +33,13 @@ from bay.server.web.dependencies import (
     Reader,
     Wait,
     Writer,
+    noun_router,
     service,
 )
-from bay.server.web.replies import Ok, WireResponse
+from bay.server.web.replies import Items, Ok, PageOf, WireResponse
 from bay.store.records import Filters
 
-router = APIRouter(
-    prefix="/v1/sandboxes", tags=["sandboxes"], responses=ERRORS, default_response_class=WireResponse
-)
+router = noun_router("sandboxes", "/v1/sandboxes")
 
 SandboxesDep = Annotated[Sandboxes, service(Sandboxes)]
 
@@ -176,18 +174,12 @@ class ForkSandbox(Body):
     ] = None
 
 
-class SandboxList(BaseModel):
+class SandboxList(PageOf[Sandbox]):
     """A page of sandboxes, oldest first."""
 
-    items: list[Sandbox]
-    has_more: bool
-    next_cursor: str | None
 
-
-class ForkList(BaseModel):
+class ForkList(Items[Sandbox]):
     """The new sandboxes."""
-
-    items: list[Sandbox]
 
 
 @router.post("", status_code=201, response_model=Sandbox)
