@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def written() -> Iterator[tuple[str, ast.expr]]:
-    """The type that each call of `events.add` is given, and where."""
+    """The type that each call of `events.add`, or of one that hands its own on, is given, and where."""
     for path in (ROOT / "src" / "bay" / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             function = node.func if isinstance(node, ast.Call) else None
             if isinstance(node, ast.Call) and isinstance(function, ast.Attribute):
-                position = {"events.add": 2}.get(ast.unparse(function))
+                position = {"events.add": 2, "self._add_event": 1}.get(ast.unparse(function))
                 if position is not None:
                     yield f"{path.name}:{node.lineno}", node.args[position]
 
@@ -31,7 +31,7 @@ def types_in_the_source() -> set[str]:
     for where, kind in written():
         if isinstance(kind, ast.Constant) and isinstance(kind.value, str):
             found.add(kind.value)
-        else:
+        elif not (where.startswith("events.py") and ast.unparse(kind) == "event"):  # `_add_event` hands it on
             assert ast.unparse(kind) == "f'sandbox.{reason}'", f"{where}: which types are these?"
             found |= {f"sandbox.{reason}" for reason in _LOST}
     return found

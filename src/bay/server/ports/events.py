@@ -53,14 +53,14 @@ class PortListener:
         if sandbox is None:
             return True
         for number in closed[:BURST]:
-            self._tell(sandbox, "port.closed", number, open_ports.pop(number))
+            self._add_event(sandbox, "port.closed", number, open_ports.pop(number))
         for number in opened[: BURST - len(closed[:BURST])]:
             open_ports[number] = now[number]
-            self._tell(sandbox, "port.opened", number, now[number])
+            self._add_event(sandbox, "port.opened", number, now[number])
         count = len(closed) + len(opened)
         await asyncio.sleep(self._events.pay(min(count, BURST)))
         return count <= BURST
 
-    def _tell(self, sandbox: SandboxRecord, event: str, port: int, process: str | None) -> None:
+    def _add_event(self, sandbox: SandboxRecord, event: str, port: int, process: str | None) -> None:
         at, told = self.core.clock(), {"port": port, "process": process, "session_id": self.session_id}
         self.core.deferred.put(lambda db: events.add(db, sandbox, event, at, **told))
