@@ -11,9 +11,11 @@ from bay.linux import mounts
 
 # A rule that fails must not let a packet out of this machine, and a Bay under test must not change its
 # network: root's tests run, with all that they start, in a network namespace that has loopback and no way to
-# any other device.
+# any other device. Their mounts are their own too: each mount namespace that another process makes begins
+# with a copy of all that is mounted, and would keep a file system alive that a test has unmounted.
 if os.geteuid() == 0:
-    mounts.unshare(mounts.CLONE_NEWNET)
+    mounts.unshare(mounts.CLONE_NEWNET | mounts.CLONE_NEWNS)
+    mounts.make_all_private()
     netns.set_up_loopback()
 
 pytest.register_assert_rewrite("bay.testing")
