@@ -302,3 +302,30 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_nothing_o
         session = (await live.bay.waker.find(caller, made["id"])).session
         assert session is not None
         await until(lambda: not live.bay.ship.busy(session.id))
+
+
+PART = b'--x\r\nContent-Disposition: form-data; name="path"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "boundary", "said"),
+    [
+        (PART + b"a" * 100_000 + b"\r\n--x--\r\n", "x", "has more than"),
+        (PART + b"\xff\r\n--x--\r\n", "x", "not UTF-8"),
+        ((PART + b"a\r\n") * 65 + b"--x--\r\n", "x", "more than 64 parts"),
+        (b"--x\r\nno header\r\n\r\na\r\n--x--\r\n", "x", "broke off"),
+        (b"another boundary", "x", "broke off"),
+        (PART + b"a", "x", "broke off"),
+        (PART + b"a\r\n--x--\r\n", "x" * 300, "broke off"),
+    ],
+    ids=["long", "bytes", "many", "headless", "other", "cut", "boundary"],
+)
+async def test_a_hostile_form_is_refused_and_writes_nothing(
+    bay: World, alice: httpx.AsyncClient, body: bytes, boundary: str, said: str
+) -> None:
+    made = await create(alice)
+    call = f"/v1/sandboxes/{made['id']}/filesystem/upload"
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    answer = await alice.post(call, content=body, headers=headers)
+    assert said in assert_error(answer, 400, "validation_error")["message"]
+    assert list(bay.workspace(made).glob("*")) == []
