@@ -91,7 +91,7 @@ def test_a_renewal_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
     with ThreadingHTTPServer(("127.0.0.1", 0), Unwell) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         leases = _lease.Leases(resolve(f"http://127.0.0.1:{server.server_port}", "k", 1, 1))
-        with leases.holding(new_id("sandbox"), leases.now()):
+        with leases.holding(new_id("sandbox"), _lease.lease_now()):
             assert Unwell.renewed.wait(10)
         server.shutdown()
     assert Unwell.asked[:2] == [b'{"extend_by": 1}'] * 2
@@ -124,12 +124,12 @@ def test_a_sandbox_that_is_gone_costs_no_other_its_renewal(monkeypatch: pytest.M
     with ThreadingHTTPServer(("127.0.0.1", 0), Choosy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         leases = _lease.Leases(resolve(f"http://127.0.0.1:{server.server_port}", "k", 1, 1))
-        with leases.holding(new_id("sandbox"), leases.now()):
+        with leases.holding(new_id("sandbox"), _lease.lease_now()):
             assert Choosy.refused.wait(10)
             [thread] = [one for one in threading.enumerate() if one.name == "bay-leases"]
             thread.join(0.5)  # it goes on, with nothing to do
             assert thread.is_alive()
-            with leases.holding(Choosy.known, leases.now()):
+            with leases.holding(Choosy.known, _lease.lease_now()):
                 assert Choosy.renewed.wait(10)
         server.shutdown()
     assert Choosy.asked.count(False) == 1
