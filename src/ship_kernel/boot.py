@@ -42,10 +42,7 @@ def main() -> None:
 
 
 def take_out_pythonpath() -> "list[str]":
-    """The folders that the sandbox's user names, taken out of the path.
-
-    The kernel looks there last: a `random.py` there must not stop it. The user's code looks there first.
-    """
+    """Take out and give the user's folders: the kernel looks there last, the user's code first."""
     named = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     named = [path for path in named if path != os.path.dirname(os.__file__)]
     sys.path[:] = [path for path in sys.path if path not in named]

@@ -1,7 +1,6 @@
 """The kernel's channel to Ship: one JSON object a line, both ways, over a socket.
 
-Output is gathered for a few milliseconds, so that a loop of prints is no loop of system calls. The first line
-after a pause goes at once.
+Output is gathered for milliseconds: a loop of prints is no loop of system calls. A first line goes at once.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class Channel:
-    """Safe in threads. In a forked child it is cut: output goes to the pipes, messages are dropped.
-
-    A finalizer or a signal handler may print at any moment, also while the same thread sends; it waits for
-    that.
-    """
+    """Safe in threads and finalizers, which wait; cut in a forked child: output to the pipes, no messages."""
 
     def __init__(self, connection: socket.socket, interrupts: Interrupts) -> None:
         self._socket = connection

@@ -1,8 +1,4 @@
-"""Shows matplotlib's figures inline by default.
-
-The backend is chosen when matplotlib is loaded, and not by MPLBACKEND: every script that a cell starts would
-inherit that, and fail outside of a kernel.
-"""
+"""Shows matplotlib's figures inline; not by MPLBACKEND, which a cell's scripts would inherit, and fail."""
 
 from __future__ import annotations
 

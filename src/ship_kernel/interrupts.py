@@ -8,10 +8,8 @@ from types import FrameType, TracebackType
 
 
 class Interrupts:
-    """The SIGINT handler. `armed`: a cell runs that was not interrupted yet.
-
-    The first interrupt ends the cell, and a second could hit what comes after. As a context: an interrupt
-    that comes within is raised at the end of it.
+    """The SIGINT handler. `armed`: a cell runs that was not interrupted yet; a second interrupt could hit
+    what comes after. As a context: an interrupt that comes within is raised at the end of it.
     """
 
     def __init__(self) -> None:

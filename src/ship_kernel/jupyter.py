@@ -2,8 +2,8 @@
 # (jupyter_client is an extra, and has few types.)
 """The bridge between Ship and a kernel of any language, started by a Jupyter kernel spec of the image.
 
-It runs in Ship's own Python with jupyter_client, and speaks Jupyter's messaging protocol 5 over Unix sockets
-in a folder of its own. It ends in the same way as the kernel, so that Ship can report how.
+It runs in Ship's own Python with jupyter_client, speaks protocol 5 over Unix sockets in a folder of its own,
+and ends in the same way as the kernel, so that Ship can report how.
 """
 
 from __future__ import annotations

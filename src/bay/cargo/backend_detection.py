@@ -96,10 +96,7 @@ def pool_of(data_dir: Path, max_bytes: int | None = None) -> BtrfsPool:
 
 @contextlib.contextmanager
 def files_of(data_dir: Path) -> Generator[Path]:
-    """The directory of all cargos, also when Bay is stopped: a pool is then mounted while the block lasts.
-
-    Blocks; raises OSError or DriverUnavailable.
-    """
+    """All cargos' directory, a stopped Bay's pool mounted in the block. Raises OSError, DriverUnavailable."""
     pool = pool_of(data_dir)
     if not pool.file.exists() or pool.is_mounted():
         yield pool.mount

@@ -72,10 +72,7 @@ class StaleGeneration(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """A cargo or checkpoint on disk: bytes and inodes of all that is in it, shared or not.
-
-    `exclusive_bytes` are held by nothing else: its removal frees them.
-    """
+    """All bytes and inodes of a cargo or checkpoint; its removal frees the `exclusive_bytes` alone."""
 
     used_bytes: int
     used_inodes: int
@@ -101,7 +98,6 @@ class CargoStore(Protocol):
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
         """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace is uid 1000's. Idempotent.
-
         Raises NotFound when the checkpoint is absent, and StorageFull while present cargos have a reserve.
         """
 
@@ -129,7 +125,6 @@ class CargoFences(Protocol):
 
     async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
         """Write the sandbox's fence on the cargo to the disk; the session may start after that. Idempotent.
-
         Raises StaleGeneration when the host has a newer generation of this sandbox, or another session of the
         same one: the database is older than the host. Sandboxes that share a cargo have a fence each.
         """
@@ -153,7 +148,6 @@ class CheckpointStore(Protocol):
 
     async def restore(self, cargo_id: str) -> None:
         """Put the prepared files in place, while no session uses the cargo; the old ones go to the trash.
-
         Raises NotFound when nothing was prepared.
         """
 
@@ -209,8 +203,5 @@ class DiskUsage(Protocol):
     """Optional: cargos and checkpoints are measured."""
 
     async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
-        """The weights of cargos and checkpoints, by a walk in a process of low priority.
-
-        Ids that are absent, or take too long to measure, are left out.
-        """
+        """Weights by id, from a walk of low priority; without ids that are absent or take too long."""
         ...

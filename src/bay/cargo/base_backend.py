@@ -45,10 +45,7 @@ log = structlog.get_logger("bay.cargo")
 
 
 class BaseBackend(ABC):
-    """The common half of the backends. Each adds how a tree is made, copied, counted and removed.
-
-    The public methods are those of `CargoBackend` and `DiskUsage`.
-    """
+    """The common half: `CargoBackend` and `DiskUsage`. Each adds how trees are made, copied and removed."""
 
     name: str
 

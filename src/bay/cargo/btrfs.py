@@ -1,9 +1,8 @@
 """The btrfs backend keeps cargos as subvolumes: a copy is a snapshot, without time or space, and limits hold.
 
-Each cargo has a quota group, which counts its subvolume and those made inside. A restore keeps the group, so
-bytes that a cargo wrote and a checkpoint still holds go on to count: else checkpoint, restore and write,
-again and again, would take the whole disk of a cargo's neighbours. Blocks that a fork shares with its origin
-count at the origin.
+Each cargo has a quota group, of its subvolume and those made inside. A restore keeps the group, so bytes that
+a checkpoint still holds go on to count: else checkpoint, restore and write, again and again, would take the
+neighbours' disk. Blocks that a fork shares with its origin count at the origin.
 """
 
 import asyncio

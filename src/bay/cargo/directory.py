@@ -1,7 +1,4 @@
-"""The directory backend keeps cargos as plain directories, on any file system; a limit does not hold.
-
-A copy reads and writes every file, unless the file system shares blocks (xfs, btrfs).
-"""
+"""Cargos as directories of any file system, copied in full or as shared blocks; a limit does not hold."""
 
 import asyncio
 import contextlib

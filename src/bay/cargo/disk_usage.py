@@ -1,8 +1,8 @@
 """Measures the disk usage of trees in a process of the lowest priority, `python -m bay.cargo.disk_usage`.
 
-It walks by descriptors to any depth, follows no link and crosses no mount, and counts a file with several
-names once. Its resources are bounded, because a sandbox decides how large the walk is. Rejected: a thread of
-Bay's, which takes the interpreter from calls; `du`, which cannot count the blocks of one tree alone.
+It walks by descriptors to any depth, follows no link, crosses no mount, and counts a file with several names
+once, with bounded resources: a sandbox decides how large the walk is. Rejected: a thread of Bay's, which
+takes the interpreter from calls; `du`, which cannot count the blocks of one tree alone.
 """
 
 import asyncio

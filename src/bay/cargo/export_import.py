@@ -1,7 +1,4 @@
-"""Exports and imports checkpoints as streams of bytes, each in a process of its own: see `export_process`.
-
-Only a pipe buffers: the process waits for the reader of its bytes, and their sender for the process.
-"""
+"""Exports and imports checkpoints as streams, each in an `export_process`. Only a pipe buffers."""
 
 import asyncio
 import contextlib
@@ -27,11 +24,9 @@ _ERRORS: dict[str, type[BayError]] = {BadRequest.code: BadRequest, StorageFull.c
 
 
 async def export_stream(path: Path, facts: Manifest) -> AsyncGenerator[bytes]:
-    """The checkpoint in the directory `path`, in pieces of at most 64 KiB.
-
+    """The checkpoint in the directory `path`, by 64 KiB at most; closing the generator kills its process.
     Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was
-    given has no end, and no import takes it. Close the generator when it is not read to its end: that kills
-    the process.
+    given has no end, and no import takes it.
     """
     async with _process("export", str(path)) as process:
         await _bring(process, facts.to_json().encode())
@@ -43,10 +38,8 @@ async def export_stream(path: Path, facts: Manifest) -> AsyncGenerator[bytes]:
 
 async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int | None) -> Manifest:
     """Unpack what `export_stream` gave into the empty directory `path`; gives what it says of its checkpoint.
-
     Raises BadRequest for a damaged or foreign archive, StorageFull for more than `max_bytes` or than the file
-    system takes, and DriverUnavailable. Then, and when cancelled, parts of it lie in `path` and no process
-    writes there.
+    system takes, and DriverUnavailable. Then, and when cancelled, `path` has parts that no process writes.
     """
     limit = () if max_bytes is None else ("--max-bytes", str(max_bytes))
     async with _process("import", str(path), *limit) as process:

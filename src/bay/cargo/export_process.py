@@ -3,13 +3,12 @@
     python -m bay.cargo.export_process export DIR < FACTS > STREAM
     python -m bay.cargo.export_process import DIR [--max-bytes N] < STREAM
 
-The first member is `checkpoint.json`, then come `workspace/…` and, where the machine is kept, `machine/…`;
-the last is `sha256`, the digest of every byte before it. So an end that is missing is seen, whatever was in
-the middle. zstd has a checksum of its own as well.
+The first member is `checkpoint.json`, then `workspace/…` and, where the machine is kept, `machine/…`;
+the last is `sha256`, the digest of every byte before it, which shows a missing end. zstd has a checksum too.
 
-The process reports its result in one line of JSON on stderr. An archive is untrusted input: the process has
-little memory and a low priority, and touches nothing but its empty directory. A failed import leaves parts in
-there, which the caller removes. Rejected: a thread of Bay's, which would take the interpreter from calls.
+The result is one line of JSON on stderr. An archive is untrusted input: the process has little memory and a
+low priority, and touches only its empty directory, where a failed import leaves parts for the caller to
+remove. Rejected: a thread of Bay's, which would take the interpreter from calls.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """A fence records which session owns a cargo, beside the cargos and not in the database.
 
-A restored backup or a lost disk puts the database back: it would count generations that the host has seen
-before, and an old session and a new one could both believe that the files are theirs. A fence is never older
-than the newest session that was let onto the files.
+A restored backup puts the database back, which then counts generations anew: an old session and a new one
+could both believe that the files are theirs. A fence is never older than the newest session on the files.
 """
 
 import contextlib

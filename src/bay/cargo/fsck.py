@@ -1,7 +1,6 @@
-"""Checks the storage of cargos: the pool's file, its device, its mount and its file system. Changes nothing.
+"""Checks the pool's file, device, mount and file system; changes nothing. Bay may run or not.
 
-Bay may run or not. A mounted pool cannot be read through while it is written to; then the file system's own
-counts of errors have to do.
+A mounted pool cannot be read through while it is written to: the file system's own counts of errors must do.
 """
 
 import contextlib

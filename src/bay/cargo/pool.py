@@ -1,8 +1,7 @@
 """A pool is Bay's own btrfs in a sparse file, for data directories on other file systems.
 
-The file takes only its used blocks from the host's disk, and gives them back when files are removed. A write
-into a pool larger than the host's free space would fail after it was accepted, so a pool is never larger than
-the host can back, and follows that up and down. Rejected: a file of full size from the start.
+The file takes only used blocks from the host's disk, and gives them back. It is never larger than the host
+can back, up and down: a write beyond that would fail after it was accepted. Rejected: a file of full size.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """Trees of a sandbox are packed into a tar by directory descriptors: see `tree_tar`.
 
-The sandbox may be running: names change under the walk, links lead out of the tree, files shrink while they
-are read, and a sparse one claims to be larger than the disk. Memory holds one directory's names, one file's
-segments, and the way down to where the walk is, however much there is.
+A running sandbox changes names under the walk, links out of the tree, shrinks files while they are read, and
+has sparse ones larger than the disk. Memory holds one directory's names, one file's segments, and the way
+down to where the walk is, however much there is.
 """
 
 import contextlib
@@ -44,9 +44,7 @@ class Writable(Protocol):
 @dataclass(slots=True)
 class Packer:
     """Puts files and trees into `out`; `digests` then has each file's SHA-256, `left_out` what is not in it.
-
-    Sockets are left out: they are nothing without who listens. So is what no archive can hold, unless it is
-    `strict`: then that raises BadRequest.
+    Left out are sockets, and what no archive can hold: unless it is `strict`, then that raises BadRequest.
     """
 
     out: Writable
@@ -60,10 +58,7 @@ class Packer:
     _system: bool = False
 
     def add_tree(self, name: str, root: str | os.PathLike[str], *, system: bool = False) -> None:
-        """The directory `root` with all its content, as `name`; files that vanish meanwhile are passed over.
-
-        `system`: they are layers of an overlay, so what it says of its directories is kept.
-        """
+        """All of `root`, as `name`, without files that vanish; `system`: with overlayfs's marks."""
         self._system = system
         with self._new_links(), closing(os.open(root, OPEN_DIRECTORY)) as top:
             pending: list[Parts] = [()]
@@ -184,10 +179,7 @@ class Packer:
 
 
 class _HardLinks:
-    """The first name of each file that has several, as long as others of its names are to come.
-
-    There may be millions: they are on the disk, in a nameless database that goes with its process.
-    """
+    """The first name of each file while others are to come; on the disk, as there may be millions."""
 
     _made: sqlite3.Connection | None = None
 

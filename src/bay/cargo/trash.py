@@ -1,7 +1,4 @@
-"""Large trees are moved aside at once, and removed in the background, one after the other.
-
-A million files take minutes. Neither a delete waits for that, nor a start, nor that of Bay after a crash.
-"""
+"""Large trees, which take minutes, are moved aside at once and removed one by one in the background."""
 
 import asyncio
 import errno
@@ -47,10 +44,7 @@ class Trash:
                 asyncio.get_running_loop().call_later(_AGAIN_S, self._filled.set)
 
     def move(self, path: Path) -> None:
-        """Move the directory `path`, or the link or file in its place, here; nothing there is fine.
-
-        Blocks; raises OSError. It does not wake `run`, which is not for threads.
-        """
+        """Move the tree, link or file `path` here, if any. Blocks; raises OSError; does not wake `run`."""
         try:
             # Never a name that is taken: a cargo may be thrown away, restored, and thrown away again.
             path.rename(self._directory / f"{path.name}.{secrets.token_hex(6)}")

@@ -1,11 +1,9 @@
 """Copies a tree exactly, in a process of its own: `python -m bay.cargo.tree_copy SOURCE TARGET PARENT`.
 
-Hard links stay links to one file, holes stay holes, and modes, owners, times, access lists, capabilities and
-overlayfs's own marks come along; where the file system shares blocks between files, no byte is copied. Files
-that a sandbox is changing are copied as they are found, and those that vanish are passed over. All is on the
-disk when this ends with 0; else the last line on stderr is the number of the error and its subject.
-
-Rejected: `cp -a`, which resolves paths by name: a concurrent rename can lead it out of the tree.
+Hard links, holes, modes, owners, times, access lists, capabilities and overlayfs's marks come along; where
+the file system shares blocks, no byte is copied. Files that a sandbox is changing are copied as found, and
+those that vanish are passed over. All is on the disk when this ends with 0; else the last line on stderr is
+the number of the error and its subject. Rejected: `cp -a`, which a concurrent rename leads out of the tree.
 """
 
 import ctypes

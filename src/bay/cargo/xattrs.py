@@ -20,10 +20,7 @@ _OPAQUE_VALUES = (b"y", b"x")
 
 
 def read(file: int | str, *, system: bool) -> Iterator[tuple[str, bytes]]:
-    """The kept attributes of an open file, or of a path, whose last part is not followed.
-
-    `system` keeps overlayfs's mark as well.
-    """
+    """The kept attributes of an open file, or of a path itself; `system`: overlayfs's mark as well."""
     by_name = {"follow_symlinks": False} if isinstance(file, str) else {}
     try:
         for name in os.listxattr(file, **by_name):

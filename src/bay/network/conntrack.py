@@ -1,7 +1,4 @@
-"""Lists one sandbox's entries in the kernel's connection table by mark, and deletes them.
-
-Formats: linux/netfilter/nfnetlink_conntrack.h.
-"""
+"""Lists and deletes a sandbox's connections by mark. Formats: linux/netfilter/nfnetlink_conntrack.h."""
 
 import struct
 from collections.abc import Callable

@@ -21,10 +21,7 @@ def normal_pattern(text: str) -> str:
 
 
 def lookup_form(name: str) -> str | None:
-    """A queried name as patterns are compared with it; None when it is not a valid host name.
-
-    A label with an escaped dot (`a\\.b.example.com` has the label `a.b`) would be split in the wrong place.
-    """
+    """A queried name as patterns see it; None when it is no host name, as with a dot inside of a label."""
     labels = name.removesuffix(".").lower().split(".")
     return ".".join(labels) if all(map(_LABEL.fullmatch, labels)) else None
 

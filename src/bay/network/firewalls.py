@@ -12,10 +12,7 @@ FIX = (
 
 
 def dropping() -> list[str]:
-    """The chains that drop forwarded packets by default, in tables of which no rule names a device of Bay.
-
-    Blocks; raises DriverUnavailable where nftables cannot be queried. Rules of iptables-legacy are not seen.
-    """
+    """Other tables' chains that drop forwarded packets; not iptables-legacy's. Raises DriverUnavailable."""
     with closing(Nft()) as nft:
         chains = [one["chain"] for one in nft.ask("list chains") if "chain" in one]
         return [

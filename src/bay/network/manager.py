@@ -1,11 +1,9 @@
 """The network manager sets up, changes and removes the networks of one Bay's sandboxes in the host's kernel.
 
-The order is the guarantee. A sandbox's chains are in nftables before its device exists, and its device is
-removed before they are: a Bay that is killed at any line leaves a sandbox that reaches no more than its
-policy allows. A change of policy is one transaction, between the old one and the new one.
-
-One thread does it all, made in the host's network namespace. Callers may be in any other: the threads that
-start a container have left the host's by then.
+The order is the guarantee: a sandbox's chains are in nftables before its device exists, and are removed after
+it. A Bay that is killed at any line leaves a sandbox that reaches no more than its policy allows. A change of
+policy is one transaction. One thread, made in the host's network namespace, does it all, as callers may have
+left that namespace (the threads that start a container have).
 """
 
 import asyncio
@@ -92,10 +90,8 @@ class _SlotState:
 
 class NetworkManager:
     """Gives sandboxes a network and holds them to their policies. Every method raises DriverUnavailable.
-
-    `instance` are four hex digits that no other Bay on this host has; rules may allow the networks `private`
-    beside the public ones; `names` makes the DNS forwarder, without which no name is answered; `now` is a
-    clock in seconds.
+    `instance`: four hex digits that no other Bay on this host has; `private`: networks that rules may allow
+    beside public ones; `names` makes the DNS forwarder, else no name is answered; `now`: a clock in seconds.
     """
 
     def __init__(
@@ -149,10 +145,8 @@ class NetworkManager:
         return any(number_of(self._instance, name) for name in sysctls.devices())
 
     async def open(self) -> None:
-        """Make the shared tables and devices, and list sandboxes that an earlier Bay of this instance left.
-
-        Called in the host's network namespace; again is no error. Where the host forwarded nothing before, it
-        forwards from now on what sandboxes began, and nothing else.
+        """Make shared tables and devices; list sandboxes of an earlier Bay of this instance. Idempotent.
+        Called in the host's network namespace. A host that forwarded nothing forwards for sandboxes alone.
         """
         if self._worker is not None:
             return
@@ -162,10 +156,7 @@ class NetworkManager:
         asyncio.get_running_loop().add_reader(self._watch.fileno(), self._hear)
 
     async def aclose(self) -> None:
-        """Close the netlink sockets; networks stand, enforced, but names get no answers until `open`.
-
-        When no network is left, the shared tables and devices are removed too.
-        """
+        """Close netlink: networks stand, without names, until `open`; with none left, shared parts go too."""
         if self._names:
             await self._names.aclose()
         self._listening.clear()
@@ -188,10 +179,7 @@ class NetworkManager:
         self._wait(lambda: self._admit(slot, policy))
 
     def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
-        """Link the namespace behind `netns_fd`, whose loopback is up, to the host. Blocks; from any thread.
-
-        Call it after `admit`; with the mode `none` it does nothing. An existing link is replaced.
-        """
+        """After `admit`, (re)link the namespace `netns_fd` to the host, unless `none`. Blocks; any thread."""
         if self._policies[slot.number].mode != "none":
             self._wait(lambda: self._links.connect(slot, netns_fd))
 
@@ -217,9 +205,8 @@ class NetworkManager:
 
     async def set_policy(self, slot: NetworkSlot, policy: NetworkPolicy, netns_fd: int) -> None:
         """Enforce `policy` on a running sandbox, in one step, and make missing parts of its network.
-
-        It also takes over a sandbox that another Bay of this instance began. Connections that `policy` does
-        not allow are ended when this returns. `netns_fd` is the sandbox's namespace.
+        It takes over a sandbox of an earlier Bay of this instance, too. Connections that `policy` does not
+        allow have ended when this returns. `netns_fd` is the sandbox's namespace.
         """
         names = self._names.names_of(slot.number) if self._names else {}
         if policy.mode == "none":
@@ -314,10 +301,7 @@ class NetworkManager:
         return ("chain", generation.name) in self._contents.of(generation.slot.key)
 
     def _turn_on_forwarding(self, version: int) -> None:
-        """Turn forwarding on; a host that did not forward before Bay still forwards only for sandboxes.
-
-        The note comes first: another program may flush the ruleset.
-        """
+        """Turn forwarding on, for sandboxes alone if it was off; noted first, as rulesets are flushed."""
         if not sysctls.forwards(version):
             self._links.note_forwarding(version)
         if self._links.is_forwarding_noted(version):
@@ -507,10 +491,7 @@ class NetworkManager:
         state.open += len(state.names[name]) - len(known)
 
     def _make_room(self, state: _SlotState, now: float) -> None:
-        """Close expired addresses and the least recently answered, down to half the limit.
-
-        It looks at all of them, so it has to be rare.
-        """
+        """Close expired and least recently answered addresses, down to half the limit: slow, so rare."""
         names: dict[str, dict[Address, float]] = {}
         count = 0
         for name, addresses in reversed(state.names.items()):

@@ -12,9 +12,9 @@ service:
 5. a deny of 0.0.0.0/0 or ::/0;
 6. the mode: `open` allows, `allowlist` refuses.
 
-In a `CompiledPolicy` services fall into a few classes that no rule divides, and for each the cidrs are
-flattened to disjoint intervals with one deciding rule: the kernel looks that up in one step, however many
-rules there are. `CompiledPolicy.decide` gives the same answer for one packet; a test compares the two.
+In a `CompiledPolicy` services fall into a few classes that no rule divides, each with disjoint intervals of
+one deciding rule: the kernel looks that up in one step, however many rules there are. A test compares it with
+`CompiledPolicy.decide`, which gives the same answer for one packet.
 """
 
 from bisect import bisect_right
@@ -38,10 +38,7 @@ Action = Literal["allow", "deny"]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Addresses from `first` to `last` that one rule decides for one class.
-
-    `rule` is None for reserved addresses around a private network.
-    """
+    """Addresses that one rule decides for one class; `rule` None: reserved, around a private network."""
 
     first: int
     last: int

@@ -1,8 +1,7 @@
 """Reserved addresses, which no sandbox reaches: non-public ranges, and cloud metadata endpoints.
 
-From the IANA special-purpose registries (RFC 6890 and its successors), without the globally reachable ones.
-In IPv6 everything outside 2000::/3 is reserved: that is loopback, IPv4-mapped and -compatible (::/3), NAT64
-(64:ff9b::/96 and 64:ff9b:1::/48), ULA, link-local, site-local and multicast, and any later assignment.
+From the IANA special-purpose registries (RFC 6890 and later), without globally reachable ones. In IPv6 all
+outside 2000::/3: loopback, IPv4-mapped, NAT64, ULA, link-local, site-local, multicast, and what comes later.
 """
 
 from bisect import bisect_right

@@ -9,12 +9,9 @@ A packet from a sandbox goes through three chains of prerouting, by maps from it
     policies  to the current generation of its policy: a chain for each class of services, and maps from
               address to counter
 
-and a packet that no chain has accepted by then is dropped. Each element of the maps, and every chain it leads
-to, is there before the device is. A policy changes by adding the chains of the next generation and changing
-one element, in one transaction.
-
-Beside the rules a generation has maps with timeouts, for the addresses of names; a connection outlives its
-element.
+and a packet that no chain has accepted by then is dropped. Each element and each chain it leads to is there
+before the device is. A policy changes in one transaction, by the next generation's chains and one element.
+Maps with timeouts hold the addresses of names; a connection outlives its element.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""One sandbox's DNS answers, repeated for their TTL, while their addresses stay open.
-
-A shared cache would tell a sandbox by timing what another resolved.
-"""
+"""A sandbox's own DNS answers, for their TTL: a shared cache would tell by timing what another resolved."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -89,10 +86,7 @@ class Cache:
 
 
 class Origins:
-    """The names by which a sandbox resolved an address, for as long as it may have connections there.
-
-    No end of a connection is reported here, so the number is bounded; the least recently seen makes room.
-    """
+    """The names by which a sandbox resolved an address; the least recently seen makes room for a new one."""
 
     def __init__(self, limits: DnsLimits) -> None:
         self._limits = limits

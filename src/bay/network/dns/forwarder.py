@@ -1,13 +1,12 @@
 """The DNS forwarder resolves each sandbox's names upstream, as far as its policy allows them.
 
 The socket identifies the sandbox: Bay opened it in the sandbox's own network namespace, where nothing else
-can send to it, and no query crosses the boundary as a packet. A name that the policy does not allow is
-REFUSED. An allowed one is resolved by Bay, its addresses are opened in the kernel for the answer's TTL, and
-only then is the answer sent. So a sandbox reaches by a name exactly the addresses in its answer.
+can send to it. A name that the policy does not allow is REFUSED. An allowed one is resolved by Bay, its
+addresses are opened in the kernel for the answer's TTL, and only then is the answer sent. So a sandbox
+reaches by a name exactly the addresses in its answer.
 
-Rejected: a packet filter that reads answers as they pass (TCP, fragments and compression make it a second,
-worse parser; and the answer is there before the opening is), and a proxy that reads names from TLS (which
-encrypted client hello ends).
+Rejected: a packet filter that reads passing answers (TCP, fragments and compression make it a second, worse
+parser, and the answer comes before the opening), and a proxy that reads TLS names (ended by ECH).
 """
 
 import asyncio
@@ -29,9 +28,8 @@ from bay.network.reserved_ranges import Address
 
 class Forwarder:
     """The resolvers of all sandboxes, all on the event loop; `key` identifies a sandbox while it is served.
-
-    `now` is a clock in seconds that does not jump; `clock` is for displayed times. `ipv6` False: AAAA has no
-    records, so that programs do not try addresses that lead nowhere.
+    `now`: a clock in seconds that does not jump; `clock`: displayed times. `ipv6` False: AAAA has no records,
+    so that programs do not try addresses that lead nowhere.
     """
 
     def __init__(
@@ -55,10 +53,7 @@ class Forwarder:
         await asyncio.gather(*map(self.stop, list(self._served)))
 
     async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: CompiledPolicy) -> None:
-        """Serve a sandbox on its sockets, a bound one and a listening one, which the forwarder then owns.
-
-        A sandbox that is served already gets the new sockets and `plan`, and keeps its cache.
-        """
+        """Serve a sandbox on its two sockets, which this then owns; a served one keeps its cache."""
         before = self._served.pop(key, None)
         if before is None:
             resolver = SandboxResolver(key, plan, self._around)

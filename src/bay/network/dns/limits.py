@@ -1,8 +1,7 @@
 """The limits of a sandbox's DNS, and its budget: queries a second, and bytes of names that it chooses.
 
 A name under a wildcard rule is a message to the domain's name server, so it pays for the bytes below the
-rule's own at each upstream query: names that people gave by the letter, long ones that look random eightfold.
-A tunnel through names cannot be closed while they are answered: the limit keeps it slow.
+rule's own at each upstream query, long ones that look random eightfold: tunnels are slowed, not closed.
 """
 
 from collections.abc import Callable

@@ -62,10 +62,7 @@ class SandboxNames:
         self.origins = Origins(around.limits)
 
     def set_plan(self, plan: CompiledPolicy) -> None:
-        """Drop the answers that `plan` does not allow; others are opened again at the next question.
-
-        `plan` may open other services under the same name.
-        """
+        """Drop answers that `plan` does not allow; the next question opens others again, for its services."""
         self.plan = plan
         for key, pin in self._cache.live():
             if not self._may_stay(pin):

@@ -25,10 +25,7 @@ class Resolution:
 
 
 async def resolve(ask: Ask, name: bytes, kind: int, most_aliases: int) -> Resolution:
-    """The records of `name`. Raises Loop, and the errors of `ask`.
-
-    Resolvers follow aliases themselves; where an answer ends too early, the next alias is queried.
-    """
+    """The records of `name`; queries an alias where an answer ends early. Raises Loop and `ask`'s errors."""
     aliases: list[Record] = []
     while True:
         last = aliases[-1].data if aliases else name

@@ -58,10 +58,7 @@ class Response:
 
 
 def read_response(message: bytes, number: int, name: bytes, kind: int, most: int) -> Response | None:
-    """The response to the question with that id, name and type, at most `most` records; None for any other.
-
-    Raises MalformedResponse for a message that matches but is broken after its question.
-    """
+    """At most `most` records; None for another question's. Raises MalformedResponse for a broken rest."""
     parser = dns.wire.Parser(message)
     try:
         identity, flags, questions, answers, authorities, _ = _numbers(parser, "!HHHHHH")

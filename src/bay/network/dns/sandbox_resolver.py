@@ -1,7 +1,4 @@
-"""The resolver of one sandbox: decides which questions go upstream, and answers them.
-
-A cached answer is sent within the call of the question; for others each name and type has one task.
-"""
+"""The resolver of one sandbox: a cached answer is sent at once, else each name and type has one task."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -154,10 +151,7 @@ class SandboxResolver:
             return False
 
     def _may_leave(self, asked: UpstreamQuestion, verdict: NameVerdict) -> bool:
-        """Whether the budget has letters left for a name. A cached or pending name costs nothing again.
-
-        Without a deciding rule the mode is `open`: a program that may send anywhere needs no names for it.
-        """
+        """Whether the budget has letters left: not for cached or pending names, nor in the mode `open`."""
         if verdict.rule is None or asked.key in self._asking or self.names.held(asked.key) is not None:
             return True
         return self._budget.carry(verdict.carried)

@@ -1,7 +1,7 @@
 """A sandbox's two DNS sockets, read and written from the host; they were made in its network namespace.
 
-Datagrams are read a few at a time, and not for a moment after a flood: then the kernel drops them, which
-costs Bay nothing. A connection has one question at a time and an idle timeout.
+Few datagrams are read at a time, and none just after a flood: the kernel drops them, which costs Bay nothing.
+A connection has one question at a time and an idle timeout.
 """
 
 import asyncio

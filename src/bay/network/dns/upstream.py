@@ -1,8 +1,8 @@
 """The client side of DNS: queries the host's resolvers, which may be slow, down or lying, until one answers.
 
-Each question has a connected socket, and so a port, of its own (the kernel drops what comes from elsewhere),
-a random id, and its name and type compared. That leaves an off-path attacker some 2^30 guesses within a
-second (RFC 5452). Messages that do not match are ignored; a truncated answer is asked for again over TCP.
+Each question has a connected socket and port of its own, a random id, and its name and type compared: an
+off-path attacker has some 2^30 guesses within a second (RFC 5452). Messages that do not match are ignored; a
+truncated answer is asked for again over TCP.
 """
 
 import asyncio

@@ -1,10 +1,7 @@
-"""Reads sandboxes' DNS questions and writes the replies: the parts of the wire format in use.
+"""Reads sandboxes' DNS questions and writes the replies (RFC 1035 4, EDNS 6891, extended errors 8914).
 
-dnspython reads upstream responses. Questions are read here: one name without compression and one OPT record
-are all there is to read, and a cached answer costs a fraction, as it is the question's bytes and records
-whose TTL alone differs from the last time. A test compares this reader with dnspython's.
-
-RFC 1035 section 4 (messages), RFC 6891 (EDNS), RFC 8914 (extended errors).
+dnspython reads responses. A question is one name without compression and one OPT record; a cached
+answer costs a fraction, as only TTLs differ from the last time. A test compares this reader with dnspython's.
 """
 
 import string
@@ -139,10 +136,7 @@ def reply(
     room: int = STREAM_BYTES,
     error: tuple[int, str] | None = None,
 ) -> bytes:
-    """The reply, in at most `room` bytes: a longer one has fewer of the records and the TC bit.
-
-    `error` is an extended error's code and text, sent only when the question has an OPT record.
-    """
+    """The reply, cut to `room` bytes with the TC bit; `error`: an extended one, for an OPT record alone."""
     tail = _opt(error) if question.udp_bytes is not None else b""
     section, count = _section(records, ttl, room - HEADER.size - len(question.sent) - len(tail))
     flags = _reply_flags(question.flags, rcode) | (TC if count < len(records) else 0)
@@ -200,11 +194,7 @@ def query(number: int, name: bytes, kind: int, *, edns: bool) -> bytes:
 
 
 def host_name(name: bytes) -> str | None:
-    """A host name from the wire, without the final dot; None when it is not a valid host name.
-
-    A label with a dot in it would look like two: letters, digits, ``-`` and ``_`` are all that may pass,
-    which is also the alphabet of internationalised names on the wire.
-    """
+    """A host name of letters, digits, `-` and `_`, or None: a label with a dot would look like two."""
     parts = labels(name)
     if not parts or not _HOST_BYTES.issuperset(b"".join(parts)):
         return None

@@ -1,4 +1,1 @@
-"""Execs: commands that run in a sandbox, their output, attachments, screens, history and processes.
-
-Code that starts, stops or wakes the sandbox itself lives in `sessions` and `reconciler`.
-"""
+"""Execs: commands in a sandbox, their output, attachments, screens, history and processes."""

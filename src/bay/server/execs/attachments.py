@@ -1,8 +1,7 @@
 """An attachment to an exec: live output, and input that wakes the sandbox if it must.
 
-Any number may be attached to one exec. Each reads Ship's buffer at its own offset, and Bay buffers nothing
-for it, so a slow one delays only the command that waits for it; any other that is too slow gets the offset
-where the buffer begins now.
+Any number may be attached. Each reads Ship's buffer at its own offset, and Bay buffers nothing, so a slow one
+delays only the command that waits for it; any other gets the offset where the buffer begins now.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -186,9 +185,7 @@ class Attachments:
     async def terminal(
         self, caller: Caller, ref: str, exec_id: str | None, rows: int | None, cols: int | None
     ) -> AsyncGenerator[Attached]:
-        """Attach to an exec's last screen; without `exec_id` to a new login shell. That ends unless its
-        client is accepted.
-        """
+        """Attach to an exec's last screen; without `exec_id` to a new login shell, ended if unaccepted."""
         async with AsyncExitStack() as undo:
             if exec_id is None:
                 shell = NewExec(argv=_SHELL, tty=True, rows=rows or 24, cols=cols or 80, keep_alive=False)
@@ -239,9 +236,7 @@ class Attachments:
         return replace(screen, offset=offset), redraw
 
     async def _read(self, peer: Peer, exec_id: str) -> tuple[Exec, bytes, int]:
-        """An exec on a terminal, what Ship still has of its output, and the offset behind that. From an exec
-        that prints faster than it is read less is taken with each try.
-        """
+        """The exec on a terminal, its buffered output (less with each try), and the offset behind that."""
         attempt = 0
         while True:
             item = await self._ship.get_exec(peer, exec_id, None)

@@ -1,7 +1,6 @@
 """The history: executions of `shell/exec` and `python/exec` in a sandbox, and their owner's notes.
 
-It is read from rows alone, of stopped sandboxes too, and never wakes anything. The end of an execution that
-was under way when Bay died is asked of Ship first, where one runs.
+It is read from rows alone and never wakes anything. An end that a dead Bay missed is asked of a running Ship.
 """
 
 from bay.errors import NotFound

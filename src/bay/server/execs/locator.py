@@ -67,8 +67,6 @@ class ExecLocator:
 
 
 def as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
-    """The exec, lost if its row says it runs in a session that is over. A session's end marks the rows; one
-    that is written just after that is marked here.
-    """
+    """The exec; lost, and its row marked as a session's end would have, when its session is over."""
     over = sandbox.session is None or sandbox.session.id != session_id
     return replace(item, state="lost") if over and item.state == "running" else item

@@ -1,7 +1,4 @@
-"""Bay relays an attached exec: its output to a client, and the client's input to it.
-
-The first to end decides how all of it ends: the exec, the client, the key, or Bay.
-"""
+"""Relays an attached exec's output and input, until the first of exec, client, key and Bay ends it."""
 
 import asyncio
 

@@ -1,7 +1,7 @@
 """Collects how execs ended that no call waited for: one that broke off, or one of a Bay that died meanwhile.
 
-Ship keeps an end for ten minutes, of its newest two hundred execs. Bay asks each minute, and before a read of
-the history; an exec that Ship no longer knows is lost.
+Ship keeps the newest 200 ends, for ten minutes. Bay asks each minute, and before a read of the history; an
+exec that Ship no longer knows is lost.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Renders screens of terminals in a helper process.
 
-A program's output is hostile input, and a screen of 16 MiB of it takes up to seconds: too long for the event
-loop, and a thread would hold the interpreter's lock. Rejected: a process pool, because a stuck worker cannot
-be ended. The helper gets no environment, so that it has no secret to lose, little memory and one task at a
-time; one that misses its deadline is killed, and the next task starts another.
+A program's output is hostile, and a screen of 16 MiB takes up to seconds: too long for the event loop, and a
+thread would hold the interpreter's lock. Rejected: a process pool, whose stuck worker cannot be ended. The
+helper gets no environment (no secrets), little memory and one task at a time; one that misses its deadline is
+killed, and the next task starts another.
 """
 
 import asyncio
@@ -49,8 +49,7 @@ class Screens:
         self, data: bytes, rows: int, cols: int, scrollback: int = 0, *, offset: int = 0
     ) -> tuple[Screen, bytes]:
         """The screen after `data`, and the bytes that draw it on a fresh terminal. See `bay.terminal`.
-        `offset` is put into the screen. Raises Timeout when it takes too long, also when that is because of
-        others.
+        `offset` is put into the screen. Raises Timeout when it takes too long, or others do.
         """
         if self._waiting >= self._most_waiting:
             raise Timeout(f"{self._waiting} screens are being rendered, the limit; try again in a moment")

@@ -1,8 +1,7 @@
 """The exec service: commands that run in a sandbox and outlive the connection that started them.
 
-The row is written before Ship gets the command, so that an exec can be asked for from its first moment,
-whatever becomes of the call that started it. Ship holds the running exec and its output; the row remembers
-how it ended.
+The row is written before Ship gets the command, so that an exec can be asked for whatever becomes of the call
+that started it. Ship holds the running exec and its output; the row remembers how it ended.
 """
 
 import asyncio
@@ -262,8 +261,7 @@ class Execs:
         self, awake: Awake, new: NewExec, request: idempotency.Request | None, note: HistoryNote | None = None
     ) -> Exec:
         """Write down what is about to run, before it does, or find what an earlier call with this key wrote.
-        From here on the exec can be asked for, whatever becomes of this call and of Bay. Raises Conflict when
-        the client's id is taken in this sandbox.
+        Raises Conflict when the client's id is taken in this sandbox.
         """
         sandbox_id = awake.sandbox.id
         planned = _planned(new, self._clock())
@@ -320,9 +318,7 @@ class Execs:
         *,
         chunks: bool,
     ) -> Exec:
-        """The exec of an earlier call with the key. Raises `conflict` when it is of another kind, and nothing
-        runs.
-        """
+        """The exec of an earlier call with the key. Raises `conflict`, and runs nothing, for another kind."""
         if request is not None:
             with suppress(NotFound):
                 return await self._ship.get_exec(awake.peer, exec_id, wait_s, chunks=chunks)

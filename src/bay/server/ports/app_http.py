@@ -1,8 +1,7 @@
 """The HTTP/1.1 client of an app in a sandbox. h11 parses and frames; the app's bytes are hostile.
 
-A connection that serves several requests is where requests get smuggled and answers mixed up. So it is kept
-only when h11 agrees that both sides have said all and nothing came behind it, for a few seconds, and for
-requests that can be sent again: the app may have closed it meanwhile.
+A reused connection is where requests get smuggled and answers mixed up. So it is kept only when h11 agrees
+that both sides are done and nothing came behind, for seconds, and for requests that can be sent again.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Writes an event when a port of a sandbox opens or closes, as its Ship tells.
 
-A rate limit bounds a sandbox's events: so many at once and then one a second; a port that opened and closed
-meanwhile is left out. A session that is over has closed its ports without events.
+A rate limit bounds a sandbox's events; a port that opened and closed meanwhile is left out. A session that is
+over has closed its ports without events.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 """The port gate authorizes requests to the ports of sandboxes, by host name and below Bay's own paths.
 
-By host name: in front of everything else, by the Host header. A key of the sandbox's owner opens every port,
-and a public port needs none. A browser has no key to give: it opens a signed link, `/.bay/open?token=`, which
-sets a cookie for that host alone. A page of another host can have the browser send a cookie along, so a
-request with one must come from the host's own pages, or be a user's click. Sandboxes of one domain are one
-site to a browser, but do not trust each other: `SameSite` is not enough.
+By host name: in front of all else, by the Host header. A key of the sandbox's owner opens every port, and a
+public port needs none. A browser opens a signed link, `/.bay/open?token=`, which sets a cookie for that host
+alone. A page of another host can have the browser send it along, so a request with one must come from the
+host's own pages, or be a user's click: sandboxes of one domain are one site to a browser, so `SameSite` is
+not enough.
 
 By path, `/v1/sandboxes/{id}/ports/{port}/`: behind the edge, which has checked the key. A browser that shows
 an app there shows it as a page of no origin (see `headers`).
@@ -84,7 +84,7 @@ LOCAL = "localhost"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortHost:
-    """The place of a host: a sandbox, by its id or host, and a port; None is that of its `url` setting.
+    """A sandbox, by its id or host, and a port; None is that of its `url` setting.
     `host` is the whole Host as it was sent, in lower case, and `scheme` what the browser speaks there.
     """
 
@@ -110,12 +110,10 @@ class PortHosts:
     """Reads and makes hosts: `{port}-{sandbox}.<domain>` is a port, `{sandbox}.<domain>` the `url` setting.
 
     The domain is the host of `public_url`, and `localhost` always. A sandbox is called by its id, or by its
-    `host`, which is its name if no other sandbox had taken it first: names belong to owners, and hosts to
-    everybody. So one host is one sandbox for every caller, and a browser's data of a host never meets
-    another's app. Any other host with a dot in it is refused: a page of a stranger's domain that comes to
-    point to this server (DNS rebinding) would speak to it as to itself.
-
-    `listen_host` is what Bay listens on, `port` where, once that is known.
+    `host`, its name if no other had taken it first. So one host is one sandbox for every caller, and a
+    browser's data of a host never meets another's app. Any other host with a dot in it is refused: a
+    stranger's domain that comes to point here (DNS rebinding) would speak to it as to itself. Bay listens on
+    `listen_host`, and on `port` once that is known.
     """
 
     def __init__(self, public_url: str | None, listen_host: str, port: int) -> None:
@@ -478,9 +476,7 @@ def _may(caller: Caller, scope: Scope) -> bool:
 
 
 def _is_click(headers: RequestHeaders, scope: Scope) -> bool:
-    """Whether it is a user's click on a link. Its answer becomes a page of its own, which no other page can
-    read.
-    """
+    """Whether it is a user's click on a link: its answer becomes a page that no other page can read."""
     is_page = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
     return is_page and scope["method"] in ("GET", "HEAD")
 

@@ -70,7 +70,6 @@ def toward_app(
     is_key: Callable[[str], bool],
 ) -> Headers:
     """The request's headers for the app, without those that frame its body and without any key of Bay.
-
     `with_authorization`: it is not Bay's. `is_key`: whether a word that looks like none is or was a key.
     """
     headers = list(given)

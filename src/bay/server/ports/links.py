@@ -1,8 +1,8 @@
 """Links and cookies open a port without a key. Both are sealed tokens, and Bay stores neither.
 
 Each names one sandbox, one port and the key that made it, is sealed for its one use, and is good until it or
-that key expires. The sealing key is a file in the data directory, since a backup of the database must not
-give access. Removing the file ends every link and cookie.
+that key expires. The sealing key is a file in the data directory, as a database backup must not give access.
+Removing it ends every link and cookie.
 """
 
 import binascii

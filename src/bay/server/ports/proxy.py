@@ -1,8 +1,7 @@
 """The proxy carries requests and WebSockets to the app on a port of a sandbox, once the gate let them in.
 
-A request wakes the sandbox, waits until a program listens, and keeps the sandbox awake until it is answered.
-Each direction is one loop that takes the next piece once the last one is sent, so nothing piles up. A broken
-transfer on one side is aborted on the other, so that neither takes a part for the whole.
+A request wakes the sandbox, waits for a listener, and keeps it awake until the answer. Each direction is one
+loop that takes a piece once the last is sent, so nothing piles up; a break on one side breaks the other.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The client of a Ship's port routes: the listeners, and connections to them.
 
-Ship carries a connection in frames (docs/ship-protocol.md), so that an end differs from a break. A program's
-bytes are hostile: the buffer is bounded, and a sandbox that sends faster than it is read has to wait.
+Connections come in frames (docs/ship-protocol.md), so that an end differs from a break. A program's bytes are
+hostile: the buffer is bounded, and a sandbox that sends faster than it is read has to wait.
 """
 
 import asyncio
@@ -67,7 +67,6 @@ class PortClient:
     @asynccontextmanager
     async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:
         """A connection to what listens there; leaving the block before both directions have ended resets it.
-
         Raises PortClosed when nothing listens there, ShipError and Timeout.
         """
         if not 1 <= port <= 65_535:
@@ -79,10 +78,7 @@ class PortClient:
 
 
 class PortStream(asyncio.Protocol):
-    """The bytes of one connection to a program. One task may read and one may write, at the same time.
-
-    Errors are OSErrors, as of any socket: ConnectionResetError when the program, or its sandbox, broke off.
-    """
+    """One connection's bytes, one reader and one writer at a time. Errors are OSErrors, as of any socket."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -106,10 +102,7 @@ class PortStream(asyncio.Protocol):
         self.data_received(received)
 
     async def read(self, size: int) -> bytes:
-        """The next 1 to `size` bytes, as they come; empty once the program has ended its direction.
-
-        Raises ConnectionResetError when the connection broke before. Cancelling loses nothing.
-        """
+        """The next 1 to `size` bytes, empty at the end; ConnectionResetError after a break. Cancellable."""
         while not self._ended:
             if not self._left and len(self._received) >= PIECE_HEAD.size:
                 self._begin_piece()
@@ -128,7 +121,6 @@ class PortStream(asyncio.Protocol):
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`, as fast as the program takes it. Raises ConnectionError when it stops reading.
-
         To cancel it is to have sent all, or of more than a mebibyte a part.
         """
         view = memoryview(data).cast("B")

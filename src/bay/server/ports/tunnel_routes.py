@@ -1,7 +1,7 @@
 """The routes `…/tunnel`: the bytes of a TCP connection to a port of a sandbox, by WebSocket.
 
-Each direction is one loop that takes the next piece when the last one is gone, so nothing piles up. Once both
-have ended the socket closes with 1000, and with another code when the connection broke.
+Each direction is one loop that takes a piece when the last one is gone, so nothing piles up. The socket
+closes with 1000 once both have ended, and with another code when the connection broke.
 """
 
 import asyncio

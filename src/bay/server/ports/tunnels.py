@@ -37,10 +37,9 @@ class Tunnels:
 
     @asynccontextmanager
     async def open(self, caller: Caller, ref: str, port: int) -> AsyncGenerator[Tunnel]:
-        """A connection to what listens on that port; starts the sandbox if it must.
-
-        While it is open the sandbox is in use, but its owner may pause it. Leaving the block breaks off what
-        has not ended. Raises PortClosed when nothing listens there, and what waking raises.
+        """A connection to what listens on that port; starts the sandbox if it must, and keeps it in use.
+        Its owner may pause it. Leaving the block breaks off what has not ended. Raises PortClosed when
+        nothing listens there, and what waking raises.
         """
         with self.connections.place(caller.owner):
             async with self.waker.holding(caller, ref, follower=True) as sandbox:

@@ -1,4 +1,1 @@
-"""Sandboxes: create, list, update, fork and delete them, and the pool of started ones.
-
-A service here writes rows; the reconciler starts and stops compute.
-"""
+"""Sandboxes as rows, and the pool of started ones; the reconciler starts and stops compute."""

@@ -1,7 +1,4 @@
-"""The sandbox service: create, find, list, start, stop, delete, and their time limits.
-
-Each call writes what is wanted in one transaction and pokes the queue; the reconciler does the rest.
-"""
+"""The sandbox service: each call writes what is wanted in one transaction; the reconciler does the rest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -158,7 +155,6 @@ class Sandboxes:
         self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
     ) -> list[Sandbox]:
         """New sandboxes like that one, all starting, each with a copy of a checkpoint or the present files.
-
         The copies are made as each starts; changes of the source after the answer are in none of them.
         """
         record = await self.waker.find(caller, ref)
@@ -211,7 +207,6 @@ class Sandboxes:
 
     async def pause(self, caller: Caller, ref: str) -> Sandbox:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
-
         Followers of output wait. Raises Conflict without compute to freeze, or while calls are under way.
         """
         record = await self.waker.find(caller, ref)
@@ -503,7 +498,6 @@ class Sandboxes:
 
     async def _settle(self, before: SandboxRecord, done: Callable[[SandboxRecord], bool]) -> None:
         """Poke the reconciler and wait until `done`; `before` is the row before something else was wanted.
-
         Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on.
         """
         late = Timeout(

@@ -37,9 +37,7 @@ class Auditor:
         """Rows of each key for calls that changed nothing: one key must not push out all others' rows."""
 
     def begin(self, method: str, path: str, request_id: str) -> AuditedCall | None:
-        """A call that starts now; `path` has no key in it. None for one that only reads, which is not
-        audited.
-        """
+        """A call that starts now; `path` has no key in it. None for one that only reads: no audit."""
         if method in READING:
             return None
         return AuditedCall(

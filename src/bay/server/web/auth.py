@@ -1,7 +1,4 @@
-"""Authenticates callers.
-
-Keys are compared by their SHA-256, which a caller cannot steer, so look-ups leak no prefix.
-"""
+"""Authenticates callers by the SHA-256 of keys, which a caller cannot steer, so look-ups leak no prefix."""
 
 import hashlib
 import hmac
@@ -81,9 +78,8 @@ class Keys:
 
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
         """See to it that there is an admin key: `given`, else a new one, also written to `key_file` (0600).
-        Returns the secret when it was made now, to be shown once. A new one is also made when the ones there
-        were have expired, so that a restart is the way back in. Raises InvalidArgument when `given` is a key
-        that was revoked, that has expired, or that is no admin key.
+        Returns the secret when it was made now, to be shown once. Expired keys do not count: a restart is the
+        way back in. Raises InvalidArgument when `given` was revoked, has expired, or is no admin key.
         """
         if given is not None:
             await self._take_given(given)

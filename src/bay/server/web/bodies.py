@@ -1,9 +1,8 @@
 """Models and fields that the bodies of requests share.
 
-An unknown field is refused, since a misspelt one would mean something else than was written. A number is a
-number, not a text or a boolean that could pass for one. The length of a list or an object is compared before
-its items are looked at, and a list is looked at up to its first wrong item: a body of 1 MiB cannot have
-65,000 errors.
+A misspelt field is refused, as it would mean something else than was written. A number is no text or boolean
+that could pass for one. A length is compared before the items, and a list is read up to its first wrong one:
+a body of 1 MiB cannot have 65,000 errors.
 """
 
 import re

@@ -12,9 +12,7 @@ T = TypeVar("T")
 
 
 async def first(*parts: Coroutine[Any, Any, T]) -> T:
-    """The result (or error) of the part that ends first, of several the one named first. The others are
-    cancelled and awaited.
-    """
+    """The result or error of the first part to end, in their order; the others are cancelled and awaited."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -27,9 +25,7 @@ async def first(*parts: Coroutine[Any, Any, T]) -> T:
 
 
 async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoReturn]) -> T:
-    """The result or error of `work`, unless a guard raises before; of several errors the first. Costs a task
-    for each guard.
-    """
+    """The first result or error of `work`, or error of a guard; each guard costs a task."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(guard) for guard in guards]
@@ -42,9 +38,7 @@ async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoR
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; cancelled, and the sandbox released, when the client disconnects. For requests
-    whose body has been read, or that have none.
-    """
+    """The result of `work`, cancelled when the client disconnects; for bodies that were read, or are none."""
     return await first(work, _disconnected(request))
 
 

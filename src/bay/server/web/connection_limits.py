@@ -141,9 +141,7 @@ class Connections:
         self._move(connection, self._visiting)
 
     def own(self, connection: ClientConnection, owner: str) -> None:
-        """A request of `owner` is under way. Raises QuotaExceeded when `owner` has most, and owners have all
-        that they may have.
-        """
+        """A request of `owner` begins. Raises QuotaExceeded when it has most and owners' room is full."""
         if connection.is_gone:
             return
         self._part(connection)
@@ -211,9 +209,7 @@ class Connections:
             )
 
     def _trim(self, beside: Group, surplus: int, now: float) -> None:
-        """Have so many of an address go. Who came just now has time to show a key: a client may open hundreds
-        at once.
-        """
+        """Drop so many of an address; the newest stay, as they may yet show a key (hundreds open at once)."""
         if surplus > 0:
             old = (one for one in beside if one not in self._visiting and now - one.since >= _LOOK_S)
             for connection in list(islice(old, surplus)):

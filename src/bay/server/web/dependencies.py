@@ -130,9 +130,7 @@ have gigabytes.
 
 
 async def only_known(connection: HTTPConnection) -> None:
-    """Raises RequestValidationError for a query parameter or a body that the route does not take. It is a
-    dependency of every route, WebSockets included; the names come from the route's own signature.
-    """
+    """Every route's check: RequestValidationError for a query parameter or body not in its signature."""
     route: Route = connection.scope["route"]
     if query := connection.scope["query_string"]:
         _check_query(query, _names_of(route))

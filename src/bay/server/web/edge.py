@@ -1,9 +1,8 @@
 """The edge middleware runs around every request: id, HTTP checks, authentication, body limit, audit, log.
 
-One ASGI middleware instead of a stack of them, because the order is the point: nothing of a request is read
-before its caller is known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS`
-needs a key, so a new route is closed by default; those below `ADMIN_PATHS` need an admin key, and calls that
-change something are audited.
+One ASGI middleware instead of a stack, because the order is the point: nothing is read before its caller is
+known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS` needs a key, so a new
+route is closed by default; those below `ADMIN_PATHS` need an admin key, and changes are audited.
 """
 
 import base64
@@ -215,9 +214,7 @@ def bearer_of(scope: Scope) -> str | None:
 
 
 def check_framing(scope: Scope, headers: RequestHeaders) -> None:
-    """Close what the HTTP parser leaves open: exactly one Host, and one way to say where the body ends.
-    Raises BadRequest.
-    """
+    """Require exactly one Host and one way to say where the body ends; else raises BadRequest."""
     host = headers.one("host")
     if host is None:
         raise BadRequest("the request has no Host header")

@@ -77,9 +77,7 @@ def check_pieces(body: bytes) -> None:
 
 
 def has_more_pieces(text: bytes, most: int) -> bool:
-    """Whether the JSON `text` has more than `most` strings and items of lists and objects. Looks no further
-    than that.
-    """
+    """Whether the JSON `text` has more than `most` strings and items; looks no further than that."""
     if 3 * _items(text, 0, len(text)) + 1 <= most:  # an item is a name and a value at most
         return False
     pieces = place = 0

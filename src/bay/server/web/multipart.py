@@ -1,7 +1,4 @@
-"""Parses multipart forms (RFC 7578) as a stream: the parts in their order, each read once, none kept.
-
-The framework's own reader keeps a whole form, in a temporary file of the host's, before the route is called.
-"""
+"""Parses multipart forms (RFC 7578) as a stream: the parts in their order, each read once, none kept."""
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator

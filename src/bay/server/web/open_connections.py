@@ -1,7 +1,7 @@
 """Ends open connections when Bay shuts down, or when their key is revoked.
 
-Most calls are short and checked once. One that follows output or is attached to an exec may last for days, so
-it is looked after here, and counted, since each costs Bay a descriptor and some memory.
+Followers of output and attachments may last for days, so they are looked after here, and counted: each costs
+a descriptor and memory.
 """
 
 import asyncio
@@ -81,9 +81,7 @@ class OpenConnections:
             over.cancel()
 
     async def during(self, caller: Caller, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`. Cancels it and raises Unauthorized or Timeout when a connection of `caller`
-        must end.
-        """
+        """The result of `work`; cancels it and raises Unauthorized or Timeout when `caller` must go."""
         return await first(work, self._refused(caller))
 
     async def _refused(self, caller: Caller) -> NoReturn:

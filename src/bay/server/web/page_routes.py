@@ -1,8 +1,7 @@
 """Bay's own pages for browsers: the start page, and the API's documents, where an operator may try a key.
 
-All of it comes from this host: the scripts are those of the package `fastapi-offline`, which has Swagger UI
-and Redoc as they were released, and is asked for nothing else. The framework's own pages load them from a
-content network, in the version of the day, at the origin where keys are typed.
+All of it comes from this host: the package `fastapi-offline` has Swagger UI and Redoc. The framework's own
+pages load the version of the day from a content network, at the origin where keys are typed.
 """
 
 from html import escape

@@ -1,7 +1,7 @@
 """Restricts requests to URLs of users to public addresses: never Bay itself or its network.
 
-A name is resolved here, once, and the request goes to exactly an address that was checked: were it resolved
-again for the connection, its owner could let it mean another thing by then (DNS rebinding).
+A name is resolved once, and the request goes to exactly an address that was checked: resolved again, it could
+mean another thing by then (DNS rebinding).
 """
 
 import asyncio

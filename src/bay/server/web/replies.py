@@ -134,9 +134,7 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """A malformed body or parameter. The answer keeps the first 20 entries of FastAPI's `detail` list beside
-    the error.
-    """
+    """A malformed body or parameter, with the first 20 entries of FastAPI's `detail` beside the error."""
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
     detail = [
         {"loc": list(e["loc"]), "msg": validation_words.words(e), "type": e["type"]}

@@ -1,8 +1,8 @@
 """Bay seals values that it hands out and takes back: cursors, event ids, and the links and cookies of ports.
 
-Rows of all owners are numbered together, so a bare number would tell each owner how much the others do. A
-value is encrypted with a tag over use, owner and value as the nonce (the idea of SIV, RFC 5297): the same
-value has the same seal for ever, and a seal that Bay did not make for this use and owner opens nothing.
+Rows of all owners are numbered together, so a bare number would tell of others. A value is encrypted with a
+tag over use, owner and value as the nonce (the idea of SIV, RFC 5297): the same value has the same seal for
+ever, and a seal that Bay did not make for this use and owner opens nothing.
 """
 
 import hashlib

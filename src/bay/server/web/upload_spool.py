@@ -33,9 +33,7 @@ class Spool:
 
     @asynccontextmanager
     async def holding(self, owner: str, body: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """All of `body`, once it has come, to be read once. Raises PayloadTooLarge, QuotaExceeded,
-        StorageFull.
-        """
+        """All of `body`, to be read once. Raises PayloadTooLarge, QuotaExceeded and StorageFull."""
         taken = 0
         with await in_new_thread(self._open) as file:
             try:

@@ -1,8 +1,6 @@
-"""uvicorn's HTTP protocol with bounds: by itself it keeps endless headers or trailers of an unauthenticated
-client, and the connection of one that sends nothing.
+"""uvicorn's HTTP protocol, which alone keeps strangers' endless headers and silent connections, with bounds.
 
-Trailers are dropped (RFC 9110, section 6.5.1): uvicorn puts them among the headers, which a proxy before Bay
-has already checked.
+Trailers are dropped (RFC 9110, 6.5.1): uvicorn puts them among headers, which a proxy has checked already.
 """
 
 import secrets

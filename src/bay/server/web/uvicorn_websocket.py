@@ -1,9 +1,8 @@
 """uvicorn's WebSocket protocol with bounds that it lacks.
 
-uvicorn waits for a slow reader before it sends more, and reads no further message before the last one was
-taken. Bounded here alone: answers to the pings of a client that does not read; fragments without content;
-tiny messages that come in one read; and a connection that is being closed, but whose client takes nothing. A
-client whose input is not taken is not dropped for want of a pong, which would stay unread.
+uvicorn waits for a slow reader, and for each message to be taken. Bounded here: answers to the pings of a
+client that does not read; fragments without content; tiny messages in one read; a closing connection whose
+client takes nothing. A client whose input is not taken is not dropped for want of a pong, left unread.
 """
 
 from collections import deque

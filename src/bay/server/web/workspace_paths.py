@@ -1,7 +1,6 @@
 """Parses workspace paths as the API takes them: relative, resolved lexically, never escaping.
 
-This is the first of two checks and the one with the better message; the kernel makes the second when
-Ship opens the path below /workspace with RESOLVE_BENEATH.
+The first of two checks, with the better message; Ship's open with RESOLVE_BENEATH is the second.
 """
 
 import os
