@@ -1,4 +1,1 @@
-"""The command `bay`: a client of the public API, and the way to start `bay serve` and `bay doctor`.
-
-`main` is the entry point, `app` the tree of commands, `commands/` what they do.
-"""
+"""The command `bay`, a client of the public API: `main` enters, `app` is the tree, `commands/` the work."""

@@ -1,7 +1,4 @@
-"""Shell completion: names of sandboxes, profiles, and paths in a sandbox.
-
-It must never hold up or disturb the typing: one short try, and no candidates when that fails.
-"""
+"""Shell completion of sandboxes, profiles and paths: one short try, so that it never holds up the typing."""
 
 import io
 import os

@@ -25,7 +25,6 @@ def is_figure(bundle: dict[str, Any]) -> bool:
 
 def save_figure(bundle: dict[str, Any], directory: Path) -> Path | None:
     """Write the image of a MIME bundle to the next free `figure-N` in `directory`, which is made.
-
     None, with a note, when its bytes are not of its type.
     """
     kind = next(kind for kind in _ENDINGS if kind in bundle)

@@ -30,7 +30,6 @@ _PAUSE_MS = 50
 
 class Passing:
     """Passes output on, each stream to its own, and counts the bytes missing from it.
-
     It counts from `since` on, or from where the output begins.
     """
 

@@ -33,7 +33,6 @@ def signal_handlers(handlers: Mapping[signal.Signals, Handler]) -> Generator[Non
 
 class Interrupt:
     """The first Ctrl-C sends the command INT and shows its last output; a second one does not wait.
-
     `came` is set by the first. Only the main thread can enter it.
     """
 

@@ -22,7 +22,6 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
-
     Raises nothing but SystemExit: on a signal, and with 1 when the reader of stdout has left.
     """
     _fill_standard_streams()

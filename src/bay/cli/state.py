@@ -146,10 +146,7 @@ def load(module: str, name: str) -> Any:
 
 
 def seconds(text: str | float) -> float:
-    """The value of a `DURATION` option, such as ``90``, ``1.5``, ``90s``, ``10m``, ``1h30m`` or ``7d``.
-
-    Raises ValueError for others.
-    """
+    """Seconds of a `DURATION` option, as `90`, `1.5`, `90s`, `10m`, `1h30m` or `7d`. Raises ValueError."""
     parsed = durations.parse(text) if isinstance(text, str) else text
     try:
         found = float(text) if parsed is None else float(parsed)

@@ -43,10 +43,7 @@ _ALIASES = {
 
 
 def first_word(params: list[Any], arguments: list[str], before: int) -> int:
-    """The place of the first positional argument that has `before` others before it, else the length.
-
-    A `--` counts as one: the words behind it are no options.
-    """
+    """The place of the positional argument behind `before` others (a `--` counts as one), else the length."""
     valued = {name for param in params if not _is_flag(param) for name in param.opts}
     place = 0
     while place < len(arguments):
@@ -151,7 +148,6 @@ class Group(TyperGroup):
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
     """A command of the root: in which module it is written, and its line in the list of all.
-
     `function` is its name in the module where that is not the command's. Nothing is loaded for the list.
     """
 

@@ -11,10 +11,7 @@ _LIMIT = 16_384
 
 
 async def check_health(endpoint: Endpoint, token: str, timeout_s: float = 5.0) -> None:
-    """Return once Ship has answered `GET /healthz` at `endpoint`, and proved that it knows `token`.
-
-    Raises SandboxNotReady when it does not within `timeout_s`, or is another.
-    """
+    """Return once `GET /healthz` proved that Ship has `token`. Raises SandboxNotReady after `timeout_s`."""
     try:
         async with asyncio.timeout(timeout_s):
             await _ask(endpoint, token)

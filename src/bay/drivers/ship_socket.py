@@ -16,10 +16,7 @@ _PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid; see unix(7)
 
 
 def connect(endpoint: Endpoint) -> socket.socket:
-    """A connected, non-blocking socket. Raises OSError when nothing listens and ShipError for another peer.
-
-    Does not block: connecting to a Unix socket does not wait for the peer.
-    """
+    """A connected, non-blocking socket. Raises OSError without a listener, ShipError for another peer."""
     path = os.open(endpoint.socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(path).st_mode):

@@ -12,7 +12,6 @@ _KEPT = 8192
 
 class StartOutput:
     """A pipe for the first process's stdout and stderr, which Bay reads while it starts.
-
     `writer` goes to the process; the reading end stays with Bay, so the end of the process is seen at once.
     """
 

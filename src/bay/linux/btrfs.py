@@ -312,7 +312,6 @@ def _destroy_all_nested(parent: int, top: int) -> None:
 @contextlib.contextmanager
 def _uncounted(fd: int, subvolumes: list[int]) -> Generator[None]:
     """Take subvolumes out of their groups, as at its limit one is refused even a removal.
-
     The first comes back at the end. `fd` is in none of them.
     """
     above = {number: _groups_above(fd, number) for number in subvolumes}

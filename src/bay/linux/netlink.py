@@ -83,7 +83,6 @@ class Netlink:
 
     def send(self, requests: Iterable[NetlinkRequest]) -> None:
         """Make all of `requests` true, in order. Raises OSError naming the first that the kernel refused.
-
         Those after it have been tried as well: a batch is fast, not atomic.
         """
         batch = list(requests)

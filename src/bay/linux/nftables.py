@@ -13,7 +13,6 @@ _TERSE = 1 << 11
 
 class Nft:
     """nftables in the namespace of the thread that makes this. For one thread at a time.
-
     Raises DriverUnavailable where the library is missing, or the kernel refuses.
     """
 

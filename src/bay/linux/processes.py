@@ -55,7 +55,6 @@ def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
 
 def kill_tree(pid: int, timeout_s: float) -> bool:
     """Kill `pid` with all that descends from it, and wait; False when some outlive `timeout_s`. Blocks.
-
     First all are stopped and looked for again, so that none is forked and re-parented in between.
     """
     found: list[int] = []

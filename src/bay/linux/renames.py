@@ -41,7 +41,6 @@ def exchange(one: Path, other: Path) -> bool:
 @contextmanager
 def built_beside(target: Path) -> Generator[Path]:
     """A new directory beside `target`, which takes that name when the block ends; nothing stays on an error.
-
     Of concurrent builds the first keeps the name, and its copy is as good.
     """
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,6 @@ def forwards(version: int) -> bool:
 
 def forward(version: int) -> None:
     """Let the host forward.
-
     A router ignores router advertisements (RFC 4861, 6.2.2): devices that follow them are set to go on.
     """
     if version == 6:

@@ -86,7 +86,6 @@ class Store:
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection, None]:
         """The one transaction of a service call: committed at the end, rolled back on any error.
-
         Listeners of `on_change` have been called when it returns.
         """
         try:

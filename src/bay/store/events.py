@@ -14,7 +14,6 @@ from bay.store.schema import events, facts, sandboxes
 
 async def add(db: AsyncConnection, sandbox: SandboxRecord, kind: str, at: datetime, **data: Any) -> None:
     """Record the event `kind` (such as ``sandbox.started``) for the sandbox's present owner.
-
     `sandbox` may have been read before a create took it from the pool.
     """
     present = select(sandboxes.c.owner).where(sandboxes.c.id == sandbox.id).scalar_subquery()

@@ -52,7 +52,6 @@ async def add(
 
 async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
     """Save the exec's latest state. One that has ended stays as it is.
-
     A Ship's report of an unknown exec changes nothing, nor does its report of a start: Bay started it.
     """
     own = {"of_session": session_id, "of_id": item.id}
@@ -91,10 +90,7 @@ async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) 
 
 
 async def any_active(db: AsyncConnection, session_id: str) -> bool:
-    """Whether an exec of the session that keeps its sandbox active has not been seen to end.
-
-    Code in kernels does not count here: the kernels are asked, since most of it has no row.
-    """
+    """Whether an exec that keeps its sandbox active is not known to have ended; kernels are asked."""
     runs = execs.c.session_id == session_id, execs.c.state == "running", execs.c.keep_alive
     query = select(execs.c.seq).where(*runs, _IS_PROCESS).limit(1)
     return (await db.execute(query)).first() is not None

@@ -152,7 +152,6 @@ async def surplus(db: AsyncConnection, sandbox_id: str, kind: Kind, keep: Keep) 
 
 async def aged(db: AsyncConnection, after: int, before: datetime, limit: int) -> tuple[list[int], int | None]:
     """Of the next rows behind `after` begun before `before`: those that expire by age, and the last one.
-
     Entries of failed executions never expire by age.
     """
     goes = or_(_of_kind("plain"), _of_kind("successful"))

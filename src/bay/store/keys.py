@@ -61,10 +61,7 @@ async def with_quotas(db: AsyncConnection) -> list[ApiKey]:
 async def page(
     db: AsyncConnection, owner: str | None, *, after: tuple[datetime, str] | None, limit: int
 ) -> tuple[tuple[ApiKey, ...], bool]:
-    """Up to `limit` keys behind the one made at `after` (its time and id), oldest first; and if more follow.
-
-    The table has no `seq`: it is short, and no two keys have both time and id in common.
-    """
+    """Up to `limit` keys behind `after` (time and id, for want of a `seq`), oldest first; if more follow."""
     query = select(keys).order_by(keys.c.created_at, keys.c.id).limit(limit + 1)
     if owner is not None:
         query = query.where(keys.c.owner == owner)

@@ -81,7 +81,6 @@ async def change_target(
     **values: Any,
 ) -> bool:
     """Move the target from one of `old` to `new`, and set `error` or keep it; whether it was moved.
-
     It stays when its owner has changed it meanwhile.
     """
     query = update(sandboxes).where(_S.id == sandbox_id, _S.target.in_(old))
@@ -139,7 +138,6 @@ async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Tar
 
 async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
     """Sandboxes past one of their time limits that have work left; not those that are ending already.
-
     An expired one is shown for `retention`.
     """
     idle = and_(_S.idle_expires_at <= now, _S.target == "running")
@@ -218,7 +216,6 @@ async def drop_pooled(db: AsyncConnection, sandbox_id: str) -> None:
 
 async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
     """Turn a pooled sandbox into `record`. Raises IntegrityError when its owner has the name in use.
-
     It moves to the end of the lists, so that a client that pages through them meets it as a new one.
     """
     values = _values(record, besides=("seq", "id", "cargo_id", "generation", "error"))

@@ -89,7 +89,6 @@ async def nth_newest(db: AsyncConnection, whose: UsageScope, n: int) -> datetime
 
 async def unmeasured(db: AsyncConnection, stale: datetime) -> list[str]:
     """Ids of the cargos that may have changed since they were measured, the longest ago first.
-
     Their sandboxes were active or lost their session since, or run and were measured before `stale`.
     """
     at = cargos.c.measured_at

@@ -1,4 +1,1 @@
-"""The commands of `bay`, one module for each group of commands.
-
-A command parses its options, calls the SDK and prints. Parts that several commands share are one folder up.
-"""
+"""The commands of `bay`, a module for each group; parts that several commands share are one folder up."""

@@ -22,7 +22,6 @@ _CURSOR = 25
 
 class RawTerminal:
     """The terminal at `fd` in raw mode (every key is passed on, nothing is echoed) for the length of a block.
-
     However the block is left, the terminal is as it was.
     """
 

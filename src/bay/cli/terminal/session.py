@@ -64,7 +64,6 @@ class TerminalSession:
 
     def run(self) -> bool:
         """Whether it ended, rather than being detached from.
-
         Raises the error of a session that broke; the terminal is restored in any case.
         """
         terminal = RawTerminal(STDIN)

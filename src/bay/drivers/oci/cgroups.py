@@ -54,7 +54,6 @@ def is_frozen(cgroup: str, mount: Path = MOUNT) -> bool:
 
 def freeze(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> None:
     """Freeze every process of `cgroup` and return when all stand still; no group is fine. Blocks.
-
     Raises TimeoutError, with the group thawed again, when some process could not be frozen in time.
     """
     try:

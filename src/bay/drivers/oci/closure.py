@@ -30,7 +30,6 @@ _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 def build(closures: Path) -> Path:
     """The closure's directory below `closures`, rebuilt when the interpreter, Ship or IPython has changed.
-
     Safe against concurrent builds. Blocks (about 5 s when it has to be made); raises OSError, ImportError or
     subprocess.SubprocessError.
     """

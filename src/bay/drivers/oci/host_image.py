@@ -122,9 +122,8 @@ Sources = tuple[tuple[Path, str, tuple[str, ...]], ...]
 
 
 def build(images: Path, *, etc: Path = Path("/etc"), user: str = USER) -> Path:
-    """The skeleton's directory below `images`, rebuilt when the host's files have changed.
-
-    `user` is the name of uid 1000. Safe against concurrent builds. Blocks; raises OSError.
+    """The skeleton below `images`, rebuilt when the host's files have changed; `user`: the name of uid 1000.
+    Safe against concurrent builds. Blocks; raises OSError.
     """
     sources = ((etc, "etc", _FROM_ETC), (_DPKG, "var/lib/dpkg", _FROM_DPKG), (_CACHE, "var/cache", _CACHES))
     written, links = _written(user), _links()

@@ -27,7 +27,6 @@ class IdRanges:
 
     def claim(self, holder: Path) -> int:
         """Claim a range for `holder`, an existing directory, and return its first id; again gives the same.
-
         Raises DriverUnavailable when all ranges are taken by directories that exist.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)

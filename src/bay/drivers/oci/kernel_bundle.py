@@ -54,7 +54,6 @@ def fingerprint() -> str:
 
 def fill(target: Path, shown_at: str) -> None:
     """Put the bundle into `target`, which will be found at `shown_at` in the sandbox.
-
     Blocks (about 2 s). Raises OSError, ImportError or subprocess.SubprocessError.
     """
     target.mkdir()

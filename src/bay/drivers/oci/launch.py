@@ -40,7 +40,6 @@ log = structlog.get_logger("bay.drivers.oci")
 @dataclass(frozen=True, slots=True)
 class NetworkAttachment:
     """The slot of a session that begins, and the policy that it begins with.
-
     The policy is in place before the device, that before the first process, and DNS before the first command.
     """
 
@@ -76,7 +75,6 @@ class Launched:
 
 def launch(order: LaunchRequest, output: StartOutput) -> Launched:
     """Start the container with `output` as stdout and stderr of its first process.
-
     Blocks. The calling thread is in other namespaces afterwards and must end.
     Raises DriverUnavailable, StorageFull or SandboxNotReady.
     """
@@ -98,7 +96,6 @@ def launch(order: LaunchRequest, output: StartOutput) -> Launched:
 
 def seal_socket_dir(pidfd: int) -> None:
     """Make the directory of Ship's socket read-only inside, now that the socket is there.
-
     Root inside could fill the host's /run there, or put another socket in Ship's place. Blocks; the calling
     thread is in other namespaces afterwards and must end.
     """
@@ -118,7 +115,6 @@ def locked(file: Path) -> Generator[int]:
 
 def wait_unlocked(file: Path, timeout_s: float, patience_s: float = 2.0) -> None:
     """Return once the lock is free. Blocks. Raises DriverUnavailable after `timeout_s`.
-
     A start that a killed Bay left has `patience_s` to finish, which takes a runc some hundredths of a second.
     Processes that hold the lock after that count as hung, and are killed.
     """

@@ -67,7 +67,6 @@ class SessionPlaces:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The directories of one Bay: `root` persists, `run_dir` does not, and `cache` can be made again.
-
     `layers` has the sessions' writable layers, on a file system that can limit them, if there is one.
     """
 

@@ -40,7 +40,6 @@ _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 @dataclass(frozen=True, slots=True)
 class HostCheck:
     """One requirement of the host: the driver does not open without a `required` one.
-
     `fix` is an operator's way out. `risk`: without it one sandbox can harm the others or the host.
     """
 

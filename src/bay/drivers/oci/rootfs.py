@@ -29,7 +29,6 @@ _DEVICES = {
 @dataclass(frozen=True, slots=True)
 class Layer:
     """An overlay at `target`: `lower` from the host, and `writable`, which holds `upper` and `work`.
-
     `over` is a directory of the image that lies over `lower`. A `lasting` layer's `upper` outlives the
     session, and is mounted by the next one.
     """
@@ -44,7 +43,6 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Bind:
     """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`.
-
     With `own_inodes` it is read-only, and watches or locks on its files do not meet other sandboxes'.
     """
 
@@ -65,7 +63,6 @@ class Rootfs:
 
 def prepare_writable(layer: Layer) -> None:
     """Make a layer's `writable` directories: `work` empty, and `upper` unless a lasting one is there.
-
     A lasting one was written by a tenant or imported: see `overlay_checks`. Blocks; raises OSError,
     DriverUnavailable.
     """
@@ -84,7 +81,6 @@ def prepare_writable(layer: Layer) -> None:
 
 def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
     """Mount `rootfs` and return where; the thread is alone in its mount namespace and fs attributes.
-
     `stage` is an empty directory that the session's root may pass through. Blocks; raises OSError.
     """
     mounts.make_all_private()
@@ -101,7 +97,6 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
 
 def _make_devices() -> None:
     """Give the calling thread a `/dev` of its own, from which runc takes the nodes of the session's.
-
     Those of the host are shared files: a sandbox could watch others open them, and lock them for all.
     """
     Path("dev").mkdir()

@@ -20,7 +20,6 @@ _END_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Runc:
     """runc as `binary`, run from `copy`, keeping its state in `root`, given `timeout_s` to start a container.
-
     That is all it is needed for: `cgroups` freezes the container, and the driver's `destroy` removes it.
     """
 

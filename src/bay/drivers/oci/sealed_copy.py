@@ -28,7 +28,6 @@ class SealedCopy:
 
     def path(self) -> str:
         """The path to run: the copy's, or the file's own for a script or where memory files cannot run.
-
         Blocks. Raises OSError when there is no such program.
         """
         file = shutil.which(self._program)

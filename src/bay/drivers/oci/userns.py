@@ -35,7 +35,6 @@ _SCRIPT = f"echo made; read -r go; set -e; cd /proc/sys/user; {_SETTINGS}; echo 
 @contextmanager
 def user_namespace(id_base: int, timeout_s: float = 5.0) -> Generator[int]:
     """A descriptor of a new user namespace in which ids 0 to 65535 are `id_base` and up outside.
-
     Blocks; raises OSError or TimeoutError. The namespace lives as long as a process or a mount uses it.
     """
     with _helper(id_base) as (helper, said, go):

@@ -43,7 +43,6 @@ class Cargos:
         idempotency_key: str | None,
     ) -> Cargo:
         """An external cargo, empty or with the files of a checkpoint; no limit stands for the most there is.
-
         Raises StorageFull, NotFound, InvalidArgument or QuotaExceeded.
         """
         body = {"size_limit_mb": size_limit_mb, "from_checkpoint": from_checkpoint}
@@ -88,7 +87,6 @@ class Cargos:
 
     async def update(self, caller: Caller, cargo_id: str, size_limit_mb: int | None) -> Cargo:
         """Change how much it may hold; None is the most by its sandbox's profile or setting `max_cargo_mb`.
-
         Below what it holds, nothing more can be written until enough is deleted.
         """
         async with self.store.write() as db:
@@ -121,7 +119,6 @@ class Cargos:
 
     async def move(self, caller: Caller, cargo_id: str, ref: str) -> Cargo:
         """Have the sandbox `ref` use this cargo in place of its own, which becomes an external one.
-
         A sandbox whose managed cargo is taken gets a new one. Raises Conflict while either has compute.
         """
         target = await self.waker.find(caller, ref)

@@ -77,7 +77,6 @@ class CheckpointRequests:
     @asynccontextmanager
     async def origin(self, sandbox: SandboxRecord, ref: str | None) -> AsyncGenerator[CheckpointRecord, None]:
         """A checkpoint of `sandbox` by id or name; for None a temporary one of now, kept while in use.
-
         Raises NotFound, or as `make` does.
         """
         if ref is not None:
@@ -101,7 +100,6 @@ class CheckpointRequests:
 
     async def restorable(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
         """The checkpoint to restore: one of the sandbox by id or name, or of its owner by id.
-
         Raises NotFound, and Conflict for one without the root file system that the sandbox would lose.
         """
         async with self._store.read() as db:
@@ -143,9 +141,7 @@ class CheckpointRequests:
 
     async def restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> None:
         """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some.
-
-        Raises what it failed with, after which all is as before, and Conflict while the sandbox or its cargo
-        is being restored.
+        Raises what it failed with, after which all is as before, and Conflict while another restore runs.
         """
         outcome = await self._ask_restore(sandbox, checkpoint)
         self._waker.poke(sandbox.id)

@@ -102,9 +102,8 @@ class Checkpoints:
 
     async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
         """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again.
-
-        When it fails the files and what runs are as before. Raises Conflict while another restore is under
-        way, and when the cargo is in use in another sandbox.
+        When it fails all is as before. Raises Conflict while another restore is under way, and when the cargo
+        is in use in another sandbox.
         """
         sandbox = await self._find(caller, ref)
         await self.snapshots.restore(sandbox, await self.snapshots.restorable(sandbox, checkpoint))
@@ -134,9 +133,8 @@ class Checkpoints:
     async def import_(
         self, caller: Caller, ref: str, new: NewCheckpoint, body: AsyncIterator[bytes]
     ) -> Checkpoint:
-        """A checkpoint from an export, also of another Bay's.
-
-        Raises BadRequest, StorageFull, QuotaExceeded, and Conflict when there is no room or name for it.
+        """A checkpoint from an export of any Bay. Raises BadRequest, StorageFull, QuotaExceeded, and Conflict
+        when there is no room or name for it.
         """
         sandbox = await self._find(caller, ref)
         _check(new)

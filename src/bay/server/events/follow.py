@@ -1,7 +1,4 @@
-"""Wakes followers of events. Each reads the rows behind its place, and waits here when there are none.
-
-Nothing is queued for it, so one that reads slowly or not at all costs no memory.
-"""
+"""Wakes followers of events. Each reads rows behind its place, and nothing is queued for a slow one."""
 
 import asyncio
 from collections import Counter

@@ -1,7 +1,4 @@
-"""The file services work through Ship, which opens files as the sandbox's own user.
-
-Every call wakes the sandbox and counts as activity.
-"""
+"""The file services work through Ship, as the sandbox's own user; every call wakes it, and is activity."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager

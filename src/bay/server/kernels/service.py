@@ -107,7 +107,6 @@ class Kernels:
         self, caller: Caller, ref: str, kernel_id: str, cell_id: str, code: str, timeout_s: float
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
         """Run code, which goes on without a follower; the same id again follows it from its beginning.
-
         The last event says if it is lost with its session; none comes when the key is revoked or Bay ends.
         """
         if kernel_id != DEFAULT:

@@ -317,10 +317,7 @@ def _without_surrogates(line: bytes) -> bytes:
 
 
 async def read_all(events: AsyncIterator[CellEvent], most_bytes: int = _MAX_CELL_BYTES) -> list[CellEvent]:
-    """Every event of a cell. Raises ShipError beyond `most_bytes`.
-
-    Together they have as many parts as one line may have, and a note in the place of more.
-    """
+    """Every event of a cell, a note in place of those beyond one line's. ShipError beyond `most_bytes`."""
     found: list[CellEvent] = []
     size = parts = 0
     async for event in events:

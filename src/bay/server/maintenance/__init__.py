@@ -1,4 +1,1 @@
-"""Maintenance of a running Bay: retention, garbage collection on request, health and admin routes.
-
-Work on the data directory of a stopped Bay lives in `offline`.
-"""
+"""Maintenance of a running Bay: retention, collection, health and admin; a stopped one's is in `offline`."""

@@ -1,7 +1,4 @@
-"""Collects garbage when an operator asks: idle and frozen compute, expired sandboxes, orphans on the host.
-
-By itself Bay does all of this anyway.
-"""
+"""Collects garbage at an operator's word, as Bay does anyway: idle compute, expired sandboxes, orphans."""
 
 import asyncio
 from collections.abc import Callable

@@ -42,7 +42,6 @@ class SandboxServices:
 
     async def list(self, caller: Caller, ref: str) -> Known:
         """All, in the order in which they were made; of a frozen sandbox as they were last seen.
-
         A key that may only read is shown no values of variables, which may be secrets.
         """
         record = await self.waker.find(caller, ref)

@@ -42,7 +42,6 @@ class Networks:
 
     async def put(self, caller: Caller, ref: str, policy: NetworkPolicy | None) -> CurrentPolicy:
         """Give a sandbox that policy, or with None its profile's again; returns when it holds.
-
         Raises DriverUnavailable when the host refuses, and Timeout; Bay tries again by itself.
         """
         record = await self.waker.find(caller, ref)
@@ -97,7 +96,6 @@ async def checked_policy(
     policy: NetworkPolicy, offered: Sequence[NetworkMode], private: Sequence[IPv4Network | IPv6Network]
 ) -> NetworkPolicy:
     """The policy as the store keeps it, whose rules open no network that is neither public nor `private`.
-
     Raises InvalidArgument, and CapabilityNotSupported for a mode that the driver does not enforce.
     """
     if policy.mode not in offered:

@@ -1,4 +1,1 @@
-"""Work on a data directory without a running Bay: backup, restore, checks, and the leftovers of killed runs.
-
-A running server imports nothing from here.
-"""
+"""Backup, restore, checks and leftovers of a data directory without its Bay; a server imports none of it."""

@@ -10,7 +10,6 @@ from bay.server.data_dir import configured
 
 def check(data_dir: Path | None) -> list[Finding]:
     """Look at `data_dir` (None: BAY_DATA_DIR or the default), whether its Bay runs or not. Blocks.
-
     Raises DriverUnavailable when it is not there or the host refuses.
     """
     there = configured(data_dir)

@@ -37,7 +37,6 @@ class Orphans:
 
     async def remove_sessions(self) -> int:
         """Remove the orphaned sessions and count them. `left` then says which stay.
-
         The host is listed first: a session's row is written before anything of it exists, so a thing without
         a row is an orphan, also while sandboxes start.
         """

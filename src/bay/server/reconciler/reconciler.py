@@ -67,7 +67,6 @@ _LOST = {
 
 class Reconciler:
     """Works the queue until it is cancelled; sessions keep running then.
-
     `places` is how many sessions it ends at once, `retention` how long an expired sandbox stays.
     """
 
@@ -151,7 +150,6 @@ class Reconciler:
 
     async def take_over(self) -> None:
         """Adopt running sessions, poke every unsettled sandbox, remove orphans; comes before `run`.
-
         Raises DriverUnavailable when what the driver owns cannot be known.
         """
         async with self._core.store.read() as db:

@@ -7,10 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class StartSlots:
-    """`at_once` turns.
-
-    Rejected: a semaphore, in which a refill of the pool would be served before a create that waits.
-    """
+    """`at_once` turns; rejected: a semaphore, where a refill of the pool goes before a create that waits."""
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
@@ -54,7 +51,6 @@ class StartSlots:
 
 class Shares:
     """`at_once` turns, of which one owner has `each` at most, in the order they came.
-
     A start that takes longer than `longest_s` goes on without its slot, which the next one gets: it waits,
     and uses no processor.
     """

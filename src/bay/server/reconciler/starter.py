@@ -140,7 +140,6 @@ class Starter:
 
     async def _in_turn(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Start it when its turn comes, within the limit. Raises Timeout beyond that.
-
         The files that it begins with come before: to copy them may take longer than any start.
         """
         await self.storage_steps.make_cargo(sandbox.cargo_id)

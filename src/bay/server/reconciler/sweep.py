@@ -28,7 +28,6 @@ _AT_ONCE = 16
 @dataclass(kw_only=True, eq=False)
 class Sweep:
     """Expires sandboxes, freezes idle ones, and gives back the memory of those that stay frozen.
-
     Where the driver cannot freeze, idle ones are stopped. Each round begins with the other `chores`.
     """
 

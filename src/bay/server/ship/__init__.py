@@ -1,4 +1,1 @@
-"""The client of Ship: connections, WebSockets, and the answers of a Ship, checked and bounded.
-
-A Ship may be hostile. A module here reads no row; the ship clients of the other folders build on it.
-"""
+"""The client of Ship, which may be hostile: checks and bounds its answers. Reads no row."""

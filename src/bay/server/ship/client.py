@@ -170,10 +170,7 @@ class ShipClient:
 
     @asynccontextmanager
     async def open_socket(self, peer: Peer, target: str) -> AsyncGenerator[tuple[Wire, ShipWebSocket], None]:
-        """A WebSocket to Ship.
-
-        Its first message is due within the deadline, which the caller then ends at the wire.
-
+        """A WebSocket to Ship. Its first message is due within the deadline, which its caller ends.
         Raises what Ship refuses it with, ShipError and Timeout.
         """
         async with self.upgrade(peer, target, "websocket") as wire:
@@ -181,11 +178,8 @@ class ShipClient:
 
     @asynccontextmanager
     async def upgrade(self, peer: Peer, target: str, protocol: str) -> AsyncGenerator[Wire]:
-        """A connection to Ship that speaks `protocol` from now on.
-
-        Leaving the block drops it, after what is unsent.
-
-        Raises Ship's refusal, ShipError and Timeout. Reads by the connection are due within the deadline.
+        """A connection to Ship that speaks `protocol` from now on, its reads due within the deadline.
+        Leaving the block drops it, after what is unsent. Raises Ship's refusal, ShipError and Timeout.
         """
         with self._counted(peer.session_id):
             wire = await self._connect(peer)
@@ -210,10 +204,7 @@ class ShipClient:
     async def write_stdin(
         self, peer: Peer, exec_id: str, body: bytes | AsyncIterator[bytes], *, eof: bool
     ) -> int:
-        """Give an exec input; with `eof` the last.
-
-        Returns how many bytes, once the exec has taken all of them.
-
+        """Give an exec input, with `eof` the last; returns how many bytes, once it has taken all of them.
         Takes as long as the exec takes, unless nothing moves for `transfer_s`. Raises Conflict when stdin is
         closed or has no reader.
         """

@@ -1,7 +1,4 @@
-"""Host names of sandboxes: a name is unique to its owner, a host name to the whole Bay.
-
-So the first sandbox of a name gets it.
-"""
+"""Host names are unique in a Bay, names only to an owner: the first sandbox of a name gets its host name."""
 
 import sqlalchemy as sa
 from alembic import op
