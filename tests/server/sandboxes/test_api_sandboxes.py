@@ -15,6 +15,7 @@ from bay import __version__
 from bay.clock import to_rfc3339
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
+from bay.errors import StorageFull
 from bay.server.files.service import Files
 from bay.server.sessions.waker import is_frozen
 from bay.store import cargos
@@ -728,6 +729,21 @@ async def test_many_creates_with_one_key_make_one_sandbox_and_give_one_answer(
     assert len(await ids(alice)) == 1
     bay.clock.advance(1000)
     assert (await call()).text == answers[0].text
+
+
+async def test_a_repeated_create_is_answered_also_when_the_disk_is_full_by_now(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_what: str) -> None:
+        raise StorageFull("the pool is full; delete something")
+
+    key = {"Idempotency-Key": "k"}
+    made = await alice.post("/v1/sandboxes", headers=key)
+    monkeypatch.setattr(bay.bay.cargo, "check_room", full)
+    assert_error(await alice.post("/v1/sandboxes", headers={"Idempotency-Key": "other"}), 507, "storage_full")
+    assert_error(await alice.post("/v1/sandboxes"), 507, "storage_full")
+    assert (await alice.post("/v1/sandboxes", headers=key)).text == made.text
+    assert_error(await alice.post("/v1/sandboxes", json={"ttl": 9}, headers=key), 409, "conflict")
 
 
 async def test_a_key_used_for_another_call_is_409(alice: httpx.AsyncClient) -> None:

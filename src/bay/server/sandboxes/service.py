@@ -18,6 +18,7 @@ from bay.errors import (
     InvalidArgument,
     NotFound,
     SandboxTtlInfinite,
+    StorageFull,
     Timeout,
 )
 from bay.ids import is_name, new_id
@@ -135,8 +136,8 @@ class Sandboxes:
                 new.network_policy, self.core.driver.capabilities.network, self.private
             )
             new = replace(new, network_policy=wanted)
-        if new.cargo_id is None and await self._claim_of(request) is None:
-            await self.core.cargo.check_room("a sandbox")  # else it would be there, and never start
+        if new.cargo_id is None:
+            await self._check_room("a sandbox", request)
         try:
             async with self.core.store.write() as db:
                 earlier = await self._earlier(db, request)
@@ -345,6 +346,14 @@ class Sandboxes:
         if "checkpoint_policy" in changed:
             clocks["checkpoint_at"] = policy.next_at(changed["checkpoint_policy"], now)
         return clocks
+
+    async def _check_room(self, what: str, request: idempotency.Request | None) -> None:
+        """Raises StorageFull: it would be there, and never start. A repeated call makes nothing more."""
+        try:
+            await self.core.cargo.check_room(what)
+        except StorageFull:
+            if await self._claim_of(request) is None:
+                raise
 
     async def _claim_of(self, request: idempotency.Request | None) -> Claim | None:
         """The result of an earlier call with the same key."""
