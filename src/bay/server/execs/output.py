@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Header, Query
+from starlette.responses import StreamingResponse
 
 from bay.errors import BayError
 from bay.models import OutputChunk, to_wire
 from bay.server.ship.client import OutputEnd
+from bay.server.web.replies import within
 
-SSE = "text/event-stream"
-UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_SSE = "text/event-stream"
+_UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Asks proxies that gather answers before they pass them on not to."""
 
+Since = Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")]
+LastEventId = Annotated[int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")]
 WaitForReader = Annotated[
     bool, Query(description="Become the reader that the command waits for; none of its output is dropped")
 ]
@@ -21,13 +26,22 @@ WaitForReader = Annotated[
 Output = AsyncIterator[OutputChunk | OutputEnd]
 
 
-async def output_lines(chunks: Output) -> AsyncGenerator[bytes]:
+async def output_reply(opened: AbstractAsyncContextManager[Output], accept: str) -> StreamingResponse:
+    """The output that `opened` gives, as events if `accept` has their type, else as lines."""
+    stack = AsyncExitStack()
+    chunks = await stack.enter_async_context(opened)
+    if _SSE in accept:
+        return StreamingResponse(within(stack, _events(chunks)), media_type=_SSE, headers=_UNBUFFERED)
+    return StreamingResponse(within(stack, _lines(chunks)), media_type="application/x-ndjson")
+
+
+async def _lines(chunks: Output) -> AsyncGenerator[bytes]:
     """A line for each chunk; how the exec ended is the last one."""
     async for item in chunks:
         yield _json(_wire(item)) + b"\n"
 
 
-async def output_events(chunks: Output) -> AsyncGenerator[bytes]:
+async def _events(chunks: Output) -> AsyncGenerator[bytes]:
     """Events `output`, then `end` with how the exec ended, or `error`. The id is the offset to go on from."""
     try:
         async for item in chunks:

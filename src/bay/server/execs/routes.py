@@ -1,10 +1,9 @@
 """The routes `…/execs` and `…/shell/exec`: run commands and read their output."""
 
 import os
-from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import Header, Query, Request
+from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
@@ -12,7 +11,7 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.models import Exec, ShellResult
 from bay.server.execs.attachments import Rows
-from bay.server.execs.output import SSE, UNBUFFERED, WaitForReader, output_events, output_lines
+from bay.server.execs.output import LastEventId, Since, WaitForReader, output_reply
 from bay.server.execs.service import Execs, NewExec
 from bay.server.web.bodies import DURATION, Body, Description, Most, SignalName, Tags, raw_body
 from bay.server.web.dependencies import (
@@ -29,7 +28,7 @@ from bay.server.web.dependencies import (
     noun_router,
     service,
 )
-from bay.server.web.replies import PageOf, WireResponse, within
+from bay.server.web.replies import PageOf, WireResponse
 from bay.store.records import HistoryNote
 from ship_protocol import TERMINAL_EXTENT
 
@@ -266,22 +265,16 @@ async def exec_output(
     execs: ExecsDep,
     sandbox_id: str,
     exec_id: str,
-    since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
+    since: Since = 0,
     follow: Annotated[bool, Query(description="Follow until the exec has ended")] = False,
     wait_for_reader: WaitForReader = False,
-    last_event_id: Annotated[
-        int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")
-    ] = None,
+    last_event_id: LastEventId = None,
     accept: Accept = "",
 ) -> StreamingResponse:
     """The exec's output as lines of JSON with byte offsets; 410 when an offset is no longer buffered.
 
     With `Accept: text/event-stream` the same as server-sent events, whose ids are the offsets to go on from.
     """
-    stack = AsyncExitStack()
     since = since if last_event_id is None else last_event_id
     opened = execs.output(caller, sandbox_id, exec_id, since, follow=follow, claims=wait_for_reader)
-    chunks = await stack.enter_async_context(opened)
-    if SSE in accept:
-        return StreamingResponse(within(stack, output_events(chunks)), media_type=SSE, headers=UNBUFFERED)
-    return StreamingResponse(within(stack, output_lines(chunks)), media_type="application/x-ndjson")
+    return await output_reply(opened, accept)

@@ -1,14 +1,13 @@
 """The routes `…/services`: commands that start with a sandbox and are kept running."""
 
-from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
-from bay.server.execs.output import SSE, UNBUFFERED, output_events, output_lines
+from bay.server.execs.output import LastEventId, Since, output_reply
 from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.managed_services.service import SandboxServices
 from bay.server.web.bodies import DURATION, Body, Most
@@ -23,7 +22,7 @@ from bay.server.web.dependencies import (
     noun_router,
     service,
 )
-from bay.server.web.replies import Items, WireResponse, within
+from bay.server.web.replies import Items, WireResponse
 
 router = noun_router("services", "/v1/sandboxes/{sandbox_id}/services")
 
@@ -156,18 +155,12 @@ async def service_logs(
     services: SandboxServicesDep,
     sandbox_id: str,
     service_name: ServiceName,
-    since: Annotated[int, Query(ge=0, lt=2**63, description="Byte offset to read from")] = 0,
+    since: Since = 0,
     follow: Annotated[bool, Query(description="Follow until it has ended and will not be restarted")] = False,
-    last_event_id: Annotated[
-        int | None, Header(ge=0, lt=2**63, description="As `since`, which it overrides")
-    ] = None,
+    last_event_id: LastEventId = None,
     accept: Accept = "",
 ) -> StreamingResponse:
     """A service's output in this session, over all its runs, in the form of an exec's output."""
-    stack = AsyncExitStack()
     since = since if last_event_id is None else last_event_id
     opened = services.logs(caller, sandbox_id, service_name, since, follow=follow)
-    chunks = await stack.enter_async_context(opened)
-    if SSE in accept:
-        return StreamingResponse(within(stack, output_events(chunks)), media_type=SSE, headers=UNBUFFERED)
-    return StreamingResponse(within(stack, output_lines(chunks)), media_type="application/x-ndjson")
+    return await output_reply(opened, accept)
