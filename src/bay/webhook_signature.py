@@ -16,9 +16,7 @@ def new_webhook_secret() -> str:
 
 
 def webhook_signature(secret: str, message_id: str, timestamp: str, body: bytes) -> str:
-    """The `webhook-signature` of a request: HMAC-SHA256 (RFC 2104) over id, timestamp and body, joined by
-    dots.
-
+    """The `webhook-signature` of a request: HMAC-SHA256 (RFC 2104) over id, time and body, joined by dots.
     Raises ValueError when `secret` is not `whsec_` and base64.
     """
     signed = f"{message_id}.{timestamp}.".encode() + body

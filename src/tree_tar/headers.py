@@ -47,7 +47,6 @@ def header(
     records: Mapping[str, str] | None = None,
 ) -> bytes:
     """The header of a member, with a pax header before it where a value does not fit.
-
     Names may hold surrogates, which stand for bytes that are not UTF-8. A device has the numbers 0, 0.
     """
     name = name + "/" if kind == DIRECTORY and not name.endswith("/") else name

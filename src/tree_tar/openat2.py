@@ -15,9 +15,7 @@ class _OpenHow(ctypes.Structure):
 
 
 def openat2(root: int, path: bytes, flags: int, *, beneath: bool = True, links: bool = True) -> int:
-    """A descriptor (close on exec) of `path`, resolved by the kernel; `beneath`: never outside the directory
-    `root`.
-
+    """A descriptor (close on exec) of `path`, resolved by the kernel; `beneath`: never outside of `root`.
     Without `links` a symbolic link is an error. Raises OSError; EXDEV when the path leads out, ELOOP at a
     link that is not followed, EAGAIN when renames went on while it looked.
     """

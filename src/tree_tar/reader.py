@@ -108,7 +108,6 @@ Event = Member | Piece
 
 class Reader:
     """A push parser: `feed` gives the members and pieces that the new bytes complete. It raises BadArchive.
-
     `seen` is updated with all bytes up to where the reader is.
     """
 
@@ -286,9 +285,7 @@ class Reader:
 
     def _map(self, real: int) -> Generator[None, None, Segments]:
         """The map of format 1.0: decimal numbers, a line each, the first of which counts the segments.
-
-        Each block is checked as it comes: a few bytes, compressed, may be millions of segments that are
-        none.
+        Each block is checked as it comes: a few bytes, compressed, may be millions of empty segments.
         """
         found, wanted, rest = array("q"), None, b""
         while wanted is None or len(found) < wanted:

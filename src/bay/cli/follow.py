@@ -60,8 +60,7 @@ class Passing:
 
 
 def follow(proc: "Proc", as_json: bool, since: int | None = None, *, until_end: bool = True) -> int:
-    """Pass its output on until it ends, or without `until_end` as far as it is there; returns the lost bytes.
-
+    """Pass output on until it ends, or without `until_end` as far as it is there; returns the lost bytes.
     The command waits for us: bytes are lost where a connection was broken for too long.
     """
     passing = Passing(as_json, since)

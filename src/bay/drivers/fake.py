@@ -60,7 +60,6 @@ STEPS = (
 
 class FakeDriver:
     """Runs sessions as plain processes of the calling user. No isolation at all; see the module.
-
     `run_dir` belongs to this driver, is short enough for a socket's path, and is all it needs to find its
     sessions again: a second FakeDriver on it takes over from a first one that was dropped.
     """

@@ -16,7 +16,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def inside(netns_fd: int, function: Callable[[], T]) -> T:
     """The result of `function`, called in a thread inside the namespace behind `netns_fd`. Blocks.
-
     Sockets and /proc/sys/net belong to the namespace of the thread that opens them. No thread comes back from
     there: one that failed to would do the next sandbox's work in the wrong place.
     """

@@ -35,9 +35,8 @@ def open_process(pid: int, started: int) -> int | None:
 
 
 def has_ended(child: int, timeout_s: float) -> bool:
-    """Wait until a child of this process has ended, without reaping it; False after `timeout_s`. Blocks.
-
-    `Popen.wait` with a timeout looks again after 0.5, 1, 2, … ms: half of the time was spent waiting.
+    """Wait for a child's end without reaping it; False after `timeout_s`. Blocks. `Popen.wait` with a timeout
+    looks again after 0.5, 1, 2, … ms: half of the time was spent waiting.
     """
     with closing_fd(os.pidfd_open(child)) as pidfd:
         return ends_within(pidfd, timeout_s)

@@ -13,7 +13,6 @@ T = TypeVar("T")
 
 async def in_new_thread(function: Callable[[], T]) -> T:
     """Run `function` in a thread of its own, which ends with it, and return its result.
-
     Not in a pool, because the work may move the thread into other namespaces for good. Cancellation waits for
     the work to end (all of it is bounded), so its result is complete enough to be found and removed.
     """

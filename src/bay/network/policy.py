@@ -59,7 +59,6 @@ class NameRule:
 @dataclass(frozen=True, slots=True)
 class NameVerdict:
     """The verdict on a queried name. `rule` is the one that decided `answered`, None for the mode.
-
     `opens` has one entry for each service class of the plan, by its index.
     """
 

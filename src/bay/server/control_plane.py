@@ -365,7 +365,6 @@ class ControlPlane:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
         """Open everything, take over what runs, and work until the block is left; sandboxes keep running.
-
         Raises DriverUnavailable or StorageFull, with the way to mend it, before anything is half done.
         """
         async with AsyncExitStack() as stack:

@@ -25,10 +25,7 @@ SPOOL = "spool"
 
 
 def configured(given: Path | None) -> Path:
-    """The data directory: `given`, BAY_DATA_DIR or the default.
-
-    No other setting is read: one such as BAY_API_KEY may be meant for a client.
-    """
+    """`given`, BAY_DATA_DIR or the default. Other settings, which may be a client's, are not read."""
     return given or Path(os.environ.get("BAY_DATA_DIR") or Settings.model_fields["data_dir"].default)
 
 

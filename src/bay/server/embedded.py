@@ -23,10 +23,7 @@ _STOP_S = 30
 
 @contextmanager
 def start(**given: Any) -> Generator[tuple[str, str], None, None]:
-    """Serve on a free loopback port until the block is left; gives the URL and an admin key.
-
-    Raises the BayError that kept the server from starting.
-    """
+    """Serve on a free loopback port for the block; gives the URL and an admin key. Raises its BayError."""
     home = leftover_runs.home()
     leftover_runs.clear(home)
     data_dir = Path(tempfile.mkdtemp(dir=home))

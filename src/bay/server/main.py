@@ -55,7 +55,6 @@ def run(
     loaded: Settings, on_ready: Callable[[str, ControlPlane], None], stop: asyncio.Event | None = None
 ) -> None:
     """Serve until a signal, or `stop`. `on_ready` gets the URL once requests are answered.
-
     Raises BayError when port, directory or host do not serve; nothing is left half made then.
     """
     if loaded.driver == "oci" and os.geteuid() != 0:
@@ -164,7 +163,6 @@ class _Server(uvicorn.Server):
 
 def lock_data_dir(data_dir: Path) -> int:
     """Make the data directory and hold it for this process alone; the descriptor is the hold.
-
     Raises Conflict when another Bay has it and DriverUnavailable when it cannot be written.
     """
     try:

@@ -77,7 +77,6 @@ class TabStops:
 
 class Terminal:
     """A terminal of `rows` and `cols`, with `scrollback` lines that have left at the top.
-
     Positions count from 0. After the last column the cursor stays there with `wrapping` set: the next
     character begins a new line, or takes its place where wrapping is switched off.
     """

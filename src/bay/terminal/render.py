@@ -62,7 +62,6 @@ def _title(old: bytes) -> str:
 
 def render(data: bytes, rows: int, cols: int, scrollback: int) -> tuple[Screen, bytes]:
     """The screen after `data` on a terminal of that size, with offset 0, and its repaint.
-
     `scrollback` is the most lines above the screen; fewer when they are more than 1 Mi characters.
     """
     terminal = Terminal(rows, cols, scrollback)

@@ -17,7 +17,6 @@ _DRAWN = f"{_PLAIN}\x1b[?7h"
 
 def repaint(terminal: Terminal, pending: bytes = b"") -> bytes:
     """The bytes that draw the terminal, scrollback first, so that it scrolls off the fresh one's top too.
-
     An incomplete sequence comes last, and the bytes `pending` of a character. Later output continues there.
     """
     parts = [_FRESH, _title(terminal), _lines([*terminal.history, *terminal.main.grid.lines])]

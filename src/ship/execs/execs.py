@@ -56,7 +56,6 @@ class ProcessContext:
 
 class Exec:
     """One exec, which prints to a `transcript` of its own unless there is one to go on with.
-
     `news` rings at output and at the end, `ended` at the end and when it begins to wait for its reader.
     """
 
@@ -159,9 +158,7 @@ class Exec:
                 await self.ended.wait(gone, left)
 
     async def write_input(self, data: bytes, gone: asyncio.Future[None] | None = None) -> None:
-        """Return when the program's pipe or terminal has taken all of `data`, writers in the order of their
-        calls.
-
+        """Return when the program's pipe or terminal has all of `data`, writers in the order of their calls.
         The rest is dropped when the caller is cancelled or `gone` is done. Raises Conflict when stdin is not
         open, its reader has left, or the exec has ended.
         """
@@ -192,7 +189,6 @@ class Exec:
 
     async def end(self, grace_s: float) -> None:
         """TERM to the whole tree now, KILL after `grace_s`, and return when the tree is empty.
-
         It ends an ended exec's background processes too, and goes on when the caller is cancelled. Raises
         InternalError when the kernel does not end a process.
         """

@@ -39,8 +39,7 @@ class InputFeed:
         self._put(data, last)
 
     async def write(self, data: bytes, gone: asyncio.Future[None] | None) -> None:
-        """Return when all of `data` is taken; the rest is dropped when the caller is cancelled or `gone` is
-        done. Raises Conflict after the end."""
+        """Return when `data` is taken; the rest is dropped on cancel or `gone`. Conflict after the end."""
         if self._refusal is not None:
             raise Conflict(self._refusal)
         given = self._put(data, last=False)

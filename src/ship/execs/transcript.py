@@ -15,7 +15,6 @@ SLOWEST_BYTES_PER_S = 2 << 20
 
 class FlowControl:
     """Bounds a program's waits for all its readers, which never slow it below 2 MiB a second.
-
     Each reader's own allowance ends (see `patience`), but a client may come again and again, also a read-only
     one. `changed` is called when a wait begins and ends.
     """

@@ -13,8 +13,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Bytes `first` to `last` (the end when None), or the last `suffix`; else all, as when `if_range` is not
-    the file's state."""
+    """Bytes `first` to `last` (None: the end), or the last `suffix`; all unless in the state `if_range`."""
 
     first: int | None = None
     last: int | None = None

@@ -40,8 +40,7 @@ def make_directory(space: Workspace, path: str, *, mode: int, parents: bool) -> 
 def change_mode(
     space: Workspace, path: str, mode: int, *, recursive: bool
 ) -> Generator[None, None, dict[str, object]]:
-    """FileInfo of what `path` leads to, its mode changed, `recursive` with all in it but links. Raises
-    ShipError."""
+    """FileInfo of `path`'s target, its mode changed; `recursive`: all in it but links. Raises ShipError."""
     name = space.check(path)
     with space.translated(name):
         with closing(space.open(name, os.O_PATH)) as descriptor:
@@ -72,8 +71,7 @@ def delete(space: Workspace, path: str, stopped: Callable[[], bool], *, recursiv
 
 
 def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -> int:
-    """Replace `old` by `new` in a UTF-8 file, atomically; how often. Raises ShipError, Conflict if it is not
-    there once."""
+    """Replace `old` in a UTF-8 file atomically; how often. Raises ShipError, Conflict for a wrong count."""
     name = space.check_name(path)
     with space.translated(name):
         before, content = _read_text(space, name)

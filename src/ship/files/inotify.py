@@ -39,8 +39,7 @@ class Inotify:
             raise last_error()
 
     def add(self, directory: int) -> int:
-        """Watch an open directory, as the calling thread. Raises OSError: ENOSPC when the user has too
-        many."""
+        """Watch an open directory, as the calling thread. Raises OSError: ENOSPC beyond the user's number."""
         path = ctypes.c_char_p(b"/proc/self/fd/%d" % directory)
         number: int = _libc.inotify_add_watch(
             ctypes.c_int(self.descriptor), path, ctypes.c_uint32(_ALL | _ONLYDIR | _EXCL_UNLINK)

@@ -28,7 +28,6 @@ _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 class Listing:
     """The entries below `path` by name, a directory before what is in it.
-
     With `follow` a link is described as its target, where `space` has one; no link is entered.
     """
 

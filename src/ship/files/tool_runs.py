@@ -126,9 +126,7 @@ class ToolRuns:
         limit_s: float | None = None,
         fed: bool = False,
     ) -> AsyncGenerator[Tool]:
-        """A tool, killed after `limit_s`, once `gone` is done unless it is `fed`, and at the end of the
-        block.
-
+        """A tool, killed after `limit_s`, once `gone` is done unless `fed`, and at the end of the block.
         Raises Forbidden when the user may not enter the directory, Conflict when there is no room for it.
         """
         running = await self._start(tool, order, place, fed=fed)

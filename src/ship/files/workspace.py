@@ -56,7 +56,6 @@ class FileThreads:
 
     async def run_steps(self, steps: Generator[None, None, R], gone: asyncio.Future[None]) -> R:
         """The result of `steps`, run in slices, so that long work does not keep a thread from others.
-
         Raises Conflict, the steps closed, once the peer is `gone`.
         """
         try:
@@ -80,8 +79,7 @@ def _advance(steps: Generator[None, None, R]) -> StopIteration | None:
 
 
 class Upload:
-    """A file being written: a temporary one beside it, renamed over it by `commit`, or written over another
-    user's."""
+    """A file being written: a temporary one that `commit` renames over it, or written over another user's."""
 
     def __init__(
         self,
@@ -128,9 +126,7 @@ class Upload:
 
     def commit(self) -> dict[str, object]:
         """Put the file in place; returns its FileInfo, also when another program has moved it by now.
-
-        It is as durable as what a program of the sandbox writes: the kernel decides when it is on the
-        disk.
+        It is as durable as what a program of the sandbox writes: the kernel decides when it is on the disk.
         """
         with self._workspace.translated(self.path):
             if self._is_anothers:
@@ -179,7 +175,6 @@ def _nanoseconds(moment: float) -> int:
 
 class Removal:
     """Removes a directory, going down by descriptors only, so that no rename can lead it elsewhere.
-
     A directory too far down is moved up to the one that is removed and found there again: neither the stack
     nor the number of descriptors grows with the depth of the tree.
     """

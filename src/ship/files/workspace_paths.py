@@ -38,10 +38,7 @@ class Workspace:
         return os.path.normpath(os.path.join(self.path, path))
 
     def check(self, path: str) -> str:
-        """`path` as this tree takes it, if it may be asked for. Raises InvalidPath with the broken rule.
-
-        The kernel enforces the last rule again.
-        """
+        """`path` as this tree takes it (the kernel checks again). Raises InvalidPath with the broken rule."""
         if not path:
             raise InvalidPath("the path is empty", field="path", reason="empty_path")
         if "\0" in path:
@@ -91,10 +88,7 @@ class Workspace:
         return self._make_directories(parent)
 
     def follow_links(self, path: str) -> str:
-        """`path` with the symbolic links at its end resolved, so that a write lands where a read looks.
-
-        The result is only a text: its opener asks the kernel again. Raises OSError.
-        """
+        """`path` with links at its end resolved, as text: who opens it asks the kernel. Raises OSError."""
         for _ in range(_MAX_LINKS):
             target = self._read_link(path)
             if target is None:

@@ -1,5 +1,4 @@
-"""HTTP/1.1 over a connection: requests in, answers out, bodies streamed. h11 has the rules, this the
-bounds."""
+"""HTTP/1.1 over a connection: bodies are streamed both ways. h11 has the rules, this the bounds."""
 
 import asyncio
 import json
@@ -38,7 +37,6 @@ class TruncatedAnswer(Exception):
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A status and a body. `length` is a streamed body's size when it is known; else it goes in chunks.
-
     `close` frees a streamed body's resources. It is called in the end also when the body has never begun; a
     body that frees them itself must bear the second time.
     """

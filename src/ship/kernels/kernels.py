@@ -60,11 +60,8 @@ class Kernels:
             del self._all[kernel_id]
 
     def run(self, kernel_id: str, order: CellRequest, default: KernelRequest) -> Cell:
-        """Queue a cell; the cell of that id when there is one. The kernel `default` is made when it is
-        missing.
-
-        Raises NotFound, or Conflict when too many wait, the kernel is ending, or the id is another kernel's
-        cell's.
+        """Queue a cell; the cell of that id when there is one. A missing kernel `default` is made. Raises
+        NotFound, or Conflict when too many wait, the kernel is ending, or the id is another kernel's cell's.
         """
         self._sweep_later()
         known = self._cells.get(order.id)

@@ -1,5 +1,4 @@
-"""Parses a kernel's messages, maybe of hostile code: each line is bounded, checked, and dropped if
-unknown."""
+"""Parses messages of a kernel, maybe hostile: each line is bounded, checked, and dropped if unknown."""
 
 import json
 import math

@@ -14,7 +14,6 @@ _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A user inside the sandbox; `groups` are supplementary ones, which programs have.
-
     With `switch` false (tests, the fake driver) everything runs as Ship itself does.
     """
 

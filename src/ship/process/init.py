@@ -72,7 +72,6 @@ class OomScore:
 
 class Nursery:
     """Starts one program at a time, in a thread, and reaps on the loop.
-
     In a thread since a start waits until the child has become its program, and another program of the same
     user may stop it just before. One at a time so that no child is reaped before its number is known.
     """

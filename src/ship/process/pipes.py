@@ -55,10 +55,7 @@ class OutputPipe:
             self._give(data)
 
     def finish(self) -> None:
-        """Read the bytes in the pipe at this moment, and drop all later ones.
-
-        A background child that holds the pipe neither blocks nor is killed by SIGPIPE.
-        """
+        """Read the pipe's bytes, drop later ones: a background child neither blocks this nor gets SIGPIPE."""
         self.drain()
         self._take = None
         self.resume()

@@ -100,10 +100,8 @@ class Pty:
         await self._feed.write(data, gone)
 
     async def end(self, gone: asyncio.Future[None] | None) -> None:
-        """Type the end of input: ctrl-D, or the program's own setting for it.
-
-        In the middle of a line that only hands the line over (POSIX.1-2017, 11.1.9, EOF), so it is then typed
-        twice.
+        """Type the end of input: ctrl-D, or the program's own setting for it; within a line twice, as the
+        first only hands the line over (POSIX.1-2017, 11.1.9, EOF).
         """
         mode = self._mode()
         end: bytes = mode[_CC][termios.VEOF]

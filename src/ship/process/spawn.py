@@ -90,9 +90,7 @@ class Spawner:
         *,
         tty: bool,
     ) -> int:
-        """The pid of a program in a session of its own, ruled by its stdin when that is a `tty`. Raises
-        OSError.
-
+        """The pid of a program in a session of its own, ruled by a stdin that is a `tty`. Raises OSError.
         Only the thread that blocks signals may call it, with ids of 0 and no supplementary groups.
         """
         actions = _actions(directory, stdio, tty=tty)

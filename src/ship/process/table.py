@@ -116,10 +116,7 @@ def groups(pid: int) -> frozenset[int] | None:
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The first `limit` bytes of a regular file, also of one in /proc; empty when it is not to be had.
-
-    The sandbox's programs may have put anything there, and a fifo does not make it wait.
-    """
+    """The first `limit` bytes of a regular file, also in /proc; else empty. It never waits, as for a fifo."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

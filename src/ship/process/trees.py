@@ -33,10 +33,7 @@ _PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Tree:
-    """The processes that descend from some roots, bear a mark, or have a group; never Ship.
-
-    `roots` gives the numbers of processes that belong to it as long as they are not reaped.
-    """
+    """The processes that descend from `roots` (not yet reaped), bear a mark, or have a group; never Ship."""
 
     def __init__(
         self,
@@ -62,7 +59,6 @@ class Tree:
         nudge: int | None = None,
     ) -> bool:
         """Send `polite` to all now, and KILL at `deadline`; True when none is left.
-
         `deadline` gives monotonic seconds and is called repeatedly; `nudge` is sent repeatedly until then.
         """
         await self._find()

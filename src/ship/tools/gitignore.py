@@ -62,8 +62,7 @@ class GitIgnore:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A .gitignore seen from a walk's top: its paths are the walk's past `skip` characters, after
-    `prefix`."""
+    """A .gitignore seen from a walk's top: its paths are the walk's past `skip` letters, after `prefix`."""
 
     rules: GitIgnore
     prefix: str

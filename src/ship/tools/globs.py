@@ -1,7 +1,4 @@
-"""Translates shell patterns of paths to regular expressions: `*` and `?` stop at a slash, `**` does not.
-
-As git's wildmatch has it, its oddities included, so that .gitignore files mean here what they mean to git.
-"""
+"""Translates path patterns to expressions (`*`, `?` stop at a slash, `**` not), as git's wildmatch does."""
 
 import re
 

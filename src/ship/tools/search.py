@@ -220,7 +220,6 @@ class Search:
 
 def _blocks(descriptor: int, first: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Blocks of whole lines of a file, each with the lines before it, and its first line's bytes before it.
-
     A line that is longer than a block comes in parts that overlap.
     """
     lines = columns = 0

@@ -239,7 +239,6 @@ class OciDriver:
 
     async def list_owned(self) -> AsyncIterator[Owned]:
         """By directories, runc's state, control groups and id claims: any one of them is enough.
-
         There is nothing else: sockets are in the directories, mounts in namespaces that ended with their
         processes, and the helper of a user namespace ends when the pipe from its Bay breaks.
         """

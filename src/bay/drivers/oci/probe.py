@@ -53,7 +53,6 @@ class HostCheck:
 
 def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = _ID_BASE) -> list[HostCheck]:
     """All checks, in the order in which to mend them. Blocks for about a second and leaves nothing behind.
-
     `scratch` is where the sessions' layers will be, or will be made (default: the system's directory).
     Without root that is the only finding: other checks may then fail for want of it.
     """
@@ -180,7 +179,6 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
 
 def _closed_files() -> HostCheck:
     """Files that the image `host` shows and the host's own users may not read: root inside may, by its ids.
-
     Not programs: packages close those that have special rights, and nothing in them is secret.
     """
     found = sorted(_closed_below(USR))

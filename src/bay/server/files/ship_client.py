@@ -160,7 +160,6 @@ class Watching:
 
 class FileClient:
     """Bay's file calls to every session's Ship, over the connections of `ship`.
-
     `silence_s` bounds a Ship's silence, `work_s` that of one that works. With `beneath` Ship confines a path,
     and every link on its way, to the workspace.
     """

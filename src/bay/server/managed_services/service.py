@@ -100,7 +100,6 @@ class SandboxServices:
         self, caller: Caller, ref: str, name: str, since: int, *, follow: bool
     ) -> AsyncGenerator[Output]:
         """Its output in this session from byte `since` on. Raises OutputGone when that is no longer buffered.
-
         Followed, it ends once the service has ended for good or its session is over. Thaws a frozen sandbox;
         a cold one has no output.
         """

@@ -84,7 +84,6 @@ class Restored:
 
 def backup(out: Path, data_dir: Path | None, *, with_files: bool) -> Made:
     """Back `data_dir` (None: BAY_DATA_DIR or the default) up to `out`, a .tar, .tar.gz or .tgz. Bay may run.
-
     Blocks. Raises Conflict when `out` exists, DriverUnavailable for a database that is damaged or unreadable.
     """
     source = configured(data_dir)

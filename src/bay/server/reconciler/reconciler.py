@@ -355,7 +355,6 @@ class Reconciler:
 
     async def _pause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         """Freeze it, unless a call is under way; its owner's word counts more than a follower of output.
-
         The row first: a call from here on reads that it must be thawed, and one that came before is seen.
         """
         now = self._core.clock()
@@ -470,7 +469,6 @@ class Reconciler:
 
     async def _begin_to_end(self, sandbox: SandboxRecord, session: SessionRecord, reason: str) -> None:
         """No call may be sent to it from here on, also when the sandbox is wanted again before it has ended.
-
         One that ended by itself is started again by the next call only, which may come at once.
         """
         if session.phase == "ending":
