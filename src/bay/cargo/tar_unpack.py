@@ -1,7 +1,4 @@
-"""Backups and checkpoints are unpacked as Bay packs them; the rest of the tar format is refused.
-
-An attacker may have made them: see `tree_tar`. Owners, modes, times and attributes are restored.
-"""
+"""Unpacks backups and checkpoints, maybe hostile (see `tree_tar`), with owners, modes, times, attributes."""
 
 import errno
 import hashlib

@@ -1,7 +1,4 @@
-"""Reads upstream responses with dnspython's bounds-checked parser, record by record up to a limit.
-
-`dns.message.from_wire` reads all: 64 KiB of records would block the event loop for tens of milliseconds.
-"""
+"""Reads upstream responses by record (dnspython) up to a limit: 64 KiB of them would block the event loop."""
 
 import struct
 from collections.abc import Iterator
