@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from functools import cache
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -39,7 +38,6 @@ from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.settings import Settings
 from bay.server.web import page_routes as pages_api
-from bay.server.web.dependencies import only_known
 from bay.server.web.edge import Edge
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.units import MIB
@@ -69,15 +67,6 @@ _APIS = (
 )
 
 
-@cache
-def _all_apis() -> APIRouter:
-    """The routes of every API, made once in a process: FastAPI takes a tenth of a second to prepare them."""
-    router = APIRouter()
-    for api in _APIS:
-        router.include_router(api.router, dependencies=[Depends(only_known)])
-    return router
-
-
 def build_app(
     settings: Settings,
     *,
@@ -97,8 +86,8 @@ def build_app(
     app.state.bay = bay
     app.state.services = bay.services()
     app.state.profiles = bay.profiles
-    app.router.routes += _all_apis().routes
-    app.state.routes = [*app.routes, *(route for api in _APIS for route in api.router.routes)]
+    # Taken over and not included: FastAPI would prepare each route once more, and look for it in two steps.
+    app.router.routes += [route for api in _APIS for route in api.router.routes]
     app.add_exception_handler(BayError, on_bay_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)

@@ -2,15 +2,15 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import BaseModel
 
 from bay import __version__
 from bay.models import Persist, Profile
-from bay.server.web.dependencies import ERRORS
+from bay.server.web.dependencies import noun_router
 from bay.server.web.replies import WireResponse
 
-router = APIRouter(responses=ERRORS, default_response_class=WireResponse)
+router = noun_router()
 
 
 class HealthReply(BaseModel):

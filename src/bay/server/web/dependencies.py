@@ -37,11 +37,6 @@ User = Annotated[
 ]
 
 
-def noun_router(tag: str, prefix: str = "") -> APIRouter:
-    """A router whose answers are written as Bay writes them, and that declares the one shape of errors."""
-    return APIRouter(prefix=prefix, tags=[tag], responses=ERRORS, default_response_class=WireResponse)
-
-
 # Dependencies are `async`, so that FastAPI calls them on the event loop and not through its thread pool.
 
 
@@ -136,6 +131,21 @@ async def only_known(connection: HTTPConnection) -> None:
         _check_query(query, _names_of(route))
     if isinstance(connection, Request) and _has_body(connection) and not _reads_body(route):
         await _check_no_body(connection)
+
+
+EVERYWHERE = [Depends(only_known)]
+"""The dependencies of every route."""
+
+
+def noun_router(tag: str | None = None, prefix: str = "") -> APIRouter:
+    """A router whose answers are written as Bay writes them, and that declares the one shape of errors."""
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag] if tag else None,
+        responses=ERRORS,
+        default_response_class=WireResponse,
+        dependencies=EVERYWHERE,
+    )
 
 
 def _check_query(query: bytes, known: set[str]) -> None:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from bay.errors import NotFound
+from bay.server.web.dependencies import EVERYWHERE
 
 _RELEASED = Path(str(files("fastapi_offline"))) / "static"
 _OWN = Path(__file__).with_name("static")
@@ -100,7 +101,7 @@ def is_for_browser(accept: str) -> bool:
     return "text/html" in accept.lower()
 
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=EVERYWHERE)
 
 
 @router.get("/")

@@ -160,7 +160,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 def _methods_at(request: Request) -> list[str]:
     """The methods of the path: the framework names those of one route of it alone."""
-    routes = (route for route in request.app.state.routes if isinstance(route, Route))
+    routes = (route for route in request.app.routes if isinstance(route, Route))
     matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
     return sorted({method for route in matching for method in route.methods or ()})
 
