@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import CargoRecord, Page
@@ -11,15 +11,20 @@ from bay.store.schema import cargos, sandboxes
 
 _COLUMNS = columns_of(cargos)
 
+# Made once: to put a statement together costs about as much as to run it.
+_ADD = insert(cargos)
+_GET = select(*_COLUMNS).where(cargos.c.id == bindparam("of_id"))
+_CHANGE = update(cargos).where(cargos.c.id == bindparam("of_id"))
+
 
 async def add(db: AsyncConnection, values: dict[str, Any]) -> None:
     """Insert one cargo."""
-    await db.execute(insert(cargos).values(values))
+    await db.execute(_ADD, values)
 
 
 async def change(db: AsyncConnection, cargo_id: str, **values: Any) -> None:
     """Set columns of one cargo."""
-    await db.execute(update(cargos).where(cargos.c.id == cargo_id).values(**values))
+    await db.execute(_CHANGE, {"of_id": cargo_id, **values})
 
 
 async def find(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | None:
@@ -37,7 +42,7 @@ async def find_any(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecor
 
 async def get(db: AsyncConnection, cargo_id: str) -> CargoRecord:
     """The cargo, of any owner, deleted or not."""
-    row = (await db.execute(select(*_COLUMNS).where(cargos.c.id == cargo_id))).one()
+    row = (await db.execute(_GET, {"of_id": cargo_id})).one()
     return CargoRecord(**row._mapping)
 
 

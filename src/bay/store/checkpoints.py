@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import CheckpointRecord, Page
@@ -13,6 +13,7 @@ from bay.store.schema import cargos, checkpoints, sandboxes
 _C = checkpoints.c
 _COLUMNS = columns_of(checkpoints)
 _IS_SHOWN = (_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
+_ANY_OF = select(_C.id).where(_C.sandbox_id == bindparam("of_sandbox")).limit(1)
 
 
 async def add(db: AsyncConnection, record: CheckpointRecord) -> None:
@@ -85,6 +86,8 @@ async def hide(db: AsyncConnection, checkpoint_ids: list[str], now: datetime) ->
 
 async def hide_all(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
     """The same for all of a sandbox that is being removed, and nothing more is made of it."""
+    if (await db.execute(_ANY_OF, {"of_sandbox": sandbox_id})).first() is None:
+        return
     own = and_(_C.sandbox_id == sandbox_id, _C.deleted_at.is_(None))
     ids = select(_C.id).where(_C.sandbox_id == sandbox_id)
     grown = update(sandboxes).where(sandboxes.c.checkpoint_id.in_(ids), sandboxes.c.id != sandbox_id)

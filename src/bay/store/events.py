@@ -4,21 +4,24 @@ import hashlib
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import EventRecord, SandboxRecord
 from bay.store.schema import events, facts, sandboxes
 
+# Made once: to put a statement together costs about as much as to run it.
+_PRESENT = select(sandboxes.c.owner).where(sandboxes.c.id == bindparam("of_sandbox")).scalar_subquery()
+_ADD = insert(events).values(owner=func.coalesce(_PRESENT, bindparam("of_owner")))
+
 
 async def add(db: AsyncConnection, sandbox: SandboxRecord, kind: str, at: datetime, **data: Any) -> None:
     """Record the event `kind` (such as ``sandbox.started``) for the sandbox's present owner.
     `sandbox` may have been read before a create took it from the pool.
     """
-    present = select(sandboxes.c.owner).where(sandboxes.c.id == sandbox.id).scalar_subquery()
-    owner = func.coalesce(present, sandbox.owner)
-    await db.execute(insert(events).values(owner=owner, sandbox_id=sandbox.id, type=kind, at=at, data=data))
+    row = {"sandbox_id": sandbox.id, "type": kind, "at": at, "data": data}
+    await db.execute(_ADD, {"of_sandbox": sandbox.id, "of_owner": sandbox.owner, **row})
 
 
 async def after(

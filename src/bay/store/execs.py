@@ -30,6 +30,8 @@ _SAVE = update(execs).where(
     execs.c.id == bindparam("of_id"),
     execs.c.state == "running",
 )
+_REMOVE_ALL = delete(execs).where(execs.c.sandbox_id == bindparam("of_sandbox"))
+_LOSE_RUNNING = update(execs).where(execs.c.session_id == bindparam("of_session"), execs.c.state == "running")
 
 
 async def add(
@@ -65,7 +67,7 @@ async def remove(db: AsyncConnection, sandbox_id: str, exec_id: str) -> None:
 
 async def remove_all(db: AsyncConnection, sandbox_id: str) -> None:
     """Forget every exec of a sandbox that is being removed: their command lines may hold secrets."""
-    await db.execute(delete(execs).where(execs.c.sandbox_id == sandbox_id))
+    await db.execute(_REMOVE_ALL, {"of_sandbox": sandbox_id})
 
 
 async def request_hash(db: AsyncConnection, sandbox_id: str, exec_id: str) -> str | None:
@@ -98,8 +100,7 @@ async def any_active(db: AsyncConnection, session_id: str) -> bool:
 
 async def lose_running(db: AsyncConnection, session_id: str, at: datetime) -> None:
     """Mark the running execs of an ended session as lost."""
-    query = update(execs).where(execs.c.session_id == session_id, execs.c.state == "running")
-    await db.execute(query.values(state="lost", ended_at=at))
+    await db.execute(_LOSE_RUNNING, {"of_session": session_id, "state": "lost", "ended_at": at})
 
 
 async def with_unfinished(db: AsyncConnection) -> list[SessionRecord]:

@@ -2,18 +2,21 @@
 
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import NetworkPolicy, from_wire, to_wire
 from bay.store.schema import network_policies
 
 _P = network_policies.c
+_OF_SANDBOX = _P.sandbox_id == bindparam("of_sandbox")
+_GET = select(_P.policy).where(_OF_SANDBOX)
+_REMOVE = delete(network_policies).where(_OF_SANDBOX)
 
 
 async def get(db: AsyncConnection, sandbox_id: str) -> NetworkPolicy | None:
     """The sandbox's own policy; None while it has its profile's."""
-    found: Any = (await db.execute(select(_P.policy).where(_P.sandbox_id == sandbox_id))).scalar()
+    found: Any = (await db.execute(_GET, {"of_sandbox": sandbox_id})).scalar()
     return from_wire(NetworkPolicy, found) if found is not None else None
 
 
@@ -25,4 +28,4 @@ async def put(db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy) -> No
 
 async def remove(db: AsyncConnection, sandbox_id: str) -> None:
     """Delete the sandbox's own policy: its profile's holds again, or it is deleted."""
-    await db.execute(delete(network_policies).where(_P.sandbox_id == sandbox_id))
+    await db.execute(_REMOVE, {"of_sandbox": sandbox_id})

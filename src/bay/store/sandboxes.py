@@ -28,21 +28,38 @@ _JOINED = select(
     select(checkpoints.c.id).where(checkpoints.c.seq == _DUE).scalar_subquery().label("checkpoint_due"),
 ).outerjoin(sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None)))
 
+# Made once: to put a statement together costs about as much as to run it.
+_ADD = insert(sandboxes)
+_OF_ID = _S.id == bindparam("of_id")
+_GET = _JOINED.where(_OF_ID)
+_FIND = _JOINED.where(
+    _S.owner == bindparam("of_owner"),
+    or_(_OF_ID, and_(_S.name == bindparam("of_id"), _S.deleted_at.is_(None))),
+)
+_CHANGE = update(sandboxes).where(_OF_ID)
+_CHANGE_TARGET = _CHANGE.where(_S.target.in_(bindparam("of_targets", expanding=True)))
+_STOP_CLOCKS = _CHANGE.where(_S.target.not_in(HAVING)).values(idle_expires_at=None, warm_expires_at=None)
+_RESTORED_ELSEWHERE = (
+    select(_S.id)
+    .where(_S.cargo_id == bindparam("of_cargo"), _S.id != bindparam("of_id"))
+    .where(_S.deleted_at.is_(None), _S.restore_id.is_not(None))
+    .limit(1)
+)
+
 
 async def add(db: AsyncConnection, record: SandboxRecord) -> None:
     """Insert one sandbox. Raises IntegrityError when its owner has the name in use."""
-    await db.execute(insert(sandboxes).values(_values(record, besides=("seq", "error"))))
+    await db.execute(_ADD, _values(record, besides=("seq", "error")))
 
 
 async def get(db: AsyncConnection, sandbox_id: str) -> SandboxRecord | None:
     """The sandbox with its live session, deleted or not, of any owner: for the reconciler."""
-    return await _first(db, _JOINED.where(_S.id == sandbox_id))
+    return await _first(db, _GET, {"of_id": sandbox_id})
 
 
 async def find(db: AsyncConnection, owner: str, ref: str) -> SandboxRecord | None:
     """The owner's sandbox whose id is `ref` (deleted or not) or whose name is (not deleted)."""
-    by_ref = or_(_S.id == ref, and_(_S.name == ref, _S.deleted_at.is_(None)))
-    return await _first(db, _JOINED.where(_S.owner == owner, by_ref))
+    return await _first(db, _FIND, {"of_owner": owner, "of_id": ref})
 
 
 async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
@@ -53,8 +70,10 @@ async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
 
 async def free_host(db: AsyncConnection, wanted: str | None, sandbox_id: str) -> str | None:
     """`wanted` if no other sandbox has it as its host, else None."""
+    if wanted is None:
+        return None
     taken = select(_S.id).where(_S.host == wanted, _S.id != sandbox_id, _S.deleted_at.is_(None))
-    return None if wanted is None or (await db.execute(taken)).first() is not None else wanted
+    return None if (await db.execute(taken)).first() is not None else wanted
 
 
 async def page(
@@ -68,7 +87,8 @@ async def page(
 
 async def change(db: AsyncConnection, sandbox_id: str, **values: Any) -> None:
     """Set columns of one sandbox."""
-    await db.execute(update(sandboxes).where(_S.id == sandbox_id).values(**values))
+    if values:
+        await db.execute(_CHANGE, {"of_id": sandbox_id, **values})
 
 
 async def change_target(
@@ -83,11 +103,10 @@ async def change_target(
     """Move the target from one of `old` to `new`, and set `error` or keep it; whether it was moved.
     It stays when its owner has changed it meanwhile.
     """
-    query = update(sandboxes).where(_S.id == sandbox_id, _S.target.in_(old))
-    wanted = {"target": new, **values}
+    wanted = {"of_id": sandbox_id, "of_targets": old, "target": new, **values}
     if error != KEEP:
         wanted["error"] = to_wire(error) if error else None
-    return (await db.execute(query.values(wanted))).rowcount == 1
+    return (await db.execute(_CHANGE_TARGET, wanted)).rowcount == 1
 
 
 async def change_error(
@@ -111,8 +130,7 @@ async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
 
 async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
     """Clear the clocks of a sandbox whose compute has ended, unless it is wanted again already."""
-    own = and_(_S.id == sandbox_id, _S.target.not_in(HAVING))
-    await db.execute(update(sandboxes).where(own).values(idle_expires_at=None, warm_expires_at=None))
+    await db.execute(_STOP_CLOCKS, {"of_id": sandbox_id})
 
 
 async def begin_warm(db: AsyncConnection, sandbox_id: str, until: datetime | None) -> bool:
@@ -170,9 +188,8 @@ async def sharing(db: AsyncConnection, cargo_id: str) -> list[SandboxRecord]:
 
 async def is_restored_elsewhere(db: AsyncConnection, cargo_id: str, sandbox_id: str) -> bool:
     """Whether another sandbox than `sandbox_id` is having a checkpoint put back into the cargo."""
-    others = _S.cargo_id == cargo_id, _S.id != sandbox_id, _S.deleted_at.is_(None)
-    query = select(_S.id).where(*others, _S.restore_id.is_not(None))
-    return (await db.execute(query.limit(1))).first() is not None
+    found = await db.execute(_RESTORED_ELSEWHERE, {"of_cargo": cargo_id, "of_id": sandbox_id})
+    return found.first() is not None
 
 
 async def due_checkpoints(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
@@ -270,8 +287,10 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
     return wanted
 
 
-async def _first(db: AsyncConnection, query: Select[Any]) -> SandboxRecord | None:
-    row = (await db.execute(query)).first()
+async def _first(
+    db: AsyncConnection, query: Select[Any], of: dict[str, str] | None = None
+) -> SandboxRecord | None:
+    row = (await db.execute(query, of)).first()
     return _record(row) if row else None
 
 

@@ -1,18 +1,21 @@
 """Database queries on services, which start with every session of a sandbox."""
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import ServiceSpec, from_wire, to_wire
 from bay.store.schema import services
 
 _S = services.c
+_OF_SANDBOX = _S.sandbox_id == bindparam("of_sandbox")
+_ALL = select(_S.spec).where(_OF_SANDBOX).order_by(_S.seq)
+_REMOVE_ALL = delete(services).where(_OF_SANDBOX)
 
 
 async def all_of(db: AsyncConnection, sandbox_id: str) -> list[ServiceSpec]:
     """The sandbox's services, in the order in which they were made."""
-    query = select(_S.spec).where(_S.sandbox_id == sandbox_id).order_by(_S.seq)
-    return [from_wire(ServiceSpec, spec) for spec in (await db.execute(query)).scalars()]
+    found = await db.execute(_ALL, {"of_sandbox": sandbox_id})
+    return [from_wire(ServiceSpec, spec) for spec in found.scalars()]
 
 
 async def put(db: AsyncConnection, sandbox_id: str, spec: ServiceSpec) -> bool:
@@ -33,4 +36,4 @@ async def remove(db: AsyncConnection, sandbox_id: str, name: str) -> bool:
 
 async def remove_all(db: AsyncConnection, sandbox_id: str) -> None:
     """Delete the services of a deleted sandbox, with their environments."""
-    await db.execute(delete(services).where(_S.sandbox_id == sandbox_id))
+    await db.execute(_REMOVE_ALL, {"of_sandbox": sandbox_id})

@@ -3,29 +3,35 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import SessionRecord
 from bay.store.rows import values_of
 from bay.store.schema import sandboxes, sessions
 
+# Made once: to put a statement together costs about as much as to run it.
+_ADD = insert(sessions)
+_CHANGE = update(sessions).where(sessions.c.id == bindparam("of_id"))
+_TARGET = select(sandboxes.c.target).where(sandboxes.c.id == sessions.c.sandbox_id)
+_SAVE_HANDLE = _CHANGE.values(handle=bindparam("new_handle", type_=sessions.c.handle.type)).returning(
+    _TARGET.scalar_subquery()
+)
+
 
 async def add(db: AsyncConnection, session: SessionRecord) -> None:
     """Insert one session. Raises IntegrityError when its sandbox has a live one."""
-    await db.execute(insert(sessions).values(values_of(sessions, session)))
+    await db.execute(_ADD, values_of(sessions, session))
 
 
 async def change(db: AsyncConnection, session_id: str, **values: Any) -> None:
     """Set columns of one session."""
-    await db.execute(update(sessions).where(sessions.c.id == session_id).values(**values))
+    await db.execute(_CHANGE, {"of_id": session_id, **values})
 
 
 async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, Any]) -> str:
     """Save the driver's handle. Returns the sandbox's present target, which may have changed meanwhile."""
-    await change(db, session_id, handle=handle)
-    query = select(sandboxes.c.target).join(sessions, sessions.c.sandbox_id == sandboxes.c.id)
-    return (await db.execute(query.where(sessions.c.id == session_id))).scalar_one()
+    return (await db.execute(_SAVE_HANDLE, {"of_id": session_id, "new_handle": handle})).scalar_one()
 
 
 async def live_ids(db: AsyncConnection) -> set[str]:
