@@ -11,10 +11,11 @@ from bay.errors import DriverUnavailable
 T = TypeVar("T")
 
 
-async def in_new_thread(function: Callable[[], T]) -> T:
+async def in_new_thread(function: Callable[[], T], stop: Callable[[], None] | None = None) -> T:
     """Run `function` in a thread of its own, which ends with it, and return its result.
     Not in a pool, because the work may move the thread into other namespaces for good. Cancellation waits for
-    the work to end (all of it is bounded), so its result is complete enough to be found and removed.
+    the work to end (all of it is bounded), so its result is complete enough to be found and removed; `stop`
+    makes it end sooner.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -32,7 +33,7 @@ async def in_new_thread(function: Callable[[], T]) -> T:
     except RuntimeError as error:
         refused = f"the host refuses more threads to Bay ({error}); raise its pids limit"
         raise DriverUnavailable(refused) from error
-    return await uninterrupted(done)
+    return await uninterrupted(done, stop)
 
 
 async def opened_in_thread(function: Callable[[], int | None]) -> int | None:
@@ -52,11 +53,13 @@ async def opened_in_thread(function: Callable[[], int | None]) -> int | None:
     return opened[0] if opened else None
 
 
-async def uninterrupted(done: asyncio.Future[T]) -> T:
-    """The result of `done`; cancellation waits for its end, and then takes effect."""
+async def uninterrupted(done: asyncio.Future[T], stop: Callable[[], None] | None = None) -> T:
+    """The result of `done`; cancellation calls `stop`, waits for the end, and then takes effect."""
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop()
         await asyncio.wait([done])
         if not done.cancelled():
             done.exception()  # seen, so that asyncio does not report it as lost
