@@ -166,12 +166,12 @@ async def _switch(talk: Conversation, answer: ProtocolSwitch) -> None:
         answer.close()
 
 
-def main() -> None:
-    """Run until TERM."""
-    asyncio.run(_run(settings_module.take(os.environ)))
+def main(oom_score: int | None = None) -> None:
+    """Run until TERM. `oom_score` is an open /proc/self/oom_score_adj, else Ship opens it."""
+    asyncio.run(_run(settings_module.take(os.environ), oom_score))
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, oom_score: int | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_note_failure)
     told_to_end = asyncio.Event()
@@ -180,7 +180,7 @@ async def _run(settings: Settings) -> None:
         signals.on(number, told_to_end.set)
     _prepare_process(settings)
     identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
-    nursery = Nursery()
+    nursery = Nursery(oom_score)
     if not settings.local:
         syscalls.hide_from_debuggers()
     nursery.open(signals)

@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from oci_bench import opening
 
 from bay.drivers.base import Handle
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.rlimits import RLIMITS
 from bay.drivers.oci.spec import TERMINALS
-from bay.drivers.oci.userns import LIMITS
+from bay.drivers.oci.userns import USER_LIMITS
 from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +95,7 @@ async def test_message_queues_are_charged_to_the_sandbox_alone(oci: DriverBench)
 
 
 async def test_inotify_instances_are_charged_to_the_sandbox_alone(oci: DriverBench) -> None:
-    each = LIMITS["max_inotify_instances"]
+    each = USER_LIMITS["max_inotify_instances"]
     enough_for_roots = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()) // each
     async with AsyncExitStack() as stack:
         for _ in range(min(enough_for_roots, 4)):
@@ -117,9 +118,9 @@ async def test_sandboxes_with_the_same_ids_would_share_them(oci: DriverBench) ->
     root, run_dir, ids = oci.kept
     unaware = ids.with_suffix(".other")
     twin = OciDriver(root=root, run_dir=run_dir, ids_dir=unaware)
-    await twin.open()
     try:
         async with (
+            opening(twin),
             oci.session() as greedy,
             DriverBench(twin, oci.workspaces, oci.kept, oci.instance, 1000).session() as other,
         ):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from oci_bench import opening
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import seccomp
@@ -118,8 +119,8 @@ async def test_what_programs_need_passes(inside: Handle) -> None:
 async def test_without_its_line_each_gets_further(oci: DriverBench) -> None:
     root, run_dir, ids = oci.kept
     weaker = OciDriver(root=root, run_dir=run_dir, ids_dir=ids, seccomp_profile=_allowing_all_of_it)
-    await weaker.open()
-    async with DriverBench(weaker, oci.workspaces, oci.kept, oci.instance, 1000).session() as handle:
+    twin = DriverBench(weaker, oci.workspaces, oci.kept, oci.instance, 1000)
+    async with opening(weaker), twin.session() as handle:
         answers = await attempt(handle, *(call for call, _, _ in REFUSED.values()))
         guarded = {name for name, code in zip(REFUSED, answers, strict=True) if code == REFUSED[name][1]}
         assert guarded <= {"the audit log"}  # a kernel without it gives the same answer

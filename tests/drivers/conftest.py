@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from oci_bench import oci, oci_root, opened, workspaces
+from oci_bench import oci, oci_by_runc, oci_root, opened, workspaces
 
 from bay.drivers.fake import FakeDriver
 from bay.testing.driver_bench import DriverBench
 
-__all__ = ["oci", "oci_root", "workspaces"]  # fixtures are found by their names here
+__all__ = ["oci", "oci_by_runc", "oci_root", "workspaces"]  # fixtures are found by their names here
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ async def fake(workspaces: Path) -> AsyncGenerator[DriverBench]:
         yield bench
 
 
-@pytest.fixture(params=["fake", "oci"])
+@pytest.fixture(params=["fake", "oci", "oci_by_runc"])
 def bench(request: pytest.FixtureRequest) -> DriverBench:
     """Each driver in turn."""
     chosen: DriverBench = request.getfixturevalue(request.param)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import structlog.testing
-from oci_bench import OciBench
+from oci_bench import OciBench, opening
 
 from bay.drivers.base import Gone, Running, SessionSpec
 from bay.drivers.oci import cgroups, driver, runc
@@ -28,7 +28,9 @@ pytestmark = pytest.mark.anyio
 PROGRAM = Path(__file__).parents[1] / "support" / "crashing_bay.py"
 
 
-@pytest.mark.parametrize("step", ["claimed", "launched", "ready"])
+@pytest.mark.parametrize(
+    "step", ["claimed", "forked", "born", "created", "joined", "ordered", "launched", "ready"]
+)
 async def test_bay_killed_after_a_step_leaves_what_one_destroy_removes(oci: OciBench, step: str) -> None:
     spec = oci.spec()
     before = host_fingerprint(oci)
@@ -129,11 +131,11 @@ async def test_a_session_whose_layers_are_where_an_older_bay_had_them_goes_on_an
     newer = OciDriver(
         root=root, run_dir=run_dir, ids_dir=ids, layers=oci.workspaces / "layers", network=oci.network
     )
-    await newer.open()
-    assert isinstance(await newer.observe(handle), Running)
-    owned = [(one.session_id, one.sandbox_id) async for one in newer.list_owned()]
-    assert owned == [(spec.session_id, spec.sandbox_id)]
-    await newer.destroy(handle)
+    async with opening(newer):
+        assert isinstance(await newer.observe(handle), Running)
+        owned = [(one.session_id, one.sandbox_id) async for one in newer.list_owned()]
+        assert owned == [(spec.session_id, spec.sandbox_id)]
+        await newer.destroy(handle)
     (oci.workspaces / "layers").rmdir()
     assert host_fingerprint(oci) == before
 
@@ -223,12 +225,11 @@ async def test_a_runc_that_fails_or_hangs_is_told_of_in_time_and_leaves_nothing(
     spec = oci.spec()
     before = host_fingerprint(oci)
     with other_runc(workspaces, words) as path:
-        driver = driver_with(oci, path)
-        await driver.open()
-        with pytest.raises(DriverUnavailable, match=says):
-            [handle async for handle in driver.start(spec, None)]
-        assert commands_like("sleep\0" + "4712") == []
-        await driver.destroy(oci.handle(spec.session_id))
+        async with opening(driver_with(oci, path)) as driver:
+            with pytest.raises(DriverUnavailable, match=says):
+                [handle async for handle in driver.start(spec, None)]
+            assert commands_like("sleep\0" + "4712") == []
+            await driver.destroy(oci.handle(spec.session_id))
     assert host_fingerprint(oci) == before
 
 
@@ -237,19 +238,17 @@ async def test_after_a_runc_that_hung_the_session_starts_with_one_that_does_not(
 ) -> None:
     spec = oci.spec()
     with other_runc(workspaces, "sleep 4713") as path:
-        driver = driver_with(oci, path)
-        await driver.open()
-        with pytest.raises(DriverUnavailable):
-            [handle async for handle in driver.start(spec, None)]
+        async with opening(driver_with(oci, path)) as driver:
+            with pytest.raises(DriverUnavailable):
+                [handle async for handle in driver.start(spec, None)]
     handle = await oci.start(spec)
     assert isinstance(await oci.driver.observe(handle), Running)
 
 
 async def test_a_runc_that_answers_late_is_waited_for(oci: OciBench, workspaces: Path) -> None:
     with other_runc(workspaces, 'sleep 1.5; exec runc "$@"') as path:
-        driver = driver_with(oci, path, runc_timeout_s=20)
-        await driver.open()
-        handle = [handle async for handle in driver.start(oci.spec(), None)][-1]
+        async with opening(driver_with(oci, path, runc_timeout_s=20)) as driver:
+            handle = [handle async for handle in driver.start(oci.spec(), None)][-1]
         assert isinstance(await oci.driver.observe(handle), Running)
 
 
@@ -277,8 +276,8 @@ async def test_a_runc_that_hangs_when_it_is_asked_for_its_version_is_told_of(
     path.write_text("#!/bin/sh\nsleep 4715\n")
     path.chmod(0o755)
     with pytest.raises(DriverUnavailable, match="does not run"):
-        await driver_with(oci, path).open()
-    assert commands_like("sleep\0" + "4715") == []
+        async with opening(driver_with(oci, path)):
+            assert commands_like("sleep\0" + "4715") == []
 
 
 async def test_a_runc_with_known_holes_is_warned_of_at_the_start(
@@ -290,7 +289,8 @@ async def test_a_runc_with_known_holes_is_warned_of_at_the_start(
     # Other tests of this process may have turned warnings off.
     said = structlog.testing.CapturingLogger()
     monkeypatch.setattr(driver, "log", said)
-    await driver_with(oci, path).open()
+    async with opening(driver_with(oci, path)):
+        pass
     risks = [call.kwargs["check"] for call in said.calls if call.args == ("host.risk",)]
     assert risks == ["runc-cves"]
     path.unlink()

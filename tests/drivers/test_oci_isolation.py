@@ -13,15 +13,17 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from oci_bench import opening
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import seccomp
 from bay.drivers.oci.driver import OciDriver
-from bay.drivers.oci.userns import LIMITS
+from bay.drivers.oci.userns import USER_LIMITS
 from bay.linux.btrfs import are_quotas_on
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
@@ -127,11 +129,8 @@ async def test_the_user_inside_is_refused_the_same(inside: Handle) -> None:
 
 
 @pytest.mark.parametrize("name", TEETH)
-async def test_without_its_line_of_the_profile_the_attempt_gets_further(
-    oci: DriverBench, oci_root: Path, name: str
-) -> None:
-    weaker = _weaker(oci, oci_root, TEETH[name])
-    async with weaker.session() as handle:
+async def test_without_its_line_of_the_profile_the_attempt_gets_further(oci: DriverBench, name: str) -> None:
+    async with _weaker(oci, TEETH[name]) as handle:
         assert await _attempt(handle, REFUSED[name]) != errno.EPERM
 
 
@@ -324,7 +323,7 @@ async def test_kernel_settings_cannot_be_written(inside: Handle) -> None:
 
 
 async def test_the_limits_of_the_user_namespace_are_set_and_cannot_be_raised(inside: Handle) -> None:
-    for name, value in LIMITS.items():
+    for name, value in USER_LIMITS.items():
         path = f"/proc/sys/user/{name}"
         if Path(path).exists():
             raised = await run(inside, f"echo 999999 > {path}; cat {path}", user="root")
@@ -396,10 +395,9 @@ async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(
 ) -> None:
     run_dir, ids = oci.kept[1:]
     driver = OciDriver(root=btrfs, run_dir=run_dir, ids_dir=ids)
-    await driver.open()
     bench = DriverBench(driver, oci.workspaces, (btrfs, run_dir, ids), oci.instance, 1000)
     assert are_quotas_on(btrfs)
-    async with bench.session(layer_bytes=64 * MIB) as handle:
+    async with opening(driver), bench.session(layer_bytes=64 * MIB) as handle:
         flood = (
             "dd if=/dev/zero of=/usr/flood bs=1M count=10240; dd if=/dev/zero of=/opt/flood bs=1M count=10240"
         )
@@ -440,23 +438,21 @@ def _allowing(profile: dict[str, Any], name: str) -> dict[str, Any]:
     return {**profile, "syscalls": [*lines, {"names": [name], "action": "SCMP_ACT_ALLOW"}]}
 
 
-def _weaker(bench: DriverBench, root: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "_Weaker":
-    run_dir, ids = bench.kept[1:]
+@asynccontextmanager
+async def _weaker(
+    bench: DriverBench, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> AsyncGenerator[Handle]:
+    """A session of a driver whose profile lacks a line."""
+    root, run_dir, ids = bench.kept
     driver = OciDriver(
         root=root,
         run_dir=run_dir,
         ids_dir=ids,
         seccomp_profile=lambda machine: change(seccomp.profile(machine)),
     )
-    return _Weaker(driver, bench.workspaces, bench.kept, bench.instance, 1000)
-
-
-class _Weaker(DriverBench):
-    """The same bench with a driver whose profile lacks a line."""
-
-    async def start(self, spec: Any) -> Handle:
-        await self.driver.open()
-        return await DriverBench.start(self, spec)
+    weaker = DriverBench(driver, bench.workspaces, bench.kept, bench.instance, 1000)
+    async with opening(driver), weaker.session() as handle:
+        yield handle
 
 
 async def _attempt(handle: Handle, call: str, *, user: str | None = "root") -> int:

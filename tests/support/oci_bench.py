@@ -6,6 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from bay.drivers.oci.driver import OciDriver
+from bay.linux.threads import in_new_thread
 from bay.network.manager import NetworkManager
 from bay.testing.driver_bench import DriverBench
 
@@ -47,16 +49,39 @@ def workspaces() -> Generator[Path]:
 @pytest.fixture
 async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
     """An OciDriver with real runc, on the real host."""
+    async for bench in _real(workspaces, oci_root, fork_ships=True):
+        yield bench
+
+
+@pytest.fixture
+async def oci_by_runc(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
+    """An OciDriver as on a host that has no zygote: runc starts each Ship."""
+    async for bench in _real(workspaces, oci_root, fork_ships=False):
+        yield bench
+
+
+async def _real(workspaces: Path, oci_root: Path, *, fork_ships: bool) -> AsyncGenerator[OciBench]:
     if os.getuid() != 0 or shutil.which("runc") is None:
         pytest.skip("the oci driver needs root and runc")
     run_dir = Path("/run/bay") / f"t-{secrets.token_hex(4)}"
     ids = run_dir.with_suffix(".ids")
     network = NetworkManager(instance=run_dir.name[2:6])
-    driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network)
+    driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network, fork_ships=fork_ships)
     async for bench in opened(
         OciBench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, network=network)
     ):
         yield bench
+
+
+@asynccontextmanager
+async def opening(driver: OciDriver) -> AsyncGenerator[OciDriver]:
+    """A second driver of a test, open. It ends its zygote alone: it shares all else with the first."""
+    await driver.open()
+    try:
+        yield driver
+    finally:
+        if (zygote := driver._zygote) is not None:
+            await in_new_thread(zygote.close)
 
 
 async def opened(bench: B) -> AsyncGenerator[B]:

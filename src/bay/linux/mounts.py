@@ -17,6 +17,8 @@ from tree_tar.openat2 import openat2
 # The same numbers on every architecture: all are newer than the common table of Linux 5.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = (428, 429, 430, 431, 432, 442)
 
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
+
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -95,6 +97,17 @@ def attach(mount: int, directory: int) -> None:
 def detach(path: str | Path) -> None:
     """Unmount `path` with everything below it, lazily: busy mounts end with their last user."""
     _checked("umount2", _libc.umount2(os.fsencode(path), _MNT_DETACH))
+
+
+def change_root(path: str | Path) -> None:
+    """Make the mount at `path` the root of the calling thread's mount namespace, and drop all others there.
+
+    The calling thread must be alone in its mount namespace and its fs attributes.
+    """
+    os.chdir(path)
+    _call("pivot_root", _PIVOT_ROOT, b".", b".")
+    detach(".")  # the old root lies on the new one
+    os.chdir("/")
 
 
 def open_beneath(root: int, path: str) -> int:

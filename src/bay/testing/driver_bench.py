@@ -157,9 +157,15 @@ def _processes(bench: DriverBench) -> list[str]:
         state, parent, *_ = [*stat.rpartition(")")[2].split(), "", ""]
         if state == "Z":  # ended; whoever adopted it will notice
             continue
-        if any(f"/bay/{bench.instance}/" in group for group in groups) or parent == str(os.getpid()):
+        of_a_session = any(f"/bay/{bench.instance}/" in group for group in groups)
+        if of_a_session or (parent == str(os.getpid()) and not _is_zygote(pid)):
             found.append(stat.rpartition(")")[0])
     return found
+
+
+def _is_zygote(pid: str) -> bool:
+    # A driver has one as long as it is open, and may replace it.
+    return any("ship.zygote" in line for line in _lines(f"/proc/{pid}/cmdline"))
 
 
 def _network() -> list[str]:

@@ -45,14 +45,9 @@ class Program:
 class OomScore:
     """Makes programs more likely to be killed than Ship when memory runs out, where the kernel lets us."""
 
-    def __init__(self) -> None:
-        # Opened once and early: a process that hides from debuggers may not own its files in /proc.
-        try:
-            self._file = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            self._file, self._own = None, b"0"
-        else:
-            self._own = os.pread(self._file, 16, 0).strip()
+    def __init__(self, file: int | None = None) -> None:
+        self._file = _opened_score() if file is None else file
+        self._own = b"0" if self._file is None else os.pread(self._file, 16, 0).strip()
         self._child = str(max(_CHILD_OOM_SCORE, int(self._own))).encode()
 
     @contextmanager
@@ -70,20 +65,30 @@ class OomScore:
                 os.pwrite(self._file, score, 0)
 
 
+def _opened_score() -> int | None:
+    # Once and early: a process that hides from debuggers may not own its files in /proc.
+    try:
+        return os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
 class Nursery:
     """Starts one program at a time, in a thread, and reaps on the loop.
+    `oom_score` is an open /proc/self/oom_score_adj, for a Ship that may not open it.
+
     In a thread since a start waits until the child has become its program, and another program of the same
     user may stop it just before. One at a time so that no child is reaped before its number is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, oom_score: int | None = None) -> None:
         self.groups = Groups()
         self._ended: dict[int, Ended] = {}
         self._starting = asyncio.Lock()
         self._thread = futures.ThreadPoolExecutor(1, initializer=block_signals)
         self._spawner = Spawner()
         self._empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._oom = OomScore()
+        self._oom = OomScore(oom_score)
 
     def open(self, signals: Signals) -> None:
         signals.on(signal.SIGCHLD, self._reap)

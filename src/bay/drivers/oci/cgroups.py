@@ -87,6 +87,12 @@ def kill(cgroup: str, timeout_s: float = 10.0) -> bool:
     return True
 
 
+def join(cgroup: str, pid: int) -> None:
+    """Move the process `pid` into `cgroup`, which must be there. Raises OSError."""
+    for directory in directories(cgroup):
+        (directory / "cgroup.procs").write_text(str(pid))
+
+
 def remove(cgroup: str, mount: Path = MOUNT) -> None:
     """Remove `cgroup` and the groups below it, all empty of processes. Blocks; raises OSError."""
     for directory in directories(cgroup, mount):

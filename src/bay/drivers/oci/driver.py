@@ -43,10 +43,18 @@ from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
 from bay.drivers.oci.sealed_copy import SealedCopy
 from bay.drivers.oci.spec import CLOSURE, SOCKET_DIR
+from bay.drivers.oci.zygote import Zygote
 from bay.drivers.start_output import StartOutput
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 from bay.linux import mounts, remove_tree
-from bay.linux.processes import boot_id, closing_fd, ends_within, open_process, send_signal
+from bay.linux.processes import (
+    boot_id,
+    closing_fd,
+    ends_within,
+    open_process,
+    reap_adopted,
+    send_signal,
+)
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkPolicy, NetworkState
@@ -81,7 +89,8 @@ class OciDriver:
     `root` has the data that survives a reboot, `run_dir` the rest, and `layers` (in `root` unless given) the
     sessions' layers outside of their workspaces: on btrfs with quotas each has a limit. They belong to this
     Bay alone. `cache` (`root` unless given) may be shared by Bays, as `ids_dir` is by every Bay on the host.
-    `runc_timeout_s` is how long runc may take to start a container before it is killed.
+    `runc_timeout_s` is how long runc may take to start a container before it is killed. Without `fork_ships`,
+    and on a host that cannot, runc starts each session's Ship, and not a zygote.
     """
 
     name = "oci"
@@ -103,6 +112,7 @@ class OciDriver:
         network: NetworkManager | None = None,
         network_off: bool = False,
         seccomp_profile: Callable[[str], dict[str, Any]] = seccomp.profile,
+        fork_ships: bool = True,
     ) -> None:
         self.capabilities = Capabilities(
             isolation=("container",), pause=True, images=("host",), persist=("workspace", "machine")
@@ -117,16 +127,23 @@ class OciDriver:
         self._starting = asyncio.Semaphore(parallel_starts or 2 * (os.cpu_count() or 1))
         self._seccomp = seccomp_profile(platform.machine())
         self._shared: _Shared | None = None
+        self._fork_ships = fork_ships
+        self._zygote: Zygote | None = None
 
     async def open(self) -> None:
         """Check the host (see `probe`) and make what all sessions share (about 2 s the first time)."""
-        self._shared = await in_new_thread(self._make_shared)
+        self._shared = shared = await in_new_thread(self._make_shared)
         await self._open_network()
+        if self._fork_ships and self._zygote is None:
+            self._zygote = await in_new_thread(lambda: self._open_zygote(shared))
 
     async def aclose(self) -> None:
         """Remove empty control groups and directories of sessions, which keep running, held as they are."""
         if self._network is not None:
             await self._network.aclose()
+        if self._zygote is not None:
+            await in_new_thread(self._zygote.close)
+            self._zygote = None
         await in_new_thread(self._tidy)
         self._runc.copy.close()
 
@@ -153,7 +170,11 @@ class OciDriver:
             yield replace(claimed, data={**claimed.data, **started, "step": "launched"})
             if order.line is not None:
                 await self._serve_names(order.line, launched)
-            await output.wait_ready(spec.session_id, _READY_S)
+            try:
+                await output.wait_ready(spec.session_id, _READY_S)
+            finally:
+                if (holder := launched.holder) is not None and os.getpid() == 1:
+                    await in_new_thread(lambda: reap_adopted(holder))
         await self._seal(launched, spec.hostname, id_base)
         endpoint = Endpoint(socket_path=str(places.socket), peer_uid=id_base, peer_pid=launched.pid)
         await check_health(endpoint, spec.token)
@@ -326,6 +347,16 @@ class OciDriver:
             tell_mapping = not reads_mappings(runc_version(self._runc.binary))
             return _Shared(closure.build(self._layout.closures), skeleton, boot_id(), tell_mapping)
 
+    def _open_zygote(self, shared: _Shared) -> Zygote | None:
+        zygote = Zygote(shared.closure, self._layout.stage, platform.machine(), self._seccomp)
+        try:
+            zygote.open()
+        except (DriverUnavailable, OSError) as error:
+            log.warning("zygote.unavailable", reason=str(error), effect="sandboxes start more slowly")
+            zygote.close()
+            return None
+        return zygote
+
     def _skeleton(self, user: str) -> Path:
         with host_errors():
             return host_image.build(self._layout.images, user=user)
@@ -369,6 +400,7 @@ class OciDriver:
             runc=self._runc,
             tell_mapping=shared.tell_mapping,
             seccomp=self._seccomp,
+            zygote=self._zygote,
             line=self._line(spec, id_base),
         )
 
@@ -427,7 +459,7 @@ class OciDriver:
         data = handle.data
         if data.get("boot") == boot_id():
             return int(data["pid"]), int(data["started"])
-        return self._runc.init_process(handle.session_id)
+        return self._layout.session(handle.session_id).first_process()
 
     def _cgroup_of(self, session_id: str) -> str:
         return f"{self._cgroup}/{session_id}"

@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from bay.drivers.base import SessionSpec
 from bay.drivers.oci import cgroups, netns, rootfs
 from bay.drivers.oci.layout import SessionPlaces
 from bay.drivers.oci.runc import Runc
-from bay.drivers.oci.spec import SOCKET_DIR, RuntimePlacement, build
+from bay.drivers.oci.spec import SOCKET_DIR, RuntimePlacement, build, environment
 from bay.drivers.oci.userns import user_namespace
+from bay.drivers.oci.zygote import Zygote
 from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
 from bay.linux import mounts
-from bay.linux.processes import closing_fd, holders, kill_tree, start_time
+from bay.linux.processes import closing_fd, holders, kill_tree, reap_adopted, start_time
 from bay.models import NetworkPolicy
 from bay.network.manager import NetworkManager
 from bay.network.slots import NetworkSlot
@@ -61,6 +62,8 @@ class LaunchRequest:
     runc: Runc
     tell_mapping: bool
     seccomp: dict[str, Any]
+    zygote: Zygote | None
+    """Forks the session's Ship; without one runc starts it."""
     line: NetworkAttachment | None
     """To the network; without one the session has loopback only."""
 
@@ -71,6 +74,8 @@ class Launched:
 
     pid: int
     started: int
+    holder: int | None = None
+    """The process by which runc made the namespaces for a forked Ship, which ends it."""
 
 
 def launch(order: LaunchRequest, output: StartOutput) -> Launched:
@@ -78,20 +83,60 @@ def launch(order: LaunchRequest, output: StartOutput) -> Launched:
     Blocks. The calling thread is in other namespaces afterwards and must end.
     Raises DriverUnavailable, StorageFull or SandboxNotReady.
     """
-    with host_errors(), locked(order.places.lock) as lock, user_namespace(order.id_base) as userns:
+    with host_errors(), locked(order.places.lock) as lock:
         if (line := order.line) is not None:
             line.network.admit(line.slot, line.policy)
         mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_NEWNET | mounts.CLONE_FS)
         netns.set_up_loopback()
-        if line is not None:
-            with closing_fd(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
-                line.network.connect(line.slot, namespace)
+        with closing_fd(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as network:
+            if line is not None:
+                line.network.connect(line.slot, network)
+            if order.zygote is not None:
+                return _start_by_fork(order, order.zygote, network, output, lock)
+        return _start_by_runc(order, output, lock)
+
+
+def _start_by_runc(order: LaunchRequest, output: StartOutput, lock: int) -> Launched:
+    with user_namespace(order.id_base) as userns:
         root = rootfs.assemble(order.rootfs, order.stage, userns, order.id_base)
-        _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}")
-        log = order.places.run / "runc.log"
-        pid = order.runc.run(order.spec.session_id, order.places.bundle, log=log, output=output, lock=lock)
-        shutil.rmtree(order.places.bundle)  # runc has read it, and Ship's token is in it
-        return _launched(order.spec.session_id, pid)
+        pid = _run(order, output, lock, root, userns)
+        started = start_time(pid)
+        if started is None:
+            raise SandboxNotReady(f"the first process of session {order.spec.session_id} ended at once")
+        order.places.note_first_process(pid, started)
+        return Launched(pid, started)
+
+
+def _start_by_fork(
+    order: LaunchRequest, zygote: Zygote, network: int, output: StartOutput, lock: int
+) -> Launched:
+    """Have the zygote fork Ship, and runc make the container around it: runc's own process never starts."""
+    holder = None
+    try:
+        with closing(zygote.fork(network, order.id_base)) as first:
+            root = rootfs.assemble(order.rootfs, order.stage, first.users, order.id_base)
+            pid, started = first.born()
+            holder = _run(order, output, lock, root, first.users, pid)
+            order.places.note_first_process(pid, started)
+            cgroups.join(order.cgroup, pid)
+            first.order(holder, environment(order.spec), output.writer)
+    except BaseException:
+        if holder is not None:  # it ends with the first process, which ends without an order
+            reap_adopted(holder)
+        raise
+    return Launched(pid, started, holder)
+
+
+def _run(
+    order: LaunchRequest, output: StartOutput, lock: int, root: Path, userns: int, first: int | None = None
+) -> int:
+    """The process that runc starts, or with `first` only creates, in that one's pid namespace."""
+    _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}", first)
+    log = order.places.run / "runc.log"
+    session, bundle = order.spec.session_id, order.places.bundle
+    pid = order.runc.run(session, bundle, log=log, output=output, lock=lock, create=first is not None)
+    shutil.rmtree(bundle)  # runc has read it, and Ship's token is in it
+    return pid
 
 
 def seal_socket_dir(pidfd: int) -> None:
@@ -155,8 +200,9 @@ def host_errors() -> Generator[None]:
         raise DriverUnavailable(f"the host refused a step of the start: {why}; see `bay doctor`") from error
 
 
-def _write_bundle(order: LaunchRequest, root: Path, userns: str) -> None:
+def _write_bundle(order: LaunchRequest, root: Path, userns: str, first: int | None) -> None:
     place = RuntimePlacement(
+        pid_namespace=None if first is None else f"/proc/{first}/ns/pid",
         rootfs=root,
         userns=userns,
         cgroup=order.cgroup,
@@ -167,10 +213,3 @@ def _write_bundle(order: LaunchRequest, root: Path, userns: str) -> None:
     )
     order.places.bundle.mkdir(mode=0o700)
     (order.places.bundle / "config.json").write_text(json.dumps(build(order.spec, place)))
-
-
-def _launched(session_id: str, pid: int) -> Launched:
-    started = start_time(pid)
-    if started is None:
-        raise SandboxNotReady(f"the first process of session {session_id} ended at once")
-    return Launched(pid, started)

@@ -9,6 +9,7 @@ from pathlib import Path
 from bay.drivers.oci import layers
 from bay.drivers.oci.spec import SOCKET_NAME
 from bay.errors import InvalidArgument
+from bay.linux.processes import boot_id
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -42,6 +43,22 @@ class SessionPlaces:
     def lock(self) -> Path:
         """Held while the session is started or removed, also by a runc whose Bay was killed."""
         return self.run / "lock"
+
+    def note_first_process(self, pid: int, started: int) -> None:
+        """Write down the session's first process, for a Bay that has lost the handle."""
+        self._first_process.write_text(json.dumps({"pid": pid, "started": started, "boot": boot_id()}))
+
+    def first_process(self) -> tuple[int, int] | None:
+        """Its pid and start time; None when none was noted since this host booted."""
+        try:
+            noted = json.loads(self._first_process.read_text())
+            return (int(noted["pid"]), int(noted["started"])) if noted["boot"] == boot_id() else None
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that was being written
+            return None
+
+    @property
+    def _first_process(self) -> Path:
+        return self.run / "first-process.json"
 
     def make(self, sandbox_id: str, layer_bytes: int | None) -> None:
         """Make both directories, labelled with their sandbox; `data` holds `layer_bytes`, where limited."""

@@ -20,15 +20,17 @@ from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.host_image import USR
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
 from bay.drivers.oci.runc import is_patched, runc_version
+from bay.drivers.oci.seccomp import profile
 from bay.drivers.oci.spec import TERMINALS
-from bay.drivers.oci.userns import LIMITS, user_namespace
+from bay.drivers.oci.userns import USER_LIMITS, user_namespace
 from bay.linux import btrfs, mounts
+from bay.linux.libseccomp import compile_profile
 from bay.linux.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
 from bay.network.manager import NetworkManager
 
 _CONTROLLERS = ("cpu", "memory", "pids")
-_ENOUGH_INOTIFY_INSTANCES = LIMITS["max_inotify_instances"]
+_ENOUGH_INOTIFY_INSTANCES = USER_LIMITS["max_inotify_instances"]
 _ENOUGH_FILES = _ENOUGH_TERMINALS = 8192
 _EXAMPLES = 3
 _ID_BASE = 1_879_048_192
@@ -173,6 +175,12 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
     virtual = "enable virtualisation, for isolation by virtual machines"
     return [
         HostCheck("disk-limits", not lacking, False, found, fix, risk=True),
+        _tried(
+            "libseccomp",
+            lambda: compile_profile(profile(os.uname().machine)),
+            "install libseccomp 2.5 or newer (Debian: apt install libseccomp2); until then starts take longer",
+            required=False,
+        ),
         HostCheck("kvm", kvm, False, "usable" if kvm else "none", virtual),
     ]
 
@@ -263,14 +271,14 @@ def _try_network() -> None:
     netns.set_up_loopback()
 
 
-def _tried(name: str, trial: Callable[[], None], fix: str) -> HostCheck:
+def _tried(name: str, trial: Callable[[], object], fix: str, *, required: bool = True) -> HostCheck:
     """Whether `trial` works, in a thread that may go into other namespaces, and ends."""
     try:
         with ThreadPoolExecutor(1, f"bay-probe-{name}") as thread:
             thread.submit(trial).result()
     except OSError as error:
-        return HostCheck(name, False, True, str(error), fix)
-    return HostCheck(name, True, True, "works", fix)
+        return HostCheck(name, False, required, str(error), fix)
+    return HostCheck(name, True, required, "works", fix)
 
 
 def _text(path: str) -> str:

@@ -17,11 +17,12 @@ RLIMITS = {
 
 def limited(command: list[str]) -> list[str]:
     """`command` with the limits of a session, as far as Bay's own hard limits allow."""
-    options = [f"--{name}={limit}:{limit}" for name, limit in _limits().items()]
+    options = [f"--{name}={limit}:{limit}" for name, limit in limits().items()]
     return ["prlimit", *options, "--", *command]
 
 
-def _limits() -> dict[str, int]:
+def limits() -> dict[str, int]:
+    """The limits of a session, as far as Bay's own hard limits allow, by their names in resource."""
     hard = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1] for name in RLIMITS}
     return {
         name: wanted if hard[name] == resource.RLIM_INFINITY else min(wanted, hard[name])

@@ -28,8 +28,12 @@ class Runc:
     root: Path
     timeout_s: float = ANSWER_S
 
-    def run(self, container: str, bundle: Path, *, log: Path, output: StartOutput, lock: int) -> int:
+    def run(
+        self, container: str, bundle: Path, *, log: Path, output: StartOutput, lock: int, create: bool = False
+    ) -> int:
         """Start `container` from `bundle` and return the host pid of its first process.
+
+        With `create` that process waits, in the container's namespaces, and never becomes its program.
 
         That process gets `output` as stdout and stderr, and `/dev/null` as stdin. Blocks, and runs in the
         calling thread's namespaces. `lock` stays open in runc and nowhere else, so that its lock outlives a
@@ -37,7 +41,8 @@ class Runc:
         DriverUnavailable.
         """
         pid_file = bundle / "pid"
-        arguments = ["--root", str(self.root), "--log", str(log), "--log-format", "json", "run", "--detach"]
+        command = ["create"] if create else ["run", "--detach"]
+        arguments = ["--root", str(self.root), "--log", str(log), "--log-format", "json", *command]
         arguments += ["--bundle", str(bundle), "--pid-file", str(pid_file), container]
         self._wait(arguments, log, output, lock)
         try:
@@ -69,14 +74,6 @@ class Runc:
             remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
             message = f"{self.binary} cannot be run: {error.strerror}; {remedy}"
             raise DriverUnavailable(message) from error
-
-    def init_process(self, container: str) -> tuple[int, int] | None:
-        """Pid and start time of the container's first process, from runc's state; None without one."""
-        try:
-            state = json.loads((self.state(container) / "state.json").read_text())
-            return int(state["init_process_pid"]), int(state["init_process_start"])
-        except (OSError, ValueError, KeyError, TypeError):  # none, or one that was being written
-            return None
 
     def state(self, container: str) -> Path:
         """The directory of runc's state of `container`."""

@@ -14,6 +14,9 @@ from bay.drivers.base import SessionSpec
 from bay.drivers.oci.userns import IDS
 from bay.models import Resources
 
+OOM_SCORE_ADJ = 100
+"""The host that is short of memory loses a sandbox first, not Bay."""
+
 TERMINALS = 128
 """The most pseudo-terminals of one session: the kernel counts them for the whole host."""
 
@@ -25,16 +28,16 @@ CLOSURE = "/.ship"
 # session's own ids only. Not: SETFCAP (file capabilities are void under no_new_privs, and those it writes
 # would be real on the host), MKNOD, SYS_CHROOT, NET_* (the network belongs to the host), AUDIT_WRITE (void
 # outside the first user namespace), SYS_PTRACE and everything that rules the kernel.
-CAPABILITIES = (
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETPCAP",  # lets Ship and tools give capabilities up, also from the bounding set
-    "CAP_SETUID",
-)
+CAPABILITIES = {  # and their numbers: see capability.h
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_FSETID": 4,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETPCAP": 8,  # lets Ship and tools give capabilities up, also from the bounding set
+    "CAP_SETUID": 7,
+}
 
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -73,6 +76,8 @@ class RuntimePlacement:
     cgroup: str
     machine: str
     seccomp: dict[str, Any]
+    pid_namespace: str | None = None
+    """The path of one that has its first process already; None has runc make one."""
     huge_pages: tuple[str, ...] = ()
     """The sizes that a control group here can limit."""
     told_id_base: int | None = None
@@ -98,11 +103,11 @@ def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
     }
 
 
-def ship_command(machine: str) -> list[str]:
+def ship_command(machine: str, module: str = "ship") -> list[str]:
     """How Ship is started from its closure: nothing of the image is needed, not even a loader."""
     loader = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}[machine]
     lib, python = f"{CLOSURE}/lib", f"{CLOSURE}/bin/python3"
-    return [f"{lib}/{loader}", "--library-path", lib, python, "-I", "-S", "-B", "-m", "ship"]
+    return [f"{lib}/{loader}", "--library-path", lib, python, "-I", "-S", "-B", "-m", module]
 
 
 def _process(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
@@ -111,17 +116,19 @@ def _process(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
         "args": ship_command(place.machine),
-        "env": [f"{name}={value}" for name, value in _environment(spec).items()],
+        "env": [f"{name}={value}" for name, value in environment(spec).items()],
         "cwd": "/",
         "noNewPrivileges": True,
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), granted),
-        "oomScoreAdj": 100,  # the host short of memory loses a sandbox first, not Bay
+        "oomScoreAdj": OOM_SCORE_ADJ,
     }
 
 
-def _environment(spec: SessionSpec) -> Mapping[str, str]:
+def environment(spec: SessionSpec) -> Mapping[str, str]:
+    """The environment that Ship begins with: its settings, and what its programs inherit."""
     return {
         "PATH": _PATH,
+        "HOME": "/root",
         "LANG": "C.UTF-8",
         "SHIP_SOCKET": f"{SOCKET_DIR}/{SOCKET_NAME}",
         "SHIP_TOKEN": spec.token,
@@ -138,8 +145,9 @@ def _environment(spec: SessionSpec) -> Mapping[str, str]:
 
 def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
     # No "network": see netns. A joined user namespace has its mapping; an old runc needs it again.
-    new = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
-    joined = {"namespaces": [*new, {"type": "user", "path": place.userns}]}
+    new = [{"type": kind} for kind in ("mount", "ipc", "uts", "cgroup")]
+    pid = {"type": "pid"} if place.pid_namespace is None else {"type": "pid", "path": place.pid_namespace}
+    joined = {"namespaces": [*new, pid, {"type": "user", "path": place.userns}]}
     if place.told_id_base is None:
         return joined
     mapping = [{"containerID": 0, "hostID": place.told_id_base, "size": IDS}]

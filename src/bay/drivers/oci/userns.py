@@ -18,7 +18,7 @@ from bay.linux.processes import closing_fd
 
 IDS = 65_536
 
-LIMITS = {
+USER_LIMITS = {
     "max_fanotify_groups": 0,
     "max_fanotify_marks": 0,
     "max_inotify_instances": 64,
@@ -28,7 +28,7 @@ LIMITS = {
     **dict.fromkeys((f"max_{kind}_namespaces" for kind in ("net", "time", "user")), 0),
 }
 
-_SETTINGS = "; ".join(f"[ ! -e {name} ] || echo {value} > {name}" for name, value in LIMITS.items())
+_SETTINGS = "; ".join(f"[ ! -e {name} ] || echo {value} > {name}" for name, value in USER_LIMITS.items())
 _SCRIPT = f"echo made; read -r go; set -e; cd /proc/sys/user; {_SETTINGS}; echo limited; read -r go"
 
 
@@ -39,7 +39,7 @@ def user_namespace(id_base: int, timeout_s: float = 5.0) -> Generator[int]:
     """
     with _helper(id_base) as (helper, said, go):
         _expect(said, b"made\n", timeout_s)
-        _write_maps(helper.pid, id_base)
+        write_maps(helper.pid, id_base)
         os.write(go, b"go\n")
         _expect(said, b"limited\n", timeout_s)
         namespace = os.open(f"/proc/{helper.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -72,7 +72,8 @@ def _becoming(owner: int) -> list[str]:
     return ["setpriv", *ids, "--inh-caps", "+sys_admin", "--ambient-caps", "+sys_admin", "--"]
 
 
-def _write_maps(pid: int, id_base: int) -> None:
+def write_maps(pid: int, id_base: int) -> None:
+    """Map the ids of the new user namespace that the process `pid` made. Raises OSError."""
     for name in ("uid_map", "gid_map"):
         Path(f"/proc/{pid}/{name}").write_text(f"0 {id_base} {IDS}\n")
 
