@@ -104,7 +104,7 @@ class Zygote:
         self._lock = threading.Lock()
         # A thread that stays in the host's namespaces: those that launch sessions have left them.
         self._host = ThreadPoolExecutor(1, thread_name_prefix="bay-zygote")
-        self._current: _Running | None = None
+        self._current: _ZygoteProcess | None = None
 
     def open(self) -> None:
         """Start the first. Blocks; raises DriverUnavailable or OSError."""
@@ -135,7 +135,7 @@ class Zygote:
                 self._drop(running)
         raise DriverUnavailable("the process that starts sandboxes ends again and again; see Bay's log")
 
-    def _running(self) -> "_Running":
+    def _running(self) -> "_ZygoteProcess":
         with self._lock:
             if self._current is not None and self._current.forks < _MAX_FORKS:
                 return self._current
@@ -144,13 +144,13 @@ class Zygote:
             self._current = self._host.submit(self._start).result()
             return self._current
 
-    def _drop(self, lost: "_Running") -> None:
+    def _drop(self, lost: "_ZygoteProcess") -> None:
         with self._lock:
             if self._current is lost:
                 self._current = None
                 lost.end()
 
-    def _start(self) -> "_Running":
+    def _start(self) -> "_ZygoteProcess":
         """Started by a thread of its own, which leaves its namespaces behind for the zygote."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         started: list[subprocess.Popen[bytes]] = []
@@ -169,7 +169,7 @@ class Zygote:
         if failed:
             ours.close()
             raise failed[0]
-        process = _Running(started[0], ours)
+        process = _ZygoteProcess(started[0], ours)
         process.expect_ready()
         return process
 
@@ -204,7 +204,7 @@ class Zygote:
         mounts.change_root(self._stage)
 
 
-class _Running:
+class _ZygoteProcess:
     """One zygote."""
 
     def __init__(self, process: subprocess.Popen[bytes], bay: socket.socket) -> None:
