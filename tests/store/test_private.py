@@ -15,7 +15,8 @@ async def modes(directory: Path) -> dict[str, int]:
     store = Store(directory / "bay.db")
     await store.open()
     try:
-        async with store.write():
+        async with store.write() as db:
+            await db.exec_driver_sql("SELECT 1")
             return {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
     finally:
         await store.aclose()

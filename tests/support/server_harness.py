@@ -17,7 +17,6 @@ import httpx
 from blockbuster import blockbuster_ctx
 from fastapi import FastAPI
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import ManualClock
 from bay.drivers.base import Handle
@@ -33,6 +32,7 @@ from bay.store import sandboxes
 from bay.store.engine import migrate
 from bay.store.records import SandboxRecord, SessionRecord
 from bay.store.schema import events
+from bay.store.sqlite import StoreConnection
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -292,7 +292,7 @@ async def served(root: Path, **given: Any) -> AsyncGenerator[Served]:
 
 
 async def add_event(
-    db: AsyncConnection, owner: str, sandbox_id: str, kind: str, at: datetime, **data: Any
+    db: StoreConnection, owner: str, sandbox_id: str, kind: str, at: datetime, **data: Any
 ) -> None:
     """An event of a sandbox that need not be there."""
     await db.execute(insert(events).values(owner=owner, sandbox_id=sandbox_id, type=kind, at=at, data=data))

@@ -16,12 +16,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import AuditEntry
 from bay.store.records import AuditFilters, Page
 from bay.store.rows import page_of, values_of, without_seq
 from bay.store.schema import audit
+from bay.store.sqlite import StoreConnection
 
 # Made once, since they run for every call that changes something.
 _ADD = insert(audit)
@@ -73,7 +73,7 @@ def about(resource_id: str) -> None:
         call.resource_id = resource_id
 
 
-async def note(db: AsyncConnection) -> Callable[[], None]:
+async def note(db: StoreConnection) -> Callable[[], None]:
     """Add the present call's row to this transaction, unless it has one; what to call after the commit."""
     call = _call.get()
     if call is None or call.over or call.seq is not None:
@@ -86,7 +86,7 @@ async def note(db: AsyncConnection) -> Callable[[], None]:
     return committed
 
 
-async def finish(db: AsyncConnection, call: AuditedCall) -> None:
+async def finish(db: StoreConnection, call: AuditedCall) -> None:
     """Write the result of an answered call: into its row, or with a row if it made no transaction."""
     if call.seq is None:
         await _insert(db, call)
@@ -95,21 +95,21 @@ async def finish(db: AsyncConnection, call: AuditedCall) -> None:
         await db.execute(_FINISH, {"of_seq": call.seq, **result})
 
 
-async def page(db: AsyncConnection, filters: AuditFilters, *, after: int, limit: int) -> Page[AuditEntry]:
+async def page(db: StoreConnection, filters: AuditFilters, *, after: int, limit: int) -> Page[AuditEntry]:
     """Up to `limit` rows with `seq` > `after`, oldest first."""
     query = select(audit).where(audit.c.seq > after, *_conditions(filters)).order_by(audit.c.seq)
     rows = (await db.execute(query.limit(limit + 1))).all()
     return page_of(rows, limit, lambda row: AuditEntry(**without_seq(row)))
 
 
-async def trim(db: AsyncConnection, before: datetime, most: int) -> int:
+async def trim(db: StoreConnection, before: datetime, most: int) -> int:
     """Forget the rows from before `before`, and the oldest beyond `most`; how many that were."""
     last = select(func.max(audit.c.seq)).scalar_subquery()
     old = or_(audit.c.at < before, audit.c.seq <= last - most)
     return (await db.execute(delete(audit).where(old))).rowcount
 
 
-async def _insert(db: AsyncConnection, call: AuditedCall) -> int:
+async def _insert(db: StoreConnection, call: AuditedCall) -> int:
     made = await db.execute(_ADD, call.row())
     key = made.inserted_primary_key
     assert key is not None  # noqa: S101 — an INSERT of one row has one

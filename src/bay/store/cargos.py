@@ -3,11 +3,11 @@
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import CargoRecord, Page
 from bay.store.rows import columns_of, page_of, without_seq
 from bay.store.schema import cargos, sandboxes
+from bay.store.sqlite import StoreConnection
 
 _COLUMNS = columns_of(cargos)
 
@@ -17,42 +17,42 @@ _GET = select(*_COLUMNS).where(cargos.c.id == bindparam("of_id"))
 _CHANGE = update(cargos).where(cargos.c.id == bindparam("of_id"))
 
 
-async def add(db: AsyncConnection, values: dict[str, Any]) -> None:
+async def add(db: StoreConnection, values: dict[str, Any]) -> None:
     """Insert one cargo."""
     await db.execute(_ADD, values)
 
 
-async def change(db: AsyncConnection, cargo_id: str, **values: Any) -> None:
+async def change(db: StoreConnection, cargo_id: str, **values: Any) -> None:
     """Set columns of one cargo."""
     await db.execute(_CHANGE, {"of_id": cargo_id, **values})
 
 
-async def find(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | None:
+async def find(db: StoreConnection, owner: str, cargo_id: str) -> CargoRecord | None:
     """The owner's cargo, unless it is deleted."""
     record = await find_any(db, owner, cargo_id)
     return record if record and record.deleted_at is None else None
 
 
-async def find_any(db: AsyncConnection, owner: str, cargo_id: str) -> CargoRecord | None:
+async def find_any(db: StoreConnection, owner: str, cargo_id: str) -> CargoRecord | None:
     """The owner's cargo, deleted or not."""
     query = select(*_COLUMNS).where(cargos.c.id == cargo_id, cargos.c.owner == owner)
     row = (await db.execute(query)).first()
     return CargoRecord(**row._mapping) if row else None
 
 
-async def get(db: AsyncConnection, cargo_id: str) -> CargoRecord:
+async def get(db: StoreConnection, cargo_id: str) -> CargoRecord:
     """The cargo, of any owner, deleted or not."""
     row = (await db.execute(_GET, {"of_id": cargo_id})).one()
     return CargoRecord(**row._mapping)
 
 
-async def live_ids(db: AsyncConnection) -> set[str]:
+async def live_ids(db: StoreConnection) -> set[str]:
     """Ids of the cargos that are not deleted."""
     return set((await db.execute(select(cargos.c.id).where(cargos.c.deleted_at.is_(None)))).scalars())
 
 
 async def page(
-    db: AsyncConnection, owner: str, *, managed: bool, after: int, limit: int
+    db: StoreConnection, owner: str, *, managed: bool, after: int, limit: int
 ) -> Page[CargoRecord]:
     """Up to `limit` of the owner's cargos with `seq` > `after`, oldest first."""
     own = cargos.c.managed_by_sandbox_id
@@ -63,7 +63,7 @@ async def page(
     return page_of(rows, limit, lambda row: CargoRecord(**without_seq(row)))
 
 
-async def users(db: AsyncConnection, cargo_ids: list[str]) -> dict[str, tuple[str, ...]]:
+async def users(db: StoreConnection, cargo_ids: list[str]) -> dict[str, tuple[str, ...]]:
     """Of each cargo the ids of the sandboxes that have it as their workspace, oldest first."""
     c = sandboxes.c
     query = select(c.cargo_id, c.id).where(c.cargo_id.in_(cargo_ids), c.deleted_at.is_(None)).order_by(c.seq)

@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import cargos, checkpoints, sandboxes
+from bay.store.sqlite import StoreConnection
 
 _C = checkpoints.c
 _COLUMNS = columns_of(checkpoints)
@@ -16,34 +16,34 @@ _IS_SHOWN = (_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
 _ANY_OF = select(_C.id).where(_C.sandbox_id == bindparam("of_sandbox")).limit(1)
 
 
-async def add(db: AsyncConnection, record: CheckpointRecord) -> None:
+async def add(db: StoreConnection, record: CheckpointRecord) -> None:
     """Insert one checkpoint. Raises IntegrityError when its sandbox has one by that name."""
     await db.execute(insert(checkpoints).values(values_of(checkpoints, record)))
 
 
-async def change(db: AsyncConnection, checkpoint_id: str, **values: Any) -> None:
+async def change(db: StoreConnection, checkpoint_id: str, **values: Any) -> None:
     """Set columns of one checkpoint."""
     await db.execute(update(checkpoints).where(_C.id == checkpoint_id).values(**values))
 
 
-async def get(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord | None:
+async def get(db: StoreConnection, checkpoint_id: str) -> CheckpointRecord | None:
     """The checkpoint, of any owner, deleted or not."""
     return await _first(db, select(*_COLUMNS).where(_C.id == checkpoint_id))
 
 
-async def find(db: AsyncConnection, sandbox_id: str, ref: str) -> CheckpointRecord | None:
+async def find(db: StoreConnection, sandbox_id: str, ref: str) -> CheckpointRecord | None:
     """The sandbox's checkpoint whose id or name is `ref`, if it is whole and not deleted."""
     named = or_(_C.id == ref, _C.name == ref)
     return await _first(db, _shown().where(_C.sandbox_id == sandbox_id, named))
 
 
-async def find_owned(db: AsyncConnection, owner: str, checkpoint_id: str) -> CheckpointRecord | None:
+async def find_owned(db: StoreConnection, owner: str, checkpoint_id: str) -> CheckpointRecord | None:
     """The owner's checkpoint, of whichever sandbox, if it is whole and not deleted."""
     return await _first(db, _shown().where(_C.owner == owner, _C.id == checkpoint_id))
 
 
 async def page(
-    db: AsyncConnection, sandbox_id: str, *, auto: bool | None, after: int, limit: int
+    db: StoreConnection, sandbox_id: str, *, auto: bool | None, after: int, limit: int
 ) -> Page[CheckpointRecord]:
     """Up to `limit` of the sandbox's checkpoints with `seq` > `after`, oldest first."""
     query = _shown(_C.seq).where(_C.sandbox_id == sandbox_id, _C.seq > after)
@@ -53,25 +53,25 @@ async def page(
     return page_of(rows, limit, lambda row: CheckpointRecord(**without_seq(row)))
 
 
-async def count(db: AsyncConnection, sandbox_id: str) -> int:
+async def count(db: StoreConnection, sandbox_id: str) -> int:
     """How many checkpoints the sandbox has, those that are being made with them."""
     query = select(func.count()).where(_C.sandbox_id == sandbox_id, _C.deleted_at.is_(None))
     return (await db.execute(query)).scalar_one()
 
 
-async def newest_at(db: AsyncConnection, sandbox_id: str) -> datetime | None:
+async def newest_at(db: StoreConnection, sandbox_id: str) -> datetime | None:
     """When the newest of the sandbox's checkpoints was made."""
     query = select(func.max(_C.created_at)).where(_C.sandbox_id == sandbox_id, *_IS_SHOWN)
     return (await db.execute(query)).scalar()
 
 
-async def surplus(db: AsyncConnection, sandbox_id: str, keep: int) -> list[str]:
+async def surplus(db: StoreConnection, sandbox_id: str, keep: int) -> list[str]:
     """The automatic checkpoints of the sandbox beyond the newest `keep`."""
     query = _shown().where(_C.sandbox_id == sandbox_id, _C.auto.is_(True)).order_by(_C.seq.desc())
     return [row.id for row in await db.execute(query.offset(keep))]
 
 
-async def hide(db: AsyncConnection, checkpoint_ids: list[str], now: datetime) -> None:
+async def hide(db: StoreConnection, checkpoint_ids: list[str], now: datetime) -> None:
     """Mark them deleted. Checkpoints based on one are based on its parent from now on."""
     for checkpoint_id in checkpoint_ids:
         record = await get(db, checkpoint_id)
@@ -84,7 +84,7 @@ async def hide(db: AsyncConnection, checkpoint_ids: list[str], now: datetime) ->
         await db.execute(grown.values(checkpoint_id=parent))
 
 
-async def hide_all(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+async def hide_all(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
     """The same for all of a sandbox that is being removed, and nothing more is made of it."""
     if (await db.execute(_ANY_OF, {"of_sandbox": sandbox_id})).first() is None:
         return
@@ -99,7 +99,7 @@ async def hide_all(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
     await db.execute(update(checkpoints).where(making).values(state="ready"))
 
 
-async def removable(db: AsyncConnection) -> list[str]:
+async def removable(db: StoreConnection) -> list[str]:
     """Deleted checkpoints that nothing is based on, whose files may be removed."""
     needed = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
     restoring = sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
@@ -108,24 +108,24 @@ async def removable(db: AsyncConnection) -> list[str]:
     return list((await db.execute(query.where(_C.id.not_in(restored)))).scalars())
 
 
-async def hide_forgotten(db: AsyncConnection, now: datetime) -> None:
+async def hide_forgotten(db: StoreConnection, now: datetime) -> None:
     """Those that were made for a fork in which Bay ended."""
     lost = and_(_C.hidden.is_(True), _C.deleted_at.is_(None))
     await db.execute(update(checkpoints).where(lost).values(deleted_at=now, state="ready"))
 
 
-async def ids_in(db: AsyncConnection, *states: str) -> set[str]:
+async def ids_in(db: StoreConnection, *states: str) -> set[str]:
     """Ids of the checkpoints in one of those states."""
     return set((await db.execute(select(_C.id).where(_C.state.in_(states)))).scalars())
 
 
-async def forget(db: AsyncConnection, before: datetime, limit: int) -> int:
+async def forget(db: StoreConnection, before: datetime, limit: int) -> int:
     """Remove rows of checkpoints whose files went before `before`; how many that were."""
     old = select(_C.seq).where(_C.state == "gone", _C.deleted_at < before).limit(limit)
     return (await db.execute(delete(checkpoints).where(_C.seq.in_(old)))).rowcount
 
 
-async def unmeasured(db: AsyncConnection, stale: datetime, limit: int) -> list[str]:
+async def unmeasured(db: StoreConnection, stale: datetime, limit: int) -> list[str]:
     """Ids of whole checkpoints never measured, or before `stale` with their sandbox active since."""
     used = sandboxes.c.id == _C.sandbox_id, sandboxes.c.last_active_at >= _C.measured_at
     active = select(sandboxes.c.id).where(*used).exists()
@@ -139,6 +139,6 @@ def _shown(*more: Any) -> Any:
     return select(*more, *_COLUMNS).where(*_IS_SHOWN)
 
 
-async def _first(db: AsyncConnection, query: Any) -> CheckpointRecord | None:
+async def _first(db: StoreConnection, query: Any) -> CheckpointRecord | None:
     row = (await db.execute(query)).first()
     return CheckpointRecord(**row._mapping) if row else None

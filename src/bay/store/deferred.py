@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.errors import StorageFull
 from bay.store.engine import Store
+from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.store")
 
-Write = Callable[[AsyncConnection], Awaitable[None]]
+Write = Callable[[StoreConnection], Awaitable[None]]
 
 _BATCH = 200
 _MAX_WAITING = 20_000

@@ -12,21 +12,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bay.errors import DriverUnavailable, InternalError, StorageFull
-from bay.store import audit, sqlite
+from bay.store import audit
+from bay.store.sqlite import StoreConnection, make_engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _DAMAGE = ("malformed", "not a database", "corrupt")
+_READERS = 4
+_READER_S = 30.0
 _FIX = "stop Bay and put back a backup with `bay admin restore`"
 
 _CHANGES = {"sandboxes": "id", **dict.fromkeys(("sessions", "checkpoints", "services"), "sandbox_id")}
@@ -50,11 +51,15 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        reading, writing = _engine(path), _engine(path)
+        event.listen(writing, "begin", _begin_immediate)
+        event.listen(writing, "connect", self._report_changes)
+        self._readers = tuple(StoreConnection(reading) for _ in range(_READERS))
         # Readers open no transaction, so there is nothing to roll back when a connection is returned.
-        self._readers = _engine(path, pool_size=4, pool_reset_on_return=None)
-        self._writer = _engine(path, pool_size=1)
-        event.listen(self._writer.sync_engine, "begin", _begin_immediate)
-        event.listen(self._writer.sync_engine, "connect", self._report_changes)
+        self._idle_readers: asyncio.LifoQueue[StoreConnection] = asyncio.LifoQueue()
+        for reader in self._readers:
+            self._idle_readers.put_nowait(reader)
+        self._writer = StoreConnection(writing)
         # Guards the writer's one connection, so that writers queue here and not in SQLite's busy
         # handler, which polls. Nothing else is awaited while it is held but the database.
         self._write_lock = asyncio.Lock()
@@ -70,21 +75,30 @@ class Store:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._readers.dispose()
-        await self._writer.dispose()
+        for connection in (*self._readers, self._writer):
+            await connection.aclose()
 
     @asynccontextmanager
-    async def read(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def read(self) -> AsyncGenerator[StoreConnection, None]:
         """A connection for reading committed rows. Raises InternalError when the database is damaged."""
+        connection = await self._idle_reader()
         try:
-            async with self._readers.connect() as connection:
-                yield connection
+            yield connection
         except DatabaseError as error:
             self._raise_if_damaged(error)
             raise
+        finally:
+            self._idle_readers.put_nowait(connection)
+
+    async def _idle_reader(self) -> StoreConnection:
+        try:
+            async with asyncio.timeout(_READER_S):
+                return await self._idle_readers.get()
+        except TimeoutError as error:
+            raise InternalError(f"no connection to Bay's database was free for {_READER_S:g} s") from error
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def write(self) -> AsyncGenerator[StoreConnection, None]:
         """The one transaction of a service call: committed at the end, rolled back on any error.
         Listeners of `on_change` have been called when it returns.
         """
@@ -92,9 +106,9 @@ class Store:
             async with self._write_lock:
                 is_whole = False
                 try:
-                    async with self._writer.begin() as connection:
-                        yield connection
-                        committed = await audit.note(connection)
+                    async with self._writer.transaction():
+                        yield self._writer
+                        committed = await audit.note(self._writer)
                     committed()
                     is_whole = True
                 finally:
@@ -177,15 +191,9 @@ def _is_damage(error: DatabaseError) -> bool:
     return any(words in str(error.orig) for words in _DAMAGE)
 
 
-def _engine(path: Path, **pool: Any) -> AsyncEngine:
-    url = URL.create("sqlite+aiosqlite", database=str(path))
-
-    def connect(*_args: Any, **_options: Any) -> aiosqlite.Connection:
-        return sqlite.connect(path)
-
-    options = {"connect_args": {"async_creator_fn": connect}, "max_overflow": 0, "pool_timeout": 30}
-    engine = create_async_engine(url, **options, **pool)
-    event.listen(engine.sync_engine, "connect", _prepare)
+def _engine(path: Path) -> Engine:
+    engine = make_engine(path)
+    event.listen(engine, "connect", _prepare)
     return engine
 
 
@@ -199,4 +207,4 @@ def _prepare(connection: Any, _record: object) -> None:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql(sqlite.BEGIN)
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import Exec
 from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
 from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
+from bay.store.sqlite import StoreConnection
 
 _NOTED = ("exec_type", "code", "description", "tags")
 _HISTORY = frozenset((*_NOTED, "success", "execution_time_ms", "output", "error", "notes"))
@@ -35,7 +35,7 @@ _LOSE_RUNNING = update(execs).where(execs.c.session_id == bindparam("of_session"
 
 
 async def add(
-    db: AsyncConnection,
+    db: StoreConnection,
     sandbox_id: str,
     session_id: str,
     item: Exec,
@@ -48,11 +48,11 @@ async def add(
         "id": item.id, "sandbox_id": sandbox_id, "session_id": session_id, "argv": list(item.argv), "tty": item.tty,
         "keep_alive": item.keep_alive, "started_at": item.started_at, "request_hash": request_hash, **_facts(item), **kept,
     }  # fmt: skip
-    added = await db.execute(_ADD, row, execution_options={"preserve_rowcount": True})
+    added = await db.execute(_ADD, row, preserve_rowcount=True)
     return added.rowcount == 1
 
 
-async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
+async def save(db: StoreConnection, session_id: str, item: Exec) -> None:
     """Save the exec's latest state. One that has ended stays as it is.
     A Ship's report of an unknown exec changes nothing, nor does its report of a start: Bay started it.
     """
@@ -60,30 +60,30 @@ async def save(db: AsyncConnection, session_id: str, item: Exec) -> None:
     await db.execute(_SAVE, {**own, "argv": list(item.argv), **_facts(item)})
 
 
-async def remove(db: AsyncConnection, sandbox_id: str, exec_id: str) -> None:
+async def remove(db: StoreConnection, sandbox_id: str, exec_id: str) -> None:
     """Forget an exec that was never started."""
     await db.execute(delete(execs).where(execs.c.sandbox_id == sandbox_id, execs.c.id == exec_id))
 
 
-async def remove_all(db: AsyncConnection, sandbox_id: str) -> None:
+async def remove_all(db: StoreConnection, sandbox_id: str) -> None:
     """Forget every exec of a sandbox that is being removed: their command lines may hold secrets."""
     await db.execute(_REMOVE_ALL, {"of_sandbox": sandbox_id})
 
 
-async def request_hash(db: AsyncConnection, sandbox_id: str, exec_id: str) -> str | None:
+async def request_hash(db: StoreConnection, sandbox_id: str, exec_id: str) -> str | None:
     """The hash of the call that made an exec; None without one, or without the exec."""
     query = select(execs.c.request_hash).where(execs.c.sandbox_id == sandbox_id, execs.c.id == exec_id)
     return (await db.execute(query)).scalar()
 
 
-async def get(db: AsyncConnection, sandbox_id: str, exec_id: str) -> tuple[Exec, str] | None:
+async def get(db: StoreConnection, sandbox_id: str, exec_id: str) -> tuple[Exec, str] | None:
     """The exec and the id of the session it ran in."""
     query = select(execs.c.session_id, *_COLUMNS).where(_IS_PROCESS)
     row = (await db.execute(query.where(execs.c.sandbox_id == sandbox_id, execs.c.id == exec_id))).first()
     return (_exec(row), row.session_id) if row else None
 
 
-async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) -> Page[tuple[Exec, str]]:
+async def page(db: StoreConnection, sandbox_id: str, *, after: int, limit: int) -> Page[tuple[Exec, str]]:
     """Up to `limit` execs of a sandbox with `seq` > `after`, oldest first, each with its session's id."""
     query = select(execs.c.seq, execs.c.session_id, *_COLUMNS)
     query = query.where(execs.c.sandbox_id == sandbox_id, execs.c.seq > after, _IS_PROCESS)
@@ -91,19 +91,19 @@ async def page(db: AsyncConnection, sandbox_id: str, *, after: int, limit: int) 
     return page_of(rows, limit, lambda row: (_exec(row), row.session_id))
 
 
-async def any_active(db: AsyncConnection, session_id: str) -> bool:
+async def any_active(db: StoreConnection, session_id: str) -> bool:
     """Whether an exec that keeps its sandbox active is not known to have ended; kernels are asked."""
     runs = execs.c.session_id == session_id, execs.c.state == "running", execs.c.keep_alive
     query = select(execs.c.seq).where(*runs, _IS_PROCESS).limit(1)
     return (await db.execute(query)).first() is not None
 
 
-async def lose_running(db: AsyncConnection, session_id: str, at: datetime) -> None:
+async def lose_running(db: StoreConnection, session_id: str, at: datetime) -> None:
     """Mark the running execs of an ended session as lost."""
     await db.execute(_LOSE_RUNNING, {"of_session": session_id, "state": "lost", "ended_at": at})
 
 
-async def with_unfinished(db: AsyncConnection) -> list[SessionRecord]:
+async def with_unfinished(db: StoreConnection) -> list[SessionRecord]:
     """The sessions that answer and of which execs count as running."""
     answers = and_(sessions.c.ended_at.is_(None), sessions.c.phase == "running")
     runs = select(execs.c.seq).where(execs.c.session_id == sessions.c.id, execs.c.state == "running")
@@ -111,26 +111,26 @@ async def with_unfinished(db: AsyncConnection) -> list[SessionRecord]:
     return [SessionRecord(**row._mapping) for row in found]
 
 
-async def unfinished(db: AsyncConnection, session_id: str, limit: int) -> list[Unfinished]:
+async def unfinished(db: StoreConnection, session_id: str, limit: int) -> list[Unfinished]:
     """The execs of the session that count as running, oldest first."""
     return await _unfinished(db, execs.c.session_id == session_id, execs.c.state == "running", limit=limit)
 
 
-async def unfinished_history(db: AsyncConnection, session_id: str, limit: int) -> list[Unfinished]:
+async def unfinished_history(db: StoreConnection, session_id: str, limit: int) -> list[Unfinished]:
     """The session's entries of the history that count as running, or whose output is not known."""
     silent = and_(execs.c.success.is_(None), execs.c.state.in_(("exited", "killed")))
     own = and_(execs.c.session_id == session_id, execs.c.exec_type.is_not(None))
     return await _unfinished(db, own, or_(execs.c.state == "running", silent), limit=limit)
 
 
-async def _unfinished(db: AsyncConnection, *conditions: ColumnElement[bool], limit: int) -> list[Unfinished]:
+async def _unfinished(db: StoreConnection, *conditions: ColumnElement[bool], limit: int) -> list[Unfinished]:
     has_ended = (execs.c.state != "running").label("has_ended")
     query = select(execs.c.id, execs.c.exec_type, has_ended, execs.c.started_at).where(*conditions)
     found = await db.execute(query.order_by(execs.c.seq).limit(limit))
     return [Unfinished(**row._mapping) for row in found]
 
 
-async def lose(db: AsyncConnection, session_id: str, exec_id: str, at: datetime) -> None:
+async def lose(db: StoreConnection, session_id: str, exec_id: str, at: datetime) -> None:
     """Mark an exec of the session as lost: its end cannot be known."""
     query = update(execs).where(execs.c.session_id == session_id, execs.c.id == exec_id)
     await db.execute(query.where(execs.c.state == "running").values(state="lost", ended_at=at))

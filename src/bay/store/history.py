@@ -26,11 +26,11 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
 from bay.store.records import HistoryFilters, Keep
 from bay.store.schema import execs, sessions
+from bay.store.sqlite import StoreConnection
 
 MAX_TEXT_BYTES = 64 * 1024
 """How much of stdout, and of stderr, an entry keeps: half of it from the beginning, half from the end."""
@@ -72,19 +72,19 @@ def outcome_of(result: ShellResult | PythonResult) -> ExecutionOutcome:
     )
 
 
-async def finish(db: AsyncConnection, session_id: str, outcome: ExecutionOutcome) -> None:
+async def finish(db: StoreConnection, session_id: str, outcome: ExecutionOutcome) -> None:
     """Write down how an execution of the session ended, unless that is written already."""
     values = {name: getattr(outcome, name) for name in ("success", "execution_time_ms", "output", "error")}
     await db.execute(_unknown(session_id, outcome.id).values(values))
 
 
-async def settle(db: AsyncConnection, session_id: str, execution_id: str) -> None:
+async def settle(db: StoreConnection, session_id: str, execution_id: str) -> None:
     """End an execution of the session by its state alone, as its output will never be known."""
     await db.execute(_unknown(session_id, execution_id).values(success=_SUCCEEDED))
 
 
 async def page(
-    db: AsyncConnection,
+    db: StoreConnection,
     sandbox_id: str,
     live: str | None,
     filters: HistoryFilters,
@@ -100,7 +100,7 @@ async def page(
 
 
 async def last(
-    db: AsyncConnection, sandbox_id: str, live: str | None, kind: ExecType | None
+    db: StoreConnection, sandbox_id: str, live: str | None, kind: ExecType | None
 ) -> HistoryEntry | None:
     """The newest entry (of that kind)."""
     wanted = _conditions(sandbox_id, live, HistoryFilters(exec_type=kind))
@@ -109,7 +109,7 @@ async def last(
 
 
 async def get(
-    db: AsyncConnection, sandbox_id: str, live: str | None, execution_id: str
+    db: StoreConnection, sandbox_id: str, live: str | None, execution_id: str
 ) -> HistoryEntry | None:
     """One entry."""
     wanted = _conditions(sandbox_id, live, HistoryFilters())
@@ -117,23 +117,23 @@ async def get(
     return _entry(row) if row else None
 
 
-async def annotate(db: AsyncConnection, sandbox_id: str, execution_id: str, **values: str | None) -> None:
+async def annotate(db: StoreConnection, sandbox_id: str, execution_id: str, **values: str | None) -> None:
     """Set `description`, `tags` or `notes` of an entry."""
     own = and_(_E.sandbox_id == sandbox_id, _E.id == execution_id, _E.exec_type.is_not(None))
     await db.execute(update(execs).where(own).values(**values))
 
 
-async def newest(db: AsyncConnection) -> int:
+async def newest(db: StoreConnection) -> int:
     """The last row of all execs, of any owner; 0 without any."""
     return (await db.execute(select(func.max(_E.seq)))).scalar() or 0
 
 
-async def grown(db: AsyncConnection, since: int) -> list[str]:
+async def grown(db: StoreConnection, since: int) -> list[str]:
     """The sandboxes that have got execs behind row `since`."""
     return list((await db.execute(select(_E.sandbox_id).where(_E.seq > since).distinct())).scalars())
 
 
-async def surplus(db: AsyncConnection, sandbox_id: str, kind: Kind, keep: Keep) -> list[int]:
+async def surplus(db: StoreConnection, sandbox_id: str, kind: Kind, keep: Keep) -> list[int]:
     """The rows of a sandbox beyond the newest that `keep` allows, oldest first."""
     newest_first = _E.seq.desc()
     ranked = (
@@ -150,7 +150,7 @@ async def surplus(db: AsyncConnection, sandbox_id: str, kind: Kind, keep: Keep) 
     return list(found.scalars())
 
 
-async def aged(db: AsyncConnection, after: int, before: datetime, limit: int) -> tuple[list[int], int | None]:
+async def aged(db: StoreConnection, after: int, before: datetime, limit: int) -> tuple[list[int], int | None]:
     """Of the next rows behind `after` begun before `before`: those that expire by age, and the last one.
     Entries of failed executions never expire by age.
     """
@@ -161,7 +161,7 @@ async def aged(db: AsyncConnection, after: int, before: datetime, limit: int) ->
     return [row.seq for row in old if row.goes], old[-1].seq if old else None
 
 
-async def drop(db: AsyncConnection, seqs: list[int]) -> None:
+async def drop(db: StoreConnection, seqs: list[int]) -> None:
     """Remove those rows, which are never many at once."""
     await db.execute(delete(execs).where(_E.seq.in_(seqs)))
 

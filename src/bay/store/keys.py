@@ -5,61 +5,61 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import ApiKey
 from bay.store.rows import values_of
 from bay.store.schema import keys
+from bay.store.sqlite import StoreConnection
 
 
-async def add(db: AsyncConnection, key: ApiKey) -> None:
+async def add(db: StoreConnection, key: ApiKey) -> None:
     """Insert one key. Raises IntegrityError when the secret is known already."""
     await db.execute(insert(keys).values(values_of(keys, key)))
 
 
-async def get(db: AsyncConnection, key_id: str) -> ApiKey | None:
+async def get(db: StoreConnection, key_id: str) -> ApiKey | None:
     """The key, of any owner, revoked or not."""
     return await _one(db, keys.c.id == key_id)
 
 
-async def by_hash(db: AsyncConnection, secret_hash: str) -> ApiKey | None:
+async def by_hash(db: StoreConnection, secret_hash: str) -> ApiKey | None:
     """The key with that secret, revoked or not."""
     return await _one(db, keys.c.hash == secret_hash)
 
 
-async def revoke(db: AsyncConnection, key_id: str, now: datetime) -> None:
+async def revoke(db: StoreConnection, key_id: str, now: datetime) -> None:
     """Write down that the key opens nothing from `now` on."""
     await db.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=now))
 
 
-async def retire(db: AsyncConnection, name: str, new_name: str, now: datetime) -> None:
+async def retire(db: StoreConnection, name: str, new_name: str, now: datetime) -> None:
     """Revoke every key of that name, and rename it, so that it differs from one that a user revoked."""
     named = keys.c.name == name, keys.c.revoked_at.is_(None)
     await db.execute(update(keys).where(*named).values(name=new_name, revoked_at=now))
 
 
-async def forget_former(db: AsyncConnection, name: str, secret_hash: str) -> None:
+async def forget_former(db: StoreConnection, name: str, secret_hash: str) -> None:
     """Remove the key of that name and secret: giving it again makes a new one."""
     await db.execute(delete(keys).where(keys.c.name == name, keys.c.hash == secret_hash))
 
 
-async def hashes_named(db: AsyncConnection, names: Collection[str]) -> set[str]:
+async def hashes_named(db: StoreConnection, names: Collection[str]) -> set[str]:
     """Of the keys of those names, valid or not."""
     return set((await db.execute(select(keys.c.hash).where(keys.c.name.in_(names)))).scalars())
 
 
-async def all_valid(db: AsyncConnection, now: datetime) -> list[ApiKey]:
+async def all_valid(db: StoreConnection, now: datetime) -> list[ApiKey]:
     """Every key that is neither revoked nor expired."""
     return await _all(db, select(keys).where(_valid(now)))
 
 
-async def with_quotas(db: AsyncConnection) -> list[ApiKey]:
+async def with_quotas(db: StoreConnection) -> list[ApiKey]:
     """Every key that has quotas, valid or not."""
     return await _all(db, select(keys).where(keys.c.quotas.is_not(None)))
 
 
 async def page(
-    db: AsyncConnection, owner: str | None, *, after: tuple[datetime, str] | None, limit: int
+    db: StoreConnection, owner: str | None, *, after: tuple[datetime, str] | None, limit: int
 ) -> tuple[tuple[ApiKey, ...], bool]:
     """Up to `limit` keys behind `after` (time and id, for want of a `seq`), oldest first; if more follow."""
     query = select(keys).order_by(keys.c.created_at, keys.c.id).limit(limit + 1)
@@ -73,13 +73,13 @@ async def page(
     return tuple(found[:limit]), len(found) > limit
 
 
-async def other_admin(db: AsyncConnection, key_id: str, now: datetime) -> bool:
+async def other_admin(db: StoreConnection, key_id: str, now: datetime) -> bool:
     """Whether a valid admin key would be left without `key_id`."""
     query = select(keys.c.id).where(keys.c.scope == "admin", keys.c.id != key_id, _valid(now)).limit(1)
     return (await db.execute(query)).first() is not None
 
 
-async def any_admin(db: AsyncConnection, now: datetime) -> bool:
+async def any_admin(db: StoreConnection, now: datetime) -> bool:
     """Whether there is an admin key that opens something."""
     return await other_admin(db, "", now)
 
@@ -88,10 +88,10 @@ def _valid(now: datetime) -> ColumnElement[bool]:
     return and_(keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now))
 
 
-async def _one(db: AsyncConnection, condition: ColumnElement[bool]) -> ApiKey | None:
+async def _one(db: StoreConnection, condition: ColumnElement[bool]) -> ApiKey | None:
     row = (await db.execute(select(keys).where(condition))).first()
     return ApiKey(**row._mapping) if row else None
 
 
-async def _all(db: AsyncConnection, query: Select[Any]) -> list[ApiKey]:
+async def _all(db: StoreConnection, query: Select[Any]) -> list[ApiKey]:
     return [ApiKey(**row._mapping) for row in await db.execute(query)]

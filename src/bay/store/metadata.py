@@ -1,17 +1,17 @@
 """Database queries on Bay's own metadata: small JSON values by name."""
 
 from sqlalchemy import delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.schema import facts
+from bay.store.sqlite import StoreConnection
 
 
-async def get(db: AsyncConnection, name: str) -> dict[str, str] | None:
+async def get(db: StoreConnection, name: str) -> dict[str, str] | None:
     """The fact of that name, None when it was never set."""
     return (await db.execute(select(facts.c.value).where(facts.c.name == name))).scalar()
 
 
-async def set(db: AsyncConnection, name: str, value: dict[str, str]) -> None:  # noqa: A001 - read as facts.set
+async def set(db: StoreConnection, name: str, value: dict[str, str]) -> None:  # noqa: A001 - read as facts.set
     """Set the value of `name`."""
     await db.execute(delete(facts).where(facts.c.name == name))
     await db.execute(insert(facts).values(name=name, value=value))

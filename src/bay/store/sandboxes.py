@@ -4,13 +4,13 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.rows import page_of
 from bay.store.schema import checkpoints, sandboxes, sessions
+from bay.store.sqlite import StoreConnection
 
 _S = sandboxes.c
 KEEP: Literal["keep"] = "keep"
@@ -47,28 +47,28 @@ _RESTORED_ELSEWHERE = (
 )
 
 
-async def add(db: AsyncConnection, record: SandboxRecord) -> None:
+async def add(db: StoreConnection, record: SandboxRecord) -> None:
     """Insert one sandbox. Raises IntegrityError when its owner has the name in use."""
     await db.execute(_ADD, _values(record, besides=("seq", "error")))
 
 
-async def get(db: AsyncConnection, sandbox_id: str) -> SandboxRecord | None:
+async def get(db: StoreConnection, sandbox_id: str) -> SandboxRecord | None:
     """The sandbox with its live session, deleted or not, of any owner: for the reconciler."""
     return await _first(db, _GET, {"of_id": sandbox_id})
 
 
-async def find(db: AsyncConnection, owner: str, ref: str) -> SandboxRecord | None:
+async def find(db: StoreConnection, owner: str, ref: str) -> SandboxRecord | None:
     """The owner's sandbox whose id is `ref` (deleted or not) or whose name is (not deleted)."""
     return await _first(db, _FIND, {"of_owner": owner, "of_id": ref})
 
 
-async def at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
+async def at_host(db: StoreConnection, host: str) -> SandboxRecord | None:
     """The sandbox whose label in host names (id or `host`) is `host`, of any owner; not a removed one."""
     named = or_(_S.id == host, _S.host == host)
     return await _first(db, _JOINED.where(named, _S.deleted_at.is_(None), _S.target != "deleted"))
 
 
-async def free_host(db: AsyncConnection, wanted: str | None, sandbox_id: str) -> str | None:
+async def free_host(db: StoreConnection, wanted: str | None, sandbox_id: str) -> str | None:
     """`wanted` if no other sandbox has it as its host, else None."""
     if wanted is None:
         return None
@@ -77,7 +77,7 @@ async def free_host(db: AsyncConnection, wanted: str | None, sandbox_id: str) ->
 
 
 async def page(
-    db: AsyncConnection, owner: str, filters: Filters, *, now: datetime, after: int, limit: int
+    db: StoreConnection, owner: str, filters: Filters, *, now: datetime, after: int, limit: int
 ) -> Page[SandboxRecord]:
     """Up to `limit` of the owner's sandboxes with `seq` > `after`, oldest first."""
     query = _JOINED.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted", _S.seq > after)
@@ -85,14 +85,14 @@ async def page(
     return page_of((await db.execute(query)).all(), limit, _record)
 
 
-async def change(db: AsyncConnection, sandbox_id: str, **values: Any) -> None:
+async def change(db: StoreConnection, sandbox_id: str, **values: Any) -> None:
     """Set columns of one sandbox."""
     if values:
         await db.execute(_CHANGE, {"of_id": sandbox_id, **values})
 
 
 async def change_target(
-    db: AsyncConnection,
+    db: StoreConnection,
     sandbox_id: str,
     *,
     old: tuple[Target, ...],
@@ -110,7 +110,7 @@ async def change_target(
 
 
 async def change_error(
-    db: AsyncConnection, sandbox_id: str, *, old: Failure | None, new: Failure | None
+    db: StoreConnection, sandbox_id: str, *, old: Failure | None, new: Failure | None
 ) -> bool:
     """Set the sandbox's error to `new` if it is `old`; whether it was."""
     present = (await db.execute(select(_S.error).where(_S.id == sandbox_id))).scalar()
@@ -120,7 +120,7 @@ async def change_error(
     return True
 
 
-async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+async def touch(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
     """Something happened in the sandbox at `now`: its idle clock, if it counts, starts again from there."""
     own = and_(_S.id == sandbox_id, _S.target == "running")
     row = (await db.execute(select(_S.idle_timeout).where(own))).first()
@@ -128,19 +128,19 @@ async def touch(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
         await change(db, sandbox_id, idle_expires_at=expiry(now, row.idle_timeout), last_active_at=now)
 
 
-async def stop_clocks(db: AsyncConnection, sandbox_id: str) -> None:
+async def stop_clocks(db: StoreConnection, sandbox_id: str) -> None:
     """Clear the clocks of a sandbox whose compute has ended, unless it is wanted again already."""
     await db.execute(_STOP_CLOCKS, {"of_id": sandbox_id})
 
 
-async def begin_warm(db: AsyncConnection, sandbox_id: str, until: datetime | None) -> bool:
+async def begin_warm(db: StoreConnection, sandbox_id: str, until: datetime | None) -> bool:
     """Its idle clock stops and its warm one runs, if it is still to be frozen; whether it is."""
     own = and_(_S.id == sandbox_id, _S.target == "paused")
     clocks = {"idle_expires_at": None, "warm_expires_at": until}
     return (await db.execute(update(sandboxes).where(own).values(clocks))).rowcount == 1
 
 
-async def keep_warm(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+async def keep_warm(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
     """The clock of a frozen sandbox starts again at `now`."""
     own = and_(_S.id == sandbox_id, _S.target == "paused")
     row = (await db.execute(select(_S.warm_timeout).where(own))).first()
@@ -148,13 +148,13 @@ async def keep_warm(db: AsyncConnection, sandbox_id: str, now: datetime) -> None
         await change(db, sandbox_id, warm_expires_at=expiry(now, row.warm_timeout))
 
 
-async def idle_out(db: AsyncConnection, sandbox_id: str, now: datetime, new: Target) -> bool:
+async def idle_out(db: StoreConnection, sandbox_id: str, now: datetime, new: Target) -> bool:
     """Take the compute of a sandbox, unless its idle clock was pushed meanwhile; whether it was taken."""
     query = update(sandboxes).where(_S.id == sandbox_id, _S.target == "running", _S.idle_expires_at <= now)
     return (await db.execute(query.values(target=new))).rowcount == 1
 
 
-async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
+async def due(db: StoreConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
     """Sandboxes past one of their time limits that have work left; not those that are ending already.
     An expired one is shown for `retention`.
     """
@@ -166,39 +166,39 @@ async def due(db: AsyncConnection, now: datetime, retention: timedelta) -> list[
     return await _all(db, query)
 
 
-async def idle(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
+async def idle(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
     """The owned sandboxes with an idle session: frozen, or past their idle clock. Oldest first."""
     unused = or_(_S.target == "paused", and_(_S.target == "running", _S.idle_expires_at <= now))
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.id.is_not(None), unused)
     return await _all(db, query.order_by(_S.seq))
 
 
-async def longest_idle(db: AsyncConnection, phase: Phase) -> SandboxRecord | None:
+async def longest_idle(db: StoreConnection, phase: Phase) -> SandboxRecord | None:
     """The owned sandbox with a session in `phase` that was idle for longest."""
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.phase == phase)
     query = query.where(_S.target == ("paused" if phase == "paused" else "running"))
     return await _first(db, query.order_by(_S.last_active_at, _S.seq).limit(1))
 
 
-async def sharing(db: AsyncConnection, cargo_id: str) -> list[SandboxRecord]:
+async def sharing(db: StoreConnection, cargo_id: str) -> list[SandboxRecord]:
     """Every sandbox that has the cargo as its workspace, oldest first; not those that are removed."""
     query = _JOINED.where(_S.cargo_id == cargo_id, _S.deleted_at.is_(None))
     return await _all(db, query.order_by(_S.seq))
 
 
-async def is_restored_elsewhere(db: AsyncConnection, cargo_id: str, sandbox_id: str) -> bool:
+async def is_restored_elsewhere(db: StoreConnection, cargo_id: str, sandbox_id: str) -> bool:
     """Whether another sandbox than `sandbox_id` is having a checkpoint put back into the cargo."""
     found = await db.execute(_RESTORED_ELSEWHERE, {"of_cargo": cargo_id, "of_id": sandbox_id})
     return found.first() is not None
 
 
-async def due_checkpoints(db: AsyncConnection, now: datetime) -> list[SandboxRecord]:
+async def due_checkpoints(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
     """Sandboxes of whose policy a checkpoint is due."""
     query = _JOINED.where(_S.checkpoint_at <= now, _S.deleted_at.is_(None), _S.target != "deleted")
     return await _all(db, query)
 
 
-async def shift_times(db: AsyncConnection, by: timedelta) -> int:
+async def shift_times(db: StoreConnection, by: timedelta) -> int:
     """Move every live time limit, and the times of last activity; returns the number of sandboxes."""
     limits = (_S.expires_at, _S.idle_expires_at, _S.warm_expires_at, _S.last_active_at, _S.checkpoint_at)
     query = select(_S.id, *limits).where(_S.deleted_at.is_(None), or_(*(c.is_not(None) for c in limits)))
@@ -212,26 +212,26 @@ async def shift_times(db: AsyncConnection, by: timedelta) -> int:
     return len(moved)
 
 
-async def pooled(db: AsyncConnection) -> list[SandboxRecord]:
+async def pooled(db: StoreConnection) -> list[SandboxRecord]:
     """Everything that waits in the pool or is on its way there, oldest first."""
     query = _JOINED.where(_S.pool.is_not(None), _S.deleted_at.is_(None), _S.target != "deleted")
     return await _all(db, query.order_by(_S.seq))
 
 
-async def first_pooled(db: AsyncConnection, fingerprint: str) -> SandboxRecord | None:
+async def first_pooled(db: StoreConnection, fingerprint: str) -> SandboxRecord | None:
     """The oldest sandbox of that fingerprint that runs and waits in the pool."""
     waits = _S.pool == fingerprint, _S.owner == NOBODY, _S.target == "running", _S.deleted_at.is_(None)
     query = _JOINED.where(*waits, sessions.c.phase == "running")
     return await _first(db, query.order_by(_S.seq).limit(1))
 
 
-async def drop_pooled(db: AsyncConnection, sandbox_id: str) -> None:
+async def drop_pooled(db: StoreConnection, sandbox_id: str) -> None:
     """Remove one that waits in the pool, unless a create has taken it meanwhile."""
     query = update(sandboxes).where(_S.id == sandbox_id, _S.owner == NOBODY, _S.pool.is_not(None))
     await db.execute(query.values(target="deleted"))
 
 
-async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
+async def claim(db: StoreConnection, record: SandboxRecord) -> None:
     """Turn a pooled sandbox into `record`. Raises IntegrityError when its owner has the name in use.
     It moves to the end of the lists, so that a client that pages through them meets it as a new one.
     """
@@ -240,7 +240,7 @@ async def claim(db: AsyncConnection, record: SandboxRecord) -> None:
     await db.execute(update(sandboxes).where(_S.id == record.id).values(seq=last, **values))
 
 
-async def unsettled(db: AsyncConnection) -> list[SandboxRecord]:
+async def unsettled(db: StoreConnection) -> list[SandboxRecord]:
     """Sandboxes with a live session, or that want one, or are being deleted, checkpointed or restored."""
     files = or_(_S.restore_id.is_not(None), _DUE.is_not(None))
     wanting = or_(sessions.c.id.is_not(None), _S.target != "stopped", files)
@@ -288,13 +288,13 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
 
 
 async def _first(
-    db: AsyncConnection, query: Select[Any], of: dict[str, str] | None = None
+    db: StoreConnection, query: Select[Any], of: dict[str, str] | None = None
 ) -> SandboxRecord | None:
     row = (await db.execute(query, of)).first()
     return _record(row) if row else None
 
 
-async def _all(db: AsyncConnection, query: Select[Any]) -> list[SandboxRecord]:
+async def _all(db: StoreConnection, query: Select[Any]) -> list[SandboxRecord]:
     return [_record(row) for row in await db.execute(query)]
 
 

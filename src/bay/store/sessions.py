@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import SessionRecord
 from bay.store.rows import values_of
 from bay.store.schema import sandboxes, sessions
+from bay.store.sqlite import StoreConnection
 
 # Made once: to put a statement together costs about as much as to run it.
 _ADD = insert(sessions)
@@ -19,32 +19,32 @@ _SAVE_HANDLE = _CHANGE.values(handle=bindparam("new_handle", type_=sessions.c.ha
 )
 
 
-async def add(db: AsyncConnection, session: SessionRecord) -> None:
+async def add(db: StoreConnection, session: SessionRecord) -> None:
     """Insert one session. Raises IntegrityError when its sandbox has a live one."""
     await db.execute(_ADD, values_of(sessions, session))
 
 
-async def change(db: AsyncConnection, session_id: str, **values: Any) -> None:
+async def change(db: StoreConnection, session_id: str, **values: Any) -> None:
     """Set columns of one session."""
     await db.execute(_CHANGE, {"of_id": session_id, **values})
 
 
-async def save_handle(db: AsyncConnection, session_id: str, handle: dict[str, Any]) -> str:
+async def save_handle(db: StoreConnection, session_id: str, handle: dict[str, Any]) -> str:
     """Save the driver's handle. Returns the sandbox's present target, which may have changed meanwhile."""
     return (await db.execute(_SAVE_HANDLE, {"of_id": session_id, "new_handle": handle})).scalar_one()
 
 
-async def live_ids(db: AsyncConnection) -> set[str]:
+async def live_ids(db: StoreConnection) -> set[str]:
     """Ids of the sessions that have not ended."""
     return set((await db.execute(select(sessions.c.id).where(sessions.c.ended_at.is_(None)))).scalars())
 
 
-async def sandbox_of(db: AsyncConnection, session_id: str) -> str | None:
+async def sandbox_of(db: StoreConnection, session_id: str) -> str | None:
     """The id of the sandbox that a session belongs to."""
     return (await db.execute(select(sessions.c.sandbox_id).where(sessions.c.id == session_id))).scalar()
 
 
-async def last_end(db: AsyncConnection, sandbox_id: str) -> datetime | None:
+async def last_end(db: StoreConnection, sandbox_id: str) -> datetime | None:
     """When the last session of a sandbox ended, None when none has."""
     query = select(func.max(sessions.c.ended_at)).where(sessions.c.sandbox_id == sandbox_id)
     return (await db.execute(query)).scalar()

@@ -1,85 +1,158 @@
-"""aiosqlite with fewer trips between the event loop and its thread.
+"""SQLite for the event loop: a connection has a thread of its own, and a statement is one trip to it.
 
-aiosqlite sends make, execute, fetch and close of a cursor to the connection's thread one by one, at about
-0.13 ms each on an idle machine, which was half the time of an exec. Here the trip that executes fetches the
-rows, and work in memory stays on the loop. Statements of one connection never overlap: SQLAlchemy hands it to
-one task at a time and awaits each call. Rejected: SQLite on the event loop, which a slow disk would stop.
+The trip begins the transaction if need be, executes, and fetches every row, so that the loop reads them from
+memory. Rejected: SQLAlchemy's asyncio engine, whose greenlets and several trips a statement took three times
+the processor time; SQLite on the event loop, which a slow disk would stop.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
-import aiosqlite
-from aiosqlite.context import contextmanager
+from sqlalchemy import Connection, CursorResult, Engine, Executable, NullPool, create_engine
 
-_ITER_CHUNK_SIZE = 64
+if TYPE_CHECKING:
+    from sqlalchemy.sql.selectable import TypedReturnsRows
 
-BEGIN = "BEGIN IMMEDIATE"
-"""Makes no trip of its own: it goes with the first statement of its transaction."""
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+_Trip = tuple[asyncio.Future[Any], Callable[[], Any]]
 
 
-class _SqliteCursor(aiosqlite.Cursor):
-    _fetched: list[Any]
+class StoreConnection:
+    """A connection that is opened by its first statement. Used by one task at a time."""
 
-    async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> aiosqlite.Cursor:
-        connection = cast("_SqliteConnection", self._conn)
-        if sql == BEGIN:
-            connection.is_beginning = True
-            self._fetched = []
-            return self
-        in_thread = cast("Any", self._conn)._execute
-        self._fetched = await in_thread(self._execute_and_fetch, sql, parameters or ())
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+        self._trips: SimpleQueue[_Trip | None] | None = None
+
+    @overload
+    async def execute(
+        self, statement: "TypedReturnsRows[*Ts]", parameters: Parameters = None
+    ) -> "CursorResult[*Ts]": ...
+
+    @overload
+    async def execute(
+        self, statement: Executable, parameters: Parameters = None, *, preserve_rowcount: bool = False
+    ) -> "CursorResult[*tuple[Any, ...]]": ...
+
+    async def execute(
+        self, statement: Executable, parameters: Parameters = None, *, preserve_rowcount: bool = False
+    ) -> "CursorResult[*tuple[Any, ...]]":
+        """The result of one statement, whose rows are in memory. Raises what SQLAlchemy does."""
+        options = {"preserve_rowcount": True} if preserve_rowcount else None
+        return await self._trip(
+            lambda: self._opened().execute(statement, parameters, execution_options=options)
+        )
+
+    async def exec_driver_sql(
+        self, statement: str, parameters: tuple[Any, ...] | None = None
+    ) -> "CursorResult[*tuple[Any, ...]]":
+        """The same of a statement in SQLite's own words."""
+        return await self._trip(lambda: self._opened().exec_driver_sql(statement, parameters))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[None]:
+        """A transaction of the block's statements: committed at its end, rolled back on any error."""
+        try:
+            yield
+            await self._trip(lambda: self._opened().commit())
+        except BaseException:
+            # When this is cancelled, too, it still comes before the next transaction's statements.
+            await asyncio.shield(self._trip(lambda: self._opened().rollback()))
+            raise
+
+    async def aclose(self) -> None:
+        """Close it after the trips under way; a later statement opens it again."""
+        if self._trips is not None:
+            await self._trip(self._close)
+            self._trips.put(None)
+            self._trips = None
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
+        """Call `act` in the thread, after all that was asked of it before; also when the caller is gone."""
+        if self._trips is None:
+            self._trips = SimpleQueue()
+            Thread(target=_travel, args=(self._trips,), name="bay-sqlite", daemon=True).start()
+            weakref.finalize(self, self._trips.put, None)
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._trips.put((done, act))
+        return done
+
+
+def make_engine(path: Path) -> Engine:
+    """The maker of connections to the database at `path`; each may be used by several threads in turn."""
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, check_same_thread=False, factory=_FetchingConnection)
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def _travel(trips: "SimpleQueue[_Trip | None]") -> None:
+    while (trip := trips.get()) is not None:
+        done, act = trip
+        result, error = _outcome(act)
+        with suppress(RuntimeError):  # the loop is closed
+            done.get_loop().call_soon_threadsafe(_settle, done, result, error)
+        del trip, done, act, result, error  # not kept until the next one
+
+
+def _outcome(act: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return act(), None
+    except BaseException as error:  # noqa: BLE001 — the caller's, whatever it is
+        return None, error
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+
+
+class _FetchingCursor(sqlite3.Cursor):
+    """Reads the disk in `execute` alone."""
+
+    _rows: Iterator[Any] = iter(())
+
+    def execute(self, sql: str, parameters: Any = (), /) -> "_FetchingCursor":
+        super().execute(sql, parameters)
+        self._rows = iter(super().fetchall() if self.description else ())
         return self
 
-    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> aiosqlite.Cursor:
-        await cast("Any", self._conn)._execute(self._begin)
-        return await super().executemany(sql, parameters)
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
 
-    async def fetchall(self) -> Iterable[sqlite3.Row]:
-        return self._fetched
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        return list(islice(self._rows, size))
 
-    async def close(self) -> None:
-        self._cursor.close()
-
-    def _execute_and_fetch(self, sql: str, parameters: Any) -> list[Any]:
-        self._begin()
-        self._cursor.execute(sql, parameters)
-        return self._cursor.fetchall() if self._cursor.description else []
-
-    def _begin(self) -> None:
-        connection = cast("_SqliteConnection", self._conn)
-        if connection.is_beginning:
-            self._cursor.execute(BEGIN)
-            connection.is_beginning = False
+    def fetchall(self) -> list[Any]:
+        return list(self._rows)
 
 
-class _SqliteConnection(aiosqlite.Connection):
-    is_beginning = False
-    """Whether a transaction begins with the next statement."""
-
-    async def rollback(self) -> None:
-        self.is_beginning = False
-        await super().rollback()
-
-    async def commit(self) -> None:
-        self.is_beginning = False
-        await super().commit()
-
-    @contextmanager
-    async def cursor(self) -> aiosqlite.Cursor:
-        return _SqliteCursor(self, self._conn.cursor())
-
-    def __del__(self) -> None:
-        # A task that is cancelled while it opens a connection drops it at any point. Closing it is all that
-        # is left to do, and no reason for the parent class's warning.
-        if self._connection is not None:
-            cast("Any", self).stop()
-
-
-def connect(path: Path) -> aiosqlite.Connection:
-    """An unopened connection to the database at `path`; awaiting it opens it."""
-    connection = _SqliteConnection(lambda: sqlite3.connect(path, check_same_thread=False), _ITER_CHUNK_SIZE)
-    cast("Any", connection)._thread.daemon = True  # as SQLAlchemy does with the connections it makes
-    return connection
+class _FetchingConnection(sqlite3.Connection):
+    def cursor(self, factory: Any = _FetchingCursor) -> Any:
+        return super().cursor(factory)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.schema import cargos, checkpoints, sandboxes, sessions
+from bay.store.sqlite import StoreConnection
 
 _S = sandboxes.c
 
@@ -32,7 +32,7 @@ class ProfileUsage:
 
 
 async def by_profile(
-    db: AsyncConnection, whose: UsageScope, now: datetime, besides: str | None
+    db: StoreConnection, whose: UsageScope, now: datetime, besides: str | None
 ) -> list[ProfileUsage]:
     """The usage of each profile, without the sandbox `besides`."""
     live = and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
@@ -51,7 +51,7 @@ async def by_profile(
     return [ProfileUsage(*row) for row in await db.execute(query)]
 
 
-async def disk_bytes(db: AsyncConnection, whose: UsageScope) -> int:
+async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     """Bytes of the cargos (a key's: of its sandboxes) and of what only checkpoints hold, as measured."""
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -70,24 +70,24 @@ async def disk_bytes(db: AsyncConnection, whose: UsageScope) -> int:
     return (await db.execute(files)).scalar_one() + (await db.execute(copies)).scalar_one()
 
 
-async def external_cargos(db: AsyncConnection, owner: str) -> int:
+async def external_cargos(db: StoreConnection, owner: str) -> int:
     """Cargos of the owner that belong to no sandbox."""
     external = cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.is_(None)
     return (await db.execute(select(func.count()).where(cargos.c.owner == owner, *external))).scalar_one()
 
 
-async def created_since(db: AsyncConnection, whose: UsageScope, since: datetime) -> int:
+async def created_since(db: StoreConnection, whose: UsageScope, since: datetime) -> int:
     """Sandboxes made after `since`, deleted ones too."""
     return (await db.execute(select(func.count()).where(*_of(whose), _S.created_at > since))).scalar_one()
 
 
-async def nth_newest(db: AsyncConnection, whose: UsageScope, n: int) -> datetime | None:
+async def nth_newest(db: StoreConnection, whose: UsageScope, n: int) -> datetime | None:
     """When the `n`th newest sandbox was made, counted from 1."""
     query = select(_S.created_at).where(*_of(whose)).order_by(_S.created_at.desc()).offset(n - 1).limit(1)
     return (await db.execute(query)).scalar_one_or_none()
 
 
-async def unmeasured(db: AsyncConnection, stale: datetime) -> list[str]:
+async def unmeasured(db: StoreConnection, stale: datetime) -> list[str]:
     """Ids of the cargos that may have changed since they were measured, the longest ago first.
     Their sandboxes were active or lost their session since, or run and were measured before `stale`.
     """

@@ -3,21 +3,21 @@
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Table, and_, delete, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import NOBODY
 from bay.store.schema import cargos, execs, sandboxes, sessions
+from bay.store.sqlite import StoreConnection
 
 
 async def dead_sandboxes(
-    db: AsyncConnection, before: datetime, pooled_before: datetime, limit: int
+    db: StoreConnection, before: datetime, pooled_before: datetime, limit: int
 ) -> list[str]:
     """Sandboxes that were removed before `before`, or before `pooled_before` if no owner ever had them."""
     query = select(sandboxes.c.id).where(_is_dead(sandboxes, before, pooled_before))
     return list((await db.execute(query.limit(limit))).scalars())
 
 
-async def forget_sandboxes(db: AsyncConnection, ids: list[str]) -> None:
+async def forget_sandboxes(db: StoreConnection, ids: list[str]) -> None:
     """Remove their rows, with those of their sessions and execs."""
     for table in (execs, sessions):
         await db.execute(delete(table).where(table.c.sandbox_id.in_(ids)))
@@ -25,7 +25,7 @@ async def forget_sandboxes(db: AsyncConnection, ids: list[str]) -> None:
 
 
 async def dead_cargos(
-    db: AsyncConnection, before: datetime, pooled_before: datetime, limit: int
+    db: StoreConnection, before: datetime, pooled_before: datetime, limit: int
 ) -> list[str]:
     """Removed cargos to which no sandbox's row refers."""
     users = select(sandboxes.c.cargo_id)
@@ -33,17 +33,17 @@ async def dead_cargos(
     return list((await db.execute(query.limit(limit))).scalars())
 
 
-async def forget_cargos(db: AsyncConnection, ids: list[str]) -> None:
+async def forget_cargos(db: StoreConnection, ids: list[str]) -> None:
     """Remove their rows."""
     await db.execute(delete(cargos).where(cargos.c.id.in_(ids)))
 
 
-async def newest_session(db: AsyncConnection) -> int:
+async def newest_session(db: StoreConnection) -> int:
     """The last row of all sessions; 0 without any."""
     return (await db.execute(select(func.max(sessions.c.seq)))).scalar() or 0
 
 
-async def old_sessions(db: AsyncConnection, since: int, keep: int) -> list[int]:
+async def old_sessions(db: StoreConnection, since: int, keep: int) -> list[int]:
     """Of sandboxes with sessions behind row `since`: ended ones beyond the newest `keep`, without an exec."""
     changed = select(sessions.c.sandbox_id).where(sessions.c.seq > since)
     place = func.row_number().over(partition_by=sessions.c.sandbox_id, order_by=sessions.c.seq.desc())
@@ -57,7 +57,7 @@ async def old_sessions(db: AsyncConnection, since: int, keep: int) -> list[int]:
     return list((await db.execute(query)).scalars())
 
 
-async def forget_sessions(db: AsyncConnection, seqs: list[int]) -> None:
+async def forget_sessions(db: StoreConnection, seqs: list[int]) -> None:
     """Remove those rows, unless an exec refers to them after all."""
     used = select(execs.c.seq).where(execs.c.session_id == sessions.c.id).exists()
     await db.execute(delete(sessions).where(sessions.c.seq.in_(seqs), ~used))

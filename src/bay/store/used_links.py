@@ -4,14 +4,14 @@ from datetime import datetime
 
 from sqlalchemy import delete
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.schema import used_links
+from bay.store.sqlite import StoreConnection
 
 _L = used_links.c
 
 
-async def use(db: AsyncConnection, link_id: str, expires_at: datetime, now: datetime) -> bool:
+async def use(db: StoreConnection, link_id: str, expires_at: datetime, now: datetime) -> bool:
     """Take the link, which opens nothing from now on; False when it was taken. Forgets those that expired."""
     await db.execute(delete(used_links).where(_L.expires_at <= now))
     taken = insert(used_links).values(id=link_id, expires_at=expires_at).on_conflict_do_nothing()

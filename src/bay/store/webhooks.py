@@ -3,59 +3,59 @@
 from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.store.records import WebhookRecord
 from bay.store.rows import columns_of, values_of
 from bay.store.schema import webhooks
+from bay.store.sqlite import StoreConnection
 
 _W = webhooks.c
 _COLUMNS = columns_of(webhooks)
 
 
-async def add(db: AsyncConnection, record: WebhookRecord) -> None:
+async def add(db: StoreConnection, record: WebhookRecord) -> None:
     """Insert one webhook."""
     values = values_of(webhooks, record)
     await db.execute(insert(webhooks).values({**values, "types": list(record.types)}))
 
 
-async def count(db: AsyncConnection, owner: str) -> int:
+async def count(db: StoreConnection, owner: str) -> int:
     """How many the owner has."""
     query = select(func.count()).select_from(webhooks).where(_W.owner == owner)
     return (await db.execute(query)).scalar_one()
 
 
-async def find(db: AsyncConnection, owner: str, webhook_id: str) -> WebhookRecord | None:
+async def find(db: StoreConnection, owner: str, webhook_id: str) -> WebhookRecord | None:
     """The owner's webhook of that id."""
     query = select(*_COLUMNS).where(_W.owner == owner, _W.id == webhook_id)
     row = (await db.execute(query)).first()
     return _record(row) if row else None
 
 
-async def get(db: AsyncConnection, webhook_id: str) -> WebhookRecord | None:
+async def get(db: StoreConnection, webhook_id: str) -> WebhookRecord | None:
     """The webhook, of any owner: for the delivery."""
     row = (await db.execute(select(*_COLUMNS).where(_W.id == webhook_id))).first()
     return _record(row) if row else None
 
 
-async def of_owner(db: AsyncConnection, owner: str) -> list[WebhookRecord]:
+async def of_owner(db: StoreConnection, owner: str) -> list[WebhookRecord]:
     """All of the owner's, oldest first."""
     query = select(*_COLUMNS).where(_W.owner == owner).order_by(_W.seq)
     return [_record(row) for row in await db.execute(query)]
 
 
-async def ids(db: AsyncConnection) -> list[tuple[str, str]]:
+async def ids(db: StoreConnection) -> list[tuple[str, str]]:
     """The id and the owner of every webhook, oldest first."""
     rows = (await db.execute(select(_W.id, _W.owner).order_by(_W.seq))).all()
     return [(row.id, row.owner) for row in rows]
 
 
-async def change(db: AsyncConnection, webhook_id: str, **values: Any) -> None:
+async def change(db: StoreConnection, webhook_id: str, **values: Any) -> None:
     """Set columns of one webhook."""
     await db.execute(update(webhooks).where(_W.id == webhook_id).values(**values))
 
 
-async def remove(db: AsyncConnection, owner: str, webhook_id: str) -> bool:
+async def remove(db: StoreConnection, owner: str, webhook_id: str) -> bool:
     """Delete the owner's webhook; whether there was one."""
     query = delete(webhooks).where(_W.owner == owner, _W.id == webhook_id)
     return (await db.execute(query)).rowcount == 1

@@ -6,11 +6,11 @@ import httpx
 import pytest
 from server_harness import World, create, within
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.models import ServiceSpec
 from bay.store import sandboxes, services
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ async def test_a_result_that_a_write_overtook_is_not_kept(bay: World, alice: htt
     made = (await create(alice))["id"]
     was_read, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(db: AsyncConnection) -> SandboxRecord | None:
+    async def slow(db: StoreConnection) -> SandboxRecord | None:
         found = await sandboxes.find(db, "alice", made)
         was_read.set()
         await go_on.wait()
@@ -100,7 +100,7 @@ async def test_a_miss_is_kept_only_under_a_name_that_a_sandbox_can_have(bay: Wor
     """A caller may ask for 60 kB of anything, twenty thousand times."""
     reads = 0
 
-    async def nothing(_db: AsyncConnection) -> None:
+    async def nothing(_db: StoreConnection) -> None:
         nonlocal reads
         reads += 1
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.cargo.base import CargoStore, SizeLimits
 from bay.clock import Clock
 from bay.errors import BayError, Conflict, InvalidArgument, NotFound
@@ -19,6 +17,7 @@ from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, Page, SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 
 @dataclass(eq=False, kw_only=True)
@@ -96,7 +95,7 @@ class Cargos:
         await self.storage_steps.make_cargo(record.id)
         return await self.get(caller, cargo_id)
 
-    async def _most_of(self, db: AsyncConnection, record: CargoRecord) -> int | None:
+    async def _most_of(self, db: StoreConnection, record: CargoRecord) -> int | None:
         if record.managed_by_sandbox_id is None:
             return self.most_mb
         sandbox = await sandboxes.get(db, record.managed_by_sandbox_id)
@@ -131,7 +130,7 @@ class Cargos:
         audit.about(cargo_id)
         return await self.get(caller, cargo_id)
 
-    async def _move(self, db: AsyncConnection, record: CargoRecord, target: SandboxRecord) -> None:
+    async def _move(self, db: StoreConnection, record: CargoRecord, target: SandboxRecord) -> None:
         giver_id = record.managed_by_sandbox_id
         giver = await sandboxes.get(db, giver_id) if giver_id else None
         if target.target == "deleted" or target.deleted_at is not None:
@@ -150,7 +149,7 @@ class Cargos:
         await sandboxes.change(db, giver.id, cargo_id=fresh.id, checkpoint_id=None)
         await events.add(db, giver, "sandbox.updated", self.clock(), fields=["cargo_id"])
 
-    async def _find(self, db: AsyncConnection, caller: Caller, cargo_id: str) -> CargoRecord:
+    async def _find(self, db: StoreConnection, caller: Caller, cargo_id: str) -> CargoRecord:
         record = await cargos.find(db, caller.owner, cargo_id)
         if record is None:
             raise NotFound(f"there is no cargo {cargo_id}")
@@ -214,7 +213,7 @@ def _is_cold(sandbox: SandboxRecord) -> bool:
     return sandbox.target == "stopped" and wanted == (None, None, None)
 
 
-async def _check_free(db: AsyncConnection, record: CargoRecord) -> None:
+async def _check_free(db: StoreConnection, record: CargoRecord) -> None:
     if (owner := record.managed_by_sandbox_id) is not None:
         raise Conflict(
             f"cargo {record.id} belongs to {owner} and is deleted with it; delete that sandbox, or move the "

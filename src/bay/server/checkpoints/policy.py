@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import CheckpointPolicy
 from bay.store import checkpoints, sandboxes, sessions
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 
 def next_at(policy: CheckpointPolicy | None, now: datetime) -> datetime | None:
@@ -29,7 +28,7 @@ def asked(
     )  # fmt: skip
 
 
-async def before_stop(db: AsyncConnection, sandbox_id: str, now: datetime) -> None:
+async def before_stop(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
     """Ask for a checkpoint of a sandbox that has just stopped, if its policy says so."""
     sandbox = await sandboxes.get(db, sandbox_id)
     if sandbox and sandbox.checkpoint_policy and sandbox.checkpoint_policy.before_stop:
@@ -58,7 +57,7 @@ def _is_free(sandbox: SandboxRecord) -> bool:
     return sandbox.checkpoint_due is None and sandbox.restore_id is None
 
 
-async def _may_have_changed(db: AsyncConnection, sandbox: SandboxRecord) -> bool:
+async def _may_have_changed(db: StoreConnection, sandbox: SandboxRecord) -> bool:
     """Whether something ran in it since its last checkpoint."""
     newest = await checkpoints.newest_at(db, sandbox.id)
     if newest is None:

@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound, Timeout
@@ -16,6 +15,7 @@ from bay.server.web.idempotency import Request
 from bay.store import audit, checkpoints, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 LIMIT = 1000
 """Checkpoints of one sandbox."""
@@ -62,7 +62,7 @@ class CheckpointRequests:
         except IntegrityError as error:
             raise _taken(sandbox, wanted.name) from error
 
-    async def admit(self, db: AsyncConnection, sandbox: SandboxRecord, name: str | None) -> None:
+    async def admit(self, db: StoreConnection, sandbox: SandboxRecord, name: str | None) -> None:
         """Raises Conflict for too many checkpoints, a name in use, or a sandbox that is being restored."""
         present = await sandboxes.get(db, sandbox.id)
         if present is None or present.deleted_at is not None or present.target == "deleted":
@@ -116,7 +116,7 @@ class CheckpointRequests:
             )
         return found
 
-    async def usable(self, db: AsyncConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:
+    async def usable(self, db: StoreConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:
         """The checkpoint, if something of the caller's may be made of it. Raises NotFound."""
         found = await checkpoints.get(db, checkpoint_id)  # also a hidden one, which a fork begins from
         if found is None or (found.owner, found.deleted_at, found.state) != (caller.owner, None, "ready"):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.cargo.base import CargoBackend, SizeLimits
 from bay.clock import Clock
@@ -20,6 +19,7 @@ from bay.server.sessions.rows import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, CheckpointRecord, SandboxRecord
+from bay.store.sqlite import StoreConnection
 from bay.units import MIB
 
 log = structlog.get_logger("bay.checkpoints")
@@ -201,7 +201,7 @@ class StorageSteps:
             self.request_probe(sandbox.id)
 
     async def _made(
-        self, db: AsyncConnection, sandbox: SandboxRecord, checkpoint_id: str, now: datetime
+        self, db: StoreConnection, sandbox: SandboxRecord, checkpoint_id: str, now: datetime
     ) -> None:
         record = await _known(db, checkpoint_id)
         present = await sandboxes.get(db, sandbox.id) or sandbox
@@ -230,7 +230,7 @@ class StorageSteps:
             )
 
 
-async def _known(db: AsyncConnection, checkpoint_id: str) -> CheckpointRecord:
+async def _known(db: StoreConnection, checkpoint_id: str) -> CheckpointRecord:
     record = await checkpoints.get(db, checkpoint_id)
     if record is None:
         raise NotFound(f"there is no checkpoint {checkpoint_id}")

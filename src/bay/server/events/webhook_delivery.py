@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 
 import httpx
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay import __version__
 from bay.backoff import Backoff
@@ -29,6 +28,7 @@ from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
 from bay.store.engine import Store
 from bay.store.records import EventRecord, WebhookRecord
+from bay.store.sqlite import StoreConnection
 from bay.webhook_signature import webhook_signature
 
 log = structlog.get_logger("bay.webhooks")
@@ -207,7 +207,7 @@ class Deliverer:
         await self._write_down(hook, event, error)
         return 0
 
-    async def _next(self, db: AsyncConnection, hook: WebhookRecord) -> EventRecord | None:
+    async def _next(self, db: StoreConnection, hook: WebhookRecord) -> EventRecord | None:
         """The hook's next event. Events of unwanted types are not searched again."""
         newest = await events.newest(db, hook.owner)  # before the search, so that none slips in between
         place = max(hook.after_seq, self._passed.get(hook.id, 0))

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
@@ -33,6 +31,7 @@ from bay.store import execs, history
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, Page, SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 READER_S = 30.0
 """How long an exec that was started for a reader waits for it, at first and when its connection broke."""
@@ -398,7 +397,7 @@ def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 
 async def _claimed(
-    db: AsyncConnection, request: idempotency.Request, sandbox_id: str, exec_id: str | None
+    db: StoreConnection, request: idempotency.Request, sandbox_id: str, exec_id: str | None
 ) -> str | None:
     """The exec that an earlier call with this key made; the row of one with a chosen id is the claim."""
     if exec_id is not None:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.clock import Clock, from_rfc3339, to_rfc3339
 from bay.errors import Conflict, Forbidden, InvalidArgument, NotFound
 from bay.models import AuditEntry, Key, KeyScope, Limits, NewKey, from_wire, to_wire
@@ -14,6 +12,7 @@ from bay.store import audit, keys
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import ApiKey, AuditFilters, Page
+from bay.store.sqlite import StoreConnection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ class ApiKeys:
                 await self._revoke(db, key)
         self._keys.forget(key)
 
-    async def _revoke(self, db: AsyncConnection, key: ApiKey) -> None:
+    async def _revoke(self, db: StoreConnection, key: ApiKey) -> None:
         now = self._clock()
         if key.scope == "admin" and not await keys.other_admin(db, key.id, now):
             raise Conflict(f"key {key.id} is the last valid admin key; create another one first")

@@ -12,13 +12,13 @@ from datetime import timedelta
 from typing import TypeVar
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.server.execs.results import ExecResults
 from bay.server.sessions.core import Core
 from bay.store import audit, checkpoints, claims, events, history, tombstones
 from bay.store.history import Kind
 from bay.store.records import Keep
+from bay.store.sqlite import StoreConnection
 
 T = TypeVar("T")
 log = structlog.get_logger("bay.housekeeping")
@@ -153,7 +153,7 @@ class Housekeeping:
         async with self._core.store.write() as db:
             await audit.trim(db, before, self._keep.audit)
 
-    async def _until_few(self, forget: Callable[[AsyncConnection], Awaitable[int]]) -> None:
+    async def _until_few(self, forget: Callable[[StoreConnection], Awaitable[int]]) -> None:
         """Do it until it finds fewer than a batch, each time in a transaction of its own."""
         found = _BATCH
         while found >= _BATCH:

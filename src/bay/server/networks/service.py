@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.clock import Clock
 from bay.drivers.base import Driver, NetworkControl
 from bay.errors import BadRequest, CapabilityNotSupported, Timeout
@@ -19,6 +17,7 @@ from bay.server.web.auth import Caller
 from bay.store import events, networks, sandboxes
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 _SETTLE_S = 30.0
 
@@ -70,7 +69,7 @@ class Networks:
             mode=self._mode_of(record), enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
         )
 
-    async def _current(self, db: AsyncConnection, record: SandboxRecord) -> CurrentPolicy:
+    async def _current(self, db: StoreConnection, record: SandboxRecord) -> CurrentPolicy:
         present = await sandboxes.get(db, record.id) or record
         own = await networks.get(db, record.id)
         profile = self.profiles.get(present.profile)
@@ -109,7 +108,7 @@ async def checked_policy(
 
 
 async def write_policy(
-    db: AsyncConnection, sandbox_id: str, policy: NetworkPolicy | None, version: int
+    db: StoreConnection, sandbox_id: str, policy: NetworkPolicy | None, version: int
 ) -> NetworkMode | None:
     """Write a sandbox's policy from that version on, None for its profile's; and return its own mode."""
     if policy is None:

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.models import PortSettings, ServiceSpec
 from bay.server.ports.links import Pass
 from bay.server.sessions.core import Core
 from bay.server.sessions.rows import SandboxRows
 from bay.store import sandboxes, services, used_links
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,7 +37,7 @@ class PortSites:
         return max(0, math.ceil((at - self.core.clock()).total_seconds()))
 
 
-async def _at_host(db: AsyncConnection, host: str) -> SandboxRecord | None:
+async def _at_host(db: StoreConnection, host: str) -> SandboxRecord | None:
     found = await sandboxes.at_host(db, host)
     if found is None or found.url is not None:
         return found

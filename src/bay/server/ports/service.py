@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import quote
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.errors import BadRequest
 from bay.models import Port, PortAccess, PortLink, PortSettings, to_wire
 from bay.server.ports.gate import PortHosts
@@ -18,6 +16,7 @@ from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, sandboxes
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 MAX_PORTS = 64
 """The ports of a sandbox whose access can be set."""
@@ -85,7 +84,7 @@ class Ports:
                 await self._write(db, present, ports)
 
     async def _write(
-        self, db: AsyncConnection, record: SandboxRecord, ports: tuple[PortSettings, ...]
+        self, db: StoreConnection, record: SandboxRecord, ports: tuple[PortSettings, ...]
     ) -> None:
         if len(ports) > MAX_PORTS:
             raise BadRequest(f"access can be set for at most {MAX_PORTS} ports")

@@ -10,7 +10,6 @@ import time
 from datetime import timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.backoff import Backoff
 from bay.clock import expiry
@@ -47,6 +46,7 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
+from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.reconcile")
 
@@ -234,7 +234,7 @@ class Reconciler:
                 await self._take_back(db, sandbox_id)
             self._notifier.announce(sandbox_id)
 
-    async def _take_back(self, db: AsyncConnection, sandbox_id: str) -> None:
+    async def _take_back(self, db: StoreConnection, sandbox_id: str) -> None:
         """Clear the error that the row has of a step that has now succeeded."""
         if (trouble := self._troubles.pop(sandbox_id, None)) is not None:
             await sandboxes.change_error(db, sandbox_id, old=trouble, new=None)

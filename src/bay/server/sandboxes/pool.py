@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay import __version__
 from bay.backoff import Backoff
@@ -22,6 +21,7 @@ from bay.server.sessions.core import Core
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.pool")
 
@@ -81,7 +81,7 @@ class Pool:
         """Something was taken out: look at once."""
         self._poked.set()
 
-    async def claim(self, db: AsyncConnection, profile: Profile) -> SandboxRecord | None:
+    async def claim(self, db: StoreConnection, profile: Profile) -> SandboxRecord | None:
         """A started sandbox of that profile, to be claimed in the transaction of `db`, or None."""
         if profile.id not in self._profiles:
             return None
@@ -202,7 +202,7 @@ class Pool:
 
 
 async def add_cargo(
-    db: AsyncConnection, sandbox: SandboxRecord, backend: str, profile: Profile, origin_id: str | None = None
+    db: StoreConnection, sandbox: SandboxRecord, backend: str, profile: Profile, origin_id: str | None = None
 ) -> None:
     """Insert the managed cargo of a new sandbox. `origin_id`: the checkpoint that it is copied from."""
     await cargos.add(

@@ -7,7 +7,6 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bay.clock import expiry
 from bay.errors import (
@@ -58,6 +57,7 @@ from bay.store.records import (
     SessionRecord,
 )
 from bay.store.sandboxes import KEEP
+from bay.store.sqlite import StoreConnection
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
@@ -362,12 +362,12 @@ class Sandboxes:
         async with self.core.store.read() as db:
             return await request.earlier(db)
 
-    async def _earlier(self, db: AsyncConnection, request: idempotency.Request | None) -> Sandbox | None:
+    async def _earlier(self, db: StoreConnection, request: idempotency.Request | None) -> Sandbox | None:
         claim = await request.earlier(db) if request else None
         return from_wire(Sandbox, claim.answer) if claim else None
 
     async def _insert(
-        self, db: AsyncConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
+        self, db: StoreConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
     ) -> Sandbox:
         now = self.core.clock()
         # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
@@ -398,7 +398,7 @@ class Sandboxes:
         return self.view(record)
 
     async def _claim(
-        self, db: AsyncConnection, made: SandboxRecord, pooled: SandboxRecord, *, starts: bool
+        self, db: StoreConnection, made: SandboxRecord, pooled: SandboxRecord, *, starts: bool
     ) -> Sandbox:
         """Give the sandbox that the create would have made the pool's row, files and session."""
         record = replace(
@@ -422,7 +422,7 @@ class Sandboxes:
         await events.add(db, record, "sandbox.ready", record.created_at, session_id=session_id, pooled=True)
         return self.view(record)
 
-    async def _check_cargo(self, db: AsyncConnection, caller: Caller, cargo_id: str) -> None:
+    async def _check_cargo(self, db: StoreConnection, caller: Caller, cargo_id: str) -> None:
         cargo = await cargos.find(db, caller.owner, cargo_id)
         if cargo is None:
             raise NotFound(f"there is no cargo {cargo_id}")

@@ -1,16 +1,15 @@
 """The effective network policy: the sandbox's, else its profile's, and none on a host without it."""
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.models import NetworkMode, NetworkPolicy, Profile
 from bay.store import networks
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 NOTHING = NetworkPolicy(mode="none")
 
 
 async def policy_of(
-    db: AsyncConnection, sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]
+    db: StoreConnection, sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]
 ) -> NetworkPolicy:
     """The effective policy of the sandbox's sessions; `offered` are the modes that the driver enforces."""
     own = await networks.get(db, sandbox.id) if sandbox.network_mode is not None else None

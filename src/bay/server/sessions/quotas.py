@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.clock import Clock
 from bay.errors import QuotaExceeded
 from bay.models import Limits, Profile, Resources
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 from bay.store.tallies import ProfileUsage, UsageScope
 from bay.units import MIB
 
@@ -96,7 +95,7 @@ class Quotas:
         self._clock = clock
 
     async def admit_create(
-        self, db: AsyncConnection, caller: Caller, profile: Profile, *, starts: bool
+        self, db: StoreConnection, caller: Caller, profile: Profile, *, starts: bool
     ) -> None:
         """Let the caller make a sandbox, which with `starts` also wants compute. Raises QuotaExceeded."""
         now = self._clock()
@@ -106,19 +105,19 @@ class Quotas:
             await self._check_disk(db, bound)
             await self._check_present(db, bound, now, need)
 
-    async def admit_cargo(self, db: AsyncConnection, caller: Caller) -> None:
+    async def admit_cargo(self, db: StoreConnection, caller: Caller) -> None:
         """Let the caller make a cargo that belongs to no sandbox. Raises QuotaExceeded."""
         for bound in self._bounds(caller.owner, caller.key_id):
             await self._check_disk(db, bound)
             if bound.limits.cargos is not None:
                 bound.check("cargos", await tallies.external_cargos(db, bound.whose.owner), 1)
 
-    async def admit_files(self, db: AsyncConnection, caller: Caller) -> None:
+    async def admit_files(self, db: StoreConnection, caller: Caller) -> None:
         """Let the caller bring files that no sandbox writes. Raises QuotaExceeded."""
         for bound in self._bounds(caller.owner, caller.key_id):
             await self._check_disk(db, bound)
 
-    async def admit_running(self, db: AsyncConnection, sandbox: SandboxRecord) -> None:
+    async def admit_running(self, db: StoreConnection, sandbox: SandboxRecord) -> None:
         """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded. Its
         files are no reason to refuse: an owner over the limit must get at them to remove some.
         """
@@ -139,7 +138,7 @@ class Quotas:
         if of_owner != Limits():
             yield _Bound("owner", UsageScope(owner), of_owner)
 
-    async def _check_rate(self, db: AsyncConnection, bound: _Bound, now: datetime) -> None:
+    async def _check_rate(self, db: StoreConnection, bound: _Bound, now: datetime) -> None:
         limit = bound.limits.creates_per_minute
         if limit is None:
             return
@@ -148,19 +147,19 @@ class Quotas:
             retry_s = await self._until_room(db, bound.whose, limit, now)
             bound.check("creates_per_minute", used, 1, retry_s)
 
-    async def _until_room(self, db: AsyncConnection, whose: UsageScope, limit: int, now: datetime) -> int:
+    async def _until_room(self, db: StoreConnection, whose: UsageScope, limit: int, now: datetime) -> int:
         """Seconds until so many of the newest are a minute old that one more fits."""
         leaves = await tallies.nth_newest(db, whose, limit) if limit else None
         wait = (leaves or now) + _MINUTE - now
         return min(60, max(1, math.ceil(wait.total_seconds())))  # the clock may have been put back
 
-    async def _check_disk(self, db: AsyncConnection, bound: _Bound) -> None:
+    async def _check_disk(self, db: StoreConnection, bound: _Bound) -> None:
         if bound.limits.disk_mb is not None:
             used = math.ceil(await tallies.disk_bytes(db, bound.whose) / MIB)
             bound.check("disk_mb", used, 1)
 
     async def _check_present(
-        self, db: AsyncConnection, bound: _Bound, now: datetime, need: _Need, besides: str | None = None
+        self, db: StoreConnection, bound: _Bound, now: datetime, need: _Need, besides: str | None = None
     ) -> None:
         found = await tallies.by_profile(db, bound.whose, now, besides)
         bound.check("sandboxes", sum(t.sandboxes for t in found), need.sandboxes)

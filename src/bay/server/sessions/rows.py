@@ -2,12 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.drivers.base import Handle
 from bay.server.ship.connection import Peer
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord, SessionRecord
+from bay.store.sqlite import StoreConnection
 
 Key = tuple[str | None, str]
 """An owner and the id or name that the owner calls a sandbox by; without an owner a label of a host name."""
@@ -29,7 +28,7 @@ class SandboxRows:
         store.on_change.append(self._forget)
 
     async def get(
-        self, key: Key, read: Callable[[AsyncConnection], Awaitable[SandboxRecord | None]]
+        self, key: Key, read: Callable[[StoreConnection], Awaitable[SandboxRecord | None]]
     ) -> SandboxRecord | None:
         """The cached result of `read`, until the transaction that changes the row returns."""
         if key in self._found:

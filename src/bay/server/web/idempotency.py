@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bay.errors import Conflict
 from bay.server.web.auth import Caller
 from bay.store import claims
 from bay.store.records import Claim
+from bay.store.sqlite import StoreConnection
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -25,7 +24,7 @@ class Request:
     key: str
     fingerprint: str
 
-    async def earlier(self, db: AsyncConnection) -> Claim | None:
+    async def earlier(self, db: StoreConnection) -> Claim | None:
         """The claim of an earlier call with this key. Raises Conflict when that was another call."""
         claim = await claims.find(db, self.caller.owner, self.key)
         if claim is not None and claim.request_hash != self.fingerprint:
@@ -37,12 +36,12 @@ class Request:
         """The key and the call in one, for the row of a thing whose id the call chose."""
         return hashlib.sha256(f"{self.key} {self.fingerprint}".encode()).hexdigest()
 
-    async def withdraw(self, db: AsyncConnection) -> None:
+    async def withdraw(self, db: StoreConnection) -> None:
         """The call came to nothing: let it be made again."""
         await claims.forget_key(db, self.caller.owner, self.key, self.fingerprint)
 
     async def claim(
-        self, db: AsyncConnection, resource_id: str, answer: dict[str, Any] | None, now: datetime
+        self, db: StoreConnection, resource_id: str, answer: dict[str, Any] | None, now: datetime
     ) -> None:
         """Write down what this call makes and answers."""
         record = Claim(
