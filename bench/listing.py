@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from examples.own_server import own_server
+from examples.own_server import UNPOOLED, own_server
 from sqlalchemy import URL, Connection, Table, create_engine, insert, select
 
 from bay.ids import new_id
@@ -31,7 +31,7 @@ FAILED_EVERY, LABEL_EVERY = 50, 100
 def listing(bench: Bench) -> list[Result]:
     """`GET /v1/sandboxes?limit=50`, over HTTP."""
     count, runs = bench.count(SANDBOXES), bench.count(RUNS)
-    with own_server("bay-bench-", "driver = 'fake'\n") as server:
+    with own_server("bay-bench-", "driver = 'fake'\n" + UNPOOLED) as server:
         database = server.folder / "data/bay.db"
         server.end()
         fill(database, count)

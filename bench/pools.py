@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from examples.own_server import OwnServer, own_server
+from examples.own_server import UNPOOLED, OwnServer, own_server
 
 from bench import host
 from bench.base import delete_all, wait_until
@@ -30,7 +30,7 @@ def drain(server: OwnServer) -> None:
     with server.client() as client:
         delete_all(client)
     server.end()
-    server.config = ""
+    server.config = UNPOOLED
     server.start()
     wait_until(lambda: not host.View(server.folder).sessions(), "the pool is drained")
 

@@ -22,6 +22,9 @@ from bay.errors import BayError
 from bay.linux import remove_tree
 from examples import host_view
 
+UNPOOLED = "[profiles.python-default]\n"
+"""A configuration without the pool that a server keeps by default: the host has only what a client made."""
+
 START_S = 60.0
 END_S = 30.0
 
@@ -37,7 +40,7 @@ class OwnServer:
     is the text of its configuration file, read at each start.
     """
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, config: str = UNPOOLED) -> None:
         self.folder = folder
         self.config = config
         self.api_key = secrets.token_urlsafe(24)
@@ -116,7 +119,7 @@ class OwnServer:
 
 
 @contextmanager
-def own_server(prefix: str, config: str = "") -> Generator[OwnServer]:
+def own_server(prefix: str, config: str = UNPOOLED) -> Generator[OwnServer]:
     """Start a server and, whatever happens, delete its sandboxes, end it and remove its directory.
 
     Raises ServerFailed when it does not start within a minute, does not end on SIGTERM, or leaves

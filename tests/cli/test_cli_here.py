@@ -26,7 +26,12 @@ def bare() -> dict[str, str]:
 def environment() -> Iterator[dict[str, str]]:
     """Settings of a Bay of its own, without URL and key; short paths, because sockets have them."""
     with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
-        yield bare() | {"BAY_DRIVER": "fake", "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data"}
+        yield bare() | {
+            "BAY_DRIVER": "fake",
+            "BAY_RUN_DIR": f"{root}/run",
+            "BAY_DATA_DIR": f"{root}/data",
+            "BAY_PROFILES": '{"python-default": {}}',  # its pool would outlive one that is killed
+        }
 
 
 def run(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":

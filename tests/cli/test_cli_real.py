@@ -63,6 +63,11 @@ def test_serve_says_where_it_is_serves_and_ends(environment: dict[str, str]) -> 
         assert server.stdout is not None
         url = server.stdout.readline().rpartition(" ")[2].strip()
         known = environment | {"BAY_URL": url}
+        pools = run(known, "admin", "pool", "--json").stdout
+        assert [(pool["profile"], pool["size"]) for pool in map(json.loads, pools.splitlines())] == [
+            ("python-default", 2)
+        ]
+        assert run(known, "ls", "--json").stdout == ""
         made = json.loads(run(known, "create", "--name", "web", "--wait", "30", "--json").stdout)
         assert made["status"] == "ready"
         assert run(known, "exec", "web", "--", "sh", "-c", "kill -9 $$").returncode == 137

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from bay.errors import InvalidArgument
 from bay.server import settings
 from bay.server.settings import ProfileSettings
 
@@ -60,7 +61,21 @@ def test_profiles_come_from_the_file(tmp_path: Path) -> None:
 
 
 def test_there_is_a_profile_when_nobody_says_anything() -> None:
-    assert list(settings.load().profiles) == ["python-default"]
+    ((name, profile),) = settings.load().profiles.items()
+    assert (name, profile.pool_size, profile.pool_max) == ("python-default", 2, 8)
+
+
+def test_a_profile_that_is_given_has_a_pool_only_when_it_says_so(tmp_path: Path) -> None:
+    loaded = settings.load(toml(tmp_path, "[profiles.python-default]\n[profiles.x]\npool_size = 3\n"))
+    found = [(profile.pool_size, profile.pool_max) for profile in loaded.profiles.values()]
+    assert found == [(0, None), (3, None)]
+
+
+def test_a_pools_maximum_is_no_less_than_its_size(tmp_path: Path) -> None:
+    text = "[profiles.x]\npool_size = 3\npool_max = 2\n"
+    with pytest.raises(InvalidArgument, match="2 is less than pool_size, 3"):
+        settings.read(toml(tmp_path, text))
+    assert settings.read(toml(tmp_path, text.replace("2", "3"))).profiles["x"].pool_max == 3
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 
 KEY = "bay_" + "k" * 40
+UNPOOLED = '{"python-default": {}}'
+"""Without the pool that a server keeps by default, which would outlive one that a test kills."""
 WAIT_S = 20.0
 
 
@@ -42,7 +44,7 @@ def environment(root: Path, **extra: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
     return {
         **kept, "BAY_DRIVER": "fake", "BAY_RUN_DIR": str(root / "run"), "BAY_DATA_DIR": str(root / "data"),
-        "BAY_API_KEY": KEY, "BAY_PORT": "0", "BAY_STOP_GRACE": "1", **extra,
+        "BAY_API_KEY": KEY, "BAY_PORT": "0", "BAY_STOP_GRACE": "1", "BAY_PROFILES": UNPOOLED, **extra,
     }  # fmt: skip
 
 

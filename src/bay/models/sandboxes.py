@@ -97,6 +97,8 @@ class Profile:
     warm_timeout: int | None = 3600
     pool_size: int = 0
     """How many started sandboxes wait for a create."""
+    pool_max: int | None = None
+    """How many at most, when creates come fast; None = `pool_size`."""
     output_buffer_mb: int = 1
     """How much of the newest output of each exec is kept, MiB."""
     ttl: int | None = None

@@ -169,6 +169,7 @@ class ControlPlane:
         self.pool = Pool(
             self.core,
             queue,
+            notifier=self.changes,
             max_age=timedelta(seconds=settings.pool_max_age),
             is_busy=lambda: self.starter.slots.urgent() > 0,
         )
@@ -407,6 +408,7 @@ class ControlPlane:
             tasks = [group.create_task(part.run()) for part in parts]
             try:
                 yield
+                await self.pool.drain()
             finally:
                 for task in tasks:
                     task.cancel()

@@ -33,6 +33,8 @@ def start(**given: Any) -> Generator[tuple[str, str], None, None]:
         cargo_backend="directory",  # nothing to unmount when this is killed
         **given,
     )  # fmt: skip
+    if "profiles" not in loaded.model_fields_set:  # a pool is for those who come again
+        loaded = loaded.model_copy(update={"profiles": settings.default_profiles()})
     logs.configure(loaded.log_level, loaded.log_format)
     leftover_runs.sign(loaded)
     server = _Thread(loaded)

@@ -3,11 +3,12 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -88,6 +89,9 @@ class ProfileSettings(SettingFields):
         3600, ge=0, description="seconds frozen in memory before compute stops; 0 = never frozen"
     )
     pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that are kept ready for a create")
+    pool_max: int | None = Field(
+        None, ge=0, le=1000, description="as many of them at most, as creates come fast; unset: `pool_size`"
+    )
     output_buffer_mb: int = Field(1, ge=1, le=RING_BYTES >> 20, description="each exec's output buffer, MiB")
     ttl: int | None = Field(None, ge=1, description="lifetime in seconds of a sandbox without its own `ttl`")
     persist: Persist = Field(
@@ -116,6 +120,14 @@ class ProfileSettings(SettingFields):
         None, description="its network policy, in the form of `PUT …/network-policy`; unset: mode `open`"
     )
     description: str = Field("", description="for people")
+
+    @field_validator("pool_max")
+    @classmethod
+    def _no_less_than_its_size(cls, value: int | None, info: ValidationInfo) -> int | None:
+        size = info.data.get("pool_size", 0)
+        if value is not None and value < size:
+            raise ValueError(f"{value} is less than pool_size, {size}; leave it out, or give {size} or more")
+        return value
 
     @field_validator("user")
     @classmethod
@@ -166,8 +178,10 @@ class QuotaSettings(SettingFields):
         return Limits(**{**below, **self.model_dump(exclude_unset=True)})
 
 
-def _default_profiles() -> dict[str, ProfileSettings]:
-    return {"python-default": ProfileSettings(description="One core, 1 GiB, the host's own programs")}  # pyright: ignore[reportCallIssue]
+def default_profiles(**pool: int) -> dict[str, ProfileSettings]:
+    """The one profile of a Bay that is given none, with `pool` as the settings of its pool."""
+    about = "One core, 1 GiB, the host's own programs"
+    return {"python-default": ProfileSettings.model_validate({"description": about, **pool})}
 
 
 class Settings(SettingFields, BaseSettings):
@@ -292,7 +306,8 @@ class Settings(SettingFields, BaseSettings):
         description="days that Bay remembers a removed sandbox, so that a second delete succeeds",
     )
     profiles: dict[str, ProfileSettings] = Field(
-        default_factory=_default_profiles, description="the profiles, by name"
+        default_factory=partial(default_profiles, pool_size=2, pool_max=8),
+        description="the profiles, by name",
     )
 
     quotas: QuotaSettings | None = Field(None, description="quotas of each owner")

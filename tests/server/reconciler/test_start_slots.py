@@ -50,6 +50,23 @@ async def test_no_more_than_so_many_go_on_at_once() -> None:
         go.set()
 
 
+async def test_those_that_are_not_urgent_leave_half_of_the_turns() -> None:
+    turns, go, inside = StartSlots(4), asyncio.Event(), list[bool]()
+
+    async def work(*, urgent: bool) -> None:
+        async with turns.take(urgent=urgent):
+            inside.append(urgent)
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for urgent in (False, False, False, True, True, True):
+            group.create_task(work(urgent=urgent))
+        await settle()
+        assert inside == [False, False, True, True]
+        go.set()
+    assert inside[4:] == [True, False]
+
+
 @pytest.mark.parametrize("given_already", [False, True])
 async def test_a_turn_that_is_wanted_no_more_goes_to_the_next(given_already: bool) -> None:
     turns = StartSlots(1)

@@ -24,6 +24,7 @@ from server_harness import (
 
 from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
+from bay.errors import StorageFull
 from bay.server.settings import ProfileSettings
 from bay.store import events, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
@@ -238,6 +239,19 @@ async def test_a_restarted_bay_keeps_what_waits_and_drains_what_no_profile_wants
     await clear(root)
 
 
+async def test_a_bay_that_ends_leaves_no_pool_that_follows_demand_and_keeps_what_is_claimed(
+    root: Path,
+) -> None:
+    async with world(root, profiles=pooled(2, pool_max=3)) as bay:
+        await full(bay, 2)
+        made = await create(await bay.client(), profile="pooled")
+        session = (await bay.session(made["id"])).id
+    assert [owned.session_id async for owned in bay.driver.list_owned()] == [session]
+    async with world(root) as bay:
+        assert await bay.sql("SELECT id FROM sandboxes WHERE deleted_at IS NULL") == [(made["id"],)]
+    await clear(root)
+
+
 async def test_owned_starts_come_before_the_pool(root: Path) -> None:
     driver = FakeDriver(run_dir=root / "run", hold_at="launch")
     async with world(root, driver, profiles=pooled(0), start_concurrency=1) as bay:
@@ -266,6 +280,80 @@ async def test_a_host_short_of_memory_gives_up_what_waits(root: Path) -> None:
         assert await waiting(bay) == []
         memory[0] = 1 << 40
         await bay.bay.sweep.sweep()
+        bay.bay.pool.poke()
+        await full(bay, 2)
+    await clear(root)
+
+
+async def test_a_pool_with_a_maximum_follows_the_creates_and_shrinks_when_they_end(root: Path) -> None:
+    async with world(root, profiles=pooled(1, pool_max=4)) as bay:
+        await full(bay, 1)
+        alice = await bay.client()
+        for taken in (1, 2, 3):
+            await create(alice, profile="pooled", wait=WAIT_S)
+            await full(bay, taken)
+        shown = await state(bay)
+        assert (shown["size"], shown["ready"], shown["hits"]) == (3, 3, 3)
+        bay.clock.advance(300)
+        await bay.bay.pool.tend()
+        assert len(await waiting(bay)) == 3
+        bay.clock.advance(301)
+        await bay.bay.pool.tend()
+        await full(bay, 1)
+        assert (await state(bay))["size"] == 1
+    await clear(root)
+
+
+async def test_a_create_that_comes_to_nothing_is_no_demand(root: Path) -> None:
+    async with world(root, profiles=pooled(1, pool_max=4), quotas={"sandboxes": 1}) as bay:
+        await full(bay, 1)
+        alice = await bay.client()
+        await create(alice, profile="pooled", name="one")
+        await full(bay, 1)
+        for _ in range(5):
+            answer = await alice.post("/v1/sandboxes", json={"profile": "pooled"})
+            assert_error(answer, 429, "quota_exceeded")
+        shown = await state(bay)
+        assert (shown["size"], shown["hits"], shown["misses"]) == (1, 1, 0)
+    await clear(root)
+
+
+async def test_a_pool_that_follows_the_creates_needs_the_memory_of_one_at_work(root: Path) -> None:
+    memory = [(512 << 20) + (1 << 30) - 1]
+    profiles = {**pooled(1, pool_max=4), "fixed": ProfileSettings.model_validate({"pool_size": 1})}
+    async with world(root, profiles=profiles, available_memory=lambda: memory[0]) as bay:
+        assert [r.profile for r in await full(bay, 1)] == ["fixed"]
+        await bay.bay.pool.tend()
+        assert len(await waiting(bay)) == 1
+        memory[0] += 1
+        await bay.bay.sweep.sweep()
+        bay.bay.pool.poke()
+        await full(bay, 2)
+    await clear(root)
+
+
+async def test_a_pool_takes_nothing_of_the_disks_reserve(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def is_full(_what: str) -> None:
+        raise StorageFull("the disk is full; delete something")
+
+    async with world(root, profiles=pooled(0, pool_max=2)) as bay:
+        alice = await bay.client()
+        made = await create(alice, profile="pooled", wait=WAIT_S)
+        assert made["id"] not in {r.id for r in await full(bay, 1)}
+        await create(alice, profile="pooled", wait=WAIT_S)
+        await full(bay, 2)
+        monkeypatch.setattr(bay.bay.cargo, "check_room", is_full)
+        await bay.bay.pool.shrink()
+
+        async def has_failed() -> bool:
+            bay.bay.pool.poke()
+            return (await state(bay))["last_error"] is not None
+
+        await eventually(has_failed)
+        assert "full" in (await state(bay))["last_error"]
+        await full(bay, 1)
+        monkeypatch.undo()
+        bay.clock.advance(61)
         bay.bay.pool.poke()
         await full(bay, 2)
     await clear(root)

@@ -42,8 +42,8 @@ class Pressure:
     async def relieve(self) -> None:
         """Check once: frozen sandboxes go first, then those of the pool; those at work never."""
         available = await asyncio.to_thread(self.available)
-        self.pool.is_held_back = available < self.reserve
-        if not self.pool.is_held_back or await self._is_going():
+        self.pool.set_spare(available - self.reserve)
+        if available >= self.reserve or await self._is_going():
             return
         async with self.core.store.read() as db:
             frozen = await sandboxes.longest_idle(db, "paused")

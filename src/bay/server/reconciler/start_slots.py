@@ -3,25 +3,31 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 
 class StartSlots:
-    """`at_once` turns; rejected: a semaphore, where a refill of the pool goes before a create that waits."""
+    """`at_once` turns, of which those that are not urgent have at most half: an urgent one finds a free one.
+
+    Rejected: a semaphore for all, where a refill of the pool goes before a create that waits.
+    """
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
         self._urgent: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
+        # The half of the others. Taken before a turn is waited for, and held as long.
+        self._half = asyncio.Semaphore(max(1, at_once // 2))
 
     @asynccontextmanager
     async def take(self, *, urgent: bool) -> AsyncGenerator[None, None]:
         """Wait for a turn and have it for the length of the block."""
-        await self._wait(self._urgent if urgent else self._others)
-        try:
-            yield
-        finally:
-            self._pass_on()
+        async with nullcontext() if urgent else self._half:
+            await self._wait(self._urgent if urgent else self._others)
+            try:
+                yield
+            finally:
+                self._pass_on()
 
     def urgent(self) -> int:
         """How many urgent ones wait."""

@@ -2,22 +2,29 @@
 
 A create claims one in its own transaction; without one here it starts its own. A fingerprint of the profile
 tells that the session is the one it would have started. Old rows, and those that no profile fits, go.
+A pool with a `pool_max` follows the creates: `pool_demand` says how.
 """
 
 import asyncio
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from bay import __version__
 from bay.backoff import Backoff
+from bay.errors import BayError, StorageFull
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
+from bay.server.sandboxes.pool_demand import REMEMBERED, size_wanted
 from bay.server.sessions.core import Core
+from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
@@ -27,6 +34,7 @@ log = structlog.get_logger("bay.pool")
 
 _PERIOD_S = 1.0
 _BREATH_S = 0.2  # the claimer is about to use its sandbox: it gets the processor first
+_DRAIN_S = 5.0
 _BACKOFF = Backoff(1.0, 60.0)
 
 
@@ -40,6 +48,8 @@ class _Tally:
     last_error: str | None = None
     failed_at: datetime | None = None
     refill_at: datetime | None = None
+    creates: deque[datetime] = field(default_factory=lambda: deque[datetime](maxlen=REMEMBERED))
+    """When it was asked for a sandbox, whether or not it had one."""
     seen: set[str] = field(default_factory=set[str])
     """Failed rows that are counted already."""
 
@@ -48,19 +58,27 @@ class Pool:
     """Keeps every profile's pool at its size."""
 
     def __init__(
-        self, core: Core, queue: WorkQueue, *, max_age: timedelta, is_busy: Callable[[], bool]
+        self,
+        core: Core,
+        queue: WorkQueue,
+        *,
+        notifier: Notifier,
+        max_age: timedelta,
+        is_busy: Callable[[], bool],
     ) -> None:
         self._core = core
         self._queue = queue
-        self._profiles = {name: p for name, p in core.profiles.items() if p.pool_size}
+        self._notifier = notifier
+        self._profiles = {name: p for name, p in core.profiles.items() if _largest(p)}
         self._fingerprints = {name: fingerprint_of(p) for name, p in self._profiles.items()}
         self._max_age = max_age
         self._is_busy = is_busy
         """Whether owned sandboxes wait for their start: those come first."""
         self._tallies = {name: _Tally() for name in self._profiles}
         self._poked = asyncio.Event()
-        self.is_held_back = False
-        """Set while the host is short of memory: nothing is refilled."""
+        self._spare: int | None = None
+        # Guards what is there against what is wanted: two looks at once would both begin what is missing.
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Refill until cancelled: a moment after each claim, and once a second for all other changes."""
@@ -78,20 +96,35 @@ class Pool:
             self._poked.clear()
 
     def poke(self) -> None:
-        """Something was taken out: look at once."""
+        """Something has changed: look at once."""
         self._poked.set()
+
+    def set_spare(self, spare: int) -> None:
+        """Hear how many bytes the host has above its reserve. Nothing is begun before the first word."""
+        if self._spare is None:
+            self.poke()
+        self._spare = spare
 
     async def claim(self, db: StoreConnection, profile: Profile) -> SandboxRecord | None:
         """A started sandbox of that profile, to be claimed in the transaction of `db`, or None."""
         if profile.id not in self._profiles:
             return None
-        found = await sandboxes.first_pooled(db, self._fingerprints[profile.id])
-        tally = self._tallies[profile.id]
-        tally.hits, tally.misses = tally.hits + (found is not None), tally.misses + (found is None)
-        return found
+        return await sandboxes.first_pooled(db, self._fingerprints[profile.id])
+
+    def count(self, profile: Profile, *, hit: bool) -> None:
+        """Note a create that the pool served, or could have, once it is committed; and make up for it."""
+        if (tally := self._tallies.get(profile.id)) is None:
+            return
+        tally.hits, tally.misses = tally.hits + hit, tally.misses + (not hit)
+        tally.creates.append(self._core.clock())
+        self.poke()
 
     async def tend(self) -> None:
         """Remove what should not be there, and begin what is missing."""
+        async with self._looking:
+            await self._tend()
+
+    async def _tend(self) -> None:
         async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
         by_profile = {
@@ -101,10 +134,42 @@ class Pool:
         for name, records in by_profile.items():
             unwanted += self._unwanted(name, records)
         await self._drop(unwanted)
-        if not self._is_busy() and not self.is_held_back:
+        if not self._is_busy():
             gone = {record.id for record in unwanted}
             for name, records in by_profile.items():
                 await self._refill(self._profiles[name], [r for r in records if r.id not in gone])
+
+    async def drain(self) -> None:
+        """Remove, within a bound, what waits in pools that follow demand: without a Bay there is none.
+
+        A pool of fixed size is what its operator asked for, and waits for the next Bay.
+        """
+        try:
+            await self._drain()
+        except BayError as error:
+            log.warning("pool.not_drained", error=error.message)  # the next Bay finds them
+
+    async def _drain(self) -> None:
+        async with self._looking:
+            names = [name for name, profile in self._profiles.items() if profile.pool_max is not None]
+            following = {self._fingerprints[name] for name in names}
+            for name in names:
+                del self._profiles[name], self._fingerprints[name]
+            if not following:
+                return
+            async with self._core.store.read() as db:
+                gone = [r for r in await sandboxes.pooled(db) if r.pool in following]
+            await self._drop(gone)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                for record in gone:
+                    await self._notifier.wait_for(record.id, partial(self._is_removed, record.id), _DRAIN_S)
+
+    async def _is_removed(self, sandbox_id: str) -> bool | None:
+        """Whether it is gone, or was claimed meanwhile; None while it is not."""
+        async with self._core.store.read() as db:
+            found = await sandboxes.get(db, sandbox_id)
+        return True if found is None or found.deleted_at or found.pool is None else None
 
     async def shrink(self) -> bool:
         """Give back the memory of one that waits; whether there was one."""
@@ -112,6 +177,12 @@ class Pool:
             found = await sandboxes.pooled(db)
         await self._drop(found[:1])
         return bool(found)
+
+    def _size(self, name: str) -> int:
+        """How many it should hold now."""
+        profile = self._profiles[name]
+        creates, now = self._tallies[name].creates, self._core.clock()
+        return size_wanted(creates, now, profile.pool_size, _largest(profile))
 
     async def state(self) -> list[PoolState]:
         """How full each pool is."""
@@ -127,7 +198,7 @@ class Pool:
         phases = [r.phase for r in records]
         return PoolState(
             profile=name,
-            size=self._profiles[name].pool_size,
+            size=self._size(name),
             ready=phases.count("running"),
             starting=len(phases) - phases.count("running"),
             oldest_at=min((r.created_at for r in records), default=None),
@@ -143,7 +214,7 @@ class Pool:
         failed = [r for r in records if r.target != "running"]
         self._count(name, failed, records)
         good = [r for r in records if r.target == "running"]
-        size = self._profiles[name].pool_size
+        size = self._size(name)
         if len(good) > size:
             return failed + good[size:]
         old = [r for r in good[:1] if r.created_at + self._max_age <= self._core.clock()]
@@ -180,7 +251,7 @@ class Pool:
 
     async def _refill(self, profile: Profile, present: list[SandboxRecord]) -> None:
         missing = self._to_begin(profile, present)
-        if missing <= 0:
+        if missing <= 0 or not self._has_memory(profile) or not await self._has_disk(profile):
             return
         fresh = [fresh_record(profile, NOBODY, new_id("ws"), self._core.clock()) for _ in range(missing)]
         records = [replace(record, pool=self._fingerprints[profile.id]) for record in fresh]
@@ -191,9 +262,24 @@ class Pool:
         for record in records:
             self._queue.put(record.id)
 
+    def _has_memory(self, profile: Profile) -> bool:
+        """Whether one more is no strain. A pool that follows demand leaves room for one that is at work."""
+        if self._spare is None:
+            return False
+        return self._spare >= (0 if profile.pool_max is None else profile.resources.memory)
+
+    async def _has_disk(self, profile: Profile) -> bool:
+        """Whether one more leaves the disk's reserve alone; without room it is asked again after a while."""
+        try:
+            await self._core.cargo.check_room("one more in the pool")
+        except StorageFull as error:
+            self._put_off(profile.id, self._tallies[profile.id], error.message)
+            return False
+        return True
+
     def _to_begin(self, profile: Profile, present: list[SandboxRecord]) -> int:
         """How many are begun now. After a failure one goes first, to see whether it works again."""
-        missing = profile.pool_size - len(present)
+        missing = self._size(profile.id) - len(present)
         due = self._tallies[profile.id].refill_at
         if due is None:
             return missing
@@ -221,6 +307,11 @@ def fresh_record(profile: Profile, owner: str, cargo_id: str, now: datetime) -> 
         generation=0, error=None, idle_timeout=None, idle_expires_at=None, expires_at=None, created_at=now,
         deleted_at=None, session=None,
     )  # fmt: skip
+
+
+def _largest(profile: Profile) -> int:
+    """The most that its pool holds."""
+    return profile.pool_size if profile.pool_max is None else profile.pool_max
 
 
 def _started_after(record: SandboxRecord, moment: datetime) -> bool:

@@ -148,7 +148,8 @@ class Sandboxes:
         except IntegrityError as error:
             raise _taken(new.name) from error
         self.waker.poke(sandbox.id)
-        self.pool.poke()
+        if earlier is None and _fits_pool(new, profile):
+            self.pool.count(profile, hit=sandbox.compute == "running")
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
         return sandbox if is_ready or not wait_s else await self._settled(sandbox, wait_s)
 
