@@ -299,7 +299,13 @@ async def test_interim_answers_are_left_out(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("method", "status", "length"),
-    [("HEAD", "200 OK", "1000"), ("GET", "304 Not Modified", "1000"), ("GET", "204 No Content", None)],
+    [
+        ("HEAD", "200 OK", "1000"),
+        ("HEAD", "200 OK", str(64 * MIB)),
+        ("GET", "304 Not Modified", "1000"),
+        ("GET", "304 Not Modified", str(64 * MIB)),
+        ("GET", "204 No Content", None),
+    ],
 )
 async def test_answers_without_a_body_have_none(
     place: Place, method: str, status: str, length: str | None
@@ -315,7 +321,24 @@ async def test_answers_without_a_body_have_none(
     assert len(place.app.writers) == 1
 
 
-@pytest.mark.parametrize("head", ["Content-Length: 10", "Transfer-Encoding: chunked", "X: close-delimited"])
+async def test_nothing_behind_a_large_answer_is_taken_for_the_next(place: Place) -> None:
+    body = bytes(range(256)) * (5 * MIB // 256)
+
+    async def act(call: Call) -> None:
+        call.writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        call.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+
+    place.app.act = act
+    for _ in range(2):
+        assert (await place.get()).content == body
+    place.app.act = Call.answer
+    assert b"poison" not in (await place.get()).content
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["Content-Length: 10", "Content-Length: 10000000", "Transfer-Encoding: chunked", "X: close-delimited"],
+)
 async def test_an_app_that_dies_in_the_middle_of_its_answer_leaves_none_that_looks_whole(
     place: Place, head: str
 ) -> None:

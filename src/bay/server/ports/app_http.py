@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import h11
 
@@ -23,6 +22,7 @@ IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""
 
 _MAX_IDLE = 64
+_LARGE = 4 << 20
 _READ_BYTES = 256 * 1024
 _MAX_HEAD = 64 * 1024
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -71,6 +71,8 @@ class AppConnection:
         self._opened = opened
         self._stream = opened.stream
         self._http = Http11Client(_MAX_HEAD)
+        self._plain_bytes: int | None = None
+        """Of the body, where it is so large that the connection is worth less than to have it parsed."""
         self.idle_since: float | None = None
         """When it began to wait for another request; None in its first."""
 
@@ -91,12 +93,15 @@ class AppConnection:
         """Say that the body has ended. Raises ConnectionError."""
         await self._send(h11.EndOfMessage())
 
-    async def answer(self) -> h11.Response:
-        """The head of the answer. Raises PortClosed, or Stale where another connection may do better."""
+    async def answer(self, method: str) -> h11.Response:
+        """The head of the answer to a request of `method`. Raises PortClosed, or Stale where another
+        connection may do better.
+        """
         try:
             while True:
                 event = await self._next()
                 if isinstance(event, h11.Response):
+                    self._plain_bytes = _plain_bytes(method, event)
                     return self._checked(event)
                 if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                     raise h11.RemoteProtocolError("no answer")
@@ -110,7 +115,7 @@ class AppConnection:
     async def body(self) -> AsyncGenerator[bytes]:
         """The rest of the answer, as it comes. Raises PortClosed when the app breaks off before its end."""
         try:
-            async for data in self._http.body(self._next):
+            async for data in self._parts():
                 yield data
         except (h11.RemoteProtocolError, ConnectionError) as error:
             raise self._broken("ended its answer early") from error
@@ -136,8 +141,16 @@ class AppConnection:
         for data in parts:
             await self._stream.write(data)
 
+    def _parts(self) -> AsyncGenerator[bytes]:
+        if self._plain_bytes is None:
+            return self._http.body(self._next)
+        return self._http.plain_body(self._plain_bytes, self._read)
+
     async def _next(self) -> object:
-        return await self._http.next_event(partial(self._stream.read, _READ_BYTES))
+        return await self._http.next_event(self._read)
+
+    async def _read(self) -> bytes:
+        return await self._stream.read(_READ_BYTES)
 
     def _checked(self, head: h11.Response) -> h11.Response:
         size = sum(len(name) + len(value) for name, value in head.headers)
@@ -148,6 +161,15 @@ class AppConnection:
 
     def _broken(self, what: str) -> PortClosed:
         return PortClosed(f"the program that listens on port {self._opened.port} {what}")
+
+
+def _plain_bytes(method: str, head: h11.Response) -> int | None:
+    """The size of a large body that a length alone frames (RFC 9112, section 6.3); h11 has checked it."""
+    named = dict(head.headers)
+    if method == "HEAD" or head.status_code in (204, 304) or b"transfer-encoding" in named:
+        return None
+    size = int(named.get(b"content-length", 0))
+    return size if size >= _LARGE else None
 
 
 class AppConnections:

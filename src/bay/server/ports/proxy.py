@@ -210,7 +210,7 @@ class _Exchange:
         await guarded(self._down(connection), self._up(connection))
 
     async def _down(self, connection: AppConnection) -> None:
-        head = await connection.answer()
+        head = await connection.answer(self.request.method)
         self._is_answered = True
         if self._limit is not None:
             self._limit.reschedule(None)

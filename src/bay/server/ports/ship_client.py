@@ -5,6 +5,7 @@ hostile: the buffer is bounded, and a sandbox that sends faster than it is read 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ PortNumber = Annotated[int, Field(ge=1, le=65_535)]
 
 _PIECE_BYTES = 1 << 20
 _MAX_RECEIVED = 256 * 1024
+_MAX_PARTS = 64  # each costs more than a byte
 _MAX_UNSENT = 256 * 1024
 _ANSWER_BYTES = 1 << 20
 _TURN = 64  # reads of what is here before others get a turn
@@ -82,7 +84,10 @@ class PortStream(asyncio.Protocol):
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._received = bytearray()
+        self._received: deque[memoryview] = deque()
+        """As it came, since to put it together would copy it."""
+        self._waiting = 0
+        """Bytes of it."""
         self._reads = 0
         self._left = 0
         """Bytes of a piece that are still to come, or are in `_received`."""
@@ -104,13 +109,13 @@ class PortStream(asyncio.Protocol):
     async def read(self, size: int) -> bytes:
         """The next 1 to `size` bytes, empty at the end; ConnectionResetError after a break. Cancellable."""
         while not self._ended:
-            if not self._left and len(self._received) >= PIECE_HEAD.size:
+            if not self._left and self._waiting >= PIECE_HEAD.size:
                 self._begin_piece()
-            elif self._left and self._received:
+            elif self._left and self._waiting:
                 self._reads += 1
                 if self._reads % _TURN == 0:
                     await asyncio.sleep(0)
-                return self._take(size)
+                return self._take_of_piece(size)
             elif self._lost:
                 raise ConnectionResetError("the program aborted the connection")
             else:
@@ -145,7 +150,7 @@ class PortStream(asyncio.Protocol):
     @property
     def is_quiet(self) -> bool:
         """Whether it is open and nothing has come that was not read."""
-        return not (self._received or self._left or self._ended or self._lost)
+        return not (self._waiting or self._left or self._ended or self._lost)
 
     async def wait_closed(self) -> None:
         """Return once the program's connection is over: after the end of its output it takes nothing."""
@@ -173,20 +178,34 @@ class PortStream(asyncio.Protocol):
         return self._transport
 
     def _begin_piece(self) -> None:
-        (self._left,) = PIECE_HEAD.unpack_from(self._received)
-        del self._received[: PIECE_HEAD.size]
+        head = self._take(PIECE_HEAD.size)
+        while len(head) < PIECE_HEAD.size:
+            head += self._take(PIECE_HEAD.size - len(head))
+        (self._left,) = PIECE_HEAD.unpack(head)
         self._ended = not self._left
 
-    def _take(self, size: int) -> bytes:
-        with memoryview(self._received) as received:
-            taken = bytes(received[: min(size, self._left)])
-        del self._received[: len(taken)]
+    def _take_of_piece(self, size: int) -> bytes:
+        taken = self._take(min(size, self._left))
         self._left -= len(taken)
         self._may_read()
         return taken
 
+    def _take(self, size: int) -> bytes:
+        """The next 1 to `size` bytes of those that wait."""
+        part = self._received.popleft()
+        if len(part) > size:
+            self._received.appendleft(part[size:])
+            part = part[:size]
+        self._waiting -= len(part)
+        whole = part.obj
+        return whole if isinstance(whole, bytes) and len(whole) == len(part) else bytes(part)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._waiting >= _MAX_RECEIVED or len(self._received) >= _MAX_PARTS
+
     def _may_read(self) -> None:
-        if not self._lost and not self._carrier.is_closing() and len(self._received) < _MAX_RECEIVED:
+        if not self._lost and not self._carrier.is_closing() and not self._is_full:
             self._carrier.resume_reading()
 
     def _send(self, data: bytes) -> None:
@@ -206,11 +225,13 @@ class PortStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
-        self._received += data
-        if len(self._received) >= _MAX_RECEIVED:
+        if not data:
+            return
+        self._received.append(memoryview(data))
+        self._waiting += len(data)
+        if self._is_full:
             self._carrier.pause_reading()
-        if data:
-            self._arrival.set()
+        self._arrival.set()
 
     def eof_received(self) -> bool:
         """Called by asyncio. Nothing more comes and nothing more is taken, of what is unsent neither."""

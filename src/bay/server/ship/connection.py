@@ -82,6 +82,19 @@ class Http11Client:
         if not isinstance(event, h11.EndOfMessage):
             raise ConnectionResetError("the answer broke off")
 
+    async def plain_body(
+        self, size: int, read: Callable[[], Awaitable[bytes]]
+    ) -> AsyncGenerator[bytes, None]:
+        """The rest of an answer of `size` bytes, past h11, which would copy it. No other follows."""
+        data = self._h11.trailing_data[0] or await read()
+        while data and size > len(data):
+            yield data
+            size -= len(data)
+            data = await read()
+        if not data:
+            raise ConnectionResetError("the answer broke off")
+        yield data[:size]
+
     @property
     def is_broken(self) -> bool:
         """Whether the peer broke HTTP, or broke off."""
