@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-import bay
-from bay.cli.state import State
+from bay.cli.state import State, client_of
 from bay.errors import BayError
 
 _BASH = "complete_bash"
@@ -42,7 +41,7 @@ def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
     root: Any = ctx.find_root()
     try:
         url, api_key = State(root.params.get("url"), root.params.get("api_key")).reach()
-        with bay.Client(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
+        with client_of(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
             return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
     except BayError:
         return []

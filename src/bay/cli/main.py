@@ -1,5 +1,7 @@
 """The entry point: turns every error into an exit code and at most one line of text."""
 
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -24,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
     Raises nothing but SystemExit: on a signal, and with 1 when the reader of stdout has left.
     """
+    if arguments is None:
+        atexit.register(gc.freeze)  # the end of the process would look through all that is loaded once more
     _fill_standard_streams()
     state = State()
     try:
