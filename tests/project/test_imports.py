@@ -135,6 +135,7 @@ LAZY = {
     "bay.cli.output": "the models, for JSON",
     "bay.cli.progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
+    "bay.store.engine": "Alembic, for a database of another version",
     "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +20,11 @@ from bay.errors import DriverUnavailable, StorageFull
 from bay.models import Exec, Failure
 from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
 from bay.store import metadata as store_metadata
-from bay.store.engine import Store, migrate
+from bay.store.engine import Store, migrate, newest_version
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
+from bay.store.upgrade import upgrade
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -64,16 +66,33 @@ async def add_sandbox(store: Store, *records: SandboxRecord) -> None:
 
 
 def test_the_schema_is_the_sum_of_the_migrations(tmp_path: Path) -> None:
-    migrate(tmp_path / "bay.db")
     engine = create_engine(f"sqlite:///{tmp_path}/bay.db")
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        upgrade(connection, tmp_path / "bay.db")
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
-    made = create_engine(f"sqlite:///{tmp_path}/made.db")
-    metadata.create_all(made)
-    made.dispose()
+    migrate(tmp_path / "made.db")
     assert declared(tmp_path / "bay.db") == declared(tmp_path / "made.db")
+    assert version(tmp_path / "bay.db") == version(tmp_path / "made.db") == newest_version()
+
+
+def version(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as db:
+        return str(db.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def test_an_old_database_gets_the_migrations_that_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "bay.db"
+    migrate(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "ALTER TABLE execs DROP COLUMN request_hash; UPDATE alembic_version SET version_num = '0005'"
+        )
+    migrate(path)
+    migrate(tmp_path / "made.db")
+    assert version(path) == newest_version()
+    assert declared(path) == declared(tmp_path / "made.db")
 
 
 def declared(path: Path) -> dict[str, set[str]]:

@@ -5,22 +5,21 @@ connection to the query functions; reads outside a transaction take `Store.read(
 """
 
 import asyncio
+import importlib
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
 from bay.errors import DriverUnavailable, InternalError, StorageFull
 from bay.store import audit
+from bay.store.schema import metadata
 from bay.store.sqlite import StoreConnection, make_engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -157,27 +156,48 @@ def _make_private(path: Path) -> None:
 
 
 def migrate(path: Path) -> None:
-    """Run every migration that the database at `path` has not seen, all or none. Blocking."""
+    """Make the tables, or run the migrations that the database at `path` has not seen, all or none. Blocking.
+
+    Alembic is loaded for an old database alone: it takes a tenth of Bay's start.
+    """
     engine = create_engine(URL.create("sqlite", database=str(path)))
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin_immediate)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     try:
         with engine.connect() as connection:
             _check_sound(connection, path)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            tables = _tables(connection)
+            if not tables:
+                _make_tables(connection)
+            elif "alembic_version" not in tables or _version(connection) != newest_version():
+                importlib.import_module("bay.store.upgrade").upgrade(connection, path)
             connection.commit()
     except DatabaseError as error:
         if _is_damage(error):
             raise DriverUnavailable(f"the database {path} is damaged ({error.orig}); {_FIX}") from error
         raise DriverUnavailable(f"cannot use the database {path}: {error.orig}") from error
-    except CommandError as error:
-        message = f"the database {path} was made by a newer Bay ({error}); run that one"
-        raise DriverUnavailable(message) from error
     finally:
         engine.dispose()
+
+
+def newest_version() -> str:
+    """The version of the last migration, which its file's name begins with."""
+    return max(file.name for file in (MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
+
+
+def _tables(connection: Connection) -> Sequence[str]:
+    return connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
+
+
+def _version(connection: Connection) -> str | None:
+    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+
+
+def _make_tables(connection: Connection) -> None:
+    """The tables of a new database, as the sum of the migrations makes them."""
+    metadata.create_all(connection, checkfirst=False)
+    connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (newest_version(),))
 
 
 def _check_sound(connection: Connection, path: Path) -> None:

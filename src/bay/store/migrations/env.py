@@ -1,4 +1,4 @@
-"""Alembic's entry point: migrates the connection that `bay.store.engine.migrate` hands over."""
+"""Alembic's entry point: migrates the connection that `bay.store.upgrade` hands over."""
 
 from alembic import context
 
