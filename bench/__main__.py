@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from bench.base import Bench
 from bench.cases import CASES
 from bench.docker import Docker, NoDocker, docker
 from bench.figures import Absent, Figure, Ratio, Result, Score
+from bench.processor import speed
 
 RESULTS = Path(__file__).with_name("results")
 CONFIG = """
@@ -38,12 +39,15 @@ def main() -> int:
     console = Console(highlight=False)
     if (load := os.getloadavg()[0]) > 1:
         console.print(f"[yellow]the load of this machine is {load:.1f}: trust ratios, not milliseconds[/]")
+    machine = speed()
+    for figure in machine:
+        console.print(f"this machine: {figure.name} takes {min(figure.samples):.1f} ms of processor time")
     found: dict[str, list[Result]] = {}
     try:
         _measure(options, console, found)
     finally:  # what was found before something failed is worth having
         console.print(_table(found))
-        _write(options.json, found)
+        _write(options.json, found, machine)
         console.print(f"[dim]{options.json}[/]")
     return 0
 
@@ -92,39 +96,41 @@ def docker_or_none() -> Generator[Docker | None, None, None]:
 
 
 def _table(found: dict[str, list[Result]]) -> Table:
-    table = Table("benchmark", "what", "p50", "p95", "p99", "n", "note")
+    table = Table("benchmark", "what", "p50", "p95", "p99", "processor", "n", "note")
     for name, results in found.items():
         for result in results:
-            table.add_row(name, *_cells(result))
+            table.add_row(name, *cells(result))
         table.add_section()
     return table
 
 
-def _cells(result: Result) -> tuple[str, ...]:
+def cells(result: Result) -> tuple[str, ...]:
     match result:
         case Figure():
             numbers = (
                 f"{result.p50:.1f} {result.unit}",
                 f"{result.p95:.1f}",
                 f"{result.p99:.1f}",
+                "" if result.processor is None else f"{result.processor:.1f} ms",
                 str(len(result.samples)),
             )
             return (result.name, *numbers, result.note)
         case Ratio():
-            return (f"{result.of.name} / {result.to.name}", f"{result.value:.3f} times", "", "", "", "")
+            return (f"{result.of.name} / {result.to.name}", f"{result.value:.3f} times", "", "", "", "", "")
         case Score():
             note = f"{result.weighted_ms:.0f} ms weighted, {result.good} of {result.tried} succeeded"
-            return (f"score: {result.of.name}", f"{result.points:.1f} points", "", "", "", note)
+            return (f"score: {result.of.name}", f"{result.points:.1f} points", "", "", "", "", note)
         case Absent():
-            return (result.name, "", "", "", "", result.why)
+            return (result.name, "", "", "", "", "", result.why)
 
 
-def _write(path: Path, found: dict[str, list[Result]]) -> None:
+def _write(path: Path, found: dict[str, list[Result]], speeds: Iterable[Figure]) -> None:
     machine = {
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
+        "processor_ms": {figure.name: round(min(figure.samples), 2) for figure in speeds},
     }
     figures = {name: [result.to_json() for result in results] for name, results in found.items()}
     text = json.dumps(

@@ -8,6 +8,7 @@ their names are used.
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from examples import host_view
 KIB_PER_MIB = 1024
 CGROUPS = Path("/sys/fs/cgroup")
 IDS = Path("/run/bay/ids")
+_CPUCLOCK_SCHED = 2
 _SESSION = re.compile(r"sess-[0-9a-f]{24}")
 
 
@@ -96,6 +98,25 @@ def cpu_s(pid: int) -> float:
     """Processor time that a process has used, user and system, in seconds."""
     after_name = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def exact_cpu_s(pid: int) -> float:
+    """The same, but exact, by the clock that the kernel has for each process (clock_getcpuclockid(3))."""
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def children_cpu_s(pid: int) -> float:
+    """Processor time of its children that have ended and were waited for, in seconds, by hundredths."""
+    after_name = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (int(after_name[13]) + int(after_name[14])) / os.sysconf("SC_CLK_TCK")
+
+
+def group_cpu_s(group: Path) -> float:
+    """Processor time of all that ever ran in a control group, in seconds; none where it is not counted."""
+    if usage := _text(group / "cpuacct.usage"):
+        return int(usage) / 1e9
+    stat = dict(line.split() for line in _lines(group / "cpu.stat"))
+    return int(stat.get("usage_usec", 0)) / 1e6
 
 
 def takes_signals(pid: int) -> bool:

@@ -7,32 +7,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.base import Bench, ms
 from bench.figures import Figure, Result
+from bench.processor import program_ms
 
 START_RUNS = 15
-
-
-def _command_ms(*command: str | Path) -> float:
-    return ms(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, timeout=60, check=True))
+_NO_SERVER = ("env", "-u", "BAY_URL", "BAY_DATA_DIR=/nonexistent")
 
 
 def clients(bench: Bench) -> list[Result]:
-    """How long a newcomer waits for `import bay` and `bay --help`, the interpreter's own start included."""
+    """How long a newcomer waits for `import bay`, `bay --help` and `bay run` without a server.
+
+    The start of the interpreter is included.
+    """
     bay = Path(sys.executable).with_name("bay")
     commands: dict[str, tuple[str | Path, ...]] = {
         "python -c pass": (sys.executable, "-c", "pass"),
         "python -c 'import bay'": (sys.executable, "-c", "import bay"),
         "python -c 'bay.Client'": (sys.executable, "-c", "import bay; bay.Client"),
         "bay --help": (bay, "--help"),
+        "bay run true, without a server": (*_NO_SERVER, bay, "run", "true"),
     }
+    used: dict[str, list[float]] = {name: [] for name in commands}
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(bench.count(START_RUNS)):
         for name, command in commands.items():
-            taken[name].append(_command_ms(*command))
-    return [Figure(name, "ms", tuple(samples)) for name, samples in taken.items()]
+            taken[name].append(ms(partial(_run, command, used[name])))
+    return [Figure(name, "ms", tuple(taken[name]), "", tuple(used[name])) for name in commands]
+
+
+def _run(command: Sequence[str | Path], used: list[float]) -> None:
+    used.append(program_ms(*command))
 
 
 def ship(bench: Bench) -> list[Result]:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bench.base import Bench, beside_docker, ms, running_box
 from bench.figures import Figure, Ratio, Result
+from bench.processor import Timed
 from bench.raw import Raw
 
 EXEC_RUNS, DOCKER_EXEC_RUNS, WARM_RUNS, MANY = 300, 20, 100, 100
@@ -12,16 +13,15 @@ EXEC_RUNS, DOCKER_EXEC_RUNS, WARM_RUNS, MANY = 300, 20, 100, 100
 
 def exec_true(bench: Bench) -> list[Result]:
     """`true` on a running sandbox over HTTP, by the SDK and without it, beside `docker exec`."""
-    mine: list[float] = []
-    raw_ms: list[float] = []
+    mine, by_raw = Timed(bench.server), Timed(bench.server)
     runs = bench.count(EXEC_RUNS)
     with running_box(bench.client) as box, Raw(bench.server) as raw:
         for _ in range(runs):
-            mine.append(ms(lambda: box.run(["true"])))
-            raw_ms.append(ms(lambda: raw.run_true(box.id)))
+            mine.take(lambda: box.run(["true"]))
+            by_raw.take(lambda: raw.run_true(box.id))
         shell = [ms(lambda: box.run("true")) for _ in range(max(1, runs // 3))]
-    figure = Figure("exec true", "ms", tuple(mine))
-    without = Figure("exec true, without the SDK", "ms", tuple(raw_ms), "one kept connection")
+    figure = mine.figure("exec true")
+    without = by_raw.figure("exec true, without the SDK", "one kept connection")
     return [
         *beside_docker(figure, "docker exec true", _docker_exec_ms(bench)),
         without,

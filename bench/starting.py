@@ -11,6 +11,7 @@ from bay.errors import BayError
 from bench.base import Bench, beside_docker, create_and_run, delete_all, ms
 from bench.figures import Absent, Figure, Ratio, Result, Score
 from bench.pools import BARE, POOLED, pooled_server, wait_full
+from bench.processor import Timed
 from bench.raw import Raw
 
 COLD_RUNS, POOL_RUNS, BURST = 15, 50, 20
@@ -19,40 +20,36 @@ PATTERN_RUNS, PATTERN_POOL, STAGGER_S = 100, 10, 0.2
 
 def cold(bench: Bench) -> list[Result]:
     """Nothing prepared, beside `docker run --rm IMAGE true`."""
-    mine: list[float] = []
+    mine = Timed(bench.server)
     theirs: list[float] = []
     for _ in range(bench.count(COLD_RUNS)):
-        mine.append(_create_ms(bench.client))
+        _create(mine, bench.client)
         if bench.docker:
             theirs.append(ms(bench.docker.run))
-    return beside_docker(
-        Figure("create to first exec answer, cold", "ms", tuple(mine)), _docker_name(bench), theirs
-    )
+    return beside_docker(mine.figure("create to first exec answer, cold"), _docker_name(bench), theirs)
 
 
 def pool(bench: Bench) -> list[Result]:
     """On a full pool (by the SDK, and by one raw connection) and with none, beside `docker run --rm IMAGE
     true`.
     """
-    hit: list[float] = []
-    hit_raw: list[float] = []
-    miss: list[float] = []
     theirs: list[float] = []
     with pooled_server(pool_size=2) as server, server.client() as client, Raw(server) as raw:
+        hit, hit_raw, miss = Timed(server), Timed(server), Timed(server)
         for _ in range(bench.count(POOL_RUNS)):
             wait_full(raw)
-            hit.append(_create_ms(client, POOLED))
+            _create(hit, client, POOLED)
             wait_full(raw)
-            hit_raw.append(_create_raw_ms(raw, POOLED))
+            _create_raw(hit_raw, raw, POOLED)
             wait_full(raw)
-            miss.append(_create_ms(client, BARE))
+            _create(miss, client, BARE)
             if bench.docker:
                 theirs.append(ms(bench.docker.run))
-    figure = Figure("create to first exec answer, pool hit", "ms", tuple(hit))
-    empty = Figure("the same, pool empty", "ms", tuple(miss))
+    figure = hit.figure("create to first exec answer, pool hit")
+    empty = miss.figure("the same, pool empty")
     return [
         *beside_docker(figure, _docker_name(bench), theirs),
-        Figure("the same, pool hit, without the SDK", "ms", tuple(hit_raw), "one kept connection"),
+        hit_raw.figure("the same, pool hit, without the SDK", "one kept connection"),
         empty,
         *([Ratio(empty, Figure(_docker_name(bench), "ms", tuple(theirs)))] if theirs else []),
     ]
@@ -93,18 +90,23 @@ def patterns(bench: Bench) -> list[Result]:
     return results
 
 
-def _create_ms(client: Client, profile: str | None = None) -> float:
-    """Milliseconds from the create to the answer of the first command; the sandbox is deleted afterwards."""
+def _create(timed: Timed, client: Client, profile: str | None = None) -> None:
+    """From the create to the answer of the first command; the sandbox is deleted afterwards."""
+    made: list[Box] = []
+    timed.take(lambda: made.append(create_and_run(client, profile)))
+    made[0].delete()
+
+
+def _create_raw(timed: Timed, raw: Raw, profile: str) -> None:
+    made: list[str] = []
+    timed.take(lambda: made.append(raw.create_and_run(profile)))
+    raw.call("DELETE", f"/v1/sandboxes/{made[0]}")
+
+
+def _create_ms(client: Client, profile: str) -> float:
     made: list[Box] = []
     taken = ms(lambda: made.append(create_and_run(client, profile)))
     made[0].delete()
-    return taken
-
-
-def _create_raw_ms(raw: Raw, profile: str) -> float:
-    made: list[str] = []
-    taken = ms(lambda: made.append(raw.create_and_run(profile)))
-    raw.call("DELETE", f"/v1/sandboxes/{made[0]}")
     return taken
 
 

@@ -1,7 +1,13 @@
 """How samples become the numbers that are printed."""
 
+import os
+import time
+
 import pytest
+from bench.__main__ import cells
 from bench.figures import Figure, Score
+from bench.host import exact_cpu_s
+from bench.processor import speed
 
 pytestmark = pytest.mark.pure
 
@@ -32,3 +38,23 @@ def test_a_failed_start_takes_its_share_of_the_score() -> None:
 def test_ranks_are_samples_that_were_taken() -> None:
     figure = Figure("x", "ms", tuple(float(n) for n in range(1, 101)))
     assert (figure.p50, figure.p95, figure.p99) == (50, 95, 99)
+
+
+def test_processor_time_is_shown_beside_wall_time_where_it_was_taken() -> None:
+    figure = Figure("x", "ms", (5.0, 7.0), processor_ms=(1.0, 2.0))
+    assert figure.to_json()["processor_ms"] == 1.5
+    assert "1.5 ms" in cells(figure)
+    assert Figure("x", "ms", (5.0,)).to_json()["processor_ms"] is None
+
+
+def test_the_speed_of_the_machine_is_processor_time_of_a_loop_and_of_a_start() -> None:
+    loop, start = speed()
+    assert (loop.unit, start.name) == ("ms", "python -c pass")
+    assert all(sample > 0 for figure in (loop, start) for sample in figure.samples)
+
+
+def test_the_clock_of_a_process_counts_what_it_uses_and_no_waiting() -> None:
+    before, own = exact_cpu_s(os.getpid()), time.process_time()
+    speed()
+    time.sleep(0.2)
+    assert exact_cpu_s(os.getpid()) - before == pytest.approx(time.process_time() - own, abs=0.05)
