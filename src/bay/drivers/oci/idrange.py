@@ -16,6 +16,8 @@ from bay.drivers.oci.userns import IDS
 from bay.errors import DriverUnavailable
 from bay.linux.processes import closing_fd
 
+_LONGEST_PATH = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class IdRanges:
@@ -30,21 +32,23 @@ class IdRanges:
         Raises DriverUnavailable when all ranges are taken by directories that exist.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+        name = str(holder)
         with self._locked():
             claims = self._claims()
-            number = next((n for n, path in claims.items() if path == holder), None)
+            number = next((n for n, path in claims.items() if path == name), None)
             if number is None:
                 number = self._free(claims)
-                self._file(number).write_text(str(holder))
+                self._file(number).write_text(name)
         return self.start + number * IDS
 
     def release(self, holder: Path) -> None:
         """Release the range of `holder`; without one, nothing happens."""
         if not self.directory.is_dir():
             return
+        name = str(holder)
         with self._locked():
             for number, path in self._claims().items():
-                if path == holder:
+                if path == name:
                     self._file(number).unlink()
 
     def number_of(self, first: int) -> int:
@@ -56,23 +60,24 @@ class IdRanges:
         if not self.directory.is_dir():
             return {}
         with self._locked():
-            return self._claims()
+            return {number: Path(path) for number, path in self._claims().items()}
 
-    def _free(self, claims: dict[int, Path]) -> int:
+    def _free(self, claims: dict[int, str]) -> int:
         free = next((n for n in range(self.count) if n not in claims), None)
         if free is not None:
             return free
-        stale = next((n for n, path in claims.items() if not path.exists()), None)
+        stale = next((n for n, path in claims.items() if not os.path.exists(path)), None)
         if stale is None:
             taken = f"all {self.count} id ranges of this host are in use"
             raise DriverUnavailable(f"{taken}; stop some sandboxes")
         return stale
 
-    def _claims(self) -> dict[int, Path]:
+    def _claims(self) -> dict[int, str]:
         names = [name for name in os.listdir(self.directory) if name.isdecimal()]
-        claims = {int(name): (self.directory / name).read_text() for name in sorted(names, key=int)}
+        # Every start and end reads all of them, so each is read in the fewest calls there are.
+        claims = {int(name): _content(f"{self.directory}/{name}") for name in sorted(names, key=int)}
         # An empty file is a claim whose Bay was killed while writing it, before anyone used it.
-        return {number: Path(path) for number, path in claims.items() if path}
+        return {number: path for number, path in claims.items() if path}
 
     def _file(self, number: int) -> Path:
         return self.directory / str(number)
@@ -84,3 +89,11 @@ class IdRanges:
         with closing_fd(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
+
+
+def _content(file: str) -> str:
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.fsdecode(os.read(fd, _LONGEST_PATH))
+    finally:
+        os.close(fd)
