@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bay.cargo.base import Fence, StaleGeneration
-from bay.linux.renames import sync_directory
 
 _LARGEST = 4096
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -64,12 +63,9 @@ class Fences:
         try:
             with open(os.open(new, _WRITE, 0o600), "w") as file:
                 json.dump(asdict(fence), file)
-                file.flush()
-                os.fsync(file.fileno())
             new.rename(self.directory / _name(cargo_id, fence.sandbox_id))
         finally:
             new.unlink(missing_ok=True)
-        sync_directory(self.directory)
 
 
 def _name(cargo_id: str, sandbox_id: str) -> str:
