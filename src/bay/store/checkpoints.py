@@ -14,6 +14,13 @@ _C = checkpoints.c
 _COLUMNS = columns_of(checkpoints)
 _IS_SHOWN = (_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
 _ANY_OF = select(_C.id).where(_C.sandbox_id == bindparam("of_sandbox")).limit(1)
+_NEEDED = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
+_RESTORED = select(sandboxes.c.restore_id).where(
+    sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
+)
+_REMOVABLE = select(_C.id).where(
+    _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(_NEEDED), _C.id.not_in(_RESTORED)
+)
 
 
 async def add(db: StoreConnection, record: CheckpointRecord) -> None:
@@ -101,11 +108,7 @@ async def hide_all(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
 
 async def removable(db: StoreConnection) -> list[str]:
     """Deleted checkpoints that nothing is based on, whose files may be removed."""
-    needed = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
-    restoring = sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
-    restored = select(sandboxes.c.restore_id).where(*restoring)
-    query = select(_C.id).where(_C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(needed))
-    return list((await db.execute(query.where(_C.id.not_in(restored)))).scalars())
+    return list((await db.execute(_REMOVABLE)).scalars())
 
 
 async def hide_forgotten(db: StoreConnection, now: datetime) -> None:

@@ -45,6 +45,20 @@ _RESTORED_ELSEWHERE = (
     .where(_S.deleted_at.is_(None), _S.restore_id.is_not(None))
     .limit(1)
 )
+_NOW = bindparam("now", type_=_S.expires_at.type)
+_DUE_NOW = _JOINED.where(
+    _S.deleted_at.is_(None),
+    or_(
+        and_(_S.expires_at <= _NOW, sessions.c.phase != "ending"),
+        and_(_S.expires_at <= bindparam("hidden_from", type_=_S.expires_at.type), sessions.c.id.is_(None)),
+        and_(_S.idle_expires_at <= _NOW, _S.target == "running"),
+        and_(_S.warm_expires_at <= _NOW, _S.target == "paused"),
+    ),
+)
+_DUE_CHECKPOINTS = _JOINED.where(_S.checkpoint_at <= _NOW, _S.deleted_at.is_(None), _S.target != "deleted")
+_POOLED = _JOINED.where(_S.pool.is_not(None), _S.deleted_at.is_(None), _S.target != "deleted").order_by(
+    _S.seq
+)
 
 
 async def add(db: StoreConnection, record: SandboxRecord) -> None:
@@ -158,12 +172,7 @@ async def due(db: StoreConnection, now: datetime, retention: timedelta) -> list[
     """Sandboxes past one of their time limits that have work left; not those that are ending already.
     An expired one is shown for `retention`.
     """
-    idle = and_(_S.idle_expires_at <= now, _S.target == "running")
-    warm = and_(_S.warm_expires_at <= now, _S.target == "paused")
-    has_compute = and_(_S.expires_at <= now, sessions.c.phase != "ending")
-    is_shown_no_more = and_(_S.expires_at <= now - retention, sessions.c.id.is_(None))
-    query = _JOINED.where(_S.deleted_at.is_(None), or_(has_compute, is_shown_no_more, idle, warm))
-    return await _all(db, query)
+    return await _all(db, _DUE_NOW, {"now": now, "hidden_from": now - retention})
 
 
 async def idle(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
@@ -194,8 +203,7 @@ async def is_restored_elsewhere(db: StoreConnection, cargo_id: str, sandbox_id: 
 
 async def due_checkpoints(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
     """Sandboxes of whose policy a checkpoint is due."""
-    query = _JOINED.where(_S.checkpoint_at <= now, _S.deleted_at.is_(None), _S.target != "deleted")
-    return await _all(db, query)
+    return await _all(db, _DUE_CHECKPOINTS, {"now": now})
 
 
 async def shift_times(db: StoreConnection, by: timedelta) -> int:
@@ -214,8 +222,7 @@ async def shift_times(db: StoreConnection, by: timedelta) -> int:
 
 async def pooled(db: StoreConnection) -> list[SandboxRecord]:
     """Everything that waits in the pool or is on its way there, oldest first."""
-    query = _JOINED.where(_S.pool.is_not(None), _S.deleted_at.is_(None), _S.target != "deleted")
-    return await _all(db, query.order_by(_S.seq))
+    return await _all(db, _POOLED)
 
 
 async def first_pooled(db: StoreConnection, fingerprint: str) -> SandboxRecord | None:
@@ -294,8 +301,10 @@ async def _first(
     return _record(row) if row else None
 
 
-async def _all(db: StoreConnection, query: Select[Any]) -> list[SandboxRecord]:
-    return [_record(row) for row in await db.execute(query)]
+async def _all(
+    db: StoreConnection, query: Select[Any], of: dict[str, datetime] | None = None
+) -> list[SandboxRecord]:
+    return [_record(row) for row in await db.execute(query, of)]
 
 
 def _record(row: Row[Any]) -> SandboxRecord:
