@@ -1,5 +1,6 @@
 """Database queries on cargos."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, insert, select, update
@@ -15,6 +16,12 @@ _COLUMNS = columns_of(cargos)
 _ADD = insert(cargos)
 _GET = select(*_COLUMNS).where(cargos.c.id == bindparam("of_id"))
 _CHANGE = update(cargos).where(cargos.c.id == bindparam("of_id"))
+_WORKSPACE = select(sandboxes.c.cargo_id).where(sandboxes.c.id == bindparam("of_sandbox")).scalar_subquery()
+_DROP_MANAGED = (
+    update(cargos)
+    .where(cargos.c.id == _WORKSPACE, cargos.c.managed_by_sandbox_id == bindparam("of_sandbox"))
+    .returning(cargos.c.id)
+)
 
 
 async def add(db: StoreConnection, values: dict[str, Any]) -> None:
@@ -25,6 +32,12 @@ async def add(db: StoreConnection, values: dict[str, Any]) -> None:
 async def change(db: StoreConnection, cargo_id: str, **values: Any) -> None:
     """Set columns of one cargo."""
     await db.execute(_CHANGE, {"of_id": cargo_id, **values})
+
+
+async def drop_managed(db: StoreConnection, sandbox_id: str, now: datetime) -> str | None:
+    """Mark the cargo that a sandbox manages deleted, and return its id; None when its cargo is external."""
+    dropped = await db.execute(_DROP_MANAGED, {"of_sandbox": sandbox_id, "deleted_at": now})
+    return dropped.scalar()
 
 
 async def find(db: StoreConnection, owner: str, cargo_id: str) -> CargoRecord | None:

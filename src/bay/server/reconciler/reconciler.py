@@ -499,13 +499,9 @@ class Reconciler:
         """Its cargo's row goes first, so that no sandbox gets it; its own last, so that a step is left."""
         now = self._core.clock()
         async with self._core.store.write() as db:
-            present = await sandboxes.get(db, sandbox.id) or sandbox
-            cargo = await cargos.get(db, present.cargo_id)
-            managed = cargo.managed_by_sandbox_id == sandbox.id
-            if managed:
-                await cargos.change(db, cargo.id, deleted_at=now)
-        if managed:
-            await self._core.cargo.remove(cargo.id)
+            cargo_id = await cargos.drop_managed(db, sandbox.id, now)
+        if cargo_id is not None:
+            await self._core.cargo.remove(cargo_id)
         now = self._core.clock()
         async with self._core.store.write() as db:
             await sandboxes.change(db, sandbox.id, deleted_at=now, env={})
