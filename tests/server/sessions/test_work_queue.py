@@ -37,6 +37,14 @@ async def test_a_key_put_while_it_is_worked_on_comes_round_once_more_and_not_bef
     assert len(queue) == 0
 
 
+async def test_a_key_put_as_idle_is_worked_on_once_and_not_again_for_work_that_goes_on() -> None:
+    queue = WorkQueue()
+    queue.put_idle("a")
+    async with queue.take() as key:
+        queue.put_idle("a")
+    assert (key, len(queue)) == ("a", 0)
+
+
 async def test_other_keys_are_worked_on_meanwhile() -> None:
     queue = WorkQueue()
     queue.put("a")

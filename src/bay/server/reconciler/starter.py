@@ -102,9 +102,10 @@ class Starter:
         peer = peer_of(replace(session, handle=handle.to_json()))
         if peer is not None:
             await self.live.syncer.begin(peer)
+        ready = {"phase": "running", "handle": handle.to_json(), **held}
         async with self.core.store.write() as db:
             now = self.core.clock()
-            await sessions.change(db, session.id, phase="running", started_at=now, **held)
+            await sessions.change(db, session.id, started_at=now, **ready)
             await sandboxes.change(db, sandbox.id, error=None)
             await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
@@ -151,7 +152,10 @@ class Starter:
                 raise Timeout(f"the start did not end within {self.limit_s:g} s") from error
 
     async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
-        """Save each handle as it appears; None when the target changed on the way and the start was left."""
+        """Save each handle as it appears, but the last, which is saved with the row that it runs.
+
+        None when the target changed on the way and the start was left.
+        """
         # No older session of the sandbox writes to its cargo from here on: none is left, and none may begin.
         await self.core.cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
         await self.orphans.remove_of(sandbox.id)
@@ -161,6 +165,8 @@ class Starter:
         async with aclosing(self.core.driver.start(spec, before)) as handles:
             async for handle in handles:
                 last = handle
+                if handle.endpoint is not None:
+                    continue
                 async with self.core.store.write() as db:
                     target = await sessions.save_handle(db, session.id, handle.to_json())
                 if target not in HAVING:

@@ -242,7 +242,13 @@ class Waker:
         return session is None or session.id != session_id or session.phase in ("ending", "ended")
 
     async def want_running(self, sandbox: SandboxRecord) -> None:
-        """Write target `running`, which also clears an earlier failure, and poke the sandbox."""
+        """Write target `running`, which also clears an earlier failure, and poke the sandbox.
+
+        Nothing is written for one that is about to start: the call that wanted it wrote the same.
+        """
+        if sandbox.target == "running" and sandbox.phase in (None, "starting") and sandbox.error is None:
+            self._queue.put_idle(sandbox.id)
+            return
         now = self._clock()
         clocks: dict[str, Any] = {
             "idle_expires_at": self._idle_after(sandbox),

@@ -26,6 +26,11 @@ class WorkQueue:
             self._waiting.add(key)
             self._ready.put_nowait(key)
 
+    def put_idle(self, key: str) -> None:
+        """The same, but work that goes on counts: nothing has changed since it began."""
+        if key not in self._working:
+            self.put(key)
+
     @asynccontextmanager
     async def take(self) -> AsyncGenerator[str, None]:
         """The next key, which is ours alone until the block is left."""
