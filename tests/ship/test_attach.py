@@ -444,8 +444,9 @@ def test_a_program_that_ends_without_reading_all_is_no_error(ship: Ship) -> None
     exec_id = ship.start("head -c 3", stdin_open=True)
     with attached(ship, exec_id) as socket:
         first(socket)
-        for _ in range(3):
-            socket.send(b"\0" + b"x" * 200_000)
+        with suppress(ConnectionClosed):  # it may have ended before all was sent
+            for _ in range(3):
+                socket.send(b"\0" + b"x" * 200_000)
         out, _, end = rest(socket)
     assert (out, end["exit_code"]) == (b"xxx", 0)
 
